@@ -1,0 +1,1 @@
+"""The bundle: the exported encoder, checked and run."""

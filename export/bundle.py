@@ -1,0 +1,217 @@
+"""The bundle: a folder of ONNX graphs, one weights file, a tokenizer and a manifest that everything downstream trusts.
+
+BadBundle
+├── MissingFile       a file the manifest names is not there
+├── AlteredFile       a file whose checksum is not the manifest's
+├── UnknownFormat     a manifest of another format, or with keys this version does not know
+└── WrongVectors      the graphs run, and their vectors are not the golden ones
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.inputs.audio import AudioSpec
+from model.inputs.text import TextSpec
+from model.inputs.video import VideoSpec
+from model.inputs.windows import InputSpecs
+
+FORMAT = 1
+MANIFEST, TOKENIZER, WEIGHTS = "manifest.json", "tokenizer.json", "weights.bin"
+GOLDEN_ITEMS = 2
+
+
+class BadBundle(Exception):
+    """A folder that cannot be trusted as a bundle."""
+
+
+class MissingFile(BadBundle):
+    def __init__(self, file: str) -> None:
+        super().__init__(f"{file} is missing from the bundle")
+        self.file = file
+
+
+class AlteredFile(BadBundle):
+    def __init__(self, file: str) -> None:
+        super().__init__(f"{file} is not the file the bundle was written with: its checksum differs")
+        self.file = file
+
+
+class UnknownFormat(BadBundle):
+    def __init__(self, problem: str) -> None:
+        super().__init__(f"{MANIFEST}: {problem}")
+        self.problem = problem
+
+
+class WrongVectors(BadBundle):
+    def __init__(self, modality: str, error: float) -> None:
+        super().__init__(f"the {modality} graph gives vectors {error:.2g} away from the bundle's golden ones")
+        self.modality, self.error = modality, error
+
+
+@dataclass(frozen=True)
+class Space:
+    """An embedding space: which modalities live in it and how wide its vectors are."""
+
+    dim: int
+    modalities: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    format: int
+    name: str
+    fingerprint: str
+    inputs: InputSpecs
+    spaces: dict[str, Space]
+    graphs: dict[str, str]  # modality -> file
+    files: dict[str, str]  # file -> sha256
+    golden: dict[str, list[list[float]]]  # modality -> vectors of `golden_inputs`
+    provenance: dict[str, Any]
+
+    @property
+    def space(self) -> str:
+        return next(iter(self.spaces))
+
+    @property
+    def dim(self) -> int:
+        return self.spaces[self.space].dim
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        return tuple(self.graphs)
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A checked bundle on disk."""
+
+    folder: Path
+    manifest: Manifest
+
+    def graph(self, modality: str) -> Path:
+        return self.folder / self.manifest.graphs[modality]
+
+    @property
+    def tokenizer(self) -> Path:
+        return self.folder / TOKENIZER
+
+
+def digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def canonical(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+
+
+def fingerprint(files: dict[str, str], inputs: InputSpecs, spaces: dict[str, Space]) -> str:
+    """A hash over weights, graphs, tokenizer and input specs: equal means comparable vectors."""
+    parts = {"files": files, "inputs": asdict(inputs), "spaces": {k: asdict(v) for k, v in spaces.items()}}
+    return hashlib.sha256(canonical(parts)).hexdigest()[:32]
+
+
+def write_bundle(
+    out: Path,
+    name: str,
+    inputs: InputSpecs,
+    space: Space,
+    graphs: dict[str, str],
+    provenance: dict[str, Any],
+    fill: Callable[[Path], None],
+    vectors_of: Callable[[Bundle, str, NDArray[Any]], NDArray[np.float32]],
+) -> Bundle:
+    """Write a bundle beside `out` and rename it into place; an existing one is replaced in the same way.
+
+    `fill` writes graphs, weights and tokenizer into the folder it is given; `vectors_of` runs a graph on its golden input.
+    """
+    half = out.with_name(out.name + ".part")
+    shutil.rmtree(half, ignore_errors=True)
+    half.mkdir(parents=True)
+    fill(half)
+    files = {path.name: digest(path) for path in sorted(half.iterdir())}
+    spaces = {"vlsa": space}
+    stamp = fingerprint(files, inputs, spaces)
+    bare = Manifest(FORMAT, name, stamp, inputs, spaces, graphs, files, {}, provenance)
+    golden = {
+        m: [[round(float(x), 7) for x in row] for row in vectors_of(Bundle(half, bare), m, x)]
+        for m, x in golden_inputs(inputs).items()
+        if m in graphs
+    }
+    manifest = asdict(bare) | {"golden": golden}
+    manifest["checksum"] = hashlib.sha256(canonical(manifest)).hexdigest()
+    (half / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+    for path in half.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    old = out.with_name(out.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if out.exists():
+        out.rename(old)
+    half.rename(out)
+    shutil.rmtree(old, ignore_errors=True)
+    return open_bundle(out)
+
+
+def open_bundle(folder: Path) -> Bundle:
+    """The bundle at `folder`, every file checked against its checksum.
+
+    Raises:
+        MissingFile, AlteredFile, UnknownFormat: naming what is wrong.
+    """
+    if not (folder / MANIFEST).is_file():
+        raise MissingFile(MANIFEST)
+    manifest = parse((folder / MANIFEST).read_bytes())
+    for file, expected in manifest.files.items():
+        if Path(file).name != file or not (folder / file).is_file():
+            raise MissingFile(file)
+        if digest(folder / file) != expected:
+            raise AlteredFile(file)
+    if fingerprint(manifest.files, manifest.inputs, manifest.spaces) != manifest.fingerprint:
+        raise AlteredFile(MANIFEST)
+    return Bundle(folder, manifest)
+
+
+def parse(raw: bytes) -> Manifest:
+    try:
+        values = json.loads(raw)
+        if values["format"] != FORMAT:
+            raise UnknownFormat(f"format {values['format']!r}, this version reads {FORMAT}")
+        checksum = values.pop("checksum")
+    except (ValueError, KeyError, TypeError) as error:
+        raise UnknownFormat(f"not a bundle's manifest ({type(error).__name__})") from error
+    if unknown := set(values) - {f.name for f in fields(Manifest)}:
+        raise UnknownFormat(f"unknown key {', '.join(sorted(unknown))}")
+    if hashlib.sha256(canonical(values)).hexdigest() != checksum:
+        raise AlteredFile(MANIFEST)
+    try:
+        given = values["inputs"]
+        values["inputs"] = InputSpecs(
+            given["window_s"], VideoSpec(**given["video"]), AudioSpec(**given["audio"]), TextSpec(**given["text"])
+        )
+        values["spaces"] = {k: Space(v["dim"], tuple(v["modalities"])) for k, v in values["spaces"].items()}
+        return Manifest(**values)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UnknownFormat(str(error)) from error
+
+
+def golden_inputs(inputs: InputSpecs) -> dict[str, NDArray[Any]]:
+    """The inputs of the golden vectors, by formula: the same numbers on every machine and in every version."""
+    n, video, audio = GOLDEN_ITEMS, inputs.video, inputs.audio
+    shape = (n, video.frames, video.size, video.size, 3)
+    counted = np.arange(int(np.prod(shape)), dtype=np.int64).reshape(shape)
+    t = np.arange(audio.samples, dtype=np.float64) / audio.sample_rate
+    tones = np.stack([0.3 * np.sin(2 * np.pi * 220 * (i + 1) * t * (1 + 0.1 * t)) for i in range(n)])
+    tokens = np.array([[2, 5 + i, 9 + i, 3, 0] for i in range(n)], dtype=np.int64)
+    return {"video": (counted * 37 % 251).astype(np.uint8), "audio": tones.astype(np.float32), "text": tokens}

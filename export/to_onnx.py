@@ -1,0 +1,120 @@
+"""A checkpoint to a bundle: one graph a modality, their weights once in one file."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from model import checkpoint
+from model.config import MODALITIES
+from model.transformer import VLSA
+
+from .bundle import TOKENIZER, WEIGHTS, Bundle, Space, golden_inputs, write_bundle
+from .encoder import INPUT, OnnxEncoder
+
+OPSET = 20
+SMALL_BYTES = 1024  # initialisers below this stay in the graph
+ALIGN = 64
+
+
+class Tower(nn.Module):
+    """One modality of the encoder, as a graph sees it."""
+
+    def __init__(self, model: VLSA, modality: str) -> None:
+        super().__init__()
+        self.model, self.modality = model, modality
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model.embed(self.modality, x)
+
+
+def trace(model: VLSA, modality: str) -> onnx.ModelProto:
+    """The graph of one modality; the batch varies, and for text the length."""
+    example = torch.from_numpy(golden_inputs(model.config.inputs)[modality])
+    free: dict[int, Any] = {0: torch.export.Dim("batch", min=1, max=65_536)}
+    if modality == "text":
+        free[1] = torch.export.Dim("length", min=2, max=model.config.tokens)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # the exporter's own deprecations, nothing a caller can act on
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        program = torch.onnx.export(
+            Tower(model, modality).eval(),
+            (example,),
+            input_names=[INPUT[modality]],
+            output_names=["vector"],
+            dynamic_shapes=(free,),
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None
+    return program.model_proto
+
+
+def write_graphs(protos: dict[str, onnx.ModelProto], folder: Path) -> None:
+    """The graphs as `<modality>.onnx`, every larger initialiser in one file, equal ones stored once."""
+    places: dict[str, tuple[int, int]] = {}
+    with (folder / WEIGHTS).open("wb") as weights:
+        for modality, proto in protos.items():
+            for tensor in proto.graph.initializer:
+                raw = onnx.numpy_helper.to_array(tensor).tobytes()
+                if len(raw) < SMALL_BYTES:
+                    continue
+                key = hashlib.sha256(raw).hexdigest()
+                if key not in places:
+                    weights.write(b"\0" * (-weights.tell() % ALIGN))
+                    places[key] = (weights.tell(), len(raw))
+                    weights.write(raw)
+                set_external(tensor, *places[key])
+            del proto.metadata_props[:]
+            for node in proto.graph.node:  # the exporter's notes name files of the machine it ran on
+                del node.metadata_props[:]
+                node.doc_string = ""
+            (folder / f"{modality}.onnx").write_bytes(proto.SerializeToString(deterministic=True))
+
+
+def set_external(tensor: onnx.TensorProto, offset: int, length: int) -> None:
+    dims, kind, name = list(tensor.dims), tensor.data_type, tensor.name
+    tensor.Clear()
+    tensor.name, tensor.data_type = name, kind
+    tensor.dims.extend(dims)
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    for key, value in (("location", WEIGHTS), ("offset", str(offset)), ("length", str(length))):
+        tensor.external_data.add(key=key, value=value)
+
+
+def export_checkpoint(folder: Path, out: Path, name: str | None = None) -> Bundle:
+    """Write the bundle of a checkpoint (a run's folder or the checkpoint in it).
+
+    Raises:
+        BadConfig: no checkpoint there.
+    """
+    model, config, state = checkpoint.load(folder / "checkpoint" if (folder / "checkpoint").is_dir() else folder)
+
+    def fill(half: Path) -> None:
+        write_graphs({m: trace(model, m) for m in MODALITIES}, half)
+        shutil.copy(state["folder"] / TOKENIZER, half / TOKENIZER)
+
+    def vectors_of(bundle: Bundle, modality: str, x: NDArray[Any]) -> NDArray[np.float32]:
+        return OnnxEncoder(bundle).embed(modality, x)
+
+    return write_bundle(
+        out,
+        name or out.name,
+        config.encoder.inputs,
+        Space(config.encoder.dim, MODALITIES),
+        {m: f"{m}.onnx" for m in MODALITIES},
+        state["provenance"] | {"trained_steps": state["step"], "config": config.to_json()},
+        fill,
+        vectors_of,
+    )

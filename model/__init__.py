@@ -1,0 +1,1 @@
+"""What goes into the encoder, the encoder itself, and how it is trained."""

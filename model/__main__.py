@@ -1,0 +1,104 @@
+"""python -m model world | sample | prepare | train | evaluate"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import runpy
+import sys
+from pathlib import Path
+
+from .config import BadConfig
+from .manifest import BadManifest
+
+
+def arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m model", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    world = commands.add_parser("world", help="render a split of the procedural world to MP4 files and a manifest")
+    world.add_argument("split", choices=["train", "validation", "test"])
+    world.add_argument("count", type=int)
+    world.add_argument("--out", type=Path, required=True)
+    sample = commands.add_parser("sample", help="render the sample library that `make run` serves")
+    sample.add_argument("--out", type=Path, required=True)
+    prepare = commands.add_parser("prepare", help="write a manifest with captions for a public set of sounds")
+    prepare.add_argument("set", choices=["esc10", "digits"])
+    prepare.add_argument("folder", type=Path, help="the folder with the set's own manifest.jsonl")
+    prepare.add_argument("--part", choices=["train", "test"], default="train")
+    prepare.add_argument("--out", type=Path, required=True, help="the manifest to write")
+    train = commands.add_parser("train", help="train an encoder")
+    train.add_argument("--config", required=True, help="a preset's name or a JSON file")
+    train.add_argument("--out", type=Path, required=True)
+    train.add_argument("--resume", action="store_true", help="go on from the checkpoint in OUT")
+    evaluate = commands.add_parser("evaluate", help="measure retrieval on a manifest")
+    which = evaluate.add_mutually_exclusive_group(required=True)
+    which.add_argument("--checkpoint", type=Path)
+    which.add_argument("--bundle", type=Path)
+    evaluate.add_argument("manifest", help="a JSONL file, or world:SPLIT:COUNT")
+    evaluate.add_argument("--cache", type=Path, default=Path("runs/evaluate"), help="where decoded clips are kept")
+    evaluate.add_argument("--every-caption", action="store_true", help="each caption is a query, not only the first")
+    evaluate.add_argument("--json", action="store_true")
+    return parser
+
+
+def main() -> int:
+    args = arguments().parse_args()
+    try:
+        return run(args)
+    except (BadConfig, BadManifest, OSError) as error:
+        print(f"{args.command}: {error}", file=sys.stderr)
+        return 1
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.command == "world":
+        from .world import render_split
+
+        render_split(args.out, args.split, args.count)
+    elif args.command == "sample":
+        from .world import render_sample
+
+        render_sample(args.out)
+    elif args.command == "prepare":
+        from .prepare import prepare
+
+        print(f"{prepare(args.set, args.folder, args.part, args.out)} rows in {args.out}")
+    elif args.command == "train":
+        return train_command(args)
+    elif args.bundle:
+        # A bundle is run by export, which stands on this room: hand the command over, import nothing upwards.
+        runpy.run_module("export", run_name="__main__", alter_sys=True)
+    else:
+        return evaluate_command(args)
+    return 0
+
+
+def train_command(args: argparse.Namespace) -> int:
+    from .config import TrainConfig
+    from .train import Diverged, train
+
+    try:
+        train(TrainConfig.load(args.config), args.out, args.resume)
+    except Diverged as error:
+        print(f"train: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def evaluate_command(args: argparse.Namespace) -> int:
+    from . import checkpoint
+    from .clips import Clips, resolve
+    from .evaluate import score, table
+    from .inputs.text import TextTokens
+    from .train import embedder
+
+    model, config, state = checkpoint.load(args.checkpoint)
+    tokens = TextTokens(state["folder"] / "tokenizer.json", config.encoder.inputs.text)
+    clips = Clips(resolve(args.manifest, args.cache / "world"), config.encoder.inputs, args.cache)
+    results = score(embedder(model), tokens, clips, args.every_caption)
+    print(json.dumps(results, indent=1) if args.json else table(results))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,62 @@
+"""Checkpoints: a folder with weights, the optimiser's state, the effective config and the tokenizer; complete or absent."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .config import BadConfig, TrainConfig
+from .transformer import VLSA
+
+
+def save(
+    folder: Path,
+    model: VLSA,
+    optimiser: torch.optim.Optimizer,
+    config: TrainConfig,
+    step: int,
+    tokenizer: Path,
+    provenance: dict[str, Any],
+) -> None:
+    """Write aside and rename, so that a kill leaves the old checkpoint or the new one."""
+    half, old = folder.with_suffix(".part"), folder.with_suffix(".old")
+    for leftover in (half, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    half.mkdir(parents=True)
+    torch.save(model.state_dict(), half / "weights.pt")
+    torch.save(optimiser.state_dict(), half / "optimiser.pt")
+    shutil.copy(tokenizer, half / "tokenizer.json")
+    state = {"step": step, "config": config.to_json(), "provenance": provenance}
+    (half / "checkpoint.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
+    if folder.exists():
+        folder.rename(old)
+    half.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def found(folder: Path) -> Path | None:
+    """The checkpoint at `folder`, or the one that a kill between two renames left beside it."""
+    for candidate in (folder, folder.with_suffix(".part"), folder.with_suffix(".old")):
+        if (candidate / "checkpoint.json").exists():
+            return candidate
+    return None
+
+
+def load(folder: Path) -> tuple[VLSA, TrainConfig, dict[str, Any]]:
+    """The model (in eval mode), its config and the checkpoint's state.
+
+    Raises:
+        BadConfig: no checkpoint there.
+    """
+    at = found(folder)
+    if at is None:
+        raise BadConfig(f"no checkpoint in {folder}")
+    state = json.loads((at / "checkpoint.json").read_text(encoding="utf-8"))
+    config = TrainConfig.from_json(state["config"])
+    model = VLSA(config.encoder)
+    model.load_state_dict(torch.load(at / "weights.pt", weights_only=True))
+    return model.eval(), config, state | {"folder": at}

@@ -1,0 +1,1 @@
+"""Media and text to arrays. No torch here: training, indexing and serving share it."""

@@ -1,0 +1,221 @@
+"""A file to frames and a waveform, under a budget.
+
+Headers lie: every limit is checked on what is decoded, not on what is announced. Damage in the middle of a stream
+costs the damaged part only; what decodes is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.stream import Disposition
+from numpy.typing import NDArray
+
+from .audio import clean
+from .errors import BeyondBudget, Damaged, NotMedia, TooLong
+from .video import square
+
+# A demuxer outside this list is never tried: playlists and concat scripts would open other files.
+CONTAINERS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,ogg,flac,mp3,wav,aiff,aac,flv,asf,gif,apng,"
+    "ac3,eac3,dts,truehd,w64,caf,au,wv,tta,amr,rm,mxf,ivf,h264,hevc,obu,m4v"
+)
+MICROSECONDS = 1_000_000  # FFmpeg's AV_TIME_BASE
+GAP_S = 0.05  # a stream that starts later than this after its file is padded
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much may be decoded from one file."""
+
+    seconds: float = 600.0
+    frames: int = 36_000
+    frame_pixels: int = 8192 * 8192
+    samples: int = 600 * 48_000 * 8
+    streams: int = 64
+
+
+@contextmanager
+def opened(path: Path, budget: Budget) -> Iterator[InputContainer]:
+    """The container at `path`, its announced length and number of streams within the budget.
+
+    Raises:
+        NotMedia: no listed demuxer takes it.
+        TooLong, BeyondBudget: it announces more than the budget allows.
+    """
+    try:
+        # "file:" keeps a name such as "-x.mp4" or "a:b.mp4" from being read as a protocol.
+        container = av.open(
+            f"file:{path}",
+            container_options={"format_whitelist": CONTAINERS, "protocol_whitelist": "file"},
+            metadata_errors="replace",
+        )
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise NotMedia(reason(error)) from error
+    with container:
+        if len(container.streams) > budget.streams:
+            raise BeyondBudget("streams", len(container.streams), budget.streams)
+        announced = (container.duration or 0) / MICROSECONDS
+        if announced > budget.seconds:
+            raise TooLong(round(announced, 1), budget.seconds)
+        yield container
+
+
+def reason(error: Exception) -> str:
+    """FFmpeg's words for a fault, without the path of the file."""
+    return getattr(error, "strerror", None) or type(error).__name__
+
+
+def video_stream(container: InputContainer) -> av.VideoStream | None:
+    """The first stream that is moving pictures: cover art is not video."""
+    for stream in container.streams.video:
+        if getattr(stream, "codec_context", None) is None or stream.disposition & Disposition.attached_pic:
+            continue
+        return stream
+    return None
+
+
+def audio_stream(container: InputContainer) -> av.AudioStream | None:
+    for stream in container.streams.audio:
+        if getattr(stream, "codec_context", None) is not None:
+            return stream
+    return None
+
+
+def decoded(container: InputContainer, stream: av.VideoStream | av.AudioStream) -> Iterator[av.frame.Frame]:
+    """Frames of one stream, skipping packets that do not decode and ending at the first fault of the container."""
+    stream.codec_context.thread_count = 1
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets, None)
+        except (av.FFmpegError, OSError):
+            return
+        if packet is None:
+            return
+        try:
+            frames = packet.decode()
+        except (av.FFmpegError, ValueError):
+            continue
+        yield from frames
+
+
+def origin_s(container: InputContainer) -> float:
+    """When the file's own clock starts: a broadcast capture may start at 10,000 s."""
+    return (container.start_time or 0) / MICROSECONDS
+
+
+def read_waveform(path: Path, sample_rate: int, budget: Budget) -> NDArray[np.float32] | None:
+    """The file's sound as mono float32 [samples] in [-1, 1] at `sample_rate`; None where it has none.
+
+    Raises:
+        NotMedia, TooLong, BeyondBudget: see `opened`.
+        Damaged: it has an audio stream of which nothing decodes.
+    """
+    with opened(path, budget) as container:
+        stream = audio_stream(container)
+        if stream is None:
+            return None
+        pieces: list[NDArray[np.float32]] = []
+        resampler, layout, raw_samples, total = None, None, 0, 0
+        for frame in decoded(container, stream):
+            assert isinstance(frame, av.AudioFrame)
+            if layout is None and frame.time is not None:
+                late = frame.time - origin_s(container)
+                if GAP_S < late < budget.seconds:
+                    pieces.append(np.zeros(round(late * sample_rate), np.float32))
+            raw_samples += frame.samples * len(frame.layout.channels)
+            if raw_samples > budget.samples:
+                raise BeyondBudget("samples", raw_samples, budget.samples)
+            if layout != (now := (frame.format.name, frame.layout.name, frame.sample_rate)):
+                if resampler is not None:
+                    pieces += resampled(resampler, None)
+                resampler, layout = av.AudioResampler("flt", "mono", sample_rate), now
+            assert resampler is not None
+            frame.pts = None
+            pieces += (new := resampled(resampler, frame))
+            total += sum(map(len, new))
+            if total > budget.seconds * sample_rate:
+                raise TooLong(round(total / sample_rate, 1), budget.seconds)
+        if resampler is not None:
+            pieces += resampled(resampler, None)
+        if layout is None or not any(map(len, pieces)):
+            raise Damaged("the audio stream holds no samples")
+        return clean(np.concatenate(pieces))
+
+
+def resampled(resampler: av.AudioResampler, frame: av.AudioFrame | None) -> list[NDArray[np.float32]]:
+    try:
+        return [out.to_ndarray()[0] for out in resampler.resample(frame)]
+    except (av.FFmpegError, ValueError, MemoryError) as error:
+        raise Damaged(f"its audio cannot be resampled ({reason(error)})") from error
+
+
+def announced_video_s(path: Path, budget: Budget) -> float | None:
+    """How long the header says that the pictures last, in seconds from the file's start; None without pictures."""
+    with opened(path, budget) as container:
+        stream = video_stream(container)
+        if stream is None:
+            return None
+        own = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0
+        return own or (container.duration or 0) / MICROSECONDS
+
+
+def read_frames(path: Path, times_s: Sequence[float], size: int, budget: Budget) -> tuple[NDArray[np.uint8], float]:
+    """For each of the ascending `times_s`, the frame on screen then: uint8 [times, size, size, 3].
+
+    Also returns the second at which the last frame of the file ends. A time before the first frame gets the first, one
+    after the last gets the last.
+
+    Raises:
+        NotMedia, TooLong, BeyondBudget: see `opened`.
+        Damaged: no frame decodes.
+    """
+    with opened(path, budget) as container:
+        stream = video_stream(container)
+        if stream is None:
+            raise Damaged("no video stream")
+        chosen: list[NDArray[np.uint8]] = []
+        rate = float(stream.average_rate or 0) or 25.0
+        shown: av.VideoFrame | None = None
+        shown_s, count = 0.0, 0
+        for frame in decoded(container, stream):
+            assert isinstance(frame, av.VideoFrame)
+            count += 1
+            if count > budget.frames:
+                raise BeyondBudget("frames", count, budget.frames)
+            if frame.width * frame.height > budget.frame_pixels:
+                raise BeyondBudget("pixels in a frame", frame.width * frame.height, budget.frame_pixels)
+            now_s = frame.time - origin_s(container) if frame.time is not None else (count - 1) / rate
+            if now_s > budget.seconds:
+                raise TooLong(round(now_s, 1), budget.seconds)
+            if shown is not None and len(chosen) < len(times_s) and now_s > times_s[len(chosen)]:
+                picture = picture_of(shown, size)
+                while len(chosen) < len(times_s) and now_s > times_s[len(chosen)]:
+                    chosen.append(picture)
+            shown, shown_s = frame, now_s
+        if shown is None:
+            raise Damaged("no frame decodes")
+        if len(chosen) < len(times_s):
+            chosen += [picture_of(shown, size)] * (len(times_s) - len(chosen))
+        return np.stack(chosen), max(shown_s, 0.0) + frame_s(shown, rate)
+
+
+def frame_s(frame: av.VideoFrame, rate: float) -> float:
+    """How long a frame stays on screen, in seconds, by its own word or else by the stream's rate."""
+    if frame.duration and frame.time_base:
+        return float(frame.duration * frame.time_base)
+    return 1.0 / rate
+
+
+def picture_of(frame: av.VideoFrame, size: int) -> NDArray[np.uint8]:
+    try:
+        return square(frame, size)
+    except (av.FFmpegError, ValueError, MemoryError) as error:
+        raise Damaged(f"its frames cannot be scaled ({reason(error)})") from error

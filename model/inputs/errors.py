@@ -1,0 +1,97 @@
+"""What can be wrong with an input.
+
+BadMedia
+├── NotMedia          not a container we read
+├── Damaged           a container we read, but nothing in it decodes
+├── MissingModality   decodable, without the modality asked for
+├── BeyondBudget      more of something than the budget allows
+│   └── TooLong       ... of seconds
+├── DecoderFailed     the confined decoder died or ran out of time on this file
+└── BadText           nothing to encode
+"""
+
+from __future__ import annotations
+
+
+class BadMedia(Exception):
+    """An input that cannot be encoded. Its public fields are the error's data."""
+
+    code = "bad_media"
+
+    @property
+    def detail(self) -> dict[str, object]:
+        return dict(vars(self))
+
+
+class NotMedia(BadMedia):
+    code = "not_media"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"not a media file this reads: {self.reason}"
+
+
+class Damaged(BadMedia):
+    code = "damaged"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"nothing in this file could be decoded: {self.reason}"
+
+
+class MissingModality(BadMedia):
+    code = "missing_modality"
+
+    def __init__(self, modality: str) -> None:
+        super().__init__(modality)
+        self.modality = modality
+
+    def __str__(self) -> str:
+        return f"this file has no {self.modality}"
+
+
+class BeyondBudget(BadMedia):
+    code = "too_large"
+
+    def __init__(self, what: str, amount: float, limit: float) -> None:
+        super().__init__(what, amount, limit)
+        self.what, self.amount, self.limit = what, amount, limit
+
+    def __str__(self) -> str:
+        return f"too many {self.what}: {self.amount:g}, the limit is {self.limit:g}"
+
+
+class TooLong(BeyondBudget):
+    code = "too_long"
+
+    def __init__(self, seconds: float, limit: float) -> None:
+        super().__init__("seconds", seconds, limit)
+        self.args = (seconds, limit)  # what pickle hands back to __init__
+
+
+class DecoderFailed(BadMedia):
+    code = "decoder_failed"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"the decoder gave up on this file: {self.reason}"
+
+
+class BadText(BadMedia):
+    code = "bad_text"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"this text cannot be encoded: {self.reason}"

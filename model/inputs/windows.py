@@ -1,0 +1,123 @@
+"""A file to the windows that get vectors: one time grid for both modalities."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .audio import AudioSpec, cut
+from .decode import Budget, announced_video_s, read_frames, read_waveform
+from .errors import Damaged, MissingModality
+from .text import TextSpec
+from .video import VideoSpec, frame_times
+
+TAIL = 0.1  # an end shorter than this share of a window gets no window of its own
+DRIFT_S = 0.5  # a header this far from what was decoded is a lie: choose the frames again
+
+
+@dataclass(frozen=True)
+class InputSpecs:
+    """Everything Python must know to prepare inputs; the rest of the numbers live in the graphs."""
+
+    window_s: float
+    video: VideoSpec
+    audio: AudioSpec
+    text: TextSpec
+
+
+@dataclass(frozen=True)
+class Part:
+    """One modality of an item: `windows` [n] says to which window each row of `array` [n, ...] belongs."""
+
+    windows: list[int]
+    array: NDArray[np.generic]
+
+
+@dataclass(frozen=True)
+class Media:
+    """One decoded item: its windows as (start_s, end_s) and the arrays of each modality it has."""
+
+    duration_s: float
+    windows: list[tuple[float, float]]
+    parts: dict[str, Part]
+
+
+def plan_windows(duration_s: float, window_s: float) -> list[tuple[float, float]]:
+    """Windows that cover an item: whole ones side by side, the last one moved back to end with the item.
+
+    >>> plan_windows(12.0, 5.0)
+    [(0.0, 5.0), (5.0, 10.0), (7.0, 12.0)]
+    >>> plan_windows(3.0, 5.0)
+    [(0.0, 3.0)]
+    """
+    if duration_s <= window_s:
+        return [(0.0, duration_s)]
+    whole = int(duration_s / window_s + 1e-9)
+    windows = [(i * window_s, (i + 1) * window_s) for i in range(whole)]
+    if duration_s - whole * window_s > TAIL * window_s:
+        windows.append((duration_s - window_s, duration_s))
+    return windows
+
+
+def read_media(path: Path, specs: InputSpecs, budget: Budget, wanted: Collection[str] = ("video", "audio")) -> Media:
+    """Decode a file into windows of the wanted modalities.
+
+    Raises:
+        BadMedia: nothing of what is wanted can be had. A file with one good and one broken stream yields the good one.
+    """
+    waveform, audio_s, faults = None, 0.0, []
+    if "audio" in wanted:
+        try:
+            waveform = read_waveform(path, specs.audio.sample_rate, budget)
+        except Damaged as fault:
+            faults.append(fault)
+        if waveform is not None:
+            audio_s = len(waveform) / specs.audio.sample_rate
+    if "video" in wanted and (announced_s := announced_video_s(path, budget)) is not None:
+        try:
+            duration_s, windows, video = read_video(path, specs, budget, audio_s, announced_s)
+        except Damaged as fault:
+            faults.append(fault)
+        else:
+            return Media(duration_s, windows, {"video": video} | audio_part(waveform, windows, specs))
+    if waveform is None:
+        raise faults[0] if faults else MissingModality(" or ".join(wanted))
+    windows = plan_windows(audio_s, specs.window_s)
+    return Media(audio_s, windows, audio_part(waveform, windows, specs))
+
+
+def read_video(
+    path: Path, specs: InputSpecs, budget: Budget, audio_s: float, announced_s: float
+) -> tuple[float, list[tuple[float, float]], Part]:
+    """Duration, windows and frames of a file with pictures.
+
+    Frames are chosen by the announced length; where what was decoded shows it to be wrong, they are chosen again.
+    """
+    video_s = announced_s
+    for _ in range(2):
+        duration_s = max(audio_s, video_s)
+        windows = plan_windows(duration_s, specs.window_s)
+        chosen = [frame_times(start, end, specs.video.frames) for start, end in windows]
+        times = sorted({t for row in chosen for t in row})
+        frames, true_s = read_frames(path, times, specs.video.size, budget)
+        if abs(true_s - video_s) <= DRIFT_S:
+            break
+        video_s = true_s
+    place = {t: i for i, t in enumerate(times)}
+    seen = [i for i, (start, _) in enumerate(windows) if start < true_s]
+    rows = np.array([[place[t] for t in chosen[i]] for i in seen])
+    return duration_s, windows, Part(seen, frames[rows])
+
+
+def audio_part(
+    waveform: NDArray[np.float32] | None, windows: list[tuple[float, float]], specs: InputSpecs
+) -> dict[str, Part]:
+    if waveform is None:
+        return {}
+    cuts = [(i, cut(waveform, start, end, specs.audio)) for i, (start, end) in enumerate(windows)]
+    heard = [(i, piece) for i, piece in cuts if piece is not None]
+    return {"audio": Part([i for i, _ in heard], np.stack([piece for _, piece in heard]))}
