@@ -134,7 +134,7 @@ def write_bundle(
 ) -> Bundle:
     """Write a bundle beside `out` and rename it into place; an existing one is replaced in the same way.
 
-    `fill` writes graphs, weights and tokenizer into the folder it is given; `vectors_of` runs a graph on its golden input.
+    `fill` writes graphs, weights and tokenizer into the folder it gets; `vectors_of` runs a graph on its golden input.
     """
     half = out.with_name(out.name + ".part")
     shutil.rmtree(half, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Checkpoints: a folder with weights, the optimiser's state, the effective config and the tokenizer; complete or absent."""
+"""Checkpoints: a folder with weights, optimiser, effective config and tokenizer; complete or absent."""
 
 from __future__ import annotations
 

@@ -130,7 +130,9 @@ class TrainConfig:
     def from_json(cls, values: dict[str, Any]) -> Self:
         try:
             encoder = EncoderConfig(**values["encoder"])
-            rest = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k != "encoder"}
+            rest: dict[str, Any] = {
+                k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k != "encoder"
+            }
             return cls(encoder=encoder, **rest)
         except (KeyError, TypeError) as error:
             raise BadConfig(str(error)) from error

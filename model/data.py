@@ -41,8 +41,7 @@ class Mixture:
         random = np.random.default_rng([self.seed, step])
         pieces = []
         for s, (clips, count) in enumerate(zip(self.sets, self.counts, strict=True)):
-            for i in epoch_rows(len(clips), count, step, [self.seed, s]):
-                pieces.append((clips, int(i)))
+            pieces += [(clips, i) for i in epoch_rows(len(clips), count, step, [self.seed, s])]
         return self.collate(pieces, random)
 
     def collate(self, pieces: list[tuple[Clips, int]], random: np.random.Generator) -> Batch:

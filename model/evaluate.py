@@ -152,7 +152,8 @@ def in_batches(
 
 def table(results: dict[str, dict[str, float]]) -> str:
     """Results as lines a person can read."""
-    head = f"{'route':14s} {'R@1':>6s} {'R@5':>6s} {'R@10':>6s} {'mAP@10':>7s} {'median':>7s} {'queries':>8s} {'gallery':>8s}"
+    head = f"{'route':14s} {'R@1':>6s} {'R@5':>6s} {'R@10':>6s} {'mAP@10':>7s} {'median':>7s} {'queries':>8s}"
+    head += f" {'gallery':>8s}"
     lines = [
         f"{route:14s} {m['R@1']:6.3f} {m['R@5']:6.3f} {m['R@10']:6.3f} {m['mAP@10']:7.3f} {m['median_rank']:7.1f}"
         f" {m['queries']:8.0f} {m['gallery']:8.0f}"

@@ -37,7 +37,7 @@ def matching(head: torch.nn.Module, a: Tensor, b: Tensor, group: Tensor) -> Tens
 
 
 def masked_patches(part: Masked, normalise: bool) -> Tensor:
-    """Mean squared error over the masked patches; with `normalise`, of patches brought to mean 0 and variance 1 (MAE)."""
+    """Mean squared error over the masked patches; `normalise` brings each to mean 0 and variance 1 first (MAE)."""
     target = part.target
     if normalise:
         target = (target - target.mean(-1, keepdim=True)) / (target.var(-1, keepdim=True) + 1e-6).sqrt()

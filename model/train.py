@@ -1,4 +1,4 @@
-"""The training loop. Every step is a function of (seed, step) and the weights, so that a resumed run repeats a whole one."""
+"""The training loop. A step is a function of (seed, step) and the weights, so a resumed run repeats a whole one."""
 
 from __future__ import annotations
 
@@ -55,9 +55,7 @@ def losses(model: VLSA, batch: Batch, config: TrainConfig) -> dict[str, Tensor]:
         if name in model.match:
             terms[f"{name}_match"] = objectives.matching(model.match[name], va, vb, group)
     if config.local_weight and config.local_share:
-        rows = slice(0, max(2, round(len(batch.ids) * config.local_share)))
-        if config.local_share < 1:
-            rows = torch.randperm(len(batch.ids))[rows]
+        rows = torch.randperm(len(batch.ids))[: max(2, round(len(batch.ids) * config.local_share))]
         parts = model.masked(
             {"video": batch.frames[rows], "audio": batch.waveforms[rows], "text": batch.sight[rows]},
             {"video": has["video"][rows], "audio": has["audio"][rows], "text": has["sight"][rows]},
@@ -156,7 +154,7 @@ def train(config: TrainConfig, out: Path, resume: bool, log: Callable[[str], Non
         for step in bar:
             began = time.perf_counter()
             terms = train_step(model, optimiser, mixture.batch(step), config, step)
-            row = {"step": step, "triplets_s": config.batch / (time.perf_counter() - began), **terms}
+            row: dict[str, Any] = {"step": step, "triplets_s": config.batch / (time.perf_counter() - began), **terms}
             bar.set_postfix(loss=f"{terms['total']:.3f}", per_s=f"{row['triplets_s']:.0f}")
             last = step + 1 == config.steps
             if last or (step + 1) % config.checkpoint_steps == 0:

@@ -83,6 +83,8 @@ class Spectrogram(nn.Module):
         window = torch.hann_window(n, dtype=torch.float64)
         angle = 2 * math.pi * torch.outer(torch.arange(n // 2 + 1, dtype=torch.float64), torch.arange(n)) / n
         kernels = torch.cat([torch.cos(angle), -torch.sin(angle)]) * window * (2 / window.sum())
+        self.kernels: Tensor
+        self.filters: Tensor
         self.register_buffer("kernels", kernels.float()[:, None, :], persistent=False)
         self.register_buffer("filters", filterbank(config), persistent=False)
         self.left = n // 2

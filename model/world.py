@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-Floats = NDArray[np.float32]
+Floats = NDArray[np.floating[Any]]
 
 CLIP_S, FPS, RATE, PIXELS = 5.0, 8, 16_000, 96
 SHUTTER = (0.0, 0.35)  # when a frame is exposed, in parts of its duration: fast things blur
@@ -179,32 +179,35 @@ def pose(motion: str, c: Course, t: float) -> Pose:
 def distance(shape: str, u: Floats, v: Floats) -> Floats:
     """Signed distance (about) to the unit shape's outline, negative inside."""
     r = np.hypot(u, v)
+    away: Any
     match shape:
         case "ball":
-            return r - 0.95
+            away = r - 0.95
         case "box":
-            return np.maximum(abs(u), abs(v)) - 0.82
+            away = np.maximum(abs(u), abs(v)) - 0.82
         case "triangle":
-            return np.maximum(abs(u) * 0.87 - v * 0.5 - 0.5, v - 0.75)
+            away = np.maximum(abs(u) * 0.87 - v * 0.5 - 0.5, v - 0.75)
         case "star":
             angle = np.arctan2(u, -v)
-            return r - (0.70 + 0.34 * np.cos(5 * angle))
+            away = r - (0.70 + 0.34 * np.cos(5 * angle))
         case "ring":
-            return abs(r - 0.72) - 0.24
+            away = abs(r - 0.72) - 0.24
         case "cross":
-            return np.minimum(np.maximum(abs(u) - 0.30, abs(v) - 0.95), np.maximum(abs(v) - 0.30, abs(u) - 0.95))
+            away = np.minimum(np.maximum(abs(u) - 0.30, abs(v) - 0.95), np.maximum(abs(v) - 0.30, abs(u) - 0.95))
         case "crescent":
-            return np.maximum(r - 0.95, 0.75 - np.hypot(u - 0.48, v))
+            away = np.maximum(r - 0.95, 0.75 - np.hypot(u - 0.48, v))
         case "bar":
-            return np.maximum(abs(u) - 1.15, abs(v) - 0.32)
-    raise ValueError(shape)
+            away = np.maximum(abs(u) - 1.15, abs(v) - 0.32)
+        case _:
+            raise ValueError(shape)
+    return np.asarray(away, np.float32)
 
 
 def surface(scene: Scene, u: Floats, v: Floats, depth: Floats, t: float) -> tuple[Floats, Floats]:
     """Colour [h, w, 3] and opacity [h, w] of a thing's own coordinates; `depth` is the distance inside the outline."""
     base = np.array(COLOURS[scene.colour], np.float32)
-    light, opacity = np.ones_like(u), np.ones_like(u)
-    gloss = np.zeros_like(u)
+    light: Any = np.ones_like(u)
+    opacity, gloss = light, np.zeros_like(u)
     match scene.material:
         case "wood":
             light = 0.80 + 0.24 * np.sin(13 * v + 2.2 * np.sin(3 * u))
@@ -253,15 +256,16 @@ def backdrop(scene: Scene, x: Floats, y: Floats, random: np.random.Generator) ->
     return (canvas + random.uniform(-0.06, 0.06, 3)).astype(np.float32)
 
 
-def weather(scene: Scene, x: Floats, y: Floats, t: float) -> Floats | float:
+def weather(scene: Scene, x: Floats, y: Floats, t: float) -> Floats:
     """What moves in the place itself, as light added to the picture, [h, w, 1]."""
+    added: Any = np.zeros((1, 1, 1))
     match scene.place:
         case "rain":
-            return 0.28 * (np.sin(41 * x + 9 * y) + np.sin(23 * y + 6 * x - 30 * t) > 1.45)[..., None]
+            added = 0.28 * (np.sin(41 * x + 9 * y) + np.sin(23 * y + 6 * x - 30 * t) > 1.45)[..., None]
         case "wind":
             blades = np.sin(30 * x + 6 * np.sin(2.2 * t) * (y - 0.2)) > 0.55
-            return -0.16 * (blades & (y > 0.2))[..., None]
-    return 0.0
+            added = -0.16 * (blades & (y > 0.2))[..., None]
+    return np.asarray(added, np.float32)
 
 
 def string(p: Pose, x: Floats, y: Floats) -> NDArray[np.bool_]:
@@ -327,10 +331,10 @@ def hit(material: Material, pitch_hz: float, random: np.random.Generator) -> Flo
                 np.sin(2 * np.pi * frequency * bend) * np.exp(-t * (1 + 0.5 * i) / material.decay_s) / (1 + 0.6 * i)
             )
     sound += material.noise * random.normal(size=len(t)) * np.exp(-t / 0.008)
-    return (sound * (1 - np.exp(-t / 0.0006))).astype(np.float32)
+    return np.asarray(sound * (1 - np.exp(-t / 0.0006)), np.float32)
 
 
-def struck(times_s: NDArray[np.float64], hits: list[Floats], samples: int) -> Floats:
+def struck(times_s: Floats, hits: list[Floats], samples: int) -> Floats:
     out = np.zeros(samples, np.float32)
     for i, at in enumerate(times_s):
         sound = hits[i % len(hits)]
@@ -349,7 +353,7 @@ def excited(sound: Floats, samples: int, random: np.random.Generator) -> Floats:
 
 
 def normal(sound: Floats) -> Floats:
-    return (sound / (np.sqrt(np.mean(sound**2)) + 1e-6)).astype(np.float32)
+    return np.asarray(sound / (np.sqrt(np.mean(sound**2)) + 1e-6), np.float32)
 
 
 def voice(scene: Scene, c: Course, samples: int, random: np.random.Generator) -> Floats:
@@ -413,7 +417,7 @@ def sound(scene: Scene) -> Floats:
     own = normal(voice(scene, course(scene), samples, random))
     mixed = own + float(random.uniform(0.18, 0.45)) * ambience(scene.place, samples, random)
     mixed = mixed / (np.abs(mixed).max() + 1e-6) * float(random.uniform(0.35, 0.9))
-    return mixed.astype(np.float32)
+    return np.asarray(mixed, np.float32)
 
 
 # ---------------------------------------------------------------- words

@@ -19,7 +19,7 @@ class AudioSpec:
 def clean(waveform: NDArray[np.float32]) -> NDArray[np.float32]:
     """Samples a network can take: float files may hold NaN, Inf or 1e30 and decode without an error."""
     finite = np.nan_to_num(waveform, nan=0.0, posinf=1.0, neginf=-1.0)
-    return np.clip(finite, -1.0, 1.0, dtype=np.float32)
+    return np.asarray(np.clip(finite, -1.0, 1.0), np.float32)
 
 
 def cut(waveform: NDArray[np.float32], start_s: float, end_s: float, spec: AudioSpec) -> NDArray[np.float32] | None:

@@ -88,7 +88,9 @@ def audio_stream(container: InputContainer) -> av.AudioStream | None:
     return None
 
 
-def decoded(container: InputContainer, stream: av.VideoStream | av.AudioStream) -> Iterator[av.frame.Frame]:
+def decoded(
+    container: InputContainer, stream: av.VideoStream | av.AudioStream
+) -> Iterator[av.VideoFrame | av.AudioFrame]:
     """Frames of one stream, skipping packets that do not decode and ending at the first fault of the container."""
     stream.codec_context.thread_count = 1
     packets = container.demux(stream)
@@ -103,7 +105,7 @@ def decoded(container: InputContainer, stream: av.VideoStream | av.AudioStream) 
             frames = packet.decode()
         except (av.FFmpegError, ValueError):
             continue
-        yield from frames
+        yield from (frame for frame in frames if isinstance(frame, av.VideoFrame | av.AudioFrame))
 
 
 def origin_s(container: InputContainer) -> float:
@@ -184,10 +186,9 @@ def read_frames(path: Path, times_s: Sequence[float], size: int, budget: Budget)
         chosen: list[NDArray[np.uint8]] = []
         rate = float(stream.average_rate or 0) or 25.0
         shown: av.VideoFrame | None = None
-        shown_s, count = 0.0, 0
-        for frame in decoded(container, stream):
+        shown_s = 0.0
+        for count, frame in enumerate(decoded(container, stream), 1):
             assert isinstance(frame, av.VideoFrame)
-            count += 1
             if count > budget.frames:
                 raise BeyondBudget("frames", count, budget.frames)
             if frame.width * frame.height > budget.frame_pixels:

@@ -1,0 +1,128 @@
+"""python -m index build | search"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from export.bundle import BadBundle
+from export.encoder import OnnxEncoder
+from model.inputs.confined import Decoders
+from model.inputs.decode import Budget
+from model.inputs.errors import BadMedia, MissingModality
+from model.manifest import BadManifest
+
+from .build import Report, build
+from .collection import CollectionError, Collections
+from .filters import BadFilter
+from .search import Hit, search
+
+BUILD_BUDGET = Budget(seconds=4 * 3600.0, frames=4 * 3600 * 60, samples=4 * 3600 * 48_000 * 8)
+
+
+def arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m index", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    building = commands.add_parser("build", help="index folders, files and JSONL manifests")
+    building.add_argument("paths", type=Path, nargs="+", metavar="PATH")
+    building.add_argument("--workers", type=int, default=2, help="decoding processes")
+    building.add_argument("--file-max-s", type=float, default=600.0, help="seconds one file may take to decode")
+    searching = commands.add_parser("search", help="search a collection")
+    query = searching.add_mutually_exclusive_group(required=True)
+    query.add_argument("--text")
+    query.add_argument("--audio", type=Path, metavar="FILE")
+    query.add_argument("--video", type=Path, metavar="FILE")
+    searching.add_argument("--target", choices=["video", "audio", "text"], default="video")
+    searching.add_argument("--top-k", type=int, default=10)
+    searching.add_argument("--filter", type=json.loads, help="a filter as JSON")
+    for command in (building, searching):
+        command.add_argument("--bundle", type=Path, default=Path("bundles/default"))
+        command.add_argument("--data", type=Path, required=True)
+        command.add_argument("--collection", default="default")
+    return parser
+
+
+def main() -> int:
+    args = arguments().parse_args()
+    try:
+        return {"build": build_command, "search": search_command}[args.command](args)
+    except (BadBundle, BadFilter, BadManifest, BadMedia, CollectionError, OSError) as error:
+        print(f"{args.command}: {error}", file=sys.stderr)
+        return 1
+
+
+def build_command(args: argparse.Namespace) -> int:
+    encoder = OnnxEncoder.open(args.bundle)
+    collections = Collections(args.data, encoder.manifest.fingerprint, encoder.manifest.dim)
+    decoders = Decoders(args.workers, max_s=args.file_max_s)
+    try:
+        collection = collections.ensure(args.collection)
+        report = shown(build(encoder, collection, args.paths, decoders, BUILD_BUDGET))
+    finally:
+        decoders.close()
+        collections.close()
+    for path, reason in report.failed.items():
+        print(f"failed: {path}: {reason}", file=sys.stderr)
+    print(
+        f"{report.indexed} indexed, {report.unchanged} unchanged, {len(report.failed)} failed, "
+        f"{report.ignored} other files passed over"
+    )
+    return 1 if report.failed else 0
+
+
+def shown(progress: Iterator[tuple[int, int, Report]]) -> Report:
+    """Follow a build: a bar on a terminal, a plain line now and then elsewhere."""
+    report, told = Report(), -1
+    with tqdm(unit="file", desc="indexing", disable=not sys.stderr.isatty()) as bar:
+        for done, total, now in progress:
+            report, bar.total = now, total
+            bar.update(done - bar.n)
+            if bar.disable and done // 200 != told // 200:
+                print(f"{done} of {total} files", file=sys.stderr)
+                told = done
+    return report
+
+
+def search_command(args: argparse.Namespace) -> int:
+    encoder = OnnxEncoder.open(args.bundle)
+    if args.text is not None:
+        vector = encoder.embed("text", encoder.tokens([args.text]))[0]
+    else:
+        modality, file = ("audio", args.audio) if args.audio else ("video", args.video)
+        vector = file_vector(encoder, modality, file)
+    collections = Collections(args.data, encoder.manifest.fingerprint, encoder.manifest.dim)
+    try:
+        hits, plan = search(collections.get(args.collection), vector, args.target, args.top_k, args.filter)
+    finally:
+        collections.close()
+    print(table(hits))
+    print(f"{'exact' if plan.exact else 'approximate'} among {plan.candidates} windows", file=sys.stderr)
+    return 0
+
+
+def file_vector(encoder: OnnxEncoder, modality: str, file: Path) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+    """One query vector for a file: the mean direction of its windows."""
+    decoders = Decoders(1, max_s=60.0)
+    try:
+        media = decoders.finish(decoders.start(file, encoder.manifest.inputs, Budget(), (modality,)))
+    finally:
+        decoders.close()
+    if modality not in media.parts:
+        raise MissingModality(modality)
+    mean = encoder.embed(modality, media.parts[modality].array).mean(axis=0)
+    return np.asarray(mean / np.linalg.norm(mean), np.float32)
+
+
+def table(hits: list[Hit]) -> str:
+    rows = [f"{hit.score:6.3f}  {hit.start_s:8.1f} - {hit.end_s:8.1f} s  {hit.id}" for hit in hits]
+    return "\n".join([f"{'score':>6s}  {'moment':>21s}  item", *rows])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,318 @@
+"""SQLite: items, windows, vectors, metadata. The only truth; everything else is rebuilt from it.
+
+A write has happened when its transaction has reached the disk. Vector ids are never used twice, so "all vectors after
+id n, and all removals after number m" brings any older copy up to date.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+SCHEMA_VERSION = 1
+SCHEMA = """
+create table meta (key text primary key, value text not null) strict;
+create table items (
+    n integer primary key autoincrement, id text not null unique, kind text not null, duration_s real not null,
+    filename text, media text, source text, stamp text, text text, metadata text not null) strict;
+create index items_source on items (source);
+create table windows (
+    n integer primary key autoincrement, item integer not null references items on delete cascade,
+    start_s real not null, end_s real not null) strict;
+create index windows_item on windows (item);
+create table vectors (
+    n integer primary key autoincrement, window integer not null references windows on delete cascade,
+    modality text not null, vector blob not null) strict;
+create index vectors_window on vectors (window);
+create table removed (n integer primary key autoincrement, vector integer not null, modality text not null) strict;
+create table failures (source text primary key, stamp text not null, reason text not null) strict;
+"""
+CHUNK = 4096
+
+
+class UnknownItem(Exception):
+    def __init__(self, id: str) -> None:
+        super().__init__(id)
+        self.id = id
+
+    def __str__(self) -> str:
+        return f"no item {self.id!r}"
+
+
+class UnknownSchema(Exception):
+    def __init__(self, found: int) -> None:
+        super().__init__(f"records of version {found}; this version reads {SCHEMA_VERSION}")
+        self.found = found
+
+
+@dataclass(frozen=True)
+class NewItem:
+    """What is written in one transaction. `vectors[m]` is (which windows, unit vectors [n, dim])."""
+
+    id: str
+    kind: str
+    duration_s: float
+    windows: list[tuple[float, float]]
+    vectors: dict[str, tuple[list[int], NDArray[np.float32]]]
+    metadata: dict[str, Any] = field(default_factory=dict)
+    filename: str | None = None
+    media: str | None = None  # the stored copy, relative to the collection
+    source: str | None = None  # where batch building found it
+    stamp: str | None = None  # the size and time it had there
+    text: str | None = None
+
+
+@dataclass(frozen=True)
+class Item:
+    id: str
+    kind: str
+    duration_s: float
+    filename: str | None
+    media: str | None
+    source: str | None
+    text: str | None
+    metadata: dict[str, Any]
+    windows: int
+    modalities: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a vector belongs: its item and its window."""
+
+    vector: int
+    item: int
+    window: int
+    start_s: float
+    end_s: float
+
+
+@dataclass(frozen=True)
+class Stored:
+    """An item with every vector it has: (modality, place, vector [dim])."""
+
+    id: str
+    metadata: dict[str, Any]
+    vectors: list[tuple[str, Place, NDArray[np.float32]]]
+
+
+class Records:
+    """One collection's database. Not for several threads at once: its collection holds a lock."""
+
+    def __init__(self, path: Path) -> None:
+        self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        self._db.execute("pragma journal_mode = wal")
+        self._db.execute("pragma synchronous = full")
+        self._db.execute("pragma foreign_keys = on")
+        version = self._db.execute("pragma user_version").fetchone()[0]
+        if version == 0:
+            with self._transaction():
+                for statement in SCHEMA.split(";"):
+                    self._db.execute(statement)
+                self._db.execute(f"pragma user_version = {SCHEMA_VERSION}")
+        elif version != SCHEMA_VERSION:
+            self._db.close()
+            raise UnknownSchema(version)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._db.execute("begin immediate")
+        try:
+            yield
+        except BaseException:
+            self._db.execute("rollback")
+            raise
+        self._db.execute("commit")
+
+    def close(self) -> None:
+        self._db.close()
+
+    def meta(self) -> dict[str, str]:
+        return dict(self._db.execute("select key, value from meta"))
+
+    def set_meta(self, values: dict[str, str]) -> None:
+        with self._transaction():
+            self._db.executemany("insert or replace into meta values (?, ?)", values.items())
+
+    # ------------------------------------------------------------ writing
+
+    def put(self, items: list[NewItem], dim: int) -> tuple[dict[str, tuple[list[int], NDArray[np.float32]]], list[str]]:
+        """Write items in one transaction, each replacing an item of its id.
+
+        Returns, by modality, the ids and vectors that were added, and the media files no longer used.
+        """
+        added: dict[str, tuple[list[int], list[NDArray[np.float32]]]] = {}
+        unused: list[str] = []
+        with self._transaction():
+            for item in items:
+                unused += self._remove(item.id)
+                if item.source:
+                    self._db.execute("delete from failures where source = ?", (item.source,))
+                row = self._db.execute(
+                    "insert into items (id, kind, duration_s, filename, media, source, stamp, text, metadata)"
+                    " values (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    (
+                        item.id,
+                        item.kind,
+                        item.duration_s,
+                        item.filename,
+                        item.media,
+                        item.source,
+                        item.stamp,
+                        item.text,
+                        json.dumps(item.metadata),
+                    ),
+                ).lastrowid
+                windows = [
+                    self._db.execute("insert into windows (item, start_s, end_s) values (?, ?, ?)", (row, *w)).lastrowid
+                    for w in item.windows
+                ]
+                for modality, (which, vectors) in item.vectors.items():
+                    ids, rows = added.setdefault(modality, ([], []))
+                    for w, vector in zip(which, vectors, strict=True):
+                        if vector.shape != (dim,):
+                            raise ValueError(f"a vector of shape {vector.shape} in a collection of {dim} dimensions")
+                        blob = np.asarray(vector, "<f4").tobytes()
+                        n = self._db.execute(
+                            "insert into vectors (window, modality, vector) values (?, ?, ?)",
+                            (windows[w], modality, blob),
+                        ).lastrowid
+                        assert n is not None
+                        ids.append(n)
+                        rows.append(vector)
+        return {m: (ids, np.stack(rows)) for m, (ids, rows) in added.items() if ids}, unused
+
+    def remove(self, id: str) -> list[str]:
+        """Delete an item; returns the media files no longer used.
+
+        Raises:
+            UnknownItem: there is none of that id.
+        """
+        with self._transaction():
+            if self._db.execute("select 1 from items where id = ?", (id,)).fetchone() is None:
+                raise UnknownItem(id)
+            return self._remove(id)
+
+    def _remove(self, id: str) -> list[str]:
+        media = [m for (m,) in self._db.execute("select media from items where id = ? and media is not null", (id,))]
+        self._db.execute(
+            "insert into removed (vector, modality) select v.n, v.modality from vectors v"
+            " join windows w on w.n = v.window join items i on i.n = w.item where i.id = ?",
+            (id,),
+        )
+        self._db.execute("delete from items where id = ?", (id,))
+        return media
+
+    # ------------------------------------------------------------ reading
+
+    def item(self, id: str) -> Item:
+        """Raises UnknownItem."""
+        found = self._items("where i.id = ?", (id,))
+        if not found:
+            raise UnknownItem(id)
+        return found[0]
+
+    def page(self, limit: int, after: str = "") -> list[Item]:
+        """Items in the order of their ids, those after `after`."""
+        return self._items("where i.id > ? order by i.id limit ?", (after, limit))
+
+    def _items(self, where: str, params: tuple[Any, ...]) -> list[Item]:
+        rows = self._db.execute(
+            "select i.id, i.kind, i.duration_s, i.filename, i.media, i.source, i.text, i.metadata,"
+            " (select count(*) from windows w where w.item = i.n),"
+            " (select group_concat(distinct v.modality) from vectors v join windows w on w.n = v.window"
+            f"  where w.item = i.n) from items i {where}",
+            params,
+        )
+        return [
+            Item(id, kind, seconds, name, media, source, text, json.loads(about), windows, tuple(sorted(has.split(","))))
+            for id, kind, seconds, name, media, source, text, about, windows, has in rows.fetchall()
+        ]
+
+    def counts(self) -> dict[str, int]:
+        """How many items, windows and vectors of each modality."""
+        count = {t: self._db.execute(f"select count(*) from {t}").fetchone()[0] for t in ("items", "windows")}
+        return count | dict(self._db.execute("select modality, count(*) from vectors group by modality"))
+
+    def head(self) -> tuple[int, int]:
+        """The numbers of the last vector added and the last one removed."""
+        last = dict(self._db.execute("select name, seq from sqlite_sequence where name in ('vectors', 'removed')"))
+        return last.get("vectors", 0), last.get("removed", 0)
+
+    def vectors_after(self, modality: str, n: int, dim: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        """The vectors of a modality with a higher number, in chunks of (ids [k], vectors [k, dim])."""
+        while True:
+            rows = self._db.execute(
+                "select n, vector from vectors where modality = ? and n > ? order by n limit ?", (modality, n, CHUNK)
+            ).fetchall()
+            if not rows:
+                return
+            ids = np.array([row[0] for row in rows], np.int64)
+            yield ids, np.frombuffer(b"".join(row[1] for row in rows), "<f4").reshape(len(rows), dim)
+            n = int(ids[-1])
+
+    def removed_after(self, modality: str, n: int) -> NDArray[np.int64]:
+        rows = self._db.execute("select vector from removed where modality = ? and n > ?", (modality, n)).fetchall()
+        return np.array([row[0] for row in rows], np.int64)
+
+    def modalities(self) -> list[str]:
+        return [row[0] for row in self._db.execute("select distinct modality from vectors")]
+
+    def places(self, vectors: list[int]) -> dict[int, Place]:
+        found: dict[int, Place] = {}
+        for start in range(0, len(vectors), 500):
+            part = vectors[start : start + 500]
+            rows = self._db.execute(
+                "select v.n, w.item, w.n, w.start_s, w.end_s from vectors v join windows w on w.n = v.window"
+                f" where v.n in ({','.join('?' * len(part))})",
+                part,
+            )
+            found |= {row[0]: Place(*row) for row in rows}
+        return found
+
+    def stored(self, item: int) -> Stored | None:
+        """One item by the number `Place.item`; None where there is none any more."""
+        row = self._db.execute("select id, metadata from items where n = ?", (item,)).fetchone()
+        if row is None:
+            return None
+        rows = self._db.execute(
+            "select v.modality, v.n, w.item, w.n, w.start_s, w.end_s, v.vector from windows w"
+            " join vectors v on v.window = w.n where w.item = ? order by w.start_s, w.n",
+            (item,),
+        )
+        vectors = [(r[0], Place(*r[1:6]), np.frombuffer(r[6], "<f4")) for r in rows.fetchall()]
+        return Stored(row[0], json.loads(row[1]), vectors)
+
+    def matching(self, condition: str, params: list[Any], modality: str) -> NDArray[np.int64]:
+        """The vectors of a modality whose items meet an SQL condition from `filters`."""
+        rows = self._db.execute(
+            "select v.n from items join windows w on w.item = items.n join vectors v on v.window = w.n"
+            f" where v.modality = ? and ({condition}) order by v.n",
+            [modality, *params],
+        ).fetchall()
+        return np.array([row[0] for row in rows], np.int64)
+
+    def media_files(self) -> set[str]:
+        return {row[0] for row in self._db.execute("select media from items where media is not null")}
+
+    # ------------------------------------------------------------ batch building
+
+    def known_sources(self) -> dict[str, str]:
+        """Stamps of the sources that are indexed, by path."""
+        return dict(self._db.execute("select source, stamp from items where source is not null"))
+
+    def failures(self) -> dict[str, tuple[str, str]]:
+        """(stamp, reason) of the sources that could not be indexed."""
+        return {row[0]: (row[1], row[2]) for row in self._db.execute("select source, stamp, reason from failures")}
+
+    def fail(self, source: str, stamp: str, reason: str) -> None:
+        with self._transaction():
+            self._db.execute("insert or replace into failures values (?, ?, ?)", (source, stamp, reason))

@@ -1,0 +1,104 @@
+"""Vectors to moments: one query vector against one modality of a collection, windows grouped into items."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .collection import Collection
+from .records import Place
+
+WIDEN = 4  # windows asked for per item wanted, and how much wider each further try is
+MOMENT_SHARE = 0.8  # a window belongs to a moment when it scores this share of its item's best
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Neighbouring windows that match, merged; the score is the best of them."""
+
+    start_s: float
+    end_s: float
+    score: float
+
+
+@dataclass(frozen=True)
+class Hit:
+    """An item that matches: its best moment, that moment's score in each modality, and all its moments."""
+
+    id: str
+    score: float
+    target: str
+    start_s: float
+    end_s: float
+    scores: dict[str, float]
+    metadata: dict[str, Any]
+    moments: list[Moment]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a search was answered: whether nothing could be missed, and among how many windows it looked."""
+
+    exact: bool
+    candidates: int
+
+
+def search(
+    collection: Collection,
+    query: NDArray[np.float32],
+    target: str,
+    top_k: int = 10,
+    filter: dict[str, Any] | None = None,
+    min_score: float | None = None,
+    exact: bool = False,
+) -> tuple[list[Hit], Plan]:
+    """The best items for a unit vector [dim], best first.
+
+    Raises:
+        BadFilter: the filter is outside the subset.
+    """
+    allowed = collection.allowed(filter, target) if filter else None
+    candidates = collection.size(target) if allowed is None else len(allowed)
+    wanted = max(WIDEN * top_k, 32)
+    while True:
+        found = collection.nearest(query, target, wanted, allowed, exact)
+        if min_score is not None:
+            found = [(place, score) for place, score in found if score >= min_score]
+        items = list(dict.fromkeys(place.item for place, _ in found))
+        if len(items) >= top_k or len(found) < wanted or wanted >= candidates:
+            break
+        wanted *= WIDEN
+    hits = [hit_of(collection, item, query, target, min_score) for item in items[:top_k]]
+    scanned = exact or collection.is_exact(target)
+    return [hit for hit in hits if hit is not None], Plan(scanned, candidates)
+
+
+def hit_of(
+    collection: Collection, item: int, query: NDArray[np.float32], target: str, min_score: float | None
+) -> Hit | None:
+    """One item as a hit; None where it was deleted in the meantime."""
+    stored = collection.stored(item)
+    if stored is None:
+        return None
+    scored = [(place, float(vector @ query)) for modality, place, vector in stored.vectors if modality == target]
+    best_place, best = max(scored, key=lambda pair: pair[1])
+    scores = {m: float(vector @ query) for m, place, vector in stored.vectors if place.window == best_place.window}
+    least = max(best * MOMENT_SHARE if best > 0 else best, min_score if min_score is not None else -1.0)
+    moments = merged([(place, score) for place, score in scored if score >= least])
+    first = moments[0]
+    return Hit(stored.id, best, target, first.start_s, first.end_s, scores, stored.metadata, moments)
+
+
+def merged(windows: list[tuple[Place, float]]) -> list[Moment]:
+    """Windows that touch or overlap become one moment; best moment first."""
+    moments: list[Moment] = []
+    for place, score in sorted(windows, key=lambda pair: pair[0].start_s):
+        if moments and place.start_s <= moments[-1].end_s + 1e-6:
+            last = moments[-1]
+            moments[-1] = Moment(last.start_s, max(last.end_s, place.end_s), max(last.score, score))
+        else:
+            moments.append(Moment(place.start_s, place.end_s, score))
+    return sorted(moments, key=lambda moment: -moment.score)

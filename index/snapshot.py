@@ -1,0 +1,72 @@
+"""Snapshots of the vector indexes: generations, written aside, checksummed and renamed. A cache, never the truth."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from .vectors import FaissIndex
+
+STATE = "snapshot.json"
+
+
+def sync(path: Path) -> None:
+    """Make a file or a folder's entries durable."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def save(folder: Path, indexes: dict[str, FaissIndex], fingerprint: str, head: tuple[int, int]) -> None:
+    """Write a generation that holds everything up to `head`, then drop the older ones."""
+    folder.mkdir(exist_ok=True)
+    name = f"{head[0]:012d}-{head[1]:012d}"
+    half = folder / f"{name}.part"
+    shutil.rmtree(half, ignore_errors=True)
+    half.mkdir()
+    state: dict[str, Any] = {"fingerprint": fingerprint, "head": head, "indexes": {}}
+    for modality, index in indexes.items():
+        file = half / f"{modality}.faiss"
+        index.save(file)
+        sync(file)
+        state["indexes"][modality] = {"kind": index.kind, "removed": index.removed, "sha256": digest(file)}
+    (half / STATE).write_text(json.dumps(state), encoding="utf-8")
+    sync(half / STATE)
+    shutil.rmtree(folder / name, ignore_errors=True)
+    half.rename(folder / name)
+    sync(folder)
+    for other in folder.iterdir():
+        if other.name != name:
+            shutil.rmtree(other, ignore_errors=True)
+
+
+def load(folder: Path, fingerprint: str, dim: int) -> tuple[dict[str, FaissIndex], tuple[int, int]] | None:
+    """The newest whole generation of this fingerprint, with the head it stands at; None where there is none."""
+    if not folder.is_dir():
+        return None
+    for generation in sorted((p for p in folder.iterdir() if not p.name.endswith(".part")), reverse=True):
+        try:
+            state = json.loads((generation / STATE).read_text(encoding="utf-8"))
+            if state["fingerprint"] != fingerprint:
+                continue
+            parts = state["indexes"].items()
+            if any(digest(generation / f"{m}.faiss") != part["sha256"] for m, part in parts):
+                continue
+            indexes = {
+                m: FaissIndex.load(generation / f"{m}.faiss", dim, part["kind"], part["removed"]) for m, part in parts
+            }
+            return indexes, (state["head"][0], state["head"][1])
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError):
+            continue  # torn or foreign: the records hold everything
+    return None

@@ -1,0 +1,73 @@
+"""Decoding in child processes that can only decode: little memory, no writing, a deadline each. A child that dies or
+hangs costs one file; the pool replaces it."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Collection
+from concurrent.futures import Future
+from multiprocessing import get_context
+from pathlib import Path
+
+from pebble import ProcessPool
+
+from .decode import Budget
+from .errors import DecoderFailed
+from .windows import InputSpecs, Media, read_media
+
+MIB = 1024 * 1024
+
+
+def confine(memory_mb: int) -> None:
+    """Bind this process: address space, no file larger than nothing, no core dumps."""
+    for what, limit in (
+        (resource.RLIMIT_AS, memory_mb * MIB),
+        (resource.RLIMIT_FSIZE, 0),
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_NOFILE, 64),
+    ):
+        resource.setrlimit(what, (limit, limit))
+
+
+def read_confined(path: Path, specs: InputSpecs, budget: Budget, wanted: tuple[str, ...]) -> Media:
+    try:
+        return read_media(path, specs, budget, wanted)
+    except MemoryError as error:
+        raise DecoderFailed("it needs more memory than a decoder may use") from error
+
+
+class Decoders:
+    """A pool of confined decoders. `read` may be called from any thread."""
+
+    def __init__(self, workers: int = 2, memory_mb: int = 1024, max_s: float = 12.0) -> None:
+        self._max_s = max_s
+        context = get_context("forkserver")
+        context.set_forkserver_preload(["model.inputs.windows"])
+        # A worker is replaced after so many files, so that nothing a decoder leaks can add up.
+        self._pool = ProcessPool(workers, max_tasks=500, initializer=confine, initargs=(memory_mb,), context=context)
+
+    def start(
+        self, path: Path, specs: InputSpecs, budget: Budget, wanted: Collection[str] = ("video", "audio")
+    ) -> Future[Media]:
+        """Begin to decode; give the future to `finish`."""
+        future: Future[Media] = self._pool.schedule(
+            read_confined, args=(path, specs, budget, tuple(wanted)), timeout=self._max_s
+        )
+        return future
+
+    def finish(self, future: Future[Media]) -> Media:
+        """Wait for a started file.
+
+        Raises:
+            BadMedia: what is wrong with it, DecoderFailed where its decoder died or took too long.
+        """
+        try:
+            return future.result()
+        except TimeoutError as error:
+            raise DecoderFailed(f"decoding took longer than {self._max_s:g} s") from error
+        except (RuntimeError, OSError, MemoryError) as error:
+            raise DecoderFailed("its decoder died") from error
+
+    def close(self) -> None:
+        self._pool.stop()  # type: ignore[no-untyped-call]
+        self._pool.join()

@@ -1,0 +1,39 @@
+"""python -m service: serve a data folder over HTTP."""
+
+from __future__ import annotations
+
+import sys
+
+import uvicorn
+from pydantic import ValidationError
+
+from export.bundle import BadBundle
+from export.encoder import NoProvider
+from index.collection import CollectionError
+
+from .app import create_app
+from .settings import Settings
+
+
+def main() -> int:
+    try:
+        settings = Settings(_cli_parse_args=True)
+    except ValidationError as error:
+        for problem in error.errors():
+            print(f"--{'.'.join(str(p) for p in problem['loc'])}: {problem['msg']}", file=sys.stderr)
+        return 2
+    if not settings.loopback and not settings.api_keys and not settings.allow_open:
+        print("without keys (--api-keys) only this machine may connect; --allow-open says otherwise", file=sys.stderr)
+        return 2
+    try:
+        app = create_app(settings)
+        config = uvicorn.Config(app, settings.host, settings.port, timeout_graceful_shutdown=10, server_header=False)
+        uvicorn.Server(config).run()
+    except (BadBundle, CollectionError, NoProvider) as error:
+        print(f"service: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,152 @@
+"""One table from error to status. Routes do not catch; a class covers its family.
+
+ServiceError
+├── BadRequest       a request that makes no sense
+├── BadKey           no key, or none we know
+├── BodyTooLarge     more bytes than a request may have
+├── Overloaded       a queue is full
+├── ShuttingDown     the service is going away
+└── NoEncoder        the bundle cannot encode this modality
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from export.bundle import BadBundle
+from export.encoder import BadVectors, NoProvider
+from index.collection import (
+    BadName,
+    CollectionError,
+    CollectionExists,
+    DataInUse,
+    FingerprintConflict,
+    UnknownCollection,
+)
+from index.filters import BadFilter
+from index.records import UnknownItem, UnknownSchema
+from model.config import BadConfig
+from model.inputs.errors import BadMedia, BadText, BeyondBudget, NotMedia
+from model.manifest import BadManifest
+
+
+class ServiceError(Exception):
+    """A request the service turns down."""
+
+
+class BadRequest(ServiceError):
+    def __init__(self, problem: str) -> None:
+        super().__init__(problem)
+        self.problem = problem
+
+
+class BadKey(ServiceError):
+    def __init__(self) -> None:
+        super().__init__("this service wants a key it knows, as 'Authorization: Bearer KEY'")
+
+
+class BodyTooLarge(ServiceError):
+    def __init__(self, limit_mb: int) -> None:
+        super().__init__(f"a request may have at most {limit_mb} MB")
+        self.limit_mb = limit_mb
+
+
+class Overloaded(ServiceError):
+    def __init__(self, queue: str, retry_s: int = 1) -> None:
+        super().__init__(f"the {queue} queue is full")
+        self.queue, self.retry_s = queue, retry_s
+
+
+class ShuttingDown(ServiceError):
+    def __init__(self) -> None:
+        super().__init__("the service is shutting down")
+
+
+class NoEncoder(ServiceError):
+    def __init__(self, modality: str) -> None:
+        super().__init__(f"this bundle does not encode {modality}")
+        self.modality = modality
+
+
+STATUS: dict[type[Exception], tuple[int, str | None]] = {
+    # class -> status, code (None: the class says it itself)
+    BadMedia: (422, None),
+    NotMedia: (415, None),
+    BeyondBudget: (413, None),
+    BadText: (400, None),
+    BadRequest: (400, "bad_request"),
+    BadFilter: (400, "bad_filter"),
+    BadName: (400, "bad_name"),
+    BadManifest: (400, "bad_manifest"),
+    BadKey: (401, "unauthorized"),
+    UnknownItem: (404, "unknown_item"),
+    UnknownCollection: (404, "unknown_collection"),
+    CollectionExists: (409, "collection_exists"),
+    FingerprintConflict: (409, "fingerprint_conflict"),
+    BodyTooLarge: (413, "too_large"),
+    NoEncoder: (422, "no_encoder"),
+    Overloaded: (429, "overloaded"),
+    ShuttingDown: (503, "shutting_down"),
+    DataInUse: (503, "data_in_use"),
+    CollectionError: (500, "collection"),
+    UnknownSchema: (500, "unknown_schema"),
+    ServiceError: (500, "service"),
+    BadBundle: (500, "bad_bundle"),
+    BadConfig: (500, "bad_config"),
+    BadVectors: (500, "bad_vectors"),
+    NoProvider: (500, "no_provider"),
+}
+HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}
+
+
+def entry(error: type[Exception]) -> tuple[int, str | None]:
+    """The table's row for a class or the nearest of its bases."""
+    for base in error.__mro__:
+        if base in STATUS:
+            return STATUS[base]
+    return 500, "internal"
+
+
+def body(error: Exception) -> dict[str, Any]:
+    """The error as clients see it: {"code", "message", "detail"}."""
+    _, code = entry(type(error))
+    detail = {k: v for k, v in vars(error).items() if isinstance(v, str | int | float | bool)}
+    return {"code": code or getattr(error, "code", "error"), "message": str(error), "detail": detail}
+
+
+def response(error: Exception) -> JSONResponse:
+    headers = {"Retry-After": str(error.retry_s)} if isinstance(error, Overloaded) else None
+    return JSONResponse({"error": body(error)}, entry(type(error))[0], headers)
+
+
+def install(app: FastAPI) -> None:
+    """Answer every error in the contract's shape; what nobody foresaw says nothing of the server's inside."""
+
+    async def known(_: Request, error: Exception) -> JSONResponse:
+        return response(error)
+
+    async def invalid(_: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RequestValidationError)
+        problems = [f"{'.'.join(str(part) for part in e['loc'])}: {e['msg']}" for e in error.errors()]
+        return response(BadRequest("; ".join(problems)[:2000]))
+
+    async def http(_: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, HTTPException)
+        code = HTTP_CODES.get(error.status_code, "bad_request")
+        said = {"code": code, "message": str(error.detail), "detail": {}}
+        return JSONResponse({"error": said}, error.status_code, error.headers)
+
+    async def unforeseen(_: Request, error: Exception) -> JSONResponse:
+        said = {"code": "internal", "message": "an internal error; the log says which", "detail": {}}
+        return JSONResponse({"error": said}, 500)
+
+    for kind in STATUS:
+        app.add_exception_handler(kind, known)
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(HTTPException, http)
+    app.add_exception_handler(Exception, unforeseen)

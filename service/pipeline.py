@@ -1,0 +1,113 @@
+"""From what a request holds to unit vectors: decode in confinement, then encode in company."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.encoder import Encoder
+from model.inputs.confined import Decoders
+from model.inputs.decode import Budget
+from model.inputs.errors import BadMedia, MissingModality
+from model.inputs.windows import Media
+
+from .batching import Batcher
+from .errors import NoEncoder, Overloaded
+from .metrics import Metrics
+from .settings import Settings
+
+Vectors = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """A decoded item and, by modality, which windows have a vector and the vectors [n, dim]."""
+
+    media: Media
+    vectors: dict[str, tuple[list[int], Vectors]]
+
+
+def direction(vectors: Vectors) -> Vectors:
+    """The mean of unit vectors [n, dim] as a unit vector [dim]: one vector for a whole item."""
+    mean = vectors.mean(axis=0)
+    return np.asarray(mean / max(float(np.linalg.norm(mean)), 1e-12), np.float32)
+
+
+class Pipeline:
+    def __init__(self, encoder: Encoder, batcher: Batcher, decoders: Decoders, settings: Settings, metrics: Metrics):
+        self.encoder, self.batcher, self.decoders, self.metrics = encoder, batcher, decoders, metrics
+        seconds = settings.media_max_s
+        self._budget = Budget(seconds=seconds, frames=round(seconds * 120), samples=round(seconds * 48_000 * 8))
+        self._max_waiting = settings.decode_waiting_max
+        self._decoding = 0
+
+    async def texts(self, texts: list[str]) -> Vectors:
+        """Texts to unit vectors [n, dim]. Raises BadText, NoEncoder, Overloaded."""
+        self.must_encode("text")
+        return await self.batcher.submit("text", self.encoder.tokens(texts))
+
+    async def file(self, path: Path, wanted: Collection[str]) -> Embedded:
+        """A media file to the vectors of the wanted modalities.
+
+        Raises:
+            BadMedia: what is wrong with it. Overloaded: too many files wait.
+        """
+        known = [m for m in wanted if m in self.encoder.manifest.modalities]
+        if not known:
+            raise NoEncoder(" or ".join(wanted))
+        media = await self._decode(path, known)
+        names = list(media.parts)
+        vectors = await asyncio.gather(*(self.batcher.submit(m, media.parts[m].array) for m in names))
+        return Embedded(media, {m: (media.parts[m].windows, v) for m, v in zip(names, vectors, strict=True)})
+
+    async def query(self, path: Path, modality: str) -> Vectors:
+        """One unit vector [dim] for a file used as an example."""
+        embedded = await self.file(path, (modality,))
+        return direction(embedded.vectors[modality][1])
+
+    def must_encode(self, modality: str) -> None:
+        if modality not in self.encoder.manifest.modalities:
+            raise NoEncoder(modality)
+
+    async def _decode(self, path: Path, wanted: Collection[str]) -> Media:
+        if self._decoding >= self._max_waiting:
+            raise Overloaded("decoding")
+        self._decoding += 1
+        outcome = "cancelled"
+        try:
+            future = self.decoders.start(path, self.encoder.manifest.inputs, self._budget, wanted)
+            await asyncio.wait([asyncio.ensure_future(asyncio.wrap_future(future))])
+            media = self.decoders.finish(future)
+            outcome = "good"
+        except BadMedia as fault:
+            outcome = fault.code
+            raise
+        finally:
+            self._decoding -= 1
+            self.metrics.decoded.labels(outcome).inc()
+        if not media.parts:
+            raise MissingModality(" or ".join(wanted))
+        return media
+
+
+@asynccontextmanager
+async def on_disk(upload: BinaryIO, folder: Path) -> AsyncIterator[Path]:
+    """An upload as a file of its own, gone afterwards. The client's name for it never becomes a path."""
+    with tempfile.TemporaryDirectory(dir=folder, prefix="upload-") as place:
+        path = Path(place) / "media"
+        await asyncio.to_thread(copy, upload, path)
+        yield path
+
+
+def copy(upload: BinaryIO, path: Path) -> None:
+    with path.open("wb") as file:
+        shutil.copyfileobj(upload, file, 1 << 20)

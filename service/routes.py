@@ -1,0 +1,427 @@
+"""The HTTP contract, version 1. Each route says what it takes, does one thing, and lets errors pass."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import mimetypes
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import numpy as np
+from fastapi import APIRouter, Depends, File, Form, Query, Request, UploadFile
+from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import TypeAdapter, ValidationError
+
+from index.collection import Collection
+from index.records import Item, NewItem
+from index.search import search
+from model.inputs.errors import BadMedia
+
+from . import schemas
+from .errors import BadRequest, NoEncoder, Overloaded, ShuttingDown, body
+from .pipeline import Embedded, Vectors, direction, on_disk
+
+if TYPE_CHECKING:
+    from .app import State
+
+Request_ = TypeVar("Request_", bound=schemas.Strict)
+
+router = APIRouter()
+MODALITIES = ("text", "audio", "video")
+MEDIA = ("video", "audio")
+
+
+def state(request: Request) -> State:
+    found: State = request.app.state.tercet
+    return found
+
+
+Tercet = Annotated["State", Depends(state)]
+
+# ---------------------------------------------------------------- health
+
+
+@router.get("/healthz", response_class=PlainTextResponse, tags=["health"])
+async def healthz() -> str:
+    return "ok"
+
+
+@router.get("/readyz", tags=["health"])
+async def readyz(tercet: Tercet) -> JSONResponse:
+    problems = tercet.problems()
+    return JSONResponse({"ready": not problems, "reasons": problems}, 503 if problems else 200)
+
+
+@router.get("/metrics", response_class=PlainTextResponse, tags=["health"])
+async def metrics(tercet: Tercet) -> Response:
+    for lane, rows in tercet.batcher.waiting().items():
+        tercet.metrics.waiting.labels(lane).set(rows)
+    for name in tercet.collections.names():
+        counts = await asyncio.to_thread(tercet.collections.get(name).counts)
+        tercet.metrics.items.labels(name).set(counts["items"])
+        for modality in MODALITIES:
+            tercet.metrics.vectors.labels(name, modality).set(counts.get(modality, 0))
+    return Response(generate_latest(tercet.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+
+@router.get("/v1/models", tags=["models"])
+async def models(tercet: Tercet) -> dict[str, Any]:
+    m, settings = tercet.encoder.manifest, tercet.settings
+    limits = {
+        "window_s": m.inputs.window_s,
+        "tokens": m.inputs.text.tokens,
+        "media_max_s": settings.media_max_s,
+        "upload_max_mb": settings.upload_max_mb,
+        "files_max": settings.files_max,
+        "texts_max": settings.texts_max,
+    }
+    spaces = {name: {"dim": s.dim, "modalities": list(s.modalities)} for name, s in m.spaces.items()}
+    model = {
+        "id": m.name,
+        "object": "model",
+        "name": m.name,
+        "fingerprint": m.fingerprint,
+        "modalities": list(m.modalities),
+        "spaces": spaces,
+        "dim": m.dim,
+        "limits": limits,
+        "provenance": m.provenance,
+    }
+    return {"object": "list", "data": [model]}
+
+
+# ---------------------------------------------------------------- embeddings
+
+
+def few_enough(tercet: State, texts: list[str]) -> list[str]:
+    if len(texts) > tercet.settings.texts_max:
+        raise BadRequest(f"{len(texts)} texts, the limit is {tercet.settings.texts_max}")
+    return texts
+
+
+@router.post("/v1/embeddings", tags=["embed"])
+async def openai_embeddings(tercet: Tercet, request: schemas.OpenAIEmbeddings) -> dict[str, Any]:
+    """Text embeddings in OpenAI's shape."""
+    m = tercet.encoder.manifest
+    if request.model not in (None, m.name):
+        raise BadRequest(f"no model {request.model!r}; this service has {m.name!r}")
+    if request.dimensions not in (None, m.dim):
+        raise BadRequest(f"this model gives {m.dim} dimensions only")
+    texts = [request.input] if isinstance(request.input, str) else request.input
+    if not texts:
+        raise BadRequest("input is empty")
+    vectors = await tercet.pipeline.texts(few_enough(tercet, texts))
+    tokens = int((tercet.encoder.tokens(texts) != 0).sum())
+    data = [{"object": "embedding", "index": i, "embedding": coded(v, request)} for i, v in enumerate(vectors)]
+    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+    return {"object": "list", "data": data, "model": m.name, "usage": usage}
+
+
+def coded(vector: Vectors, request: schemas.OpenAIEmbeddings) -> list[float] | str:
+    if request.encoding_format == "base64":
+        return base64.b64encode(np.asarray(vector, "<f4").tobytes()).decode()
+    return floats(vector)
+
+
+def floats(vector: Vectors) -> list[float]:
+    return [float(x) for x in vector]
+
+
+def answered(tercet: State, data: list[schemas.Embedding]) -> schemas.Embeddings:
+    m = tercet.encoder.manifest
+    return schemas.Embeddings(fingerprint=m.fingerprint, space=m.space, dim=m.dim, data=data)
+
+
+@router.post("/v1/embed/text", tags=["embed"], response_model_exclude_none=True)
+async def embed_text(tercet: Tercet, request: schemas.Texts) -> schemas.Embeddings:
+    vectors = await tercet.pipeline.texts(few_enough(tercet, request.texts))
+    return answered(tercet, [schemas.Embedding(index=i, embedding=floats(v)) for i, v in enumerate(vectors)])
+
+
+async def embed_files(tercet: State, files: list[UploadFile], modality: str) -> schemas.Embeddings:
+    """Every file on its own: a bad one has its error in its place. One bad file alone is the request's error."""
+    if len(files) > tercet.settings.files_max:
+        raise BadRequest(f"{len(files)} files, the limit is {tercet.settings.files_max}")
+
+    async def one(index: int, file: UploadFile) -> schemas.Embedding:
+        try:
+            embedded = await embed_upload(tercet, file, (modality,))
+        except (BadMedia, Overloaded, ShuttingDown) as error:
+            if len(files) == 1:
+                raise
+            return schemas.Embedding(index=index, filename=file.filename, error=schemas.ErrorBody(**body(error)))
+        which, vectors = embedded.vectors[modality]
+        times = embedded.media.windows
+        windows = [
+            schemas.WindowVector(start_s=times[w][0], end_s=times[w][1], embedding=floats(v))
+            for w, v in zip(which, vectors, strict=True)
+        ]
+        vector = floats(direction(vectors))
+        return schemas.Embedding(index=index, filename=file.filename, embedding=vector, windows=windows)
+
+    return answered(tercet, await asyncio.gather(*(one(i, file) for i, file in enumerate(files))))
+
+
+async def embed_upload(tercet: State, file: UploadFile, wanted: tuple[str, ...]) -> Embedded:
+    async with on_disk(file.file, tercet.uploads) as path:
+        return await tercet.pipeline.file(path, wanted)
+
+
+@router.post("/v1/embed/audio", tags=["embed"], response_model_exclude_none=True)
+async def embed_audio(tercet: Tercet, file: Annotated[list[UploadFile], File()]) -> schemas.Embeddings:
+    """The sound of each file: a vector for each window and one for the whole."""
+    return await embed_files(tercet, file, "audio")
+
+
+@router.post("/v1/embed/video", tags=["embed"], response_model_exclude_none=True)
+async def embed_video(tercet: Tercet, file: Annotated[list[UploadFile], File()]) -> schemas.Embeddings:
+    """The pictures of each file: a vector for each window and one for the whole."""
+    return await embed_files(tercet, file, "video")
+
+
+# ---------------------------------------------------------------- collections
+
+
+def described(collection: Collection) -> schemas.CollectionFound:
+    counts = collection.counts()
+    vectors = {m: counts[m] for m in MODALITIES if m in counts}
+    return schemas.CollectionFound(
+        name=collection.name,
+        fingerprint=collection.fingerprint,
+        items=counts["items"],
+        windows=counts["windows"],
+        vectors=vectors,
+    )
+
+
+@router.post("/v1/collections", status_code=201, tags=["collections"])
+async def create_collection(tercet: Tercet, request: schemas.NewCollection) -> schemas.CollectionFound:
+    return described(await asyncio.to_thread(tercet.collections.create, request.name))
+
+
+@router.get("/v1/collections", tags=["collections"])
+async def list_collections(tercet: Tercet) -> schemas.CollectionList:
+    found = [await asyncio.to_thread(described, tercet.collections.get(n)) for n in tercet.collections.names()]
+    return schemas.CollectionList(collections=found)
+
+
+@router.get("/v1/collections/{name}", tags=["collections"])
+async def get_collection(tercet: Tercet, name: str) -> schemas.CollectionFound:
+    return await asyncio.to_thread(described, tercet.collections.get(name))
+
+
+@router.delete("/v1/collections/{name}", status_code=204, tags=["collections"])
+async def delete_collection(tercet: Tercet, name: str) -> None:
+    await asyncio.to_thread(tercet.collections.delete, name)
+
+
+# ---------------------------------------------------------------- items
+
+ITEM_BODIES = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file"],
+                    "properties": {
+                        "file": {"type": "string", "format": "binary"},
+                        "id": {"type": "string"},
+                        "metadata": {"type": "string", "description": "a JSON object"},
+                    },
+                }
+            },
+            "application/json": {"schema": schemas.TextItem.model_json_schema()},
+        },
+    }
+}
+
+
+@router.post("/v1/collections/{name}/items", status_code=201, tags=["items"], openapi_extra=ITEM_BODIES)
+async def add_item(tercet: Tercet, name: str, request: Request) -> schemas.ItemAdded:
+    """Add a video or a sound (multipart) or a text (JSON). Answered when it is on disk; the same id again replaces."""
+    collection = tercet.collections.get(name)
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind == "multipart/form-data":
+        item = await media_item(tercet, collection, request)
+    elif kind == "application/json":
+        item = await text_item(tercet, parsed(schemas.TextItem, await request.body()))
+    else:
+        raise BadRequest("an item is multipart/form-data with a file, or JSON with a text")
+    await asyncio.to_thread(collection.put, [item])
+    modalities = sorted(item.vectors)
+    return schemas.ItemAdded(id=item.id, windows=len(item.windows), modalities=modalities, duration_s=item.duration_s)
+
+
+async def media_item(tercet: State, collection: Collection, request: Request) -> NewItem:
+    async with request.form(max_files=1, max_fields=8) as form:
+        file, metadata = form.get("file"), form.get("metadata")
+        if file is None or isinstance(file, str):
+            raise BadRequest("there is no part 'file' with a file name")
+        id = parsed_value(schemas.ItemId, form.get("id") or uuid.uuid4().hex)
+        about = parsed_value(dict[str, Any], as_json("metadata", metadata)) if metadata else {}
+        async with on_disk(file.file, tercet.uploads) as path:
+            embedded = await tercet.pipeline.file(path, MEDIA)
+            stored = await asyncio.to_thread(collection.store_media, path, file.filename or "")
+    return NewItem(
+        id=id,
+        kind="video" if "video" in embedded.vectors else "audio",
+        duration_s=embedded.media.duration_s,
+        windows=embedded.media.windows,
+        vectors=embedded.vectors,
+        metadata=about,
+        filename=file.filename,
+        media=stored,
+    )
+
+
+async def text_item(tercet: State, request: schemas.TextItem) -> NewItem:
+    vectors = await tercet.pipeline.texts([request.text])
+    return NewItem(
+        id=request.id or uuid.uuid4().hex,
+        kind="text",
+        duration_s=0.0,
+        windows=[(0.0, 0.0)],
+        vectors={"text": ([0], vectors)},
+        metadata=request.metadata,
+        text=request.text,
+    )
+
+
+def parsed(model: type[Request_], raw: bytes) -> Request_:
+    try:
+        return model.model_validate_json(raw)
+    except ValidationError as error:
+        raise BadRequest(complaint(error)) from error
+
+
+def parsed_value(kind: Any, value: Any) -> Any:
+    try:
+        return TypeAdapter(kind).validate_python(value)
+    except ValidationError as error:
+        raise BadRequest(complaint(error)) from error
+
+
+def complaint(error: ValidationError) -> str:
+    return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())[:2000]
+
+
+def as_json(field: str, value: Any) -> Any:
+    try:
+        return json.loads(value)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise BadRequest(f"{field} is not JSON") from error
+
+
+def shown(item: Item) -> schemas.ItemFound:
+    return schemas.ItemFound(
+        id=item.id,
+        windows=item.windows,
+        modalities=list(item.modalities),
+        duration_s=item.duration_s,
+        kind=item.kind,
+        filename=item.filename,
+        text=item.text,
+        metadata=item.metadata,
+    )
+
+
+@router.get("/v1/collections/{name}/items", tags=["items"])
+async def list_items(
+    tercet: Tercet, name: str, limit: Annotated[int, Query(ge=1, le=1000)] = 100, after: str = ""
+) -> schemas.ItemPage:
+    items = await asyncio.to_thread(tercet.collections.get(name).page, limit, after)
+    return schemas.ItemPage(items=[shown(i) for i in items], next=items[-1].id if len(items) == limit else None)
+
+
+@router.get("/v1/collections/{name}/items/{id:path}/media", tags=["items"], response_class=FileResponse)
+async def item_media(tercet: Tercet, name: str, id: str) -> FileResponse:
+    """The stored media, with range requests."""
+    path, filename = await asyncio.to_thread(tercet.collections.get(name).media, id)
+    kind = mimetypes.guess_type(path.name)[0] or ""
+    if not kind.startswith(("video/", "audio/")):
+        kind = "application/octet-stream"
+    return FileResponse(path, media_type=kind, filename=filename, content_disposition_type="inline")
+
+
+@router.get("/v1/collections/{name}/items/{id:path}", tags=["items"])
+async def get_item(tercet: Tercet, name: str, id: str) -> schemas.ItemFound:
+    return shown(await asyncio.to_thread(tercet.collections.get(name).item, id))
+
+
+@router.delete("/v1/collections/{name}/items/{id:path}", status_code=204, tags=["items"])
+async def delete_item(tercet: Tercet, name: str, id: str) -> None:
+    await asyncio.to_thread(tercet.collections.get(name).delete, id)
+
+
+# ---------------------------------------------------------------- search
+
+
+async def find(
+    tercet: State, options: schemas.SearchOptions, query: Callable[[], Awaitable[Vectors]], source: str, target: str
+) -> schemas.SearchResult:
+    began = time.perf_counter()
+    if target not in tercet.encoder.manifest.modalities:
+        raise NoEncoder(target)
+    if options.top_k > tercet.settings.top_k_max:
+        raise BadRequest(f"top_k is at most {tercet.settings.top_k_max}")
+    collection = tercet.collections.get(options.collection)
+    vector = await query()
+    hits, plan = await asyncio.to_thread(
+        search, collection, vector, target, options.top_k, options.filter, options.min_score, options.exact
+    )
+    return schemas.SearchResult(
+        collection=collection.name,
+        fingerprint=collection.fingerprint,
+        route=f"{source}-{target}",
+        took_ms=round((time.perf_counter() - began) * 1000, 3),
+        plan=schemas.PlanUsed(exact=plan.exact, candidates=plan.candidates),
+        hits=[schemas.HitFound.model_validate(hit, from_attributes=True) for hit in hits],
+    )
+
+
+def search_by_text(target: str) -> Callable[..., Awaitable[schemas.SearchResult]]:
+    async def route(tercet: Tercet, request: schemas.TextSearch) -> schemas.SearchResult:
+        async def query() -> Vectors:
+            return np.asarray((await tercet.pipeline.texts([request.query]))[0])
+
+        return await find(tercet, request, query, "text", target)
+
+    return route
+
+
+def search_by_file(source: str, target: str) -> Callable[..., Awaitable[schemas.SearchResult]]:
+    async def route(
+        tercet: Tercet,
+        file: Annotated[UploadFile, File()],
+        collection: Annotated[str, Form()] = "default",
+        top_k: Annotated[int, Form(ge=1)] = 10,
+        filter: Annotated[str | None, Form(description="a filter as JSON")] = None,
+        min_score: Annotated[float | None, Form()] = None,
+        exact: Annotated[bool, Form()] = False,
+    ) -> schemas.SearchResult:
+        chosen = parsed_value(dict[str, Any], as_json("filter", filter)) if filter else None
+        options = schemas.SearchOptions(
+            collection=collection, top_k=top_k, filter=chosen, min_score=min_score, exact=exact
+        )
+
+        async def query() -> Vectors:
+            async with on_disk(file.file, tercet.uploads) as path:
+                return await tercet.pipeline.query(path, source)
+
+        return await find(tercet, options, query, source, target)
+
+    return route
+
+
+for _target in MODALITIES:
+    for _source in MODALITIES:
+        _route = search_by_text(_target) if _source == "text" else search_by_file(_source, _target)
+        _name = f"{_source}-{_target}"
+        router.post(f"/v1/search/{_name}", tags=["search"], name=_name, summary=f"{_source} to {_target}")(_route)

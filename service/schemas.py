@@ -1,0 +1,145 @@
+"""What clients send and get."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+ItemId = Annotated[str, StringConstraints(min_length=1, max_length=512, pattern=r"^[^\x00-\x1f\x7f]+$")]
+
+
+class Strict(BaseModel):
+    """A request; a field it does not know is an error, not a silent nothing."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Texts(Strict):
+    texts: list[str] = Field(min_length=1)
+
+
+class OpenAIEmbeddings(BaseModel):
+    """OpenAI's shape; fields of theirs that mean nothing here are ignored."""
+
+    input: str | list[str]
+    model: str | None = None
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: int | None = None
+
+
+class NewCollection(Strict):
+    name: str
+
+
+class TextItem(Strict):
+    text: str
+    id: ItemId | None = None
+    metadata: dict[str, Any] = Field(default_factory=dict)
+
+
+class SearchOptions(Strict):
+    collection: str = "default"
+    top_k: int = Field(10, ge=1)
+    filter: dict[str, Any] | None = None
+    min_score: float | None = None
+    exact: bool = False
+
+
+class TextSearch(SearchOptions):
+    query: str
+
+
+class WindowVector(BaseModel):
+    start_s: float
+    end_s: float
+    embedding: list[float]
+
+
+class ErrorBody(BaseModel):
+    code: str
+    message: str
+    detail: dict[str, Any]
+
+
+class ErrorResponse(BaseModel):
+    error: ErrorBody
+
+
+class Embedding(BaseModel):
+    """One input's vector, or what is wrong with it."""
+
+    index: int
+    filename: str | None = None
+    embedding: list[float] | None = None
+    windows: list[WindowVector] | None = None
+    error: ErrorBody | None = None
+
+
+class Embeddings(BaseModel):
+    fingerprint: str
+    space: str
+    dim: int
+    data: list[Embedding]
+
+
+class MomentFound(BaseModel):
+    start_s: float
+    end_s: float
+    score: float
+
+
+class HitFound(BaseModel):
+    id: str
+    score: float
+    target: str
+    start_s: float
+    end_s: float
+    scores: dict[str, float]
+    metadata: dict[str, Any]
+    moments: list[MomentFound]
+
+
+class PlanUsed(BaseModel):
+    exact: bool
+    candidates: int
+
+
+class SearchResult(BaseModel):
+    collection: str
+    fingerprint: str
+    route: str
+    took_ms: float
+    plan: PlanUsed
+    hits: list[HitFound]
+
+
+class ItemAdded(BaseModel):
+    id: str
+    windows: int
+    modalities: list[str]
+    duration_s: float
+
+
+class ItemFound(ItemAdded):
+    kind: str
+    filename: str | None
+    text: str | None
+    metadata: dict[str, Any]
+
+
+class ItemPage(BaseModel):
+    items: list[ItemFound]
+    next: str | None = Field(description="give as `after` to get the next page")
+
+
+class CollectionFound(BaseModel):
+    name: str
+    fingerprint: str
+    items: int
+    windows: int
+    vectors: dict[str, int]
+
+
+class CollectionList(BaseModel):
+    collections: list[CollectionFound]

@@ -1,0 +1,55 @@
+"""Every setting, once. Flags and TERCET_* variables carry the same names."""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """How a service runs. Sizes and times name their unit."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="TERCET_",
+        cli_prog_name="python -m service",
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        frozen=True,
+    )
+
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: int = Field(8000, ge=0, le=65535, description="port to listen on")
+    data: Path = Field(Path("data"), description="folder of the collections")
+    bundle: Path = Field(Path("bundles/default"), description="folder of the encoder's bundle")
+    provider: Literal["cpu", "cuda"] = Field("cpu", description="what ONNX Runtime runs on")
+    threads: int = Field(0, ge=0, description="of ONNX Runtime; 0: one a core")
+    api_keys: Annotated[tuple[str, ...], NoDecode] = Field((), description="bearer keys, separated by commas")
+    allow_open: bool = Field(False, description="listen beyond this machine without keys")
+    upload_max_mb: int = Field(512, gt=0, description="largest request")
+    files_max: int = Field(64, gt=0, description="files in one request")
+    texts_max: int = Field(1024, gt=0, description="texts in one request")
+    media_max_s: float = Field(600.0, gt=0, description="longest media decoded for a request")
+    decode_workers: int = Field(2, gt=0, description="decoding processes")
+    decode_memory_mb: int = Field(768, gt=0, description="address space of a decoding process")
+    decode_max_s: float = Field(10.0, gt=0, description="time one file may take to decode")
+    decode_waiting_max: int = Field(128, gt=0, description="files decoding or waiting to; beyond, 429")
+    batch_max_rows: int = Field(32, gt=0, description="windows or texts encoded together")
+    queue_max_rows: int = Field(4096, gt=0, description="windows or texts waiting for the encoder; beyond, 429")
+    stall_s: float = Field(30.0, gt=0, description="an encoder busy with one batch for longer is not ready")
+    top_k_max: int = Field(1000, gt=0, description="most hits one search may ask for")
+
+    @field_validator("api_keys", mode="before")
+    @classmethod
+    def split(cls, value: object) -> object:
+        return tuple(k.strip() for k in value.split(",") if k.strip()) if isinstance(value, str) else value
+
+    @property
+    def loopback(self) -> bool:
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
