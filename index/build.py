@@ -135,7 +135,7 @@ def decoded(
     todo: list[tuple[Source, str]], encoder: Encoder, decoders: Decoders, budget: Budget
 ) -> Iterator[tuple[Source, str, Media | BadMedia]]:
     """Decode in order, a few files ahead."""
-    queue: deque[tuple[Source, str, Future[Media]]] = deque()
+    queue: deque[tuple[Source, str, Future[Media | BadMedia]]] = deque()
     rest = iter(todo)
 
     def fill() -> None:

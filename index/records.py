@@ -233,7 +233,9 @@ class Records:
             params,
         )
         return [
-            Item(id, kind, seconds, name, media, source, text, json.loads(about), windows, tuple(sorted(has.split(","))))
+            Item(
+                id, kind, seconds, name, media, source, text, json.loads(about), windows, tuple(sorted(has.split(",")))
+            )
             for id, kind, seconds, name, media, source, text, about, windows, has in rows.fetchall()
         ]
 

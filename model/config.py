@@ -196,7 +196,19 @@ BASE = EncoderConfig(
     normalise_targets=False,
 )
 SMOKE = replace(
-    TINY, width=32, depth=1, heads=2, dim=16, frames=2, size=32, decoder_width=16, decoder_depth=1, decoder_heads=2
+    TINY,
+    width=32,
+    depth=1,
+    heads=2,
+    dim=16,
+    frames=2,
+    size=32,
+    sample_rate=8000,
+    n_fft=256,
+    bins=32,
+    decoder_width=16,
+    decoder_depth=1,
+    decoder_heads=2,
 )
 
 
@@ -206,6 +218,7 @@ def preset(encoder: EncoderConfig, **changes: Any) -> TrainConfig:
 
 PRESETS: dict[str, TrainConfig] = {
     "smoke": preset(SMOKE, manifests=("world:train:64",), validation="world:validation:16", steps=20, batch=16),
+    "demo": preset(TINY, manifests=("world:train:1500",), validation="world:validation:100", steps=300, batch=48),
     "tiny": preset(TINY, steps=2400, local_share=0.25),
     "small": preset(SMALL, steps=20_000, batch=256, learning_rate=5e-4),
     "base": preset(

@@ -546,7 +546,7 @@ def captions(scene: Scene, each: int = 4) -> list[Caption]:
 
 
 def write_clip(path: Path, parts: list[Scene], pixels: int) -> None:
-    """Scenes one after another as an MP4 file, H.264 and AAC; sound alone, Vorbis, where the name ends in .ogg."""
+    """Scenes one after another as an MP4 file, H.264 and AAC; sound alone, Opus, where the name ends in .ogg."""
     with av.open(str(path), "w") as container:
         waveform = np.concatenate([sound(scene) for scene in parts])
         video = None
@@ -556,7 +556,7 @@ def write_clip(path: Path, parts: list[Scene], pixels: int) -> None:
             video.pix_fmt = "yuv420p"
             video.codec_context.thread_count = 1
         if path.suffix == ".ogg":
-            audio = container.add_stream("libvorbis", rate=RATE, layout="mono")
+            audio = container.add_stream("libopus", rate=RATE, layout="mono")
         else:
             audio = container.add_stream("aac", rate=RATE, layout="mono", options={"aac_coder": "fast"})
         if video is not None:

@@ -85,6 +85,7 @@ def create_app(settings: Settings, encoder: Encoder | None = None) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
+        max_body_size=settings.upload_max_mb * 1_000_000,
         lifespan=lifespan,
         responses={s: {"model": ErrorResponse} for s in (400, 401, 404, 409, 413, 415, 422, 429, 503)},
     )
@@ -96,32 +97,22 @@ def create_app(settings: Settings, encoder: Encoder | None = None) -> FastAPI:
 
 
 class Gate:
-    """Keys, the size of bodies, security headers and request metrics, before and after everything else."""
+    """Keys, security headers and request metrics, before and after everything else."""
 
     def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics) -> None:
         self.app, self.metrics = app, metrics
-        self.limit_mb = settings.upload_max_mb
         self.keys = [hashlib.sha256(key.encode()).digest() for key in settings.api_keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        began, status, started = time.perf_counter(), 500, False
-        limit, got = self.limit_mb * 1_000_000, 0
-
-        async def counted() -> Message:
-            nonlocal got
-            message = await receive()
-            got += len(message.get("body", b""))
-            if got > limit:
-                raise errors.BodyTooLarge(self.limit_mb)
-            return message
+        began, status = time.perf_counter(), 500
 
         async def answer(message: Message) -> None:
-            nonlocal status, started
+            nonlocal status
             if message["type"] == "http.response.start":
-                status, started = message["status"], True
+                status = message["status"]
                 message["headers"] = [*message.get("headers", []), (b"x-content-type-options", b"nosniff")]
             await send(message)
 
@@ -129,12 +120,8 @@ class Gate:
         try:
             if self.keys and scope["path"].startswith("/v1/") and not self.knows(headers.get(b"authorization", b"")):
                 raise errors.BadKey
-            if int(headers.get(b"content-length", b"0") or 0) > limit:
-                raise errors.BodyTooLarge(self.limit_mb)
-            await self.app(scope, counted, answer)
-        except errors.ServiceError as error:
-            if started:
-                raise
+            await self.app(scope, receive, answer)
+        except errors.BadKey as error:
             await errors.response(error)(scope, receive, answer)
         finally:
             route = getattr(scope.get("route"), "path", "unmatched")

@@ -3,7 +3,6 @@
 ServiceError
 ├── BadRequest       a request that makes no sense
 ├── BadKey           no key, or none we know
-├── BodyTooLarge     more bytes than a request may have
 ├── Overloaded       a queue is full
 ├── ShuttingDown     the service is going away
 └── NoEncoder        the bundle cannot encode this modality
@@ -11,6 +10,7 @@ ServiceError
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -50,12 +50,6 @@ class BadKey(ServiceError):
         super().__init__("this service wants a key it knows, as 'Authorization: Bearer KEY'")
 
 
-class BodyTooLarge(ServiceError):
-    def __init__(self, limit_mb: int) -> None:
-        super().__init__(f"a request may have at most {limit_mb} MB")
-        self.limit_mb = limit_mb
-
-
 class Overloaded(ServiceError):
     def __init__(self, queue: str, retry_s: int = 1) -> None:
         super().__init__(f"the {queue} queue is full")
@@ -88,7 +82,6 @@ STATUS: dict[type[Exception], tuple[int, str | None]] = {
     UnknownCollection: (404, "unknown_collection"),
     CollectionExists: (409, "collection_exists"),
     FingerprintConflict: (409, "fingerprint_conflict"),
-    BodyTooLarge: (413, "too_large"),
     NoEncoder: (422, "no_encoder"),
     Overloaded: (429, "overloaded"),
     ShuttingDown: (503, "shutting_down"),
@@ -115,7 +108,8 @@ def entry(error: type[Exception]) -> tuple[int, str | None]:
 def body(error: Exception) -> dict[str, Any]:
     """The error as clients see it: {"code", "message", "detail"}."""
     _, code = entry(type(error))
-    detail = {k: v for k, v in vars(error).items() if isinstance(v, str | int | float | bool)}
+    told = inspect.signature(type(error).__init__).parameters  # what its raiser gave, and nothing that was added later
+    detail = {k: v for k, v in vars(error).items() if k in told and isinstance(v, str | int | float | bool)}
     return {"code": code or getattr(error, "code", "error"), "message": str(error), "detail": detail}
 
 

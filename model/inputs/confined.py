@@ -12,7 +12,7 @@ from pathlib import Path
 from pebble import ProcessPool
 
 from .decode import Budget
-from .errors import DecoderFailed
+from .errors import BadMedia, DecoderFailed
 from .windows import InputSpecs, Media, read_media
 
 MIB = 1024 * 1024
@@ -29,11 +29,14 @@ def confine(memory_mb: int) -> None:
         resource.setrlimit(what, (limit, limit))
 
 
-def read_confined(path: Path, specs: InputSpecs, budget: Budget, wanted: tuple[str, ...]) -> Media:
+def read_confined(path: Path, specs: InputSpecs, budget: Budget, wanted: tuple[str, ...]) -> Media | BadMedia:
+    """The media or what is wrong with it, as a value: an exception would carry the server's paths along."""
     try:
         return read_media(path, specs, budget, wanted)
-    except MemoryError as error:
-        raise DecoderFailed("it needs more memory than a decoder may use") from error
+    except BadMedia as fault:
+        return fault.with_traceback(None)
+    except MemoryError:
+        return DecoderFailed("it needs more memory than a decoder may use")
 
 
 class Decoders:
@@ -48,25 +51,28 @@ class Decoders:
 
     def start(
         self, path: Path, specs: InputSpecs, budget: Budget, wanted: Collection[str] = ("video", "audio")
-    ) -> Future[Media]:
+    ) -> Future[Media | BadMedia]:
         """Begin to decode; give the future to `finish`."""
-        future: Future[Media] = self._pool.schedule(
+        future: Future[Media | BadMedia] = self._pool.schedule(
             read_confined, args=(path, specs, budget, tuple(wanted)), timeout=self._max_s
         )
         return future
 
-    def finish(self, future: Future[Media]) -> Media:
+    def finish(self, future: Future[Media | BadMedia]) -> Media:
         """Wait for a started file.
 
         Raises:
             BadMedia: what is wrong with it, DecoderFailed where its decoder died or took too long.
         """
         try:
-            return future.result()
+            outcome = future.result()
         except TimeoutError as error:
             raise DecoderFailed(f"decoding took longer than {self._max_s:g} s") from error
         except (RuntimeError, OSError, MemoryError) as error:
             raise DecoderFailed("its decoder died") from error
+        if isinstance(outcome, BadMedia):
+            raise outcome
+        return outcome
 
     def close(self) -> None:
         self._pool.stop()  # type: ignore[no-untyped-call]

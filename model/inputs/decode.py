@@ -147,8 +147,10 @@ def read_waveform(path: Path, sample_rate: int, budget: Budget) -> NDArray[np.fl
                 raise TooLong(round(total / sample_rate, 1), budget.seconds)
         if resampler is not None:
             pieces += resampled(resampler, None)
-        if layout is None or not any(map(len, pieces)):
+        if layout is None:
             raise Damaged("the audio stream holds no samples")
+        if not any(map(len, pieces)):
+            pieces = [np.zeros(1, np.float32)]  # less than one sample at our rate
         return clean(np.concatenate(pieces))
 
 

@@ -14,13 +14,9 @@ from __future__ import annotations
 
 
 class BadMedia(Exception):
-    """An input that cannot be encoded. Its public fields are the error's data."""
+    """An input that cannot be encoded. Its fields are the error's data."""
 
     code = "bad_media"
-
-    @property
-    def detail(self) -> dict[str, object]:
-        return dict(vars(self))
 
 
 class NotMedia(BadMedia):
@@ -72,6 +68,7 @@ class TooLong(BeyondBudget):
 
     def __init__(self, seconds: float, limit: float) -> None:
         super().__init__("seconds", seconds, limit)
+        self.seconds = seconds
         self.args = (seconds, limit)  # what pickle hands back to __init__
 
 

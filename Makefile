@@ -1,0 +1,61 @@
+# make run: set everything up, serve the sample library.   make test: set everything up, run all tests.
+PYTHON ?= python3.11
+BIN := .venv/bin
+export TERCET_HOST ?= 127.0.0.1
+export TERCET_PORT ?= 8000
+export TERCET_DATA ?= data
+export TERCET_BUNDLE ?= bundles/default
+SAMPLE := $(TERCET_DATA)/sample
+
+.PHONY: run setup test check lint types train demo clean
+
+run: $(SAMPLE)/.indexed
+	$(BIN)/python -m service
+
+setup: .venv/.serve
+
+.venv/.serve: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[cpu]"
+	touch $@
+
+.venv/.dev: .venv/.serve
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[cpu,train,dev]"
+	touch $@
+
+$(SAMPLE)/manifest.jsonl: | .venv/.serve
+	$(BIN)/python -m model sample --out $(SAMPLE)
+
+$(SAMPLE)/.indexed: $(SAMPLE)/manifest.jsonl | .venv/.serve
+	$(BIN)/python -m index build --bundle $(TERCET_BUNDLE) --data $(TERCET_DATA) $(SAMPLE)/manifest.jsonl
+	touch $@
+
+test: .venv/.dev
+	$(BIN)/python -m pytest
+
+lint: .venv/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: .venv/.dev
+	$(BIN)/mypy
+
+check: lint types test
+
+# Trains the `tiny` preset on the world; see docs/experiments.md for how bundles/default was made.
+train: .venv/.dev
+	$(BIN)/python -m model train --config tiny --out runs/tiny --resume
+	$(BIN)/python -m export checkpoint runs/tiny --out runs/tiny/bundle
+
+# A few minutes from nothing to a search with an encoder of one's own.
+demo: .venv/.dev
+	$(BIN)/python -m model train --config demo --out runs/demo --resume
+	$(BIN)/python -m export checkpoint runs/demo --out runs/demo/bundle
+	$(BIN)/python -m export verify runs/demo/bundle
+	$(BIN)/python -m model evaluate --bundle runs/demo/bundle world:test:100
+	$(BIN)/python -m model sample --out runs/demo/sample
+	$(BIN)/python -m index build --bundle runs/demo/bundle --data runs/demo/data runs/demo/sample/manifest.jsonl
+	$(BIN)/python -m index search --bundle runs/demo/bundle --data runs/demo/data --text "a red ball bouncing"
+
+clean:
+	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

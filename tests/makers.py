@@ -1,0 +1,140 @@
+"""The small worlds that tests need, made on the spot."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import httpx
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from export.bundle import Manifest, Space
+from model.inputs.audio import AudioSpec
+from model.inputs.text import TextSpec
+from model.inputs.video import VideoSpec
+from model.inputs.windows import InputSpecs
+
+ROOT = Path(__file__).parent.parent
+SHARED = ROOT.parent / "shared" / "data"
+needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the shared recordings are not beside this checkout")
+RED, GREEN, BLUE = (220, 20, 20), (20, 200, 20), (20, 20, 220)
+SPECS = InputSpecs(2.0, VideoSpec(frames=4, size=32), AudioSpec(sample_rate=8000, samples=16_000), TextSpec(tokens=8))
+WORDS = {"red": 1, "green": 2, "blue": 3, "noise": 4, "loud": 4}
+
+
+def make_clip(
+    path: Path, colours: list[tuple[int, int, int]], seconds_each: float = 1.0, hz: float | None = 440.0, fps: int = 8
+) -> Path:
+    """Plain colours one after another, with a tone; H.264 and AAC in whatever container the name says."""
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("libx264", rate=fps)
+        video.width = video.height = 64
+        video.pix_fmt = "yuv420p"
+        audio = container.add_stream("aac", rate=16_000, layout="mono") if hz else None
+        for colour in colours:
+            image = np.full((64, 64, 3), colour, np.uint8)
+            for _ in range(round(seconds_each * fps)):
+                container.mux(video.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(video.encode(None))
+        if audio:
+            tone = make_tone(len(colours) * seconds_each, hz or 0.0, 16_000)
+            for start in range(0, len(tone), 1024):
+                piece = av.AudioFrame.from_ndarray(tone[None, start : start + 1024], format="fltp", layout="mono")
+                piece.sample_rate, piece.pts, piece.time_base = 16_000, start, Fraction(1, 16_000)
+                container.mux(audio.encode(piece))
+            container.mux(audio.encode(None))
+    return path
+
+
+def make_tone(seconds: float, hz: float, rate: int) -> NDArray[np.float32]:
+    t = np.arange(round(seconds * rate)) / rate
+    return (0.5 * np.sin(2 * np.pi * hz * t)).astype(np.float32)
+
+
+def make_wav(path: Path, seconds: float = 1.0, hz: float = 440.0, rate: int = 16_000) -> Path:
+    write_wav(path, make_tone(seconds, hz, rate), rate)
+    return path
+
+
+def write_wav(path: Path, samples: NDArray[np.float32], rate: int) -> None:
+    """A float WAV, by hand: it may hold what no encoder would write."""
+    data = samples.astype("<f4").tobytes()
+    head = b"RIFF" + (36 + len(data)).to_bytes(4, "little") + b"WAVEfmt " + (16).to_bytes(4, "little")
+    head += (3).to_bytes(2, "little") + (1).to_bytes(2, "little") + rate.to_bytes(4, "little")
+    head += (rate * 4).to_bytes(4, "little") + (4).to_bytes(2, "little") + (32).to_bytes(2, "little")
+    path.write_bytes(head + b"data" + len(data).to_bytes(4, "little") + data)
+
+
+class FakeEncoder:
+    """Vectors one can work out on paper, four wide: red, green, blue, sound.
+
+    A video is the mean of its pixels, a text the mean of its colour words, a sound always the fourth axis.
+    """
+
+    def __init__(self, fingerprint: str = "fake") -> None:
+        spaces = {"vlsa": Space(4, ("video", "audio", "text"))}
+        graphs = {m: f"{m}.onnx" for m in ("video", "audio", "text")}
+        self.manifest = Manifest(1, "fake", fingerprint, SPECS, spaces, graphs, {}, {}, {})
+        self.poison: str | None = None
+
+    def tokens(self, texts: list[str]) -> NDArray[np.int64]:
+        rows = [[WORDS.get(word, 5) for word in text.split()] for text in texts]
+        width = max(map(len, rows))
+        return np.array([row + [0] * (width - len(row)) for row in rows], np.int64)
+
+    def embed(self, modality: str, arrays: NDArray[Any]) -> NDArray[np.float32]:
+        if self.poison == modality:
+            raise RuntimeError("poisoned")
+        out = np.zeros((len(arrays), 4), np.float32)
+        if modality == "video":
+            out[:, :3] = arrays.reshape(len(arrays), -1, 3).mean(axis=1)
+        elif modality == "audio":
+            out[:, 3] = 1.0
+        else:
+            for row, ids in zip(out, arrays, strict=True):
+                for id in ids:
+                    if 1 <= id <= 4:
+                        row[id - 1] += 1.0
+                if not row.any():
+                    row[:] = 0.5
+        return np.asarray(out / np.linalg.norm(out, axis=1, keepdims=True), np.float32)
+
+
+@contextmanager
+def serving(data: Path, *flags: str, port: int) -> Iterator[tuple[httpx.Client, subprocess.Popen[bytes]]]:
+    """A real server process, ready; interrupted afterwards if it still lives."""
+    command = [sys.executable, "-m", "service", "--data", str(data), "--port", str(port), *flags]
+    with (data.parent / f"service-{port}.log").open("ab") as log:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, env={**os.environ, "TERCET_THREADS": "1"})
+        try:
+            with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+                wait_ready(client, process)
+                yield client, process
+        finally:
+            if process.poll() is None:
+                process.send_signal(2)
+                process.wait(30)
+
+
+def wait_ready(client: httpx.Client, process: subprocess.Popen[bytes], seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if process.poll() is not None:
+            raise RuntimeError(f"the service ended with {process.returncode}")
+        try:
+            if client.get("/readyz").status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.1)
+    raise RuntimeError("the service did not become ready")

@@ -1,0 +1,183 @@
+"""The batcher: company for the good, isolation for the bad, an answer for everyone."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Coroutine
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from service.batching import Batcher
+from service.errors import Overloaded, ShuttingDown
+
+LANES = ("text", "video")
+
+
+def run(work: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(asyncio.wait_for(work, 20))
+
+
+class Device:
+    """Doubles its rows; refuses batches that hold a negative number; remembers what it was given."""
+
+    def __init__(self) -> None:
+        self.batches: list[tuple[str, int]] = []
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def __call__(self, lane: str, rows: NDArray[Any]) -> NDArray[np.float32]:
+        self.gate.wait(15)
+        self.batches.append((lane, len(rows)))
+        if (rows < 0).any():
+            raise ValueError("poison")
+        return np.asarray(rows * 2, np.float32)
+
+
+def rows(*values: float) -> NDArray[np.float32]:
+    return np.array(values, np.float32)[:, None]
+
+
+def test_waiting_requests_leave_together() -> None:
+    async def work() -> None:
+        device = Device()
+        batcher = Batcher(device, LANES, max_rows=8, max_waiting=100)
+        device.gate.clear()
+        tasks = [asyncio.create_task(batcher.submit("text", rows(i))) for i in range(9)]
+        await asyncio.sleep(0.05)
+        device.gate.set()
+        results = await asyncio.gather(*tasks)
+        assert [r.item() for r in results] == [2 * i for i in range(9)]
+        assert sum(n for _, n in device.batches) == 9 and len(device.batches) <= 3
+        await batcher.close()
+
+    run(work())
+
+
+def test_one_bad_row_never_hurts_its_neighbours() -> None:
+    async def work() -> None:
+        device = Device()
+        batcher = Batcher(device, LANES, max_rows=32, max_waiting=100)
+        device.gate.clear()
+        tasks = [asyncio.create_task(batcher.submit("video", rows(-1 if i == 5 else i))) for i in range(16)]
+        await asyncio.sleep(0.05)
+        device.gate.set()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert isinstance(results[5], ValueError)
+        assert [r.item() for i, r in enumerate(results) if i != 5] == [2 * i for i in range(16) if i != 5]  # type: ignore[union-attr]
+        assert (await batcher.submit("video", rows(3))).item() == 6
+        await batcher.close()
+
+    run(work())
+
+
+def test_a_large_request_is_served_in_parts_and_in_order() -> None:
+    async def work() -> None:
+        device = Device()
+        batcher = Batcher(device, LANES, max_rows=4, max_waiting=5)
+        out = await batcher.submit("video", rows(*range(11)))
+        assert out.ravel().tolist() == [2 * i for i in range(11)]
+        assert max(n for _, n in device.batches) == 4
+        await batcher.close()
+
+    run(work())
+
+
+def test_texts_of_differing_length_share_a_batch() -> None:
+    async def work() -> None:
+        batcher = Batcher(Device(), LANES, max_rows=8, max_waiting=100)
+        a, b = await asyncio.gather(
+            batcher.submit("text", np.array([[1, 2, 3]])), batcher.submit("text", np.array([[4], [5]]))
+        )
+        assert a[0, :3].tolist() == [2, 4, 6] and b[:, 0].tolist() == [8, 10]
+        await batcher.close()
+
+    run(work())
+
+
+def test_text_goes_first_but_nobody_starves() -> None:
+    async def work() -> None:
+        device = Device()
+        batcher = Batcher(device, LANES, max_rows=1, max_waiting=1000)
+        device.gate.clear()
+        tasks = [asyncio.create_task(batcher.submit("video", rows(i))) for i in range(6)]
+        await asyncio.sleep(0.02)
+        tasks += [asyncio.create_task(batcher.submit("text", rows(i))) for i in range(6)]
+        await asyncio.sleep(0.02)
+        device.gate.set()
+        await asyncio.gather(*tasks)
+        lanes = [lane for lane, _ in device.batches[1:9]]
+        assert lanes.count("text") > lanes.count("video") >= 1
+        await batcher.close()
+
+    run(work())
+
+
+def test_a_full_queue_says_so_and_recovers() -> None:
+    async def work() -> None:
+        device = Device()
+        batcher = Batcher(device, LANES, max_rows=1, max_waiting=3)
+        device.gate.clear()
+        tasks = [asyncio.create_task(batcher.submit("text", rows(0)))]
+        await asyncio.sleep(0.05)  # it is on the device; three more may wait
+        tasks += [asyncio.create_task(batcher.submit("text", rows(i))) for i in range(1, 4)]
+        await asyncio.sleep(0.05)
+        with pytest.raises(Overloaded):
+            await batcher.submit("text", rows(9))
+        device.gate.set()
+        assert [r.item() for r in await asyncio.gather(*tasks)] == [0, 2, 4, 6]
+        assert (await batcher.submit("text", rows(9))).item() == 18
+        await batcher.close()
+
+    run(work())
+
+
+def test_a_caller_that_leaves_takes_its_work_along() -> None:
+    async def work() -> None:
+        device = Device()
+        batcher = Batcher(device, LANES, max_rows=1, max_waiting=100)
+        device.gate.clear()
+        first = asyncio.create_task(batcher.submit("text", rows(1)))
+        await asyncio.sleep(0.02)
+        gone = asyncio.create_task(batcher.submit("text", rows(2)))
+        last = asyncio.create_task(batcher.submit("text", rows(3)))
+        await asyncio.sleep(0.02)
+        gone.cancel()
+        await asyncio.sleep(0.02)
+        device.gate.set()
+        assert (await first).item() == 2 and (await last).item() == 6
+        assert len(device.batches) == 2
+        await batcher.close()
+
+    run(work())
+
+
+def test_shutdown_leaves_nobody_waiting() -> None:
+    async def work() -> None:
+        device = Device()
+        batcher = Batcher(device, LANES, max_rows=1, max_waiting=100)
+        device.gate.clear()
+        tasks = [asyncio.create_task(batcher.submit("text", rows(i))) for i in range(5)]
+        await asyncio.sleep(0.05)
+        assert batcher.stuck_s > 0
+        await batcher.close(drain_s=0.1)
+        device.gate.set()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert all(isinstance(r, ShuttingDown) for r in results)
+        with pytest.raises(ShuttingDown):
+            await batcher.submit("text", rows(1))
+
+    run(work())
+
+
+def test_a_short_answer_is_an_error_not_a_wrong_vector() -> None:
+    async def work() -> None:
+        batcher = Batcher(lambda lane, x: np.zeros((1, 2), np.float32), LANES, max_rows=8, max_waiting=100)
+        with pytest.raises(RuntimeError):
+            await batcher.submit("text", rows(1, 2))
+        await batcher.close()
+
+    run(work())

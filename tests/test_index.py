@@ -1,0 +1,397 @@
+"""Vectors kept and found: against an exact twin, across restarts, through damage."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from numpy.typing import NDArray
+
+from index.collection import (
+    BadName,
+    Collection,
+    CollectionExists,
+    Collections,
+    DataInUse,
+    FingerprintConflict,
+    UnknownCollection,
+)
+from index.filters import BadFilter, compile_filter
+from index.records import NewItem, UnknownItem
+from index.search import search
+from index.vectors import FaissIndex
+
+Array = NDArray[np.float32]
+
+
+def unit(*values: float) -> Array:
+    v = np.array(values, np.float32)
+    return np.asarray(v / np.linalg.norm(v), np.float32)
+
+
+def cloud(n: int, dim: int, seed: int = 0) -> Array:
+    x = np.random.default_rng(seed).normal(size=(n, dim)).astype(np.float32)
+    return np.asarray(x / np.linalg.norm(x, axis=1, keepdims=True), np.float32)
+
+
+def item(id: str, *vectors: Array, modality: str = "video", **metadata: Any) -> NewItem:
+    windows = [(5.0 * i, 5.0 * i + 5.0) for i in range(len(vectors))]
+    return NewItem(
+        id, modality, windows[-1][1], windows, {modality: (list(range(len(vectors))), np.stack(vectors))}, metadata
+    )
+
+
+@pytest.fixture
+def box(tmp_path: Path) -> Collection:
+    return Collection(tmp_path / "box", "f1", 3)
+
+
+def found(box: Collection, query: Array, target: str = "video", **options: Any) -> list[str]:
+    return [hit.id for hit in search(box, query, target, **options)[0]]
+
+
+# ---------------------------------------------------------------- vector indexes
+
+
+class Twin:
+    """What every index is compared with: a dictionary and a dot product."""
+
+    def __init__(self) -> None:
+        self.rows: dict[int, Array] = {}
+
+    def search(self, query: Array, k: int, allowed: set[int] | None = None) -> list[int]:
+        ids = [i for i in self.rows if allowed is None or i in allowed]
+        return sorted(ids, key=lambda i: -float(self.rows[i] @ query))[:k]
+
+
+@pytest.mark.parametrize("kind", ["exact", "hnsw"])
+def test_every_kind_finds_what_the_twin_finds(kind: str) -> None:
+    x, queries = cloud(2000, 16), cloud(30, 16, seed=1)
+    index, twin = FaissIndex(16, kind), Twin()
+    ids = np.arange(1, 2001, dtype=np.int64)
+    index.add(ids, x)
+    twin.rows = dict(zip(ids.tolist(), x, strict=True))
+    gone = ids[::7]
+    index.remove(gone)
+    for i in gone.tolist():
+        del twin.rows[i]
+    assert len(index) == len(twin.rows)
+    for allowed in (None, set(ids[:1200].tolist()), set(ids[:40].tolist()), set[int]()):
+        if allowed is not None:
+            allowed &= set(twin.rows)
+        hits = total = 0
+        for query in queries:
+            given_ids = None if allowed is None else np.array(sorted(allowed), np.int64)
+            got, scores = index.search(query, 10, given_ids)
+            expected = twin.search(query, 10, allowed)
+            assert (np.diff(scores) <= 1e-6).all() and len(set(got.tolist())) == len(got)
+            assert allowed is None or set(got.tolist()) <= allowed
+            hits, total = hits + len(set(got.tolist()) & set(expected)), total + len(expected)
+            exact, _ = index.search(query, 10, given_ids, exact=True)
+            assert exact.tolist() == expected
+        assert hits >= (1.0 if kind == "exact" else 0.97) * total
+
+
+def test_an_index_survives_its_file(tmp_path: Path) -> None:
+    for kind in ("exact", "hnsw"):
+        index = FaissIndex(8, kind)
+        index.add(np.arange(1, 101, dtype=np.int64), cloud(100, 8))
+        index.remove(np.array([5], np.int64))
+        index.save(tmp_path / kind)
+        again = FaissIndex.load(tmp_path / kind, 8, kind, index.removed)
+        query = cloud(1, 8, seed=3)[0]
+        assert [a.tolist() for a in again.search(query, 9)] == [a.tolist() for a in index.search(query, 9)]
+
+
+# ---------------------------------------------------------------- collections
+
+
+def test_add_replace_delete(box: Collection) -> None:
+    box.put([item("red", unit(1, 0, 0)), item("green", unit(0, 1, 0)), item("mixed", unit(1, 1, 0))])
+    assert found(box, unit(1, 0, 0)) == ["red", "mixed", "green"]
+    box.put([item("red", unit(0, 0, 1))])  # the same id replaces
+    assert found(box, unit(1, 0, 0), top_k=1) == ["mixed"]
+    assert found(box, unit(0, 0, 1), top_k=1) == ["red"]
+    box.delete("mixed")
+    assert sorted(found(box, unit(1, 1, 1))) == ["green", "red"]
+    with pytest.raises(UnknownItem):
+        box.delete("mixed")
+    assert box.counts() == {"items": 2, "windows": 2, "video": 2}
+
+
+def test_windows_are_grouped_into_moments(box: Collection) -> None:
+    """Windows at 0, 5, 10, 15, 20 s; the first two and the last match."""
+    near, far = unit(1, 0.1, 0), unit(0, 0, 1)
+    box.put([item("long", near, unit(1, 0, 0), far, far, near), item("other", unit(0.5, 1, 0))])
+    hits, plan = search(box, unit(1, 0, 0), "video", top_k=5)
+    first = hits[0]
+    assert [h.id for h in hits] == ["long", "other"] and plan.exact and plan.candidates == 6
+    assert [(m.start_s, m.end_s) for m in first.moments] == [(0.0, 10.0), (20.0, 25.0)]
+    assert (first.start_s, first.end_s) == (0.0, 10.0)
+    assert first.score == pytest.approx(1.0) == first.moments[0].score
+
+
+def test_a_hit_has_a_score_for_each_modality(box: Collection) -> None:
+    both = {"video": ([0], unit(1, 0, 0)[None]), "audio": ([0], unit(0.6, 0.8, 0)[None])}
+    box.put([NewItem("clip", "video", 5.0, [(0.0, 5.0)], both)])
+    hits, _ = search(box, unit(1, 0, 0), "video")
+    assert hits[0].scores == pytest.approx({"video": 1.0, "audio": 0.6})
+    assert found(box, unit(1, 0, 0), "text") == []
+
+
+def test_min_score_and_top_k(box: Collection) -> None:
+    box.put([item(f"i{n}", unit(1, n / 10, 0)) for n in range(20)])
+    assert found(box, unit(1, 0, 0), top_k=3) == ["i0", "i1", "i2"]
+    assert found(box, unit(1, 0, 0), top_k=50, min_score=0.99) == ["i0", "i1"]
+    assert found(box, unit(1, 0, 0), top_k=1, min_score=0.9999999) in ([], ["i0"])
+
+
+def test_many_windows_of_one_item_do_not_hide_the_others(box: Collection) -> None:
+    box.put([item("long", *[unit(1, 0, 0)] * 200)])
+    box.put([item(f"i{n}", unit(1, 1 + n, 0)) for n in range(5)])
+    assert found(box, unit(1, 0, 0), top_k=6) == ["long", "i0", "i1", "i2", "i3", "i4"]
+
+
+def test_a_restart_finds_the_same(tmp_path: Path) -> None:
+    def opened() -> Collection:
+        return Collection(tmp_path / "box", "f1", 3)
+
+    box = opened()
+    box.put([item(f"i{n}", unit(*v), n=n) for n, v in enumerate(cloud(50, 3))])
+    expected = found(box, unit(1, 2, 3), top_k=50)
+    box.close()
+    box = opened()  # from the snapshot
+    assert found(box, unit(1, 2, 3), top_k=50) == expected
+    box.delete(expected[0])
+    box.put([item("new", unit(1, 2, 3))])
+    del box  # no snapshot of these: the tail is replayed
+    box = opened()
+    assert found(box, unit(1, 2, 3), top_k=50) == ["new", *expected[1:]]
+    box.close()
+    # Damage of every kind to the snapshot is healed from the records.
+    for damage in ("torn", "foreign", "gone", "empty"):
+        generation = next((tmp_path / "box" / "snapshots").iterdir())
+        file = generation / "video.faiss"
+        if damage == "torn":
+            file.write_bytes(file.read_bytes()[:-10])
+        elif damage == "foreign":
+            state = json.loads((generation / "snapshot.json").read_text())
+            (generation / "snapshot.json").write_text(json.dumps(state | {"fingerprint": "other"}))
+        elif damage == "gone":
+            shutil.rmtree(generation)
+        else:
+            (generation / "snapshot.json").write_text("")
+        box = opened()
+        assert found(box, unit(1, 2, 3), top_k=50) == ["new", *expected[1:]], damage
+        box.snapshot()
+        box.close()
+
+
+def test_a_large_collection_becomes_hnsw_on_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("index.vectors.HNSW_FROM", 100)
+    box = Collection(tmp_path / "box", "f1", 8)
+    x = cloud(300, 8)
+    box.put([item(f"i{n:03d}", v) for n, v in enumerate(x)])
+    expected = found(box, x[7])
+    assert box.is_exact("video")
+    box.close()
+    box = Collection(tmp_path / "box", "f1", 8)
+    assert not box.is_exact("video") and found(box, x[7]) == expected
+    assert search(box, x[7], "video")[1].exact is False and search(box, x[7], "video", exact=True)[1].exact
+    box.delete("i007")
+    assert "i007" not in found(box, x[7])
+    box.close()
+    box = Collection(tmp_path / "box", "f1", 8)
+    assert "i007" not in found(box, x[7]) and box.size("video") == 299
+
+
+def test_another_bundle_is_refused(tmp_path: Path) -> None:
+    Collection(tmp_path / "box", "f1", 3).close()
+    with pytest.raises(FingerprintConflict, match="f1"):
+        Collection(tmp_path / "box", "f2", 3)
+
+
+def test_media_that_was_never_acknowledged_is_dropped(tmp_path: Path) -> None:
+    box = Collection(tmp_path / "box", "f1", 3)
+    (tmp_path / "a.mp4").write_bytes(b"media")
+    kept, lost = box.store_media(tmp_path / "a.mp4", "a.MP4"), box.store_media(tmp_path / "a.mp4", "../../b.mp4")
+    assert "/" not in lost and kept.endswith(".mp4")
+    vectors = {"video": ([0], unit(1, 0, 0)[None])}
+    box.put([NewItem("a", "video", 5.0, [(0.0, 5.0)], vectors, media=kept, filename="a.MP4")])
+    box.close()
+    box = Collection(tmp_path / "box", "f1", 3)
+    assert [p.name for p in (tmp_path / "box" / "media").iterdir()] == [kept]
+    assert box.media("a")[0].read_bytes() == b"media"
+    box.put([NewItem("a", "video", 5.0, [(0.0, 5.0)], vectors)])  # replaced by one without media
+    assert not list((tmp_path / "box" / "media").iterdir())
+    with pytest.raises(UnknownItem):
+        box.media("a")
+
+
+def test_the_data_folder(tmp_path: Path) -> None:
+    data = Collections(tmp_path, "f1", 3)
+    data.create("a").put([item("x", unit(1, 0, 0))])
+    with pytest.raises(CollectionExists):
+        data.create("a")
+    for bad in ("", "A", "../x", "a/b", ".a", "x" * 64):
+        with pytest.raises(BadName):
+            data.create(bad)
+    with pytest.raises(UnknownCollection):
+        data.get("b")
+    with pytest.raises(DataInUse):
+        Collections(tmp_path, "f1", 3)
+    data.create("b")
+    data.delete("b")
+    assert data.names() == ["a"]
+    data.close()
+    again = Collections(tmp_path, "f1", 3)
+    assert again.names() == ["a"] and found(again.get("a"), unit(1, 0, 0)) == ["x"]
+    again.close()
+
+
+class Sequences(RuleBasedStateMachine):
+    """Random additions, replacements, deletions, snapshots and restarts, against a dictionary."""
+
+    root: Path
+    runs = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        Sequences.runs += 1
+        self.folder = self.root / str(Sequences.runs)
+        self.box = Collection(self.folder, "f1", 4)
+        self.expected: dict[str, Array] = {}
+        self.seed = 0
+
+    @rule(name=st.sampled_from("abcdef"), windows=st.integers(1, 3))
+    def put(self, name: str, windows: int) -> None:
+        self.seed += 1
+        vectors = cloud(windows, 4, self.seed)
+        self.box.put([item(name, *vectors)])
+        self.expected[name] = vectors
+
+    @rule(name=st.sampled_from("abcdef"))
+    def delete(self, name: str) -> None:
+        if name in self.expected:
+            self.box.delete(name)
+            del self.expected[name]
+        else:
+            with pytest.raises(UnknownItem):
+                self.box.delete(name)
+
+    @rule()
+    def snapshot(self) -> None:
+        self.box.snapshot()
+
+    @rule(clean=st.booleans())
+    def reopen(self, clean: bool) -> None:
+        if clean:
+            self.box.close()
+        self.box = Collection(self.folder, "f1", 4)
+
+    @invariant()
+    def finds_what_it_holds(self) -> None:
+        query = cloud(1, 4, 99)[0]
+        best = {name: float((vectors @ query).max()) for name, vectors in self.expected.items()}
+        assert found(self.box, query, top_k=10) == sorted(best, key=lambda name: -best[name])
+        assert [i.id for i in self.box.page(10)] == sorted(self.expected)
+
+
+def test_random_sequences(tmp_path: Path) -> None:
+    Sequences.root = tmp_path
+    run_state_machine_as_test(Sequences, settings=settings(max_examples=25, stateful_step_count=20, deadline=None))
+
+
+# ---------------------------------------------------------------- filters
+
+
+def test_filters(box: Collection) -> None:
+    box.put(
+        [
+            item("a", unit(1, 0, 0), lang="de", year=2019, tags={"kind": "talk"}, live=True),
+            item("b", unit(0, 1, 0), unit(0, 1, 0), lang="en", year=2021, live=False),
+            item("c", unit(0, 0, 1), lang="en", year="2021", note=None),
+        ]
+    )
+
+    def left(query: dict[str, Any]) -> str:
+        return "".join(sorted(found(box, unit(1, 1, 1), filter=query)))
+
+    assert left({"lang": "en"}) == "bc"
+    assert left({"year": 2021}) == "b" and left({"year": "2021"}) == "c"
+    assert left({"year": {"$gt": 2019}}) == "b" and left({"year": {"$gte": 2019, "$lt": 2021}}) == "a"
+    assert left({"lang": {"$in": ["de", "fr"]}}) == "a" and left({"lang": {"$in": []}}) == ""
+    assert left({"note": {"$exists": True}}) == "c" and left({"live": {"$exists": False}}) == "c"
+    assert left({"note": None}) == "abc"
+    assert left({"live": True}) == "a" and left({"live": 1}) == ""
+    assert left({"tags.kind": "talk"}) == "a"
+    assert left({"duration_s": {"$gt": 5}}) == "b" and left({"duration_s": 5}) == "ac"
+    assert left({"$or": [{"lang": "de"}, {"year": 2021}]}) == "ab"
+    assert left({"$not": {"lang": "en"}}) == "a" and left({"year": {"$not": {"$gt": 2020}}}) == "ac"
+    assert left({"$and": [{"lang": "en"}, {"live": False}]}) == "b"
+    assert left({"lang' or 1=1 --": "x"}) == ""
+    for bad in ({"$where": "1"}, {"a": {"$regex": "x"}}, {"a": [1]}, {"$or": []}, {'a"b': 1}, {"a": {"$gt": True}}):
+        with pytest.raises(BadFilter):
+            compile_filter(bad)
+
+
+VALUES = st.one_of(st.integers(-3, 3), st.sampled_from(["x", "y", ""]), st.booleans(), st.floats(-2, 2))
+CLAUSES = st.one_of(
+    st.fixed_dictionaries({"k": VALUES}),
+    st.builds(lambda op, v: {"k": {op: v}}, st.sampled_from(["$gt", "$gte", "$lt", "$lte"]), st.integers(-3, 3)),
+    st.builds(lambda b: {"k": {"$exists": b}}, st.booleans()),
+    st.builds(lambda vs: {"k": {"$in": vs}}, st.lists(VALUES, max_size=3)),
+)
+QUERIES = st.recursive(
+    CLAUSES,
+    lambda q: st.one_of(
+        st.builds(lambda a: {"$not": a}, q),
+        st.builds(lambda a, b: {"$or": [a, b]}, q, q),
+        st.builds(lambda a, b: {"$and": [a, b]}, q, q),
+    ),
+    max_leaves=4,
+)
+
+
+def meets(query: dict[str, Any], metadata: dict[str, Any]) -> bool:
+    """The filter language in Python."""
+    (key, given_value), *_ = query.items()
+    if key == "$not":
+        return not meets(given_value, metadata)
+    if key in ("$or", "$and"):
+        return (any if key == "$or" else all)(meets(q, metadata) for q in given_value)
+    here = metadata.get("k")
+
+    def same(a: Any, b: Any) -> bool:
+        return isinstance(a, bool) == isinstance(b, bool) and isinstance(a, str) == isinstance(b, str) and a == b
+
+    if not isinstance(given_value, dict):
+        return key in metadata and same(here, given_value)
+    (op, value), *_ = given_value.items()
+    if op == "$exists":
+        return (key in metadata) == value
+    if op == "$in":
+        return key in metadata and any(same(here, v) for v in value)
+    if key not in metadata or isinstance(here, bool | str):
+        return False
+    return bool({"$gt": here > value, "$gte": here >= value, "$lt": here < value, "$lte": here <= value}[op])
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(query=QUERIES, values=st.lists(st.none() | VALUES, min_size=1, max_size=6))
+def test_filters_mean_what_they_say(tmp_path: Path, query: dict[str, Any], values: list[Any]) -> None:
+    folder = tmp_path / "filters"
+    shutil.rmtree(folder, ignore_errors=True)
+    box = Collection(folder, "f1", 3)
+    rows = [{} if value is None else {"k": value} for value in values]
+    box.put([item(str(n), unit(1, 0, 0), **row) for n, row in enumerate(rows)])
+    got = found(box, unit(1, 0, 0), filter=query)
+    box.close()
+    assert sorted(got) == [str(n) for n, row in enumerate(rows) if meets(query, row)]

@@ -1,0 +1,171 @@
+"""Files to windows: which frames, which samples, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from model.inputs.audio import AudioSpec, clean, cut
+from model.inputs.confined import Decoders
+from model.inputs.decode import Budget, read_frames, read_waveform
+from model.inputs.errors import BadMedia, BeyondBudget, Damaged, DecoderFailed, MissingModality, NotMedia, TooLong
+from model.inputs.text import BadText, TextSpec, TextTokens, learn_tokenizer
+from model.inputs.windows import plan_windows, read_media
+
+from .makers import BLUE, GREEN, RED, SHARED, SPECS, make_clip, make_wav, needs_shared, write_wav
+
+
+def test_frames_are_uniform_in_the_window(tmp_path: Path) -> None:
+    media = read_media(make_clip(tmp_path / "c.mp4", [RED, GREEN], hz=None), SPECS, Budget())
+    assert media.windows == [(0.0, 2.0)]
+    frames = media.parts["video"].array  # of a 2 s window at 0.25, 0.75, 1.25, 1.75 s
+    assert frames.shape == (1, 4, 32, 32, 3) and frames.dtype == np.uint8
+    centre = frames[0, :, 16, 16].astype(int)
+    assert [int(np.argmax(c)) for c in centre] == [0, 0, 1, 1]
+    assert np.abs(centre[0] - RED).max() < 12
+
+
+def test_both_modalities_share_one_time_grid(tmp_path: Path) -> None:
+    media = read_media(make_clip(tmp_path / "c.mkv", [RED, GREEN, BLUE, RED, GREEN]), SPECS, Budget())
+    assert [w[0] for w in media.windows] == pytest.approx([0, 2, 3], abs=0.15)
+    assert media.parts["video"].windows == media.parts["audio"].windows == [0, 1, 2]
+    assert media.parts["audio"].array.shape == (3, 16_000)
+
+
+@given(st.floats(0.05, 500), st.floats(0.5, 20))
+def test_windows_cover_an_item(duration_s: float, window_s: float) -> None:
+    windows = plan_windows(duration_s, window_s)
+    assert windows[0][0] == 0.0
+    assert all(0 < end - start <= window_s + 1e-6 for start, end in windows)
+    assert all(b[0] <= a[1] + 1e-6 for a, b in pairwise(windows))
+    assert duration_s - windows[-1][1] <= 0.1 * window_s + 1e-6
+
+
+def test_rotation_is_applied(tmp_path: Path) -> None:
+    path = tmp_path / "r.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=4)
+        stream.width = stream.height = 64
+        stream.pix_fmt = "yuv420p"
+        stream.set_display_rotation(90)
+        image = np.full((64, 64, 3), BLUE, np.uint8)
+        image[:32] = RED  # the top as stored
+        for _ in range(4):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode(None))
+    frames, _ = read_frames(path, [0.1], 32, Budget())
+    with av.open(str(path)) as container:
+        turned = next(container.decode(video=0)).rotation
+    expected = np.rot90(image, k=turned // 90)[::2, ::2]
+    assert turned in (90, -90) and np.abs(frames[0].astype(int) - expected).mean() < 12
+
+
+def test_cover_art_is_not_video() -> None:
+    path = SHARED / "odd" / "g_x_cover.m4a"
+    if not path.exists():
+        pytest.skip("the shared recordings are not beside this checkout")
+    assert set(read_media(path, SPECS, Budget()).parts) == {"audio"}
+    with pytest.raises(MissingModality):
+        read_media(path, SPECS, Budget(), ("video",))
+
+
+def test_sound_is_resampled_to_mono(tmp_path: Path) -> None:
+    waveform = read_waveform(make_wav(tmp_path / "t.wav", 1.0, 1000.0, 44_100), 8000, Budget())
+    assert waveform is not None and abs(len(waveform) - 8000) <= 16
+    assert int(np.abs(np.fft.rfft(waveform[:8000])).argmax()) == 1000
+
+
+def test_a_short_sound_is_padded() -> None:
+    spec = AudioSpec(sample_rate=10, samples=20)
+    piece = cut(np.ones(5, np.float32), 0.0, 2.0, spec)
+    assert piece is not None and piece.tolist() == [1.0] * 5 + [0.0] * 15
+    assert cut(np.ones(5, np.float32), 2.0, 4.0, spec) is None
+
+
+def test_samples_that_are_no_numbers_become_silence(tmp_path: Path) -> None:
+    wild = np.array([np.nan, np.inf, -np.inf, 1e30, 0.25], np.float32)
+    assert clean(wild).tolist() == [0.0, 1.0, -1.0, 1.0, 0.25]
+    write_wav(tmp_path / "w.wav", np.tile(wild, 2000), 8000)
+    waveform = read_waveform(tmp_path / "w.wav", 8000, Budget())
+    assert waveform is not None and np.isfinite(waveform).all() and np.abs(waveform).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("budget", "expected"),
+    [
+        (Budget(seconds=2.0), TooLong),
+        (Budget(frames=5), BeyondBudget),
+        (Budget(samples=1000), BeyondBudget),
+        (Budget(frame_pixels=100), BeyondBudget),
+        (Budget(streams=1), BeyondBudget),
+    ],
+)
+def test_the_budget_holds(tmp_path: Path, budget: Budget, expected: type[BadMedia]) -> None:
+    path = make_clip(tmp_path / "c.mp4", [RED, GREEN, BLUE])
+    with pytest.raises(expected) as raised:
+        read_media(path, SPECS, budget)
+    assert isinstance(raised.value, BeyondBudget) and raised.value.amount > raised.value.limit
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"\0" * 5000, b"ffconcat version 1.0\nfile secret.mp4\n"])
+def test_what_is_not_media_is_refused(tmp_path: Path, content: bytes) -> None:
+    make_clip(tmp_path / "secret.mp4", [RED])
+    (tmp_path / "x.mp4").write_bytes(content)
+    with pytest.raises((NotMedia, Damaged, MissingModality)):
+        read_media(tmp_path / "x.mp4", SPECS, Budget())
+
+
+def test_a_name_is_never_a_protocol(tmp_path: Path) -> None:
+    path = make_wav(tmp_path / "concat:a|b.wav")
+    assert set(read_media(path, SPECS, Budget()).parts) == {"audio"}
+
+
+def test_a_decoder_that_hangs_or_dies_costs_one_file(tmp_path: Path) -> None:
+    good = make_clip(tmp_path / "good.mp4", [RED])
+    long = make_clip(tmp_path / "long.mp4", [RED, GREEN] * 60, fps=30)
+    decoders = Decoders(workers=1, max_s=0.15)
+    try:
+        with pytest.raises(DecoderFailed):
+            decoders.finish(decoders.start(long, SPECS, Budget()))
+    finally:
+        decoders.close()
+    decoders = Decoders(workers=1, memory_mb=768, max_s=20)
+    try:
+        assert "video" in decoders.finish(decoders.start(good, SPECS, Budget())).parts
+    finally:
+        decoders.close()
+
+
+def test_tokens_are_padded_and_cut(tmp_path: Path) -> None:
+    learn_tokenizer(["a red ball", "a blue box"] * 5, 60, tmp_path / "t.json")
+    tokens = TextTokens(tmp_path / "t.json", TextSpec(tokens=6))
+    ids = tokens(["red", "A RED ball a red ball a red ball"])
+    assert ids.shape == (2, 6) and ids.dtype == np.int64
+    assert (ids[0] != 0).sum() == 3 and (ids[1] != 0).all()
+    assert (tokens(["Red"]) == tokens(["red"])).all()
+    for bad in ("", "  \n", "x" * 20_000):
+        with pytest.raises(BadText):
+            tokens([bad])
+    tokens(["\ud800 lone surrogate", "emoji 🎬", "\0"])
+
+
+@needs_shared
+def test_every_odd_file_is_read_or_refused() -> None:
+    """Within the budget, with nothing but BadMedia, and with finite arrays; good ones are read."""
+    rows = [json.loads(line) for line in (SHARED / "odd" / "manifest.jsonl").read_text("utf-8").splitlines()]
+    for row in rows:
+        try:
+            media = read_media(SHARED / row["path"], SPECS, Budget())
+        except BadMedia as fault:
+            assert str(fault) and row["expect"] not in ("ok (audio)", "ok (video)"), (row["path"], fault)
+        else:
+            assert media.parts and "must not" not in row["expect"], row["path"]
+            for part in media.parts.values():
+                assert np.isfinite(part.array).all() and len(part.array) == len(part.windows)

@@ -1,0 +1,185 @@
+"""The network, its losses and its training, against cases worked out by hand."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from model.checkpoint import load
+from model.config import BASE, PRESETS, SMOKE, TINY, BadConfig, TrainConfig
+from model.objectives import info_nce, masked_patches, masked_tokens, matching
+from model.train import Diverged, total, train
+from model.transformer import VLSA, Masked, Spectrogram
+
+from .makers import ROOT
+
+
+def tokens_of(config: str) -> list[int]:
+    return [math.prod(g) for g in PRESETS[config].encoder.grid.values()]
+
+
+def test_base_has_the_papers_tokens() -> None:
+    assert tokens_of("base") == [1568, 256, 40]
+    assert BASE.samples == 65_536 and BASE.spectrogram_frames == 256
+
+
+def test_presets_grow() -> None:
+    sizes = [sum(p.numel() for p in VLSA(c).parameters()) for c in (SMOKE, TINY)]
+    assert sizes[0] < sizes[1] < 5_000_000
+
+
+def test_masks_hide_what_the_paper_hides() -> None:
+    """75 % of every frame's patches, 75 % of the sound, 15 % of the words that are there."""
+    torch.manual_seed(0)
+    model = VLSA(TINY).eval()
+    text = torch.zeros(2, 20, dtype=torch.int64)
+    text[0, :20], text[1, :10] = 7, 7
+    inputs = {
+        "video": torch.randint(0, 255, (2, 8, 64, 64, 3), dtype=torch.uint8),
+        "audio": 0.1 * torch.randn(2, TINY.samples),
+        "text": text,
+    }
+    present = {
+        "video": torch.tensor([True, False]),
+        "audio": torch.tensor([True, True]),
+        "text": torch.tensor([True, True]),
+    }
+    parts = model.masked(inputs, present)
+    hidden = parts["video"].masked.unflatten(1, (8, 16))
+    assert (hidden[0].sum(1) == 12).all() and not hidden[1].any()
+    assert parts["audio"].masked.sum(1).tolist() == [96, 96]
+    assert parts["text"].masked.sum(1).tolist() == [3, 2]  # of 20 and of 10, rounded to even
+    assert not parts["text"].masked[1, 10:].any()
+    assert parts["video"].predicted.shape == (2, 128, 768)
+
+
+def test_an_embedding_sees_its_own_input_only() -> None:
+    torch.manual_seed(0)
+    model = VLSA(SMOKE).eval()
+    text = torch.tensor([[2, 7, 8, 3, 0, 0], [2, 9, 10, 11, 12, 3]])
+    together = model.embed("text", text)
+    alone = model.embed("text", text[:1, :4])
+    assert torch.allclose(together[0], alone[0], atol=1e-6)
+    assert torch.allclose(together.norm(dim=1), torch.ones(2), atol=1e-5)
+
+
+def test_norms_are_per_modality_or_shared() -> None:
+    apart, shared = VLSA(SMOKE), VLSA(replace(SMOKE, modality_norms=False))
+    assert set(apart.norm.norms) == {"video", "audio", "text"} and set(shared.norm.norms) == {"all"}
+
+
+def test_spectrogram_finds_a_tone() -> None:
+    spectrogram = Spectrogram(TINY)
+    t = torch.arange(TINY.samples) / TINY.sample_rate
+    out = spectrogram(torch.sin(2 * math.pi * 1000 * t)[None])[0]
+    assert out.shape == (64, 512)
+    filters = spectrogram.filters
+    assert out[:, 250].argmax() == filters[:, round(1000 / (16_000 / 512))].argmax()
+    assert out[:, 250].max() == pytest.approx(7 / 3.5, abs=0.25)  # power 1 has log 0; filters average over their bins
+    assert (filters.sum(1) - 1).abs().max() < 1e-5
+
+
+def test_info_nce_by_hand() -> None:
+    a = torch.eye(2)
+    assert info_nce(a, a, 1.0, torch.arange(2)).item() == pytest.approx(math.log(1 + math.exp(-1)))
+    # One group: both are right, the target is a half each, so the loss is the mean of the two log-odds.
+    one = info_nce(a, a, 1.0, torch.zeros(2, dtype=torch.int64)).item()
+    assert one == pytest.approx(math.log(1 + math.exp(-1)) + 0.5)
+    # A collapsed encoder cannot do better than chance.
+    flat = torch.ones(4, 1)
+    assert info_nce(flat, flat, 14.0, torch.arange(4)).item() == pytest.approx(math.log(4))
+
+
+def test_matching_by_hand() -> None:
+    head = torch.nn.Linear(2, 1)
+    torch.nn.init.constant_(head.weight, 2.0)
+    torch.nn.init.zeros_(head.bias)
+    a = torch.eye(2)  # true pairs: logit 2; the swapped ones: logit 0
+    expected = (math.log(1 + math.exp(-2)) + math.log(2)) / 2
+    assert matching(head, a, a, torch.arange(2)).item() == pytest.approx(expected)
+
+
+def test_masked_losses_by_hand() -> None:
+    target = torch.tensor([[[1.0, 3.0], [0.0, 0.0]]])
+    part = Masked(torch.zeros(1, 2, 2), target, torch.tensor([[True, False]]))
+    assert masked_patches(part, normalise=False).item() == pytest.approx(5.0)  # (1 + 9) / 2
+    assert masked_patches(part, normalise=True).item() == pytest.approx(0.5, abs=1e-4)  # +-1/sqrt(2), unbiased variance
+    logits = torch.tensor([[[0.0, 0.0], [9.0, 0.0]]])
+    words = Masked(logits, torch.tensor([[1, 1]]), torch.tensor([[True, False]]))
+    assert masked_tokens(words).item() == pytest.approx(math.log(2))
+
+
+def test_the_papers_weights() -> None:
+    terms = {"audio_video": torch.tensor(1.0), "audio_text": torch.tensor(2.0), "local": torch.tensor(4.0)}
+    assert total(terms, PRESETS["base"]).item() == 5 * 3 + 4
+
+
+def test_configs_are_read_back_and_checked(tmp_path: Path) -> None:
+    file = tmp_path / "c.json"
+    file.write_text(json.dumps(PRESETS["tiny"].to_json()))
+    assert TrainConfig.load(str(file)) == PRESETS["tiny"]
+    with pytest.raises(BadConfig):
+        TrainConfig.load("no-such-preset")
+    with pytest.raises(BadConfig):
+        TrainConfig.from_json({"encoder": {}, "nonsense": 1})
+    with pytest.raises(BadConfig):
+        replace(TINY, width=190)
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainConfig, Path]:
+    """A run of 20 steps, whole."""
+    out = tmp_path_factory.mktemp("smoke")
+    config = replace(PRESETS["smoke"], checkpoint_steps=10, threads=1)
+    train(config, out, resume=False)
+    return config, out
+
+
+def test_training_learns(smoke: tuple[TrainConfig, Path], tmp_path: Path) -> None:
+    """Sixty clips over and over: the encoder must come to know them, far above chance."""
+    config, out = smoke
+    (tmp_path / "cache").symlink_to(out / "cache")
+    (tmp_path / "world").symlink_to(out / "world")
+    longer = replace(config, steps=150, checkpoint_steps=150, drop_tokens=0.0, learning_rate=3e-3)
+    train(longer, tmp_path, resume=False)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    first, last = rows[0], rows[-1]
+    assert np.mean([r["audio_text"] for r in rows[-10:]]) < 0.7 * first["audio_text"]
+    assert np.mean([r["local"] for r in rows[-10:]]) < first["local"]
+    assert set(last["R@10"]) >= {"text-video", "text-audio", "audio-text"}
+
+
+def test_a_resumed_run_repeats_a_whole_one(smoke: tuple[TrainConfig, Path], tmp_path: Path) -> None:
+    """Killed with -9 in the middle, resumed: the same weights to the last bit."""
+    config, out = smoke
+    for name in ("cache", "world"):
+        (tmp_path / name).symlink_to(out / name)
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(config.to_json()))
+    command = [sys.executable, "-m", "model", "train", "--config", str(file), "--out", str(tmp_path)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None:
+            log = tmp_path / "metrics.jsonl"
+            if log.exists() and log.read_text().count("\n") >= 13:
+                process.kill()
+        assert process.returncode in (-9, 0)
+    train(config, tmp_path, resume=True)
+    whole, resumed = load(out / "checkpoint")[0], load(tmp_path / "checkpoint")[0]
+    for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+
+
+def test_a_run_that_diverges_names_its_batch(smoke: tuple[TrainConfig, Path], tmp_path: Path) -> None:
+    config, out = smoke
+    for name in ("cache", "world"):
+        (tmp_path / name).symlink_to(out / name)
+    with pytest.raises(Diverged, match="train-"):
+        train(replace(config, learning_rate=1e30, clip_norm=1e30), tmp_path, resume=False)

@@ -1,0 +1,262 @@
+"""The HTTP contract, with real media and an encoder whose vectors can be worked out."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from starlette.testclient import TestClient
+
+from service.app import create_app
+from service.settings import Settings
+
+from .makers import BLUE, GREEN, RED, FakeEncoder, make_clip, make_wav
+
+Client = TestClient
+
+
+def settings(data: Path, **changes: Any) -> Settings:
+    return Settings(data=data, **changes)
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    place = tmp_path_factory.mktemp("clips")
+    return {
+        "red": make_clip(place / "red.mp4", [RED, RED]),
+        "green": make_clip(place / "green.mp4", [GREEN, GREEN], hz=None),
+        "story": make_clip(place / "story.mkv", [BLUE, BLUE, BLUE, BLUE, RED, RED]),
+        "tone": make_wav(place / "tone.wav", 3.0),
+    }
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory, clips: dict[str, Path]) -> Iterator[Client]:
+    app = create_app(settings(tmp_path_factory.mktemp("service") / "data", media_max_s=20.0), FakeEncoder())
+    with TestClient(app) as client:
+        for id, path in clips.items():
+            add(client, path, id=id, metadata=json.dumps({"name": id, "n": len(id)}))
+        client.post("/v1/collections/default/items", json={"text": "green blue", "id": "words"}).raise_for_status()
+        yield client
+
+
+def upload(path: Path) -> dict[str, tuple[str, bytes]]:
+    return {"file": (path.name, path.read_bytes())}
+
+
+def add(client: Client, path: Path, collection: str = "default", **fields: str) -> dict[str, Any]:
+    answer = client.post(f"/v1/collections/{collection}/items", files=upload(path), data=fields)
+    assert answer.status_code == 201, answer.text
+    body: dict[str, Any] = answer.json()
+    return body
+
+
+def search(client: Client, route: str, query: str | Path, **options: Any) -> dict[str, Any]:
+    if isinstance(query, str):
+        answer = client.post(f"/v1/search/{route}", json={"query": query, **options})
+    else:
+        answer = client.post(f"/v1/search/{route}", files=upload(query), data=options)
+    assert answer.status_code == 200, answer.text
+    body: dict[str, Any] = answer.json()
+    return body
+
+
+def refused(answer: Any, status: int, code: str) -> dict[str, Any]:
+    assert answer.status_code == status, answer.text
+    error: dict[str, Any] = answer.json()["error"]
+    assert error["code"] == code and error["message"] and isinstance(error["detail"], dict)
+    assert "Traceback" not in answer.text and "/tmp" not in answer.text
+    return error
+
+
+def test_adding_answers_what_was_stored(client: Client, clips: dict[str, Path]) -> None:
+    answer = add(client, clips["story"], id="story", metadata='{"name": "story", "n": 5}')
+    assert answer["windows"] == 3 and answer["modalities"] == ["audio", "video"]
+    assert answer["duration_s"] == pytest.approx(6.0, abs=0.2)
+
+
+def test_text_finds_the_right_moment(client: Client) -> None:
+    result = search(client, "text-video", "red")
+    assert result["route"] == "text-video" and result["plan"] == {"exact": True, "candidates": 5}
+    assert {h["id"] for h in result["hits"][:2]} == {"red", "story"} and result["hits"][2]["id"] == "green"
+    story = next(h for h in result["hits"] if h["id"] == "story")
+    assert story["start_s"] == pytest.approx(4.0, abs=0.2) and story["end_s"] == pytest.approx(6.0, abs=0.2)
+    assert story["moments"][0]["score"] == story["score"] == story["scores"]["video"] > 0.95
+    assert story["scores"]["audio"] == 0.0 and story["metadata"] == {"name": "story", "n": 5}
+
+
+def test_every_pair_of_modalities_can_be_searched(client: Client, clips: dict[str, Path]) -> None:
+    files = {"video": clips["green"], "audio": clips["tone"]}
+    best = {
+        ("text", "video"): "green",
+        ("text", "text"): "words",
+        ("video", "video"): "green",
+        ("video", "text"): "words",
+    }
+    for query in ("text", "audio", "video"):
+        for target in ("text", "audio", "video"):
+            result = search(client, f"{query}-{target}", "green" if query == "text" else files[query])
+            assert result["hits"] and all(h["target"] == target for h in result["hits"])
+            assert result["hits"][0]["id"] == best.get((query, target), result["hits"][0]["id"])
+
+
+def test_search_options(client: Client, clips: dict[str, Path]) -> None:
+    assert [h["id"] for h in search(client, "text-video", "red", filter={"name": "green"})["hits"]] == ["green"]
+    assert search(client, "text-video", "red", min_score=0.9999)["hits"] == []
+    assert len(search(client, "text-video", "red", top_k=1)["hits"]) == 1
+    assert (
+        len(search(client, "video-video", clips["red"], top_k=2, filter='{"n": {"$gte": 5}}', exact=True)["hits"]) == 2
+    )
+
+
+def test_embeddings(client: Client, clips: dict[str, Path]) -> None:
+    answer = client.post("/v1/embed/text", json={"texts": ["red", "red green"]}).json()
+    assert answer["dim"] == 4 and answer["space"] == "vlsa" and answer["fingerprint"] == "fake"
+    assert np.allclose(answer["data"][1]["embedding"], [2**-0.5, 2**-0.5, 0, 0])
+    story = client.post("/v1/embed/video", files=upload(clips["story"])).json()["data"][0]
+    assert [round(w["start_s"]) for w in story["windows"]] == [0, 2, 4] and len(story["embedding"]) == 4
+    assert np.argmax(story["windows"][0]["embedding"]) == 2 and np.argmax(story["windows"][2]["embedding"]) == 0
+    sound = client.post("/v1/embed/audio", files=upload(clips["tone"])).json()["data"][0]
+    assert sound["embedding"] == [0, 0, 0, 1] and sound["filename"] == "tone.wav"
+
+
+def test_one_bad_file_among_good_ones(client: Client, clips: dict[str, Path]) -> None:
+    files = [
+        ("file", ("a.mp4", clips["red"].read_bytes())),
+        ("file", ("b.mp4", b"junk")),
+        ("file", ("c.mp4", clips["green"].read_bytes())),
+    ]
+    data = client.post("/v1/embed/video", files=files).json()["data"]
+    assert [d["index"] for d in data] == [0, 1, 2]
+    assert "embedding" in data[0] and "embedding" in data[2]
+    assert data[1]["error"]["code"] == "not_media" and data[1]["filename"] == "b.mp4"
+    refused(client.post("/v1/embed/video", files=[files[1]]), 415, "not_media")
+
+
+def test_openai_shape(client: Client) -> None:
+    plain = client.post("/v1/embeddings", json={"input": ["red", "blue"], "model": "fake", "user": "x"}).json()
+    assert plain["object"] == "list" and [d["index"] for d in plain["data"]] == [0, 1]
+    packed = client.post("/v1/embeddings", json={"input": "red", "encoding_format": "base64"}).json()
+    assert np.frombuffer(base64.b64decode(packed["data"][0]["embedding"]), "<f4").tolist() == [1, 0, 0, 0]
+    refused(client.post("/v1/embeddings", json={"input": "x", "model": "other"}), 400, "bad_request")
+    refused(client.post("/v1/embeddings", json={"input": []}), 400, "bad_request")
+
+
+def test_items(client: Client, clips: dict[str, Path]) -> None:
+    first = client.get("/v1/collections/default/items", params={"limit": 3}).json()
+    rest = client.get("/v1/collections/default/items", params={"limit": 3, "after": first["next"]}).json()
+    ids = [i["id"] for i in first["items"] + rest["items"]]
+    assert ids == sorted(ids) and set(ids) >= {"red", "green", "story", "tone", "words"} and rest["next"] is None
+    words = client.get("/v1/collections/default/items/words").json()
+    assert words["kind"] == "text" and words["text"] == "green blue" and words["modalities"] == ["text"]
+    media = client.get("/v1/collections/default/items/red/media", headers={"range": "bytes=4-7"})
+    assert media.status_code == 206 and media.content == clips["red"].read_bytes()[4:8] == b"ftyp"
+    assert media.headers["content-type"] == "video/mp4" and media.headers["x-content-type-options"] == "nosniff"
+    refused(client.get("/v1/collections/default/items/nobody"), 404, "unknown_item")
+    refused(client.get("/v1/collections/default/items/words/media"), 404, "unknown_item")
+
+
+def test_ids_may_look_like_paths(client: Client, clips: dict[str, Path]) -> None:
+    add(client, clips["green"], id="a/../b ü.mp4")
+    assert client.get("/v1/collections/default/items/a%2F..%2Fb%20%C3%BC.mp4").json()["id"] == "a/../b ü.mp4"
+    assert client.delete("/v1/collections/default/items/a%2F..%2Fb%20%C3%BC.mp4").status_code == 204
+
+
+def test_collections(client: Client, clips: dict[str, Path]) -> None:
+    made = client.post("/v1/collections", json={"name": "second"})
+    assert made.status_code == 201 and made.json()["items"] == 0
+    add(client, clips["red"], "second", id="x")
+    assert search(client, "text-video", "red", collection="second")["hits"][0]["id"] == "x"
+    assert client.get("/v1/collections/second").json()["vectors"] == {"audio": 1, "video": 1}
+    assert client.delete("/v1/collections/second/items/x").status_code == 204
+    assert search(client, "text-video", "red", collection="second")["hits"] == []
+    refused(client.post("/v1/collections", json={"name": "second"}), 409, "collection_exists")
+    refused(client.post("/v1/collections", json={"name": "../x"}), 400, "bad_name")
+    assert client.delete("/v1/collections/second").status_code == 204
+    assert "second" not in [c["name"] for c in client.get("/v1/collections").json()["collections"]]
+    refused(client.get("/v1/collections/second"), 404, "unknown_collection")
+
+
+def test_bad_requests_are_told_what_is_wrong(client: Client, clips: dict[str, Path], tmp_path: Path) -> None:
+    items = "/v1/collections/default/items"
+    red = {"file": ("red.mp4", clips["red"].read_bytes())}
+    refused(client.post("/v1/search/text-video", json={"query": "x", "topk": 3}), 400, "bad_request")
+    refused(client.post("/v1/search/text-video", json={"query": "x", "filter": {"$where": 1}}), 400, "bad_filter")
+    refused(client.post("/v1/search/text-video", json={"query": "x", "collection": "no"}), 404, "unknown_collection")
+    refused(client.post("/v1/search/text-video", json={"query": "x", "top_k": 10**6}), 400, "bad_request")
+    refused(client.post("/v1/search/text-video", content=b"{"), 400, "bad_request")
+    refused(client.post("/v1/search/text-smell", json={"query": "x"}), 404, "not_found")
+    refused(client.get("/v1/search/text-video"), 405, "method_not_allowed")
+    refused(client.post("/v1/search/video-video", data={"top_k": 1}), 400, "bad_request")
+    refused(client.post(items, files=red, data={"metadata": "{"}), 400, "bad_request")
+    refused(client.post(items, files=red, data={"metadata": "[1]"}), 400, "bad_request")
+    refused(client.post(items, files=red, data={"id": "x" * 600}), 400, "bad_request")
+    refused(client.post(items, data={"id": "x"}), 400, "bad_request")
+    refused(client.post(items, json={"txt": "x"}), 400, "bad_request")
+    refused(client.post(items, content=b"x", headers={"content-type": "text/plain"}), 400, "bad_request")
+    refused(client.post("/v1/embed/video", files=upload(clips["tone"])), 422, "missing_modality")
+    long = make_wav(tmp_path / "long.wav", 30.0, rate=8000)
+    detail = refused(client.post("/v1/embed/audio", files=upload(long)), 413, "too_long")["detail"]
+    assert detail == {"seconds": 30.0, "limit": 20.0}
+
+
+def test_health_models_metrics_and_the_api_page(client: Client) -> None:
+    assert client.get("/healthz").text == "ok"
+    assert client.get("/readyz").json() == {"ready": True, "reasons": []}
+    model = client.get("/v1/models").json()["data"][0]
+    assert model["fingerprint"] == "fake" and model["limits"]["media_max_s"] == 20.0
+    metrics = client.get("/metrics").text
+    assert (
+        'tercet_items{collection="default"}' in metrics and 'tercet_decoded_files_total{outcome="not_media"}' in metrics
+    )
+    page = client.get("/docs").text
+    assert "swagger" in page and "cdn." not in page
+    script = page.split('src="')[1].split('"')[0]
+    assert len(client.get(script).content) > 100_000
+
+
+def test_keys(tmp_path: Path) -> None:
+    app = create_app(settings(tmp_path / "data", api_keys=("one", "two")), FakeEncoder())
+    with TestClient(app) as client:
+        assert client.get("/healthz").status_code == client.get("/readyz").status_code == 200
+        for header in ({}, {"authorization": "Bearer three"}, {"authorization": "one"}, {"authorization": "Bearer "}):
+            refused(client.get("/v1/models", headers=header), 401, "unauthorized")
+        for key in ("one", "two"):
+            assert client.get("/v1/models", headers={"authorization": f"Bearer {key}"}).status_code == 200
+
+
+def test_a_body_over_the_limit_is_refused(tmp_path: Path) -> None:
+    app = create_app(settings(tmp_path / "data", upload_max_mb=1), FakeEncoder())
+    with TestClient(app) as client:
+        big = {"file": ("a.wav", b"\0" * 2_000_000)}
+        refused(client.post("/v1/embed/audio", files=big), 413, "too_large")
+
+        def parts() -> Iterator[bytes]:  # chunked: no length is announced
+            for _ in range(20):
+                yield b"x" * 100_000
+
+        refused(client.post("/v1/embed/text", content=parts()), 413, "too_large")
+
+
+def test_an_encoder_that_fails_is_one_requests_error(tmp_path: Path, clips: dict[str, Path]) -> None:
+    encoder = FakeEncoder()
+    with TestClient(create_app(settings(tmp_path / "data"), encoder), raise_server_exceptions=False) as client:
+        encoder.poison = "video"
+        refused(client.post("/v1/embed/video", files=upload(clips["red"])), 500, "internal")
+        encoder.poison = None
+        assert client.post("/v1/embed/video", files=upload(clips["red"])).status_code == 200
+        assert client.get("/readyz").status_code == 200
+
+
+def test_a_restart_keeps_everything(tmp_path: Path, clips: dict[str, Path]) -> None:
+    with TestClient(create_app(settings(tmp_path / "data"), FakeEncoder())) as client:
+        add(client, clips["red"], id="kept")
+    with TestClient(create_app(settings(tmp_path / "data"), FakeEncoder())) as client:
+        assert search(client, "text-video", "red")["hits"][0]["id"] == "kept"
+        assert client.get("/v1/collections/default/items/kept/media").content == clips["red"].read_bytes()
+        assert not list((tmp_path / "data" / "uploads").iterdir())
