@@ -14,6 +14,7 @@ from pathlib import Path
 
 from fastapi import FastAPI
 from fastapi_swagger import patch_fastapi
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from export.encoder import Encoder, OnnxEncoder
@@ -85,7 +86,6 @@ def create_app(settings: Settings, encoder: Encoder | None = None) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
-        max_body_size=settings.upload_max_mb * 1_000_000,
         lifespan=lifespan,
         responses={s: {"model": ErrorResponse} for s in (400, 401, 404, 409, 413, 415, 422, 429, 503)},
     )
@@ -101,13 +101,22 @@ class Gate:
 
     def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics) -> None:
         self.app, self.metrics = app, metrics
+        self.limit_mb = settings.upload_max_mb
         self.keys = [hashlib.sha256(key.encode()).digest() for key in settings.api_keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        began, status = time.perf_counter(), 500
+        began, status, got = time.perf_counter(), 500, 0
+
+        async def counted() -> Message:
+            nonlocal got
+            message = await receive()
+            got += len(message.get("body", b""))
+            if got > self.limit_mb * 1_000_000:  # FastAPI lets only its own kind of error out of a body's parser
+                raise HTTPException(413, str(errors.BodyTooLarge(self.limit_mb)))
+            return message
 
         async def answer(message: Message) -> None:
             nonlocal status
@@ -120,8 +129,10 @@ class Gate:
         try:
             if self.keys and scope["path"].startswith("/v1/") and not self.knows(headers.get(b"authorization", b"")):
                 raise errors.BadKey
-            await self.app(scope, receive, answer)
-        except errors.BadKey as error:
+            if int(headers.get(b"content-length", b"") or 0) > self.limit_mb * 1_000_000:
+                raise errors.BodyTooLarge(self.limit_mb)
+            await self.app(scope, counted, answer)
+        except (errors.BadKey, errors.BodyTooLarge) as error:
             await errors.response(error)(scope, receive, answer)
         finally:
             route = getattr(scope.get("route"), "path", "unmatched")

@@ -3,6 +3,7 @@
 ServiceError
 ├── BadRequest       a request that makes no sense
 ├── BadKey           no key, or none we know
+├── BodyTooLarge     more bytes than a request may have
 ├── Overloaded       a queue is full
 ├── ShuttingDown     the service is going away
 └── NoEncoder        the bundle cannot encode this modality
@@ -50,6 +51,12 @@ class BadKey(ServiceError):
         super().__init__("this service wants a key it knows, as 'Authorization: Bearer KEY'")
 
 
+class BodyTooLarge(ServiceError):
+    def __init__(self, limit_mb: int) -> None:
+        super().__init__(f"a request may have at most {limit_mb} MB")
+        self.limit_mb = limit_mb
+
+
 class Overloaded(ServiceError):
     def __init__(self, queue: str, retry_s: int = 1) -> None:
         super().__init__(f"the {queue} queue is full")
@@ -83,6 +90,7 @@ STATUS: dict[type[Exception], tuple[int, str | None]] = {
     CollectionExists: (409, "collection_exists"),
     FingerprintConflict: (409, "fingerprint_conflict"),
     NoEncoder: (422, "no_encoder"),
+    BodyTooLarge: (413, "too_large"),
     Overloaded: (429, "overloaded"),
     ShuttingDown: (503, "shutting_down"),
     DataInUse: (503, "data_in_use"),
