@@ -7,7 +7,7 @@ export TERCET_DATA ?= data
 export TERCET_BUNDLE ?= bundles/default
 SAMPLE := $(TERCET_DATA)/sample
 
-.PHONY: run setup test check lint types train demo clean
+.PHONY: run setup test check lint types train demo sources clean
 
 run: $(SAMPLE)/.indexed
 	$(BIN)/python -m service
@@ -41,6 +41,13 @@ types: .venv/.dev
 	$(BIN)/mypy
 
 check: lint types test
+
+# The real sounds of the default encoder's recipe, from a folder that holds ESC-10 and the spoken digits.
+SOUNDS ?= ../shared/data/sounds
+sources: .venv/.dev
+	for set in esc10 digits; do for part in train test; do \
+	  $(BIN)/python -m model prepare $$set $(SOUNDS) --part $$part --out runs/sources/$$set-$$part.jsonl || exit 1; \
+	done; done
 
 # Trains the `tiny` preset on the world; see docs/experiments.md for how bundles/default was made.
 train: .venv/.dev

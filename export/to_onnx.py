@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from model import checkpoint
-from model.config import MODALITIES
+from model.config import MODALITIES, TrainConfig
 from model.transformer import VLSA
 
 from .bundle import TOKENIZER, WEIGHTS, Bundle, Space, golden_inputs, write_bundle
@@ -93,6 +93,12 @@ def set_external(tensor: onnx.TensorProto, offset: int, length: int) -> None:
         tensor.external_data.add(key=key, value=value)
 
 
+def published(config: TrainConfig) -> dict[str, Any]:
+    """The recipe, with manifests by name: a bundle travels, the paths of the machine it was made on do not."""
+    names = [name if name.startswith("world:") else Path(name).name for name in (*config.manifests, config.validation)]
+    return config.to_json() | {"manifests": names[:-1], "validation": names[-1]}
+
+
 def export_checkpoint(folder: Path, out: Path, name: str | None = None) -> Bundle:
     """Write the bundle of a checkpoint (a run's folder or the checkpoint in it).
 
@@ -114,7 +120,7 @@ def export_checkpoint(folder: Path, out: Path, name: str | None = None) -> Bundl
         config.encoder.inputs,
         Space(config.encoder.dim, MODALITIES),
         {m: f"{m}.onnx" for m in MODALITIES},
-        state["provenance"] | {"trained_steps": state["step"], "config": config.to_json()},
+        state["provenance"] | {"trained_steps": state["step"], "config": published(config)},
         fill,
         vectors_of,
     )

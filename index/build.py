@@ -42,7 +42,7 @@ class Source:
     id: str
     path: Path
     metadata: dict[str, Any] = field(default_factory=dict)
-    text: str | None = None
+    texts: tuple[str, ...] = ()
 
     @property
     def stamp(self) -> str:
@@ -51,7 +51,7 @@ class Source:
             stat = self.path.stat()
         except OSError:
             return "missing"
-        return f"{stat.st_size}:{stat.st_mtime_ns}:{hash_of(self.text, self.metadata)}"
+        return f"{stat.st_size}:{stat.st_mtime_ns}:{hash_of(self.texts, self.metadata)}"
 
 
 @dataclass
@@ -64,8 +64,8 @@ class Report:
     failed: dict[str, str] = field(default_factory=dict)
 
 
-def hash_of(text: str | None, metadata: dict[str, Any]) -> str:
-    said = json.dumps([text, metadata], sort_keys=True).encode()
+def hash_of(texts: tuple[str, ...], metadata: dict[str, Any]) -> str:
+    said = json.dumps([texts, metadata], sort_keys=True).encode()
     return hashlib.sha256(said).hexdigest()[:8]
 
 
@@ -89,8 +89,8 @@ def sources(paths: Iterable[Path]) -> tuple[list[Source], int]:
             raise FileNotFoundError(f"{path} does not exist")
         elif path.suffix == ".jsonl":
             for row in read_manifest(path):
-                text = row.captions[0].text if len(row.captions) == 1 else None
-                found.append(Source(row.id, row.path.resolve(), row.metadata, text))
+                texts = tuple(caption.text for caption in row.captions)
+                found.append(Source(row.id, row.path.resolve(), row.metadata, texts))
         else:
             found.append(Source(path.name, path.resolve()))
     return list({source.id: source for source in found}.values()), ignored
@@ -107,7 +107,7 @@ def build(
     todo = []
     for source in wanted:
         stamp = source.stamp
-        if known.get(str(source.path)) == stamp:
+        if known.get(source.id) == (str(source.path), stamp):
             report.unchanged += 1
         elif failures.get(str(source.path), ("", ""))[0] == stamp:
             report.failed[str(source.path)] = failures[str(source.path)][1]
@@ -146,7 +146,12 @@ def decoded(
     while queue:
         source, stamp, future = queue.popleft()
         try:
-            yield source, stamp, decoders.finish(future)
+            media = decoders.finish(future)
+            if source.texts:
+                encoder.tokens(
+                    list(source.texts)
+                )  # a text that cannot be encoded is this source's fault, not a batch's
+            yield source, stamp, media
         except BadMedia as fault:
             yield source, stamp, fault
         fill()
@@ -160,9 +165,10 @@ def write(encoder: Encoder, collection: Collection, ready: list[tuple[Source, st
     items = []
     for (source, stamp, media), of_item in zip(ready, vectors, strict=True):
         windows = list(media.windows)
-        if source.text:
-            of_item["text"] = ([len(windows)], encoder.embed("text", encoder.tokens([source.text])))
-            windows.append((0.0, media.duration_s))
+        if source.texts:  # each is about the whole item
+            rows = range(len(windows), len(windows) + len(source.texts))
+            of_item["text"] = (list(rows), encoder.embed("text", encoder.tokens(list(source.texts))))
+            windows += [(0.0, media.duration_s)] * len(source.texts)
         items.append(
             NewItem(
                 id=source.id,
@@ -174,7 +180,7 @@ def write(encoder: Encoder, collection: Collection, ready: list[tuple[Source, st
                 filename=source.path.name,
                 source=str(source.path),
                 stamp=stamp,
-                text=source.text,
+                text="\n".join(source.texts) or None,
             )
         )
     collection.put(items)

@@ -23,7 +23,6 @@ create table meta (key text primary key, value text not null) strict;
 create table items (
     n integer primary key autoincrement, id text not null unique, kind text not null, duration_s real not null,
     filename text, media text, source text, stamp text, text text, metadata text not null) strict;
-create index items_source on items (source);
 create table windows (
     n integer primary key autoincrement, item integer not null references items on delete cascade,
     start_s real not null, end_s real not null) strict;
@@ -307,9 +306,10 @@ class Records:
 
     # ------------------------------------------------------------ batch building
 
-    def known_sources(self) -> dict[str, str]:
-        """Stamps of the sources that are indexed, by path."""
-        return dict(self._db.execute("select source, stamp from items where source is not null"))
+    def known_sources(self) -> dict[str, tuple[str, str]]:
+        """(source, stamp) of the items that batch building made, by id."""
+        rows = self._db.execute("select id, source, stamp from items where source is not null")
+        return {id: (source, stamp) for id, source, stamp in rows}
 
     def failures(self) -> dict[str, tuple[str, str]]:
         """(stamp, reason) of the sources that could not be indexed."""

@@ -220,6 +220,17 @@ PRESETS: dict[str, TrainConfig] = {
     "smoke": preset(SMOKE, manifests=("world:train:64",), validation="world:validation:16", steps=20, batch=16),
     "demo": preset(TINY, manifests=("world:train:1500",), validation="world:validation:100", steps=300, batch=48),
     "tiny": preset(TINY, steps=2400, local_share=0.25),
+    # bundles/default: the world, with real sounds prepared by `make sources`; see docs/experiments.md.
+    "default": preset(
+        TINY,
+        manifests=("world:train:12000", "runs/sources/esc10-train.jsonl", "runs/sources/digits-train.jsonl"),
+        shares=(0.78, 0.15, 0.07),
+        steps=2000,
+        batch=48,
+        warmup=0.04,
+        local_share=0.15,
+        checkpoint_steps=125,
+    ),
     "small": preset(SMALL, steps=20_000, batch=256, learning_rate=5e-4),
     "base": preset(
         BASE,

@@ -29,6 +29,8 @@ def main() -> int:
         app = create_app(settings)
         config = uvicorn.Config(app, settings.host, settings.port, timeout_graceful_shutdown=10, server_header=False)
         uvicorn.Server(config).run()
+    except KeyboardInterrupt:
+        pass  # uvicorn hands the interrupt on once it has shut down cleanly
     except (BadBundle, CollectionError, NoProvider) as error:
         print(f"service: {error}", file=sys.stderr)
         return 1

@@ -6,12 +6,24 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
-from export.bundle import AlteredFile, BadBundle, MissingFile, UnknownFormat, WrongVectors, fingerprint, open_bundle
+from export.bundle import (
+    AlteredFile,
+    BadBundle,
+    Bundle,
+    MissingFile,
+    UnknownFormat,
+    WrongVectors,
+    fingerprint,
+    open_bundle,
+    write_bundle,
+)
 from export.encoder import BadVectors, NoProvider, OnnxEncoder, checked
 from export.to_onnx import export_checkpoint
 from export.verify import PARITY, verify
@@ -121,13 +133,20 @@ def test_a_provider_that_is_not_there_is_named(exported: tuple[Path, Path]) -> N
 
 
 def test_export_replaces_a_bundle_whole(exported: tuple[Path, Path], tmp_path: Path) -> None:
-    out = tmp_path / "bundle"
+    out, m = tmp_path / "bundle", open_bundle(exported[1]).manifest
     out.mkdir()
     (out / "old").write_text("x")
-    export_checkpoint(exported[0], out)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["bundle"]
-    assert not (out / "old").exists()
-    assert OnnxEncoder.open(out).manifest.provenance["licences"] == ["CC0"]
+
+    def fill(half: Path) -> None:
+        for file in m.files:
+            shutil.copy(exported[1] / file, half / file)
+
+    def vectors_of(bundle: Bundle, modality: str, x: NDArray[Any]) -> NDArray[np.float32]:
+        return OnnxEncoder(bundle).embed(modality, x)
+
+    again = write_bundle(out, m.name, m.inputs, m.spaces["vlsa"], m.graphs, m.provenance, fill, vectors_of)
+    assert [p.name for p in tmp_path.iterdir()] == ["bundle"] and not (out / "old").exists()
+    assert again.manifest == m and m.provenance["licences"] == ["CC0"]
 
 
 def test_the_default_bundle_opens_and_is_small() -> None:

@@ -1,0 +1,124 @@
+"""Batch building from the command line: everything indexed or named, and never twice."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from export.encoder import OnnxEncoder
+from index.collection import Collections
+
+from .makers import BLUE, GREEN, RED, ROOT, make_clip, make_wav
+
+BUNDLE = ROOT / "bundles" / "default"
+
+
+def build(data: Path, *paths: Path, collection: str = "default") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "index", "build", "--bundle", str(BUNDLE), "--data", str(data)]
+    command += ["--collection", collection, *map(str, paths)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+
+def contents(data: Path, collection: str = "default") -> dict[str, tuple[str, int, tuple[str, ...]]]:
+    manifest = OnnxEncoder.open(BUNDLE).manifest
+    held = Collections(data, manifest.fingerprint, manifest.dim)
+    try:
+        items = held.get(collection).page(100_000)
+        return {item.id: (item.kind, item.windows, item.modalities) for item in items}
+    finally:
+        held.close()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    place = tmp_path / "clips"
+    (place / "deep" / "er").mkdir(parents=True)
+    make_clip(place / "a.mp4", [RED])
+    make_clip(place / "deep" / "b.MKV", [GREEN] * 12)
+    make_wav(place / "deep" / "er" / "c.wav", 7.0, hz=1700.0)
+    (place / "broken.mp4").write_bytes(b"not a video")
+    (place / "notes.txt").write_text("hello")
+    (place / ".hidden.mp4").write_bytes(b"x")
+    return place
+
+
+def test_a_folder(folder: Path, tmp_path: Path) -> None:
+    first = build(tmp_path / "data", folder)
+    assert first.returncode == 1, first.stderr
+    assert "3 indexed, 0 unchanged, 1 failed, 1 other files passed over" in first.stdout
+    assert re.search(r"failed: .*broken\.mp4: not a media file", first.stderr)
+    assert contents(tmp_path / "data") == {
+        "clips/a.mp4": ("video", 1, ("audio", "video")),
+        "clips/deep/b.MKV": ("video", 3, ("audio", "video")),
+        "clips/deep/er/c.wav": ("audio", 2, ("audio",)),
+    }
+    again = build(tmp_path / "data", folder)
+    assert "0 indexed, 3 unchanged, 1 failed" in again.stdout and again.returncode == 1
+    make_clip(folder / "a.mp4", [BLUE] * 12)  # a file that changed is indexed again, under its id
+    (folder / "broken.mp4").unlink()
+    changed = build(tmp_path / "data", folder)
+    assert "1 indexed, 2 unchanged, 0 failed" in changed.stdout and changed.returncode == 0
+    assert contents(tmp_path / "data")["clips/a.mp4"][1] == 3
+
+
+def test_a_manifest_with_text_and_metadata(folder: Path, tmp_path: Path) -> None:
+    rows = [
+        {"path": "a.mp4", "id": "first", "text": "a red clip", "metadata": {"lang": "de"}},
+        {"path": "gone.mp4", "id": "gone"},
+    ]
+    (folder / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = build(tmp_path / "data", folder / "m.jsonl")
+    assert result.returncode == 1 and "gone.mp4" in result.stderr
+    assert contents(tmp_path / "data") == {"first": ("video", 2, ("audio", "text", "video"))}
+    (folder / "bad.jsonl").write_text('{"path": "a.mp4"}\n{"no": "path"}\n')
+    bad = build(tmp_path / "data", folder / "bad.jsonl")
+    assert bad.returncode == 1 and "bad.jsonl, line 2" in bad.stderr
+    assert build(tmp_path / "data", folder / "nowhere").returncode == 1
+    assert build(tmp_path / "data").returncode == 2
+
+
+def test_killed_and_run_again_gives_the_same_set(tmp_path: Path) -> None:
+    place = tmp_path / "clips"
+    place.mkdir()
+    for n in range(150):
+        make_wav(place / f"{n:03d}.wav", 0.5 + n / 40, 200 + n)
+    (place / "z.wav").write_bytes(b"broken")
+    assert "150 indexed, 0 unchanged, 1 failed" in build(tmp_path / "whole", place).stdout
+    data = tmp_path / "killed"
+    command = [sys.executable, "-m", "index", "build", "--bundle", str(BUNDLE), "--data", str(data), str(place)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        records = data / "collections" / "default" / "records.sqlite-wal"
+        while process.poll() is None and not (records.exists() and records.stat().st_size > 300_000):
+            time.sleep(0.01)
+    finally:
+        process.kill()
+        process.wait()
+    assert 0 < len(contents(data)) < 150
+    resumed = build(data, place)
+    assert re.search(r"[1-9]\d* indexed, [1-9]\d* unchanged, 1 failed", resumed.stdout), resumed.stdout
+    assert contents(data) == contents(tmp_path / "whole")
+
+
+def test_searching_from_the_command_line(folder: Path, tmp_path: Path) -> None:
+    build(tmp_path / "data", folder)
+    command = [sys.executable, "-m", "index", "search", "--bundle", str(BUNDLE), "--data", str(tmp_path / "data")]
+
+    def search(*query: str) -> str:
+        result = subprocess.run([*command, *query], cwd=ROOT, capture_output=True, text=True, timeout=120)
+        assert result.returncode == 0, result.stderr
+        return result.stdout
+
+    assert "clips/a.mp4" in search("--video", str(folder / "a.mp4"), "--target", "video").splitlines()[1]
+    assert (
+        "clips/deep/er/c.wav" in search("--audio", str(folder / "deep/er/c.wav"), "--target", "audio").splitlines()[1]
+    )
+    assert "s  clips/" in search("--text", "something red")
+    wrong = subprocess.run([*command, "--audio", str(folder / "broken.mp4")], cwd=ROOT, capture_output=True, text=True)
+    assert wrong.returncode == 1 and "not a media file" in wrong.stderr

@@ -1,0 +1,137 @@
+"""The design's promises, kept by reading the code."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import pkgutil
+import re
+import subprocess
+import sys
+
+import pytest
+
+import export
+import index
+import model
+import service
+from service.app import create_app
+from service.errors import STATUS, entry
+from service.settings import Settings
+
+from .makers import ROOT, FakeEncoder
+
+ROOMS = ("model", "export", "index", "service")
+TORCH = {"model.transformer", "model.objectives", "model.train", "model.data", "model.checkpoint", "export.to_onnx"}
+
+
+def modules() -> list[str]:
+    rooms = (model, export, index, service)
+    found = [m.name for room in rooms for m in pkgutil.walk_packages(room.__path__, f"{room.__name__}.")]
+    return [name for name in found if not name.endswith("__main__")]
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_imports_run_one_way(room: str) -> None:
+    later = set(ROOMS[ROOMS.index(room) + 1 :])
+    for path in (ROOT / room).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+            assert not later.intersection(name.split(".")[0] for name in names), path
+
+
+@pytest.mark.parametrize(
+    "entrance", ["service.app", "index.__main__", "export.encoder", "model.world", "model.evaluate"]
+)
+def test_serving_loads_no_torch(entrance: str) -> None:
+    code = f"import {entrance}, sys; assert 'torch' not in sys.modules and 'onnx' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_torch_stays_where_it_is_said_to_be() -> None:
+    users = set()
+    for path in (p for room in ROOMS for p in (ROOT / room).rglob("*.py")):
+        if re.search(r"^(import|from) torch", path.read_text("utf-8"), re.MULTILINE):
+            users.add(".".join(path.relative_to(ROOT).with_suffix("").parts))
+    assert users == TORCH
+
+
+def test_every_error_has_a_status() -> None:
+    training_only = {"Diverged"}
+    for name in modules():
+        for _, cls in inspect.getmembers(importlib.import_module(name), inspect.isclass):
+            if issubclass(cls, Exception) and cls.__module__ == name and cls.__name__ not in training_only:
+                assert entry(cls)[1] != "internal", cls
+    assert all(400 <= status < 600 for status, _ in STATUS.values())
+
+
+def test_the_contract_is_in_the_api_document() -> None:
+    paths = create_app(Settings(), FakeEncoder()).openapi()["paths"]
+    routes = {f"{method.upper()} {path}" for path, methods in paths.items() for method in methods}
+    item = "/v1/collections/{name}/items/{id}"
+    assert routes >= {
+        "GET /healthz",
+        "GET /readyz",
+        "GET /metrics",
+        "GET /v1/models",
+        "POST /v1/embeddings",
+        *(f"POST /v1/embed/{m}" for m in ("text", "audio", "video")),
+        *(f"POST /v1/search/{q}-{t}" for q in ("text", "audio", "video") for t in ("text", "audio", "video")),
+        "POST /v1/collections",
+        "GET /v1/collections",
+        "GET /v1/collections/{name}",
+        "DELETE /v1/collections/{name}",
+        "POST /v1/collections/{name}/items",
+        "GET /v1/collections/{name}/items",
+        f"GET {item}",
+        f"DELETE {item}",
+        f"GET {item}/media",
+    }
+
+
+def test_functions_stay_short() -> None:
+    for path in (p for room in ROOMS for p in (ROOT / room).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                assert (node.end_lineno or 0) - node.lineno < 80, f"{path}: {node.name}"
+
+
+def test_the_readmes_tree_is_true() -> None:
+    readme = (ROOT / "README.md").read_text("utf-8")
+    tree = readme.split("```text\n")[1].split("```")[0]
+    room = ROOT
+    named = set()
+    for line in tree.splitlines():
+        name = line.split()[0] if line.split() else ""
+        depth = len(line) - len(line.lstrip())
+        room = ROOT if depth == 0 else room
+        if name.endswith("/"):
+            if depth == 0:
+                room = ROOT / name
+                assert room.is_dir(), name
+            else:
+                assert (room / name).is_dir(), line
+        for word in re.findall(r"[\w./]+\.(?:py|md|toml)\b", line):
+            assert any((base / word).exists() for base in (room, room / "inputs", ROOT)), word
+            named.add(word)
+    for place in ROOMS:
+        for path in (ROOT / place).rglob("*.py"):
+            if not path.name.startswith("__"):
+                assert path.name in named, f"{path} is not in the tree"
+
+
+def test_every_setting_is_in_the_docs() -> None:
+    docs = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    for name, field in Settings.model_fields.items():
+        assert f"`TERCET_{name.upper()}`" in docs, name
+        assert (field.description or "") in docs, name
+
+
+def test_the_service_stays_on_this_machine_unless_told(capfd: pytest.CaptureFixture[str]) -> None:
+    command = [sys.executable, "-m", "service", "--host", "0.0.0.0"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 2 and "--allow-open" in result.stderr
+    unknown = subprocess.run([*command, "--nonsense"], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert unknown.returncode == 2
