@@ -9,8 +9,6 @@ import shutil
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from pathlib import Path
 
 from fastapi import FastAPI
 from fastapi_swagger import patch_fastapi
@@ -27,31 +25,9 @@ from .metrics import Metrics
 from .pipeline import Pipeline
 from .schemas import ErrorResponse
 from .settings import Settings
+from .state import State
 
 LANES = ("text", "audio", "video")
-FREE_DISK_MB = 64
-
-
-@dataclass
-class State:
-    """What routes work with; owned by the lifespan."""
-
-    settings: Settings
-    encoder: Encoder
-    collections: Collections
-    batcher: Batcher
-    pipeline: Pipeline
-    metrics: Metrics
-    uploads: Path
-
-    def problems(self) -> list[str]:
-        """Why the service is not ready; empty when it is."""
-        found = []
-        if self.batcher.stuck_s > self.settings.stall_s:
-            found.append("the encoder has not moved for a while")
-        if shutil.disk_usage(self.settings.data).free < FREE_DISK_MB * 1_000_000:
-            found.append("the disk is full")
-        return found
 
 
 def create_app(settings: Settings, encoder: Encoder | None = None) -> FastAPI:

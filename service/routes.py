@@ -9,10 +9,10 @@ import mimetypes
 import time
 import uuid
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
-from fastapi import APIRouter, Depends, File, Form, Query, Request, UploadFile
+from fastapi import APIRouter, File, Form, Query, Request, UploadFile
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import TypeAdapter, ValidationError
@@ -25,9 +25,7 @@ from model.inputs.errors import BadMedia
 from . import schemas
 from .errors import BadRequest, NoEncoder, Overloaded, ShuttingDown, body
 from .pipeline import Embedded, Vectors, direction, on_disk
-
-if TYPE_CHECKING:
-    from .app import State
+from .state import State, Tercet
 
 Request_ = TypeVar("Request_", bound=schemas.Strict)
 
@@ -35,13 +33,6 @@ router = APIRouter()
 MODALITIES = ("text", "audio", "video")
 MEDIA = ("video", "audio")
 
-
-def state(request: Request) -> State:
-    found: State = request.app.state.tercet
-    return found
-
-
-Tercet = Annotated["State", Depends(state)]
 
 # ---------------------------------------------------------------- health
 
