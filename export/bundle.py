@@ -4,6 +4,7 @@ BadBundle
 ├── MissingFile       a file the manifest names is not there
 ├── AlteredFile       a file whose checksum is not the manifest's
 ├── UnknownFormat     a manifest of another format, or with keys this version does not know
+├── InTheWay          a folder to be written that holds something else
 └── WrongVectors      the graphs run, and their vectors are not the golden ones
 """
 
@@ -51,6 +52,12 @@ class UnknownFormat(BadBundle):
     def __init__(self, problem: str) -> None:
         super().__init__(f"{MANIFEST}: {problem}")
         self.problem = problem
+
+
+class InTheWay(BadBundle):
+    def __init__(self, folder: str) -> None:
+        super().__init__(f"{folder} is there already and is no bundle: nothing was written")
+        self.folder = folder
 
 
 class WrongVectors(BadBundle):
@@ -136,6 +143,8 @@ def write_bundle(
 
     `fill` writes graphs, weights and tokenizer into the folder it gets; `vectors_of` runs a graph on its golden input.
     """
+    if out.exists() and not (out / MANIFEST).is_file():
+        raise InTheWay(out.name)
     half = out.with_name(out.name + ".part")
     shutil.rmtree(half, ignore_errors=True)
     half.mkdir(parents=True)
@@ -178,6 +187,8 @@ def open_bundle(folder: Path) -> Bundle:
             raise MissingFile(file)
         if digest(folder / file) != expected:
             raise AlteredFile(file)
+    if unlisted := {*manifest.graphs.values(), TOKENIZER} - set(manifest.files):
+        raise MissingFile(unlisted.pop())
     if fingerprint(manifest.files, manifest.inputs, manifest.spaces) != manifest.fingerprint:
         raise AlteredFile(MANIFEST)
     return Bundle(folder, manifest)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from export.bundle import BadBundle
@@ -21,9 +22,10 @@ from model.manifest import BadManifest
 from .build import Report, build
 from .collection import CollectionError, Collections
 from .filters import BadFilter
-from .search import Hit, search
+from .search import Hit, direction, search
 
-BUILD_BUDGET = Budget(seconds=4 * 3600.0, frames=4 * 3600 * 60, samples=4 * 3600 * 48_000 * 8)
+BUILD_BUDGET = Budget(seconds=2 * 3600.0, frames=2 * 3600 * 60, samples=2 * 3600 * 48_000 * 8)
+DECODE_MEMORY_MB = 4096  # two hours of sound are some 500 MB, a few times over
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -60,7 +62,7 @@ def main() -> int:
 def build_command(args: argparse.Namespace) -> int:
     encoder = OnnxEncoder.open(args.bundle)
     collections = Collections(args.data, encoder.manifest.fingerprint, encoder.manifest.dim)
-    decoders = Decoders(args.workers, max_s=args.file_max_s)
+    decoders = Decoders(args.workers, DECODE_MEMORY_MB, args.file_max_s)
     try:
         collection = collections.ensure(args.collection)
         report = shown(build(encoder, collection, args.paths, decoders, BUILD_BUDGET))
@@ -106,7 +108,7 @@ def search_command(args: argparse.Namespace) -> int:
     return 0
 
 
-def file_vector(encoder: OnnxEncoder, modality: str, file: Path) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+def file_vector(encoder: OnnxEncoder, modality: str, file: Path) -> NDArray[np.float32]:
     """One query vector for a file: the mean direction of its windows."""
     decoders = Decoders(1, max_s=60.0)
     try:
@@ -115,8 +117,7 @@ def file_vector(encoder: OnnxEncoder, modality: str, file: Path) -> np.ndarray[t
         decoders.close()
     if modality not in media.parts:
         raise MissingModality(modality)
-    mean = encoder.embed(modality, media.parts[modality].array).mean(axis=0)
-    return np.asarray(mean / np.linalg.norm(mean), np.float32)
+    return direction(encoder.embed(modality, media.parts[modality].array))
 
 
 def table(hits: list[Hit]) -> str:

@@ -17,9 +17,9 @@ import numpy as np
 from export.encoder import Encoder
 from model.inputs.confined import Decoders
 from model.inputs.decode import Budget
-from model.inputs.errors import BadMedia
+from model.inputs.errors import BadMedia, DecoderFailed
 from model.inputs.windows import Media
-from model.manifest import read_manifest
+from model.manifest import encodable, read_manifest
 
 from .collection import Collection
 from .records import NewItem
@@ -93,42 +93,59 @@ def sources(paths: Iterable[Path]) -> tuple[list[Source], int]:
                 found.append(Source(row.id, row.path.resolve(), row.metadata, texts))
         else:
             found.append(Source(path.name, path.resolve()))
-    return list({source.id: source for source in found}.values()), ignored
+    return found, ignored
+
+
+def distinct(found: list[Source], report: Report) -> Iterator[Source]:
+    """The sources that can be told apart and stored; the others are reported as failed."""
+    taken: dict[str, Path] = {}
+    for source in found:
+        try:
+            encodable(source.id)
+        except ValueError:
+            report.failed[ascii(str(source.path))] = "its name is not UTF-8"
+            continue
+        if taken.setdefault(source.id, source.path) == source.path:
+            yield source
+        else:
+            report.failed[str(source.path)] = f"its id {source.id!r} is taken by {taken[source.id]}"
 
 
 def build(
     encoder: Encoder, collection: Collection, paths: Iterable[Path], decoders: Decoders, budget: Budget
 ) -> Iterator[tuple[int, int, Report]]:
     """Index what is new or changed; yields (done, total, report so far) as it goes, and once more at the end."""
-    wanted, ignored = sources(paths)
+    found, ignored = sources(paths)
     report = Report(ignored=ignored)
-    with collection.records() as records:
+    wanted = list(distinct(found, report))
+    with collection.held() as records:
         known, failures = records.known_sources(), records.failures()
     todo = []
     for source in wanted:
         stamp = source.stamp
         if known.get(source.id) == (str(source.path), stamp):
             report.unchanged += 1
-        elif failures.get(str(source.path), ("", ""))[0] == stamp:
-            report.failed[str(source.path)] = failures[str(source.path)][1]
+        elif failures.get(source.id, ("", ""))[0] == stamp:
+            report.failed[str(source.path)] = failures[source.id][1]
         else:
             todo.append((source, stamp))
-    done = len(wanted) - len(todo)
-    yield done, len(wanted), report
+    done = len(found) - len(todo)
+    yield done, len(found), report
     ready: list[tuple[Source, str, Media]] = []
     for source, stamp, outcome in decoded(todo, encoder, decoders, budget):
         if isinstance(outcome, BadMedia):
             report.failed[str(source.path)] = str(outcome)
-            with collection.records() as records:
-                records.fail(str(source.path), stamp, str(outcome))
+            if not isinstance(outcome, DecoderFailed):  # that may have been the machine's fault: try again next time
+                with collection.held() as records:
+                    records.fail(source.id, stamp, str(outcome))
             done += 1
         else:
             ready.append((source, stamp, outcome))
         if sum(len(media.windows) for _, _, media in ready) >= WINDOWS:
             done += write(encoder, collection, ready, report)
-        yield done, len(wanted), report
+        yield done, len(found), report
     done += write(encoder, collection, ready, report)
-    yield done, len(wanted), report
+    yield done, len(found), report
 
 
 def decoded(

@@ -17,15 +17,13 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
-from numpy.typing import NDArray
 
 from . import snapshot
-from .filters import compile_filter
-from .records import Item, NewItem, Place, Records, Stored, UnknownItem
-from .vectors import FaissIndex, Vectors, kind_for
+from .records import Item, NewItem, Records, UnknownItem
+from .vectors import FaissIndex, kind_for
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,8}")
@@ -70,15 +68,18 @@ class Collection:
     def __init__(self, folder: Path, fingerprint: str, dim: int) -> None:
         self.name, self.folder, self.dim, self.fingerprint = folder.name, folder, dim, fingerprint
         (folder / "media").mkdir(parents=True, exist_ok=True)
-        self._lock = threading.RLock()
+        self._lock, self._closed = threading.RLock(), False
         self._records = Records(folder / "records.sqlite")
         meta = self._records.meta()
         if not meta:
-            self._records.set_meta({"fingerprint": fingerprint, "dim": str(dim)})
+            meta = {"fingerprint": fingerprint, "dim": str(dim), "id": uuid.uuid4().hex}
+            self._records.set_meta(meta)
             snapshot.sync(folder)
         elif meta["fingerprint"] != fingerprint:
             self._records.close()
             raise FingerprintConflict(self.name, meta["fingerprint"], fingerprint)
+        self._identity = f"{meta['id']}/{fingerprint}"
+        self._kept: tuple[int, int] | None = None  # what the snapshot on disk stands at, if it is these very indexes
         self._indexes = self._restore()
         self._drop_orphans()
 
@@ -88,17 +89,22 @@ class Collection:
         """The snapshot brought up to date, or everything from the records."""
         counts = self._records.counts()
         kinds = {m: kind_for(counts[m]) for m in self._records.modalities()}
-        loaded = snapshot.load(self.folder / "snapshots", self.fingerprint, self.dim)
+        loaded = snapshot.load(self.folder / "snapshots", self._identity, self.dim, self._records.head())
         indexes, (vector, removed) = loaded or ({}, (0, 0))
+        self._kept = (vector, removed) if loaded else None
         for modality, kind in kinds.items():
             index, start = indexes.get(modality), vector
             if index is None or index.kind != kind or index.worn:
-                index, start = FaissIndex(self.dim, kind), 0
+                index, start, self._kept = FaissIndex(self.dim, kind), 0, None
             else:
                 gone = self._records.removed_after(modality, removed)
                 index.remove(gone[gone <= vector])  # the others came and went since the snapshot
             for ids, vectors in self._records.vectors_after(modality, start, self.dim):
                 index.add(ids, vectors)
+            if len(index) != counts[modality]:  # a snapshot of another history
+                index, self._kept = FaissIndex(self.dim, kind), None
+                for ids, vectors in self._records.vectors_after(modality, 0, self.dim):
+                    index.add(ids, vectors)
             indexes[modality] = index
         return {m: indexes[m] for m in kinds}
 
@@ -109,17 +115,30 @@ class Collection:
             if path.name not in kept:
                 path.unlink()
 
-    def snapshot(self) -> None:
-        with self._lock:
-            snapshot.save(self.folder / "snapshots", self._indexes, self.fingerprint, self._records.head())
+    @contextmanager
+    def held(self) -> Iterator[Records]:
+        """Hold the collection still: its records and indexes agree and stay as they are.
 
-    def close(self) -> None:
-        """Leave a snapshot, so that the next open is quick."""
+        Raises:
+            UnknownCollection: it has been closed or deleted.
+        """
         with self._lock:
-            loaded = (self.folder / "snapshots" / "{:012d}-{:012d}".format(*self._records.head())).is_dir()
-            if not loaded and self._indexes:
+            if self._closed:
+                raise UnknownCollection(self.name)
+            yield self._records
+
+    def snapshot(self) -> None:
+        with self.held() as records:
+            self._kept = records.head()
+            snapshot.save(self.folder / "snapshots", self._indexes, self._identity, self._kept)
+
+    def close(self, keep: bool = True) -> None:
+        """Leave a snapshot, so that the next open is quick; unless there is nothing to `keep`."""
+        with self.held() as records:
+            if keep and self._indexes and self._kept != records.head():
                 self.snapshot()
-            self._records.close()
+            records.close()
+            self._closed = True
 
     # ------------------------------------------------------------ writing
 
@@ -128,6 +147,8 @@ class Collection:
         suffix = Path(filename).suffix
         name = uuid.uuid4().hex + (suffix.lower() if SUFFIX.fullmatch(suffix) else "")
         target = self.folder / "media" / name
+        with self.held():
+            target.touch()
         shutil.copyfile(file, target)
         snapshot.sync(target)
         snapshot.sync(target.parent)
@@ -135,44 +156,45 @@ class Collection:
 
     def put(self, items: list[NewItem]) -> None:
         """Add or replace items; when this returns they are on disk and found by searches."""
-        with self._lock:
-            before = self._records.head()[1]
-            added, unused = self._records.put(items, self.dim)
-            self._forget(before)
+        with self.held() as records:
+            before = records.head()[1]
+            added, unused = records.put(items, self.dim)
             for modality, (ids, vectors) in added.items():
                 index = self._indexes.setdefault(modality, FaissIndex(self.dim))
                 index.add(np.array(ids, np.int64), vectors)
-        self._unlink(unused)
+            self._forget(before)
+        self.drop_media(unused)
 
     def delete(self, id: str) -> None:
         """Raises UnknownItem."""
-        with self._lock:
-            before = self._records.head()[1]
-            unused = self._records.remove(id)
+        with self.held() as records:
+            before = records.head()[1]
+            unused = records.remove(id)
             self._forget(before)
-        self._unlink(unused)
+        self.drop_media(unused)
 
     def _forget(self, before: int) -> None:
         for modality, index in self._indexes.items():
             index.remove(self._records.removed_after(modality, before))
 
-    def _unlink(self, names: list[str]) -> None:
+    def drop_media(self, names: list[str]) -> None:
         for name in names:
             (self.folder / "media" / name).unlink(missing_ok=True)
 
     # ------------------------------------------------------------ reading
 
     def item(self, id: str) -> Item:
-        with self._lock:
-            return self._records.item(id)
+        """Raises UnknownItem."""
+        with self.held() as records:
+            return records.item(id)
 
     def page(self, limit: int, after: str = "") -> list[Item]:
-        with self._lock:
-            return self._records.page(limit, after)
+        with self.held() as records:
+            return records.page(limit, after)
 
     def counts(self) -> dict[str, int]:
-        with self._lock:
-            return self._records.counts()
+        with self.held() as records:
+            return records.counts()
 
     def media(self, id: str) -> tuple[Path, str]:
         """The file of an item and the name it came with.
@@ -186,41 +208,9 @@ class Collection:
             raise UnknownItem(id)
         return path, item.filename or path.name
 
-    def allowed(self, query: dict[str, Any], modality: str) -> NDArray[np.int64]:
-        """The vectors that a filter leaves. Raises BadFilter."""
-        condition, params = compile_filter(query)
-        with self._lock:
-            return self._records.matching(condition, params, modality)
-
-    def nearest(
-        self, query: Vectors, modality: str, k: int, allowed: NDArray[np.int64] | None, exact: bool
-    ) -> list[tuple[Place, float]]:
-        """The best vectors of a modality with the places they belong to, best first."""
-        with self._lock:
-            if modality not in self._indexes:
-                return []
-            ids, scores = self._indexes[modality].search(query, k, allowed, exact)
-            places = self._records.places(ids.tolist())
-        return [(places[i], float(s)) for i, s in zip(ids.tolist(), scores, strict=True) if i in places]
-
-    def size(self, modality: str) -> int:
-        with self._lock:
-            return len(self._indexes[modality]) if modality in self._indexes else 0
-
-    def is_exact(self, modality: str) -> bool:
-        with self._lock:
-            return modality not in self._indexes or self._indexes[modality].exact
-
-    def stored(self, item: int) -> Stored | None:
-        """All that is stored of an item, by the number `Place.item`; None where it was deleted in the meantime."""
-        with self._lock:
-            return self._records.stored(item)
-
-    @contextmanager
-    def records(self) -> Iterator[Records]:
-        """The records themselves, for batch building."""
-        with self._lock:
-            yield self._records
+    def index(self, modality: str) -> FaissIndex:
+        """The vectors of a modality; empty where there are none. To be used while the collection is `held`."""
+        return self._indexes.get(modality) or FaissIndex(self.dim)
 
 
 class Collections:
@@ -232,15 +222,23 @@ class Collections:
         self._lock = threading.Lock()
         self._held = hold(data / "lock")
         self._open: dict[str, Collection] = {}
+        self.conflicts: dict[str, FingerprintConflict] = {}
         try:
             for folder in sorted(self._root.iterdir()):
                 if folder.name.startswith("."):
                     shutil.rmtree(folder)  # a collection whose deletion was cut short
                 elif (folder / "records.sqlite").exists():
-                    self._open[folder.name] = Collection(folder, fingerprint, dim)
+                    self._admit(folder)
         except BaseException:
             self.close()
             raise
+
+    def _admit(self, folder: Path) -> None:
+        """Open a collection; one of another bundle is left alone, and told of when it is asked for."""
+        try:
+            self._open[folder.name] = Collection(folder, self._fingerprint, self._dim)
+        except FingerprintConflict as conflict:
+            self.conflicts[folder.name] = conflict
 
     def close(self) -> None:
         for collection in self._open.values():
@@ -251,7 +249,9 @@ class Collections:
         return sorted(self._open)
 
     def get(self, name: str) -> Collection:
-        """Raises UnknownCollection."""
+        """Raises UnknownCollection, FingerprintConflict."""
+        if name in self.conflicts:
+            raise self.conflicts[name]
         try:
             return self._open[name]
         except KeyError:
@@ -262,25 +262,28 @@ class Collections:
         if not NAME.fullmatch(name):
             raise BadName(name)
         with self._lock:
-            if name in self._open:
+            if name in self._open or name in self.conflicts:
                 raise CollectionExists(name)
             self._open[name] = Collection(self._root / name, self._fingerprint, self._dim)
             snapshot.sync(self._root)
             return self._open[name]
 
     def ensure(self, name: str) -> Collection:
-        return self._open[name] if name in self._open else self.create(name)
+        """The collection of that name, made where there is none. Raises BadName, FingerprintConflict."""
+        return self.get(name) if name in self._open or name in self.conflicts else self.create(name)
 
     def delete(self, name: str) -> None:
         """Raises UnknownCollection."""
         with self._lock:
-            collection = self.get(name)
-            del self._open[name]
-        with collection.records() as records:
-            records.close()
-        gone = self._root / f".{name}-{uuid.uuid4().hex}"
-        collection.folder.rename(gone)
-        snapshot.sync(self._root)
+            if name not in self._open and name not in self.conflicts:
+                raise UnknownCollection(name)
+            if name in self._open:
+                self._open[name].close(keep=False)
+            gone = self._root / f".{name}-{uuid.uuid4().hex}"
+            (self._root / name).rename(gone)
+            snapshot.sync(self._root)
+            self._open.pop(name, None)
+            self.conflicts.pop(name, None)
         shutil.rmtree(gone)
 
 

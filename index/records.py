@@ -31,8 +31,9 @@ create table vectors (
     n integer primary key autoincrement, window integer not null references windows on delete cascade,
     modality text not null, vector blob not null) strict;
 create index vectors_window on vectors (window);
+create index vectors_modality on vectors (modality);
 create table removed (n integer primary key autoincrement, vector integer not null, modality text not null) strict;
-create table failures (source text primary key, stamp text not null, reason text not null) strict;
+create table failures (id text primary key, stamp text not null, reason text not null) strict;
 """
 CHUNK = 4096
 
@@ -126,10 +127,11 @@ class Records:
         self._db.execute("begin immediate")
         try:
             yield
+            self._db.execute("commit")
         except BaseException:
-            self._db.execute("rollback")
+            if self._db.in_transaction:  # a full disk may have ended it already
+                self._db.execute("rollback")
             raise
-        self._db.execute("commit")
 
     def close(self) -> None:
         self._db.close()
@@ -153,8 +155,7 @@ class Records:
         with self._transaction():
             for item in items:
                 unused += self._remove(item.id)
-                if item.source:
-                    self._db.execute("delete from failures where source = ?", (item.source,))
+                self._db.execute("delete from failures where id = ?", (item.id,))
                 row = self._db.execute(
                     "insert into items (id, kind, duration_s, filename, media, source, stamp, text, metadata)"
                     " values (?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -167,7 +168,7 @@ class Records:
                         item.source,
                         item.stamp,
                         item.text,
-                        json.dumps(item.metadata),
+                        json.dumps(item.metadata, ensure_ascii=False),
                     ),
                 ).lastrowid
                 windows = [
@@ -279,11 +280,9 @@ class Records:
             found |= {row[0]: Place(*row) for row in rows}
         return found
 
-    def stored(self, item: int) -> Stored | None:
-        """One item by the number `Place.item`; None where there is none any more."""
+    def stored(self, item: int) -> Stored:
+        """One item, by the number `Place.item`."""
         row = self._db.execute("select id, metadata from items where n = ?", (item,)).fetchone()
-        if row is None:
-            return None
         rows = self._db.execute(
             "select v.modality, v.n, w.item, w.n, w.start_s, w.end_s, v.vector from windows w"
             " join vectors v on v.window = w.n where w.item = ? order by w.start_s, w.n",
@@ -312,9 +311,9 @@ class Records:
         return {id: (source, stamp) for id, source, stamp in rows}
 
     def failures(self) -> dict[str, tuple[str, str]]:
-        """(stamp, reason) of the sources that could not be indexed."""
-        return {row[0]: (row[1], row[2]) for row in self._db.execute("select source, stamp, reason from failures")}
+        """(stamp, reason) of the sources that could not be indexed, by id."""
+        return {row[0]: (row[1], row[2]) for row in self._db.execute("select id, stamp, reason from failures")}
 
-    def fail(self, source: str, stamp: str, reason: str) -> None:
+    def fail(self, id: str, stamp: str, reason: str) -> None:
         with self._transaction():
-            self._db.execute("insert or replace into failures values (?, ?, ?)", (source, stamp, reason))
+            self._db.execute("insert or replace into failures values (?, ?, ?)", (id, stamp, reason))

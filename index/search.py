@@ -9,10 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .collection import Collection
-from .records import Place
+from .filters import compile_filter
+from .records import Place, Stored
 
 WIDEN = 4  # windows asked for per item wanted, and how much wider each further try is
 MOMENT_SHARE = 0.8  # a window belongs to a moment when it scores this share of its item's best
+
+
+def direction(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The mean of unit vectors [n, dim] as a unit vector [dim]: one query for an example of several windows."""
+    mean = vectors.mean(axis=0)
+    return np.asarray(mean / max(float(np.linalg.norm(mean)), 1e-12), np.float32)
 
 
 @dataclass(frozen=True)
@@ -60,33 +67,30 @@ def search(
     Raises:
         BadFilter: the filter is outside the subset.
     """
-    allowed = collection.allowed(filter, target) if filter else None
-    candidates = collection.size(target) if allowed is None else len(allowed)
-    wanted = max(WIDEN * top_k, 32)
-    while True:
-        found = collection.nearest(query, target, wanted, allowed, exact)
-        if min_score is not None:
-            found = [(place, score) for place, score in found if score >= min_score]
-        items = list(dict.fromkeys(place.item for place, _ in found))
-        if len(items) >= top_k or len(found) < wanted or wanted >= candidates:
-            break
-        wanted *= WIDEN
-    hits = [hit_of(collection, item, query, target, min_score) for item in items[:top_k]]
-    scanned = exact or collection.is_exact(target)
-    return [hit for hit in hits if hit is not None], Plan(scanned, candidates)
+    with collection.held() as records:
+        index = collection.index(target)
+        allowed = records.matching(*compile_filter(filter), target) if filter else None
+        candidates = len(index) if allowed is None else len(allowed)
+        wanted = max(WIDEN * top_k, 32)
+        while True:
+            ids, scores = index.search(query, wanted, allowed, exact)
+            if min_score is not None:
+                ids = ids[scores >= min_score]
+            places = records.places(ids.tolist())
+            items = list(dict.fromkeys(places[i].item for i in ids.tolist()))
+            if len(items) >= top_k or len(ids) < wanted or wanted >= candidates:
+                break
+            wanted *= WIDEN
+        hits = [hit_of(records.stored(item), query, target, min_score) for item in items[:top_k]]
+        return hits, Plan(index.exact or index.scans(allowed, exact), candidates)
 
 
-def hit_of(
-    collection: Collection, item: int, query: NDArray[np.float32], target: str, min_score: float | None
-) -> Hit | None:
-    """One item as a hit; None where it was deleted in the meantime."""
-    stored = collection.stored(item)
-    if stored is None:
-        return None
+def hit_of(stored: Stored, query: NDArray[np.float32], target: str, min_score: float | None) -> Hit:
     scored = [(place, float(vector @ query)) for modality, place, vector in stored.vectors if modality == target]
     best_place, best = max(scored, key=lambda pair: pair[1])
     scores = {m: float(vector @ query) for m, place, vector in stored.vectors if place.window == best_place.window}
     least = max(best * MOMENT_SHARE if best > 0 else best, min_score if min_score is not None else -1.0)
+    least = min(least, best)  # the index may have rounded its score the other way
     moments = merged([(place, score) for place, score in scored if score >= least])
     first = moments[0]
     return Hit(stored.id, best, target, first.start_s, first.end_s, scores, stored.metadata, moments)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
 from pathlib import Path
 from typing import Any
+
+from export.bundle import digest
 
 from .vectors import FaissIndex
 
@@ -23,19 +24,17 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-def digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def save(folder: Path, indexes: dict[str, FaissIndex], identity: str, head: tuple[int, int]) -> None:
+    """Write a generation that holds everything up to `head`, then drop the older ones.
 
-
-def save(folder: Path, indexes: dict[str, FaissIndex], fingerprint: str, head: tuple[int, int]) -> None:
-    """Write a generation that holds everything up to `head`, then drop the older ones."""
+    `identity` says whose vectors these are: the collection's own id and its bundle's fingerprint.
+    """
     folder.mkdir(exist_ok=True)
     name = f"{head[0]:012d}-{head[1]:012d}"
     half = folder / f"{name}.part"
     shutil.rmtree(half, ignore_errors=True)
     half.mkdir()
-    state: dict[str, Any] = {"fingerprint": fingerprint, "head": head, "indexes": {}}
+    state: dict[str, Any] = {"identity": identity, "head": head, "indexes": {}}
     for modality, index in indexes.items():
         file = half / f"{modality}.faiss"
         index.save(file)
@@ -51,14 +50,16 @@ def save(folder: Path, indexes: dict[str, FaissIndex], fingerprint: str, head: t
             shutil.rmtree(other, ignore_errors=True)
 
 
-def load(folder: Path, fingerprint: str, dim: int) -> tuple[dict[str, FaissIndex], tuple[int, int]] | None:
-    """The newest whole generation of this fingerprint, with the head it stands at; None where there is none."""
+def load(
+    folder: Path, identity: str, dim: int, head: tuple[int, int]
+) -> tuple[dict[str, FaissIndex], tuple[int, int]] | None:
+    """The newest whole generation of this identity, not ahead of `head`, with where it stands; None where none is."""
     if not folder.is_dir():
         return None
     for generation in sorted((p for p in folder.iterdir() if not p.name.endswith(".part")), reverse=True):
         try:
             state = json.loads((generation / STATE).read_text(encoding="utf-8"))
-            if state["fingerprint"] != fingerprint:
+            if state["identity"] != identity or any(a > b for a, b in zip(state["head"], head, strict=True)):
                 continue
             parts = state["indexes"].items()
             if any(digest(generation / f"{m}.faiss") != part["sha256"] for m, part in parts):

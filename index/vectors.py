@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import faiss as untyped_faiss
 import numpy as np
@@ -20,23 +20,6 @@ SCAN_SHARE = 0.2  # a filter that leaves a smaller share is answered by scanning
 CHUNK = 16_384
 
 
-class VectorIndex(Protocol):
-    """Unit vectors by id. Score is the inner product, higher is closer; ids are positive and never used twice."""
-
-    @property
-    def exact(self) -> bool: ...
-
-    def __len__(self) -> int: ...
-
-    def add(self, ids: Ids, vectors: Vectors) -> None: ...
-
-    def remove(self, ids: Ids) -> None: ...
-
-    def search(self, query: Vectors, k: int, allowed: Ids | None = None, exact: bool = False) -> tuple[Ids, Vectors]:
-        """The best of `allowed` (None: all) for a query [dim]: ids and scores, best first, at most k of each."""
-        ...
-
-
 def inner_index(dim: int, kind: str) -> Any:
     if kind == "exact":
         return faiss.IndexFlatIP(dim)
@@ -46,7 +29,8 @@ def inner_index(dim: int, kind: str) -> Any:
 
 
 class FaissIndex:
-    """FAISS, exact or HNSW."""
+    """Unit vectors by id, exact or HNSW. Score is the inner product, higher is closer; ids are positive and never used
+    twice."""
 
     def __init__(self, dim: int, kind: str = "exact") -> None:
         self.kind, self.dim = kind, dim
@@ -78,16 +62,20 @@ class FaissIndex:
             self._removed.update(ids.tolist())
 
     def search(self, query: Vectors, k: int, allowed: Ids | None = None, exact: bool = False) -> tuple[Ids, Vectors]:
+        """The best of `allowed` (None: all) for a query [dim]: ids and scores, best first, at most k of each."""
         if k <= 0 or len(self) == 0 or (allowed is not None and len(allowed) == 0):
             return np.empty(0, np.int64), np.empty(0, np.float32)
-        if allowed is not None and (exact or len(allowed) < SCAN_SHARE * len(self)):
-            return self._scan(query, k, allowed)
-        if exact and not self.exact:
-            return self._scan(query, k, self._ids())
+        if self.scans(allowed, exact):
+            return self._scan(query, k, self._ids() if allowed is None else allowed)
         params = self._parameters(allowed, k)
         scores, ids = self._faiss.search(query[None], min(k, int(self._faiss.ntotal)), params=params)
         found = ids[0] >= 0
         return ids[0][found], scores[0][found]
+
+    def scans(self, allowed: Ids | None, exact: bool) -> bool:
+        """Whether a search computes the score of every allowed vector itself: nothing is missed, whatever the kind."""
+        few = allowed is not None and len(allowed) < SCAN_SHARE * len(self)
+        return few or (exact and not self.exact)
 
     def _parameters(self, allowed: Ids | None, k: int) -> Any:
         selector: Any = None

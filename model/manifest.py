@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+METADATA_MAX_BYTES = 65_536
+METADATA_MAX_DEPTH = 16
+
 
 class BadManifest(Exception):
     def __init__(self, manifest: str, line: int, problem: str) -> None:
@@ -20,6 +23,47 @@ class BadManifest(Exception):
 
     def __str__(self) -> str:
         return f"{self.manifest}, line {self.line}: {self.problem}"
+
+
+class BadMetadata(Exception):
+    def __init__(self, problem: str) -> None:
+        super().__init__(f"metadata is a JSON object: {problem}")
+        self.problem = problem
+
+
+def checked_metadata(value: Any) -> dict[str, Any]:
+    """Metadata that can be stored, filtered and given back as JSON.
+
+    Raises:
+        BadMetadata: otherwise.
+    """
+    if not isinstance(value, dict):
+        raise BadMetadata(f"this is a {type(value).__name__}")
+    try:
+        size = len(json.dumps(value, allow_nan=False, ensure_ascii=False).encode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise BadMetadata("it holds a number, a character or a depth that JSON has not") from error
+    if size > METADATA_MAX_BYTES or depth(value) > METADATA_MAX_DEPTH:
+        raise BadMetadata(f"at most {METADATA_MAX_BYTES} bytes and {METADATA_MAX_DEPTH} levels")
+    return value
+
+
+def depth(value: Any) -> int:
+    """How deeply lists and objects are nested.
+
+    >>> depth({"a": [1]})
+    2
+    """
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    return 0 if inner is None else 1 + max(map(depth, inner), default=0)
+
+
+def encodable(text: Any) -> str:
+    """A string that UTF-8 can hold, as it is; TypeError or ValueError for anything else."""
+    if not isinstance(text, str):
+        raise TypeError(f"a string, not {type(text).__name__}")
+    text.encode("utf-8")
+    return text
 
 
 @dataclass(frozen=True)
@@ -58,11 +102,10 @@ def read_manifest(manifest: Path) -> list[Row]:
                 Said(c) if isinstance(c, str) else Said(c["text"], tuple(c.get("about", ())), c.get("states", {}))
                 for c in said
             )
-            name = value.get("id", value["path"])
-            path = manifest.parent / value["path"]
-            rows.append(
-                Row(name, path, captions, value.get("group", name), value.get("metadata", {}), value.get("licence", ""))
-            )
-        except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+            name = encodable(value.get("id", value["path"]))
+            path, group = manifest.parent / encodable(value["path"]), encodable(value.get("group", name))
+            metadata = checked_metadata(value.get("metadata", {}))
+            rows.append(Row(name, path, captions, group, metadata, value.get("licence", "")))
+        except (ValueError, KeyError, TypeError, AttributeError, BadMetadata) as error:
             raise BadManifest(manifest.name, number, f"{type(error).__name__}: {error}") from error
     return rows

@@ -130,6 +130,8 @@ def train(config: TrainConfig, out: Path, resume: bool, log: Callable[[str], Non
     if config.threads:
         torch.set_num_threads(config.threads)
     specs, cache = config.encoder.inputs, out / "cache"
+    if not resume:
+        (out / "tokenizer.json").unlink(missing_ok=True)
     sets = [Clips(resolve(name, out / "world"), specs, cache) for name in config.manifests]
     held_out = Clips(resolve(config.validation, out / "world"), specs, cache)
     tokenizer = prepare_tokenizer(sets, config, out)

@@ -8,10 +8,10 @@ import uvicorn
 from pydantic import ValidationError
 
 from export.bundle import BadBundle
-from export.encoder import NoProvider
+from export.encoder import NoProvider, OnnxEncoder
 from index.collection import CollectionError
 
-from .app import create_app
+from .app import create_app, open_data
 from .settings import Settings
 
 
@@ -26,12 +26,13 @@ def main() -> int:
         print("without keys (--api-keys) only this machine may connect; --allow-open says otherwise", file=sys.stderr)
         return 2
     try:
-        app = create_app(settings)
+        encoder = OnnxEncoder.open(settings.bundle, settings.provider, settings.threads)
+        app = create_app(settings, encoder, open_data(settings, encoder))
         config = uvicorn.Config(app, settings.host, settings.port, timeout_graceful_shutdown=10, server_header=False)
         uvicorn.Server(config).run()
     except KeyboardInterrupt:
         pass  # uvicorn hands the interrupt on once it has shut down cleanly
-    except (BadBundle, CollectionError, NoProvider) as error:
+    except (BadBundle, CollectionError, NoProvider, OSError) as error:
         print(f"service: {error}", file=sys.stderr)
         return 1
     return 0

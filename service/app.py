@@ -8,15 +8,15 @@ import hmac
 import shutil
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from fastapi import FastAPI
 from fastapi_swagger import patch_fastapi
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from export.encoder import Encoder, OnnxEncoder
-from index.collection import Collections
+from export.encoder import Encoder
+from index.collection import Collections, FingerprintConflict
 from model.inputs.confined import Decoders
 
 from . import errors, routes
@@ -30,29 +30,35 @@ from .state import State
 LANES = ("text", "audio", "video")
 
 
-def create_app(settings: Settings, encoder: Encoder | None = None) -> FastAPI:
-    """The service. Without an `encoder`, the settings' bundle is opened and checked when the app starts."""
+def open_data(settings: Settings, encoder: Encoder) -> Collections:
+    """The data folder with a collection to start with. Raises CollectionError."""
+    settings.data.mkdir(parents=True, exist_ok=True)
+    collections = Collections(settings.data, encoder.manifest.fingerprint, encoder.manifest.dim)
+    with suppress(FingerprintConflict):  # told of by /readyz, and to whoever asks for it
+        collections.ensure("default")
+    return collections
+
+
+def create_app(settings: Settings, encoder: Encoder, collections: Collections | None = None) -> FastAPI:
+    """The service over an encoder; the data folder is opened when the app starts, if it is not given."""
     metrics = Metrics()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        settings.data.mkdir(parents=True, exist_ok=True)
-        runner = encoder or OnnxEncoder.open(settings.bundle, settings.provider, settings.threads)
-        collections = Collections(settings.data, runner.manifest.fingerprint, runner.manifest.dim)
-        collections.ensure("default")
+        held = collections or open_data(settings, encoder)
         uploads = settings.data / "uploads"
         shutil.rmtree(uploads, ignore_errors=True)  # of a process that was killed
         uploads.mkdir()
         decoders = Decoders(settings.decode_workers, settings.decode_memory_mb, settings.decode_max_s)
-        batcher = Batcher(runner.embed, LANES, settings.batch_max_rows, settings.queue_max_rows, metrics.batch)
-        pipeline = Pipeline(runner, batcher, decoders, settings, metrics)
-        app.state.tercet = State(settings, runner, collections, batcher, pipeline, metrics, uploads)
+        batcher = Batcher(encoder.embed, LANES, settings.batch_max_rows, settings.queue_max_rows, metrics.batch)
+        pipeline = Pipeline(encoder, batcher, decoders, settings, metrics)
+        app.state.tercet = State(settings, encoder, held, batcher, pipeline, metrics, uploads)
         try:
             yield
         finally:
             await batcher.close()
             await asyncio.to_thread(decoders.close)
-            await asyncio.to_thread(collections.close)
+            await asyncio.to_thread(held.close)
             shutil.rmtree(uploads, ignore_errors=True)
 
     app = FastAPI(
@@ -77,21 +83,24 @@ class Gate:
 
     def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics) -> None:
         self.app, self.metrics = app, metrics
-        self.limit_mb = settings.upload_max_mb
-        self.keys = [hashlib.sha256(key.encode()).digest() for key in settings.api_keys]
+        self.upload_mb, self.json_mb = settings.upload_max_mb, settings.json_max_mb
+        self.keys = [bytes.fromhex(key) for key in settings.api_keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         began, status, got = time.perf_counter(), 500, 0
+        headers = dict(scope["headers"])
+        form = headers.get(b"content-type", b"").lower().startswith(b"multipart/")
+        limit_mb = self.upload_mb if form else self.json_mb
 
         async def counted() -> Message:
             nonlocal got
             message = await receive()
             got += len(message.get("body", b""))
-            if got > self.limit_mb * 1_000_000:  # FastAPI lets only its own kind of error out of a body's parser
-                raise HTTPException(413, str(errors.BodyTooLarge(self.limit_mb)))
+            if got > limit_mb * 1_000_000:  # FastAPI lets only its own kind of error out of a body's parser
+                raise HTTPException(413, str(errors.BodyTooLarge(limit_mb)))
             return message
 
         async def answer(message: Message) -> None:
@@ -101,12 +110,12 @@ class Gate:
                 message["headers"] = [*message.get("headers", []), (b"x-content-type-options", b"nosniff")]
             await send(message)
 
-        headers = dict(scope["headers"])
         try:
             if self.keys and scope["path"].startswith("/v1/") and not self.knows(headers.get(b"authorization", b"")):
                 raise errors.BadKey
-            if int(headers.get(b"content-length", b"") or 0) > self.limit_mb * 1_000_000:
-                raise errors.BodyTooLarge(self.limit_mb)
+            announced = headers.get(b"content-length", b"")
+            if announced.isdigit() and int(announced) > limit_mb * 1_000_000:
+                raise errors.BodyTooLarge(limit_mb)
             await self.app(scope, counted, answer)
         except (errors.BadKey, errors.BodyTooLarge) as error:
             await errors.response(error)(scope, receive, answer)

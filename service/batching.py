@@ -126,12 +126,14 @@ class Batcher:
                 raise
 
     def _next_lane(self) -> str | None:
-        """The first lane with work; now and then the last, so that no lane starves."""
+        """The first lane with work; now and then one behind it, each in turn, so that no lane starves."""
         busy = [lane for lane, jobs in self._lanes.items() if jobs]
         if not busy:
             return None
         self._served += 1
-        return busy[-1] if self._served % TURN == 0 else busy[0]
+        turn, rest = divmod(self._served, TURN)
+        behind = busy[1:]
+        return behind[turn % len(behind)] if behind and rest == 0 else busy[0]
 
     def _take(self, lane: str) -> list[Job]:
         """What leaves now: live jobs up to `max_rows`."""

@@ -12,6 +12,8 @@ ServiceError
 from __future__ import annotations
 
 import inspect
+import json
+import sqlite3
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -33,7 +35,7 @@ from index.filters import BadFilter
 from index.records import UnknownItem, UnknownSchema
 from model.config import BadConfig
 from model.inputs.errors import BadMedia, BadText, BeyondBudget, NotMedia
-from model.manifest import BadManifest
+from model.manifest import BadManifest, BadMetadata
 
 
 class ServiceError(Exception):
@@ -84,6 +86,7 @@ STATUS: dict[type[Exception], tuple[int, str | None]] = {
     BadFilter: (400, "bad_filter"),
     BadName: (400, "bad_name"),
     BadManifest: (400, "bad_manifest"),
+    BadMetadata: (400, "bad_metadata"),
     BadKey: (401, "unauthorized"),
     UnknownItem: (404, "unknown_item"),
     UnknownCollection: (404, "unknown_collection"),
@@ -94,6 +97,7 @@ STATUS: dict[type[Exception], tuple[int, str | None]] = {
     Overloaded: (429, "overloaded"),
     ShuttingDown: (503, "shutting_down"),
     DataInUse: (503, "data_in_use"),
+    sqlite3.OperationalError: (503, "storage"),  # a full disk, above all
     CollectionError: (500, "collection"),
     UnknownSchema: (500, "unknown_schema"),
     ServiceError: (500, "service"),
@@ -118,7 +122,9 @@ def body(error: Exception) -> dict[str, Any]:
     _, code = entry(type(error))
     told = inspect.signature(type(error).__init__).parameters  # what its raiser gave, and nothing that was added later
     detail = {k: v for k, v in vars(error).items() if k in told and isinstance(v, str | int | float | bool)}
-    return {"code": code or getattr(error, "code", "error"), "message": str(error), "detail": detail}
+    said = {"code": code or getattr(error, "code", "error"), "message": str(error), "detail": detail}
+    cleaned: dict[str, Any] = json.loads(json.dumps(said, ensure_ascii=False).encode("utf-8", "replace"))
+    return cleaned  # what a client sent and is told again may hold what UTF-8 cannot
 
 
 def response(error: Exception) -> JSONResponse:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.encoder import Encoder
+from index.search import direction
 from model.inputs.confined import Decoders
 from model.inputs.decode import Budget
 from model.inputs.errors import BadMedia, MissingModality
@@ -36,12 +37,6 @@ class Embedded:
     vectors: dict[str, tuple[list[int], Vectors]]
 
 
-def direction(vectors: Vectors) -> Vectors:
-    """The mean of unit vectors [n, dim] as a unit vector [dim]: one vector for a whole item."""
-    mean = vectors.mean(axis=0)
-    return np.asarray(mean / max(float(np.linalg.norm(mean)), 1e-12), np.float32)
-
-
 class Pipeline:
     def __init__(self, encoder: Encoder, batcher: Batcher, decoders: Decoders, settings: Settings, metrics: Metrics):
         self.encoder, self.batcher, self.decoders, self.metrics = encoder, batcher, decoders, metrics
@@ -52,8 +47,17 @@ class Pipeline:
 
     async def texts(self, texts: list[str]) -> Vectors:
         """Texts to unit vectors [n, dim]. Raises BadText, NoEncoder, Overloaded."""
-        self.must_encode("text")
-        return await self.batcher.submit("text", self.encoder.tokens(texts))
+        return await self.tokens_embedded(await self.tokens(texts))
+
+    async def tokens(self, texts: list[str]) -> NDArray[np.int64]:
+        """Texts to token ids [n, length], beside the event loop. Raises BadText."""
+        return await asyncio.to_thread(self.encoder.tokens, texts)
+
+    async def tokens_embedded(self, ids: NDArray[np.int64]) -> Vectors:
+        """Token ids [n, length] to unit vectors [n, dim]. Raises NoEncoder, Overloaded."""
+        if "text" not in self.encoder.manifest.modalities:
+            raise NoEncoder("text")
+        return await self.batcher.submit("text", ids)
 
     async def file(self, path: Path, wanted: Collection[str]) -> Embedded:
         """A media file to the vectors of the wanted modalities.
@@ -74,10 +78,6 @@ class Pipeline:
         embedded = await self.file(path, (modality,))
         return direction(embedded.vectors[modality][1])
 
-    def must_encode(self, modality: str) -> None:
-        if modality not in self.encoder.manifest.modalities:
-            raise NoEncoder(modality)
-
     async def _decode(self, path: Path, wanted: Collection[str]) -> Media:
         if self._decoding >= self._max_waiting:
             raise Overloaded("decoding")
@@ -85,7 +85,7 @@ class Pipeline:
         outcome = "cancelled"
         try:
             future = self.decoders.start(path, self.encoder.manifest.inputs, self._budget, wanted)
-            await asyncio.wait([asyncio.ensure_future(asyncio.wrap_future(future))])
+            await asyncio.wait([asyncio.wrap_future(future)])
             media = self.decoders.finish(future)
             outcome = "good"
         except BadMedia as fault:

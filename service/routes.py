@@ -8,7 +8,8 @@ import json
 import mimetypes
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Annotated, Any, TypeVar
 
 import numpy as np
@@ -16,21 +17,23 @@ from fastapi import APIRouter, File, Form, Query, Request, UploadFile
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import TypeAdapter, ValidationError
+from starlette.datastructures import FormData
 
 from index.collection import Collection
 from index.records import Item, NewItem
-from index.search import search
+from index.search import direction, search
+from model.config import MODALITIES
 from model.inputs.errors import BadMedia
+from model.manifest import checked_metadata
 
 from . import schemas
 from .errors import BadRequest, NoEncoder, Overloaded, ShuttingDown, body
-from .pipeline import Embedded, Vectors, direction, on_disk
+from .pipeline import Embedded, Vectors, on_disk
 from .state import State, Tercet
 
 Request_ = TypeVar("Request_", bound=schemas.Strict)
 
 router = APIRouter()
-MODALITIES = ("text", "audio", "video")
 MEDIA = ("video", "audio")
 
 
@@ -52,6 +55,8 @@ async def readyz(tercet: Tercet) -> JSONResponse:
 async def metrics(tercet: Tercet) -> Response:
     for lane, rows in tercet.batcher.waiting().items():
         tercet.metrics.waiting.labels(lane).set(rows)
+    tercet.metrics.items.clear()
+    tercet.metrics.vectors.clear()
     for name in tercet.collections.names():
         counts = await asyncio.to_thread(tercet.collections.get(name).counts)
         tercet.metrics.items.labels(name).set(counts["items"])
@@ -106,8 +111,8 @@ async def openai_embeddings(tercet: Tercet, request: schemas.OpenAIEmbeddings) -
     texts = [request.input] if isinstance(request.input, str) else request.input
     if not texts:
         raise BadRequest("input is empty")
-    vectors = await tercet.pipeline.texts(few_enough(tercet, texts))
-    tokens = int((tercet.encoder.tokens(texts) != 0).sum())
+    ids = await tercet.pipeline.tokens(few_enough(tercet, texts))
+    vectors, tokens = await tercet.pipeline.tokens_embedded(ids), int((ids != 0).sum())
     data = [{"object": "embedding", "index": i, "embedding": coded(v, request)} for i, v in enumerate(vectors)]
     usage = {"prompt_tokens": tokens, "total_tokens": tokens}
     return {"object": "list", "data": data, "model": m.name, "usage": usage}
@@ -245,21 +250,38 @@ async def add_item(tercet: Tercet, name: str, request: Request) -> schemas.ItemA
         item = await text_item(tercet, parsed(schemas.TextItem, await request.body()))
     else:
         raise BadRequest("an item is multipart/form-data with a file, or JSON with a text")
-    await asyncio.to_thread(collection.put, [item])
+    try:
+        await asyncio.to_thread(collection.put, [item])
+    except Exception:
+        collection.drop_media([item.media] if item.media else [])
+        raise
     modalities = sorted(item.vectors)
     return schemas.ItemAdded(id=item.id, windows=len(item.windows), modalities=modalities, duration_s=item.duration_s)
 
 
+@asynccontextmanager
+async def form_of(request: Request) -> AsyncIterator[FormData]:
+    try:
+        form = await request.form(max_files=1, max_fields=8)
+    except (LookupError, ValueError) as error:  # a charset nobody knows, bytes that are not in it
+        raise BadRequest("the form cannot be read") from error
+    try:
+        yield form
+    finally:
+        await form.close()
+
+
 async def media_item(tercet: State, collection: Collection, request: Request) -> NewItem:
-    async with request.form(max_files=1, max_fields=8) as form:
+    async with form_of(request) as form:
         file, metadata = form.get("file"), form.get("metadata")
         if file is None or isinstance(file, str):
             raise BadRequest("there is no part 'file' with a file name")
         id = parsed_value(schemas.ItemId, form.get("id") or uuid.uuid4().hex)
-        about = parsed_value(dict[str, Any], as_json("metadata", metadata)) if metadata else {}
+        about = checked_metadata(as_json("metadata", metadata)) if metadata else {}
         async with on_disk(file.file, tercet.uploads) as path:
             embedded = await tercet.pipeline.file(path, MEDIA)
-            stored = await asyncio.to_thread(collection.store_media, path, file.filename or "")
+            filename = (file.filename or "").encode("utf-8", "replace").decode()
+            stored = await asyncio.to_thread(collection.store_media, path, filename)
     return NewItem(
         id=id,
         kind="video" if "video" in embedded.vectors else "audio",
@@ -267,7 +289,7 @@ async def media_item(tercet: State, collection: Collection, request: Request) ->
         windows=embedded.media.windows,
         vectors=embedded.vectors,
         metadata=about,
-        filename=file.filename,
+        filename=filename,
         media=stored,
     )
 

@@ -4,9 +4,25 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
-ItemId = Annotated[str, StringConstraints(min_length=1, max_length=512, pattern=r"^[^\x00-\x1f\x7f]+$")]
+from model.manifest import checked_metadata, encodable
+
+
+def reachable(id: str) -> str:
+    """An id that can be stored, and asked for in a URL."""
+    if id in (".", "..") or id.endswith("/media"):
+        raise ValueError("an id is not '.' or '..' and does not end with '/media'")
+    return encodable(id)
+
+
+ItemId = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=512, pattern=r"^[^\x00-\x1f\x7f]+$"),
+    AfterValidator(reachable),
+]
+Text = Annotated[str, AfterValidator(encodable)]
+Metadata = Annotated[dict[str, Any], AfterValidator(checked_metadata)]
 
 
 class Strict(BaseModel):
@@ -33,9 +49,9 @@ class NewCollection(Strict):
 
 
 class TextItem(Strict):
-    text: str
+    text: Text
     id: ItemId | None = None
-    metadata: dict[str, Any] = Field(default_factory=dict)
+    metadata: Metadata = Field(default_factory=dict)
 
 
 class SearchOptions(Strict):

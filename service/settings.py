@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 from pathlib import Path
 from typing import Annotated, Literal
@@ -30,6 +31,7 @@ class Settings(BaseSettings):
     api_keys: Annotated[tuple[str, ...], NoDecode] = Field((), description="bearer keys, separated by commas")
     allow_open: bool = Field(False, description="listen beyond this machine without keys")
     upload_max_mb: int = Field(512, gt=0, description="largest request")
+    json_max_mb: int = Field(16, gt=0, description="largest request that is not a form with files")
     files_max: int = Field(64, gt=0, description="files in one request")
     texts_max: int = Field(1024, gt=0, description="texts in one request")
     media_max_s: float = Field(600.0, gt=0, description="longest media decoded for a request")
@@ -45,7 +47,10 @@ class Settings(BaseSettings):
     @field_validator("api_keys", mode="before")
     @classmethod
     def split(cls, value: object) -> object:
-        return tuple(k.strip() for k in value.split(",") if k.strip()) if isinstance(value, str) else value
+        """Keys are kept as their SHA-256 only."""
+        keys = value.split(",") if isinstance(value, str) else value
+        assert isinstance(keys, list | tuple)
+        return tuple(hashlib.sha256(k.strip().encode()).hexdigest() for k in keys if k.strip())
 
     @property
     def loopback(self) -> bool:

@@ -37,7 +37,7 @@ class State:
             found.append("the encoder has not moved for a while")
         if shutil.disk_usage(self.settings.data).free < FREE_DISK_MB * 1_000_000:
             found.append("the disk is full")
-        return found
+        return found + [str(conflict) for conflict in self.collections.conflicts.values()]
 
 
 def state(request: Request) -> State:

@@ -17,6 +17,7 @@ from export.bundle import (
     AlteredFile,
     BadBundle,
     Bundle,
+    InTheWay,
     MissingFile,
     UnknownFormat,
     WrongVectors,
@@ -134,7 +135,7 @@ def test_a_provider_that_is_not_there_is_named(exported: tuple[Path, Path]) -> N
 
 def test_export_replaces_a_bundle_whole(exported: tuple[Path, Path], tmp_path: Path) -> None:
     out, m = tmp_path / "bundle", open_bundle(exported[1]).manifest
-    out.mkdir()
+    shutil.copytree(exported[1], out)
     (out / "old").write_text("x")
 
     def fill(half: Path) -> None:
@@ -147,6 +148,11 @@ def test_export_replaces_a_bundle_whole(exported: tuple[Path, Path], tmp_path: P
     again = write_bundle(out, m.name, m.inputs, m.spaces["vlsa"], m.graphs, m.provenance, fill, vectors_of)
     assert [p.name for p in tmp_path.iterdir()] == ["bundle"] and not (out / "old").exists()
     assert again.manifest == m and m.provenance["licences"] == ["CC0"]
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("x")
+    with pytest.raises(InTheWay):
+        write_bundle(tmp_path / "mine", m.name, m.inputs, m.spaces["vlsa"], m.graphs, {}, fill, vectors_of)
+    assert (tmp_path / "mine" / "thesis.txt").exists()
 
 
 def test_the_default_bundle_opens_and_is_small() -> None:

@@ -200,16 +200,16 @@ def test_a_large_collection_becomes_hnsw_on_open(tmp_path: Path, monkeypatch: py
     x = cloud(300, 8)
     box.put([item(f"i{n:03d}", v) for n, v in enumerate(x)])
     expected = found(box, x[7])
-    assert box.is_exact("video")
+    assert box.index("video").exact
     box.close()
     box = Collection(tmp_path / "box", "f1", 8)
-    assert not box.is_exact("video") and found(box, x[7]) == expected
+    assert not box.index("video").exact and found(box, x[7]) == expected
     assert search(box, x[7], "video")[1].exact is False and search(box, x[7], "video", exact=True)[1].exact
     box.delete("i007")
     assert "i007" not in found(box, x[7])
     box.close()
     box = Collection(tmp_path / "box", "f1", 8)
-    assert "i007" not in found(box, x[7]) and box.size("video") == 299
+    assert "i007" not in found(box, x[7]) and len(box.index("video")) == 299
 
 
 def test_another_bundle_is_refused(tmp_path: Path) -> None:

@@ -144,16 +144,16 @@ def test_a_decoder_that_hangs_or_dies_costs_one_file(tmp_path: Path) -> None:
 
 
 def test_tokens_are_padded_and_cut(tmp_path: Path) -> None:
-    learn_tokenizer(["a red ball", "a blue box"] * 5, 60, tmp_path / "t.json")
+    learn_tokenizer(["a red ball", "a blue box"] * 5, 200, tmp_path / "t.json")
     tokens = TextTokens(tmp_path / "t.json", TextSpec(tokens=6))
     ids = tokens(["red", "A RED ball a red ball a red ball"])
     assert ids.shape == (2, 6) and ids.dtype == np.int64
     assert (ids[0] != 0).sum() == 3 and (ids[1] != 0).all()
     assert (tokens(["Red"]) == tokens(["red"])).all()
-    for bad in ("", "  \n", "x" * 20_000):
+    for bad in ("", "  \n"):
         with pytest.raises(BadText):
             tokens([bad])
-    tokens(["\ud800 lone surrogate", "emoji 🎬", "\0"])
+    tokens(["\ud800 lone surrogate", "emoji 🎬", "\0", "x" * 10**6])
 
 
 @needs_shared

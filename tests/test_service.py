@@ -194,7 +194,7 @@ def test_bad_requests_are_told_what_is_wrong(client: Client, clips: dict[str, Pa
     refused(client.get("/v1/search/text-video"), 405, "method_not_allowed")
     refused(client.post("/v1/search/video-video", data={"top_k": 1}), 400, "bad_request")
     refused(client.post(items, files=red, data={"metadata": "{"}), 400, "bad_request")
-    refused(client.post(items, files=red, data={"metadata": "[1]"}), 400, "bad_request")
+    refused(client.post(items, files=red, data={"metadata": "[1]"}), 400, "bad_metadata")
     refused(client.post(items, files=red, data={"id": "x" * 600}), 400, "bad_request")
     refused(client.post(items, data={"id": "x"}), 400, "bad_request")
     refused(client.post(items, json={"txt": "x"}), 400, "bad_request")
@@ -231,7 +231,7 @@ def test_keys(tmp_path: Path) -> None:
 
 
 def test_a_body_over_the_limit_is_refused(tmp_path: Path) -> None:
-    app = create_app(settings(tmp_path / "data", upload_max_mb=1), FakeEncoder())
+    app = create_app(settings(tmp_path / "data", upload_max_mb=1, json_max_mb=1), FakeEncoder())
     with TestClient(app) as client:
         big = {"file": ("a.wav", b"\0" * 2_000_000)}
         refused(client.post("/v1/embed/audio", files=big), 413, "too_large")

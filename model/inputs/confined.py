@@ -4,6 +4,7 @@ hangs costs one file; the pool replaces it."""
 from __future__ import annotations
 
 import resource
+import threading
 from collections.abc import Collection
 from concurrent.futures import Future
 from multiprocessing import get_context
@@ -37,25 +38,41 @@ def read_confined(path: Path, specs: InputSpecs, budget: Budget, wanted: tuple[s
         return fault.with_traceback(None)
     except MemoryError:
         return DecoderFailed("it needs more memory than a decoder may use")
+    except Exception as error:  # whatever a hostile file provokes is that file's fault
+        return DecoderFailed(type(error).__name__)
 
 
 class Decoders:
     """A pool of confined decoders. `read` may be called from any thread."""
 
     def __init__(self, workers: int = 2, memory_mb: int = 1024, max_s: float = 12.0) -> None:
-        self._max_s = max_s
+        self._workers, self._memory_mb, self._max_s = workers, memory_mb, max_s
+        self._lock = threading.Lock()
+        self._pool = self._new_pool()
+
+    def _new_pool(self) -> ProcessPool:
         context = get_context("forkserver")
         context.set_forkserver_preload(["model.inputs.windows"])
         # A worker is replaced after so many files, so that nothing a decoder leaks can add up.
-        self._pool = ProcessPool(workers, max_tasks=500, initializer=confine, initargs=(memory_mb,), context=context)
+        return ProcessPool(
+            self._workers, max_tasks=500, initializer=confine, initargs=(self._memory_mb,), context=context
+        )
 
     def start(
         self, path: Path, specs: InputSpecs, budget: Budget, wanted: Collection[str] = ("video", "audio")
     ) -> Future[Media | BadMedia]:
         """Begin to decode; give the future to `finish`."""
-        future: Future[Media | BadMedia] = self._pool.schedule(
-            read_confined, args=(path, specs, budget, tuple(wanted)), timeout=self._max_s
-        )
+        args = (path, specs, budget, tuple(wanted))
+        with self._lock:
+            try:
+                return self._schedule(args)
+            except RuntimeError:  # a pool whose idle workers were all killed from outside is broken for good
+                self._stop()
+                self._pool = self._new_pool()
+                return self._schedule(args)
+
+    def _schedule(self, args: tuple[object, ...]) -> Future[Media | BadMedia]:
+        future: Future[Media | BadMedia] = self._pool.schedule(read_confined, args=args, timeout=self._max_s)
         return future
 
     def finish(self, future: Future[Media | BadMedia]) -> Media:
@@ -75,5 +92,9 @@ class Decoders:
         return outcome
 
     def close(self) -> None:
+        with self._lock:
+            self._stop()
+
+    def _stop(self) -> None:
         self._pool.stop()  # type: ignore[no-untyped-call]
         self._pool.join()

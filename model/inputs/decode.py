@@ -151,12 +151,12 @@ def read_waveform(path: Path, sample_rate: int, budget: Budget) -> NDArray[np.fl
             raise Damaged("the audio stream holds no samples")
         if not any(map(len, pieces)):
             pieces = [np.zeros(1, np.float32)]  # less than one sample at our rate
-        return clean(np.concatenate(pieces))
+        return np.concatenate(pieces)
 
 
 def resampled(resampler: av.AudioResampler, frame: av.AudioFrame | None) -> list[NDArray[np.float32]]:
     try:
-        return [out.to_ndarray()[0] for out in resampler.resample(frame)]
+        return [clean(out.to_ndarray()[0]) for out in resampler.resample(frame)]
     except (av.FFmpegError, ValueError, MemoryError) as error:
         raise Damaged(f"its audio cannot be resampled ({reason(error)})") from error
 
@@ -168,7 +168,7 @@ def announced_video_s(path: Path, budget: Budget) -> float | None:
         if stream is None:
             return None
         own = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0
-        return own or (container.duration or 0) / MICROSECONDS
+        return min(own or (container.duration or 0) / MICROSECONDS, budget.seconds)
 
 
 def read_frames(path: Path, times_s: Sequence[float], size: int, budget: Budget) -> tuple[NDArray[np.uint8], float]:

@@ -16,7 +16,7 @@ from .errors import BadText
 
 PAD, UNK, START, END = "[PAD]", "[UNK]", "[CLS]", "[SEP]"
 PAD_ID = 0
-MAX_CHARACTERS = 10_000
+CHARACTERS_A_TOKEN = 64  # a text is cut here before it is tokenised: what lies beyond could not be read anyway
 
 
 @dataclass(frozen=True)
@@ -30,18 +30,17 @@ class TextTokens:
     """Texts to token ids [n, length], padded with zeros to the longest of the batch."""
 
     def __init__(self, file: Path, spec: TextSpec) -> None:
+        self._characters = CHARACTERS_A_TOKEN * spec.tokens
         self._tokenizer = Tokenizer.from_file(str(file))
         self._tokenizer.enable_truncation(spec.tokens)
         self._tokenizer.enable_padding(pad_id=PAD_ID, pad_token=PAD)
 
     def __call__(self, texts: Sequence[str]) -> NDArray[np.int64]:
-        for text in texts:
-            if not text.strip():
-                raise BadText("it is empty")
-            if len(text) > MAX_CHARACTERS:
-                raise BadText(f"{len(text)} characters, the limit is {MAX_CHARACTERS}")
+        cut = [text.strip()[: self._characters] for text in texts]
+        if not all(cut):
+            raise BadText("it is empty")
         # A lone surrogate is valid in a Python string and in JSON, but not in UTF-8.
-        encodable = [text.encode("utf-8", "replace").decode("utf-8") for text in texts]
+        encodable = [text.encode("utf-8", "replace").decode("utf-8") for text in cut]
         return np.array([e.ids for e in self._tokenizer.encode_batch(encodable)], dtype=np.int64)
 
 
