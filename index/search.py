@@ -85,10 +85,15 @@ def search(
         return hits, Plan(index.exact or index.scans(allowed, exact), candidates)
 
 
+def score_of(vector: NDArray[np.float32], query: NDArray[np.float32]) -> float:
+    """The inner product of unit vectors, in [-1, 1] whatever the rounding."""
+    return float(np.clip(vector @ query, -1.0, 1.0))
+
+
 def hit_of(stored: Stored, query: NDArray[np.float32], target: str, min_score: float | None) -> Hit:
-    scored = [(place, float(vector @ query)) for modality, place, vector in stored.vectors if modality == target]
+    scored = [(place, score_of(vector, query)) for modality, place, vector in stored.vectors if modality == target]
     best_place, best = max(scored, key=lambda pair: pair[1])
-    scores = {m: float(vector @ query) for m, place, vector in stored.vectors if place.window == best_place.window}
+    scores = {m: score_of(vector, query) for m, place, vector in stored.vectors if place.window == best_place.window}
     least = max(best * MOMENT_SHARE if best > 0 else best, min_score if min_score is not None else -1.0)
     least = min(least, best)  # the index may have rounded its score the other way
     moments = merged([(place, score) for place, score in scored if score >= least])

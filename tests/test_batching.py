@@ -116,6 +116,23 @@ def test_text_goes_first_but_nobody_starves() -> None:
     run(work())
 
 
+def test_the_middle_lane_gets_its_turn() -> None:
+    async def work() -> None:
+        device = Device()
+        batcher = Batcher(device, ("text", "audio", "video"), max_rows=1, max_waiting=1000)
+        device.gate.clear()
+        tasks = [asyncio.create_task(batcher.submit("text", rows(i))) for i in range(40)]
+        tasks += [asyncio.create_task(batcher.submit("video", rows(i))) for i in range(20)]
+        tasks.append(asyncio.create_task(batcher.submit("audio", rows(0))))
+        await asyncio.sleep(0.05)
+        device.gate.set()
+        await asyncio.gather(*tasks)
+        assert [lane for lane, _ in device.batches].index("audio") < 12
+        await batcher.close()
+
+    run(work())
+
+
 def test_a_full_queue_says_so_and_recovers() -> None:
     async def work() -> None:
         device = Device()

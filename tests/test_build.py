@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -65,6 +67,17 @@ def test_a_folder(folder: Path, tmp_path: Path) -> None:
     changed = build(tmp_path / "data", folder)
     assert "1 indexed, 2 unchanged, 0 failed" in changed.stdout and changed.returncode == 0
     assert contents(tmp_path / "data")["clips/a.mp4"][1] == 3
+
+
+def test_names_that_collide_or_are_no_text_are_told(tmp_path: Path) -> None:
+    for place in ("p", "q"):
+        (tmp_path / place).mkdir()
+        make_wav(tmp_path / place / "c.wav")
+    with suppress(OSError):
+        make_wav(tmp_path / "p" / "ok.wav").rename(tmp_path / "p" / os.fsdecode(b"bad\xff.wav"))
+    result = build(tmp_path / "data", tmp_path / "p" / "c.wav", tmp_path / "q" / "c.wav", tmp_path / "p")
+    assert result.returncode == 1 and "2 indexed, 0 unchanged, 2 failed" in result.stdout, result.stdout + result.stderr
+    assert "is taken by" in result.stderr and "not UTF-8" in result.stderr
 
 
 def test_a_manifest_with_text_and_metadata(folder: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +154,15 @@ def test_min_score_and_top_k(box: Collection) -> None:
     assert found(box, unit(1, 0, 0), top_k=1, min_score=0.9999999) in ([], ["i0"])
 
 
+def test_an_items_own_score_is_enough(box: Collection) -> None:
+    """An index and numpy may round a score differently: asking for exactly what was answered must not fail."""
+    for n, vector in enumerate(cloud(300, 3)):
+        box.put([item(f"i{n}", vector)])
+        hits, _ = search(box, vector, "video", top_k=1)
+        assert hits[0].score <= 1.0
+        assert all(h.moments for h in search(box, vector, "video", top_k=1, min_score=hits[0].score)[0])
+
+
 def test_many_windows_of_one_item_do_not_hide_the_others(box: Collection) -> None:
     box.put([item("long", *[unit(1, 0, 0)] * 200)])
     box.put([item(f"i{n}", unit(1, 1 + n, 0)) for n in range(5)])
@@ -198,7 +208,7 @@ def test_a_large_collection_becomes_hnsw_on_open(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr("index.vectors.HNSW_FROM", 100)
     box = Collection(tmp_path / "box", "f1", 8)
     x = cloud(300, 8)
-    box.put([item(f"i{n:03d}", v) for n, v in enumerate(x)])
+    box.put([item(f"i{n:03d}", v, n=n) for n, v in enumerate(x)])
     expected = found(box, x[7])
     assert box.index("video").exact
     box.close()
@@ -207,7 +217,11 @@ def test_a_large_collection_becomes_hnsw_on_open(tmp_path: Path, monkeypatch: py
     assert search(box, x[7], "video")[1].exact is False and search(box, x[7], "video", exact=True)[1].exact
     box.delete("i007")
     assert "i007" not in found(box, x[7])
+    narrow = search(box, x[8], "video", filter={"n": 8})
+    assert narrow[1].exact and [h.id for h in narrow[0]] == ["i008"]
     box.close()
+    kept = json.loads(next((tmp_path / "box" / "snapshots").glob("*/snapshot.json")).read_text())
+    assert kept["indexes"]["video"]["kind"] == "hnsw"  # the next open need not build it again
     box = Collection(tmp_path / "box", "f1", 8)
     assert "i007" not in found(box, x[7]) and len(box.index("video")) == 299
 
@@ -216,6 +230,89 @@ def test_another_bundle_is_refused(tmp_path: Path) -> None:
     Collection(tmp_path / "box", "f1", 3).close()
     with pytest.raises(FingerprintConflict, match="f1"):
         Collection(tmp_path / "box", "f2", 3)
+
+
+def test_a_snapshot_of_another_history_is_not_trusted(tmp_path: Path) -> None:
+    """Someone puts older records back: what is added to them afterwards is found all the same."""
+    box = Collection(tmp_path / "box", "f1", 3)
+    box.put([item("old", unit(1, 0, 0))])
+    box.close()
+    shutil.copy(tmp_path / "box" / "records.sqlite", tmp_path / "backup.sqlite")
+    box = Collection(tmp_path / "box", "f1", 3)
+    box.put([item("a", unit(0, 1, 0)), item("b", unit(0, 0, 1))])
+    box.close()
+    shutil.copy(tmp_path / "backup.sqlite", tmp_path / "box" / "records.sqlite")
+    box = Collection(tmp_path / "box", "f1", 3)
+    assert found(box, unit(0, 1, 0)) == ["old"]
+    box.put([item("new", unit(0, 1, 0))])
+    del box
+    assert found(Collection(tmp_path / "box", "f1", 3), unit(0, 1, 0)) == ["new", "old"]
+
+
+def test_two_items_of_one_id_at_once(box: Collection) -> None:
+    box.put([item("x", unit(1, 0, 0)), item("x", unit(0, 1, 0))])
+    assert len(box.index("video")) == 1 and found(box, unit(1, 0, 0), min_score=0.5) == []
+
+
+def test_a_closed_collection_says_so(tmp_path: Path) -> None:
+    data = Collections(tmp_path, "f1", 3)
+    gone = data.create("a")
+    (tmp_path / "m.mp4").write_bytes(b"x")
+    data.delete("a")
+    for use in (
+        lambda: gone.put([item("x", unit(1, 0, 0))]),
+        lambda: search(gone, unit(1, 0, 0), "video"),
+        lambda: gone.store_media(tmp_path / "m.mp4", "m.mp4"),
+        gone.counts,
+    ):
+        with pytest.raises(UnknownCollection):
+            use()
+    data.create("a").put([item("y", unit(1, 0, 0))])
+    data.close()
+    again = Collections(tmp_path, "f1", 3)
+    assert found(again.get("a"), unit(1, 0, 0)) == ["y"]
+    again.close()
+
+
+def test_searches_and_writes_at_once(box: Collection) -> None:
+    """Filtered searches while items are replaced and deleted: never an error, never a vector that is gone."""
+    box.put([item(f"i{n}", v, k=n % 3) for n, v in enumerate(cloud(60, 3))])
+    faults: list[Exception] = []
+    stop = threading.Event()
+
+    def look() -> None:
+        while not stop.is_set():
+            try:
+                assert len(found(box, unit(1, 1, 1), top_k=10, filter={"k": {"$gte": 1}})) > 0
+            except Exception as fault:
+                faults.append(fault)
+
+    readers = [threading.Thread(target=look) for _ in range(2)]
+    for reader in readers:
+        reader.start()
+    for n in range(120):
+        box.put([item(f"i{n % 20}", cloud(1, 3, n)[0], k=n % 3)])
+        if n % 4 == 0:
+            box.delete(f"i{n % 20}")
+    stop.set()
+    for reader in readers:
+        reader.join()
+    assert not faults
+
+
+def test_a_collection_of_another_bundle_is_left_alone(tmp_path: Path) -> None:
+    data = Collections(tmp_path, "f1", 3)
+    data.create("a")
+    data.close()
+    data = Collections(tmp_path, "f2", 3)
+    for use in (data.get, data.ensure):
+        with pytest.raises(FingerprintConflict):
+            use("a")
+    with pytest.raises(CollectionExists):
+        data.create("a")
+    data.delete("a")
+    data.create("a")
+    data.close()
 
 
 def test_media_that_was_never_acknowledged_is_dropped(tmp_path: Path) -> None:
@@ -337,6 +434,25 @@ def test_filters(box: Collection) -> None:
     assert left({"$not": {"lang": "en"}}) == "a" and left({"year": {"$not": {"$gt": 2020}}}) == "ac"
     assert left({"$and": [{"lang": "en"}, {"live": False}]}) == "b"
     assert left({"lang' or 1=1 --": "x"}) == ""
+    box.put([item("ü", unit(1, 0, 0), **{"straße": "grün"})])
+    assert left({"straße": "grün"}) == "ü"
+    deep: dict[str, Any] = {"$gt": 1}
+    for _ in range(300):
+        deep = {"$not": deep}
+    hostile: list[dict[str, Any]] = [
+        {str(n): n for n in range(2000)},
+        {"$or": [{}] * 3000},
+        {"$or": [{"duration_s": {"$exists": True}}] * 3000},
+        {"a": deep},
+        {"a": "\ud800"},
+        {"\ud800": 1},
+        {"$\ud800": 1},
+        {"a": {"$\ud800": 1}},
+        {"a": 10**30},
+    ]
+    for worse in hostile:
+        with pytest.raises(BadFilter):
+            compile_filter(worse)
     for bad in ({"$where": "1"}, {"a": {"$regex": "x"}}, {"a": [1]}, {"$or": []}, {'a"b': 1}, {"a": {"$gt": True}}):
         with pytest.raises(BadFilter):
             compile_filter(bad)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from starlette.testclient import TestClient
 
@@ -203,6 +205,82 @@ def test_bad_requests_are_told_what_is_wrong(client: Client, clips: dict[str, Pa
     long = make_wav(tmp_path / "long.wav", 30.0, rate=8000)
     detail = refused(client.post("/v1/embed/audio", files=upload(long)), 413, "too_long")["detail"]
     assert detail == {"seconds": 30.0, "limit": 20.0}
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        '{"a": NaN}',
+        '{"a": 1e999}',
+        '{"a": "\\ud800"}',
+        '{"a":' * 300 + "1" + "}" * 300,
+        '{"a": "' + "x" * 70_000 + '"}',
+    ],
+)
+def test_metadata_that_could_not_be_given_back_is_refused(
+    client: Client, clips: dict[str, Path], metadata: str
+) -> None:
+    items = "/v1/collections/default/items"
+    assert client.post(items, files=upload(clips["tone"]), data={"metadata": metadata, "id": "m"}).status_code == 400
+    assert (
+        client.post(
+            items,
+            content=f'{{"text": "x", "id": "m", "metadata": {metadata}}}',
+            headers={"content-type": "application/json"},
+        ).status_code
+        == 400
+    )
+    refused(client.get(f"{items}/m"), 404, "unknown_item")
+
+
+@pytest.mark.parametrize("id", ["w/media", ".", "..", "a\nb", "\ud800", ""])
+def test_ids_that_could_not_be_asked_for_are_refused(client: Client, id: str) -> None:
+    answer = client.post(
+        "/v1/collections/default/items",
+        content=json.dumps({"text": "x", "id": id}),
+        headers={"content-type": "application/json"},
+    )
+    refused(answer, 400, "bad_request")
+
+
+def test_odd_texts_and_forms_get_answers(client: Client, clips: dict[str, Path]) -> None:
+    odd = {"query": "\ud800 \x00", "collection": "default"}
+    as_json = {"content-type": "application/json"}
+    assert client.post("/v1/search/text-video", content=json.dumps(odd), headers=as_json).status_code == 200
+    odd["collection"] = "\ud800"
+    refused(client.post("/v1/search/text-video", content=json.dumps(odd), headers=as_json), 404, "unknown_collection")
+    refused(client.post("/v1/collections", content='{"name": "\\ud800"}', headers=as_json), 400, "bad_name")
+    boundary = "multipart/form-data; boundary=x; charset=undefined"
+    form = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\nz\r\n--x--\r\n'
+    for path in ("/v1/collections/default/items", "/v1/embed/audio"):
+        answer = client.post(path, content=form, headers={"content-type": boundary})
+        assert answer.status_code in (400, 415) and answer.json()["error"]["code"], answer.text
+    plain = client.post("/v1/collections/default/items", data={"file": "no file"}, files={"x": b"1"})
+    refused(plain, 400, "bad_request")
+
+
+def test_a_collection_of_another_bundle(tmp_path: Path) -> None:
+    with TestClient(create_app(settings(tmp_path / "data"), FakeEncoder("one"))):
+        pass
+    with TestClient(create_app(settings(tmp_path / "data"), FakeEncoder("two"))) as client:
+        refused(client.get("/v1/collections/default"), 409, "fingerprint_conflict")
+        refused(client.post("/v1/search/text-video", json={"query": "red"}), 409, "fingerprint_conflict")
+        assert client.get("/readyz").status_code == 503 and "bundle one" in client.get("/readyz").text
+        assert client.post("/v1/embed/text", json={"texts": ["red"]}).status_code == 200
+        assert client.delete("/v1/collections/default").status_code == 204
+        assert client.get("/readyz").status_code == 200
+
+
+def test_decoders_killed_from_outside_are_replaced(tmp_path: Path, clips: dict[str, Path]) -> None:
+    with TestClient(create_app(settings(tmp_path / "data"), FakeEncoder())) as client:
+        assert client.post("/v1/embed/video", files=upload(clips["red"])).status_code == 200
+        for _ in range(2):
+            for child in psutil.Process().children(recursive=True):
+                if "forkserver" in " ".join(child.cmdline()) and not child.children():
+                    child.kill()
+            time.sleep(0.5)
+            codes = [client.post("/v1/embed/video", files=upload(clips["red"])).status_code for _ in range(3)]
+            assert codes[-1] == 200 and set(codes) <= {200, 422}
 
 
 def test_health_models_metrics_and_the_api_page(client: Client) -> None:
