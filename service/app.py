@@ -7,7 +7,7 @@ import hashlib
 import hmac
 import shutil
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager, suppress
 
 from fastapi import FastAPI
@@ -28,6 +28,7 @@ from .settings import Settings
 from .state import State
 
 LANES = ("text", "audio", "video")
+GONE = 499  # what proxies log for a client that left before its answer
 
 
 def open_data(settings: Settings, encoder: Encoder) -> Collections:
@@ -91,6 +92,7 @@ class Gate:
             await self.app(scope, receive, send)
             return
         began, status, got = time.perf_counter(), 500, 0
+        received, answered = asyncio.Event(), asyncio.Event()
         headers = dict(scope["headers"])
         form = headers.get(b"content-type", b"").lower().startswith(b"multipart/")
         limit_mb = self.upload_mb if form else self.json_mb
@@ -98,6 +100,8 @@ class Gate:
         async def counted() -> Message:
             nonlocal got
             message = await receive()
+            if not message.get("more_body", False):
+                received.set()
             got += len(message.get("body", b""))
             if got > limit_mb * 1_000_000:  # FastAPI lets only its own kind of error out of a body's parser
                 raise HTTPException(413, str(errors.BodyTooLarge(limit_mb)))
@@ -107,6 +111,7 @@ class Gate:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                answered.set()
                 message["headers"] = [*message.get("headers", []), (b"x-content-type-options", b"nosniff")]
             await send(message)
 
@@ -116,7 +121,8 @@ class Gate:
             announced = headers.get(b"content-length", b"")
             if announced.isdigit() and int(announced) > limit_mb * 1_000_000:
                 raise errors.BodyTooLarge(limit_mb)
-            await self.app(scope, counted, answer)
+            if not await while_connected(self.app(scope, counted, answer), receive, received, answered):
+                status = GONE
         except (errors.BadKey, errors.BodyTooLarge) as error:
             await errors.response(error)(scope, receive, answer)
         finally:
@@ -129,3 +135,33 @@ class Gate:
         scheme, _, key = header.partition(b" ")
         given = hashlib.sha256(key.strip()).digest()
         return scheme.lower() == b"bearer" and sum(hmac.compare_digest(given, known) for known in self.keys) > 0
+
+
+async def while_connected(
+    work: Awaitable[None], receive: Receive, received: asyncio.Event, answered: asyncio.Event
+) -> bool:
+    """Do the work of a request; False when its client hung up before it was answered, and the work was cancelled.
+
+    `received` is set when the body is whole, `answered` when the response begins.
+    """
+    task = asyncio.ensure_future(work)
+    left = False
+
+    async def watch() -> None:
+        nonlocal left
+        await received.wait()
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        if not answered.is_set():
+            left = task.cancel()
+
+    watcher = asyncio.ensure_future(watch())
+    try:
+        await task
+    except asyncio.CancelledError:
+        if not left:
+            task.cancel()  # the server's own doing, not the client's
+            raise
+    finally:
+        watcher.cancel()
+    return not left

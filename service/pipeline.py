@@ -85,7 +85,11 @@ class Pipeline:
         outcome = "cancelled"
         try:
             future = self.decoders.start(path, self.encoder.manifest.inputs, self._budget, wanted)
-            await asyncio.wait([asyncio.wrap_future(future)])
+            try:
+                await asyncio.wait([asyncio.wrap_future(future)])
+            except asyncio.CancelledError:
+                future.cancel()
+                raise
             media = self.decoders.finish(future)
             outcome = "good"
         except BadMedia as fault:

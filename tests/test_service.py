@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -269,6 +271,60 @@ def test_a_collection_of_another_bundle(tmp_path: Path) -> None:
         assert client.post("/v1/embed/text", json={"texts": ["red"]}).status_code == 200
         assert client.delete("/v1/collections/default").status_code == 204
         assert client.get("/readyz").status_code == 200
+
+
+def test_a_client_that_hangs_up_takes_its_work_along(tmp_path: Path) -> None:
+    class Slow(FakeEncoder):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gate, self.rows = threading.Event(), 0
+
+        def embed(self, modality: str, arrays: Any) -> Any:
+            self.gate.wait(10)
+            self.rows += len(arrays)
+            return super().embed(modality, arrays)
+
+    async def work() -> None:
+        encoder = Slow()
+        app = create_app(settings(tmp_path / "data", batch_max_rows=1), encoder)
+        async with app.router.lifespan_context(app):
+            batcher = app.state.tercet.batcher
+            gone, sent = asyncio.Event(), []
+            body = [{"type": "http.request", "body": b'{"texts": ["a", "b", "c", "d"]}', "more_body": False}]
+
+            async def receive() -> Any:
+                if body:
+                    return body.pop()
+                await gone.wait()
+                return {"type": "http.disconnect"}
+
+            async def send(message: Any) -> None:
+                sent.append(message)
+
+            scope = {
+                "type": "http",
+                "method": "POST",
+                "path": "/v1/embed/text",
+                "raw_path": b"/v1/embed/text",
+                "query_string": b"",
+                "headers": [(b"content-type", b"application/json")],
+                "http_version": "1.1",
+                "scheme": "http",
+                "server": ("test", 80),
+                "client": ("test", 1),
+                "root_path": "",
+            }
+            request = asyncio.create_task(app(scope, receive, send))
+            while not batcher.waiting()["text"]:
+                await asyncio.sleep(0.01)
+            gone.set()
+            await asyncio.wait_for(request, 5)
+            encoder.gate.set()
+            fresh = await app.state.tercet.pipeline.texts(["red"])
+            assert fresh.shape == (1, 4) and not sent
+            assert encoder.rows <= 2 and batcher.waiting()["text"] == 0  # the one on the device, and the fresh one
+
+    asyncio.run(asyncio.wait_for(work(), 30))
 
 
 def test_decoders_killed_from_outside_are_replaced(tmp_path: Path, clips: dict[str, Path]) -> None:
