@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sqlite3
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ from model.manifest import BadManifest
 from .build import Report, build
 from .collection import CollectionError, Collections
 from .filters import BadFilter
+from .records import UnknownSchema
 from .search import Hit, direction, search
 
 BUILD_BUDGET = Budget(seconds=2 * 3600.0, frames=2 * 3600 * 60, samples=2 * 3600 * 48_000 * 8)
@@ -54,7 +56,16 @@ def main() -> int:
     args = arguments().parse_args()
     try:
         return {"build": build_command, "search": search_command}[args.command](args)
-    except (BadBundle, BadFilter, BadManifest, BadMedia, CollectionError, OSError) as error:
+    except (
+        BadBundle,
+        BadFilter,
+        BadManifest,
+        BadMedia,
+        CollectionError,
+        OSError,
+        UnknownSchema,
+        sqlite3.Error,
+    ) as error:
         print(f"{args.command}: {error}", file=sys.stderr)
         return 1
 

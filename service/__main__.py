@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import sys
 
 import uvicorn
@@ -10,6 +11,7 @@ from pydantic import ValidationError
 from export.bundle import BadBundle
 from export.encoder import NoProvider, OnnxEncoder
 from index.collection import CollectionError
+from index.records import UnknownSchema
 
 from .app import create_app, open_data
 from .settings import Settings
@@ -32,7 +34,7 @@ def main() -> int:
         uvicorn.Server(config).run()
     except KeyboardInterrupt:
         pass  # uvicorn hands the interrupt on once it has shut down cleanly
-    except (BadBundle, CollectionError, NoProvider, OSError) as error:
+    except (BadBundle, CollectionError, NoProvider, OSError, UnknownSchema, sqlite3.Error) as error:
         print(f"service: {error}", file=sys.stderr)
         return 1
     return 0
