@@ -394,8 +394,8 @@ async def find(
         fingerprint=collection.fingerprint,
         route=f"{source}-{target}",
         took_ms=round((time.perf_counter() - began) * 1000, 3),
-        plan=schemas.PlanUsed(exact=plan.exact, candidates=plan.candidates),
-        hits=[schemas.HitFound.model_validate(hit, from_attributes=True) for hit in hits],
+        plan=plan,
+        hits=hits,
     )
 
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
+from index.search import Hit, Plan
 from model.manifest import checked_metadata, encodable
 
 
@@ -99,35 +100,13 @@ class Embeddings(BaseModel):
     data: list[Embedding]
 
 
-class MomentFound(BaseModel):
-    start_s: float
-    end_s: float
-    score: float
-
-
-class HitFound(BaseModel):
-    id: str
-    score: float
-    target: str
-    start_s: float
-    end_s: float
-    scores: dict[str, float]
-    metadata: dict[str, Any]
-    moments: list[MomentFound]
-
-
-class PlanUsed(BaseModel):
-    exact: bool
-    candidates: int
-
-
 class SearchResult(BaseModel):
     collection: str
     fingerprint: str
     route: str
     took_ms: float
-    plan: PlanUsed
-    hits: list[HitFound]
+    plan: Plan
+    hits: list[Hit]
 
 
 class ItemAdded(BaseModel):
