@@ -129,8 +129,10 @@ class Collection:
 
     def snapshot(self) -> None:
         with self.held() as records:
-            self._kept = records.head()
-            snapshot.save(self.folder / "snapshots", self._indexes, self._identity, self._kept)
+            head = records.head()
+            snapshot.save(self.folder / "snapshots", self._indexes, self._identity, head)
+            records.forget_removed(head[1])  # the only snapshot there is knows of them
+            self._kept = head
 
     def close(self, keep: bool = True) -> None:
         """Leave a snapshot, so that the next open is quick; unless there is nothing to `keep`."""

@@ -265,6 +265,11 @@ class Records:
         rows = self._db.execute("select vector from removed where modality = ? and n > ?", (modality, n)).fetchall()
         return np.array([row[0] for row in rows], np.int64)
 
+    def forget_removed(self, upto: int) -> None:
+        """Drop the notes of removals that no snapshot needs any more; their numbers are not used again."""
+        with self._transaction():
+            self._db.execute("delete from removed where n <= ?", (upto,))
+
     def modalities(self) -> list[str]:
         return [row[0] for row in self._db.execute("select distinct modality from vectors")]
 
