@@ -54,7 +54,7 @@ train: .venv/.dev
 	$(BIN)/python -m model train --config tiny --out runs/tiny --resume
 	$(BIN)/python -m export checkpoint runs/tiny --out runs/tiny/bundle
 
-# A few minutes from nothing to a search with an encoder of one's own.
+# A quarter of an hour from nothing to a search with an encoder of one's own.
 demo: .venv/.dev
 	$(BIN)/python -m model train --config demo --out runs/demo --resume
 	$(BIN)/python -m export checkpoint runs/demo --out runs/demo/bundle

@@ -98,17 +98,18 @@ def sources(paths: Iterable[Path]) -> tuple[list[Source], int]:
 
 def distinct(found: list[Source], report: Report) -> Iterator[Source]:
     """The sources that can be told apart and stored; the others are reported as failed."""
-    taken: dict[str, Path] = {}
+    taken: dict[str, Source] = {}
     for source in found:
         try:
             encodable(source.id)
         except ValueError:
             report.failed[ascii(str(source.path))] = "its name is not UTF-8"
             continue
-        if taken.setdefault(source.id, source.path) == source.path:
+        if source.id not in taken:
+            taken[source.id] = source
             yield source
-        else:
-            report.failed[str(source.path)] = f"its id {source.id!r} is taken by {taken[source.id]}"
+        elif taken[source.id] != source:
+            report.failed[f"{source.path} ({source.id})"] = f"its id is taken by {taken[source.id].path}"
 
 
 def build(

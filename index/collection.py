@@ -15,7 +15,8 @@ import shutil
 import threading
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
@@ -151,10 +152,23 @@ class Collection:
         target = self.folder / "media" / name
         with self.held():
             target.touch()
-        shutil.copyfile(file, target)
-        snapshot.sync(target)
-        snapshot.sync(target.parent)
+        try:
+            shutil.copyfile(file, target)
+            snapshot.sync(target)
+            snapshot.sync(target.parent)
+        except BaseException:
+            target.unlink(missing_ok=True)
+            raise
         return name
+
+    def put_media(self, item: NewItem, file: Path) -> None:
+        """Add or replace an item together with a copy of its file: both or neither."""
+        name = self.store_media(file, item.filename or "")
+        try:
+            self.put([replace(item, media=name)])
+        except BaseException:
+            self.drop_media([name])
+            raise
 
     def put(self, items: list[NewItem]) -> None:
         """Add or replace items; when this returns they are on disk and found by searches."""
@@ -243,12 +257,15 @@ class Collections:
             self.conflicts[folder.name] = conflict
 
     def close(self) -> None:
-        for collection in self._open.values():
-            collection.close()
-        self._held.close()
+        try:
+            with ExitStack() as closing:  # each is closed, whatever becomes of the others
+                for collection in self._open.values():
+                    closing.callback(collection.close)
+        finally:
+            self._held.close()
 
-    def names(self) -> list[str]:
-        return sorted(self._open)
+    def all(self) -> list[Collection]:
+        return [collection for _, collection in sorted(self._open.items())]
 
     def get(self, name: str) -> Collection:
         """Raises UnknownCollection, FingerprintConflict."""

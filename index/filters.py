@@ -84,8 +84,8 @@ def term(key: str, value: Any, made: Statement, depth: int) -> str:
 
 
 def conditions(key: str, given: Any, made: Statement, depth: int) -> str:
-    if not isinstance(given, dict):
-        raise BadFilter("$not takes an object")
+    if not isinstance(given, dict) or not given:
+        raise BadFilter("an object of operators is not empty")
     return joined("and", [condition(key, op, value, made, depth + 1) for op, value in given.items()], "1")
 
 

@@ -41,9 +41,10 @@ def checked_metadata(value: Any) -> dict[str, Any]:
         raise BadMetadata(f"this is a {type(value).__name__}")
     try:
         size = len(json.dumps(value, allow_nan=False, ensure_ascii=False).encode("utf-8"))
+        deep = depth(value)
     except (ValueError, RecursionError) as error:
         raise BadMetadata("it holds a number, a character or a depth that JSON has not") from error
-    if size > METADATA_MAX_BYTES or depth(value) > METADATA_MAX_DEPTH:
+    if size > METADATA_MAX_BYTES or deep > METADATA_MAX_DEPTH:
         raise BadMetadata(f"at most {METADATA_MAX_BYTES} bytes and {METADATA_MAX_DEPTH} levels")
     return value
 
@@ -62,6 +63,8 @@ def encodable(text: Any) -> str:
     """A string that UTF-8 can hold, as it is; TypeError or ValueError for anything else."""
     if not isinstance(text, str):
         raise TypeError(f"a string, not {type(text).__name__}")
+    if "\0" in text:
+        raise ValueError("a NUL in a string")
     text.encode("utf-8")
     return text
 
@@ -92,14 +95,16 @@ def read_manifest(manifest: Path) -> list[Row]:
         BadManifest: a line that is not a JSON object with a path.
     """
     rows = []
-    for number, line in enumerate(manifest.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(manifest.read_text(encoding="utf-8").split("\n"), 1):
         if not line.strip():
             continue
         try:
             value = json.loads(line)
             said = value.get("captions") or ([value["text"]] if value.get("text") else [])
             captions = tuple(
-                Said(c) if isinstance(c, str) else Said(c["text"], tuple(c.get("about", ())), c.get("states", {}))
+                Said(encodable(c))
+                if isinstance(c, str)
+                else Said(encodable(c["text"]), tuple(c.get("about", ())), c.get("states", {}))
                 for c in said
             )
             name = encodable(value.get("id", value["path"]))

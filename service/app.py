@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
+import re
 import shutil
 import time
 from collections.abc import AsyncIterator, Awaitable
@@ -13,6 +14,7 @@ from contextlib import asynccontextmanager, suppress
 from fastapi import FastAPI
 from fastapi_swagger import patch_fastapi
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from export.encoder import Encoder
@@ -28,6 +30,7 @@ from .settings import Settings
 from .state import State
 
 LANES = ("text", "audio", "video")
+UPLOADS = re.compile(r"/v1/(embed/(audio|video)|collections/[^/]+/items|search/(audio|video)-\w+)/?$")
 GONE = 499  # what proxies log for a client that left before its answer
 
 
@@ -53,6 +56,7 @@ def create_app(settings: Settings, encoder: Encoder, collections: Collections | 
         decoders = Decoders(settings.decode_workers, settings.decode_memory_mb, settings.decode_max_s)
         batcher = Batcher(encoder.embed, LANES, settings.batch_max_rows, settings.queue_max_rows, metrics.batch)
         pipeline = Pipeline(encoder, batcher, decoders, settings, metrics)
+        await asyncio.to_thread(decoders.warm)
         app.state.tercet = State(settings, encoder, held, batcher, pipeline, metrics, uploads)
         try:
             yield
@@ -95,7 +99,7 @@ class Gate:
         received, answered = asyncio.Event(), asyncio.Event()
         headers = dict(scope["headers"])
         form = headers.get(b"content-type", b"").lower().startswith(b"multipart/")
-        limit_mb = self.upload_mb if form else self.json_mb
+        limit_mb = self.upload_mb if form and UPLOADS.match(scope["path"]) else self.json_mb
 
         async def counted() -> Message:
             nonlocal got
@@ -123,6 +127,8 @@ class Gate:
                 raise errors.BodyTooLarge(limit_mb)
             if not await while_connected(self.app(scope, counted, answer), receive, received, answered):
                 status = GONE
+        except ClientDisconnect:
+            status = GONE
         except (errors.BadKey, errors.BodyTooLarge) as error:
             await errors.response(error)(scope, receive, answer)
         finally:

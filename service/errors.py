@@ -97,6 +97,7 @@ STATUS: dict[type[Exception], tuple[int, str | None]] = {
     Overloaded: (429, "overloaded"),
     ShuttingDown: (503, "shutting_down"),
     DataInUse: (503, "data_in_use"),
+    OSError: (503, "storage"),
     sqlite3.OperationalError: (503, "storage"),  # a full disk, above all
     CollectionError: (500, "collection"),
     UnknownSchema: (500, "unknown_schema"),
@@ -120,6 +121,8 @@ def entry(error: type[Exception]) -> tuple[int, str | None]:
 def body(error: Exception) -> dict[str, Any]:
     """The error as clients see it: {"code", "message", "detail"}."""
     _, code = entry(type(error))
+    if isinstance(error, OSError):
+        return {"code": code, "message": error.strerror or "a file could not be used", "detail": {}}  # without its path
     told = inspect.signature(type(error).__init__).parameters  # what its raiser gave, and nothing that was added later
     detail = {k: v for k, v in vars(error).items() if k in told and isinstance(v, str | int | float | bool)}
     said = {"code": code or getattr(error, "code", "error"), "message": str(error), "detail": detail}

@@ -9,7 +9,7 @@ import mimetypes
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Annotated, Any, TypeVar
 
 import numpy as np
@@ -19,7 +19,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import TypeAdapter, ValidationError
 from starlette.datastructures import FormData
 
-from index.collection import Collection
+from index.collection import Collection, UnknownCollection
 from index.records import Item, NewItem
 from index.search import direction, search
 from model.config import MODALITIES
@@ -57,11 +57,12 @@ async def metrics(tercet: Tercet) -> Response:
         tercet.metrics.waiting.labels(lane).set(rows)
     tercet.metrics.items.clear()
     tercet.metrics.vectors.clear()
-    for name in tercet.collections.names():
-        counts = await asyncio.to_thread(tercet.collections.get(name).counts)
-        tercet.metrics.items.labels(name).set(counts["items"])
-        for modality in MODALITIES:
-            tercet.metrics.vectors.labels(name, modality).set(counts.get(modality, 0))
+    for collection in tercet.collections.all():
+        with suppress(UnknownCollection):
+            counts = await asyncio.to_thread(collection.counts)
+            tercet.metrics.items.labels(collection.name).set(counts["items"])
+            for modality in MODALITIES:
+                tercet.metrics.vectors.labels(collection.name, modality).set(counts.get(modality, 0))
     return Response(generate_latest(tercet.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
 
@@ -202,7 +203,10 @@ async def create_collection(tercet: Tercet, request: schemas.NewCollection) -> s
 
 @router.get("/v1/collections", tags=["collections"])
 async def list_collections(tercet: Tercet) -> schemas.CollectionList:
-    found = [await asyncio.to_thread(described, tercet.collections.get(n)) for n in tercet.collections.names()]
+    found = []
+    for collection in tercet.collections.all():
+        with suppress(UnknownCollection):  # deleted in the meantime
+            found.append(await asyncio.to_thread(described, collection))
     return schemas.CollectionList(collections=found)
 
 
@@ -245,16 +249,12 @@ async def add_item(tercet: Tercet, name: str, request: Request) -> schemas.ItemA
     collection = tercet.collections.get(name)
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
-        item = await media_item(tercet, collection, request)
+        item = await add_media(tercet, collection, request)
     elif kind == "application/json":
         item = await text_item(tercet, parsed(schemas.TextItem, await request.body()))
+        await asyncio.to_thread(collection.put, [item])
     else:
         raise BadRequest("an item is multipart/form-data with a file, or JSON with a text")
-    try:
-        await asyncio.to_thread(collection.put, [item])
-    except Exception:
-        collection.drop_media([item.media] if item.media else [])
-        raise
     modalities = sorted(item.vectors)
     return schemas.ItemAdded(id=item.id, windows=len(item.windows), modalities=modalities, duration_s=item.duration_s)
 
@@ -271,7 +271,7 @@ async def form_of(request: Request) -> AsyncIterator[FormData]:
         await form.close()
 
 
-async def media_item(tercet: State, collection: Collection, request: Request) -> NewItem:
+async def add_media(tercet: State, collection: Collection, request: Request) -> NewItem:
     async with form_of(request) as form:
         file, metadata = form.get("file"), form.get("metadata")
         if file is None or isinstance(file, str):
@@ -280,18 +280,17 @@ async def media_item(tercet: State, collection: Collection, request: Request) ->
         about = checked_metadata(as_json("metadata", metadata)) if metadata else {}
         async with on_disk(file.file, tercet.uploads) as path:
             embedded = await tercet.pipeline.file(path, MEDIA)
-            filename = (file.filename or "").encode("utf-8", "replace").decode()
-            stored = await asyncio.to_thread(collection.store_media, path, filename)
-    return NewItem(
-        id=id,
-        kind="video" if "video" in embedded.vectors else "audio",
-        duration_s=embedded.media.duration_s,
-        windows=embedded.media.windows,
-        vectors=embedded.vectors,
-        metadata=about,
-        filename=filename,
-        media=stored,
-    )
+            item = NewItem(
+                id=id,
+                kind="video" if "video" in embedded.vectors else "audio",
+                duration_s=embedded.media.duration_s,
+                windows=embedded.media.windows,
+                vectors=embedded.vectors,
+                metadata=about,
+                filename=(file.filename or "").encode("utf-8", "replace").decode(),
+            )
+            await asyncio.to_thread(collection.put_media, item, path)
+    return item
 
 
 async def text_item(tercet: State, request: schemas.TextItem) -> NewItem:
@@ -416,7 +415,7 @@ def search_by_file(source: str, target: str) -> Callable[..., Awaitable[schemas.
         collection: Annotated[str, Form()] = "default",
         top_k: Annotated[int, Form(ge=1)] = 10,
         filter: Annotated[str | None, Form(description="a filter as JSON")] = None,
-        min_score: Annotated[float | None, Form()] = None,
+        min_score: Annotated[float | None, Form(allow_inf_nan=False)] = None,
         exact: Annotated[bool, Form()] = False,
     ) -> schemas.SearchResult:
         chosen = parsed_value(dict[str, Any], as_json("filter", filter)) if filter else None

@@ -59,7 +59,7 @@ class SearchOptions(Strict):
     collection: str = "default"
     top_k: int = Field(10, ge=1)
     filter: dict[str, Any] | None = None
-    min_score: float | None = None
+    min_score: float | None = Field(None, allow_inf_nan=False)
     exact: bool = False
 
 

@@ -89,6 +89,16 @@ def test_a_manifest_with_text_and_metadata(folder: Path, tmp_path: Path) -> None
     result = build(tmp_path / "data", folder / "m.jsonl")
     assert result.returncode == 1 and "gone.mp4" in result.stderr
     assert contents(tmp_path / "data") == {"first": ("video", 2, ("audio", "text", "video"))}
+    odd = [
+        {"path": "a.mp4", "id": "x", "text": "line\u2028break"},
+        {"path": "a.mp4", "id": "y", "metadata": {"ä": "ö"}},
+    ]
+    (folder / "odd.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in odd), "utf-8")
+    assert "2 indexed" in build(tmp_path / "data", folder / "odd.jsonl").stdout
+    assert "0 indexed, 2 unchanged" in build(tmp_path / "data", folder / "odd.jsonl").stdout
+    for row in ({"path": "a\0b"}, {"path": "a.mp4", "captions": ["\ud800"]}, {"path": "a.mp4", "metadata": ["x"]}, [1]):
+        (folder / "bad.jsonl").write_text(json.dumps(row))
+        assert "bad.jsonl, line 1" in build(tmp_path / "data", folder / "bad.jsonl").stderr
     (folder / "bad.jsonl").write_text('{"path": "a.mp4"}\n{"no": "path"}\n')
     bad = build(tmp_path / "data", folder / "bad.jsonl")
     assert bad.returncode == 1 and "bad.jsonl, line 2" in bad.stderr

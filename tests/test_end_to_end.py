@@ -79,7 +79,10 @@ def test_sixteen_at_once_one_of_them_damaged(tmp_path: Path) -> None:
 
         def watch() -> None:
             while not stop.is_set():
-                ready.append(httpx.get(str(client.base_url) + "/readyz").status_code)
+                try:
+                    ready.append(httpx.get(str(client.base_url) + "/readyz", timeout=20).status_code)
+                except httpx.HTTPError:
+                    ready.append(0)
                 time.sleep(0.05)
 
         def upload(n: int) -> httpx.Response:
@@ -88,7 +91,7 @@ def test_sixteen_at_once_one_of_them_damaged(tmp_path: Path) -> None:
                 "/v1/collections/default/items", files={"file": (f"{n}.mp4", content)}, data={"id": f"i{n}"}
             )
 
-        watcher = threading.Thread(target=watch)
+        watcher = threading.Thread(target=watch, daemon=True)
         watcher.start()
         with ThreadPoolExecutor(16) as pool:
             answers = list(pool.map(upload, range(16)))
@@ -130,7 +133,7 @@ def test_what_was_acknowledged_survives_kill_9(tmp_path: Path) -> None:
             return client.post(url, files={"file": ("t.wav", wav)}, data={"id": f"i{n}", "metadata": f'{{"n": {n}}}'})
         return client.post(url, json={"text": f"number {n}", "id": f"i{n}", "metadata": {"n": n}})
 
-    threads = [threading.Thread(target=client_loop) for _ in range(4)]
+    threads = [threading.Thread(target=client_loop, daemon=True) for _ in range(4)]
     for kill in range(11):
         with serving(data, "--bundle", str(BUNDLE), port=port) as (_, process):
             if kill == 0:
@@ -173,7 +176,7 @@ def test_the_odd_files_never_hurt_the_service(tmp_path: Path) -> None:
     codes = {"not_media", "damaged", "missing_modality", "too_large", "too_long", "decoder_failed"}
     with serving(tmp_path / "data", "--bundle", str(BUNDLE), port=8464) as (client, process):
         peak, stop = [0], threading.Event()
-        watcher = threading.Thread(target=watch_memory, args=(process.pid, peak, stop))
+        watcher = threading.Thread(target=watch_memory, args=(process.pid, peak, stop), daemon=True)
         watcher.start()
 
         def send(job: tuple[dict[str, Any], str]) -> None:
@@ -198,7 +201,7 @@ def test_the_odd_files_never_hurt_the_service(tmp_path: Path) -> None:
 
 def watch_memory(pid: int, peak: list[int], stop: threading.Event) -> None:
     """The largest resident memory of a process and its children together."""
-    while not stop.is_set():
+    while not stop.is_set() and psutil.pid_exists(pid):
         with suppress(psutil.NoSuchProcess):
             family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
             peak[0] = max(peak[0], sum(process.memory_info().rss for process in family))

@@ -332,6 +332,18 @@ def test_media_that_was_never_acknowledged_is_dropped(tmp_path: Path) -> None:
         box.media("a")
 
 
+def test_an_item_and_its_media_are_both_there_or_neither(tmp_path: Path) -> None:
+    box = Collection(tmp_path / "box", "f1", 3)
+    (tmp_path / "m.wav").write_bytes(b"media")
+    box.put_media(item("a", unit(1, 0, 0)), tmp_path / "m.wav")
+    with pytest.raises(ValueError):
+        box.put_media(item("b", np.ones(5, np.float32)), tmp_path / "m.wav")  # not the collection's width
+    with pytest.raises(FileNotFoundError):
+        box.put_media(item("c", unit(1, 0, 0)), tmp_path / "nowhere")
+    assert len(list((tmp_path / "box" / "media").iterdir())) == 1
+    assert [i.id for i in box.page(10)] == ["a"] and found(box, unit(1, 0, 0)) == ["a"]
+
+
 def test_the_data_folder(tmp_path: Path) -> None:
     data = Collections(tmp_path, "f1", 3)
     data.create("a").put([item("x", unit(1, 0, 0))])
@@ -346,10 +358,10 @@ def test_the_data_folder(tmp_path: Path) -> None:
         Collections(tmp_path, "f1", 3)
     data.create("b")
     data.delete("b")
-    assert data.names() == ["a"]
+    assert [c.name for c in data.all()] == ["a"]
     data.close()
     again = Collections(tmp_path, "f1", 3)
-    assert again.names() == ["a"] and found(again.get("a"), unit(1, 0, 0)) == ["x"]
+    assert [c.name for c in again.all()] == ["a"] and found(again.get("a"), unit(1, 0, 0)) == ["x"]
     again.close()
 
 

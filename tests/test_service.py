@@ -216,6 +216,7 @@ def test_bad_requests_are_told_what_is_wrong(client: Client, clips: dict[str, Pa
         '{"a": 1e999}',
         '{"a": "\\ud800"}',
         '{"a":' * 300 + "1" + "}" * 300,
+        '{"a":' + "[" * 700 + "]" * 700 + "}",
         '{"a": "' + "x" * 70_000 + '"}',
     ],
 )
@@ -375,6 +376,11 @@ def test_a_body_over_the_limit_is_refused(tmp_path: Path) -> None:
                 yield b"x" * 100_000
 
         refused(client.post("/v1/embed/text", content=parts()), 413, "too_large")
+    app = create_app(settings(tmp_path / "data", json_max_mb=1), FakeEncoder())
+    with TestClient(app) as client:  # calling itself a form does not make a text request a large one
+        headers = {"content-type": "multipart/form-data; boundary=x"}
+        refused(client.post("/v1/embed/text", content=b"x" * 2_000_000, headers=headers), 413, "too_large")
+        assert client.post("/v1/embed/audio", files={"file": ("a.wav", b"\0" * 2_000_000)}).status_code == 415
 
 
 def test_an_encoder_that_fails_is_one_requests_error(tmp_path: Path, clips: dict[str, Path]) -> None:

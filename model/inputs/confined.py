@@ -6,7 +6,7 @@ from __future__ import annotations
 import resource
 import threading
 from collections.abc import Collection
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -47,7 +47,7 @@ class Decoders:
 
     def __init__(self, workers: int = 2, memory_mb: int = 1024, max_s: float = 12.0) -> None:
         self._workers, self._memory_mb, self._max_s = workers, memory_mb, max_s
-        self._lock = threading.Lock()
+        self._lock, self._closed = threading.Lock(), False
         self._pool = self._new_pool()
 
     def _new_pool(self) -> ProcessPool:
@@ -58,12 +58,18 @@ class Decoders:
             self._workers, max_tasks=500, initializer=confine, initargs=(self._memory_mb,), context=context
         )
 
+    def warm(self) -> None:
+        """Start the processes now, so that no file waits for them."""
+        self._pool.schedule(int).result()
+
     def start(
         self, path: Path, specs: InputSpecs, budget: Budget, wanted: Collection[str] = ("video", "audio")
     ) -> Future[Media | BadMedia]:
         """Begin to decode; give the future to `finish`."""
         args = (path, specs, budget, tuple(wanted))
         with self._lock:
+            if self._closed:
+                raise DecoderFailed("the decoders are closed")
             try:
                 return self._schedule(args)
             except RuntimeError:  # a pool whose idle workers were all killed from outside is broken for good
@@ -85,7 +91,7 @@ class Decoders:
             outcome = future.result()
         except TimeoutError as error:
             raise DecoderFailed(f"decoding took longer than {self._max_s:g} s") from error
-        except (RuntimeError, OSError, MemoryError) as error:
+        except (CancelledError, RuntimeError, OSError, MemoryError) as error:
             raise DecoderFailed("its decoder died") from error
         if isinstance(outcome, BadMedia):
             raise outcome
@@ -93,6 +99,7 @@ class Decoders:
 
     def close(self) -> None:
         with self._lock:
+            self._closed = True
             self._stop()
 
     def _stop(self) -> None:
