@@ -18,6 +18,7 @@ from .inputs.decode import Budget
 from .inputs.errors import BadMedia
 from .inputs.windows import InputSpecs, read_media
 from .manifest import Row, read_manifest
+from .progress import followed
 from .world import render_split
 
 
@@ -69,7 +70,7 @@ def decode_all(rows: list[Row], specs: InputSpecs, folder: Path) -> None:
     index: dict[str, list[Any]] = {"rows": [], "video": [], "audio": [], "heard": []}
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         done = pool.map(partial(first_window, specs), rows, chunksize=8)
-        for i, arrays in enumerate(tqdm(done, total=len(rows), desc="decoding", unit="clip", mininterval=1)):
+        for i, arrays in enumerate(followed(done, len(rows), "decoding", "clip")):
             if isinstance(arrays, str):
                 tqdm.write(f"left out {rows[i].path.name}: {arrays}")
                 continue

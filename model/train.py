@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,8 @@ from .data import Batch, Mixture
 from .evaluate import score
 from .inputs.text import TextTokens, learn_tokenizer
 from .transformer import VLSA
+
+LINE_STEPS = 50  # where there is no bar
 
 
 class Diverged(Exception):
@@ -152,12 +155,14 @@ def train(config: TrainConfig, out: Path, resume: bool, log: Callable[[str], Non
     made_from = provenance(sets, config)
     log(f"{sum(p.numel() for p in model.parameters()):,} parameters, {sum(map(len, sets)):,} clips, from step {start}")
     with (out / "metrics.jsonl").open("a", encoding="utf-8") as metrics:
-        bar = tqdm(range(start, config.steps), initial=start, total=config.steps, unit="step", mininterval=2)
+        bar = tqdm(range(start, config.steps), initial=start, total=config.steps, unit="step", disable=None)
         for step in bar:
             began = time.perf_counter()
             terms = train_step(model, optimiser, mixture.batch(step), config, step)
             row: dict[str, Any] = {"step": step, "triplets_s": config.batch / (time.perf_counter() - began), **terms}
             bar.set_postfix(loss=f"{terms['total']:.3f}", per_s=f"{row['triplets_s']:.0f}")
+            if bar.disable and (step + 1) % LINE_STEPS == 0:
+                print(f"step {step + 1} of {config.steps}: loss {terms['total']:.3f}", file=sys.stderr, flush=True)
             last = step + 1 == config.steps
             if last or (step + 1) % config.checkpoint_steps == 0:
                 checkpoint.save(out / "checkpoint", model, optimiser, config, step + 1, tokenizer, made_from)

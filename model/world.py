@@ -22,7 +22,8 @@ from typing import Any
 import av
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
+
+from .progress import followed
 
 Floats = NDArray[np.floating[Any]]
 
@@ -594,7 +595,7 @@ def render(out: Path, jobs: list[tuple[str, list[Scene]]], pixels: int, label: s
     out.mkdir(parents=True, exist_ok=True)
     work = partial(write_row, out, pixels)
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        rows = list(tqdm(pool.map(work, jobs, chunksize=4), total=len(jobs), desc=label, unit="clip", mininterval=1))
+        rows = list(followed(pool.map(work, jobs, chunksize=4), len(jobs), label, "clip"))
     text = "".join(json.dumps(row) + "\n" for row in rows)
     half = out / "manifest.jsonl.part"
     half.write_text(text, encoding="utf-8")

@@ -1,0 +1,22 @@
+"""Long work as a person sees it: a bar on a terminal, a plain line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from tqdm import tqdm
+
+Item = TypeVar("Item")
+LINES = 10
+
+
+def followed(items: Iterable[Item], total: int, label: str, unit: str) -> Iterator[Item]:
+    """The items, as they come, with their progress on stderr."""
+    with tqdm(total=total, desc=label, unit=unit, disable=None) as bar:
+        for done, item in enumerate(items, 1):
+            bar.update()
+            if bar.disable and (done == total or done % max(1, total // LINES) == 0):
+                print(f"{label}: {done} of {total}", file=sys.stderr, flush=True)
+            yield item
