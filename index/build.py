@@ -165,10 +165,8 @@ def decoded(
         source, stamp, future = queue.popleft()
         try:
             media = decoders.finish(future)
-            if source.texts:
-                encoder.tokens(
-                    list(source.texts)
-                )  # a text that cannot be encoded is this source's fault, not a batch's
+            if source.texts:  # one that cannot be encoded is this source's fault, not a batch's
+                encoder.tokens(list(source.texts))
             yield source, stamp, media
         except BadMedia as fault:
             yield source, stamp, fault
