@@ -64,11 +64,11 @@ def verify_command(args: argparse.Namespace) -> int:
 
 
 def evaluate_command(args: argparse.Namespace) -> int:
-    from model.clips import Clips, resolve
+    from model.clips import Clips
     from model.evaluate import score, table
 
     encoder = OnnxEncoder.open(args.bundle)
-    clips = Clips(resolve(args.manifest, args.cache / "world"), encoder.manifest.inputs, args.cache)
+    clips = Clips.open(args.manifest, encoder.manifest.inputs, args.cache, args.cache / "world")
     results = score(encoder.embed, encoder.tokens, clips, args.every_caption)
     print(json.dumps(results, indent=1) if args.json else table(results))
     return 0

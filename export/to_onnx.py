@@ -105,7 +105,7 @@ def export_checkpoint(folder: Path, out: Path, name: str | None = None) -> Bundl
     Raises:
         BadConfig: no checkpoint there.
     """
-    model, config, state = checkpoint.load(folder / "checkpoint" if (folder / "checkpoint").is_dir() else folder)
+    model, config, state = checkpoint.load(folder)
 
     def fill(half: Path) -> None:
         write_graphs({m: trace(model, m) for m in MODALITIES}, half)

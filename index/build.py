@@ -16,7 +16,7 @@ import numpy as np
 
 from export.encoder import Encoder
 from model.inputs.confined import Decoders
-from model.inputs.decode import Budget
+from model.inputs.decode import MEDIA, Budget
 from model.inputs.errors import BadMedia, DecoderFailed
 from model.inputs.windows import Media
 from model.manifest import encodable, read_manifest
@@ -24,13 +24,6 @@ from model.manifest import encodable, read_manifest
 from .collection import Collection
 from .records import NewItem
 
-# fmt: off
-MEDIA = frozenset((
-    ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg", ".3gp", ".flv",
-    ".wmv", ".asf", ".ogv", ".gif", ".mxf", ".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".aac",
-    ".wma", ".aiff", ".aif", ".au", ".caf", ".ac3", ".eac3", ".dts", ".mka", ".wv", ".tta", ".w64", ".amr",
-))
-# fmt: on
 AHEAD = 16  # files being decoded or waiting to be encoded
 WINDOWS = 32  # windows encoded and committed together
 
@@ -89,6 +82,9 @@ def sources(paths: Iterable[Path]) -> tuple[list[Source], int]:
             raise FileNotFoundError(f"{path} does not exist")
         elif path.suffix == ".jsonl":
             for row in read_manifest(path):
+                if row.path is None:
+                    ignored += 1
+                    continue
                 texts = tuple(caption.text for caption in row.captions)
                 found.append(Source(row.id, row.path.resolve(), row.metadata, texts))
         else:

@@ -22,9 +22,10 @@ def arguments() -> argparse.ArgumentParser:
     sample = commands.add_parser("sample", help="render the sample library that `make run` serves")
     sample.add_argument("--out", type=Path, required=True)
     prepare = commands.add_parser("prepare", help="write a manifest with captions for a public set of sounds")
-    prepare.add_argument("set", choices=["esc10", "digits"])
+    prepare.add_argument("set", choices=["esc10", "digits", "wording"])
     prepare.add_argument("folder", type=Path, help="the folder with the set's own manifest.jsonl")
     prepare.add_argument("--part", choices=["train", "test"], default="train")
+    prepare.add_argument("--fold", type=int, default=5, help="the fold that is the test part of esc10")
     prepare.add_argument("--out", type=Path, required=True, help="the manifest to write")
     train = commands.add_parser("train", help="train an encoder")
     train.add_argument("--config", required=True, help="a preset's name or a JSON file")
@@ -62,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     elif args.command == "prepare":
         from .prepare import prepare
 
-        print(f"{prepare(args.set, args.folder, args.part, args.out)} rows in {args.out}")
+        print(f"{prepare(args.set, args.folder, args.part, args.out, args.fold)} rows in {args.out}")
     elif args.command == "train":
         return train_command(args)
     elif args.bundle:
@@ -87,14 +88,14 @@ def train_command(args: argparse.Namespace) -> int:
 
 def evaluate_command(args: argparse.Namespace) -> int:
     from . import checkpoint
-    from .clips import Clips, resolve
+    from .clips import Clips
     from .evaluate import score, table
     from .inputs.text import TextTokens
     from .train import embedder
 
     model, config, state = checkpoint.load(args.checkpoint)
     tokens = TextTokens(state["folder"] / "tokenizer.json", config.encoder.inputs.text)
-    clips = Clips(resolve(args.manifest, args.cache / "world"), config.encoder.inputs, args.cache)
+    clips = Clips.open(args.manifest, config.encoder.inputs, args.cache, args.cache / "world")
     results = score(embedder(model), tokens, clips, args.every_caption)
     print(json.dumps(results, indent=1) if args.json else table(results))
     return 0

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
+from dataclasses import dataclass
+from functools import lru_cache, partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -17,45 +19,110 @@ from tqdm import tqdm
 from .inputs.decode import Budget
 from .inputs.errors import BadMedia
 from .inputs.windows import InputSpecs, read_media
-from .manifest import Row, read_manifest
+from .manifest import Row, read_folder, read_manifest
 from .progress import followed
 from .world import render_split
 
+RUN = 8  # rows in a run of an order
 
-def resolve(name: str, worlds: Path) -> Path:
-    """A manifest's path; `world:SPLIT:COUNT` is rendered below `worlds` first, once."""
-    if not name.startswith("world:"):
-        return Path(name)
-    _, split, count = name.split(":")
-    folder = worlds / f"{split}-{count}"
-    if not (folder / split / "manifest.jsonl").exists():
-        render_split(folder, split, int(count))
-    return folder / split / "manifest.jsonl"
+
+@dataclass(frozen=True)
+class Clip:
+    """One clip as arrays: frames uint8 [F, H, W, 3], waveform [samples], of which the first `heard` are no padding."""
+
+    row: Row
+    frames: NDArray[np.uint8] | None
+    waveform: NDArray[np.floating] | None
+    heard: int
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A clip chosen for a batch; `open` reads it."""
+
+    row: Row
+    open: Callable[[], Clip]
+
+
+def rows_of(name: str, worlds: Path) -> tuple[list[Row], str]:
+    """The rows of a manifest, of a folder of media, or of `world:SPLIT:COUNT`, which is rendered below `worlds` first;
+    and what tells this state of them from another.
+    """
+    if name.startswith("world:"):
+        _, split, count = name.split(":")
+        folder = worlds / f"{split}-{count}"
+        if not (folder / split / "manifest.jsonl").exists():
+            render_split(folder, split, int(count))
+        name = str(folder / split / "manifest.jsonl")
+    path = Path(name)
+    if not path.is_dir():
+        return read_manifest(path), f"{path.resolve()}{path.stat().st_mtime_ns}"
+    rows = read_folder(path)
+    stats = [(str(row.path), row.path.stat().st_mtime_ns, row.path.stat().st_size) for row in rows if row.path]
+    return rows, f"{path.resolve()}{stats}"
 
 
 class Clips:
-    """The first window of every readable row of a manifest, decoded: frames and waveforms mapped from the cache."""
+    """The first window of every readable row, decoded once: frames and waveforms mapped from a cache folder."""
 
-    def __init__(self, manifest: Path, specs: InputSpecs, cache: Path) -> None:
-        rows = read_manifest(manifest)
-        key = hashlib.sha256(f"{specs}{manifest.resolve()}{manifest.stat().st_mtime_ns}".encode()).hexdigest()[:16]
-        folder = cache / key
+    def __init__(
+        self, rows: list[Row], state: str, specs: InputSpecs, cache: Path, alike: Sequence[tuple[str, ...]] = ()
+    ) -> None:
+        folder = cache / hashlib.sha256(f"{specs}{state}".encode()).hexdigest()[:16]
         if not (folder / "index.json").exists():
             decode_all(rows, specs, folder)
         index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
-        self.rows = [rows[i] for i in index["rows"]]
+        self.rows: list[Row] = [rows[i] for i in index["rows"]]
         self.has = {m: np.array(index[m], dtype=bool) for m in ("video", "audio")}
         self.heard = np.array(index["heard"])  # samples that are not padding
         self.frames = np.load(folder / "frames.npy", mmap_mode="r")
         self.waveforms = np.load(folder / "waveforms.npy", mmap_mode="r")
+        self.alike = alike
+        self.order = lru_cache(maxsize=2)(self.order_of)
+
+    @classmethod
+    def open(
+        cls, name: str, specs: InputSpecs, cache: Path, worlds: Path, alike: Sequence[tuple[str, ...]] = ()
+    ) -> Clips:
+        """See `rows_of` for what a name may be, and `order_of` for what rows may have alike."""
+        return cls(*rows_of(name, worlds), specs, cache, alike)
 
     def __len__(self) -> int:
         return len(self.rows)
 
+    def clip(self, i: int) -> Clip:
+        frames = self.frames[i] if self.has["video"][i] else None
+        waveform = self.waveforms[i] if self.has["audio"][i] else None
+        return Clip(self.rows[i], frames, waveform, int(self.heard[i]))
 
-def first_window(specs: InputSpecs, row: Row) -> dict[str, NDArray[Any]] | str:
+    def draw(self, step: int, count: int, key: tuple[int, ...]) -> list[Drawn]:
+        """`count` clips for a step, going through all of them each epoch, in another order."""
+        places = (divmod(at, len(self)) for at in range(step * count, (step + 1) * count))
+        chosen = [int(self.order(epoch, key)[place]) for epoch, place in places]
+        return [Drawn(self.rows[i], partial(self.clip, i)) for i in chosen]
+
+    def order_of(self, epoch: int, key: tuple[int, ...]) -> NDArray[np.int64]:
+        """The order of an epoch: by chance, or in runs of rows that have some of their metadata alike, another choice
+        of it each epoch. What is alike within a batch cannot tell its rows apart: the rest must be learned.
+        """
+        random = np.random.default_rng([*key, epoch])
+        order = random.permutation(len(self))
+        keys = self.alike[epoch % len(self.alike)] if self.alike else ()
+        cells: dict[tuple[str, ...], list[int]] = {}
+        for i in order:
+            cells.setdefault(tuple(str(self.rows[i].metadata.get(k)) for k in keys), []).append(int(i))
+        if len(cells) < 2:
+            return order
+        runs = [cell[at : at + RUN] for cell in cells.values() for at in range(0, len(cell), RUN)]
+        return np.concatenate([runs[i] for i in random.permutation(len(runs))])
+
+
+def first_window(specs: InputSpecs, path: Path | None) -> dict[str, NDArray[Any]] | str:
+    """The arrays of a file's first window by modality, or what is wrong with it."""
+    if path is None:
+        return {}
     try:
-        media = read_media(row.path, specs, Budget())
+        media = read_media(path, specs, Budget())
     except BadMedia as fault:
         return str(fault)
     return {m: part.array[0] for m, part in media.parts.items() if part.windows[0] == 0}
@@ -69,10 +136,10 @@ def decode_all(rows: list[Row], specs: InputSpecs, folder: Path) -> None:
     waveforms = np.lib.format.open_memmap(folder / "waveforms.npy", "w+", np.float16, (len(rows), specs.audio.samples))
     index: dict[str, list[Any]] = {"rows": [], "video": [], "audio": [], "heard": []}
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
-        done = pool.map(partial(first_window, specs), rows, chunksize=8)
+        done = pool.map(partial(first_window, specs), [row.path for row in rows], chunksize=8)
         for i, arrays in enumerate(followed(done, len(rows), "decoding", "clip")):
             if isinstance(arrays, str):
-                tqdm.write(f"left out {rows[i].path.name}: {arrays}")
+                tqdm.write(f"left out {rows[i].id}: {arrays}")
                 continue
             at = len(index["rows"])
             index["rows"].append(i)
@@ -80,11 +147,14 @@ def decode_all(rows: list[Row], specs: InputSpecs, folder: Path) -> None:
             index["audio"].append("audio" in arrays)
             if "video" in arrays:
                 frames[at] = arrays["video"]
-            heard = 0
             if "audio" in arrays:
                 waveforms[at] = arrays["audio"]
-                heard = int(np.flatnonzero(arrays["audio"])[-1]) + 1 if arrays["audio"].any() else 0
-            index["heard"].append(heard)
+            index["heard"].append(heard_samples(arrays.get("audio")))
     frames.flush()
     waveforms.flush()
     (folder / "index.json").write_text(json.dumps(index), encoding="utf-8")
+
+
+def heard_samples(waveform: NDArray[Any] | None) -> int:
+    """How many samples there are before the padding."""
+    return 0 if waveform is None or not waveform.any() else int(np.flatnonzero(waveform)[-1]) + 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -13,6 +14,12 @@ from .inputs.video import VideoSpec
 from .inputs.windows import InputSpecs
 
 MODALITIES = ("video", "audio", "text")
+CHOICES = {
+    "frequency_scale": ("mel", "log"),
+    "stem": ("linear", "convolution"),
+    "tokenizer": ("learned", "bert"),
+    "text_stem": ("embedding", "minilm"),
+}
 
 
 class BadConfig(Exception):
@@ -20,6 +27,12 @@ class BadConfig(Exception):
 
     def __init__(self, problem: str) -> None:
         super().__init__(problem)
+
+
+def check_choices(config: Any, choices: Mapping[str, tuple[str, ...]]) -> None:
+    for key, known in choices.items():
+        if getattr(config, key) not in known:
+            raise BadConfig(f"{key} is one of {', '.join(known)}, not {getattr(config, key)!r}")
 
 
 @dataclass(frozen=True)
@@ -44,6 +57,9 @@ class EncoderConfig:
     decoder_width: int
     decoder_depth: int
     decoder_heads: int
+    stem: str = "linear"  # the paper's; (ours) "convolution" finds small things wherever in a patch they are
+    tokenizer: str = "learned"  # from the captions (ours), or the paper's "bert", the `vocabulary` most useful entries
+    text_stem: str = "embedding"  # the paper's; (ours) "minilm" starts from the states of a frozen language model
     modality_norms: bool = True  # (ours, after CAV-MAE) LayerNorms per modality keep separate passes on distribution
     normalise_targets: bool = True  # (ours) the paper predicts raw pixels and raw spectrogram
     mask_video: float = 0.75  # of each frame, independently
@@ -55,8 +71,11 @@ class EncoderConfig:
             raise BadConfig("width must be a multiple of heads")
         if self.size % self.patch or self.bins % self.patch:
             raise BadConfig("size and bins must be multiples of patch")
-        if self.frequency_scale not in ("mel", "log"):
-            raise BadConfig(f"frequency_scale is 'mel' or 'log', not {self.frequency_scale!r}")
+        if self.stem == "convolution" and self.patch & (self.patch - 1):
+            raise BadConfig("a convolution stem halves its way down to a patch, which must be a power of two")
+        if self.text_stem == "minilm" and self.tokenizer != "bert":
+            raise BadConfig("text_stem 'minilm' reads the entries of tokenizer 'bert'")
+        check_choices(self, CHOICES)
 
     @property
     def samples(self) -> int:
@@ -95,6 +114,7 @@ class TrainConfig:
     manifests: tuple[str, ...] = ()  # JSONL files; `world:SPLIT:COUNT` renders that much of the world first
     validation: str = "world:validation:400"
     shares: tuple[float, ...] = ()  # of each batch, one for each manifest; empty: by their sizes
+    alike: tuple[tuple[str, ...], ...] = ()  # (ours) metadata by which an epoch brings rows together, epoch by epoch
     steps: int = 1000
     batch: int = 64
     learning_rate: float = 1e-3
@@ -108,9 +128,20 @@ class TrainConfig:
     local_weight: float = 1.0
     local_share: float = 1.0  # of each batch that goes through the joint, masked pass
     global_weight: float = 5.0
+    language_weight: float = 0.0  # (ours) text vectors keep what the stem's language model knows
+    spec_augment: bool = False  # (ours)
+    start_from: str = ""  # a run whose weights and tokenizer this one starts from
+    pool_from: str = "alone"  # "joint" shows the trap: contrast between vectors that have seen each other
     video_text: bool = True  # (ours) the paper aligns video and text through audio only
     checkpoint_steps: int = 200
+    best_by: str = "text-video R@10"  # a route and a measure, or "mean R@10" over the routes with text
+    patience: int = 0  # stop after so many checkpoints without a better one; 0: never
     threads: int = 0  # 0: as many as torch finds
+    device: str = "auto"
+    precision: str = "fp32"  # or "bf16": autocast
+    micro_batch: int = 0  # rows encoded at once, with gradients cached for the whole batch; 0: all
+    recompute: bool = False  # activations, in the backward pass
+    compile: bool = False  # the transformer's blocks
 
     @classmethod
     def load(cls, name_or_file: str) -> TrainConfig:
@@ -126,19 +157,24 @@ class TrainConfig:
             raise BadConfig(f"{name_or_file} is neither a file nor one of {', '.join(PRESETS)}")
         return cls.from_json(json.loads(path.read_text(encoding="utf-8")))
 
+    def __post_init__(self) -> None:
+        check_choices(self, {"precision": ("fp32", "bf16"), "pool_from": ("alone", "joint")})
+
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
         try:
             encoder = EncoderConfig(**values["encoder"])
-            rest: dict[str, Any] = {
-                k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k != "encoder"
-            }
-            return cls(encoder=encoder, **rest)
+            return cls(encoder=encoder, **{k: frozen(v) for k, v in values.items() if k != "encoder"})
         except (KeyError, TypeError) as error:
             raise BadConfig(str(error)) from error
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def frozen(value: Any) -> Any:
+    """JSON's lists as tuples."""
+    return tuple(map(frozen, value)) if isinstance(value, list) else value
 
 
 TINY = EncoderConfig(
@@ -161,6 +197,7 @@ TINY = EncoderConfig(
     decoder_depth=2,
     decoder_heads=3,
 )
+DEFAULT = replace(TINY, depth=4, stem="convolution", tokenizer="bert", text_stem="minilm", vocabulary=24_000)
 SMALL = replace(
     TINY,
     width=384,
@@ -187,6 +224,7 @@ BASE = EncoderConfig(
     hop=256,
     bins=256,
     frequency_scale="log",
+    tokenizer="bert",
     tokens=40,
     vocabulary=30_522,
     decoder_width=512,
@@ -220,16 +258,28 @@ PRESETS: dict[str, TrainConfig] = {
     "smoke": preset(SMOKE, manifests=("world:train:64",), validation="world:validation:16", steps=20, batch=16),
     "demo": preset(TINY, manifests=("world:train:1500",), validation="world:validation:100", steps=300, batch=48),
     "tiny": preset(TINY, steps=2400, local_share=0.25),
-    # bundles/default: the world, with real sounds prepared by `make sources`; see docs/experiments.md.
-    "default": preset(
-        TINY,
-        manifests=("world:train:12000", "runs/sources/esc10-train.jsonl", "runs/sources/digits-train.jsonl"),
-        shares=(0.78, 0.15, 0.07),
-        steps=2000,
-        batch=48,
-        warmup=0.04,
-        local_share=0.15,
-        checkpoint_steps=125,
+    # bundles/default, in two runs: the world, spoken digits and words; then, from there, ESC-10's real sounds, too.
+    # `make sources` prepares the files; see docs/experiments.md.
+    "default-start": preset(
+        DEFAULT,
+        manifests=("world:train:12000", "runs/sources/digits-train.jsonl", "runs/sources/wording.jsonl"),
+        shares=(48, 16, 8),
+        alike=(
+            ("colour", "place"),
+            ("motion", "material"),
+            ("shape", "place"),
+            ("material", "size"),
+            ("motion", "colour"),
+            (),
+        ),
+        steps=1500,
+        batch=72,
+        learning_rate=1.5e-3,
+        warmup=0.05,
+        local_share=0.08,
+        language_weight=1.0,
+        spec_augment=True,
+        checkpoint_steps=100,
     ),
     "small": preset(SMALL, steps=20_000, batch=256, learning_rate=5e-4),
     "base": preset(

@@ -2,111 +2,162 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .clips import Clips
+from .clips import Clip, Drawn
 from .inputs.text import TextTokens
+from .inputs.windows import InputSpecs
 from .manifest import Row
+
+
+class Source(Protocol):
+    """Something to draw clips from."""
+
+    @property
+    def rows(self) -> list[Row]: ...
+
+    def __len__(self) -> int: ...
+
+    def draw(self, step: int, count: int, key: tuple[int, ...]) -> list[Drawn]:
+        """The clips of a step, `count` of them: the same ones for the same arguments, on every machine."""
+        ...
 
 
 @dataclass
 class Batch:
-    """Rows of a step. Absent modalities are zeros that `has` tells apart; nothing is learned from them."""
+    """Rows of a step. Absent modalities are zeros that `has` tells apart; nothing is computed from them."""
 
     frames: Tensor  # uint8 [B, F, H, W, 3]
     waveforms: Tensor  # float32 [B, samples]
     sight: Tensor  # int64 [B, T], a caption about what is seen
     sound: Tensor  # int64 [B, T], a caption about what is heard
     has: dict[str, Tensor]  # bool [B] for video, audio, sight, sound
-    group: Tensor  # int64 [B]
+    group: Tensor  # int64 [B]: rows of one group mean the same
     ids: list[str]
+
+    def take(self, rows: list[int] | slice) -> Batch:
+        return Batch(
+            self.frames[rows],
+            self.waveforms[rows],
+            self.sight[rows],
+            self.sound[rows],
+            {k: v[rows] for k, v in self.has.items()},
+            self.group[rows],
+            self.ids[rows] if isinstance(rows, slice) else [self.ids[i] for i in rows],
+        )
+
+    def to(self, device: torch.device) -> Batch:
+        frames, waveforms, sight, sound, group = (
+            x.to(device, non_blocking=True) for x in (self.frames, self.waveforms, self.sight, self.sound, self.group)
+        )
+        return Batch(frames, waveforms, sight, sound, {k: v.to(device) for k, v in self.has.items()}, group, self.ids)
 
 
 class Mixture:
     """Draws batches from several sets of clips. The batch of a step is a function of (seed, step) alone."""
 
-    def __init__(self, sets: list[Clips], shares: list[float], tokens: TextTokens, batch: int, seed: int) -> None:
-        self.sets, self.tokens, self.seed = sets, tokens, seed
+    def __init__(
+        self,
+        sets: Sequence[Source],
+        shares: Sequence[float],
+        tokens: TextTokens,
+        specs: InputSpecs,
+        batch: int,
+        seed: int,
+    ) -> None:
+        self.sets, self.tokens, self.specs, self.seed = sets, tokens, specs, seed
         total = sum(shares)
         self.counts = [max(1, round(batch * share / total)) for share in shares]
         self.counts[0] += batch - sum(self.counts)
+        self.pool = ThreadPoolExecutor(os.cpu_count())
 
-    def batch(self, step: int) -> Batch:
-        random = np.random.default_rng([self.seed, step])
-        pieces = []
-        for s, (clips, count) in enumerate(zip(self.sets, self.counts, strict=True)):
-            pieces += [(clips, i) for i in epoch_rows(len(clips), count, step, [self.seed, s])]
-        return self.collate(pieces, random)
-
-    def collate(self, pieces: list[tuple[Clips, int]], random: np.random.Generator) -> Batch:
-        rows = [clips.rows[i] for clips, i in pieces]
-        groups = {g: n for n, g in enumerate(dict.fromkeys(row.group for row in rows))}
-        said = {k: [caption_about(row, m, random) for row in rows] for k, m in (("sight", "video"), ("sound", "audio"))}
-        ids = self.tokens([text or "?" for texts in said.values() for text in texts])
-        has = {m: torch.tensor([bool(clips.has[m][i]) for clips, i in pieces]) for m in ("video", "audio")}
-        has |= {k: torch.tensor([text is not None for text in texts]) for k, texts in said.items()}
-        waveforms = np.stack([heard(clips, i, random) for clips, i in pieces])
+    def batch(self, step: int, chosen: list[int] | None = None) -> Batch:
+        """The batch of a step, or the chosen rows of it."""
+        drawn: list[Drawn] = []
+        for s, (source, count) in enumerate(zip(self.sets, self.counts, strict=True)):
+            drawn += source.draw(step, count, (self.seed, s))
+        groups = {g: n for n, g in enumerate(dict.fromkeys(d.row.group for d in drawn))}
+        chosen = list(range(len(drawn))) if chosen is None else chosen
+        clips = list(self.pool.map(lambda i: drawn[i].open(), chosen))
+        frames = np.zeros((len(clips), *self.specs.video.shape), np.uint8)
+        waveforms = np.zeros((len(clips), self.specs.audio.samples), np.float32)
+        sight: list[str | None] = []
+        sound: list[str | None] = []
+        for at, (i, clip) in enumerate(zip(chosen, clips, strict=True)):
+            random = np.random.default_rng([self.seed, step, i])
+            sight.append(caption_about(clip.row, "video", random))
+            sound.append(caption_about(clip.row, "audio", random))
+            if clip.frames is not None:
+                frames[at] = seen(clip.frames, random)
+            if clip.waveform is not None:
+                waveforms[at] = heard(clip, clips[int(random.integers(len(clips)))].waveform, random)
+        ids = torch.from_numpy(self.tokens([text or "?" for text in sight + sound]))
         return Batch(
-            frames=torch.from_numpy(np.stack([seen(clips, i, random) for clips, i in pieces])),
-            waveforms=torch.from_numpy(mixed(waveforms, ~has["video"].numpy(), random)),
-            sight=torch.from_numpy(ids[: len(rows)]),
-            sound=torch.from_numpy(ids[len(rows) :]),
-            has=has,
-            group=torch.tensor([groups[row.group] for row in rows]),
-            ids=[row.id for row in rows],
+            frames=torch.from_numpy(frames),
+            waveforms=torch.from_numpy(waveforms),
+            sight=ids[: len(clips)],
+            sound=ids[len(clips) :],
+            has={
+                "video": torch.tensor([clip.frames is not None for clip in clips]),
+                "audio": torch.tensor([clip.waveform is not None for clip in clips]),
+                "sight": torch.tensor([text is not None for text in sight]),
+                "sound": torch.tensor([text is not None for text in sound]),
+            },
+            group=torch.tensor([groups[clip.row.group] for clip in clips]),
+            ids=[clip.row.id for clip in clips],
         )
 
 
-def epoch_rows(size: int, count: int, step: int, key: list[int]) -> Iterator[int]:
-    """`count` rows for a step, going through a new shuffle of all rows each epoch."""
-    for at in range(step * count, (step + 1) * count):
-        epoch, place = divmod(at, size)
-        yield int(shuffled(size, epoch, tuple(key))[place])
-
-
-_shuffles: dict[tuple[int, int, tuple[int, ...]], NDArray[np.int64]] = {}
-
-
-def shuffled(size: int, epoch: int, key: tuple[int, ...]) -> NDArray[np.int64]:
-    name = (size, epoch, key)
-    if name not in _shuffles:
-        for old in [k for k in _shuffles if k[0] == size and k[2] == key and k[1] < epoch - 1]:
-            del _shuffles[old]
-        _shuffles[name] = np.random.default_rng([*key, epoch]).permutation(size)
-    return _shuffles[name]
-
-
 def caption_about(row: Row, modality: str, random: np.random.Generator) -> str | None:
-    fitting = [c.text for c in row.captions if not c.about or modality in c.about]
-    return fitting[int(random.integers(len(fitting)))] if fitting else None
+    fitting = row.said_of(modality)
+    return fitting[int(random.integers(len(fitting)))].text if fitting else None
 
 
-def seen(clips: Clips, i: int, random: np.random.Generator) -> NDArray[np.uint8]:
-    """Frames with one flip and one brightness for the whole clip."""
-    frames = clips.frames[i]
+def seen(frames: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uint8]:
+    """Frames with one flip, one shift of at most a twentieth of the picture and one brightness for the whole clip."""
     if random.uniform() < 0.5:
         frames = frames[:, :, ::-1]
-    bright = random.uniform(0.85, 1.15)
-    return np.clip(frames * np.float32(bright), 0, 255).astype(np.uint8)
+    reach = frames.shape[1] // 20
+    down, right = random.integers(-reach, reach + 1, 2)
+    rows, columns = (np.clip(np.arange(frames.shape[1]) + by, 0, frames.shape[1] - 1) for by in (down, right))
+    lights = np.clip(np.arange(256) * random.uniform(0.85, 1.15), 0, 255).astype(np.uint8)
+    return lights[frames[:, rows[:, None], columns]]
 
 
-def heard(clips: Clips, i: int, random: np.random.Generator) -> NDArray[np.float32]:
-    """A waveform shifted in its window and played at another loudness."""
-    waveform = clips.waveforms[i].astype(np.float32)
-    room = len(waveform) - int(clips.heard[i])
+def heard(clip: Clip, other: NDArray[np.floating] | None, random: np.random.Generator) -> NDArray[np.float32]:
+    """A waveform shifted in its window and played at another loudness. A sound without a picture is also played a
+    little faster or slower, with its bass or treble turned up or down, and half of the time with `other` behind it.
+    """
+    assert clip.waveform is not None
+    waveform, length = clip.waveform.astype(np.float32), clip.heard
+    if clip.frames is None:
+        waveform, length = retold(waveform, length, random)
+    room = len(waveform) - length
     shift = int(random.integers(room)) if room > len(waveform) // 10 else int(random.integers(len(waveform)))
-    return np.roll(waveform, shift) * np.float32(10 ** random.uniform(-0.5, 0.25))
+    waveform = np.roll(waveform, shift) * np.float32(10 ** random.uniform(-0.5, 0.25))
+    if clip.frames is None and other is not None and random.uniform() < 0.5:
+        waveform = waveform + random.uniform(0.02, 0.25) * level(waveform) / level(other) * other
+    return np.asarray(np.clip(waveform, -1, 1), np.float32)
 
 
-def mixed(waveforms: NDArray[np.float32], which: NDArray[np.bool_], random: np.random.Generator) -> NDArray[np.float32]:
-    """Half of the chosen clips with another one softly behind them."""
-    others = np.roll(waveforms, int(random.integers(1, max(2, len(waveforms)))), axis=0)
-    gain = np.where(which & (random.uniform(size=len(waveforms)) < 0.5), random.uniform(0.02, 0.25, len(waveforms)), 0)
-    loud = np.sqrt((waveforms**2).mean(1) + 1e-9) / np.sqrt((others**2).mean(1) + 1e-9)
-    return np.clip(waveforms + (gain * loud)[:, None] * others, -1, 1).astype(np.float32)
+def level(waveform: NDArray[np.floating]) -> np.float32:
+    return np.float32(np.sqrt((waveform.astype(np.float32) ** 2).mean() + 1e-9))
+
+
+def retold(waveform: NDArray[np.float32], length: int, random: np.random.Generator) -> tuple[NDArray[np.float32], int]:
+    """The first `length` samples at 0.85 to 1.18 times their speed, tilted by up to 6 dB between bass and treble."""
+    speed = float(2 ** random.uniform(-0.24, 0.24))
+    at = np.arange(min(len(waveform), int(length / speed))) * speed
+    faster = np.zeros_like(waveform)
+    faster[: len(at)] = np.interp(at, np.arange(len(waveform)), waveform)
+    smooth = np.convolve(faster, np.full(9, 1 / 9, np.float32), "same")
+    return faster + np.float32(random.uniform(-0.5, 0.5)) * (faster - smooth), len(at)

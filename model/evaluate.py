@@ -135,12 +135,24 @@ def score(embed: Embed, tokens: TextTokens, clips: Clips, every_caption: bool = 
     for m, which in rows.items():
         found: dict[tuple[str, str], Text] = {}
         for i in which:
-            fitting = [c for c in clips.rows[i].captions if not c.about or m in c.about]
+            fitting = clips.rows[i].said_of(m)
             for c in fitting if every_caption else fitting[:1]:
                 found.setdefault((c.text, clips.rows[i].group), Text(c.text, i, c.states, clips.rows[i].group))
         texts[m] = list(found.values())
     text_vectors = {m: embed("text", tokens([t.text for t in said])) for m, said in texts.items() if said}
     return routes(vectors, rows, texts, text_vectors, subjects)
+
+
+def measure(results: dict[str, dict[str, float]], name: str) -> float:
+    """One number of the results by name: a route and a measure, or the "mean" of a measure over the routes with text.
+
+    >>> measure({"text-video": {"R@1": 0.2}, "text-audio": {"R@1": 0.4}, "audio-video": {"R@1": 0.9}}, "mean R@1")
+    0.30000000000000004
+    """
+    route, _, what = name.partition(" ")
+    if route != "mean":
+        return results[route][what]
+    return float(np.mean([m[what] for r, m in results.items() if "text" in r]))
 
 
 def in_batches(

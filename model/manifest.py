@@ -1,28 +1,32 @@
 """Manifests: which media there is and what is said of it.
 
-A manifest is a JSONL file; a row is {"path", "id"?, "text"? or "captions"?, "group"?, "metadata"?, "licence"?}, `path`
-relative to the manifest. A caption is a string, or {"text", "about": ["video", "audio"]?, "states": {...}?}.
+A manifest is a JSONL file; a row is {"path"?, "id"?, "text"? or "captions"?, "group"?, "metadata"?, "licence"?}, `path`
+relative to the manifest; a row without one is words alone. A caption is a string, or
+{"text", "about": ["video", "audio"]?, "states": {...}?}.
 Rows of one `group` mean the same: each is right wherever another one is.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from .inputs.decode import MEDIA
 
 METADATA_MAX_BYTES = 65_536
 METADATA_MAX_DEPTH = 16
 
 
 class BadManifest(Exception):
-    def __init__(self, manifest: str, line: int, problem: str) -> None:
-        super().__init__(manifest, line, problem)
-        self.manifest, self.line, self.problem = manifest, line, problem
+    def __init__(self, manifest: str, at: str, problem: str) -> None:
+        super().__init__(manifest, at, problem)
+        self.manifest, self.at, self.problem = manifest, at, problem
 
     def __str__(self) -> str:
-        return f"{self.manifest}, line {self.line}: {self.problem}"
+        return f"{self.manifest}, {self.at}: {self.problem}"
 
 
 class BadMetadata(Exception):
@@ -81,36 +85,68 @@ class Said:
 @dataclass(frozen=True)
 class Row:
     id: str
-    path: Path
+    path: Path | None
     captions: tuple[Said, ...]
     group: str
     metadata: dict[str, Any]
     licence: str = ""
+
+    def said_of(self, modality: str) -> list[Said]:
+        """The captions about a modality."""
+        return [said for said in self.captions if not said.about or modality in said.about]
+
+
+def parse_row(value: dict[str, Any], base: Path, name: str) -> Row:
+    """A row from its JSON object; `name` is its id where it has neither id nor path.
+
+    Raises:
+        ValueError, KeyError, TypeError, AttributeError, BadMetadata: it is not one.
+    """
+    said = value.get("captions") or ([value["text"]] if value.get("text") else [])
+    captions = tuple(
+        Said(encodable(c))
+        if isinstance(c, str)
+        else Said(encodable(c["text"]), tuple(c.get("about", ())), c.get("states", {}))
+        for c in said
+    )
+    name = encodable(value.get("id") or value.get("path") or name)
+    path = base / encodable(value["path"]) if "path" in value else None
+    group = encodable(value.get("group", name))
+    return Row(name, path, captions, group, checked_metadata(value.get("metadata", {})), value.get("licence", ""))
 
 
 def read_manifest(manifest: Path) -> list[Row]:
     """The rows of a JSONL manifest.
 
     Raises:
-        BadManifest: a line that is not a JSON object with a path.
+        BadManifest: a line that is not a JSON object with a path or with words.
     """
     rows = []
     for number, line in enumerate(manifest.read_text(encoding="utf-8").split("\n"), 1):
         if not line.strip():
             continue
         try:
-            value = json.loads(line)
-            said = value.get("captions") or ([value["text"]] if value.get("text") else [])
-            captions = tuple(
-                Said(encodable(c))
-                if isinstance(c, str)
-                else Said(encodable(c["text"]), tuple(c.get("about", ())), c.get("states", {}))
-                for c in said
-            )
-            name = encodable(value.get("id", value["path"]))
-            path, group = manifest.parent / encodable(value["path"]), encodable(value.get("group", name))
-            metadata = checked_metadata(value.get("metadata", {}))
-            rows.append(Row(name, path, captions, group, metadata, value.get("licence", "")))
+            row = parse_row(json.loads(line), manifest.parent, f"{manifest.stem}-{number}")
+            if row.path is None and not row.captions:
+                raise KeyError("path")
         except (ValueError, KeyError, TypeError, AttributeError, BadMetadata) as error:
-            raise BadManifest(manifest.name, number, f"{type(error).__name__}: {error}") from error
+            raise BadManifest(manifest.name, f"line {number}", f"{type(error).__name__}: {error}") from error
+        rows.append(row)
+    return rows
+
+
+def read_folder(folder: Path) -> list[Row]:
+    """The media below a folder. A file's captions are the lines of the .txt file of its name beside it; without one,
+    the words of its sub-folder's name, which is then its group; without that, those of its own name.
+    """
+    rows = []
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix.lower() in MEDIA):
+        name, beside, inside = path.relative_to(folder).as_posix(), path.with_suffix(".txt"), path.parent != folder
+        if beside.is_file():
+            lines = beside.read_text(encoding="utf-8").splitlines()
+            said, group = [line.strip() for line in lines if line.strip()], name
+        else:
+            said = [re.sub(r"[\W_]+", " ", path.parent.name if inside else path.stem).strip()]
+            group = path.parent.relative_to(folder).as_posix() if inside else name
+        rows.append(Row(name, path, tuple(Said(encodable(text)) for text in said if text), group, {}))
     return rows

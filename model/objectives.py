@@ -25,38 +25,40 @@ def info_nce(a: Tensor, b: Tensor, scale: Tensor | float, group: Tensor, smoothi
     return 0.5 * (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target))
 
 
-def matching(head: torch.nn.Module, a: Tensor, b: Tensor, group: Tensor) -> Tensor:
-    """Binary cross-entropy of a linear head telling true pairs from pairs whose b comes from another row.
+def matching(head: torch.nn.Module, a: Tensor, b: Tensor, group: Tensor, luck: float) -> Tensor:
+    """Binary cross-entropy of a linear head telling true pairs from pairs whose b is another row's, `luck` in [0, 1)
+    saying which.
 
     A pair is fused by its elementwise product: of what a linear head can read, it alone depends on both sides.
     """
-    shift = int(torch.randint(1, len(a), ()).item()) if len(a) > 1 else 0
+    shift = 1 + int(luck * (len(a) - 1))
     logits = torch.cat([head(a * b), head(a * b.roll(shift, 0))]).squeeze(-1)  # [2B]
     labels = torch.cat([torch.ones_like(group), (group == group.roll(shift, 0)).to(group.dtype)])
     return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
 
 
 def masked_patches(part: Masked, normalise: bool) -> Tensor:
-    """Mean squared error over the masked patches; `normalise` brings each to mean 0 and variance 1 first (MAE)."""
+    """Summed over the masked patches, each one's mean squared error; `normalise` brings each to mean 0 and variance 1
+    first (MAE).
+    """
     target = part.target
     if normalise:
         target = (target - target.mean(-1, keepdim=True)) / (target.var(-1, keepdim=True) + 1e-6).sqrt()
-    error = (part.predicted - target).square().mean(-1)  # [B, T]
-    return mean_where(error, part.masked)
+    error = (part.predicted.float() - target).square().mean(-1)  # [B, T]
+    return (error * part.masked).sum()
 
 
 def masked_tokens(part: Masked) -> Tensor:
-    """Cross-entropy over the masked tokens."""
-    error = F.cross_entropy(part.predicted.transpose(1, 2), part.target, reduction="none")  # [B, T]
-    return mean_where(error, part.masked)
+    """Cross-entropy, summed over the masked tokens."""
+    return F.cross_entropy(part.predicted[part.masked].float(), part.target[part.masked], reduction="sum")
 
 
-def mean_where(values: Tensor, chosen: Tensor) -> Tensor:
-    weight = chosen.to(values.dtype)
-    return (values * weight).sum() / weight.sum().clamp(min=1.0)
-
-
-def local(parts: dict[str, Masked], normalise: bool) -> Tensor:
-    """Local-patch masked modelling: L_v + L_a + L_t."""
-    patches = [masked_patches(parts[m], normalise) for m in ("video", "audio") if m in parts]
-    return sum(patches, masked_tokens(parts["text"]))
+def local_sums(parts: dict[str, Masked], normalise: bool) -> Tensor:
+    """Local-patch masked modelling: what L_v, L_a and L_t are the means of over their masked tokens, summed, [3]."""
+    return torch.stack(
+        [
+            masked_patches(parts["video"], normalise),
+            masked_patches(parts["audio"], normalise),
+            masked_tokens(parts["text"]),
+        ]
+    )

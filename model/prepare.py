@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 from pathlib import Path
@@ -78,35 +79,57 @@ DIGIT = (
 )
 
 
-def prepare(name: str, folder: Path, part: str, out: Path) -> int:
+def prepare(name: str, folder: Path, part: str, out: Path, fold: int = 5) -> int:
     """Write the rows of one set and part; returns how many.
 
-    esc10: fold 5 is the test part, with one caption a class. digits: takes 0-4 of each speaker are the test part.
+    esc10: `fold` is the test part, with one caption a class. digits: takes 0-4 of each speaker are the test part.
+    wording: words without media, from the AudioSet ontology and VGGSound's classes.
     """
-    rows = [json.loads(line) for line in (folder / "manifest.jsonl").read_text(encoding="utf-8").splitlines()]
-    make = {"esc10": esc10_row, "digits": digit_row}[name]
-    made = [row for source in rows if (row := make(source, part)) is not None]
+    if name == "wording":
+        made = wording(folder)
+    else:
+        rows = [json.loads(line) for line in (folder / "manifest.jsonl").read_text(encoding="utf-8").splitlines()]
+        made = esc10_rows(rows, part, fold) if name == "esc10" else digit_rows(rows, part)
     for row in made:
-        row["path"] = os.path.relpath(folder.parent / row["path"], out.parent)
+        if "path" in row:
+            row["path"] = os.path.relpath(folder.parent / row["path"], out.parent)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text("".join(json.dumps(row) + "\n" for row in made), encoding="utf-8")
     return len(made)
 
 
-def esc10_row(source: dict[str, Any], part: str) -> dict[str, Any] | None:
-    if not source.get("esc10") or (source["fold"] == 5) != (part == "test"):
-        return None
-    label = source["labels"][0]
-    said = SOUNDS[label] if part == "train" else [source["caption_helper"].rstrip(".").lower()]
-    return row_of(source, label, list(said))
+def wording(folder: Path) -> list[dict[str, Any]]:
+    """Names and first sentences of the ontology's classes, and VGGSound's class names."""
+    classes = json.loads((folder / "audioset_ontology.json").read_text(encoding="utf-8"))
+    texts = {}
+    for entry in classes:
+        sentence = entry["description"].split(". ")[0].rstrip(".")
+        for text in (*entry["name"].split(", "), sentence):
+            texts[text.lower()] = "CC BY-SA 4.0, AudioSet ontology"
+    with (folder / "vggsound_test.csv").open(encoding="utf-8", newline="") as file:
+        for _, name in csv.reader(file):
+            texts.setdefault(name, "CC BY 4.0, VGGSound class names")
+    return [{"captions": [{"text": t, "about": ["audio"]}], "licence": of} for t, of in texts.items() if t.strip()]
 
 
-def digit_row(source: dict[str, Any], part: str) -> dict[str, Any] | None:
-    if source["dataset"] != "Free Spoken Digit Dataset" or (source["split"] == "test") != (part == "test"):
-        return None
-    word = source["labels"][0]
-    said = [phrase.format(word) for phrase in (DIGIT if part == "train" else DIGIT[3:4])]
-    return row_of(source, f"digit {word}", said)
+def esc10_rows(rows: list[dict[str, Any]], part: str, fold: int) -> list[dict[str, Any]]:
+    chosen = [row for row in rows if row.get("esc10") and (row["fold"] == fold) == (part == "test")]
+    made = []
+    for source in chosen:
+        label = source["labels"][0]
+        said = SOUNDS[label] if part == "train" else [source["caption_helper"].rstrip(".").lower()]
+        made.append(row_of(source, label, list(said)))
+    return made
+
+
+def digit_rows(rows: list[dict[str, Any]], part: str) -> list[dict[str, Any]]:
+    digits = [row for row in rows if row["dataset"] == "Free Spoken Digit Dataset"]
+    phrases = DIGIT if part == "train" else DIGIT[3:4]
+    return [
+        row_of(row, f"digit {row['labels'][0]}", [phrase.format(row["labels"][0]) for phrase in phrases])
+        for row in digits
+        if (row["split"] == "test") == (part == "test")
+    ]
 
 
 def row_of(source: dict[str, Any], group: str, said: list[str]) -> dict[str, Any]:

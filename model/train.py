@@ -7,25 +7,33 @@ import math
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from . import checkpoint, objectives
-from .clips import Clips, resolve
-from .config import TrainConfig
-from .data import Batch, Mixture
-from .evaluate import score
+from . import checkpoint
+from .clips import Clips
+from .config import BadConfig, TrainConfig
+from .data import Batch, Mixture, Source
+from .evaluate import measure, score
 from .inputs.text import TextTokens, learn_tokenizer
-from .transformer import VLSA
+from .language import cut_tokenizer
+from .parallel import Group, end_group, pick_device, start_group
+from .shards import Shards
+from .step import Chance, gradients
+from .transformer import VLSA, MiniLMStem
 
 LINE_STEPS = 50  # where there is no bar
+STEP_SEEDS = 1_000_003
 
 
 class Diverged(Exception):
@@ -35,52 +43,6 @@ class Diverged(Exception):
 
     def __str__(self) -> str:
         return f"the loss is not finite at step {self.step}; its batch: {', '.join(self.ids)}"
-
-
-def losses(model: VLSA, batch: Batch, config: TrainConfig) -> dict[str, Tensor]:
-    """Every term of the objective for one batch, unweighted. A term whose modalities are absent is left out."""
-    has, terms = batch.has, {}
-    vectors = {
-        "video": embed(model, "video", batch.frames, has["video"], config.drop_tokens),
-        "audio": embed(model, "audio", batch.waveforms, has["audio"], config.drop_tokens),
-        "sight": embed(model, "text", batch.sight, has["sight"], 0.0),
-        "sound": embed(model, "text", batch.sound, has["sound"], 0.0),
-    }
-    pairs = {"audio_video": ("audio", "video"), "audio_text": ("audio", "sound")}
-    if config.video_text:
-        pairs["video_text"] = ("video", "sight")
-    for name, (a, b) in pairs.items():
-        both = has[a] & has[b]
-        if both.sum() < 2:
-            continue
-        va, vb, group = vectors[a][both], vectors[b][both], batch.group[both]
-        terms[name] = objectives.info_nce(va, vb, model.scale, group, config.smoothing)
-        if name in model.match:
-            terms[f"{name}_match"] = objectives.matching(model.match[name], va, vb, group)
-    if config.local_weight and config.local_share:
-        rows = torch.randperm(len(batch.ids))[: max(2, round(len(batch.ids) * config.local_share))]
-        parts = model.masked(
-            {"video": batch.frames[rows], "audio": batch.waveforms[rows], "text": batch.sight[rows]},
-            {"video": has["video"][rows], "audio": has["audio"][rows], "text": has["sight"][rows]},
-        )
-        terms["local"] = objectives.local(parts, config.encoder.normalise_targets)
-    return terms
-
-
-def embed(model: VLSA, modality: str, x: Tensor, has: Tensor, drop: float) -> Tensor:
-    """Unit vectors [B, E]; zeros for rows without the modality, which are never computed."""
-    out = torch.zeros(len(x), model.config.dim)
-    if has.any():
-        out = out.index_put((has.nonzero().squeeze(1),), model.embed(modality, x[has], drop))
-    return out
-
-
-def total(terms: dict[str, Tensor], config: TrainConfig) -> Tensor:
-    """L = w_local L_local + w_global L_global, the paper's weights being 1 and 5."""
-    everything = [config.global_weight * v for k, v in terms.items() if k != "local"]
-    if "local" in terms:
-        everything.append(config.local_weight * terms["local"])
-    return torch.stack(everything).sum()
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:
@@ -99,97 +61,244 @@ def make_optimiser(model: VLSA, config: TrainConfig) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98))
 
 
+def train_step(
+    model: VLSA, optimiser: torch.optim.Optimizer, batch: Batch, config: TrainConfig, step: int, group: Group
+) -> dict[str, float]:
+    """One update; returns every term, the total, the norm of the gradient and the learning rate.
+
+    Raises:
+        Diverged: a loss or a gradient that is not finite; the weights are as they were.
+    """
+    model.train()
+    for settings in optimiser.param_groups:
+        settings["lr"] = learning_rate(step, config)
+    optimiser.zero_grad()
+    whole = Chance.drawn(config, config.batch, config.seed * STEP_SEEDS + step)
+    chance = whole.take(group.rows(config.batch), batch.frames.device)
+    terms = {k: v.item() for k, v in gradients(model, batch, chance, config, group).items()}
+    norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm))
+    if not all(map(math.isfinite, [*terms.values(), norm])):
+        raise Diverged(step, batch.ids)
+    optimiser.step()
+    return terms | {"norm": norm, "lr": learning_rate(step, config)}
+
+
 def embedder(model: VLSA) -> Callable[[str, NDArray[Any]], NDArray[np.float32]]:
     """The model as what `evaluate.score` takes."""
+    device = next(model.parameters()).device
 
     @torch.no_grad()
     def run(modality: str, x: NDArray[Any]) -> NDArray[np.float32]:
-        return model.embed(modality, torch.from_numpy(np.ascontiguousarray(x))).numpy()
+        return model.embed(modality, torch.from_numpy(np.ascontiguousarray(x)).to(device)).cpu().numpy()
 
     return run
 
 
-def prepare_tokenizer(sets: list[Clips], config: TrainConfig, out: Path) -> Path:
+# ---------------------------------------------------------------- what a run begins with
+
+
+def prepare_tokenizer(sets: Sequence[Source], config: TrainConfig, out: Path) -> Path:
     file = out / "tokenizer.json"
+    if config.start_from and not file.exists():
+        shutil.copy(checkpoint.folder_of(Path(config.start_from)) / "tokenizer.json", file)
     if not file.exists():
-        texts = (c.text for clips in sets for row in clips.rows for c in row.captions)
-        learn_tokenizer(texts, config.encoder.vocabulary, file)
+        texts = (c.text for source in sets for row in source.rows for c in row.captions)
+        make = cut_tokenizer if config.encoder.tokenizer == "bert" else learn_tokenizer
+        make(texts, config.encoder.vocabulary, file)
     return file
 
 
-def provenance(sets: list[Clips], config: TrainConfig) -> dict[str, Any]:
-    licences = sorted({row.licence for clips in sets for row in clips.rows if row.licence})
-    data = [{"manifest": Path(n).name, "clips": len(c)} for n, c in zip(config.manifests, sets, strict=True)]
-    return {"data": data, "licences": licences, "seed": config.seed, "steps": config.steps}
-
-
-def train(config: TrainConfig, out: Path, resume: bool, log: Callable[[str], None] = print) -> VLSA:
-    """Train to `config.steps`, with checkpoints in `out`/checkpoint and figures in `out`/metrics.jsonl.
-
-    Raises:
-        Diverged: a loss that is not finite; the last checkpoint stays.
-    """
-    out.mkdir(parents=True, exist_ok=True)
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    specs, cache = config.encoder.inputs, out / "cache"
-    if not resume:
-        (out / "tokenizer.json").unlink(missing_ok=True)
-    sets = [Clips(resolve(name, out / "world"), specs, cache) for name in config.manifests]
-    held_out = Clips(resolve(config.validation, out / "world"), specs, cache)
-    tokenizer = prepare_tokenizer(sets, config, out)
-    tokens = TextTokens(tokenizer, specs.text)
-    shares = list(config.shares) or [float(len(clips)) for clips in sets]
-    mixture = Mixture(sets, shares, tokens, config.batch, config.seed)
+def new_model(config: TrainConfig, tokenizer: Path) -> VLSA:
+    """The network before its first step: by chance from the seed, with published words, or as another run left it."""
+    if config.start_from:
+        model, other, _ = checkpoint.load(Path(config.start_from))
+        if other.encoder != config.encoder:
+            raise BadConfig(f"{config.start_from} holds another encoder than this config's")
+        return model
     torch.manual_seed(config.seed)
     model = VLSA(config.encoder)
     with torch.no_grad():
         model.log_scale.fill_(math.log(1 / config.temperature))
-    optimiser, start = make_optimiser(model, config), 0
+    stem = model.stems["text"]
+    if isinstance(stem, MiniLMStem):
+        stem.model.load_published(tokenizer)
+    return model
+
+
+def provenance(sets: Sequence[Source], config: TrainConfig) -> dict[str, Any]:
+    licences = sorted({row.licence for source in sets for row in source.rows if row.licence})
+    if config.encoder.text_stem == "minilm":
+        licences.append("Apache-2.0, all-MiniLM-L6-v2 (language model, frozen)")
+    data = [{"manifest": Path(n).name, "clips": len(s)} for n, s in zip(config.manifests, sets, strict=True)]
+    made = {"data": data, "licences": licences, "seed": config.seed, "steps": config.steps}
+    if not config.start_from:
+        return made
+    before = checkpoint.state_of(Path(config.start_from))
+    return made | {"started_from": before["provenance"] | {"trained_steps": before["step"]}}
+
+
+@dataclass
+class Run:
+    """One process of a training run, ready for its next step."""
+
+    config: TrainConfig
+    out: Path
+    group: Group
+    model: VLSA
+    optimiser: torch.optim.AdamW
+    mixture: Mixture
+    held_out: Clips
+    tokenizer: Path
+    made_from: dict[str, Any]
+    step: int = 0
+    best: dict[str, float] = field(default_factory=lambda: {"step": 0, "value": -1.0})
+
+    def batches(self) -> Iterator[tuple[int, Batch]]:
+        """This process's rows of every step to come, the next ones read while a step runs."""
+        device, rows = next(self.model.parameters()).device, self.group.rows(self.config.batch)
+        with ThreadPoolExecutor(1) as ahead:
+            coming = ahead.submit(self.mixture.batch, self.step, rows)
+            for step in range(self.step, self.config.steps):
+                batch = coming.result()
+                if step + 1 < self.config.steps:
+                    coming = ahead.submit(self.mixture.batch, step + 1, rows)
+                yield step, batch.to(device)
+
+    def save(self) -> dict[str, float]:
+        """Measure on the held-out clips, then write the checkpoint and, where it is better than any before, `best`;
+        returns R@10 of every route.
+        """
+        found = score(embedder(self.model.eval()), self.mixture.tokens, self.held_out)
+        value = measure(found, self.config.best_by)
+        better = value > self.best["value"]
+        if better:
+            self.best = {"step": self.step, "value": value}
+        state = {"step": self.step, "config": self.config.to_json(), "provenance": self.made_from, "best": self.best}
+        for folder in ["checkpoint", *(["best"] if better else [])]:
+            checkpoint.save(self.out / folder, self.model, self.optimiser, state, self.tokenizer)
+        return {route: round(m["R@10"], 4) for route, m in found.items()}
+
+    @property
+    def stalled(self) -> bool:
+        """Whether as many checkpoints as `patience` have gone by without a better one."""
+        since = self.step - self.best["step"]
+        return 0 < self.config.patience <= since / self.config.checkpoint_steps
+
+
+def open_source(name: str, config: TrainConfig, out: Path) -> Source:
+    if name.endswith(".tar"):
+        return Shards(name, config.encoder.inputs)
+    return Clips.open(name, config.encoder.inputs, out / "cache", out / "world", config.alike)
+
+
+def start(config: TrainConfig, out: Path, resume: bool, group: Group) -> Run:
+    """Everything a run needs: clips rendered and decoded, tokenizer, network, and the checkpoint to go on from."""
+    out.mkdir(parents=True, exist_ok=True)
+    if config.batch % group.size:
+        raise BadConfig(f"a batch of {config.batch} does not divide into {group.size} processes")
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    if group.leads and not resume:
+        for old in (out / "tokenizer.json", out / "metrics.jsonl"):
+            old.unlink(missing_ok=True)
+        for folder in ("checkpoint", "best", "tensorboard"):
+            shutil.rmtree(out / folder, ignore_errors=True)
+    if not group.leads:
+        group.wait()  # until the first process has rendered and decoded
+    sets = [open_source(name, config, out) for name in config.manifests]
+    held_out = Clips.open(config.validation, config.encoder.inputs, out / "cache", out / "world")
+    tokenizer = prepare_tokenizer(sets, config, out)
+    if group.leads:
+        group.wait()
+    tokens = TextTokens(tokenizer, config.encoder.inputs.text)
+    shares = list(config.shares) or [float(len(source)) for source in sets]
+    mixture = Mixture(sets, shares, tokens, config.encoder.inputs, config.batch, config.seed)
+    model = new_model(config, tokenizer).to(pick_device(config.device))
+    model.recompute = config.recompute
+    if config.compile:
+        for block in model.blocks:
+            block.compile()
+    optimiser = make_optimiser(model, config)
+    run = Run(config, out, group, model, optimiser, mixture, held_out, tokenizer, provenance(sets, config))
     if resume and (at := checkpoint.found(out / "checkpoint")):
-        model.load_state_dict(torch.load(at / "weights.pt", weights_only=True))
-        optimiser.load_state_dict(torch.load(at / "optimiser.pt", weights_only=True))
-        start = json.loads((at / "checkpoint.json").read_text(encoding="utf-8"))["step"]
-    elif not resume:
-        (out / "metrics.jsonl").unlink(missing_ok=True)
-    made_from = provenance(sets, config)
-    log(f"{sum(p.numel() for p in model.parameters()):,} parameters, {sum(map(len, sets)):,} clips, from step {start}")
-    with (out / "metrics.jsonl").open("a", encoding="utf-8") as metrics:
-        bar = tqdm(range(start, config.steps), initial=start, total=config.steps, unit="step", disable=None)
-        for step in bar:
+        device, state = next(model.parameters()).device, checkpoint.state_of(at)
+        model.load_state_dict(torch.load(at / "weights.pt", weights_only=True, map_location=device))
+        optimiser.load_state_dict(torch.load(at / "optimiser.pt", weights_only=True, map_location=device))
+        run.step, run.best = state["step"], state["best"]
+    return run
+
+
+# ---------------------------------------------------------------- what a run tells
+
+
+class Journal:
+    """A run's figures: metrics.jsonl, TensorBoard, and a bar or lines. Steps a kill has taken back are taken out."""
+
+    def __init__(self, run: Run) -> None:
+        self.config, file = run.config, run.out / "metrics.jsonl"
+        kept = [line for line in lines_of(file) if json.loads(line)["step"] < run.step]
+        file.write_text("".join(kept), encoding="utf-8")
+        self.file = file.open("a", encoding="utf-8")
+        self.board = SummaryWriter(str(run.out / "tensorboard"), purge_step=run.step)
+        self.bar = tqdm(initial=run.step, total=run.config.steps, unit="step", disable=None)
+
+    def write(self, step: int, figures: dict[str, float], found: dict[str, float] | None) -> None:
+        self.bar.update()
+        self.bar.set_postfix(loss=f"{figures['total']:.3f}", per_s=f"{figures['triplets_s']:.0f}")
+        if self.bar.disable and (step + 1) % LINE_STEPS == 0:
+            print(f"step {step + 1} of {self.config.steps}: loss {figures['total']:.3f}", file=sys.stderr, flush=True)
+        row: dict[str, Any] = {"step": step, **figures}
+        for name, value in figures.items():
+            self.board.add_scalar(name, value, step)
+        if found is not None:
+            row["R@10"] = found
+            for route, value in found.items():
+                self.board.add_scalar(f"R@10/{route}", value, step)
+            tqdm.write(f"step {step + 1}: R@10 {found}")
+        self.file.write(json.dumps(row) + "\n")
+        self.file.flush()
+
+    def close(self) -> None:
+        self.file.close()
+        self.board.close()
+        self.bar.close()
+
+
+def lines_of(file: Path) -> list[str]:
+    """The whole lines of a file; a kill may have left half of one."""
+    text = file.read_text(encoding="utf-8") if file.exists() else ""
+    return [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+
+def train(config: TrainConfig, out: Path, resume: bool, log: Callable[[str], None] = print) -> VLSA:
+    """Train to `config.steps`: checkpoints in `out`/checkpoint, the best in `out`/best, figures in `out`/metrics.jsonl
+    and `out`/tensorboard. Under `torchrun` every process trains its share of each batch.
+
+    Raises:
+        Diverged: a loss that is not finite; the last checkpoint stays.
+        BadConfig: settings that do not fit together, or with this number of processes.
+    """
+    group = start_group()
+    try:
+        run = start(config, out, resume, group)
+        clips, size = sum(map(len, run.mixture.sets)), sum(p.numel() for p in run.model.parameters())
+        if group.leads:
+            log(f"{size:,} parameters, {clips:,} clips, from step {run.step}")
+        with closing(Journal(run)) if group.leads else nullcontext() as journal:
             began = time.perf_counter()
-            terms = train_step(model, optimiser, mixture.batch(step), config, step)
-            row: dict[str, Any] = {"step": step, "triplets_s": config.batch / (time.perf_counter() - began), **terms}
-            bar.set_postfix(loss=f"{terms['total']:.3f}", per_s=f"{row['triplets_s']:.0f}")
-            if bar.disable and (step + 1) % LINE_STEPS == 0:
-                print(f"step {step + 1} of {config.steps}: loss {terms['total']:.3f}", file=sys.stderr, flush=True)
-            last = step + 1 == config.steps
-            if last or (step + 1) % config.checkpoint_steps == 0:
-                checkpoint.save(out / "checkpoint", model, optimiser, config, step + 1, tokenizer, made_from)
-                found = score(embedder(model.eval()), tokens, held_out)
-                row["R@10"] = {route: round(m["R@10"], 4) for route, m in found.items()}
-                tqdm.write(f"step {step + 1}: R@10 {row['R@10']}")
-            metrics.write(json.dumps(row) + "\n")
-            metrics.flush()
-    shutil.rmtree(out / "checkpoint.part", ignore_errors=True)
-    return model.eval()
-
-
-def train_step(
-    model: VLSA, optimiser: torch.optim.Optimizer, batch: Batch, config: TrainConfig, step: int
-) -> dict[str, float]:
-    """One update; returns every term, the total, the norm of the gradient and the learning rate."""
-    model.train()
-    torch.manual_seed(config.seed * 1_000_003 + step)
-    for group in optimiser.param_groups:
-        group["lr"] = learning_rate(step, config)
-    terms = losses(model, batch, config)
-    loss = total(terms, config)
-    if not torch.isfinite(loss):
-        raise Diverged(step, batch.ids)
-    optimiser.zero_grad()
-    loss.backward()
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
-    optimiser.step()
-    out = {k: v.item() for k, v in terms.items()}
-    return out | {"total": loss.item(), "norm": float(norm), "lr": learning_rate(step, config)}
+            for step, batch in run.batches():
+                figures = train_step(run.model, run.optimiser, batch, config, step, group)
+                figures["triplets_s"] = config.batch / (time.perf_counter() - began)
+                run.step, found = step + 1, None
+                if run.step == config.steps or run.step % config.checkpoint_steps == 0:
+                    found = run.save() if group.leads else None
+                    run.best = group.agreed(run.best)
+                if journal:
+                    journal.write(step, figures, found)
+                if run.stalled:
+                    log(f"no better checkpoint since step {run.best['step']:.0f}: stopped")
+                    break
+                began = time.perf_counter()
+        return run.model.eval()
+    finally:
+        end_group()

@@ -1,6 +1,7 @@
 """VLSA: one transformer for video, audio and text (arXiv 2405.07202).
 
-B batch, T tokens, D width, F frames, N patches in a frame, P values in a patch, E embedding.
+B batch, T tokens, D width, F frames, N patches in a frame, P values in a patch, E embedding. A stack of images is
+[B, F, channels, height, width]; a spectrogram is a stack of one image of one channel.
 
 The choices of this file:
 - Every number is in the graph: uint8 frames, raw samples and token ids go in, unit vectors come out.
@@ -8,6 +9,8 @@ The choices of this file:
   modelling only: an embedding pooled from it would have seen its partner.
 - LayerNorms are per modality (CAV-MAE), attention and MLP weights are shared.
 - Average pooling, no CLS token; a linear projection per modality into the embedding space.
+- Stems are linear, as in the paper, or a few strided convolutions, which see a small thing wherever in a patch it is;
+  words come from an embedding table or from a frozen language model.
 - Masked tokens of every modality are dropped before the trunk (MAE); one decoder, run for each modality, fills them in.
 """
 
@@ -15,17 +18,21 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
+from . import language
 from .config import MODALITIES, EncoderConfig
 from .inputs.text import PAD_ID
 
 LOG_FLOOR = 1e-6  # power below which there is silence; a full-scale sine has power 1
 LOG_CENTRE, LOG_SCALE = 7.0, 3.5  # brings log power into about [-2, 2]
 MAX_SCALE = 100.0
+WORD_SCALE = 10.0  # brings the language model's table of words to the size of its states
 
 Segments = list[tuple[str, int]]  # which modality each stretch of tokens is, and how long
 
@@ -75,7 +82,9 @@ def key_bias(present: Tensor) -> Tensor:
 
 
 class Spectrogram(nn.Module):
-    """waveform [B, samples] -> log power [B, bins, frames], a windowed DFT as a convolution."""
+    """waveform [B, samples] -> log power [B, bins, frames]: a windowed DFT, as a convolution, which exports cleanly; as
+    an FFT, which is many times faster, while training.
+    """
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
@@ -83,18 +92,24 @@ class Spectrogram(nn.Module):
         window = torch.hann_window(n, dtype=torch.float64)
         angle = 2 * math.pi * torch.outer(torch.arange(n // 2 + 1, dtype=torch.float64), torch.arange(n)) / n
         kernels = torch.cat([torch.cos(angle), -torch.sin(angle)]) * window * (2 / window.sum())
+        self.window: Tensor
         self.kernels: Tensor
         self.filters: Tensor
+        self.register_buffer("window", (window * (2 / window.sum())).float(), persistent=False)
         self.register_buffer("kernels", kernels.float()[:, None, :], persistent=False)
         self.register_buffer("filters", filterbank(config), persistent=False)
         self.left = n // 2
         self.right = (self.frames - 1) * self.hop + n - self.left - config.samples
 
     def forward(self, waveform: Tensor) -> Tensor:
-        padded = F.pad(waveform, (self.left, self.right))[:, None, :]
-        real, imaginary = F.conv1d(padded, self.kernels, stride=self.hop).chunk(2, dim=1)
-        power = torch.matmul(self.filters, real.square() + imaginary.square())
-        return (torch.log(power + LOG_FLOOR) + LOG_CENTRE) / LOG_SCALE
+        padded = F.pad(waveform, (self.left, self.right))
+        if self.training:
+            pieces = padded.unfold(1, len(self.window), self.hop) * self.window  # [B, frames, n_fft]
+            power = torch.view_as_real(torch.fft.rfft(pieces)).square().sum(-1).transpose(1, 2)
+        else:
+            real, imaginary = F.conv1d(padded[:, None, :], self.kernels, stride=self.hop).chunk(2, dim=1)
+            power = real.square() + imaginary.square()
+        return (torch.log(torch.matmul(self.filters, power) + LOG_FLOOR) + LOG_CENTRE) / LOG_SCALE
 
 
 def filterbank(config: EncoderConfig) -> Tensor:
@@ -115,6 +130,74 @@ def filterbank(config: EncoderConfig) -> Tensor:
     return (weights / weights.sum(dim=1, keepdim=True).clamp(min=1e-9)).float()
 
 
+class LinearStem(nn.Module):
+    """Images [N, C, H, W] -> [N, tokens, D], a projection of each patch."""
+
+    def __init__(self, channels: int, patch: int, width: int) -> None:
+        super().__init__()
+        self.patch = patch
+        self.project = nn.Linear(channels * patch * patch, width)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.project(cut_patches(images[:, None], self.patch))
+
+
+class ConvolutionStem(nn.Module):
+    """Images [N, C, H, W] -> [N, tokens, D]: 3 x 3 convolutions of stride 2, down to a patch (after 2106.14881)."""
+
+    def __init__(self, channels: int, patch: int, width: int) -> None:
+        super().__init__()
+        widths = [channels, *(16 << i for i in range(patch.bit_length() - 2)), width]
+        self.steps = nn.ModuleList(nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in pairwise(widths))
+        self.project = nn.Linear(width, width)
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, images: Tensor) -> Tensor:
+        images = images.contiguous(memory_format=torch.channels_last)  # twice as fast on a CPU
+        for step in self.steps:
+            images = F.relu(step(images))
+        return self.norm(self.project(images.flatten(2).transpose(1, 2)))
+
+
+STEMS: dict[str, type[LinearStem | ConvolutionStem]] = {"linear": LinearStem, "convolution": ConvolutionStem}
+
+
+class MiniLMStem(nn.Module):
+    """Token ids and which of them are seen, bool [B, T], -> [B, T, D] by a frozen language model.
+
+    Its states mean what the text means and blur which word says it, so the words themselves are added.
+    """
+
+    def __init__(self, vocabulary: int, tokens: int, width: int) -> None:
+        super().__init__()
+        self.model = language.MiniLM(vocabulary, tokens)
+        self.states = nn.Linear(language.WIDTH, width)
+        self.words = nn.Linear(language.WIDTH, width, bias=False)
+
+    def forward(self, ids: Tensor, seen: Tensor) -> Tensor:
+        return self.project(ids, self.model(ids, seen))
+
+    def project(self, ids: Tensor, states: Tensor) -> Tensor:
+        return self.states(states) + self.words(self.model.words.rows(ids) * WORD_SCALE)
+
+
+class EmbeddingStem(nn.Module):
+    """Token ids -> [B, T, D], a row of a table each."""
+
+    def __init__(self, vocabulary: int, width: int) -> None:
+        super().__init__()
+        self.table = nn.Embedding(vocabulary, width)
+
+    def forward(self, ids: Tensor, seen: Tensor) -> Tensor:
+        return self.table(ids)
+
+
+def cut_patches(images: Tensor, patch: int) -> Tensor:
+    """[B, F, C, H, W] -> patch values [B, T, P]."""
+    x = images.unflatten(4, (-1, patch)).unflatten(3, (-1, patch))  # [B, F, C, rows, patch, columns, patch]
+    return x.permute(0, 1, 3, 5, 2, 4, 6).flatten(4).flatten(1, 3)
+
+
 @dataclass
 class Masked:
     """What the joint pass predicts for one modality, beside the truth: [B, T, P] (text: logits [B, T, vocabulary])."""
@@ -128,13 +211,16 @@ class VLSA(nn.Module):
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.config = c = config
+        self.recompute = False  # the trunk's activations in the backward pass, to save their memory
         self.spectrogram = Spectrogram(c)
         self.values = {"video": c.patch * c.patch * 3, "audio": c.patch * c.patch, "text": c.vocabulary}
         self.stems = nn.ModuleDict(
             {
-                "video": nn.Linear(self.values["video"], c.width),
-                "audio": nn.Linear(self.values["audio"], c.width),
-                "text": nn.Embedding(c.vocabulary, c.width),
+                "video": STEMS[c.stem](3, c.patch, c.width),
+                "audio": STEMS[c.stem](1, c.patch, c.width),
+                "text": MiniLMStem(c.vocabulary, c.tokens, c.width)
+                if c.text_stem == "minilm"
+                else EmbeddingStem(c.vocabulary, c.width),
             }
         )
         rows = {f"{m}_{axis}": n for m in MODALITIES for axis, n in zip(("outer", "inner"), c.grid[m], strict=True)}
@@ -142,6 +228,8 @@ class VLSA(nn.Module):
         self.blocks = nn.ModuleList(Block(c.width, c.heads, c.modality_norms) for _ in range(c.depth))
         self.norm = Norms(c.width, c.modality_norms)
         self.heads = nn.ModuleDict({m: nn.Linear(c.width, c.dim, bias=False) for m in MODALITIES})
+        if c.text_stem == "minilm":
+            self.readout = nn.Linear(c.dim, language.WIDTH)
         self.log_scale = nn.Parameter(torch.tensor(0.0))
         self.match = nn.ModuleDict({pair: nn.Linear(c.dim, 1) for pair in ("audio_video", "audio_text")})
         self.into_decoder = nn.Linear(c.width, c.decoder_width)
@@ -162,52 +250,81 @@ class VLSA(nn.Module):
             nn.init.xavier_uniform_(module.weight)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
         elif isinstance(module, nn.Embedding):
             nn.init.normal_(module.weight, std=0.02)
 
     # ------------------------------------------------------------ inputs to tokens
 
-    def patches(self, modality: str, x: Tensor) -> Tensor:
-        """frames uint8 [B, F, H, W, 3] or waveform [B, samples] -> patch values [B, T, P]."""
-        p = self.config.patch
+    def images(self, modality: str, x: Tensor) -> Tensor:
+        """frames uint8 [B, F, H, W, 3] or waveform [B, samples] -> a stack of images."""
         if modality == "video":
-            x = x.float() / 127.5 - 1.0
-            x = x.unflatten(3, (-1, p)).unflatten(2, (-1, p))  # [B, F, rows, p, columns, p, 3]
-            return x.permute(0, 1, 2, 4, 3, 5, 6).flatten(4).flatten(1, 3)
-        x = self.spectrogram(x).unflatten(2, (-1, p)).unflatten(1, (-1, p))  # [B, bands, p, time, p]
-        return x.permute(0, 1, 3, 2, 4).flatten(3).flatten(1, 2)
+            return (x.float() / 127.5 - 1.0).permute(0, 1, 4, 2, 3)
+        return self.spectrogram(x)[:, None, None]
 
-    def place(self, modality: str, tokens: Tensor) -> Tensor:
-        """Tokens [B, T, D] with their positions added; text may be shorter than its grid."""
+    def tokens(self, modality: str, images: Tensor) -> Tensor:
+        """A stack of images -> tokens [B, T, D] with their positions."""
+        found = self.stems[modality](images.flatten(0, 1)).unflatten(0, images.shape[:2]).flatten(1, 2)
+        return found + self.table(modality)
+
+    def words(self, ids: Tensor, seen: Tensor) -> Tensor:
+        """Token ids [B, T] -> tokens [B, T, D]; what is not `seen`, bool [B, T], has no say in the others."""
+        return self.stems["text"](ids, seen) + self.table("text")[: ids.shape[1]]
+
+    def table(self, modality: str) -> Tensor:
+        """Position embeddings [T, D], a sum over the two axes of the modality's grid."""
         outer, inner = self.positions[f"{modality}_outer"], self.positions[f"{modality}_inner"]
-        table = (outer[:, None] + inner[None]).flatten(0, 1)
-        return tokens + (table[: tokens.shape[1]] if modality == "text" else table)
-
-    def tokens(self, modality: str, x: Tensor) -> Tensor:
-        values = x if modality == "text" else self.patches(modality, x)
-        return self.place(modality, self.stems[modality](values))
+        return (outer[:, None] + inner[None]).flatten(0, 1)
 
     def trunk(self, tokens: Tensor, segments: Segments, bias: Tensor | None) -> Tensor:
         for block in self.blocks:
-            tokens = block(tokens, segments, bias)
+            if self.recompute and torch.is_grad_enabled():
+                tokens = checkpoint(block, tokens, segments, bias, use_reentrant=False)
+            else:
+                tokens = block(tokens, segments, bias)
         return self.norm(tokens, segments)
 
     # ------------------------------------------------------------ alone: embeddings
 
-    def embed(self, modality: str, x: Tensor, drop: float = 0.0) -> Tensor:
-        """Unit vectors [B, E] of one modality seen alone. `drop` is the share of video or audio tokens left out."""
-        tokens = self.tokens(modality, x)
+    def embed(self, modality: str, x: Tensor, keep: Tensor | None = None, stretches: Tensor | None = None) -> Tensor:
+        """Unit vectors [B, E] of one modality seen alone. In training, `keep` int64 [B, K] says which tokens are not
+        dropped, `stretches` uniform [B, 4, 2] what of the spectrogram is hidden.
+        """
         if modality == "text":
             present = x != PAD_ID
-            out = self.trunk(tokens, [(modality, tokens.shape[1])], key_bias(present))
+            return self.pool(modality, self.words(x, present), present)
+        images = self.images(modality, x)
+        if stretches is not None:
+            images = spec_augment(images, stretches)
+        tokens = self.tokens(modality, images)
+        return self.pool(modality, tokens if keep is None else take(tokens, keep))
+
+    def read(self, ids: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Token ids [B, T] -> unit vectors [B, E] and, with a language model for a stem, how far each is from its own
+        sentence vector (its mean state): one minus the cosine after a linear map, [B].
+        """
+        present = ids != PAD_ID
+        stem = self.stems["text"]
+        if not isinstance(stem, MiniLMStem):
+            return self.embed("text", ids), None
+        states = stem.model(ids, present)
+        vectors = self.pool("text", stem.project(ids, states) + self.table("text")[: ids.shape[1]], present)
+        weight = present.unsqueeze(-1).to(states.dtype)
+        sentence = (states * weight).sum(1) / weight.sum(1)
+        return vectors, 1 - F.cosine_similarity(self.readout(vectors), sentence)
+
+    def pool(self, modality: str, tokens: Tensor, present: Tensor | None = None) -> Tensor:
+        """The trunk's output, averaged over the tokens present, in the embedding space: unit vectors [B, E]."""
+        bias = None if present is None else key_bias(present)
+        return self.project(modality, self.trunk(tokens, [(modality, tokens.shape[1])], bias), present)
+
+    def project(self, modality: str, out: Tensor, present: Tensor | None = None) -> Tensor:
+        if present is None:
+            pooled = out.mean(1)
+        else:
             weight = present.unsqueeze(-1).to(out.dtype)
             pooled = (out * weight).sum(1) / weight.sum(1).clamp(min=1.0)
-        else:
-            if drop > 0:
-                kept = round(tokens.shape[1] * (1 - drop))
-                order = torch.rand(tokens.shape[:2], device=tokens.device).argsort(1)[:, :kept]
-                tokens = take(tokens, order)
-            pooled = self.trunk(tokens, [(modality, tokens.shape[1])], None).mean(1)
         return F.normalize(self.heads[modality](pooled), dim=-1)
 
     @property
@@ -217,17 +334,34 @@ class VLSA(nn.Module):
 
     # ------------------------------------------------------------ together: masked modelling
 
-    def masked(self, inputs: dict[str, Tensor], present: dict[str, Tensor]) -> dict[str, Masked]:
-        """The joint pass. `present` bool [B] says which rows have the modality at all; only seen tokens enter."""
-        seen, bias, segments, orders = [], [], [], {}
-        values = {m: x if m == "text" else self.patches(m, x) for m, x in inputs.items()}
-        exists = {m: present[m][:, None].expand(v.shape[:2]) for m, v in values.items()}
-        exists["text"] = exists["text"] & (inputs["text"] != PAD_ID)
-        for m, v in values.items():
-            order, kept = self.mask(m, exists[m])
-            orders[m] = (order, kept)
-            tokens = take(self.place(m, self.stems[m](v)), order[:, :kept])
-            seen.append(tokens)
+    def together(self, inputs: list[tuple[str, Tensor, Tensor]]) -> list[Tensor]:
+        """Vectors [B, E] of each input (modality, values, present bool [B]), pooled from one pass over all of them."""
+        tokens, exists = [], []
+        for m, x, present in inputs:
+            there = (x != PAD_ID) if m == "text" else None
+            found = self.tokens(m, self.images(m, x)) if there is None else self.words(x, there)
+            tokens.append(found)
+            exists.append(present[:, None].expand(found.shape[:2]) & (True if there is None else there))
+        segments = [(m, part.shape[1]) for (m, _, _), part in zip(inputs, tokens, strict=True)]
+        out = self.trunk(torch.cat(tokens, dim=1), segments, key_bias(torch.cat(exists, dim=1)))
+        parts = out.split([length for _, length in segments], dim=1)
+        return [self.project(m, part, e) for (m, _, _), part, e in zip(inputs, parts, exists, strict=True)]
+
+    def masked(
+        self, inputs: dict[str, Tensor], present: dict[str, Tensor], luck: dict[str, Tensor]
+    ) -> dict[str, Masked]:
+        """The joint pass. `present` bool [B] says which rows have the modality at all; only seen tokens enter. `luck`,
+        uniform [B, T], decides what is hidden.
+        """
+        seen, bias, segments, orders, values, exists = [], [], [], {}, {}, {}
+        for m, x in inputs.items():
+            images = None if m == "text" else self.images(m, x)
+            values[m] = x if images is None else cut_patches(images, self.config.patch)
+            exists[m] = present[m][:, None].expand(values[m].shape[:2]) & ((x != PAD_ID) if images is None else True)
+            order, kept = orders[m] = self.mask(m, exists[m], luck[m][:, : exists[m].shape[1]])
+            hidden = torch.ones_like(exists[m]).scatter(1, order[:, :kept], False)
+            tokens = self.words(x, exists[m] & ~hidden) if images is None else self.tokens(m, self.hide(images, hidden))
+            seen.append(take(tokens, order[:, :kept]))
             bias.append(exists[m].gather(1, order[:, :kept]))
             segments.append((m, kept))
         out = self.trunk(torch.cat(seen, dim=1), segments, key_bias(torch.cat(bias, dim=1)))
@@ -237,22 +371,36 @@ class VLSA(nn.Module):
             for (m, _), part in zip(segments, parts, strict=True)
         }
 
-    def mask(self, modality: str, exists: Tensor) -> tuple[Tensor, int]:
-        """A random order of the tokens [B, T], those to be seen first, and how many are; video frame by frame."""
+    def hide(self, images: Tensor, hidden: Tensor) -> Tensor:
+        """The images with their hidden patches, bool [B, T], blank: a convolution looks over the edge of its patch."""
+        batch, frames, _, height, width = images.shape
+        p = self.config.patch
+        shown = ~hidden.view(batch, frames, 1, height // p, 1, width // p, 1)
+        return images * shown.expand(-1, -1, -1, -1, p, -1, p).reshape(batch, frames, 1, height, width)
+
+    def hidden(self, modality: str, exists: Tensor) -> Tensor:
+        """How many of the tokens that exist, bool [B, T], masking hides, [B]; of a video the same in every frame."""
         c = self.config
         share = {"video": c.mask_video, "audio": c.mask_audio, "text": c.mask_text}[modality]
-        luck = torch.rand(exists.shape, device=exists.device)
-        if modality == "video":
-            frames, patches = c.grid["video"]
-            kept = round(patches * (1 - share))
-            rank = luck.unflatten(1, (frames, patches)).argsort(2).argsort(2)  # [B, F, N]
-            hidden = (rank >= kept).flatten(1)
-            return (hidden + luck).argsort(1), frames * kept
-        count = exists.sum(1, keepdim=True)
-        rank = (luck + (~exists).float()).argsort(1).argsort(1)  # among the tokens that exist, by luck
-        hidden = exists & (rank >= count - (count * share).round())
-        order = (luck + (~exists).float() + 2 * hidden.float()).argsort(1)  # seen, then padding, then hidden
-        return order, exists.shape[1] - round(exists.shape[1] * share)
+        _, patches = c.grid["video"]
+        count = exists.sum(1)
+        return count // patches * round(patches * share) if modality == "video" else (count * share).round().long()
+
+    def hidden_counts(self, inputs: dict[str, Tensor], present: dict[str, Tensor]) -> Tensor:
+        """How many tokens of each modality `masked` will hide in all, [3]."""
+        exists = {m: present[m][:, None].expand(-1, math.prod(self.config.grid[m])) for m in ("video", "audio")}
+        exists["text"] = present["text"][:, None] & (inputs["text"] != PAD_ID)
+        return torch.stack([self.hidden(m, exists[m]).sum() for m in MODALITIES]).float()
+
+    def mask(self, modality: str, exists: Tensor, luck: Tensor) -> tuple[Tensor, int]:
+        """An order of the tokens [B, T], those to be seen first, and how many are; video frame by frame."""
+        frames, patches = self.config.grid["video"] if modality == "video" else (1, exists.shape[1])
+        all_hidden = int(self.hidden(modality, torch.ones_like(exists[:1])))
+        rank = (luck + (~exists).float()).unflatten(1, (frames, patches)).argsort(2).argsort(2).flatten(1)
+        there = exists.sum(1, keepdim=True) // frames  # of each frame; what is absent ranks behind it
+        hidden = exists & (rank >= there - self.hidden(modality, exists)[:, None] // frames)
+        order = (luck + (~exists).float() + 2 * hidden.float()).argsort(1)  # seen, then absent, then hidden
+        return order, exists.shape[1] - all_hidden
 
     def filled(self, m: str, seen: Tensor, order: Tensor, kept: int, values: Tensor, exists: Tensor) -> Masked:
         """Decode one modality: mask tokens where nothing was seen, positions, blocks, values."""
@@ -265,6 +413,24 @@ class VLSA(nn.Module):
             tokens = block(tokens, [(m, length)], bias)
         predicted = self.fill[m](self.decoder_norm(tokens, [(m, length)]))
         return Masked(predicted, values, (back >= kept) & exists)
+
+
+def spec_augment(images: Tensor, stretches: Tensor) -> Tensor:
+    """Spectrograms [B, 1, 1, bins, frames] with two stretches of time and of frequency each set to the clip's mean, at
+    most an eighth of its length and a fifth of its bins (SpecAugment, 1904.08779, without warping); `stretches` uniform
+    [B, 4, 2] says where and how long.
+    """
+    mean = images.mean((3, 4), keepdim=True)
+    for i, (axis, share) in enumerate(((3, 0.2), (4, 0.125), (3, 0.2), (4, 0.125))):
+        size = images.shape[axis]
+        luck, length = stretches[:, i : i + 1].unbind(2)  # [B, 1]
+        start = luck * size
+        at = torch.arange(size, device=images.device)[None]
+        hidden = (at >= start) & (at < start + length * share * size)  # [B, size]
+        shape = [len(images), 1, 1, 1, 1]
+        shape[axis] = size
+        images = torch.where(hidden.view(shape), mean, images)
+    return images
 
 
 def take(tokens: Tensor, order: Tensor) -> Tensor:

@@ -23,7 +23,17 @@ from service.settings import Settings
 from .makers import ROOT, FakeEncoder
 
 ROOMS = ("model", "export", "index", "service")
-TORCH = {"model.transformer", "model.objectives", "model.train", "model.data", "model.checkpoint", "export.to_onnx"}
+TORCH = {
+    "model.transformer",
+    "model.language",
+    "model.objectives",
+    "model.step",
+    "model.parallel",
+    "model.train",
+    "model.data",
+    "model.checkpoint",
+    "export.to_onnx",
+}
 
 
 def modules() -> list[str]:

@@ -22,6 +22,13 @@ from .errors import BeyondBudget, Damaged, NotMedia, TooLong
 from .video import square
 
 # A demuxer outside this list is never tried: playlists and concat scripts would open other files.
+# fmt: off
+MEDIA = frozenset((
+    ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg", ".3gp", ".flv",
+    ".wmv", ".asf", ".ogv", ".gif", ".mxf", ".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".aac",
+    ".wma", ".aiff", ".aif", ".au", ".caf", ".ac3", ".eac3", ".dts", ".mka", ".wv", ".tta", ".w64", ".amr",
+))
+# fmt: on
 CONTAINERS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,ogg,flac,mp3,wav,aiff,aac,flv,asf,gif,apng,"
     "ac3,eac3,dts,truehd,w64,caf,au,wv,tta,amr,rm,mxf,ivf,h264,hevc,obu,m4v"

@@ -18,6 +18,10 @@ class VideoSpec:
     frames: int
     size: int
 
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        return self.frames, self.size, self.size, 3
+
 
 def frame_times(start_s: float, end_s: float, frames: int) -> list[float]:
     """The middles of `frames` equal parts of a window.

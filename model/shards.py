@@ -1,0 +1,107 @@
+"""WebDataset tar shards as a source of training clips: read in sequence, as they lie, never unpacked.
+
+A sample of a shard is one media file with the words of it beside it under the same key: a `.txt` with a caption a
+line, or a `.json` with a manifest row's keys.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from functools import cached_property, partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from braceexpand import braceexpand
+from tqdm import tqdm
+from webdataset.filters import shuffle
+from webdataset.tariterators import group_by_keys, tar_file_expander
+
+from .clips import Clip, Drawn, first_window, heard_samples
+from .inputs.decode import MEDIA
+from .inputs.windows import InputSpecs
+from .manifest import BadManifest, BadMetadata, Row, parse_row
+
+BUFFER = 256  # samples a shuffle chooses from
+
+
+class Shards:
+    """Tar shards by a name with braces, `clips-{000..015}.tar`. Each epoch takes them in another order and shuffles
+    within a buffer. The clips of a step are always the same; to go back, or on from a checkpoint, it reads forward to
+    the place.
+    """
+
+    def __init__(self, name: str, specs: InputSpecs) -> None:
+        self.files = list(braceexpand(name))
+        if missing := [file for file in self.files if not Path(file).is_file()]:
+            raise FileNotFoundError(f"{missing[0]} does not exist")
+        self.specs = specs
+        self.next: tuple[int, int, tuple[int, ...]] | None = None
+        self.stream: Iterator[tuple[Row, str, bytes]] = iter(())
+
+    @cached_property
+    def rows(self) -> list[Row]:
+        """Every row there is: one pass over the shards, for their words and licences."""
+        return [row for row, _, _ in self.samples(self.files)]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def draw(self, step: int, count: int, key: tuple[int, ...]) -> list[Drawn]:
+        if self.next != (step, count, key):
+            epoch, place = divmod(step * count, len(self))
+            self.stream = islice(self.epochs(epoch, key), place, None)
+        self.next = (step + 1, count, key)
+        return [
+            Drawn(row, partial(decode, self.specs, row, suffix, data))
+            for row, suffix, data in islice(self.stream, count)
+        ]
+
+    def epochs(self, epoch: int, key: tuple[int, ...]) -> Iterator[tuple[Row, str, bytes]]:
+        while True:
+            luck = random.Random(repr((key, epoch)))
+            files = luck.sample(self.files, len(self.files))
+            yield from shuffle(BUFFER, initial=BUFFER, rng=luck)(self.samples(files))
+            epoch += 1
+
+    def samples(self, files: list[str]) -> Iterator[tuple[Row, str, bytes]]:
+        """Every sample with media in it: its row, and its media's suffix and bytes.
+
+        Raises:
+            BadManifest: words that are not a manifest row, naming shard and sample.
+        """
+        for file in files:
+            with Path(file).open("rb") as stream:
+                at = "start"
+                try:
+                    for sample in group_by_keys(tar_file_expander([{"url": file, "stream": stream}])):
+                        at = sample["__key__"]
+                        suffix = next((f".{part}" for part in sample if f".{part}" in MEDIA), None)
+                        if suffix is not None:
+                            yield row_in(sample), suffix, sample[suffix[1:]]
+                except (tarfile.TarError, ValueError, KeyError, TypeError, AttributeError, BadMetadata) as error:
+                    raise BadManifest(Path(file).name, at, f"{type(error).__name__}: {error}") from error
+
+
+def row_in(sample: dict[str, Any]) -> Row:
+    value = json.loads(sample["json"]) if "json" in sample else {}
+    if "txt" in sample:
+        value["captions"] = [line.strip() for line in sample["txt"].decode("utf-8").splitlines() if line.strip()]
+    return parse_row(value | {"id": value.get("id", sample["__key__"])}, Path(), sample["__key__"])
+
+
+def decode(specs: InputSpecs, row: Row, suffix: str, data: bytes) -> Clip:
+    """The first window of a file in memory, by the decoder that serves; with neither modality if it is damaged."""
+    with tempfile.NamedTemporaryFile(suffix=suffix) as file:
+        file.write(data)
+        file.flush()
+        found = first_window(specs, Path(file.name))
+    if isinstance(found, str):
+        tqdm.write(f"left out {row.id}: {found}")
+        found = {}
+    waveform = found.get("audio")
+    return Clip(row, found.get("video"), waveform, heard_samples(waveform))

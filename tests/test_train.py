@@ -1,0 +1,280 @@
+"""Training: a split batch is a whole batch, a killed run is a whole run, and data comes as people have it."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import webdataset
+from torch.multiprocessing.spawn import spawn
+
+from model.checkpoint import load
+from model.clips import Clips
+from model.config import PRESETS, SMOKE, BadConfig, TrainConfig
+from model.data import Batch, Mixture
+from model.inputs.text import TextTokens
+from model.manifest import BadManifest, read_manifest
+from model.parallel import end_group, start_group
+from model.shards import Shards
+from model.step import Chance, gradients
+from model.train import Diverged, train
+from model.transformer import VLSA
+
+from .makers import ROOT
+
+ENCODER = replace(SMOKE, stem="convolution")
+SETTINGS = TrainConfig(ENCODER, batch=12, spec_augment=True, local_share=0.5)
+
+
+def some_batch() -> Batch:
+    """Twelve rows, of which some lack each modality and two mean the same."""
+    random = torch.Generator().manual_seed(1)
+    there = torch.rand(4, 12, generator=random) < 0.75
+    words = torch.randint(4, 200, (2, 12, 9), generator=random)
+    return Batch(
+        frames=torch.randint(0, 256, (12, *ENCODER.inputs.video.shape), dtype=torch.uint8, generator=random),
+        waveforms=0.1 * torch.randn(12, ENCODER.samples, generator=random),
+        sight=words[0],
+        sound=words[1],
+        has=dict(zip(("video", "audio", "sight", "sound"), there, strict=True)),
+        group=torch.tensor([0, 0, *range(1, 11)]),
+        ids=[f"row {i}" for i in range(12)],
+    )
+
+
+def gradients_of(config: TrainConfig) -> dict[str, torch.Tensor]:
+    """Terms and gradients of one step on `some_batch`, by this process's share of it."""
+    group = start_group()
+    torch.manual_seed(0)
+    model = VLSA(config.encoder).train()
+    model.recompute = config.recompute
+    chance, rows = Chance.drawn(config, config.batch, seed=5), group.rows(config.batch)
+    terms = gradients(model, some_batch().take(rows), chance.take(rows, torch.device("cpu")), config, group)
+    return terms | {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+def one_of_two(rank: int, port: int, out: Path) -> None:
+    os.environ |= {"WORLD_SIZE": "2", "RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    found = gradients_of(SETTINGS)
+    if rank == 1:
+        torch.save(found, out)
+    end_group()
+
+
+def assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    assert found.keys() >= expected.keys() > {"audio_video", "audio_text", "video_text", "local", "total", "log_scale"}
+    for name, value in expected.items():
+        assert (found[name] - value).abs().max() <= 1e-5 * max(1.0, float(value.abs().max())), name
+
+
+@pytest.fixture(scope="module")
+def whole() -> dict[str, torch.Tensor]:
+    return gradients_of(SETTINGS)
+
+
+@pytest.mark.parametrize("size", [1, 4, 5])
+def test_a_batch_in_pieces_has_the_gradients_of_the_whole(whole: dict[str, torch.Tensor], size: int) -> None:
+    assert_same(gradients_of(replace(SETTINGS, micro_batch=size)), whole)
+
+
+def test_two_processes_have_the_gradients_of_one(whole: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    spawn(one_of_two, (port, tmp_path / "found.pt"), nprocs=2)
+    assert_same(torch.load(tmp_path / "found.pt"), whole)
+
+
+def test_recomputed_activations_change_nothing(whole: dict[str, torch.Tensor]) -> None:
+    assert_same(gradients_of(replace(SETTINGS, recompute=True)), whole)
+
+
+def test_half_precision_is_close(whole: dict[str, torch.Tensor]) -> None:
+    half = gradients_of(replace(SETTINGS, precision="bf16"))
+    assert half["total"].item() == pytest.approx(whole["total"].item(), rel=0.02)
+    assert all(g.dtype == torch.float32 for g in half.values())
+
+
+def test_rows_without_a_modality_leave_its_terms_out() -> None:
+    batch = some_batch()
+    batch.has |= {m: torch.zeros(12, dtype=torch.bool) for m in ("video", "sight")}
+    model = VLSA(ENCODER)
+    terms = gradients(model, batch, Chance.drawn(SETTINGS, 12, 0), SETTINGS)
+    assert set(terms) == {"audio_text", "audio_text_match", "local", "total"}
+    assert model.stems["video"].steps[0].weight.grad is None or not model.stems["video"].steps[0].weight.grad.any()
+
+
+# ---------------------------------------------------------------- runs
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainConfig, Path]:
+    """A run of 20 steps, whole."""
+    out = tmp_path_factory.mktemp("smoke")
+    config = replace(PRESETS["smoke"], checkpoint_steps=10, threads=1)
+    train(config, out, resume=False)
+    return config, out
+
+
+def share(out: Path, tmp_path: Path) -> None:
+    for name in ("cache", "world"):
+        (tmp_path / name).symlink_to(out / name)
+
+
+def rows_of(out: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_training_learns(smoke: tuple[TrainConfig, Path], tmp_path: Path) -> None:
+    """Sixty clips over and over: the encoder must come to know them, far above chance."""
+    config, out = smoke
+    share(out, tmp_path)
+    longer = replace(config, steps=150, checkpoint_steps=150, drop_tokens=0.0, learning_rate=3e-3)
+    train(longer, tmp_path, resume=False)
+    rows = rows_of(tmp_path)
+    assert np.mean([r["audio_text"] for r in rows[-10:]]) < 0.7 * rows[0]["audio_text"]
+    assert np.mean([r["local"] for r in rows[-10:]]) < rows[0]["local"]
+    assert set(rows[-1]["R@10"]) >= {"text-video", "text-audio", "audio-text"}  # type: ignore[arg-type]
+    assert list((tmp_path / "tensorboard").glob("events*"))
+
+
+def test_a_resumed_run_repeats_a_whole_one(smoke: tuple[TrainConfig, Path], tmp_path: Path) -> None:
+    """Killed with -9 in the middle, resumed: the same weights and the same figures to the last bit."""
+    config, out = smoke
+    share(out, tmp_path)
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(config.to_json()))
+    command = [sys.executable, "-m", "model", "train", "--config", str(file), "--out", str(tmp_path)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None:
+            log = tmp_path / "metrics.jsonl"
+            if log.exists() and log.read_text().count("\n") >= 13:
+                process.kill()
+        assert process.returncode in (-9, 0)
+    train(config, tmp_path, resume=True)
+    whole, resumed = load(out)[0], load(tmp_path)[0]
+    for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+    timeless = [[{k: v for k, v in row.items() if k != "triplets_s"} for row in rows_of(at)] for at in (out, tmp_path)]
+    assert timeless[0] == timeless[1]
+
+
+def test_a_run_that_diverges_names_its_batch(smoke: tuple[TrainConfig, Path], tmp_path: Path) -> None:
+    config, out = smoke
+    share(out, tmp_path)
+    with pytest.raises(Diverged, match="train-"):
+        train(replace(config, learning_rate=1e30, clip_norm=1e30), tmp_path, resume=False)
+
+
+def test_a_run_stops_when_it_gets_no_better_and_keeps_the_best(
+    smoke: tuple[TrainConfig, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, out = smoke
+    share(out, tmp_path)
+    train(replace(config, learning_rate=0.0, steps=20, checkpoint_steps=2, patience=3), tmp_path, resume=False)
+    assert "no better checkpoint since step 2" in capsys.readouterr().out
+    assert load(tmp_path / "best")[2]["step"] == 2 and load(tmp_path)[2]["step"] == 8
+
+
+def test_a_run_starts_from_another(smoke: tuple[TrainConfig, Path], tmp_path: Path) -> None:
+    config, out = smoke
+    share(out, tmp_path)
+    train(replace(config, start_from=str(out), learning_rate=0.0, steps=1), tmp_path, resume=False)
+    model, _, state = load(tmp_path)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), load(out)[0].parameters(), strict=True))
+    assert state["provenance"]["started_from"]["trained_steps"] == 20
+    with pytest.raises(BadConfig, match="another encoder"):
+        train(replace(config, start_from=str(out), encoder=ENCODER), tmp_path, resume=False)
+
+
+# ---------------------------------------------------------------- data
+
+
+@pytest.fixture(scope="module")
+def clips(smoke: tuple[TrainConfig, Path]) -> Path:
+    """A folder of four rendered clips; the first has its words beside it."""
+    folder = smoke[1] / "folder"
+    for row, name in zip(read_manifest(smoke[1] / "world/train-64/train/manifest.jsonl"), "abcd", strict=False):
+        assert row.path is not None
+        target = folder / ("balls" if name > "b" else "") / f"{name}_clip.mp4"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(row.path.read_bytes())
+    (folder / "a_clip.txt").write_text("first words\n\nsecond words\n")
+    (folder / "notes.md").write_text("not media")
+    return folder
+
+
+def test_a_folder_is_data(clips: Path, tmp_path: Path) -> None:
+    found = Clips.open(str(clips), SMOKE.inputs, tmp_path, tmp_path)
+    assert [(row.id, [c.text for c in row.captions], row.group) for row in found.rows] == [
+        ("a_clip.mp4", ["first words", "second words"], "a_clip.mp4"),
+        ("b_clip.mp4", ["b clip"], "b_clip.mp4"),
+        ("balls/c_clip.mp4", ["balls"], "balls"),
+        ("balls/d_clip.mp4", ["balls"], "balls"),
+    ]
+    assert found.has["video"].all() and found.has["audio"].all()
+
+
+def write_shards(clips: Path, folder: Path) -> str:
+    for shard in range(2):
+        with webdataset.TarWriter(str(folder / f"clips-{shard}.tar")) as tar:
+            for i in range(4):
+                media = next(clips.rglob(f"{'abcd'[i]}_clip.mp4")).read_bytes()
+                words = {"txt": f"words {i}\nmore words"} if i % 2 else {"json": {"text": "said", "licence": "CC0"}}
+                tar.write({"__key__": f"{shard}-{i}", "mp4": media if i < 3 else b"damaged", **words})
+    return str(folder / "clips-{0..1}.tar")
+
+
+def test_shards_are_data(clips: Path, smoke: tuple[TrainConfig, Path], tmp_path: Path) -> None:
+    """Every sample once an epoch, the same whether read through or come back to; a damaged one is without media."""
+    shards = Shards(write_shards(clips, tmp_path), SMOKE.inputs)
+    assert len(shards) == 8 and {row.licence for row in shards.rows} == {"", "CC0"}
+    drawn = [[d.row.id for d in shards.draw(step, 4, (0, 1))] for step in range(4)]
+    assert sorted(drawn[0] + drawn[1]) == sorted(drawn[2] + drawn[3]) == sorted(row.id for row in shards.rows)
+    assert drawn[0] + drawn[1] != drawn[2] + drawn[3]
+    again = Shards(str(tmp_path / "clips-{0..1}.tar"), SMOKE.inputs)
+    assert [[d.row.id for d in again.draw(step, 4, (0, 1))] for step in (3, 1)] == [drawn[3], drawn[1]]
+    tokens = TextTokens(smoke[1] / "tokenizer.json", SMOKE.inputs.text)
+    batch = Mixture([shards], [1.0], tokens, SMOKE.inputs, 8, seed=0).batch(0)
+    damaged = torch.tensor([name.endswith("-3") for name in batch.ids])
+    assert (batch.has["video"] == ~damaged).all() and (batch.has["audio"] == ~damaged).all() and damaged.sum() == 2
+    assert batch.has["sight"].all() and batch.frames[~damaged].any()
+
+
+def test_shards_with_bad_words_are_named(tmp_path: Path) -> None:
+    with webdataset.TarWriter(str(tmp_path / "x.tar")) as tar:
+        tar.write({"__key__": "broken", "mp4": b"", "json": b"[1, 2"})
+    with pytest.raises(BadManifest, match=r"x.tar.*broken"):
+        len(Shards(str(tmp_path / "x.tar"), SMOKE.inputs))
+    with pytest.raises(FileNotFoundError):
+        Shards(str(tmp_path / "y-{0..3}.tar"), SMOKE.inputs)
+
+
+def test_alike_rows_come_together(smoke: tuple[TrainConfig, Path]) -> None:
+    """Every row once an epoch, in runs that share what the epoch asks for."""
+    out = smoke[1]
+    world = Clips.open("world:train:64", SMOKE.inputs, out / "cache", out / "world", alike=(("place",), ()))
+    places = [[d.row.metadata["place"] for d in world.draw(epoch, 64, (0,))] for epoch in (0, 1)]
+    assert sorted(places[0]) == sorted(places[1])
+    changes = [sum(a != b for a, b in pairwise(row)) for row in places]
+    assert changes[0] < 16 < changes[1]
+
+
+def test_words_alone_are_data(tmp_path: Path) -> None:
+    (tmp_path / "m.jsonl").write_text('{"text": "a dog barking"}\n')
+    words = Clips.open(str(tmp_path / "m.jsonl"), SMOKE.inputs, tmp_path, tmp_path)
+    clip = words.clip(0)
+    assert clip.row.id == "m-1" and clip.frames is None and clip.waveform is None
+    (tmp_path / "n.jsonl").write_text('{"id": "nothing"}\n')
+    with pytest.raises(BadManifest, match="line 1"):
+        read_manifest(tmp_path / "n.jsonl")
