@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
 from model.config import BadConfig
+from model.evaluate import add_arguments, run
 from model.manifest import BadManifest
 
 from .bundle import BadBundle
@@ -26,10 +26,7 @@ def arguments() -> argparse.ArgumentParser:
     verify.add_argument("--checkpoint", type=Path, help="compare with the network it came from, too")
     evaluate = commands.add_parser("evaluate", help="measure retrieval of a bundle on a manifest")
     evaluate.add_argument("--bundle", type=Path, required=True)
-    evaluate.add_argument("manifest")
-    evaluate.add_argument("--cache", type=Path, default=Path("runs/evaluate"))
-    evaluate.add_argument("--every-caption", action="store_true")
-    evaluate.add_argument("--json", action="store_true")
+    add_arguments(evaluate)
     return parser
 
 
@@ -64,13 +61,8 @@ def verify_command(args: argparse.Namespace) -> int:
 
 
 def evaluate_command(args: argparse.Namespace) -> int:
-    from model.clips import Clips
-    from model.evaluate import score, table
-
     encoder = OnnxEncoder.open(args.bundle)
-    clips = Clips.open(args.manifest, encoder.manifest.inputs, args.cache, args.cache / "world")
-    results = score(encoder.embed, encoder.tokens, clips, args.every_caption)
-    print(json.dumps(results, indent=1) if args.json else table(results))
+    run(encoder.embed, encoder.tokens, encoder.manifest.inputs, args)
     return 0
 
 

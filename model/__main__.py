@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import runpy
 import sys
 from pathlib import Path
 
 from .config import BadConfig
+from .evaluate import add_arguments
 from .manifest import BadManifest
 
 
@@ -35,10 +35,7 @@ def arguments() -> argparse.ArgumentParser:
     which = evaluate.add_mutually_exclusive_group(required=True)
     which.add_argument("--checkpoint", type=Path)
     which.add_argument("--bundle", type=Path)
-    evaluate.add_argument("manifest", help="a JSONL file, or world:SPLIT:COUNT")
-    evaluate.add_argument("--cache", type=Path, default=Path("runs/evaluate"), help="where decoded clips are kept")
-    evaluate.add_argument("--every-caption", action="store_true", help="each caption is a query, not only the first")
-    evaluate.add_argument("--json", action="store_true")
+    add_arguments(evaluate)
     return parser
 
 
@@ -87,17 +84,13 @@ def train_command(args: argparse.Namespace) -> int:
 
 
 def evaluate_command(args: argparse.Namespace) -> int:
-    from . import checkpoint
-    from .clips import Clips
-    from .evaluate import score, table
+    from . import checkpoint, evaluate
     from .inputs.text import TextTokens
     from .train import embedder
 
     model, config, state = checkpoint.load(args.checkpoint)
-    tokens = TextTokens(state["folder"] / "tokenizer.json", config.encoder.inputs.text)
-    clips = Clips.open(args.manifest, config.encoder.inputs, args.cache, args.cache / "world")
-    results = score(embedder(model), tokens, clips, args.every_caption)
-    print(json.dumps(results, indent=1) if args.json else table(results))
+    inputs = config.encoder.inputs
+    evaluate.run(embedder(model), TextTokens(state["folder"] / "tokenizer.json", inputs.text), inputs, args)
     return 0
 
 

@@ -58,6 +58,7 @@ class EncoderConfig:
     decoder_depth: int
     decoder_heads: int
     stem: str = "linear"  # the paper's; (ours) "convolution" finds small things wherever in a patch they are
+    glance: bool = False  # (ours) the convolutions' peaks also reach the embedding around the trunk
     tokenizer: str = "learned"  # from the captions (ours), or the paper's "bert", the `vocabulary` most useful entries
     text_stem: str = "embedding"  # the paper's; (ours) "minilm" starts from the states of a frozen language model
     modality_norms: bool = True  # (ours, after CAV-MAE) LayerNorms per modality keep separate passes on distribution
@@ -73,6 +74,8 @@ class EncoderConfig:
             raise BadConfig("size and bins must be multiples of patch")
         if self.stem == "convolution" and self.patch & (self.patch - 1):
             raise BadConfig("a convolution stem halves its way down to a patch, which must be a power of two")
+        if self.glance and self.stem != "convolution":
+            raise BadConfig("a glance is taken from a convolution stem")
         if self.text_stem == "minilm" and self.tokenizer != "bert":
             raise BadConfig("text_stem 'minilm' reads the entries of tokenizer 'bert'")
         check_choices(self, CHOICES)
@@ -197,7 +200,9 @@ TINY = EncoderConfig(
     decoder_depth=2,
     decoder_heads=3,
 )
-DEFAULT = replace(TINY, depth=4, stem="convolution", tokenizer="bert", text_stem="minilm", vocabulary=24_000)
+DEFAULT = replace(
+    TINY, depth=3, stem="convolution", glance=True, tokenizer="bert", text_stem="minilm", vocabulary=22_000
+)
 SMALL = replace(
     TINY,
     width=384,
@@ -265,16 +270,16 @@ PRESETS: dict[str, TrainConfig] = {
         manifests=("world:train:12000", "runs/sources/digits-train.jsonl", "runs/sources/wording.jsonl"),
         shares=(48, 16, 8),
         alike=(
+            (),
             ("colour", "place"),
             ("motion", "material"),
             ("shape", "place"),
             ("material", "size"),
             ("motion", "colour"),
-            (),
         ),
-        steps=1500,
+        steps=2400,
         batch=72,
-        learning_rate=1.5e-3,
+        learning_rate=2e-3,
         warmup=0.05,
         local_share=0.08,
         language_weight=1.0,

@@ -5,17 +5,22 @@ Ranks are 1-based and ties get the average rank, so that a collapsed encoder sco
 
 from __future__ import annotations
 
+import argparse
+import json
+import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import permutations
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .clips import Clips
-from .config import MODALITIES
 from .inputs.text import TextTokens
+from .inputs.windows import InputSpecs
+from .manifest import Row
 
 Embed = Callable[[str, NDArray[Any]], NDArray[np.float32]]
 
@@ -64,90 +69,143 @@ def metrics(scores: NDArray[np.floating[Any]], relevant: NDArray[np.bool_]) -> d
     }
 
 
+def querybank_normalised(
+    scores: NDArray[np.floating[Any]], bank: NDArray[np.floating[Any]], beta: float = 20.0
+) -> NDArray[np.float64]:
+    """QB-Norm with its dynamic inverted softmax (Bogolin et al., 2112.12777), as logarithms over beta, so that they
+    compare with cosines: scores [queries, gallery] less what a bank of other queries, [bank, gallery], finds in each
+    entry. A query whose best entry is no bank query's best is left as it is. One number for each gallery entry, so it
+    works for one query at a time.
+
+    >>> querybank_normalised(np.array([[0.9, 0.8]]), np.array([[0.9, 0.1]]), beta=1.0).round(2).tolist()
+    [[0.0, 0.7]]
+    """
+    popular = np.zeros(scores.shape[1], dtype=bool)
+    popular[bank.argmax(axis=1)] = True
+    peak = bank.max(axis=0)
+    found = peak + np.log(np.exp(beta * (bank - peak)).sum(axis=0)) / beta
+    return np.where(popular[scores.argmax(axis=1)][:, None], scores - found, scores)
+
+
+def dual_softmax(scores: NDArray[np.floating[Any]], temperature: float = 0.01) -> NDArray[np.float64]:
+    """Scores times their softmax over the queries (Cheng et al., 2109.04290). It needs every query at once, so it is no
+    way to serve: to be reported apart.
+    """
+    raised = np.exp((scores - scores.max(axis=0)) / temperature)
+    return np.asarray(scores * raised / raised.sum(axis=0))
+
+
 @dataclass(frozen=True)
 class Text:
-    """A caption in the evaluation: its words, the row it comes from, and what it says of any row."""
+    """A caption in the evaluation: its words, what it commits to, and the group it belongs to."""
 
     text: str
-    row: int
     states: dict[str, Any]
     group: str
 
 
-@dataclass(frozen=True)
-class Subject:
-    """What relevance needs to know of a clip."""
-
-    group: str
-    metadata: dict[str, Any]
-
-
-def agrees(text: Text, subject: Subject) -> bool:
+def agrees(text: Text, row: Row) -> bool:
     """A caption is right for a clip of its own group, or for one that has every attribute it states."""
     if text.states:
-        return all(subject.metadata.get(k) == v for k, v in text.states.items())
-    return text.group == subject.group
+        return all(row.metadata.get(k) == v for k, v in text.states.items())
+    return text.group == row.group
 
 
-def relevance(texts: list[Text], subjects: list[Subject]) -> NDArray[np.bool_]:
-    """bool [texts, subjects]."""
-    return np.array([[agrees(t, s) for s in subjects] for t in texts], dtype=bool).reshape(len(texts), len(subjects))
+def relevance(texts: list[Text], rows: list[Row]) -> NDArray[np.bool_]:
+    """bool [texts, rows]."""
+    return np.array([[agrees(t, row) for row in rows] for t in texts], dtype=bool).reshape(len(texts), len(rows))
 
 
-def routes(
-    vectors: dict[str, NDArray[np.float32]],
-    rows: dict[str, list[int]],
-    texts: dict[str, list[Text]],
-    text_vectors: dict[str, NDArray[np.float32]],
-    subjects: list[Subject],
-) -> dict[str, dict[str, float]]:
-    """Metrics of every route between the modalities at hand.
-
-    vectors[m] float32 [n, dim] are the clips of modality m, rows[m] says which subject each is; texts[m] and
-    text_vectors[m] are the captions about m.
+@dataclass(frozen=True)
+class Route:
+    """Queries against a gallery: scores and relevant, [queries, gallery], what each of them is, and the gallery's
+    vectors [gallery, dim].
     """
-    out = {}
-    for query, target in permutations(MODALITIES, 2):
-        medium = target if query == "text" else query
-        if "text" in (query, target):
-            if not len(texts.get(medium, [])) or medium not in vectors:
-                continue
-            matrix = text_vectors[medium] @ vectors[medium].T
-            right = relevance(texts[medium], [subjects[i] for i in rows[medium]])
-            out[f"{query}-{target}"] = metrics(*((matrix, right) if query == "text" else (matrix.T, right.T)))
-        elif query in vectors and target in vectors:
-            groups = {m: np.array([subjects[i].group for i in rows[m]]) for m in (query, target)}
-            right = groups[query][:, None] == groups[target][None]
-            out[f"{query}-{target}"] = metrics(vectors[query] @ vectors[target].T, right)
-    return out
+
+    name: str
+    scores: NDArray[np.floating[Any]]
+    relevant: NDArray[np.bool_]
+    queries: list[Text] | list[Row]
+    gallery: list[Text] | list[Row]
+    vectors: NDArray[np.float32]
 
 
-def score(embed: Embed, tokens: TextTokens, clips: Clips, every_caption: bool = False) -> dict[str, dict[str, float]]:
-    """Every route over a set of clips. Of each clip the first caption about a modality is used, or every one.
-
-    Captions of the same words and group count once, so that a set of ten classes has a gallery of ten texts.
+def texts_about(clips: Clips, modality: str, every: bool) -> list[Text]:
+    """Of each clip with the modality the first caption about it, or every one. Captions of the same words and group
+    count once, so that a set of ten classes has a gallery of ten texts.
     """
-    subjects = [Subject(row.group, row.metadata) for row in clips.rows]
+    found: dict[tuple[str, str], Text] = {}
+    for i in np.flatnonzero(clips.has[modality]):
+        row = clips.rows[i]
+        fitting = row.said_of(modality)
+        for c in fitting if every else fitting[:1]:
+            found.setdefault((c.text, row.group), Text(c.text, c.states, row.group))
+    return list(found.values())
+
+
+def evaluate(
+    embed: Embed,
+    tokens: TextTokens,
+    clips: Clips,
+    every_caption: bool = False,
+    phrases: dict[str, list[str]] | None = None,
+) -> list[Route]:
+    """Every route over a set of clips. `phrases`, by group, take the place of the clips' own captions."""
     rows = {m: [int(i) for i in np.flatnonzero(clips.has[m])] for m in ("video", "audio")}
     arrays = {"video": clips.frames, "audio": clips.waveforms}
     vectors = {m: in_batches(embed, m, arrays[m], which) for m, which in rows.items() if which}
-    texts: dict[str, list[Text]] = {}
-    for m, which in rows.items():
-        found: dict[tuple[str, str], Text] = {}
-        for i in which:
-            fitting = clips.rows[i].said_of(m)
-            for c in fitting if every_caption else fitting[:1]:
-                found.setdefault((c.text, clips.rows[i].group), Text(c.text, i, c.states, clips.rows[i].group))
-        texts[m] = list(found.values())
-    text_vectors = {m: embed("text", tokens([t.text for t in said])) for m, said in texts.items() if said}
-    return routes(vectors, rows, texts, text_vectors, subjects)
+    subjects = {m: [clips.rows[i] for i in rows[m]] for m in vectors}
+    out = []
+    for m, media in vectors.items():
+        if phrases is None:
+            texts = texts_about(clips, m, every_caption)
+        else:
+            texts = [Text(said, {}, group) for group, each in phrases.items() for said in each]
+        if texts:
+            said = vectors_of(embed, tokens, texts)
+            scores, right = said @ media.T, relevance(texts, subjects[m])
+            out.append(Route(f"text-{m}", scores, right, texts, subjects[m], media))
+            out.append(Route(f"{m}-text", scores.T, right.T, subjects[m], texts, said))
+    for query, target in permutations(vectors, 2):
+        groups = [np.array([row.group for row in subjects[m]]) for m in (query, target)]
+        right = groups[0][:, None] == groups[1][None]
+        scores = vectors[query] @ vectors[target].T
+        out.append(Route(f"{query}-{target}", scores, right, subjects[query], subjects[target], vectors[target]))
+    return out
+
+
+def vectors_of(embed: Embed, tokens: TextTokens, texts: list[Text], size: int = 64) -> NDArray[np.float32]:
+    pages = [[t.text for t in texts[at : at + size]] for at in range(0, len(texts), size)]
+    return np.concatenate([embed("text", tokens(page)) for page in pages])
+
+
+def score(routes: list[Route]) -> dict[str, dict[str, float]]:
+    return {route.name: metrics(route.scores, route.relevant) for route in routes if route.relevant.any()}
+
+
+def stated_right(route: Route) -> dict[str, float]:
+    """Of each attribute that queries of words state, how often the best hit has it."""
+    right: dict[str, list[bool]] = {}
+    for text, line in zip(route.queries, route.scores, strict=True):
+        best = route.gallery[int(line.argmax())]
+        if isinstance(text, Text) and isinstance(best, Row):
+            for key, value in text.states.items():
+                right.setdefault(key, []).append(best.metadata.get(key) == value)
+    return {key: float(np.mean(found)) for key, found in right.items()}
+
+
+def worst(route: Route, count: int) -> list[int]:
+    """The queries whose best right answer ranks worst, worst first."""
+    best = np.where(route.relevant, ranks(route.scores), np.inf).min(axis=1)
+    missed = np.where(np.isfinite(best) & (best > 1), best, 0)
+    return [int(i) for i in np.argsort(-missed, kind="stable")[:count] if missed[i]]
 
 
 def measure(results: dict[str, dict[str, float]], name: str) -> float:
     """One number of the results by name: a route and a measure, or the "mean" of a measure over the routes with text.
 
-    >>> measure({"text-video": {"R@1": 0.2}, "text-audio": {"R@1": 0.4}, "audio-video": {"R@1": 0.9}}, "mean R@1")
-    0.30000000000000004
+    >>> measure({"text-video": {"R@1": 0.25}, "text-audio": {"R@1": 0.5}, "audio-video": {"R@1": 0.9}}, "mean R@1")
+    0.375
     """
     route, _, what = name.partition(" ")
     if route != "mean":
@@ -172,3 +230,55 @@ def table(results: dict[str, dict[str, float]]) -> str:
         for route, m in results.items()
     ]
     return "\n".join([head, *lines])
+
+
+# ---------------------------------------------------------------- the command
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("manifest", help="a JSONL file, a folder of media, or world:SPLIT:COUNT")
+    parser.add_argument("--cache", type=Path, default=Path("runs/evaluate"), help="where decoded clips are kept")
+    parser.add_argument("--every-caption", action="store_true", help="each caption is a query, not only the first")
+    parser.add_argument("--phrases", type=Path, help="JSON of group -> phrases, to ask in place of the captions")
+    parser.add_argument(
+        "--bank", help="a manifest whose captions are the bank of QB-Norm for text-video and text-audio"
+    )
+    parser.add_argument("--dual-softmax", action="store_true", help="report it, apart: it needs every query at once")
+    parser.add_argument("--report", type=Path, help="a folder for a page with the worst failures and their media")
+    parser.add_argument("--json", action="store_true")
+
+
+def run(embed: Embed, tokens: TextTokens, specs: InputSpecs, args: argparse.Namespace) -> None:
+    """Measure and print, as `args` of `add_arguments` say."""
+    worlds = args.cache / "world"
+    phrases = json.loads(args.phrases.read_text(encoding="utf-8")) if args.phrases else None
+    found = evaluate(embed, tokens, Clips.open(args.manifest, specs, args.cache, worlds), args.every_caption, phrases)
+    apart: dict[str, Any] = {}
+    if args.bank:
+        apart["qb_norm"] = score(with_bank(embed, tokens, found, Clips.open(args.bank, specs, args.cache, worlds)))
+    if args.dual_softmax:
+        apart["dual_softmax"] = score([replace(r, scores=dual_softmax(r.scores)) for r in found])
+    stated = {r.name: said for r in found if (said := stated_right(r))}
+    if args.report:
+        from .report import write_report
+
+        print(write_report(found, args.report), file=sys.stderr)
+    if args.json:
+        print(json.dumps(score(found) | apart | {"stated": stated}, indent=1))
+        return
+    print(table(score(found)))
+    for name, results in apart.items():
+        print(f"\n{name}\n{table(results)}")
+    for route, right in stated.items():
+        print(f"\n{route}, best hit has what is stated: {', '.join(f'{k} {v:.3f}' for k, v in right.items())}")
+
+
+def with_bank(embed: Embed, tokens: TextTokens, found: list[Route], bank: Clips) -> list[Route]:
+    """The routes from words, normalised by the bank's captions about the same modality."""
+    out = []
+    for route in found:
+        query, target = route.name.split("-")
+        if query == "text" and (texts := texts_about(bank, target, every=True)):
+            asked = vectors_of(embed, tokens, texts) @ route.vectors.T
+            out.append(replace(route, scores=querybank_normalised(route.scores, asked)))
+    return out

@@ -24,7 +24,7 @@ from . import checkpoint
 from .clips import Clips
 from .config import BadConfig, TrainConfig
 from .data import Batch, Mixture, Source
-from .evaluate import measure, score
+from .evaluate import evaluate, measure, score
 from .inputs.text import TextTokens, learn_tokenizer
 from .language import cut_tokenizer
 from .parallel import Group, end_group, pick_device, start_group
@@ -168,7 +168,7 @@ class Run:
         """Measure on the held-out clips, then write the checkpoint and, where it is better than any before, `best`;
         returns R@10 of every route.
         """
-        found = score(embedder(self.model.eval()), self.mixture.tokens, self.held_out)
+        found = score(evaluate(embedder(self.model.eval()), self.mixture.tokens, self.held_out))
         value = measure(found, self.config.best_by)
         better = value > self.best["value"]
         if better:

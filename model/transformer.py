@@ -138,8 +138,11 @@ class LinearStem(nn.Module):
         self.patch = patch
         self.project = nn.Linear(channels * patch * patch, width)
 
-    def forward(self, images: Tensor) -> Tensor:
-        return self.project(cut_patches(images[:, None], self.patch))
+    def features(self, images: Tensor) -> Tensor:
+        return images
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.project(cut_patches(features[:, None], self.patch))
 
 
 class ConvolutionStem(nn.Module):
@@ -147,16 +150,20 @@ class ConvolutionStem(nn.Module):
 
     def __init__(self, channels: int, patch: int, width: int) -> None:
         super().__init__()
-        widths = [channels, *(16 << i for i in range(patch.bit_length() - 2)), width]
+        widths = [channels, *(32 << i for i in range(patch.bit_length() - 2)), width]
         self.steps = nn.ModuleList(nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in pairwise(widths))
         self.project = nn.Linear(width, width)
         self.norm = nn.LayerNorm(width)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def features(self, images: Tensor) -> Tensor:
+        """[N, D, rows, columns], one column of D a patch."""
         images = images.contiguous(memory_format=torch.channels_last)  # twice as fast on a CPU
         for step in self.steps:
             images = F.relu(step(images))
-        return self.norm(self.project(images.flatten(2).transpose(1, 2)))
+        return images
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.norm(self.project(features.flatten(2).transpose(1, 2)))
 
 
 STEMS: dict[str, type[LinearStem | ConvolutionStem]] = {"linear": LinearStem, "convolution": ConvolutionStem}
@@ -228,6 +235,8 @@ class VLSA(nn.Module):
         self.blocks = nn.ModuleList(Block(c.width, c.heads, c.modality_norms) for _ in range(c.depth))
         self.norm = Norms(c.width, c.modality_norms)
         self.heads = nn.ModuleDict({m: nn.Linear(c.width, c.dim, bias=False) for m in MODALITIES})
+        if c.glance:
+            self.glances = nn.ModuleDict({m: nn.Linear(2 * c.width, c.dim) for m in ("video", "audio")})
         if c.text_stem == "minilm":
             self.readout = nn.Linear(c.dim, language.WIDTH)
         self.log_scale = nn.Parameter(torch.tensor(0.0))
@@ -263,10 +272,29 @@ class VLSA(nn.Module):
             return (x.float() / 127.5 - 1.0).permute(0, 1, 4, 2, 3)
         return self.spectrogram(x)[:, None, None]
 
-    def tokens(self, modality: str, images: Tensor) -> Tensor:
-        """A stack of images -> tokens [B, T, D] with their positions."""
-        found = self.stems[modality](images.flatten(0, 1)).unflatten(0, images.shape[:2]).flatten(1, 2)
+    def tokens(self, modality: str, features: Tensor) -> Tensor:
+        """A stem's features of a stack of images -> tokens [B, T, D] with their positions."""
+        frames = self.config.frames if modality == "video" else 1
+        found = self.stems[modality](features).unflatten(0, (-1, frames)).flatten(1, 2)
         return found + self.table(modality)
+
+    def features(self, modality: str, images: Tensor) -> Tensor:
+        """What a stem makes of a stack of images before they are tokens; a linear stem, the images themselves."""
+        stem = self.stems[modality]
+        assert isinstance(stem, LinearStem | ConvolutionStem)
+        return stem.features(images.flatten(0, 1))
+
+    def glance(self, modality: str, features: Tensor) -> Tensor:
+        """What a convolution stem sees at its strongest in each frame, or at each time of a sound, as mean and
+        deviation over time, in the embedding space [B, E]: around the trunk, which is slow to learn where to look.
+        """
+        if modality == "video":
+            peaks = features.amax((2, 3)).unflatten(0, (-1, self.config.frames))  # [B, F, D]
+        else:
+            peaks = features.amax(2).transpose(1, 2)  # [B, time, D]
+        mean = peaks.mean(1)
+        deviation = ((peaks - mean[:, None]).square().mean(1) + 1e-6).sqrt()
+        return self.glances[modality](torch.cat([mean, deviation], dim=1))
 
     def words(self, ids: Tensor, seen: Tensor) -> Tensor:
         """Token ids [B, T] -> tokens [B, T, D]; what is not `seen`, bool [B, T], has no say in the others."""
@@ -297,8 +325,10 @@ class VLSA(nn.Module):
         images = self.images(modality, x)
         if stretches is not None:
             images = spec_augment(images, stretches)
-        tokens = self.tokens(modality, images)
-        return self.pool(modality, tokens if keep is None else take(tokens, keep))
+        features = self.features(modality, images)
+        tokens = self.tokens(modality, features)
+        glance = self.glance(modality, features) if self.config.glance else None
+        return self.pool(modality, tokens if keep is None else take(tokens, keep), glance=glance)
 
     def read(self, ids: Tensor) -> tuple[Tensor, Tensor | None]:
         """Token ids [B, T] -> unit vectors [B, E] and, with a language model for a stem, how far each is from its own
@@ -314,18 +344,23 @@ class VLSA(nn.Module):
         sentence = (states * weight).sum(1) / weight.sum(1)
         return vectors, 1 - F.cosine_similarity(self.readout(vectors), sentence)
 
-    def pool(self, modality: str, tokens: Tensor, present: Tensor | None = None) -> Tensor:
+    def pool(
+        self, modality: str, tokens: Tensor, present: Tensor | None = None, glance: Tensor | None = None
+    ) -> Tensor:
         """The trunk's output, averaged over the tokens present, in the embedding space: unit vectors [B, E]."""
         bias = None if present is None else key_bias(present)
-        return self.project(modality, self.trunk(tokens, [(modality, tokens.shape[1])], bias), present)
+        return self.project(modality, self.trunk(tokens, [(modality, tokens.shape[1])], bias), present, glance)
 
-    def project(self, modality: str, out: Tensor, present: Tensor | None = None) -> Tensor:
+    def project(
+        self, modality: str, out: Tensor, present: Tensor | None = None, glance: Tensor | None = None
+    ) -> Tensor:
         if present is None:
             pooled = out.mean(1)
         else:
             weight = present.unsqueeze(-1).to(out.dtype)
             pooled = (out * weight).sum(1) / weight.sum(1).clamp(min=1.0)
-        return F.normalize(self.heads[modality](pooled), dim=-1)
+        vector = self.heads[modality](pooled)
+        return F.normalize(vector if glance is None else vector + glance, dim=-1)
 
     @property
     def scale(self) -> Tensor:
@@ -339,7 +374,7 @@ class VLSA(nn.Module):
         tokens, exists = [], []
         for m, x, present in inputs:
             there = (x != PAD_ID) if m == "text" else None
-            found = self.tokens(m, self.images(m, x)) if there is None else self.words(x, there)
+            found = self.tokens(m, self.features(m, self.images(m, x))) if there is None else self.words(x, there)
             tokens.append(found)
             exists.append(present[:, None].expand(found.shape[:2]) & (True if there is None else there))
         segments = [(m, part.shape[1]) for (m, _, _), part in zip(inputs, tokens, strict=True)]
@@ -360,7 +395,10 @@ class VLSA(nn.Module):
             exists[m] = present[m][:, None].expand(values[m].shape[:2]) & ((x != PAD_ID) if images is None else True)
             order, kept = orders[m] = self.mask(m, exists[m], luck[m][:, : exists[m].shape[1]])
             hidden = torch.ones_like(exists[m]).scatter(1, order[:, :kept], False)
-            tokens = self.words(x, exists[m] & ~hidden) if images is None else self.tokens(m, self.hide(images, hidden))
+            if images is None:
+                tokens = self.words(x, exists[m] & ~hidden)
+            else:
+                tokens = self.tokens(m, self.features(m, self.hide(images, hidden)))
             seen.append(take(tokens, order[:, :kept]))
             bias.append(exists[m].gather(1, order[:, :kept]))
             segments.append((m, kept))

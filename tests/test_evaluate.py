@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from model.evaluate import Subject, Text, metrics, ranks, relevance, routes
+from model.evaluate import (
+    Route,
+    Text,
+    dual_softmax,
+    metrics,
+    querybank_normalised,
+    ranks,
+    relevance,
+    score,
+    stated_right,
+    worst,
+)
+from model.manifest import Row
+from model.report import write_report
 
 
 def test_ties_get_the_average_rank() -> None:
@@ -34,18 +49,53 @@ def test_metrics_by_hand() -> None:
     assert result["mAP@10"] == pytest.approx(((1 / 2 + 2 / 3) / 2 + 1) / 2)
 
 
+def row(name: str, **metadata: str) -> Row:
+    return Row(name, None, (), name, metadata)
+
+
 def test_a_caption_is_right_for_whatever_it_describes() -> None:
-    texts = [Text("a red thing", 0, {"colour": "red"}, "a"), Text("a dog", 1, {}, "dog")]
-    subjects = [Subject("a", {"colour": "red"}), Subject("b", {"colour": "red"}), Subject("dog", {"colour": "blue"})]
-    assert relevance(texts, subjects).tolist() == [[True, True, False], [False, False, True]]
+    texts = [Text("a red thing", {"colour": "red"}, "a"), Text("a dog", {}, "dog")]
+    rows = [row("a", colour="red"), row("b", colour="red"), row("dog", colour="blue")]
+    assert relevance(texts, rows).tolist() == [[True, True, False], [False, False, True]]
 
 
-def test_every_route_is_measured() -> None:
-    eye = np.eye(3, dtype=np.float32)
-    subjects = [Subject(str(i), {}) for i in range(3)]
-    texts = [Text(f"t{i}", i, {}, str(i)) for i in range(3)]
-    both = {"video": eye, "audio": eye}
-    rows = {"video": [0, 1, 2], "audio": [0, 1, 2]}
-    found = routes(both, rows, {"video": texts, "audio": texts}, both, subjects)
-    assert set(found) == {"video-audio", "video-text", "audio-video", "audio-text", "text-video", "text-audio"}
-    assert all(m["R@1"] == 1.0 for m in found.values())
+def test_five_captions_a_clip() -> None:
+    """AudioCaps and Clotho: each caption asks; a clip asked for captions is as good as its best-ranked one."""
+    scores = np.array([[0.9, 0.2, 0.8, 0.1, 0.7, 0.6]])  # one clip against six captions, five of them its own
+    own = np.array([[True, True, True, True, True, False]])
+    result = metrics(scores, own)
+    assert result["R@1"] == 1.0
+    assert result["mAP@10"] == pytest.approx((1 / 1 + 2 / 2 + 3 / 3 + 4 / 5 + 5 / 6) / 5)
+
+
+def test_a_query_bank_lowers_what_everything_finds() -> None:
+    """The first entry is every bank query's best, a hub. A query that finds it is normalised, and finds its own."""
+    scores = np.array([[0.80, 0.78, 0.1], [0.1, 0.2, 0.9]])
+    bank = np.array([[0.9, 0.3, 0.2], [0.8, 0.1, 0.3]])
+    fair = querybank_normalised(scores, bank, beta=20.0)
+    assert fair[0].argmax() == 1 and np.array_equal(fair[1], scores[1])
+    assert fair[0, 1] == pytest.approx(0.78 - np.log(np.exp(6.0) + np.exp(2.0)) / 20)
+
+
+def test_dual_softmax_gives_each_entry_to_one_query() -> None:
+    scores = np.array([[0.9, 0.8], [0.85, 0.2]])
+    assert dual_softmax(scores, temperature=0.1).argmax(axis=1).tolist() == [1, 0]
+
+
+@pytest.fixture
+def route() -> Route:
+    texts = [Text("a red ball", {"colour": "red", "shape": "ball"}, "x"), Text("a box", {"shape": "box"}, "y")]
+    rows = [row("p", colour="red", shape="box"), row("q", colour="red", shape="ball")]
+    scores = np.array([[0.9, 0.1], [0.9, 0.1]])
+    return Route("text-video", scores, relevance(texts, rows), texts, rows, np.eye(2, dtype=np.float32))
+
+
+def test_what_is_stated_and_what_fails(route: Route) -> None:
+    assert stated_right(route) == {"colour": 1.0, "shape": 0.5}
+    assert worst(route, 5) == [0]
+    assert score([route])["text-video"]["R@1"] == 0.5
+
+
+def test_the_report_shows_what_fails(route: Route, tmp_path: Path) -> None:
+    page = write_report([route], tmp_path).read_text("utf-8")
+    assert "a red ball" in page and "expected, rank 2" in page and "a box" not in page

@@ -31,7 +31,7 @@ from model.transformer import VLSA
 
 from .makers import ROOT
 
-ENCODER = replace(SMOKE, stem="convolution")
+ENCODER = replace(SMOKE, stem="convolution", glance=True)
 SETTINGS = TrainConfig(ENCODER, batch=12, spec_augment=True, local_share=0.5)
 
 

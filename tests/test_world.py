@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model.evaluate import Subject, Text, agrees
+from model.evaluate import Text, agrees
 from model.inputs.decode import Budget
 from model.inputs.windows import read_media
+from model.manifest import Row
 from model.world import MATERIALS, WORDS, captions, picture, render, scenes, sound
 
 from .makers import SPECS
@@ -36,7 +37,8 @@ def test_captions_state_what_is_so() -> None:
     for scene in scenes("train", 60):
         for caption in captions(scene):
             assert caption.states and caption.about in (("video",), ("audio",))
-            assert agrees(Text(caption.text, 0, caption.states, "g"), Subject("other", scene.attributes))
+            row = Row("other", None, (), "other", scene.attributes)
+            assert agrees(Text(caption.text, caption.states, "g"), row)
             if "colour" in caption.states:
                 assert any(word in caption.text for word in WORDS["colour"][scene.colour])
             if caption.about == ("audio",):
