@@ -42,12 +42,14 @@ types: .venv/.dev
 
 check: lint types test
 
-# The real sounds of the default encoder's recipe, from a folder that holds ESC-10 and the spoken digits.
+# What the default encoder's recipe needs beside the world: ESC-10 and the spoken digits, and words of sounds.
 SOUNDS ?= ../shared/data/sounds
+TEXTS ?= ../shared/data/text
 sources: .venv/.dev
 	for set in esc10 digits; do for part in train test; do \
 	  $(BIN)/python -m model prepare $$set $(SOUNDS) --part $$part --out runs/sources/$$set-$$part.jsonl || exit 1; \
 	done; done
+	$(BIN)/python -m model prepare wording $(TEXTS) --out runs/sources/wording.jsonl
 
 # Trains the `tiny` preset on the world; see docs/experiments.md for how bundles/default was made.
 train: .venv/.dev

@@ -10,6 +10,7 @@ from pathlib import Path
 from .config import BadConfig
 from .evaluate import add_arguments
 from .manifest import BadManifest
+from .prepare import PREPARERS, prepare
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -21,11 +22,11 @@ def arguments() -> argparse.ArgumentParser:
     world.add_argument("--out", type=Path, required=True)
     sample = commands.add_parser("sample", help="render the sample library that `make run` serves")
     sample.add_argument("--out", type=Path, required=True)
-    prepare = commands.add_parser("prepare", help="write a manifest with captions for a public set of sounds")
-    prepare.add_argument("set", choices=["esc10", "digits", "wording"])
-    prepare.add_argument("folder", type=Path, help="the folder with the set's own manifest.jsonl")
-    prepare.add_argument("--part", choices=["train", "test"], default="train")
-    prepare.add_argument("--fold", type=int, default=5, help="the fold that is the test part of esc10")
+    prepare = commands.add_parser("prepare", help="write a manifest for a public set as its owners distribute it")
+    prepare.add_argument("set", choices=list(PREPARERS))
+    prepare.add_argument("folder", type=Path)
+    prepare.add_argument("--part", choices=["train", "validation", "test"], default="train")
+    prepare.add_argument("--fold", type=int, default=5, help="the fold that is the test part of esc50 and esc10")
     prepare.add_argument("--out", type=Path, required=True, help="the manifest to write")
     train = commands.add_parser("train", help="train an encoder")
     train.add_argument("--config", required=True, help="a preset's name or a JSON file")
@@ -58,9 +59,8 @@ def run(args: argparse.Namespace) -> int:
 
         render_sample(args.out)
     elif args.command == "prepare":
-        from .prepare import prepare
-
-        print(f"{prepare(args.set, args.folder, args.part, args.out, args.fold)} rows in {args.out}")
+        written, absent = prepare(args.set, args.folder, args.part, args.out, args.fold)
+        print(f"{written} rows in {args.out}; {absent} listed whose media are not there")
     elif args.command == "train":
         return train_command(args)
     elif args.bundle:

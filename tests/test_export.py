@@ -43,17 +43,10 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     place = tmp_path_factory.mktemp("export")
     learn_tokenizer(["a red ball bounces", "the sound of rain"], 200, place / "tokenizer.json")
     torch.manual_seed(0)
-    config = TrainConfig(encoder=SMOKE)
-    model = VLSA(SMOKE)
-    checkpoint.save(
-        place / "checkpoint",
-        model,
-        make_optimiser(model, config),
-        config,
-        1,
-        place / "tokenizer.json",
-        {"licences": ["CC0"]},
-    )
+    config = TrainConfig(encoder=replace(SMOKE, stem="convolution", glance=True))
+    model = VLSA(config.encoder)
+    state = {"step": 1, "config": config.to_json(), "provenance": {"licences": ["CC0"]}, "best": {}}
+    checkpoint.save(place / "checkpoint", model, make_optimiser(model, config), state, place / "tokenizer.json")
     export_checkpoint(place, place / "bundle")
     return place / "checkpoint", place / "bundle"
 

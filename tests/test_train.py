@@ -24,6 +24,7 @@ from model.data import Batch, Mixture
 from model.inputs.text import TextTokens
 from model.manifest import BadManifest, read_manifest
 from model.parallel import end_group, start_group
+from model.prepare import prepare
 from model.shards import Shards
 from model.step import Chance, gradients
 from model.train import Diverged, train
@@ -278,3 +279,76 @@ def test_words_alone_are_data(tmp_path: Path) -> None:
     (tmp_path / "n.jsonl").write_text('{"id": "nothing"}\n')
     with pytest.raises(BadManifest, match="line 1"):
         read_manifest(tmp_path / "n.jsonl")
+
+
+def lay_out(folder: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    return folder
+
+
+ANNOTATION = {
+    "videos": [{"video_id": "video0", "split": "train"}, {"video_id": "video1", "split": "validate"}],
+    "sentences": [{"video_id": "video0", "caption": "a cat"}, {"video_id": "video0", "caption": "a kitten"}],
+}
+# A set, its files in miniature, and the (path, captions) of its training part; one more clip is listed and not there.
+LAYOUTS = {
+    "esc50": (
+        {
+            "meta/esc50.csv": "filename,fold,target,category,esc10,src_file,take\n1-1-A-0.wav,1,0,sea_waves,True,1,A\n"
+            "1-2-A-0.wav,2,0,dog,True,1,A\n5-1-A-0.wav,5,0,dog,True,1,A\n",
+            "audio/1-1-A-0.wav": "",
+            "audio/5-1-A-0.wav": "",
+        },
+        [("audio/1-1-A-0.wav", ["sea waves", "the sound of sea waves"])],
+    ),
+    "audiocaps": (
+        {
+            "dataset/train.csv": "audiocap_id,youtube_id,start_time,caption\n"
+            '1,abc,30,"Rain, and wind"\n2,abc,30,It rains\n3,zzz,0,Silence\n',
+            "audio/train/Yabc.wav": "",
+        },
+        [("audio/train/Yabc.wav", ["Rain, and wind", "It rains"])],
+    ),
+    "clotho": (
+        {
+            "clotho_captions_development.csv": "file_name,caption_1,caption_2,caption_3,caption_4,caption_5\n"
+            "Rain 1.wav,a,b,c,d,e\ngone.wav,a,b,c,d,e\n",
+            "development/Rain 1.wav": "",
+        },
+        [("development/Rain 1.wav", ["a", "b", "c", "d", "e"])],
+    ),
+    "vggsound": (
+        {
+            "vggsound.csv": '---x_Zd,20,"dog barking, far",train\ngone,1,cat,train\nother,5,cat,test\n',
+            "video/---x_Zd_000020.mp4": "",
+            "video/other_000005.mp4": "",
+        },
+        [("video/---x_Zd_000020.mp4", ["dog barking, far", "the sound of dog barking, far"])],
+    ),
+    "msrvtt": (
+        {
+            "annotation/train_val_videodatainfo.json": json.dumps(
+                ANNOTATION | {"videos": [*ANNOTATION["videos"], {"video_id": "video9", "split": "train"}]}
+            ),
+            "videos/video0.mp4": "",
+            "videos/video1.mp4": "",
+        },
+        [("videos/video0.mp4", ["a cat", "a kitten"])],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", list(LAYOUTS))
+def test_public_sets_are_read_as_they_are_distributed(name: str, tmp_path: Path) -> None:
+    files, expected = LAYOUTS[name]
+    folder, out = lay_out(tmp_path / "set", files), tmp_path / "manifests" / "train.jsonl"
+    assert prepare(name, folder, "train", out) == (1, 1)
+    rows = read_manifest(out)
+    found = [
+        (row.path.resolve().relative_to(folder).as_posix(), [c.text for c in row.captions]) for row in rows if row.path
+    ]
+    assert found == expected and all(row.licence for row in rows)
+    with pytest.raises(BadManifest, match="not as its owners"):
+        prepare(name, tmp_path / "elsewhere", "train", out)

@@ -1,0 +1,84 @@
+"""The published tokenizer and language model, as the text stem takes them over."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from model.config import PRESETS, SMOKE, TrainConfig
+from model.inputs.text import TextSpec, TextTokens
+from model.language import MiniLM, cut_tokenizer
+from model.step import Chance, gradients
+from model.train import new_model
+
+from .test_train import some_batch
+
+SAID = ["a rooster crowing", "a dog barking"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("language") / "tokenizer.json"
+    cut_tokenizer([*SAID, "a puppy yapping"], 16_000, file)
+    return file
+
+
+def test_a_cut_tokenizer_keeps_the_words_of_the_captions(tokenizer: Path) -> None:
+    known = json.loads(tokenizer.read_text("utf-8"))["model"]["vocab"]
+    assert len(known) == 16_000 and sorted(known.values()) == list(range(16_000))
+    assert known["[PAD]"] == 0 and "rooster" in known and "xander" not in known
+    ids = TextTokens(tokenizer, TextSpec(tokens=12))(["A Rooster", "xander"])
+    names = {i: t for t, i in known.items()}
+    assert [names[i] for i in ids[0] if i] == ["[CLS]", "a", "rooster", "[SEP]"]
+    pieces = [names[i] for i in ids[1] if i][1:-1]
+    assert len(pieces) > 1 and "".join(pieces).replace("##", "") == "xander"
+
+
+def test_the_whole_tokenizer_is_the_papers(tmp_path: Path) -> None:
+    cut_tokenizer([], PRESETS["base"].encoder.vocabulary, tmp_path / "t.json")
+    ids = TextTokens(tmp_path / "t.json", TextSpec(tokens=40))(["a dog barking"])
+    assert ids.tolist() == [[101, 1037, 3899, 19372, 102]]  # bert-base-uncased
+
+
+def test_sentences_that_mean_the_same_are_close(tokenizer: Path) -> None:
+    """The published weights do what they are known for, as int8 and with their words in another order."""
+    model = MiniLM(16_000, 32)
+    model.load_published(tokenizer)
+    ids = torch.from_numpy(
+        TextTokens(tokenizer, TextSpec(tokens=32))(
+            ["a puppy yapping", "a dog barking", "a clock ticking", "it is raining"]
+        )
+    )
+    seen = ids != 0
+    states = model(ids, seen) * seen[..., None]
+    sentences = torch.nn.functional.normalize(states.sum(1), dim=1)
+    close = sentences[0] @ sentences[1:].T
+    assert close[0] > 0.4 > 0.3 > max(close[1:])
+    assert not any(p.requires_grad for p in model.parameters())
+
+
+def test_what_is_hidden_from_the_language_model_has_no_say() -> None:
+    model = MiniLM(50, 8)
+    torch.manual_seed(0)
+    for name, value in model.named_buffers():
+        value.copy_(
+            torch.randint(-90, 90, value.shape) if value.dtype == torch.int8 else torch.rand(value.shape) * 0.01
+        )
+        assert name
+    ids, seen = torch.tensor([[2, 7, 9, 3]]), torch.tensor([[True, True, False, True]])
+    other = torch.tensor([[2, 7, 40, 3]])
+    assert torch.allclose(model(ids, seen)[:, [0, 1, 3]], model(other, seen)[:, [0, 1, 3]], atol=1e-6)
+
+
+def test_the_default_recipe_takes_a_step(tokenizer: Path) -> None:
+    """Every term is there, the language model is left as it was, and everything else learns."""
+    encoder = replace(SMOKE, stem="convolution", glance=True, tokenizer="bert", text_stem="minilm", vocabulary=16_000)
+    config = TrainConfig(encoder, batch=12, language_weight=1.0, spec_augment=True)
+    model = new_model(config, tokenizer)
+    terms = gradients(model, some_batch(), Chance.drawn(config, 12, 0), config)
+    assert 0 < terms["language"] < 2 and terms["total"].isfinite()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
