@@ -25,6 +25,14 @@ def test_base_has_the_papers_tokens() -> None:
     assert BASE.samples == 65_536 and BASE.spectrogram_frames == 256
 
 
+def test_base_has_the_papers_size() -> None:
+    """156 million parameters in all; what the paper leaves open (the decoder, positions) accounts for the rest."""
+    with torch.device("meta"):
+        model = VLSA(BASE)
+    assert abs(sum(p.numel() for p in model.parameters()) / 156e6 - 1) < 0.02
+    assert sum(p.numel() for p in model.blocks.parameters()) == 12 * (12 * 768**2 + 13 * 768)
+
+
 def test_presets_grow() -> None:
     sizes = [sum(p.numel() for p in VLSA(c).parameters()) for c in (SMOKE, TINY)]
     assert sizes[0] < sizes[1] < 5_000_000
