@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 from model.config import BadConfig
-from model.evaluate import add_arguments, run
 from model.manifest import BadManifest
+from model.report import add_arguments, run
 
 from .bundle import BadBundle
 from .encoder import PROVIDERS, NoProvider, OnnxEncoder

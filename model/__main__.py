@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 from .config import BadConfig
-from .evaluate import add_arguments
 from .manifest import BadManifest
 from .prepare import PREPARERS, prepare
+from .report import add_arguments
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -84,13 +84,13 @@ def train_command(args: argparse.Namespace) -> int:
 
 
 def evaluate_command(args: argparse.Namespace) -> int:
-    from . import checkpoint, evaluate
+    from . import checkpoint, report
     from .inputs.text import TextTokens
     from .train import embedder
 
     model, config, state = checkpoint.load(args.checkpoint)
     inputs = config.encoder.inputs
-    evaluate.run(embedder(model), TextTokens(state["folder"] / "tokenizer.json", inputs.text), inputs, args)
+    report.run(embedder(model), TextTokens(state["folder"] / "tokenizer.json", inputs.text), inputs, args)
     return 0
 
 

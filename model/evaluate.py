@@ -5,13 +5,9 @@ Ranks are 1-based and ties get the average rank, so that a collapsed encoder sco
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import permutations
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +15,6 @@ from numpy.typing import NDArray
 
 from .clips import Clips
 from .inputs.text import TextTokens
-from .inputs.windows import InputSpecs
 from .manifest import Row
 
 Embed = Callable[[str, NDArray[Any]], NDArray[np.float32]]
@@ -230,47 +225,6 @@ def table(results: dict[str, dict[str, float]]) -> str:
         for route, m in results.items()
     ]
     return "\n".join([head, *lines])
-
-
-# ---------------------------------------------------------------- the command
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("manifest", help="a JSONL file, a folder of media, or world:SPLIT:COUNT")
-    parser.add_argument("--cache", type=Path, default=Path("runs/evaluate"), help="where decoded clips are kept")
-    parser.add_argument("--every-caption", action="store_true", help="each caption is a query, not only the first")
-    parser.add_argument("--phrases", type=Path, help="JSON of group -> phrases, to ask in place of the captions")
-    parser.add_argument(
-        "--bank", help="a manifest whose captions are the bank of QB-Norm for text-video and text-audio"
-    )
-    parser.add_argument("--dual-softmax", action="store_true", help="report it, apart: it needs every query at once")
-    parser.add_argument("--report", type=Path, help="a folder for a page with the worst failures and their media")
-    parser.add_argument("--json", action="store_true")
-
-
-def run(embed: Embed, tokens: TextTokens, specs: InputSpecs, args: argparse.Namespace) -> None:
-    """Measure and print, as `args` of `add_arguments` say."""
-    worlds = args.cache / "world"
-    phrases = json.loads(args.phrases.read_text(encoding="utf-8")) if args.phrases else None
-    found = evaluate(embed, tokens, Clips.open(args.manifest, specs, args.cache, worlds), args.every_caption, phrases)
-    apart: dict[str, Any] = {}
-    if args.bank:
-        apart["qb_norm"] = score(with_bank(embed, tokens, found, Clips.open(args.bank, specs, args.cache, worlds)))
-    if args.dual_softmax:
-        apart["dual_softmax"] = score([replace(r, scores=dual_softmax(r.scores)) for r in found])
-    stated = {r.name: said for r in found if (said := stated_right(r))}
-    if args.report:
-        from .report import write_report
-
-        print(write_report(found, args.report), file=sys.stderr)
-    if args.json:
-        print(json.dumps(score(found) | apart | {"stated": stated}, indent=1))
-        return
-    print(table(score(found)))
-    for name, results in apart.items():
-        print(f"\n{name}\n{table(results)}")
-    for route, right in stated.items():
-        print(f"\n{route}, best hit has what is stated: {', '.join(f'{k} {v:.3f}' for k, v in right.items())}")
 
 
 def with_bank(embed: Embed, tokens: TextTokens, found: list[Route], bank: Clips) -> list[Route]:

@@ -1,15 +1,36 @@
-"""The worst failures of an evaluation as a page to look at and listen to: asked, expected, found instead."""
+"""An evaluation as people read it: tables, JSON, and a page of the worst failures to look at and listen to."""
 
 from __future__ import annotations
 
+import argparse
 import hashlib
+import json
 import shutil
+import sys
+from dataclasses import replace
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from .evaluate import Route, Text, metrics, ranks, worst
+from .clips import Clips
+from .evaluate import (
+    Embed,
+    Route,
+    Text,
+    dual_softmax,
+    evaluate,
+    metrics,
+    ranks,
+    score,
+    stated_right,
+    table,
+    with_bank,
+    worst,
+)
+from .inputs.text import TextTokens
+from .inputs.windows import InputSpecs
 from .manifest import Row
 
 FOUND = 3  # hits shown of each query
@@ -92,3 +113,42 @@ def shown(entry: Text | Row, kind: str, media: Path) -> str:
         shutil.copy(entry.path, copy)
     tag = "video" if kind == "video" else "audio"
     return f'<{tag} controls preload="metadata" src="media/{copy.name}"></{tag}><p>{escape(said)}</p>'
+
+
+# ---------------------------------------------------------------- the command
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("manifest", help="a JSONL file, a folder of media, or world:SPLIT:COUNT")
+    parser.add_argument("--cache", type=Path, default=Path("runs/evaluate"), help="where decoded clips are kept")
+    parser.add_argument("--every-caption", action="store_true", help="each caption is a query, not only the first")
+    parser.add_argument("--phrases", type=Path, help="JSON of group -> phrases, to ask in place of the captions")
+    parser.add_argument(
+        "--bank", help="a manifest whose captions are the bank of QB-Norm for text-video and text-audio"
+    )
+    parser.add_argument("--dual-softmax", action="store_true", help="report it, apart: it needs every query at once")
+    parser.add_argument("--report", type=Path, help="a folder for a page with the worst failures and their media")
+    parser.add_argument("--json", action="store_true")
+
+
+def run(embed: Embed, tokens: TextTokens, specs: InputSpecs, args: argparse.Namespace) -> None:
+    """Measure and print, as `args` of `add_arguments` say."""
+    worlds = args.cache / "world"
+    phrases = json.loads(args.phrases.read_text(encoding="utf-8")) if args.phrases else None
+    found = evaluate(embed, tokens, Clips.open(args.manifest, specs, args.cache, worlds), args.every_caption, phrases)
+    apart: dict[str, Any] = {}
+    if args.bank:
+        apart["qb_norm"] = score(with_bank(embed, tokens, found, Clips.open(args.bank, specs, args.cache, worlds)))
+    if args.dual_softmax:
+        apart["dual_softmax"] = score([replace(r, scores=dual_softmax(r.scores)) for r in found])
+    stated = {r.name: said for r in found if (said := stated_right(r))}
+    if args.report:
+        print(write_report(found, args.report), file=sys.stderr)
+    if args.json:
+        print(json.dumps(score(found) | apart | {"stated": stated}, indent=1))
+        return
+    print(table(score(found)))
+    for name, results in apart.items():
+        print(f"\n{name}\n{table(results)}")
+    for route, right in stated.items():
+        print(f"\n{route}, best hit has what is stated: {', '.join(f'{k} {v:.3f}' for k, v in right.items())}")
