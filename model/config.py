@@ -263,8 +263,8 @@ PRESETS: dict[str, TrainConfig] = {
     "smoke": preset(SMOKE, manifests=("world:train:64",), validation="world:validation:16", steps=20, batch=16),
     "demo": preset(TINY, manifests=("world:train:1500",), validation="world:validation:100", steps=300, batch=48),
     "tiny": preset(TINY, steps=2400, local_share=0.25),
-    # The world, spoken digits and words: what a fine-tuning on ESC-10's real sounds starts from. `make sources` prepares
-    # the files. bundles/default is of an earlier recipe; see docs/experiments.md.
+    # The world, spoken digits and words: what a fine-tuning on ESC-10's real sounds starts from. `make sources`
+    # prepares the files. bundles/default is of an earlier recipe; see docs/experiments.md.
     "default-start": preset(
         DEFAULT,
         manifests=("world:train:12000", "runs/sources/digits-train.jsonl", "runs/sources/wording.jsonl"),
