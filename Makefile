@@ -7,7 +7,7 @@ export TERCET_DATA ?= data
 export TERCET_BUNDLE ?= bundles/default
 SAMPLE := $(TERCET_DATA)/sample
 
-.PHONY: run setup test check lint types train demo sources clean
+.PHONY: run setup test check lint types train ablation demo sources clean
 
 run: $(SAMPLE)/.indexed
 	$(BIN)/python -m service
@@ -55,6 +55,10 @@ sources: .venv/.dev
 train: .venv/.dev
 	$(BIN)/python -m model train --config tiny --out runs/tiny --resume
 	$(BIN)/python -m export checkpoint runs/tiny --out runs/tiny/bundle
+
+# Which terms of the objective earn their compute: seven arms, three seeds; tables and a plot. Goes on if stopped.
+ablation: .venv/.dev
+	$(BIN)/python -m model ablation --out runs/ablation
 
 # A quarter of an hour from nothing to a search with an encoder of one's own.
 demo: .venv/.dev

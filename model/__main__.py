@@ -1,4 +1,4 @@
-"""python -m model world | sample | prepare | train | evaluate"""
+"""python -m model world | sample | prepare | train | ablation | evaluate"""
 
 from __future__ import annotations
 
@@ -32,6 +32,10 @@ def arguments() -> argparse.ArgumentParser:
     train.add_argument("--config", required=True, help="a preset's name or a JSON file")
     train.add_argument("--out", type=Path, required=True)
     train.add_argument("--resume", action="store_true", help="go on from the checkpoint in OUT")
+    ablation = commands.add_parser("ablation", help="the paper's ablation in miniature: tables and a plot")
+    ablation.add_argument("--config", default="miniature", help="a preset's name or a JSON file")
+    ablation.add_argument("--seeds", type=int, default=3)
+    ablation.add_argument("--out", type=Path, required=True)
     evaluate = commands.add_parser("evaluate", help="measure retrieval on a manifest")
     which = evaluate.add_mutually_exclusive_group(required=True)
     which.add_argument("--checkpoint", type=Path)
@@ -63,6 +67,11 @@ def run(args: argparse.Namespace) -> int:
         print(f"{written} rows in {args.out}; {absent} listed whose media are not there")
     elif args.command == "train":
         return train_command(args)
+    elif args.command == "ablation":
+        from .ablation import Plan, ablation
+        from .config import TrainConfig
+
+        ablation(Plan(TrainConfig.load(args.config), seeds=args.seeds), args.out)
     elif args.bundle:
         # A bundle is run by export, which stands on this room: hand the command over, import nothing upwards.
         runpy.run_module("export", run_name="__main__", alter_sys=True)

@@ -160,6 +160,11 @@ class TrainConfig:
             raise BadConfig(f"{name_or_file} is neither a file nor one of {', '.join(PRESETS)}")
         return cls.from_json(json.loads(path.read_text(encoding="utf-8")))
 
+    @property
+    def contrasts(self) -> bool:
+        """Whether any term needs the vectors of each modality alone."""
+        return bool(self.global_weight or self.video_text or self.language_weight)
+
     def __post_init__(self) -> None:
         check_choices(self, {"precision": ("fp32", "bf16"), "pool_from": ("alone", "joint")})
 
@@ -238,6 +243,21 @@ BASE = EncoderConfig(
     modality_norms=False,
     normalise_targets=False,
 )
+MINIATURE = replace(
+    TINY,
+    width=128,
+    depth=3,
+    dim=128,
+    size=48,
+    hop=320,
+    bins=32,
+    vocabulary=512,
+    decoder_width=64,
+    decoder_depth=1,
+    decoder_heads=2,
+    stem="convolution",
+    glance=True,
+)
 SMOKE = replace(
     TINY,
     width=32,
@@ -262,6 +282,16 @@ def preset(encoder: EncoderConfig, **changes: Any) -> TrainConfig:
 PRESETS: dict[str, TrainConfig] = {
     "smoke": preset(SMOKE, manifests=("world:train:64",), validation="world:validation:16", steps=20, batch=16),
     "demo": preset(TINY, manifests=("world:train:1500",), validation="world:validation:100", steps=300, batch=48),
+    # What `model ablation` switches terms of.
+    "miniature": preset(
+        MINIATURE,
+        manifests=("world:train:3000",),
+        validation="world:validation:100",
+        steps=250,
+        batch=48,
+        learning_rate=2e-3,
+        checkpoint_steps=1_000_000,
+    ),
     "tiny": preset(TINY, steps=2400, local_share=0.25),
     # The world, spoken digits and words: what a fine-tuning on ESC-10's real sounds starts from. `make sources`
     # prepares the files. bundles/default is of an earlier recipe; see docs/experiments.md.

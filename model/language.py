@@ -160,6 +160,15 @@ class MiniLM(nn.Module):
                 x = layer(x, bias)
             return x
 
+    def by_length(self, ids: Tensor, seen: Tensor) -> Tensor:
+        """The same for texts of many lengths, none of which is read at the length of the longest; zeros behind each."""
+        lengths = seen.sum(1)
+        states = torch.zeros(*ids.shape, WIDTH, device=ids.device)
+        for rows in lengths.argsort().chunk(4):
+            n = int(lengths[rows].max())
+            states[rows, :n] = self(ids[rows, :n], seen[rows, :n])
+        return states
+
     @torch.no_grad()
     def load_published(self, tokenizer: Path) -> None:
         """Fill in the published weights, words in the order of our tokenizer's entries."""

@@ -79,10 +79,11 @@ def gradients(
         gathered = {k: group.gather(v) for k, v in features.items()}
         return contrastive_terms(model, gathered, *whole, config, chance.shift)
 
-    if len(parts) == 1:
+    terms: dict[str, Tensor] = {}
+    if config.contrasts and len(parts) == 1:
         terms = contrast(encode(model, *parts[0], config))
         (weighted(terms, config) / group.size).backward()
-    else:
+    elif config.contrasts:
         with torch.no_grad():
             made = [encode(model, *part, config) for part in parts]
         leaves = {k: torch.cat([m[k] for m in made]).requires_grad_() for k in made[0]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import math
 import shutil
@@ -34,6 +35,7 @@ from .transformer import VLSA, MiniLMStem
 
 LINE_STEPS = 50  # where there is no bar
 STEP_SEEDS = 1_000_003
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
 
 
 class Diverged(Exception):
@@ -185,13 +187,13 @@ class Run:
         return 0 < self.config.patience <= since / self.config.checkpoint_steps
 
 
-def open_source(name: str, config: TrainConfig, out: Path) -> Source:
+def open_source(name: str, config: TrainConfig, media: Path) -> Source:
     if name.endswith(".tar"):
         return Shards(name, config.encoder.inputs)
-    return Clips.open(name, config.encoder.inputs, out / "cache", out / "world", config.alike)
+    return Clips.open(name, config.encoder.inputs, media / "cache", media / "world", config.alike)
 
 
-def start(config: TrainConfig, out: Path, resume: bool, group: Group) -> Run:
+def start(config: TrainConfig, out: Path, resume: bool, group: Group, media: Path | None = None) -> Run:
     """Everything a run needs: clips rendered and decoded, tokenizer, network, and the checkpoint to go on from."""
     out.mkdir(parents=True, exist_ok=True)
     if config.batch % group.size:
@@ -205,8 +207,9 @@ def start(config: TrainConfig, out: Path, resume: bool, group: Group) -> Run:
             shutil.rmtree(out / folder, ignore_errors=True)
     if not group.leads:
         group.wait()  # until the first process has rendered and decoded
-    sets = [open_source(name, config, out) for name in config.manifests]
-    held_out = Clips.open(config.validation, config.encoder.inputs, out / "cache", out / "world")
+    media = media or out
+    sets = [open_source(name, config, media) for name in config.manifests]
+    held_out = Clips.open(config.validation, config.encoder.inputs, media / "cache", media / "world")
     tokenizer = prepare_tokenizer(sets, config, out)
     if group.leads:
         group.wait()
@@ -270,17 +273,31 @@ def lines_of(file: Path) -> list[str]:
     return [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
 
-def train(config: TrainConfig, out: Path, resume: bool, log: Callable[[str], None] = print) -> VLSA:
+def keep_freed_memory() -> None:
+    """Have glibc keep what is freed: activations of many megabytes would go back to the system and be asked for again,
+    page by page, at every step (a third of a step's time on two cores).
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt:
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def train(
+    config: TrainConfig, out: Path, resume: bool, log: Callable[[str], None] = print, media: Path | None = None
+) -> VLSA:
     """Train to `config.steps`: checkpoints in `out`/checkpoint, the best in `out`/best, figures in `out`/metrics.jsonl
-    and `out`/tensorboard. Under `torchrun` every process trains its share of each batch.
+    and `out`/tensorboard; rendered and decoded clips below `media`, which is `out` unless runs share them. Under
+    `torchrun` every process trains its share of each batch.
 
     Raises:
         Diverged: a loss that is not finite; the last checkpoint stays.
         BadConfig: settings that do not fit together, or with this number of processes.
     """
+    keep_freed_memory()
     group = start_group()
     try:
-        run = start(config, out, resume, group)
+        run = start(config, out, resume, group, media)
         clips, size = sum(map(len, run.mixture.sets)), sum(p.numel() for p in run.model.parameters())
         if group.leads:
             log(f"{size:,} parameters, {clips:,} clips, from step {run.step}")

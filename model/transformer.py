@@ -338,7 +338,7 @@ class VLSA(nn.Module):
         stem = self.stems["text"]
         if not isinstance(stem, MiniLMStem):
             return self.embed("text", ids), None
-        states = stem.model(ids, present)
+        states = stem.model.by_length(ids, present)
         vectors = self.pool("text", stem.project(ids, states) + self.table("text")[: ids.shape[1]], present)
         weight = present.unsqueeze(-1).to(states.dtype)
         sentence = (states * weight).sum(1) / weight.sum(1)

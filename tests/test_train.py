@@ -17,6 +17,7 @@ import torch
 import webdataset
 from torch.multiprocessing.spawn import spawn
 
+from model.ablation import ARMS, Plan, ablation, operations, stages
 from model.checkpoint import load
 from model.clips import Clips
 from model.config import PRESETS, SMOKE, BadConfig, TrainConfig
@@ -352,3 +353,26 @@ def test_public_sets_are_read_as_they_are_distributed(name: str, tmp_path: Path)
     assert found == expected and all(row.licence for row in rows)
     with pytest.raises(BadManifest, match="not as its owners"):
         prepare(name, tmp_path / "elsewhere", "train", out)
+
+
+def test_the_ablation_spends_the_same_on_every_arm_and_goes_on_where_it_was(tmp_path: Path) -> None:
+    base = replace(PRESETS["smoke"], manifests=("world:train:24",), validation="world:validation:8", steps=3, batch=8)
+    plan = Plan(base, fine_tuning_steps=2, test="world:test:8", seeds=1)
+    arms = stages(plan, tmp_path)
+    spent = {arm: sum(c.steps * operations(c, tmp_path) for c in configs) for arm, configs in arms.items()}
+    a_step = max(operations(config, tmp_path) for configs in arms.values() for config in configs)
+    aim = spent.pop(ARMS[1]) + 3 * operations(replace(base, video_text=False), tmp_path)
+    assert all(0 <= aim - compute < a_step for compute in spent.values()), spent
+
+    results = ablation(plan, tmp_path, log=lambda _: None)
+    assert list(results) == list(ARMS) and all(len(runs) == 1 for runs in results.values())
+    assert all("text-video" in run["after"][-1] for (run,) in results.values())
+    said = (tmp_path / "tables.md").read_text()
+    assert all(f"| {arm} |" in said for arm in ARMS) and "gallery 8" in said
+    assert "<svg" in (tmp_path / "ablation.svg").read_text()
+
+    done = {file: file.stat().st_mtime_ns for file in tmp_path.glob("*/stage-*/checkpoint/*/weights.pt")}
+    done |= {file: file.stat().st_mtime_ns for file in tmp_path.glob("*/result.json")}
+    assert len(done) >= len(ARMS)
+    assert ablation(plan, tmp_path, log=lambda _: None) == results
+    assert all(file.stat().st_mtime_ns == then for file, then in done.items())
