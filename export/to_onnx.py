@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
+from onnxscript import optimizer
 from torch import Tensor, nn
 
 from model import checkpoint
@@ -23,6 +24,7 @@ from .bundle import TOKENIZER, WEIGHTS, Bundle, Space, golden_inputs, write_bund
 from .encoder import INPUT, OnnxEncoder
 
 OPSET = 20
+FOLDED = 128  # elements: constants made of more stay formulas, or the DFT would become a megabyte again
 SMALL_BYTES = 1024  # initialisers below this stay in the graph
 ALIGN = 64
 
@@ -56,8 +58,10 @@ def trace(model: VLSA, modality: str) -> onnx.ModelProto:
             opset_version=OPSET,
             dynamo=True,
             verbose=False,
+            optimize=False,
         )
-    assert program is not None
+        assert program is not None
+        optimizer.optimize(program.model, input_size_limit=FOLDED)
     return program.model_proto
 
 

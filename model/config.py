@@ -206,7 +206,7 @@ TINY = EncoderConfig(
     decoder_heads=3,
 )
 DEFAULT = replace(
-    TINY, depth=3, stem="convolution", glance=True, tokenizer="bert", text_stem="minilm", vocabulary=22_000
+    TINY, depth=3, stem="convolution", glance=True, tokenizer="bert", text_stem="minilm", vocabulary=25_600
 )
 SMALL = replace(
     TINY,
@@ -307,14 +307,14 @@ PRESETS: dict[str, TrainConfig] = {
             ("material", "size"),
             ("motion", "colour"),
         ),
-        steps=2400,
+        steps=2000,
         batch=72,
         learning_rate=2e-3,
         warmup=0.05,
         local_share=0.08,
         language_weight=1.0,
         spec_augment=True,
-        checkpoint_steps=100,
+        checkpoint_steps=200,
     ),
     "small": preset(SMALL, steps=20_000, batch=256, learning_rate=5e-4),
     "base": preset(

@@ -125,13 +125,12 @@ class Route:
     vectors: NDArray[np.float32]
 
 
-def texts_about(clips: Clips, modality: str, every: bool) -> list[Text]:
-    """Of each clip with the modality the first caption about it, or every one. Captions of the same words and group
-    count once, so that a set of ten classes has a gallery of ten texts.
+def texts_about(rows: list[Row], modality: str, every: bool) -> list[Text]:
+    """Of each row the first caption about a modality, or every one. Captions of the same words and group count once,
+    so that a set of ten classes has a gallery of ten texts.
     """
     found: dict[tuple[str, str], Text] = {}
-    for i in np.flatnonzero(clips.has[modality]):
-        row = clips.rows[i]
+    for row in rows:
         fitting = row.said_of(modality)
         for c in fitting if every else fitting[:1]:
             found.setdefault((c.text, row.group), Text(c.text, c.states, row.group))
@@ -153,7 +152,7 @@ def evaluate(
     out = []
     for m, media in vectors.items():
         if phrases is None:
-            texts = texts_about(clips, m, every_caption)
+            texts = texts_about(subjects[m], m, every_caption)
         else:
             texts = [Text(said, {}, group) for group, each in phrases.items() for said in each]
         if texts:
@@ -227,7 +226,7 @@ def table(results: dict[str, dict[str, float]]) -> str:
     return "\n".join([head, *lines])
 
 
-def with_bank(embed: Embed, tokens: TextTokens, found: list[Route], bank: Clips) -> list[Route]:
+def with_bank(embed: Embed, tokens: TextTokens, found: list[Route], bank: list[Row]) -> list[Route]:
     """The routes from words, normalised by the bank's captions about the same modality."""
     out = []
     for route in found:

@@ -38,8 +38,9 @@ def published() -> Path:
 
 
 def cut_tokenizer(texts: Iterable[str], vocabulary: int, file: Path) -> None:
-    """Write BERT's tokenizer with at most `vocabulary` of its entries: every piece of a word, the words of `texts`,
-    then the most frequent ones, which BERT lists in that order. Words left out are read in pieces.
+    """Write BERT's tokenizer with at most `vocabulary` of its entries: the words of `texts`, short pieces of words,
+    then the most frequent words, which BERT lists in that order. Words left out are read in pieces, and badly: better
+    to do without the longer pieces.
     """
     values = json.loads((published() / "tokenizer.json").read_text(encoding="utf-8"))
     known: dict[str, int] = values["model"]["vocab"]
@@ -48,8 +49,9 @@ def cut_tokenizer(texts: Iterable[str], vocabulary: int, file: Path) -> None:
         full.no_padding()
         said = {token for encoding in full.encode_batch(sorted(set(texts))) for token in encoding.tokens}
         plain = [t for t in known if t.isascii() and not re.match(r"\[unused|\d\d\d", t)]
-        first = [t for t in plain if t in said or t.startswith("##") or len(t) == 1]
-        entries = list(dict.fromkeys([PAD, UNK, START, END, MASK, *first, *plain]))[:vocabulary]
+        words = [t for t in plain if not t.startswith("##")]
+        first = [t for t in plain if t in said or re.fullmatch(r"##.{1,4}|.", t)]
+        entries = list(dict.fromkeys([PAD, UNK, START, END, MASK, *first, *words]))[:vocabulary]
         values["model"]["vocab"] = {token: id for id, token in enumerate(sorted(entries, key=known.__getitem__))}
         for added in values["added_tokens"]:
             added["id"] = values["model"]["vocab"][added["content"]]

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from .clips import Clips
+from .clips import Clips, rows_of
 from .evaluate import (
     Embed,
     Route,
@@ -138,7 +138,7 @@ def run(embed: Embed, tokens: TextTokens, specs: InputSpecs, args: argparse.Name
     found = evaluate(embed, tokens, Clips.open(args.manifest, specs, args.cache, worlds), args.every_caption, phrases)
     apart: dict[str, Any] = {}
     if args.bank:
-        apart["qb_norm"] = score(with_bank(embed, tokens, found, Clips.open(args.bank, specs, args.cache, worlds)))
+        apart["qb_norm"] = score(with_bank(embed, tokens, found, rows_of(args.bank, worlds)[0]))
     if args.dual_softmax:
         apart["dual_softmax"] = score([replace(r, scores=dual_softmax(r.scores)) for r in found])
     stated = {r.name: said for r in found if (said := stated_right(r))}

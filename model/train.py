@@ -209,6 +209,8 @@ def start(config: TrainConfig, out: Path, resume: bool, group: Group, media: Pat
         group.wait()  # until the first process has rendered and decoded
     media = media or out
     sets = [open_source(name, config, media) for name in config.manifests]
+    if empty := [name for name, source in zip(config.manifests, sets, strict=True) if not len(source)]:
+        raise BadConfig(f"{empty[0]} holds no clip that can be read")
     held_out = Clips.open(config.validation, config.encoder.inputs, media / "cache", media / "world")
     tokenizer = prepare_tokenizer(sets, config, out)
     if group.leads:

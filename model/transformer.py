@@ -89,17 +89,24 @@ class Spectrogram(nn.Module):
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         n, self.hop, self.frames = config.n_fft, config.hop, config.spectrogram_frames
-        window = torch.hann_window(n, dtype=torch.float64)
-        angle = 2 * math.pi * torch.outer(torch.arange(n // 2 + 1, dtype=torch.float64), torch.arange(n)) / n
-        kernels = torch.cat([torch.cos(angle), -torch.sin(angle)]) * window * (2 / window.sum())
+        hann = torch.hann_window(n, dtype=torch.float64)
         self.window: Tensor
-        self.kernels: Tensor
+        self.circle: Tensor
         self.filters: Tensor
-        self.register_buffer("window", (window * (2 / window.sum())).float(), persistent=False)
-        self.register_buffer("kernels", kernels.float()[:, None, :], persistent=False)
+        self.register_buffer("window", (hann * (2 / hann.sum())).float(), persistent=False)
+        turn = 2 * math.pi * torch.arange(n, dtype=torch.float64) / n
+        self.register_buffer("circle", torch.stack([turn.cos(), -turn.sin()]).float(), persistent=False)
         self.register_buffer("filters", filterbank(config), persistent=False)
         self.left = n // 2
         self.right = (self.frames - 1) * self.hop + n - self.left - config.samples
+
+    def kernels(self) -> Tensor:
+        """The real rows of the windowed DFT above the imaginary ones, [n + 2, 1, n]: a graph makes them of one turn of
+        the circle rather than carry a megabyte of them.
+        """
+        at = torch.arange(len(self.window), device=self.window.device)
+        rows = self.circle[:, at[: len(at) // 2 + 1, None] * at % len(at)]  # [2, n / 2 + 1, n]
+        return (rows * self.window).flatten(0, 1)[:, None, :]
 
     def forward(self, waveform: Tensor) -> Tensor:
         padded = F.pad(waveform, (self.left, self.right))
@@ -107,7 +114,7 @@ class Spectrogram(nn.Module):
             pieces = padded.unfold(1, len(self.window), self.hop) * self.window  # [B, frames, n_fft]
             power = torch.view_as_real(torch.fft.rfft(pieces)).square().sum(-1).transpose(1, 2)
         else:
-            real, imaginary = F.conv1d(padded[:, None, :], self.kernels, stride=self.hop).chunk(2, dim=1)
+            real, imaginary = F.conv1d(padded[:, None, :], self.kernels(), stride=self.hop).chunk(2, dim=1)
             power = real.square() + imaginary.square()
         return (torch.log(torch.matmul(self.filters, power) + LOG_FLOOR) + LOG_CENTRE) / LOG_SCALE
 

@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import tarfile
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -353,6 +354,16 @@ def test_public_sets_are_read_as_they_are_distributed(name: str, tmp_path: Path)
     assert found == expected and all(row.licence for row in rows)
     with pytest.raises(BadManifest, match="not as its owners"):
         prepare(name, tmp_path / "elsewhere", "train", out)
+
+
+def test_a_source_without_clips_is_named(tmp_path: Path) -> None:
+    (tmp_path / "none.jsonl").write_text("")
+    with tarfile.open(tmp_path / "none.tar", "w"):
+        pass
+    for name in ("none.jsonl", "none.tar"):
+        config = replace(PRESETS["smoke"], manifests=(str(tmp_path / name),), validation="world:validation:4")
+        with pytest.raises(BadConfig, match=name):
+            train(config, tmp_path / "run", resume=False, media=tmp_path)
 
 
 def test_the_ablation_spends_the_same_on_every_arm_and_goes_on_where_it_was(tmp_path: Path) -> None:

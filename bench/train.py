@@ -1,0 +1,109 @@
+"""What each switch of training costs and saves: triplets a second and peak memory, as ratios to the plain run.
+
+    python -m bench.train [--config tiny] [--batch 48] [--steps 6]
+
+Every line is a process of its own on the same random clips; all of them run twice, in turn, and the better time counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from statistics import median
+
+import torch
+
+from model.config import TrainConfig
+from model.data import Batch
+from model.parallel import Group, pick_device
+from model.train import keep_freed_memory, make_optimiser, train_step
+from model.transformer import VLSA
+
+SWITCHES: dict[str, dict[str, object]] = {
+    "plain": {},
+    "micro_batch of an eighth": {"micro_batch": -8},
+    "recompute": {"recompute": True},
+    "drop_tokens 0.5": {"drop_tokens": 0.5},
+    "precision bf16": {"precision": "bf16"},
+    "compile": {"compile": True},
+    "local_share 0.25": {"local_share": 0.25},
+    "micro_batch, recompute, drop_tokens": {"micro_batch": -8, "recompute": True, "drop_tokens": 0.5},
+}
+
+
+def config_of(args: argparse.Namespace, switch: str) -> TrainConfig:
+    plain = replace(TrainConfig.load(args.config), batch=args.batch, drop_tokens=0.0, local_share=1.0)
+    changes = dict(SWITCHES[switch])
+    if "micro_batch" in changes:
+        changes["micro_batch"] = args.batch // 8
+    return replace(plain, **changes)  # type: ignore[arg-type]
+
+
+def random_batch(config: TrainConfig) -> Batch:
+    random, n, inputs = torch.Generator().manual_seed(0), config.batch, config.encoder.inputs
+    words = torch.randint(4, 200, (2, n, 16), generator=random)
+    return Batch(
+        frames=torch.randint(0, 256, (n, *inputs.video.shape), dtype=torch.uint8, generator=random),
+        waveforms=0.1 * torch.randn(n, inputs.audio.samples, generator=random),
+        sight=words[0],
+        sound=words[1],
+        has={m: torch.ones(n, dtype=torch.bool) for m in ("video", "audio", "sight", "sound")},
+        group=torch.arange(n),
+        ids=[str(i) for i in range(n)],
+    )
+
+
+def measure(config: TrainConfig, steps: int) -> dict[str, float]:
+    """Seconds a step and the peak of this process's memory in MiB; on a GPU, of the device's."""
+    keep_freed_memory()
+    device = pick_device(config.device)
+    model = VLSA(config.encoder).to(device)
+    model.recompute = config.recompute
+    if config.compile:
+        for block in model.blocks:
+            block.compile()
+    optimiser, batch, times = make_optimiser(model, config), random_batch(config).to(device), []
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    for step in range(steps + 2):
+        began = time.perf_counter()
+        train_step(model, optimiser, batch, config, step, Group())
+        times.append(time.perf_counter() - began)
+    if device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated() / 2**20
+    else:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before
+    return {"seconds": median(times[2:]), "mib": peak}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.train", description=__doc__)
+    parser.add_argument("--config", default="tiny")
+    parser.add_argument("--batch", type=int, default=48)
+    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--only", choices=SWITCHES, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.only:
+        print(json.dumps(measure(config_of(args, args.only), args.steps)))
+        return
+    found: dict[str, dict[str, float]] = {}
+    for switch in [*SWITCHES, *SWITCHES]:
+        command = [sys.executable, "-m", "bench.train", *sys.argv[1:], "--only", switch]
+        result = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        best = found.setdefault(switch, result)
+        found[switch] = min(best, result, key=lambda r: r["seconds"])
+    plain = found["plain"]
+    print(
+        "| switch | triplets a second | of plain | activations and gradients, MiB | of plain |\n|---|---|---|---|---|"
+    )
+    for switch, r in found.items():
+        speed, memory = plain["seconds"] / r["seconds"], r["mib"] / plain["mib"]
+        print(f"| {switch} | {args.batch / r['seconds']:.1f} | {speed:.2f} | {r['mib']:.0f} | {memory:.2f} |")
+
+
+if __name__ == "__main__":
+    main()
