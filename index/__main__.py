@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from export.bundle import BadBundle
-from export.encoder import OnnxEncoder
+from export.encoder import EncoderError, OnnxEncoder
 from model.inputs.confined import Decoders
 from model.inputs.decode import Budget
 from model.inputs.errors import BadMedia, MissingModality
@@ -62,6 +62,7 @@ def main() -> int:
         BadManifest,
         BadMedia,
         CollectionError,
+        EncoderError,
         OSError,
         UnknownSchema,
         sqlite3.Error,

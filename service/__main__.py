@@ -9,7 +9,7 @@ import uvicorn
 from pydantic import ValidationError
 
 from export.bundle import BadBundle
-from export.encoder import NoProvider, OnnxEncoder
+from export.encoder import EncoderError, OnnxEncoder
 from index.collection import CollectionError
 from index.records import UnknownSchema
 
@@ -28,13 +28,13 @@ def main() -> int:
         print("without keys (--api-keys) only this machine may connect; --allow-open says otherwise", file=sys.stderr)
         return 2
     try:
-        encoder = OnnxEncoder.open(settings.bundle, settings.provider, settings.threads)
+        encoder = OnnxEncoder.open(settings.bundle, settings.provider, settings.threads, settings.precision)
         app = create_app(settings, encoder, open_data(settings, encoder))
         config = uvicorn.Config(app, settings.host, settings.port, timeout_graceful_shutdown=10, server_header=False)
         uvicorn.Server(config).run()
     except KeyboardInterrupt:
         pass  # uvicorn hands the interrupt on once it has shut down cleanly
-    except (BadBundle, CollectionError, NoProvider, OSError, UnknownSchema, sqlite3.Error) as error:
+    except (BadBundle, CollectionError, EncoderError, OSError, UnknownSchema, sqlite3.Error) as error:
         print(f"service: {error}", file=sys.stderr)
         return 1
     return 0

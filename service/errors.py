@@ -22,7 +22,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from export.bundle import BadBundle
-from export.encoder import BadVectors, NoProvider
+from export.encoder import EncoderError
 from index.collection import (
     BadName,
     CollectionError,
@@ -104,8 +104,7 @@ STATUS: dict[type[Exception], tuple[int, str | None]] = {
     ServiceError: (500, "service"),
     BadBundle: (500, "bad_bundle"),
     BadConfig: (500, "bad_config"),
-    BadVectors: (500, "bad_vectors"),
-    NoProvider: (500, "no_provider"),
+    EncoderError: (500, "encoder"),
 }
 HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}
 

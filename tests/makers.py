@@ -84,7 +84,7 @@ class FakeEncoder:
     def __init__(self, fingerprint: str = "fake") -> None:
         spaces = {"vlsa": Space(4, ("video", "audio", "text"))}
         graphs = {m: f"{m}.onnx" for m in ("video", "audio", "text")}
-        self.manifest = Manifest(1, "fake", fingerprint, SPECS, spaces, graphs, {}, {}, {})
+        self.manifest = Manifest(2, "fake", fingerprint, SPECS, spaces, graphs, {}, {}, {})
         self.poison: str | None = None
 
     def tokens(self, texts: list[str]) -> NDArray[np.int64]:

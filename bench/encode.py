@@ -1,0 +1,80 @@
+"""How fast each runtime encodes: torch eager, torch.compile, ONNX Runtime in fp32 and int8 (on a GPU fp16), as ratios.
+
+    python -m bench.encode CHECKPOINT BUNDLE [--provider cpu] [--threads 0]
+
+Every runtime takes the same random inputs, in turn within each round; the best round counts. Latency is of one call.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from export.bundle import open_bundle
+from export.encoder import PROVIDERS, OnnxEncoder
+from export.verify import VARIANTS, probes
+from model import checkpoint
+
+BATCHES = (1, 8, 32)
+Run = Callable[[str, NDArray[Any]], NDArray[np.float32]]
+
+
+def runtimes(args: argparse.Namespace) -> dict[str, Run]:
+    device = "cpu" if args.provider == "cpu" else "cuda"
+    model, _, _ = checkpoint.load(args.checkpoint)
+    model = model.eval().to(device)
+    compiled = torch.compile(model.embed, dynamic=False)
+
+    def in_torch(embed: Callable[..., torch.Tensor]) -> Run:
+        @torch.no_grad()
+        def run(modality: str, x: NDArray[Any]) -> NDArray[np.float32]:
+            return embed(modality, torch.from_numpy(x).to(device)).cpu().numpy()
+
+        return run
+
+    bundle = open_bundle(args.bundle)
+    found = {"torch eager": in_torch(model.embed), "torch.compile": in_torch(compiled)}
+    for precision in ("fp32", *VARIANTS[args.provider]):
+        found[f"ONNX Runtime {precision}"] = OnnxEncoder(bundle, args.provider, args.threads, precision).embed
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.encode", description=__doc__)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--provider", choices=list(PROVIDERS), default="cpu")
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--rounds", type=int, default=12)
+    args = parser.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    runs, manifest = runtimes(args), open_bundle(args.bundle).manifest
+    print("| modality, batch | runtime | latency, ms | a second | of torch eager |\n|---|---|---|---|---|")
+    for modality in manifest.modalities:
+        for n in BATCHES:
+            x = probes(manifest, modality, n)
+            if modality == "text":
+                x = x[:, :16]  # a query of a dozen words
+            best = dict.fromkeys(runs, float("inf"))
+            for run in runs.values():
+                run(modality, x)
+            for _ in range(args.rounds):
+                for name, run in runs.items():
+                    began = time.perf_counter()
+                    run(modality, x)
+                    best[name] = min(best[name], time.perf_counter() - began)
+            for name, took in best.items():
+                ratio = best["torch eager"] / took
+                print(f"| {modality}, {n} | {name} | {1000 * took:.1f} | {n / took:.0f} | {ratio:.2f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
