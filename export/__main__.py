@@ -55,10 +55,10 @@ def verify_command(args: argparse.Namespace) -> int:
     from .verify import verify
 
     failed = 0
-    print(f"{'modality':9s} {'provider':9s} {'precision':10s} {'':34s} {'seen':50s} verdict")
+    print(f"{'encoding':12s} {'provider':9s} {'precision':10s} {'':34s} {'seen':50s} verdict")
     for c in verify(args.bundle, args.provider, args.checkpoint):
         verdict = "good" if c.good else "BAD"
-        print(f"{c.modality:9s} {c.provider:9s} {c.precision:10s} {c.what:34s} {c.seen:50s} {verdict}", flush=True)
+        print(f"{c.encoding:12s} {c.provider:9s} {c.precision:10s} {c.what:34s} {c.seen:50s} {verdict}", flush=True)
         failed += not c.good
     print(f"checksums and golden vectors good, {failed} checks failed")
     return 1 if failed else 0
@@ -66,7 +66,7 @@ def verify_command(args: argparse.Namespace) -> int:
 
 def evaluate_command(args: argparse.Namespace) -> int:
     encoder = OnnxEncoder.open(args.bundle, precision=args.precision)
-    run(encoder.embed, encoder.tokens, encoder.manifest.inputs, args)
+    run([encoder.space(name) for name in encoder.manifest.spaces], encoder.manifest.inputs, args)
     return 0
 
 

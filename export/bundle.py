@@ -62,22 +62,59 @@ class InTheWay(BadBundle):
 
 
 class WrongVectors(BadBundle):
-    def __init__(self, modality: str, error: float) -> None:
-        super().__init__(f"the {modality} graph gives vectors {error:.2g} away from the bundle's golden ones")
-        self.modality, self.error = modality, error
+    def __init__(self, encoding: str, error: float) -> None:
+        super().__init__(f"the {encoding} graph gives vectors {error:.2g} away from the bundle's golden ones")
+        self.encoding, self.error = encoding, error
+
+
+class NoRoute(Exception):
+    """No space of the bundle holds both ends of a search."""
+
+    def __init__(self, query: str, target: str, problem: str) -> None:
+        super().__init__(f"this bundle cannot search {query}-{target}: {problem}")
+        self.query, self.target = query, target
 
 
 @dataclass(frozen=True)
 class Space:
-    """An embedding space: which modalities live in it and how wide its vectors are."""
+    """An embedding space: how wide its vectors are, and the encoding of each modality that lives in it."""
 
     dim: int
-    modalities: tuple[str, ...]
+    encodings: dict[str, str]  # modality -> encoding
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """What one text encoding reads: a tokenizer's file and how its ids are cut and padded."""
+
+    file: str
+    spec: TextSpec
+
+
+@dataclass(frozen=True)
+class Route:
+    """A search direction inside one space: how the query is encoded, which vectors are searched, and which others can
+    be compared with the query.
+    """
+
+    space: str
+    query: str
+    target: str
+    comparable: tuple[str, ...]
+
+
+def modality_of(encoding: str) -> str:
+    """An encoding is named by its modality, and by its space where a modality is encoded in several ways.
+
+    >>> modality_of("text@audio"), modality_of("video")
+    ('text', 'video')
+    """
+    return encoding.partition("@")[0]
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What a modality loses in another precision, on clips of the world: the largest difference of a component, the
+    """What an encoding loses in another precision, on clips of the world: the largest difference of a component, the
     least cosine, and the mean change of R@10 over the routes from and to words, in points.
     """
 
@@ -96,24 +133,54 @@ class Manifest:
     name: str
     fingerprint: str
     inputs: InputSpecs
-    spaces: dict[str, Space]
-    graphs: dict[str, str]  # modality -> file
+    spaces: dict[str, Space]  # the first is meant where none is named
+    graphs: dict[str, str]  # encoding -> file
+    tokenizers: dict[str, Tokenizer]  # text encoding -> what it reads
     files: dict[str, str]  # file -> sha256
-    golden: dict[str, list[list[float]]]  # modality -> vectors of `golden_inputs`
+    golden: dict[str, list[list[float]]]  # encoding -> vectors of `golden_inputs`
     provenance: dict[str, Any]
-    variants: dict[str, dict[str, Measured]] = field(default_factory=dict)  # precision -> modality
-
-    @property
-    def space(self) -> str:
-        return next(iter(self.spaces))
-
-    @property
-    def dim(self) -> int:
-        return self.spaces[self.space].dim
+    variants: dict[str, dict[str, Measured]] = field(default_factory=dict)  # precision -> encoding
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        return tuple(self.graphs)
+        return tuple(dict.fromkeys(modality_of(e) for e in self.graphs))
+
+    @property
+    def dims(self) -> dict[str, int]:
+        """How wide the vectors of each encoding are."""
+        return {e: space.dim for space in self.spaces.values() for e in space.encodings.values()}
+
+    def encodings(self, modality: str) -> list[str]:
+        return [e for e in self.graphs if modality_of(e) == modality]
+
+    def space_of(self, modality: str, space: str | None = None) -> str:
+        """The named space, or the first that holds a modality.
+
+        Raises:
+            NoRoute: there is none, or it does not hold the modality.
+        """
+        holding = [name for name, s in self.spaces.items() if modality in s.encodings]
+        if space is None and holding:
+            return holding[0]
+        if space not in holding:
+            raise NoRoute(modality, modality, f"{modality} lives in {', '.join(holding) or 'no space'}")
+        return space
+
+    def route(self, query: str, target: str) -> Route:
+        """The first space that holds both modalities.
+
+        Raises:
+            NoRoute: none does.
+        """
+        for name, space in self.spaces.items():
+            if query in space.encodings and target in space.encodings:
+                comparable = tuple(dict.fromkeys(space.encodings.values()))
+                return Route(name, space.encodings[query], space.encodings[target], comparable)
+        where = [
+            f"{m} lives in {', '.join(n for n, s in self.spaces.items() if m in s.encodings) or 'no space'}"
+            for m in dict.fromkeys((query, target))
+        ]
+        raise NoRoute(query, target, ", ".join(where))
 
 
 @dataclass(frozen=True)
@@ -123,12 +190,8 @@ class Bundle:
     folder: Path
     manifest: Manifest
 
-    def graph(self, modality: str) -> Path:
-        return self.folder / self.manifest.graphs[modality]
-
-    @property
-    def tokenizer(self) -> Path:
-        return self.folder / TOKENIZER
+    def graph(self, encoding: str) -> Path:
+        return self.folder / self.manifest.graphs[encoding]
 
 
 def digest(path: Path) -> str:
@@ -150,15 +213,16 @@ def write_bundle(
     out: Path,
     name: str,
     inputs: InputSpecs,
-    space: Space,
-    graphs: dict[str, str],
+    spaces: dict[str, Space],
+    tokenizers: dict[str, Tokenizer],
     provenance: dict[str, Any],
     fill: Callable[[Path], None],
     vectors_of: Callable[[Bundle, str, NDArray[Any]], NDArray[np.float32]],
 ) -> Bundle:
     """Write a bundle beside `out` and rename it into place; an existing one is replaced in the same way.
 
-    `fill` writes graphs, weights and tokenizer into the folder it gets; `vectors_of` runs a graph on its golden input.
+    `fill` writes a graph `<encoding>.onnx` for each encoding of the spaces, the weights and the tokenizers into the
+    folder it gets; `vectors_of` runs a graph on its golden input.
     """
     if out.exists() and not (out / MANIFEST).is_file():
         raise InTheWay(out.name)
@@ -167,13 +231,12 @@ def write_bundle(
     half.mkdir(parents=True)
     fill(half)
     files = {path.name: digest(path) for path in sorted(half.iterdir())}
-    spaces = {"vlsa": space}
+    graphs = {e: f"{e}.onnx" for space in spaces.values() for e in space.encodings.values()}
     stamp = fingerprint(files, inputs, spaces)
-    bare = Manifest(FORMAT, name, stamp, inputs, spaces, graphs, files, {}, provenance)
+    bare = Manifest(FORMAT, name, stamp, inputs, spaces, graphs, tokenizers, files, {}, provenance)
     golden = {
-        m: [[round(float(x), 7) for x in row] for row in vectors_of(Bundle(half, bare), m, x)]
-        for m, x in golden_inputs(inputs).items()
-        if m in graphs
+        e: [[round(float(x), 7) for x in row] for row in vectors_of(Bundle(half, bare), e, golden_input(inputs, e))]
+        for e in graphs
     }
     write_manifest(half, replace(bare, golden=golden))
     for path in half.iterdir():
@@ -213,7 +276,8 @@ def open_bundle(folder: Path) -> Bundle:
             raise MissingFile(file)
         if digest(folder / file) != expected:
             raise AlteredFile(file)
-    if unlisted := {*manifest.graphs.values(), TOKENIZER} - set(manifest.files):
+    named = {*manifest.graphs.values(), *(t.file for t in manifest.tokenizers.values())}
+    if unlisted := named - set(manifest.files):
         raise MissingFile(unlisted.pop())
     if fingerprint(manifest.files, manifest.inputs, manifest.spaces) != manifest.fingerprint:
         raise AlteredFile(MANIFEST)
@@ -237,19 +301,23 @@ def parse(raw: bytes) -> Manifest:
         values["inputs"] = InputSpecs(
             given["window_s"], VideoSpec(**given["video"]), AudioSpec(**given["audio"]), TextSpec(**given["text"])
         )
-        values["spaces"] = {k: Space(v["dim"], tuple(v["modalities"])) for k, v in values["spaces"].items()}
+        values["spaces"] = {k: Space(**v) for k, v in values["spaces"].items()}
+        values["tokenizers"] = {k: Tokenizer(v["file"], TextSpec(**v["spec"])) for k, v in values["tokenizers"].items()}
         values["variants"] = {p: {m: Measured(**v) for m, v in by.items()} for p, by in values["variants"].items()}
         return Manifest(**values)
     except (KeyError, TypeError, AttributeError) as error:
         raise UnknownFormat(str(error)) from error
 
 
-def golden_inputs(inputs: InputSpecs) -> dict[str, NDArray[Any]]:
-    """The inputs of the golden vectors, by formula: the same numbers on every machine and in every version."""
-    n, video, audio = GOLDEN_ITEMS, inputs.video, inputs.audio
-    shape = (n, video.frames, video.size, video.size, 3)
-    counted = np.arange(int(np.prod(shape)), dtype=np.int64).reshape(shape)
-    t = np.arange(audio.samples, dtype=np.float64) / audio.sample_rate
-    tones = np.stack([0.3 * np.sin(2 * np.pi * 220 * (i + 1) * t * (1 + 0.1 * t)) for i in range(n)])
-    tokens = np.array([[2, 5 + i, 9 + i, 3, 0] for i in range(n)], dtype=np.int64)
-    return {"video": (counted * 37 % 251).astype(np.uint8), "audio": tones.astype(np.float32), "text": tokens}
+def golden_input(inputs: InputSpecs, encoding: str) -> NDArray[Any]:
+    """The input of an encoding's golden vectors, by formula: the same numbers on every machine and in every version."""
+    n, modality = GOLDEN_ITEMS, modality_of(encoding)
+    if modality == "video":
+        shape = (n, *inputs.video.shape)
+        counted = np.arange(int(np.prod(shape)), dtype=np.int64).reshape(shape)
+        return (counted * 37 % 251).astype(np.uint8)
+    if modality == "audio":
+        t = np.arange(inputs.audio.samples, dtype=np.float64) / inputs.audio.sample_rate
+        tones = np.stack([0.3 * np.sin(2 * np.pi * 220 * (i + 1) * t * (1 + 0.1 * t)) for i in range(n)])
+        return tones.astype(np.float32)
+    return np.array([[2, 5 + i, 9 + i, 3, 0] for i in range(n)], dtype=np.int64)

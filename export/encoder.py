@@ -16,9 +16,10 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from model.evaluate import Embedder
 from model.inputs.text import TextTokens
 
-from .bundle import Bundle, Manifest, WrongVectors, golden_inputs, open_bundle
+from .bundle import Bundle, Manifest, WrongVectors, golden_input, modality_of, open_bundle
 from .precision import NO_OVERFLOW, derived
 
 INPUT = {"video": "frames", "audio": "waveform", "text": "tokens"}
@@ -57,9 +58,9 @@ class UnverifiedPrecision(EncoderError):
 class BadVectors(EncoderError):
     """An encoder gave something that is not unit vectors of its dimension."""
 
-    def __init__(self, modality: str, problem: str) -> None:
-        super().__init__(f"{modality}: {problem}")
-        self.modality, self.problem = modality, problem
+    def __init__(self, encoding: str, problem: str) -> None:
+        super().__init__(f"{encoding}: {problem}")
+        self.encoding, self.problem = encoding, problem
 
 
 class Encoder(Protocol):
@@ -68,12 +69,12 @@ class Encoder(Protocol):
     @property
     def manifest(self) -> Manifest: ...
 
-    def embed(self, modality: str, arrays: NDArray[Any]) -> NDArray[np.float32]:
-        """Raw arrays [n, ...] of one modality, as the manifest's inputs specify them -> unit vectors [n, dim]."""
+    def embed(self, encoding: str, arrays: NDArray[Any]) -> NDArray[np.float32]:
+        """Raw arrays [n, ...] of an encoding's modality, as the manifest specifies them -> unit vectors [n, dim]."""
         ...
 
-    def tokens(self, texts: list[str]) -> NDArray[np.int64]:
-        """Texts -> token ids [n, length]."""
+    def tokens(self, texts: list[str], encoding: str) -> NDArray[np.int64]:
+        """Texts -> token ids [n, length] for a text encoding."""
         ...
 
 
@@ -82,8 +83,8 @@ class OnnxEncoder:
 
     def __init__(self, bundle: Bundle, provider: str = "cpu", threads: int = 0, precision: str = "fp32") -> None:
         self.manifest, self.provider, self.precision = bundle.manifest, provider, precision
-        self._sessions = {m: session(bundle.graph(m), provider, threads, precision) for m in bundle.manifest.modalities}
-        self.tokens = TextTokens(bundle.tokenizer, bundle.manifest.inputs.text)
+        self._sessions = {e: session(bundle.graph(e), provider, threads, precision) for e in bundle.manifest.graphs}
+        self._tokens = {e: TextTokens(bundle.folder / t.file, t.spec) for e, t in bundle.manifest.tokenizers.items()}
 
     @classmethod
     def open(cls, folder: Path, provider: str = "cpu", threads: int = 0, precision: str = "fp32") -> OnnxEncoder:
@@ -108,41 +109,58 @@ class OnnxEncoder:
 
     def check(self) -> None:
         """Compare with the golden vectors; of another precision, as closely as was measured."""
-        for modality, x in golden_inputs(self.manifest.inputs).items():
-            if modality not in self._sessions:
-                continue
-            found, expected = self.embed(modality, x), np.array(self.manifest.golden[modality])
+        for encoding in self._sessions:
+            x = golden_input(self.manifest.inputs, encoding)
+            found, expected = self.embed(encoding, x), np.array(self.manifest.golden[encoding])
             error = float(np.abs(found - expected).max())
             good = error <= GOLDEN_TOLERANCE
             if self.precision != "fp32":
                 good = float((found * expected).sum(axis=1).min()) >= GOLDEN_COSINE
             if not good:
-                raise WrongVectors(modality, error)
+                raise WrongVectors(encoding, error)
 
     def warm(self) -> None:
         """Run every shape that a device will see, so that no request waits for its kernels."""
         if self.provider == "cpu":
             return
-        for modality, x in golden_inputs(self.manifest.inputs).items():
-            longest = self.manifest.inputs.text.tokens
-            for rows in DEVICE_ROWS if modality in self._sessions else ():
-                batch = np.repeat(x[:1], rows, axis=0)
-                lengths = range(batch.shape[1], longest + 1, DEVICE_LENGTH) if modality == "text" else ()
-                for shaped in [batch, *(widened(batch, length) for length in lengths)]:
-                    self.embed(modality, shaped)
+        for encoding in self._sessions:
+            x = golden_input(self.manifest.inputs, encoding)[:1]
+            tokenizer = self.manifest.tokenizers.get(encoding)
+            lengths = range(x.shape[1], tokenizer.spec.tokens + 1, DEVICE_LENGTH) if tokenizer else (0,)
+            for length in lengths:
+                for rows in DEVICE_ROWS:
+                    self.embed(encoding, np.repeat(self.widened(encoding, x, length), rows, axis=0))
 
-    def embed(self, modality: str, arrays: NDArray[Any]) -> NDArray[np.float32]:
-        run = self._sessions[modality]
+    def tokens(self, texts: list[str], encoding: str) -> NDArray[np.int64]:
+        return self._tokens[encoding](texts)
+
+    def space(self, name: str) -> Embedder:
+        """One space as what `evaluate` takes."""
+        encodings = self.manifest.spaces[name].encodings
+        return Embedder(
+            lambda modality, x: self.embed(encodings[modality], x),
+            lambda texts: self.tokens(texts, encodings["text"]),
+            tuple(encodings),
+        )
+
+    def embed(self, encoding: str, arrays: NDArray[Any]) -> NDArray[np.float32]:
+        run, name = self._sessions[encoding], INPUT[modality_of(encoding)]
         if self.provider == "cpu":
-            vectors: NDArray[np.float32] = run.run(None, {INPUT[modality]: arrays})[0]
+            vectors: NDArray[np.float32] = run.run(None, {name: arrays})[0]
         else:
-            largest = DEVICE_ROWS[-1]
-            pieces = [arrays[at : at + largest] for at in range(0, len(arrays), largest)]
-            if modality == "text":
-                longest = self.manifest.inputs.text.tokens
-                pieces = [widened(p, min(-(-p.shape[1] // DEVICE_LENGTH) * DEVICE_LENGTH, longest)) for p in pieces]
-            vectors = np.concatenate([on_device(run, INPUT[modality], piece) for piece in pieces])
-        return checked(modality, vectors, self.manifest.dim)
+            shaped, largest = self.widened(encoding, arrays, arrays.shape[1]), DEVICE_ROWS[-1]
+            pieces = [shaped[at : at + largest] for at in range(0, len(shaped), largest)]
+            vectors = np.concatenate([on_device(run, name, piece) for piece in pieces])
+        return checked(encoding, vectors, self.manifest.dims[encoding])
+
+    def widened(self, encoding: str, arrays: NDArray[Any], length: int) -> NDArray[Any]:
+        """Token ids padded to the next of the fixed lengths; anything else as it is."""
+        tokenizer = self.manifest.tokenizers.get(encoding)
+        if tokenizer is None:
+            return arrays
+        width = min(-(-length // DEVICE_LENGTH) * DEVICE_LENGTH, tokenizer.spec.tokens)
+        more = ((0, 0), (0, max(0, width - arrays.shape[1])))
+        return np.pad(arrays, more, constant_values=tokenizer.spec.pad_id)
 
 
 def session(graph: Path, provider: str, threads: int, precision: str) -> onnxruntime.InferenceSession:
@@ -190,19 +208,14 @@ def on_device(run: onnxruntime.InferenceSession, name: str, arrays: NDArray[Any]
     return vectors
 
 
-def widened(ids: NDArray[Any], length: int) -> NDArray[Any]:
-    """Token ids [n, t] padded to [n, length]."""
-    return np.pad(ids, ((0, 0), (0, length - ids.shape[1])))
-
-
-def checked(modality: str, vectors: NDArray[np.float32], dim: int) -> NDArray[np.float32]:
+def checked(encoding: str, vectors: NDArray[np.float32], dim: int) -> NDArray[np.float32]:
     """The vectors, if each is finite, `dim` wide and of length one.
 
     Raises:
         BadVectors: otherwise.
     """
     if vectors.ndim != 2 or vectors.shape[1] != dim:
-        raise BadVectors(modality, f"shape {vectors.shape}, expected [n, {dim}]")
+        raise BadVectors(encoding, f"shape {vectors.shape}, expected [n, {dim}]")
     if not np.abs(np.linalg.norm(vectors, axis=1) - 1).max(initial=0) <= UNIT_TOLERANCE:
-        raise BadVectors(modality, "a vector that is not finite or not of length one")
+        raise BadVectors(encoding, "a vector that is not finite or not of length one")
     return vectors

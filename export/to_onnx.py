@@ -20,7 +20,7 @@ from model import checkpoint
 from model.config import MODALITIES, TrainConfig
 from model.transformer import VLSA
 
-from .bundle import TOKENIZER, WEIGHTS, Bundle, Space, golden_inputs, write_bundle
+from .bundle import TOKENIZER, WEIGHTS, Bundle, Space, Tokenizer, golden_input, write_bundle
 from .encoder import INPUT, OnnxEncoder
 
 OPSET = 20
@@ -42,7 +42,7 @@ class Tower(nn.Module):
 
 def trace(model: VLSA, modality: str) -> onnx.ModelProto:
     """The graph of one modality; the batch varies, and for text the length."""
-    example = torch.from_numpy(golden_inputs(model.config.inputs)[modality])
+    example = torch.from_numpy(golden_input(model.config.inputs, modality))
     free: dict[int, Any] = {0: torch.export.Dim("batch", min=1, max=65_536)}
     if modality == "text":
         free[1] = torch.export.Dim("length", min=2, max=model.config.tokens)
@@ -122,8 +122,8 @@ def export_checkpoint(folder: Path, out: Path, name: str | None = None) -> Bundl
         out,
         name or out.name,
         config.encoder.inputs,
-        Space(config.encoder.dim, MODALITIES),
-        {m: f"{m}.onnx" for m in MODALITIES},
+        {"vlsa": Space(config.encoder.dim, {m: m for m in MODALITIES})},
+        {"text": Tokenizer(TOKENIZER, config.encoder.inputs.text)},
         state["provenance"] | {"trained_steps": state["step"], "config": published(config)},
         fill,
         vectors_of,

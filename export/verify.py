@@ -7,6 +7,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.clips import Clips
-from model.evaluate import evaluate, score
+from model.evaluate import Embedder, evaluate, score
 
-from .bundle import Manifest, Measured, open_bundle, write_manifest
+from .bundle import Manifest, Measured, modality_of, open_bundle, write_manifest
 from .encoder import PROVIDERS, CannotRun, OnnxEncoder
 
 PARITY = 1e-5
@@ -29,7 +30,7 @@ VARIANTS = {"cpu": ("int8",), "cuda": ("fp16",), "tensorrt": ("fp16",)}  # what 
 class Check:
     """One line of the report: what was compared with what, what was seen, and whether it is within the limit."""
 
-    modality: str
+    encoding: str
     provider: str
     precision: str
     what: str
@@ -37,36 +38,38 @@ class Check:
     good: bool
 
 
-def probes(manifest: Manifest, modality: str, n: int, seed: int = 0) -> NDArray[Any]:
-    """Random inputs [n, ...] of a modality, texts of differing lengths."""
-    random, inputs = np.random.default_rng([seed, n]), manifest.inputs
+def probes(manifest: Manifest, encoding: str, n: int, seed: int = 0) -> NDArray[Any]:
+    """Random inputs [n, ...] of an encoding, texts of differing lengths."""
+    random, inputs, modality = np.random.default_rng([seed, n]), manifest.inputs, modality_of(encoding)
     if modality == "video":
         shape = (n, inputs.video.frames, inputs.video.size, inputs.video.size, 3)
         return random.integers(0, 256, shape, dtype=np.uint8)
     if modality == "audio":
         loud = random.uniform(0.001, 0.5, (n, 1))
         return (loud * random.normal(size=(n, inputs.audio.samples))).clip(-1, 1).astype(np.float32)
-    lengths = random.integers(3, inputs.text.tokens + 1, n)
-    tokens = random.integers(4, 100, (n, int(lengths.max())), dtype=np.int64)
-    tokens[np.arange(tokens.shape[1])[None] >= lengths[:, None]] = 0
+    spec = manifest.tokenizers[encoding].spec
+    lengths = random.integers(3, spec.tokens + 1, n)
+    tokens = random.integers(4, 100, (n, spec.tokens if spec.whole else int(lengths.max())), dtype=np.int64)
+    tokens[np.arange(tokens.shape[1])[None] >= lengths[:, None]] = spec.pad_id
     return tokens
 
 
-def within(modality: str, provider: str, what: str, error: float) -> Check:
-    return Check(modality, provider, "fp32", what, f"max abs {error:.1e}, limit {PARITY:g}", error <= PARITY)
+def within(encoding: str, provider: str, what: str, error: float) -> Check:
+    return Check(encoding, provider, "fp32", what, f"max abs {error:.1e}, limit {PARITY:g}", error <= PARITY)
 
 
 def batch_invariance(encoder: OnnxEncoder, n: int = BATCHES[-1]) -> Iterator[Check]:
     """Each item alone against the same item in a batch; a text alone has no padding."""
-    for modality in encoder.manifest.modalities:
-        x = probes(encoder.manifest, modality, n)
-        together = encoder.embed(modality, x)
+    for encoding in encoder.manifest.graphs:
+        x = probes(encoder.manifest, encoding, n)
+        together = encoder.embed(encoding, x)
         alone = [x[i : i + 1] for i in range(n)]
-        if modality == "text":
-            alone = [row[:, : int((row != 0).sum())] for row in alone]
-        apart = np.concatenate([encoder.embed(modality, row) for row in alone])
+        tokenizer = encoder.manifest.tokenizers.get(encoding)
+        if tokenizer and not tokenizer.spec.whole:
+            alone = [row[:, : int((row != tokenizer.spec.pad_id).sum())] for row in alone]
+        apart = np.concatenate([encoder.embed(encoding, row) for row in alone])
         error = float(np.abs(together - apart).max())
-        yield within(modality, encoder.provider, f"alone = in a batch of {n}", error)
+        yield within(encoding, encoder.provider, f"alone = in a batch of {n}", error)
 
 
 def torch_parity(encoder: OnnxEncoder, checkpoint: Path) -> Iterator[Check]:
@@ -87,26 +90,36 @@ def torch_parity(encoder: OnnxEncoder, checkpoint: Path) -> Iterator[Check]:
 
 
 def measure(plain: OnnxEncoder, variant: OnnxEncoder, clips: Clips) -> dict[str, Measured]:
-    """What each modality loses when it alone is encoded by the variant."""
+    """What each encoding loses when it alone is made by the variant."""
+    manifest = plain.manifest
 
-    def recall(modality: str) -> dict[str, float]:
-        """R@10 of each route with words, one modality encoded by the variant."""
-
-        def embed(m: str, x: NDArray[Any]) -> NDArray[np.float32]:
-            return (variant if m == modality else plain).embed(m, x)
-
-        found = score(evaluate(embed, plain.tokens, clips))
-        return {route: m["R@10"] for route, m in found.items() if "text" in route}
+    def recall(encoding: str) -> dict[tuple[str, str], float]:
+        """R@10 of every route of every space, one encoding made by the variant."""
+        found = {}
+        for name, space in manifest.spaces.items():
+            changed = [m for m, e in space.encodings.items() if e == encoding]
+            mixed = replace(plain.space(name), embed=partial(either, plain.space(name), variant.space(name), changed))
+            for route, m in score(evaluate(mixed, clips)).items():
+                found[name, route] = m["R@10"]
+        return found
 
     before, out = recall(""), {}
-    for modality in plain.manifest.modalities:
-        x = probes(plain.manifest, modality, BATCHES[-1])
-        a, b = plain.embed(modality, x), variant.embed(modality, x)
-        after = recall(modality)
-        change = float(np.mean([after[route] - before[route] for route in before if modality in route]))
+    for encoding in manifest.graphs:
+        x = probes(manifest, encoding, BATCHES[-1])
+        a, b = plain.embed(encoding, x), variant.embed(encoding, x)
+        after = recall(encoding)
+        mine = [(n, r) for n, r in before if encoding in [manifest.spaces[n].encodings[m] for m in r.split("-")]]
+        with_words = [key for key in mine if "text" in key[1]] or mine
+        change = float(np.mean([after[key] - before[key] for key in with_words])) if with_words else 0.0
         cosine = float((a * b).sum(axis=1).min())
-        out[modality] = Measured(round(float(np.abs(a - b).max()), 5), round(cosine, 5), round(100 * change, 2))
+        out[encoding] = Measured(round(float(np.abs(a - b).max()), 5), round(cosine, 5), round(100 * change, 2))
     return out
+
+
+def either(
+    plain: Embedder, variant: Embedder, changed: list[str], modality: str, x: NDArray[Any]
+) -> NDArray[np.float32]:
+    return (variant if modality in changed else plain).embed(modality, x)
 
 
 def variants(folder: Path, plain: OnnxEncoder) -> Iterator[Check]:
@@ -119,9 +132,9 @@ def variants(folder: Path, plain: OnnxEncoder) -> Iterator[Check]:
             bundle = replace(
                 bundle, manifest=replace(bundle.manifest, variants=bundle.manifest.variants | {precision: found})
             )
-            for modality, m in found.items():
+            for encoding, m in found.items():
                 seen = f"max abs {m.max_abs:.1e}, cosine {m.cosine:.5f}, R@10 {m.points:+.2f} points"
-                yield Check(modality, plain.provider, precision, "against fp32", seen, m.good)
+                yield Check(encoding, plain.provider, precision, "against fp32", seen, m.good)
     write_manifest(folder, bundle.manifest)
 
 

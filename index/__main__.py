@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from export.bundle import BadBundle
+from export.bundle import BadBundle, NoRoute, modality_of
 from export.encoder import EncoderError, OnnxEncoder
 from model.inputs.confined import Decoders
 from model.inputs.decode import Budget
@@ -63,6 +63,7 @@ def main() -> int:
         BadMedia,
         CollectionError,
         EncoderError,
+        NoRoute,
         OSError,
         UnknownSchema,
         sqlite3.Error,
@@ -73,7 +74,7 @@ def main() -> int:
 
 def build_command(args: argparse.Namespace) -> int:
     encoder = OnnxEncoder.open(args.bundle)
-    collections = Collections(args.data, encoder.manifest.fingerprint, encoder.manifest.dim)
+    collections = Collections(args.data, encoder.manifest.fingerprint, encoder.manifest.dims)
     decoders = Decoders(args.workers, DECODE_MEMORY_MB, args.file_max_s)
     try:
         collection = collections.ensure(args.collection)
@@ -105,14 +106,22 @@ def shown(progress: Iterator[tuple[int, int, Report]]) -> Report:
 
 def search_command(args: argparse.Namespace) -> int:
     encoder = OnnxEncoder.open(args.bundle)
+    query = "text" if args.text is not None else "audio" if args.audio else "video"
+    route = encoder.manifest.route(query, args.target)
     if args.text is not None:
-        vector = encoder.embed("text", encoder.tokens([args.text]))[0]
+        vector = encoder.embed(route.query, encoder.tokens([args.text], route.query))[0]
     else:
-        modality, file = ("audio", args.audio) if args.audio else ("video", args.video)
-        vector = file_vector(encoder, modality, file)
-    collections = Collections(args.data, encoder.manifest.fingerprint, encoder.manifest.dim)
+        vector = file_vector(encoder, route.query, args.audio or args.video)
+    collections = Collections(args.data, encoder.manifest.fingerprint, encoder.manifest.dims)
     try:
-        hits, plan = search(collections.get(args.collection), vector, args.target, args.top_k, args.filter)
+        hits, plan = search(
+            collections.get(args.collection),
+            vector,
+            route.target,
+            args.top_k,
+            args.filter,
+            comparable=route.comparable,
+        )
     finally:
         collections.close()
     print(table(hits))
@@ -120,8 +129,9 @@ def search_command(args: argparse.Namespace) -> int:
     return 0
 
 
-def file_vector(encoder: OnnxEncoder, modality: str, file: Path) -> NDArray[np.float32]:
+def file_vector(encoder: OnnxEncoder, encoding: str, file: Path) -> NDArray[np.float32]:
     """One query vector for a file: the mean direction of its windows."""
+    modality = modality_of(encoding)
     decoders = Decoders(1, max_s=60.0)
     try:
         media = decoders.finish(decoders.start(file, encoder.manifest.inputs, Budget(), (modality,)))
@@ -129,7 +139,7 @@ def file_vector(encoder: OnnxEncoder, modality: str, file: Path) -> NDArray[np.f
         decoders.close()
     if modality not in media.parts:
         raise MissingModality(modality)
-    return direction(encoder.embed(modality, media.parts[modality].array))
+    return direction(encoder.embed(encoding, media.parts[modality].array))
 
 
 def table(hits: list[Hit]) -> str:

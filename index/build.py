@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from export.bundle import modality_of
 from export.encoder import Encoder
 from model.inputs.confined import Decoders
 from model.inputs.decode import MEDIA, Budget
@@ -162,7 +163,7 @@ def decoded(
         try:
             media = decoders.finish(future)
             if source.texts:  # one that cannot be encoded is this source's fault, not a batch's
-                encoder.tokens(list(source.texts))
+                text_vectors(encoder, list(source.texts))
             yield source, stamp, media
         except BadMedia as fault:
             yield source, stamp, fault
@@ -179,7 +180,8 @@ def write(encoder: Encoder, collection: Collection, ready: list[tuple[Source, st
         windows = list(media.windows)
         if source.texts:  # each is about the whole item
             rows = range(len(windows), len(windows) + len(source.texts))
-            of_item["text"] = (list(rows), encoder.embed("text", encoder.tokens(list(source.texts))))
+            for encoding, found in text_vectors(encoder, list(source.texts)).items():
+                of_item[encoding] = (list(rows), found)
             windows += [(0.0, media.duration_s)] * len(source.texts)
         items.append(
             NewItem(
@@ -201,19 +203,26 @@ def write(encoder: Encoder, collection: Collection, ready: list[tuple[Source, st
     return len(items)
 
 
+def text_vectors(encoder: Encoder, texts: list[str]) -> dict[str, np.ndarray[Any, Any]]:
+    """Texts in every way the bundle encodes them, [n, dim] each."""
+    encodings = encoder.manifest.encodings("text")
+    return {e: encoder.embed(e, encoder.tokens(texts, e)) for e in encodings}
+
+
 def encode_all(encoder: Encoder, items: list[Media]) -> list[dict[str, tuple[list[int], np.ndarray[Any, Any]]]]:
-    """For each item, by modality, (which windows, vectors [n, dim]); each modality of all items in batches."""
+    """For each item, by encoding, (which windows, vectors [n, dim]); each modality of all items in batches."""
     out: list[dict[str, tuple[list[int], np.ndarray[Any, Any]]]] = [{} for _ in items]
-    for modality in encoder.manifest.modalities:
+    for encoding in encoder.manifest.graphs:
+        modality = modality_of(encoding)
         having = [(i, item.parts[modality]) for i, item in enumerate(items) if modality in item.parts]
         if not having:
             continue
         arrays = np.concatenate([part.array for _, part in having])
         vectors = np.concatenate(
-            [encoder.embed(modality, arrays[i : i + WINDOWS]) for i in range(0, len(arrays), WINDOWS)]
+            [encoder.embed(encoding, arrays[i : i + WINDOWS]) for i in range(0, len(arrays), WINDOWS)]
         )
         at = 0
         for i, part in having:
-            out[i][modality] = (part.windows, vectors[at : at + len(part.windows)])
+            out[i][encoding] = (part.windows, vectors[at : at + len(part.windows)])
             at += len(part.windows)
     return out

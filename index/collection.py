@@ -14,7 +14,7 @@ import re
 import shutil
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -64,16 +64,16 @@ class DataInUse(CollectionError):
 
 
 class Collection:
-    """One collection. Every method may be called from any thread."""
+    """One collection, with vectors of each encoding in `dims`. Every method may be called from any thread."""
 
-    def __init__(self, folder: Path, fingerprint: str, dim: int) -> None:
-        self.name, self.folder, self.dim, self.fingerprint = folder.name, folder, dim, fingerprint
+    def __init__(self, folder: Path, fingerprint: str, dims: Mapping[str, int]) -> None:
+        self.name, self.folder, self.dims, self.fingerprint = folder.name, folder, dims, fingerprint
         (folder / "media").mkdir(parents=True, exist_ok=True)
         self._lock, self._closed = threading.RLock(), False
         self._records = Records(folder / "records.sqlite")
         meta = self._records.meta()
         if not meta:
-            meta = {"fingerprint": fingerprint, "dim": str(dim), "id": uuid.uuid4().hex}
+            meta = {"fingerprint": fingerprint, "id": uuid.uuid4().hex}
             self._records.set_meta(meta)
             snapshot.sync(folder)
         elif meta["fingerprint"] != fingerprint:
@@ -89,25 +89,25 @@ class Collection:
     def _restore(self) -> dict[str, FaissIndex]:
         """The snapshot brought up to date, or everything from the records."""
         counts = self._records.counts()
-        kinds = {m: kind_for(counts[m]) for m in self._records.modalities()}
-        loaded = snapshot.load(self.folder / "snapshots", self._identity, self.dim, self._records.head())
+        kinds = {e: kind_for(counts[e]) for e in self._records.encodings()}
+        loaded = snapshot.load(self.folder / "snapshots", self._identity, self.dims, self._records.head())
         indexes, (vector, removed) = loaded or ({}, (0, 0))
         self._kept = (vector, removed) if loaded else None
-        for modality, kind in kinds.items():
-            index, start = indexes.get(modality), vector
+        for encoding, kind in kinds.items():
+            index, start, dim = indexes.get(encoding), vector, self.dims[encoding]
             if index is None or index.kind != kind or index.worn:
-                index, start, self._kept = FaissIndex(self.dim, kind), 0, None
+                index, start, self._kept = FaissIndex(dim, kind), 0, None
             else:
-                gone = self._records.removed_after(modality, removed)
+                gone = self._records.removed_after(encoding, removed)
                 index.remove(gone[gone <= vector])  # the others came and went since the snapshot
-            for ids, vectors in self._records.vectors_after(modality, start, self.dim):
+            for ids, vectors in self._records.vectors_after(encoding, start, dim):
                 index.add(ids, vectors)
-            if len(index) != counts[modality]:  # a snapshot of another history
-                index, self._kept = FaissIndex(self.dim, kind), None
-                for ids, vectors in self._records.vectors_after(modality, 0, self.dim):
+            if len(index) != counts[encoding]:  # a snapshot of another history
+                index, self._kept = FaissIndex(dim, kind), None
+                for ids, vectors in self._records.vectors_after(encoding, 0, dim):
                     index.add(ids, vectors)
-            indexes[modality] = index
-        return {m: indexes[m] for m in kinds}
+            indexes[encoding] = index
+        return {e: indexes[e] for e in kinds}
 
     def _drop_orphans(self) -> None:
         """Media whose item was never acknowledged, or was deleted just before a kill."""
@@ -174,9 +174,9 @@ class Collection:
         """Add or replace items; when this returns they are on disk and found by searches."""
         with self.held() as records:
             before = records.head()[1]
-            added, unused = records.put(items, self.dim)
-            for modality, (ids, vectors) in added.items():
-                index = self._indexes.setdefault(modality, FaissIndex(self.dim))
+            added, unused = records.put(items, self.dims)
+            for encoding, (ids, vectors) in added.items():
+                index = self._indexes.setdefault(encoding, FaissIndex(self.dims[encoding]))
                 index.add(np.array(ids, np.int64), vectors)
             self._forget(before)
         self.drop_media(unused)
@@ -190,8 +190,8 @@ class Collection:
         self.drop_media(unused)
 
     def _forget(self, before: int) -> None:
-        for modality, index in self._indexes.items():
-            index.remove(self._records.removed_after(modality, before))
+        for encoding, index in self._indexes.items():
+            index.remove(self._records.removed_after(encoding, before))
 
     def drop_media(self, names: list[str]) -> None:
         for name in names:
@@ -224,16 +224,16 @@ class Collection:
             raise UnknownItem(id)
         return path, item.filename or path.name
 
-    def index(self, modality: str) -> FaissIndex:
-        """The vectors of a modality; empty where there are none. To be used while the collection is `held`."""
-        return self._indexes.get(modality) or FaissIndex(self.dim)
+    def index(self, encoding: str) -> FaissIndex:
+        """The vectors of an encoding; empty where there are none. To be used while the collection is `held`."""
+        return self._indexes.get(encoding) or FaissIndex(self.dims[encoding])
 
 
 class Collections:
     """The data folder: every collection of one bundle, held by one process at a time."""
 
-    def __init__(self, data: Path, fingerprint: str, dim: int) -> None:
-        self._root, self._fingerprint, self._dim = data / "collections", fingerprint, dim
+    def __init__(self, data: Path, fingerprint: str, dims: Mapping[str, int]) -> None:
+        self._root, self._fingerprint, self._dims = data / "collections", fingerprint, dims
         self._root.mkdir(parents=True, exist_ok=True)
         self._lock = threading.Lock()
         self._held = hold(data / "lock")
@@ -252,7 +252,7 @@ class Collections:
     def _admit(self, folder: Path) -> None:
         """Open a collection; one of another bundle is left alone, and told of when it is asked for."""
         try:
-            self._open[folder.name] = Collection(folder, self._fingerprint, self._dim)
+            self._open[folder.name] = Collection(folder, self._fingerprint, self._dims)
         except FingerprintConflict as conflict:
             self.conflicts[folder.name] = conflict
 
@@ -283,7 +283,7 @@ class Collections:
         with self._lock:
             if name in self._open or name in self.conflicts:
                 raise CollectionExists(name)
-            self._open[name] = Collection(self._root / name, self._fingerprint, self._dim)
+            self._open[name] = Collection(self._root / name, self._fingerprint, self._dims)
             snapshot.sync(self._root)
             return self._open[name]
 

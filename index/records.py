@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-SCHEMA_VERSION = 1
+from export.bundle import modality_of
+
+SCHEMA_VERSION = 2
 SCHEMA = """
 create table meta (key text primary key, value text not null) strict;
 create table items (
@@ -29,10 +31,10 @@ create table windows (
 create index windows_item on windows (item);
 create table vectors (
     n integer primary key autoincrement, window integer not null references windows on delete cascade,
-    modality text not null, vector blob not null) strict;
+    encoding text not null, vector blob not null) strict;
 create index vectors_window on vectors (window);
-create index vectors_modality on vectors (modality);
-create table removed (n integer primary key autoincrement, vector integer not null, modality text not null) strict;
+create index vectors_encoding on vectors (encoding);
+create table removed (n integer primary key autoincrement, vector integer not null, encoding text not null) strict;
 create table failures (id text primary key, stamp text not null, reason text not null) strict;
 """
 CHUNK = 4096
@@ -55,7 +57,7 @@ class UnknownSchema(Exception):
 
 @dataclass(frozen=True)
 class NewItem:
-    """What is written in one transaction. `vectors[m]` is (which windows, unit vectors [n, dim])."""
+    """What is written in one transaction. `vectors[e]`, of an encoding, is (which windows, unit vectors [n, dim])."""
 
     id: str
     kind: str
@@ -97,7 +99,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Stored:
-    """An item with every vector it has: (modality, place, vector [dim])."""
+    """An item with every vector it has: (encoding, place, vector [dim])."""
 
     id: str
     metadata: dict[str, Any]
@@ -145,10 +147,12 @@ class Records:
 
     # ------------------------------------------------------------ writing
 
-    def put(self, items: list[NewItem], dim: int) -> tuple[dict[str, tuple[list[int], NDArray[np.float32]]], list[str]]:
+    def put(
+        self, items: list[NewItem], dims: Mapping[str, int]
+    ) -> tuple[dict[str, tuple[list[int], NDArray[np.float32]]], list[str]]:
         """Write items in one transaction, each replacing an item of its id.
 
-        Returns, by modality, the ids and vectors that were added, and the media files no longer used.
+        Returns, by encoding, the ids and vectors that were added, and the media files no longer used.
         """
         added: dict[str, tuple[list[int], list[NDArray[np.float32]]]] = {}
         unused: list[str] = []
@@ -175,20 +179,22 @@ class Records:
                     self._db.execute("insert into windows (item, start_s, end_s) values (?, ?, ?)", (row, *w)).lastrowid
                     for w in item.windows
                 ]
-                for modality, (which, vectors) in item.vectors.items():
-                    ids, rows = added.setdefault(modality, ([], []))
+                for encoding, (which, vectors) in item.vectors.items():
+                    ids, rows = added.setdefault(encoding, ([], []))
                     for w, vector in zip(which, vectors, strict=True):
-                        if vector.shape != (dim,):
-                            raise ValueError(f"a vector of shape {vector.shape} in a collection of {dim} dimensions")
+                        if vector.shape != (dims[encoding],):
+                            raise ValueError(
+                                f"a vector of shape {vector.shape}, {encoding} has {dims[encoding]} dimensions"
+                            )
                         blob = np.asarray(vector, "<f4").tobytes()
                         n = self._db.execute(
-                            "insert into vectors (window, modality, vector) values (?, ?, ?)",
-                            (windows[w], modality, blob),
+                            "insert into vectors (window, encoding, vector) values (?, ?, ?)",
+                            (windows[w], encoding, blob),
                         ).lastrowid
                         assert n is not None
                         ids.append(n)
                         rows.append(vector)
-        return {m: (ids, np.stack(rows)) for m, (ids, rows) in added.items() if ids}, unused
+        return {e: (ids, np.stack(rows)) for e, (ids, rows) in added.items() if ids}, unused
 
     def remove(self, id: str) -> list[str]:
         """Delete an item; returns the media files no longer used.
@@ -204,7 +210,7 @@ class Records:
     def _remove(self, id: str) -> list[str]:
         media = [m for (m,) in self._db.execute("select media from items where id = ? and media is not null", (id,))]
         self._db.execute(
-            "insert into removed (vector, modality) select v.n, v.modality from vectors v"
+            "insert into removed (vector, encoding) select v.n, v.encoding from vectors v"
             " join windows w on w.n = v.window join items i on i.n = w.item where i.id = ?",
             (id,),
         )
@@ -228,32 +234,32 @@ class Records:
         rows = self._db.execute(
             "select i.id, i.kind, i.duration_s, i.filename, i.media, i.source, i.text, i.metadata,"
             " (select count(*) from windows w where w.item = i.n),"
-            " (select group_concat(distinct v.modality) from vectors v join windows w on w.n = v.window"
+            " (select group_concat(distinct v.encoding) from vectors v join windows w on w.n = v.window"
             f"  where w.item = i.n) from items i {where}",
             params,
         )
         return [
             Item(
-                id, kind, seconds, name, media, source, text, json.loads(about), windows, tuple(sorted(has.split(",")))
+                id, kind, seconds, name, media, source, text, json.loads(about), windows, modalities_of(has.split(","))
             )
             for id, kind, seconds, name, media, source, text, about, windows, has in rows.fetchall()
         ]
 
     def counts(self) -> dict[str, int]:
-        """How many items, windows and vectors of each modality."""
+        """How many items, windows and vectors of each encoding."""
         count = {t: self._db.execute(f"select count(*) from {t}").fetchone()[0] for t in ("items", "windows")}
-        return count | dict(self._db.execute("select modality, count(*) from vectors group by modality"))
+        return count | dict(self._db.execute("select encoding, count(*) from vectors group by encoding"))
 
     def head(self) -> tuple[int, int]:
         """The numbers of the last vector added and the last one removed."""
         last = dict(self._db.execute("select name, seq from sqlite_sequence where name in ('vectors', 'removed')"))
         return last.get("vectors", 0), last.get("removed", 0)
 
-    def vectors_after(self, modality: str, n: int, dim: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-        """The vectors of a modality with a higher number, in chunks of (ids [k], vectors [k, dim])."""
+    def vectors_after(self, encoding: str, n: int, dim: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        """The vectors of an encoding with a higher number, in chunks of (ids [k], vectors [k, dim])."""
         while True:
             rows = self._db.execute(
-                "select n, vector from vectors where modality = ? and n > ? order by n limit ?", (modality, n, CHUNK)
+                "select n, vector from vectors where encoding = ? and n > ? order by n limit ?", (encoding, n, CHUNK)
             ).fetchall()
             if not rows:
                 return
@@ -261,8 +267,8 @@ class Records:
             yield ids, np.frombuffer(b"".join(row[1] for row in rows), "<f4").reshape(len(rows), dim)
             n = int(ids[-1])
 
-    def removed_after(self, modality: str, n: int) -> NDArray[np.int64]:
-        rows = self._db.execute("select vector from removed where modality = ? and n > ?", (modality, n)).fetchall()
+    def removed_after(self, encoding: str, n: int) -> NDArray[np.int64]:
+        rows = self._db.execute("select vector from removed where encoding = ? and n > ?", (encoding, n)).fetchall()
         return np.array([row[0] for row in rows], np.int64)
 
     def forget_removed(self, upto: int) -> None:
@@ -270,8 +276,8 @@ class Records:
         with self._transaction():
             self._db.execute("delete from removed where n <= ?", (upto,))
 
-    def modalities(self) -> list[str]:
-        return [row[0] for row in self._db.execute("select distinct modality from vectors")]
+    def encodings(self) -> list[str]:
+        return [row[0] for row in self._db.execute("select distinct encoding from vectors")]
 
     def places(self, vectors: list[int]) -> dict[int, Place]:
         found: dict[int, Place] = {}
@@ -289,19 +295,19 @@ class Records:
         """One item, by the number `Place.item`."""
         row = self._db.execute("select id, metadata from items where n = ?", (item,)).fetchone()
         rows = self._db.execute(
-            "select v.modality, v.n, w.item, w.n, w.start_s, w.end_s, v.vector from windows w"
+            "select v.encoding, v.n, w.item, w.n, w.start_s, w.end_s, v.vector from windows w"
             " join vectors v on v.window = w.n where w.item = ? order by w.start_s, w.n",
             (item,),
         )
         vectors = [(r[0], Place(*r[1:6]), np.frombuffer(r[6], "<f4")) for r in rows.fetchall()]
         return Stored(row[0], json.loads(row[1]), vectors)
 
-    def matching(self, condition: str, params: list[Any], modality: str) -> NDArray[np.int64]:
-        """The vectors of a modality whose items meet an SQL condition from `filters`."""
+    def matching(self, condition: str, params: list[Any], encoding: str) -> NDArray[np.int64]:
+        """The vectors of an encoding whose items meet an SQL condition from `filters`."""
         rows = self._db.execute(
             "select v.n from items join windows w on w.item = items.n join vectors v on v.window = w.n"
-            f" where v.modality = ? and ({condition}) order by v.n",
-            [modality, *params],
+            f" where v.encoding = ? and ({condition}) order by v.n",
+            [encoding, *params],
         ).fetchall()
         return np.array([row[0] for row in rows], np.int64)
 
@@ -322,3 +328,7 @@ class Records:
     def fail(self, id: str, stamp: str, reason: str) -> None:
         with self._transaction():
             self._db.execute("insert or replace into failures values (?, ?, ?)", (id, stamp, reason))
+
+
+def modalities_of(encodings: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted({modality_of(e) for e in encodings}))

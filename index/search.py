@@ -1,12 +1,16 @@
-"""Vectors to moments: one query vector against one modality of a collection, windows grouped into items."""
+"""Vectors to moments: one query vector against one encoding of a collection, windows grouped into items."""
 
 from __future__ import annotations
 
+from collections.abc import Collection as Collection_
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from export.bundle import modality_of
+from model.config import MODALITIES
 
 from .collection import Collection
 from .filters import compile_filter
@@ -61,8 +65,10 @@ def search(
     filter: dict[str, Any] | None = None,
     min_score: float | None = None,
     exact: bool = False,
+    comparable: Collection_[str] = MODALITIES,
 ) -> tuple[list[Hit], Plan]:
-    """The best items for a unit vector [dim], best first.
+    """The best items for a unit vector [dim] among the vectors of the encoding `target`, best first; a hit also tells
+    its scores in the other encodings that are `comparable` with the query.
 
     Raises:
         BadFilter: the filter is outside the subset.
@@ -81,7 +87,7 @@ def search(
             if len(items) >= top_k or len(ids) < wanted or wanted >= candidates:
                 break
             wanted *= WIDEN
-        hits = [hit_of(records.stored(item), query, target, min_score) for item in items[:top_k]]
+        hits = [hit_of(records.stored(item), query, target, comparable, min_score) for item in items[:top_k]]
         return hits, Plan(index.exact or index.scans(allowed, exact), candidates)
 
 
@@ -90,15 +96,21 @@ def score_of(vector: NDArray[np.float32], query: NDArray[np.float32]) -> float:
     return float(np.clip(vector @ query, -1.0, 1.0))
 
 
-def hit_of(stored: Stored, query: NDArray[np.float32], target: str, min_score: float | None) -> Hit:
-    scored = [(place, score_of(vector, query)) for modality, place, vector in stored.vectors if modality == target]
+def hit_of(
+    stored: Stored, query: NDArray[np.float32], target: str, comparable: Collection_[str], min_score: float | None
+) -> Hit:
+    scored = [(place, score_of(vector, query)) for encoding, place, vector in stored.vectors if encoding == target]
     best_place, best = max(scored, key=lambda pair: pair[1])
-    scores = {m: score_of(vector, query) for m, place, vector in stored.vectors if place.window == best_place.window}
+    scores = {
+        modality_of(encoding): score_of(vector, query)
+        for encoding, place, vector in stored.vectors
+        if place.window == best_place.window and encoding in comparable
+    }
     least = max(best * MOMENT_SHARE if best > 0 else best, min_score if min_score is not None else -1.0)
     least = min(least, best)  # the index may have rounded its score the other way
     moments = merged([(place, score) for place, score in scored if score >= least])
     first = moments[0]
-    return Hit(stored.id, best, target, first.start_s, first.end_s, scores, stored.metadata, moments)
+    return Hit(stored.id, best, modality_of(target), first.start_s, first.end_s, scores, stored.metadata, moments)
 
 
 def merged(windows: list[tuple[Place, float]]) -> list[Moment]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +36,11 @@ def save(folder: Path, indexes: dict[str, FaissIndex], identity: str, head: tupl
     shutil.rmtree(half, ignore_errors=True)
     half.mkdir()
     state: dict[str, Any] = {"identity": identity, "head": head, "indexes": {}}
-    for modality, index in indexes.items():
-        file = half / f"{modality}.faiss"
+    for encoding, index in indexes.items():
+        file = half / f"{encoding}.faiss"
         index.save(file)
         sync(file)
-        state["indexes"][modality] = {"kind": index.kind, "removed": index.removed, "sha256": digest(file)}
+        state["indexes"][encoding] = {"kind": index.kind, "removed": index.removed, "sha256": digest(file)}
     (half / STATE).write_text(json.dumps(state), encoding="utf-8")
     sync(half / STATE)
     shutil.rmtree(folder / name, ignore_errors=True)
@@ -51,7 +52,7 @@ def save(folder: Path, indexes: dict[str, FaissIndex], identity: str, head: tupl
 
 
 def load(
-    folder: Path, identity: str, dim: int, head: tuple[int, int]
+    folder: Path, identity: str, dims: Mapping[str, int], head: tuple[int, int]
 ) -> tuple[dict[str, FaissIndex], tuple[int, int]] | None:
     """The newest whole generation of this identity, not ahead of `head`, with where it stands; None where none is."""
     if not folder.is_dir():
@@ -62,10 +63,11 @@ def load(
             if state["identity"] != identity or any(a > b for a, b in zip(state["head"], head, strict=True)):
                 continue
             parts = state["indexes"].items()
-            if any(digest(generation / f"{m}.faiss") != part["sha256"] for m, part in parts):
+            if any(digest(generation / f"{e}.faiss") != part["sha256"] for e, part in parts):
                 continue
             indexes = {
-                m: FaissIndex.load(generation / f"{m}.faiss", dim, part["kind"], part["removed"]) for m, part in parts
+                e: FaissIndex.load(generation / f"{e}.faiss", dims[e], part["kind"], part["removed"])
+                for e, part in parts
             }
             return indexes, (state["head"][0], state["head"][1])
         except (OSError, ValueError, KeyError, TypeError, RuntimeError):

@@ -14,10 +14,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .clips import Clips
-from .inputs.text import TextTokens
+from .config import MODALITIES
 from .manifest import Row
 
-Embed = Callable[[str, NDArray[Any]], NDArray[np.float32]]
+
+@dataclass(frozen=True)
+class Embedder:
+    """What is evaluated, an embedding space: `embed(modality, raw arrays [n, ...])` gives unit vectors [n, dim] of the
+    modalities it holds, `tokens(texts)` the ids that it takes for texts.
+    """
+
+    embed: Callable[[str, NDArray[Any]], NDArray[np.float32]]
+    tokens: Callable[[list[str]], NDArray[np.int64]]
+    modalities: tuple[str, ...] = MODALITIES
+
+    def texts(self, texts: list[str], size: int = 64) -> NDArray[np.float32]:
+        pages = [self.tokens(texts[at : at + size]) for at in range(0, len(texts), size)]
+        return np.concatenate([self.embed("text", page) for page in pages])
+
+    def media(self, modality: str, array: NDArray[Any], rows: list[int], size: int = 32) -> NDArray[np.float32]:
+        """The vectors of some rows of stored frames or waveforms."""
+        wide = np.float32 if modality == "audio" else np.uint8
+        pages = [array[rows[at : at + size]].astype(wide) for at in range(0, len(rows), size)]
+        return np.concatenate([self.embed(modality, page) for page in pages])
 
 
 def ranks(scores: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
@@ -138,8 +157,7 @@ def texts_about(rows: list[Row], modality: str, every: bool) -> list[Text]:
 
 
 def evaluate(
-    embed: Embed,
-    tokens: TextTokens,
+    space: Embedder,
     clips: Clips,
     every_caption: bool = False,
     phrases: dict[str, list[str]] | None = None,
@@ -147,16 +165,18 @@ def evaluate(
     """Every route over a set of clips. `phrases`, by group, take the place of the clips' own captions."""
     rows = {m: [int(i) for i in np.flatnonzero(clips.has[m])] for m in ("video", "audio")}
     arrays = {"video": clips.frames, "audio": clips.waveforms}
-    vectors = {m: in_batches(embed, m, arrays[m], which) for m, which in rows.items() if which}
+    vectors = {m: space.media(m, arrays[m], which) for m, which in rows.items() if which and m in space.modalities}
     subjects = {m: [clips.rows[i] for i in rows[m]] for m in vectors}
     out = []
     for m, media in vectors.items():
+        if "text" not in space.modalities:
+            break
         if phrases is None:
             texts = texts_about(subjects[m], m, every_caption)
         else:
             texts = [Text(said, {}, group) for group, each in phrases.items() for said in each]
         if texts:
-            said = vectors_of(embed, tokens, texts)
+            said = space.texts([t.text for t in texts])
             scores, right = said @ media.T, relevance(texts, subjects[m])
             out.append(Route(f"text-{m}", scores, right, texts, subjects[m], media))
             out.append(Route(f"{m}-text", scores.T, right.T, subjects[m], texts, said))
@@ -166,11 +186,6 @@ def evaluate(
         scores = vectors[query] @ vectors[target].T
         out.append(Route(f"{query}-{target}", scores, right, subjects[query], subjects[target], vectors[target]))
     return out
-
-
-def vectors_of(embed: Embed, tokens: TextTokens, texts: list[Text], size: int = 64) -> NDArray[np.float32]:
-    pages = [[t.text for t in texts[at : at + size]] for at in range(0, len(texts), size)]
-    return np.concatenate([embed("text", tokens(page)) for page in pages])
 
 
 def score(routes: list[Route]) -> dict[str, dict[str, float]]:
@@ -207,13 +222,6 @@ def measure(results: dict[str, dict[str, float]], name: str) -> float:
     return float(np.mean([m[what] for r, m in results.items() if "text" in r]))
 
 
-def in_batches(
-    embed: Embed, modality: str, array: NDArray[Any], rows: list[int], size: int = 32
-) -> NDArray[np.float32]:
-    wide = np.float32 if modality == "audio" else np.uint8
-    return np.concatenate([embed(modality, array[rows[i : i + size]].astype(wide)) for i in range(0, len(rows), size)])
-
-
 def table(results: dict[str, dict[str, float]]) -> str:
     """Results as lines a person can read."""
     head = f"{'route':14s} {'R@1':>6s} {'R@5':>6s} {'R@10':>6s} {'mAP@10':>7s} {'median':>7s} {'queries':>8s}"
@@ -226,12 +234,12 @@ def table(results: dict[str, dict[str, float]]) -> str:
     return "\n".join([head, *lines])
 
 
-def with_bank(embed: Embed, tokens: TextTokens, found: list[Route], bank: list[Row]) -> list[Route]:
+def with_bank(space: Embedder, found: list[Route], bank: list[Row]) -> list[Route]:
     """The routes from words, normalised by the bank's captions about the same modality."""
     out = []
     for route in found:
         query, target = route.name.split("-")
         if query == "text" and (texts := texts_about(bank, target, every=True)):
-            asked = vectors_of(embed, tokens, texts) @ route.vectors.T
+            asked = space.texts([t.text for t in texts]) @ route.vectors.T
             out.append(replace(route, scores=querybank_normalised(route.scores, asked)))
     return out

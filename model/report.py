@@ -16,7 +16,7 @@ import numpy as np
 
 from .clips import Clips, rows_of
 from .evaluate import (
-    Embed,
+    Embedder,
     Route,
     Text,
     dual_softmax,
@@ -29,7 +29,6 @@ from .evaluate import (
     with_bank,
     worst,
 )
-from .inputs.text import TextTokens
 from .inputs.windows import InputSpecs
 from .manifest import Row
 
@@ -131,14 +130,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true")
 
 
-def run(embed: Embed, tokens: TextTokens, specs: InputSpecs, args: argparse.Namespace) -> None:
-    """Measure and print, as `args` of `add_arguments` say."""
+def run(spaces: list[Embedder], specs: InputSpecs, args: argparse.Namespace) -> None:
+    """Measure and print, as `args` of `add_arguments` say. A route is that of the first space that has it."""
     worlds = args.cache / "world"
     phrases = json.loads(args.phrases.read_text(encoding="utf-8")) if args.phrases else None
-    found = evaluate(embed, tokens, Clips.open(args.manifest, specs, args.cache, worlds), args.every_caption, phrases)
-    apart: dict[str, Any] = {}
-    if args.bank:
-        apart["qb_norm"] = score(with_bank(embed, tokens, found, rows_of(args.bank, worlds)[0]))
+    clips = Clips.open(args.manifest, specs, args.cache, worlds)
+    bank = rows_of(args.bank, worlds)[0] if args.bank else []
+    found: list[Route] = []
+    normalised: list[Route] = []
+    for space in spaces:
+        known = {route.name for route in found}
+        routes = [r for r in evaluate(space, clips, args.every_caption, phrases) if r.name not in known]
+        normalised += with_bank(space, routes, bank)
+        found += routes
+    apart: dict[str, Any] = {"qb_norm": score(normalised)} if args.bank else {}
     if args.dual_softmax:
         apart["dual_softmax"] = score([replace(r, scores=dual_softmax(r.scores)) for r in found])
     stated = {r.name: said for r in found if (said := stated_right(r))}

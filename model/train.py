@@ -25,7 +25,7 @@ from . import checkpoint
 from .clips import Clips
 from .config import BadConfig, TrainConfig
 from .data import Batch, Mixture, Source
-from .evaluate import evaluate, measure, score
+from .evaluate import Embedder, evaluate, measure, score
 from .inputs.text import TextTokens, learn_tokenizer
 from .language import cut_tokenizer
 from .parallel import Group, end_group, pick_device, start_group
@@ -85,15 +85,15 @@ def train_step(
     return terms | {"norm": norm, "lr": learning_rate(step, config)}
 
 
-def embedder(model: VLSA) -> Callable[[str, NDArray[Any]], NDArray[np.float32]]:
-    """The model as what `evaluate.score` takes."""
+def embedder(model: VLSA, tokens: TextTokens) -> Embedder:
+    """The model as what `evaluate` takes."""
     device = next(model.parameters()).device
 
     @torch.no_grad()
     def run(modality: str, x: NDArray[Any]) -> NDArray[np.float32]:
         return model.embed(modality, torch.from_numpy(np.ascontiguousarray(x)).to(device)).cpu().numpy()
 
-    return run
+    return Embedder(run, tokens)
 
 
 # ---------------------------------------------------------------- what a run begins with
@@ -170,7 +170,7 @@ class Run:
         """Measure on the held-out clips, then write the checkpoint and, where it is better than any before, `best`;
         returns R@10 of every route.
         """
-        found = score(evaluate(embedder(self.model.eval()), self.mixture.tokens, self.held_out))
+        found = score(evaluate(embedder(self.model.eval(), self.mixture.tokens), self.held_out))
         value = measure(found, self.config.best_by)
         better = value > self.best["value"]
         if better:

@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from export.bundle import modality_of
 from export.encoder import Encoder
 from index.collection import Collections, FingerprintConflict
 from model.inputs.confined import Decoders
@@ -29,7 +30,7 @@ from .schemas import ErrorResponse
 from .settings import Settings
 from .state import State
 
-LANES = ("text", "audio", "video")
+LANES = ("text", "audio", "video")  # those of the first go first
 UPLOADS = re.compile(r"/v1/(embed/(audio|video)|collections/[^/]+/items|search/(audio|video)-\w+)/?$")
 GONE = 499  # what proxies log for a client that left before its answer
 
@@ -37,7 +38,7 @@ GONE = 499  # what proxies log for a client that left before its answer
 def open_data(settings: Settings, encoder: Encoder) -> Collections:
     """The data folder with a collection to start with. Raises CollectionError."""
     settings.data.mkdir(parents=True, exist_ok=True)
-    collections = Collections(settings.data, encoder.manifest.fingerprint, encoder.manifest.dim)
+    collections = Collections(settings.data, encoder.manifest.fingerprint, encoder.manifest.dims)
     with suppress(FingerprintConflict):  # told of by /readyz, and to whoever asks for it
         collections.ensure("default")
     return collections
@@ -54,7 +55,8 @@ def create_app(settings: Settings, encoder: Encoder, collections: Collections | 
         shutil.rmtree(uploads, ignore_errors=True)  # of a process that was killed
         uploads.mkdir()
         decoders = Decoders(settings.decode_workers, settings.decode_memory_mb, settings.decode_max_s)
-        batcher = Batcher(encoder.embed, LANES, settings.batch_max_rows, settings.queue_max_rows, metrics.batch)
+        lanes = sorted(encoder.manifest.graphs, key=lambda encoding: LANES.index(modality_of(encoding)))
+        batcher = Batcher(encoder.embed, lanes, settings.batch_max_rows, settings.queue_max_rows, metrics.batch)
         pipeline = Pipeline(encoder, batcher, decoders, settings, metrics)
         await asyncio.to_thread(decoders.warm)
         app.state.tercet = State(settings, encoder, held, batcher, pipeline, metrics, uploads)

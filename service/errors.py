@@ -5,8 +5,7 @@ ServiceError
 ├── BadKey           no key, or none we know
 ├── BodyTooLarge     more bytes than a request may have
 ├── Overloaded       a queue is full
-├── ShuttingDown     the service is going away
-└── NoEncoder        the bundle cannot encode this modality
+└── ShuttingDown     the service is going away
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from export.bundle import BadBundle
+from export.bundle import BadBundle, NoRoute
 from export.encoder import EncoderError
 from index.collection import (
     BadName,
@@ -70,12 +69,6 @@ class ShuttingDown(ServiceError):
         super().__init__("the service is shutting down")
 
 
-class NoEncoder(ServiceError):
-    def __init__(self, modality: str) -> None:
-        super().__init__(f"this bundle does not encode {modality}")
-        self.modality = modality
-
-
 STATUS: dict[type[Exception], tuple[int, str | None]] = {
     # class -> status, code (None: the class says it itself)
     BadMedia: (422, None),
@@ -92,7 +85,7 @@ STATUS: dict[type[Exception], tuple[int, str | None]] = {
     UnknownCollection: (404, "unknown_collection"),
     CollectionExists: (409, "collection_exists"),
     FingerprintConflict: (409, "fingerprint_conflict"),
-    NoEncoder: (422, "no_encoder"),
+    NoRoute: (422, "no_route"),
     BodyTooLarge: (413, "too_large"),
     Overloaded: (429, "overloaded"),
     ShuttingDown: (503, "shutting_down"),

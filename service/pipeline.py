@@ -14,6 +14,7 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from export.bundle import modality_of
 from export.encoder import Encoder
 from index.search import direction
 from model.inputs.confined import Decoders
@@ -22,7 +23,7 @@ from model.inputs.errors import BadMedia, MissingModality
 from model.inputs.windows import Media
 
 from .batching import Batcher
-from .errors import NoEncoder, Overloaded
+from .errors import Overloaded
 from .metrics import Metrics
 from .settings import Settings
 
@@ -31,7 +32,7 @@ Vectors = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Embedded:
-    """A decoded item and, by modality, which windows have a vector and the vectors [n, dim]."""
+    """A decoded item and, by encoding, which windows have a vector and the vectors [n, dim]."""
 
     media: Media
     vectors: dict[str, tuple[list[int], Vectors]]
@@ -45,38 +46,29 @@ class Pipeline:
         self._max_waiting = settings.decode_waiting_max
         self._decoding = 0
 
-    async def texts(self, texts: list[str]) -> Vectors:
-        """Texts to unit vectors [n, dim]. Raises BadText, NoEncoder, Overloaded."""
-        return await self.tokens_embedded(await self.tokens(texts))
+    async def texts(self, texts: list[str], encoding: str) -> Vectors:
+        """Texts to unit vectors [n, dim]. Raises BadText, Overloaded."""
+        return await self.batcher.submit(encoding, await self.tokens(texts, encoding))
 
-    async def tokens(self, texts: list[str]) -> NDArray[np.int64]:
+    async def tokens(self, texts: list[str], encoding: str) -> NDArray[np.int64]:
         """Texts to token ids [n, length], beside the event loop. Raises BadText."""
-        return await asyncio.to_thread(self.encoder.tokens, texts)
+        return await asyncio.to_thread(self.encoder.tokens, texts, encoding)
 
-    async def tokens_embedded(self, ids: NDArray[np.int64]) -> Vectors:
-        """Token ids [n, length] to unit vectors [n, dim]. Raises NoEncoder, Overloaded."""
-        if "text" not in self.encoder.manifest.modalities:
-            raise NoEncoder("text")
-        return await self.batcher.submit("text", ids)
-
-    async def file(self, path: Path, wanted: Collection[str]) -> Embedded:
-        """A media file to the vectors of the wanted modalities.
+    async def file(self, path: Path, encodings: Collection[str]) -> Embedded:
+        """A media file to the vectors of the wanted encodings that its streams allow.
 
         Raises:
             BadMedia: what is wrong with it. Overloaded: too many files wait.
         """
-        known = [m for m in wanted if m in self.encoder.manifest.modalities]
-        if not known:
-            raise NoEncoder(" or ".join(wanted))
-        media = await self._decode(path, known)
-        names = list(media.parts)
-        vectors = await asyncio.gather(*(self.batcher.submit(m, media.parts[m].array) for m in names))
-        return Embedded(media, {m: (media.parts[m].windows, v) for m, v in zip(names, vectors, strict=True)})
+        media = await self._decode(path, list(dict.fromkeys(map(modality_of, encodings))))
+        parts = {e: media.parts[modality_of(e)] for e in encodings if modality_of(e) in media.parts}
+        vectors = await asyncio.gather(*(self.batcher.submit(e, part.array) for e, part in parts.items()))
+        return Embedded(media, {e: (part.windows, v) for (e, part), v in zip(parts.items(), vectors, strict=True)})
 
-    async def query(self, path: Path, modality: str) -> Vectors:
+    async def query(self, path: Path, encoding: str) -> Vectors:
         """One unit vector [dim] for a file used as an example."""
-        embedded = await self.file(path, (modality,))
-        return direction(embedded.vectors[modality][1])
+        embedded = await self.file(path, (encoding,))
+        return direction(embedded.vectors[encoding][1])
 
     async def _decode(self, path: Path, wanted: Collection[str]) -> Media:
         if self._decoding >= self._max_waiting:

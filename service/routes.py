@@ -20,21 +20,20 @@ from pydantic import TypeAdapter, ValidationError
 from starlette.datastructures import FormData
 
 from index.collection import Collection, UnknownCollection
-from index.records import Item, NewItem
+from index.records import Item, NewItem, modalities_of
 from index.search import direction, search
 from model.config import MODALITIES
 from model.inputs.errors import BadMedia
 from model.manifest import checked_metadata
 
 from . import schemas
-from .errors import BadRequest, NoEncoder, Overloaded, ShuttingDown, body
+from .errors import BadRequest, Overloaded, ShuttingDown, body
 from .pipeline import Embedded, Vectors, on_disk
 from .state import State, Tercet
 
 Request_ = TypeVar("Request_", bound=schemas.Strict)
 
 router = APIRouter()
-MEDIA = ("video", "audio")
 
 
 # ---------------------------------------------------------------- health
@@ -61,8 +60,8 @@ async def metrics(tercet: Tercet) -> Response:
         with suppress(UnknownCollection):
             counts = await asyncio.to_thread(collection.counts)
             tercet.metrics.items.labels(collection.name).set(counts["items"])
-            for modality in MODALITIES:
-                tercet.metrics.vectors.labels(collection.name, modality).set(counts.get(modality, 0))
+            for encoding in collection.dims:
+                tercet.metrics.vectors.labels(collection.name, encoding).set(counts.get(encoding, 0))
     return Response(generate_latest(tercet.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
 
@@ -77,7 +76,7 @@ async def models(tercet: Tercet) -> dict[str, Any]:
         "files_max": settings.files_max,
         "texts_max": settings.texts_max,
     }
-    spaces = {name: {"dim": s.dim, "modalities": list(s.modalities)} for name, s in m.spaces.items()}
+    spaces = {name: {"dim": s.dim, "modalities": list(s.encodings)} for name, s in m.spaces.items()}
     model = {
         "id": m.name,
         "object": "model",
@@ -85,7 +84,7 @@ async def models(tercet: Tercet) -> dict[str, Any]:
         "fingerprint": m.fingerprint,
         "modalities": list(m.modalities),
         "spaces": spaces,
-        "dim": m.dim,
+        "dim": m.spaces[m.space_of(m.modalities[0])].dim,
         "limits": limits,
         "provenance": m.provenance,
     }
@@ -105,15 +104,17 @@ def few_enough(tercet: State, texts: list[str]) -> list[str]:
 async def openai_embeddings(tercet: Tercet, request: schemas.OpenAIEmbeddings) -> dict[str, Any]:
     """Text embeddings in OpenAI's shape."""
     m = tercet.encoder.manifest
+    space = m.spaces[m.space_of("text")]
     if request.model not in (None, m.name):
         raise BadRequest(f"no model {request.model!r}; this service has {m.name!r}")
-    if request.dimensions not in (None, m.dim):
-        raise BadRequest(f"this model gives {m.dim} dimensions only")
+    if request.dimensions not in (None, space.dim):
+        raise BadRequest(f"this model gives {space.dim} dimensions only")
     texts = [request.input] if isinstance(request.input, str) else request.input
     if not texts:
         raise BadRequest("input is empty")
-    ids = await tercet.pipeline.tokens(few_enough(tercet, texts))
-    vectors, tokens = await tercet.pipeline.tokens_embedded(ids), int((ids != 0).sum())
+    encoding = space.encodings["text"]
+    ids = await tercet.pipeline.tokens(few_enough(tercet, texts), encoding)
+    vectors, tokens = await tercet.batcher.submit(encoding, ids), int((ids != m.tokenizers[encoding].spec.pad_id).sum())
     data = [{"object": "embedding", "index": i, "embedding": coded(v, request)} for i, v in enumerate(vectors)]
     usage = {"prompt_tokens": tokens, "total_tokens": tokens}
     return {"object": "list", "data": data, "model": m.name, "usage": usage}
@@ -129,30 +130,34 @@ def floats(vector: Vectors) -> list[float]:
     return [float(x) for x in vector]
 
 
-def answered(tercet: State, data: list[schemas.Embedding]) -> schemas.Embeddings:
+def answered(tercet: State, space: str, data: list[schemas.Embedding]) -> schemas.Embeddings:
     m = tercet.encoder.manifest
-    return schemas.Embeddings(fingerprint=m.fingerprint, space=m.space, dim=m.dim, data=data)
+    return schemas.Embeddings(fingerprint=m.fingerprint, space=space, dim=m.spaces[space].dim, data=data)
 
 
 @router.post("/v1/embed/text", tags=["embed"], response_model_exclude_none=True)
 async def embed_text(tercet: Tercet, request: schemas.Texts) -> schemas.Embeddings:
-    vectors = await tercet.pipeline.texts(few_enough(tercet, request.texts))
-    return answered(tercet, [schemas.Embedding(index=i, embedding=floats(v)) for i, v in enumerate(vectors)])
+    manifest = tercet.encoder.manifest
+    space = manifest.space_of("text", request.space)
+    vectors = await tercet.pipeline.texts(few_enough(tercet, request.texts), manifest.spaces[space].encodings["text"])
+    return answered(tercet, space, [schemas.Embedding(index=i, embedding=floats(v)) for i, v in enumerate(vectors)])
 
 
-async def embed_files(tercet: State, files: list[UploadFile], modality: str) -> schemas.Embeddings:
+async def embed_files(tercet: State, files: list[UploadFile], modality: str, named: str | None) -> schemas.Embeddings:
     """Every file on its own: a bad one has its error in its place. One bad file alone is the request's error."""
+    space = tercet.encoder.manifest.space_of(modality, named)
+    encoding = tercet.encoder.manifest.spaces[space].encodings[modality]
     if len(files) > tercet.settings.files_max:
         raise BadRequest(f"{len(files)} files, the limit is {tercet.settings.files_max}")
 
     async def one(index: int, file: UploadFile) -> schemas.Embedding:
         try:
-            embedded = await embed_upload(tercet, file, (modality,))
+            embedded = await embed_upload(tercet, file, (encoding,))
         except (BadMedia, Overloaded, ShuttingDown) as error:
             if len(files) == 1:
                 raise
             return schemas.Embedding(index=index, filename=file.filename, error=schemas.ErrorBody(**body(error)))
-        which, vectors = embedded.vectors[modality]
+        which, vectors = embedded.vectors[encoding]
         times = embedded.media.windows
         windows = [
             schemas.WindowVector(start_s=times[w][0], end_s=times[w][1], embedding=floats(v))
@@ -161,7 +166,7 @@ async def embed_files(tercet: State, files: list[UploadFile], modality: str) -> 
         vector = floats(direction(vectors))
         return schemas.Embedding(index=index, filename=file.filename, embedding=vector, windows=windows)
 
-    return answered(tercet, await asyncio.gather(*(one(i, file) for i, file in enumerate(files))))
+    return answered(tercet, space, await asyncio.gather(*(one(i, file) for i, file in enumerate(files))))
 
 
 async def embed_upload(tercet: State, file: UploadFile, wanted: tuple[str, ...]) -> Embedded:
@@ -170,15 +175,19 @@ async def embed_upload(tercet: State, file: UploadFile, wanted: tuple[str, ...])
 
 
 @router.post("/v1/embed/audio", tags=["embed"], response_model_exclude_none=True)
-async def embed_audio(tercet: Tercet, file: Annotated[list[UploadFile], File()]) -> schemas.Embeddings:
+async def embed_audio(
+    tercet: Tercet, file: Annotated[list[UploadFile], File()], space: Annotated[str | None, Form()] = None
+) -> schemas.Embeddings:
     """The sound of each file: a vector for each window and one for the whole."""
-    return await embed_files(tercet, file, "audio")
+    return await embed_files(tercet, file, "audio", space)
 
 
 @router.post("/v1/embed/video", tags=["embed"], response_model_exclude_none=True)
-async def embed_video(tercet: Tercet, file: Annotated[list[UploadFile], File()]) -> schemas.Embeddings:
+async def embed_video(
+    tercet: Tercet, file: Annotated[list[UploadFile], File()], space: Annotated[str | None, Form()] = None
+) -> schemas.Embeddings:
     """The pictures of each file: a vector for each window and one for the whole."""
-    return await embed_files(tercet, file, "video")
+    return await embed_files(tercet, file, "video", space)
 
 
 # ---------------------------------------------------------------- collections
@@ -186,7 +195,7 @@ async def embed_video(tercet: Tercet, file: Annotated[list[UploadFile], File()])
 
 def described(collection: Collection) -> schemas.CollectionFound:
     counts = collection.counts()
-    vectors = {m: counts[m] for m in MODALITIES if m in counts}
+    vectors = {e: counts[e] for e in collection.dims if e in counts}
     return schemas.CollectionFound(
         name=collection.name,
         fingerprint=collection.fingerprint,
@@ -255,8 +264,8 @@ async def add_item(tercet: Tercet, name: str, request: Request) -> schemas.ItemA
         await asyncio.to_thread(collection.put, [item])
     else:
         raise BadRequest("an item is multipart/form-data with a file, or JSON with a text")
-    modalities = sorted(item.vectors)
-    return schemas.ItemAdded(id=item.id, windows=len(item.windows), modalities=modalities, duration_s=item.duration_s)
+    found = list(modalities_of(item.vectors))
+    return schemas.ItemAdded(id=item.id, windows=len(item.windows), modalities=found, duration_s=item.duration_s)
 
 
 @asynccontextmanager
@@ -279,10 +288,11 @@ async def add_media(tercet: State, collection: Collection, request: Request) -> 
         id = parsed_value(schemas.ItemId, form.get("id") or uuid.uuid4().hex)
         about = checked_metadata(as_json("metadata", metadata)) if metadata else {}
         async with on_disk(file.file, tercet.uploads) as path:
-            embedded = await tercet.pipeline.file(path, MEDIA)
+            m = tercet.encoder.manifest
+            embedded = await tercet.pipeline.file(path, [*m.encodings("video"), *m.encodings("audio")])
             item = NewItem(
                 id=id,
-                kind="video" if "video" in embedded.vectors else "audio",
+                kind="video" if "video" in embedded.media.parts else "audio",
                 duration_s=embedded.media.duration_s,
                 windows=embedded.media.windows,
                 vectors=embedded.vectors,
@@ -294,13 +304,14 @@ async def add_media(tercet: State, collection: Collection, request: Request) -> 
 
 
 async def text_item(tercet: State, request: schemas.TextItem) -> NewItem:
-    vectors = await tercet.pipeline.texts([request.text])
+    encodings = tercet.encoder.manifest.encodings("text")
+    vectors = {e: ([0], await tercet.pipeline.texts([request.text], e)) for e in encodings}
     return NewItem(
         id=request.id or uuid.uuid4().hex,
         kind="text",
         duration_s=0.0,
         windows=[(0.0, 0.0)],
-        vectors={"text": ([0], vectors)},
+        vectors=vectors,
         metadata=request.metadata,
         text=request.text,
     )
@@ -376,22 +387,31 @@ async def delete_item(tercet: Tercet, name: str, id: str) -> None:
 
 
 async def find(
-    tercet: State, options: schemas.SearchOptions, query: Callable[[], Awaitable[Vectors]], source: str, target: str
+    tercet: State, options: schemas.SearchOptions, query: Callable[[str], Awaitable[Vectors]], source: str, target: str
 ) -> schemas.SearchResult:
+    """`query` makes the query's vector by the encoding it gets."""
     began = time.perf_counter()
-    if target not in tercet.encoder.manifest.modalities:
-        raise NoEncoder(target)
+    route = tercet.encoder.manifest.route(source, target)
     if options.top_k > tercet.settings.top_k_max:
         raise BadRequest(f"top_k is at most {tercet.settings.top_k_max}")
     collection = tercet.collections.get(options.collection)
-    vector = await query()
+    vector = await query(route.query)
     hits, plan = await asyncio.to_thread(
-        search, collection, vector, target, options.top_k, options.filter, options.min_score, options.exact
+        search,
+        collection,
+        vector,
+        route.target,
+        options.top_k,
+        options.filter,
+        options.min_score,
+        options.exact,
+        route.comparable,
     )
     return schemas.SearchResult(
         collection=collection.name,
         fingerprint=collection.fingerprint,
         route=f"{source}-{target}",
+        space=route.space,
         took_ms=round((time.perf_counter() - began) * 1000, 3),
         plan=plan,
         hits=hits,
@@ -400,8 +420,8 @@ async def find(
 
 def search_by_text(target: str) -> Callable[..., Awaitable[schemas.SearchResult]]:
     async def route(tercet: Tercet, request: schemas.TextSearch) -> schemas.SearchResult:
-        async def query() -> Vectors:
-            return np.asarray((await tercet.pipeline.texts([request.query]))[0])
+        async def query(encoding: str) -> Vectors:
+            return np.asarray((await tercet.pipeline.texts([request.query], encoding))[0])
 
         return await find(tercet, request, query, "text", target)
 
@@ -423,9 +443,9 @@ def search_by_file(source: str, target: str) -> Callable[..., Awaitable[schemas.
             collection=collection, top_k=top_k, filter=chosen, min_score=min_score, exact=exact
         )
 
-        async def query() -> Vectors:
+        async def query(encoding: str) -> Vectors:
             async with on_disk(file.file, tercet.uploads) as path:
-                return await tercet.pipeline.query(path, source)
+                return await tercet.pipeline.query(path, encoding)
 
         return await find(tercet, options, query, source, target)
 

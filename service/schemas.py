@@ -34,6 +34,7 @@ class Strict(BaseModel):
 
 class Texts(Strict):
     texts: list[str] = Field(min_length=1)
+    space: str | None = None
 
 
 class OpenAIEmbeddings(BaseModel):
@@ -104,6 +105,7 @@ class SearchResult(BaseModel):
     collection: str
     fingerprint: str
     route: str
+    space: str
     took_ms: float
     plan: Plan
     hits: list[Hit]

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from export.bundle import Manifest, Space
+from export.bundle import Manifest, Space, Tokenizer, modality_of
 from model.inputs.audio import AudioSpec
 from model.inputs.text import TextSpec
 from model.inputs.video import VideoSpec
@@ -27,6 +27,7 @@ from model.inputs.windows import InputSpecs
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared" / "data"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the shared recordings are not beside this checkout")
+MODALITIES = ("video", "audio", "text")
 RED, GREEN, BLUE = (220, 20, 20), (20, 200, 20), (20, 20, 220)
 SPECS = InputSpecs(2.0, VideoSpec(frames=4, size=32), AudioSpec(sample_rate=8000, samples=16_000), TextSpec(tokens=8))
 WORDS = {"red": 1, "green": 2, "blue": 3, "noise": 4, "loud": 4}
@@ -75,24 +76,32 @@ def write_wav(path: Path, samples: NDArray[np.float32], rate: int) -> None:
     path.write_bytes(head + b"data" + len(data).to_bytes(4, "little") + data)
 
 
+def dims(width: int) -> dict[str, int]:
+    """Encodings of one width, for collections without an encoder."""
+    return dict.fromkeys(MODALITIES, width)
+
+
 class FakeEncoder:
     """Vectors one can work out on paper, four wide: red, green, blue, sound.
 
     A video is the mean of its pixels, a text the mean of its colour words, a sound always the fourth axis.
     """
 
-    def __init__(self, fingerprint: str = "fake") -> None:
-        spaces = {"vlsa": Space(4, ("video", "audio", "text"))}
-        graphs = {m: f"{m}.onnx" for m in ("video", "audio", "text")}
-        self.manifest = Manifest(2, "fake", fingerprint, SPECS, spaces, graphs, {}, {}, {})
+    def __init__(self, fingerprint: str = "fake", spaces: dict[str, Space] | None = None) -> None:
+        spaces = spaces or {"vlsa": Space(4, {m: m for m in MODALITIES})}
+        graphs = {e: f"{e}.onnx" for space in spaces.values() for e in space.encodings.values()}
+        tokenizers = {e: Tokenizer("tokenizer.json", SPECS.text) for e in graphs if modality_of(e) == "text"}
+        self.manifest = Manifest(2, "fake", fingerprint, SPECS, spaces, graphs, tokenizers, {}, {}, {})
         self.poison: str | None = None
 
-    def tokens(self, texts: list[str]) -> NDArray[np.int64]:
+    def tokens(self, texts: list[str], encoding: str) -> NDArray[np.int64]:
         rows = [[WORDS.get(word, 5) for word in text.split()] for text in texts]
         width = max(map(len, rows))
         return np.array([row + [0] * (width - len(row)) for row in rows], np.int64)
 
-    def embed(self, modality: str, arrays: NDArray[Any]) -> NDArray[np.float32]:
+    def embed(self, encoding: str, arrays: NDArray[Any]) -> NDArray[np.float32]:
+        """Of an encoding that is narrower than four, the first axes and one that is always there."""
+        modality, width = modality_of(encoding), self.manifest.dims[encoding]
         if self.poison == modality:
             raise RuntimeError("poisoned")
         out = np.zeros((len(arrays), 4), np.float32)
@@ -107,6 +116,8 @@ class FakeEncoder:
                         row[id - 1] += 1.0
                 if not row.any():
                     row[:] = 0.5
+        if width < 4:
+            out = np.concatenate([out[:, : width - 1], np.ones((len(out), 1), np.float32)], axis=1)
         return np.asarray(out / np.linalg.norm(out, axis=1, keepdims=True), np.float32)
 
 

@@ -29,7 +29,7 @@ def build(data: Path, *paths: Path, collection: str = "default") -> subprocess.C
 
 def contents(data: Path, collection: str = "default") -> dict[str, tuple[str, int, tuple[str, ...]]]:
     manifest = OnnxEncoder.open(BUNDLE).manifest
-    held = Collections(data, manifest.fingerprint, manifest.dim)
+    held = Collections(data, manifest.fingerprint, manifest.dims)
     try:
         items = held.get(collection).page(100_000)
         return {item.id: (item.kind, item.windows, item.modalities) for item in items}

@@ -57,7 +57,7 @@ def test_torch_and_onnx_agree_and_batches_do_not_matter(exported: tuple[Path, Pa
     """Batches of 1, 2, 7 and 32; each item alone and in company."""
     encoder = OnnxEncoder.open(exported[1])
     checks = [*batch_invariance(encoder), *torch_parity(encoder, exported[0])]
-    assert [c.modality for c in checks] == 2 * ["video", "audio", "text"]
+    assert [c.encoding for c in checks] == 2 * ["video", "audio", "text"]
     assert all(c.good for c in checks), checks
 
 
@@ -184,13 +184,13 @@ def test_export_replaces_a_bundle_whole(exported: tuple[Path, Path], tmp_path: P
     def vectors_of(bundle: Bundle, modality: str, x: NDArray[Any]) -> NDArray[np.float32]:
         return OnnxEncoder(bundle).embed(modality, x)
 
-    again = write_bundle(out, m.name, m.inputs, m.spaces["vlsa"], m.graphs, m.provenance, fill, vectors_of)
+    again = write_bundle(out, m.name, m.inputs, m.spaces, m.tokenizers, m.provenance, fill, vectors_of)
     assert [p.name for p in tmp_path.iterdir()] == ["bundle"] and not (out / "old").exists()
     assert again.manifest == m and m.provenance["licences"] == ["CC0"]
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("x")
     with pytest.raises(InTheWay):
-        write_bundle(tmp_path / "mine", m.name, m.inputs, m.spaces["vlsa"], m.graphs, {}, fill, vectors_of)
+        write_bundle(tmp_path / "mine", m.name, m.inputs, m.spaces, m.tokenizers, {}, fill, vectors_of)
     assert (tmp_path / "mine" / "thesis.txt").exists()
 
 

@@ -29,6 +29,8 @@ from index.records import NewItem, UnknownItem
 from index.search import search
 from index.vectors import FaissIndex
 
+from .makers import dims
+
 Array = NDArray[np.float32]
 
 
@@ -51,7 +53,7 @@ def item(id: str, *vectors: Array, modality: str = "video", **metadata: Any) -> 
 
 @pytest.fixture
 def box(tmp_path: Path) -> Collection:
-    return Collection(tmp_path / "box", "f1", 3)
+    return Collection(tmp_path / "box", "f1", dims(3))
 
 
 def found(box: Collection, query: Array, target: str = "video", **options: Any) -> list[str]:
@@ -171,7 +173,7 @@ def test_many_windows_of_one_item_do_not_hide_the_others(box: Collection) -> Non
 
 def test_a_restart_finds_the_same(tmp_path: Path) -> None:
     def opened() -> Collection:
-        return Collection(tmp_path / "box", "f1", 3)
+        return Collection(tmp_path / "box", "f1", dims(3))
 
     box = opened()
     box.put([item(f"i{n}", unit(*v), n=n) for n, v in enumerate(cloud(50, 3))])
@@ -206,13 +208,13 @@ def test_a_restart_finds_the_same(tmp_path: Path) -> None:
 
 def test_a_large_collection_becomes_hnsw_on_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("index.vectors.HNSW_FROM", 100)
-    box = Collection(tmp_path / "box", "f1", 8)
+    box = Collection(tmp_path / "box", "f1", dims(8))
     x = cloud(300, 8)
     box.put([item(f"i{n:03d}", v, n=n) for n, v in enumerate(x)])
     expected = found(box, x[7])
     assert box.index("video").exact
     box.close()
-    box = Collection(tmp_path / "box", "f1", 8)
+    box = Collection(tmp_path / "box", "f1", dims(8))
     assert not box.index("video").exact and found(box, x[7]) == expected
     assert search(box, x[7], "video")[1].exact is False and search(box, x[7], "video", exact=True)[1].exact
     box.delete("i007")
@@ -222,31 +224,31 @@ def test_a_large_collection_becomes_hnsw_on_open(tmp_path: Path, monkeypatch: py
     box.close()
     kept = json.loads(next((tmp_path / "box" / "snapshots").glob("*/snapshot.json")).read_text())
     assert kept["indexes"]["video"]["kind"] == "hnsw"  # the next open need not build it again
-    box = Collection(tmp_path / "box", "f1", 8)
+    box = Collection(tmp_path / "box", "f1", dims(8))
     assert "i007" not in found(box, x[7]) and len(box.index("video")) == 299
 
 
 def test_another_bundle_is_refused(tmp_path: Path) -> None:
-    Collection(tmp_path / "box", "f1", 3).close()
+    Collection(tmp_path / "box", "f1", dims(3)).close()
     with pytest.raises(FingerprintConflict, match="f1"):
-        Collection(tmp_path / "box", "f2", 3)
+        Collection(tmp_path / "box", "f2", dims(3))
 
 
 def test_a_snapshot_of_another_history_is_not_trusted(tmp_path: Path) -> None:
     """Someone puts older records back: what is added to them afterwards is found all the same."""
-    box = Collection(tmp_path / "box", "f1", 3)
+    box = Collection(tmp_path / "box", "f1", dims(3))
     box.put([item("old", unit(1, 0, 0))])
     box.close()
     shutil.copy(tmp_path / "box" / "records.sqlite", tmp_path / "backup.sqlite")
-    box = Collection(tmp_path / "box", "f1", 3)
+    box = Collection(tmp_path / "box", "f1", dims(3))
     box.put([item("a", unit(0, 1, 0)), item("b", unit(0, 0, 1))])
     box.close()
     shutil.copy(tmp_path / "backup.sqlite", tmp_path / "box" / "records.sqlite")
-    box = Collection(tmp_path / "box", "f1", 3)
+    box = Collection(tmp_path / "box", "f1", dims(3))
     assert found(box, unit(0, 1, 0)) == ["old"]
     box.put([item("new", unit(0, 1, 0))])
     del box
-    assert found(Collection(tmp_path / "box", "f1", 3), unit(0, 1, 0)) == ["new", "old"]
+    assert found(Collection(tmp_path / "box", "f1", dims(3)), unit(0, 1, 0)) == ["new", "old"]
 
 
 def test_two_items_of_one_id_at_once(box: Collection) -> None:
@@ -255,7 +257,7 @@ def test_two_items_of_one_id_at_once(box: Collection) -> None:
 
 
 def test_a_closed_collection_says_so(tmp_path: Path) -> None:
-    data = Collections(tmp_path, "f1", 3)
+    data = Collections(tmp_path, "f1", dims(3))
     gone = data.create("a")
     (tmp_path / "m.mp4").write_bytes(b"x")
     data.delete("a")
@@ -269,7 +271,7 @@ def test_a_closed_collection_says_so(tmp_path: Path) -> None:
             use()
     data.create("a").put([item("y", unit(1, 0, 0))])
     data.close()
-    again = Collections(tmp_path, "f1", 3)
+    again = Collections(tmp_path, "f1", dims(3))
     assert found(again.get("a"), unit(1, 0, 0)) == ["y"]
     again.close()
 
@@ -301,10 +303,10 @@ def test_searches_and_writes_at_once(box: Collection) -> None:
 
 
 def test_a_collection_of_another_bundle_is_left_alone(tmp_path: Path) -> None:
-    data = Collections(tmp_path, "f1", 3)
+    data = Collections(tmp_path, "f1", dims(3))
     data.create("a")
     data.close()
-    data = Collections(tmp_path, "f2", 3)
+    data = Collections(tmp_path, "f2", dims(3))
     for use in (data.get, data.ensure):
         with pytest.raises(FingerprintConflict):
             use("a")
@@ -316,14 +318,14 @@ def test_a_collection_of_another_bundle_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_media_that_was_never_acknowledged_is_dropped(tmp_path: Path) -> None:
-    box = Collection(tmp_path / "box", "f1", 3)
+    box = Collection(tmp_path / "box", "f1", dims(3))
     (tmp_path / "a.mp4").write_bytes(b"media")
     kept, lost = box.store_media(tmp_path / "a.mp4", "a.MP4"), box.store_media(tmp_path / "a.mp4", "../../b.mp4")
     assert "/" not in lost and kept.endswith(".mp4")
     vectors = {"video": ([0], unit(1, 0, 0)[None])}
     box.put([NewItem("a", "video", 5.0, [(0.0, 5.0)], vectors, media=kept, filename="a.MP4")])
     box.close()
-    box = Collection(tmp_path / "box", "f1", 3)
+    box = Collection(tmp_path / "box", "f1", dims(3))
     assert [p.name for p in (tmp_path / "box" / "media").iterdir()] == [kept]
     assert box.media("a")[0].read_bytes() == b"media"
     box.put([NewItem("a", "video", 5.0, [(0.0, 5.0)], vectors)])  # replaced by one without media
@@ -333,7 +335,7 @@ def test_media_that_was_never_acknowledged_is_dropped(tmp_path: Path) -> None:
 
 
 def test_an_item_and_its_media_are_both_there_or_neither(tmp_path: Path) -> None:
-    box = Collection(tmp_path / "box", "f1", 3)
+    box = Collection(tmp_path / "box", "f1", dims(3))
     (tmp_path / "m.wav").write_bytes(b"media")
     box.put_media(item("a", unit(1, 0, 0)), tmp_path / "m.wav")
     with pytest.raises(ValueError):
@@ -345,7 +347,7 @@ def test_an_item_and_its_media_are_both_there_or_neither(tmp_path: Path) -> None
 
 
 def test_the_data_folder(tmp_path: Path) -> None:
-    data = Collections(tmp_path, "f1", 3)
+    data = Collections(tmp_path, "f1", dims(3))
     data.create("a").put([item("x", unit(1, 0, 0))])
     with pytest.raises(CollectionExists):
         data.create("a")
@@ -355,12 +357,12 @@ def test_the_data_folder(tmp_path: Path) -> None:
     with pytest.raises(UnknownCollection):
         data.get("b")
     with pytest.raises(DataInUse):
-        Collections(tmp_path, "f1", 3)
+        Collections(tmp_path, "f1", dims(3))
     data.create("b")
     data.delete("b")
     assert [c.name for c in data.all()] == ["a"]
     data.close()
-    again = Collections(tmp_path, "f1", 3)
+    again = Collections(tmp_path, "f1", dims(3))
     assert [c.name for c in again.all()] == ["a"] and found(again.get("a"), unit(1, 0, 0)) == ["x"]
     again.close()
 
@@ -375,7 +377,7 @@ class Sequences(RuleBasedStateMachine):
         super().__init__()
         Sequences.runs += 1
         self.folder = self.root / str(Sequences.runs)
-        self.box = Collection(self.folder, "f1", 4)
+        self.box = Collection(self.folder, "f1", dims(4))
         self.expected: dict[str, Array] = {}
         self.seed = 0
 
@@ -403,7 +405,7 @@ class Sequences(RuleBasedStateMachine):
     def reopen(self, clean: bool) -> None:
         if clean:
             self.box.close()
-        self.box = Collection(self.folder, "f1", 4)
+        self.box = Collection(self.folder, "f1", dims(4))
 
     @invariant()
     def finds_what_it_holds(self) -> None:
@@ -517,7 +519,7 @@ def meets(query: dict[str, Any], metadata: dict[str, Any]) -> bool:
 def test_filters_mean_what_they_say(tmp_path: Path, query: dict[str, Any], values: list[Any]) -> None:
     folder = tmp_path / "filters"
     shutil.rmtree(folder, ignore_errors=True)
-    box = Collection(folder, "f1", 3)
+    box = Collection(folder, "f1", dims(3))
     rows = [{} if value is None else {"k": value} for value in values]
     box.put([item(str(n), unit(1, 0, 0), **row) for n, row in enumerate(rows)])
     got = found(box, unit(1, 0, 0), filter=query)

@@ -16,6 +16,7 @@ import psutil
 import pytest
 from starlette.testclient import TestClient
 
+from export.bundle import Space
 from service.app import create_app
 from service.settings import Settings
 
@@ -107,6 +108,43 @@ def test_every_pair_of_modalities_can_be_searched(client: Client, clips: dict[st
             result = search(client, f"{query}-{target}", "green" if query == "text" else files[query])
             assert result["hits"] and all(h["target"] == target for h in result["hits"])
             assert result["hits"][0]["id"] == best.get((query, target), result["hits"][0]["id"])
+
+
+def test_a_bundle_of_two_spaces(tmp_path: Path, clips: dict[str, Path]) -> None:
+    """Words are encoded once for pictures and once for sounds; a route takes the space that holds both its ends."""
+    spaces = {
+        "sight": Space(4, {"text": "text@sight", "video": "video"}),
+        "sound": Space(2, {"text": "text@sound", "audio": "audio"}),
+    }
+    with TestClient(create_app(settings(tmp_path / "data"), FakeEncoder(spaces=spaces))) as client:
+        model = client.get("/v1/models").json()["data"][0]
+        assert model["modalities"] == ["text", "video", "audio"]
+        assert model["spaces"]["sound"] == {"dim": 2, "modalities": ["text", "audio"]}
+        assert add(client, clips["red"], id="red")["modalities"] == ["audio", "video"]
+        add(client, clips["green"], id="green")
+        client.post("/v1/collections/default/items", json={"text": "red", "id": "words"}).raise_for_status()
+        assert client.get("/v1/collections/default").json()["vectors"] == {
+            "text@sight": 1,
+            "video": 2,
+            "text@sound": 1,
+            "audio": 1,
+        }
+        found = search(client, "text-video", "red")
+        assert found["space"] == "sight" and [h["id"] for h in found["hits"]] == ["red", "green"]
+        assert set(found["hits"][0]["scores"]) == {"video"}  # its sound is in another space
+        found = search(client, "text-audio", "noise")
+        assert found["space"] == "sound" and [h["id"] for h in found["hits"]] == ["red"]
+        assert search(client, "audio-text", clips["tone"])["hits"][0]["id"] == "words"
+        answer = client.post("/v1/search/audio-video", files=upload(clips["tone"]))
+        assert "video lives in sight" in refused(answer, 422, "no_route")["message"]
+        for space, dim in ((None, 4), ("sight", 4), ("sound", 2)):
+            answer = client.post("/v1/embed/text", json={"texts": ["red"], "space": space}).json()
+            assert (
+                (answer["space"], answer["dim"])
+                == (space or "sight", dim)
+                == (answer["space"], len(answer["data"][0]["embedding"]))
+            )
+        refused(client.post("/v1/embed/audio", files=upload(clips["tone"]), data={"space": "sight"}), 422, "no_route")
 
 
 def test_search_options(client: Client, clips: dict[str, Path]) -> None:
@@ -321,7 +359,7 @@ def test_a_client_that_hangs_up_takes_its_work_along(tmp_path: Path) -> None:
             gone.set()
             await asyncio.wait_for(request, 5)
             encoder.gate.set()
-            fresh = await app.state.tercet.pipeline.texts(["red"])
+            fresh = await app.state.tercet.pipeline.texts(["red"], "text")
             assert fresh.shape == (1, 4) and not sent
             assert encoder.rows <= 2 and batcher.waiting()["text"] == 0  # the one on the device, and the fresh one
 

@@ -21,19 +21,23 @@ CHARACTERS_A_TOKEN = 64  # a text is cut here before it is tokenised: what lies 
 
 @dataclass(frozen=True)
 class TextSpec:
-    """What the text graph takes: tokens int64 [batch, length], length at most `tokens`, padded with 0."""
+    """What a text graph takes: tokens int64 [batch, length], length at most `tokens`, padded with `pad_id`; if `whole`,
+    each text to the full length, for models that were trained so.
+    """
 
     tokens: int
+    pad_id: int = PAD_ID
+    whole: bool = False
 
 
 class TextTokens:
-    """Texts to token ids [n, length], padded with zeros to the longest of the batch."""
+    """Texts to token ids [n, length], padded to the longest of the batch."""
 
     def __init__(self, file: Path, spec: TextSpec) -> None:
         self._characters = CHARACTERS_A_TOKEN * spec.tokens
         self._tokenizer = Tokenizer.from_file(str(file))
         self._tokenizer.enable_truncation(spec.tokens)
-        self._tokenizer.enable_padding(pad_id=PAD_ID, pad_token=PAD)
+        self._tokenizer.enable_padding(pad_id=spec.pad_id, pad_token=PAD, length=spec.tokens if spec.whole else None)
 
     def __call__(self, texts: Sequence[str]) -> NDArray[np.int64]:
         cut = [text.strip()[: self._characters] for text in texts]
