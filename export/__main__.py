@@ -1,4 +1,4 @@
-"""python -m export checkpoint | verify | evaluate"""
+"""python -m export checkpoint | pretrained | verify | evaluate"""
 
 from __future__ import annotations
 
@@ -21,6 +21,12 @@ def arguments() -> argparse.ArgumentParser:
     checkpoint = commands.add_parser("checkpoint", help="write the bundle of a training run")
     checkpoint.add_argument("checkpoint", type=Path)
     checkpoint.add_argument("--out", type=Path, required=True)
+    pretrained = commands.add_parser("pretrained", help="write the bundle of a published encoder, or of a pair of them")
+    pretrained.add_argument("names", nargs="+", metavar="NAME", help="a model's id on the hub")
+    pretrained.add_argument(
+        "--from", dest="folders", type=Path, nargs="+", metavar="DIR", help="its files, for each name"
+    )
+    pretrained.add_argument("--out", type=Path, required=True)
     verify = commands.add_parser("verify", help="open a bundle with every check and compare its vectors")
     verify.add_argument("bundle", type=Path)
     verify.add_argument("--provider", choices=list(PROVIDERS), help="default: each that can run here")
@@ -34,7 +40,12 @@ def arguments() -> argparse.ArgumentParser:
 
 def main() -> int:
     args = arguments().parse_args()
-    commands = {"checkpoint": checkpoint_command, "verify": verify_command, "evaluate": evaluate_command}
+    commands = {
+        "checkpoint": checkpoint_command,
+        "pretrained": pretrained_command,
+        "verify": verify_command,
+        "evaluate": evaluate_command,
+    }
     try:
         return commands[args.command](args)
     except (BadBundle, BadConfig, BadManifest, EncoderError, OSError) as error:
@@ -48,6 +59,29 @@ def checkpoint_command(args: argparse.Namespace) -> int:
     bundle = export_checkpoint(args.checkpoint, args.out)
     total = sum(path.stat().st_size for path in args.out.iterdir())
     print(f"{args.out}: fingerprint {bundle.manifest.fingerprint}, {total / 1e6:.1f} MB")
+    return 0
+
+
+def pretrained_command(args: argparse.Namespace) -> int:
+    if args.folders and len(args.folders) != len(args.names):
+        print("pretrained: --from takes a folder for each name", file=sys.stderr)
+        return 2
+    try:
+        from .pretrained import BadPretrained, import_pretrained
+    except ImportError as error:
+        print(f"pretrained: it needs {error.name} (extra 'pretrained')", file=sys.stderr)
+        return 1
+    try:
+        bundle = import_pretrained(args.names, args.out, args.folders)
+    except BadPretrained as error:
+        print(f"pretrained: {error}", file=sys.stderr)
+        return 1
+    for card in bundle.manifest.provenance["published"]:
+        print(f"{card['source']}: licence {card['licence'] or 'not stated on its card'}")
+        if card["commercial"] is False:
+            print("  its licence does not allow commercial use")
+    spaces = ", ".join(f"{name} ({' and '.join(s.encodings)})" for name, s in bundle.manifest.spaces.items())
+    print(f"{args.out}: fingerprint {bundle.manifest.fingerprint}, spaces: {spaces}")
     return 0
 
 

@@ -217,12 +217,12 @@ def write_bundle(
     tokenizers: dict[str, Tokenizer],
     provenance: dict[str, Any],
     fill: Callable[[Path], None],
-    vectors_of: Callable[[Bundle, str, NDArray[Any]], NDArray[np.float32]],
+    vectors_of: Callable[[Bundle], dict[str, NDArray[np.float32]]],
 ) -> Bundle:
     """Write a bundle beside `out` and rename it into place; an existing one is replaced in the same way.
 
     `fill` writes a graph `<encoding>.onnx` for each encoding of the spaces, the weights and the tokenizers into the
-    folder it gets; `vectors_of` runs a graph on its golden input.
+    folder it gets; `vectors_of` runs every graph on its golden input.
     """
     if out.exists() and not (out / MANIFEST).is_file():
         raise InTheWay(out.name)
@@ -234,10 +234,8 @@ def write_bundle(
     graphs = {e: f"{e}.onnx" for space in spaces.values() for e in space.encodings.values()}
     stamp = fingerprint(files, inputs, spaces)
     bare = Manifest(FORMAT, name, stamp, inputs, spaces, graphs, tokenizers, files, {}, provenance)
-    golden = {
-        e: [[round(float(x), 7) for x in row] for row in vectors_of(Bundle(half, bare), e, golden_input(inputs, e))]
-        for e in graphs
-    }
+    made = vectors_of(Bundle(half, bare))
+    golden = {e: [[round(float(x), 7) for x in row] for row in vectors] for e, vectors in made.items()}
     write_manifest(half, replace(bare, golden=golden))
     for path in half.iterdir():
         with path.open("rb") as file:
@@ -299,7 +297,9 @@ def parse(raw: bytes) -> Manifest:
     try:
         given = values["inputs"]
         values["inputs"] = InputSpecs(
-            given["window_s"], VideoSpec(**given["video"]), AudioSpec(**given["audio"]), TextSpec(**given["text"])
+            given["window_s"],
+            VideoSpec(**given["video"]) if given["video"] else None,
+            AudioSpec(**given["audio"]) if given["audio"] else None,
         )
         values["spaces"] = {k: Space(**v) for k, v in values["spaces"].items()}
         values["tokenizers"] = {k: Tokenizer(v["file"], TextSpec(**v["spec"])) for k, v in values["tokenizers"].items()}
@@ -309,15 +309,19 @@ def parse(raw: bytes) -> Manifest:
         raise UnknownFormat(str(error)) from error
 
 
-def golden_input(inputs: InputSpecs, encoding: str) -> NDArray[Any]:
+def golden_input(inputs: InputSpecs, encoding: str, text: TextSpec | None = None) -> NDArray[Any]:
     """The input of an encoding's golden vectors, by formula: the same numbers on every machine and in every version."""
     n, modality = GOLDEN_ITEMS, modality_of(encoding)
     if modality == "video":
+        assert inputs.video
         shape = (n, *inputs.video.shape)
         counted = np.arange(int(np.prod(shape)), dtype=np.int64).reshape(shape)
         return (counted * 37 % 251).astype(np.uint8)
     if modality == "audio":
+        assert inputs.audio
         t = np.arange(inputs.audio.samples, dtype=np.float64) / inputs.audio.sample_rate
         tones = np.stack([0.3 * np.sin(2 * np.pi * 220 * (i + 1) * t * (1 + 0.1 * t)) for i in range(n)])
         return tones.astype(np.float32)
-    return np.array([[2, 5 + i, 9 + i, 3, 0] for i in range(n)], dtype=np.int64)
+    assert text
+    rows = np.array([[2, 5 + i, 9 + i, 3, text.pad_id] for i in range(n)], dtype=np.int64)
+    return np.pad(rows, ((0, 0), (0, text.tokens - 5 if text.whole else 0)), constant_values=text.pad_id)

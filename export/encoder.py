@@ -110,7 +110,7 @@ class OnnxEncoder:
     def check(self) -> None:
         """Compare with the golden vectors; of another precision, as closely as was measured."""
         for encoding in self._sessions:
-            x = golden_input(self.manifest.inputs, encoding)
+            x = self.golden_input(encoding)
             found, expected = self.embed(encoding, x), np.array(self.manifest.golden[encoding])
             error = float(np.abs(found - expected).max())
             good = error <= GOLDEN_TOLERANCE
@@ -119,12 +119,16 @@ class OnnxEncoder:
             if not good:
                 raise WrongVectors(encoding, error)
 
+    def golden_input(self, encoding: str) -> NDArray[Any]:
+        tokenizer = self.manifest.tokenizers.get(encoding)
+        return golden_input(self.manifest.inputs, encoding, tokenizer.spec if tokenizer else None)
+
     def warm(self) -> None:
         """Run every shape that a device will see, so that no request waits for its kernels."""
         if self.provider == "cpu":
             return
         for encoding in self._sessions:
-            x = golden_input(self.manifest.inputs, encoding)[:1]
+            x = self.golden_input(encoding)[:1]
             tokenizer = self.manifest.tokenizers.get(encoding)
             lengths = range(x.shape[1], tokenizer.spec.tokens + 1, DEVICE_LENGTH) if tokenizer else (0,)
             for length in lengths:

@@ -18,9 +18,11 @@ from torch import Tensor, nn
 
 from model import checkpoint
 from model.config import MODALITIES, TrainConfig
+from model.inputs.text import TextSpec
+from model.inputs.windows import InputSpecs
 from model.transformer import VLSA
 
-from .bundle import TOKENIZER, WEIGHTS, Bundle, Space, Tokenizer, golden_input, write_bundle
+from .bundle import TOKENIZER, WEIGHTS, Bundle, Space, Tokenizer, golden_input, modality_of, write_bundle
 from .encoder import INPUT, OnnxEncoder
 
 OPSET = 20
@@ -40,17 +42,18 @@ class Tower(nn.Module):
         return self.model.embed(self.modality, x)
 
 
-def trace(model: VLSA, modality: str) -> onnx.ModelProto:
-    """The graph of one modality; the batch varies, and for text the length."""
-    example = torch.from_numpy(golden_input(model.config.inputs, modality))
+def trace(tower: nn.Module, encoding: str, inputs: InputSpecs, text: TextSpec) -> onnx.ModelProto:
+    """The graph of one encoding; the batch varies, and for texts that are not padded to one length the length."""
+    modality = modality_of(encoding)
+    example = torch.from_numpy(golden_input(inputs, encoding, text))
     free: dict[int, Any] = {0: torch.export.Dim("batch", min=1, max=65_536)}
-    if modality == "text":
-        free[1] = torch.export.Dim("length", min=2, max=model.config.tokens)
+    if modality == "text" and not text.whole:
+        free[1] = torch.export.Dim("length", min=2, max=text.tokens)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the exporter's own deprecations, nothing a caller can act on
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
         program = torch.onnx.export(
-            Tower(model, modality).eval(),
+            tower.eval(),
             (example,),
             input_names=[INPUT[modality]],
             output_names=["vector"],
@@ -66,10 +69,10 @@ def trace(model: VLSA, modality: str) -> onnx.ModelProto:
 
 
 def write_graphs(protos: dict[str, onnx.ModelProto], folder: Path) -> None:
-    """The graphs as `<modality>.onnx`, every larger initialiser in one file, equal ones stored once."""
+    """The graphs as `<encoding>.onnx`, every larger initialiser in one file, equal ones stored once."""
     places: dict[str, tuple[int, int]] = {}
     with (folder / WEIGHTS).open("wb") as weights:
-        for modality, proto in protos.items():
+        for encoding, proto in protos.items():
             for tensor in proto.graph.initializer:
                 raw = onnx.numpy_helper.to_array(tensor).tobytes()
                 if len(raw) < SMALL_BYTES:
@@ -84,7 +87,7 @@ def write_graphs(protos: dict[str, onnx.ModelProto], folder: Path) -> None:
             for node in proto.graph.node:  # the exporter's notes name files of the machine it ran on
                 del node.metadata_props[:]
                 node.doc_string = ""
-            (folder / f"{modality}.onnx").write_bytes(proto.SerializeToString(deterministic=True))
+            (folder / f"{encoding}.onnx").write_bytes(proto.SerializeToString(deterministic=True))
 
 
 def set_external(tensor: onnx.TensorProto, offset: int, length: int) -> None:
@@ -103,6 +106,12 @@ def published(config: TrainConfig) -> dict[str, Any]:
     return config.to_json() | {"manifests": names[:-1], "validation": names[-1]}
 
 
+def golden_vectors(bundle: Bundle) -> dict[str, NDArray[np.float32]]:
+    """What every graph of a bundle in the making gives for its golden input."""
+    encoder = OnnxEncoder(bundle)
+    return {e: encoder.embed(e, encoder.golden_input(e)) for e in bundle.manifest.graphs}
+
+
 def export_checkpoint(folder: Path, out: Path, name: str | None = None) -> Bundle:
     """Write the bundle of a checkpoint (a run's folder or the checkpoint in it).
 
@@ -110,21 +119,19 @@ def export_checkpoint(folder: Path, out: Path, name: str | None = None) -> Bundl
         BadConfig: no checkpoint there.
     """
     model, config, state = checkpoint.load(folder)
+    inputs = config.encoder.inputs
 
     def fill(half: Path) -> None:
-        write_graphs({m: trace(model, m) for m in MODALITIES}, half)
+        write_graphs({m: trace(Tower(model, m), m, inputs, config.encoder.text) for m in MODALITIES}, half)
         shutil.copy(state["folder"] / TOKENIZER, half / TOKENIZER)
-
-    def vectors_of(bundle: Bundle, modality: str, x: NDArray[Any]) -> NDArray[np.float32]:
-        return OnnxEncoder(bundle).embed(modality, x)
 
     return write_bundle(
         out,
         name or out.name,
-        config.encoder.inputs,
+        inputs,
         {"vlsa": Space(config.encoder.dim, {m: m for m in MODALITIES})},
-        {"text": Tokenizer(TOKENIZER, config.encoder.inputs.text)},
+        {"text": Tokenizer(TOKENIZER, config.encoder.text)},
         state["provenance"] | {"trained_steps": state["step"], "config": published(config)},
         fill,
-        vectors_of,
+        golden_vectors,
     )

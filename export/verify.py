@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 from model.clips import Clips
 from model.evaluate import Embedder, evaluate, score
 
-from .bundle import Manifest, Measured, modality_of, open_bundle, write_manifest
+from .bundle import Measured, modality_of, open_bundle, write_manifest
 from .encoder import PROVIDERS, CannotRun, OnnxEncoder
 
 PARITY = 1e-5
 BATCHES = (1, 2, 7, 32)
+PROBE_WORDS = ("a", "red", "dog", "barking", "the", "sound", "of", "rain", "loudly", "two", "people", "clapping")
 PROBES = "world:test:200"  # the built-in probe set, rendered where it is needed
 VARIANTS = {"cpu": ("int8",), "cuda": ("fp16",), "tensorrt": ("fp16",)}  # what each provider gains by
 
@@ -38,20 +39,23 @@ class Check:
     good: bool
 
 
-def probes(manifest: Manifest, encoding: str, n: int, seed: int = 0) -> NDArray[Any]:
-    """Random inputs [n, ...] of an encoding, texts of differing lengths."""
-    random, inputs, modality = np.random.default_rng([seed, n]), manifest.inputs, modality_of(encoding)
+def probes(encoder: OnnxEncoder, encoding: str, n: int) -> NDArray[Any]:
+    """Random inputs [n, ...] of an encoding; texts of differing lengths."""
+    random, inputs, modality = np.random.default_rng(n), encoder.manifest.inputs, modality_of(encoding)
     if modality == "video":
-        shape = (n, inputs.video.frames, inputs.video.size, inputs.video.size, 3)
-        return random.integers(0, 256, shape, dtype=np.uint8)
+        assert inputs.video
+        return random.integers(0, 256, (n, *inputs.video.shape), dtype=np.uint8)
     if modality == "audio":
+        assert inputs.audio
         loud = random.uniform(0.001, 0.5, (n, 1))
         return (loud * random.normal(size=(n, inputs.audio.samples))).clip(-1, 1).astype(np.float32)
-    spec = manifest.tokenizers[encoding].spec
-    lengths = random.integers(3, spec.tokens + 1, n)
-    tokens = random.integers(4, 100, (n, spec.tokens if spec.whole else int(lengths.max())), dtype=np.int64)
-    tokens[np.arange(tokens.shape[1])[None] >= lengths[:, None]] = spec.pad_id
-    return tokens
+    return encoder.tokens(probe_texts(n), encoding)
+
+
+def probe_texts(n: int) -> list[str]:
+    """Texts of one to eight words, by chance."""
+    random = np.random.default_rng(n)
+    return [" ".join(random.choice(PROBE_WORDS, random.integers(1, 9))) for _ in range(n)]
 
 
 def within(encoding: str, provider: str, what: str, error: float) -> Check:
@@ -61,12 +65,11 @@ def within(encoding: str, provider: str, what: str, error: float) -> Check:
 def batch_invariance(encoder: OnnxEncoder, n: int = BATCHES[-1]) -> Iterator[Check]:
     """Each item alone against the same item in a batch; a text alone has no padding."""
     for encoding in encoder.manifest.graphs:
-        x = probes(encoder.manifest, encoding, n)
+        x = probes(encoder, encoding, n)
         together = encoder.embed(encoding, x)
         alone = [x[i : i + 1] for i in range(n)]
-        tokenizer = encoder.manifest.tokenizers.get(encoding)
-        if tokenizer and not tokenizer.spec.whole:
-            alone = [row[:, : int((row != tokenizer.spec.pad_id).sum())] for row in alone]
+        if encoding in encoder.manifest.tokenizers:
+            alone = [encoder.tokens([text], encoding) for text in probe_texts(n)]
         apart = np.concatenate([encoder.embed(encoding, row) for row in alone])
         error = float(np.abs(together - apart).max())
         yield within(encoding, encoder.provider, f"alone = in a batch of {n}", error)
@@ -82,7 +85,7 @@ def torch_parity(encoder: OnnxEncoder, checkpoint: Path) -> Iterator[Check]:
     for modality in encoder.manifest.modalities:
         worst = 0.0
         for n in BATCHES:
-            x = probes(encoder.manifest, modality, n)
+            x = probes(encoder, modality, n)
             with torch.no_grad():
                 expected = model.embed(modality, torch.from_numpy(x)).numpy()
             worst = max(worst, float(np.abs(encoder.embed(modality, x) - expected).max()))
@@ -105,7 +108,7 @@ def measure(plain: OnnxEncoder, variant: OnnxEncoder, clips: Clips) -> dict[str,
 
     before, out = recall(""), {}
     for encoding in manifest.graphs:
-        x = probes(manifest, encoding, BATCHES[-1])
+        x = probes(plain, encoding, BATCHES[-1])
         a, b = plain.embed(encoding, x), variant.embed(encoding, x)
         after = recall(encoding)
         mine = [(n, r) for n, r in before if encoding in [manifest.spaces[n].encodings[m] for m in r.split("-")]]

@@ -99,7 +99,7 @@ def evaluate_command(args: argparse.Namespace) -> int:
 
     model, config, state = checkpoint.load(args.checkpoint)
     inputs = config.encoder.inputs
-    report.run([embedder(model, TextTokens(state["folder"] / "tokenizer.json", inputs.text))], inputs, args)
+    report.run([embedder(model, TextTokens(state["folder"] / "tokenizer.json", config.encoder.text))], inputs, args)
     return 0
 
 

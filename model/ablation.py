@@ -84,7 +84,7 @@ def run_arm(configs: list[TrainConfig], seed: int, test: str, out: Path, media: 
         config = replace(config, seed=config.seed + seed, start_from=before)
         model = train(config, folder, resume=True, log=lambda _: None, media=media)
         clips = Clips.open(test, config.encoder.inputs, media / "cache", media / "world")
-        tokens = TextTokens(folder / "tokenizer.json", config.encoder.inputs.text)
+        tokens = TextTokens(folder / "tokenizer.json", config.encoder.text)
         after.append(score(evaluate(embedder(model, tokens), clips)))
         before = str(folder)
     last = [json.loads(line) for line in lines_of(out / "stage-0" / "metrics.jsonl")[-LAST:]]

@@ -131,9 +131,10 @@ def first_window(specs: InputSpecs, path: Path | None) -> dict[str, NDArray[Any]
 def decode_all(rows: list[Row], specs: InputSpecs, folder: Path) -> None:
     """Write frames.npy uint8 and waveforms.npy float16 with a row for each decodable clip; index.json comes last."""
     folder.mkdir(parents=True, exist_ok=True)
-    shape = (len(rows), specs.video.frames, specs.video.size, specs.video.size, 3)
+    shape = (len(rows), *(specs.video.shape if specs.video else (1,)))
     frames = np.lib.format.open_memmap(folder / "frames.npy", "w+", np.uint8, shape)
-    waveforms = np.lib.format.open_memmap(folder / "waveforms.npy", "w+", np.float16, (len(rows), specs.audio.samples))
+    samples = specs.audio.samples if specs.audio else 1
+    waveforms = np.lib.format.open_memmap(folder / "waveforms.npy", "w+", np.float16, (len(rows), samples))
     index: dict[str, list[Any]] = {"rows": [], "video": [], "audio": [], "heard": []}
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         done = pool.map(partial(first_window, specs), [row.path for row in rows], chunksize=8)

@@ -100,13 +100,20 @@ class EncoderConfig:
         }
 
     @property
+    def video(self) -> VideoSpec:
+        return VideoSpec(frames=self.frames, size=self.size)
+
+    @property
+    def audio(self) -> AudioSpec:
+        return AudioSpec(sample_rate=self.sample_rate, samples=self.samples)
+
+    @property
+    def text(self) -> TextSpec:
+        return TextSpec(tokens=self.tokens)
+
+    @property
     def inputs(self) -> InputSpecs:
-        return InputSpecs(
-            window_s=self.window_s,
-            video=VideoSpec(frames=self.frames, size=self.size),
-            audio=AudioSpec(sample_rate=self.sample_rate, samples=self.samples),
-            text=TextSpec(tokens=self.tokens),
-        )
+        return InputSpecs(self.window_s, self.video, self.audio)
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .clips import Clip, Drawn
+from .config import EncoderConfig
 from .inputs.text import TextTokens
-from .inputs.windows import InputSpecs
 from .manifest import Row
 
 
@@ -70,11 +70,11 @@ class Mixture:
         sets: Sequence[Source],
         shares: Sequence[float],
         tokens: TextTokens,
-        specs: InputSpecs,
+        encoder: EncoderConfig,
         batch: int,
         seed: int,
     ) -> None:
-        self.sets, self.tokens, self.specs, self.seed = sets, tokens, specs, seed
+        self.sets, self.tokens, self.encoder, self.seed = sets, tokens, encoder, seed
         total = sum(shares)
         self.counts = [max(1, round(batch * share / total)) for share in shares]
         self.counts[0] += batch - sum(self.counts)
@@ -88,8 +88,8 @@ class Mixture:
         groups = {g: n for n, g in enumerate(dict.fromkeys(d.row.group for d in drawn))}
         chosen = list(range(len(drawn))) if chosen is None else chosen
         clips = list(self.pool.map(lambda i: drawn[i].open(), chosen))
-        frames = np.zeros((len(clips), *self.specs.video.shape), np.uint8)
-        waveforms = np.zeros((len(clips), self.specs.audio.samples), np.float32)
+        frames = np.zeros((len(clips), *self.encoder.video.shape), np.uint8)
+        waveforms = np.zeros((len(clips), self.encoder.audio.samples), np.float32)
         sight: list[str | None] = []
         sound: list[str | None] = []
         for at, (i, clip) in enumerate(zip(chosen, clips, strict=True)):

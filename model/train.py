@@ -215,9 +215,9 @@ def start(config: TrainConfig, out: Path, resume: bool, group: Group, media: Pat
     tokenizer = prepare_tokenizer(sets, config, out)
     if group.leads:
         group.wait()
-    tokens = TextTokens(tokenizer, config.encoder.inputs.text)
+    tokens = TextTokens(tokenizer, config.encoder.text)
     shares = list(config.shares) or [float(len(source)) for source in sets]
-    mixture = Mixture(sets, shares, tokens, config.encoder.inputs, config.batch, config.seed)
+    mixture = Mixture(sets, shares, tokens, config.encoder, config.batch, config.seed)
     model = new_model(config, tokenizer).to(pick_device(config.device))
     model.recompute = config.recompute
     if config.compile:

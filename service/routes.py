@@ -70,7 +70,7 @@ async def models(tercet: Tercet) -> dict[str, Any]:
     m, settings = tercet.encoder.manifest, tercet.settings
     limits = {
         "window_s": m.inputs.window_s,
-        "tokens": m.inputs.text.tokens,
+        "tokens": max((t.spec.tokens for t in m.tokenizers.values()), default=0),
         "media_max_s": settings.media_max_s,
         "upload_max_mb": settings.upload_max_mb,
         "files_max": settings.files_max,

@@ -29,7 +29,8 @@ SHARED = ROOT.parent / "shared" / "data"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the shared recordings are not beside this checkout")
 MODALITIES = ("video", "audio", "text")
 RED, GREEN, BLUE = (220, 20, 20), (20, 200, 20), (20, 20, 220)
-SPECS = InputSpecs(2.0, VideoSpec(frames=4, size=32), AudioSpec(sample_rate=8000, samples=16_000), TextSpec(tokens=8))
+SPECS = InputSpecs(2.0, VideoSpec(frames=4, size=32), AudioSpec(sample_rate=8000, samples=16_000))
+TEXT = TextSpec(tokens=8)
 WORDS = {"red": 1, "green": 2, "blue": 3, "noise": 4, "loud": 4}
 
 
@@ -90,7 +91,7 @@ class FakeEncoder:
     def __init__(self, fingerprint: str = "fake", spaces: dict[str, Space] | None = None) -> None:
         spaces = spaces or {"vlsa": Space(4, {m: m for m in MODALITIES})}
         graphs = {e: f"{e}.onnx" for space in spaces.values() for e in space.encodings.values()}
-        tokenizers = {e: Tokenizer("tokenizer.json", SPECS.text) for e in graphs if modality_of(e) == "text"}
+        tokenizers = {e: Tokenizer("tokenizer.json", TEXT) for e in graphs if modality_of(e) == "text"}
         self.manifest = Manifest(2, "fake", fingerprint, SPECS, spaces, graphs, tokenizers, {}, {}, {})
         self.poison: str | None = None
 

@@ -17,6 +17,7 @@ from model.inputs.confined import Decoders
 from model.inputs.decode import Budget, read_frames, read_waveform
 from model.inputs.errors import BadMedia, BeyondBudget, Damaged, DecoderFailed, MissingModality, NotMedia, TooLong
 from model.inputs.text import BadText, TextSpec, TextTokens, learn_tokenizer
+from model.inputs.video import VideoSpec
 from model.inputs.windows import plan_windows, read_media
 
 from .makers import BLUE, GREEN, RED, SHARED, SPECS, make_clip, make_wav, needs_shared, write_wav
@@ -60,7 +61,7 @@ def test_rotation_is_applied(tmp_path: Path) -> None:
         for _ in range(4):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         container.mux(stream.encode(None))
-    frames, _ = read_frames(path, [0.1], 32, Budget())
+    frames, _ = read_frames(path, [0.1], VideoSpec(frames=1, size=32), Budget())
     with av.open(str(path)) as container:
         turned = next(container.decode(video=0)).rotation
     expected = np.rot90(image, k=turned // 90)[::2, ::2]

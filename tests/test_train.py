@@ -44,7 +44,7 @@ def some_batch() -> Batch:
     there = torch.rand(4, 12, generator=random) < 0.75
     words = torch.randint(4, 200, (2, 12, 9), generator=random)
     return Batch(
-        frames=torch.randint(0, 256, (12, *ENCODER.inputs.video.shape), dtype=torch.uint8, generator=random),
+        frames=torch.randint(0, 256, (12, *ENCODER.video.shape), dtype=torch.uint8, generator=random),
         waveforms=0.1 * torch.randn(12, ENCODER.samples, generator=random),
         sight=words[0],
         sound=words[1],
@@ -247,8 +247,8 @@ def test_shards_are_data(clips: Path, smoke: tuple[TrainConfig, Path], tmp_path:
     assert drawn[0] + drawn[1] != drawn[2] + drawn[3]
     again = Shards(str(tmp_path / "clips-{0..1}.tar"), SMOKE.inputs)
     assert [[d.row.id for d in again.draw(step, 4, (0, 1))] for step in (3, 1)] == [drawn[3], drawn[1]]
-    tokens = TextTokens(smoke[1] / "tokenizer.json", SMOKE.inputs.text)
-    batch = Mixture([shards], [1.0], tokens, SMOKE.inputs, 8, seed=0).batch(0)
+    tokens = TextTokens(smoke[1] / "tokenizer.json", SMOKE.text)
+    batch = Mixture([shards], [1.0], tokens, SMOKE, 8, seed=0).batch(0)
     damaged = torch.tensor([name.endswith("-3") for name in batch.ids])
     assert (batch.has["video"] == ~damaged).all() and (batch.has["audio"] == ~damaged).all() and damaged.sum() == 2
     assert batch.has["sight"].all() and batch.frames[~damaged].any()

@@ -1,4 +1,4 @@
-"""Windows of samples: mono, at the encoder's rate, zero-padded to one length."""
+"""Windows of samples: mono, at the encoder's rate, of one length."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ class AudioSpec:
 
     sample_rate: int
     samples: int
+    fill: str = "zeros"  # behind a sound that is shorter; or "repeat": the sound again, as often as it fits whole
 
 
 def clean(waveform: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -23,7 +24,7 @@ def clean(waveform: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def cut(waveform: NDArray[np.float32], start_s: float, end_s: float, spec: AudioSpec) -> NDArray[np.float32] | None:
-    """The samples of [start_s, end_s), padded with zeros to [spec.samples]; None where there are none.
+    """The samples of [start_s, end_s), filled up to [spec.samples]; None where there are none.
 
     >>> cut(np.ones(3, np.float32), 0.0, 2.0, AudioSpec(sample_rate=2, samples=4)).tolist()
     [1.0, 1.0, 1.0, 0.0]
@@ -32,4 +33,6 @@ def cut(waveform: NDArray[np.float32], start_s: float, end_s: float, spec: Audio
     piece = waveform[start : min(round(end_s * spec.sample_rate), start + spec.samples)]
     if len(piece) == 0:
         return None
+    if spec.fill == "repeat":
+        piece = np.tile(piece, spec.samples // len(piece))
     return np.pad(piece, (0, spec.samples - len(piece)))

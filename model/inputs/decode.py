@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from .audio import clean
 from .errors import BeyondBudget, Damaged, NotMedia, TooLong
-from .video import square
+from .video import VideoSpec, square
 
 # A demuxer outside this list is never tried: playlists and concat scripts would open other files.
 # fmt: off
@@ -178,7 +178,9 @@ def announced_video_s(path: Path, budget: Budget) -> float | None:
         return min(own or (container.duration or 0) / MICROSECONDS, budget.seconds)
 
 
-def read_frames(path: Path, times_s: Sequence[float], size: int, budget: Budget) -> tuple[NDArray[np.uint8], float]:
+def read_frames(
+    path: Path, times_s: Sequence[float], spec: VideoSpec, budget: Budget
+) -> tuple[NDArray[np.uint8], float]:
     """For each of the ascending `times_s`, the frame on screen then: uint8 [times, size, size, 3].
 
     Also returns the second at which the last frame of the file ends. A time before the first frame gets the first, one
@@ -206,14 +208,14 @@ def read_frames(path: Path, times_s: Sequence[float], size: int, budget: Budget)
             if now_s > budget.seconds:
                 raise TooLong(round(now_s, 1), budget.seconds)
             if shown is not None and len(chosen) < len(times_s) and now_s > times_s[len(chosen)]:
-                picture = picture_of(shown, size)
+                picture = picture_of(shown, spec)
                 while len(chosen) < len(times_s) and now_s > times_s[len(chosen)]:
                     chosen.append(picture)
             shown, shown_s = frame, now_s
         if shown is None:
             raise Damaged("no frame decodes")
         if len(chosen) < len(times_s):
-            chosen += [picture_of(shown, size)] * (len(times_s) - len(chosen))
+            chosen += [picture_of(shown, spec)] * (len(times_s) - len(chosen))
         return np.stack(chosen), max(shown_s, 0.0) + frame_s(shown, rate)
 
 
@@ -224,8 +226,8 @@ def frame_s(frame: av.VideoFrame, rate: float) -> float:
     return 1.0 / rate
 
 
-def picture_of(frame: av.VideoFrame, size: int) -> NDArray[np.uint8]:
+def picture_of(frame: av.VideoFrame, spec: VideoSpec) -> NDArray[np.uint8]:
     try:
-        return square(frame, size)
+        return square(frame, spec)
     except (av.FFmpegError, ValueError, MemoryError) as error:
         raise Damaged(f"its frames cannot be scaled ({reason(error)})") from error

@@ -17,6 +17,8 @@ class VideoSpec:
 
     frames: int
     size: int
+    fit: str = "crop"  # short side to `size`, centre cropped; or "squash": both sides to `size`
+    interpolation: str = "area"  # or "bilinear", "bicubic"
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -33,12 +35,16 @@ def frame_times(start_s: float, end_s: float, frames: int) -> list[float]:
     return [start_s + (i + 0.5) * step for i in range(frames)]
 
 
-def square(frame: av.VideoFrame, size: int) -> NDArray[np.uint8]:
-    """One decoded frame to uint8 [size, size, 3]: short side scaled to `size`, centre cropped, rotation applied."""
-    scale = size / min(frame.width, frame.height)
-    width = min(max(round(frame.width * scale), size), MAX_STRETCH * size)
-    height = min(max(round(frame.height * scale), size), MAX_STRETCH * size)
-    rgb = frame.reformat(width=width, height=height, format="rgb24", interpolation="AREA").to_ndarray()
+def square(frame: av.VideoFrame, spec: VideoSpec) -> NDArray[np.uint8]:
+    """One decoded frame to uint8 [size, size, 3], scaled and cropped as the spec says, rotation applied."""
+    size = spec.size
+    width = height = size
+    if spec.fit == "crop":
+        scale = size / min(frame.width, frame.height)
+        width = min(max(round(frame.width * scale), size), MAX_STRETCH * size)
+        height = min(max(round(frame.height * scale), size), MAX_STRETCH * size)
+    way = spec.interpolation.upper()
+    rgb = frame.reformat(width=width, height=height, format="rgb24", interpolation=way).to_ndarray()
     top, left = (height - size) // 2, (width - size) // 2
     upright = np.rot90(rgb[top : top + size, left : left + size], k=frame.rotation // 90)
     return np.ascontiguousarray(upright, dtype=np.uint8)

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from .audio import AudioSpec, cut
 from .decode import Budget, announced_video_s, read_frames, read_waveform
 from .errors import Damaged, MissingModality
-from .text import TextSpec
 from .video import VideoSpec, frame_times
 
 TAIL = 0.1  # an end shorter than this share of a window gets no window of its own
@@ -24,9 +23,8 @@ class InputSpecs:
     """Everything Python must know to prepare inputs; the rest of the numbers live in the graphs."""
 
     window_s: float
-    video: VideoSpec
-    audio: AudioSpec
-    text: TextSpec
+    video: VideoSpec | None
+    audio: AudioSpec | None
 
 
 @dataclass(frozen=True)
@@ -70,16 +68,16 @@ def read_media(path: Path, specs: InputSpecs, budget: Budget, wanted: Collection
         BadMedia: nothing of what is wanted can be had. A file with one good and one broken stream yields the good one.
     """
     waveform, audio_s, faults = None, 0.0, []
-    if "audio" in wanted:
+    if "audio" in wanted and specs.audio:
         try:
             waveform = read_waveform(path, specs.audio.sample_rate, budget)
         except Damaged as fault:
             faults.append(fault)
         if waveform is not None:
             audio_s = len(waveform) / specs.audio.sample_rate
-    if "video" in wanted and (announced_s := announced_video_s(path, budget)) is not None:
+    if "video" in wanted and specs.video and (announced_s := announced_video_s(path, budget)) is not None:
         try:
-            duration_s, windows, video = read_video(path, specs, budget, audio_s, announced_s)
+            duration_s, windows, video = read_video(path, specs.video, specs.window_s, budget, audio_s, announced_s)
         except Damaged as fault:
             faults.append(fault)
         else:
@@ -91,7 +89,7 @@ def read_media(path: Path, specs: InputSpecs, budget: Budget, wanted: Collection
 
 
 def read_video(
-    path: Path, specs: InputSpecs, budget: Budget, audio_s: float, announced_s: float
+    path: Path, spec: VideoSpec, window_s: float, budget: Budget, audio_s: float, announced_s: float
 ) -> tuple[float, list[tuple[float, float]], Part]:
     """Duration, windows and frames of a file with pictures.
 
@@ -100,10 +98,10 @@ def read_video(
     video_s = announced_s
     for _ in range(2):
         duration_s = max(audio_s, video_s)
-        windows = plan_windows(duration_s, specs.window_s)
-        chosen = [frame_times(start, end, specs.video.frames) for start, end in windows]
+        windows = plan_windows(duration_s, window_s)
+        chosen = [frame_times(start, end, spec.frames) for start, end in windows]
         times = sorted({t for row in chosen for t in row})
-        frames, true_s = read_frames(path, times, specs.video.size, budget)
+        frames, true_s = read_frames(path, times, spec, budget)
         if abs(true_s - video_s) <= DRIFT_S:
             break
         video_s = true_s
@@ -116,7 +114,7 @@ def read_video(
 def audio_part(
     waveform: NDArray[np.float32] | None, windows: list[tuple[float, float]], specs: InputSpecs
 ) -> dict[str, Part]:
-    if waveform is None:
+    if waveform is None or specs.audio is None:
         return {}
     cuts = [(i, cut(waveform, start, end, specs.audio)) for i, (start, end) in enumerate(windows)]
     heard = [(i, piece) for i, piece in cuts if piece is not None]

@@ -1,0 +1,345 @@
+"""Published encoders as bundles: the library's own modules, and in the graph what its processor does to numbers.
+
+What stays outside is what serving does anyway: frames are chosen, scaled and cropped, sound is resampled, text becomes
+ids. A hub id is fetched by the library; a local folder never touches the network.
+
+BadPretrained
+├── CannotFetch            no such model, or no way to it
+└── UnknownFamily          a model of another kind, or one this room cannot trace
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.inputs.audio import AudioSpec
+from model.inputs.text import TextSpec
+from model.inputs.video import VideoSpec
+from model.inputs.windows import InputSpecs
+
+from .bundle import TOKENIZER, Bundle, Space, Tokenizer, modality_of, write_bundle
+from .to_onnx import golden_vectors, trace, write_graphs
+
+WINDOW_S = 10.0  # of encoders of pictures, which have none of their own
+FRAMES = 8
+INTERPOLATIONS = {2: "bilinear", 3: "bicubic"}  # as PIL numbers them
+
+
+class BadPretrained(Exception):
+    """A published encoder that does not become a bundle."""
+
+
+class CannotFetch(BadPretrained):
+    def __init__(self, name: str, problem: str) -> None:
+        super().__init__(f"{name} cannot be had: {problem}")
+        self.name = name
+
+
+class UnknownFamily(BadPretrained):
+    def __init__(self, name: str, problem: str) -> None:
+        super().__init__(f"{name} is {problem}; clip, siglip, xclip, clap and pe_audio_video are known")
+        self.name = name
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published encoder, ready to be traced: a network for each encoding, from raw inputs to unit vectors."""
+
+    name: str
+    towers: dict[str, nn.Module]  # encoding -> network
+    spaces: dict[str, dict[str, str]]  # space -> modality -> encoding
+    text: TextSpec
+    tokenizer: Any
+    video: VideoSpec | None = None
+    audio: AudioSpec | None = None
+    window_s: float | None = None
+
+
+class Pictures(nn.Module):
+    """frames uint8 [B, F, H, W, 3] -> unit vectors [B, E]: each frame's vector, and their mean direction."""
+
+    def __init__(self, model: Any, processor: Any) -> None:
+        super().__init__()
+        self.model = model
+        self.mean: Tensor
+        self.deviation: Tensor
+        self.register_buffer("mean", 255 * torch.tensor(processor.image_mean)[:, None, None], persistent=False)
+        self.register_buffer("deviation", 255 * torch.tensor(processor.image_std)[:, None, None], persistent=False)
+
+    def pixels(self, frames: Tensor) -> Tensor:
+        """[B, F, H, W, 3] -> [B, F, 3, H, W], as the model was trained to see them."""
+        return (frames.float().permute(0, 1, 4, 2, 3) - self.mean) / self.deviation
+
+    def forward(self, frames: Tensor) -> Tensor:
+        found = self.model.get_image_features(self.pixels(frames).flatten(0, 1)).pooler_output
+        each = F.normalize(found, dim=-1).view(-1, frames.shape[1], found.shape[-1])
+        return F.normalize(each.mean(1), dim=-1)
+
+
+class Scenes(Pictures):
+    """The same for a model that looks at all frames at once (X-CLIP)."""
+
+    def forward(self, frames: Tensor) -> Tensor:
+        return F.normalize(self.model.get_video_features(self.pixels(frames)).pooler_output, dim=-1)
+
+
+class Words(nn.Module):
+    """tokens int64 [B, T] -> unit vectors [B, E]; `pad_id` says what is no token, if the model needs to be told."""
+
+    def __init__(self, model: Any, pad_id: int | None) -> None:
+        super().__init__()
+        self.model, self.pad_id = model, pad_id
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        seen = None if self.pad_id is None else (tokens != self.pad_id).long()
+        return F.normalize(self.model.get_text_features(tokens, attention_mask=seen).pooler_output, dim=-1)
+
+
+class Sound(nn.Module):
+    """waveform [B, samples] -> unit vectors [B, E], by CLAP, with its spectrogram: log power in decibels over a mel
+    scale, of a centred, reflected signal under a periodic Hann window.
+    """
+
+    def __init__(self, model: Any, extractor: Any) -> None:
+        super().__init__()
+        self.model = model
+        encoder = model.audio_model.audio_encoder
+        encoder.enable_fusion = encoder.patch_embed.enable_fusion = False  # for sounds longer than a window: none is
+        self.n, self.hop = extractor.fft_window_size, extractor.hop_length
+        self.kernels: Tensor
+        self.filters: Tensor
+        turn = 2 * torch.pi * torch.arange(self.n, dtype=torch.float64) / self.n
+        hann = 0.5 - 0.5 * turn.cos()
+        rows = torch.outer(torch.arange(self.n // 2 + 1), torch.arange(self.n)) % self.n
+        kernels = torch.cat([turn.cos()[rows], -turn.sin()[rows]]) * hann
+        filters = extractor.mel_filters if extractor.truncation == "fusion" else extractor.mel_filters_slaney
+        self.register_buffer("kernels", kernels.float()[:, None, :], persistent=False)
+        self.register_buffer("filters", torch.from_numpy(np.asarray(filters, np.float32)).T, persistent=False)
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        padded = F.pad(waveform[:, None], (self.n // 2, self.n // 2), mode="reflect")
+        real, imaginary = F.conv1d(padded, self.kernels, stride=self.hop).chunk(2, dim=1)
+        power = torch.matmul(self.filters, real.square() + imaginary.square())  # [B, mels, frames]
+        decibels = 10 * torch.log10(power.clamp(min=1e-10)).transpose(1, 2)[:, None]
+        return F.normalize(self.model.get_audio_features(decibels).pooler_output, dim=-1)
+
+
+class PEVideo(Pictures):
+    """frames -> unit vectors, by PE-AV. Windows are whole: no padding, and none of its loops over samples."""
+
+    def forward(self, frames: Tensor) -> Tensor:
+        model = self.model.video_model
+        return F.normalize(model.video_head(model.video_encoder(self.pixels(frames)).pooler_output), dim=-1)
+
+
+class PEAudio(nn.Module):
+    """waveform -> unit vectors, by PE-AV."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model.audio_model
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        return F.normalize(self.model.audio_head(self.model.audio_encoder(waveform[:, None]).pooler_output), dim=-1)
+
+
+class PEWords(nn.Module):
+    """tokens -> unit vectors, by PE-AV's text model (its last layer's first state) and the head of one space."""
+
+    def __init__(self, model: Any, head: nn.Module, pad_id: int) -> None:
+        super().__init__()
+        self.model, self.head, self.pad_id = model, head, pad_id
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        seen = (tokens != self.pad_id).long()
+        states = self.model(input_ids=tokens, attention_mask=seen, output_hidden_states=True).hidden_states
+        return F.normalize(self.head(states[-1][:, 0]), dim=-1)
+
+
+# ---------------------------------------------------------------- families
+
+
+def of_pictures(name: str, place: str, model: Any, tower: type[Pictures] = Pictures) -> Published:
+    """CLIP, SigLIP and SigLIP 2 of fixed resolution; X-CLIP, whose words are encoded without a video's prompt."""
+    from transformers import AutoImageProcessor, AutoTokenizer
+
+    processor: Any = AutoImageProcessor.from_pretrained(place)
+    tokenizer, config = AutoTokenizer.from_pretrained(place), model.config
+    video = VideoSpec(
+        frames=getattr(config.vision_config, "num_frames", None) or FRAMES,
+        size=config.vision_config.image_size,
+        fit="crop" if processor.do_center_crop else "squash",
+        interpolation=INTERPOLATIONS[int(processor.resample)],
+    )
+    whole = config.model_type == "siglip"  # trained on texts padded to one length, without a mask
+    return Published(
+        name=name,
+        towers={"video": tower(model, processor), "text": Words(model, None)},  # CLIP's attention is causal: no mask
+        spaces={config.model_type: {"text": "text", "video": "video"}},
+        text=TextSpec(config.text_config.max_position_embeddings, tokenizer.pad_token_id, whole),
+        tokenizer=tokenizer,
+        video=video,
+    )
+
+
+def of_sounds(name: str, place: str, model: Any) -> Published:
+    """CLAP."""
+    from transformers import AutoFeatureExtractor, AutoTokenizer
+
+    extractor: Any = AutoFeatureExtractor.from_pretrained(place)
+    tokenizer, config = AutoTokenizer.from_pretrained(place), model.config.text_config
+    positions = config.max_position_embeddings - config.pad_token_id - 1  # RoBERTa counts from behind its padding
+    return Published(
+        name=name,
+        towers={"audio": Sound(model, extractor), "text": Words(model, tokenizer.pad_token_id)},
+        spaces={"clap": {"text": "text", "audio": "audio"}},
+        text=TextSpec(min(positions, tokenizer.model_max_length), tokenizer.pad_token_id),
+        tokenizer=tokenizer,
+        audio=AudioSpec(extractor.sampling_rate, extractor.nb_max_samples, fill="repeat"),
+        window_s=extractor.nb_max_samples / extractor.sampling_rate,
+    )
+
+
+def of_both(name: str, place: str, model: Any) -> Published:
+    """PE-AV: pictures and sounds compare with each other, and words with each of them in a space of its own."""
+    from transformers import AutoFeatureExtractor, AutoTokenizer, AutoVideoProcessor
+
+    extractor: Any = AutoFeatureExtractor.from_pretrained(place)
+    processor: Any = AutoVideoProcessor.from_pretrained(place)
+    tokenizer, pad_id = AutoTokenizer.from_pretrained(place), AutoTokenizer.from_pretrained(place).pad_token_id
+    size = processor.size
+    video = VideoSpec(
+        frames=FRAMES,
+        size=int(size.get("height") or size.get("shortest_edge")),
+        fit="crop" if processor.do_center_crop else "squash",
+        interpolation=INTERPOLATIONS[int(processor.resample)],
+    )
+    hops = round(WINDOW_S * extractor.sampling_rate / extractor.hop_length)
+    audio = AudioSpec(extractor.sampling_rate, hops * extractor.hop_length)
+    return Published(
+        name=name,
+        towers={
+            "video": PEVideo(model, processor),
+            "audio": PEAudio(model),
+            "text@video": PEWords(model.text_model, model.video_model.text_video_head, pad_id),
+            "text@audio": PEWords(model.text_model, model.audio_model.text_audio_head, pad_id),
+        },
+        spaces={
+            "video": {"text": "text@video", "video": "video"},
+            "audio": {"text": "text@audio", "audio": "audio"},
+            "audio-video": {"audio": "audio", "video": "video"},
+        },
+        text=TextSpec(min(tokenizer.model_max_length, model.config.text_config.max_position_embeddings), pad_id),
+        tokenizer=tokenizer,
+        video=video,
+        audio=audio,
+        window_s=audio.samples / audio.sample_rate,
+    )
+
+
+def of_scenes(name: str, place: str, model: Any) -> Published:
+    return of_pictures(name, place, model, Scenes)
+
+
+FAMILIES: dict[str, Callable[[str, str, Any], Published]] = {
+    "clip": of_pictures,
+    "siglip": of_pictures,
+    "xclip": of_scenes,
+    "clap": of_sounds,
+    "pe_audio_video": of_both,
+}
+
+
+def load(name: str, folder: Path | None) -> Published:
+    """A published encoder by its hub id, or from a local folder.
+
+    Raises:
+        CannotFetch, UnknownFamily: see above.
+    """
+    from transformers import AutoConfig, AutoModel
+
+    place = str(folder or name)
+    try:
+        family = AutoConfig.from_pretrained(place).model_type
+        if family not in FAMILIES:
+            raise UnknownFamily(name, f"a {family}")
+        model: Any = AutoModel.from_pretrained(place, attn_implementation="eager").eval()
+        return FAMILIES[family](name, place, model)
+    except (
+        OSError,
+        ValueError,
+    ) as error:  # what the library raises for a network, a name or a folder that is not there
+        raise CannotFetch(name, str(error).strip().splitlines()[0]) from error
+
+
+# ---------------------------------------------------------------- to a bundle
+
+
+def import_pretrained(names: list[str], out: Path, folders: list[Path] | None = None) -> Bundle:
+    """Write the bundle of a published encoder; or of a pair of them side by side, words encoded for each.
+
+    Raises:
+        BadPretrained: see above; nothing is written.
+    """
+    places: list[Path | None] = list(folders) if folders else [None] * len(names)
+    parts = [load(name, folder) for name, folder in zip(names, places, strict=True)]
+    if len(parts) > 1:
+        parts = [beside_others(part) for part in parts]
+    for a, b in combinations(parts, 2):
+        if both := [e for e in a.towers if e in b.towers]:
+            raise UnknownFamily(b.name, f"another encoder of {both[0]} besides {a.name}")
+    inputs = InputSpecs(
+        next((p.window_s for p in parts if p.window_s), WINDOW_S),
+        next((p.video for p in parts if p.video), None),
+        next((p.audio for p in parts if p.audio), None),
+    )
+    protos = {e: trace(tower, e, inputs, part.text) for part in parts for e, tower in part.towers.items()}
+    widths = {e: proto.graph.output[0].type.tensor_type.shape.dim[1].dim_value for e, proto in protos.items()}
+    spaces = {n: Space(widths[next(iter(es.values()))], es) for part in parts for n, es in part.spaces.items()}
+    files = {f"tokenizer-{i}.json" if len(parts) > 1 else TOKENIZER: part for i, part in enumerate(parts)}
+
+    def fill(half: Path) -> None:
+        write_graphs(protos, half)
+        for file, part in files.items():
+            part.tokenizer.backend_tokenizer.save(str(half / file))
+
+    return write_bundle(
+        out,
+        "+".join(name.rsplit("/", 1)[-1] for name in names),
+        inputs,
+        spaces,
+        {e: Tokenizer(file, p.text) for file, p in files.items() for e in p.towers if modality_of(e) == "text"},
+        {"published": [card_of(part.name, folder) for part, folder in zip(parts, places, strict=True)]},
+        fill,
+        golden_vectors,
+    )
+
+
+def beside_others(part: Published) -> Published:
+    """The same with the words of its only space named after it."""
+    (space,) = part.spaces
+    name = {e: e if modality_of(e) != "text" else f"text@{space}" for e in part.towers}
+    towers = {name[e]: tower for e, tower in part.towers.items()}
+    return replace(part, towers=towers, spaces={space: {m: name[e] for m, e in part.spaces[space].items()}})
+
+
+def card_of(name: str, folder: Path | None) -> dict[str, Any]:
+    """Source and licence of a published encoder, as far as its model card tells."""
+    from huggingface_hub import ModelCard
+    from huggingface_hub.errors import HfHubHTTPError
+
+    licence = None
+    with suppress(OSError, ValueError, HfHubHTTPError):
+        licence = ModelCard.load(folder / "README.md" if folder else name).data.get("license")
+    return {"source": name, "licence": licence, "commercial": not re.search(r"\bnc\b|non-?commercial", licence or "")}
