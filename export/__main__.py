@@ -1,4 +1,4 @@
-"""python -m export checkpoint | pretrained | verify | evaluate"""
+"""python -m export checkpoint | pretrained | verify | evaluate | triton"""
 
 from __future__ import annotations
 
@@ -35,6 +35,10 @@ def arguments() -> argparse.ArgumentParser:
     evaluate.add_argument("--bundle", type=Path, required=True)
     evaluate.add_argument("--precision", choices=PRECISIONS, default="fp32")
     add_arguments(evaluate)
+    triton = commands.add_parser("triton", help="write a model repository for NVIDIA's Triton Inference Server")
+    triton.add_argument("bundle", type=Path)
+    triton.add_argument("--out", type=Path, required=True)
+    triton.add_argument("--instances", type=int, default=1, help="of each model on each device")
     return parser
 
 
@@ -45,6 +49,7 @@ def main() -> int:
         "pretrained": pretrained_command,
         "verify": verify_command,
         "evaluate": evaluate_command,
+        "triton": triton_command,
     }
     try:
         return commands[args.command](args)
@@ -96,6 +101,15 @@ def verify_command(args: argparse.Namespace) -> int:
         failed += not c.good
     print(f"checksums and golden vectors good, {failed} checks failed")
     return 1 if failed else 0
+
+
+def triton_command(args: argparse.Namespace) -> int:
+    from .bundle import open_bundle
+    from .triton import write_repository
+
+    names = write_repository(open_bundle(args.bundle), args.out, args.instances)
+    print(f"{args.out}: {', '.join(names)}")
+    return 0
 
 
 def evaluate_command(args: argparse.Namespace) -> int:

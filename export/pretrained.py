@@ -10,12 +10,14 @@ BadPretrained
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -213,10 +215,10 @@ def of_sounds(name: str, place: str, model: Any) -> Published:
 
 def of_both(name: str, place: str, model: Any) -> Published:
     """PE-AV: pictures and sounds compare with each other, and words with each of them in a space of its own."""
-    from transformers import AutoFeatureExtractor, AutoTokenizer, AutoVideoProcessor
+    from transformers import AutoFeatureExtractor, AutoTokenizer
 
     extractor: Any = AutoFeatureExtractor.from_pretrained(place)
-    processor: Any = AutoVideoProcessor.from_pretrained(place)
+    processor = video_processor(name, place)
     tokenizer, pad_id = AutoTokenizer.from_pretrained(place), AutoTokenizer.from_pretrained(place).pad_token_id
     size = processor.size
     video = VideoSpec(
@@ -246,6 +248,19 @@ def of_both(name: str, place: str, model: Any) -> Published:
         audio=audio,
         window_s=audio.samples / audio.sample_rate,
     )
+
+
+def video_processor(name: str, place: str) -> SimpleNamespace:
+    """What a video processor was saved with; the library's own class wants torchvision to be made."""
+    from transformers.utils import cached_file
+
+    for file, part in (("processor_config.json", "video_processor"), ("video_preprocessor_config.json", "")):
+        found = cached_file(place, file, _raise_exceptions_for_missing_entries=False)
+        values = json.loads(Path(found).read_text(encoding="utf-8")) if found else {}
+        values = values.get(part, {}) if part else values
+        if values:
+            return SimpleNamespace(**{"resample": 2, "do_center_crop": False} | values)
+    raise UnknownFamily(name, "a pe_audio_video without its video processor's settings")
 
 
 def of_scenes(name: str, place: str, model: Any) -> Published:
@@ -294,6 +309,12 @@ def import_pretrained(names: list[str], out: Path, folders: list[Path] | None = 
     """
     places: list[Path | None] = list(folders) if folders else [None] * len(names)
     parts = [load(name, folder) for name, folder in zip(names, places, strict=True)]
+    cards = [card_of(name, folder) for name, folder in zip(names, places, strict=True)]
+    return bundle_of(parts, cards, out)
+
+
+def bundle_of(parts: list[Published], cards: list[dict[str, Any]], out: Path) -> Bundle:
+    """Trace and write published encoders that are loaded. Raises UnknownFamily where two encode the same modality."""
     if len(parts) > 1:
         parts = [beside_others(part) for part in parts]
     for a, b in combinations(parts, 2):
@@ -316,11 +337,11 @@ def import_pretrained(names: list[str], out: Path, folders: list[Path] | None = 
 
     return write_bundle(
         out,
-        "+".join(name.rsplit("/", 1)[-1] for name in names),
+        "+".join(part.name.rsplit("/", 1)[-1] for part in parts),
         inputs,
         spaces,
         {e: Tokenizer(file, p.text) for file, p in files.items() for e in p.towers if modality_of(e) == "text"},
-        {"published": [card_of(part.name, folder) for part, folder in zip(parts, places, strict=True)]},
+        {"published": cards},
         fill,
         golden_vectors,
     )

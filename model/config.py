@@ -140,6 +140,7 @@ class TrainConfig:
     global_weight: float = 5.0
     language_weight: float = 0.0  # (ours) text vectors keep what the stem's language model knows
     spec_augment: bool = False  # (ours)
+    trunk_from: str = ""  # a published CLIP or ViT, a folder or a hub id, whose weights the trunk starts with
     start_from: str = ""  # a run whose weights and tokenizer this one starts from
     pool_from: str = "alone"  # "joint" shows the trap: contrast between vectors that have seen each other
     video_text: bool = True  # (ours) the paper aligns video and text through audio only

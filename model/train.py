@@ -26,6 +26,7 @@ from .clips import Clips
 from .config import BadConfig, TrainConfig
 from .data import Batch, Mixture, Source
 from .evaluate import Embedder, evaluate, measure, score
+from .initial import start_trunk
 from .inputs.text import TextTokens, learn_tokenizer
 from .language import cut_tokenizer
 from .parallel import Group, end_group, pick_device, start_group
@@ -124,6 +125,8 @@ def new_model(config: TrainConfig, tokenizer: Path) -> VLSA:
     stem = model.stems["text"]
     if isinstance(stem, MiniLMStem):
         stem.model.load_published(tokenizer)
+    if config.trunk_from:
+        start_trunk(model, config.trunk_from)
     return model
 
 

@@ -8,8 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
+from google.protobuf import text_format
+from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from export.bundle import (
     AlteredFile,
@@ -26,6 +29,7 @@ from export.bundle import (
 )
 from export.encoder import BadVectors, CannotRun, OnnxEncoder, UnverifiedPrecision, checked
 from export.to_onnx import export_checkpoint, golden_vectors
+from export.triton import write_repository
 from export.verify import PARITY, batch_invariance, probes, torch_parity, verify
 from model import checkpoint
 from model.config import SMOKE, TrainConfig
@@ -205,3 +209,21 @@ def test_verify_measures_the_default_bundle_and_writes_it_down(tmp_path: Path) -
     measured = open_bundle(folder).manifest.variants["int8"]
     assert set(measured) == {"video", "audio", "text"} and all(m.cosine > 0.98 for m in measured.values()), measured
     assert OnnxEncoder.open(folder, precision="int8").precision == "int8"
+
+
+def test_a_triton_repository_meets_tritons_own_schema(exported: tuple[Path, Path], tmp_path: Path) -> None:
+    bundle = open_bundle(exported[1])
+    names = write_repository(bundle, tmp_path / "models", instances=2)
+    assert sorted(names) == sorted(path.name for path in (tmp_path / "models").iterdir())
+    for name, encoding in zip(names, bundle.manifest.graphs, strict=True):
+        folder = tmp_path / "models" / name
+        config = text_format.Parse((folder / "config.pbtxt").read_text(), ModelConfig())
+        graph = onnxruntime.InferenceSession(str(folder / "1" / "model.onnx"), providers=["CPUExecutionProvider"])
+        (given,), (output,) = graph.get_inputs(), graph.get_outputs()
+        assert (config.name, config.input[0].name, config.output[0].name) == (name, given.name, output.name)
+        told = [n if isinstance(n, int) else -1 for n in given.shape[1:]]
+        assert list(config.input[0].dims) == told and list(config.output[0].dims) == [bundle.manifest.dims[encoding]]
+        assert config.instance_group[0].count == 2 and config.dynamic_batching.priority_levels == 2
+        assert (folder / "tokenizer.json").exists() == (encoding == "text")
+        with pytest.raises(InTheWay):
+            write_repository(bundle, tmp_path / "models")

@@ -30,6 +30,7 @@ TORCH = {
     "model.step",
     "model.parallel",
     "model.train",
+    "model.initial",
     "model.ablation",
     "model.data",
     "model.checkpoint",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -15,7 +16,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import transformers
 import webdataset
+from safetensors.torch import load_file
 from torch.multiprocessing.spawn import spawn
 
 from model.ablation import ARMS, Plan, ablation, operations, stages
@@ -23,6 +26,7 @@ from model.checkpoint import load
 from model.clips import Clips
 from model.config import PRESETS, SMOKE, BadConfig, TrainConfig
 from model.data import Batch, Mixture
+from model.initial import start_trunk
 from model.inputs.text import TextTokens
 from model.manifest import BadManifest, read_manifest
 from model.parallel import end_group, start_group
@@ -354,6 +358,48 @@ def test_public_sets_are_read_as_they_are_distributed(name: str, tmp_path: Path)
     assert found == expected and all(row.licence for row in rows)
     with pytest.raises(BadManifest, match="not as its owners"):
         prepare(name, tmp_path / "elsewhere", "train", out)
+
+
+@pytest.mark.parametrize("kind", ["clip", "vit"])
+def test_the_trunk_can_start_from_a_published_transformer(tmp_path: Path, kind: str) -> None:
+    """By name, from a small random model of the library's class; its patches project as the original's do."""
+    shape = {"hidden_size": 32, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
+    torch.manual_seed(3)
+    if kind == "clip":
+        vision = transformers.CLIPVisionConfig(**shape, image_size=32, patch_size=16)
+        text = transformers.CLIPTextConfig(**shape, vocab_size=20)
+        config = transformers.CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict())
+        theirs = transformers.CLIPModel(config)
+    else:
+        theirs = transformers.ViTModel(transformers.ViTConfig(**shape, image_size=32, patch_size=16))
+    theirs.save_pretrained(tmp_path)
+    processor = transformers.CLIPImageProcessor(size={"shortest_edge": 32})
+    processor.save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+
+    model, told = VLSA(SMOKE), []
+    used = start_trunk(model, str(tmp_path), told.append)
+    assert len([name for name in used if re.search(r"layers?\.0\.", name)]) == 16  # SMOKE has one layer
+    assert "2 of" not in told[0] and "layer" in told[1]
+    query = weights[next(name for name in used if re.search(r"layers?\.0\..*(q_proj|query)\.weight", name))]
+    assert torch.equal(model.blocks[0].qkv.weight[:32], query)
+    first = weights[next(name for name in used if re.search(r"norm1\.weight|before\.weight", name))]
+    assert all(torch.equal(norm.weight, first) for norm in model.blocks[0].norm1.norms.values())
+
+    picture = torch.rand(1, 3, 32, 32)
+    mean, deviation = (torch.tensor(v)[:, None, None] for v in (processor.image_mean, processor.image_std))
+    kernel = next(n for n in used if re.search(r"patch_embedding(s.projection)?.weight", n))
+    bias = weights.get(kernel.replace("weight", "bias"))
+    expected = torch.nn.functional.conv2d((picture - mean) / deviation, weights[kernel], bias, stride=16)
+    found = model.stems["video"](picture * 2 - 1)
+    assert torch.allclose(found, expected.flatten(2).transpose(1, 2), atol=1e-4)
+    places = weights[next(n for n in used if "position_embedding" in n)].view(-1, 32)[1:]
+    assert torch.allclose(model.positions["video_inner"], places)
+
+    with pytest.raises(BadConfig, match="32 wide"):
+        start_trunk(VLSA(replace(SMOKE, width=64)), str(tmp_path))
+    with pytest.raises(BadConfig, match=r"no model\.safetensors"):
+        start_trunk(model, str(ROOT / "docs"))
 
 
 def test_a_source_without_clips_is_named(tmp_path: Path) -> None:
