@@ -252,7 +252,7 @@ def of_both(name: str, place: str, model: Any) -> Published:
 
 def video_processor(name: str, place: str) -> SimpleNamespace:
     """What a video processor was saved with; the library's own class wants torchvision to be made."""
-    from transformers.utils import cached_file
+    from transformers.utils.hub import cached_file
 
     for file, part in (("processor_config.json", "video_processor"), ("video_preprocessor_config.json", "")):
         found = cached_file(place, file, _raise_exceptions_for_missing_entries=False)
