@@ -68,11 +68,13 @@ class WrongVectors(BadBundle):
 
 
 class NoRoute(Exception):
-    """No space of the bundle holds both ends of a search."""
+    """No space of the bundle holds what was asked for."""
 
-    def __init__(self, query: str, target: str, problem: str) -> None:
-        super().__init__(f"this bundle cannot search {query}-{target}: {problem}")
-        self.query, self.target = query, target
+    def __init__(self, modalities: tuple[str, ...], where: dict[str, list[str]], space: str | None = None) -> None:
+        asked = f"space {space!r}" if space else "a space"
+        lives = ", ".join(f"{m} lives in {' and '.join(where[m]) or 'none'}" for m in modalities)
+        super().__init__(f"this bundle has no {asked} with {' and '.join(modalities)}: {lives}")
+        self.modalities, self.space = list(modalities), space
 
 
 @dataclass(frozen=True)
@@ -153,18 +155,19 @@ class Manifest:
     def encodings(self, modality: str) -> list[str]:
         return [e for e in self.graphs if modality_of(e) == modality]
 
+    def spaces_with(self, modality: str) -> list[str]:
+        return [name for name, space in self.spaces.items() if modality in space.encodings]
+
     def space_of(self, modality: str, space: str | None = None) -> str:
         """The named space, or the first that holds a modality.
 
         Raises:
             NoRoute: there is none, or it does not hold the modality.
         """
-        holding = [name for name, s in self.spaces.items() if modality in s.encodings]
-        if space is None and holding:
-            return holding[0]
-        if space not in holding:
-            raise NoRoute(modality, modality, f"{modality} lives in {', '.join(holding) or 'no space'}")
-        return space
+        holding = self.spaces_with(modality)
+        if not holding or space not in (None, *holding):
+            raise NoRoute((modality,), {modality: holding}, space)
+        return space or holding[0]
 
     def route(self, query: str, target: str) -> Route:
         """The first space that holds both modalities.
@@ -174,13 +177,10 @@ class Manifest:
         """
         for name, space in self.spaces.items():
             if query in space.encodings and target in space.encodings:
-                comparable = tuple(dict.fromkeys(space.encodings.values()))
+                comparable = tuple(space.encodings.values())
                 return Route(name, space.encodings[query], space.encodings[target], comparable)
-        where = [
-            f"{m} lives in {', '.join(n for n, s in self.spaces.items() if m in s.encodings) or 'no space'}"
-            for m in dict.fromkeys((query, target))
-        ]
-        raise NoRoute(query, target, ", ".join(where))
+        modalities = tuple(dict.fromkeys((query, target)))
+        raise NoRoute(modalities, {m: self.spaces_with(m) for m in modalities})
 
 
 @dataclass(frozen=True)

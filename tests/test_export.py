@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
+import psutil
 import pytest
 import torch
 from google.protobuf import text_format
@@ -227,3 +230,31 @@ def test_a_triton_repository_meets_tritons_own_schema(exported: tuple[Path, Path
         assert (folder / "tokenizer.json").exists() == (encoding == "text")
         with pytest.raises(InTheWay):
             write_repository(bundle, tmp_path / "models")
+
+
+def test_memory_stays_flat_over_two_thousand_requests() -> None:
+    """Batches of every size and texts of every length; what the allocator keeps it reuses."""
+    encoder, random = OnnxEncoder.open(ROOT / "bundles" / "default", threads=1), np.random.default_rng(0)
+    words = ["a", "red", "ball", "the", "sound", "of", "rain", "barking", "loudly"]
+    seen = []
+    for n in range(2000):
+        texts = [" ".join(random.choice(words, random.integers(1, 30))) for _ in range(random.integers(1, 5))]
+        encoder.embed("text", encoder.tokens(texts, "text"))
+        if n % 40 == 0:
+            encoder.embed("audio", probes(encoder, "audio", int(random.integers(1, 5))))
+            encoder.embed("video", probes(encoder, "video", int(random.integers(1, 5))))
+        seen.append(psutil.Process().memory_info().rss / 2**20)
+    assert max(seen[1500:]) - max(seen[400:500]) < 16, (seen[0], seen[499], seen[-1])
+
+
+def test_the_command_and_the_service_refuse_an_altered_bundle_by_name(
+    exported: tuple[Path, Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "bundle"
+    shutil.copytree(exported[1], folder)
+    raw = bytearray((folder / "audio.onnx").read_bytes())
+    raw[len(raw) // 2] ^= 1
+    (folder / "audio.onnx").write_bytes(raw)
+    for command in (["export", "verify", str(folder)], ["service", "--bundle", str(folder), "--data", str(tmp_path)]):
+        done = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 1 and "audio.onnx is not the file" in done.stderr, done.stderr

@@ -6,6 +6,7 @@ The models are of the published classes and randomly initialised: what is proven
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -277,18 +278,36 @@ def test_a_pair_is_one_bundle_of_two_spaces(bundles: dict[str, tuple[Path, Path]
         encoding = f"text@{family}"
         found = encoder.embed(encoding, encoder.tokens(TEXTS, encoding))
         assert (found * text_vectors(family, bundles[family][0])).sum(axis=1).min() >= 0.9999
-    make_video(tmp_path / "media.mp4")
-    for n in range(2):
-        write_wav(tmp_path / f"s{n}.wav", make_tone(1.5, 300.0 * (n + 1), 16_000), 16_000)
+
+
+@pytest.mark.parametrize("family", ["clip", "siglip", "xclip", "clap", "pair"])
+def test_files_are_indexed_and_found(bundles: dict[str, tuple[Path, Path]], family: str, tmp_path: Path) -> None:
+    bundle = bundles[family][1] if family != "pair" else tmp_path / "pair"
+    if family == "pair":
+        import_pretrained(["a/siglip", "a/clap"], bundle, [bundles["siglip"][0], bundles["clap"][0]])
+    targets = {"pair": ("video", "audio"), "clap": ("audio",)}.get(family, ("video",))
+    files = {"video": [tmp_path / f"{n}.mp4" for n in "abc"], "audio": [tmp_path / f"{n}.wav" for n in "def"]}
+    for n, path in enumerate(files["video"]):
+        make_video(path, seconds=n + 1)
+    for n, path in enumerate(files["audio"]):
+        write_wav(path, make_tone(1.0 + n, 300.0 * (n + 1), 16_000), 16_000)
     index = [sys.executable, "-m", "index"]
-    common = ["--bundle", str(tmp_path / "pair"), "--data", str(tmp_path / "data")]
-    files = [str(tmp_path / name) for name in ("media.mp4", "s0.wav", "s1.wav")]
-    built = subprocess.run([*index, "build", *common, *files], cwd=ROOT, capture_output=True, text=True)
-    assert built.returncode == 0 and "3 indexed" in built.stdout, built.stderr
-    for target, expected in (("video", {"media.mp4"}), ("audio", {"s0.wav", "s1.wav"})):
+    common = ["--bundle", str(bundle), "--data", str(tmp_path / "data")]
+    paths = [str(path) for target in targets for path in files[target]]
+    built = subprocess.run([*index, "build", *common, *paths], cwd=ROOT, capture_output=True, text=True)
+    assert built.returncode == 0 and f"{len(paths)} indexed" in built.stdout, built.stderr
+    for target in targets:
         asked = [*index, "search", *common, "--text", "a red ball", "--target", target]
-        found_lines = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
-        assert {line.split()[-1] for line in found_lines[1:]} == expected
+        found = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+        assert {line.split()[-1] for line in found[1:]} == {path.name for path in files[target]}
+
+
+def test_without_a_network_a_hub_id_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "export", "pretrained", "someone/clip-absent", "--out", str(tmp_path / "bundle")]
+    offline = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "cache")}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=offline, timeout=120)
+    assert done.returncode == 1 and "someone/clip-absent cannot be had" in done.stderr, done.stderr
+    assert not list(tmp_path.glob("bundle*"))
 
 
 def test_what_cannot_be_imported_is_named_and_writes_nothing(
