@@ -169,18 +169,19 @@ class Manifest:
             raise NoRoute((modality,), {modality: holding}, space)
         return space or holding[0]
 
-    def route(self, query: str, target: str) -> Route:
-        """The first space that holds both modalities.
+    def route(self, query: str, target: str, space: str | None = None) -> Route:
+        """The way from one modality to another through the named space, or the first that holds both.
 
         Raises:
-            NoRoute: none does.
+            NoRoute: none does, or not that one.
         """
-        for name, space in self.spaces.items():
-            if query in space.encodings and target in space.encodings:
-                comparable = tuple(space.encodings.values())
-                return Route(name, space.encodings[query], space.encodings[target], comparable)
-        modalities = tuple(dict.fromkeys((query, target)))
-        raise NoRoute(modalities, {m: self.spaces_with(m) for m in modalities})
+        both = [name for name in self.spaces_with(query) if name in self.spaces_with(target)]
+        if not both or space not in (None, *both):
+            modalities = tuple(dict.fromkeys((query, target)))
+            raise NoRoute(modalities, {m: self.spaces_with(m) for m in modalities}, space)
+        name = space or both[0]
+        encodings = self.spaces[name].encodings
+        return Route(name, encodings[query], encodings[target], tuple(encodings.values()))
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,7 @@ def arguments() -> argparse.ArgumentParser:
     query.add_argument("--audio", type=Path, metavar="FILE")
     query.add_argument("--video", type=Path, metavar="FILE")
     searching.add_argument("--target", choices=["video", "audio", "text"], default="video")
+    searching.add_argument("--space", help="of a bundle that has several; else the first that holds both ends")
     searching.add_argument("--top-k", type=int, default=10)
     searching.add_argument("--filter", type=json.loads, help="a filter as JSON")
     for command in (building, searching):
@@ -107,7 +108,7 @@ def shown(progress: Iterator[tuple[int, int, Report]]) -> Report:
 def search_command(args: argparse.Namespace) -> int:
     encoder = OnnxEncoder.open(args.bundle)
     query = "text" if args.text is not None else "audio" if args.audio else "video"
-    route = encoder.manifest.route(query, args.target)
+    route = encoder.manifest.route(query, args.target, args.space)
     if args.text is not None:
         vector = encoder.embed(route.query, encoder.tokens([args.text], route.query))[0]
     else:

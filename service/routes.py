@@ -391,7 +391,7 @@ async def find(
 ) -> schemas.SearchResult:
     """`query` makes the query's vector by the encoding it gets."""
     began = time.perf_counter()
-    route = tercet.encoder.manifest.route(source, target)
+    route = tercet.encoder.manifest.route(source, target, options.space)
     if options.top_k > tercet.settings.top_k_max:
         raise BadRequest(f"top_k is at most {tercet.settings.top_k_max}")
     collection = tercet.collections.get(options.collection)
@@ -437,10 +437,11 @@ def search_by_file(source: str, target: str) -> Callable[..., Awaitable[schemas.
         filter: Annotated[str | None, Form(description="a filter as JSON")] = None,
         min_score: Annotated[float | None, Form(allow_inf_nan=False)] = None,
         exact: Annotated[bool, Form()] = False,
+        space: Annotated[str | None, Form()] = None,
     ) -> schemas.SearchResult:
         chosen = parsed_value(dict[str, Any], as_json("filter", filter)) if filter else None
         options = schemas.SearchOptions(
-            collection=collection, top_k=top_k, filter=chosen, min_score=min_score, exact=exact
+            collection=collection, top_k=top_k, filter=chosen, min_score=min_score, exact=exact, space=space
         )
 
         async def query(encoding: str) -> Vectors:

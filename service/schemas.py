@@ -62,6 +62,7 @@ class SearchOptions(Strict):
     filter: dict[str, Any] | None = None
     min_score: float | None = Field(None, allow_inf_nan=False)
     exact: bool = False
+    space: str | None = Field(None, description="of a bundle that has several; else the first that holds both ends")
 
 
 class TextSearch(SearchOptions):

@@ -132,6 +132,8 @@ def test_a_bundle_of_two_spaces(tmp_path: Path, clips: dict[str, Path]) -> None:
         found = search(client, "text-video", "red")
         assert found["space"] == "sight" and [h["id"] for h in found["hits"]] == ["red", "green"]
         assert set(found["hits"][0]["scores"]) == {"video"}  # its sound is in another space
+        refused(client.post("/v1/search/text-video", json={"query": "red", "space": "sound"}), 422, "no_route")
+        assert search(client, "text-text", "red", space="sound")["space"] == "sound"
         found = search(client, "text-audio", "noise")
         assert found["space"] == "sound" and [h["id"] for h in found["hits"]] == ["red"]
         assert search(client, "audio-text", clips["tone"])["hits"][0]["id"] == "words"
