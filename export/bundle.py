@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -31,6 +32,7 @@ FORMAT = 2
 MANIFEST, TOKENIZER, WEIGHTS = "manifest.json", "tokenizer.json", "weights.bin"
 GOLDEN_ITEMS = 2
 MAX_LOSS = 1.0  # points of R@10 that another precision may lose
+LEAST_COSINE = 0.98  # between its vectors and those of fp32
 
 
 class BadBundle(Exception):
@@ -71,8 +73,8 @@ class NoRoute(Exception):
     """No space of the bundle holds what was asked for."""
 
     def __init__(self, modalities: tuple[str, ...], where: dict[str, list[str]], space: str | None = None) -> None:
-        asked = f"space {space!r}" if space else "a space"
-        lives = ", ".join(f"{m} lives in {' and '.join(where[m]) or 'none'}" for m in modalities)
+        asked = f"space {space!r}" if space else "space"
+        lives = ", ".join(f"{m} lives in {' and '.join(where[m]) or 'no space'}" for m in modalities)
         super().__init__(f"this bundle has no {asked} with {' and '.join(modalities)}: {lives}")
         self.modalities, self.space = list(modalities), space
 
@@ -126,7 +128,7 @@ class Measured:
 
     @property
     def good(self) -> bool:
-        return self.points >= -MAX_LOSS
+        return self.points >= -MAX_LOSS and self.cosine >= LEAST_COSINE
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,7 @@ class Manifest:
     files: dict[str, str]  # file -> sha256
     golden: dict[str, list[list[float]]]  # encoding -> vectors of `golden_inputs`
     provenance: dict[str, Any]
-    variants: dict[str, dict[str, Measured]] = field(default_factory=dict)  # precision -> encoding
+    variants: dict[str, dict[str, Measured]] = field(default_factory=dict)  # provider/precision -> encoding
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -204,9 +206,21 @@ def canonical(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
 
 
-def fingerprint(files: dict[str, str], inputs: InputSpecs, spaces: dict[str, Space]) -> str:
-    """A hash over weights, graphs, tokenizer and input specs: equal means comparable vectors."""
-    parts = {"files": files, "inputs": asdict(inputs), "spaces": {k: asdict(v) for k, v in spaces.items()}}
+def fingerprint(
+    files: dict[str, str],
+    inputs: InputSpecs,
+    spaces: dict[str, Space],
+    graphs: dict[str, str],
+    tokenizers: dict[str, Tokenizer],
+) -> str:
+    """A hash over weights, graphs, tokenizers and input specs: equal means comparable vectors."""
+    parts = {
+        "files": files,
+        "inputs": asdict(inputs),
+        "spaces": {k: asdict(v) for k, v in spaces.items()},
+        "graphs": graphs,
+        "tokenizers": {k: asdict(v) for k, v in tokenizers.items()},
+    }
     return hashlib.sha256(canonical(parts)).hexdigest()[:32]
 
 
@@ -227,13 +241,34 @@ def write_bundle(
     """
     if out.exists() and not (out / MANIFEST).is_file():
         raise InTheWay(out.name)
-    half = out.with_name(out.name + ".part")
-    shutil.rmtree(half, ignore_errors=True)
-    half.mkdir(parents=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    place = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    try:
+        half = place / "new"
+        half.mkdir()
+        fill_bundle(half, name, inputs, spaces, tokenizers, provenance, fill, vectors_of)
+        if out.exists():
+            out.rename(place / "old")
+        half.rename(out)
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+    return open_bundle(out)
+
+
+def fill_bundle(
+    half: Path,
+    name: str,
+    inputs: InputSpecs,
+    spaces: dict[str, Space],
+    tokenizers: dict[str, Tokenizer],
+    provenance: dict[str, Any],
+    fill: Callable[[Path], None],
+    vectors_of: Callable[[Bundle], dict[str, NDArray[np.float32]]],
+) -> None:
     fill(half)
     files = {path.name: digest(path) for path in sorted(half.iterdir())}
     graphs = {e: f"{e}.onnx" for space in spaces.values() for e in space.encodings.values()}
-    stamp = fingerprint(files, inputs, spaces)
+    stamp = fingerprint(files, inputs, spaces, graphs, tokenizers)
     bare = Manifest(FORMAT, name, stamp, inputs, spaces, graphs, tokenizers, files, {}, provenance)
     made = vectors_of(Bundle(half, bare))
     golden = {e: [[round(float(x), 7) for x in row] for row in vectors] for e, vectors in made.items()}
@@ -241,13 +276,6 @@ def write_bundle(
     for path in half.iterdir():
         with path.open("rb") as file:
             os.fsync(file.fileno())
-    old = out.with_name(out.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
-    if out.exists():
-        out.rename(old)
-    half.rename(out)
-    shutil.rmtree(old, ignore_errors=True)
-    return open_bundle(out)
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
@@ -276,9 +304,12 @@ def open_bundle(folder: Path) -> Bundle:
         if digest(folder / file) != expected:
             raise AlteredFile(file)
     named = {*manifest.graphs.values(), *(t.file for t in manifest.tokenizers.values())}
+    if silent := set(manifest.graphs) - set(manifest.golden):
+        raise UnknownFormat(f"no golden vectors of {silent.pop()}")
     if unlisted := named - set(manifest.files):
         raise MissingFile(unlisted.pop())
-    if fingerprint(manifest.files, manifest.inputs, manifest.spaces) != manifest.fingerprint:
+    m = manifest
+    if fingerprint(m.files, m.inputs, m.spaces, m.graphs, m.tokenizers) != m.fingerprint:
         raise AlteredFile(MANIFEST)
     return Bundle(folder, manifest)
 
@@ -304,10 +335,12 @@ def parse(raw: bytes) -> Manifest:
         )
         values["spaces"] = {k: Space(**v) for k, v in values["spaces"].items()}
         values["tokenizers"] = {k: Tokenizer(v["file"], TextSpec(**v["spec"])) for k, v in values["tokenizers"].items()}
-        values["variants"] = {p: {m: Measured(**v) for m, v in by.items()} for p, by in values["variants"].items()}
+        values["variants"] = {
+            p: {m: Measured(**v) for m, v in by.items()} for p, by in values.get("variants", {}).items()
+        }
         return Manifest(**values)
     except (KeyError, TypeError, AttributeError) as error:
-        raise UnknownFormat(str(error)) from error
+        raise UnknownFormat(f"missing or wrong key ({error})") from error
 
 
 def golden_input(inputs: InputSpecs, encoding: str, text: TextSpec | None = None) -> NDArray[Any]:

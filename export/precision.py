@@ -21,9 +21,6 @@ def derived(graph: Path, precision: str) -> bytes:
 
     float16: everything from the logarithm of a spectrogram on; inputs and the vector stay as they are. int8: weights of
     matrix products by column, activations as they come (dynamic); convolutions stay, they would be slower.
-
-    Raises:
-        ImportError: the package onnx is not installed.
     """
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic

@@ -35,7 +35,8 @@ from .to_onnx import golden_vectors, trace, write_graphs
 
 WINDOW_S = 10.0  # of encoders of pictures, which have none of their own
 FRAMES = 8
-INTERPOLATIONS = {2: "bilinear", 3: "bicubic"}  # as PIL numbers them
+INTERPOLATIONS = {0: "point", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "area", 5: "area"}  # as PIL numbers them
+LONGEST = 512  # tokens of a text that are read, at most
 
 
 class BadPretrained(Exception):
@@ -174,10 +175,13 @@ class PEWords(nn.Module):
 
 def of_pictures(name: str, place: str, model: Any, tower: type[Pictures] = Pictures) -> Published:
     """CLIP, SigLIP and SigLIP 2 of fixed resolution; X-CLIP, whose words are encoded without a video's prompt."""
-    from transformers import AutoImageProcessor, AutoTokenizer
+    from transformers import AutoImageProcessor
 
     processor: Any = AutoImageProcessor.from_pretrained(place)
-    tokenizer, config = AutoTokenizer.from_pretrained(place), model.config
+    config, size = model.config, config_size(processor)
+    if size != config.vision_config.image_size:
+        raise UnknownFamily(name, f"prepared at {size} pixels for a network of {config.vision_config.image_size}")
+    tokenizer = tokenizer_of(place, lowercase=config.model_type == "siglip")
     video = VideoSpec(
         frames=getattr(config.vision_config, "num_frames", None) or FRAMES,
         size=config.vision_config.image_size,
@@ -189,7 +193,7 @@ def of_pictures(name: str, place: str, model: Any, tower: type[Pictures] = Pictu
         name=name,
         towers={"video": tower(model, processor), "text": Words(model, None)},  # CLIP's attention is causal: no mask
         spaces={config.model_type: {"text": "text", "video": "video"}},
-        text=TextSpec(config.text_config.max_position_embeddings, tokenizer.pad_token_id, whole),
+        text=TextSpec(min(config.text_config.max_position_embeddings, LONGEST), tokenizer.pad_token_id, whole),
         tokenizer=tokenizer,
         video=video,
     )
@@ -197,16 +201,16 @@ def of_pictures(name: str, place: str, model: Any, tower: type[Pictures] = Pictu
 
 def of_sounds(name: str, place: str, model: Any) -> Published:
     """CLAP."""
-    from transformers import AutoFeatureExtractor, AutoTokenizer
+    from transformers import AutoFeatureExtractor
 
     extractor: Any = AutoFeatureExtractor.from_pretrained(place)
-    tokenizer, config = AutoTokenizer.from_pretrained(place), model.config.text_config
+    tokenizer, config = tokenizer_of(place), model.config.text_config
     positions = config.max_position_embeddings - config.pad_token_id - 1  # RoBERTa counts from behind its padding
     return Published(
         name=name,
         towers={"audio": Sound(model, extractor), "text": Words(model, tokenizer.pad_token_id)},
         spaces={"clap": {"text": "text", "audio": "audio"}},
-        text=TextSpec(min(positions, tokenizer.model_max_length), tokenizer.pad_token_id),
+        text=TextSpec(min(positions, tokenizer.model_max_length, LONGEST), tokenizer.pad_token_id),
         tokenizer=tokenizer,
         audio=AudioSpec(extractor.sampling_rate, extractor.nb_max_samples, fill="repeat"),
         window_s=extractor.nb_max_samples / extractor.sampling_rate,
@@ -215,20 +219,21 @@ def of_sounds(name: str, place: str, model: Any) -> Published:
 
 def of_both(name: str, place: str, model: Any) -> Published:
     """PE-AV: pictures and sounds compare with each other, and words with each of them in a space of its own."""
-    from transformers import AutoFeatureExtractor, AutoTokenizer
+    from transformers import AutoFeatureExtractor
 
     extractor: Any = AutoFeatureExtractor.from_pretrained(place)
     processor = video_processor(name, place)
-    tokenizer, pad_id = AutoTokenizer.from_pretrained(place), AutoTokenizer.from_pretrained(place).pad_token_id
+    tokenizer = tokenizer_of(place)
+    pad_id = tokenizer.pad_token_id
     size = processor.size
     video = VideoSpec(
-        frames=FRAMES,
+        frames=getattr(processor, "num_frames", None) or FRAMES,
         size=int(size.get("height") or size.get("shortest_edge")),
         fit="crop" if processor.do_center_crop else "squash",
         interpolation=INTERPOLATIONS[int(processor.resample)],
     )
     hops = round(WINDOW_S * extractor.sampling_rate / extractor.hop_length)
-    audio = AudioSpec(extractor.sampling_rate, hops * extractor.hop_length)
+    audio = AudioSpec(extractor.sampling_rate, hops * extractor.hop_length, fill="repeat")
     return Published(
         name=name,
         towers={
@@ -242,12 +247,35 @@ def of_both(name: str, place: str, model: Any) -> Published:
             "audio": {"text": "text@audio", "audio": "audio"},
             "audio-video": {"audio": "audio", "video": "video"},
         },
-        text=TextSpec(min(tokenizer.model_max_length, model.config.text_config.max_position_embeddings), pad_id),
+        text=TextSpec(min(tokenizer.model_max_length, LONGEST), pad_id),
         tokenizer=tokenizer,
         video=video,
         audio=audio,
         window_s=audio.samples / audio.sample_rate,
     )
+
+
+def config_size(processor: Any) -> int:
+    """The side of the square that an image processor makes, where it scales to just that before it crops."""
+    size, crop = dict(processor.size), dict(processor.crop_size or {}) if processor.do_center_crop else {}
+    found = {int(v) for v in (*size.values(), *crop.values())}
+    return found.pop() if len(found) == 1 else -1
+
+
+def tokenizer_of(place: str, lowercase: bool = False) -> Any:
+    """A model's tokenizer from its tokenizer.json, whatever class its publisher wrapped it in.
+
+    SigLIP's text towers were trained on lower case, which its publishers' classes do, and their files not always.
+    """
+    from tokenizers import normalizers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer: Any = PreTrainedTokenizerFast.from_pretrained(place)
+    if lowercase:
+        before = tokenizer.backend_tokenizer.normalizer
+        steps = [normalizers.Lowercase(), *([before] if before else [])]
+        tokenizer.backend_tokenizer.normalizer = normalizers.Sequence(steps)
+    return tokenizer
 
 
 def video_processor(name: str, place: str) -> SimpleNamespace:
@@ -259,7 +287,8 @@ def video_processor(name: str, place: str) -> SimpleNamespace:
         values = json.loads(Path(found).read_text(encoding="utf-8")) if found else {}
         values = values.get(part, {}) if part else values
         if values:
-            return SimpleNamespace(**{"resample": 2, "do_center_crop": False} | values)
+            told = {"resample": 2, "do_center_crop": False, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+            return SimpleNamespace(**told | {k: v for k, v in values.items() if v is not None})
     raise UnknownFamily(name, "a pe_audio_video without its video processor's settings")
 
 
@@ -289,13 +318,12 @@ def load(name: str, folder: Path | None) -> Published:
         family = AutoConfig.from_pretrained(place).model_type
         if family not in FAMILIES:
             raise UnknownFamily(name, f"a {family}")
-        model: Any = AutoModel.from_pretrained(place, attn_implementation="eager").eval()
+        model: Any = AutoModel.from_pretrained(place, attn_implementation="eager", dtype=torch.float32).eval()
         return FAMILIES[family](name, place, model)
-    except (
-        OSError,
-        ValueError,
-    ) as error:  # what the library raises for a network, a name or a folder that is not there
-        raise CannotFetch(name, str(error).strip().splitlines()[0]) from error
+    except ImportError as error:  # a package that this model alone needs
+        raise CannotFetch(name, " ".join(str(error).split())) from error
+    except (OSError, ValueError) as error:  # the network, the name, the folder: what the library makes of them
+        raise CannotFetch(name, str(error).strip().partition("\n")[0]) from error
 
 
 # ---------------------------------------------------------------- to a bundle
@@ -349,6 +377,8 @@ def bundle_of(parts: list[Published], cards: list[dict[str, Any]], out: Path) ->
 
 def beside_others(part: Published) -> Published:
     """The same with the words of its only space named after it."""
+    if len(part.spaces) > 1:
+        raise UnknownFamily(part.name, "of several spaces already: it stands alone")
     (space,) = part.spaces
     name = {e: e if modality_of(e) != "text" else f"text@{space}" for e in part.towers}
     towers = {name[e]: tower for e, tower in part.towers.items()}
@@ -356,11 +386,13 @@ def beside_others(part: Published) -> Published:
 
 
 def card_of(name: str, folder: Path | None) -> dict[str, Any]:
-    """Source and licence of a published encoder, as far as its model card tells."""
+    """Source and licence of a published encoder, and whether that allows commercial use, as far as its card tells."""
     from huggingface_hub import ModelCard
     from huggingface_hub.errors import HfHubHTTPError
 
-    licence = None
+    place, stated = folder or (Path(name) if Path(name).is_dir() else None), None
     with suppress(OSError, ValueError, HfHubHTTPError):
-        licence = ModelCard.load(folder / "README.md" if folder else name).data.get("license")
-    return {"source": name, "licence": licence, "commercial": not re.search(r"\bnc\b|non-?commercial", licence or "")}
+        stated = ModelCard.load(place / "README.md" if place else name).data.get("license")
+    licence = ", ".join(stated) if isinstance(stated, list) else stated
+    free = not re.search(r"\bnc\b|non-?commercial", licence) if licence else None
+    return {"source": Path(name).name if place and not folder else name, "licence": licence, "commercial": free}

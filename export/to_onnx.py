@@ -103,7 +103,8 @@ def set_external(tensor: onnx.TensorProto, offset: int, length: int) -> None:
 def published(config: TrainConfig) -> dict[str, Any]:
     """The recipe, with manifests by name: a bundle travels, the paths of the machine it was made on do not."""
     names = [name if name.startswith("world:") else Path(name).name for name in (*config.manifests, config.validation)]
-    return config.to_json() | {"manifests": names[:-1], "validation": names[-1]}
+    before = {"start_from": Path(config.start_from).name, "trunk_from": Path(config.trunk_from).name}
+    return config.to_json() | {"manifests": names[:-1], "validation": names[-1]} | before
 
 
 def golden_vectors(bundle: Bundle) -> dict[str, NDArray[np.float32]]:

@@ -132,13 +132,13 @@ def variants(folder: Path, plain: OnnxEncoder) -> Iterator[Check]:
         clips = Clips.open(PROBES, bundle.manifest.inputs, Path(place) / "cache", Path(place) / "world")
         for precision in VARIANTS[plain.provider]:
             found = measure(plain, OnnxEncoder(bundle, plain.provider, precision=precision), clips)
-            bundle = replace(
-                bundle, manifest=replace(bundle.manifest, variants=bundle.manifest.variants | {precision: found})
-            )
+            known = bundle.manifest.variants | {f"{plain.provider}/{precision}": found}
+            bundle = replace(bundle, manifest=replace(bundle.manifest, variants=known))
             for encoding, m in found.items():
                 seen = f"max abs {m.max_abs:.1e}, cosine {m.cosine:.5f}, R@10 {m.points:+.2f} points"
                 yield Check(encoding, plain.provider, precision, "against fp32", seen, m.good)
-    write_manifest(folder, bundle.manifest)
+    if bundle.manifest.variants != plain.manifest.variants:
+        write_manifest(folder, bundle.manifest)
 
 
 def verify(folder: Path, provider: str | None = None, checkpoint: Path | None = None) -> Iterator[Check]:

@@ -120,6 +120,11 @@ class Records:
                 for statement in SCHEMA.split(";"):
                     self._db.execute(statement)
                 self._db.execute(f"pragma user_version = {SCHEMA_VERSION}")
+        elif version == 1:  # when a vector's encoding was its modality
+            with self._transaction():
+                self._db.execute("alter table vectors rename column modality to encoding")
+                self._db.execute("alter table removed rename column modality to encoding")
+                self._db.execute(f"pragma user_version = {SCHEMA_VERSION}")
         elif version != SCHEMA_VERSION:
             self._db.close()
             raise UnknownSchema(version)
@@ -240,7 +245,16 @@ class Records:
         )
         return [
             Item(
-                id, kind, seconds, name, media, source, text, json.loads(about), windows, modalities_of(has.split(","))
+                id,
+                kind,
+                seconds,
+                name,
+                media,
+                source,
+                text,
+                json.loads(about),
+                windows,
+                modalities_of((has or "").split(",")),
             )
             for id, kind, seconds, name, media, source, text, about, windows, has in rows.fetchall()
         ]
@@ -331,4 +345,4 @@ class Records:
 
 
 def modalities_of(encodings: Iterable[str]) -> tuple[str, ...]:
-    return tuple(sorted({modality_of(e) for e in encodings}))
+    return tuple(sorted({modality_of(e) for e in encodings if e}))

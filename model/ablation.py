@@ -8,6 +8,7 @@ more arms pre-train with the video-text term, and with contrast between vectors 
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -76,8 +77,12 @@ def run_arm(configs: list[TrainConfig], seed: int, test: str, out: Path, media: 
     was run before is not run again.
     """
     file = out / "result.json"
+    plan = [test, *(config.to_json() for config in configs)]
     if file.exists():
-        return json.loads(file.read_text(encoding="utf-8"))
+        known: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        if json.dumps(known["plan"]) == json.dumps(plan):
+            return known
+        shutil.rmtree(out)  # of another plan
     began, after, before = time.perf_counter(), [], ""
     for stage, config in enumerate(configs):
         folder = out / f"stage-{stage}"
@@ -93,8 +98,11 @@ def run_arm(configs: list[TrainConfig], seed: int, test: str, out: Path, media: 
         "steps": [config.steps for config in configs],
         "audio_text_loss": fmean(row["audio_text"] for row in last) if "audio_text" in last[0] else None,
         "minutes": (time.perf_counter() - began) / 60,
+        "plan": plan,
     }
-    file.write_text(json.dumps(result, indent=1), encoding="utf-8")
+    half = file.with_suffix(".part")
+    half.write_text(json.dumps(result, indent=1), encoding="utf-8")
+    half.replace(file)
     return result
 
 

@@ -174,6 +174,8 @@ class TrainConfig:
         return bool(self.global_weight or self.video_text or self.language_weight)
 
     def __post_init__(self) -> None:
+        if self.trunk_from and self.start_from:
+            raise BadConfig("trunk_from and start_from are two beginnings")
         check_choices(self, {"precision": ("fp32", "bf16"), "pool_from": ("alone", "joint")})
 
     @classmethod

@@ -91,6 +91,8 @@ def fill_layers(model: VLSA, weights: dict[str, Tensor]) -> list[str]:
             raise BadConfig(
                 f"its layers are {part['query.weight'].shape[0]} wide, this encoder's {block.out.out_features}"
             )
+        if part["up.weight"].shape != block.up.weight.shape:
+            continue
         for kind in ("weight", "bias"):
             getattr(block.qkv, kind).copy_(torch.cat([part[f"{role}.{kind}"] for role in ("query", "key", "value")]))
             for role in ("out", "up", "down"):

@@ -111,8 +111,10 @@ def prepare_tokenizer(sets: Sequence[Source], config: TrainConfig, out: Path) ->
     return file
 
 
-def new_model(config: TrainConfig, tokenizer: Path) -> VLSA:
-    """The network before its first step: by chance from the seed, with published words, or as another run left it."""
+def new_model(config: TrainConfig, tokenizer: Path, fresh: bool = True) -> VLSA:
+    """The network before its first step: by chance from the seed, with published words, or as another run left it. Not
+    `fresh`, its weights are about to be replaced by a checkpoint's.
+    """
     if config.start_from:
         model, other, _ = checkpoint.load(Path(config.start_from))
         if other.encoder != config.encoder:
@@ -125,7 +127,7 @@ def new_model(config: TrainConfig, tokenizer: Path) -> VLSA:
     stem = model.stems["text"]
     if isinstance(stem, MiniLMStem):
         stem.model.load_published(tokenizer)
-    if config.trunk_from:
+    if config.trunk_from and fresh:
         start_trunk(model, config.trunk_from)
     return model
 
@@ -135,6 +137,8 @@ def provenance(sets: Sequence[Source], config: TrainConfig) -> dict[str, Any]:
     if config.encoder.text_stem == "minilm":
         licences.append("Apache-2.0, all-MiniLM-L6-v2 (language model, frozen)")
     data = [{"manifest": Path(n).name, "clips": len(s)} for n, s in zip(config.manifests, sets, strict=True)]
+    if config.trunk_from:
+        licences.append(f"that of {Path(config.trunk_from).name}, whose weights the trunk started with")
     made = {"data": data, "licences": licences, "seed": config.seed, "steps": config.steps}
     if not config.start_from:
         return made
@@ -221,14 +225,15 @@ def start(config: TrainConfig, out: Path, resume: bool, group: Group, media: Pat
     tokens = TextTokens(tokenizer, config.encoder.text)
     shares = list(config.shares) or [float(len(source)) for source in sets]
     mixture = Mixture(sets, shares, tokens, config.encoder, config.batch, config.seed)
-    model = new_model(config, tokenizer).to(pick_device(config.device))
+    at = checkpoint.found(out / "checkpoint") if resume else None
+    model = new_model(config, tokenizer, at is None).to(pick_device(config.device))
     model.recompute = config.recompute
     if config.compile:
         for block in model.blocks:
             block.compile()
     optimiser = make_optimiser(model, config)
     run = Run(config, out, group, model, optimiser, mixture, held_out, tokenizer, provenance(sets, config))
-    if resume and (at := checkpoint.found(out / "checkpoint")):
+    if at:
         device, state = next(model.parameters()).device, checkpoint.state_of(at)
         model.load_state_dict(torch.load(at / "weights.pt", weights_only=True, map_location=device))
         optimiser.load_state_dict(torch.load(at / "optimiser.pt", weights_only=True, map_location=device))

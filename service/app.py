@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from export.bundle import modality_of
+from export.bundle import Manifest, modality_of
 from export.encoder import Encoder
 from index.collection import Collections, FingerprintConflict
 from model.inputs.confined import Decoders
@@ -44,6 +44,12 @@ def open_data(settings: Settings, encoder: Encoder) -> Collections:
     return collections
 
 
+def lanes_of(manifest: Manifest) -> dict[str, int]:
+    """The encodings, the quickest first, each with what pads its rows."""
+    ordered = sorted(manifest.graphs, key=lambda encoding: LANES.index(modality_of(encoding)))
+    return {e: manifest.tokenizers[e].spec.pad_id if e in manifest.tokenizers else 0 for e in ordered}
+
+
 def create_app(settings: Settings, encoder: Encoder, collections: Collections | None = None) -> FastAPI:
     """The service over an encoder; the data folder is opened when the app starts, if it is not given."""
     metrics = Metrics()
@@ -55,8 +61,9 @@ def create_app(settings: Settings, encoder: Encoder, collections: Collections | 
         shutil.rmtree(uploads, ignore_errors=True)  # of a process that was killed
         uploads.mkdir()
         decoders = Decoders(settings.decode_workers, settings.decode_memory_mb, settings.decode_max_s)
-        lanes = sorted(encoder.manifest.graphs, key=lambda encoding: LANES.index(modality_of(encoding)))
-        batcher = Batcher(encoder.embed, lanes, settings.batch_max_rows, settings.queue_max_rows, metrics.batch)
+        batcher = Batcher(
+            encoder.embed, lanes_of(encoder.manifest), settings.batch_max_rows, settings.queue_max_rows, metrics.batch
+        )
         pipeline = Pipeline(encoder, batcher, decoders, settings, metrics)
         await asyncio.to_thread(decoders.warm)
         app.state.tercet = State(settings, encoder, held, batcher, pipeline, metrics, uploads)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -27,20 +27,21 @@ class Job:
     future: asyncio.Future[NDArray[np.float32]]
 
 
-def stack(arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
-    """Arrays [n, ...] one below the other; rows of differing length are padded with zeros.
+def stack(arrays: Sequence[NDArray[Any]], pad: int = 0) -> NDArray[Any]:
+    """Arrays [n, ...] one below the other; rows of differing length are padded.
 
-    >>> stack([np.array([[1, 2]]), np.array([[3]])]).tolist()
-    [[1, 2], [3, 0]]
+    >>> stack([np.array([[1, 2]]), np.array([[3]])], pad=9).tolist()
+    [[1, 2], [3, 9]]
     """
     if len({a.shape[1:] for a in arrays}) == 1:
         return np.concatenate(arrays)
     width = max(a.shape[1] for a in arrays)
-    return np.concatenate([np.pad(a, ((0, 0), (0, width - a.shape[1]))) for a in arrays])
+    return np.concatenate([np.pad(a, ((0, 0), (0, width - a.shape[1])), constant_values=pad) for a in arrays])
 
 
 class Batcher:
-    """A lane for each kind of array, the first lane first; one batch at a time on the device.
+    """A lane for each kind of array, the first lane first; one batch at a time on the device. `lanes` says with what
+    rows of differing length are padded.
 
     A batch leaves when the device is free, with all that waits in its lane up to `max_rows`. When it fails it is halved
     until the row that fails is alone. Every future is completed on every path, shutdown included.
@@ -49,11 +50,12 @@ class Batcher:
     def __init__(
         self,
         run: Run,
-        lanes: Sequence[str],
+        lanes: Mapping[str, int],
         max_rows: int,
         max_waiting: int,
         observe: Callable[[str, int, float], None] = lambda lane, rows, seconds: None,
     ) -> None:
+        self._pads = lanes
         self._run, self._max_rows, self._max_waiting, self._observe = run, max_rows, max_waiting, observe
         self._lanes: dict[str, deque[Job]] = {lane: deque() for lane in lanes}
         self._waiting = dict.fromkeys(lanes, 0)
@@ -154,7 +156,7 @@ class Batcher:
         loop = asyncio.get_running_loop()
         began = self._busy_since = time.monotonic()
         try:
-            array = stack([job.array for job in jobs])
+            array = stack([job.array for job in jobs], self._pads[lane])
             vectors = await loop.run_in_executor(self._device, self._run, lane, array)
             if len(vectors) != len(array):
                 raise RuntimeError(f"{len(array)} rows gave {len(vectors)} vectors")

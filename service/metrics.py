@@ -23,7 +23,7 @@ class Metrics:
         )
         self.waiting = Gauge("tercet_waiting_rows", "Rows waiting for the encoder", ["lane"], registry=r)
         self.items = Gauge("tercet_items", "Items stored", ["collection"], registry=r)
-        self.vectors = Gauge("tercet_vectors", "Vectors stored", ["collection", "modality"], registry=r)
+        self.vectors = Gauge("tercet_vectors", "Vectors stored", ["collection", "encoding"], registry=r)
 
     def batch(self, lane: str, rows: int, seconds: float) -> None:
         self.batch_rows.labels(lane).observe(rows)

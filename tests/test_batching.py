@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Coroutine
 from typing import Any
 
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from service.batching import Batcher
 from service.errors import Overloaded, ShuttingDown
 
-LANES = ("text", "video")
+LANES = {"text": 0, "video": 0}
 
 
 def run(work: Coroutine[Any, Any, None]) -> None:
@@ -52,6 +53,26 @@ def test_waiting_requests_leave_together() -> None:
         results = await asyncio.gather(*tasks)
         assert [r.item() for r in results] == [2 * i for i in range(9)]
         assert sum(n for _, n in device.batches) == 9 and len(device.batches) <= 3
+        await batcher.close()
+
+    run(work())
+
+
+def test_rows_of_differing_length_are_padded_as_their_lane_says() -> None:
+    async def work() -> None:
+        seen = []
+
+        def device(lane: str, array: NDArray[np.int64]) -> NDArray[np.float32]:
+            seen.append(array.tolist())
+            time.sleep(0.05)
+            return np.ones((len(array), 2), np.float32)
+
+        batcher = Batcher(device, {"text@clap": 1}, max_rows=8, max_waiting=100)
+        texts = [np.array([[0, 7, 8, 2]]), np.array([[0, 9, 2]]), np.array([[0, 2]])]
+        await asyncio.gather(*(batcher.submit("text@clap", ids) for ids in texts))
+        assert [row for batch in seen for row in batch][1:] == [[0, 9, 2, 1], [0, 2, 1, 1]] or seen[1:] == [
+            [[0, 9, 2], [0, 2, 1]]
+        ]
         await batcher.close()
 
     run(work())
@@ -119,7 +140,7 @@ def test_text_goes_first_but_nobody_starves() -> None:
 def test_the_middle_lane_gets_its_turn() -> None:
     async def work() -> None:
         device = Device()
-        batcher = Batcher(device, ("text", "audio", "video"), max_rows=1, max_waiting=1000)
+        batcher = Batcher(device, dict.fromkeys(("text", "audio", "video"), 0), max_rows=1, max_waiting=1000)
         device.gate.clear()
         tasks = [asyncio.create_task(batcher.submit("text", rows(i))) for i in range(40)]
         tasks += [asyncio.create_task(batcher.submit("video", rows(i))) for i in range(20)]

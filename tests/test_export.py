@@ -84,9 +84,9 @@ def test_a_precision_is_served_once_measured_and_only_if_it_keeps_its_recall(
     with pytest.raises(UnverifiedPrecision, match="int8"):
         OnnxEncoder.open(folder, precision="int8")
     manifest = open_bundle(folder).manifest
-    for points, good in ((-1.0, True), (-1.1, False)):
-        measured = {m: Measured(0.01, 0.999, points if m == "audio" else 0.0) for m in manifest.modalities}
-        write_manifest(folder, replace(manifest, variants={"int8": measured}))
+    for points, cosine, good in ((-1.0, 0.99, True), (-1.1, 0.99, False), (0.0, 0.97, False)):
+        measured = {m: Measured(0.01, cosine, points if m == "audio" else 0.0) for m in manifest.modalities}
+        write_manifest(folder, replace(manifest, variants={"cpu/int8": measured}))
         assert open_bundle(folder).manifest.fingerprint == manifest.fingerprint
         if good:
             assert OnnxEncoder.open(folder, precision="int8").precision == "int8"
@@ -157,10 +157,12 @@ def test_golden_vectors_guard_the_graphs(exported: tuple[Path, Path]) -> None:
 
 def test_the_fingerprint_is_of_weights_graphs_and_specs(exported: tuple[Path, Path]) -> None:
     m = open_bundle(exported[1]).manifest
-    assert m.fingerprint == fingerprint(m.files, m.inputs, m.spaces)
+    assert m.fingerprint == fingerprint(m.files, m.inputs, m.spaces, m.graphs, m.tokenizers)
     other = replace(m.inputs, window_s=m.inputs.window_s + 1)
-    assert m.fingerprint != fingerprint(m.files, other, m.spaces)
-    assert m.fingerprint != fingerprint(m.files | {"weights.bin": "0" * 64}, m.inputs, m.spaces)
+    assert m.fingerprint != fingerprint(m.files, other, m.spaces, m.graphs, m.tokenizers)
+    assert m.fingerprint != fingerprint(m.files | {"weights.bin": "0" * 64}, m.inputs, m.spaces, m.graphs, m.tokenizers)
+    padded = {"text": replace(m.tokenizers["text"], spec=replace(m.tokenizers["text"].spec, pad_id=1))}
+    assert m.fingerprint != fingerprint(m.files, m.inputs, m.spaces, m.graphs, padded)
 
 
 def test_outputs_are_checked() -> None:
@@ -171,6 +173,7 @@ def test_outputs_are_checked() -> None:
             checked("text", bad, 3)
 
 
+@pytest.mark.skipif("CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="CUDA is here")
 def test_a_provider_that_is_not_there_is_named(exported: tuple[Path, Path]) -> None:
     with pytest.raises(CannotRun, match="cuda"):
         OnnxEncoder.open(exported[1], "cuda")
@@ -209,7 +212,7 @@ def test_verify_measures_the_default_bundle_and_writes_it_down(tmp_path: Path) -
     write_manifest(folder, replace(open_bundle(folder).manifest, variants={}))
     checks = list(verify(folder))
     assert all(check.good for check in checks), checks
-    measured = open_bundle(folder).manifest.variants["int8"]
+    measured = open_bundle(folder).manifest.variants["cpu/int8"]
     assert set(measured) == {"video", "audio", "text"} and all(m.cosine > 0.98 for m in measured.values()), measured
     assert OnnxEncoder.open(folder, precision="int8").precision == "int8"
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import sqlite3
 import threading
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +74,19 @@ class Twin:
     def search(self, query: Array, k: int, allowed: set[int] | None = None) -> list[int]:
         ids = [i for i in self.rows if allowed is None or i in allowed]
         return sorted(ids, key=lambda i: -float(self.rows[i] @ query))[:k]
+
+
+def test_records_of_the_first_schema_are_carried_over(tmp_path: Path) -> None:
+    box = Collection(tmp_path / "box", "f1", dims(3))
+    box.put([item("a", unit(1, 0, 0)), item("b", unit(0, 1, 0))])
+    box.delete("b")
+    box.close(keep=False)
+    with closing(sqlite3.connect(tmp_path / "box" / "records.sqlite")) as db:
+        for table in ("vectors", "removed"):
+            db.execute(f"alter table {table} rename column encoding to modality")
+        db.execute("pragma user_version = 1")
+        db.commit()
+    assert found(Collection(tmp_path / "box", "f1", dims(3)), unit(1, 0, 0)) == ["a"]
 
 
 @pytest.mark.parametrize("kind", ["exact", "hnsw"])

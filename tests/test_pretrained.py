@@ -302,6 +302,11 @@ def test_files_are_indexed_and_found(bundles: dict[str, tuple[Path, Path]], fami
         assert {line.split()[-1] for line in found[1:]} == {path.name for path in files[target]}
 
 
+def test_siglip_reads_capitals_as_small_letters(bundles: dict[str, tuple[Path, Path]]) -> None:
+    encoder = OnnxEncoder.open(bundles["siglip"][1])
+    assert (encoder.tokens(["A RED Ball"], "text") == encoder.tokens(["a red ball"], "text")).all()
+
+
 def test_without_a_network_a_hub_id_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "export", "pretrained", "someone/clip-absent", "--out", str(tmp_path / "bundle")]
     offline = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "cache")}
