@@ -289,6 +289,21 @@ def preset(encoder: EncoderConfig, **changes: Any) -> TrainConfig:
     return replace(TrainConfig(encoder=encoder, manifests=("world:train:12000",)), **changes)
 
 
+# What both runs behind the default encoder have in common.
+SOUND_AND_SIGHT: dict[str, Any] = {
+    "alike": (
+        (),
+        ("colour", "place"),
+        ("motion", "material"),
+        ("shape", "place"),
+        ("material", "size"),
+        ("motion", "colour"),
+    ),
+    "local_share": 0.08,
+    "language_weight": 1.0,
+    "spec_augment": True,
+    "checkpoint_steps": 200,
+}
 PRESETS: dict[str, TrainConfig] = {
     "smoke": preset(SMOKE, manifests=("world:train:64",), validation="world:validation:16", steps=20, batch=16),
     "demo": preset(TINY, manifests=("world:train:1500",), validation="world:validation:100", steps=300, batch=48),
@@ -304,27 +319,33 @@ PRESETS: dict[str, TrainConfig] = {
     ),
     "tiny": preset(TINY, steps=2400, local_share=0.25),
     # The world, spoken digits and words: what a fine-tuning on ESC-10's real sounds starts from. `make sources`
-    # prepares the files. bundles/default is of an earlier recipe; see docs/experiments.md.
+    # prepares the files.
     "default-start": preset(
         DEFAULT,
+        **SOUND_AND_SIGHT,
         manifests=("world:train:12000", "runs/sources/digits-train.jsonl", "runs/sources/wording.jsonl"),
         shares=(48, 16, 8),
-        alike=(
-            (),
-            ("colour", "place"),
-            ("motion", "material"),
-            ("shape", "place"),
-            ("material", "size"),
-            ("motion", "colour"),
-        ),
         steps=2000,
         batch=72,
         learning_rate=2e-3,
         warmup=0.05,
-        local_share=0.08,
-        language_weight=1.0,
-        spec_augment=True,
-        checkpoint_steps=200,
+    ),
+    # Then ESC-10's real sounds, with some of everything before: bundles/default.
+    "default": preset(
+        DEFAULT,
+        **SOUND_AND_SIGHT,
+        start_from="runs/default-start",
+        manifests=(
+            "world:train:12000",
+            "runs/sources/esc10-train.jsonl",
+            "runs/sources/digits-train.jsonl",
+            "runs/sources/wording.jsonl",
+        ),
+        shares=(14, 32, 8, 2),
+        steps=300,
+        batch=56,
+        learning_rate=8e-4,
+        warmup=0.1,
     ),
     "small": preset(SMALL, steps=20_000, batch=256, learning_rate=5e-4),
     "base": preset(
