@@ -139,6 +139,7 @@ class TrainConfig:
     local_share: float = 1.0  # of each batch that goes through the joint, masked pass
     global_weight: float = 5.0
     language_weight: float = 0.0  # (ours) text vectors keep what the stem's language model knows
+    geometry_weight: float = 0.0  # (ours) texts about sounds alone are as far apart as their sentences in that model
     spec_augment: bool = False  # (ours)
     trunk_from: str = ""  # a published CLIP or ViT, a folder or a hub id, whose weights the trunk starts with
     start_from: str = ""  # a run whose weights and tokenizer this one starts from
@@ -340,12 +341,14 @@ PRESETS: dict[str, TrainConfig] = {
             "runs/sources/esc10-train.jsonl",
             "runs/sources/digits-train.jsonl",
             "runs/sources/wording.jsonl",
+            "runs/sources/words.jsonl",
         ),
-        shares=(14, 32, 8, 2),
-        steps=300,
-        batch=56,
+        shares=(14, 32, 8, 20, 20),
+        steps=200,
+        batch=94,
         learning_rate=8e-4,
         warmup=0.1,
+        geometry_weight=400.0,
     ),
     "small": preset(SMALL, steps=20_000, batch=256, learning_rate=5e-4),
     "base": preset(

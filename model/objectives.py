@@ -48,6 +48,15 @@ def masked_patches(part: Masked, normalise: bool) -> Tensor:
     return (error * part.masked).sum()
 
 
+def geometry(vectors: Tensor, sentences: Tensor) -> Tensor:
+    """How differently two sets of unit vectors, [B, E] and [B, S], are placed among themselves: the mean squared
+    difference of their cosines (relational distillation, 1904.05068, with angles at the origin).
+    """
+    apart = (vectors @ vectors.T - sentences @ sentences.T).square()
+    n = len(vectors)
+    return apart.sum() / max(1, n * (n - 1))
+
+
 def masked_tokens(part: Masked) -> Tensor:
     """Cross-entropy, summed over the masked tokens."""
     return F.cross_entropy(part.predicted[part.masked].float(), part.target[part.masked], reduction="sum")

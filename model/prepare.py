@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import os
+import random
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -219,6 +221,19 @@ def wording(folder: Path, part: str, fold: int) -> Rows:
     return [{"captions": [{"text": t, "about": ["audio"]}], "licence": of} for t, of in texts.items() if t.strip()]
 
 
+def words(folder: Path, part: str, fold: int) -> Rows:
+    """Words without media or sense, by chance of BERT's vocabulary: what a language model makes of any word at all."""
+    known = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
+    whole = [word for word in known if re.fullmatch("[a-z]{3,}", word)]
+    doing = [word for word in whole if word.endswith("ing") and len(word) > 5]
+    chance, made = random.Random(part), []
+    for _ in range(12_000):
+        a, b = chance.sample(whole, 2)
+        text = chance.choice(NONSENSE).format(a=a, b=b, doing=chance.choice(doing))
+        made.append({"captions": [{"text": text, "about": ["audio"]}], "licence": "Apache-2.0, words of BERT"})
+    return made
+
+
 def esc10_rows(rows: list[dict[str, Any]], part: str, fold: int) -> list[dict[str, Any]]:
     chosen = [row for row in rows if row.get("esc10") and (row["fold"] == fold) == (part == "test")]
     made = []
@@ -245,6 +260,14 @@ def row_of(source: dict[str, Any], group: str, said: list[str]) -> dict[str, Any
     return kept | {"group": group, "captions": captions, "metadata": {"label": source["labels"][0]}}
 
 
+NONSENSE = (
+    "{a}",
+    "the sound of {a}",
+    "a {a} {doing}",
+    "{a} {b}",
+    "{a} and {b}",
+    "a {a} {doing} in the {b}",
+)
 PREPARERS: dict[str, Callable[[Path, str, int], Rows]] = {
-    f.__name__: f for f in (esc50, audiocaps, clotho, vggsound, msrvtt, esc10, digits, wording)
+    f.__name__: f for f in (esc50, audiocaps, clotho, vggsound, msrvtt, esc10, digits, wording, words)
 }

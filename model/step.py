@@ -102,7 +102,7 @@ def gradients(
 
 def weighted(terms: dict[str, Tensor], config: TrainConfig) -> Tensor:
     """L = w_local L_local + w_global L_global, the paper's weights being 1 and 5, and w_language L_language (ours)."""
-    weights = {"local": config.local_weight, "language": config.language_weight}
+    weights = {"local": config.local_weight, "language": config.language_weight, "geometry": config.geometry_weight}
     parts = [weights.get(name, config.global_weight) * term for name, term in terms.items()]
     return torch.stack(parts).sum() if parts else torch.zeros((), requires_grad=True)
 
@@ -131,11 +131,14 @@ def encode(model: VLSA, batch: Batch, chance: Chance, config: TrainConfig) -> Fe
         }
         said = torch.cat([has["sight"], has["sound"]])
         distinct, which = torch.unique(torch.cat([batch.sight, batch.sound])[said], dim=0, return_inverse=True)
-        vectors, apart = model.read(distinct) if len(distinct) else (batch.waveforms.new_zeros(0, *dim), None)
+        nothing = batch.waveforms.new_zeros(0, *dim), None, None
+        vectors, sentences, apart = model.read(distinct) if len(distinct) else nothing
         texts = placed(said, dim, lambda _: vectors[which])
         features["sight"], features["sound"] = texts.chunk(2)
         if apart is not None and config.language_weight:
             features["language"] = placed(said, (), lambda _: apart[which]).unflatten(0, (2, -1)).sum(0)
+        if sentences is not None and config.geometry_weight:
+            features["sentence"] = placed(said, sentences.shape[1:], lambda _: sentences[which]).chunk(2)[1]
     return features
 
 
@@ -175,6 +178,9 @@ def contrastive_terms(
     if "language" in features:
         texts = has["sight"].sum() + has["sound"].sum()
         terms["language"] = features["language"].sum() / texts.clamp(min=1)
+    if "sentence" in features:
+        rows = has["sound"] & ~has["video"]  # the world's captions are too alike for a language model
+        terms["geometry"] = objectives.geometry(features["sound"][rows], features["sentence"][rows])
     return terms
 
 

@@ -337,19 +337,19 @@ class VLSA(nn.Module):
         glance = self.glance(modality, features) if self.config.glance else None
         return self.pool(modality, tokens if keep is None else take(tokens, keep), glance=glance)
 
-    def read(self, ids: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Token ids [B, T] -> unit vectors [B, E] and, with a language model for a stem, how far each is from its own
-        sentence vector (its mean state): one minus the cosine after a linear map, [B].
+    def read(self, ids: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Token ids [B, T] -> unit vectors [B, E] and, with a language model for a stem, its unit sentence vectors (its
+        mean states) [B, 384], and how far each vector is from its sentence: one minus the cosine after a linear map.
         """
         present = ids != PAD_ID
         stem = self.stems["text"]
         if not isinstance(stem, MiniLMStem):
-            return self.embed("text", ids), None
+            return self.embed("text", ids), None, None
         states = stem.model.by_length(ids, present)
         vectors = self.pool("text", stem.project(ids, states) + self.table("text")[: ids.shape[1]], present)
         weight = present.unsqueeze(-1).to(states.dtype)
-        sentence = (states * weight).sum(1) / weight.sum(1)
-        return vectors, 1 - F.cosine_similarity(self.readout(vectors), sentence)
+        sentences = F.normalize((states * weight).sum(1), dim=-1)
+        return vectors, sentences, 1 - F.cosine_similarity(self.readout(vectors), sentences)
 
     def pool(
         self, modality: str, tokens: Tensor, present: Tensor | None = None, glance: Tensor | None = None

@@ -11,7 +11,9 @@ import torch
 
 from model.config import PRESETS, SMOKE, TrainConfig
 from model.inputs.text import TextSpec, TextTokens
-from model.language import MiniLM, cut_tokenizer
+from model.language import MiniLM, cut_tokenizer, published
+from model.objectives import geometry
+from model.prepare import prepare
 from model.step import Chance, gradients
 from model.train import new_model
 
@@ -77,8 +79,22 @@ def test_what_is_hidden_from_the_language_model_has_no_say() -> None:
 def test_the_default_recipe_takes_a_step(tokenizer: Path) -> None:
     """Every term is there, the language model is left as it was, and everything else learns."""
     encoder = replace(SMOKE, stem="convolution", glance=True, tokenizer="bert", text_stem="minilm", vocabulary=16_000)
-    config = TrainConfig(encoder, batch=12, language_weight=1.0, spec_augment=True)
+    config = TrainConfig(encoder, batch=12, language_weight=1.0, geometry_weight=1.0, spec_augment=True)
     model = new_model(config, tokenizer)
     terms = gradients(model, some_batch(), Chance.drawn(config, 12, 0), config)
-    assert 0 < terms["language"] < 2 and terms["total"].isfinite()
+    assert 0 < terms["language"] < 2 and 0 < terms["geometry"] < 4 and terms["total"].isfinite()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_geometry_is_the_difference_of_cosines() -> None:
+    """Two vectors at a right angle whose sentences are one: (0 - 1)^2 for the one pair, seen from both ends."""
+    vectors, same = torch.eye(2), torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+    assert geometry(vectors, same).item() == 1.0 and geometry(vectors, -vectors).item() == 0.0
+    assert geometry(vectors[:1], same[:1]).item() == 0.0
+
+
+def test_words_by_chance_are_the_same_for_everyone(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        written, _ = prepare("words", published(), "train", tmp_path / name)
+        assert written == 12_000
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
