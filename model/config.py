@@ -58,7 +58,7 @@ class EncoderConfig:
     decoder_depth: int
     decoder_heads: int
     stem: str = "linear"  # the paper's; (ours) "convolution" finds small things wherever in a patch they are
-    glance: bool = False  # (ours) the convolutions' peaks also reach the embedding around the trunk
+    glance: bool = False  # (ours) the convolutions' peaks, and a sentence, also reach the embedding around the trunk
     tokenizer: str = "learned"  # from the captions (ours), or the paper's "bert", the `vocabulary` most useful entries
     text_stem: str = "embedding"  # the paper's; (ours) "minilm" starts from the states of a frozen language model
     modality_norms: bool = True  # (ours, after CAV-MAE) LayerNorms per modality keep separate passes on distribution
@@ -139,7 +139,7 @@ class TrainConfig:
     local_share: float = 1.0  # of each batch that goes through the joint, masked pass
     global_weight: float = 5.0
     language_weight: float = 0.0  # (ours) text vectors keep what the stem's language model knows
-    geometry_weight: float = 0.0  # (ours) texts about sounds alone are as far apart as their sentences in that model
+    geometry_weight: float = 0.0  # (ours) texts of sounds alone, and the sounds, lie as their sentences in that model
     spec_augment: bool = False  # (ours)
     trunk_from: str = ""  # a published CLIP or ViT, a folder or a hub id, whose weights the trunk starts with
     start_from: str = ""  # a run whose weights and tokenizer this one starts from
@@ -217,7 +217,7 @@ TINY = EncoderConfig(
     decoder_heads=3,
 )
 DEFAULT = replace(
-    TINY, depth=3, stem="convolution", glance=True, tokenizer="bert", text_stem="minilm", vocabulary=25_600
+    TINY, depth=3, stem="convolution", glance=True, tokenizer="bert", text_stem="minilm", vocabulary=24_900
 )
 SMALL = replace(
     TINY,

@@ -60,7 +60,7 @@ def cut_tokenizer(texts: Iterable[str], vocabulary: int, file: Path) -> None:
             special[name]["ids"] = [values["model"]["vocab"][name]]
     assert values["model"]["vocab"][PAD] == PAD_ID
     values["padding"] = values["truncation"] = None
-    file.write_text(json.dumps(values, ensure_ascii=False), encoding="utf-8")
+    file.write_text(json.dumps(values, ensure_ascii=False, separators=(",", ":")), encoding="utf-8")
 
 
 class Rows8(nn.Module):

@@ -179,8 +179,11 @@ def contrastive_terms(
         texts = has["sight"].sum() + has["sound"].sum()
         terms["language"] = features["language"].sum() / texts.clamp(min=1)
     if "sentence" in features:
-        rows = has["sound"] & ~has["video"]  # the world's captions are too alike for a language model
-        terms["geometry"] = objectives.geometry(features["sound"][rows], features["sentence"][rows])
+        said = has["sound"] & ~has["video"]  # the world's captions are too alike for a language model
+        heard = said & has["audio"]
+        vectors = torch.cat([features["sound"][said], features["audio"][heard]])
+        sentences = torch.cat([features["sentence"][said], features["sentence"][heard]])
+        terms["geometry"] = objectives.geometry(vectors, sentences)
     return terms
 
 

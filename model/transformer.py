@@ -244,6 +244,8 @@ class VLSA(nn.Module):
         self.heads = nn.ModuleDict({m: nn.Linear(c.width, c.dim, bias=False) for m in MODALITIES})
         if c.glance:
             self.glances = nn.ModuleDict({m: nn.Linear(2 * c.width, c.dim) for m in ("video", "audio")})
+            if c.text_stem == "minilm":
+                self.glances["text"] = nn.Linear(language.WIDTH, c.dim)
         if c.text_stem == "minilm":
             self.readout = nn.Linear(c.dim, language.WIDTH)
         self.log_scale = nn.Parameter(torch.tensor(0.0))
@@ -327,8 +329,7 @@ class VLSA(nn.Module):
         dropped, `stretches` uniform [B, 4, 2] what of the spectrogram is hidden.
         """
         if modality == "text":
-            present = x != PAD_ID
-            return self.pool(modality, self.words(x, present), present)
+            return self.read(x)[0]
         images = self.images(modality, x)
         if stretches is not None:
             images = spec_augment(images, stretches)
@@ -344,11 +345,12 @@ class VLSA(nn.Module):
         present = ids != PAD_ID
         stem = self.stems["text"]
         if not isinstance(stem, MiniLMStem):
-            return self.embed("text", ids), None, None
-        states = stem.model.by_length(ids, present)
-        vectors = self.pool("text", stem.project(ids, states) + self.table("text")[: ids.shape[1]], present)
+            return self.pool("text", self.words(ids, present), present), None, None
+        states = stem.model.by_length(ids, present) if self.training else stem.model(ids, present)
         weight = present.unsqueeze(-1).to(states.dtype)
         sentences = F.normalize((states * weight).sum(1), dim=-1)
+        tokens = stem.project(ids, states) + self.table("text")[: ids.shape[1]]
+        vectors = self.pool("text", tokens, present, self.glances["text"](sentences) if self.config.glance else None)
         return vectors, sentences, 1 - F.cosine_similarity(self.readout(vectors), sentences)
 
     def pool(
