@@ -44,8 +44,8 @@ article { display: grid; grid-template-columns: repeat(5, minmax(0, 1fr)); gap: 
   padding-top: .8rem; border-top: 1px solid color-mix(in srgb, currentColor 30%, transparent) }
 video, audio { width: 100% }
 small { opacity: .75; display: block; overflow-wrap: anywhere }
-.right small::before { content: "\\2713 " }
-.wrong small::before { content: "\\2717 " }
+.right small::before { content: "\\2713\\a0 " }
+.wrong small::before { content: "\\2717\\a0 " }
 """
 HEADS = ("R@1", "R@5", "R@10", "mAP@10", "median_rank", "queries", "gallery")
 
