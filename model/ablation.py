@@ -77,10 +77,10 @@ def run_arm(configs: list[TrainConfig], seed: int, test: str, out: Path, media: 
     was run before is not run again.
     """
     file = out / "result.json"
-    plan = [test, *(config.to_json() for config in configs)]
+    plan = json.loads(json.dumps([test, *(config.to_json() for config in configs)]))
     if file.exists():
         known: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        if json.dumps(known["plan"]) == json.dumps(plan):
+        if known["plan"] == plan:
             return known
         shutil.rmtree(out)  # of another plan
     began, after, before = time.perf_counter(), [], ""
