@@ -141,7 +141,7 @@ class Manifest:
     graphs: dict[str, str]  # encoding -> file
     tokenizers: dict[str, Tokenizer]  # text encoding -> what it reads
     files: dict[str, str]  # file -> sha256
-    golden: dict[str, list[list[float]]]  # encoding -> vectors of `golden_inputs`
+    golden: dict[str, list[list[float]]]  # encoding -> vectors of `golden_input`
     provenance: dict[str, Any]
     variants: dict[str, dict[str, Measured]] = field(default_factory=dict)  # provider/precision -> encoding
 
@@ -249,7 +249,12 @@ def write_bundle(
         fill_bundle(half, name, inputs, spaces, tokenizers, provenance, fill, vectors_of)
         if out.exists():
             out.rename(place / "old")
-        half.rename(out)
+        try:
+            half.rename(out)
+        except OSError:
+            if (place / "old").exists():
+                (place / "old").rename(out)
+            raise
     finally:
         shutil.rmtree(place, ignore_errors=True)
     return open_bundle(out)

@@ -163,7 +163,8 @@ def decoded(
         try:
             media = decoders.finish(future)
             if source.texts:  # one that cannot be encoded is this source's fault, not a batch's
-                text_vectors(encoder, list(source.texts))
+                for encoding in encoder.manifest.encodings("text"):
+                    encoder.tokens(list(source.texts), encoding)
             yield source, stamp, media
         except BadMedia as fault:
             yield source, stamp, fault
