@@ -224,20 +224,28 @@ def fingerprint(
     return hashlib.sha256(canonical(parts)).hexdigest()[:32]
 
 
-def write_bundle(
-    out: Path,
+def planned(
     name: str,
     inputs: InputSpecs,
     spaces: dict[str, Space],
     tokenizers: dict[str, Tokenizer],
     provenance: dict[str, Any],
+) -> Manifest:
+    """The manifest of a bundle to be written, which has neither files nor golden vectors yet."""
+    graphs = {e: f"{e}.onnx" for space in spaces.values() for e in space.encodings.values()}
+    return Manifest(FORMAT, name, "", inputs, spaces, graphs, tokenizers, {}, {}, provenance)
+
+
+def write_bundle(
+    out: Path,
+    plan: Manifest,
     fill: Callable[[Path], None],
     vectors_of: Callable[[Bundle], dict[str, NDArray[np.float32]]],
 ) -> Bundle:
     """Write a bundle beside `out` and rename it into place; an existing one is replaced in the same way.
 
-    `fill` writes a graph `<encoding>.onnx` for each encoding of the spaces, the weights and the tokenizers into the
-    folder it gets; `vectors_of` runs every graph on its golden input.
+    `fill` writes the graphs that are planned, the weights and the tokenizers into the folder it gets; `vectors_of` runs
+    every graph on its golden input.
     """
     if out.exists() and not (out / MANIFEST).is_file():
         raise InTheWay(out.name)
@@ -246,7 +254,11 @@ def write_bundle(
     try:
         half = place / "new"
         half.mkdir()
-        fill_bundle(half, name, inputs, spaces, tokenizers, provenance, fill, vectors_of)
+        fill(half)
+        write_manifest(half, completed(half, plan, vectors_of))
+        for path in half.iterdir():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
         if out.exists():
             out.rename(place / "old")
         try:
@@ -260,27 +272,13 @@ def write_bundle(
     return open_bundle(out)
 
 
-def fill_bundle(
-    half: Path,
-    name: str,
-    inputs: InputSpecs,
-    spaces: dict[str, Space],
-    tokenizers: dict[str, Tokenizer],
-    provenance: dict[str, Any],
-    fill: Callable[[Path], None],
-    vectors_of: Callable[[Bundle], dict[str, NDArray[np.float32]]],
-) -> None:
-    fill(half)
+def completed(half: Path, plan: Manifest, vectors_of: Callable[[Bundle], dict[str, NDArray[np.float32]]]) -> Manifest:
+    """The plan with what the written files add to it: their checksums, the fingerprint, golden vectors."""
     files = {path.name: digest(path) for path in sorted(half.iterdir())}
-    graphs = {e: f"{e}.onnx" for space in spaces.values() for e in space.encodings.values()}
-    stamp = fingerprint(files, inputs, spaces, graphs, tokenizers)
-    bare = Manifest(FORMAT, name, stamp, inputs, spaces, graphs, tokenizers, files, {}, provenance)
-    made = vectors_of(Bundle(half, bare))
+    stamp = fingerprint(files, plan.inputs, plan.spaces, plan.graphs, plan.tokenizers)
+    made = vectors_of(Bundle(half, replace(plan, files=files, fingerprint=stamp)))
     golden = {e: [[round(float(x), 7) for x in row] for row in vectors] for e, vectors in made.items()}
-    write_manifest(half, replace(bare, golden=golden))
-    for path in half.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
+    return replace(plan, files=files, fingerprint=stamp, golden=golden)
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

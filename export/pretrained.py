@@ -30,7 +30,7 @@ from model.inputs.text import TextSpec
 from model.inputs.video import VideoSpec
 from model.inputs.windows import InputSpecs
 
-from .bundle import TOKENIZER, Bundle, Space, Tokenizer, modality_of, write_bundle
+from .bundle import TOKENIZER, Bundle, Space, Tokenizer, modality_of, planned, write_bundle
 from .to_onnx import golden_vectors, trace, write_graphs
 
 WINDOW_S = 10.0  # of encoders of pictures, which have none of their own
@@ -363,16 +363,14 @@ def bundle_of(parts: list[Published], cards: list[dict[str, Any]], out: Path) ->
         for file, part in files.items():
             part.tokenizer.backend_tokenizer.save(str(half / file))
 
-    return write_bundle(
-        out,
+    plan = planned(
         "+".join(part.name.rsplit("/", 1)[-1] for part in parts),
         inputs,
         spaces,
         {e: Tokenizer(file, p.text) for file, p in files.items() for e in p.towers if modality_of(e) == "text"},
         {"published": cards},
-        fill,
-        golden_vectors,
     )
+    return write_bundle(out, plan, fill, golden_vectors)
 
 
 def beside_others(part: Published) -> Published:

@@ -22,7 +22,7 @@ from model.inputs.text import TextSpec
 from model.inputs.windows import InputSpecs
 from model.transformer import VLSA
 
-from .bundle import TOKENIZER, WEIGHTS, Bundle, Space, Tokenizer, golden_input, modality_of, write_bundle
+from .bundle import TOKENIZER, WEIGHTS, Bundle, Space, Tokenizer, golden_input, modality_of, planned, write_bundle
 from .encoder import INPUT, OnnxEncoder
 
 OPSET = 20
@@ -126,13 +126,11 @@ def export_checkpoint(folder: Path, out: Path, name: str | None = None) -> Bundl
         write_graphs({m: trace(Tower(model, m), m, inputs, config.encoder.text) for m in MODALITIES}, half)
         shutil.copy(state["folder"] / TOKENIZER, half / TOKENIZER)
 
-    return write_bundle(
-        out,
+    plan = planned(
         name or out.name,
         inputs,
         {"vlsa": Space(config.encoder.dim, {m: m for m in MODALITIES})},
         {"text": Tokenizer(TOKENIZER, config.encoder.text)},
         state["provenance"] | {"trained_steps": state["step"], "config": published(config)},
-        fill,
-        golden_vectors,
     )
+    return write_bundle(out, plan, fill, golden_vectors)

@@ -217,7 +217,7 @@ TINY = EncoderConfig(
     decoder_heads=3,
 )
 DEFAULT = replace(
-    TINY, depth=3, stem="convolution", glance=True, tokenizer="bert", text_stem="minilm", vocabulary=24_900
+    TINY, depth=3, stem="convolution", glance=True, tokenizer="bert", text_stem="minilm", vocabulary=22_900
 )
 SMALL = replace(
     TINY,
@@ -301,7 +301,6 @@ SOUND_AND_SIGHT: dict[str, Any] = {
         ("motion", "colour"),
     ),
     "local_share": 0.08,
-    "language_weight": 1.0,
     "spec_augment": True,
     "checkpoint_steps": 200,
 }
@@ -324,12 +323,18 @@ PRESETS: dict[str, TrainConfig] = {
     "default-start": preset(
         DEFAULT,
         **SOUND_AND_SIGHT,
-        manifests=("world:train:12000", "runs/sources/digits-train.jsonl", "runs/sources/wording.jsonl"),
-        shares=(48, 16, 8),
-        steps=2000,
-        batch=72,
+        manifests=(
+            "world:train:12000",
+            "runs/sources/digits-train.jsonl",
+            "runs/sources/wording.jsonl",
+            "runs/sources/words.jsonl",
+        ),
+        shares=(44, 20, 4, 12),
+        steps=1600,
+        batch=80,
         learning_rate=2e-3,
         warmup=0.05,
+        geometry_weight=100.0,
     ),
     # Then ESC-10's real sounds, with some of everything before: bundles/default.
     "default": preset(

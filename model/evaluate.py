@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .clips import Clips
-from .config import MODALITIES
+from .config import MODALITIES, BadConfig
 from .manifest import Row
 
 
@@ -215,9 +215,14 @@ def measure(results: dict[str, dict[str, float]], name: str) -> float:
 
     >>> measure({"text-video": {"R@1": 0.25}, "text-audio": {"R@1": 0.5}, "audio-video": {"R@1": 0.9}}, "mean R@1")
     0.375
+
+    Raises:
+        BadConfig: no such route between what the clips have, or no such measure.
     """
     route, _, what = name.partition(" ")
     if route != "mean":
+        if what not in results.get(route, {}):
+            raise BadConfig(f"{name!r} cannot be measured on clips that have {', '.join(results) or 'no route'}")
         return results[route][what]
     return float(np.mean([m[what] for r, m in results.items() if "text" in r]))
 

@@ -222,9 +222,9 @@ def wording(folder: Path, part: str, fold: int) -> Rows:
 
 
 def words(folder: Path, part: str, fold: int) -> Rows:
-    """Words without media or sense, by chance of BERT's vocabulary: what a language model makes of any word at all."""
+    """Words without media or sense, by chance of BERT's frequent ones: what a language model makes of any word."""
     known = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
-    whole = [word for word in known if re.fullmatch("[a-z]{3,}", word)]
+    whole = [word for word in known if re.fullmatch("[a-z]{3,}", word)][:COMMON]
     doing = [word for word in whole if word.endswith("ing") and len(word) > 5]
     chance, made = random.Random(part), []
     for _ in range(12_000):
@@ -260,6 +260,7 @@ def row_of(source: dict[str, Any], group: str, said: list[str]) -> dict[str, Any
     return kept | {"group": group, "captions": captions, "metadata": {"label": source["labels"][0]}}
 
 
+COMMON = 15_000  # words, in BERT's order
 NONSENSE = (
     "{a}",
     "the sound of {a}",

@@ -27,6 +27,7 @@ from export.bundle import (
     WrongVectors,
     fingerprint,
     open_bundle,
+    planned,
     write_bundle,
     write_manifest,
 )
@@ -188,13 +189,14 @@ def test_export_replaces_a_bundle_whole(exported: tuple[Path, Path], tmp_path: P
         for file in m.files:
             shutil.copy(exported[1] / file, half / file)
 
-    again = write_bundle(out, m.name, m.inputs, m.spaces, m.tokenizers, m.provenance, fill, golden_vectors)
+    plan = planned(m.name, m.inputs, m.spaces, m.tokenizers, m.provenance)
+    again = write_bundle(out, plan, fill, golden_vectors)
     assert [p.name for p in tmp_path.iterdir()] == ["bundle"] and not (out / "old").exists()
     assert again.manifest == m and m.provenance["licences"] == ["CC0"]
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("x")
     with pytest.raises(InTheWay):
-        write_bundle(tmp_path / "mine", m.name, m.inputs, m.spaces, m.tokenizers, {}, fill, golden_vectors)
+        write_bundle(tmp_path / "mine", plan, fill, golden_vectors)
     assert (tmp_path / "mine" / "thesis.txt").exists()
 
 
