@@ -1,10 +1,13 @@
-"""A small subset of Mongo's query language, compiled to SQL over an item's metadata and duration_s.
+"""A small subset of Mongo's query language, compiled to SQL over an item's duration_s and the facts of its metadata. As
+there, a list has a value that any of its elements has.
 
 {"kind": "interview", "year": {"$gte": 2019}, "$or": [{"lang": "de"}, {"lang": {"$exists": false}}]}
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,13 +42,13 @@ class Statement:
 
 
 def compile_filter(query: dict[str, Any]) -> tuple[str, list[Any]]:
-    """A filter to an SQL condition over columns `metadata` and `duration_s`, with its parameters.
+    """A filter to an SQL condition over the tables `items` and `facts`, with its parameters.
 
     Raises:
         BadFilter: an unknown operator, a value of the wrong type, or one too deep or too long.
 
     >>> compile_filter({"duration_s": {"$lt": 5}})
-    ("(typeof(duration_s) in ('integer', 'real') and duration_s < ?)", [5])
+    ('duration_s < ?', [5])
     """
     made = Statement()
     where = conjunction(query, made, 0)
@@ -96,7 +99,9 @@ def condition(key: str, op: str, given: Any, made: Statement, depth: int) -> str
     if op == "$exists":
         if not isinstance(given, bool):
             raise BadFilter("$exists takes true or false")
-        return f"{kind(key, made)} is {'not ' if given else ''}null"
+        if key == "duration_s":
+            return "1" if given else "0"
+        return among(key, made) if given else f"not {among(key, made)}"
     if op == "$in":
         if not isinstance(given, list) or len(given) > MAX_TERMS:
             raise BadFilter(f"$in takes a list of at most {MAX_TERMS} values")
@@ -106,20 +111,10 @@ def condition(key: str, op: str, given: Any, made: Statement, depth: int) -> str
     raise BadFilter(f"unknown operator {op!a}")
 
 
-def column(key: str, made: Statement) -> str:
-    """The SQL value of a field; a dot goes down into an object."""
-    if key == "duration_s":
-        return "duration_s"
+def among(key: str, made: Statement, condition: str = "") -> str:
+    """Whether an item has a fact at a field, for which a condition holds; a dot goes down into an object."""
     made.params.append(path(key))
-    return "json_extract(metadata, ?)"
-
-
-def kind(key: str, made: Statement) -> str:
-    """The JSON type of a field, null where it is absent."""
-    if key == "duration_s":
-        return "'real'"
-    made.params.append(path(key))
-    return "json_type(metadata, ?)"
+    return f"items.n in (select item from facts where path = ?{condition})"
 
 
 def path(key: str) -> str:
@@ -138,10 +133,10 @@ def checked(value: Any) -> Scalar:
 
 def equal(key: str, value: Any, made: Statement) -> str:
     if value is None:
-        return f"coalesce({kind(key, made)}, 'null') = 'null'"
+        return "0" if key == "duration_s" else "not " + among(key, made, " and kind <> 'null'")
     value = checked(value)
     if isinstance(value, bool):
-        return f"coalesce({kind(key, made)}, '') = '{str(value).lower()}'"
+        return "0" if key == "duration_s" else among(key, made, f" and kind = '{str(value).lower()}'")
     return compare(key, "=", value, made)
 
 
@@ -150,10 +145,41 @@ def compare(key: str, sign: str, value: Any, made: Statement) -> str:
     value = checked(value)
     if isinstance(value, bool):
         raise BadFilter("true and false have no order")
-    types = "('text')" if isinstance(value, str) else "('integer', 'real')"
+    kind = "text" if isinstance(value, str) else "number"
     if key == "duration_s":
+        if kind == "text":
+            return "0"
         made.params.append(value)
-        return f"(typeof(duration_s) in {types} and duration_s {sign} ?)"
-    where = f"(coalesce({kind(key, made)}, '') in {types} and {column(key, made)} {sign} ?)"
+        return f"duration_s {sign} ?"
+    where = among(key, made, f" and kind = '{kind}' and value {sign} ?")
     made.params.append(value)
     return where
+
+
+def facts(metadata: dict[str, Any]) -> Iterator[tuple[str, str, Scalar | None]]:
+    """What a filter can ask about metadata, as (path, kind, value); a list has its elements' kinds and values, too.
+
+    >>> list(facts({"lang": "de", "tags": ["a", {"b": 1}]}))
+    [('$."lang"', 'text', 'de'), ('$."tags"', 'list', None), ('$."tags"', 'text', 'a')]
+    """
+    yield from facts_below("$", metadata)
+
+
+def facts_below(at: str, value: Any) -> Iterator[tuple[str, str, Scalar | None]]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            here = f'{at}."{key}"'
+            yield from [(here, "object", None)] if isinstance(inner, dict) else []
+            yield from facts_below(here, inner)
+    elif isinstance(value, list):
+        yield at, "list", None
+        for inner in value:
+            yield from [] if isinstance(inner, dict | list) else facts_below(at, inner)
+    elif isinstance(value, bool):
+        yield at, str(value).lower(), None
+    elif isinstance(value, str):
+        yield at, "text", value
+    elif value is None:
+        yield at, "null", None
+    else:
+        yield at, "number", value if abs(value) < 2**63 else math.inf if value > 0 else -math.inf

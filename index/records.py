@@ -19,12 +19,20 @@ from numpy.typing import NDArray
 
 from export.bundle import modality_of
 
-SCHEMA_VERSION = 2
+from .filters import facts
+
+Ids = NDArray[np.int64]
+SCHEMA_VERSION = 3
 SCHEMA = """
 create table meta (key text primary key, value text not null) strict;
 create table items (
     n integer primary key autoincrement, id text not null unique, kind text not null, duration_s real not null,
     filename text, media text, source text, stamp text, text text, metadata text not null) strict;
+create table facts (
+    item integer not null references items on delete cascade,
+    path text not null, kind text not null, value any) strict;
+create index facts_item on facts (item);
+create index facts_value on facts (path, kind, value, item);
 create table windows (
     n integer primary key autoincrement, item integer not null references items on delete cascade,
     start_s real not null, end_s real not null) strict;
@@ -114,20 +122,34 @@ class Records:
         self._db.execute("pragma journal_mode = wal")
         self._db.execute("pragma synchronous = full")
         self._db.execute("pragma foreign_keys = on")
+        self._owners: dict[str, tuple[Ids, Ids]] = {}
         version = self._db.execute("pragma user_version").fetchone()[0]
-        if version == 0:
-            with self._transaction():
-                for statement in SCHEMA.split(";"):
-                    self._db.execute(statement)
-                self._db.execute(f"pragma user_version = {SCHEMA_VERSION}")
-        elif version == 1:  # when a vector's encoding was its modality
-            with self._transaction():
-                self._db.execute("alter table vectors rename column modality to encoding")
-                self._db.execute("alter table removed rename column modality to encoding")
-                self._db.execute(f"pragma user_version = {SCHEMA_VERSION}")
-        elif version != SCHEMA_VERSION:
+        if version not in range(SCHEMA_VERSION + 1):
             self._db.close()
             raise UnknownSchema(version)
+        if version < SCHEMA_VERSION:
+            with self._transaction():
+                self._carry_over(version)
+                self._db.execute(f"pragma user_version = {SCHEMA_VERSION}")
+
+    def _carry_over(self, version: int) -> None:
+        """From an older schema to this one; 0 is a database with nothing in it."""
+        if version == 0:
+            for statement in SCHEMA.split(";"):
+                self._db.execute(statement)
+        if version == 1:  # when a vector's encoding was its modality
+            self._db.execute("alter table vectors rename column modality to encoding")
+            self._db.execute("alter table removed rename column modality to encoding")
+        if version in (1, 2):  # when filters read the metadata itself
+            for statement in SCHEMA.split(";"):
+                if "facts" in statement:
+                    self._db.execute(statement)
+            for n, metadata in self._db.execute("select n, metadata from items").fetchall():
+                self._add_facts(n, json.loads(metadata))
+
+    def _add_facts(self, item: int, metadata: dict[str, Any]) -> None:
+        rows = [(item, *fact) for fact in facts(metadata)]
+        self._db.executemany("insert into facts values (?, ?, ?, ?)", rows)
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -180,6 +202,8 @@ class Records:
                         json.dumps(item.metadata, ensure_ascii=False),
                     ),
                 ).lastrowid
+                assert row is not None
+                self._add_facts(row, item.metadata)
                 windows = [
                     self._db.execute("insert into windows (item, start_s, end_s) values (?, ?, ?)", (row, *w)).lastrowid
                     for w in item.windows
@@ -316,14 +340,28 @@ class Records:
         vectors = [(r[0], Place(*r[1:6]), np.frombuffer(r[6], "<f4")) for r in rows.fetchall()]
         return Stored(row[0], json.loads(row[1]), vectors)
 
-    def matching(self, condition: str, params: list[Any], encoding: str) -> NDArray[np.int64]:
-        """The vectors of an encoding whose items meet an SQL condition from `filters`."""
+    def matching(self, condition: str, params: list[Any], encoding: str) -> Ids:
+        """The vectors of an encoding whose items meet an SQL condition from `filters`, in ascending order."""
+        rows = self._db.execute(f"select n from items where {condition}", params).fetchall()
+        ids, items = self.owners(encoding)
+        meets = np.zeros(int(items.max(initial=0)) + 1, bool)
+        chosen = np.fromiter((row[0] for row in rows), np.int64, len(rows))
+        meets[chosen[chosen < len(meets)]] = True
+        return ids[meets[items]]
+
+    def owners(self, encoding: str) -> tuple[Ids, Ids]:
+        """The vectors of an encoding and the item each belongs to, ids [n] and [n]; deleted ones are among them."""
+        ids, items = self._owners.get(encoding, (np.empty(0, np.int64), np.empty(0, np.int64)))
         rows = self._db.execute(
-            "select v.n from items join windows w on w.item = items.n join vectors v on v.window = w.n"
-            f" where v.encoding = ? and ({condition}) order by v.n",
-            [encoding, *params],
+            "select v.n, w.item from vectors v join windows w on w.n = v.window"
+            " where v.encoding = ? and v.n > ? order by v.n",
+            (encoding, int(ids[-1]) if len(ids) else 0),
         ).fetchall()
-        return np.array([row[0] for row in rows], np.int64)
+        if rows:
+            new = np.array(rows, np.int64)
+            ids, items = np.concatenate([ids, new[:, 0]]), np.concatenate([items, new[:, 1]])
+            self._owners[encoding] = ids, items
+        return ids, items
 
     def media_files(self) -> set[str]:
         return {row[0] for row in self._db.execute("select media from items where media is not null")}

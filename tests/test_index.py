@@ -76,17 +76,19 @@ class Twin:
         return sorted(ids, key=lambda i: -float(self.rows[i] @ query))[:k]
 
 
-def test_records_of_the_first_schema_are_carried_over(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", [1, 2])
+def test_records_of_older_schemas_are_carried_over(tmp_path: Path, version: int) -> None:
     box = Collection(tmp_path / "box", "f1", dims(3))
-    box.put([item("a", unit(1, 0, 0)), item("b", unit(0, 1, 0))])
+    box.put([item("a", unit(1, 0, 0), lang="de"), item("b", unit(0, 1, 0))])
     box.delete("b")
     box.close(keep=False)
     with closing(sqlite3.connect(tmp_path / "box" / "records.sqlite")) as db:
-        for table in ("vectors", "removed"):
+        db.execute("drop table facts")
+        for table in ("vectors", "removed") if version == 1 else ():
             db.execute(f"alter table {table} rename column encoding to modality")
-        db.execute("pragma user_version = 1")
+        db.execute(f"pragma user_version = {version}")
         db.commit()
-    assert found(Collection(tmp_path / "box", "f1", dims(3)), unit(1, 0, 0)) == ["a"]
+    assert found(Collection(tmp_path / "box", "f1", dims(3)), unit(1, 0, 0), filter={"lang": "de"}) == ["a"]
 
 
 @pytest.mark.parametrize("kind", ["exact", "hnsw"])
@@ -455,7 +457,7 @@ def test_filters(box: Collection) -> None:
     assert left({"year": {"$gt": 2019}}) == "b" and left({"year": {"$gte": 2019, "$lt": 2021}}) == "a"
     assert left({"lang": {"$in": ["de", "fr"]}}) == "a" and left({"lang": {"$in": []}}) == ""
     assert left({"note": {"$exists": True}}) == "c" and left({"live": {"$exists": False}}) == "c"
-    assert left({"note": None}) == "abc"
+    assert left({"note": None}) == "abc" and left({"lang": None}) == "" and left({"duration_s": None}) == ""
     assert left({"live": True}) == "a" and left({"live": 1}) == ""
     assert left({"tags.kind": "talk"}) == "a"
     assert left({"duration_s": {"$gt": 5}}) == "b" and left({"duration_s": 5}) == "ac"
@@ -463,6 +465,10 @@ def test_filters(box: Collection) -> None:
     assert left({"$not": {"lang": "en"}}) == "a" and left({"year": {"$not": {"$gt": 2020}}}) == "ac"
     assert left({"$and": [{"lang": "en"}, {"live": False}]}) == "b"
     assert left({"lang' or 1=1 --": "x"}) == ""
+    assert left({"tags": {"$exists": True}}) == "a" and left({"duration_s": "5"}) == ""
+    box.put([item("d", unit(1, 0, 0), said=["x", 3, {"deep": 1}, True], huge=10**400)])
+    assert left({"said": "x"}) == left({"said": {"$gt": 2}}) == left({"said": True}) == left({"huge": {"$gt": 5}}) == "d"
+    assert left({"said": "y"}) == left({"said.deep": 1}) == "" and left({"said": None}) == "abc"
     box.put([item("ü", unit(1, 0, 0), **{"straße": "grün"})])
     assert left({"straße": "grün"}) == "ü"
     deep: dict[str, Any] = {"$gt": 1}
