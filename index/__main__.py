@@ -21,7 +21,8 @@ from model.inputs.errors import BadMedia, MissingModality
 from model.manifest import BadManifest
 
 from .build import Report, build
-from .collection import CollectionError, Collections
+from .collection import CollectionError
+from .data import Collections
 from .filters import BadFilter
 from .records import UnknownSchema
 from .search import Hit, direction, search

@@ -1,4 +1,4 @@
-"""A named collection: its records, its vector indexes, its media; and the data folder that holds several.
+"""A named collection: its records, its vector indexes, its media.
 
 CollectionError
 ├── UnknownCollection, CollectionExists, BadName
@@ -8,26 +8,25 @@ CollectionError
 
 from __future__ import annotations
 
-import fcntl
-import os
 import re
 import shutil
 import threading
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
 from . import snapshot
 from .records import Item, NewItem, Records, UnknownItem
-from .vectors import FaissIndex, kind_for
+from .renewal import Renewal
+from .vectors import FaissIndex, Sizing, VectorIndex
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,8}")
+TAIL = 10_000  # vectors that may come before a snapshot is due, where making the index takes longer than reading them
 
 
 class CollectionError(Exception):
@@ -66,8 +65,9 @@ class DataInUse(CollectionError):
 class Collection:
     """One collection, with vectors of each encoding in `dims`. Every method may be called from any thread."""
 
-    def __init__(self, folder: Path, fingerprint: str, dims: Mapping[str, int]) -> None:
+    def __init__(self, folder: Path, fingerprint: str, dims: Mapping[str, int], sizing: Sizing = Sizing()) -> None:
         self.name, self.folder, self.dims, self.fingerprint = folder.name, folder, dims, fingerprint
+        self._sizing, self._renewal = sizing, Renewal(folder / "records.sqlite")
         (folder / "media").mkdir(parents=True, exist_ok=True)
         self._lock, self._closed = threading.RLock(), False
         self._records = Records(folder / "records.sqlite")
@@ -83,31 +83,56 @@ class Collection:
         self._kept: tuple[int, int] | None = None  # what the snapshot on disk stands at, if it is these very indexes
         self._indexes = self._restore()
         self._drop_orphans()
+        self._tend()
 
     # ------------------------------------------------------------ opening and closing
 
     def _restore(self) -> dict[str, FaissIndex]:
-        """The snapshot brought up to date, or everything from the records."""
-        counts = self._records.counts()
-        kinds = {e: kind_for(counts[e]) for e in self._records.encodings()}
-        loaded = snapshot.load(self.folder / "snapshots", self._identity, self.dims, self._records.head())
+        """The snapshot brought up to date, or everything from the records: compared one by one at first, whatever kind
+        they will become, so that opening does not wait for it.
+        """
+        counts, head = self._records.counts(), self._records.head()
+        loaded = snapshot.load(self.folder / "snapshots", self._identity, self.dims, head)
         indexes, (vector, removed) = loaded or ({}, (0, 0))
         self._kept = (vector, removed) if loaded else None
-        for encoding, kind in kinds.items():
-            index, start, dim = indexes.get(encoding), vector, self.dims[encoding]
-            if index is None or index.kind != kind or index.worn:
-                index, start, self._kept = FaissIndex(dim, kind), 0, None
-            else:
-                gone = self._records.removed_after(encoding, removed)
-                index.remove(gone[gone <= vector])  # the others came and went since the snapshot
-            for ids, vectors in self._records.vectors_after(encoding, start, dim):
-                index.add(ids, vectors)
-            if len(index) != counts[encoding]:  # a snapshot of another history
-                index, self._kept = FaissIndex(dim, kind), None
-                for ids, vectors in self._records.vectors_after(encoding, 0, dim):
-                    index.add(ids, vectors)
-            indexes[encoding] = index
-        return {e: indexes[e] for e in kinds}
+        if loaded is None:  # torn, foreign, or of records that have been put back since
+            shutil.rmtree(self.folder / "snapshots", ignore_errors=True)
+        found = {}
+        for encoding in self._records.encodings():
+            index = indexes.get(encoding)
+            if index is not None:
+                self._replay(encoding, index, vector)
+                index.remove(self._records.removed_after(encoding, removed))
+            if index is None or len(index) != counts[encoding]:  # none, or one of another history
+                index, self._kept = FaissIndex(self.dims[encoding]), None
+                self._replay(encoding, index, 0)
+            found[encoding] = index
+        return found
+
+    def _replay(self, encoding: str, index: FaissIndex, after: int) -> None:
+        for ids, vectors in self._records.vectors_after(encoding, after, self.dims[encoding]):
+            index.add(ids, vectors)
+
+    def _tend(self) -> None:
+        """Have an index made anew in the background that is worn or no longer of the right kind, and keep a snapshot
+        where many vectors have come since the last.
+        """
+        for encoding, index in self._indexes.items():
+            kind = self._sizing.kind_for(len(index), index.dim, index.kind)
+            if index.worn or kind != index.kind:
+                self._renewal.start(encoding, kind, index.dim, self._records.head()[0], self._renewed)
+        known = self._kept[0] if self._kept else 0
+        slow = any(not index.exact for index in self._indexes.values())
+        if slow and self._records.head()[0] - known > TAIL:
+            self.snapshot()
+
+    def _renewed(self, encoding: str, index: FaissIndex) -> None:
+        """Put a new index in its place, brought up to date; called by the thread that made it."""
+        with self.held():
+            self._renewal.catch_up(index)
+            self._indexes[encoding] = index
+            self.snapshot()
+            self._tend()
 
     def _drop_orphans(self) -> None:
         """Media whose item was never acknowledged, or was deleted just before a kill."""
@@ -137,6 +162,7 @@ class Collection:
 
     def close(self, keep: bool = True) -> None:
         """Leave a snapshot, so that the next open is quick; unless there is nothing to `keep`."""
+        self._renewal.stop()
         with self.held() as records:
             if keep and self._indexes and self._kept != records.head():
                 self.snapshot()
@@ -178,7 +204,9 @@ class Collection:
             for encoding, (ids, vectors) in added.items():
                 index = self._indexes.setdefault(encoding, FaissIndex(self.dims[encoding]))
                 index.add(np.array(ids, np.int64), vectors)
+                self._renewal.added(encoding, np.array(ids, np.int64), vectors)
             self._forget(before)
+            self._tend()
         self.drop_media(unused)
 
     def delete(self, id: str) -> None:
@@ -187,11 +215,14 @@ class Collection:
             before = records.head()[1]
             unused = records.remove(id)
             self._forget(before)
+            self._tend()
         self.drop_media(unused)
 
     def _forget(self, before: int) -> None:
         for encoding, index in self._indexes.items():
-            index.remove(self._records.removed_after(encoding, before))
+            gone = self._records.removed_after(encoding, before)
+            index.remove(gone)
+            self._renewal.removed(encoding, gone)
 
     def drop_media(self, names: list[str]) -> None:
         for name in names:
@@ -224,99 +255,6 @@ class Collection:
             raise UnknownItem(id)
         return path, item.filename or path.name
 
-    def index(self, encoding: str) -> FaissIndex:
+    def index(self, encoding: str) -> VectorIndex:
         """The vectors of an encoding; empty where there are none. To be used while the collection is `held`."""
         return self._indexes.get(encoding) or FaissIndex(self.dims[encoding])
-
-
-class Collections:
-    """The data folder: every collection of one bundle, held by one process at a time."""
-
-    def __init__(self, data: Path, fingerprint: str, dims: Mapping[str, int]) -> None:
-        self._root, self._fingerprint, self._dims = data / "collections", fingerprint, dims
-        self._root.mkdir(parents=True, exist_ok=True)
-        self._lock = threading.Lock()
-        self._held = hold(data / "lock")
-        self._open: dict[str, Collection] = {}
-        self.conflicts: dict[str, FingerprintConflict] = {}
-        try:
-            for folder in sorted(self._root.iterdir()):
-                if folder.name.startswith("."):
-                    shutil.rmtree(folder)  # a collection whose deletion was cut short
-                elif (folder / "records.sqlite").exists():
-                    self._admit(folder)
-        except BaseException:
-            self.close()
-            raise
-
-    def _admit(self, folder: Path) -> None:
-        """Open a collection; one of another bundle is left alone, and told of when it is asked for."""
-        try:
-            self._open[folder.name] = Collection(folder, self._fingerprint, self._dims)
-        except FingerprintConflict as conflict:
-            self.conflicts[folder.name] = conflict
-
-    def close(self) -> None:
-        try:
-            with ExitStack() as closing:  # each is closed, whatever becomes of the others
-                for collection in self._open.values():
-                    closing.callback(collection.close)
-        finally:
-            self._held.close()
-
-    def all(self) -> list[Collection]:
-        return [collection for _, collection in sorted(self._open.items())]
-
-    def get(self, name: str) -> Collection:
-        """Raises UnknownCollection, FingerprintConflict."""
-        if name in self.conflicts:
-            raise self.conflicts[name]
-        try:
-            return self._open[name]
-        except KeyError:
-            raise UnknownCollection(name) from None
-
-    def create(self, name: str) -> Collection:
-        """Raises BadName, CollectionExists."""
-        if not NAME.fullmatch(name):
-            raise BadName(name)
-        with self._lock:
-            if name in self._open or name in self.conflicts:
-                raise CollectionExists(name)
-            self._open[name] = Collection(self._root / name, self._fingerprint, self._dims)
-            snapshot.sync(self._root)
-            return self._open[name]
-
-    def ensure(self, name: str) -> Collection:
-        """The collection of that name, made where there is none. Raises BadName, FingerprintConflict."""
-        return self.get(name) if name in self._open or name in self.conflicts else self.create(name)
-
-    def delete(self, name: str) -> None:
-        """Raises UnknownCollection."""
-        with self._lock:
-            if name not in self._open and name not in self.conflicts:
-                raise UnknownCollection(name)
-            if name in self._open:
-                self._open[name].close(keep=False)
-            gone = self._root / f".{name}-{uuid.uuid4().hex}"
-            (self._root / name).rename(gone)
-            snapshot.sync(self._root)
-            self._open.pop(name, None)
-            self.conflicts.pop(name, None)
-        shutil.rmtree(gone)
-
-
-def hold(path: Path) -> IO[bytes]:
-    """Hold a lock on a file until it is closed or the process ends.
-
-    Raises:
-        DataInUse: another process holds it.
-    """
-    file = path.open("ab")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        file.close()
-        raise DataInUse from error
-    os.set_inheritable(file.fileno(), False)
-    return file

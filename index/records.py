@@ -293,17 +293,33 @@ class Records:
         last = dict(self._db.execute("select name, seq from sqlite_sequence where name in ('vectors', 'removed')"))
         return last.get("vectors", 0), last.get("removed", 0)
 
-    def vectors_after(self, encoding: str, n: int, dim: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+    def vectors_after(
+        self, encoding: str, n: int, dim: int, upto: int | None = None
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
         """The vectors of an encoding with a higher number, in chunks of (ids [k], vectors [k, dim])."""
+        last = self.head()[0] if upto is None else upto
         while True:
             rows = self._db.execute(
-                "select n, vector from vectors where encoding = ? and n > ? order by n limit ?", (encoding, n, CHUNK)
+                "select n, vector from vectors where encoding = ? and n > ? and n <= ? order by n limit ?",
+                (encoding, n, last, CHUNK),
             ).fetchall()
             if not rows:
                 return
             ids = np.array([row[0] for row in rows], np.int64)
             yield ids, np.frombuffer(b"".join(row[1] for row in rows), "<f4").reshape(len(rows), dim)
             n = int(ids[-1])
+
+    def vectors_among(self, encoding: str, dim: int, most: int, seed: int = 0) -> tuple[Ids, NDArray[np.float32]]:
+        """At most so many vectors of an encoding, by chance: ids [k], ascending, and vectors [k, dim]."""
+        every = self._db.execute("select n from vectors where encoding = ? order by n", (encoding,)).fetchall()
+        ids = np.array([row[0] for row in every], np.int64)
+        if len(ids) > most:
+            ids = np.sort(np.random.default_rng(seed).choice(ids, most, replace=False))
+        found = np.empty((len(ids), dim), np.float32)
+        for i, n in enumerate(ids.tolist()):
+            (blob,) = self._db.execute("select vector from vectors where n = ?", (n,)).fetchone()
+            found[i] = np.frombuffer(blob, "<f4")
+        return ids, found
 
     def removed_after(self, encoding: str, n: int) -> NDArray[np.int64]:
         rows = self._db.execute("select vector from removed where encoding = ? and n > ?", (encoding, n)).fetchall()

@@ -37,10 +37,12 @@ def save(folder: Path, indexes: dict[str, FaissIndex], identity: str, head: tupl
     half.mkdir()
     state: dict[str, Any] = {"identity": identity, "head": head, "indexes": {}}
     for encoding, index in indexes.items():
-        file = half / f"{encoding}.faiss"
-        index.save(file)
-        sync(file)
-        state["indexes"][encoding] = {"kind": index.kind, "removed": index.removed, "sha256": digest(file)}
+        index.save(half / encoding)
+        sums = {}
+        for file in (half / f"{encoding}.faiss", half / f"{encoding}.npz"):
+            sync(file)
+            sums[file.name] = digest(file)
+        state["indexes"][encoding] = {"kind": index.kind, "tuned": index.tuned, "sha256": sums}
     (half / STATE).write_text(json.dumps(state), encoding="utf-8")
     sync(half / STATE)
     shutil.rmtree(folder / name, ignore_errors=True)
@@ -63,12 +65,10 @@ def load(
             if state["identity"] != identity or any(a > b for a, b in zip(state["head"], head, strict=True)):
                 continue
             parts = state["indexes"].items()
-            if any(digest(generation / f"{e}.faiss") != part["sha256"] for e, part in parts):
+            sums = [pair for _, part in parts for pair in part["sha256"].items()]
+            if any(digest(generation / file) != expected for file, expected in sums):
                 continue
-            indexes = {
-                e: FaissIndex.load(generation / f"{e}.faiss", dims[e], part["kind"], part["removed"])
-                for e, part in parts
-            }
+            indexes = {e: FaissIndex.load(generation / e, dims[e], part["kind"], part["tuned"]) for e, part in parts}
             return indexes, (state["head"][0], state["head"][1])
         except (OSError, ValueError, KeyError, TypeError, RuntimeError):
             continue  # torn or foreign: the records hold everything

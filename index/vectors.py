@@ -1,9 +1,19 @@
-"""Vectors kept in FAISS: derived from the records, rebuildable, never trusted without a checksum."""
+"""Vectors kept in FAISS: derived from the records, rebuildable, never trusted without a checksum.
+
+| kind  | is                                                   | bytes a vector of D dimensions |
+|-------|------------------------------------------------------|--------------------------------|
+| exact | every vector compared                                | 4 D                            |
+| hnsw  | a graph of neighbours (1603.09320)                   | 4 D + 272                      |
+| ivf   | lists of 4-bit codes, the best of them compared anew | 4 D + D / 8                    |
+| small | the same, compared anew as 8 bits a number           | D + D / 8                      |
+"""
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import faiss as untyped_faiss
 import numpy as np
@@ -14,106 +24,266 @@ faiss: Any = untyped_faiss  # its stubs know neither numpy arguments nor search 
 Ids = NDArray[np.int64]
 Vectors = NDArray[np.float32]
 
+KINDS = ("exact", "hnsw", "ivf", "small")
+LEARNED = ("ivf", "small")  # from a sample of what they will hold
+LEARNABLE = 1_000  # vectors, below which there is nothing to learn from
 HNSW_FROM = 50_000  # vectors; below, an exact scan takes about 2 ms at 256 dimensions
-HNSW_LINKS, HNSW_BUILD, HNSW_SEARCH = 32, 120, 128
+IVF_FROM = 2_000_000  # vectors; beyond, a graph takes hours to build
+HNSW_LINKS, HNSW_BUILD = 32, 120
+SEARCHED = {"hnsw": "efSearch=128", "ivf": "nprobe=32,k_factor_rf=16", "small": "nprobe=32,k_factor_rf=16"}  # untuned
+RECALL = 0.98  # of ten, that tuning wants
+SAMPLE = 100_000  # vectors that lists are learned from, at most
 SCAN_SHARE = 0.2  # a filter that leaves a smaller share is answered by scanning just that
+WORN_SHARE = 0.2  # of its vectors removed, an index is made anew
 CHUNK = 16_384
 
 
-def inner_index(dim: int, kind: str) -> Any:
-    if kind == "exact":
-        return faiss.IndexFlatIP(dim)
-    index: Any = faiss.IndexHNSWFlat(dim, HNSW_LINKS, faiss.METRIC_INNER_PRODUCT)
-    index.hnsw.efConstruction = HNSW_BUILD
-    return index
+class VectorIndex(Protocol):
+    """Unit vectors by id. Score is the inner product, higher is closer; ids ascend as they are added."""
+
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def exact(self) -> bool:
+        """Whether nothing is ever missed."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def add(self, ids: Ids, vectors: Vectors) -> None: ...
+
+    def remove(self, ids: Ids) -> None:
+        """Forget vectors; those that are not there already are forgotten."""
+        ...
+
+    def search(self, query: Vectors, k: int, allowed: Ids | None = None, exact: bool = False) -> tuple[Ids, Vectors]:
+        """The best of `allowed` (ascending; None: all) for a query [dim]: ids and scores, best first, at most k."""
+        ...
+
+    def scans(self, allowed: Ids | None, exact: bool) -> bool:
+        """Whether a search computes the score of every allowed vector itself: nothing is missed, whatever the kind."""
+        ...
+
+    def vectors(self, ids: Ids) -> Vectors:
+        """The vectors [n, dim] of ids that are there."""
+        ...
+
+
+class Column:
+    """Numbers that are appended to, in place: what is behind the last one doubles when it is used up."""
+
+    def __init__(self, values: NDArray[Any]) -> None:
+        self._room, self._n = values, len(values)
+
+    @property
+    def values(self) -> NDArray[Any]:
+        return self._room[: self._n]
+
+    def append(self, values: NDArray[Any]) -> None:
+        n = self._n + len(values)
+        if n > len(self._room):
+            room = np.empty(max(n, 2 * len(self._room)), self._room.dtype)
+            room[: self._n] = self.values
+            self._room = room
+        self._room[self._n : n] = values
+        self._n = n
 
 
 class FaissIndex:
-    """Unit vectors by id, exact or HNSW. Score is the inner product, higher is closer; ids are positive and never used
-    twice."""
+    """See VectorIndex. Removed vectors are hidden; `worn` says when they have become too many."""
 
-    def __init__(self, dim: int, kind: str = "exact") -> None:
+    def __init__(self, dim: int, kind: str = "exact", expected: int = 0) -> None:
         self.kind, self.dim = kind, dim
-        self._removed: set[int] = set()
-        self._faiss: Any = faiss.IndexIDMap2(inner_index(dim, kind))
+        self._faiss: Any = faiss.index_factory(dim, factory(dim, kind, expected), faiss.METRIC_INNER_PRODUCT)
+        if kind == "hnsw":
+            self._faiss.hnsw.efConstruction = HNSW_BUILD
+        self.tuned = SEARCHED.get(kind, "")
+        self._all, self._hidden = Column(np.empty(0, np.int64)), Column(np.empty(0, bool))
+        self._count = 0
 
     @property
     def exact(self) -> bool:
         return self.kind == "exact"
 
     def __len__(self) -> int:
-        return int(self._faiss.ntotal) - len(self._removed)
+        return self._count
+
+    @property
+    def _ids(self) -> Ids:
+        return self._all.values
+
+    @property
+    def _gone(self) -> NDArray[np.bool_]:
+        return self._hidden.values
 
     @property
     def worn(self) -> bool:
-        """Whether removed vectors, which HNSW can only hide, have become a fifth of it."""
-        return len(self._removed) > 0.2 * max(int(self._faiss.ntotal), 1)
+        return len(self._ids) - self._count > WORN_SHARE * max(len(self._ids), 1)
+
+    @property
+    def trained(self) -> bool:
+        return bool(self._faiss.is_trained)
+
+    def train(self, sample: Vectors) -> None:
+        self._faiss.train(np.ascontiguousarray(sample, np.float32))
 
     def add(self, ids: Ids, vectors: Vectors) -> None:
         if len(ids):
-            self._faiss.add_with_ids(np.ascontiguousarray(vectors, np.float32), ids)
+            assert (np.diff(ids) > 0).all() and (not len(self._ids) or ids[0] > self._ids[-1])
+            self._faiss.add(np.ascontiguousarray(vectors, np.float32))
+            self._all.append(ids)
+            self._hidden.append(np.zeros(len(ids), bool))
+            self._count += len(ids)
 
     def remove(self, ids: Ids) -> None:
-        """Forget vectors that are in the index."""
-        if self.exact:
-            if len(ids):
-                self._faiss.remove_ids(ids)
-        else:
-            self._removed.update(ids.tolist())
+        at = self._places(ids)
+        self._count -= int((~self._gone[at]).sum())
+        self._gone[at] = True
+
+    def _places(self, ids: Ids) -> Ids:
+        """Where in the index the ids are that it has."""
+        at = np.searchsorted(self._ids, ids)
+        inside = at < len(self._ids)
+        at, ids = at[inside], ids[inside]
+        return np.asarray(at[self._ids[at] == ids], np.int64)
 
     def search(self, query: Vectors, k: int, allowed: Ids | None = None, exact: bool = False) -> tuple[Ids, Vectors]:
-        """The best of `allowed` (None: all) for a query [dim]: ids and scores, best first, at most k of each."""
         if k <= 0 or len(self) == 0 or (allowed is not None and len(allowed) == 0):
             return np.empty(0, np.int64), np.empty(0, np.float32)
+        shown: NDArray[np.bool_] | None = None if len(self) == len(self._ids) else ~self._gone
+        if allowed is not None:
+            mask = np.zeros(len(self._ids), bool)
+            mask[self._places(allowed)] = True
+            shown = mask if shown is None else mask & shown
         if self.scans(allowed, exact):
-            return self._scan(query, k, self._ids() if allowed is None else allowed)
-        params = self._parameters(allowed, k)
-        scores, ids = self._faiss.search(query[None], min(k, int(self._faiss.ntotal)), params=params)
-        found = ids[0] >= 0
-        return ids[0][found], scores[0][found]
+            return self._scan(query, k, np.arange(len(self._ids)) if shown is None else np.flatnonzero(shown))
+        params = parameters(self.kind, self.tuned, k, shown)
+        query = np.ascontiguousarray(query[None], np.float32)
+        scores, at = self._faiss.search(query, min(k, len(self._ids)), params=params)
+        found = at[0] >= 0
+        return self._ids[at[0][found]], scores[0][found]
 
     def scans(self, allowed: Ids | None, exact: bool) -> bool:
-        """Whether a search computes the score of every allowed vector itself: nothing is missed, whatever the kind."""
         few = allowed is not None and len(allowed) < SCAN_SHARE * len(self)
         return few or (exact and not self.exact)
 
-    def _parameters(self, allowed: Ids | None, k: int) -> Any:
-        selector: Any = None
-        if allowed is not None:
-            selector = faiss.IDSelectorBatch(allowed)
-        elif self._removed:
-            selector = faiss.IDSelectorNot(faiss.IDSelectorBatch(np.array(sorted(self._removed), np.int64)))
-        if self.exact:
-            return faiss.SearchParameters(sel=selector)
-        return faiss.SearchParametersHNSW(sel=selector, efSearch=max(HNSW_SEARCH, 2 * k))
+    def _scan(self, query: Vectors, k: int, places: Ids) -> tuple[Ids, Vectors]:
+        """Every one of these against the query, a chunk at a time."""
+        if not len(places):
+            return np.empty(0, np.int64), np.empty(0, np.float32)
+        scores = np.concatenate([self._stored(places[i : i + CHUNK]) @ query for i in range(0, len(places), CHUNK)])
+        best = np.arange(len(places))
+        if k < len(places):
+            best = np.sort(np.argpartition(-scores, k)[:k])
+        best = best[np.argsort(-scores[best], kind="stable")]
+        return self._ids[places[best]], scores[best].astype(np.float32)
 
-    def _ids(self) -> Ids:
-        ids: Ids = faiss.vector_to_array(self._faiss.id_map)
-        return ids[~np.isin(ids, list(self._removed))] if self._removed else ids
+    def _stored(self, places: Ids) -> Vectors:
+        keeper = faiss.downcast_index(self._faiss)
+        if self.kind in LEARNED:
+            keeper = faiss.downcast_index(keeper.refine_index)
+        if self.kind == "hnsw":
+            keeper = faiss.downcast_index(keeper.storage)
+        if self.kind == "small":
+            found: Vectors = keeper.reconstruct_batch(places)
+            return found
+        every: Vectors = faiss.rev_swig_ptr(keeper.get_xb(), int(keeper.ntotal) * self.dim).reshape(-1, self.dim)
+        return every[places]
 
-    def _scan(self, query: Vectors, k: int, allowed: Ids) -> tuple[Ids, Vectors]:
-        """Every allowed vector against the query, a chunk at a time."""
-        scores = np.concatenate(
-            [self._faiss.reconstruct_batch(allowed[i : i + CHUNK]) @ query for i in range(0, len(allowed), CHUNK)]
-        )
-        best = np.argsort(-scores, kind="stable")[:k]
-        return allowed[best], scores[best].astype(np.float32)
+    def vectors(self, ids: Ids) -> Vectors:
+        return self._stored(self._places(ids))
 
-    def save(self, path: Path) -> None:
-        faiss.write_index(self._faiss, str(path))
-
-    @classmethod
-    def load(cls, path: Path, dim: int, kind: str, removed: list[int]) -> FaissIndex:
-        """Read what `save` wrote. Only for files whose checksum has been compared: FAISS trusts what it reads."""
-        index = cls(dim, kind)
-        index._faiss = faiss.read_index(str(path))
-        index._removed = set(removed)
-        return index
+    def tune(self, queries: Vectors, recall: float = RECALL) -> None:
+        """Find the quickest parameters that give these queries [n, dim] so much of their true ten, or the best there
+        are (FAISS's ParameterSpace).
+        """
+        if self.exact or len(self) < 100:
+            return
+        truth = np.stack([self._places(self.search(q, 10, exact=True)[0]) for q in queries])
+        criterion = faiss.IntersectionCriterion(len(queries), 10)
+        criterion.set_groundtruth(None, truth)
+        space = faiss.ParameterSpace()
+        space.verbose = 0
+        space.initialize(self._faiss)
+        explored = space.explore(self._faiss, np.ascontiguousarray(queries, np.float32), criterion)
+        points = [explored.optimal_pts.at(i) for i in range(explored.optimal_pts.size())]
+        points = [(p.perf, p.t, p.key) for p in points if p.key]
+        if points:
+            enough = [p for p in points if p[0] >= recall]
+            self.tuned = min(enough, key=lambda p: p[1])[2] if enough else max(points)[2]
 
     @property
-    def removed(self) -> list[int]:
-        return sorted(self._removed)
+    def memory_bytes(self) -> int:
+        """What its parts hold, by their sizes; FAISS's own bookkeeping aside."""
+        return len(self._ids) * (bytes_for(self.kind, self.dim) + self._ids.itemsize + self._gone.itemsize)
+
+    def save(self, path: Path) -> None:
+        """Write two files, `path`.faiss and `path`.npz."""
+        faiss.write_index(self._faiss, f"{path}.faiss")
+        np.savez(f"{path}.npz", ids=self._ids, gone=self._gone)
+
+    @classmethod
+    def load(cls, path: Path, dim: int, kind: str, tuned: str) -> FaissIndex:
+        """Read what `save` wrote. Only for files whose checksum has been compared: FAISS trusts what it reads."""
+        index = cls(dim, kind)
+        index._faiss = faiss.read_index(f"{path}.faiss")
+        with np.load(f"{path}.npz", allow_pickle=False) as kept:
+            index._all, index._hidden = Column(kept["ids"]), Column(kept["gone"])
+        index._count, index.tuned = int((~index._gone).sum()), tuned
+        return index
 
 
-def kind_for(count: int) -> str:
-    return "exact" if count < HNSW_FROM else "hnsw"
+def factory(dim: int, kind: str, expected: int) -> str:
+    """FAISS's name for a kind of index that will hold about so many vectors."""
+    if kind in ("exact", "hnsw"):
+        return {"exact": "Flat", "hnsw": f"HNSW{HNSW_LINKS},Flat"}[kind]
+    lists = int(np.clip(4 * np.sqrt(expected), 16, 65_536))
+    codes = f"PQ{max(1, dim // 4) if dim % 4 == 0 else dim}x4fs"
+    return f"IVF{lists},{codes},{'RFlat' if kind == 'ivf' else 'Refine(SQ8)'}"
+
+
+def bytes_for(kind: str, dim: int) -> int:
+    """Of one vector, as the table above has it."""
+    code = dim // 8
+    return {"exact": 4 * dim, "hnsw": 4 * dim + 272, "ivf": 4 * dim + code, "small": dim + code}[kind]
+
+
+def parameters(kind: str, tuned: str, k: int, shown: NDArray[np.bool_] | None) -> Any:
+    """FAISS's search parameters: what tuning found, and which places may be found, bool [n]."""
+    selector: Any = None
+    if shown is not None:
+        selector = faiss.IDSelectorBitmap(np.packbits(shown, bitorder="little"))
+    if kind == "exact":
+        return faiss.SearchParameters(sel=selector)
+    values = {name: float(value) for name, value in (pair.split("=") for pair in tuned.split(","))}
+    if kind == "hnsw":
+        return faiss.SearchParametersHNSW(sel=selector, efSearch=max(int(values["efSearch"]), 2 * k))
+    lists = faiss.SearchParametersIVF(nprobe=int(values["nprobe"]), sel=selector)
+    return faiss.IndexRefineSearchParameters(k_factor=values["k_factor_rf"], base_index_params=lists)
+
+
+@dataclass(frozen=True)
+class Sizing:
+    """What a user says of the indexes: a kind, or "auto", and how much memory one may take (0: no limit)."""
+
+    kind: str = "auto"
+    memory_mb: int = 0
+
+    def kind_for(self, count: int, dim: int, now: str = "exact") -> str:
+        """The kind for so many vectors: the simplest that is quick, within the budget. A kind that is no longer needed
+        stays until half of what it was needed for is left.
+
+        >>> [Sizing().kind_for(n, 256) for n in (1_000, 100_000, 3_000_000)], Sizing().kind_for(30_000, 256, "hnsw")
+        (['exact', 'hnsw', 'ivf'], 'hnsw')
+        >>> Sizing(memory_mb=40).kind_for(100_000, 256), Sizing("exact").kind_for(100_000, 256)
+        ('small', 'exact')
+        """
+        if self.kind != "auto":
+            return self.kind if count >= LEARNABLE or self.kind not in LEARNED else "exact"
+        lenient = 1 if now == "exact" else 2
+        if count * lenient < HNSW_FROM:
+            return "exact"
+        wanted = ("hnsw", "ivf", "small") if count < IVF_FROM else ("ivf", "small")
+        most = self.memory_mb * 1_000_000 or math.inf
+        return next((k for k in wanted if bytes_for(k, dim) * count <= most), "small")

@@ -19,7 +19,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from export.bundle import Manifest, modality_of
 from export.encoder import Encoder
-from index.collection import Collections, FingerprintConflict
+from index.collection import FingerprintConflict
+from index.data import Collections
 from model.inputs.confined import Decoders
 
 from . import errors, routes

@@ -10,7 +10,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from export.encoder import Encoder
-from index.collection import Collections
+from index.data import Collections
 
 from .batching import Batcher
 from .metrics import Metrics

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from export.encoder import OnnxEncoder
-from index.collection import Collections
+from index.data import Collections
 
 from .makers import BLUE, GREEN, RED, ROOT, make_clip, make_wav
 

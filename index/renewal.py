@@ -1,0 +1,91 @@
+"""A vector index made anew in the background, while the old one serves and takes what comes."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import faiss
+
+from .records import Ids, Records
+from .vectors import SAMPLE, FaissIndex, Vectors
+
+TUNED_ON = 200  # vectors taken for queries
+log = logging.getLogger(__name__)
+
+
+class Renewal:
+    """At most one index in the making. All but the making itself is called with the collection held."""
+
+    def __init__(self, records: Path) -> None:
+        self._records = records
+        self._thread: threading.Thread | None = None
+        self._stopped = threading.Event()
+        self._failed: set[tuple[str, str]] = set()
+        self._encoding: str | None = None  # of what is being made
+        self._changes: list[tuple[Ids, Vectors | None]] = []  # since it began: added, or removed
+
+    @property
+    def going(self) -> bool:
+        return self._encoding is not None
+
+    def start(self, encoding: str, kind: str, dim: int, upto: int, renewed: Callable[[str, FaissIndex], None]) -> None:
+        """Make an index of the vectors up to number `upto`, unless one is being made, and hand it to `renewed`."""
+        if self.going or self._stopped.is_set() or (encoding, kind) in self._failed:
+            return
+        self._encoding, self._changes = encoding, []
+
+        def work() -> None:
+            try:
+                index = self._made(encoding, kind, dim, upto)
+                if index is not None:
+                    renewed(encoding, index)
+            except Exception:
+                log.exception("no %s index of %s could be made; the old one serves on", kind, encoding)
+                self._failed.add((encoding, kind))
+                self._encoding = None
+
+        self._thread = threading.Thread(target=work, name="renewal", daemon=True)
+        self._thread.start()
+
+    def _made(self, encoding: str, kind: str, dim: int, upto: int) -> FaissIndex | None:
+        """The index; None if it was stopped on the way."""
+        faiss.omp_set_num_threads(max(1, (os.cpu_count() or 2) // 2))  # of this thread: searches want the others
+        with closing(Records(self._records)) as records:
+            index = FaissIndex(dim, kind, records.counts().get(encoding, 0))
+            if not index.trained:
+                index.train(records.vectors_among(encoding, dim, SAMPLE)[1])
+            for ids, vectors in records.vectors_after(encoding, 0, dim, upto):
+                if self._stopped.is_set():
+                    return None
+                index.add(ids, vectors)
+            if not index.exact and len(index):
+                index.tune(records.vectors_among(encoding, dim, TUNED_ON, seed=1)[1])
+        return None if self._stopped.is_set() else index
+
+    def added(self, encoding: str, ids: Ids, vectors: Vectors) -> None:
+        if self.going and encoding == self._encoding:
+            self._changes.append((ids, vectors))
+
+    def removed(self, encoding: str, ids: Ids) -> None:
+        if self.going and encoding == self._encoding and len(ids):
+            self._changes.append((ids, None))
+
+    def catch_up(self, index: FaissIndex) -> None:
+        """Give an index that has just been made what has happened since it began."""
+        for ids, vectors in self._changes:
+            if vectors is None:
+                index.remove(ids)
+            else:
+                index.add(ids, vectors)
+        self._encoding, self._changes = None, []
+
+    def stop(self) -> None:
+        """Give up what is being made, and wait for it to end."""
+        self._stopped.set()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join()
