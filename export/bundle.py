@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -160,15 +160,16 @@ class Manifest:
     def spaces_with(self, modality: str) -> list[str]:
         return [name for name, space in self.spaces.items() if modality in space.encodings]
 
-    def space_of(self, modality: str, space: str | None = None) -> str:
-        """The named space, or the first that holds a modality.
+    def meeting(self, modalities: Iterable[str], space: str | None = None) -> str:
+        """The named space, or the first, that holds all of these modalities.
 
         Raises:
-            NoRoute: there is none, or it does not hold the modality.
+            NoRoute: none does, or not that one.
         """
-        holding = self.spaces_with(modality)
+        wanted = tuple(dict.fromkeys(modalities))
+        holding = [name for name, held in self.spaces.items() if all(m in held.encodings for m in wanted)]
         if not holding or space not in (None, *holding):
-            raise NoRoute((modality,), {modality: holding}, space)
+            raise NoRoute(wanted, {m: self.spaces_with(m) for m in wanted}, space)
         return space or holding[0]
 
     def route(self, query: str, target: str, space: str | None = None) -> Route:
@@ -177,11 +178,7 @@ class Manifest:
         Raises:
             NoRoute: none does, or not that one.
         """
-        both = [name for name in self.spaces_with(query) if name in self.spaces_with(target)]
-        if not both or space not in (None, *both):
-            modalities = tuple(dict.fromkeys((query, target)))
-            raise NoRoute(modalities, {m: self.spaces_with(m) for m in modalities}, space)
-        name = space or both[0]
+        name = self.meeting((query, target), space)
         encodings = self.spaces[name].encodings
         return Route(name, encodings[query], encodings[target], tuple(encodings.values()))
 

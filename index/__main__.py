@@ -20,12 +20,13 @@ from model.inputs.decode import Budget
 from model.inputs.errors import BadMedia, MissingModality
 from model.manifest import BadManifest
 
+from .bank import stock
 from .build import Report, build
 from .collection import CollectionError
 from .data import Collections
 from .filters import BadFilter
 from .records import UnknownSchema
-from .search import Hit, direction, search
+from .search import Aim, Hit, Options, direction, search
 
 BUILD_BUDGET = Budget(seconds=2 * 3600.0, frames=2 * 3600 * 60, samples=2 * 3600 * 48_000 * 8)
 DECODE_MEMORY_MB = 4096  # two hours of sound are some 500 MB, a few times over
@@ -46,6 +47,7 @@ def arguments() -> argparse.ArgumentParser:
     searching.add_argument("--target", choices=["video", "audio", "text"], default="video")
     searching.add_argument("--space", help="of a bundle that has several; else the first that holds both ends")
     searching.add_argument("--top-k", type=int, default=10)
+    searching.add_argument("--exact", action="store_true", help="compare every vector")
     searching.add_argument("--filter", type=json.loads, help="a filter as JSON")
     for command in (building, searching):
         command.add_argument("--bundle", type=Path, default=Path("bundles/default"))
@@ -80,6 +82,7 @@ def build_command(args: argparse.Namespace) -> int:
     decoders = Decoders(args.workers, DECODE_MEMORY_MB, args.file_max_s)
     try:
         collection = collections.ensure(args.collection)
+        stock(collection, encoder)
         report = shown(build(encoder, collection, args.paths, decoders, BUILD_BUDGET))
     finally:
         decoders.close()
@@ -116,18 +119,17 @@ def search_command(args: argparse.Namespace) -> int:
         vector = file_vector(encoder, route.query, args.audio or args.video)
     collections = Collections(args.data, encoder.manifest.fingerprint, encoder.manifest.dims)
     try:
-        hits, plan = search(
-            collections.get(args.collection),
-            vector,
-            route.target,
-            args.top_k,
-            args.filter,
-            comparable=route.comparable,
-        )
+        collection = collections.get(args.collection)
+        stock(collection, encoder)
+        aim = Aim(route.target, vector[None], source=route.query, comparable=route.comparable)
+        answer = search(collection, [aim], Options(args.top_k, args.filter, exact=args.exact))
     finally:
         collections.close()
-    print(table(hits))
-    print(f"{'exact' if plan.exact else 'approximate'} among {plan.candidates} windows", file=sys.stderr)
+    print(table(answer.hits))
+    how = "exact" if answer.plan.exact else "approximate"
+    print(f"{how} among {answer.plan.candidates} windows", file=sys.stderr)
+    if answer.good_match is False:
+        print("no good match: nothing stands out from what a search finds where there is nothing to find")
     return 0
 
 
@@ -145,8 +147,12 @@ def file_vector(encoder: OnnxEncoder, encoding: str, file: Path) -> NDArray[np.f
 
 
 def table(hits: list[Hit]) -> str:
-    rows = [f"{hit.score:6.3f}  {hit.start_s:8.1f} - {hit.end_s:8.1f} s  {hit.id}" for hit in hits]
-    return "\n".join([f"{'score':>6s}  {'moment':>21s}  item", *rows])
+    rows = [f"{hit.score:6.3f}  {sure(hit):>5s}  {hit.start_s:8.1f} - {hit.end_s:8.1f} s  {hit.id}" for hit in hits]
+    return "\n".join([f"{'score':>6s}  {'sure':>5s}  {'moment':>21s}  item", *rows])
+
+
+def sure(hit: Hit) -> str:
+    return "-" if hit.confidence is None else f"{hit.confidence:.0%}"
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 CollectionError
 ├── UnknownCollection, CollectionExists, BadName
+├── NoVectors              an item without the modality asked for
 ├── FingerprintConflict    embedded with another bundle
 └── DataInUse              another process has the data folder open
 """
@@ -20,9 +21,10 @@ from pathlib import Path
 import numpy as np
 
 from . import snapshot
+from .calibration import Background, background
 from .records import Item, NewItem, Records, UnknownItem
 from .renewal import Renewal
-from .vectors import FaissIndex, Sizing, VectorIndex
+from .vectors import FaissIndex, Sizing, VectorIndex, Vectors
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,8}")
@@ -57,6 +59,12 @@ class FingerprintConflict(CollectionError):
         self.name, self.collection, self.bundle = name, collection, bundle
 
 
+class NoVectors(CollectionError):
+    def __init__(self, id: str, encoding: str) -> None:
+        super().__init__(f"item {id!r} has no {encoding} to compare with")
+        self.id, self.encoding = id, encoding
+
+
 class DataInUse(CollectionError):
     def __init__(self) -> None:
         super().__init__("the data folder is open in another process")
@@ -79,6 +87,7 @@ class Collection:
         elif meta["fingerprint"] != fingerprint:
             self._records.close()
             raise FingerprintConflict(self.name, meta["fingerprint"], fingerprint)
+        self._backgrounds: dict[tuple[str, str], tuple[int, Background | None]] = {}
         self._identity = f"{meta['id']}/{fingerprint}"
         self._kept: tuple[int, int] | None = None  # what the snapshot on disk stands at, if it is these very indexes
         self._indexes = self._restore()
@@ -235,6 +244,14 @@ class Collection:
         with self.held() as records:
             return records.item(id)
 
+    def vectors(self, id: str, encoding: str) -> Vectors:
+        """An item's vectors [n, dim] of an encoding. Raises UnknownItem; NoVectors where it has none."""
+        with self.held() as records:
+            found = records.vectors_of(id, encoding, self.dims[encoding])
+        if not len(found):
+            raise NoVectors(id, encoding)
+        return found
+
     def page(self, limit: int, after: str = "") -> list[Item]:
         with self.held() as records:
             return records.page(limit, after)
@@ -254,6 +271,29 @@ class Collection:
         if path is None or not path.is_file():
             raise UnknownItem(id)
         return path, item.filename or path.name
+
+    def background(self, source: str, target: str) -> Background | None:
+        """What queries of one encoding find in another where there is nothing to find; made anew when a quarter of the
+        vectors is new. To be used while the collection is `held`.
+        """
+        if source not in self.dims or target not in self._indexes:
+            return None
+        count, made = self._backgrounds.get((source, target), (0, None))
+        now = len(self._indexes[target])
+        if abs(now - count) > count // 4:
+            made = background(self._records, self._indexes[target], source, target, self.dims[target])
+            self._backgrounds[source, target] = now, made
+        return made
+
+    def set_bank(self, encoding: str, vectors: Vectors) -> None:
+        """Keep the queries [n, dim] of an encoding that scores are calibrated by."""
+        with self.held() as records:
+            records.set_bank(encoding, vectors)
+            self._backgrounds.clear()
+
+    def has_bank(self, encoding: str) -> bool:
+        with self.held() as records:
+            return len(records.bank(encoding, self.dims[encoding])) > 0
 
     def index(self, encoding: str) -> VectorIndex:
         """The vectors of an encoding; empty where there are none. To be used while the collection is `held`."""

@@ -42,6 +42,7 @@ create table vectors (
     encoding text not null, vector blob not null) strict;
 create index vectors_window on vectors (window);
 create index vectors_encoding on vectors (encoding);
+create table bank (encoding text not null, vector blob not null) strict;
 create table removed (n integer primary key autoincrement, vector integer not null, encoding text not null) strict;
 create table failures (id text primary key, stamp text not null, reason text not null) strict;
 """
@@ -140,9 +141,9 @@ class Records:
         if version == 1:  # when a vector's encoding was its modality
             self._db.execute("alter table vectors rename column modality to encoding")
             self._db.execute("alter table removed rename column modality to encoding")
-        if version in (1, 2):  # when filters read the metadata itself
+        if version in (1, 2):  # when filters read the metadata itself, and scores were not calibrated
             for statement in SCHEMA.split(";"):
-                if "facts" in statement:
+                if "facts" in statement or "table bank" in statement:
                     self._db.execute(statement)
             for n, metadata in self._db.execute("select n, metadata from items").fetchall():
                 self._add_facts(n, json.loads(metadata))
@@ -311,15 +312,17 @@ class Records:
 
     def vectors_among(self, encoding: str, dim: int, most: int, seed: int = 0) -> tuple[Ids, NDArray[np.float32]]:
         """At most so many vectors of an encoding, by chance: ids [k], ascending, and vectors [k, dim]."""
-        every = self._db.execute("select n from vectors where encoding = ? order by n", (encoding,)).fetchall()
-        ids = np.array([row[0] for row in every], np.int64)
+        ids = self.owners(encoding)[0]
         if len(ids) > most:
             ids = np.sort(np.random.default_rng(seed).choice(ids, most, replace=False))
-        found = np.empty((len(ids), dim), np.float32)
-        for i, n in enumerate(ids.tolist()):
-            (blob,) = self._db.execute("select vector from vectors where n = ?", (n,)).fetchone()
-            found[i] = np.frombuffer(blob, "<f4")
-        return ids, found
+        found: dict[int, bytes] = {}
+        for start in range(0, len(ids), 500):
+            part = ids[start : start + 500].tolist()
+            marks = ",".join("?" * len(part))
+            found |= dict(self._db.execute(f"select n, vector from vectors where n in ({marks})", part))
+        there = np.array(sorted(found), np.int64)  # owners knows of deleted ones, too
+        blobs = b"".join(found[n] for n in there.tolist())
+        return there, np.frombuffer(blobs, "<f4").reshape(len(there), dim)
 
     def removed_after(self, encoding: str, n: int) -> NDArray[np.int64]:
         rows = self._db.execute("select vector from removed where encoding = ? and n > ?", (encoding, n)).fetchall()
@@ -345,16 +348,48 @@ class Records:
             found |= {row[0]: Place(*row) for row in rows}
         return found
 
-    def stored(self, item: int) -> Stored:
-        """One item, by the number `Place.item`."""
-        row = self._db.execute("select id, metadata from items where n = ?", (item,)).fetchone()
+    def stored(self, items: list[int]) -> dict[int, Stored]:
+        """Items by the numbers `Place.item`."""
+        found: dict[int, Stored] = {}
+        for start in range(0, len(items), 500):
+            part = items[start : start + 500]
+            marks = ",".join("?" * len(part))
+            for n, id, metadata in self._db.execute(f"select n, id, metadata from items where n in ({marks})", part):
+                found[n] = Stored(id, json.loads(metadata), [])
+            rows = self._db.execute(
+                "select v.encoding, v.n, w.item, w.n, w.start_s, w.end_s, v.vector from windows w"
+                f" join vectors v on v.window = w.n where w.item in ({marks}) order by w.start_s, w.n",
+                part,
+            )
+            for encoding, *place, blob in rows:
+                found[place[1]].vectors.append((encoding, Place(*place), np.frombuffer(blob, "<f4")))
+        return found
+
+    def vectors_of(self, id: str, encoding: str, dim: int) -> NDArray[np.float32]:
+        """An item's vectors [n, dim] of an encoding. Raises UnknownItem."""
+        self.item(id)
         rows = self._db.execute(
-            "select v.encoding, v.n, w.item, w.n, w.start_s, w.end_s, v.vector from windows w"
-            " join vectors v on v.window = w.n where w.item = ? order by w.start_s, w.n",
-            (item,),
-        )
-        vectors = [(r[0], Place(*r[1:6]), np.frombuffer(r[6], "<f4")) for r in rows.fetchall()]
-        return Stored(row[0], json.loads(row[1]), vectors)
+            "select v.vector from items i join windows w on w.item = i.n join vectors v on v.window = w.n"
+            " where i.id = ? and v.encoding = ? order by v.n",
+            (id, encoding),
+        ).fetchall()
+        return np.frombuffer(b"".join(row[0] for row in rows), "<f4").reshape(len(rows), dim)
+
+    def of_other_items(self, ids: Ids, than: int) -> NDArray[np.bool_]:
+        """Which of these vectors belong to another item than the vector `than` does."""
+        places = self.places([*ids.tolist(), than])
+        return np.array([places[i].item != places[than].item for i in ids.tolist()], bool)
+
+    def bank(self, encoding: str, dim: int) -> NDArray[np.float32]:
+        """The queries [n, dim] that scores are calibrated by."""
+        rows = self._db.execute("select vector from bank where encoding = ? order by rowid", (encoding,)).fetchall()
+        return np.frombuffer(b"".join(row[0] for row in rows), "<f4").reshape(len(rows), dim)
+
+    def set_bank(self, encoding: str, vectors: NDArray[np.float32]) -> None:
+        with self._transaction():
+            self._db.execute("delete from bank where encoding = ?", (encoding,))
+            blobs = [(encoding, np.asarray(v, "<f4").tobytes()) for v in vectors]
+            self._db.executemany("insert into bank values (?, ?)", blobs)
 
     def matching(self, condition: str, params: list[Any], encoding: str) -> Ids:
         """The vectors of an encoding whose items meet an SQL condition from `filters`, in ascending order."""

@@ -1,9 +1,15 @@
-"""Vectors to moments: one query vector against one encoding of a collection, windows grouped into items."""
+"""Vectors to moments: a query of one or many parts against the vectors of one or many modalities, windows grouped into
+items.
+
+A query's parts have weights, negative ones for what is not wanted. The score of a window is the weighted mean of its
+inner products with the parts, so that each part's contribution can be told. Several target modalities are fused by
+their confidences (see `calibration`): what either has found, both have found more surely.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection as Collection_
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,19 +17,58 @@ from numpy.typing import NDArray
 
 from export.bundle import modality_of
 from model.config import MODALITIES
+from model.evaluate import popularity
 
+from .calibration import GOOD, Background, Calibration
 from .collection import Collection
 from .filters import compile_filter
-from .records import Place, Stored
+from .records import Ids, Place, Records, Stored
 
 WIDEN = 4  # windows asked for per item wanted, and how much wider each further try is
 MOMENT_SHARE = 0.8  # a window belongs to a moment when it scores this share of its item's best
+Vectors = NDArray[np.float32]
 
 
 def direction(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     """The mean of unit vectors [n, dim] as a unit vector [dim]: one query for an example of several windows."""
     mean = vectors.mean(axis=0)
     return np.asarray(mean / max(float(np.linalg.norm(mean)), 1e-12), np.float32)
+
+
+@dataclass(frozen=True)
+class Aim:
+    """One encoding to be searched: what the query's parts, unit vectors [parts, dim], are in its space and what each
+    weighs; by which encoding the first was made; what else they can be compared with.
+    """
+
+    target: str
+    vectors: Vectors
+    weights: tuple[float, ...] = (1.0,)
+    source: str = "text"
+    comparable: Collection_[str] = MODALITIES
+
+    @property
+    def shares(self) -> NDArray[np.float32]:
+        """The weights [parts], absolutely summing to one."""
+        weights = np.array(self.weights, np.float32)
+        return np.asarray(weights / np.abs(weights).sum(), np.float32)
+
+    @property
+    def query(self) -> Vectors:
+        """[dim], whose inner product with a window is its score."""
+        return np.asarray(self.shares @ self.vectors, np.float32)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is asked beside the query. `min_confidence` holds where scores are calibrated."""
+
+    top_k: int = 10
+    filter: dict[str, Any] | None = None
+    min_score: float | None = None
+    min_confidence: float | None = None
+    exact: bool = False
+    qb_norm: bool = False
 
 
 @dataclass(frozen=True)
@@ -37,16 +82,21 @@ class Moment:
 
 @dataclass(frozen=True)
 class Hit:
-    """An item that matches: its best moment, that moment's score in each modality, and all its moments."""
+    """An item that matches: its best moment, that window's score in each modality, each modality's own best moment, and
+    all its moments. `confidence` is None where the collection is too small to tell.
+    """
 
     id: str
     score: float
+    confidence: float | None
     target: str
     start_s: float
     end_s: float
     scores: dict[str, float]
+    evidence: dict[str, Moment]
     metadata: dict[str, Any]
     moments: list[Moment]
+    parts: list[float] | None = None  # what each part of a composed query contributes to the best window's score
 
 
 @dataclass(frozen=True)
@@ -57,60 +107,138 @@ class Plan:
     candidates: int
 
 
-def search(
-    collection: Collection,
-    query: NDArray[np.float32],
-    target: str,
-    top_k: int = 10,
-    filter: dict[str, Any] | None = None,
-    min_score: float | None = None,
-    exact: bool = False,
-    comparable: Collection_[str] = MODALITIES,
-) -> tuple[list[Hit], Plan]:
-    """The best items for a unit vector [dim] among the vectors of the encoding `target`, best first; a hit also tells
-    its scores in the other encodings that are `comparable` with the query.
+@dataclass(frozen=True)
+class Answer:
+    """`good_match` says whether any hit stands out from what a search finds where there is nothing to find; None where
+    that cannot be told. Calibrations are by target modality.
+    """
+
+    hits: list[Hit]
+    plan: Plan
+    good_match: bool | None
+    calibration: dict[str, Calibration] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one aim has found: windows in the order they rank, and the numbers of their items in that order."""
+
+    aim: Aim
+    calibration: Calibration | None
+    exact: bool
+    candidates: int
+    items: list[int]
+
+    def confidence(self, score: float) -> float:
+        """Uncalibrated, the score itself must do."""
+        return self.calibration.confidence(score) if self.calibration else float(np.clip(score, 0.0, 1.0))
+
+
+def search(collection: Collection, aims: list[Aim], options: Options = Options()) -> Answer:
+    """The best items for a query, best first: by score where there is one aim, by confidence where there are more.
 
     Raises:
         BadFilter: the filter is outside the subset.
     """
     with collection.held() as records:
-        index = collection.index(target)
-        allowed = records.matching(*compile_filter(filter), target) if filter else None
-        candidates = len(index) if allowed is None else len(allowed)
-        wanted = max(WIDEN * top_k, 32)
-        while True:
-            ids, scores = index.search(query, wanted, allowed, exact)
-            if min_score is not None:
-                ids = ids[scores >= min_score]
-            places = records.places(ids.tolist())
-            items = list(dict.fromkeys(places[i].item for i in ids.tolist()))
-            if len(items) >= top_k or len(ids) < wanted or wanted >= candidates:
-                break
-            wanted *= WIDEN
-        hits = [hit_of(records.stored(item), query, target, comparable, min_score) for item in items[:top_k]]
-        return hits, Plan(index.exact or index.scans(allowed, exact), candidates)
+        looks = [look(collection, records, aim, options) for aim in aims]
+        items = list(dict.fromkeys(item for found in looks for item in found.items))
+        if len(looks) == 1:
+            items = items[: options.top_k]
+        stored = records.stored(items)
+    hits = [hit for item in items if (hit := hit_of(stored[item], looks, options.min_score)) is not None]
+    if len(looks) > 1:
+        hits = sorted(hits, key=lambda hit: -hit.score)[: options.top_k]
+    known = {modality_of(found.aim.target): found.calibration for found in looks if found.calibration}
+    good = any((hit.confidence or 0.0) >= GOOD for hit in hits) if len(known) == len(looks) else None
+    if options.min_confidence is not None:
+        hits = [hit for hit in hits if hit.confidence is None or hit.confidence >= options.min_confidence]
+    plan = Plan(all(found.exact for found in looks), sum(found.candidates for found in looks))
+    return Answer(hits, plan, good, known)
+
+
+def look(collection: Collection, records: Records, aim: Aim, options: Options) -> Look:
+    """Search one encoding, wider and wider until there are items enough."""
+    index, query = collection.index(aim.target), aim.query
+    allowed = records.matching(*compile_filter(options.filter), aim.target) if options.filter else None
+    candidates = len(index) if allowed is None else len(allowed)
+    about = collection.background(aim.source, aim.target)
+    wanted = max(WIDEN * options.top_k, 32)
+    while True:
+        ids, scores = index.search(query, wanted, allowed, options.exact)
+        if options.min_score is not None:
+            ids = ids[scores >= options.min_score]
+        places = records.places(ids.tolist())
+        if len({p.item for p in places.values()}) >= options.top_k or len(ids) < wanted or wanted >= candidates:
+            break
+        wanted *= WIDEN
+    if options.qb_norm and about is not None and len(ids) and ids[0] in about.popular:
+        ids = less_popular(ids, index.vectors(ids), query, about)
+    items = list(dict.fromkeys(places[i].item for i in ids.tolist()))
+    exact = index.exact or index.scans(allowed, options.exact)
+    return Look(aim, about.of(query) if about else None, exact, candidates, items)
+
+
+def less_popular(ids: Ids, vectors: Vectors, query: Vectors, about: Background) -> Ids:
+    """Windows in the order of QB-Norm: less of what every query of the bank finds in them."""
+    return np.asarray(ids[np.argsort(-(vectors @ query - popularity(about.bank @ vectors.T)), kind="stable")])
 
 
 def score_of(vector: NDArray[np.float32], query: NDArray[np.float32]) -> float:
-    """The inner product of unit vectors, in [-1, 1] whatever the rounding."""
+    """An inner product in [-1, 1], whatever the rounding."""
     return float(np.clip(vector @ query, -1.0, 1.0))
 
 
-def hit_of(
-    stored: Stored, query: NDArray[np.float32], target: str, comparable: Collection_[str], min_score: float | None
-) -> Hit:
-    scored = [(place, score_of(vector, query)) for encoding, place, vector in stored.vectors if encoding == target]
-    best_place, best = max(scored, key=lambda pair: pair[1])
-    scores = {
-        modality_of(encoding): score_of(vector, query)
+def hit_of(stored: Stored, looks: list[Look], min_score: float | None) -> Hit | None:
+    """What an item has to show for itself; None where it has nothing of what was looked for."""
+    found = [(seen, hit) for seen in looks if (hit := hit_in(stored, seen, min_score)) is not None]
+    if not found:
+        return None
+    sure = [seen.confidence(hit.score) for seen, hit in found]
+    best = found[int(np.argmax(sure))][1]
+    if len(looks) == 1:
+        return best
+    evidence = {modality: moment for _, hit in reversed(found) for modality, moment in hit.evidence.items()}
+    for _, hit in found:
+        evidence[hit.target] = hit.evidence[hit.target]
+    fused = 1.0 - float(np.prod([1.0 - confidence for confidence in sure]))
+    calibrated = all(seen.calibration for seen, _ in found)
+    scores = {modality: moment.score for modality, moment in evidence.items()}
+    return replace(best, score=fused, confidence=fused if calibrated else None, scores=scores, evidence=evidence)
+
+
+def hit_in(stored: Stored, seen: Look, min_score: float | None) -> Hit | None:
+    aim, query = seen.aim, seen.aim.query
+    scored = [
+        (encoding, place, score_of(vector, query), vector)
         for encoding, place, vector in stored.vectors
-        if place.window == best_place.window and encoding in comparable
-    }
+        if encoding == aim.target or encoding in aim.comparable
+    ]
+    mine = [row for row in scored if row[0] == aim.target]
+    if not mine:
+        return None
+    _, at, best, vector = max(mine, key=lambda row: row[2])
+    evidence: dict[str, Moment] = {}
+    for encoding, place, score, _ in scored:
+        modality = modality_of(encoding)
+        if modality not in evidence or score > evidence[modality].score:
+            evidence[modality] = Moment(place.start_s, place.end_s, score)
     least = max(best * MOMENT_SHARE if best > 0 else best, min_score if min_score is not None else -1.0)
     least = min(least, best)  # the index may have rounded its score the other way
-    moments = merged([(place, score) for place, score in scored if score >= least])
-    first = moments[0]
-    return Hit(stored.id, best, modality_of(target), first.start_s, first.end_s, scores, stored.metadata, moments)
+    moments = merged([(place, score) for _, place, score, _ in mine if score >= least])
+    return Hit(
+        id=stored.id,
+        score=best,
+        confidence=seen.calibration.confidence(best) if seen.calibration else None,
+        target=modality_of(aim.target),
+        start_s=moments[0].start_s,
+        end_s=moments[0].end_s,
+        scores={modality_of(e): score for e, place, score, _ in scored if place.window == at.window},
+        evidence=evidence,
+        metadata=stored.metadata,
+        moments=moments,
+        parts=[float(x) for x in aim.shares * (aim.vectors @ vector)] if len(aim.weights) > 1 else None,
+    )
 
 
 def merged(windows: list[tuple[Place, float]]) -> list[Moment]:

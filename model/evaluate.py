@@ -96,9 +96,15 @@ def querybank_normalised(
     """
     popular = np.zeros(scores.shape[1], dtype=bool)
     popular[bank.argmax(axis=1)] = True
+    return np.where(popular[scores.argmax(axis=1)][:, None], scores - popularity(bank, beta), scores)
+
+
+def popularity(bank: NDArray[np.floating[Any]], beta: float = 20.0) -> NDArray[np.floating[Any]]:
+    """What a bank of queries finds in each entry of a gallery, [bank, gallery] -> [gallery]: the logarithm, over beta,
+    of the sum of exp(beta score).
+    """
     peak = bank.max(axis=0)
-    found = peak + np.log(np.exp(beta * (bank - peak)).sum(axis=0)) / beta
-    return np.where(popular[scores.argmax(axis=1)][:, None], scores - found, scores)
+    return np.asarray(peak + np.log(np.exp(beta * (bank - peak)).sum(axis=0)) / beta)
 
 
 def dual_softmax(scores: NDArray[np.floating[Any]], temperature: float = 0.01) -> NDArray[np.float64]:

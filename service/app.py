@@ -19,8 +19,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from export.bundle import Manifest, modality_of
 from export.encoder import Encoder
+from index.bank import stock
 from index.collection import FingerprintConflict
 from index.data import Collections
+from index.vectors import Sizing
 from model.inputs.confined import Decoders
 
 from . import errors, routes
@@ -32,16 +34,19 @@ from .settings import Settings
 from .state import State
 
 LANES = ("text", "audio", "video")  # those of the first go first
-UPLOADS = re.compile(r"/v1/(embed/(audio|video)|collections/[^/]+/items|search/(audio|video)-\w+)/?$")
+UPLOADS = re.compile(r"/v1/(embed/(audio|video)|collections/[^/]+/items|search(/(audio|video)-\w+)?)/?$")
 GONE = 499  # what proxies log for a client that left before its answer
 
 
 def open_data(settings: Settings, encoder: Encoder) -> Collections:
     """The data folder with a collection to start with. Raises CollectionError."""
     settings.data.mkdir(parents=True, exist_ok=True)
-    collections = Collections(settings.data, encoder.manifest.fingerprint, encoder.manifest.dims)
+    sizing = Sizing(settings.index, settings.index_memory_mb)
+    collections = Collections(settings.data, encoder.manifest.fingerprint, encoder.manifest.dims, sizing)
     with suppress(FingerprintConflict):  # told of by /readyz, and to whoever asks for it
         collections.ensure("default")
+    for collection in collections.all():
+        stock(collection, encoder)
     return collections
 
 

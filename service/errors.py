@@ -28,6 +28,7 @@ from index.collection import (
     CollectionExists,
     DataInUse,
     FingerprintConflict,
+    NoVectors,
     UnknownCollection,
 )
 from index.filters import BadFilter
@@ -86,6 +87,7 @@ STATUS: dict[type[Exception], tuple[int, str | None]] = {
     CollectionExists: (409, "collection_exists"),
     FingerprintConflict: (409, "fingerprint_conflict"),
     NoRoute: (422, "no_route"),
+    NoVectors: (422, "no_vectors"),
     BodyTooLarge: (413, "too_large"),
     Overloaded: (429, "overloaded"),
     ShuttingDown: (503, "shutting_down"),

@@ -8,7 +8,7 @@ import json
 import mimetypes
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Annotated, Any, TypeVar
 
@@ -18,10 +18,12 @@ from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Res
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import TypeAdapter, ValidationError
 from starlette.datastructures import FormData
+from starlette.datastructures import UploadFile as StarletteFile
 
+from index.bank import stock
 from index.collection import Collection, UnknownCollection
 from index.records import Item, NewItem, modalities_of
-from index.search import direction, search
+from index.search import Aim, Answer, Options, direction, search
 from model.config import MODALITIES
 from model.inputs.errors import BadMedia
 from model.manifest import checked_metadata
@@ -84,7 +86,7 @@ async def models(tercet: Tercet) -> dict[str, Any]:
         "fingerprint": m.fingerprint,
         "modalities": list(m.modalities),
         "spaces": spaces,
-        "dim": m.spaces[m.space_of(m.modalities[0])].dim,
+        "dim": m.spaces[m.meeting((m.modalities[0],))].dim,
         "limits": limits,
         "provenance": m.provenance,
     }
@@ -104,7 +106,7 @@ def few_enough(tercet: State, texts: list[str]) -> list[str]:
 async def openai_embeddings(tercet: Tercet, request: schemas.OpenAIEmbeddings) -> dict[str, Any]:
     """Text embeddings in OpenAI's shape."""
     m = tercet.encoder.manifest
-    space = m.spaces[m.space_of("text")]
+    space = m.spaces[m.meeting(("text",))]
     if request.model not in (None, m.name):
         raise BadRequest(f"no model {request.model!r}; this service has {m.name!r}")
     if request.dimensions not in (None, space.dim):
@@ -138,14 +140,14 @@ def answered(tercet: State, space: str, data: list[schemas.Embedding]) -> schema
 @router.post("/v1/embed/text", tags=["embed"], response_model_exclude_none=True)
 async def embed_text(tercet: Tercet, request: schemas.Texts) -> schemas.Embeddings:
     manifest = tercet.encoder.manifest
-    space = manifest.space_of("text", request.space)
+    space = manifest.meeting(("text",), request.space)
     vectors = await tercet.pipeline.texts(few_enough(tercet, request.texts), manifest.spaces[space].encodings["text"])
     return answered(tercet, space, [schemas.Embedding(index=i, embedding=floats(v)) for i, v in enumerate(vectors)])
 
 
 async def embed_files(tercet: State, files: list[UploadFile], modality: str, named: str | None) -> schemas.Embeddings:
     """Every file on its own: a bad one has its error in its place. One bad file alone is the request's error."""
-    space = tercet.encoder.manifest.space_of(modality, named)
+    space = tercet.encoder.manifest.meeting((modality,), named)
     encoding = tercet.encoder.manifest.spaces[space].encodings[modality]
     if len(files) > tercet.settings.files_max:
         raise BadRequest(f"{len(files)} files, the limit is {tercet.settings.files_max}")
@@ -207,7 +209,9 @@ def described(collection: Collection) -> schemas.CollectionFound:
 
 @router.post("/v1/collections", status_code=201, tags=["collections"])
 async def create_collection(tercet: Tercet, request: schemas.NewCollection) -> schemas.CollectionFound:
-    return described(await asyncio.to_thread(tercet.collections.create, request.name))
+    collection = await asyncio.to_thread(tercet.collections.create, request.name)
+    await asyncio.to_thread(stock, collection, tercet.encoder)
+    return described(collection)
 
 
 @router.get("/v1/collections", tags=["collections"])
@@ -246,7 +250,7 @@ ITEM_BODIES = {
                     },
                 }
             },
-            "application/json": {"schema": schemas.TextItem.model_json_schema()},
+            "application/json": {"schema": schemas.whole_schema(schemas.TextItem)},
         },
     }
 }
@@ -256,7 +260,7 @@ ITEM_BODIES = {
 async def add_item(tercet: Tercet, name: str, request: Request) -> schemas.ItemAdded:
     """Add a video or a sound (multipart) or a text (JSON). Answered when it is on disk; the same id again replaces."""
     collection = tercet.collections.get(name)
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    kind = media_type(request)
     if kind == "multipart/form-data":
         item = await add_media(tercet, collection, request)
     elif kind == "application/json":
@@ -268,10 +272,14 @@ async def add_item(tercet: Tercet, name: str, request: Request) -> schemas.ItemA
     return schemas.ItemAdded(id=item.id, windows=len(item.windows), modalities=found, duration_s=item.duration_s)
 
 
+def media_type(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
 @asynccontextmanager
-async def form_of(request: Request) -> AsyncIterator[FormData]:
+async def form_of(request: Request, files: int = 1) -> AsyncIterator[FormData]:
     try:
-        form = await request.form(max_files=1, max_fields=8)
+        form = await request.form(max_files=files, max_fields=8)
     except (LookupError, ValueError) as error:  # a charset nobody knows, bytes that are not in it
         raise BadRequest("the form cannot be read") from error
     try:
@@ -386,36 +394,39 @@ async def delete_item(tercet: Tercet, name: str, id: str) -> None:
 # ---------------------------------------------------------------- search
 
 
-async def find(
-    tercet: State, options: schemas.SearchOptions, query: Callable[[str], Awaitable[Vectors]], source: str, target: str
-) -> schemas.SearchResult:
-    """`query` makes the query's vector by the encoding it gets."""
-    began = time.perf_counter()
-    route = tercet.encoder.manifest.route(source, target, options.space)
-    if options.top_k > tercet.settings.top_k_max:
+def chosen(tercet: State, request: schemas.SearchOptions) -> Options:
+    if request.top_k > tercet.settings.top_k_max:
         raise BadRequest(f"top_k is at most {tercet.settings.top_k_max}")
-    collection = tercet.collections.get(options.collection)
-    vector = await query(route.query)
-    hits, plan = await asyncio.to_thread(
-        search,
-        collection,
-        vector,
-        route.target,
-        options.top_k,
-        options.filter,
-        options.min_score,
-        options.exact,
-        route.comparable,
+    return Options(
+        request.top_k, request.filter, request.min_score, request.min_confidence, request.exact, request.qb_norm
     )
+
+
+def told(collection: Collection, route: str, space: str, began: float, answer: Answer) -> schemas.SearchResult:
     return schemas.SearchResult(
         collection=collection.name,
         fingerprint=collection.fingerprint,
-        route=f"{source}-{target}",
-        space=route.space,
+        route=route,
+        space=space,
         took_ms=round((time.perf_counter() - began) * 1000, 3),
-        plan=plan,
-        hits=hits,
+        plan=answer.plan,
+        good_match=answer.good_match,
+        calibration=answer.calibration,
+        hits=answer.hits,
     )
+
+
+async def find(
+    tercet: State, request: schemas.SearchOptions, query: Callable[[str], Awaitable[Vectors]], source: str, target: str
+) -> schemas.SearchResult:
+    """`query` makes the query's vector by the encoding it gets."""
+    began = time.perf_counter()
+    route = tercet.encoder.manifest.route(source, target, request.space)
+    options, collection = chosen(tercet, request), tercet.collections.get(request.collection)
+    vector = await query(route.query)
+    aim = Aim(route.target, vector[None], source=route.query, comparable=route.comparable)
+    answer = await asyncio.to_thread(search, collection, [aim], options)
+    return told(collection, f"{source}-{target}", route.space, began, answer)
 
 
 def search_by_text(target: str) -> Callable[..., Awaitable[schemas.SearchResult]]:
@@ -436,21 +447,114 @@ def search_by_file(source: str, target: str) -> Callable[..., Awaitable[schemas.
         top_k: Annotated[int, Form(ge=1)] = 10,
         filter: Annotated[str | None, Form(description="a filter as JSON")] = None,
         min_score: Annotated[float | None, Form(allow_inf_nan=False)] = None,
+        min_confidence: Annotated[float | None, Form(ge=0, le=1)] = None,
         exact: Annotated[bool, Form()] = False,
+        qb_norm: Annotated[bool, Form()] = False,
         space: Annotated[str | None, Form()] = None,
     ) -> schemas.SearchResult:
-        chosen = parsed_value(dict[str, Any], as_json("filter", filter)) if filter else None
-        options = schemas.SearchOptions(
-            collection=collection, top_k=top_k, filter=chosen, min_score=min_score, exact=exact, space=space
+        request = schemas.SearchOptions(
+            collection=collection,
+            top_k=top_k,
+            filter=parsed_value(dict[str, Any], as_json("filter", filter)) if filter else None,
+            min_score=min_score,
+            min_confidence=min_confidence,
+            exact=exact,
+            qb_norm=qb_norm,
+            space=space,
         )
 
         async def query(encoding: str) -> Vectors:
             async with on_disk(file.file, tercet.uploads) as path:
                 return await tercet.pipeline.query(path, encoding)
 
-        return await find(tercet, options, query, source, target)
+        return await find(tercet, request, query, source, target)
 
     return route
+
+
+COMPOSED_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["request"],
+                    "properties": {"request": {"type": "string", "description": "a ComposedSearch as JSON"}},
+                    "additionalProperties": {"type": "string", "format": "binary"},
+                }
+            },
+            "application/json": {"schema": schemas.whole_schema(schemas.ComposedSearch)},
+        },
+    }
+}
+
+
+@router.post("/v1/search", tags=["search"], openapi_extra=COMPOSED_BODY)
+async def composed_search(tercet: Tercet, request: Request) -> schemas.SearchResult:
+    """A query of several parts, texts, files and items of the collection, each with a weight, negative for what is not
+    wanted; over one target or several, fused. JSON will do where no part is a file.
+    """
+    if media_type(request) == "application/json":
+        return await compose(tercet, parsed(schemas.ComposedSearch, await request.body()), {})
+    async with form_of(request, files=schemas.PARTS_MAX) as form:
+        asked = form.get("request")
+        if not isinstance(asked, str):
+            raise BadRequest("there is no field 'request'")
+        files = {name: part for name, part in form.multi_items() if not isinstance(part, str)}
+        return await compose(tercet, parsed(schemas.ComposedSearch, asked.encode()), files)
+
+
+async def compose(
+    tercet: State, request: schemas.ComposedSearch, files: Mapping[str, StarletteFile]
+) -> schemas.SearchResult:
+    began = time.perf_counter()
+    manifest, parts, targets = tercet.encoder.manifest, request.parts, list(dict.fromkeys(request.targets))
+    options, collection = chosen(tercet, request), tercet.collections.get(request.collection)
+    if unknown := [part.file for part in parts if isinstance(part, schemas.FilePart) and part.file not in files]:
+        raise BadRequest(f"there is no part {unknown[0]!r} with a file name")
+    sources = [source_of(part) for part in parts]
+    spaces = [manifest.meeting((*sources, target), request.space) for target in targets]
+    ways = [manifest.spaces[space].encodings for space in spaces]
+    needed = [
+        (part, list(dict.fromkeys(way[source] for way in ways))) for part, source in zip(parts, sources, strict=True)
+    ]
+    made = await asyncio.gather(*(part_vectors(tercet, collection, part, es, files) for part, es in needed))
+    leading = next(source for part, source in zip(parts, sources, strict=True) if part.weight > 0)
+    weights = tuple(part.weight for part in parts)
+    aims = [
+        Aim(
+            way[target],
+            np.stack([found[way[source]] for found, source in zip(made, sources, strict=True)]),
+            weights,
+            way[leading],
+            tuple(way.values()),
+        )
+        for way, target in zip(ways, targets, strict=True)
+    ]
+    answer = await asyncio.to_thread(search, collection, aims, options)
+    return told(collection, f"composed-{'+'.join(targets)}", "+".join(dict.fromkeys(spaces)), began, answer)
+
+
+def source_of(part: schemas.TextPart | schemas.FilePart | schemas.ItemPart) -> str:
+    return "text" if isinstance(part, schemas.TextPart) else part.modality
+
+
+async def part_vectors(
+    tercet: State,
+    collection: Collection,
+    part: schemas.TextPart | schemas.FilePart | schemas.ItemPart,
+    encodings: list[str],
+    files: Mapping[str, StarletteFile],
+) -> dict[str, Vectors]:
+    """One part of a composed query in each of the encodings it is needed in."""
+    if isinstance(part, schemas.TextPart):
+        return {e: (await tercet.pipeline.texts([part.text], e))[0] for e in encodings}
+    if isinstance(part, schemas.ItemPart):
+        return {e: direction(await asyncio.to_thread(collection.vectors, part.item, e)) for e in encodings}
+    async with on_disk(files[part.file].file, tercet.uploads) as path:
+        embedded = await tercet.pipeline.file(path, encodings)
+        return {e: direction(embedded.vectors[e][1]) for e in encodings}
 
 
 for _target in MODALITIES:

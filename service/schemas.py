@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, field_validator
 
+from index.calibration import Calibration
 from index.search import Hit, Plan
 from model.manifest import checked_metadata, encodable
 
@@ -61,12 +62,65 @@ class SearchOptions(Strict):
     top_k: int = Field(10, ge=1)
     filter: dict[str, Any] | None = None
     min_score: float | None = Field(None, allow_inf_nan=False)
+    min_confidence: float | None = Field(
+        None, ge=0, le=1, description="of a hit, where the collection is large enough to tell"
+    )
     exact: bool = False
+    qb_norm: bool = Field(False, description="rank what every query finds lower (QB-Norm)")
     space: str | None = Field(None, description="of a bundle that has several; else the first that holds both ends")
 
 
 class TextSearch(SearchOptions):
     query: str
+
+
+PARTS_MAX = 16  # of a composed query
+
+
+class TextPart(Strict):
+    text: Text
+    weight: float = Field(1.0, allow_inf_nan=False)
+
+
+class FilePart(Strict):
+    file: str = Field(description="the name of a part of the form")
+    modality: Literal["audio", "video"]
+    weight: float = Field(1.0, allow_inf_nan=False)
+
+
+class ItemPart(Strict):
+    item: str = Field(description="the id of an item of the collection")
+    modality: Literal["audio", "video", "text"]
+    weight: float = Field(1.0, allow_inf_nan=False)
+
+
+class ComposedSearch(SearchOptions):
+    """Parts with weights, negative for what is not wanted, and what to search with them."""
+
+    parts: list[TextPart | FilePart | ItemPart] = Field(min_length=1, max_length=PARTS_MAX)
+    targets: list[Literal["video", "audio", "text"]] = Field(min_length=1)
+
+    @field_validator("parts")
+    @classmethod
+    def wanting(cls, parts: list[TextPart | FilePart | ItemPart]) -> list[TextPart | FilePart | ItemPart]:
+        if not any(part.weight > 0 for part in parts):
+            raise ValueError("at least one part has a weight above zero")
+        return parts
+
+
+def whole_schema(model: type[BaseModel]) -> dict[str, Any]:
+    """A model's JSON schema in one piece, for a place that its definitions cannot be referred to from."""
+    schema = model.model_json_schema()
+    parts = schema.pop("$defs", {})
+
+    def put_in(value: Any) -> Any:
+        if isinstance(value, dict):
+            name = str(value.get("$ref", "")).rpartition("/")[2]
+            return put_in(parts[name]) if name in parts else {k: put_in(v) for k, v in value.items()}
+        return [put_in(v) for v in value] if isinstance(value, list) else value
+
+    whole: dict[str, Any] = put_in(schema)
+    return whole
 
 
 class WindowVector(BaseModel):
@@ -109,6 +163,8 @@ class SearchResult(BaseModel):
     space: str
     took_ms: float
     plan: Plan
+    good_match: bool | None = Field(description="whether any hit stands out; null where that cannot be told")
+    calibration: dict[str, Calibration] = Field(description="by target, what this query's scores mean")
     hits: list[Hit]
 
 

@@ -43,6 +43,8 @@ class Settings(BaseSettings):
     batch_max_rows: int = Field(32, gt=0, description="windows or texts encoded together")
     queue_max_rows: int = Field(4096, gt=0, description="windows or texts waiting for the encoder; beyond, 429")
     stall_s: float = Field(30.0, gt=0, description="an encoder busy with one batch for longer is not ready")
+    index: Literal["auto", "exact", "hnsw", "ivf", "small"] = Field("auto", description="kind of the vector indexes")
+    index_memory_mb: int = Field(0, ge=0, description="memory that one vector index may take; 0: no limit")
     top_k_max: int = Field(1000, gt=0, description="most hits one search may ask for")
 
     @field_validator("api_keys", mode="before")

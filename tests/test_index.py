@@ -30,7 +30,7 @@ from index.collection import (
 from index.data import Collections
 from index.filters import BadFilter, compile_filter
 from index.records import NewItem, UnknownItem
-from index.search import search
+from index.search import Aim, Answer, Options, search
 from index.vectors import KINDS, FaissIndex, Sizing
 
 from .makers import dims
@@ -60,8 +60,12 @@ def box(tmp_path: Path) -> Collection:
     return Collection(tmp_path / "box", "f1", dims(3))
 
 
+def ask(box: Collection, query: Array, target: str = "video", **options: Any) -> Answer:
+    return search(box, [Aim(target, query[None])], Options(**options))
+
+
 def found(box: Collection, query: Array, target: str = "video", **options: Any) -> list[str]:
-    return [hit.id for hit in search(box, query, target, **options)[0]]
+    return [hit.id for hit in ask(box, query, target, **options).hits]
 
 
 # ---------------------------------------------------------------- vector indexes
@@ -85,7 +89,7 @@ def test_records_of_older_schemas_are_carried_over(tmp_path: Path, version: int)
     box.delete("b")
     box.close(keep=False)
     with closing(sqlite3.connect(tmp_path / "box" / "records.sqlite")) as db:
-        db.execute("drop table facts")
+        db.executescript("drop table facts; drop table bank")
         for table in ("vectors", "removed") if version == 1 else ():
             db.execute(f"alter table {table} rename column encoding to modality")
         db.execute(f"pragma user_version = {version}")
@@ -161,8 +165,8 @@ def test_windows_are_grouped_into_moments(box: Collection) -> None:
     """Windows at 0, 5, 10, 15, 20 s; the first two and the last match."""
     near, far = unit(1, 0.1, 0), unit(0, 0, 1)
     box.put([item("long", near, unit(1, 0, 0), far, far, near), item("other", unit(0.5, 1, 0))])
-    hits, plan = search(box, unit(1, 0, 0), "video", top_k=5)
-    first = hits[0]
+    answer = ask(box, unit(1, 0, 0), top_k=5)
+    hits, plan, first = answer.hits, answer.plan, answer.hits[0]
     assert [h.id for h in hits] == ["long", "other"] and plan.exact and plan.candidates == 6
     assert [(m.start_s, m.end_s) for m in first.moments] == [(0.0, 10.0), (20.0, 25.0)]
     assert (first.start_s, first.end_s) == (0.0, 10.0)
@@ -172,8 +176,8 @@ def test_windows_are_grouped_into_moments(box: Collection) -> None:
 def test_a_hit_has_a_score_for_each_modality(box: Collection) -> None:
     both = {"video": ([0], unit(1, 0, 0)[None]), "audio": ([0], unit(0.6, 0.8, 0)[None])}
     box.put([NewItem("clip", "video", 5.0, [(0.0, 5.0)], both)])
-    hits, _ = search(box, unit(1, 0, 0), "video")
-    assert hits[0].scores == pytest.approx({"video": 1.0, "audio": 0.6})
+    (hit,) = ask(box, unit(1, 0, 0)).hits
+    assert hit.scores == pytest.approx({"video": 1.0, "audio": 0.6})
     assert found(box, unit(1, 0, 0), "text") == []
 
 
@@ -188,9 +192,90 @@ def test_an_items_own_score_is_enough(box: Collection) -> None:
     """An index and numpy may round a score differently: asking for exactly what was answered must not fail."""
     for n, vector in enumerate(cloud(300, 3)):
         box.put([item(f"i{n}", vector)])
-        hits, _ = search(box, vector, "video", top_k=1)
-        assert hits[0].score <= 1.0
-        assert all(h.moments for h in search(box, vector, "video", top_k=1, min_score=hits[0].score)[0])
+        (hit,) = ask(box, vector, top_k=1).hits
+        assert hit.score <= 1.0
+        assert all(h.moments for h in ask(box, vector, top_k=1, min_score=hit.score).hits)
+
+
+def test_a_hit_tells_each_modalitys_best_moment(box: Collection) -> None:
+    """The picture matches best in the first window, the sound in the second."""
+    seen, heard = np.stack([unit(1, 0, 0), unit(0, 1, 0)]), np.stack([unit(0, 1, 0), unit(0.8, 0.6, 0)])
+    vectors = {"video": ([0, 1], seen), "audio": ([0, 1], heard)}
+    box.put([NewItem("clip", "video", 10.0, [(0.0, 5.0), (5.0, 10.0)], vectors)])
+    (hit,) = ask(box, unit(1, 0, 0)).hits
+    assert hit.scores == pytest.approx({"video": 1.0, "audio": 0.0})
+    assert (hit.evidence["audio"].start_s, hit.evidence["audio"].score) == (5.0, pytest.approx(0.8))
+
+
+def test_a_composed_query(box: Collection) -> None:
+    """Score: (2 v.a - 1 v.b) / 3; what each part contributes is told."""
+    a, b = unit(1, 0, 0), unit(0, 1, 0)
+    box.put([item("a", a), item("b", b), item("ab", unit(1, 1, 0)), item("c", unit(0, 0, 1))])
+    both = search(box, [Aim("video", np.stack([a, b]), (1.0, 1.0))], Options()).hits
+    assert both[0].id == "ab" and both[0].score == pytest.approx(2**-0.5)
+    hits = search(box, [Aim("video", np.stack([a, b]), (2.0, -1.0))], Options()).hits
+    assert [(h.id, round(h.score, 4)) for h in hits] == [("a", 0.6667), ("ab", 0.2357), ("c", 0.0), ("b", -0.3333)]
+    assert hits[1].parts == pytest.approx([2 / 3 * 2**-0.5, -1 / 3 * 2**-0.5])
+    assert all(sum(h.parts or []) == pytest.approx(h.score, abs=1e-6) for h in hits)
+
+
+def test_two_targets_are_fused(box: Collection) -> None:
+    """Uncalibrated, scores stand for confidences: 1 - (1 - 0.6) (1 - 0.8) = 0.92 beats 0.9 alone."""
+    q = unit(1, 0, 0)
+    for name, seen, heard in (("both", 0.6, 0.8), ("seen", 0.9, 0.0), ("neither", 0.1, 0.1)):
+        vectors = {"video": ([0], along(seen)[None]), "audio": ([0], along(heard)[None])}
+        box.put([NewItem(name, "video", 5.0, [(0.0, 5.0)], vectors)])
+    box.put([item("heard", along(0.95), modality="audio")])
+    hits = search(box, [Aim("video", q[None]), Aim("audio", q[None])], Options()).hits
+    assert [(h.id, round(h.score, 3)) for h in hits] == [
+        ("heard", 0.95),
+        ("both", 0.92),
+        ("seen", 0.9),
+        ("neither", 0.19),
+    ]
+    assert [h.target for h in hits[:3]] == ["audio", "audio", "video"]
+    assert hits[1].scores == pytest.approx({"video": 0.6, "audio": 0.8}) and hits[1].confidence is None
+
+
+def along(cosine: float) -> Array:
+    return unit(cosine, (1 - cosine**2) ** 0.5, 0)
+
+
+def test_what_nothing_matches_is_told(tmp_path: Path) -> None:
+    """500 directions by chance, a bank of 64 more: another finds no good match, one near an item does."""
+    box = Collection(tmp_path / "box", "f1", dims(64))
+    x = cloud(500, 64)
+    box.put([item(f"i{n}", v) for n, v in enumerate(x)])
+    assert ask(box, x[3]).good_match is None and ask(box, x[3]).hits[0].confidence is None  # no bank of words yet
+    box.set_bank("text", cloud(64, 64, seed=1))
+    strangers = [ask(box, q) for q in cloud(200, 64, seed=2)]
+    assert sum(bool(answer.good_match) for answer in strangers) <= 0.1 * 200  # five in a hundred, and chance
+    sure = [answer.hits[0].confidence or 0.0 for answer in strangers]
+    assert 0.3 < float(np.mean(sure)) < 0.7  # as good as the best that a non-match finds: one in two
+    friends = [ask(box, unit(*(x[n] + 0.5 * cloud(1, 64, seed=n)[0]))) for n in range(100)]
+    assert all(answer.good_match and answer.hits[0].confidence > 0.99 for answer in friends)
+    answer = friends[0]
+    known = answer.calibration["video"]
+    assert known.typical < known.non_match < known.good < answer.hits[0].score
+    assert [h.id for h in ask(box, x[0], min_confidence=0.95).hits] == ["i0"]
+
+
+def test_an_example_is_calibrated_by_the_collection_itself(tmp_path: Path) -> None:
+    """Forty items of two windows each that are alike: an example's own item is no measure of what a non-match finds."""
+    box, x = Collection(tmp_path / "box", "f1", dims(64)), cloud(40, 64)
+    box.put([item(f"i{n}", v, unit(*(v + 0.2 * w))) for n, (v, w) in enumerate(zip(x, cloud(40, 64, 1), strict=True))])
+    answer = search(box, [Aim("video", x[:1], source="video")], Options())
+    assert answer.good_match and [h.id for h in answer.hits if (h.confidence or 0) > 0.95] == ["i0"]
+
+
+def test_qb_norm_puts_back_what_every_query_likes(tmp_path: Path) -> None:
+    """A hub that is near every query of the bank comes first for a query, too, unless it is normalised."""
+    box, hub = Collection(tmp_path / "box", "f1", dims(64)), cloud(1, 64, seed=5)[0]
+    wanted = cloud(100, 64)
+    box.put([item("hub", hub), *(item(f"i{n}", v) for n, v in enumerate(wanted))])
+    box.set_bank("text", np.stack([unit(*(hub + 0.8 * v)) for v in cloud(64, 64, seed=6)]))
+    query = unit(*(hub + 0.97 * wanted[3]))
+    assert found(box, query)[:2] == ["hub", "i3"] and found(box, query, qb_norm=True)[0] == "i3"
 
 
 def test_many_windows_of_one_item_do_not_hide_the_others(box: Collection) -> None:
@@ -249,9 +334,9 @@ def test_a_collection_that_grows_gets_another_index_while_it_serves(
     wait(lambda: box.index("video").kind == kind)
     assert len(box.index("video")) == len(x) - len(x) // 500 and box.counts()["video"] == len(box.index("video"))
     assert found(box, x[8])[0] == "i0008" and "i0007" not in found(box, x[7])
-    assert search(box, x[8], "video")[1].exact is False and search(box, x[8], "video", exact=True)[1].exact
-    narrow = search(box, x[8], "video", filter={"n": 8})
-    assert narrow[1].exact and [h.id for h in narrow[0]] == ["i0008"]
+    assert not ask(box, x[8]).plan.exact and ask(box, x[8], exact=True).plan.exact
+    narrow = ask(box, x[8], filter={"n": 8})
+    assert narrow.plan.exact and [h.id for h in narrow.hits] == ["i0008"]
     box.close()
     again = Collection(tmp_path / "box", "f1", dims(64), sizing)  # from its snapshot
     assert again.index("video").kind == kind and found(again, x[8])[0] == "i0008"
@@ -304,7 +389,7 @@ def test_a_closed_collection_says_so(tmp_path: Path) -> None:
     data.delete("a")
     for use in (
         lambda: gone.put([item("x", unit(1, 0, 0))]),
-        lambda: search(gone, unit(1, 0, 0), "video"),
+        lambda: ask(gone, unit(1, 0, 0)),
         lambda: gone.store_media(tmp_path / "m.mp4", "m.mp4"),
         gone.counts,
     ):

@@ -149,6 +149,49 @@ def test_a_bundle_of_two_spaces(tmp_path: Path, clips: dict[str, Path]) -> None:
         refused(client.post("/v1/embed/audio", files=upload(clips["tone"]), data={"space": "sight"}), 422, "no_route")
 
 
+def test_a_composed_search(client: Client, clips: dict[str, Path]) -> None:
+    """Worked out by the fake's axes, red, green, blue, sound."""
+
+    def compose(parts: list[dict[str, Any]], targets: list[str], files: Any = None, **options: Any) -> dict[str, Any]:
+        request = {"parts": parts, "targets": targets, **options}
+        sent: dict[str, Any] = (
+            {"data": {"request": json.dumps(request)}, "files": files} if files else {"json": request}
+        )
+        answer = client.post("/v1/search", **sent)
+        assert answer.status_code == 200, answer.text
+        body: dict[str, Any] = answer.json()
+        return body
+
+    found = compose([{"text": "red"}], ["video"])
+    plain = search(client, "text-video", "red")
+    assert found["route"] == "composed-video" and found["space"] == "vlsa"
+    assert [h["id"] for h in found["hits"]] == [h["id"] for h in plain["hits"]]
+    found = compose([{"text": "red"}, {"text": "green", "weight": -0.5}], ["video"])
+    assert found["hits"][-1]["id"] == "green" and found["hits"][-1]["score"] < 0
+    best = found["hits"][0]
+    assert sum(best["parts"]) == pytest.approx(best["score"]) and best["parts"][0] == pytest.approx(2 / 3, abs=0.05)
+    files = {"tone": ("t.wav", clips["tone"].read_bytes())}
+    parts = [{"text": "red", "weight": 1.0}, {"file": "tone", "modality": "audio", "weight": 1.0}]
+    found = compose(parts, ["video", "audio"], files, top_k=3)
+    first = found["hits"][0]
+    assert set(first["scores"]) == {"video", "audio"} and first["evidence"]["audio"]["score"] == pytest.approx(0.5)
+    assert found["route"] == "composed-video+audio" and found["good_match"] is None  # five windows tell nothing
+    like = compose([{"item": "green", "modality": "video"}], ["video"], top_k=1)
+    assert like["hits"][0]["id"] == "green"
+
+    def bad(status: int, code: str, **request: Any) -> None:
+        refused(client.post("/v1/search", json=request), status, code)
+
+    bad(400, "bad_request", parts=[], targets=["video"])
+    bad(400, "bad_request", parts=[{"text": "red", "weight": -1}], targets=["video"])
+    bad(400, "bad_request", parts=[{"file": "absent", "modality": "audio"}], targets=["video"])
+    bad(404, "unknown_item", parts=[{"item": "absent", "modality": "video"}], targets=["video"])
+    bad(422, "no_vectors", parts=[{"item": "words", "modality": "video"}], targets=["video"])
+    bad(400, "bad_request", parts=[{"text": "red"}], targets=["smell"])
+    refused(client.post("/v1/search", files={"x": ("x.wav", b"x")}), 400, "bad_request")
+    refused(client.post("/v1/search", data={"request": "{"}, files={"x": ("x.wav", b"x")}), 400, "bad_request")
+
+
 def test_search_options(client: Client, clips: dict[str, Path]) -> None:
     assert [h["id"] for h in search(client, "text-video", "red", filter={"name": "green"})["hits"]] == ["green"]
     assert search(client, "text-video", "red", min_score=0.9999)["hits"] == []
@@ -327,8 +370,11 @@ def test_a_client_that_hangs_up_takes_its_work_along(tmp_path: Path) -> None:
 
     async def work() -> None:
         encoder = Slow()
+        encoder.gate.set()
         app = create_app(settings(tmp_path / "data", batch_max_rows=1), encoder)
         async with app.router.lifespan_context(app):
+            encoder.gate.clear()
+            encoder.rows = 0
             batcher = app.state.tercet.batcher
             gone, sent = asyncio.Event(), []
             body = [{"type": "http.request", "body": b'{"texts": ["a", "b", "c", "d"]}', "more_body": False}]
