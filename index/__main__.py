@@ -1,4 +1,4 @@
-"""python -m index build | search"""
+"""python -m index build | search | backup | restore"""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from model.inputs.decode import Budget
 from model.inputs.errors import BadMedia, MissingModality
 from model.manifest import BadManifest
 
+from .backup import Saved, backup, restore
 from .bank import stock
 from .build import Report, build
 from .collection import CollectionError
@@ -49,6 +50,12 @@ def arguments() -> argparse.ArgumentParser:
     searching.add_argument("--top-k", type=int, default=10)
     searching.add_argument("--exact", action="store_true", help="compare every vector")
     searching.add_argument("--filter", type=json.loads, help="a filter as JSON")
+    saving = commands.add_parser("backup", help="copy every collection of a data folder, in use or not")
+    saving.add_argument("out", type=Path, metavar="FOLDER", help="a new folder")
+    restoring = commands.add_parser("restore", help="put the collections of a backup into a data folder")
+    restoring.add_argument("backup", type=Path, metavar="FOLDER")
+    for command in (saving, restoring):
+        command.add_argument("--data", type=Path, required=True)
     for command in (building, searching):
         command.add_argument("--bundle", type=Path, default=Path("bundles/default"))
         command.add_argument("--data", type=Path, required=True)
@@ -59,7 +66,7 @@ def arguments() -> argparse.ArgumentParser:
 def main() -> int:
     args = arguments().parse_args()
     try:
-        return {"build": build_command, "search": search_command}[args.command](args)
+        return COMMANDS[args.command](args)
     except (
         BadBundle,
         BadFilter,
@@ -146,6 +153,21 @@ def file_vector(encoder: OnnxEncoder, encoding: str, file: Path) -> NDArray[np.f
     return direction(encoder.embed(encoding, media.parts[modality].array))
 
 
+def backup_command(args: argparse.Namespace) -> int:
+    return summary(args.out, backup(args.data, args.out))
+
+
+def restore_command(args: argparse.Namespace) -> int:
+    return summary(args.data, restore(args.backup, args.data))
+
+
+def summary(folder: Path, saved: dict[str, Saved]) -> int:
+    for name, one in saved.items():
+        print(f"{name}: {one.items} items, {len(one.files) - 1} media files")
+    print(f"{len(saved)} collections in {folder}")
+    return 0
+
+
 def table(hits: list[Hit]) -> str:
     rows = [f"{hit.score:6.3f}  {sure(hit):>5s}  {hit.start_s:8.1f} - {hit.end_s:8.1f} s  {hit.id}" for hit in hits]
     return "\n".join([f"{'score':>6s}  {'sure':>5s}  {'moment':>21s}  item", *rows])
@@ -154,6 +176,8 @@ def table(hits: list[Hit]) -> str:
 def sure(hit: Hit) -> str:
     return "-" if hit.confidence is None else f"{hit.confidence:.0%}"
 
+
+COMMANDS = {"build": build_command, "search": search_command, "backup": backup_command, "restore": restore_command}
 
 if __name__ == "__main__":
     sys.exit(main())

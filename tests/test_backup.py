@@ -1,0 +1,87 @@
+"""Backups: taken while another process writes, refused when a byte is wrong, complete when restored."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from index.backup import BadBackup, backup, checked, restore
+from index.collection import CollectionExists, DataInUse
+from index.data import Collections
+
+from .makers import dims
+from .test_index import cloud, found, item
+
+
+def filled(data: Path, count: int = 20) -> Collections:
+    collections = Collections(data, "f1", dims(8))
+    box = collections.create("a")
+    for n, vector in enumerate(cloud(count, 8)):
+        file = data / "m.wav"
+        file.write_bytes(bytes([n]) * 100)
+        box.put_media(item(f"i{n}", vector, n=n), file)
+    collections.create("empty")
+    return collections
+
+
+def test_a_backup_taken_in_use_is_restored_whole(tmp_path: Path) -> None:
+    """Items are replaced and deleted all the while: each backup holds whole items with their media, of one moment."""
+    collections = filled(tmp_path / "data")
+    box, stop, rounds = collections.get("a"), threading.Event(), 0
+
+    def write() -> None:
+        n = 0
+        while not stop.is_set():
+            n += 1
+            (tmp_path / "new").write_bytes(b"%d" % n)
+            box.put_media(item(f"w{n % 5}", cloud(1, 8, n)[0], n=n), tmp_path / "new")
+            if n % 3 == 0:
+                box.delete(f"w{n % 5}")
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        for rounds in range(5):
+            backup(tmp_path / "data", tmp_path / f"b{rounds}")
+    finally:
+        stop.set()
+        writer.join()
+    with pytest.raises(DataInUse):
+        restore(tmp_path / "b0", tmp_path / "data")
+    collections.close()
+    for n in range(rounds + 1):
+        saved = restore(tmp_path / f"b{n}", tmp_path / f"back{n}")
+        again = Collections(tmp_path / f"back{n}", "f1", dims(8))
+        held = again.get("a")
+        items = held.page(100)
+        assert len(items) == saved["a"].items >= 20 and again.get("empty").counts()["items"] == 0
+        for one in items:
+            file, _ = held.media(one.id)
+            expected = b"%d" % one.metadata["n"] if one.id.startswith("w") else bytes([one.metadata["n"]]) * 100
+            assert file.read_bytes() == expected
+        assert found(held, cloud(20, 8)[7])[0] == "i7"
+        again.close()
+
+
+def test_what_is_no_whole_backup_is_refused_and_writes_nothing(tmp_path: Path) -> None:
+    filled(tmp_path / "data", 3).close()
+    backup(tmp_path / "data", tmp_path / "b")
+    with pytest.raises(BadBackup, match="there already"):
+        backup(tmp_path / "data", tmp_path / "b")
+    with pytest.raises(BadBackup, match="no data folder"):
+        backup(tmp_path / "nowhere", tmp_path / "c")
+    with pytest.raises(CollectionExists):
+        restore(tmp_path / "b", tmp_path / "data")
+    for path in sorted(p for p in (tmp_path / "b").rglob("*") if p.is_file()):
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]) if path.name != "backup.json" else whole[:-20])
+        with pytest.raises(BadBackup):
+            restore(tmp_path / "b", tmp_path / "back")
+        path.unlink()
+        with pytest.raises(BadBackup):
+            restore(tmp_path / "b", tmp_path / "back")
+        path.write_bytes(whole)
+    assert not list(tmp_path.glob("back/collections/*")) and checked(tmp_path / "b")["a"].items == 3
+    assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
