@@ -1,7 +1,7 @@
 """Backup and restore: a data folder's collections as plain files, checked by their sums.
 
-A backup can be taken while a service writes: SQLite gives a consistent copy of the records, and the media files that they
-name never change. Vector indexes are not in it; they are made from the records.
+A backup can be taken while a service writes: SQLite gives a consistent copy of the records, and the media files that
+they name never change. Vector indexes are not in it; they are made from the records.
 
 BadBackup    a folder that is no whole backup, naming what is wrong
 """

@@ -14,7 +14,14 @@ from hypothesis import strategies as st
 
 from model.inputs.audio import AudioSpec, clean, cut
 from model.inputs.confined import Decoders
-from model.inputs.decode import Budget, read_frames, read_waveform
+from model.inputs.decode import (
+    Budget,
+    announced_video_s,
+    read_every_frame,
+    read_few_frames,
+    read_frames,
+    read_waveform,
+)
 from model.inputs.errors import BadMedia, BeyondBudget, Damaged, DecoderFailed, MissingModality, NotMedia, TooLong
 from model.inputs.text import BadText, TextSpec, TextTokens, learn_tokenizer
 from model.inputs.video import VideoSpec
@@ -172,3 +179,41 @@ def test_every_odd_file_is_read_or_refused() -> None:
             ]
             for part in media.parts.values():
                 assert np.isfinite(part.array).all() and len(part.array) == len(part.windows)
+
+
+def test_decoding_less_chooses_the_same_frames(tmp_path: Path) -> None:
+    """Pictures that change all the time, with frames between that others refer to and some that none does."""
+    y, x = np.mgrid[0:48, 0:64]
+    path = tmp_path / "v.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=24, options={"bf": "3", "g": "40", "crf": "20"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for t in range(24 * 7):
+            waves = [127 + 100 * np.sin(x / (5 + c) + t / 3) * np.cos(y / (7 - c)) for c in range(3)]
+            image = np.stack(waves, axis=-1).astype(np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode(None))
+    times = [0.0, 0.31, 0.33, 1.0, 2.52, 2.52, 5.9, 6.95, 30.0]
+    assert SPECS.video
+    every = read_every_frame(path, times, SPECS.video, Budget())
+    few = read_few_frames(path, times, SPECS.video, Budget())
+    assert few is not None and (few[0] == every[0]).all() and few[1] == pytest.approx(every[1]) == pytest.approx(7.0)
+
+
+@needs_shared
+def test_decoding_less_chooses_the_same_frames_of_real_and_odd_files() -> None:
+    """Every file whose packets tell their times; the others are decoded whole."""
+    assert SPECS.video
+    alike = 0
+    for path in sorted(p for p in (*SHARED.glob("videos/*.mp4"), *SHARED.glob("odd/**/*")) if p.is_file()):
+        try:
+            seconds = announced_video_s(path, Budget())
+            times = [] if seconds is None else [(i + 0.5) * seconds / 12 for i in range(12)]
+            few = read_few_frames(path, times, SPECS.video, Budget()) if times else None
+        except BadMedia:
+            continue
+        if few is not None:
+            every = read_every_frame(path, times, SPECS.video, Budget())
+            assert (few[0] == every[0]).all() and few[1] == pytest.approx(every[1], abs=1e-3), path.name
+            alike += 1
+    assert alike > 200

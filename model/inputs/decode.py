@@ -6,9 +6,11 @@ costs the damaged part only; what decodes is kept.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -33,6 +35,7 @@ CONTAINERS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,ogg,flac,mp3,wav,aiff,aac,flv,asf,gif,apng,"
     "ac3,eac3,dts,truehd,w64,caf,au,wv,tta,amr,rm,mxf,ivf,h264,hevc,obu,m4v"
 )
+TIMED = {"mp4", "matroska", "mpegts"}  # containers that say when each packet is shown
 MICROSECONDS = 1_000_000  # FFmpeg's AV_TIME_BASE
 GAP_S = 0.05  # a stream that starts later than this after its file is padded
 
@@ -186,10 +189,78 @@ def read_frames(
     Also returns the second at which the last frame of the file ends. A time before the first frame gets the first, one
     after the last gets the last.
 
+    Frames that neither are asked for nor help to decode others are not decoded, where packets tell their times.
+
     Raises:
         NotMedia, TooLong, BeyondBudget: see `opened`.
         Damaged: no frame decodes.
     """
+    found = read_few_frames(path, times_s, spec, budget)
+    return found if found is not None else read_every_frame(path, times_s, spec, budget)
+
+
+def read_few_frames(
+    path: Path, times_s: Sequence[float], spec: VideoSpec, budget: Budget
+) -> tuple[NDArray[np.uint8], float] | None:
+    """The same by skipping frames that others do not refer to; None where the packets do not tell or one is damaged."""
+    with opened(path, budget) as container:
+        stream = video_stream(container)
+        packets = packet_times(container, stream, budget) if stream is not None else []
+        if stream is None or not packets or not times_s:
+            return None
+        base, zero_s = stream.time_base or Fraction(0), origin_s(container)
+        # rounded as the times of frames are, so that a time between two frames falls to the same one
+        starts = [pts * base.numerator / base.denominator - zero_s for pts, _ in packets]
+        last_s = float(packets[-1][1] * base) or 1.0 / (float(stream.average_rate or 0) or 25.0)
+        end_s = max(starts[-1], 0.0) + last_s
+        if starts[-1] > budget.seconds:
+            raise TooLong(round(starts[-1], 1), budget.seconds)
+        wanted = [packets[max(bisect_right(starts, t) - 1, 0)][0] for t in times_s]
+    pictures: dict[int, NDArray[np.uint8]] = {}
+    with opened(path, budget) as container:
+        stream = video_stream(container)
+        assert stream is not None
+        missing, codec = set(wanted), stream.codec_context
+        codec.thread_count = 1
+        try:
+            for packet in container.demux(stream):
+                codec.skip_frame = "DEFAULT" if packet.pts in missing or packet.pts is None else "NONREF"
+                for frame in packet.decode():
+                    assert isinstance(frame, av.VideoFrame)
+                    if frame.width * frame.height > budget.frame_pixels:
+                        raise BeyondBudget("pixels in a frame", frame.width * frame.height, budget.frame_pixels)
+                    if frame.pts in missing:
+                        pictures[frame.pts] = picture_of(frame, spec)
+                        missing.discard(frame.pts)
+                if not missing:
+                    return np.stack([pictures[pts] for pts in wanted]), end_s
+        except (av.FFmpegError, OSError, ValueError):
+            return None
+    return None
+
+
+def packet_times(container: InputContainer, stream: av.VideoStream, budget: Budget) -> list[tuple[int, int]]:
+    """(start, duration) of every packet of a stream in its time base, ascending; empty where one does not tell, or the
+    container is of a kind that guesses.
+    """
+    found: list[tuple[int, int]] = []
+    if not TIMED & set(container.format.name.split(",")):
+        return found
+    try:
+        for packet in container.demux(stream):
+            if packet.size:  # the last one only says that there are no more
+                if packet.pts is None or packet.is_corrupt or len(found) > budget.frames:
+                    return []
+                found.append((packet.pts, packet.duration or 0))
+    except (av.FFmpegError, OSError):
+        return []
+    return sorted(found)
+
+
+def read_every_frame(
+    path: Path, times_s: Sequence[float], spec: VideoSpec, budget: Budget
+) -> tuple[NDArray[np.uint8], float]:
+    """See `read_frames`."""
     with opened(path, budget) as container:
         stream = video_stream(container)
         if stream is None:
