@@ -6,6 +6,7 @@ import argparse
 import json
 import sqlite3
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,14 +31,16 @@ from .records import UnknownSchema
 from .search import Aim, Hit, Options, direction, search
 
 BUILD_BUDGET = Budget(seconds=2 * 3600.0, frames=2 * 3600 * 60, samples=2 * 3600 * 48_000 * 8)
+LINE_S = 5.0  # between two lines of progress where there is no terminal
 DECODE_MEMORY_MB = 4096  # two hours of sound are some 500 MB, a few times over
 
 
 def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m index", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    building = commands.add_parser("build", help="index folders, files and JSONL manifests")
+    building = commands.add_parser("build", help="index folders, files, JSONL manifests and tar shards")
     building.add_argument("paths", type=Path, nargs="+", metavar="PATH")
+    building.add_argument("--retry-failed", action="store_true", help="try what failed before again")
     building.add_argument("--workers", type=int, default=2, help="decoding processes")
     building.add_argument("--file-max-s", type=float, default=600.0, help="seconds one file may take to decode")
     searching = commands.add_parser("search", help="search a collection")
@@ -90,29 +93,37 @@ def build_command(args: argparse.Namespace) -> int:
     try:
         collection = collections.ensure(args.collection)
         stock(collection, encoder)
-        report = shown(build(encoder, collection, args.paths, decoders, BUILD_BUDGET))
+        report = shown(build(encoder, collection, args.paths, decoders, BUILD_BUDGET, args.retry_failed))
     finally:
         decoders.close()
         collections.close()
-    for path, reason in report.failed.items():
-        print(f"failed: {path}: {reason}", file=sys.stderr)
+    failures = args.data / f"{args.collection}-failures.jsonl"
+    lines = [json.dumps({"source": name, "reason": reason}) + "\n" for name, reason in report.failed.items()]
+    failures.write_text("".join(lines), encoding="utf-8")
+    for name, reason in report.failed.items():
+        print(f"failed: {name}: {reason}", file=sys.stderr)
     print(
         f"{report.indexed} indexed, {report.unchanged} unchanged, {len(report.failed)} failed, "
         f"{report.ignored} other files passed over"
     )
+    if report.failed:
+        print(f"those that failed are listed in {failures}; --retry-failed tries them again")
     return 1 if report.failed else 0
 
 
 def shown(progress: Iterator[tuple[int, int, Report]]) -> Report:
-    """Follow a build: a bar on a terminal, a plain line now and then elsewhere."""
-    report, told = Report(), -1
+    """Follow a build: a bar on a terminal, a plain line now and then elsewhere, with the rate and the time left."""
+    report, told, began, first = Report(), time.monotonic(), time.monotonic(), -1
     with tqdm(unit="file", desc="indexing", disable=not sys.stderr.isatty()) as bar:
         for done, total, now in progress:
             report, bar.total = now, total
             bar.update(done - bar.n)
-            if bar.disable and done // 200 != told // 200:
-                print(f"{done} of {total} files", file=sys.stderr)
-                told = done
+            first = done if first < 0 else first
+            if bar.disable and time.monotonic() - told > LINE_S:
+                told = time.monotonic()
+                rate = (done - first) / (told - began)
+                left = f"{rate:.1f} files/s, {(total - done) / rate:.0f} s left" if rate else "no rate yet"
+                print(f"{done} of {total} files, {left}", file=sys.stderr)
     return report
 
 

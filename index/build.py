@@ -1,14 +1,15 @@
-"""Batch building: read, decode, encode, write. Resumes where it was stopped; names every file that failed."""
+"""Batch building: read, decode, encode, write, all at once. Resumes where it stopped; names every file that failed."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,32 +21,42 @@ from model.inputs.confined import Decoders
 from model.inputs.decode import MEDIA, Budget
 from model.inputs.errors import BadMedia, DecoderFailed
 from model.inputs.windows import Media
-from model.manifest import encodable, read_manifest
+from model.manifest import Member, encodable, read_manifest, read_shard
 
 from .collection import Collection
 from .records import NewItem
 
-AHEAD = 16  # files being decoded or waiting to be encoded
+AHEAD = 16  # files being decoded or waiting to be encoded, and
+AHEAD_BYTES = 256_000_000  # what those that are decoded may hold
 WINDOWS = 32  # windows encoded and committed together
 
 
 @dataclass(frozen=True)
 class Source:
-    """One thing to index: a file, and what a manifest says of it."""
+    """One thing to index: a file, one inside a tar shard, or words alone; and what is said of it."""
 
     id: str
-    path: Path
+    path: Path | None
     metadata: dict[str, Any] = field(default_factory=dict)
     texts: tuple[str, ...] = ()
+    member: Member | None = None
+
+    @property
+    def name(self) -> str:
+        """As people know it."""
+        return self.id if self.path is None else f"{self.path} ({self.id})" if self.member else str(self.path)
 
     @property
     def stamp(self) -> str:
         """Changes when the file or what is said of it does."""
+        said = hash_of(self.texts, self.metadata)
+        if self.path is None:
+            return said
         try:
             stat = self.path.stat()
         except OSError:
             return "missing"
-        return f"{stat.st_size}:{stat.st_mtime_ns}:{hash_of(self.texts, self.metadata)}"
+        return f"{stat.st_size}:{stat.st_mtime_ns}:{self.member.offset if self.member else ''}:{said}"
 
 
 @dataclass
@@ -58,17 +69,20 @@ class Report:
     failed: dict[str, str] = field(default_factory=dict)
 
 
+Decoded = tuple[Source, str, Media | BadMedia]  # and its stamp, from before it was read
+
+
 def hash_of(texts: tuple[str, ...], metadata: dict[str, Any]) -> str:
     said = json.dumps([texts, metadata], sort_keys=True).encode()
     return hashlib.sha256(said).hexdigest()[:8]
 
 
 def sources(paths: Iterable[Path]) -> tuple[list[Source], int]:
-    """Everything to index below the given folders, files and manifests, and how many other files were passed over.
+    """Everything to index in the given folders, files, manifests and tar shards, and how many other files there were.
 
     Raises:
         FileNotFoundError: a path that does not exist.
-        BadManifest: see `read_manifest`.
+        BadManifest: see `read_manifest` and `read_shard`.
     """
     found: list[Source] = []
     ignored = 0
@@ -83,11 +97,12 @@ def sources(paths: Iterable[Path]) -> tuple[list[Source], int]:
             raise FileNotFoundError(f"{path} does not exist")
         elif path.suffix == ".jsonl":
             for row in read_manifest(path):
-                if row.path is None:
-                    ignored += 1
-                    continue
                 texts = tuple(caption.text for caption in row.captions)
-                found.append(Source(row.id, row.path.resolve(), row.metadata, texts))
+                found.append(Source(row.id, row.path and row.path.resolve(), row.metadata, texts))
+        elif path.suffix == ".tar":
+            for row, member in read_shard(path):
+                texts = tuple(caption.text for caption in row.captions)
+                found.append(Source(row.id, path.resolve(), row.metadata, texts, member))
         else:
             found.append(Source(path.name, path.resolve()))
     return found, ignored
@@ -100,81 +115,129 @@ def distinct(found: list[Source], report: Report) -> Iterator[Source]:
         try:
             encodable(source.id)
         except ValueError:
-            report.failed[ascii(str(source.path))] = "its name is not UTF-8"
+            report.failed[ascii(source.name)] = "its name is not UTF-8"
             continue
         if source.id not in taken:
             taken[source.id] = source
             yield source
         elif taken[source.id] != source:
-            report.failed[f"{source.path} ({source.id})"] = f"its id is taken by {taken[source.id].path}"
+            report.failed[f"{source.path} ({source.id})"] = f"its id is taken by {taken[source.id].name}"
 
 
 def build(
-    encoder: Encoder, collection: Collection, paths: Iterable[Path], decoders: Decoders, budget: Budget
+    encoder: Encoder,
+    collection: Collection,
+    paths: Iterable[Path],
+    decoders: Decoders,
+    budget: Budget,
+    retry: bool = False,
 ) -> Iterator[tuple[int, int, Report]]:
-    """Index what is new or changed; yields (done, total, report so far) as it goes, and once more at the end."""
+    """Index what is new or changed, and what failed before where `retry`; yields (done, total, report so far) as it
+    goes, and once more at the end. While a batch is encoded, the next files are decoded and the last batch is written.
+    """
+    total, todo, report = planned(collection, paths, retry)
+    done = total - len(todo)
+    yield done, total, report
+    with ThreadPoolExecutor(1) as writer, tempfile.TemporaryDirectory() as place:
+        writing: Future[None] | None = None
+
+        def write(ready: list[tuple[Source, str, Media]]) -> None:
+            nonlocal writing
+            items = encoded(encoder, ready)
+            if writing is not None:
+                writing.result()
+            writing = writer.submit(collection.put, items)
+            report.indexed += len(items)
+
+        ready: list[tuple[Source, str, Media]] = []
+        for source, stamp, outcome in decoded(todo, encoder, decoders, budget, Path(place)):
+            if isinstance(outcome, BadMedia):
+                note_failure(collection, report, source, stamp, outcome)
+                done += 1
+            else:
+                ready.append((source, stamp, outcome))
+            if sum(max(len(media.windows), 1) for _, _, media in ready) >= WINDOWS:
+                write(ready)
+                done, ready = done + len(ready), []
+            yield done, total, report
+        if ready:
+            write(ready)
+        if writing is not None:
+            writing.result()
+    yield total, total, report
+
+
+def planned(collection: Collection, paths: Iterable[Path], retry: bool) -> tuple[int, list[tuple[Source, str]], Report]:
+    """How many sources there are, those that are to be indexed with their stamps, and a report of the others."""
     found, ignored = sources(paths)
     report = Report(ignored=ignored)
-    wanted = list(distinct(found, report))
     with collection.held() as records:
         known, failures = records.known_sources(), records.failures()
     todo = []
-    for source in wanted:
+    for source in distinct(found, report):
         stamp = source.stamp
-        if known.get(source.id) == (str(source.path), stamp):
+        if known.get(source.id) == (str(source.path or ""), stamp):
             report.unchanged += 1
-        elif failures.get(source.id, ("", ""))[0] == stamp:
-            report.failed[str(source.path)] = failures[source.id][1]
+        elif failures.get(source.id, ("", ""))[0] == stamp and not retry:
+            report.failed[source.name] = failures[source.id][1]
         else:
             todo.append((source, stamp))
-    done = len(found) - len(todo)
-    yield done, len(found), report
-    ready: list[tuple[Source, str, Media]] = []
-    for source, stamp, outcome in decoded(todo, encoder, decoders, budget):
-        if isinstance(outcome, BadMedia):
-            report.failed[str(source.path)] = str(outcome)
-            if not isinstance(outcome, DecoderFailed):  # that may have been the machine's fault: try again next time
-                with collection.held() as records:
-                    records.fail(source.id, stamp, str(outcome))
-            done += 1
-        else:
-            ready.append((source, stamp, outcome))
-        if sum(len(media.windows) for _, _, media in ready) >= WINDOWS:
-            done += write(encoder, collection, ready, report)
-        yield done, len(found), report
-    done += write(encoder, collection, ready, report)
-    yield done, len(found), report
+    return len(found), todo, report
+
+
+def note_failure(collection: Collection, report: Report, source: Source, stamp: str, fault: BadMedia) -> None:
+    report.failed[source.name] = str(fault)
+    if not isinstance(fault, DecoderFailed):  # that may have been the machine's fault: try again next time
+        with collection.held() as records:
+            records.fail(source.id, stamp, str(fault))
 
 
 def decoded(
-    todo: list[tuple[Source, str]], encoder: Encoder, decoders: Decoders, budget: Budget
-) -> Iterator[tuple[Source, str, Media | BadMedia]]:
-    """Decode in order, a few files ahead."""
-    queue: deque[tuple[Source, str, Future[Media | BadMedia]]] = deque()
+    todo: list[tuple[Source, str]], encoder: Encoder, decoders: Decoders, budget: Budget, place: Path
+) -> Iterator[Decoded]:
+    """Decode in order, some files ahead; files of shards are laid out in the folder `place` while they are read."""
+    queue: deque[tuple[Source, str, Future[Media | BadMedia] | None, Path | None]] = deque()
     rest = iter(todo)
 
     def fill() -> None:
-        for source, stamp in islice(rest, AHEAD - len(queue)):
-            queue.append((source, stamp, decoders.start(source.path, encoder.manifest.inputs, budget)))
+        held = sum(size_of(future) for _, _, future, _ in queue)
+        while len(queue) < AHEAD and held < AHEAD_BYTES and (following := next(rest, None)) is not None:
+            source, stamp = following
+            path = source.path
+            if path is not None and source.member is not None:
+                shard, path = path, place / f"{hashlib.sha256(source.id.encode()).hexdigest()}{source.member.suffix}"
+                with suppress(OSError):  # a shard that has gone: decoding will say so
+                    path.write_bytes(source.member.read(shard))
+            future = decoders.start(path, encoder.manifest.inputs, budget) if path is not None else None
+            queue.append((source, stamp, future, path if source.member is not None else None))
 
     fill()
     while queue:
-        source, stamp, future = queue.popleft()
+        source, stamp, future, laid_out = queue.popleft()
         try:
-            media = decoders.finish(future)
-            if source.texts:  # one that cannot be encoded is this source's fault, not a batch's
-                for encoding in encoder.manifest.encodings("text"):
-                    encoder.tokens(list(source.texts), encoding)
+            media = decoders.finish(future) if future is not None else Media(0.0, [], {})
+            for encoding in encoder.manifest.encodings("text") if source.texts else ():
+                encoder.tokens(
+                    list(source.texts), encoding
+                )  # what cannot be read is this source's fault, not a batch's
             yield source, stamp, media
         except BadMedia as fault:
             yield source, stamp, fault
+        if laid_out is not None:
+            laid_out.unlink(missing_ok=True)
         fill()
 
 
-def write(encoder: Encoder, collection: Collection, ready: list[tuple[Source, str, Media]], report: Report) -> int:
-    """Encode what is ready, a batch a modality, and commit it in one transaction; returns how many items."""
-    if not ready:
+def size_of(future: Future[Media | BadMedia] | None) -> int:
+    """Bytes that a decoded file holds in memory; none of one that is not there yet."""
+    if future is None or not future.done() or future.cancelled() or future.exception() is not None:
         return 0
+    outcome = future.result()
+    return 0 if isinstance(outcome, BadMedia) else sum(part.array.nbytes for part in outcome.parts.values())
+
+
+def encoded(encoder: Encoder, ready: list[tuple[Source, str, Media]]) -> list[NewItem]:
+    """What is decoded as items with their vectors, made in batches by modality."""
     vectors = encode_all(encoder, [media for _, _, media in ready])
     items = []
     for (source, stamp, media), of_item in zip(ready, vectors, strict=True):
@@ -187,21 +250,18 @@ def write(encoder: Encoder, collection: Collection, ready: list[tuple[Source, st
         items.append(
             NewItem(
                 id=source.id,
-                kind="video" if "video" in media.parts else "audio",
+                kind="text" if source.path is None else "video" if "video" in media.parts else "audio",
                 duration_s=media.duration_s,
                 windows=windows,
                 vectors=of_item,
                 metadata=source.metadata,
-                filename=source.path.name,
-                source=str(source.path),
+                filename=None if source.path is None or source.member else source.path.name,
+                source=str(source.path or ""),
                 stamp=stamp,
                 text="\n".join(source.texts) or None,
             )
         )
-    collection.put(items)
-    report.indexed += len(items)
-    ready.clear()
-    return len(items)
+    return items
 
 
 def text_vectors(encoder: Encoder, texts: list[str]) -> dict[str, np.ndarray[Any, Any]]:

@@ -267,7 +267,9 @@ class Collection:
             UnknownItem: no such item, or one without media.
         """
         item = self.item(id)
-        path = self.folder / "media" / item.media if item.media else Path(item.source) if item.source else None
+        path = self.folder / "media" / item.media if item.media else None
+        if path is None and item.source and item.filename:  # one in a tar shard has no file of its own
+            path = Path(item.source)
         if path is None or not path.is_file():
             raise UnknownItem(id)
         return path, item.filename or path.name

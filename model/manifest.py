@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+import tarfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -133,6 +134,69 @@ def read_manifest(manifest: Path) -> list[Row]:
             raise BadManifest(manifest.name, f"line {number}", f"{type(error).__name__}: {error}") from error
         rows.append(row)
     return rows
+
+
+def sample_row(sample: dict[str, bytes], key: str) -> Row:
+    """The row of a shard's sample, from the `.json` with a manifest row's keys or the `.txt` with a caption a line that
+    stand under the media's key.
+
+    Raises:
+        ValueError, KeyError, TypeError, AttributeError, BadMetadata: they hold no row.
+    """
+    value = json.loads(sample["json"]) if "json" in sample else {}
+    if "txt" in sample:
+        value["captions"] = [line.strip() for line in sample["txt"].decode("utf-8").splitlines() if line.strip()]
+    value.pop("path", None)  # the media are in the shard
+    return parse_row(value | {"id": value.get("id", key)}, Path(), key)
+
+
+@dataclass(frozen=True)
+class Member:
+    """A media file inside a tar shard: where its bytes lie, and the suffix of its name."""
+
+    offset: int
+    size: int
+    suffix: str
+
+    def read(self, shard: Path) -> bytes:
+        with shard.open("rb") as file:
+            file.seek(self.offset)
+            return file.read(self.size)
+
+
+def read_shard(shard: Path) -> list[tuple[Row, Member]]:
+    """The samples of a WebDataset tar shard that have media: files in a row of one name up to its first dot.
+
+    Raises:
+        BadManifest: it is no tar file (a compressed one is not read), or a sample's words are no row.
+    """
+    found: list[tuple[Row, Member]] = []
+    at, words, media = "start", dict[str, bytes](), list[Member]()
+
+    def end() -> None:
+        if media:
+            found.append((sample_row(words, at), media[0]))
+
+    try:
+        with tarfile.open(shard, "r:") as tar:
+            for part in tar:
+                folder, _, name = part.name.rpartition("/")
+                stem, _, suffix = name.partition(".")
+                key = f"{folder}/{stem}" if folder else stem
+                if not part.isfile() or not suffix:
+                    continue
+                if key != at:
+                    end()
+                    at, words, media = key, {}, []
+                if suffix.lower() in ("json", "txt"):
+                    file = tar.extractfile(part)
+                    words[suffix.lower()] = file.read() if file else b""
+                elif f".{suffix.lower()}" in MEDIA:
+                    media.append(Member(part.offset_data, part.size, f".{suffix.lower()}"))
+            end()
+    except (tarfile.TarError, ValueError, KeyError, TypeError, AttributeError, BadMetadata) as error:
+        raise BadManifest(shard.name, at, f"{type(error).__name__}: {error}") from error
+    return found
 
 
 def read_folder(folder: Path) -> list[Row]:

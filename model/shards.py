@@ -6,7 +6,6 @@ line, or a `.json` with a manifest row's keys.
 
 from __future__ import annotations
 
-import json
 import random
 import tarfile
 import tempfile
@@ -14,7 +13,6 @@ from collections.abc import Iterator
 from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from braceexpand import braceexpand
 from tqdm import tqdm
@@ -24,7 +22,7 @@ from webdataset.tariterators import group_by_keys, tar_file_expander
 from .clips import Clip, Drawn, first_window, heard_samples
 from .inputs.decode import MEDIA
 from .inputs.windows import InputSpecs
-from .manifest import BadManifest, BadMetadata, Row, parse_row
+from .manifest import BadManifest, BadMetadata, Row, sample_row
 
 BUFFER = 256  # samples a shuffle chooses from
 
@@ -82,16 +80,9 @@ class Shards:
                         at = sample["__key__"]
                         suffix = next((f".{part}" for part in sample if f".{part}" in MEDIA), None)
                         if suffix is not None:
-                            yield row_in(sample), suffix, sample[suffix[1:]]
+                            yield sample_row(sample, sample["__key__"]), suffix, sample[suffix[1:]]
                 except (tarfile.TarError, ValueError, KeyError, TypeError, AttributeError, BadMetadata) as error:
                     raise BadManifest(Path(file).name, at, f"{type(error).__name__}: {error}") from error
-
-
-def row_in(sample: dict[str, Any]) -> Row:
-    value = json.loads(sample["json"]) if "json" in sample else {}
-    if "txt" in sample:
-        value["captions"] = [line.strip() for line in sample["txt"].decode("utf-8").splitlines() if line.strip()]
-    return parse_row(value | {"id": value.get("id", sample["__key__"])}, Path(), sample["__key__"])
 
 
 def decode(specs: InputSpecs, row: Row, suffix: str, data: bytes) -> Clip:

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import tarfile
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -21,7 +22,7 @@ from .makers import BLUE, GREEN, RED, ROOT, make_clip, make_wav
 BUNDLE = ROOT / "bundles" / "default"
 
 
-def build(data: Path, *paths: Path, collection: str = "default") -> subprocess.CompletedProcess[str]:
+def build(data: Path, *paths: Path | str, collection: str = "default") -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "index", "build", "--bundle", str(BUNDLE), "--data", str(data)]
     command += ["--collection", collection, *map(str, paths)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
@@ -104,6 +105,44 @@ def test_a_manifest_with_text_and_metadata(folder: Path, tmp_path: Path) -> None
     assert bad.returncode == 1 and "bad.jsonl, line 2" in bad.stderr
     assert build(tmp_path / "data", folder / "nowhere").returncode == 1
     assert build(tmp_path / "data").returncode == 2
+
+
+def test_shards_and_words_alone(folder: Path, tmp_path: Path) -> None:
+    """A tar shard is read as it lies; a manifest row without a path is a text."""
+    (folder / "a.json").write_text(json.dumps({"text": "a red clip", "metadata": {"n": 1}, "path": "/etc/passwd"}))
+    with tarfile.open(tmp_path / "s.tar", "w") as tar:
+        for name, source in (("x/one.mp4", "a.mp4"), ("x/one.json", "a.json"), ("two.flac", "broken.mp4")):
+            tar.add(folder / source, name)
+        tar.add(folder / "deep/er/c.wav", "three.wav")
+    (tmp_path / "m.jsonl").write_text('{"text": "waves on a beach", "id": "words", "metadata": {"n": 2}}\n')
+    data = tmp_path / "data"
+    first = build(data, tmp_path / "s.tar", tmp_path / "m.jsonl")
+    assert "3 indexed, 0 unchanged, 1 failed" in first.stdout, first.stdout + first.stderr
+    assert contents(data) == {
+        "three": ("audio", 2, ("audio",)),
+        "words": ("text", 1, ("text",)),
+        "x/one": ("video", 2, ("audio", "text", "video")),
+    }
+    (row,) = map(json.loads, (data / "default-failures.jsonl").read_text().splitlines())
+    assert row["source"].endswith("s.tar (two)") and row["reason"]
+    assert "0 indexed, 3 unchanged, 1 failed" in build(data, tmp_path / "s.tar", tmp_path / "m.jsonl").stdout
+    (tmp_path / "bad.tar").write_bytes(b"no tar")
+    assert "bad.tar" in build(data, tmp_path / "bad.tar").stderr
+
+
+def test_what_failed_before_is_tried_again_when_told(tmp_path: Path) -> None:
+    """Nothing about the file has changed as far as its size and time tell: a codec was missing, say."""
+    good = make_wav(tmp_path / "good.wav").read_bytes()
+    file = tmp_path / "f.wav"
+    file.write_bytes(b"x" * len(good))
+    stat = file.stat()
+    assert "0 indexed, 0 unchanged, 1 failed" in build(tmp_path / "data", file).stdout
+    file.write_bytes(good)
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert "0 indexed, 0 unchanged, 1 failed" in build(tmp_path / "data", file).stdout
+    assert "1 indexed, 0 unchanged, 0 failed" in build(tmp_path / "data", "--retry-failed", file).stdout
+    assert "0 indexed, 1 unchanged, 0 failed" in build(tmp_path / "data", file).stdout
+    assert (tmp_path / "data" / "default-failures.jsonl").read_text() == ""
 
 
 def test_killed_and_run_again_gives_the_same_set(tmp_path: Path) -> None:
