@@ -24,7 +24,7 @@ from model.manifest import BadManifest
 from .backup import Saved, backup, restore
 from .bank import stock
 from .build import Report, build
-from .collection import CollectionError
+from .collection import Collection, CollectionError
 from .data import Collections
 from .filters import BadFilter
 from .records import UnknownSchema
@@ -41,7 +41,8 @@ def arguments() -> argparse.ArgumentParser:
     building = commands.add_parser("build", help="index folders, files, JSONL manifests and tar shards")
     building.add_argument("paths", type=Path, nargs="+", metavar="PATH")
     building.add_argument("--retry-failed", action="store_true", help="try what failed before again")
-    building.add_argument("--workers", type=int, default=2, help="decoding processes")
+    building.add_argument("--workers", type=int, default=2, help="decoding processes; of ray, actors")
+    building.add_argument("--engine", choices=["local", "ray"], default="local", help="ray: on a Ray cluster")
     building.add_argument("--file-max-s", type=float, default=600.0, help="seconds one file may take to decode")
     searching = commands.add_parser("search", help="search a collection")
     query = searching.add_mutually_exclusive_group(required=True)
@@ -89,13 +90,11 @@ def main() -> int:
 def build_command(args: argparse.Namespace) -> int:
     encoder = OnnxEncoder.open(args.bundle)
     collections = Collections(args.data, encoder.manifest.fingerprint, encoder.manifest.dims)
-    decoders = Decoders(args.workers, DECODE_MEMORY_MB, args.file_max_s)
     try:
         collection = collections.ensure(args.collection)
         stock(collection, encoder)
-        report = shown(build(encoder, collection, args.paths, decoders, BUILD_BUDGET, args.retry_failed))
+        report = shown(progress_of(args, encoder, collection))
     finally:
-        decoders.close()
         collections.close()
     failures = args.data / f"{args.collection}-failures.jsonl"
     lines = [json.dumps({"source": name, "reason": reason}) + "\n" for name, reason in report.failed.items()]
@@ -109,6 +108,23 @@ def build_command(args: argparse.Namespace) -> int:
     if report.failed:
         print(f"those that failed are listed in {failures}; --retry-failed tries them again")
     return 1 if report.failed else 0
+
+
+def progress_of(
+    args: argparse.Namespace, encoder: OnnxEncoder, collection: Collection
+) -> Iterator[tuple[int, int, Report]]:
+    """A build by the chosen engine."""
+    if args.engine == "ray":
+        from . import ray_build
+
+        limits = (BUILD_BUDGET, DECODE_MEMORY_MB, args.file_max_s, args.workers)
+        yield from ray_build.build(args.bundle, collection, args.paths, *limits, args.retry_failed)
+        return
+    decoders = Decoders(args.workers, DECODE_MEMORY_MB, args.file_max_s)
+    try:
+        yield from build(encoder, collection, args.paths, decoders, BUILD_BUDGET, args.retry_failed)
+    finally:
+        decoders.close()
 
 
 def shown(progress: Iterator[tuple[int, int, Report]]) -> Report:

@@ -22,13 +22,13 @@ import numpy as np
 
 from . import snapshot
 from .calibration import Background, background
+from .milvus import MilvusStore
 from .records import Item, NewItem, Records, UnknownItem
-from .renewal import Renewal
+from .store import FaissStore, Store
 from .vectors import FaissIndex, Sizing, VectorIndex, Vectors
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,8}")
-TAIL = 10_000  # vectors that may come before a snapshot is due, where making the index takes longer than reading them
 
 
 class CollectionError(Exception):
@@ -75,7 +75,6 @@ class Collection:
 
     def __init__(self, folder: Path, fingerprint: str, dims: Mapping[str, int], sizing: Sizing = Sizing()) -> None:
         self.name, self.folder, self.dims, self.fingerprint = folder.name, folder, dims, fingerprint
-        self._sizing, self._renewal = sizing, Renewal(folder / "records.sqlite")
         (folder / "media").mkdir(parents=True, exist_ok=True)
         self._lock, self._closed = threading.RLock(), False
         self._records = Records(folder / "records.sqlite")
@@ -88,60 +87,20 @@ class Collection:
             self._records.close()
             raise FingerprintConflict(self.name, meta["fingerprint"], fingerprint)
         self._backgrounds: dict[tuple[str, str], tuple[int, Background | None]] = {}
-        self._identity = f"{meta['id']}/{fingerprint}"
-        self._kept: tuple[int, int] | None = None  # what the snapshot on disk stands at, if it is these very indexes
-        self._indexes = self._restore()
+        self._store: Store
+        if sizing.milvus:
+            self._store = MilvusStore(sizing.milvus, meta["id"], dims)
+        else:
+            self._store = FaissStore(folder, f"{meta['id']}/{fingerprint}", dims, sizing, self.held)
+        try:
+            self._store.open(self._records)
+        except BaseException:
+            self._records.close()
+            raise
         self._drop_orphans()
-        self._tend()
+        self._store.tend(self._records)
 
     # ------------------------------------------------------------ opening and closing
-
-    def _restore(self) -> dict[str, FaissIndex]:
-        """The snapshot brought up to date, or everything from the records: compared one by one at first, whatever kind
-        they will become, so that opening does not wait for it.
-        """
-        counts, head = self._records.counts(), self._records.head()
-        loaded = snapshot.load(self.folder / "snapshots", self._identity, self.dims, head)
-        indexes, (vector, removed) = loaded or ({}, (0, 0))
-        self._kept = (vector, removed) if loaded else None
-        if loaded is None:  # torn, foreign, or of records that have been put back since
-            shutil.rmtree(self.folder / "snapshots", ignore_errors=True)
-        found = {}
-        for encoding in self._records.encodings():
-            index = indexes.get(encoding)
-            if index is not None:
-                self._replay(encoding, index, vector)
-                index.remove(self._records.removed_after(encoding, removed))
-            if index is None or len(index) != counts[encoding]:  # none, or one of another history
-                index, self._kept = FaissIndex(self.dims[encoding]), None
-                self._replay(encoding, index, 0)
-            found[encoding] = index
-        return found
-
-    def _replay(self, encoding: str, index: FaissIndex, after: int) -> None:
-        for ids, vectors in self._records.vectors_after(encoding, after, self.dims[encoding]):
-            index.add(ids, vectors)
-
-    def _tend(self) -> None:
-        """Have an index made anew in the background that is worn or no longer of the right kind, and keep a snapshot
-        where many vectors have come since the last.
-        """
-        for encoding, index in self._indexes.items():
-            kind = self._sizing.kind_for(len(index), index.dim, index.kind)
-            if index.worn or kind != index.kind:
-                self._renewal.start(encoding, kind, index.dim, self._records.head()[0], self._renewed)
-        known = self._kept[0] if self._kept else 0
-        slow = any(not index.exact for index in self._indexes.values())
-        if slow and self._records.head()[0] - known > TAIL:
-            self.snapshot()
-
-    def _renewed(self, encoding: str, index: FaissIndex) -> None:
-        """Put a new index in its place, brought up to date; called by the thread that made it."""
-        with self.held():
-            self._renewal.catch_up(index)
-            self._indexes[encoding] = index
-            self.snapshot()
-            self._tend()
 
     def _drop_orphans(self) -> None:
         """Media whose item was never acknowledged, or was deleted just before a kill."""
@@ -163,18 +122,18 @@ class Collection:
             yield self._records
 
     def snapshot(self) -> None:
+        """Keep what makes the next opening quick."""
         with self.held() as records:
-            head = records.head()
-            snapshot.save(self.folder / "snapshots", self._indexes, self._identity, head)
-            records.forget_removed(head[1])  # the only snapshot there is knows of them
-            self._kept = head
+            self._store.keep(records)
 
     def close(self, keep: bool = True) -> None:
-        """Leave a snapshot, so that the next open is quick; unless there is nothing to `keep`."""
-        self._renewal.stop()
+        """Leave a snapshot, so that the next open is quick; where there is nothing to `keep`, nothing at all."""
+        self._store.stop()
         with self.held() as records:
-            if keep and self._indexes and self._kept != records.head():
-                self.snapshot()
+            if keep:
+                self._store.keep(records)
+            else:
+                self._store.drop()
             records.close()
             self._closed = True
 
@@ -211,11 +170,8 @@ class Collection:
             before = records.head()[1]
             added, unused = records.put(items, self.dims)
             for encoding, (ids, vectors) in added.items():
-                index = self._indexes.setdefault(encoding, FaissIndex(self.dims[encoding]))
-                index.add(np.array(ids, np.int64), vectors)
-                self._renewal.added(encoding, np.array(ids, np.int64), vectors)
+                self._store.add(encoding, np.array(ids, np.int64), vectors)
             self._forget(before)
-            self._tend()
         self.drop_media(unused)
 
     def delete(self, id: str) -> None:
@@ -224,14 +180,13 @@ class Collection:
             before = records.head()[1]
             unused = records.remove(id)
             self._forget(before)
-            self._tend()
         self.drop_media(unused)
 
     def _forget(self, before: int) -> None:
-        for encoding, index in self._indexes.items():
-            gone = self._records.removed_after(encoding, before)
-            index.remove(gone)
-            self._renewal.removed(encoding, gone)
+        """Take what was removed after a number out of the indexes."""
+        for encoding in self.dims:
+            self._store.remove(encoding, self._records.removed_after(encoding, before))
+        self._store.tend(self._records)
 
     def drop_media(self, names: list[str]) -> None:
         for name in names:
@@ -278,12 +233,13 @@ class Collection:
         """What queries of one encoding find in another where there is nothing to find; made anew when a quarter of the
         vectors is new. To be used while the collection is `held`.
         """
-        if source not in self.dims or target not in self._indexes:
+        index = self._store.index(target)
+        if source not in self.dims or index is None:
             return None
         count, made = self._backgrounds.get((source, target), (0, None))
-        now = len(self._indexes[target])
+        now = len(index)
         if abs(now - count) > count // 4:
-            made = background(self._records, self._indexes[target], source, target, self.dims[target])
+            made = background(self._records, index, source, target, self.dims[target])
             self._backgrounds[source, target] = now, made
         return made
 
@@ -299,4 +255,4 @@ class Collection:
 
     def index(self, encoding: str) -> VectorIndex:
         """The vectors of an encoding; empty where there are none. To be used while the collection is `held`."""
-        return self._indexes.get(encoding) or FaissIndex(self.dims[encoding])
+        return self._store.index(encoding) or FaissIndex(self.dims[encoding])

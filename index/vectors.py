@@ -45,6 +45,9 @@ class VectorIndex(Protocol):
     def kind(self) -> str: ...
 
     @property
+    def dim(self) -> int: ...
+
+    @property
     def exact(self) -> bool:
         """Whether nothing is ever missed."""
         ...
@@ -173,10 +176,7 @@ class FaissIndex:
         if not len(places):
             return np.empty(0, np.int64), np.empty(0, np.float32)
         scores = np.concatenate([self._stored(places[i : i + CHUNK]) @ query for i in range(0, len(places), CHUNK)])
-        best = np.arange(len(places))
-        if k < len(places):
-            best = np.sort(np.argpartition(-scores, k)[:k])
-        best = best[np.argsort(-scores[best], kind="stable")]
+        best = best_of(scores, k)
         return self._ids[places[best]], scores[best].astype(np.float32)
 
     def _stored(self, places: Ids) -> Vectors:
@@ -234,6 +234,14 @@ class FaissIndex:
         return index
 
 
+def best_of(scores: Vectors, k: int) -> Ids:
+    """Where the k highest scores are, the highest first."""
+    best = np.arange(len(scores))
+    if k < len(scores):
+        best = np.sort(np.argpartition(-scores, k)[:k])
+    return np.asarray(best[np.argsort(-scores[best], kind="stable")], np.int64)
+
+
 def factory(dim: int, kind: str, expected: int) -> str:
     """FAISS's name for a kind of index that will hold about so many vectors."""
     if kind in ("exact", "hnsw"):
@@ -269,6 +277,7 @@ class Sizing:
 
     kind: str = "auto"
     memory_mb: int = 0
+    milvus: str = ""  # the address of a Milvus that keeps the vectors instead
 
     def kind_for(self, count: int, dim: int, now: str = "exact") -> str:
         """The kind for so many vectors: the simplest that is quick, within the budget. A kind that is no longer needed

@@ -41,7 +41,7 @@ GONE = 499  # what proxies log for a client that left before its answer
 def open_data(settings: Settings, encoder: Encoder) -> Collections:
     """The data folder with a collection to start with. Raises CollectionError."""
     settings.data.mkdir(parents=True, exist_ok=True)
-    sizing = Sizing(settings.index, settings.index_memory_mb)
+    sizing = Sizing(settings.index, settings.index_memory_mb, settings.milvus)
     collections = Collections(settings.data, encoder.manifest.fingerprint, encoder.manifest.dims, sizing)
     with suppress(FingerprintConflict):  # told of by /readyz, and to whoever asks for it
         collections.ensure("default")

@@ -33,6 +33,7 @@ from index.collection import (
 )
 from index.filters import BadFilter
 from index.records import UnknownItem, UnknownSchema
+from index.store import VectorStoreFailed
 from model.config import BadConfig
 from model.inputs.errors import BadMedia, BadText, BeyondBudget, NotMedia
 from model.manifest import BadManifest, BadMetadata
@@ -92,6 +93,7 @@ STATUS: dict[type[Exception], tuple[int, str | None]] = {
     Overloaded: (429, "overloaded"),
     ShuttingDown: (503, "shutting_down"),
     DataInUse: (503, "data_in_use"),
+    VectorStoreFailed: (503, "vector_store"),
     OSError: (503, "storage"),
     sqlite3.OperationalError: (503, "storage"),  # a full disk, above all
     CollectionError: (500, "collection"),

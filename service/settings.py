@@ -45,6 +45,7 @@ class Settings(BaseSettings):
     stall_s: float = Field(30.0, gt=0, description="an encoder busy with one batch for longer is not ready")
     index: Literal["auto", "exact", "hnsw", "ivf", "small"] = Field("auto", description="kind of the vector indexes")
     index_memory_mb: int = Field(0, ge=0, description="memory that one vector index may take; 0: no limit")
+    milvus: str = Field("", description="address of a Milvus that keeps the vectors instead of FAISS")
     top_k_max: int = Field(1000, gt=0, description="most hits one search may ask for")
 
     @field_validator("api_keys", mode="before")

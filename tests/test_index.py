@@ -7,7 +7,7 @@ import shutil
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -29,11 +29,13 @@ from index.collection import (
 )
 from index.data import Collections
 from index.filters import BadFilter, compile_filter
+from index.milvus import MilvusIndex
 from index.records import NewItem, UnknownItem
 from index.search import Aim, Answer, Options, search
+from index.store import VectorStoreFailed
 from index.vectors import KINDS, FaissIndex, Sizing
 
-from .makers import dims
+from .makers import dims, running_milvus
 
 Array = NDArray[np.float32]
 
@@ -128,6 +130,61 @@ def test_every_kind_finds_what_the_twin_finds(kind: str) -> None:
             exact, _ = index.search(query, 10, given_ids, exact=True)
             assert exact.tolist() == expected or kind == "small"  # whose stored vectors are rounded
         assert hits >= (1.0 if kind == "exact" else 0.97) * total
+
+
+@pytest.fixture(scope="module")
+def milvus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """milvus-lite, which speaks Milvus' wire protocol, over a socket."""
+    pytest.importorskip("pymilvus")
+    with running_milvus(tmp_path_factory.mktemp("milvus")) as uri:
+        yield uri
+
+
+def test_milvus_finds_what_the_twin_finds(milvus: str) -> None:
+    x, twin = cloud(800, 16), Twin()
+    index, ids = MilvusIndex(milvus, "twin", 16), np.arange(3, 3 + 2 * 800, 2)
+    assert index.last() == 0 and len(index) == 0
+    index.add(ids, x)
+    twin.rows = dict(zip(ids.tolist(), x, strict=True))
+    gone = ids[::7]
+    index.remove(np.append(gone, [99_999]))
+    for i in gone.tolist():
+        del twin.rows[i]
+    assert len(index) == len(twin.rows) and index.last() == max(twin.rows)
+    assert (index.vectors(ids[[1, 2, 3]]) == x[[1, 2, 3]]).all()
+    for allowed in (None, set(ids[:500].tolist()), set(ids[:40].tolist()), set[int]()):
+        given_ids = None if allowed is None else np.array(sorted(allowed & set(twin.rows)), np.int64)
+        for query in cloud(5, 16, seed=1):
+            expected = twin.search(query, 10, allowed)
+            assert index.search(query, 10, given_ids)[0].tolist() == expected  # lite compares every vector
+            assert index.search(query, 10, given_ids, exact=True)[0].tolist() == expected
+    again = MilvusIndex(milvus, "twin", 16)
+    assert len(again) == len(twin.rows)
+    again.clear()
+    assert len(again) == 0 and len(MilvusIndex(milvus, "twin", 16)) == 0
+
+
+def test_a_collection_in_milvus(tmp_path: Path, milvus: str) -> None:
+    """Written, deleted, closed, killed and damaged: it finds what the records hold."""
+    sizing = Sizing(milvus=milvus)
+    box = Collection(tmp_path / "box", "f1", dims(8), sizing)
+    x = cloud(60, 8)
+    box.put([item(f"i{n}", v, n=n) for n, v in enumerate(x)])
+    box.put([item("i3", x[50])])
+    box.delete("i4")
+    assert found(box, x[7])[0] == "i7" and "i4" not in found(box, x[4], top_k=60)
+    assert found(box, x[7], filter={"n": {"$lt": 3}}, top_k=3)[0] in ("i0", "i1", "i2")
+    del box  # killed
+    box = Collection(tmp_path / "box", "f1", dims(8), sizing)
+    assert len(box.index("video")) == 59 and found(box, x[50], top_k=2) in (["i3", "i50"], ["i50", "i3"])
+    inside = box.index("video")
+    inside.remove(np.array([9], np.int64))  # someone deletes behind our back
+    box.close()
+    box = Collection(tmp_path / "box", "f1", dims(8), sizing)
+    assert len(box.index("video")) == 59 and found(box, x[8])[0] == "i8"
+    box.close(keep=False)
+    with pytest.raises(VectorStoreFailed):
+        Collection(tmp_path / "box", "f1", dims(8), Sizing(milvus="http://127.0.0.1:9"))
 
 
 def test_an_index_survives_its_file(tmp_path: Path) -> None:

@@ -1,0 +1,216 @@
+"""Vectors kept in Milvus: the same protocol, past one machine. The records stay the truth; what is here is rebuilt.
+
+Only what Milvus and milvus-lite have in common is used: upsert, delete, query, and search with a filter on ids.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from .records import Ids, Records
+from .store import VectorStoreFailed, replay
+from .vectors import CHUNK, SCAN_SHARE, Vectors, best_of
+
+ROWS = 1000  # in one message, which has 64 MB at most
+
+
+class MilvusIndex:
+    """See VectorIndex: one Milvus collection, whose search may miss (`AUTOINDEX` chooses how)."""
+
+    kind, exact, worn = "milvus", False, False
+
+    def __init__(self, uri: str, name: str, dim: int) -> None:
+        self.name, self.dim = re.sub(r"\W", "_", f"tercet_{name}"), dim
+        with failing():
+            from pymilvus import DataType, MilvusClient
+
+            self._client = MilvusClient(uri=uri)
+            if not self._client.has_collection(self.name):
+                schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
+                schema.add_field("id", DataType.INT64, is_primary=True)
+                schema.add_field("vector", DataType.FLOAT_VECTOR, dim=dim)
+                by = self._client.prepare_index_params()
+                by.add_index("vector", index_type="AUTOINDEX", metric_type="IP")
+                self._client.create_collection(self.name, schema=schema, index_params=by, consistency_level="Strong")
+            self._client.load_collection(self.name)
+            counted = self._client.query(self.name, filter="id > 0", output_fields=["count(*)"])
+            self._count = int(counted[0]["count(*)"])
+
+    def __len__(self) -> int:
+        return self._count
+
+    def clear(self) -> None:
+        with failing():
+            self._client.delete(self.name, filter="id > 0")
+        self._count = 0
+
+    def last(self) -> int:
+        """The highest id there is; 0 where there is none. Ids ascend, so what is missing is behind it."""
+        low, high = 0, 1
+        while self._beyond(high):
+            low, high = high, 2 * high
+        while low < high:
+            middle = (low + high) // 2
+            low, high = (middle + 1, high) if self._beyond(middle) else (low, middle)
+        return low
+
+    def _beyond(self, id: int) -> bool:
+        with failing():
+            return len(self._client.query(self.name, filter=f"id > {id}", output_fields=["id"], limit=1)) > 0
+
+    def add(self, ids: Ids, vectors: Vectors) -> None:
+        for at in range(0, len(ids), ROWS):
+            part = zip(ids[at : at + ROWS].tolist(), vectors[at : at + ROWS].tolist(), strict=True)
+            with failing():
+                self._client.upsert(self.name, [{"id": id, "vector": vector} for id, vector in part])
+        self._count += len(ids)
+
+    def remove(self, ids: Ids) -> None:
+        for at in range(0, len(ids), ROWS):
+            part = ids[at : at + ROWS].tolist()
+            with failing():
+                there = [row["id"] for row in self._client.get(self.name, ids=part, output_fields=["id"])]
+                if there:
+                    self._client.delete(self.name, ids=there)
+            self._count -= len(there)
+
+    def search(self, query: Vectors, k: int, allowed: Ids | None = None, exact: bool = False) -> tuple[Ids, Vectors]:
+        if k <= 0 or len(self) == 0 or (allowed is not None and len(allowed) == 0):
+            return np.empty(0, np.int64), np.empty(0, np.float32)
+        if self.scans(allowed, exact):
+            return self._scan(query, k, allowed)
+        only = {} if allowed is None else {"filter": f"id in {allowed.tolist()}"}
+        with failing():
+            (hits,) = self._client.search(
+                self.name, data=[query.tolist()], limit=min(k, len(self)), search_params={"metric_type": "IP"}, **only
+            )
+        found = [(hit["id"], hit["distance"]) for hit in hits]
+        return np.array([id for id, _ in found], np.int64), np.array([score for _, score in found], np.float32)
+
+    def scans(self, allowed: Ids | None, exact: bool) -> bool:
+        return exact or (allowed is not None and len(allowed) < SCAN_SHARE * len(self))
+
+    def _scan(self, query: Vectors, k: int, allowed: Ids | None) -> tuple[Ids, Vectors]:
+        """Fetch every allowed vector, a page at a time, and compare."""
+        kept, kept_scores = np.empty(0, np.int64), np.empty(0, np.float32)
+        for ids, vectors in self._pages(allowed):
+            ids, scores = np.concatenate([kept, ids]), np.concatenate([kept_scores, vectors @ query])
+            best = best_of(scores, k)
+            kept, kept_scores = ids[best], scores[best]
+        return kept, kept_scores
+
+    def _pages(self, allowed: Ids | None) -> Iterator[tuple[Ids, Vectors]]:
+        at = 0
+        while allowed is None:
+            with failing():
+                rows = self._client.query(
+                    self.name, filter=f"id > {at} and id <= {at + CHUNK}", output_fields=["id", "vector"]
+                )
+            if rows:
+                yield stacked(rows, self.dim)
+            at += CHUNK
+            if not self._beyond(at):
+                return
+        for start in range(0, len(allowed), ROWS):
+            yield self._fetched(allowed[start : start + ROWS])
+
+    def _fetched(self, ids: Ids) -> tuple[Ids, Vectors]:
+        with failing():
+            return stacked(self._client.get(self.name, ids=ids.tolist(), output_fields=["id", "vector"]), self.dim)
+
+    def vectors(self, ids: Ids) -> Vectors:
+        found, vectors = self._fetched(ids)
+        return vectors[np.searchsorted(found, ids)]
+
+    def drop(self) -> None:
+        with failing():
+            self._client.drop_collection(self.name)
+
+    def close(self) -> None:
+        self._client.close()
+
+
+class MilvusStore:
+    """See Store: the indexes of the collection with this id, in one Milvus."""
+
+    def __init__(self, uri: str, id: str, dims: Mapping[str, int]) -> None:
+        self._uri, self._id, self._dims = uri, id, dims
+        self._indexes: dict[str, MilvusIndex] = {}
+        self._behind = False  # a change has not arrived
+
+    def _made(self, encoding: str) -> MilvusIndex:
+        if encoding not in self._indexes:
+            self._indexes[encoding] = MilvusIndex(self._uri, f"{self._id}_{encoding}", self._dims[encoding])
+        return self._indexes[encoding]
+
+    def open(self, records: Records) -> None:
+        """Add what came after the last vector there, remove what was removed; if that does not add up, begin anew."""
+        counts = records.counts()
+        for encoding in records.encodings():
+            index = self._made(encoding)
+            replay(records, encoding, index, index.last())
+            index.remove(records.removed_after(encoding, 0))
+            if len(index) != counts[encoding]:
+                index.clear()
+                replay(records, encoding, index, 0)
+        self._behind = False
+
+    def index(self, encoding: str) -> MilvusIndex | None:
+        return self._indexes.get(encoding)
+
+    def add(self, encoding: str, ids: Ids, vectors: Vectors) -> None:
+        try:
+            self._made(encoding).add(ids, vectors)
+        except VectorStoreFailed:
+            self._behind = True
+
+    def remove(self, encoding: str, ids: Ids) -> None:
+        try:
+            if encoding in self._indexes:
+                self._indexes[encoding].remove(ids)
+        except VectorStoreFailed:
+            self._behind = True
+
+    def tend(self, records: Records) -> None:
+        """Where a change has not arrived, try again. Raises VectorStoreFailed; what was written stays written."""
+        if self._behind:
+            self._indexes.clear()
+            self.open(records)
+
+    def keep(self, records: Records) -> None:
+        if not self._behind:
+            records.forget_removed(records.head()[1])
+
+    def stop(self) -> None:
+        """Nothing runs in the background."""
+
+    def drop(self) -> None:
+        for index in self._indexes.values():
+            index.drop()
+
+
+def stacked(rows: list[dict[str, Any]], dim: int) -> tuple[Ids, Vectors]:
+    """Rows as ids [n], ascending, and vectors [n, dim]."""
+    rows = sorted(rows, key=lambda row: int(row["id"]))
+    return (
+        np.array([row["id"] for row in rows], np.int64),
+        np.array([row["vector"] for row in rows], np.float32).reshape(len(rows), dim),
+    )
+
+
+@contextmanager
+def failing() -> Iterator[None]:
+    """Raises VectorStoreFailed for whatever Milvus or its client raises."""
+    try:
+        from pymilvus.exceptions import MilvusException
+    except ImportError as error:
+        raise VectorStoreFailed("Milvus needs the package pymilvus (extra 'milvus')") from error
+    try:
+        yield
+    except MilvusException as error:
+        raise VectorStoreFailed(f"Milvus: {error.message}") from error

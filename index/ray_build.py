@@ -1,0 +1,100 @@
+"""The stages of batch building on Ray Data: decoding and encoding by actors where the cluster has room, writing here.
+
+Files are read where an actor happens to be: every node needs them, and the bundle, under the same paths. What has been
+written need not be done again, so a build that was stopped goes on as the local one does.
+"""
+
+from __future__ import annotations
+
+import pickle
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from export.encoder import OnnxEncoder
+from model.inputs.confined import Decoders
+from model.inputs.decode import Budget
+from model.inputs.errors import BadMedia
+
+from .build import WINDOWS, Report, Source, decoded, encoded, note_failure, planned
+from .collection import Collection, CollectionError
+from .records import NewItem
+
+FILES = 8  # in one task
+Row = dict[str, Any]
+
+
+class NoRay(CollectionError):
+    def __init__(self) -> None:
+        super().__init__("the engine ray needs the package ray (extra 'ray')")
+
+
+class Encode:
+    """An actor: sources in, items with their vectors or what is wrong with each out."""
+
+    def __init__(self, bundle: Path, budget: Budget, memory_mb: int, max_s: float) -> None:
+        self.encoder = OnnxEncoder.open(bundle, threads=1)
+        self.decoders, self.budget = Decoders(1, memory_mb, max_s), budget
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """{"source": pickled (source, stamp)} -> {"outcome": pickled (source, stamp, item or fault)}."""
+        todo: list[tuple[Source, str]] = [pickle.loads(row) for row in batch["source"]]
+        outcomes: list[tuple[Source, str, NewItem | BadMedia]] = []
+        with tempfile.TemporaryDirectory() as place:
+            ready = []
+            for source, stamp, outcome in decoded(todo, self.encoder, self.decoders, self.budget, Path(place)):
+                if isinstance(outcome, BadMedia):
+                    outcomes.append((source, stamp, outcome))
+                else:
+                    ready.append((source, stamp, outcome))
+        items = encoded(self.encoder, ready) if ready else []
+        outcomes += [(source, stamp, item) for (source, stamp, _), item in zip(ready, items, strict=True)]
+        return {"outcome": np.array([pickle.dumps(outcome) for outcome in outcomes], dtype=object)}
+
+
+def build(
+    bundle: Path,
+    collection: Collection,
+    paths: Iterable[Path],
+    budget: Budget,
+    memory_mb: int,
+    max_s: float,
+    workers: int,
+    retry: bool = False,
+) -> Iterator[tuple[int, int, Report]]:
+    """See `build.build`; on the Ray cluster that is running, or on one made here for the time being."""
+    try:
+        import ray
+    except ImportError as error:
+        raise NoRay from error
+    total, todo, report = planned(collection, paths, retry)
+    done = total - len(todo)
+    yield done, total, report
+    if todo:
+        context = ray.data.DataContext.get_current()
+        context.execution_options.preserve_order = True
+        context.enable_progress_bars = False
+        # In as many blocks as there are tasks: a stage that splits them would want a processor that the actors hold.
+        rows = [{"source": pickle.dumps(pair)} for pair in todo]
+        made = ray.data.from_items(rows, override_num_blocks=-(-len(todo) // FILES)).map_batches(
+            Encode,
+            fn_constructor_args=(bundle.resolve(), budget, memory_mb, max_s),
+            batch_size=FILES,
+            concurrency=(1, workers),
+            max_restarts=-1,
+            max_task_retries=-1,
+        )
+        for batch in made.iter_batches(batch_size=WINDOWS):
+            outcomes = [pickle.loads(row) for row in batch["outcome"]]
+            items = [outcome for _, _, outcome in outcomes if isinstance(outcome, NewItem)]
+            collection.put(items)
+            report.indexed += len(items)
+            for source, stamp, outcome in outcomes:
+                if isinstance(outcome, BadMedia):
+                    note_failure(collection, report, source, stamp, outcome)
+            done += len(outcomes)
+            yield done, total, report
+    yield total, total, report
