@@ -1,4 +1,4 @@
-"""python -m index build | search | backup | restore"""
+"""python -m index build | search | report | backup | restore"""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sqlite3
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,11 @@ from .collection import Collection, CollectionError
 from .data import Collections
 from .filters import BadFilter
 from .records import UnknownSchema
+from .report import report
+from .report import table as worth_table
 from .search import Aim, Hit, Options, direction, search
+from .store import VectorStoreFailed
+from .vectors import KINDS, Sizing
 
 BUILD_BUDGET = Budget(seconds=2 * 3600.0, frames=2 * 3600 * 60, samples=2 * 3600 * 48_000 * 8)
 LINE_S = 5.0  # between two lines of progress where there is no terminal
@@ -58,9 +63,14 @@ def arguments() -> argparse.ArgumentParser:
     saving.add_argument("out", type=Path, metavar="FOLDER", help="a new folder")
     restoring = commands.add_parser("restore", help="put the collections of a backup into a data folder")
     restoring.add_argument("backup", type=Path, metavar="FOLDER")
+    reporting = commands.add_parser("report", help="recall, times and memory of a collection's indexes")
+    reporting.add_argument("--json", action="store_true")
     for command in (saving, restoring):
         command.add_argument("--data", type=Path, required=True)
-    for command in (building, searching):
+    for command in (building, searching, reporting):
+        command.add_argument("--index", choices=["auto", *KINDS], default="auto", help="kind of the vector indexes")
+        command.add_argument("--index-memory-mb", type=int, default=0, help="that one index may take; 0: no limit")
+        command.add_argument("--milvus", default="", help="address of a Milvus that keeps the vectors instead")
         command.add_argument("--bundle", type=Path, default=Path("bundles/default"))
         command.add_argument("--data", type=Path, required=True)
         command.add_argument("--collection", default="default")
@@ -81,15 +91,21 @@ def main() -> int:
         NoRoute,
         OSError,
         UnknownSchema,
+        VectorStoreFailed,
         sqlite3.Error,
     ) as error:
         print(f"{args.command}: {error}", file=sys.stderr)
         return 1
 
 
+def opened(args: argparse.Namespace, encoder: OnnxEncoder) -> Collections:
+    sizing = Sizing(args.index, args.index_memory_mb, args.milvus)
+    return Collections(args.data, encoder.manifest.fingerprint, encoder.manifest.dims, sizing)
+
+
 def build_command(args: argparse.Namespace) -> int:
     encoder = OnnxEncoder.open(args.bundle)
-    collections = Collections(args.data, encoder.manifest.fingerprint, encoder.manifest.dims)
+    collections = opened(args, encoder)
     try:
         collection = collections.ensure(args.collection)
         stock(collection, encoder)
@@ -151,7 +167,7 @@ def search_command(args: argparse.Namespace) -> int:
         vector = encoder.embed(route.query, encoder.tokens([args.text], route.query))[0]
     else:
         vector = file_vector(encoder, route.query, args.audio or args.video)
-    collections = Collections(args.data, encoder.manifest.fingerprint, encoder.manifest.dims)
+    collections = opened(args, encoder)
     try:
         collection = collections.get(args.collection)
         stock(collection, encoder)
@@ -180,6 +196,17 @@ def file_vector(encoder: OnnxEncoder, encoding: str, file: Path) -> NDArray[np.f
     return direction(encoder.embed(encoding, media.parts[modality].array))
 
 
+def report_command(args: argparse.Namespace) -> int:
+    encoder = OnnxEncoder.open(args.bundle)
+    collections = opened(args, encoder)
+    try:
+        found = report(collections.get(args.collection))
+    finally:
+        collections.close()
+    print(json.dumps([asdict(worth) for worth in found], indent=1) if args.json else worth_table(found))
+    return 0
+
+
 def backup_command(args: argparse.Namespace) -> int:
     return summary(args.out, backup(args.data, args.out))
 
@@ -204,7 +231,13 @@ def sure(hit: Hit) -> str:
     return "-" if hit.confidence is None else f"{hit.confidence:.0%}"
 
 
-COMMANDS = {"build": build_command, "search": search_command, "backup": backup_command, "restore": restore_command}
+COMMANDS = {
+    "build": build_command,
+    "search": search_command,
+    "report": report_command,
+    "backup": backup_command,
+    "restore": restore_command,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,14 +1,15 @@
 """What a search finds where there is nothing to find: from this, what a score means.
 
-A bank of queries is asked of a collection. In units of how a query's own scores spread over windows taken by chance,
-the best that each of them finds has a middle and a spread (median and median absolute deviation, so that it does no
-harm if some do match). A match is what stands out from that.
+A bank of queries is asked of a collection. The best that each of them finds is what a non-match looks like, so long as
+no more than half of them do match something: the shortest interval that holds half of these scores (the shorth) says
+where they lie and how they spread, whatever the rest does. The best of many follows Gumbel's distribution; a match is
+what stands out from it.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -21,17 +22,15 @@ ASKED = 64  # queries of the bank
 SAMPLE = 1000  # windows by chance
 LEAST_WINDOWS, LEAST_ASKED = 50, 16  # with fewer there is nothing to go by
 NEAR = 64  # best windows of a query among which one of another item is looked for
-MAD = 1.4826  # times the median absolute deviation: the standard deviation of a normal distribution
-LEAST_SPREAD = 0.2
+LEAST_SCALE = 0.005  # of a cosine
 GOOD = 0.95
-NORMAL = NormalDist()
-FAR = NORMAL.inv_cdf(GOOD)
+HALF_WIDTH, HALF_MEAN = 1.48240, 0.08373  # of the shortest interval with half of the standard Gumbel distribution
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What the scores of one query mean: `typical` is a window by chance, `non_match` the best that a query finds that
-    nothing matches, `good` a score that such a query reaches one time in twenty.
+    """What a route's scores mean: `typical` is a window by chance, `non_match` the best that a query finds that nothing
+    matches, `good` a score that such a query reaches one time in twenty.
     """
 
     typical: float
@@ -40,32 +39,37 @@ class Calibration:
 
     def confidence(self, score: float) -> float:
         """How surely a query that nothing matches would have found less, in [0, 1]."""
-        return NORMAL.cdf((score - self.non_match) / (self.good - self.non_match) * FAR)
+        scale = (self.good - self.non_match) / (quantile(GOOD) - quantile(0.5))
+        above = (score - self.non_match) / scale + quantile(0.5)
+        return math.exp(-math.exp(min(-above, 700.0)))
 
 
 @dataclass(frozen=True)
 class Background:
-    """A route's: windows by chance [n, dim], where the best of a non-match lies in standard deviations of a query's
-    scores over them, and the windows that queries of the bank like best.
-    """
+    """A route's calibration, and the windows that queries of its bank [n, dim] like best."""
 
-    sample: Vectors
-    middle: float
-    spread: float
+    calibration: Calibration
     popular: Ids
     bank: Vectors
 
-    def of(self, query: Vectors) -> Calibration:
-        mean, deviation = moments(self.sample @ query)
-        return Calibration(
-            typical=mean,
-            non_match=mean + deviation * self.middle,
-            good=mean + deviation * (self.middle + FAR * self.spread),
-        )
+
+def quantile(share: float) -> float:
+    """Of the standard Gumbel distribution."""
+    return -math.log(-math.log(share))
 
 
-def moments(scores: NDArray[np.floating[Any]]) -> tuple[float, float]:
-    return float(scores.mean()), max(float(scores.std()), 1e-6)
+def gumbel(values: NDArray[np.floating[Any]]) -> tuple[float, float]:
+    """Mode and scale of the Gumbel distribution that the shortest half of some numbers comes from.
+
+    >>> mode, scale = gumbel(np.array([quantile((n + 0.5) / 1000) for n in range(1000)]))
+    >>> round(mode, 2) + 0.0, round(scale, 2)
+    (0.0, 1.0)
+    """
+    ordered, half = np.sort(values), len(values) // 2
+    widths = ordered[half:] - ordered[: len(values) - half]
+    at = int(widths.argmin())
+    scale = float(widths[at]) / HALF_WIDTH
+    return float(ordered[at : at + half + 1].mean()) - HALF_MEAN * scale, scale
 
 
 def background(records: Records, index: VectorIndex, source: str, target: str, dim: int) -> Background | None:
@@ -87,11 +91,10 @@ def background(records: Records, index: VectorIndex, source: str, target: str, d
             other = records.of_other_items(ids, int(own[i]))
             ids, scores = ids[other], scores[other]
         if len(ids):
-            mean, deviation = moments(sample @ query)
-            best.append((float(scores[0]) - mean) / deviation)
+            best.append(float(scores[0]))
             popular.append(int(ids[0]))
     if len(sample) < LEAST_WINDOWS or len(best) < LEAST_ASKED:
         return None
-    middle = float(np.median(best))
-    spread = max(MAD * float(np.median(np.abs(np.array(best) - middle))), LEAST_SPREAD)
-    return Background(sample, middle, spread, np.unique(popular), bank)
+    mode, scale = gumbel(np.array(best))
+    non_match, good = (mode + quantile(share) * max(scale, LEAST_SCALE) for share in (0.5, GOOD))
+    return Background(Calibration(float((bank @ sample.T).mean()), non_match, good), np.unique(popular), bank)

@@ -176,7 +176,7 @@ def look(collection: Collection, records: Records, aim: Aim, options: Options) -
         ids = less_popular(ids, index.vectors(ids), query, about)
     items = list(dict.fromkeys(places[i].item for i in ids.tolist()))
     exact = index.exact or index.scans(allowed, options.exact)
-    return Look(aim, about.of(query) if about else None, exact, candidates, items)
+    return Look(aim, about.calibration if about else None, exact, candidates, items)
 
 
 def less_popular(ids: Ids, vectors: Vectors, query: Vectors, about: Background) -> Ids:

@@ -31,6 +31,7 @@ from index.data import Collections
 from index.filters import BadFilter, compile_filter
 from index.milvus import MilvusIndex
 from index.records import NewItem, UnknownItem
+from index.report import report
 from index.search import Aim, Answer, Options, search
 from index.store import VectorStoreFailed
 from index.vectors import KINDS, FaissIndex, Sizing
@@ -394,6 +395,11 @@ def test_a_collection_that_grows_gets_another_index_while_it_serves(
     assert not ask(box, x[8]).plan.exact and ask(box, x[8], exact=True).plan.exact
     narrow = ask(box, x[8], filter={"n": 8})
     assert narrow.plan.exact and [h.id for h in narrow.hits] == ["i0008"]
+    box.set_bank("text", cloud(64, 64, seed=1))
+    words, own = report(box)
+    assert (words.encoding, words.kind, words.queries, own.queries) == ("video", kind, "words", "its own")
+    assert min(words.recall_at_10, own.recall_at_10) > 0.9 and own.vectors == len(box.index("video"))
+    assert own.bytes_per_vector == {"hnsw": 4 * 64 + 272, "small": 64 + 8}[kind] and own.p99_ms >= own.p50_ms > 0
     box.close()
     again = Collection(tmp_path / "box", "f1", dims(64), sizing)  # from its snapshot
     assert again.index("video").kind == kind and found(again, x[8])[0] == "i0008"
