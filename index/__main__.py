@@ -1,4 +1,4 @@
-"""python -m index build | search | report | backup | restore"""
+"""python -m index build | search | report | reembed | backup | restore"""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ from .collection import Collection, CollectionError
 from .data import Collections
 from .filters import BadFilter
 from .records import UnknownSchema
+from .reembed import Progress, drop, overlaps, reembed, swap
 from .report import report
 from .report import table as worth_table
 from .search import Aim, Hit, Options, direction, search
@@ -65,15 +66,24 @@ def arguments() -> argparse.ArgumentParser:
     restoring.add_argument("backup", type=Path, metavar="FOLDER")
     reporting = commands.add_parser("report", help="recall, times and memory of a collection's indexes")
     reporting.add_argument("--json", action="store_true")
+    embedding = commands.add_parser(
+        "reembed", help="make a collection anew in another bundle's vectors, beside the old"
+    )
+    embedding.add_argument("--workers", type=int, default=2, help="decoding processes")
+    embedding.add_argument("--file-max-s", type=float, default=600.0, help="seconds one file may take to decode")
+    ending = embedding.add_mutually_exclusive_group()
+    ending.add_argument("--swap", action="store_true", help="put what has been made in the old one's place")
+    ending.add_argument("--drop", action="store_true", help="forget what has been made")
     for command in (saving, restoring):
         command.add_argument("--data", type=Path, required=True)
+    for command in (building, searching, reporting, embedding):
+        command.add_argument("--bundle", type=Path, default=Path("bundles/default"))
+        command.add_argument("--data", type=Path, required=True)
+        command.add_argument("--collection", default="default")
     for command in (building, searching, reporting):
         command.add_argument("--index", choices=["auto", *KINDS], default="auto", help="kind of the vector indexes")
         command.add_argument("--index-memory-mb", type=int, default=0, help="that one index may take; 0: no limit")
         command.add_argument("--milvus", default="", help="address of a Milvus that keeps the vectors instead")
-        command.add_argument("--bundle", type=Path, default=Path("bundles/default"))
-        command.add_argument("--data", type=Path, required=True)
-        command.add_argument("--collection", default="default")
     return parser
 
 
@@ -207,6 +217,30 @@ def report_command(args: argparse.Namespace) -> int:
     return 0
 
 
+def reembed_command(args: argparse.Namespace) -> int:
+    if args.drop:
+        drop(args.data, args.collection)
+    if args.swap:
+        swap(args.data, args.collection)
+    if args.drop or args.swap:
+        print(f"{args.collection}: {'dropped what was staged' if args.drop else 'swapped'}")
+        return 0
+    encoder, progress = OnnxEncoder.open(args.bundle), Progress()
+    decoders = Decoders(args.workers, DECODE_MEMORY_MB, args.file_max_s)
+    try:
+        for progress in reembed(args.data, args.collection, encoder, decoders, BUILD_BUDGET):
+            print(f"\r{progress.done} of {progress.total} items", end="", file=sys.stderr)
+    finally:
+        decoders.close()
+        print(file=sys.stderr)
+    for id, reason in progress.failed.items():
+        print(f"failed: {id}: {reason}", file=sys.stderr)
+    print(f"{progress.total - len(progress.failed)} of {progress.total} items are in the vectors of {args.bundle}")
+    for overlap in overlaps(args.data, args.collection):
+        print(f"{overlap.route:24s} {overlap.at_10:6.3f} of the best ten are the same, {overlap.queries} queries")
+    return 1 if progress.failed else 0
+
+
 def backup_command(args: argparse.Namespace) -> int:
     return summary(args.out, backup(args.data, args.out))
 
@@ -235,6 +269,7 @@ COMMANDS = {
     "build": build_command,
     "search": search_command,
     "report": report_command,
+    "reembed": reembed_command,
     "backup": backup_command,
     "restore": restore_command,
 }

@@ -8,7 +8,7 @@ import shutil
 import threading
 import uuid
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import IO
 
@@ -22,7 +22,10 @@ from .collection import (
     FingerprintConflict,
     UnknownCollection,
 )
+from .records import Records
 from .vectors import Sizing
+
+STAGED, READY = "reembed", "ready"  # see `reembed`
 
 
 class Collections:
@@ -33,6 +36,7 @@ class Collections:
         self._root.mkdir(parents=True, exist_ok=True)
         self._lock = threading.Lock()
         self._held = hold(data / "lock")
+        complete_swaps(data)
         self._open: dict[str, Collection] = {}
         self.conflicts: dict[str, FingerprintConflict] = {}
         try:
@@ -100,6 +104,25 @@ class Collections:
             self._open.pop(name, None)
             self.conflicts.pop(name, None)
         shutil.rmtree(gone)
+
+
+def old_of(data: Path, name: str) -> Path:
+    """Where a collection goes that another is about to take the place of."""
+    return data / STAGED / f".{name}.old"
+
+
+def complete_swaps(data: Path) -> None:
+    """Finish every swap that has begun: the old collection is out of the way, the new one is complete."""
+    for old in (data / STAGED).glob(".*.old"):
+        name = old.name[1:].removesuffix(".old")
+        there = data / "collections" / name
+        if not there.exists():
+            (data / STAGED / name).rename(there)
+            snapshot.sync(there.parent)
+        with closing(Records(there / "records.sqlite")) as records:
+            records.forget_origins()
+        (there / READY).unlink(missing_ok=True)
+        shutil.rmtree(old)
 
 
 def hold(path: Path) -> IO[bytes]:

@@ -89,6 +89,7 @@ class Item:
     filename: str | None
     media: str | None
     source: str | None
+    stamp: str | None
     text: str | None
     metadata: dict[str, Any]
     windows: int
@@ -262,7 +263,7 @@ class Records:
 
     def _items(self, where: str, params: tuple[Any, ...]) -> list[Item]:
         rows = self._db.execute(
-            "select i.id, i.kind, i.duration_s, i.filename, i.media, i.source, i.text, i.metadata,"
+            "select i.id, i.kind, i.duration_s, i.filename, i.media, i.source, i.stamp, i.text, i.metadata,"
             " (select count(*) from windows w where w.item = i.n),"
             " (select group_concat(distinct v.encoding) from vectors v join windows w on w.n = v.window"
             f"  where w.item = i.n) from items i {where}",
@@ -276,12 +277,13 @@ class Records:
                 name,
                 media,
                 source,
+                stamp,
                 text,
                 json.loads(about),
                 windows,
                 modalities_of((has or "").split(",")),
             )
-            for id, kind, seconds, name, media, source, text, about, windows, has in rows.fetchall()
+            for id, kind, seconds, name, media, source, stamp, text, about, windows, has in rows.fetchall()
         ]
 
     def counts(self) -> dict[str, int]:
@@ -416,6 +418,52 @@ class Records:
 
     def media_files(self) -> set[str]:
         return {row[0] for row in self._db.execute("select media from items where media is not null")}
+
+    # ------------------------------------------------------------ another bundle's vectors
+
+    def versions(self) -> dict[str, str]:
+        """What changes, by id, whenever an item is put again."""
+        return {id: str(n) for id, n in self._db.execute("select id, n from items order by n")}
+
+    def origins(self) -> dict[str, str]:
+        """The versions, by id, that a staged collection's items were made from."""
+        rows = self._db.execute("select key, value from meta where key like 'from:%'")
+        return {key.removeprefix("from:"): value for key, value in rows}
+
+    def set_origins(self, versions: dict[str, str]) -> None:
+        self.set_meta({f"from:{id}": version for id, version in versions.items()})
+
+    def forget_origins(self) -> None:
+        with self._transaction():
+            self._db.execute("delete from meta where key like 'from:%'")
+
+    def find(self, id: str) -> Item | None:
+        return next(iter(self._items("where i.id = ?", (id,))), None)
+
+    def dim(self, encoding: str) -> int:
+        """How wide the vectors of an encoding are; 0 where there is none."""
+        row = self._db.execute("select length(vector) from vectors where encoding = ? limit 1", (encoding,)).fetchone()
+        return int(row[0]) // 4 if row else 0
+
+    def dim_of_bank(self, encoding: str) -> int:
+        row = self._db.execute("select length(vector) from bank where encoding = ? limit 1", (encoding,)).fetchone()
+        return int(row[0]) // 4 if row else 0
+
+    def bank_encodings(self) -> list[str]:
+        return [row[0] for row in self._db.execute("select distinct encoding from bank")]
+
+    def items_with(self, encoding: str) -> list[str]:
+        rows = self._db.execute(
+            "select distinct i.id from items i join windows w on w.item = i.n join vectors v on v.window = w.n"
+            " where v.encoding = ?",
+            (encoding,),
+        )
+        return [row[0] for row in rows]
+
+    def names(self, items: list[int]) -> dict[int, str]:
+        """Ids by the numbers `Place.item`."""
+        marks = ",".join("?" * len(items))
+        return dict(self._db.execute(f"select n, id from items where n in ({marks})", items))
 
     # ------------------------------------------------------------ batch building
 

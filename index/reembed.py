@@ -1,0 +1,240 @@
+"""A collection in another bundle's vectors: made beside the old one, which serves on; compared; then put in its place.
+
+The new one grows in `reembed/NAME` of the data folder, under a lock of its own. It resumes where it was stopped, and
+follows what has changed in the old one meanwhile. The swap is two renames; one that was cut short is completed when the
+data folder is opened next.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Generator, Iterator
+from contextlib import closing, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from export.encoder import Encoder
+from model.inputs.confined import Decoders
+from model.inputs.decode import Budget
+from model.inputs.errors import BadMedia
+from model.inputs.windows import Media
+from model.manifest import BadManifest, Member, read_shard
+
+from .bank import stock
+from .build import WINDOWS, Source, decoded, encoded
+from .collection import Collection, CollectionError, UnknownCollection
+from .data import READY, STAGED, complete_swaps, hold, old_of
+from .records import Item, Records
+from .search import direction
+from .snapshot import sync
+from .store import replay
+from .vectors import FaissIndex, Vectors
+
+ROUNDS = 5  # of following a collection that is being written
+SAMPLED = 100  # queries that the two are compared by
+TEN = 10
+
+
+class NotReady(CollectionError):
+    def __init__(self, name: str, problem: str) -> None:
+        super().__init__(f"{name!r} cannot be swapped: {problem}")
+        self.name, self.problem = name, problem
+
+
+@dataclass
+class Progress:
+    """How far it is, and which items have no media that can be read any more."""
+
+    done: int = 0
+    total: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+def reembed(data: Path, name: str, encoder: Encoder, decoders: Decoders, budget: Budget) -> Iterator[Progress]:
+    """Bring the staged collection to where the old one is; the old one may be in use.
+
+    Raises:
+        UnknownCollection: there is no such collection. DataInUse: another process is at it.
+    """
+    old_folder, folder = data / "collections" / name, data / STAGED / name
+    if not (old_folder / "records.sqlite").is_file():
+        raise UnknownCollection(name)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with closing(hold(data / STAGED / "lock")), closing(Records(old_folder / "records.sqlite")) as old:
+        (folder / READY).unlink(missing_ok=True)
+        staged = Collection(folder, encoder.manifest.fingerprint, encoder.manifest.dims)
+        try:
+            stock(staged, encoder)
+            work, progress = Work(old, old_folder, staged, encoder, decoders, budget), Progress()
+            for _ in range(ROUNDS):
+                if not (yield from work.round(progress)):
+                    break
+        finally:
+            staged.close()
+        if not progress.failed:
+            (folder / READY).touch()
+            sync(folder)
+    yield progress
+
+
+@dataclass
+class Work:
+    """Two collections and what brings the one's items into the other."""
+
+    old: Records
+    old_folder: Path
+    staged: Collection
+    encoder: Encoder
+    decoders: Decoders
+    budget: Budget
+
+    def round(self, progress: Progress) -> Generator[Progress, None, bool]:
+        """Every item that is not in the staged collection as it is in the old one; returns whether there was any."""
+        wanted = self.old.versions()
+        with self.staged.held() as records:
+            there, held = records.origins(), set(records.versions())
+        for id in held - wanted.keys():
+            self.staged.delete(id)
+        stale = [id for id, version in wanted.items() if there.get(id) != version or id not in held]
+        todo = {id: item for id in stale if id not in progress.failed and (item := self.old.find(id)) is not None}
+        progress.done, progress.total = len(wanted) - len(todo), len(wanted)
+        yield progress
+        ready: list[tuple[Source, str, Media]] = []
+        with tempfile.TemporaryDirectory() as place:
+            sources = list(self.sources(todo, wanted))
+            for source, version, outcome in decoded(sources, self.encoder, self.decoders, self.budget, Path(place)):
+                progress.done += 1
+                if isinstance(outcome, BadMedia):
+                    progress.failed[source.id] = str(outcome)
+                else:
+                    ready.append((source, version, outcome))
+                if sum(max(len(media.windows), 1) for _, _, media in ready) >= WINDOWS:
+                    self.write(ready, todo)
+                    ready = []
+                yield progress
+        self.write(ready, todo)
+        return bool(stale)
+
+    def sources(self, items: dict[str, Item], versions: dict[str, str]) -> Iterator[tuple[Source, str]]:
+        """Where each item's media are now: in the old collection, where batch building found them, in a shard."""
+        shards: dict[str, dict[str, Member]] = {}
+        for id, item in items.items():
+            path, member = self.kept(item) or (Path(item.source) if item.source else None), None
+            if item.source and not item.media and not item.filename:
+                if item.source not in shards:
+                    with suppress(BadManifest, OSError):
+                        shards[item.source] = {row.id: part for row, part in read_shard(Path(item.source))}
+                member = shards.get(item.source, {}).get(id)
+            texts = () if not item.text else (item.text,) if item.source is None else tuple(item.text.split("\n"))
+            yield Source(id, path, item.metadata, texts, member), versions[id]
+
+    def kept(self, item: Item) -> Path | None:
+        return self.old_folder / "media" / item.media if item.media else None
+
+    def write(self, ready: list[tuple[Source, str, Media]], items: dict[str, Item]) -> None:
+        if not ready:
+            return
+        made = []
+        for new in encoded(self.encoder, ready):
+            item = items[new.id]
+            kept = self.kept(item)
+            media = self.staged.store_media(kept, item.filename or "") if kept else None
+            new = replace(new, media=media, kind=item.kind, filename=item.filename, text=item.text)
+            made.append(replace(new, source=item.source, stamp=item.stamp))
+        self.staged.put(made)
+        with self.staged.held() as records:
+            records.set_origins({source.id: version for source, version, _ in ready})
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """How much of the ten best items two collections share, on average, for the same queries."""
+
+    route: str
+    queries: int
+    at_10: float
+
+
+def overlaps(data: Path, name: str) -> list[Overlap]:
+    """The staged collection against the old one: by the everyday queries that both have in their banks, and by items
+    taken by chance.
+
+    Raises:
+        NotReady: nothing is staged.
+    """
+    place = data / STAGED / name / "records.sqlite"
+    if not place.is_file():
+        raise NotReady(name, "nothing is staged")
+    found = []
+    with closing(Records(data / "collections" / name / "records.sqlite")) as old, closing(Records(place)) as new:
+        shared = sorted(set(old.encodings()) & set(new.encodings()))
+        for target in shared:
+            sides = [Neighbours(records, target) for records in (old, new)]
+            for source in sorted(set(old.bank_encodings()) & set(new.bank_encodings())):
+                asked = zip(*(side.records.bank(source, side.dim) for side in sides), strict=True)
+                if all(side.records.dim_of_bank(source) == side.dim for side in sides):
+                    found.append(compared(f"{source}-{target}", sides, [(a, b, "") for a, b in asked]))
+            ids = sorted(set(sides[0].items) & set(sides[1].items))
+            chosen = np.random.default_rng(0).permutation(len(ids))[:SAMPLED]
+            own = [(ids[i], *(direction(side.of(ids[i])) for side in sides)) for i in sorted(chosen.tolist())]
+            found.append(compared(f"{target}-{target}", sides, [(a, b, id) for id, a, b in own]))
+    return [overlap for overlap in found if overlap.queries]
+
+
+class Neighbours:
+    """One encoding of a collection's records, searched exactly."""
+
+    def __init__(self, records: Records, encoding: str) -> None:
+        self.records, self.encoding, self.dim = records, encoding, records.dim(encoding)
+        self.index = FaissIndex(self.dim)
+        replay(records, encoding, self.index, 0)
+        self.items = records.items_with(encoding)
+
+    def of(self, id: str) -> Vectors:
+        return self.records.vectors_of(id, self.encoding, self.dim)
+
+    def best(self, query: Vectors, but: str) -> list[str]:
+        """The ten best items but one."""
+        ids, _ = self.index.search(query, 20 * TEN)
+        places = self.records.places(ids.tolist())
+        numbers = list(dict.fromkeys(places[i].item for i in ids.tolist()))[: TEN + 1]
+        stored = self.records.names(numbers)
+        return [stored[n] for n in numbers if stored[n] != but][:TEN]
+
+
+def compared(route: str, sides: list[Neighbours], asked: list[tuple[Vectors, Vectors, str]]) -> Overlap:
+    shares = []
+    for a, b, but in asked:
+        best = [set(side.best(query, but)) for side, query in zip(sides, (a, b), strict=True)]
+        if any(best):
+            shares.append(len(best[0] & best[1]) / max(len(best[0]), len(best[1])))
+    return Overlap(route, len(shares), float(np.mean(shares)) if shares else 0.0)
+
+
+def swap(data: Path, name: str) -> None:
+    """Put the staged collection in the old one's place, which is then gone.
+
+    Raises:
+        NotReady: it is not complete. DataInUse: a service has the data folder open.
+    """
+    staged, there = data / STAGED / name, data / "collections" / name
+    if not staged.is_dir():
+        raise NotReady(name, "nothing is staged")
+    with closing(hold(data / "lock")), closing(hold(data / STAGED / "lock")):
+        if not (staged / READY).is_file():
+            raise NotReady(name, "it is not complete")
+        there.rename(old_of(data, name))
+        complete_swaps(data)
+
+
+def drop(data: Path, name: str) -> None:
+    """Forget what is staged. Raises NotReady: nothing is."""
+    staged = data / STAGED / name
+    if not staged.is_dir():
+        raise NotReady(name, "nothing is staged")
+    with closing(hold(data / STAGED / "lock")):
+        (staged / READY).unlink(missing_ok=True)
+        shutil.rmtree(staged)

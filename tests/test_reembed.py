@@ -1,0 +1,180 @@
+"""Another encoder for a collection: made beside the old one while it is written, compared, swapped whole or not."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from index.build import build
+from index.collection import DataInUse, FingerprintConflict, UnknownCollection
+from index.data import Collections
+from index.records import NewItem
+from index.reembed import NotReady, Progress, drop, overlaps, reembed, swap
+from model.inputs.confined import Decoders
+from model.inputs.decode import Budget
+
+from .makers import BLUE, GREEN, RED, FakeEncoder, make_clip, make_wav
+
+
+class Turned(FakeEncoder):
+    """The same directions with axes swapped: other vectors, the same neighbours."""
+
+    def __init__(self) -> None:
+        super().__init__("turned")
+
+    def embed(self, encoding: str, arrays: NDArray[Any]) -> NDArray[np.float32]:
+        return np.ascontiguousarray(super().embed(encoding, arrays)[:, ::-1])
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Uploaded media, files where they lie, a tar shard, words; in the vectors of FakeEncoder."""
+    place, encoder = tmp_path / "clips", FakeEncoder()
+    place.mkdir()
+    for n, colour in enumerate((RED, GREEN, BLUE)):
+        make_clip(place / f"{n}.mp4", [colour] * 3)
+    with tarfile.open(tmp_path / "s.tar", "w") as tar:
+        tar.add(make_wav(tmp_path / "w.wav", 3.0), "in-shard.wav")
+    (tmp_path / "m.jsonl").write_text(json.dumps({"text": "red", "id": "words"}) + "\n")
+    collections = Collections(tmp_path / "data", encoder.manifest.fingerprint, encoder.manifest.dims)
+    box, decoders = collections.create("a"), Decoders(1)
+    for _ in build(encoder, box, [place, tmp_path / "s.tar", tmp_path / "m.jsonl"], decoders, Budget()):
+        pass
+    media = decoders.finish(decoders.start(place / "1.mp4", encoder.manifest.inputs, Budget()))
+    vectors = {m: (part.windows, encoder.embed(m, part.array)) for m, part in media.parts.items()}
+    new = NewItem("uploaded", "video", media.duration_s, media.windows, vectors, {"n": 1}, "u.mp4")
+    box.put_media(new, place / "1.mp4")
+    decoders.close()
+    collections.close()
+    return tmp_path / "data"
+
+
+def run(data: Path, encoder: FakeEncoder) -> Progress:
+    decoders = Decoders(1)
+    try:
+        return list(reembed(data, "a", encoder, decoders, Budget()))[-1]
+    finally:
+        decoders.close()
+
+
+def opened(data: Path, encoder: FakeEncoder) -> Collections:
+    return Collections(data, encoder.manifest.fingerprint, encoder.manifest.dims)
+
+
+def test_beside_the_old_then_in_its_place(data: Path) -> None:
+    old, new = FakeEncoder(), Turned()
+    live = opened(data, old)  # a service
+    before = {item.id: item for item in live.get("a").page(100)}
+    assert set(before) == {"clips/0.mp4", "clips/1.mp4", "clips/2.mp4", "in-shard", "words", "uploaded"}
+    progress = run(data, new)
+    assert (progress.done, progress.total, progress.failed) == (6, 6, {})
+    live.get("a").delete("words")  # and while it runs, things change
+    live.get("a").delete("clips/2.mp4")
+    live.get("a").put(
+        [NewItem("late", "text", 0.0, [(0.0, 0.0)], {"text": ([0], old.embed("text", np.array([[1]])))}, text="red")]
+    )
+    assert run(data, new).total == 5
+    with pytest.raises(DataInUse):
+        swap(data, "a")
+    shared = {overlap.route: overlap for overlap in overlaps(data, "a")}
+    assert {"video-video", "audio-audio"} <= set(shared)
+    assert all(overlap.at_10 == 1.0 for overlap in shared.values())
+    live.close()
+    swap(data, "a")
+    stale = opened(data, old)
+    with pytest.raises(FingerprintConflict):
+        stale.get("a")
+    stale.close()
+    again = opened(data, new)
+    box = again.get("a")
+    after = {item.id: item for item in box.page(100)}
+    assert set(after) == {"clips/0.mp4", "clips/1.mp4", "in-shard", "late", "uploaded"}
+    for id in set(after) & set(before):
+        a, b = before[id], after[id]
+        assert (a.kind, a.windows, a.modalities, a.metadata, a.filename, a.stamp, a.source) == (
+            b.kind,
+            b.windows,
+            b.modalities,
+            b.metadata,
+            b.filename,
+            b.stamp,
+            b.source,
+        )
+    assert box.media("uploaded")[0].stat().st_size > 0 and box.media("clips/0.mp4")[0].name == "0.mp4"
+    assert np.abs(box.vectors("clips/0.mp4", "video") - new_vector(old, data)).max() < 1e-6
+    again.close()
+    assert not (data / "reembed" / "a").exists()
+
+
+def new_vector(old: FakeEncoder, data: Path) -> Any:
+    decoders = Decoders(1)
+    try:
+        media = decoders.finish(decoders.start(data.parent / "clips/0.mp4", old.manifest.inputs, Budget()))
+    finally:
+        decoders.close()
+    return old.embed("video", media.parts["video"].array)[:, ::-1]
+
+
+def test_what_is_not_complete_is_not_swapped(data: Path) -> None:
+    with pytest.raises(NotReady, match="nothing is staged"):
+        swap(data, "a")
+    with closing(Decoders(1)) as decoders, pytest.raises(UnknownCollection):
+        next(reembed(data, "absent", Turned(), decoders, Budget()))
+    (data.parent / "clips" / "0.mp4").unlink()
+    assert set(run(data, Turned()).failed) == {"clips/0.mp4"}
+    with pytest.raises(NotReady, match="not complete"):
+        swap(data, "a")
+    drop(data, "a")
+    with pytest.raises(NotReady):
+        drop(data, "a")
+    collections = opened(data, FakeEncoder())
+    assert len(collections.get("a").page(100)) == 6
+    collections.close()
+
+
+@pytest.mark.parametrize("step", range(6))
+def test_a_swap_that_is_cut_short_is_completed(data: Path, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped before each change it makes to the disk; then the data folder is opened, by either bundle."""
+    run(data, Turned())
+    steps = iter(range(100))
+
+    class Killed(BaseException):
+        pass
+
+    def dying(real: Any) -> Any:
+        def call(*args: Any, **options: Any) -> Any:
+            if next(steps) == step:
+                raise Killed
+            return real(*args, **options)
+
+        return call
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", dying(Path.rename))
+        patched.setattr("index.snapshot.sync", dying(lambda path: None))
+        patched.setattr("index.records.Records.forget_origins", dying(lambda self: None))
+        patched.setattr("index.data.shutil.rmtree", dying(lambda path: None))
+        try:
+            swap(data, "a")
+            swapped = True
+        except Killed:
+            swapped = step > 0
+    collections = opened(data, Turned())
+    if swapped:
+        assert len(collections.get("a").page(100)) == 6
+    else:
+        with pytest.raises(FingerprintConflict):
+            collections.get("a")
+    collections.close()
+    if not swapped:
+        swap(data, "a")
+        collections = opened(data, Turned())
+        assert len(collections.get("a").page(100)) == 6
+        collections.close()
