@@ -130,12 +130,14 @@ class Collection:
         """Leave a snapshot, so that the next open is quick; where there is nothing to `keep`, nothing at all."""
         self._store.stop()
         with self.held() as records:
-            if keep:
-                self._store.keep(records)
-            else:
-                self._store.drop()
-            records.close()
-            self._closed = True
+            try:
+                if keep:
+                    self._store.keep(records)
+                else:
+                    self._store.drop()
+            finally:
+                records.close()
+                self._closed = True
 
     # ------------------------------------------------------------ writing
 

@@ -33,7 +33,8 @@ def save(folder: Path, indexes: dict[str, FaissIndex], identity: str, head: tupl
     folder.mkdir(exist_ok=True)
     name = f"{head[0]:012d}-{head[1]:012d}"
     half = folder / f"{name}.part"
-    shutil.rmtree(half, ignore_errors=True)
+    for torn in folder.glob("*.part"):
+        shutil.rmtree(torn, ignore_errors=True)
     half.mkdir()
     state: dict[str, Any] = {"identity": identity, "head": head, "indexes": {}}
     for encoding, index in indexes.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -13,6 +14,7 @@ from .records import Ids, Records
 from .renewal import Renewal
 from .vectors import FaissIndex, Sizing, VectorIndex, Vectors
 
+log = logging.getLogger(__name__)
 TAIL = 10_000  # vectors that may come before a snapshot is due, where making the index takes longer than reading them
 
 
@@ -121,9 +123,14 @@ class FaissStore:
             self.tend(records)
 
     def keep(self, records: Records) -> None:
+        """Leave a snapshot. One that cannot be written is no loss: the next opening takes longer."""
         head = records.head()
         if self._indexes and self._kept != head:
-            snapshot.save(self._snapshots, self._indexes, self._identity, head)
+            try:
+                snapshot.save(self._snapshots, self._indexes, self._identity, head)
+            except (OSError, RuntimeError) as error:  # FAISS's are the latter
+                log.warning("no snapshot could be written: %s", str(error).partition("\n")[0])
+                return
             records.forget_removed(head[1])  # the only snapshot there is knows of them
             self._kept = head
 
