@@ -126,6 +126,11 @@ class Collection:
         with self.held() as records:
             self._store.keep(records)
 
+    @property
+    def busy(self) -> bool:
+        """Whether an index is being made in the background."""
+        return self._store.busy
+
     def close(self, keep: bool = True) -> None:
         """Leave a snapshot, so that the next open is quick; where there is nothing to `keep`, nothing at all."""
         self._store.stop()

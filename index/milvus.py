@@ -186,6 +186,10 @@ class MilvusStore:
         if not self._behind:
             records.forget_removed(records.head()[1])
 
+    @property
+    def busy(self) -> bool:
+        return False
+
     def stop(self) -> None:
         """Nothing runs in the background."""
 

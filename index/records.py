@@ -47,6 +47,7 @@ create table removed (n integer primary key autoincrement, vector integer not nu
 create table failures (id text primary key, stamp text not null, reason text not null) strict;
 """
 CHUNK = 4096
+FILTERS_KEPT = 16
 
 
 class UnknownItem(Exception):
@@ -125,6 +126,7 @@ class Records:
         self._db.execute("pragma synchronous = full")
         self._db.execute("pragma foreign_keys = on")
         self._owners: dict[str, tuple[Ids, Ids]] = {}
+        self._matched: dict[tuple[Any, ...], Ids] = {}  # what filters left, until the next write
         version = self._db.execute("pragma user_version").fetchone()[0]
         if version not in range(SCHEMA_VERSION + 1):
             self._db.close()
@@ -185,6 +187,7 @@ class Records:
         """
         added: dict[str, tuple[list[int], list[NDArray[np.float32]]]] = {}
         unused: list[str] = []
+        self._matched.clear()
         with self._transaction():
             for item in items:
                 unused += self._remove(item.id)
@@ -233,6 +236,7 @@ class Records:
         Raises:
             UnknownItem: there is none of that id.
         """
+        self._matched.clear()
         with self._transaction():
             if self._db.execute("select 1 from items where id = ?", (id,)).fetchone() is None:
                 raise UnknownItem(id)
@@ -395,12 +399,17 @@ class Records:
 
     def matching(self, condition: str, params: list[Any], encoding: str) -> Ids:
         """The vectors of an encoding whose items meet an SQL condition from `filters`, in ascending order."""
-        rows = self._db.execute(f"select n from items where {condition}", params).fetchall()
-        ids, items = self.owners(encoding)
-        meets = np.zeros(int(items.max(initial=0)) + 1, bool)
-        chosen = np.fromiter((row[0] for row in rows), np.int64, len(rows))
-        meets[chosen[chosen < len(meets)]] = True
-        return ids[meets[items]]
+        asked = (encoding, condition, *params)
+        if asked not in self._matched:
+            rows = self._db.execute(f"select n from items where {condition}", params).fetchall()
+            ids, items = self.owners(encoding)
+            meets = np.zeros(int(items.max(initial=0)) + 1, bool)
+            chosen = np.fromiter((row[0] for row in rows), np.int64, len(rows))
+            meets[chosen[chosen < len(meets)]] = True
+            while len(self._matched) >= FILTERS_KEPT:
+                self._matched.pop(next(iter(self._matched)))
+            self._matched[asked] = ids[meets[items]]
+        return self._matched[asked]
 
     def owners(self, encoding: str) -> tuple[Ids, Ids]:
         """The vectors of an encoding and the item each belongs to, ids [n] and [n]; deleted ones are among them."""

@@ -43,6 +43,11 @@ class Store(Protocol):
         """Leave what makes the next opening quick."""
         ...
 
+    @property
+    def busy(self) -> bool:
+        """Whether an index is being made in the background."""
+        ...
+
     def stop(self) -> None:
         """End what runs in the background."""
         ...
@@ -133,6 +138,10 @@ class FaissStore:
                 return
             records.forget_removed(head[1])  # the only snapshot there is knows of them
             self._kept = head
+
+    @property
+    def busy(self) -> bool:
+        return self._renewal.going
 
     def stop(self) -> None:
         self._renewal.stop()
