@@ -38,6 +38,7 @@ from .vectors import KINDS, Sizing
 
 BUILD_BUDGET = Budget(seconds=2 * 3600.0, frames=2 * 3600 * 60, samples=2 * 3600 * 48_000 * 8)
 LINE_S = 5.0  # between two lines of progress where there is no terminal
+OVERLAP_MAX = 0.9
 DECODE_MEMORY_MB = 4096  # two hours of sound are some 500 MB, a few times over
 
 
@@ -76,6 +77,10 @@ def arguments() -> argparse.ArgumentParser:
     ending.add_argument("--drop", action="store_true", help="forget what has been made")
     for command in (saving, restoring):
         command.add_argument("--data", type=Path, required=True)
+    for command in (building, embedding):
+        command.add_argument(
+            "--overlap", type=share, default=0.0, help="of a window that the next one lies on, 0 to 0.9"
+        )
     for command in (building, searching, reporting, embedding):
         command.add_argument("--bundle", type=Path, default=Path("bundles/default"))
         command.add_argument("--data", type=Path, required=True)
@@ -85,6 +90,14 @@ def arguments() -> argparse.ArgumentParser:
         command.add_argument("--index-memory-mb", type=int, default=0, help="that one index may take; 0: no limit")
         command.add_argument("--milvus", default="", help="address of a Milvus that keeps the vectors instead")
     return parser
+
+
+def share(text: str) -> float:
+    """Argparse's type of an overlap."""
+    value = float(text)
+    if not 0.0 <= value <= OVERLAP_MAX:
+        raise ValueError(text)
+    return value
 
 
 def main() -> int:
@@ -144,11 +157,11 @@ def progress_of(
         from . import ray_build
 
         limits = (BUILD_BUDGET, DECODE_MEMORY_MB, args.file_max_s, args.workers)
-        yield from ray_build.build(args.bundle, collection, args.paths, *limits, args.retry_failed)
+        yield from ray_build.build(args.bundle, collection, args.paths, *limits, args.retry_failed, args.overlap)
         return
     decoders = Decoders(args.workers, DECODE_MEMORY_MB, args.file_max_s)
     try:
-        yield from build(encoder, collection, args.paths, decoders, BUILD_BUDGET, args.retry_failed)
+        yield from build(encoder, collection, args.paths, decoders, BUILD_BUDGET, args.retry_failed, args.overlap)
     finally:
         decoders.close()
 
@@ -228,7 +241,7 @@ def reembed_command(args: argparse.Namespace) -> int:
     encoder, progress = OnnxEncoder.open(args.bundle), Progress()
     decoders = Decoders(args.workers, DECODE_MEMORY_MB, args.file_max_s)
     try:
-        for progress in reembed(args.data, args.collection, encoder, decoders, BUILD_BUDGET):
+        for progress in reembed(args.data, args.collection, encoder, decoders, BUILD_BUDGET, args.overlap):
             print(f"\r{progress.done} of {progress.total} items", end="", file=sys.stderr)
     finally:
         decoders.close()

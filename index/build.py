@@ -131,9 +131,11 @@ def build(
     decoders: Decoders,
     budget: Budget,
     retry: bool = False,
+    overlap: float = 0.0,
 ) -> Iterator[tuple[int, int, Report]]:
-    """Index what is new or changed, and what failed before where `retry`; yields (done, total, report so far) as it
-    goes, and once more at the end. While a batch is encoded, the next files are decoded and the last batch is written.
+    """Index what is new or changed, and what failed before where `retry`, each window lying on a share `overlap` of the
+    one before; yields (done, total, report so far) as it goes, and once more at the end. While a batch is encoded, the
+    next files are decoded and the last batch is written.
     """
     total, todo, report = planned(collection, paths, retry)
     done = total - len(todo)
@@ -150,7 +152,7 @@ def build(
             report.indexed += len(items)
 
         ready: list[tuple[Source, str, Media]] = []
-        for source, stamp, outcome in decoded(todo, encoder, decoders, budget, Path(place)):
+        for source, stamp, outcome in decoded(todo, encoder, decoders, budget, Path(place), overlap):
             if isinstance(outcome, BadMedia):
                 note_failure(collection, report, source, stamp, outcome)
                 done += 1
@@ -193,7 +195,12 @@ def note_failure(collection: Collection, report: Report, source: Source, stamp: 
 
 
 def decoded(
-    todo: list[tuple[Source, str]], encoder: Encoder, decoders: Decoders, budget: Budget, place: Path
+    todo: list[tuple[Source, str]],
+    encoder: Encoder,
+    decoders: Decoders,
+    budget: Budget,
+    place: Path,
+    overlap: float = 0.0,
 ) -> Iterator[Decoded]:
     """Decode in order, some files ahead; files of shards are laid out in the folder `place` while they are read."""
     queue: deque[tuple[Source, str, Future[Media | BadMedia] | None, Path | None]] = deque()
@@ -208,7 +215,9 @@ def decoded(
                 shard, path = path, place / f"{hashlib.sha256(source.id.encode()).hexdigest()}{source.member.suffix}"
                 with suppress(OSError):  # a shard that has gone: decoding will say so
                     path.write_bytes(source.member.read(shard))
-            future = decoders.start(path, encoder.manifest.inputs, budget) if path is not None else None
+            future = None
+            if path is not None:
+                future = decoders.start(path, encoder.manifest.inputs, budget, overlap=overlap)
             queue.append((source, stamp, future, path if source.member is not None else None))
 
     fill()

@@ -35,17 +35,18 @@ class NoRay(CollectionError):
 class Encode:
     """An actor: sources in, items with their vectors or what is wrong with each out."""
 
-    def __init__(self, bundle: Path, budget: Budget, memory_mb: int, max_s: float) -> None:
+    def __init__(self, bundle: Path, budget: Budget, memory_mb: int, max_s: float, overlap: float) -> None:
         self.encoder = OnnxEncoder.open(bundle, threads=1)
-        self.decoders, self.budget = Decoders(1, memory_mb, max_s), budget
+        self.decoders, self.budget, self.overlap = Decoders(1, memory_mb, max_s), budget, overlap
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """{"source": pickled (source, stamp)} -> {"outcome": pickled (source, stamp, item or fault)}."""
         todo: list[tuple[Source, str]] = [pickle.loads(row) for row in batch["source"]]
         outcomes: list[tuple[Source, str, NewItem | BadMedia]] = []
-        with tempfile.TemporaryDirectory() as place:
+        with tempfile.TemporaryDirectory() as folder:
             ready = []
-            for source, stamp, outcome in decoded(todo, self.encoder, self.decoders, self.budget, Path(place)):
+            place = Path(folder)
+            for source, stamp, outcome in decoded(todo, self.encoder, self.decoders, self.budget, place, self.overlap):
                 if isinstance(outcome, BadMedia):
                     outcomes.append((source, stamp, outcome))
                 else:
@@ -64,6 +65,7 @@ def build(
     max_s: float,
     workers: int,
     retry: bool = False,
+    overlap: float = 0.0,
 ) -> Iterator[tuple[int, int, Report]]:
     """See `build.build`; on the Ray cluster that is running, or on one made here for the time being."""
     try:
@@ -81,7 +83,7 @@ def build(
         rows = [{"source": pickle.dumps(pair)} for pair in todo]
         made = ray.data.from_items(rows, override_num_blocks=-(-len(todo) // FILES)).map_batches(
             Encode,
-            fn_constructor_args=(bundle.resolve(), budget, memory_mb, max_s),
+            fn_constructor_args=(bundle.resolve(), budget, memory_mb, max_s, overlap),
             batch_size=FILES,
             concurrency=(1, workers),
             max_restarts=-1,

@@ -53,7 +53,9 @@ class Progress:
     failed: dict[str, str] = field(default_factory=dict)
 
 
-def reembed(data: Path, name: str, encoder: Encoder, decoders: Decoders, budget: Budget) -> Iterator[Progress]:
+def reembed(
+    data: Path, name: str, encoder: Encoder, decoders: Decoders, budget: Budget, overlap: float = 0.0
+) -> Iterator[Progress]:
     """Bring the staged collection to where the old one is; the old one may be in use.
 
     Raises:
@@ -68,7 +70,7 @@ def reembed(data: Path, name: str, encoder: Encoder, decoders: Decoders, budget:
         staged = Collection(folder, encoder.manifest.fingerprint, encoder.manifest.dims)
         try:
             stock(staged, encoder)
-            work, progress = Work(old, old_folder, staged, encoder, decoders, budget), Progress()
+            work, progress = Work(old, old_folder, staged, encoder, decoders, budget, overlap), Progress()
             for _ in range(ROUNDS):
                 if not (yield from work.round(progress)):
                     break
@@ -90,6 +92,7 @@ class Work:
     encoder: Encoder
     decoders: Decoders
     budget: Budget
+    overlap: float
 
     def round(self, progress: Progress) -> Generator[Progress, None, bool]:
         """Every item that is not in the staged collection as it is in the old one; returns whether there was any."""
@@ -105,7 +108,9 @@ class Work:
         ready: list[tuple[Source, str, Media]] = []
         with tempfile.TemporaryDirectory() as place:
             sources = list(self.sources(todo, wanted))
-            for source, version, outcome in decoded(sources, self.encoder, self.decoders, self.budget, Path(place)):
+            for source, version, outcome in decoded(
+                sources, self.encoder, self.decoders, self.budget, Path(place), self.overlap
+            ):
                 progress.done += 1
                 if isinstance(outcome, BadMedia):
                     progress.failed[source.id] = str(outcome)

@@ -54,13 +54,13 @@ class Pipeline:
         """Texts to token ids [n, length], beside the event loop. Raises BadText."""
         return await asyncio.to_thread(self.encoder.tokens, texts, encoding)
 
-    async def file(self, path: Path, encodings: Collection[str]) -> Embedded:
-        """A media file to the vectors of the wanted encodings that its streams allow.
+    async def file(self, path: Path, encodings: Collection[str], overlap: float = 0.0) -> Embedded:
+        """A media file to the vectors of the wanted encodings that its streams allow, its windows overlapping or not.
 
         Raises:
             BadMedia: what is wrong with it. Overloaded: too many files wait.
         """
-        media = await self._decode(path, list(dict.fromkeys(map(modality_of, encodings))))
+        media = await self._decode(path, list(dict.fromkeys(map(modality_of, encodings))), overlap)
         parts = {e: media.parts[modality_of(e)] for e in encodings if modality_of(e) in media.parts}
         vectors = await asyncio.gather(*(self.batcher.submit(e, part.array) for e, part in parts.items()))
         return Embedded(media, {e: (part.windows, v) for (e, part), v in zip(parts.items(), vectors, strict=True)})
@@ -70,13 +70,13 @@ class Pipeline:
         embedded = await self.file(path, (encoding,))
         return direction(embedded.vectors[encoding][1])
 
-    async def _decode(self, path: Path, wanted: Collection[str]) -> Media:
+    async def _decode(self, path: Path, wanted: Collection[str], overlap: float) -> Media:
         if self._decoding >= self._max_waiting:
             raise Overloaded("decoding")
         self._decoding += 1
         outcome = "cancelled"
         try:
-            future = self.decoders.start(path, self.encoder.manifest.inputs, self._budget, wanted)
+            future = self.decoders.start(path, self.encoder.manifest.inputs, self._budget, wanted, overlap)
             try:
                 await asyncio.wait([asyncio.wrap_future(future)])
             except asyncio.CancelledError:

@@ -297,7 +297,9 @@ async def add_media(tercet: State, collection: Collection, request: Request) -> 
         about = checked_metadata(as_json("metadata", metadata)) if metadata else {}
         async with on_disk(file.file, tercet.uploads) as path:
             m = tercet.encoder.manifest
-            embedded = await tercet.pipeline.file(path, [*m.encodings("video"), *m.encodings("audio")])
+            embedded = await tercet.pipeline.file(
+                path, [*m.encodings("video"), *m.encodings("audio")], tercet.settings.overlap
+            )
             item = NewItem(
                 id=id,
                 kind="video" if "video" in embedded.media.parts else "audio",

@@ -35,6 +35,7 @@ class Settings(BaseSettings):
     json_max_mb: int = Field(16, gt=0, description="largest request that is not a form with files")
     files_max: int = Field(64, gt=0, description="files in one request")
     texts_max: int = Field(1024, gt=0, description="texts in one request")
+    overlap: float = Field(0.0, ge=0.0, le=0.9, description="share of an item's window that the next one lies on")
     media_max_s: float = Field(600.0, gt=0, description="longest media decoded for a request")
     decode_workers: int = Field(2, gt=0, description="decoding processes")
     decode_memory_mb: int = Field(768, gt=0, description="address space of a decoding process")

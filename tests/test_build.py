@@ -68,6 +68,9 @@ def test_a_folder(folder: Path, tmp_path: Path) -> None:
     changed = build(tmp_path / "data", folder)
     assert "1 indexed, 2 unchanged, 0 failed" in changed.stdout and changed.returncode == 0
     assert contents(tmp_path / "data")["clips/a.mp4"][1] == 3
+    assert build(tmp_path / "finer", "--overlap", "0.5", folder / "a.mp4").returncode == 0
+    assert contents(tmp_path / "finer")["a.mp4"][1] == 4  # of 12 s: at 0, 2.5, 5 and 7 s
+    assert build(tmp_path / "finer", "--overlap", "1.5", folder / "a.mp4").returncode == 2
 
 
 def test_names_that_collide_or_are_no_text_are_told(tmp_path: Path) -> None:

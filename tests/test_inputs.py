@@ -47,9 +47,10 @@ def test_both_modalities_share_one_time_grid(tmp_path: Path) -> None:
     assert media.parts["audio"].array.shape == (3, 16_000)
 
 
-@given(st.floats(0.05, 500), st.floats(0.5, 20))
-def test_windows_cover_an_item(duration_s: float, window_s: float) -> None:
-    windows = plan_windows(duration_s, window_s)
+@given(st.floats(0.05, 500), st.floats(0.5, 20), st.sampled_from([0.0, 0.25, 0.5, 0.9]))
+def test_windows_cover_an_item(duration_s: float, window_s: float, overlap: float) -> None:
+    windows = plan_windows(duration_s, window_s, overlap)
+    assert all(a[0] < b[0] for a, b in pairwise(windows))
     assert windows[0][0] == 0.0
     assert all(0 < end - start <= window_s + 1e-6 for start, end in windows)
     assert all(b[0] <= a[1] + 1e-6 for a, b in pairwise(windows))

@@ -30,10 +30,12 @@ def confine(memory_mb: int) -> None:
         resource.setrlimit(what, (limit, limit))
 
 
-def read_confined(path: Path, specs: InputSpecs, budget: Budget, wanted: tuple[str, ...]) -> Media | BadMedia:
+def read_confined(
+    path: Path, specs: InputSpecs, budget: Budget, wanted: tuple[str, ...], overlap: float
+) -> Media | BadMedia:
     """The media or what is wrong with it, as a value: an exception would carry the server's paths along."""
     try:
-        return read_media(path, specs, budget, wanted)
+        return read_media(path, specs, budget, wanted, overlap)
     except BadMedia as fault:
         return fault.with_traceback(None)
     except MemoryError:
@@ -63,10 +65,15 @@ class Decoders:
         self._pool.schedule(int).result()
 
     def start(
-        self, path: Path, specs: InputSpecs, budget: Budget, wanted: Collection[str] = ("video", "audio")
+        self,
+        path: Path,
+        specs: InputSpecs,
+        budget: Budget,
+        wanted: Collection[str] = ("video", "audio"),
+        overlap: float = 0.0,
     ) -> Future[Media | BadMedia]:
         """Begin to decode; give the future to `finish`."""
-        args = (path, specs, budget, tuple(wanted))
+        args = (path, specs, budget, tuple(wanted), overlap)
         with self._lock:
             if self._closed:
                 raise DecoderFailed("the decoders are closed")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -44,25 +45,35 @@ class Media:
     parts: dict[str, Part]
 
 
-def plan_windows(duration_s: float, window_s: float) -> list[tuple[float, float]]:
-    """Windows that cover an item: whole ones side by side, the last one moved back to end with the item.
+def plan_windows(duration_s: float, window_s: float, overlap: float = 0.0) -> list[tuple[float, float]]:
+    """Windows that cover an item: whole ones side by side, or each lying on a share `overlap` of the one before; the
+    last one moved back to end with the item.
 
     >>> plan_windows(12.0, 5.0)
     [(0.0, 5.0), (5.0, 10.0), (7.0, 12.0)]
     >>> plan_windows(3.0, 5.0)
     [(0.0, 3.0)]
+    >>> plan_windows(10.0, 5.0, overlap=0.5)
+    [(0.0, 5.0), (2.5, 7.5), (5.0, 10.0)]
     """
     if duration_s <= window_s:
         return [(0.0, duration_s)]
-    whole = int(duration_s / window_s + 1e-9)
-    windows = [(i * window_s, (i + 1) * window_s) for i in range(whole)]
-    if duration_s - whole * window_s > TAIL * window_s:
+    step = window_s * (1.0 - overlap)
+    whole = int((duration_s - window_s) / step + 1e-9) + 1
+    windows = [(i * step, i * step + window_s) for i in range(whole)]
+    if duration_s - windows[-1][1] > TAIL * window_s:
         windows.append((duration_s - window_s, duration_s))
     return windows
 
 
-def read_media(path: Path, specs: InputSpecs, budget: Budget, wanted: Collection[str] = ("video", "audio")) -> Media:
-    """Decode a file into windows of the wanted modalities.
+def read_media(
+    path: Path,
+    specs: InputSpecs,
+    budget: Budget,
+    wanted: Collection[str] = ("video", "audio"),
+    overlap: float = 0.0,
+) -> Media:
+    """Decode a file into windows of the wanted modalities, see `plan_windows`.
 
     Raises:
         BadMedia: nothing of what is wanted can be had. A file with one good and one broken stream yields the good one.
@@ -77,19 +88,31 @@ def read_media(path: Path, specs: InputSpecs, budget: Budget, wanted: Collection
             audio_s = len(waveform) / specs.audio.sample_rate
     if "video" in wanted and specs.video and (announced_s := announced_video_s(path, budget)) is not None:
         try:
-            duration_s, windows, video = read_video(path, specs.video, specs.window_s, budget, audio_s, announced_s)
+            duration_s, windows, video = read_video(
+                path,
+                specs.video,
+                partial(plan_windows, window_s=specs.window_s, overlap=overlap),
+                budget,
+                audio_s,
+                announced_s,
+            )
         except Damaged as fault:
             faults.append(fault)
         else:
             return Media(duration_s, windows, {"video": video} | audio_part(waveform, windows, specs))
     if waveform is None:
         raise faults[0] if faults else MissingModality(" or ".join(wanted))
-    windows = plan_windows(audio_s, specs.window_s)
+    windows = plan_windows(audio_s, specs.window_s, overlap)
     return Media(audio_s, windows, audio_part(waveform, windows, specs))
 
 
 def read_video(
-    path: Path, spec: VideoSpec, window_s: float, budget: Budget, audio_s: float, announced_s: float
+    path: Path,
+    spec: VideoSpec,
+    plan: Callable[[float], list[tuple[float, float]]],
+    budget: Budget,
+    audio_s: float,
+    announced_s: float,
 ) -> tuple[float, list[tuple[float, float]], Part]:
     """Duration, windows and frames of a file with pictures.
 
@@ -98,7 +121,7 @@ def read_video(
     video_s = announced_s
     for _ in range(2):
         duration_s = max(audio_s, video_s)
-        windows = plan_windows(duration_s, window_s)
+        windows = plan(duration_s)
         chosen = [frame_times(start, end, spec.frames) for start, end in windows]
         times = sorted({t for row in chosen for t in row})
         frames, true_s = read_frames(path, times, spec, budget)
