@@ -58,7 +58,7 @@ def arguments() -> argparse.ArgumentParser:
     query.add_argument("--video", type=Path, metavar="FILE")
     searching.add_argument("--target", choices=["video", "audio", "text"], default="video")
     searching.add_argument("--space", help="of a bundle that has several; else the first that holds both ends")
-    searching.add_argument("--top-k", type=int, default=10)
+    searching.add_argument("--top-k", type=positive, default=10)
     searching.add_argument("--exact", action="store_true", help="compare every vector")
     searching.add_argument("--filter", type=json.loads, help="a filter as JSON")
     saving = commands.add_parser("backup", help="copy every collection of a data folder, in use or not")
@@ -92,6 +92,13 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
+def positive(text: str) -> int:
+    """Argparse's type of a count."""
+    if int(text) < 1:
+        raise ValueError(text)
+    return int(text)
+
+
 def share(text: str) -> float:
     """Argparse's type of an overlap."""
     value = float(text)
@@ -121,14 +128,17 @@ def main() -> int:
         return 1
 
 
-def opened(args: argparse.Namespace, encoder: OnnxEncoder) -> Collections:
+def opened(args: argparse.Namespace, encoder: OnnxEncoder, make: bool = False) -> Collections:
+    """The data folder, made where there is none only if told. Raises FileNotFoundError, CollectionError."""
+    if not make and not args.data.is_dir():
+        raise FileNotFoundError(f"{args.data} does not exist")
     sizing = Sizing(args.index, args.index_memory_mb, args.milvus)
     return Collections(args.data, encoder.manifest.fingerprint, encoder.manifest.dims, sizing)
 
 
 def build_command(args: argparse.Namespace) -> int:
     encoder = OnnxEncoder.open(args.bundle)
-    collections = opened(args, encoder)
+    collections = opened(args, encoder, make=True)
     try:
         collection = collections.ensure(args.collection)
         stock(collection, encoder)
@@ -241,11 +251,16 @@ def reembed_command(args: argparse.Namespace) -> int:
     encoder, progress = OnnxEncoder.open(args.bundle), Progress()
     decoders = Decoders(args.workers, DECODE_MEMORY_MB, args.file_max_s)
     try:
-        for progress in reembed(args.data, args.collection, encoder, decoders, BUILD_BUDGET, args.overlap):
-            print(f"\r{progress.done} of {progress.total} items", end="", file=sys.stderr)
+        told = time.monotonic()
+        with tqdm(unit="item", desc="embedding", disable=not sys.stderr.isatty()) as bar:
+            for progress in reembed(args.data, args.collection, encoder, decoders, BUILD_BUDGET, args.overlap):
+                bar.total = progress.total
+                bar.update(progress.done - bar.n)
+                if bar.disable and time.monotonic() - told > LINE_S:
+                    told = time.monotonic()
+                    print(f"{progress.done} of {progress.total} items", file=sys.stderr)
     finally:
         decoders.close()
-        print(file=sys.stderr)
     for id, reason in progress.failed.items():
         print(f"failed: {id}: {reason}", file=sys.stderr)
     print(f"{progress.total - len(progress.failed)} of {progress.total} items are in the vectors of {args.bundle}")

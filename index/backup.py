@@ -9,22 +9,25 @@ BadBackup    a folder that is no whole backup, naming what is wrong
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sqlite3
 import tempfile
+import uuid
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from export.bundle import digest
 
-from .collection import CollectionError, CollectionExists
-from .data import hold
+from .collection import NAME, CollectionError, CollectionExists
+from .data import STAGED, hold
 from .snapshot import sync
 
 FORMAT, MANIFEST, RECORDS = 1, "backup.json", "records.sqlite"
+STORED = re.compile(r"media/[0-9a-f]{32}(\.[a-z0-9]{1,8})?")
 TRIES = 20  # while a writer deletes what is being copied
 
 
@@ -70,16 +73,19 @@ def backup(data: Path, out: Path) -> dict[str, Saved]:
         raise BadBackup(f"{data} is no data folder")
     with beside(out) as half:
         saved = {}
+        if unfinished := sorted((data / STAGED).glob(".*.old")):
+            raise BadBackup(f"a swap was cut short ({unfinished[0].name}): start the service, or swap again")
         for folder in sorted((data / "collections").iterdir()):
-            if not folder.name.startswith(".") and (folder / RECORDS).is_file():
-                saved[folder.name] = copied(folder, half / folder.name)
+            if not folder.name.startswith(".") and (folder / RECORDS).is_file() and (one := copied(folder, half)):
+                saved[folder.name] = one
         manifest = {"format": FORMAT, "collections": {name: vars(one) for name, one in saved.items()}}
         (half / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
     return saved
 
 
-def copied(folder: Path, target: Path) -> Saved:
-    """A collection's records as they are at one moment, and the media that they name."""
+def copied(folder: Path, half: Path) -> Saved | None:
+    """A collection's records as they are at one moment, and the media that they name; None of one just being made."""
+    target = half / folder.name
     (target / "media").mkdir(parents=True)
     for _ in range(TRIES):
         (target / RECORDS).unlink(missing_ok=True)
@@ -91,14 +97,17 @@ def copied(folder: Path, target: Path) -> Saved:
             copy.execute("pragma journal_mode = delete")
             named = {row[0] for row in copy.execute("select media from items where media is not null")}
             items = int(copy.execute("select count(*) from items").fetchone()[0])
-            fingerprint = str(copy.execute("select value from meta where key = 'fingerprint'").fetchone()[0])
+            made = copy.execute("select value from meta where key = 'fingerprint'").fetchone()
+        if made is None:
+            shutil.rmtree(target)
+            return None
         if all(copy_file(folder / "media" / name, target / "media" / name) for name in sorted(named)):
             for path in (target / "media").iterdir():
                 if path.name not in named:
                     path.unlink()
             files = {RECORDS: digest(target / RECORDS)}
             return Saved(
-                fingerprint, items, files | {f"media/{n}": digest(target / "media" / n) for n in sorted(named)}
+                str(made[0]), items, files | {f"media/{n}": digest(target / "media" / n) for n in sorted(named)}
             )
     raise BadBackup(f"{folder.name} is being changed too fast")
 
@@ -127,9 +136,13 @@ def checked(folder: Path) -> dict[str, Saved]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadBackup(f"{folder} is no backup ({type(error).__name__})") from error
     for name, one in saved.items():
+        if not NAME.fullmatch(name):
+            raise BadBackup(f"{name!a} is no collection's name")
         for file, expected in one.files.items():
             path = folder / name / file
-            if not path.is_file():
+            if file != RECORDS and not STORED.fullmatch(file):
+                raise BadBackup(f"{name}/{file!a} does not belong into a backup")
+            if path.is_symlink() or not path.is_file():
                 raise BadBackup(f"{name}/{file} is missing from the backup")
             if digest(path) != expected:
                 raise BadBackup(f"{name}/{file} is not the file that was backed up: its checksum differs")
@@ -147,9 +160,13 @@ def restore(folder: Path, data: Path) -> dict[str, Saved]:
     with closing(hold(data / "lock")):
         if taken := [name for name in saved if (root / name).exists()]:
             raise CollectionExists(taken[0])
-        for name, one in saved.items():
-            with beside(root / name) as half:
+        with ExitStack() as all_of_them:  # each is put in its place when all are there
+            for name, one in saved.items():
+                half = all_of_them.enter_context(beside(root / name))
                 (half / "media").mkdir()
                 for file in one.files:
                     shutil.copyfile(folder / name / file, half / file)
+                with closing(sqlite3.connect(half / RECORDS)) as records:  # what is kept elsewhere is the original's
+                    records.execute("update meta set value = ? where key = 'id'", (uuid.uuid4().hex,))
+                    records.commit()
     return saved

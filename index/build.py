@@ -8,7 +8,6 @@ import tempfile
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from model.inputs.confined import Decoders
 from model.inputs.decode import MEDIA, Budget
 from model.inputs.errors import BadMedia, DecoderFailed
 from model.inputs.windows import Media
-from model.manifest import Member, encodable, read_manifest, read_shard
+from model.manifest import Member, Row, encodable, read_manifest, read_shard
 
 from .collection import Collection
 from .records import NewItem
@@ -97,15 +96,21 @@ def sources(paths: Iterable[Path]) -> tuple[list[Source], int]:
             raise FileNotFoundError(f"{path} does not exist")
         elif path.suffix == ".jsonl":
             for row in read_manifest(path):
-                texts = tuple(caption.text for caption in row.captions)
+                texts = one_line(row)
                 found.append(Source(row.id, row.path and row.path.resolve(), row.metadata, texts))
         elif path.suffix == ".tar":
             for row, member in read_shard(path):
-                texts = tuple(caption.text for caption in row.captions)
+                texts = one_line(row)
                 found.append(Source(row.id, path.resolve(), row.metadata, texts, member))
         else:
             found.append(Source(path.name, path.resolve()))
     return found, ignored
+
+
+def one_line(row: Row) -> tuple[str, ...]:
+    """A row's captions, each as one line: an item keeps its texts a line each."""
+    lines = (" ".join(caption.text.splitlines()).strip() for caption in row.captions)
+    return tuple(line for line in lines if line)
 
 
 def distinct(found: list[Source], report: Report) -> Iterator[Source]:
@@ -114,6 +119,7 @@ def distinct(found: list[Source], report: Report) -> Iterator[Source]:
     for source in found:
         try:
             encodable(source.id)
+            encodable(str(source.path))
         except ValueError:
             report.failed[ascii(source.name)] = "its name is not UTF-8"
             continue
@@ -137,7 +143,7 @@ def build(
     one before; yields (done, total, report so far) as it goes, and once more at the end. While a batch is encoded, the
     next files are decoded and the last batch is written.
     """
-    total, todo, report = planned(collection, paths, retry)
+    total, todo, report = planned(collection, paths, retry, overlap)
     done = total - len(todo)
     yield done, total, report
     with ThreadPoolExecutor(1) as writer, tempfile.TemporaryDirectory() as place:
@@ -169,7 +175,9 @@ def build(
     yield total, total, report
 
 
-def planned(collection: Collection, paths: Iterable[Path], retry: bool) -> tuple[int, list[tuple[Source, str]], Report]:
+def planned(
+    collection: Collection, paths: Iterable[Path], retry: bool, overlap: float
+) -> tuple[int, list[tuple[Source, str]], Report]:
     """How many sources there are, those that are to be indexed with their stamps, and a report of the others."""
     found, ignored = sources(paths)
     report = Report(ignored=ignored)
@@ -177,7 +185,7 @@ def planned(collection: Collection, paths: Iterable[Path], retry: bool) -> tuple
         known, failures = records.known_sources(), records.failures()
     todo = []
     for source in distinct(found, report):
-        stamp = source.stamp
+        stamp = f"{source.stamp}:{overlap}" if overlap else source.stamp
         if known.get(source.id) == (str(source.path or ""), stamp):
             report.unchanged += 1
         elif failures.get(source.id, ("", ""))[0] == stamp and not retry:
@@ -210,13 +218,16 @@ def decoded(
         held = sum(size_of(future) for _, _, future, _ in queue)
         while len(queue) < AHEAD and held < AHEAD_BYTES and (following := next(rest, None)) is not None:
             source, stamp = following
+            fault: BadMedia | None = None
             path = source.path
             if path is not None and source.member is not None:
                 shard, path = path, place / f"{hashlib.sha256(source.id.encode()).hexdigest()}{source.member.suffix}"
-                with suppress(OSError):  # a shard that has gone: decoding will say so
-                    path.write_bytes(source.member.read(shard))
-            future = None
-            if path is not None:
+                fault = laid_out_at(path, shard, source.member)
+            future: Future[Media | BadMedia] | None = None
+            if fault is not None:
+                future = Future()
+                future.set_result(fault)
+            elif path is not None:
                 future = decoders.start(path, encoder.manifest.inputs, budget, overlap=overlap)
             queue.append((source, stamp, future, path if source.member is not None else None))
 
@@ -235,6 +246,17 @@ def decoded(
         if laid_out is not None:
             laid_out.unlink(missing_ok=True)
         fill()
+
+
+def laid_out_at(path: Path, shard: Path, member: Member) -> BadMedia | None:
+    """Write a shard's member to a file of its own; what is wrong if that could not be done whole."""
+    try:
+        data = member.read(shard)
+        path.write_bytes(data)
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        return DecoderFailed(f"it could not be taken out of its shard ({error.strerror})")
+    return None if len(data) == member.size else DecoderFailed("its shard ends before it does")
 
 
 def size_of(future: Future[Media | BadMedia] | None) -> int:

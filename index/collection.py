@@ -9,12 +9,13 @@ CollectionError
 
 from __future__ import annotations
 
+import logging
 import re
 import shutil
 import threading
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,10 +25,11 @@ from . import snapshot
 from .calibration import Background, background
 from .milvus import MilvusStore
 from .records import Item, NewItem, Records, UnknownItem
-from .store import FaissStore, Store
+from .store import FaissStore, Store, VectorStoreFailed
 from .vectors import FaissIndex, Sizing, VectorIndex, Vectors
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+log = logging.getLogger(__name__)
 SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,8}")
 
 
@@ -86,12 +88,13 @@ class Collection:
         elif meta["fingerprint"] != fingerprint:
             self._records.close()
             raise FingerprintConflict(self.name, meta["fingerprint"], fingerprint)
-        self._backgrounds: dict[tuple[str, str], tuple[int, Background | None]] = {}
+        self._backgrounds: dict[tuple[str, str], tuple[int | None, Background | None]] = {}
         self._store: Store
         if sizing.milvus:
             self._store = MilvusStore(sizing.milvus, meta["id"], dims)
         else:
             self._store = FaissStore(folder, f"{meta['id']}/{fingerprint}", dims, sizing, self.held)
+        self._behind = False  # the indexes, what the records say
         try:
             self._store.open(self._records)
         except BaseException:
@@ -134,15 +137,19 @@ class Collection:
     def close(self, keep: bool = True) -> None:
         """Leave a snapshot, so that the next open is quick; where there is nothing to `keep`, nothing at all."""
         self._store.stop()
-        with self.held() as records:
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
             try:
-                if keep:
-                    self._store.keep(records)
-                else:
+                if not keep:
                     self._store.drop()
+                elif not self._behind:
+                    self._store.keep(self._records)
+            except VectorStoreFailed as error:
+                log.warning("%s: %s", self.name, error)
             finally:
-                records.close()
-                self._closed = True
+                self._records.close()
 
     # ------------------------------------------------------------ writing
 
@@ -168,7 +175,9 @@ class Collection:
         try:
             self.put([replace(item, media=name)])
         except BaseException:
-            self.drop_media([name])
+            with self._lock:
+                if self._closed or name not in self._records.media_files():
+                    self.drop_media([name])
             raise
 
     def put(self, items: list[NewItem]) -> None:
@@ -176,9 +185,7 @@ class Collection:
         with self.held() as records:
             before = records.head()[1]
             added, unused = records.put(items, self.dims)
-            for encoding, (ids, vectors) in added.items():
-                self._store.add(encoding, np.array(ids, np.int64), vectors)
-            self._forget(before)
+            self._follow(added, before)
         self.drop_media(unused)
 
     def delete(self, id: str) -> None:
@@ -186,18 +193,37 @@ class Collection:
         with self.held() as records:
             before = records.head()[1]
             unused = records.remove(id)
-            self._forget(before)
+            self._follow({}, before)
         self.drop_media(unused)
 
-    def _forget(self, before: int) -> None:
-        """Take what was removed after a number out of the indexes."""
-        for encoding in self.dims:
-            self._store.remove(encoding, self._records.removed_after(encoding, before))
-        self._store.tend(self._records)
+    def _follow(self, added: dict[str, tuple[list[int], Vectors]], before: int) -> None:
+        """Tell the indexes what was added, and removed after a number. It is written already: where they cannot follow,
+        they are brought up to date before they are used next.
+        """
+        try:
+            if self._behind:
+                self._catch_up()
+                return
+            for encoding, (ids, vectors) in added.items():
+                self._store.add(encoding, np.array(ids, np.int64), vectors)
+            for encoding in self.dims:
+                self._store.remove(encoding, self._records.removed_after(encoding, before))
+            self._store.tend(self._records)
+        except Exception:
+            log.exception("the indexes of %s are behind their records", self.name)
+            self._behind = True
+
+    def _catch_up(self) -> None:
+        """Raises VectorStoreFailed where that is what it waits for."""
+        if self._behind:
+            self._store.open(self._records)
+            self._behind = False
 
     def drop_media(self, names: list[str]) -> None:
+        """Delete media that no item names; what cannot be deleted now is when the collection is opened next."""
         for name in names:
-            (self.folder / "media" / name).unlink(missing_ok=True)
+            with suppress(OSError):
+                (self.folder / "media" / name).unlink(missing_ok=True)
 
     # ------------------------------------------------------------ reading
 
@@ -240,12 +266,12 @@ class Collection:
         """What queries of one encoding find in another where there is nothing to find; made anew when a quarter of the
         vectors is new. To be used while the collection is `held`.
         """
-        index = self._store.index(target)
-        if source not in self.dims or index is None:
+        index = self.index(target)
+        if source not in self.dims or not len(index):
             return None
-        count, made = self._backgrounds.get((source, target), (0, None))
-        now = len(index)
-        if abs(now - count) > count // 4:
+        at, made = self._backgrounds.get((source, target), (None, None))
+        now = sum(self._records.head())  # vectors added and removed, ever
+        if at is None or 4 * (now - at) > len(index):
             made = background(self._records, index, source, target, self.dims[target])
             self._backgrounds[source, target] = now, made
         return made
@@ -261,5 +287,10 @@ class Collection:
             return len(records.bank(encoding, self.dims[encoding])) > 0
 
     def index(self, encoding: str) -> VectorIndex:
-        """The vectors of an encoding; empty where there are none. To be used while the collection is `held`."""
+        """The vectors of an encoding; empty where there are none. To be used while the collection is `held`.
+
+        Raises:
+            VectorStoreFailed: they are kept elsewhere, and that is not there.
+        """
+        self._catch_up()
         return self._store.index(encoding) or FaissIndex(self.dims[encoding])

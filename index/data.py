@@ -104,6 +104,7 @@ class Collections:
             self._open.pop(name, None)
             self.conflicts.pop(name, None)
         shutil.rmtree(gone)
+        shutil.rmtree(self._root.parent / STAGED / name, ignore_errors=True)  # what was to take its place
 
 
 def old_of(data: Path, name: str) -> Path:
@@ -115,14 +116,14 @@ def complete_swaps(data: Path) -> None:
     """Finish every swap that has begun: the old collection is out of the way, the new one is complete."""
     for old in (data / STAGED).glob(".*.old"):
         name = old.name[1:].removesuffix(".old")
-        there = data / "collections" / name
+        there, staged = data / "collections" / name, data / STAGED / name
         if not there.exists():
-            (data / STAGED / name).rename(there)
+            (staged if staged.exists() else old).rename(there)
             snapshot.sync(there.parent)
         with closing(Records(there / "records.sqlite")) as records:
             records.forget_origins()
         (there / READY).unlink(missing_ok=True)
-        shutil.rmtree(old)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def hold(path: Path) -> IO[bytes]:

@@ -17,6 +17,8 @@ from .store import VectorStoreFailed, replay
 from .vectors import CHUNK, SCAN_SHARE, Vectors, best_of
 
 ROWS = 1000  # in one message, which has 64 MB at most
+MOST = 16_384  # hits that Milvus gives, at most
+FILTERED = 10_000  # ids that a filter names, at most
 
 
 class MilvusIndex:
@@ -82,15 +84,23 @@ class MilvusIndex:
     def search(self, query: Vectors, k: int, allowed: Ids | None = None, exact: bool = False) -> tuple[Ids, Vectors]:
         if k <= 0 or len(self) == 0 or (allowed is not None and len(allowed) == 0):
             return np.empty(0, np.int64), np.empty(0, np.float32)
-        if self.scans(allowed, exact):
+        if self.scans(allowed, exact) or k > MOST:
             return self._scan(query, k, allowed)
-        only = {} if allowed is None else {"filter": f"id in {allowed.tolist()}"}
+        many = allowed is not None and len(allowed) > FILTERED
+        only = {} if allowed is None or many else {"filter": f"id in {allowed.tolist()}"}
+        limit = min(MOST if many else k, len(self))
         with failing():
             (hits,) = self._client.search(
-                self.name, data=[query.tolist()], limit=min(k, len(self)), search_params={"metric_type": "IP"}, **only
+                self.name, data=[query.tolist()], limit=limit, search_params={"metric_type": "IP"}, **only
             )
-        found = [(hit["id"], hit["distance"]) for hit in hits]
-        return np.array([id for id, _ in found], np.int64), np.array([score for _, score in found], np.float32)
+        ids = np.array([hit["id"] for hit in hits], np.int64)
+        scores = np.array([hit["distance"] for hit in hits], np.float32)
+        if allowed is not None and many:  # too many to name: take what is allowed from the best there are
+            fitting = np.isin(ids, allowed)
+            ids, scores = ids[fitting][:k], scores[fitting][:k]
+            if len(ids) < min(k, len(allowed)):
+                return self._scan(query, k, allowed)
+        return ids, scores
 
     def scans(self, allowed: Ids | None, exact: bool) -> bool:
         return exact or (allowed is not None and len(allowed) < SCAN_SHARE * len(self))
@@ -141,50 +151,44 @@ class MilvusStore:
     def __init__(self, uri: str, id: str, dims: Mapping[str, int]) -> None:
         self._uri, self._id, self._dims = uri, id, dims
         self._indexes: dict[str, MilvusIndex] = {}
-        self._behind = False  # a change has not arrived
 
     def _made(self, encoding: str) -> MilvusIndex:
-        if encoding not in self._indexes:
-            self._indexes[encoding] = MilvusIndex(self._uri, f"{self._id}_{encoding}", self._dims[encoding])
-        return self._indexes[encoding]
+        return MilvusIndex(self._uri, f"{self._id}_{encoding}", self._dims[encoding])
 
     def open(self, records: Records) -> None:
         """Add what came after the last vector there, remove what was removed; if that does not add up, begin anew."""
-        counts = records.counts()
+        counts, head, found = records.counts(), records.head()[0], {}
         for encoding in records.encodings():
             index = self._made(encoding)
-            replay(records, encoding, index, index.last())
-            index.remove(records.removed_after(encoding, 0))
-            if len(index) != counts[encoding]:
+            last = index.last()
+            if last <= head:
+                replay(records, encoding, index, last)
+                index.remove(records.removed_after(encoding, 0))
+            if last > head or len(index) != counts[encoding]:  # of another history
                 index.clear()
                 replay(records, encoding, index, 0)
-        self._behind = False
+            found[encoding] = index
+        old, self._indexes = self._indexes, found
+        for index in old.values():
+            index.close()
 
     def index(self, encoding: str) -> MilvusIndex | None:
         return self._indexes.get(encoding)
 
     def add(self, encoding: str, ids: Ids, vectors: Vectors) -> None:
-        try:
-            self._made(encoding).add(ids, vectors)
-        except VectorStoreFailed:
-            self._behind = True
+        if encoding not in self._indexes:
+            self._indexes[encoding] = self._made(encoding)
+        self._indexes[encoding].add(ids, vectors)
 
     def remove(self, encoding: str, ids: Ids) -> None:
-        try:
-            if encoding in self._indexes:
-                self._indexes[encoding].remove(ids)
-        except VectorStoreFailed:
-            self._behind = True
+        if encoding in self._indexes:
+            self._indexes[encoding].remove(ids)
 
     def tend(self, records: Records) -> None:
-        """Where a change has not arrived, try again. Raises VectorStoreFailed; what was written stays written."""
-        if self._behind:
-            self._indexes.clear()
-            self.open(records)
+        """Milvus tends itself."""
 
     def keep(self, records: Records) -> None:
-        if not self._behind:
-            records.forget_removed(records.head()[1])
+        records.forget_removed(records.head()[1])
 
     @property
     def busy(self) -> bool:
@@ -196,6 +200,7 @@ class MilvusStore:
     def drop(self) -> None:
         for index in self._indexes.values():
             index.drop()
+            index.close()
 
 
 def stacked(rows: list[dict[str, Any]], dim: int) -> tuple[Ids, Vectors]:
@@ -211,6 +216,7 @@ def stacked(rows: list[dict[str, Any]], dim: int) -> tuple[Ids, Vectors]:
 def failing() -> Iterator[None]:
     """Raises VectorStoreFailed for whatever Milvus or its client raises."""
     try:
+        from grpc import FutureTimeoutError, RpcError
         from pymilvus.exceptions import MilvusException
     except ImportError as error:
         raise VectorStoreFailed("Milvus needs the package pymilvus (extra 'milvus')") from error
@@ -218,3 +224,5 @@ def failing() -> Iterator[None]:
         yield
     except MilvusException as error:
         raise VectorStoreFailed(f"Milvus: {error.message}") from error
+    except (RpcError, FutureTimeoutError) as error:
+        raise VectorStoreFailed(f"Milvus cannot be reached: {type(error).__name__}") from error

@@ -72,7 +72,7 @@ def build(
         import ray
     except ImportError as error:
         raise NoRay from error
-    total, todo, report = planned(collection, paths, retry)
+    total, todo, report = planned(collection, paths, retry, overlap)
     done = total - len(todo)
     yield done, total, report
     if todo:

@@ -47,7 +47,7 @@ create table removed (n integer primary key autoincrement, vector integer not nu
 create table failures (id text primary key, stamp text not null, reason text not null) strict;
 """
 CHUNK = 4096
-FILTERS_KEPT = 16
+FILTERS_KEPT, FILTER_KEPT_MOST = 16, 1_000_000  # and of how many vectors each
 
 
 class UnknownItem(Exception):
@@ -126,6 +126,7 @@ class Records:
         self._db.execute("pragma synchronous = full")
         self._db.execute("pragma foreign_keys = on")
         self._owners: dict[str, tuple[Ids, Ids]] = {}
+        self._owned: dict[str, int] = {}  # how many there were when all were read
         self._matched: dict[tuple[Any, ...], Ids] = {}  # what filters left, until the next write
         version = self._db.execute("pragma user_version").fetchone()[0]
         if version not in range(SCHEMA_VERSION + 1):
@@ -408,7 +409,10 @@ class Records:
             meets[chosen[chosen < len(meets)]] = True
             while len(self._matched) >= FILTERS_KEPT:
                 self._matched.pop(next(iter(self._matched)))
-            self._matched[asked] = ids[meets[items]]
+            found = ids[meets[items]]
+            if len(found) > FILTER_KEPT_MOST:
+                return found
+            self._matched[asked] = found
         return self._matched[asked]
 
     def owners(self, encoding: str) -> tuple[Ids, Ids]:
@@ -423,6 +427,11 @@ class Records:
             new = np.array(rows, np.int64)
             ids, items = np.concatenate([ids, new[:, 0]]), np.concatenate([items, new[:, 1]])
             self._owners[encoding] = ids, items
+            if len(ids) == len(rows):
+                self._owned[encoding] = len(ids)
+            elif len(ids) > 2 * self._owned[encoding] + CHUNK:  # most may be gone by now
+                del self._owners[encoding]
+                return self.owners(encoding)
         return ids, items
 
     def media_files(self) -> set[str]:

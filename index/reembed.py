@@ -25,9 +25,9 @@ from model.manifest import BadManifest, Member, read_shard
 
 from .bank import stock
 from .build import WINDOWS, Source, decoded, encoded
-from .collection import Collection, CollectionError, UnknownCollection
+from .collection import NAME, Collection, CollectionError, UnknownCollection
 from .data import READY, STAGED, complete_swaps, hold, old_of
-from .records import Item, Records
+from .records import Item, Records, UnknownItem
 from .search import direction
 from .snapshot import sync
 from .store import replay
@@ -61,7 +61,7 @@ def reembed(
     Raises:
         UnknownCollection: there is no such collection. DataInUse: another process is at it.
     """
-    old_folder, folder = data / "collections" / name, data / STAGED / name
+    old_folder, folder = data / "collections" / named(name), data / STAGED / name
     if not (old_folder / "records.sqlite").is_file():
         raise UnknownCollection(name)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -74,12 +74,26 @@ def reembed(
             for _ in range(ROUNDS):
                 if not (yield from work.round(progress)):
                     break
+            ready = not stale(old, work.staged_records())
         finally:
             staged.close()
-        if not progress.failed:
+        if ready:
             (folder / READY).touch()
             sync(folder)
     yield progress
+
+
+def named(name: str) -> str:
+    """A collection's name, and nothing that leads elsewhere. Raises UnknownCollection."""
+    if not NAME.fullmatch(name):
+        raise UnknownCollection(name)
+    return name
+
+
+def stale(old: Records, new: Records) -> bool:
+    """Whether the old collection has an item that the new one has not as it is now, or has one no more."""
+    wanted, held, made_from = old.versions(), new.versions().keys(), new.origins()
+    return wanted.keys() != held or any(made_from.get(id) != version for id, version in wanted.items())
 
 
 @dataclass
@@ -94,15 +108,20 @@ class Work:
     budget: Budget
     overlap: float
 
+    def staged_records(self) -> Records:
+        with self.staged.held() as records:
+            return records
+
     def round(self, progress: Progress) -> Generator[Progress, None, bool]:
         """Every item that is not in the staged collection as it is in the old one; returns whether there was any."""
         wanted = self.old.versions()
+        progress.failed.clear()  # by now it may be there, or gone
         with self.staged.held() as records:
             there, held = records.origins(), set(records.versions())
         for id in held - wanted.keys():
             self.staged.delete(id)
-        stale = [id for id, version in wanted.items() if there.get(id) != version or id not in held]
-        todo = {id: item for id in stale if id not in progress.failed and (item := self.old.find(id)) is not None}
+        behind = [id for id, version in wanted.items() if there.get(id) != version or id not in held]
+        todo = {id: item for id in behind if (item := self.old.find(id)) is not None}
         progress.done, progress.total = len(wanted) - len(todo), len(wanted)
         yield progress
         ready: list[tuple[Source, str, Media]] = []
@@ -121,7 +140,7 @@ class Work:
                     ready = []
                 yield progress
         self.write(ready, todo)
-        return bool(stale)
+        return len(behind) > len(progress.failed)
 
     def sources(self, items: dict[str, Item], versions: dict[str, str]) -> Iterator[tuple[Source, str]]:
         """Where each item's media are now: in the old collection, where batch building found them, in a shard."""
@@ -146,12 +165,16 @@ class Work:
         for new in encoded(self.encoder, ready):
             item = items[new.id]
             kept = self.kept(item)
-            media = self.staged.store_media(kept, item.filename or "") if kept else None
+            try:
+                media = self.staged.store_media(kept, item.filename or "") if kept else None
+            except FileNotFoundError:  # deleted or replaced meanwhile: the next round sees to it
+                continue
             new = replace(new, media=media, kind=item.kind, filename=item.filename, text=item.text)
             made.append(replace(new, source=item.source, stamp=item.stamp))
         self.staged.put(made)
+        there = {new.id for new in made}
         with self.staged.held() as records:
-            records.set_origins({source.id: version for source, version, _ in ready})
+            records.set_origins({source.id: version for source, version, _ in ready if source.id in there})
 
 
 @dataclass(frozen=True)
@@ -179,13 +202,17 @@ def overlaps(data: Path, name: str) -> list[Overlap]:
         for target in shared:
             sides = [Neighbours(records, target) for records in (old, new)]
             for source in sorted(set(old.bank_encodings()) & set(new.bank_encodings())):
-                asked = zip(*(side.records.bank(source, side.dim) for side in sides), strict=True)
                 if all(side.records.dim_of_bank(source) == side.dim for side in sides):
+                    asked = zip(*(side.records.bank(source, side.dim) for side in sides), strict=False)
                     found.append(compared(f"{source}-{target}", sides, [(a, b, "") for a, b in asked]))
             ids = sorted(set(sides[0].items) & set(sides[1].items))
             chosen = np.random.default_rng(0).permutation(len(ids))[:SAMPLED]
-            own = [(ids[i], *(direction(side.of(ids[i])) for side in sides)) for i in sorted(chosen.tolist())]
-            found.append(compared(f"{target}-{target}", sides, [(a, b, id) for id, a, b in own]))
+            own = []
+            for id in (ids[i] for i in sorted(chosen.tolist())):
+                with suppress(UnknownItem):  # deleted meanwhile
+                    a, b = (side.of(id) for side in sides)
+                    own += [(direction(a), direction(b), id)] if len(a) and len(b) else []
+            found.append(compared(f"{target}-{target}", sides, own))
     return [overlap for overlap in found if overlap.queries]
 
 
@@ -205,9 +232,9 @@ class Neighbours:
         """The ten best items but one."""
         ids, _ = self.index.search(query, 20 * TEN)
         places = self.records.places(ids.tolist())
-        numbers = list(dict.fromkeys(places[i].item for i in ids.tolist()))[: TEN + 1]
+        numbers = list(dict.fromkeys(places[i].item for i in ids.tolist() if i in places))[: TEN + 1]
         stored = self.records.names(numbers)
-        return [stored[n] for n in numbers if stored[n] != but][:TEN]
+        return [stored[n] for n in numbers if stored.get(n, but) != but][:TEN]
 
 
 def compared(route: str, sides: list[Neighbours], asked: list[tuple[Vectors, Vectors, str]]) -> Overlap:
@@ -225,21 +252,27 @@ def swap(data: Path, name: str) -> None:
     Raises:
         NotReady: it is not complete. DataInUse: a service has the data folder open.
     """
-    staged, there = data / STAGED / name, data / "collections" / name
+    staged, there = data / STAGED / named(name), data / "collections" / name
     if not staged.is_dir():
         raise NotReady(name, "nothing is staged")
     with closing(hold(data / "lock")), closing(hold(data / STAGED / "lock")):
+        complete_swaps(data)
         if not (staged / READY).is_file():
             raise NotReady(name, "it is not complete")
+        with closing(Records(there / "records.sqlite")) as old, closing(Records(staged / "records.sqlite")) as new:
+            if stale(old, new):
+                raise NotReady(name, "the old collection has changed since: run reembed again")
         there.rename(old_of(data, name))
         complete_swaps(data)
 
 
 def drop(data: Path, name: str) -> None:
     """Forget what is staged. Raises NotReady: nothing is."""
-    staged = data / STAGED / name
+    staged = data / STAGED / named(name)
     if not staged.is_dir():
         raise NotReady(name, "nothing is staged")
     with closing(hold(data / STAGED / "lock")):
+        if old_of(data, name).exists():
+            raise NotReady(name, "its swap was cut short: start the service, or swap again")
         (staged / READY).unlink(missing_ok=True)
         shutil.rmtree(staged)

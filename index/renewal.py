@@ -25,7 +25,7 @@ class Renewal:
         self._records = records
         self._thread: threading.Thread | None = None
         self._stopped = threading.Event()
-        self._failed: set[tuple[str, str]] = set()
+        self._failed: dict[tuple[str, str], int] = {}  # how many vectors there were
         self._encoding: str | None = None  # of what is being made
         self._changes: list[tuple[Ids, Vectors | None]] = []  # since it began: added, or removed
 
@@ -35,7 +35,7 @@ class Renewal:
 
     def start(self, encoding: str, kind: str, dim: int, upto: int, renewed: Callable[[str, FaissIndex], None]) -> None:
         """Make an index of the vectors up to number `upto`, unless one is being made, and hand it to `renewed`."""
-        if self.going or self._stopped.is_set() or (encoding, kind) in self._failed:
+        if self.going or self._stopped.is_set() or upto < 1.25 * self._failed.get((encoding, kind), 0):
             return
         self._encoding, self._changes = encoding, []
 
@@ -46,7 +46,7 @@ class Renewal:
                     renewed(encoding, index)
             except Exception:
                 log.exception("no %s index of %s could be made; the old one serves on", kind, encoding)
-                self._failed.add((encoding, kind))
+                self._failed[encoding, kind] = upto
                 self._encoding = None
 
         self._thread = threading.Thread(target=work, name="renewal", daemon=True)
@@ -87,5 +87,5 @@ class Renewal:
     def stop(self) -> None:
         """Give up what is being made, and wait for it to end."""
         self._stopped.set()
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join()
+        while (thread := self._thread) not in (None, threading.current_thread()) and thread.is_alive():
+            thread.join()

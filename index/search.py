@@ -50,7 +50,7 @@ class Aim:
     @property
     def shares(self) -> NDArray[np.float32]:
         """The weights [parts], absolutely summing to one."""
-        weights = np.array(self.weights, np.float32)
+        weights = np.array(self.weights, np.float64)
         return np.asarray(weights / np.abs(weights).sum(), np.float32)
 
     @property

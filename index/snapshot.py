@@ -36,6 +36,21 @@ def save(folder: Path, indexes: dict[str, FaissIndex], identity: str, head: tupl
     for torn in folder.glob("*.part"):
         shutil.rmtree(torn, ignore_errors=True)
     half.mkdir()
+    try:
+        fill(half, indexes, identity, head)
+        shutil.rmtree(folder / name, ignore_errors=True)
+        half.rename(folder / name)
+    except BaseException:
+        shutil.rmtree(half, ignore_errors=True)  # a full disk has no room for half a snapshot
+        raise
+    sync(folder)
+    for other in folder.iterdir():
+        if other.name != name:
+            shutil.rmtree(other, ignore_errors=True)
+
+
+def fill(half: Path, indexes: dict[str, FaissIndex], identity: str, head: tuple[int, int]) -> None:
+    """Write a generation's files, durably."""
     state: dict[str, Any] = {"identity": identity, "head": head, "indexes": {}}
     for encoding, index in indexes.items():
         index.save(half / encoding)
@@ -46,12 +61,6 @@ def save(folder: Path, indexes: dict[str, FaissIndex], identity: str, head: tupl
         state["indexes"][encoding] = {"kind": index.kind, "tuned": index.tuned, "sha256": sums}
     (half / STATE).write_text(json.dumps(state), encoding="utf-8")
     sync(half / STATE)
-    shutil.rmtree(folder / name, ignore_errors=True)
-    half.rename(folder / name)
-    sync(folder)
-    for other in folder.iterdir():
-        if other.name != name:
-            shutil.rmtree(other, ignore_errors=True)
 
 
 def load(

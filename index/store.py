@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import sqlite3
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -71,6 +72,7 @@ class FaissStore:
         self._snapshots, self._identity, self._dims = folder / "snapshots", identity, dims
         self._sizing, self._held, self._renewal = sizing, held, Renewal(folder / "records.sqlite")
         self._kept: tuple[int, int] | None = None  # what the snapshot on disk stands at, if it is these very indexes
+        self._tried = 0  # the last vector when a snapshot was written, or could not be
         self._indexes: dict[str, FaissIndex] = {}
 
     def open(self, records: Records) -> None:
@@ -80,9 +82,10 @@ class FaissStore:
         counts = records.counts()
         loaded = snapshot.load(self._snapshots, self._identity, self._dims, records.head())
         indexes, (vector, removed) = loaded or ({}, (0, 0))
-        self._kept = (vector, removed) if loaded else None
+        self._kept, self._tried = (vector, removed) if loaded else None, vector
         if loaded is None:  # torn, foreign, or of records that have been put back since
             shutil.rmtree(self._snapshots, ignore_errors=True)
+        self._indexes = {}
         for encoding in records.encodings():
             index = indexes.get(encoding)
             if index is not None:
@@ -113,15 +116,17 @@ class FaissStore:
             kind = self._sizing.kind_for(len(index), index.dim, index.kind)
             if index.worn or kind != index.kind:
                 self._renewal.start(encoding, kind, index.dim, records.head()[0], self._renewed)
-        known = self._kept[0] if self._kept else 0
         slow = any(not index.exact for index in self._indexes.values())
-        if slow and records.head()[0] - known > TAIL:
+        if slow and records.head()[0] - self._tried > TAIL:
             self.keep(records)
 
     def _renewed(self, encoding: str, index: FaissIndex) -> None:
         """Put a new index in its place, brought up to date; called by the thread that made it."""
         with self._held() as records:
             self._renewal.catch_up(index)
+            if len(index) != records.counts().get(encoding, 0):
+                log.warning("a new index of %s missed something, and is not used", encoding)
+                return
             self._indexes[encoding] = index
             self._kept = None
             self.keep(records)
@@ -131,13 +136,13 @@ class FaissStore:
         """Leave a snapshot. One that cannot be written is no loss: the next opening takes longer."""
         head = records.head()
         if self._indexes and self._kept != head:
+            self._tried = head[0]
             try:
                 snapshot.save(self._snapshots, self._indexes, self._identity, head)
-            except (OSError, RuntimeError) as error:  # FAISS's are the latter
+                self._kept = head
+                records.forget_removed(head[1])  # the only snapshot there is knows of them
+            except (OSError, RuntimeError, sqlite3.Error) as error:  # FAISS's are RuntimeErrors
                 log.warning("no snapshot could be written: %s", str(error).partition("\n")[0])
-                return
-            records.forget_removed(head[1])  # the only snapshot there is knows of them
-            self._kept = head
 
     @property
     def busy(self) -> bool:

@@ -123,14 +123,18 @@ def read_manifest(manifest: Path) -> list[Row]:
         BadManifest: a line that is not a JSON object with a path or with words.
     """
     rows = []
-    for number, line in enumerate(manifest.read_text(encoding="utf-8").split("\n"), 1):
+    try:
+        text = manifest.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise BadManifest(manifest.name, "its text", "not UTF-8") from error
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:
             row = parse_row(json.loads(line), manifest.parent, f"{manifest.stem}-{number}")
             if row.path is None and not row.captions:
                 raise KeyError("path")
-        except (ValueError, KeyError, TypeError, AttributeError, BadMetadata) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, BadMetadata) as error:
             raise BadManifest(manifest.name, f"line {number}", f"{type(error).__name__}: {error}") from error
         rows.append(row)
     return rows
@@ -194,7 +198,7 @@ def read_shard(shard: Path) -> list[tuple[Row, Member]]:
                 elif f".{suffix.lower()}" in MEDIA:
                     media.append(Member(part.offset_data, part.size, f".{suffix.lower()}"))
             end()
-    except (tarfile.TarError, ValueError, KeyError, TypeError, AttributeError, BadMetadata) as error:
+    except (tarfile.TarError, ValueError, KeyError, TypeError, AttributeError, RecursionError, BadMetadata) as error:
         raise BadManifest(shard.name, at, f"{type(error).__name__}: {error}") from error
     return found
 

@@ -12,6 +12,7 @@ from export.bundle import BadBundle
 from export.encoder import EncoderError, OnnxEncoder
 from index.collection import CollectionError
 from index.records import UnknownSchema
+from index.store import VectorStoreFailed
 
 from .app import create_app, open_data
 from .settings import Settings
@@ -34,7 +35,15 @@ def main() -> int:
         uvicorn.Server(config).run()
     except KeyboardInterrupt:
         pass  # uvicorn hands the interrupt on once it has shut down cleanly
-    except (BadBundle, CollectionError, EncoderError, OSError, UnknownSchema, sqlite3.Error) as error:
+    except (
+        BadBundle,
+        CollectionError,
+        EncoderError,
+        OSError,
+        UnknownSchema,
+        VectorStoreFailed,
+        sqlite3.Error,
+    ) as error:
         print(f"service: {error}", file=sys.stderr)
         return 1
     return 0

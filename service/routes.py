@@ -9,7 +9,8 @@ import mimetypes
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import numpy as np
@@ -521,7 +522,10 @@ async def compose(
     needed = [
         (part, list(dict.fromkeys(way[source] for way in ways))) for part, source in zip(parts, sources, strict=True)
     ]
-    made = await asyncio.gather(*(part_vectors(tercet, collection, part, es, files) for part, es in needed))
+    async with AsyncExitStack() as uploads:
+        used = dict.fromkeys(part.file for part in parts if isinstance(part, schemas.FilePart))
+        paths = {name: await uploads.enter_async_context(on_disk(files[name].file, tercet.uploads)) for name in used}
+        made = await asyncio.gather(*(part_vectors(tercet, collection, part, es, paths) for part, es in needed))
     leading = next(source for part, source in zip(parts, sources, strict=True) if part.weight > 0)
     weights = tuple(part.weight for part in parts)
     aims = [
@@ -547,16 +551,15 @@ async def part_vectors(
     collection: Collection,
     part: schemas.TextPart | schemas.FilePart | schemas.ItemPart,
     encodings: list[str],
-    files: Mapping[str, StarletteFile],
+    paths: Mapping[str, Path],
 ) -> dict[str, Vectors]:
     """One part of a composed query in each of the encodings it is needed in."""
     if isinstance(part, schemas.TextPart):
         return {e: (await tercet.pipeline.texts([part.text], e))[0] for e in encodings}
     if isinstance(part, schemas.ItemPart):
         return {e: direction(await asyncio.to_thread(collection.vectors, part.item, e)) for e in encodings}
-    async with on_disk(files[part.file].file, tercet.uploads) as path:
-        embedded = await tercet.pipeline.file(path, encodings)
-        return {e: direction(embedded.vectors[e][1]) for e in encodings}
+    embedded = await tercet.pipeline.file(paths[part.file], encodings)
+    return {e: direction(embedded.vectors[e][1]) for e in encodings}
 
 
 for _target in MODALITIES:

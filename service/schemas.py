@@ -79,19 +79,19 @@ PARTS_MAX = 16  # of a composed query
 
 class TextPart(Strict):
     text: Text
-    weight: float = Field(1.0, allow_inf_nan=False)
+    weight: float = Field(1.0, ge=-1000.0, le=1000.0)
 
 
 class FilePart(Strict):
     file: str = Field(description="the name of a part of the form")
     modality: Literal["audio", "video"]
-    weight: float = Field(1.0, allow_inf_nan=False)
+    weight: float = Field(1.0, ge=-1000.0, le=1000.0)
 
 
 class ItemPart(Strict):
     item: str = Field(description="the id of an item of the collection")
     modality: Literal["audio", "video", "text"]
-    weight: float = Field(1.0, allow_inf_nan=False)
+    weight: float = Field(1.0, ge=-1000.0, le=1000.0)
 
 
 class ComposedSearch(SearchOptions):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from pathlib import Path
 
@@ -68,6 +69,7 @@ def test_a_backup_taken_in_use_is_restored_whole(tmp_path: Path) -> None:
 def test_what_is_no_whole_backup_is_refused_and_writes_nothing(tmp_path: Path) -> None:
     filled(tmp_path / "data", 3).close()
     backup(tmp_path / "data", tmp_path / "b")
+    manifest = (tmp_path / "b" / "backup.json").read_bytes()
     with pytest.raises(BadBackup, match="there already"):
         backup(tmp_path / "data", tmp_path / "b")
     with pytest.raises(BadBackup, match="no data folder"):
@@ -83,5 +85,16 @@ def test_what_is_no_whole_backup_is_refused_and_writes_nothing(tmp_path: Path) -
         with pytest.raises(BadBackup):
             restore(tmp_path / "b", tmp_path / "back")
         path.write_bytes(whole)
+    for name, file in (
+        ("../x", "records.sqlite"),
+        (".a", "records.sqlite"),
+        ("a", "../../m.wav"),
+        ("a", "media/../../m"),
+    ):
+        stolen = {"format": 1, "collections": {name: {"fingerprint": "f1", "items": 0, "files": {file: "0"}}}}
+        (tmp_path / "b" / "backup.json").write_text(json.dumps(stolen))
+        with pytest.raises(BadBackup, match=r"no collection's name|does not belong"):
+            restore(tmp_path / "b", tmp_path / "back")
+    (tmp_path / "b" / "backup.json").write_bytes(manifest)
     assert not list(tmp_path.glob("back/collections/*")) and checked(tmp_path / "b")["a"].items == 3
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]

@@ -440,6 +440,38 @@ def test_a_snapshot_of_another_history_is_not_trusted(tmp_path: Path) -> None:
     assert found(Collection(tmp_path / "box", "f1", dims(3)), unit(0, 1, 0)) == ["new", "old"]
 
 
+def test_an_index_that_cannot_follow_is_brought_up_to_date(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is written is acknowledged, its media kept, and found as soon as anything is."""
+    box, media = Collection(tmp_path / "box", "f1", dims(3)), tmp_path / "m.wav"
+    media.write_bytes(b"sound")
+    box.put([item("a", unit(1, 0, 0)), item("b", unit(0, 0, 1))])
+    with monkeypatch.context() as patched:
+        patched.setattr(FaissIndex, "add", lambda *_: (_ for _ in ()).throw(MemoryError))
+        box.put_media(item("c", unit(0, 1, 0)), media)
+        box.delete("b")
+        with pytest.raises(MemoryError):
+            ask(box, unit(0, 1, 0))
+    assert found(box, unit(0, 1, 0)) == ["c", "a"] and box.media("c")[0].read_bytes() == b"sound"
+    box.close()
+
+
+def test_calibration_follows_what_is_replaced(tmp_path: Path) -> None:
+    """As many items as before, and others: what a non-match finds is measured anew."""
+    box = Collection(tmp_path / "box", "f1", dims(64))
+    box.set_bank("text", cloud(64, 64, seed=1))
+    box.put([item(f"i{n}", v) for n, v in enumerate(cloud(100, 64))])
+    before = ask(box, cloud(1, 64)[0]).calibration["video"]
+    bank = cloud(64, 64, seed=1)
+    box.put([item(f"i{n}", unit(*(bank[n % 64] + 0.9 * v))) for n, v in enumerate(cloud(100, 64, seed=9))])
+    after = ask(box, cloud(1, 64)[0]).calibration["video"]
+    assert after.non_match > before.non_match + 0.2
+    with box.held() as records:
+        for _ in range(100):
+            box.put([item(f"i{n}", v) for n, v in enumerate(cloud(100, 64))])
+            records.owners("video")
+        assert len(records.owners("video")[0]) < 2 * 100 + 2 * 4096  # those that are gone are forgotten
+
+
 def test_two_items_of_one_id_at_once(box: Collection) -> None:
     box.put([item("x", unit(1, 0, 0)), item("x", unit(0, 1, 0))])
     assert len(box.index("video")) == 1 and found(box, unit(1, 0, 0), min_score=0.5) == []

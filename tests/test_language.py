@@ -89,8 +89,10 @@ def test_the_default_recipe_takes_a_step(tokenizer: Path) -> None:
 def test_geometry_is_the_difference_of_cosines() -> None:
     """Two vectors at a right angle whose sentences are one: (0 - 1)^2 for the one pair, seen from both ends."""
     vectors, same = torch.eye(2), torch.tensor([[1.0, 0.0], [1.0, 0.0]])
-    assert geometry(vectors, same).item() == 1.0 and geometry(vectors, -vectors).item() == 0.0
-    assert geometry(vectors[:1], same[:1]).item() == 0.0
+    alike, apart = torch.tensor([0, 0]), torch.tensor([0, 1])
+    assert geometry(vectors, same, alike).item() == 1.0 and geometry(vectors, -vectors, apart).item() == 0.0
+    assert geometry(vectors, same, apart).item() == 0.0  # the contrast's to part
+    assert geometry(vectors[:1], same[:1], alike[:1]).item() == 0.0
 
 
 def test_words_by_chance_are_the_same_for_everyone(tmp_path: Path) -> None:

@@ -86,6 +86,12 @@ def test_beside_the_old_then_in_its_place(data: Path) -> None:
     shared = {overlap.route: overlap for overlap in overlaps(data, "a")}
     assert {"video-video", "audio-audio"} <= set(shared)
     assert all(overlap.at_10 == 1.0 for overlap in shared.values())
+    live.get("a").put([NewItem("later", "text", 0.0, [(0.0, 0.0)], {}, text="blue")])
+    live.close()
+    with pytest.raises(NotReady, match="changed since"):
+        swap(data, "a")
+    live = opened(data, old)
+    live.get("a").delete("later")
     live.close()
     swap(data, "a")
     stale = opened(data, old)
@@ -158,9 +164,9 @@ def test_a_swap_that_is_cut_short_is_completed(data: Path, step: int, monkeypatc
 
     with monkeypatch.context() as patched:
         patched.setattr(Path, "rename", dying(Path.rename))
-        patched.setattr("index.snapshot.sync", dying(lambda path: None))
+        patched.setattr("index.snapshot.sync", dying(lambda path, **_: None))
         patched.setattr("index.records.Records.forget_origins", dying(lambda self: None))
-        patched.setattr("index.data.shutil.rmtree", dying(lambda path: None))
+        patched.setattr("index.data.shutil.rmtree", dying(lambda path, **_: None))
         try:
             swap(data, "a")
             swapped = True

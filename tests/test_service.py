@@ -176,6 +176,9 @@ def test_a_composed_search(client: Client, clips: dict[str, Path]) -> None:
     first = found["hits"][0]
     assert set(first["scores"]) == {"video", "audio"} and first["evidence"]["audio"]["score"] == pytest.approx(0.5)
     assert found["route"] == "composed-video+audio" and found["good_match"] is None  # five windows tell nothing
+    twice = [{"file": "clip", "modality": "video"}, {"file": "clip", "modality": "audio", "weight": 0.1}]
+    both = {"clip": ("c.mp4", clips["red"].read_bytes())}
+    assert {h["id"] for h in compose(twice, ["video"], both, top_k=2)["hits"]} == {"red", "story"}
     like = compose([{"item": "green", "modality": "video"}], ["video"], top_k=1)
     assert like["hits"][0]["id"] == "green"
 
@@ -184,6 +187,7 @@ def test_a_composed_search(client: Client, clips: dict[str, Path]) -> None:
 
     bad(400, "bad_request", parts=[], targets=["video"])
     bad(400, "bad_request", parts=[{"text": "red", "weight": -1}], targets=["video"])
+    bad(400, "bad_request", parts=[{"text": "red", "weight": 1e39}], targets=["video"])
     bad(400, "bad_request", parts=[{"file": "absent", "modality": "audio"}], targets=["video"])
     bad(404, "unknown_item", parts=[{"item": "absent", "modality": "video"}], targets=["video"])
     bad(422, "no_vectors", parts=[{"item": "words", "modality": "video"}], targets=["video"])
