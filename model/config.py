@@ -61,6 +61,9 @@ class EncoderConfig:
     glance: bool = False  # (ours) the convolutions' peaks, and a sentence, also reach the embedding around the trunk
     tokenizer: str = "learned"  # from the captions (ours), or the paper's "bert", the `vocabulary` most useful entries
     text_stem: str = "embedding"  # the paper's; (ours) "minilm" starts from the states of a frozen language model
+    memory: int = 0  # (ours, after 2303.03032) captions of sounds that a sound is moved to, where it is like them
+    memory_scale: float = 40.0  # how sharply it is told which ones,
+    memory_floor: float = 0.55  # and the cosine below which it rather stays where it is
     modality_norms: bool = True  # (ours, after CAV-MAE) LayerNorms per modality keep separate passes on distribution
     normalise_targets: bool = True  # (ours) the paper predicts raw pixels and raw spectrogram
     mask_video: float = 0.75  # of each frame, independently
@@ -217,7 +220,14 @@ TINY = EncoderConfig(
     decoder_heads=3,
 )
 DEFAULT = replace(
-    TINY, depth=3, stem="convolution", glance=True, tokenizer="bert", text_stem="minilm", vocabulary=22_900
+    TINY,
+    depth=3,
+    stem="convolution",
+    glance=True,
+    tokenizer="bert",
+    text_stem="minilm",
+    vocabulary=22_900,
+    memory=128,
 )
 SMALL = replace(
     TINY,

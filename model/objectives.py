@@ -8,8 +8,6 @@ from torch import Tensor
 
 from .transformer import Masked
 
-ALIKE = 0.6  # cosine of two sentences
-
 
 def info_nce(a: Tensor, b: Tensor, scale: Tensor | float, group: Tensor, smoothing: float = 0.0) -> Tensor:
     """Symmetric in-batch InfoNCE between unit vectors a, b [B, E]; a[i] belongs to every b[j] of its group [B].
@@ -50,14 +48,11 @@ def masked_patches(part: Masked, normalise: bool) -> Tensor:
     return (error * part.masked).sum()
 
 
-def geometry(vectors: Tensor, sentences: Tensor, group: Tensor) -> Tensor:
+def geometry(vectors: Tensor, sentences: Tensor) -> Tensor:
     """How differently two sets of unit vectors, [B, E] and [B, S], are placed among themselves: the mean squared
-    difference of their cosines (relational distillation, 1904.05068, with angles at the origin). Sentences that are
-    alike and yet of different groups, [B], "someone says two" and "someone says three", are the contrast's to part.
+    difference of their cosines (relational distillation, 1904.05068, with angles at the origin).
     """
-    wanted = sentences @ sentences.T
-    counts = (wanted < ALIKE) | (group[:, None] == group[None])
-    apart = (vectors @ vectors.T - wanted).square() * counts
+    apart = (vectors @ vectors.T - sentences @ sentences.T).square()
     n = len(vectors)
     return apart.sum() / max(1, n * (n - 1))
 

@@ -183,7 +183,7 @@ def contrastive_terms(
         heard = said & has["audio"]
         vectors = torch.cat([features["sound"][said], features["audio"][heard]])
         sentences = torch.cat([features["sentence"][said], features["sentence"][heard]])
-        terms["geometry"] = objectives.geometry(vectors, sentences, torch.cat([same[said], same[heard]]))
+        terms["geometry"] = objectives.geometry(vectors, sentences)
     return terms
 
 

@@ -8,6 +8,7 @@ import math
 import shutil
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, nullcontext
@@ -177,7 +178,10 @@ class Run:
         """Measure on the held-out clips, then write the checkpoint and, where it is better than any before, `best`;
         returns R@10 of every route.
         """
-        found = score(evaluate(embedder(self.model.eval(), self.mixture.tokens), self.held_out))
+        self.model.eval()
+        if self.config.encoder.memory:
+            self.remember()
+        found = score(evaluate(embedder(self.model, self.mixture.tokens), self.held_out))
         value = measure(found, self.config.best_by)
         better = value > self.best["value"]
         if better:
@@ -186,6 +190,16 @@ class Run:
         for folder in ["checkpoint", *(["best"] if better else [])]:
             checkpoint.save(self.out / folder, self.model, self.optimiser, state, self.tokenizer)
         return {route: round(m["R@10"], 4) for route, m in found.items()}
+
+    @torch.no_grad()
+    def remember(self) -> None:
+        """Put the commonest captions of sounds without pictures into the model's memory."""
+        sounds = [row for source in self.mixture.sets for row in source.rows if row.path and not row.said_of("video")]
+        said = Counter(said.text for row in sounds for said in row.said_of("audio"))
+        texts = [text for text, _ in said.most_common(self.config.encoder.memory)]
+        if texts:
+            ids = torch.from_numpy(self.mixture.tokens(texts)).to(next(self.model.parameters()).device)
+            self.model.remember(self.model.read(ids)[0])
 
     @property
     def stalled(self) -> bool:

@@ -251,6 +251,9 @@ class VLSA(nn.Module):
                 self.glances["text"] = nn.Linear(language.WIDTH, c.dim)
         if c.text_stem == "minilm":
             self.readout = nn.Linear(c.dim, language.WIDTH)
+        if c.memory:
+            self.memory: Tensor
+            self.register_buffer("memory", torch.zeros(c.memory, c.dim))
         self.log_scale = nn.Parameter(torch.tensor(0.0))
         self.match = nn.ModuleDict({pair: nn.Linear(c.dim, 1) for pair in ("audio_video", "audio_text")})
         self.into_decoder = nn.Linear(c.width, c.decoder_width)
@@ -347,7 +350,26 @@ class VLSA(nn.Module):
         features = self.features(modality, images)
         tokens = self.tokens(modality, features)
         glance = self.glance(modality, features) if self.config.glance else None
-        return self.pool(modality, tokens if keep is None else take(tokens, keep), glance=glance)
+        vectors = self.pool(modality, tokens if keep is None else take(tokens, keep), glance=glance)
+        if modality == "audio" and self.config.memory and not self.training:
+            return self.recalled(vectors)
+        return vectors
+
+    def recalled(self, vectors: Tensor) -> Tensor:
+        """Sounds [B, E] among the captions in memory: the mean of those that each is like, weighted by a softmax of the
+        cosines (DeCap's projection, 2303.03032), in which it itself stands for a cosine of `memory_floor`. A sound is
+        then as near to other words as its captions are; one that is like none of them stays where it is.
+        """
+        floor = torch.full_like(vectors[:, :1], self.config.memory_floor)
+        likeness = torch.cat([vectors @ self.memory.T, floor], dim=1)
+        weights = (self.config.memory_scale * likeness).softmax(dim=1)
+        return F.normalize(weights[:, :-1] @ self.memory + weights[:, -1:] * vectors, dim=-1)
+
+    @torch.no_grad()
+    def remember(self, vectors: Tensor) -> None:
+        """Keep the vectors [n, E] of captions, as many as there is room for."""
+        self.memory.zero_()
+        self.memory[: len(vectors)] = vectors[: len(self.memory)]
 
     def read(self, ids: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Token ids [B, T] -> unit vectors [B, E] and, with a language model for a stem, its unit sentence vectors (its

@@ -9,14 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.config import PRESETS, SMOKE, TrainConfig
+from model.config import PRESETS, SMOKE, BadConfig, TrainConfig
 from model.inputs.text import TextSpec, TextTokens
 from model.language import MiniLM, cut_tokenizer, published
 from model.objectives import geometry
 from model.prepare import prepare
 from model.step import Chance, gradients
-from model.train import new_model
+from model.train import new_model, train
+from model.transformer import VLSA
 
+from .makers import make_wav
 from .test_train import some_batch
 
 SAID = ["a rooster crowing", "a dog barking"]
@@ -86,13 +88,22 @@ def test_the_default_recipe_takes_a_step(tokenizer: Path) -> None:
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
+def test_a_sound_is_moved_to_the_captions_it_is_like() -> None:
+    """exp(40 x 0.9) against exp(40 x 0.55): like the first caption, it becomes that; like none, it stays."""
+    model = VLSA(replace(SMOKE, dim=3, memory=4))
+    model.remember(torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]))
+    like, unlike = torch.tensor([[0.9, 0.0, 0.19**0.5]]), torch.tensor([[0.3, 0.3, 0.82**0.5]])
+    assert torch.allclose(model.recalled(like), torch.tensor([[1.0, 0.0, 0.0]]), atol=1e-5)
+    assert torch.allclose(model.recalled(unlike), unlike, atol=1e-3)
+    both = model.recalled(torch.tensor([[0.5**0.5, 0.5**0.5, 0.0]]))
+    assert torch.allclose(both, torch.tensor([[0.5**0.5, 0.5**0.5, 0.0]]), atol=1e-5)  # between the two
+
+
 def test_geometry_is_the_difference_of_cosines() -> None:
     """Two vectors at a right angle whose sentences are one: (0 - 1)^2 for the one pair, seen from both ends."""
     vectors, same = torch.eye(2), torch.tensor([[1.0, 0.0], [1.0, 0.0]])
-    alike, apart = torch.tensor([0, 0]), torch.tensor([0, 1])
-    assert geometry(vectors, same, alike).item() == 1.0 and geometry(vectors, -vectors, apart).item() == 0.0
-    assert geometry(vectors, same, apart).item() == 0.0  # the contrast's to part
-    assert geometry(vectors[:1], same[:1], alike[:1]).item() == 0.0
+    assert geometry(vectors, same).item() == 1.0 and geometry(vectors, -vectors).item() == 0.0
+    assert geometry(vectors[:1], same[:1]).item() == 0.0
 
 
 def test_words_by_chance_are_the_same_for_everyone(tmp_path: Path) -> None:
@@ -100,3 +111,29 @@ def test_words_by_chance_are_the_same_for_everyone(tmp_path: Path) -> None:
         written, _ = prepare("words", published(), "train", tmp_path / name)
         assert written == 12_000
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_training_remembers_the_captions_of_sounds(tmp_path: Path) -> None:
+    """Those of sounds without pictures, as the text encoder then puts them; the measure it must beat is named right."""
+    captions = {"a": ["a low tone", "a hum"], "b": ["a high tone"]}
+    rows = [
+        {"path": make_wav(tmp_path / f"{name}{n}.wav", hz=300.0 * (1 + 3 * (name == "b"))).name, "group": name}
+        | {"captions": [{"text": text, "about": ["audio"]} for text in said]}
+        for name, said in captions.items()
+        for n in range(4)
+    ]
+    (tmp_path / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = TrainConfig(
+        replace(SMOKE, memory=8),
+        manifests=(str(tmp_path / "m.jsonl"),),
+        validation=str(tmp_path / "m.jsonl"),
+        steps=2,
+        batch=8,
+        best_by="audio-text R@1",
+    )
+    model = train(config, tmp_path / "run", resume=False, log=lambda _: None)
+    tokens = TextTokens(tmp_path / "run" / "tokenizer.json", config.encoder.text)
+    expected = model.read(torch.from_numpy(tokens(["a low tone", "a hum", "a high tone"])))[0]
+    assert torch.allclose(model.memory[:3], expected, atol=1e-6) and not model.memory[3:].any()
+    with pytest.raises(BadConfig, match="cannot be measured"):
+        train(replace(config, best_by="text-video R@10"), tmp_path / "other", resume=False, log=lambda _: None)
