@@ -84,6 +84,7 @@ def write_graphs(protos: dict[str, onnx.ModelProto], folder: Path) -> None:
                     weights.write(raw)
                 set_external(tensor, *places[key])
             del proto.metadata_props[:]
+            del proto.graph.value_info[:]  # shapes that a runtime works out anyway
             for node in proto.graph.node:  # the exporter's notes name files of the machine it ran on
                 del node.metadata_props[:]
                 node.doc_string = ""
