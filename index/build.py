@@ -237,9 +237,7 @@ def decoded(
         try:
             media = decoders.finish(future) if future is not None else Media(0.0, [], {})
             for encoding in encoder.manifest.encodings("text") if source.texts else ():
-                encoder.tokens(
-                    list(source.texts), encoding
-                )  # what cannot be read is this source's fault, not a batch's
+                encoder.tokens(list(source.texts), encoding)  # what cannot be read is its fault, not a batch's
             yield source, stamp, media
         except BadMedia as fault:
             yield source, stamp, fault

@@ -24,7 +24,6 @@ from .collection import Collection, CollectionError
 from .records import NewItem
 
 FILES = 8  # in one task
-Row = dict[str, Any]
 
 
 class NoRay(CollectionError):

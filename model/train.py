@@ -194,7 +194,8 @@ class Run:
     @torch.no_grad()
     def remember(self) -> None:
         """Put the commonest captions of sounds without pictures into the model's memory."""
-        sounds = [row for source in self.mixture.sets for row in source.rows if row.path and not row.said_of("video")]
+        clips = [source for source in self.mixture.sets if isinstance(source, Clips)]  # shards are not looked into
+        sounds = [s.rows[i] for s in clips for i in np.flatnonzero(s.has["audio"] & ~s.has["video"])]
         said = Counter(said.text for row in sounds for said in row.said_of("audio"))
         texts = [text for text, _ in said.most_common(self.config.encoder.memory)]
         if texts:

@@ -1,4 +1,6 @@
-"""kill -9 at each step that changes the disk, and at random moments: what was acknowledged is there, and whole."""
+"""kill -9 before steps that change the disk, the first eleven in turn and then by chance, and at random moments: what
+was acknowledged is there, and whole.
+"""
 
 from __future__ import annotations
 
