@@ -30,6 +30,7 @@ from .config import MODALITIES, EncoderConfig
 from .inputs.text import PAD_ID
 
 LOG_FLOOR = 1e-6  # power below which there is silence; a full-scale sine has power 1
+MOST_GAIN = 32.0  # by which a quiet window is turned up, 30 dB; silence stays silence
 LOG_CENTRE, LOG_SCALE = 7.0, 3.5  # brings log power into about [-2, 2]
 MAX_SCALE = 100.0
 WORD_SCALE = 10.0  # brings the language model's table of words to the size of its states
@@ -89,6 +90,7 @@ class Spectrogram(nn.Module):
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         n, self.hop, self.frames = config.n_fft, config.hop, config.spectrogram_frames
+        self.quiet_peak = config.quiet_peak
         hann = torch.hann_window(n, dtype=torch.float64)
         self.window: Tensor
         self.circle: Tensor
@@ -108,7 +110,16 @@ class Spectrogram(nn.Module):
         rows = self.circle[:, at[: len(at) // 2 + 1, None] * at % len(at)]  # [2, n / 2 + 1, n]
         return (rows * self.window).flatten(0, 1)[:, None, :]
 
+    def turned_up(self, waveform: Tensor) -> Tensor:
+        """Windows [B, samples] quieter than `quiet_peak`, at that peak: what lies near the floor of the logarithm, speech
+        at -40 dB say, would be cut to pieces by it.
+        """
+        peak = waveform.abs().amax(dim=1, keepdim=True)
+        return waveform * (self.quiet_peak / peak.clamp(min=self.quiet_peak / MOST_GAIN)).clamp(min=1.0)
+
     def forward(self, waveform: Tensor) -> Tensor:
+        if self.quiet_peak:
+            waveform = self.turned_up(waveform)
         padded = F.pad(waveform, (self.left, self.right))
         if self.training:
             pieces = padded.unfold(1, len(self.window), self.hop) * self.window  # [B, frames, n_fft]

@@ -91,6 +91,17 @@ def test_spectrogram_finds_a_tone() -> None:
     assert (filters.sum(1) - 1).abs().max() < 1e-5
 
 
+def test_a_quiet_window_is_heard_as_a_louder_one_and_silence_stays_silence() -> None:
+    turned_up, as_it_is = Spectrogram(replace(TINY, quiet_peak=0.2)), Spectrogram(TINY)
+    generator = torch.Generator().manual_seed(0)
+    shape = torch.rand(1, TINY.samples, generator=generator) * 2 - 1
+    shape = shape / shape.abs().max()
+    for peak, heard_at in ((0.5, 0.5), (0.2, 0.2), (0.02, 0.2), (0.001, 0.032), (0.0, 0.0)):
+        assert torch.allclose(turned_up(peak * shape), as_it_is(heard_at * shape), atol=1e-4), peak
+    both = turned_up(torch.cat([0.5 * shape, 0.02 * shape]))
+    assert torch.allclose(both[1:], turned_up(0.02 * shape), atol=1e-6)  # whoever is beside it
+
+
 def test_info_nce_by_hand() -> None:
     a = torch.eye(2)
     assert info_nce(a, a, 1.0, torch.arange(2)).item() == pytest.approx(math.log(1 + math.exp(-1)))
