@@ -142,7 +142,6 @@ class TrainConfig:
     local_weight: float = 1.0
     local_share: float = 1.0  # of each batch that goes through the joint, masked pass
     global_weight: float = 5.0
-    language_weight: float = 0.0  # (ours) text vectors keep what the stem's language model knows
     geometry_weight: float = 0.0  # (ours) texts of sounds alone, and the sounds, lie as their sentences in that model
     spec_augment: bool = False  # (ours)
     trunk_from: str = ""  # a published CLIP or ViT, a folder or a hub id, whose weights the trunk starts with
@@ -176,7 +175,7 @@ class TrainConfig:
     @property
     def contrasts(self) -> bool:
         """Whether any term needs the vectors of each modality alone."""
-        return bool(self.global_weight or self.video_text or self.language_weight)
+        return bool(self.global_weight or self.video_text or self.geometry_weight)
 
     def __post_init__(self) -> None:
         if self.trunk_from and self.start_from:

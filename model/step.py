@@ -101,8 +101,8 @@ def gradients(
 
 
 def weighted(terms: dict[str, Tensor], config: TrainConfig) -> Tensor:
-    """L = w_local L_local + w_global L_global, the paper's weights being 1 and 5, and w_language L_language (ours)."""
-    weights = {"local": config.local_weight, "language": config.language_weight, "geometry": config.geometry_weight}
+    """L = w_local L_local + w_global L_global, the paper's weights being 1 and 5, and w_geometry L_geometry (ours)."""
+    weights = {"local": config.local_weight, "geometry": config.geometry_weight}
     parts = [weights.get(name, config.global_weight) * term for name, term in terms.items()]
     return torch.stack(parts).sum() if parts else torch.zeros((), requires_grad=True)
 
@@ -112,7 +112,7 @@ def autocast(config: TrainConfig, device: torch.device) -> Any:
 
 
 def encode(model: VLSA, batch: Batch, chance: Chance, config: TrainConfig) -> Features:
-    """Each row's vectors, and as `language` how far its texts are from what a frozen language model makes of them."""
+    """Each row's vectors, and as `sentence` what a frozen language model makes of the text about its sound."""
     has, dim = batch.has, (model.config.dim,)
     stretches = chance.stretches if config.spec_augment else None
 
@@ -131,12 +131,10 @@ def encode(model: VLSA, batch: Batch, chance: Chance, config: TrainConfig) -> Fe
         }
         said = torch.cat([has["sight"], has["sound"]])
         distinct, which = torch.unique(torch.cat([batch.sight, batch.sound])[said], dim=0, return_inverse=True)
-        nothing = batch.waveforms.new_zeros(0, *dim), None, None
-        vectors, sentences, apart = model.read(distinct) if len(distinct) else nothing
+        nothing = batch.waveforms.new_zeros(0, *dim), None
+        vectors, sentences = model.read(distinct) if len(distinct) else nothing
         texts = placed(said, dim, lambda _: vectors[which])
         features["sight"], features["sound"] = texts.chunk(2)
-        if apart is not None and config.language_weight:
-            features["language"] = placed(said, (), lambda _: apart[which]).unflatten(0, (2, -1)).sum(0)
         if sentences is not None and config.geometry_weight:
             features["sentence"] = placed(said, sentences.shape[1:], lambda _: sentences[which]).chunk(2)[1]
     return features
@@ -175,9 +173,6 @@ def contrastive_terms(
         terms[name] = objectives.info_nce(va, vb, model.scale, group, config.smoothing)
         if name in model.match:
             terms[f"{name}_match"] = objectives.matching(model.match[name], va, vb, group, shift)
-    if "language" in features:
-        texts = has["sight"].sum() + has["sound"].sum()
-        terms["language"] = features["language"].sum() / texts.clamp(min=1)
     if "sentence" in features:
         said = has["sound"] & ~has["video"]  # the world's captions are too alike for a language model
         heard = said & has["audio"]

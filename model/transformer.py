@@ -260,8 +260,6 @@ class VLSA(nn.Module):
             self.glances["audio"] = nn.Linear((2 + bands) * c.width, c.dim)
             if c.text_stem == "minilm":
                 self.glances["text"] = nn.Linear(language.WIDTH, c.dim)
-        if c.text_stem == "minilm":
-            self.readout = nn.Linear(c.dim, language.WIDTH)
         if c.memory:
             self.memory: Tensor
             self.register_buffer("memory", torch.zeros(c.memory, c.dim))
@@ -382,20 +380,20 @@ class VLSA(nn.Module):
         self.memory.zero_()
         self.memory[: len(vectors)] = vectors[: len(self.memory)]
 
-    def read(self, ids: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    def read(self, ids: Tensor) -> tuple[Tensor, Tensor | None]:
         """Token ids [B, T] -> unit vectors [B, E] and, with a language model for a stem, its unit sentence vectors (its
-        mean states) [B, 384], and how far each vector is from its sentence: one minus the cosine after a linear map.
+        mean states) [B, 384].
         """
         present = ids != PAD_ID
         stem = self.stems["text"]
         if not isinstance(stem, MiniLMStem):
-            return self.pool("text", self.words(ids, present), present), None, None
+            return self.pool("text", self.words(ids, present), present), None
         states = stem.model.by_length(ids, present) if self.training else stem.model(ids, present)
         weight = present.unsqueeze(-1).to(states.dtype)
         sentences = F.normalize((states * weight).sum(1), dim=-1)
         tokens = stem.project(ids, states) + self.table("text")[: ids.shape[1]]
         vectors = self.pool("text", tokens, present, self.glances["text"](sentences) if self.config.glance else None)
-        return vectors, sentences, 1 - F.cosine_similarity(self.readout(vectors), sentences)
+        return vectors, sentences
 
     def pool(
         self, modality: str, tokens: Tensor, present: Tensor | None = None, glance: Tensor | None = None
