@@ -64,7 +64,7 @@ class EncoderConfig:
     memory: int = 0  # (ours, after 2303.03032) captions of sounds that a sound is moved to, where it is like them
     memory_scale: float = 40.0  # how sharply it is told which ones,
     memory_floor: float = 0.55  # and the cosine below which it rather stays where it is
-    quiet_peak: float = 0.0  # (ours) a window quieter than this peak is turned up to it before its spectrogram; 0: as it is
+    quiet_peak: float = 0.0  # (ours) windows quieter than this peak are turned up to it, before the spectrogram
     modality_norms: bool = True  # (ours, after CAV-MAE) LayerNorms per modality keep separate passes on distribution
     normalise_targets: bool = True  # (ours) the paper predicts raw pixels and raw spectrogram
     mask_video: float = 0.75  # of each frame, independently

@@ -111,8 +111,8 @@ class Spectrogram(nn.Module):
         return (rows * self.window).flatten(0, 1)[:, None, :]
 
     def turned_up(self, waveform: Tensor) -> Tensor:
-        """Windows [B, samples] quieter than `quiet_peak`, at that peak: what lies near the floor of the logarithm, speech
-        at -40 dB say, would be cut to pieces by it.
+        """Windows [B, samples] quieter than `quiet_peak`, at that peak: near the floor of the logarithm speech at -40
+        dB, say, is cut to pieces.
         """
         peak = waveform.abs().amax(dim=1, keepdim=True)
         return waveform * (self.quiet_peak / peak.clamp(min=self.quiet_peak / MOST_GAIN)).clamp(min=1.0)
