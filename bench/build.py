@@ -1,0 +1,137 @@
+"""How fast a folder is indexed: the builder against decoding alone and encoding alone, its memory, and Ray beside it.
+
+    python -m bench.build PATH... [--bundle bundles/default] [--workers 2] [--encode-files 400] [--ray]
+
+Decoding alone is the builder's own decoders with nothing behind them; encoding alone takes files that are decoded
+already, as many as `--encode-files`, drawn evenly from all. A stage alone has every core to itself, and the builder's
+stages share them, so beside the slower stage stands what one stage after the other would take.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+from export.encoder import OnnxEncoder
+from index.__main__ import BUILD_BUDGET, DECODE_MEMORY_MB
+from index.build import WINDOWS, Source, build, decoded, encoded, planned
+from index.collection import Collection
+from model.inputs.confined import Decoders
+from model.inputs.errors import BadMedia
+from model.inputs.windows import Media
+
+SAMPLES = 20  # of memory over a build
+FILE_S = 600.0
+Ready = list[tuple[Source, str, Media]]
+
+
+def resident_mb() -> float:
+    return psutil.Process().memory_info().rss / 2**20
+
+
+def decode_alone(encoder: OnnxEncoder, todo: list[tuple[Source, str]], workers: int, place: Path) -> tuple[float, int]:
+    """Seconds, and how many files could be read."""
+    decoders, readable = Decoders(workers, DECODE_MEMORY_MB, FILE_S), 0
+    decoders.warm()
+    began = time.perf_counter()
+    for _, _, outcome in decoded(todo, encoder, decoders, BUILD_BUDGET, place):
+        readable += not isinstance(outcome, BadMedia)
+    took = time.perf_counter() - began
+    decoders.close()
+    return took, readable
+
+
+def encode_alone(encoder: OnnxEncoder, todo: list[tuple[Source, str]], workers: int, place: Path) -> float:
+    """Seconds a file, in batches as the builder makes them."""
+    decoders = Decoders(workers, DECODE_MEMORY_MB, FILE_S)
+    outcomes = list(decoded(todo, encoder, decoders, BUILD_BUDGET, place))
+    decoders.close()
+    batches: list[Ready] = [[]]
+    for source, stamp, media in outcomes:
+        if isinstance(media, BadMedia):
+            continue
+        if sum(max(len(m.windows), 1) for _, _, m in batches[-1]) >= WINDOWS:
+            batches.append([])
+        batches[-1].append((source, stamp, media))
+    encoded(encoder, batches[0])
+    began = time.perf_counter()
+    for batch in batches:
+        encoded(encoder, batch)
+    return (time.perf_counter() - began) / sum(map(len, batches))
+
+
+def build_alone(encoder: OnnxEncoder, paths: list[Path], workers: int, data: Path) -> tuple[float, int, list[float]]:
+    """Seconds, files indexed, and the process's memory over the build, MiB."""
+    box = Collection(data, encoder.manifest.fingerprint, encoder.manifest.dims)
+    decoders, memory, indexed = Decoders(workers, DECODE_MEMORY_MB, FILE_S), [], 0
+    decoders.warm()
+    began = time.perf_counter()
+    for done, total, report in build(encoder, box, paths, decoders, BUILD_BUDGET):
+        indexed = report.indexed
+        if done * SAMPLES >= total * (len(memory) + 1):
+            memory.append(resident_mb())
+    took = time.perf_counter() - began
+    decoders.close()
+    box.close()
+    return took, indexed, memory
+
+
+def ray_alone(args: argparse.Namespace, encoder: OnnxEncoder, data: Path) -> tuple[float, int]:
+    import ray
+
+    from index import ray_build
+
+    ray.init(num_cpus=args.workers, include_dashboard=False, log_to_driver=False)
+    box, indexed = Collection(data, encoder.manifest.fingerprint, encoder.manifest.dims), 0
+    began = time.perf_counter()
+    limits = (BUILD_BUDGET, DECODE_MEMORY_MB, FILE_S, args.workers)
+    for _, _, report in ray_build.build(args.bundle, box, args.paths, *limits):
+        indexed = report.indexed
+    took = time.perf_counter() - began
+    box.close()
+    ray.shutdown()
+    return took, indexed
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.build", description=__doc__)
+    parser.add_argument("paths", type=Path, nargs="+", metavar="PATH")
+    parser.add_argument("--bundle", type=Path, default=Path("bundles/default"))
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--encode-files", type=int, default=400)
+    parser.add_argument("--ray", action="store_true")
+    args = parser.parse_args()
+    encoder = OnnxEncoder.open(args.bundle)
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        empty = Collection(place / "empty", encoder.manifest.fingerprint, encoder.manifest.dims)
+        _, todo, _ = planned(empty, args.paths, False, 0.0)
+        empty.close()
+        decode_s, readable = decode_alone(encoder, todo, args.workers, place)
+        some = [todo[i] for i in np.linspace(0, len(todo) - 1, min(args.encode_files, len(todo))).astype(int)]
+        encode = 1 / encode_alone(encoder, some, args.workers, place)
+        build_s, indexed, memory = build_alone(encoder, args.paths, args.workers, place / "local")
+        decode, local = readable / decode_s, indexed / build_s
+        slower, after = min(decode, encode), 1 / (1 / decode + 1 / encode)
+        print(f"{len(todo):,} files, {indexed:,} indexed\n")
+        print("| | files a second | of the slower stage | of one after the other |\n|---|---|---|---|")
+        rows = [("decoding alone", decode), ("encoding alone", encode), ("the builder", local)]
+        if args.ray:
+            ray_s, ray_indexed = ray_alone(args, encoder, place / "ray")
+            rows.append(("the builder on Ray", ray_indexed / ray_s))
+        for name, rate in rows:
+            print(f"| {name} | {rate:.1f} | {rate / slower:.2f} | {rate / after:.2f} |")
+        if args.ray:
+            print(f"\nRay is at {rows[-1][1] / local:.2f} of local.")
+        half = memory[len(memory) // 2 :]
+        print(f"\nMemory over the build, MiB: {', '.join(f'{m:.0f}' for m in memory)}")
+        print(f"from the middle to the end: {half[-1] - half[0]:+.0f} MiB over {indexed // 2:,} files")
+
+
+if __name__ == "__main__":
+    main()
