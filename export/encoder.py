@@ -77,6 +77,10 @@ class Encoder(Protocol):
         """Texts -> token ids [n, length] for a text encoding."""
         ...
 
+    def check(self) -> None:
+        """Raises BadBundle or whatever a lost device does: it no longer gives what it gave at export."""
+        ...
+
 
 class OnnxEncoder:
     """A bundle run by ONNX Runtime."""

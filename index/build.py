@@ -76,8 +76,9 @@ def hash_of(texts: tuple[str, ...], metadata: dict[str, Any]) -> str:
     return hashlib.sha256(said).hexdigest()[:8]
 
 
-def sources(paths: Iterable[Path]) -> tuple[list[Source], int]:
+def sources(paths: Iterable[Path], within: Path | None = None) -> tuple[list[Source], int]:
     """Everything to index in the given folders, files, manifests and tar shards, and how many other files there were.
+    A file's id is its path from the parent of what was given, or from the folder `within`.
 
     Raises:
         FileNotFoundError: a path that does not exist.
@@ -86,10 +87,12 @@ def sources(paths: Iterable[Path]) -> tuple[list[Source], int]:
     found: list[Source] = []
     ignored = 0
     for path in paths:
+        base = within or path.resolve().parent
         if path.is_dir():
             for file in sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith(".")):
                 if file.suffix.lower() in MEDIA:
-                    found.append(Source((path.resolve().name / file.relative_to(path)).as_posix(), file.resolve()))
+                    id = (path.resolve() / file.relative_to(path)).relative_to(base).as_posix()
+                    found.append(Source(id, file.resolve()))
                 else:
                     ignored += 1
         elif not path.exists():
@@ -103,7 +106,7 @@ def sources(paths: Iterable[Path]) -> tuple[list[Source], int]:
                 texts = one_line(row)
                 found.append(Source(row.id, path.resolve(), row.metadata, texts, member))
         else:
-            found.append(Source(path.name, path.resolve()))
+            found.append(Source((path.resolve().parent / path.name).relative_to(base).as_posix(), path.resolve()))
     return found, ignored
 
 
@@ -138,12 +141,14 @@ def build(
     budget: Budget,
     retry: bool = False,
     overlap: float = 0.0,
+    within: Path | None = None,
 ) -> Iterator[tuple[int, int, Report]]:
     """Index what is new or changed, and what failed before where `retry`, each window lying on a share `overlap` of the
     one before; yields (done, total, report so far) as it goes, and once more at the end. While a batch is encoded, the
-    next files are decoded and the last batch is written.
+    next files are decoded and the last batch is written. Where there is a folder `within`, nothing outside of it is
+    read, whatever links and manifests say, and files go by their path in it.
     """
-    total, todo, report = planned(collection, paths, retry, overlap)
+    total, todo, report = planned(collection, paths, retry, overlap, within)
     done = total - len(todo)
     yield done, total, report
     with ThreadPoolExecutor(1) as writer, tempfile.TemporaryDirectory() as place:
@@ -176,15 +181,18 @@ def build(
 
 
 def planned(
-    collection: Collection, paths: Iterable[Path], retry: bool, overlap: float
+    collection: Collection, paths: Iterable[Path], retry: bool, overlap: float, within: Path | None = None
 ) -> tuple[int, list[tuple[Source, str]], Report]:
     """How many sources there are, those that are to be indexed with their stamps, and a report of the others."""
-    found, ignored = sources(paths)
+    found, ignored = sources(paths, within)
     report = Report(ignored=ignored)
     with collection.held() as records:
         known, failures = records.known_sources(), records.failures()
     todo = []
     for source in distinct(found, report):
+        if within and source.path and not source.path.is_relative_to(within):
+            report.failed[source.id] = "it lies outside of the folder"
+            continue
         stamp = f"{source.stamp}:{overlap}" if overlap else source.stamp
         if known.get(source.id) == (str(source.path or ""), stamp):
             report.unchanged += 1

@@ -252,18 +252,25 @@ def swap(data: Path, name: str) -> None:
     Raises:
         NotReady: it is not complete. DataInUse: a service has the data folder open.
     """
-    staged, there = data / STAGED / named(name), data / "collections" / name
-    if not staged.is_dir():
+    if not (data / STAGED / named(name)).is_dir():
         raise NotReady(name, "nothing is staged")
     with closing(hold(data / "lock")), closing(hold(data / STAGED / "lock")):
         complete_swaps(data)
-        if not (staged / READY).is_file():
-            raise NotReady(name, "it is not complete")
-        with closing(Records(there / "records.sqlite")) as old, closing(Records(staged / "records.sqlite")) as new:
-            if stale(old, new):
-                raise NotReady(name, "the old collection has changed since: run reembed again")
-        there.rename(old_of(data, name))
+        check_ready(data, name)
+        (data / "collections" / name).rename(old_of(data, name))
         complete_swaps(data)
+
+
+def check_ready(data: Path, name: str, fingerprint: str | None = None) -> None:
+    """Raises NotReady: what is staged is not all that the old collection is, or not in this bundle's vectors."""
+    staged, there = data / STAGED / name, data / "collections" / name
+    if not (staged / READY).is_file():
+        raise NotReady(name, "it has not been made anew" if fingerprint else "it is not complete")
+    with closing(Records(there / "records.sqlite")) as old, closing(Records(staged / "records.sqlite")) as new:
+        if fingerprint not in (None, new.meta()["fingerprint"]):
+            raise NotReady(name, "it was made anew for another bundle")
+        if stale(old, new):
+            raise NotReady(name, "the old collection has changed since: run reembed again")
 
 
 def drop(data: Path, name: str) -> None:

@@ -25,6 +25,15 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
+def write_durably(path: Path, data: bytes) -> None:
+    """Replace a small file, whole or not at all."""
+    half = path.with_name(f"{path.name}.part")
+    half.write_bytes(data)
+    sync(half)
+    half.rename(path)
+    sync(path.parent)
+
+
 def save(folder: Path, indexes: dict[str, FaissIndex], identity: str, head: tuple[int, int]) -> None:
     """Write a generation that holds everything up to `head`, then drop the older ones.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import sys
 
@@ -16,11 +17,26 @@ from index.store import VectorStoreFailed
 
 from .app import create_app, open_data
 from .settings import Settings
+from .trace import log_config, send_spans
+
+
+def read() -> Settings:
+    """Flags before environment before the file that TERCET_ENV_FILE names."""
+    return Settings(_cli_parse_args=True, _env_file=os.environ.get("TERCET_ENV_FILE"))
+
+
+def opened(settings: Settings) -> OnnxEncoder:
+    return OnnxEncoder.open(settings.bundle, settings.provider, settings.threads, settings.precision)
+
+
+def again() -> tuple[Settings, OnnxEncoder]:
+    settings = read()
+    return settings, opened(settings)
 
 
 def main() -> int:
     try:
-        settings = Settings(_cli_parse_args=True)
+        settings = read()
     except ValidationError as error:
         for problem in error.errors():
             print(f"--{'.'.join(str(p) for p in problem['loc'])}: {problem['msg']}", file=sys.stderr)
@@ -28,10 +44,24 @@ def main() -> int:
     if not settings.loopback and not settings.api_keys and not settings.allow_open:
         print("without keys (--api-keys) only this machine may connect; --allow-open says otherwise", file=sys.stderr)
         return 2
+    if settings.traces:
+        try:
+            send_spans(settings.traces)
+        except ImportError:
+            print("--traces: OpenTelemetry is not installed (extra 'otel')", file=sys.stderr)
+            return 2
     try:
-        encoder = OnnxEncoder.open(settings.bundle, settings.provider, settings.threads, settings.precision)
-        app = create_app(settings, encoder, open_data(settings, encoder))
-        config = uvicorn.Config(app, settings.host, settings.port, timeout_graceful_shutdown=10, server_header=False)
+        encoder = opened(settings)
+        app = create_app(settings, encoder, open_data(settings, encoder), again)
+        config = uvicorn.Config(
+            app,
+            settings.host,
+            settings.port,
+            timeout_graceful_shutdown=10,
+            server_header=False,
+            access_log=False,
+            log_config=log_config(settings.log_json),
+        )
         uvicorn.Server(config).run()
     except KeyboardInterrupt:
         pass  # uvicorn hands the interrupt on once it has shut down cleanly

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
+import logging
 import re
 import shutil
 import time
-from collections.abc import AsyncIterator, Awaitable
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 
 from fastapi import FastAPI
@@ -17,25 +19,28 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from export.bundle import Manifest, modality_of
 from export.encoder import Encoder
 from index.bank import stock
 from index.collection import FingerprintConflict
 from index.data import Collections
 from index.vectors import Sizing
-from model.inputs.confined import Decoders
 
 from . import errors, routes
-from .batching import Batcher
 from .metrics import Metrics
-from .pipeline import Pipeline
+from .reload import Reloader
 from .schemas import ErrorResponse
 from .settings import Settings
-from .state import State
+from .state import Tenure, opened
+from .trace import ACCESS, CURRENT, Trace, span
 
-LANES = ("text", "audio", "video")  # those of the first go first
 UPLOADS = re.compile(r"/v1/(embed/(audio|video)|collections/[^/]+/items|search(/(audio|video)-\w+)?)/?$")
+REQUEST_ID = re.compile(rb"[\w.-]{1,64}")
 GONE = 499  # what proxies log for a client that left before its answer
+HEADERS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+)
 
 
 def open_data(settings: Settings, encoder: Encoder) -> Collections:
@@ -50,14 +55,15 @@ def open_data(settings: Settings, encoder: Encoder) -> Collections:
     return collections
 
 
-def lanes_of(manifest: Manifest) -> dict[str, int]:
-    """The encodings, the quickest first, each with what pads its rows."""
-    ordered = sorted(manifest.graphs, key=lambda encoding: LANES.index(modality_of(encoding)))
-    return {e: manifest.tokenizers[e].spec.pad_id if e in manifest.tokenizers else 0 for e in ordered}
-
-
-def create_app(settings: Settings, encoder: Encoder, collections: Collections | None = None) -> FastAPI:
-    """The service over an encoder; the data folder is opened when the app starts, if it is not given."""
+def create_app(
+    settings: Settings,
+    encoder: Encoder,
+    collections: Collections | None = None,
+    again: Callable[[], tuple[Settings, Encoder]] | None = None,
+) -> FastAPI:
+    """The service over an encoder; the data folder is opened when the app starts, if it is not given. `again` reads the
+    settings and opens the encoder anew, for a reload.
+    """
     metrics = Metrics()
 
     @asynccontextmanager
@@ -66,19 +72,13 @@ def create_app(settings: Settings, encoder: Encoder, collections: Collections | 
         uploads = settings.data / "uploads"
         shutil.rmtree(uploads, ignore_errors=True)  # of a process that was killed
         uploads.mkdir()
-        decoders = Decoders(settings.decode_workers, settings.decode_memory_mb, settings.decode_max_s)
-        batcher = Batcher(
-            encoder.embed, lanes_of(encoder.manifest), settings.batch_max_rows, settings.queue_max_rows, metrics.batch
-        )
-        pipeline = Pipeline(encoder, batcher, decoders, settings, metrics)
-        await asyncio.to_thread(decoders.warm)
-        app.state.tercet = State(settings, encoder, held, batcher, pipeline, metrics, uploads)
+        tenure = app.state.tenure = Tenure(await opened(settings, encoder, held, metrics))
+        app.state.reloader = Reloader(tenure, open_data, again)
+        app.state.reloader.listen()
         try:
             yield
         finally:
-            await batcher.close()
-            await asyncio.to_thread(decoders.close)
-            await asyncio.to_thread(held.close)
+            await tenure.state.close()
             shutil.rmtree(uploads, ignore_errors=True)
 
     app = FastAPI(
@@ -89,91 +89,129 @@ def create_app(settings: Settings, encoder: Encoder, collections: Collections | 
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
         lifespan=lifespan,
-        responses={s: {"model": ErrorResponse} for s in (400, 401, 404, 409, 413, 415, 422, 429, 503)},
+        responses={s: {"model": ErrorResponse} for s in (400, 401, 404, 408, 409, 413, 415, 422, 429, 503)},
     )
     errors.install(app)
     app.include_router(routes.router)
     patch_fastapi(app, docs_url="/docs")
-    app.add_middleware(Gate, settings=settings, metrics=metrics)
+    app.add_middleware(Gate, metrics=metrics)
     return app
 
 
 class Gate:
-    """Keys, security headers and request metrics, before and after everything else."""
+    """Keys, quotas, limits of a body, security headers, ids, logs and metrics: before and after everything else."""
 
-    def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self.app, self.metrics = app, metrics
-        self.upload_mb, self.json_mb = settings.upload_max_mb, settings.json_max_mb
-        self.keys = [bytes.fromhex(key) for key in settings.api_keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        began, status, got = time.perf_counter(), 500, 0
-        received, answered = asyncio.Event(), asyncio.Event()
         headers = dict(scope["headers"])
-        form = headers.get(b"content-type", b"").lower().startswith(b"multipart/")
-        limit_mb = self.upload_mb if form and UPLOADS.match(scope["path"]) else self.json_mb
-
-        async def counted() -> Message:
-            nonlocal got
-            message = await receive()
-            if not message.get("more_body", False):
-                received.set()
-            got += len(message.get("body", b""))
-            if got > limit_mb * 1_000_000:  # FastAPI lets only its own kind of error out of a body's parser
-                raise HTTPException(413, str(errors.BodyTooLarge(limit_mb)))
-            return message
+        given = headers.get(b"x-request-id", b"")
+        id = given.decode() if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        trace = Trace(id, observe=self.metrics.stage)
+        token = CURRENT.set(trace)
+        began, status = time.perf_counter(), 500
+        body = Body(receive, headers, scope["path"], scope["app"].state.tenure.state.settings)
 
         async def answer(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                answered.set()
-                message["headers"] = [*message.get("headers", []), (b"x-content-type-options", b"nosniff")]
+                body.answered.set()
+                trace.stages["total"] = time.perf_counter() - began
+                own = ((b"x-request-id", id.encode()), (b"server-timing", trace.server_timing.encode()))
+                message["headers"] = [*message.get("headers", []), *HEADERS, *own]
             await send(message)
 
         try:
-            if self.keys and scope["path"].startswith("/v1/") and not self.knows(headers.get(b"authorization", b"")):
-                raise errors.BadKey
-            announced = headers.get(b"content-length", b"")
-            if announced.isdigit() and int(announced) > limit_mb * 1_000_000:
-                raise errors.BodyTooLarge(limit_mb)
-            if not await while_connected(self.app(scope, counted, answer), receive, received, answered):
-                status = GONE
+            with span(f"{scope['method']} {scope['path']}", headers):
+                self.admit(scope, headers, trace)
+                body.check_announced()
+                if not await while_connected(self.app(scope, body.receive, answer), receive, body):
+                    status = GONE
         except ClientDisconnect:
             status = GONE
-        except (errors.BadKey, errors.BodyTooLarge) as error:
-            await errors.response(error)(scope, receive, answer)
+        except errors.ServiceError as error:
+            await errors.response(scope, error)(scope, receive, answer)
         finally:
-            route = getattr(scope.get("route"), "path", "unmatched")
-            self.metrics.requests.labels(route, str(status)).inc()
-            self.metrics.seconds.labels(route).observe(time.perf_counter() - began)
+            self.tell(scope, status, time.perf_counter() - began)
+            CURRENT.reset(token)
 
-    def knows(self, header: bytes) -> bool:
-        """Every key is compared, each in constant time."""
-        scheme, _, key = header.partition(b" ")
-        given = hashlib.sha256(key.strip()).digest()
-        return scheme.lower() == b"bearer" and sum(hmac.compare_digest(given, known) for known in self.keys) > 0
+    def admit(self, scope: Scope, headers: dict[bytes, bytes], trace: Trace) -> None:
+        """Raises BadKey, OverQuota."""
+        state = scope["app"].state.tenure.state
+        if not scope["path"].startswith("/v1/"):
+            return
+        if state.settings.api_keys:
+            trace.who = known(headers.get(b"authorization", b""), state.settings.api_keys)
+        state.request_quota.take(trace.who)
+
+    def tell(self, scope: Scope, status: int, seconds: float) -> None:
+        route = getattr(scope.get("route"), "path", "unmatched")
+        self.metrics.requests.labels(route, str(status)).inc()
+        self.metrics.seconds.labels(route).observe(seconds)
+        if "tercet.error" in scope:
+            self.metrics.errors.labels(scope["tercet.error"]).inc()
+        if ACCESS.isEnabledFor(logging.INFO):
+            fields = {"method": scope["method"], "route": route, "status": status, "ms": round(1000 * seconds, 1)}
+            ACCESS.info("%s %s %d %.1f ms", scope["method"], route, status, 1000 * seconds, extra={"fields": fields})
 
 
-async def while_connected(
-    work: Awaitable[None], receive: Receive, received: asyncio.Event, answered: asyncio.Event
-) -> bool:
-    """Do the work of a request; False when its client hung up before it was answered, and the work was cancelled.
+def known(header: bytes, keys: tuple[str, ...]) -> str:
+    """The digest of the key that asks. Every key is compared, each in constant time. Raises BadKey."""
+    scheme, _, key = header.partition(b" ")
+    given = hashlib.sha256(key.strip()).hexdigest()
+    if scheme.lower() != b"bearer" or not sum(hmac.compare_digest(given, key) for key in keys):
+        raise errors.BadKey
+    return given[:12]
 
-    `received` is set when the body is whole, `answered` when the response begins.
-    """
+
+class Body:
+    """A request's body: how large it may be, how long it may take, whether it is whole and has been answered."""
+
+    def __init__(self, receive: Receive, headers: dict[bytes, bytes], path: str, settings: Settings) -> None:
+        form = headers.get(b"content-type", b"").lower().startswith(b"multipart/")
+        self._limit_mb = settings.upload_max_mb if form and UPLOADS.match(path) else settings.json_max_mb
+        self._announced = headers.get(b"content-length", b"")
+        self._receive, self._max_s, self._got = receive, settings.upload_max_s, 0
+        self._end = time.monotonic() + settings.upload_max_s
+        self.received, self.answered = asyncio.Event(), asyncio.Event()
+
+    def check_announced(self) -> None:
+        """Raises BodyTooLarge."""
+        if self._announced.isdigit() and int(self._announced) > self._limit_mb * 1_000_000:
+            raise errors.BodyTooLarge(self._limit_mb)
+
+    async def receive(self) -> Message:
+        if self.received.is_set():
+            return await self._receive()
+        try:
+            async with asyncio.timeout(self._end - time.monotonic()):
+                message = await self._receive()
+        except TimeoutError:  # FastAPI lets only its own kind of error out of a body's parser
+            raise HTTPException(408, str(errors.SlowBody(self._max_s)), {"Connection": "close"}) from None
+        if not message.get("more_body", False):
+            self.received.set()
+        self._got += len(message.get("body", b""))
+        if self._got > self._limit_mb * 1_000_000:
+            raise HTTPException(413, str(errors.BodyTooLarge(self._limit_mb)))
+        return message
+
+
+async def while_connected(work: Awaitable[None], receive: Receive, body: Body) -> bool:
+    """Do the work of a request; False when its client hung up before it was answered, and the work was cancelled."""
     task = asyncio.ensure_future(work)
     left = False
 
     async def watch() -> None:
         nonlocal left
-        await received.wait()
+        await body.received.wait()
         while (await receive())["type"] != "http.disconnect":
             pass
-        if not answered.is_set():
+        if not body.answered.is_set():
             left = task.cancel()
 
     watcher = asyncio.ensure_future(watch())

@@ -4,19 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import Overloaded, ShuttingDown
+from .errors import Overloaded, ShuttingDown, TimedOut
 
 Run = Callable[[str, NDArray[Any]], NDArray[np.float32]]
-TURN = 4  # batches of a lane before a lane behind it gets one
+TURN = 4  # batches of a queue before one behind it gets its turn
+OVERLOADED_S = 1  # until a full queue is worth asking again
+
+
+@dataclass(frozen=True)
+class Lane:
+    """One kind of array: what a row costs and what pads rows of differing length."""
+
+    tokens: int | None = None  # of every row; None: rows are token ids, as long as they are
+    pad: int = 0
+
+
+class Order(NamedTuple):
+    """A queue's place in line: people's requests before bulk, the quickest lane first, short rows before long ones."""
+
+    bulk: bool
+    rank: int
+    lane: str
+    length: int
 
 
 @dataclass
@@ -24,7 +42,45 @@ class Job:
     """Rows of one request and the future that its caller awaits."""
 
     array: NDArray[Any]
+    cost: int
     future: asyncio.Future[NDArray[np.float32]]
+    deadline: float
+    since: float = field(default_factory=time.monotonic)
+
+
+class Fair:
+    """Jobs by who asks, each in turn."""
+
+    def __init__(self) -> None:
+        self._of: OrderedDict[str, deque[Job]] = OrderedDict()
+
+    def __bool__(self) -> bool:
+        return bool(self._of)
+
+    def add(self, who: str, job: Job) -> None:
+        self._of.setdefault(who, deque()).append(job)
+
+    def next(self) -> Job:
+        return next(iter(self._of.values()))[0]
+
+    def take(self) -> Job:
+        """The job of `next`; whose it was asks again behind everyone else."""
+        who, jobs = next(iter(self._of.items()))
+        job = jobs.popleft()
+        self._of.move_to_end(who)
+        if not jobs:
+            del self._of[who]
+        return job
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What has been run together."""
+
+    lane: str
+    rows: int
+    seconds: float
+    waits: list[float]  # of each job in the queue, seconds
 
 
 def stack(arrays: Sequence[NDArray[Any]], pad: int = 0) -> NDArray[Any]:
@@ -40,48 +96,62 @@ def stack(arrays: Sequence[NDArray[Any]], pad: int = 0) -> NDArray[Any]:
 
 
 class Batcher:
-    """A lane for each kind of array, the first lane first; one batch at a time on the device. `lanes` says with what
-    rows of differing length are padded.
+    """Queues by lane and length, the lanes given first going first; one batch at a time on the device.
 
-    A batch leaves when the device is free, with all that waits in its lane up to `max_rows`. When it fails it is halved
-    until the row that fails is alone. Every future is completed on every path, shutdown included.
+    A batch leaves when the device is free, with what waits in its queue up to `max_tokens`, taken from those who ask in
+    turn. What nobody waits for any more, or has waited too long, is dropped. A batch that fails is halved until the
+    row that fails is alone. Every future is completed on every path, shutdown included.
     """
 
     def __init__(
         self,
         run: Run,
-        lanes: Mapping[str, int],
-        max_rows: int,
+        lanes: Mapping[str, Lane],
+        max_tokens: int,
         max_waiting: int,
-        observe: Callable[[str, int, float], None] = lambda lane, rows, seconds: None,
+        observe: Callable[[Batch], None] = lambda batch: None,
     ) -> None:
-        self._pads = lanes
-        self._run, self._max_rows, self._max_waiting, self._observe = run, max_rows, max_waiting, observe
-        self._lanes: dict[str, deque[Job]] = {lane: deque() for lane in lanes}
-        self._waiting = dict.fromkeys(lanes, 0)
+        self._run, self._lanes, self._observe = run, lanes, observe
+        self._max_tokens, self._max_waiting = max_tokens, max_waiting
+        self._ranks = {lane: rank for rank, lane in enumerate(lanes)}
+        self._queues: dict[Order, Fair] = {}
+        self._waiting = {(bulk, lane): 0 for lane in lanes for bulk in (False, True)}
         self._wake = asyncio.Event()
         self._device = ThreadPoolExecutor(1, thread_name_prefix="encode")
-        self._busy_since: float | None = None
+        self._moved = time.monotonic()
+        self._busy = False
+        self.failing = 0  # batches that failed, one after the other
         self._served = 0
         self._closing = False
         self._task = asyncio.create_task(self._serve())
 
-    async def submit(self, lane: str, array: NDArray[Any]) -> NDArray[np.float32]:
-        """Rows [n, ...] to vectors [n, dim], in company.
+    async def submit(
+        self, lane: str, array: NDArray[Any], who: str = "", bulk: bool = False, max_s: float = float("inf")
+    ) -> NDArray[np.float32]:
+        """Rows [n, ...] to vectors [n, dim], in company. `who` asks has turns with others; `bulk` goes behind everyone,
+        and is never refused for want of room.
 
         Raises:
-            Overloaded: too many rows wait already.
+            Overloaded: too many tokens wait already.
+            TimedOut: its turn did not come within `max_s`.
             ShuttingDown: it has been closed.
             Whatever running these rows alone raises.
         """
         if self._closing:
             raise ShuttingDown
-        if self._waiting[lane] and self._waiting[lane] + len(array) > self._max_waiting:
-            raise Overloaded(lane)
+        each = self._lanes[lane].tokens or array.shape[1]
+        cost = each * len(array)
+        if not bulk and (wait := self._waiting[False, lane]) and wait + cost > self._max_waiting:
+            raise Overloaded(lane, OVERLOADED_S)
+        rows, deadline = max(1, self._max_tokens // max(each, 1)), time.monotonic() + max_s
         loop = asyncio.get_running_loop()
-        jobs = [Job(array[i : i + self._max_rows], loop.create_future()) for i in range(0, len(array), self._max_rows)]
-        self._lanes[lane].extend(jobs)
-        self._waiting[lane] += len(array)
+        pieces = [array[i : i + rows] for i in range(0, len(array), rows)]
+        jobs = [Job(piece, each * len(piece), loop.create_future(), deadline) for piece in pieces]
+        length = 0 if self._lanes[lane].tokens else 1 << (array.shape[1] - 1).bit_length()
+        queue = self._queues.setdefault(Order(bulk, self._ranks[lane], lane, length), Fair())
+        for job in jobs:
+            queue.add(who, job)
+        self._waiting[bulk, lane] += cost
         self._wake.set()
         try:
             return np.concatenate([await job.future for job in jobs])
@@ -90,14 +160,15 @@ class Batcher:
                 job.future.cancel()
 
     def waiting(self) -> dict[str, int]:
-        return dict(self._waiting)
+        """Tokens that wait, by lane."""
+        return {lane: self._waiting[False, lane] + self._waiting[True, lane] for lane in self._lanes}
 
     @property
     def stuck_s(self) -> float:
-        """How long the device has been at one batch; more than anything if the loop itself has died."""
+        """How long nothing has moved while there was work; more than anything if the loop itself has died."""
         if self._task.done() and not self._closing:
             return float("inf")
-        return time.monotonic() - self._busy_since if self._busy_since is not None else 0.0
+        return time.monotonic() - self._moved if self._busy or any(self._queues.values()) else 0.0
 
     async def close(self, drain_s: float = 5.0) -> None:
         """Serve what waits for a while, then fail the rest."""
@@ -105,31 +176,32 @@ class Batcher:
         self._wake.set()
         await asyncio.wait([self._task], timeout=drain_s)
         self._task.cancel()
-        for lane, jobs in self._lanes.items():
-            fail(list(jobs), ShuttingDown())
-            jobs.clear()
-            self._waiting[lane] = 0
+        for queue in self._queues.values():
+            while queue:
+                fail([queue.take()], ShuttingDown())
+        self._waiting = dict.fromkeys(self._waiting, 0)
         self._device.shutdown(wait=False, cancel_futures=True)
 
     async def _serve(self) -> None:
         while True:
-            lane = self._next_lane()
-            if lane is None:
+            order = self._next()
+            if order is None:
                 if self._closing:
                     return
                 self._wake.clear()
                 await self._wake.wait()
+                self._moved = time.monotonic()
                 continue
-            jobs = self._take(lane)
+            jobs = self._take(order)
             try:
-                await self._answer(lane, jobs)
+                await self._answer(order.lane, jobs)
             except asyncio.CancelledError:
                 fail(jobs, ShuttingDown())
                 raise
 
-    def _next_lane(self) -> str | None:
-        """The first lane with work; now and then one behind it, each in turn, so that no lane starves."""
-        busy = [lane for lane, jobs in self._lanes.items() if jobs]
+    def _next(self) -> Order | None:
+        """The first queue with work; now and then one behind it, each in turn, so that no queue starves."""
+        busy = sorted(order for order, queue in self._queues.items() if queue)
         if not busy:
             return None
         self._served += 1
@@ -137,39 +209,43 @@ class Batcher:
         behind = busy[1:]
         return behind[turn % len(behind)] if behind and rest == 0 else busy[0]
 
-    def _take(self, lane: str) -> list[Job]:
-        """What leaves now: live jobs up to `max_rows`."""
+    def _take(self, order: Order) -> list[Job]:
+        """What leaves now: live jobs up to `max_tokens`."""
         taken: list[Job] = []
-        rows = 0
-        queue = self._lanes[lane]
-        while queue and rows + len(queue[0].array) <= self._max_rows:
-            job = queue.popleft()
-            self._waiting[lane] -= len(job.array)
-            if not job.future.done():
+        tokens, now, queue = 0, time.monotonic(), self._queues[order]
+        while queue and (not taken or tokens + queue.next().cost <= self._max_tokens):
+            job = queue.take()
+            self._waiting[order.bulk, order.lane] -= job.cost
+            if job.deadline < now:
+                fail([job], TimedOut(now - job.since))
+            elif not job.future.done():
                 taken.append(job)
-                rows += len(job.array)
+                tokens += job.cost
         return taken
 
     async def _answer(self, lane: str, jobs: list[Job]) -> None:
         if not jobs:
             return
         loop = asyncio.get_running_loop()
-        began = self._busy_since = time.monotonic()
+        self._moved, self._busy = time.monotonic(), True
+        began = self._moved
         try:
-            array = stack([job.array for job in jobs], self._pads[lane])
+            array = stack([job.array for job in jobs], self._lanes[lane].pad)
             vectors = await loop.run_in_executor(self._device, self._run, lane, array)
             if len(vectors) != len(array):
                 raise RuntimeError(f"{len(array)} rows gave {len(vectors)} vectors")
         except Exception as error:
             if len(jobs) == 1:
+                self.failing += 1
                 fail(jobs, error)
             else:
                 await self._answer(lane, jobs[: len(jobs) // 2])
                 await self._answer(lane, jobs[len(jobs) // 2 :])
             return
         finally:
-            self._busy_since = None
-        self._observe(lane, len(array), time.monotonic() - began)
+            self._moved, self._busy = time.monotonic(), False
+        self.failing = 0
+        self._observe(Batch(lane, len(array), self._moved - began, [began - job.since for job in jobs]))
         at = 0
         for job in jobs:
             if not job.future.done():

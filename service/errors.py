@@ -4,7 +4,11 @@ ServiceError
 ├── BadRequest       a request that makes no sense
 ├── BadKey           no key, or none we know
 ├── BodyTooLarge     more bytes than a request may have
+├── SlowBody         bytes that trickle in
 ├── Overloaded       a queue is full
+├── OverQuota        a key has had its share
+├── CannotReload     not now, or not this process
+├── TimedOut         its turn did not come in time
 └── ShuttingDown     the service is going away
 """
 
@@ -13,12 +17,14 @@ from __future__ import annotations
 import inspect
 import json
 import sqlite3
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.types import Scope
 
 from export.bundle import BadBundle, NoRoute
 from export.encoder import EncoderError
@@ -33,10 +39,13 @@ from index.collection import (
 )
 from index.filters import BadFilter
 from index.records import UnknownItem, UnknownSchema
+from index.reembed import NotReady
 from index.store import VectorStoreFailed
 from model.config import BadConfig
 from model.inputs.errors import BadMedia, BadText, BeyondBudget, NotMedia
 from model.manifest import BadManifest, BadMetadata
+
+from .jobs import BadPath, JobError, NoImports, UnknownJob
 
 
 class ServiceError(Exception):
@@ -66,6 +75,30 @@ class Overloaded(ServiceError):
         self.queue, self.retry_s = queue, retry_s
 
 
+class OverQuota(ServiceError):
+    def __init__(self, what: str, allowed: str, retry_s: int) -> None:
+        super().__init__(f"this key has had its {what}: {allowed}")
+        self.what, self.allowed, self.retry_s = what, allowed, retry_s
+
+
+class SlowBody(ServiceError):
+    def __init__(self, limit_s: float) -> None:
+        super().__init__(f"the request's body took longer than {limit_s:g} s to arrive")
+        self.limit_s = limit_s
+
+
+class CannotReload(ServiceError):
+    def __init__(self, problem: str) -> None:
+        super().__init__(problem)
+        self.problem = problem
+
+
+class TimedOut(ServiceError):
+    def __init__(self, waited_s: float, retry_s: int = 1) -> None:
+        super().__init__(f"its turn did not come within {waited_s:.1f} s")
+        self.waited_s, self.retry_s = waited_s, retry_s
+
+
 class ShuttingDown(ServiceError):
     def __init__(self) -> None:
         super().__init__("the service is shutting down")
@@ -91,6 +124,15 @@ STATUS: dict[type[Exception], tuple[int, str | None]] = {
     NoVectors: (422, "no_vectors"),
     BodyTooLarge: (413, "too_large"),
     Overloaded: (429, "overloaded"),
+    CannotReload: (409, "cannot_reload"),
+    NotReady: (409, "not_ready"),
+    OverQuota: (429, "over_quota"),
+    SlowBody: (408, "too_slow"),
+    JobError: (500, "job"),
+    NoImports: (400, "no_imports"),
+    BadPath: (400, "bad_path"),
+    UnknownJob: (404, "unknown_job"),
+    TimedOut: (503, "timed_out"),
     ShuttingDown: (503, "shutting_down"),
     DataInUse: (503, "data_in_use"),
     VectorStoreFailed: (503, "vector_store"),
@@ -103,7 +145,7 @@ STATUS: dict[type[Exception], tuple[int, str | None]] = {
     BadConfig: (500, "bad_config"),
     EncoderError: (500, "encoder"),
 }
-HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}
+HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 408: "too_slow", 413: "too_large"}
 
 
 def entry(error: type[Exception]) -> tuple[int, str | None]:
@@ -126,31 +168,42 @@ def body(error: Exception) -> dict[str, Any]:
     return cleaned  # what a client sent and is told again may hold what UTF-8 cannot
 
 
-def response(error: Exception) -> JSONResponse:
-    headers = {"Retry-After": str(error.retry_s)} if isinstance(error, Overloaded) else None
-    return JSONResponse({"error": body(error)}, entry(type(error))[0], headers)
+def response(scope: Scope, error: Exception) -> JSONResponse:
+    retry_s = getattr(error, "retry_s", None)
+    headers = None if retry_s is None else {"Retry-After": str(retry_s)}
+    return answer(scope, body(error), entry(type(error))[0], headers)
+
+
+def answer(scope: Scope, said: dict[str, Any], status: int, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    """The error as a response; where OpenAI's clients ask, with the fields that theirs have, too."""
+    scope["tercet.error"] = said["code"]
+    if scope["path"] == "/v1/embeddings":
+        kinds = {401: "authentication_error", 429: "rate_limit_error"}
+        kind = kinds.get(status, "invalid_request_error" if status < 500 else "server_error")
+        said = {**said, "type": kind, "param": None}
+    return JSONResponse({"error": said}, status, headers)
 
 
 def install(app: FastAPI) -> None:
     """Answer every error in the contract's shape; what nobody foresaw says nothing of the server's inside."""
 
-    async def known(_: Request, error: Exception) -> JSONResponse:
-        return response(error)
+    async def known(request: Request, error: Exception) -> JSONResponse:
+        return response(request.scope, error)
 
-    async def invalid(_: Request, error: Exception) -> JSONResponse:
+    async def invalid(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
         problems = [f"{'.'.join(str(part) for part in e['loc'])}: {e['msg']}" for e in error.errors()]
-        return response(BadRequest("; ".join(problems)[:2000]))
+        return response(request.scope, BadRequest("; ".join(problems)[:2000]))
 
-    async def http(_: Request, error: Exception) -> JSONResponse:
+    async def http(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
         code = HTTP_CODES.get(error.status_code, "bad_request")
         said = {"code": code, "message": str(error.detail), "detail": {}}
-        return JSONResponse({"error": said}, error.status_code, error.headers)
+        return answer(request.scope, said, error.status_code, error.headers)
 
-    async def unforeseen(_: Request, error: Exception) -> JSONResponse:
+    async def unforeseen(request: Request, error: Exception) -> JSONResponse:
         said = {"code": "internal", "message": "an internal error; the log says which", "detail": {}}
-        return JSONResponse({"error": said}, 500)
+        return answer(request.scope, said, 500)
 
     for kind in STATUS:
         app.add_exception_handler(kind, known)

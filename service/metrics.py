@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from .batching import Batch
+
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
 
@@ -14,6 +16,17 @@ class Metrics:
         self.registry = r = CollectorRegistry()
         self.requests = Counter("tercet_requests_total", "Requests answered", ["route", "status"], registry=r)
         self.seconds = Histogram("tercet_request_seconds", "Time to answer", ["route"], buckets=SECONDS, registry=r)
+        self.errors = Counter("tercet_errors_total", "Errors answered, by code", ["code"], registry=r)
+        self.stages = Histogram(
+            "tercet_stage_seconds", "Time of a request's stage", ["stage"], buckets=SECONDS, registry=r
+        )
+        self.queued = Histogram("tercet_queue_seconds", "Wait for the encoder", ["lane"], buckets=SECONDS, registry=r)
+        self.recall = Histogram(
+            "tercet_search_recall",
+            "Share of a search's hits that comparing every vector finds too",
+            buckets=(0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 1.0),
+            registry=r,
+        )
         self.decoded = Counter("tercet_decoded_files_total", "Files decoded, by outcome", ["outcome"], registry=r)
         self.batch_rows = Histogram(
             "tercet_batch_rows", "Rows in a batch", ["lane"], buckets=(1, 2, 4, 8, 16, 32, 64), registry=r
@@ -21,10 +34,15 @@ class Metrics:
         self.encode_seconds = Histogram(
             "tercet_encode_seconds", "Time of a batch", ["lane"], buckets=SECONDS, registry=r
         )
-        self.waiting = Gauge("tercet_waiting_rows", "Rows waiting for the encoder", ["lane"], registry=r)
+        self.waiting = Gauge("tercet_waiting_tokens", "Tokens waiting for the encoder", ["lane"], registry=r)
         self.items = Gauge("tercet_items", "Items stored", ["collection"], registry=r)
         self.vectors = Gauge("tercet_vectors", "Vectors stored", ["collection", "encoding"], registry=r)
 
-    def batch(self, lane: str, rows: int, seconds: float) -> None:
-        self.batch_rows.labels(lane).observe(rows)
-        self.encode_seconds.labels(lane).observe(seconds)
+    def batch(self, batch: Batch) -> None:
+        self.batch_rows.labels(batch.lane).observe(batch.rows)
+        self.encode_seconds.labels(batch.lane).observe(batch.seconds)
+        for wait in batch.waits:
+            self.queued.labels(batch.lane).observe(wait)
+
+    def stage(self, name: str, seconds: float) -> None:
+        self.stages.labels(name).observe(seconds)

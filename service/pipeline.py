@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import shutil
 import tempfile
+import time
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +27,9 @@ from model.inputs.windows import Media
 from .batching import Batcher
 from .errors import Overloaded
 from .metrics import Metrics
+from .quotas import Quota
 from .settings import Settings
+from .trace import stage, who
 
 Vectors = NDArray[np.float32]
 
@@ -43,12 +47,24 @@ class Pipeline:
         self.encoder, self.batcher, self.decoders, self.metrics = encoder, batcher, decoders, metrics
         seconds = settings.media_max_s
         self._budget = Budget(seconds=seconds, frames=round(seconds * 120), samples=round(seconds * 48_000 * 8))
-        self._max_waiting = settings.decode_waiting_max
+        self._max_waiting, self._max_s = settings.decode_waiting_max, settings.request_max_s
+        self._quota = Quota("seconds of media", settings.quota_media)
         self._decoding = 0
+        self._moved = time.monotonic()
+
+    @property
+    def stuck_s(self) -> float:
+        """How long no file has left the decoders while some are there."""
+        return time.monotonic() - self._moved if self._decoding else 0.0
+
+    async def encode(self, encoding: str, array: NDArray[Any]) -> Vectors:
+        """Rows to unit vectors, in company. Raises Overloaded, TimedOut."""
+        with stage("encode"):
+            return await self.batcher.submit(encoding, array, who(), max_s=self._max_s)
 
     async def texts(self, texts: list[str], encoding: str) -> Vectors:
         """Texts to unit vectors [n, dim]. Raises BadText, Overloaded."""
-        return await self.batcher.submit(encoding, await self.tokens(texts, encoding))
+        return await self.encode(encoding, await self.tokens(texts, encoding))
 
     async def tokens(self, texts: list[str], encoding: str) -> NDArray[np.int64]:
         """Texts to token ids [n, length], beside the event loop. Raises BadText."""
@@ -58,11 +74,13 @@ class Pipeline:
         """A media file to the vectors of the wanted encodings that its streams allow, its windows overlapping or not.
 
         Raises:
-            BadMedia: what is wrong with it. Overloaded: too many files wait.
+            BadMedia: what is wrong with it. Overloaded: too many files wait. OverQuota: the key has had its share.
         """
-        media = await self._decode(path, list(dict.fromkeys(map(modality_of, encodings))), overlap)
+        with stage("decode"):
+            media = await self._decode(path, list(dict.fromkeys(map(modality_of, encodings))), overlap)
+        self._quota.take(who(), math.ceil(media.duration_s))
         parts = {e: media.parts[modality_of(e)] for e in encodings if modality_of(e) in media.parts}
-        vectors = await asyncio.gather(*(self.batcher.submit(e, part.array) for e, part in parts.items()))
+        vectors = await asyncio.gather(*(self.encode(e, part.array) for e, part in parts.items()))
         return Embedded(media, {e: (part.windows, v) for (e, part), v in zip(parts.items(), vectors, strict=True)})
 
     async def query(self, path: Path, encoding: str) -> Vectors:
@@ -73,6 +91,8 @@ class Pipeline:
     async def _decode(self, path: Path, wanted: Collection[str], overlap: float) -> Media:
         if self._decoding >= self._max_waiting:
             raise Overloaded("decoding")
+        if not self._decoding:
+            self._moved = time.monotonic()
         self._decoding += 1
         outcome = "cancelled"
         try:
@@ -89,6 +109,7 @@ class Pipeline:
             raise
         finally:
             self._decoding -= 1
+            self._moved = time.monotonic()
             self.metrics.decoded.labels(outcome).inc()
         if not media.parts:
             raise MissingModality(" or ".join(wanted))

@@ -6,10 +6,12 @@ import asyncio
 import base64
 import json
 import mimetypes
+import random
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -20,6 +22,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import TypeAdapter, ValidationError
 from starlette.datastructures import FormData
 from starlette.datastructures import UploadFile as StarletteFile
+from starlette.types import Message, Receive, Scope, Send
 
 from index.bank import stock
 from index.collection import Collection, UnknownCollection
@@ -30,13 +33,20 @@ from model.inputs.errors import BadMedia
 from model.manifest import checked_metadata
 
 from . import schemas
-from .errors import BadRequest, Overloaded, ShuttingDown, body
+from .errors import BadRequest, Overloaded, OverQuota, ShuttingDown, TimedOut, answer, body
+from .jobs import Job, below
 from .pipeline import Embedded, Vectors, on_disk
 from .state import State, Tercet
+from .trace import stage
 
 Request_ = TypeVar("Request_", bound=schemas.Strict)
 
 router = APIRouter()
+
+
+def serving(request: Request) -> State:
+    found: State = request.app.state.tenure.state
+    return found
 
 
 # ---------------------------------------------------------------- health
@@ -48,15 +58,17 @@ async def healthz() -> str:
 
 
 @router.get("/readyz", tags=["health"])
-async def readyz(tercet: Tercet) -> JSONResponse:
-    problems = tercet.problems()
+async def readyz(request: Request) -> JSONResponse:
+    """Whether every stage moves; said even while another bundle takes over."""
+    problems = await serving(request).problems()
     return JSONResponse({"ready": not problems, "reasons": problems}, 503 if problems else 200)
 
 
 @router.get("/metrics", response_class=PlainTextResponse, tags=["health"])
-async def metrics(tercet: Tercet) -> Response:
-    for lane, rows in tercet.batcher.waiting().items():
-        tercet.metrics.waiting.labels(lane).set(rows)
+async def metrics(request: Request) -> Response:
+    tercet = serving(request)
+    for lane, tokens in tercet.batcher.waiting().items():
+        tercet.metrics.waiting.labels(lane).set(tokens)
     tercet.metrics.items.clear()
     tercet.metrics.vectors.clear()
     for collection in tercet.collections.all():
@@ -117,7 +129,10 @@ async def openai_embeddings(tercet: Tercet, request: schemas.OpenAIEmbeddings) -
         raise BadRequest("input is empty")
     encoding = space.encodings["text"]
     ids = await tercet.pipeline.tokens(few_enough(tercet, texts), encoding)
-    vectors, tokens = await tercet.batcher.submit(encoding, ids), int((ids != m.tokenizers[encoding].spec.pad_id).sum())
+    vectors, tokens = (
+        await tercet.pipeline.encode(encoding, ids),
+        int((ids != m.tokenizers[encoding].spec.pad_id).sum()),
+    )
     data = [{"object": "embedding", "index": i, "embedding": coded(v, request)} for i, v in enumerate(vectors)]
     usage = {"prompt_tokens": tokens, "total_tokens": tokens}
     return {"object": "list", "data": data, "model": m.name, "usage": usage}
@@ -156,7 +171,7 @@ async def embed_files(tercet: State, files: list[UploadFile], modality: str, nam
     async def one(index: int, file: UploadFile) -> schemas.Embedding:
         try:
             embedded = await embed_upload(tercet, file, (encoding,))
-        except (BadMedia, Overloaded, ShuttingDown) as error:
+        except (BadMedia, Overloaded, OverQuota, TimedOut, ShuttingDown) as error:
             if len(files) == 1:
                 raise
             return schemas.Embedding(index=index, filename=file.filename, error=schemas.ErrorBody(**body(error)))
@@ -266,7 +281,8 @@ async def add_item(tercet: Tercet, name: str, request: Request) -> schemas.ItemA
         item = await add_media(tercet, collection, request)
     elif kind == "application/json":
         item = await text_item(tercet, parsed(schemas.TextItem, await request.body()))
-        await asyncio.to_thread(collection.put, [item])
+        with stage("write"):
+            await asyncio.to_thread(collection.put, [item])
     else:
         raise BadRequest("an item is multipart/form-data with a file, or JSON with a text")
     found = list(modalities_of(item.vectors))
@@ -310,7 +326,8 @@ async def add_media(tercet: State, collection: Collection, request: Request) -> 
                 metadata=about,
                 filename=(file.filename or "").encode("utf-8", "replace").decode(),
             )
-            await asyncio.to_thread(collection.put_media, item, path)
+            with stage("write"):
+                await asyncio.to_thread(collection.put_media, item, path)
     return item
 
 
@@ -374,14 +391,35 @@ async def list_items(
     return schemas.ItemPage(items=[shown(i) for i in items], next=items[-1].id if len(items) == limit else None)
 
 
+class Media(FileResponse):
+    """A file; of a range that makes no sense, in the shape of every other error."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        refused: Message | None = None
+
+        async def shaped(message: Message) -> None:
+            nonlocal refused
+            if message["type"] == "http.response.start" and message["status"] in (400, 416):
+                refused = message
+            elif refused is None:
+                await send(message)
+
+        await super().__call__(scope, receive, shaped)
+        if refused is not None:
+            headers = {k.decode(): v.decode() for k, v in refused["headers"] if k == b"content-range"}
+            said = {"code": "bad_range", "message": "there is no such range of bytes", "detail": {}}
+            await answer(scope, said, refused["status"], headers)(scope, receive, send)
+
+
+@router.head("/v1/collections/{name}/items/{id:path}/media", tags=["items"], response_class=FileResponse)
 @router.get("/v1/collections/{name}/items/{id:path}/media", tags=["items"], response_class=FileResponse)
-async def item_media(tercet: Tercet, name: str, id: str) -> FileResponse:
+async def item_media(tercet: Tercet, name: str, id: str) -> Media:
     """The stored media, with range requests."""
     path, filename = await asyncio.to_thread(tercet.collections.get(name).media, id)
     kind = mimetypes.guess_type(path.name)[0] or ""
     if not kind.startswith(("video/", "audio/")):
         kind = "application/octet-stream"
-    return FileResponse(path, media_type=kind, filename=filename, content_disposition_type="inline")
+    return Media(path, media_type=kind, filename=filename, content_disposition_type="inline")
 
 
 @router.get("/v1/collections/{name}/items/{id:path}", tags=["items"])
@@ -428,8 +466,19 @@ async def find(
     options, collection = chosen(tercet, request), tercet.collections.get(request.collection)
     vector = await query(route.query)
     aim = Aim(route.target, vector[None], source=route.query, comparable=route.comparable)
-    answer = await asyncio.to_thread(search, collection, [aim], options)
-    return told(collection, f"{source}-{target}", route.space, began, answer)
+    found = await searched(tercet, collection, [aim], options)
+    return told(collection, f"{source}-{target}", route.space, began, found)
+
+
+async def searched(tercet: State, collection: Collection, aims: list[Aim], options: Options) -> Answer:
+    """The answer; of some searches it is then measured how it compares with every vector compared."""
+    with stage("search"):
+        found = await asyncio.to_thread(search, collection, aims, options)
+    if found.hits and not found.plan.exact and random.random() < tercet.settings.recall_sample:
+        right = await asyncio.to_thread(search, collection, aims, replace(options, exact=True))
+        there = {hit.id for hit in found.hits}
+        tercet.metrics.recall.observe(sum(hit.id in there for hit in right.hits) / max(len(right.hits), 1))
+    return found
 
 
 def search_by_text(target: str) -> Callable[..., Awaitable[schemas.SearchResult]]:
@@ -538,8 +587,8 @@ async def compose(
         )
         for way, target in zip(ways, targets, strict=True)
     ]
-    answer = await asyncio.to_thread(search, collection, aims, options)
-    return told(collection, f"composed-{'+'.join(targets)}", "+".join(dict.fromkeys(spaces)), began, answer)
+    found = await searched(tercet, collection, aims, options)
+    return told(collection, f"composed-{'+'.join(targets)}", "+".join(dict.fromkeys(spaces)), began, found)
 
 
 def source_of(part: schemas.TextPart | schemas.FilePart | schemas.ItemPart) -> str:
@@ -560,6 +609,40 @@ async def part_vectors(
         return {e: direction(await asyncio.to_thread(collection.vectors, part.item, e)) for e in encodings}
     embedded = await tercet.pipeline.file(paths[part.file], encodings)
     return {e: direction(embedded.vectors[e][1]) for e in encodings}
+
+
+# ---------------------------------------------------------------- jobs
+
+
+@router.post("/v1/jobs", status_code=202, tags=["jobs"])
+async def add_job(tercet: Tercet, request: schemas.NewJob) -> Job:
+    """Import a folder or a file that lies below the configured import folder. Answered when the job is on disk."""
+    tercet.collections.get(request.collection)
+    await asyncio.to_thread(below, tercet.settings.imports, request.path)
+    return await asyncio.to_thread(tercet.jobs.add, request.collection, request.path)
+
+
+@router.get("/v1/jobs", tags=["jobs"])
+async def list_jobs(tercet: Tercet) -> schemas.JobList:
+    return schemas.JobList(jobs=tercet.jobs.all())
+
+
+@router.get("/v1/jobs/{id}", tags=["jobs"])
+async def get_job(tercet: Tercet, id: str) -> Job:
+    return tercet.jobs.get(id)
+
+
+@router.delete("/v1/jobs/{id}", status_code=204, tags=["jobs"])
+async def cancel_job(tercet: Tercet, id: str) -> None:
+    """End a job; what it has indexed stays. One that has ended is forgotten."""
+    await asyncio.to_thread(tercet.jobs.cancel, id)
+
+
+@router.post("/v1/admin/reload", tags=["admin"])
+async def reload(request: Request) -> dict[str, str]:
+    """Open the bundle and read the settings again, as SIGHUP does; answered when they serve."""
+    state = await request.app.state.reloader.reload()
+    return {"fingerprint": state.encoder.manifest.fingerprint}
 
 
 for _target in MODALITIES:

@@ -10,6 +10,8 @@ from index.calibration import Calibration
 from index.search import Hit, Plan
 from model.manifest import checked_metadata, encodable
 
+from .jobs import Job
+
 
 def reachable(id: str) -> str:
     """An id that can be stored, and asked for in a URL."""
@@ -55,6 +57,12 @@ class TextItem(Strict):
     text: Text
     id: ItemId | None = None
     metadata: Metadata = Field(default_factory=dict)
+
+
+class NewJob(Strict):
+    kind: Literal["import"] = "import"
+    collection: str = "default"
+    path: Text = Field(max_length=4096, description="below the import folder; '.' is all of it")
 
 
 class SearchOptions(Strict):
@@ -197,3 +205,7 @@ class CollectionFound(BaseModel):
 
 class CollectionList(BaseModel):
     collections: list[CollectionFound]
+
+
+class JobList(BaseModel):
+    jobs: list[Job]

@@ -7,6 +7,7 @@ import ipaddress
 from pathlib import Path
 from typing import Annotated, Literal
 
+import limits
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -41,13 +42,31 @@ class Settings(BaseSettings):
     decode_memory_mb: int = Field(768, gt=0, description="address space of a decoding process")
     decode_max_s: float = Field(10.0, gt=0, description="time one file may take to decode")
     decode_waiting_max: int = Field(128, gt=0, description="files decoding or waiting to; beyond, 429")
-    batch_max_rows: int = Field(32, gt=0, description="windows or texts encoded together")
-    queue_max_rows: int = Field(4096, gt=0, description="windows or texts waiting for the encoder; beyond, 429")
-    stall_s: float = Field(30.0, gt=0, description="an encoder busy with one batch for longer is not ready")
+    imports: Path | None = Field(None, description="folder below which jobs may import")
+    request_max_s: float = Field(60.0, gt=0, description="wait for the encoder; beyond, 503")
+    upload_max_s: float = Field(600.0, gt=0, description="time a request's body may take to arrive; beyond, 408")
+    batch_max_tokens: int = Field(2048, gt=0, description="tokens encoded together: a window of 5 s has some 128")
+    queue_max_tokens: int = Field(262_144, gt=0, description="tokens waiting for the encoder; beyond, 429")
+    quota_requests: str = Field("", description="of each key, '600/minute' say; beyond, 429")
+    quota_media: str = Field("", description="seconds of media decoded for each key, '36000/hour' say; beyond, 429")
+    stall_s: float = Field(30.0, gt=0, description="a stage that has not moved for longer while work waits: not ready")
+    free_disk_mb: int = Field(64, ge=0, description="less free than this: not ready")
+    recall_sample: float = Field(
+        0.0, ge=0, le=1, description="share of searches measured against comparing every vector"
+    )
+    traces: str = Field("", description="address that OpenTelemetry spans are sent to, OTLP over HTTP (extra 'otel')")
+    log_json: bool = Field(False, description="log lines as JSON")
     index: Literal["auto", "exact", "hnsw", "ivf", "small"] = Field("auto", description="kind of the vector indexes")
     index_memory_mb: int = Field(0, ge=0, description="memory that one vector index may take; 0: no limit")
     milvus: str = Field("", description="address of a Milvus that keeps the vectors instead of FAISS")
     top_k_max: int = Field(1000, gt=0, description="most hits one search may ask for")
+
+    @field_validator("quota_requests", "quota_media")
+    @classmethod
+    def countable(cls, value: str) -> str:
+        if value:
+            limits.parse(value)
+        return value
 
     @field_validator("api_keys", mode="before")
     @classmethod

@@ -1,23 +1,43 @@
-"""What routes work with; made and ended by the application's lifespan."""
+"""What routes work with, and how another takes its place while requests come in."""
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import shutil
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import numpy as np
 from fastapi import Depends, Request
+from numpy.typing import NDArray
 
+from export.bundle import Manifest, modality_of
 from export.encoder import Encoder
+from index.build import Report, build
+from index.collection import Collection
 from index.data import Collections
+from model.inputs.confined import Decoders
+from model.inputs.decode import Budget
 
-from .batching import Batcher
+from .batching import Batcher, Lane
+from .errors import body
+from .jobs import Job, Jobs, below
 from .metrics import Metrics
 from .pipeline import Pipeline
+from .quotas import Quota
 from .settings import Settings
 
-FREE_DISK_MB = 64
+LOG = logging.getLogger("tercet")
+LANES = ("text", "audio", "video")  # those of the first go first
+PATCH, PATCH_S = 16, 0.04  # what a token covers of a picture's side, and of time in a sound, as a tiny VLSA has it
+FAILING = 3  # batches that fail one after the other before the encoder itself is doubted
+DRAIN_S = 10.0
+IMPORT_BUDGET = Budget(seconds=2 * 3600.0, frames=2 * 3600 * 60, samples=2 * 3600 * 48_000 * 8)
+IMPORT_MEMORY_MB, IMPORT_FILE_S = 4096, 600.0
 
 
 @dataclass
@@ -29,20 +49,155 @@ class State:
     pipeline: Pipeline
     metrics: Metrics
     uploads: Path
+    jobs: Jobs
+    decoders: Decoders
+    request_quota: Quota
 
-    def problems(self) -> list[str]:
+    async def problems(self) -> list[str]:
         """Why the service is not ready; empty when it is."""
-        found = []
-        if self.batcher.stuck_s > self.settings.stall_s:
+        found, stall = [], self.settings.stall_s
+        if self.batcher.stuck_s > stall:
             found.append("the encoder has not moved for a while")
-        if shutil.disk_usage(self.settings.data).free < FREE_DISK_MB * 1_000_000:
+        if self.pipeline.stuck_s > stall + self.settings.decode_max_s:
+            found.append("the decoders have not moved for a while")
+        if self.batcher.failing >= FAILING and not await asyncio.to_thread(sound, self.encoder):
+            found.append("the encoder fails")
+        if shutil.disk_usage(self.settings.data).free < self.settings.free_disk_mb * 1_000_000:
             found.append("the disk is full")
         return found + [str(conflict) for conflict in self.collections.conflicts.values()]
 
+    async def close(self) -> None:
+        """Let what is being done end, for a while; then let go of everything."""
+        await asyncio.to_thread(self.jobs.close)
+        await self.batcher.close()
+        await asyncio.to_thread(self.decoders.close)
+        await asyncio.to_thread(self.collections.close)
 
-def state(request: Request) -> State:
-    found: State = request.app.state.tercet
-    return found
+
+def sound(encoder: Encoder) -> bool:
+    """Whether an encoder still gives what it gave when its bundle was made."""
+    try:
+        encoder.check()
+    except Exception:  # whatever a lost device raises
+        LOG.exception("the encoder fails its check")
+        return False
+    return True
+
+
+def lanes_of(manifest: Manifest) -> dict[str, Lane]:
+    """The encodings, the quickest first, and what a row of each costs."""
+    ordered = sorted(manifest.graphs, key=lambda encoding: LANES.index(modality_of(encoding)))
+    lanes = {}
+    for encoding in ordered:
+        modality, inputs = modality_of(encoding), manifest.inputs
+        if modality == "text":
+            lanes[encoding] = Lane(pad=manifest.tokenizers[encoding].spec.pad_id)
+        elif modality == "audio":
+            assert inputs.audio is not None
+            lanes[encoding] = Lane(tokens=max(1, round(inputs.audio.samples / inputs.audio.sample_rate / PATCH_S)))
+        else:
+            assert inputs.video is not None
+            lanes[encoding] = Lane(tokens=inputs.video.frames * (-(-inputs.video.size // PATCH)) ** 2)
+    return lanes
+
+
+async def opened(settings: Settings, encoder: Encoder, collections: Collections, metrics: Metrics) -> State:
+    """Everything that serves an encoder and its collections."""
+    uploads = settings.data / "uploads"
+    decoders = Decoders(settings.decode_workers, settings.decode_memory_mb, settings.decode_max_s)
+    lanes = lanes_of(encoder.manifest)
+    batcher = Batcher(encoder.embed, lanes, settings.batch_max_tokens, settings.queue_max_tokens, metrics.batch)
+    pipeline = Pipeline(encoder, batcher, decoders, settings, metrics)
+    await asyncio.to_thread(decoders.warm)
+    importing = Importing(settings, Bulk(encoder, batcher, asyncio.get_running_loop()), collections)
+    jobs = Jobs(settings.data / "jobs", importing, lambda error: str(body(error)["message"]))
+    quota = Quota("requests", settings.quota_requests)
+    return State(settings, encoder, collections, batcher, pipeline, metrics, uploads, jobs, decoders, quota)
+
+
+@dataclass(frozen=True)
+class Bulk:
+    """The encoder as batch building knows it, behind the requests of people."""
+
+    encoder: Encoder
+    batcher: Batcher
+    loop: asyncio.AbstractEventLoop
+
+    @property
+    def manifest(self) -> Manifest:
+        return self.encoder.manifest
+
+    def tokens(self, texts: list[str], encoding: str) -> NDArray[np.int64]:
+        return self.encoder.tokens(texts, encoding)
+
+    def embed(self, encoding: str, arrays: NDArray[Any]) -> NDArray[np.float32]:
+        work = self.batcher.submit(encoding, arrays, who="import", bulk=True)
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result()
+
+    def check(self) -> None:
+        self.encoder.check()
+
+
+@dataclass(frozen=True)
+class Importing:
+    """What an import job does: batch building of what lies below the import folder."""
+
+    settings: Settings
+    encoder: Bulk
+    collections: Collections
+
+    def __call__(self, job: Job) -> Iterator[tuple[int, int, Report]]:
+        path, root = below(self.settings.imports, job.path), below(self.settings.imports, ".")
+        collection: Collection = self.collections.get(job.collection)
+        decoders = Decoders(self.settings.decode_workers, IMPORT_MEMORY_MB, IMPORT_FILE_S, nice=10)
+        try:
+            overlap = self.settings.overlap
+            for done, total, report in build(
+                self.encoder, collection, [path], decoders, IMPORT_BUDGET, overlap=overlap, within=root
+            ):
+                failed = {name.replace(f"{root}/", ""): reason for name, reason in report.failed.items()}
+                yield done, total, replace(report, failed=failed)
+        finally:
+            decoders.close()
+
+
+class Tenure:
+    """Who serves at present. Requests that come in while another takes over wait for it."""
+
+    def __init__(self, state: State) -> None:
+        self.state = state
+        self._serving = asyncio.Event()
+        self._serving.set()
+        self._in_use = 0
+        self._turn = asyncio.Lock()
+
+    @asynccontextmanager
+    async def using(self) -> AsyncIterator[State]:
+        await self._serving.wait()
+        self._in_use += 1
+        try:
+            yield self.state
+        finally:
+            self._in_use -= 1
+
+    @asynccontextmanager
+    async def handing_over(self) -> AsyncIterator[None]:
+        """Hold new requests back, once those that are being answered have been, or have had their time."""
+        async with self._turn:
+            self._serving.clear()
+            try:
+                end = asyncio.get_running_loop().time() + DRAIN_S
+                while self._in_use and asyncio.get_running_loop().time() < end:
+                    await asyncio.sleep(0.01)
+                yield
+            finally:
+                self._serving.set()
+
+
+async def state(request: Request) -> AsyncIterator[State]:
+    tenure: Tenure = request.app.state.tenure
+    async with tenure.using() as found:
+        yield found
 
 
 Tercet = Annotated[State, Depends(state)]

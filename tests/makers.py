@@ -101,10 +101,14 @@ class FakeEncoder:
         width = max(map(len, rows))
         return np.array([row + [0] * (width - len(row)) for row in rows], np.int64)
 
+    def check(self) -> None:
+        if self.poison == "all":
+            raise RuntimeError("poisoned")
+
     def embed(self, encoding: str, arrays: NDArray[Any]) -> NDArray[np.float32]:
         """Of an encoding that is narrower than four, the first axes and one that is always there."""
         modality, width = modality_of(encoding), self.manifest.dims[encoding]
-        if self.poison == modality:
+        if self.poison in (modality, "all"):
             raise RuntimeError("poisoned")
         out = np.zeros((len(arrays), 4), np.float32)
         if modality == "video":
@@ -153,12 +157,17 @@ def wait_ready(client: httpx.Client, process: subprocess.Popen[bytes], seconds: 
     raise RuntimeError("the service did not become ready")
 
 
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
 @contextmanager
 def running_milvus(folder: Path) -> Iterator[str]:
     """milvus-lite's server on a free port; its address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [
         str(Path(sys.executable).parent / "milvus-lite"),
         "server",

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from service.batching import Batcher
-from service.errors import Overloaded, ShuttingDown
+from service.batching import Batcher, Lane
+from service.errors import Overloaded, ShuttingDown, TimedOut
 
-LANES = {"text": 0, "video": 0}
+ROW = Lane(tokens=1)
+LANES = {"text": ROW, "video": ROW}
 
 
 def run(work: Coroutine[Any, Any, None]) -> None:
@@ -45,7 +46,7 @@ def rows(*values: float) -> NDArray[np.float32]:
 def test_waiting_requests_leave_together() -> None:
     async def work() -> None:
         device = Device()
-        batcher = Batcher(device, LANES, max_rows=8, max_waiting=100)
+        batcher = Batcher(device, LANES, max_tokens=8, max_waiting=100)
         device.gate.clear()
         tasks = [asyncio.create_task(batcher.submit("text", rows(i))) for i in range(9)]
         await asyncio.sleep(0.05)
@@ -67,11 +68,11 @@ def test_rows_of_differing_length_are_padded_as_their_lane_says() -> None:
             time.sleep(0.05)
             return np.ones((len(array), 2), np.float32)
 
-        batcher = Batcher(device, {"text@clap": 1}, max_rows=8, max_waiting=100)
-        texts = [np.array([[0, 7, 8, 2]]), np.array([[0, 9, 2]]), np.array([[0, 2]])]
+        batcher = Batcher(device, {"text@clap": Lane(pad=1)}, max_tokens=32, max_waiting=100)
+        texts = [np.array([[0, 7, 8, 2]]), np.array([[0, 9, 2]]), np.array([[0, 5, 2]])]
         await asyncio.gather(*(batcher.submit("text@clap", ids) for ids in texts))
         rows_seen = [row for batch in seen for row in batch]
-        assert sorted("".join(map(str, row)).rstrip("1") for row in rows_seen) == ["02", "0782", "092"]
+        assert sorted("".join(map(str, row)).rstrip("1") for row in rows_seen) == ["052", "0782", "092"]
         assert any(row[-1] == 1 for row in rows_seen)
         await batcher.close()
 
@@ -81,7 +82,7 @@ def test_rows_of_differing_length_are_padded_as_their_lane_says() -> None:
 def test_one_bad_row_never_hurts_its_neighbours() -> None:
     async def work() -> None:
         device = Device()
-        batcher = Batcher(device, LANES, max_rows=32, max_waiting=100)
+        batcher = Batcher(device, LANES, max_tokens=32, max_waiting=100)
         device.gate.clear()
         tasks = [asyncio.create_task(batcher.submit("video", rows(-1 if i == 5 else i))) for i in range(16)]
         await asyncio.sleep(0.05)
@@ -98,7 +99,7 @@ def test_one_bad_row_never_hurts_its_neighbours() -> None:
 def test_a_large_request_is_served_in_parts_and_in_order() -> None:
     async def work() -> None:
         device = Device()
-        batcher = Batcher(device, LANES, max_rows=4, max_waiting=5)
+        batcher = Batcher(device, LANES, max_tokens=4, max_waiting=5)
         out = await batcher.submit("video", rows(*range(11)))
         assert out.ravel().tolist() == [2 * i for i in range(11)]
         assert max(n for _, n in device.batches) == 4
@@ -107,13 +108,102 @@ def test_a_large_request_is_served_in_parts_and_in_order() -> None:
     run(work())
 
 
-def test_texts_of_differing_length_share_a_batch() -> None:
+def test_texts_share_a_batch_with_those_about_as_long() -> None:
+    """Three and four tokens together; forty alone, so that nobody pays for their padding."""
+
     async def work() -> None:
-        batcher = Batcher(Device(), LANES, max_rows=8, max_waiting=100)
-        a, b = await asyncio.gather(
-            batcher.submit("text", np.array([[1, 2, 3]])), batcher.submit("text", np.array([[4], [5]]))
-        )
-        assert a[0, :3].tolist() == [2, 4, 6] and b[:, 0].tolist() == [8, 10]
+        shapes: list[tuple[int, ...]] = []
+        gate = threading.Event()
+
+        def device(lane: str, array: NDArray[np.int64]) -> NDArray[np.float32]:
+            gate.wait(15)
+            shapes.append(array.shape)
+            return np.asarray(array[:, :1], np.float32)
+
+        batcher = Batcher(device, {"text": Lane()}, max_tokens=1000, max_waiting=1000)
+        first = asyncio.create_task(batcher.submit("text", np.array([[9, 9]])))
+        await asyncio.sleep(0.05)  # it is on the device
+        long = asyncio.create_task(batcher.submit("text", np.full((2, 40), 6)))
+        short = [asyncio.create_task(batcher.submit("text", np.full((1, n), n))) for n in (3, 4, 3)]
+        await asyncio.sleep(0.05)
+        gate.set()
+        await first
+        assert [(await task).item() for task in short] == [3, 4, 3] and (await long).ravel().tolist() == [6, 6]
+        assert sorted(shapes) == [(1, 2), (2, 40), (3, 4)]
+        await batcher.close()
+
+    run(work())
+
+
+def test_a_batch_is_as_large_as_its_tokens_allow() -> None:
+    async def work() -> None:
+        device = Device()
+        batcher = Batcher(device, {"text": Lane(), "video": Lane(tokens=30)}, max_tokens=100, max_waiting=10_000)
+        await asyncio.gather(batcher.submit("video", rows(*range(7))), batcher.submit("text", np.ones((25, 8))))
+        assert [n for lane, n in device.batches if lane == "video"] == [3, 3, 1]
+        assert [n for lane, n in device.batches if lane == "text"] == [12, 12, 1]
+        assert (await batcher.submit("text", np.ones((1, 150)))).shape == (1, 150)  # too large for any batch: alone
+        await batcher.close()
+
+    run(work())
+
+
+def test_those_who_ask_have_turns() -> None:
+    """One key asks twenty times, then another once: it is served second."""
+
+    async def work() -> None:
+        device = Device()
+        batcher = Batcher(device, LANES, max_tokens=1, max_waiting=1000)
+        device.gate.clear()
+        done: list[str] = []
+
+        async def ask(who: str) -> None:
+            await batcher.submit("text", rows(1), who)
+            done.append(who)
+
+        tasks = [asyncio.create_task(ask("greedy")) for _ in range(20)]
+        await asyncio.sleep(0.05)
+        tasks.append(asyncio.create_task(ask("modest")))
+        await asyncio.sleep(0.05)
+        device.gate.set()
+        await asyncio.gather(*tasks)
+        assert done.index("modest") <= 2
+        await batcher.close()
+
+    run(work())
+
+
+def test_bulk_work_goes_behind_people_and_is_not_refused() -> None:
+    async def work() -> None:
+        device = Device()
+        batcher = Batcher(device, LANES, max_tokens=1, max_waiting=2)
+        device.gate.clear()
+        tasks = [asyncio.create_task(batcher.submit("text", rows(i), bulk=True)) for i in range(12)]
+        await asyncio.sleep(0.05)
+        tasks.append(asyncio.create_task(batcher.submit("video", rows(0))))
+        await asyncio.sleep(0.05)
+        device.gate.set()
+        await asyncio.gather(*tasks)
+        assert [lane for lane, _ in device.batches].index("video") == 1
+        await batcher.close()
+
+    run(work())
+
+
+def test_a_request_past_its_deadline_is_dropped_before_work() -> None:
+    async def work() -> None:
+        device = Device()
+        batcher = Batcher(device, LANES, max_tokens=1, max_waiting=100)
+        device.gate.clear()
+        first = asyncio.create_task(batcher.submit("text", rows(1)))
+        await asyncio.sleep(0.02)
+        late = asyncio.create_task(batcher.submit("text", rows(2), max_s=0.01))
+        await asyncio.sleep(0.05)
+        device.gate.set()
+        assert (await first).item() == 2
+        with pytest.raises(TimedOut):
+            await late
+        assert len(device.batches) == 1
         await batcher.close()
 
     run(work())
@@ -122,7 +212,7 @@ def test_texts_of_differing_length_share_a_batch() -> None:
 def test_text_goes_first_but_nobody_starves() -> None:
     async def work() -> None:
         device = Device()
-        batcher = Batcher(device, LANES, max_rows=1, max_waiting=1000)
+        batcher = Batcher(device, LANES, max_tokens=1, max_waiting=1000)
         device.gate.clear()
         tasks = [asyncio.create_task(batcher.submit("video", rows(i))) for i in range(6)]
         await asyncio.sleep(0.02)
@@ -140,7 +230,7 @@ def test_text_goes_first_but_nobody_starves() -> None:
 def test_the_middle_lane_gets_its_turn() -> None:
     async def work() -> None:
         device = Device()
-        batcher = Batcher(device, dict.fromkeys(("text", "audio", "video"), 0), max_rows=1, max_waiting=1000)
+        batcher = Batcher(device, dict.fromkeys(("text", "audio", "video"), ROW), max_tokens=1, max_waiting=1000)
         device.gate.clear()
         tasks = [asyncio.create_task(batcher.submit("text", rows(i))) for i in range(40)]
         tasks += [asyncio.create_task(batcher.submit("video", rows(i))) for i in range(20)]
@@ -157,7 +247,7 @@ def test_the_middle_lane_gets_its_turn() -> None:
 def test_a_full_queue_says_so_and_recovers() -> None:
     async def work() -> None:
         device = Device()
-        batcher = Batcher(device, LANES, max_rows=1, max_waiting=3)
+        batcher = Batcher(device, LANES, max_tokens=1, max_waiting=3)
         device.gate.clear()
         tasks = [asyncio.create_task(batcher.submit("text", rows(0)))]
         await asyncio.sleep(0.05)  # it is on the device; three more may wait
@@ -176,7 +266,7 @@ def test_a_full_queue_says_so_and_recovers() -> None:
 def test_a_caller_that_leaves_takes_its_work_along() -> None:
     async def work() -> None:
         device = Device()
-        batcher = Batcher(device, LANES, max_rows=1, max_waiting=100)
+        batcher = Batcher(device, LANES, max_tokens=1, max_waiting=100)
         device.gate.clear()
         first = asyncio.create_task(batcher.submit("text", rows(1)))
         await asyncio.sleep(0.02)
@@ -196,7 +286,7 @@ def test_a_caller_that_leaves_takes_its_work_along() -> None:
 def test_shutdown_leaves_nobody_waiting() -> None:
     async def work() -> None:
         device = Device()
-        batcher = Batcher(device, LANES, max_rows=1, max_waiting=100)
+        batcher = Batcher(device, LANES, max_tokens=1, max_waiting=100)
         device.gate.clear()
         tasks = [asyncio.create_task(batcher.submit("text", rows(i))) for i in range(5)]
         await asyncio.sleep(0.05)
@@ -213,7 +303,7 @@ def test_shutdown_leaves_nobody_waiting() -> None:
 
 def test_a_short_answer_is_an_error_not_a_wrong_vector() -> None:
     async def work() -> None:
-        batcher = Batcher(lambda lane, x: np.zeros((1, 2), np.float32), LANES, max_rows=8, max_waiting=100)
+        batcher = Batcher(lambda lane, x: np.zeros((1, 2), np.float32), LANES, max_tokens=8, max_waiting=100)
         with pytest.raises(RuntimeError):
             await batcher.submit("text", rows(1, 2))
         await batcher.close()

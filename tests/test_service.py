@@ -375,11 +375,11 @@ def test_a_client_that_hangs_up_takes_its_work_along(tmp_path: Path) -> None:
     async def work() -> None:
         encoder = Slow()
         encoder.gate.set()
-        app = create_app(settings(tmp_path / "data", batch_max_rows=1), encoder)
+        app = create_app(settings(tmp_path / "data", batch_max_tokens=1), encoder)
         async with app.router.lifespan_context(app):
             encoder.gate.clear()
             encoder.rows = 0
-            batcher = app.state.tercet.batcher
+            batcher = app.state.tenure.state.batcher
             gone, sent = asyncio.Event(), []
             body = [{"type": "http.request", "body": b'{"texts": ["a", "b", "c", "d"]}', "more_body": False}]
 
@@ -404,6 +404,7 @@ def test_a_client_that_hangs_up_takes_its_work_along(tmp_path: Path) -> None:
                 "server": ("test", 80),
                 "client": ("test", 1),
                 "root_path": "",
+                "app": app,
             }
             request = asyncio.create_task(app(scope, receive, send))
             while not batcher.waiting()["text"]:
@@ -411,7 +412,7 @@ def test_a_client_that_hangs_up_takes_its_work_along(tmp_path: Path) -> None:
             gone.set()
             await asyncio.wait_for(request, 5)
             encoder.gate.set()
-            fresh = await app.state.tercet.pipeline.texts(["red"], "text")
+            fresh = await app.state.tenure.state.pipeline.texts(["red"], "text")
             assert fresh.shape == (1, 4) and not sent
             assert encoder.rows <= 2 and batcher.waiting()["text"] == 0  # the one on the device, and the fresh one
 

@@ -3,10 +3,15 @@ hangs costs one file; the pool replaces it."""
 
 from __future__ import annotations
 
+import ctypes
+import math
+import os
 import resource
 import threading
+import time
 from collections.abc import Collection
 from concurrent.futures import CancelledError, Future
+from contextlib import suppress
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -17,10 +22,19 @@ from .errors import BadMedia, DecoderFailed
 from .windows import InputSpecs, Media, read_media
 
 MIB = 1024 * 1024
+CORES = 2  # that one file's decoder may keep busy for all of its time
+CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000  # of unshare(2)
 
 
-def confine(memory_mb: int) -> None:
-    """Bind this process: address space, no file larger than nothing, no core dumps."""
+def confine(memory_mb: int, nice: int) -> None:
+    """Bind this process: address space, no file larger than nothing, no core dumps, no network where the platform lets
+    an unprivileged process give it up.
+    """
+    os.nice(nice)
+    with suppress(OSError, AttributeError):
+        libc = ctypes.CDLL(None)
+        if libc.unshare(CLONE_NEWNET) != 0:
+            libc.unshare(CLONE_NEWUSER | CLONE_NEWNET)
     for what, limit in (
         (resource.RLIMIT_AS, memory_mb * MIB),
         (resource.RLIMIT_FSIZE, 0),
@@ -31,9 +45,11 @@ def confine(memory_mb: int) -> None:
 
 
 def read_confined(
-    path: Path, specs: InputSpecs, budget: Budget, wanted: tuple[str, ...], overlap: float
+    path: Path, specs: InputSpecs, budget: Budget, wanted: tuple[str, ...], overlap: float, max_s: float
 ) -> Media | BadMedia:
     """The media or what is wrong with it, as a value: an exception would carry the server's paths along."""
+    cpu_s = math.ceil(time.process_time() + CORES * max_s)
+    resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, resource.RLIM_INFINITY))
     try:
         return read_media(path, specs, budget, wanted, overlap)
     except BadMedia as fault:
@@ -47,8 +63,8 @@ def read_confined(
 class Decoders:
     """A pool of confined decoders. `read` may be called from any thread."""
 
-    def __init__(self, workers: int = 2, memory_mb: int = 1024, max_s: float = 12.0) -> None:
-        self._workers, self._memory_mb, self._max_s = workers, memory_mb, max_s
+    def __init__(self, workers: int = 2, memory_mb: int = 1024, max_s: float = 12.0, nice: int = 0) -> None:
+        self._workers, self._memory_mb, self._max_s, self._nice = workers, memory_mb, max_s, nice
         self._lock, self._closed = threading.Lock(), False
         self._pool = self._new_pool()
 
@@ -57,7 +73,7 @@ class Decoders:
         context.set_forkserver_preload(["model.inputs.windows"])
         # A worker is replaced after so many files, so that nothing a decoder leaks can add up.
         return ProcessPool(
-            self._workers, max_tasks=500, initializer=confine, initargs=(self._memory_mb,), context=context
+            self._workers, max_tasks=500, initializer=confine, initargs=(self._memory_mb, self._nice), context=context
         )
 
     def warm(self) -> None:
@@ -73,7 +89,7 @@ class Decoders:
         overlap: float = 0.0,
     ) -> Future[Media | BadMedia]:
         """Begin to decode; give the future to `finish`."""
-        args = (path, specs, budget, tuple(wanted), overlap)
+        args = (path, specs, budget, tuple(wanted), overlap, self._max_s)
         with self._lock:
             if self._closed:
                 raise DecoderFailed("the decoders are closed")

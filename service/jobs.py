@@ -1,0 +1,210 @@
+"""Long work on a user's behalf: importing what lies below the import folder. One job at a time, each kept in a file of
+its own, so that a job goes on after a restart where it stopped.
+
+JobError
+├── NoImports      no import folder is configured
+├── BadPath        a path that leads out of it, or to nothing
+└── UnknownJob
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Literal
+
+from index.build import Report
+from index.snapshot import write_durably
+
+LOG = logging.getLogger("tercet.jobs")
+FAILURES = 100  # listed of a job; all are counted
+KEPT = 500  # jobs that have ended, the last of them
+SAVED_S = 1.0  # between two savings of how far a job is
+States = Literal["queued", "running", "done", "failed", "cancelled"]
+
+
+class JobError(Exception):
+    """A job that cannot be had."""
+
+
+class NoImports(JobError):
+    def __init__(self) -> None:
+        super().__init__("this service has no folder to import from (TERCET_IMPORTS)")
+
+
+class BadPath(JobError):
+    def __init__(self, path: str) -> None:
+        super().__init__(f"there is no {path!r} in the import folder")
+        self.path = path
+
+
+class UnknownJob(JobError):
+    def __init__(self, id: str) -> None:
+        super().__init__(f"there is no job {id!r}")
+        self.id = id
+
+
+@dataclass(frozen=True)
+class Failure:
+    source: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is asked, and how far it is. Times are seconds since 1970."""
+
+    id: str
+    kind: Literal["import"]
+    collection: str
+    path: str  # below the import folder
+    created: float
+    state: States = "queued"
+    done: int = 0
+    total: int = 0
+    indexed: int = 0
+    unchanged: int = 0
+    failed: int = 0
+    failures: list[Failure] = field(default_factory=list)
+    error: str | None = None  # why the whole job failed
+    finished: float | None = None
+
+    @property
+    def ended(self) -> bool:
+        return self.state not in ("queued", "running")
+
+
+Work = Callable[[Job], Iterator[tuple[int, int, Report]]]
+
+
+def below(root: Path | None, path: str) -> Path:
+    """What a path below the import folder means. Raises NoImports, BadPath."""
+    if root is None:
+        raise NoImports
+    try:
+        found = (root / path).resolve(strict=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise BadPath(path) from error
+    if not found.is_relative_to(root.resolve()):
+        raise BadPath(path)
+    return found
+
+
+class Jobs:
+    """The jobs of a data folder, done one after the other by a thread of their own."""
+
+    def __init__(self, folder: Path, work: Work, told: Callable[[Exception], str] = str) -> None:
+        """`work` does a job and yields (done, total, report so far); `told` says of an error what clients may read."""
+        self._folder, self._work, self._told = folder, work, told
+        self._folder.mkdir(exist_ok=True)
+        self._lock, self._stopping = threading.Lock(), False
+        self._jobs = {job.id: job for job in sorted(self._stored(), key=lambda job: job.created)}
+        self._cancelled: set[str] = set()
+        self._queue: SimpleQueue[str | None] = SimpleQueue()
+        for job in self._jobs.values():
+            if not job.ended:
+                self._queue.put(job.id)
+        self._thread = threading.Thread(target=self._run, name="jobs", daemon=True)
+        self._thread.start()
+
+    def _stored(self) -> Iterator[Job]:
+        for file in self._folder.glob("*.json"):
+            try:
+                row = json.loads(file.read_text(encoding="utf-8"))
+                yield Job(**row | {"failures": [Failure(**failure) for failure in row["failures"]]})
+            except (ValueError, TypeError, KeyError) as error:
+                LOG.warning("%s is no job: %s", file.name, error)
+
+    def all(self) -> list[Job]:
+        """The latest first."""
+        with self._lock:
+            return list(reversed(self._jobs.values()))
+
+    def get(self, id: str) -> Job:
+        with self._lock:
+            if id not in self._jobs:
+                raise UnknownJob(id)
+            return self._jobs[id]
+
+    def add(self, collection: str, path: str) -> Job:
+        """A new job, on disk when this returns."""
+        job = Job(uuid.uuid4().hex, "import", collection, path, time.time())
+        self._keep(job)
+        self._queue.put(job.id)
+        return job
+
+    def cancel(self, id: str) -> None:
+        """End a job that has not; what it has indexed stays. One that has ended is forgotten. Raises UnknownJob."""
+        job = self.get(id)
+        if job.ended:
+            self._forget(id)
+        elif job.state == "queued":
+            self._keep(replace(job, state="cancelled", finished=time.time()))
+        else:
+            self._cancelled.add(id)
+
+    def close(self, wait_s: float = 10.0) -> None:
+        """Stop; the job at hand goes on when the folder is opened again."""
+        self._stopping = True
+        self._queue.put(None)
+        self._thread.join(wait_s)
+
+    def _keep(self, job: Job) -> None:
+        with self._lock:
+            self._jobs[job.id] = job
+            old = [id for id, known in self._jobs.items() if known.ended][:-KEPT]
+        write_durably(self._folder / f"{job.id}.json", json.dumps(asdict(job)).encode())
+        for id in old:
+            self._forget(id)
+
+    def _forget(self, id: str) -> None:
+        with self._lock:
+            self._jobs.pop(id, None)
+        (self._folder / f"{id}.json").unlink(missing_ok=True)
+
+    def _run(self) -> None:
+        while not self._stopping and (id := self._queue.get()) is not None:
+            with self._lock:
+                job = self._jobs.get(id)
+            if job is not None and not job.ended:
+                self._do(job)
+
+    def _do(self, job: Job) -> None:
+        saved = 0.0
+        try:
+            for done, total, report in self._work(job):
+                job = replace(
+                    job,
+                    state="running",
+                    done=done,
+                    total=total,
+                    indexed=report.indexed,
+                    unchanged=report.unchanged,
+                    failed=len(report.failed),
+                    failures=[Failure(*pair) for pair in list(report.failed.items())[:FAILURES]],
+                )
+                if self._stopping:
+                    return
+                if job.id in self._cancelled:
+                    self._cancelled.discard(job.id)
+                    self._keep(replace(job, state="cancelled", finished=time.time()))
+                    return
+                if time.monotonic() - saved > SAVED_S:
+                    self._keep(job)
+                    saved = time.monotonic()
+                else:
+                    with self._lock:
+                        self._jobs[job.id] = job
+            self._keep(replace(job, state="done", finished=time.time()))
+        except Exception as error:  # whatever befalls a job is that job's
+            if self._stopping:
+                return
+            LOG.exception("job %s failed", job.id)
+            self._keep(replace(job, state="failed", error=self._told(error), finished=time.time()))

@@ -1,0 +1,383 @@
+"""What an operator meets: jobs, quotas, ids, logs and metrics, another bundle, clients that behave oddly."""
+
+from __future__ import annotations
+
+import json
+import logging
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+import uvicorn
+from starlette.testclient import TestClient
+
+from export.encoder import Encoder
+from index.reembed import reembed
+from model.inputs.confined import Decoders
+from model.inputs.decode import Budget
+from service.app import create_app
+from service.jobs import Jobs
+from service.settings import Settings
+from service.trace import CURRENT, JsonLines, Trace
+
+from .makers import GREEN, RED, FakeEncoder, free_port, make_clip, make_wav
+from .test_service import add, refused, search, upload
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An import folder: two clips, a sound, a note, a damaged file, and a link that leads out."""
+    root = tmp_path_factory.mktemp("library")
+    (root / "year" / "may").mkdir(parents=True)
+    make_clip(root / "year" / "red.mp4", [RED, RED])
+    make_clip(root / "year" / "may" / "green.mp4", [GREEN, GREEN], hz=None)
+    make_wav(root / "tone.wav", 2.0)
+    (root / "notes.md").write_text("no media")
+    (root / "broken.mp4").write_bytes(b"\0\0\0\x18ftypmp42" + bytes(200))
+    secret = make_wav(tmp_path_factory.mktemp("elsewhere") / "secret.wav", 1.0)
+    (root / "out.wav").symlink_to(secret)
+    (root / "sly.jsonl").write_text(json.dumps({"path": str(secret), "id": "sly"}) + "\n")
+    return root
+
+
+def finished(client: TestClient, id: str, seconds: float = 30.0) -> dict[str, Any]:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        job: dict[str, Any] = client.get(f"/v1/jobs/{id}").json()
+        if job["state"] not in ("queued", "running"):
+            return job
+        time.sleep(0.05)
+    raise AssertionError(job)
+
+
+def started(client: TestClient, path: str, collection: str = "default") -> str:
+    answer = client.post("/v1/jobs", json={"kind": "import", "collection": collection, "path": path})
+    assert answer.status_code == 202, answer.text
+    return str(answer.json()["id"])
+
+
+def test_a_folder_is_imported_and_nothing_outside_of_it(tmp_path: Path, library: Path) -> None:
+    with TestClient(create_app(Settings(data=tmp_path / "data", imports=library), FakeEncoder())) as client:
+        job = finished(client, started(client, "."))
+        assert (job["state"], job["indexed"], job["total"]) == ("done", 3, 5), job
+        failures = {failure["source"]: failure["reason"] for failure in job["failures"]}
+        assert failures.keys() == {"broken.mp4", "out.wav"} and "outside" in failures["out.wav"]
+        ids = {item["id"] for item in client.get("/v1/collections/default/items").json()["items"]}
+        assert ids == {"year/red.mp4", "year/may/green.mp4", "tone.wav"}
+        assert search(client, "text-video", "green")["hits"][0]["id"] == "year/may/green.mp4"
+        assert client.get("/v1/collections/default/items/tone.wav/media").status_code == 200
+        again = finished(client, started(client, "year"))
+        assert (again["indexed"], again["unchanged"], again["failed"]) == (0, 2, 0)  # known by their place, not by job
+        sly = finished(client, started(client, "sly.jsonl"))
+        assert (sly["indexed"], sly["failed"]) == (0, 1)
+        assert str(library) not in client.get("/v1/jobs").text and len(client.get("/v1/jobs").json()["jobs"]) == 3
+        assert client.delete(f"/v1/jobs/{job['id']}").status_code == 204
+        refused(client.get(f"/v1/jobs/{job['id']}"), 404, "unknown_job")
+
+
+@pytest.mark.parametrize("path", ["..", "/etc", "nowhere", "out.wav", "year/../../elsewhere"])
+def test_paths_that_lead_out_are_refused(tmp_path: Path, library: Path, path: str) -> None:
+    with TestClient(create_app(Settings(data=tmp_path / "data", imports=library), FakeEncoder())) as client:
+        refused(client.post("/v1/jobs", json={"path": path}), 400, "bad_path")
+
+
+def test_jobs_need_a_folder_a_collection_and_sense(tmp_path: Path, library: Path) -> None:
+    with TestClient(create_app(Settings(data=tmp_path / "data"), FakeEncoder())) as client:
+        refused(client.post("/v1/jobs", json={"path": "."}), 400, "no_imports")
+    with TestClient(create_app(Settings(data=tmp_path / "data", imports=library), FakeEncoder())) as client:
+        refused(client.post("/v1/jobs", json={"path": ".", "collection": "none"}), 404, "unknown_collection")
+        refused(client.post("/v1/jobs", json={"path": ".", "kind": "export"}), 400, "bad_request")
+        refused(client.post("/v1/jobs", json={"path": "a\0b"}), 400, "bad_request")
+        refused(client.delete("/v1/jobs/none"), 404, "unknown_job")
+
+
+def test_a_job_goes_on_after_a_stop_and_can_be_cancelled(tmp_path: Path) -> None:
+    """Stopped after two steps of five and opened again, it is done anew; one that waits or runs can be cancelled."""
+    gate, steps = threading.Event(), []
+
+    def work(job: Any) -> Iterator[Any]:
+        from index.build import Report
+
+        for n in range(5):
+            steps.append((job.path, n))
+            yield n, 5, Report(indexed=n)
+            if n == 1:
+                gate.wait(10)
+
+    jobs = Jobs(tmp_path / "jobs", work)
+    first, second = jobs.add("default", "a"), jobs.add("default", "b")
+    while ("a", 1) not in steps:
+        time.sleep(0.01)
+    jobs.cancel(second.id)
+    assert jobs.get(first.id).state == "running" and jobs.get(second.id).state == "cancelled"
+    threading.Timer(0.2, gate.set).start()
+    jobs.close()
+    assert ("a", 3) not in steps
+    steps.clear()
+    again = Jobs(tmp_path / "jobs", work)
+    while not again.get(first.id).ended:
+        time.sleep(0.01)
+    assert again.get(first.id).state == "done" and again.get(first.id).indexed == 4
+    assert steps == [("a", n) for n in range(5)] and again.get(second.id).state == "cancelled"
+    gate.clear()
+    third = again.add("default", "c")
+    while ("c", 1) not in steps:
+        time.sleep(0.01)
+    again.cancel(third.id)
+    gate.set()
+    while not again.get(third.id).ended:
+        time.sleep(0.01)
+    assert again.get(third.id).state == "cancelled"
+    (tmp_path / "jobs" / "torn.json").write_text('{"id": "to')
+    again.close()
+    assert [job.path for job in Jobs(tmp_path / "jobs", work).all()] == ["c", "b", "a"]
+
+
+def test_quotas_are_of_each_key(tmp_path: Path) -> None:
+    limits = {"quota_requests": "3/hour", "quota_media": "5/hour"}
+    tone = make_wav(tmp_path / "tone.wav", 3.0)
+    with TestClient(create_app(Settings(data=tmp_path / "data", api_keys="a,b", **limits), FakeEncoder())) as client:
+        ask = lambda key: client.get("/v1/models", headers={"Authorization": f"Bearer {key}"})  # noqa: E731
+        assert [ask("a").status_code for _ in range(4)] == [200, 200, 200, 429]
+        assert ask("b").status_code == 200 and int(ask("a").headers["retry-after"]) >= 1
+        refused(ask("a"), 429, "over_quota")
+        assert client.get("/healthz").status_code == 200
+        hear = lambda: client.post(  # noqa: E731
+            "/v1/embed/audio", files=upload(tone), headers={"Authorization": "Bearer b"}
+        )
+        assert hear().status_code == 200
+        refused(hear(), 429, "over_quota")  # six seconds of five
+
+
+def test_ids_timings_logs_and_metrics(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    clip = make_clip(tmp_path / "red.mp4", [RED, RED])
+    app = create_app(Settings(data=tmp_path / "data", recall_sample=1.0, index="hnsw"), FakeEncoder())
+    with caplog.at_level(logging.INFO, "tercet.requests"), TestClient(app) as client:
+        answer = client.post("/v1/embed/video", files=upload(clip), headers={"X-Request-ID": "my-id.7"})
+        assert answer.headers["x-request-id"] == "my-id.7"
+        timing = dict(part.split(";dur=") for part in answer.headers["server-timing"].split(", "))
+        assert timing.keys() == {"decode", "encode", "total"}
+        assert 0 < float(timing["decode"]) + float(timing["encode"]) <= float(timing["total"])
+        other = client.get("/v1/none", headers={"X-Request-ID": "a b\\"})
+        assert len(other.headers["x-request-id"]) == 32 and other.headers["x-frame-options"] == "DENY"
+        assert any("/v1/embed/video 200" in record.getMessage() for record in caplog.records)
+        add(client, clip, id="red")
+        search(client, "text-video", "red")
+        text = client.get("/metrics").text
+        for line in (
+            'tercet_errors_total{code="not_found"} 1.0',
+            'tercet_stage_seconds_count{stage="decode"} 2.0',
+            'tercet_stage_seconds_count{stage="search"} 1.0',
+            'tercet_queue_seconds_count{lane="text"} 1.0',
+            "tercet_search_recall_sum 1.0",
+            'tercet_requests_total{route="unmatched",status="404"} 1.0',
+        ):
+            assert line in text, line
+
+
+def test_log_lines_are_json() -> None:
+    token = CURRENT.set(Trace("some-id"))
+    try:
+        record = logging.makeLogRecord(
+            {"name": "n", "levelname": "INFO", "msg": "a %s\n", "args": ("b",), "created": 0.0}
+        )
+        row = json.loads(JsonLines().format(record))
+    finally:
+        CURRENT.reset(token)
+    assert (
+        row["message"] == "a b\n" and row["request_id"] == "some-id" and row["time"].startswith("1970-01-01T00:00:00")
+    )
+
+
+def test_openai_s_own_client(tmp_path: Path) -> None:
+    with TestClient(create_app(Settings(data=tmp_path / "data", api_keys="k"), FakeEncoder())) as http:
+        ai = openai.OpenAI(api_key="k", base_url="http://testserver/v1", http_client=http, max_retries=0)
+        found = ai.embeddings.create(model="fake", input=["red", "green"])  # in base64, as it asks by itself
+        assert found.data[0].embedding == [1.0, 0.0, 0.0, 0.0] and found.data[1].embedding[1] == 1.0
+        assert ai.embeddings.create(model="fake", input="red", encoding_format="float").data[0].embedding[0] == 1.0
+        assert [m.id for m in ai.models.list()] == ["fake"]
+        with pytest.raises(openai.BadRequestError) as bad:
+            ai.embeddings.create(model="other", input="red")
+        assert (
+            bad.value.type == "invalid_request_error" and bad.value.code == "bad_request" and "other" in str(bad.value)
+        )
+        with pytest.raises(openai.AuthenticationError):
+            openai.OpenAI(api_key="x", base_url="http://testserver/v1", http_client=http).embeddings.create(
+                model="fake", input="red"
+            )
+
+
+def test_media_by_range(tmp_path: Path) -> None:
+    tone = make_wav(tmp_path / "tone.wav", 1.0)
+    with TestClient(create_app(Settings(data=tmp_path / "data"), FakeEncoder())) as client:
+        add(client, tone, id="tone")
+        media, size = "/v1/collections/default/items/tone/media", tone.stat().st_size
+        part = client.get(media, headers={"Range": "bytes=10-19"})
+        assert part.status_code == 206 and part.content == tone.read_bytes()[10:20]
+        assert part.headers["content-range"] == f"bytes 10-19/{size}"
+        head = client.head(media)
+        assert head.status_code == 200 and head.headers["content-length"] == str(size) and not head.content
+        refused(client.get(media, headers={"Range": "bytes=9-2"}), 400, "bad_range")
+        beyond = client.get(media, headers={"Range": f"bytes={size}-"})
+        refused(beyond, 416, "bad_range")
+        assert beyond.headers["content-range"] == f"bytes */{size}"
+
+
+def test_readiness_tells_the_truth(tmp_path: Path) -> None:
+    encoder, ready = FakeEncoder(), {"ready": True, "reasons": []}
+    data = tmp_path / "data"
+    with TestClient(create_app(Settings(data=data), encoder), raise_server_exceptions=False) as client:
+        encoder.poison = "text"
+        for _ in range(4):
+            assert client.post("/v1/embed/text", json={"texts": ["red"]}).status_code == 500
+        assert client.get("/readyz").json() == ready  # its check passes: the requests were at fault
+        encoder.poison = "all"
+        refused_ = client.get("/readyz")
+        assert refused_.status_code == 503 and refused_.json()["reasons"] == ["the encoder fails"]
+        encoder.poison = None
+        assert client.post("/v1/embed/text", json={"texts": ["red"]}).status_code == 200
+        assert client.get("/readyz").json() == ready
+    with TestClient(create_app(Settings(data=data, free_disk_mb=10**9), encoder)) as client:
+        assert client.get("/readyz").json()["reasons"] == ["the disk is full"]
+        assert client.get("/healthz").status_code == 200
+
+
+def test_a_hung_encoder_is_not_ready(tmp_path: Path) -> None:
+    class Hung(FakeEncoder):
+        gate = threading.Event()
+
+        def embed(self, encoding: str, arrays: Any) -> Any:
+            self.gate.wait(20)
+            return super().embed(encoding, arrays)
+
+    Hung.gate.set()
+    app = create_app(Settings(data=tmp_path / "data", stall_s=0.2, request_max_s=0.1), Hung())
+    with TestClient(app) as client:
+        Hung.gate.clear()
+        codes: list[int] = []
+        ask = lambda: codes.append(client.post("/v1/embed/text", json={"texts": ["red"]}).status_code)  # noqa: E731
+        threads = [threading.Thread(target=ask) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+            time.sleep(0.1)
+        time.sleep(0.4)
+        answer = client.get("/readyz")
+        assert answer.status_code == 503 and answer.json()["reasons"] == ["the encoder has not moved for a while"]
+        Hung.gate.set()
+        for thread in threads:
+            thread.join()
+        assert sorted(codes) == [200, 503, 503]  # the one on the device, and two that waited too long
+        assert client.get("/readyz").status_code == 200
+
+
+# ---------------------------------------------------------------- another bundle
+
+
+def test_a_new_bundle_takes_over_while_the_old_one_serves(tmp_path: Path) -> None:
+    data, clip = tmp_path / "data", make_clip(tmp_path / "red.mp4", [RED, RED])
+    current: dict[str, Encoder] = {"encoder": FakeEncoder("one")}
+    settings = Settings(data=data)
+    with TestClient(create_app(settings, current["encoder"], again=lambda: (settings, current["encoder"]))) as client:
+        add(client, clip, id="red")
+        client.post("/v1/collections", json={"name": "empty"}).raise_for_status()
+        assert client.post("/v1/admin/reload").json() == {"fingerprint": "one"}
+        current["encoder"] = FakeEncoder("two")
+        refused(client.post("/v1/admin/reload"), 409, "not_ready")  # its collection has not been made anew
+        assert client.get("/v1/models").json()["data"][0]["fingerprint"] == "one"
+        assert search(client, "text-video", "red")["hits"][0]["id"] == "red"
+        decoders = Decoders(1)
+        list(reembed(data, "default", FakeEncoder("two"), decoders, Budget()))
+        decoders.close()
+
+        stop, answers = threading.Event(), set()
+
+        def asking() -> None:
+            while not stop.is_set():
+                found = client.post("/v1/search/text-video", json={"query": "red"})
+                answers.add((found.status_code, found.json().get("fingerprint")))
+
+        thread = threading.Thread(target=asking)
+        thread.start()
+        time.sleep(0.2)
+        assert client.post("/v1/admin/reload").json() == {"fingerprint": "two"}
+        time.sleep(0.2)
+        stop.set()
+        thread.join()
+        assert answers == {(200, "one"), (200, "two")}
+        assert client.get("/readyz").status_code == 200
+        assert {c["name"] for c in client.get("/v1/collections").json()["collections"]} == {"default", "empty"}
+        add(client, clip, id="later")
+
+
+def test_what_cannot_be_opened_does_not_take_over(tmp_path: Path) -> None:
+    def broken() -> tuple[Settings, Encoder]:
+        raise OSError(2, "no such bundle")
+
+    with TestClient(create_app(Settings(data=tmp_path / "data"), FakeEncoder(), again=broken)) as client:
+        refused(client.post("/v1/admin/reload"), 503, "storage")
+        assert client.post("/v1/embed/text", json={"texts": ["red"]}).status_code == 200
+    with TestClient(create_app(Settings(data=tmp_path / "data"), FakeEncoder())) as client:
+        refused(client.post("/v1/admin/reload"), 409, "cannot_reload")
+
+
+# ---------------------------------------------------------------- clients
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[int]:
+    """A real server in a thread, for clients that do not speak HTTP as they should."""
+    port = free_port()
+    app = create_app(Settings(data=tmp_path / "data", upload_max_s=1.0), FakeEncoder())
+    running = uvicorn.Server(uvicorn.Config(app, port=port, log_config=None))
+    thread = threading.Thread(target=running.run)
+    thread.start()
+    while not running.started:
+        time.sleep(0.02)
+    yield port
+    running.should_exit = True
+    thread.join()
+
+
+def test_a_body_that_trickles_in_is_ended(server: int) -> None:
+    with socket.create_connection(("127.0.0.1", server), timeout=10) as client:
+        head = (
+            b"POST /v1/embed/text HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 500\r\n\r\n"
+        )
+        client.sendall(head)
+        began = time.monotonic()
+        client.settimeout(0.2)
+        answer = b""
+        while b"too_slow" not in answer and time.monotonic() - began < 8:
+            try:
+                client.sendall(b" ")
+                answer += client.recv(4096)
+            except TimeoutError:
+                continue
+        assert answer.startswith(b"HTTP/1.1 408") and b'"code":"too_slow"' in answer
+        assert time.monotonic() - began < 4
+
+
+def test_a_thousand_clients_that_vanish_leave_nothing_behind(server: int) -> None:
+    import httpx
+    import psutil
+
+    def vanish() -> None:
+        with socket.create_connection(("127.0.0.1", server), timeout=10) as client:
+            client.sendall(b"POST /v1/embed/text HTTP/1.1\r\nHost: x\r\nContent-Length: 500\r\n\r\n{")
+
+    for _ in range(50):
+        vanish()
+    time.sleep(0.3)
+    before = psutil.Process().num_fds(), threading.active_count()
+    for _ in range(1000):
+        vanish()
+    end = time.monotonic() + 10
+    while (psutil.Process().num_fds(), threading.active_count()) > before and time.monotonic() < end:
+        time.sleep(0.1)
+    assert psutil.Process().num_fds() <= before[0] and threading.active_count() <= before[1]
+    assert httpx.post(f"http://127.0.0.1:{server}/v1/embed/text", json={"texts": ["red"]}).status_code == 200
