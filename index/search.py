@@ -167,7 +167,7 @@ def look(collection: Collection, records: Records, aim: Aim, options: Options) -
     while True:
         ids, scores = index.search(query, wanted, allowed, options.exact)
         if options.min_score is not None:
-            ids = ids[scores >= options.min_score]
+            ids = ids[scores.astype(np.float64) >= options.min_score]
         places = records.places(ids.tolist())
         if len({p.item for p in places.values()}) >= options.top_k or len(ids) < wanted or wanted >= candidates:
             break

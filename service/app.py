@@ -10,13 +10,15 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 from fastapi_swagger import patch_fastapi
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from export.encoder import Encoder
@@ -122,6 +124,8 @@ class Gate:
                 status = message["status"]
                 body.answered.set()
                 trace.stages["total"] = time.perf_counter() - began
+                if status == 405:
+                    message["headers"] = [*without(b"allow", message["headers"]), (b"allow", allowed(scope))]
                 own = ((b"x-request-id", id.encode()), (b"server-timing", trace.server_timing.encode()))
                 message["headers"] = [*message.get("headers", []), *HEADERS, *own]
             await send(message)
@@ -158,6 +162,17 @@ class Gate:
         if ACCESS.isEnabledFor(logging.INFO):
             fields = {"method": scope["method"], "route": route, "status": status, "ms": round(1000 * seconds, 1)}
             ACCESS.info("%s %s %d %.1f ms", scope["method"], route, status, 1000 * seconds, extra={"fields": fields})
+
+
+def without(name: bytes, headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    return [(k, v) for k, v in headers if k.lower() != name]
+
+
+def allowed(scope: Scope) -> bytes:
+    """The methods that a path has, over all of its routes."""
+    there = [route for route in routes.router.routes if isinstance(route, APIRoute)]
+    paths = [route.path for route in there if route.matches(scope)[0] != Match.NONE]
+    return ", ".join(sorted({m for route in there if route.path in paths[:1] for m in route.methods or ()})).encode()
 
 
 def known(header: bytes, keys: tuple[str, ...]) -> str:

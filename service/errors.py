@@ -2,6 +2,7 @@
 
 ServiceError
 ├── BadRequest       a request that makes no sense
+├── UnknownModel     embeddings of a model that this service has not
 ├── BadKey           no key, or none we know
 ├── BodyTooLarge     more bytes than a request may have
 ├── SlowBody         bytes that trickle in
@@ -45,7 +46,7 @@ from model.config import BadConfig
 from model.inputs.errors import BadMedia, BadText, BeyondBudget, NotMedia
 from model.manifest import BadManifest, BadMetadata
 
-from .jobs import BadPath, JobError, NoImports, UnknownJob
+from .jobs import JobError, NoImports, UnknownJob, UnknownPath
 
 
 class ServiceError(Exception):
@@ -56,6 +57,12 @@ class BadRequest(ServiceError):
     def __init__(self, problem: str) -> None:
         super().__init__(problem)
         self.problem = problem
+
+
+class UnknownModel(ServiceError):
+    def __init__(self, model: str, known: str) -> None:
+        super().__init__(f"no model {model!r}; this service has {known!r}")
+        self.model, self.known = model, known
 
 
 class BadKey(ServiceError):
@@ -115,6 +122,7 @@ STATUS: dict[type[Exception], tuple[int, str | None]] = {
     BadName: (400, "bad_name"),
     BadManifest: (400, "bad_manifest"),
     BadMetadata: (400, "bad_metadata"),
+    UnknownModel: (404, "model_not_found"),
     BadKey: (401, "unauthorized"),
     UnknownItem: (404, "unknown_item"),
     UnknownCollection: (404, "unknown_collection"),
@@ -130,7 +138,7 @@ STATUS: dict[type[Exception], tuple[int, str | None]] = {
     SlowBody: (408, "too_slow"),
     JobError: (500, "job"),
     NoImports: (400, "no_imports"),
-    BadPath: (400, "bad_path"),
+    UnknownPath: (404, "unknown_path"),
     UnknownJob: (404, "unknown_job"),
     TimedOut: (503, "timed_out"),
     ShuttingDown: (503, "shutting_down"),

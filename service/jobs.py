@@ -3,7 +3,7 @@ its own, so that a job goes on after a restart where it stopped.
 
 JobError
 ├── NoImports      no import folder is configured
-├── BadPath        a path that leads out of it, or to nothing
+├── UnknownPath    a path that leads out of it, or to nothing
 └── UnknownJob
 """
 
@@ -39,7 +39,7 @@ class NoImports(JobError):
         super().__init__("this service has no folder to import from (TERCET_IMPORTS)")
 
 
-class BadPath(JobError):
+class UnknownPath(JobError):
     def __init__(self, path: str) -> None:
         super().__init__(f"there is no {path!r} in the import folder")
         self.path = path
@@ -85,15 +85,15 @@ Work = Callable[[Job], Iterator[tuple[int, int, Report]]]
 
 
 def below(root: Path | None, path: str) -> Path:
-    """What a path below the import folder means. Raises NoImports, BadPath."""
+    """What a path below the import folder means. Raises NoImports, UnknownPath."""
     if root is None:
         raise NoImports
     try:
         found = (root / path).resolve(strict=True)
     except (OSError, ValueError, RuntimeError) as error:
-        raise BadPath(path) from error
+        raise UnknownPath(path) from error
     if not found.is_relative_to(root.resolve()):
-        raise BadPath(path)
+        raise UnknownPath(path)
     return found
 
 

@@ -19,7 +19,8 @@ import numpy as np
 from fastapi import APIRouter, File, Form, Query, Request, UploadFile
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
+from pydantic.json_schema import SkipJsonSchema
 from starlette.datastructures import FormData
 from starlette.datastructures import UploadFile as StarletteFile
 from starlette.types import Message, Receive, Scope, Send
@@ -33,9 +34,10 @@ from model.inputs.errors import BadMedia
 from model.manifest import checked_metadata
 
 from . import schemas
-from .errors import BadRequest, Overloaded, OverQuota, ShuttingDown, TimedOut, answer, body
+from .errors import BadRequest, Overloaded, OverQuota, ShuttingDown, TimedOut, UnknownModel, answer, body
 from .jobs import Job, below
 from .pipeline import Embedded, Vectors, on_disk
+from .settings import TOP_K_MAX
 from .state import State, Tercet
 from .trace import stage
 
@@ -121,7 +123,7 @@ async def openai_embeddings(tercet: Tercet, request: schemas.OpenAIEmbeddings) -
     m = tercet.encoder.manifest
     space = m.spaces[m.meeting(("text",))]
     if request.model not in (None, m.name):
-        raise BadRequest(f"no model {request.model!r}; this service has {m.name!r}")
+        raise UnknownModel(request.model or "", m.name)
     if request.dimensions not in (None, space.dim):
         raise BadRequest(f"this model gives {space.dim} dimensions only")
     texts = [request.input] if isinstance(request.input, str) else request.input
@@ -194,7 +196,9 @@ async def embed_upload(tercet: State, file: UploadFile, wanted: tuple[str, ...])
 
 @router.post("/v1/embed/audio", tags=["embed"], response_model_exclude_none=True)
 async def embed_audio(
-    tercet: Tercet, file: Annotated[list[UploadFile], File()], space: Annotated[str | None, Form()] = None
+    tercet: Tercet,
+    file: Annotated[list[UploadFile], File(min_length=1)],
+    space: Annotated[str | SkipJsonSchema[None], Form()] = None,
 ) -> schemas.Embeddings:
     """The sound of each file: a vector for each window and one for the whole."""
     return await embed_files(tercet, file, "audio", space)
@@ -202,7 +206,9 @@ async def embed_audio(
 
 @router.post("/v1/embed/video", tags=["embed"], response_model_exclude_none=True)
 async def embed_video(
-    tercet: Tercet, file: Annotated[list[UploadFile], File()], space: Annotated[str | None, Form()] = None
+    tercet: Tercet,
+    file: Annotated[list[UploadFile], File(min_length=1)],
+    space: Annotated[str | SkipJsonSchema[None], Form()] = None,
 ) -> schemas.Embeddings:
     """The pictures of each file: a vector for each window and one for the whole."""
     return await embed_files(tercet, file, "video", space)
@@ -496,13 +502,13 @@ def search_by_file(source: str, target: str) -> Callable[..., Awaitable[schemas.
         tercet: Tercet,
         file: Annotated[UploadFile, File()],
         collection: Annotated[str, Form()] = "default",
-        top_k: Annotated[int, Form(ge=1)] = 10,
-        filter: Annotated[str | None, Form(description="a filter as JSON")] = None,
-        min_score: Annotated[float | None, Form(allow_inf_nan=False)] = None,
-        min_confidence: Annotated[float | None, Form(ge=0, le=1)] = None,
+        top_k: Annotated[int, Form(ge=1, le=TOP_K_MAX)] = 10,
+        filter: Annotated[str | SkipJsonSchema[None], Form(description="a filter as JSON")] = None,
+        min_score: Annotated[float | SkipJsonSchema[None], Form(allow_inf_nan=False)] = None,
+        min_confidence: Annotated[Annotated[float, Field(ge=0, le=1)] | SkipJsonSchema[None], Form()] = None,
         exact: Annotated[bool, Form()] = False,
         qb_norm: Annotated[bool, Form()] = False,
-        space: Annotated[str | None, Form()] = None,
+        space: Annotated[str | SkipJsonSchema[None], Form()] = None,
     ) -> schemas.SearchResult:
         request = schemas.SearchOptions(
             collection=collection,

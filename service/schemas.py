@@ -4,13 +4,25 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StringConstraints,
+    field_validator,
+)
+from pydantic import Strict as StrictNumber
 
 from index.calibration import Calibration
+from index.collection import NAME
 from index.search import Hit, Plan
 from model.manifest import checked_metadata, encodable
 
 from .jobs import Job
+from .settings import TOP_K_MAX
 
 
 def reachable(id: str) -> str:
@@ -50,7 +62,7 @@ class OpenAIEmbeddings(BaseModel):
 
 
 class NewCollection(Strict):
-    name: str
+    name: str = Field(json_schema_extra={"pattern": f"^{NAME.pattern}$"})
 
 
 class TextItem(Strict):
@@ -65,16 +77,24 @@ class NewJob(Strict):
     path: Text = Field(max_length=4096, description="below the import folder; '.' is all of it")
 
 
+def whole(value: Any) -> Any:
+    """10.0 is an integer to JSON, true and "10" are none."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Number = Annotated[float, StrictNumber(), Field(allow_inf_nan=False)]
+Share = Annotated[float, StrictNumber(), Field(ge=0, le=1)]
+Count = Annotated[int, StrictNumber(), BeforeValidator(whole), Field(ge=1, le=TOP_K_MAX)]
+
+
 class SearchOptions(Strict):
     collection: str = "default"
-    top_k: int = Field(10, ge=1)
+    top_k: Count = 10
     filter: dict[str, Any] | None = None
-    min_score: float | None = Field(None, allow_inf_nan=False)
-    min_confidence: float | None = Field(
-        None, ge=0, le=1, description="of a hit, where the collection is large enough to tell"
-    )
-    exact: bool = False
-    qb_norm: bool = Field(False, description="rank what every query finds lower (QB-Norm)")
+    min_score: Number | None = None
+    min_confidence: Share | None = Field(None, description="of a hit, where the collection is large enough to tell")
+    exact: StrictBool = False
+    qb_norm: StrictBool = Field(False, description="rank what every query finds lower (QB-Norm)")
     space: str | None = Field(None, description="of a bundle that has several; else the first that holds both ends")
 
 

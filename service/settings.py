@@ -11,6 +11,8 @@ import limits
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+TOP_K_MAX = 100_000
+
 
 class Settings(BaseSettings):
     """How a service runs. Sizes and times name their unit."""
@@ -59,7 +61,7 @@ class Settings(BaseSettings):
     index: Literal["auto", "exact", "hnsw", "ivf", "small"] = Field("auto", description="kind of the vector indexes")
     index_memory_mb: int = Field(0, ge=0, description="memory that one vector index may take; 0: no limit")
     milvus: str = Field("", description="address of a Milvus that keeps the vectors instead of FAISS")
-    top_k_max: int = Field(1000, gt=0, description="most hits one search may ask for")
+    top_k_max: int = Field(1000, gt=0, le=TOP_K_MAX, description="most hits one search may ask for")
 
     @field_validator("quota_requests", "quota_media")
     @classmethod

@@ -234,7 +234,7 @@ def test_openai_shape(client: Client) -> None:
     assert plain["object"] == "list" and [d["index"] for d in plain["data"]] == [0, 1]
     packed = client.post("/v1/embeddings", json={"input": "red", "encoding_format": "base64"}).json()
     assert np.frombuffer(base64.b64decode(packed["data"][0]["embedding"]), "<f4").tolist() == [1, 0, 0, 0]
-    refused(client.post("/v1/embeddings", json={"input": "x", "model": "other"}), 400, "bad_request")
+    refused(client.post("/v1/embeddings", json={"input": "x", "model": "other"}), 404, "model_not_found")
     refused(client.post("/v1/embeddings", json={"input": []}), 400, "bad_request")
 
 
