@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import io
 import json
 import mimetypes
 import random
@@ -42,6 +43,7 @@ from .state import State, Tercet
 from .trace import stage
 
 Request_ = TypeVar("Request_", bound=schemas.Strict)
+Text = TypeVar("Text")
 
 router = APIRouter()
 
@@ -111,7 +113,7 @@ async def models(tercet: Tercet) -> dict[str, Any]:
 # ---------------------------------------------------------------- embeddings
 
 
-def few_enough(tercet: State, texts: list[str]) -> list[str]:
+def few_enough(tercet: State, texts: list[Text]) -> list[Text]:
     if len(texts) > tercet.settings.texts_max:
         raise BadRequest(f"{len(texts)} texts, the limit is {tercet.settings.texts_max}")
     return texts
@@ -119,25 +121,44 @@ def few_enough(tercet: State, texts: list[str]) -> list[str]:
 
 @router.post("/v1/embeddings", tags=["embed"])
 async def openai_embeddings(tercet: Tercet, request: schemas.OpenAIEmbeddings) -> dict[str, Any]:
-    """Text embeddings in OpenAI's shape."""
+    """Embeddings of texts, and of sounds as content parts, in OpenAI's shape."""
     m = tercet.encoder.manifest
-    space = m.spaces[m.meeting(("text",))]
+    given = [request.input] if isinstance(request.input, str) else few_enough(tercet, request.input)
+    sounds = {i: part for i, part in enumerate(given) if isinstance(part, schemas.AudioContent)}
+    texts = {
+        i: part if isinstance(part, str) else part.text
+        for i, part in enumerate(given)
+        if not isinstance(part, schemas.AudioContent)
+    }
+    space = m.spaces[m.meeting(("text", "audio") if sounds else ("text",))]
     if request.model not in (None, m.name):
         raise UnknownModel(request.model or "", m.name)
     if request.dimensions not in (None, space.dim):
         raise BadRequest(f"this model gives {space.dim} dimensions only")
-    texts = [request.input] if isinstance(request.input, str) else request.input
-    if not texts:
+    if not given:
         raise BadRequest("input is empty")
-    encoding = space.encodings["text"]
-    ids = await tercet.pipeline.tokens(few_enough(tercet, texts), encoding)
-    vectors, tokens = (
-        await tercet.pipeline.encode(encoding, ids),
-        int((ids != m.tokenizers[encoding].spec.pad_id).sum()),
-    )
-    data = [{"object": "embedding", "index": i, "embedding": coded(v, request)} for i, v in enumerate(vectors)]
+    vectors: dict[int, Vectors] = {}
+    tokens = 0
+    if texts:
+        encoding = space.encodings["text"]
+        ids = await tercet.pipeline.tokens(list(texts.values()), encoding)
+        vectors |= zip(texts, await tercet.pipeline.encode(encoding, ids), strict=True)
+        tokens = int((ids != m.tokenizers[encoding].spec.pad_id).sum())
+    heard = (sound_of(tercet, part, space.encodings["audio"]) for part in sounds.values())
+    vectors |= zip(sounds, await asyncio.gather(*heard), strict=True)
+    data = [{"object": "embedding", "index": i, "embedding": coded(vectors[i], request)} for i in range(len(given))]
     usage = {"prompt_tokens": tokens, "total_tokens": tokens}
     return {"object": "list", "data": data, "model": m.name, "usage": usage}
+
+
+async def sound_of(tercet: State, part: schemas.AudioContent, encoding: str) -> Vectors:
+    """One unit vector [dim] for a sound that came in base64."""
+    try:
+        data = base64.b64decode(part.input_audio.data, validate=True)
+    except ValueError as error:
+        raise BadRequest("input_audio.data is not base64") from error
+    async with on_disk(io.BytesIO(data), tercet.uploads) as path:
+        return await tercet.pipeline.query(path, encoding)
 
 
 def coded(vector: Vectors, request: schemas.OpenAIEmbeddings) -> list[float] | str:

@@ -52,10 +52,27 @@ class Texts(Strict):
     space: str | None = None
 
 
-class OpenAIEmbeddings(BaseModel):
-    """OpenAI's shape; fields of theirs that mean nothing here are ignored."""
+class TextContent(BaseModel):
+    type: Literal["text"]
+    text: str
 
-    input: str | list[str]
+
+class Sound(BaseModel):
+    data: bytes = Field(description="a sound file in base64", json_schema_extra={"contentEncoding": "base64"})
+    format: str | None = Field(None, description="ignored: the file says what it is")
+
+
+class AudioContent(BaseModel):
+    """As OpenAI's chat takes sounds."""
+
+    type: Literal["input_audio"]
+    input_audio: Sound
+
+
+class OpenAIEmbeddings(BaseModel):
+    """OpenAI's shape; fields of theirs that mean nothing here are ignored. Sounds go where a text does, as a part."""
+
+    input: str | list[str | TextContent | AudioContent]
     model: str | None = None
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: int | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import logging
 import socket
@@ -205,6 +206,10 @@ def test_openai_s_own_client(tmp_path: Path) -> None:
         found = ai.embeddings.create(model="fake", input=["red", "green"])  # in base64, as it asks by itself
         assert found.data[0].embedding == [1.0, 0.0, 0.0, 0.0] and found.data[1].embedding[1] == 1.0
         assert ai.embeddings.create(model="fake", input="red", encoding_format="float").data[0].embedding[0] == 1.0
+        sound = base64.b64encode(make_wav(tmp_path / "tone.wav", 1.0).read_bytes()).decode()
+        part: Any = {"type": "input_audio", "input_audio": {"data": sound, "format": "wav"}}
+        mixed = ai.embeddings.create(model="fake", input=["red", part, {"type": "text", "text": "green"}])  # type: ignore[list-item]
+        assert [e.embedding.index(1.0) for e in mixed.data] == [0, 3, 1]
         assert [m.id for m in ai.models.list()] == ["fake"]
         with pytest.raises(openai.NotFoundError) as bad:
             ai.embeddings.create(model="other", input="red")
@@ -364,7 +369,7 @@ def test_the_api_document_is_kept(tmp_path: Path, key: str) -> None:
     settings = Settings(data=tmp_path / "data", imports=tmp_path / "library", api_keys=key, top_k_max=TOP_K_MAX)
     with listening(settings) as port:
         command = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(DATA / "schemathesis.toml")]
-        command += ["run", f"http://127.0.0.1:{port}/openapi.json", "--max-examples", "10", "--no-color"]
+        command += ["run", f"http://127.0.0.1:{port}/openapi.json", "--max-examples", "10", "--seed", "1", "--no-color"]
         command += ["-H", f"Authorization: Bearer {key}"] if key else []
         found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert found.returncode == 0, found.stdout[-6000:] + found.stderr[-2000:]

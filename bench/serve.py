@@ -1,0 +1,153 @@
+"""What HTTP costs: texts embedded and searches answered by a server, beside the same ONNX session called in a loop.
+
+    python -m bench.serve [BUNDLE] [--seconds 5] [--import FOLDER]
+
+The loop calls the session with its best batch. Each request of the server's carries one text; clients keep their
+connections and ask again as soon as they are answered. All of it shares the machine: the server, its encoder and the
+clients. With `--import`, text searches are timed alone and while that folder is imported by a job.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from export.encoder import OnnxEncoder
+from index.bank import phrases
+
+CONCURRENCY = (1, 8, 32, 128)
+BATCHES = (1, 8, 16, 32, 64, 128)
+
+
+def looped(bundle: Path, seconds: float) -> tuple[float, int]:
+    """Texts a second of the session alone, and the batch that gives most."""
+    encoder, texts = OnnxEncoder.open(bundle), phrases() * 2
+    encoding, rates = encoder.manifest.encodings("text")[0], {}
+    for batch in BATCHES:
+        encoder.embed(encoding, encoder.tokens(texts[:batch], encoding))
+        done, began = 0, time.perf_counter()
+        while time.perf_counter() - began < seconds / 2:
+            at = done % len(texts)
+            some = (texts + texts)[at : at + batch]
+            encoder.embed(encoding, encoder.tokens(some, encoding))
+            done += batch
+        rates[batch] = done / (time.perf_counter() - began)
+    best = max(rates, key=lambda batch: rates[batch])
+    return rates[best], best
+
+
+@contextmanager
+def served(bundle: Path, data: Path, imports: Path | None) -> Iterator[int]:
+    """A server process, ready; its port."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "service", "--bundle", str(bundle), "--data", str(data), "--port", str(port)]
+    command += ["--imports", str(imports)] if imports else []
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    try:
+        while ask(port, "GET", "/readyz") is None:
+            time.sleep(0.1)
+        yield port
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def ask(port: int, method: str, path: str, body: Any = None) -> Any:
+    """An answer's JSON, or None."""
+    headers = {"Content-Type": "application/json"}
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", data, headers, method=method)
+    try:
+        with urllib.request.urlopen(request) as answer:
+            return json.loads(answer.read())
+    except OSError:
+        return None
+
+
+def raw(path: str, body: Any) -> bytes:
+    data = json.dumps(body).encode()
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
+    )
+    return head.encode() + data
+
+
+async def asked(port: int, requests: list[bytes], clients: int, seconds: float) -> list[float]:
+    """Milliseconds of every request that so many clients got answered in that time."""
+    times: list[float] = []
+    end = time.perf_counter() + seconds
+
+    async def client(n: int) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        while (began := time.perf_counter()) < end:
+            writer.write(requests[n % len(requests)])
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 200"), head
+            length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
+            await reader.readexactly(int(length.split(b":")[1]))
+            times.append(1000 * (time.perf_counter() - began))
+            n += clients
+        writer.close()
+
+    await asyncio.gather(*(client(n) for n in range(clients)))
+    return times
+
+
+def told(name: str, times: list[float], seconds: float, loop: float) -> str:
+    p50, p99 = np.percentile(times, (50, 99))
+    return f"| {name} | {len(times) / seconds:.0f} | {len(times) / seconds / loop:.2f} | {p50:.1f} | {p99:.1f} |"
+
+
+def importing(port: int, folder: Path, searches: list[bytes], seconds: float) -> None:
+    """Searches by words, one after the other, alone and while a folder is imported."""
+    idle = asyncio.run(asked(port, searches, 1, seconds))
+    job = ask(port, "POST", "/v1/jobs", {"kind": "import", "path": "."})
+    busy: list[float] = []
+    while (now := ask(port, "GET", f"/v1/jobs/{job['id']}"))["state"] in ("queued", "running"):
+        busy += asyncio.run(asked(port, searches, 1, 1.0))
+    p50, p99 = (np.percentile(times, (50, 99)) for times in (idle, busy))
+    print(f"\ntext search alone: p50 {p50[0]:.1f} ms, p99 {p50[1]:.1f} ms")
+    print(
+        f"while {now['indexed']} of {now['total']} files of {folder.name} are imported ({len(busy)} searches): ", end=""
+    )
+    print(f"p50 {p99[0]:.1f} ms, p99 {p99[1]:.1f} ms, {p99[1] / p50[1]:.1f} times the p99 alone")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.serve", description=__doc__)
+    parser.add_argument("bundle", type=Path, nargs="?", default=Path("bundles/default"))
+    parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--import", type=Path, dest="imports", metavar="FOLDER")
+    args = parser.parse_args()
+    loop, batch = looped(args.bundle, args.seconds)
+    print(f"{os.cpu_count()} cores\n\n| | texts a second | of the loop | p50, ms | p99, ms |\n|---|---|---|---|---|")
+    print(f"| the session in a loop, batches of {batch} | {loop:.0f} | 1.00 | | |")
+    embeds = [raw("/v1/embed/text", {"texts": [text]}) for text in phrases()]
+    searches = [raw("/v1/search/text-video", {"query": text}) for text in phrases()]
+    with tempfile.TemporaryDirectory() as folder, served(args.bundle, Path(folder) / "data", args.imports) as port:
+        for clients in CONCURRENCY:
+            asyncio.run(asked(port, embeds, clients, 1.0))
+            times = asyncio.run(asked(port, embeds, clients, args.seconds))
+            print(told(f"embedding over HTTP, {clients} clients", times, args.seconds, loop), flush=True)
+        if args.imports:
+            importing(port, args.imports.resolve(), searches, args.seconds)
+
+
+if __name__ == "__main__":
+    main()
