@@ -16,6 +16,7 @@ from index.records import UnknownSchema
 from index.store import VectorStoreFailed
 
 from .app import create_app, open_data
+from .protocol import Protocol
 from .settings import Settings
 from .trace import log_config, send_spans
 
@@ -59,6 +60,7 @@ def main() -> int:
             settings.port,
             timeout_graceful_shutdown=10,
             server_header=False,
+            http=Protocol,
             access_log=False,
             log_config=log_config(settings.log_json),
         )

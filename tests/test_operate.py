@@ -26,6 +26,7 @@ from model.inputs.confined import Decoders
 from model.inputs.decode import Budget
 from service.app import create_app
 from service.jobs import Jobs
+from service.protocol import Protocol
 from service.settings import TOP_K_MAX, Settings
 from service.trace import CURRENT, JsonLines, Trace
 
@@ -344,7 +345,9 @@ def test_what_cannot_be_opened_does_not_take_over(tmp_path: Path) -> None:
 def listening(settings: Settings) -> Iterator[int]:
     """A real server in a thread, for clients that do not speak HTTP as they should; its port."""
     port = free_port()
-    running = uvicorn.Server(uvicorn.Config(create_app(settings, FakeEncoder()), port=port, log_config=None))
+    running = uvicorn.Server(
+        uvicorn.Config(create_app(settings, FakeEncoder()), port=port, http=Protocol, log_config=None)
+    )
     thread = threading.Thread(target=running.run)
     thread.start()
     while not running.started:

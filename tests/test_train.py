@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 import tarfile
@@ -36,9 +35,10 @@ from model.step import Chance, gradients
 from model.train import Diverged, train
 from model.transformer import VLSA
 
-from .makers import ROOT
+from .makers import ROOT, free_port
 
 ENCODER = replace(SMOKE, stem="convolution", glance=True)
+TIMES = ("triplets_s",)  # of a step's figures, those that no two runs share
 SETTINGS = TrainConfig(ENCODER, batch=12, spec_augment=True, local_share=0.5)
 
 
@@ -95,10 +95,7 @@ def test_a_batch_in_pieces_has_the_gradients_of_the_whole(whole: dict[str, torch
 
 
 def test_two_processes_have_the_gradients_of_one(whole: dict[str, torch.Tensor], tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    spawn(one_of_two, (port, tmp_path / "found.pt"), nprocs=2)
+    spawn(one_of_two, (free_port(), tmp_path / "found.pt"), nprocs=2)
     assert_same(torch.load(tmp_path / "found.pt"), whole)
 
 
@@ -172,8 +169,33 @@ def test_a_resumed_run_repeats_a_whole_one(smoke: tuple[TrainConfig, Path], tmp_
     whole, resumed = load(out)[0], load(tmp_path)[0]
     for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
-    timeless = [[{k: v for k, v in row.items() if k != "triplets_s"} for row in rows_of(at)] for at in (out, tmp_path)]
+    timeless = [[{k: v for k, v in row.items() if k not in TIMES} for row in rows_of(at)] for at in (out, tmp_path)]
     assert timeless[0] == timeless[1]
+
+
+def test_a_whole_run_under_torchrun_is_the_run_of_one_process(smoke: tuple[TrainConfig, Path], tmp_path: Path) -> None:
+    """Two processes, each with half of every batch: the same terms to begin with, one checkpoint, resumed by one."""
+    config, out = smoke
+    share(out, tmp_path)
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(config.to_json()))
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "--master-port",
+        str(free_port()),
+    ]
+    command = [*torchrun, "-m", "model", "train", "--config", str(file), "--out", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    one, two = rows_of(out), rows_of(tmp_path)
+    assert [row["step"] for row in two] == [row["step"] for row in one] and "R@10" in two[-1]
+    for a, b in zip(one[:5], two[:5], strict=True):
+        assert all(abs(a[name] - b[name]) < 1e-3 * max(abs(a[name]), 1) for name in a if name not in TIMES), (a, b)
+    train(replace(config, steps=22), tmp_path, resume=True)
+    assert [row["step"] for row in rows_of(tmp_path)] == list(range(22))
 
 
 def test_a_run_that_diverges_names_its_batch(smoke: tuple[TrainConfig, Path], tmp_path: Path) -> None:

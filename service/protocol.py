@@ -1,0 +1,70 @@
+"""HTTP by uvicorn and httptools, with what they leave open: how large the head of a request may be and how long it may
+take to arrive; and refusals in the shape of every other error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from http import HTTPStatus
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+HEAD_BYTES = 65_536
+HEAD_S = 20.0
+
+
+class Protocol(HttpToolsProtocol):
+    """One connection."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._head, self._reading_head = 0, True
+        self._timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._wait_for_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._reading_head = True
+        self._wait_for_head()
+
+    def on_headers_complete(self) -> None:
+        self._head, self._reading_head = 0, False
+        self._stop_waiting()
+        super().on_headers_complete()
+
+    def data_received(self, data: bytes) -> None:
+        if self._reading_head:
+            self._head += len(data)
+        super().data_received(data)
+        if self._reading_head and self._head > HEAD_BYTES:
+            self._refuse(431, "head_too_large", f"the head of a request has at most {HEAD_BYTES} bytes")
+
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(400, "bad_request", msg)
+
+    def _wait_for_head(self) -> None:
+        self._stop_waiting()
+        late = f"the head of a request takes at most {HEAD_S:g} s"
+        self._timer = self.loop.call_later(HEAD_S, self._refuse, 408, "too_slow", late)
+
+    def _stop_waiting(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _refuse(self, status: int, code: str, message: str) -> None:
+        if self.transport.is_closing():
+            return
+        said = json.dumps({"error": {"code": code, "message": message, "detail": {}}}).encode()
+        head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\ncontent-type: application/json\r\n"
+        head += f"content-length: {len(said)}\r\nconnection: close\r\n\r\n"
+        self.transport.write(head.encode() + said)
+        self.transport.close()

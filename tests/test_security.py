@@ -1,0 +1,213 @@
+"""Attacks that docs/security.md lists, where no other test has them."""
+
+from __future__ import annotations
+
+import io
+import re
+import socket
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from starlette.testclient import TestClient
+
+from model.inputs.confined import Decoders
+from model.inputs.decode import Budget
+from model.inputs.errors import BadMedia
+from service import protocol
+from service.app import create_app
+from service.settings import Settings
+
+from .makers import RED, ROOT, SPECS, FakeEncoder, make_clip, make_wav, write_wav
+from .test_operate import listening
+from .test_service import add, refused, search, upload
+
+
+def exchanged(port: int, *pieces: bytes) -> bytes:
+    """What a server answers to bytes, until it closes."""
+    with socket.create_connection(("127.0.0.1", port), timeout=15) as client:
+        answer = b""
+        try:
+            for piece in pieces:
+                client.sendall(piece)
+            while part := client.recv(65_536):
+                answer += part
+        except (ConnectionResetError, BrokenPipeError):
+            pass
+        return answer
+
+
+def test_heads_are_neither_endless_nor_slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "HEAD_S", 1.0)
+    with listening(Settings(data=tmp_path / "data")) as port:
+        before = psutil.Process().memory_info().rss
+        one_header = exchanged(port, b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 200_000)
+        many = exchanged(port, b"GET / HTTP/1.1\r\n" + b"".join(b"X-%d: y\r\n" % n for n in range(20_000)))
+        long_url = exchanged(port, b"GET /" + b"z" * 200_000)
+        for answer in (one_header, many, long_url):
+            assert answer.startswith(b"HTTP/1.1 431") and b'"head_too_large"' in answer, answer[:80]
+        assert psutil.Process().memory_info().rss - before < 50e6
+        began = time.monotonic()
+        assert exchanged(port, b"GET / HTTP/1.1\r\nHo").startswith(b"HTTP/1.1 408")
+        assert exchanged(port).startswith(b"HTTP/1.1 408")  # not a byte
+        assert time.monotonic() - began < 6
+        garbage = exchanged(port, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n")
+        assert garbage.startswith(b"HTTP/1.1 400") and b'"bad_request"' in garbage
+        two = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n" * 2 + b"GET /healthz HTTP/1.1\r\nConnection: close\r\n\r\n"
+        assert exchanged(port, two).count(b"HTTP/1.1 200") == 3
+
+
+def test_forms_with_too_many_parts_are_refused(tmp_path: Path) -> None:
+    with TestClient(create_app(Settings(data=tmp_path / "data", files_max=4), FakeEncoder())) as client:
+        tone = make_wav(tmp_path / "tone.wav", 1.0).read_bytes()
+        many = [("file", (f"{n}.wav", tone)) for n in range(5)]
+        refused(client.post("/v1/embed/audio", files=many), 400, "bad_request")
+        fields = {f"field{n}": "x" for n in range(2000)}
+        refused(client.post("/v1/collections/default/items", data=fields, files={"file": tone}), 400, "bad_request")
+        part = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\nX: ' + b"y" * 500_000
+        answer = client.post(
+            "/v1/embed/audio", content=part, headers={"content-type": "multipart/form-data; boundary=b"}
+        )
+        assert answer.status_code == 400 and list((tmp_path / "data" / "uploads").iterdir()) == []
+
+
+def test_json_that_explodes_is_refused(tmp_path: Path) -> None:
+    with TestClient(create_app(Settings(data=tmp_path / "data", json_max_mb=1), FakeEncoder())) as client:
+        as_json = {"content-type": "application/json"}
+        for body in (
+            "[" * 100_000,
+            '{"query":' * 50_000,
+            '{"query": "a", "filter": ' + '{"$not":' * 500 + "1" + "}" * 501,
+        ):
+            assert client.post("/v1/search/text-video", content=body, headers=as_json).status_code == 400
+        wide = {"$or": [{"a": n} for n in range(20_000)]}
+        assert client.post("/v1/search/text-video", json={"query": "a", "filter": wide}).status_code in (200, 400)
+        assert client.post("/v1/search/text-video", content=b" " * 2_000_000, headers=as_json).status_code == 413
+        assert client.get("/readyz").status_code == 200
+
+
+def test_media_that_explode_cost_one_request(tmp_path: Path) -> None:
+    """An hour of silence that packs into nothing, headers that lie, an archive, playlists."""
+    silence = tmp_path / "hour.wav"
+    write_wav(silence, np.zeros(3600 * 1000, np.float32), 1000)
+    bomb = io.BytesIO()
+    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.mp4", bytes(50_000_000))
+    liar = bytearray(make_wav(tmp_path / "tone.wav", 1.0).read_bytes())
+    liar[4:8] = liar[40:44] = b"\xff\xff\xff\xff"
+    clip = bytearray(make_clip(tmp_path / "red.mp4", [RED, RED]).read_bytes())
+    at = clip.find(b"avc1") + 28  # width and height of the sample entry
+    clip[at : at + 4] = b"\xff\xff\xff\xff"
+    playlist = b"ffconcat version 1.0\nfile '/etc/passwd'\n"
+    with TestClient(create_app(Settings(data=tmp_path / "data", media_max_s=60.0), FakeEncoder())) as client:
+        refused(client.post("/v1/embed/audio", files=upload(silence)), 413, "too_long")
+        for data in (bomb.getvalue(), playlist, b"#EXTM3U\nhttp://127.0.0.1/x.ts\n"):
+            refused(client.post("/v1/embed/video", files={"file": ("a.mp4", data)}), 415, "not_media")
+        for data in (bytes(liar), bytes(clip)):
+            answer = client.post("/v1/embed/audio", files={"file": ("a", data)})
+            assert answer.status_code in (200, 413, 415, 422), answer.text
+        assert client.post("/v1/embed/text", json={"texts": ["red"]}).status_code == 200
+
+
+def test_names_and_metadata_are_data(tmp_path: Path) -> None:
+    """Names that lead elsewhere, markup and SQL come back as they were, and nothing is written outside of the data."""
+    tone = make_wav(tmp_path / "tone.wav", 1.0)
+    evil = ("../../../etc/passwd", "<script>alert(1)</script>", "'; DROP TABLE items; --", "a\\..\\b", "%2e%2e%2f")
+    before = {p.name for p in tmp_path.iterdir()} | {"data"}
+    with TestClient(create_app(Settings(data=tmp_path / "data"), FakeEncoder())) as client:
+        for name in evil:
+            files = {"file": (name, tone.read_bytes())}
+            answer = client.post("/v1/collections/default/items", files=files, data={"id": name})
+            assert answer.status_code == 201 and answer.json()["id"] == name
+            client.post(
+                "/v1/collections/default/items", json={"text": "x", "id": f"t{name}", "metadata": {"name": name}}
+            )
+            found = search(client, "text-text", "x", filter={"name": name})
+            assert [hit["metadata"] for hit in found["hits"]] == [{"name": name}]
+        ids = {item["id"] for item in client.get("/v1/collections/default/items").json()["items"]}
+        assert ids == {*evil, *(f"t{name}" for name in evil)}
+        for path in ("/v1/collections/..%2f..%2fetc/items", "/v1/collections/default/items/..%2f..%2fnone/media"):
+            assert client.get(path).status_code == 404
+        kinds = {client.get("/v1/collections", headers={"accept": "text/html"}).headers["content-type"]}
+        assert kinds == {"application/json"}
+    assert {p.name for p in tmp_path.iterdir()} <= before
+
+
+def test_keys_are_not_guessed_by_time_or_shape(tmp_path: Path) -> None:
+    with TestClient(create_app(Settings(data=tmp_path / "data", api_keys="sesame"), FakeEncoder())) as client:
+        for header in (
+            "",
+            "Bearer",
+            "Bearer ",
+            "bearer sesam",
+            "Basic sesame",
+            "Bearer sesame, x",
+            "Bearer \xff",
+            "sesame",
+        ):
+            answer = client.get("/v1/models", headers={"Authorization": header.encode("latin-1")})
+            assert refused(answer, 401, "unauthorized")["detail"] == {}
+        for path in ("/v1/jobs", "/v1/admin/reload", "/v1/collections", "/v1/search/text-video"):
+            assert client.post(path, json={}).status_code == 401
+        assert client.get("/v1//models").status_code in (401, 404)
+        assert client.get("/v1/models", headers={"Authorization": "bearer sesame"}).status_code == 200
+
+
+def test_no_origin_is_let_in(tmp_path: Path) -> None:
+    with TestClient(create_app(Settings(data=tmp_path / "data"), FakeEncoder())) as client:
+        answer = client.get("/v1/models", headers={"Origin": "https://elsewhere.example"})
+        assert not [name for name in answer.headers if name.startswith("access-control")]
+        asked = client.options("/v1/models", headers={"Origin": "https://x", "Access-Control-Request-Method": "GET"})
+        assert asked.status_code == 405
+        add(client, make_wav(tmp_path / "page.html", 1.0), id="page")
+        media = client.get("/v1/collections/default/items/page/media")
+        assert media.headers["content-type"] == "application/octet-stream"  # never a page of ours
+        assert media.headers["x-content-type-options"] == "nosniff"
+
+
+def probed(port: int) -> str:
+    """Run where decoders run: what can be reached and written from there."""
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+        return "network"
+    except OSError:
+        pass
+    try:
+        Path("/tmp/written-by-a-decoder").write_bytes(b"x")
+        return "disk"
+    except OSError:
+        return "nothing"
+
+
+def test_decoders_reach_neither_network_nor_disk() -> None:
+    decoders = Decoders(1)
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        port = server.getsockname()[1]
+        try:
+            assert decoders._pool.schedule(probed, args=(port,)).result() == "nothing"
+        finally:
+            decoders.close()
+
+
+def test_a_decoder_that_burns_its_processor_is_ended(tmp_path: Path) -> None:
+    decoders = Decoders(1, max_s=0.3)
+    try:
+        long = tmp_path / "long.wav"
+        write_wav(long, np.zeros(40_000_000, np.float32), 48_000)
+        with pytest.raises(BadMedia):
+            decoders.finish(decoders.start(long, SPECS, Budget(seconds=1e9, samples=10**12)))
+        short = make_wav(tmp_path / "tone.wav", 1.0)
+        assert decoders.finish(decoders.start(short, SPECS, Budget())).parts
+    finally:
+        decoders.close()
+
+
+def test_the_page_of_attacks_names_tests_that_exist() -> None:
+    named = re.findall(r"`(test_\w+)`", (ROOT / "docs" / "security.md").read_text("utf-8"))
+    there = {name for file in (ROOT / "tests").glob("*.py") for name in re.findall(r"def (test_\w+)", file.read_text())}
+    assert len(named) > 20 and set(named) <= there, set(named) - there
