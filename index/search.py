@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection as Collection_
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -47,13 +48,13 @@ class Aim:
     source: str = "text"
     comparable: Collection_[str] = MODALITIES
 
-    @property
+    @cached_property
     def shares(self) -> NDArray[np.float32]:
         """The weights [parts], absolutely summing to one."""
         weights = np.array(self.weights, np.float64)
         return np.asarray(weights / np.abs(weights).sum(), np.float32)
 
-    @property
+    @cached_property
     def query(self) -> Vectors:
         """[dim], whose inner product with a window is its score."""
         return np.asarray(self.shares @ self.vectors, np.float32)
@@ -131,7 +132,7 @@ class Look:
 
     def confidence(self, score: float) -> float:
         """Uncalibrated, the score itself must do."""
-        return self.calibration.confidence(score) if self.calibration else float(np.clip(score, 0.0, 1.0))
+        return self.calibration.confidence(score) if self.calibration else min(max(score, 0.0), 1.0)
 
 
 def search(collection: Collection, aims: list[Aim], options: Options = Options()) -> Answer:
@@ -186,7 +187,7 @@ def less_popular(ids: Ids, vectors: Vectors, query: Vectors, about: Background) 
 
 def score_of(vector: NDArray[np.float32], query: NDArray[np.float32]) -> float:
     """An inner product in [-1, 1], whatever the rounding."""
-    return float(np.clip(vector @ query, -1.0, 1.0))
+    return min(max(float(vector @ query), -1.0), 1.0)
 
 
 def hit_of(stored: Stored, looks: list[Look], min_score: float | None) -> Hit | None:
@@ -195,7 +196,7 @@ def hit_of(stored: Stored, looks: list[Look], min_score: float | None) -> Hit | 
     if not found:
         return None
     sure = [seen.confidence(hit.score) for seen, hit in found]
-    best = found[int(np.argmax(sure))][1]
+    best = found[sure.index(max(sure))][1]
     if len(looks) == 1:
         return best
     evidence = {modality: moment for _, hit in reversed(found) for modality, moment in hit.evidence.items()}
