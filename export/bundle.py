@@ -157,6 +157,10 @@ class Manifest:
     def encodings(self, modality: str) -> list[str]:
         return [e for e in self.graphs if modality_of(e) == modality]
 
+    def compares(self, a: str, b: str) -> bool:
+        """Whether vectors of two encodings lie in one space."""
+        return any({a, b} <= set(space.encodings.values()) for space in self.spaces.values())
+
     def spaces_with(self, modality: str) -> list[str]:
         return [name for name, space in self.spaces.items() if modality in space.encodings]
 

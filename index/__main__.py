@@ -77,10 +77,9 @@ def arguments() -> argparse.ArgumentParser:
     ending.add_argument("--drop", action="store_true", help="forget what has been made")
     for command in (saving, restoring):
         command.add_argument("--data", type=Path, required=True)
-    for command in (building, embedding):
-        command.add_argument(
-            "--overlap", type=share, default=0.0, help="of a window that the next one lies on, 0 to 0.9"
-        )
+    overlap = "of a window that the next one lies on, 0 to 0.9"
+    building.add_argument("--overlap", type=share, default=0.0, help=overlap)
+    embedding.add_argument("--overlap", type=share, default=None, help=f"{overlap}; as the old one's if not given")
     for command in (building, searching, reporting, embedding):
         command.add_argument("--bundle", type=Path, default=Path("bundles/default"))
         command.add_argument("--data", type=Path, required=True)
@@ -233,7 +232,7 @@ def report_command(args: argparse.Namespace) -> int:
     encoder = OnnxEncoder.open(args.bundle)
     collections = opened(args, encoder)
     try:
-        found = report(collections.get(args.collection))
+        found = report(collections.get(args.collection), encoder.manifest.compares)
     finally:
         collections.close()
     print(json.dumps([asdict(worth) for worth in found], indent=1) if args.json else worth_table(found))
@@ -264,7 +263,7 @@ def reembed_command(args: argparse.Namespace) -> int:
     for id, reason in progress.failed.items():
         print(f"failed: {id}: {reason}", file=sys.stderr)
     print(f"{progress.total - len(progress.failed)} of {progress.total} items are in the vectors of {args.bundle}")
-    for overlap in overlaps(args.data, args.collection):
+    for overlap in overlaps(args.data, args.collection, encoder.manifest.compares):
         print(f"{overlap.route:24s} {overlap.at_10:6.3f} of the best ten are the same, {overlap.queries} queries")
     return 1 if progress.failed else 0
 

@@ -372,6 +372,19 @@ class Records:
                 found[place[1]].vectors.append((encoding, Place(*place), np.frombuffer(blob, "<f4")))
         return found
 
+    def overlap(self) -> float:
+        """The share of a window of media that the next one lies on, as some item of three or more has it; else 0."""
+        heard = "select 1 from vectors v where v.window = w.n and v.encoding not like 'text%'"
+        long = f"select w.item from windows w where exists ({heard}) group by w.item having count(*) > 2 limit 1"
+        rows = self._db.execute(
+            f"select w.start_s, w.end_s from windows w where w.item = ({long}) and exists ({heard})"
+            " order by w.start_s limit 2"
+        ).fetchall()
+        if len(rows) < 2:
+            return 0.0
+        (start, end), (following, _) = rows
+        return float(max(0.0, (end - following) / (end - start)))
+
     def vectors_of(self, id: str, encoding: str, dim: int) -> NDArray[np.float32]:
         """An item's vectors [n, dim] of an encoding. Raises UnknownItem."""
         self.item(id)

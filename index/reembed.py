@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -54,9 +54,10 @@ class Progress:
 
 
 def reembed(
-    data: Path, name: str, encoder: Encoder, decoders: Decoders, budget: Budget, overlap: float = 0.0
+    data: Path, name: str, encoder: Encoder, decoders: Decoders, budget: Budget, overlap: float | None = None
 ) -> Iterator[Progress]:
-    """Bring the staged collection to where the old one is; the old one may be in use.
+    """Bring the staged collection to where the old one is; the old one may be in use. Windows overlap as they do there,
+    if nothing else is said.
 
     Raises:
         UnknownCollection: there is no such collection. DataInUse: another process is at it.
@@ -70,7 +71,8 @@ def reembed(
         staged = Collection(folder, encoder.manifest.fingerprint, encoder.manifest.dims)
         try:
             stock(staged, encoder)
-            work, progress = Work(old, old_folder, staged, encoder, decoders, budget, overlap), Progress()
+            share = old.overlap() if overlap is None else overlap
+            work, progress = Work(old, old_folder, staged, encoder, decoders, budget, share), Progress()
             for _ in range(ROUNDS):
                 if not (yield from work.round(progress)):
                     break
@@ -186,9 +188,9 @@ class Overlap:
     at_10: float
 
 
-def overlaps(data: Path, name: str) -> list[Overlap]:
-    """The staged collection against the old one: by the everyday queries that both have in their banks, and by items
-    taken by chance.
+def overlaps(data: Path, name: str, compares: Callable[[str, str], bool]) -> list[Overlap]:
+    """The staged collection against the old one: by the everyday queries that both have in their banks and that compare
+    with what is searched, and by items taken by chance.
 
     Raises:
         NotReady: nothing is staged.
@@ -202,7 +204,7 @@ def overlaps(data: Path, name: str) -> list[Overlap]:
         for target in shared:
             sides = [Neighbours(records, target) for records in (old, new)]
             for source in sorted(set(old.bank_encodings()) & set(new.bank_encodings())):
-                if all(side.records.dim_of_bank(source) == side.dim for side in sides):
+                if compares(source, target) and all(side.records.dim_of_bank(source) == side.dim for side in sides):
                     asked = zip(*(side.records.bank(source, side.dim) for side in sides), strict=False)
                     found.append(compared(f"{source}-{target}", sides, [(a, b, "") for a, b in asked]))
             ids = sorted(set(sides[0].items) & set(sides[1].items))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,14 +30,18 @@ class Worth:
     exact_p50_ms: float
 
 
-def report(collection: Collection) -> list[Worth]:
-    """Every index of a collection, by the queries of its bank and by vectors of its own taken by chance."""
+def report(collection: Collection, compares: Callable[[str, str], bool]) -> list[Worth]:
+    """Every index of a collection, by the queries of its bank that compare with it and by vectors of its own taken by
+    chance.
+    """
     found = []
     for encoding, dim in collection.dims.items():
         with collection.held() as records:
             index = collection.index(encoding)
             own = records.vectors_among(encoding, dim, QUERIES, seed=2)[1]
-            banks = [bank for e, d in collection.dims.items() if d == dim and len(bank := records.bank(e, d))]
+            banks = [
+                bank for e, d in collection.dims.items() if compares(e, encoding) and len(bank := records.bank(e, d))
+            ]
             asked = {"words": np.concatenate(banks)} if banks else {}
             for name, queries in (asked | {"its own": own}).items():
                 if not len(index) or not len(queries):

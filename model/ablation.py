@@ -45,7 +45,7 @@ class Plan:
     """What every arm shares. `base.steps` are those of pre-training with both terms."""
 
     base: TrainConfig
-    fine_tuning_steps: int = 80
+    fine_tuning_steps: int = 45
     test: str = "world:test:400"
     seeds: int = 3
 

@@ -323,7 +323,7 @@ PRESETS: dict[str, TrainConfig] = {
         MINIATURE,
         manifests=("world:train:3000",),
         validation="world:validation:100",
-        steps=250,
+        steps=100,
         batch=48,
         learning_rate=2e-3,
         checkpoint_steps=1_000_000,

@@ -83,7 +83,7 @@ def test_beside_the_old_then_in_its_place(data: Path) -> None:
     assert run(data, new).total == 5
     with pytest.raises(DataInUse):
         swap(data, "a")
-    shared = {overlap.route: overlap for overlap in overlaps(data, "a")}
+    shared = {overlap.route: overlap for overlap in overlaps(data, "a", new.manifest.compares)}
     assert {"video-video", "audio-audio"} <= set(shared)
     assert all(overlap.at_10 == 1.0 for overlap in shared.values())
     live.get("a").put([NewItem("later", "text", 0.0, [(0.0, 0.0)], {}, text="blue")])
@@ -184,3 +184,19 @@ def test_a_swap_that_is_cut_short_is_completed(data: Path, step: int, monkeypatc
         collections = opened(data, Turned())
         assert len(collections.get("a").page(100)) == 6
         collections.close()
+
+
+def test_windows_lie_in_the_new_one_as_in_the_old(tmp_path: Path) -> None:
+    """Six seconds in windows of two that overlap by half are five windows, before and after."""
+    encoder, data = FakeEncoder(), tmp_path / "data"
+    make_clip(tmp_path / "long.mp4", [RED, RED, BLUE, BLUE, RED, RED])
+    live, decoders = opened(data, encoder), Decoders(1)
+    list(build(encoder, live.ensure("a"), [tmp_path / "long.mp4"], decoders, Budget(), overlap=0.5))
+    before = live.get("a").page(1)[0].windows
+    live.close()
+    decoders.close()
+    assert before == 5 and run(data, Turned()).failed == {}
+    swap(data, "a")
+    again = opened(data, Turned())
+    assert again.get("a").page(1)[0].windows == before
+    again.close()
