@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 from fastapi import APIRouter, File, Form, Query, Request, UploadFile
@@ -51,6 +51,25 @@ router = APIRouter()
 def serving(request: Request) -> State:
     found: State = request.app.state.tenure.state
     return found
+
+
+# ---------------------------------------------------------------- the page
+
+PAGE = Path(__file__).parent / "page"
+CONTENT = {"script-src": "'self'", "style-src": "'self'", "connect-src": "'self'", "media-src": "'self' blob:"}
+CONTENT |= {"img-src": "'self' data:", "form-action": "'none'", "frame-ancestors": "'none'", "base-uri": "'none'"}
+POLICY = "; ".join(["default-src 'none'", *(f"{part} {sources}" for part, sources in CONTENT.items())])
+
+
+@router.get("/", include_in_schema=False)
+async def page() -> FileResponse:
+    """The search page."""
+    return FileResponse(PAGE / "index.html", headers={"Content-Security-Policy": POLICY, "Cache-Control": "no-cache"})
+
+
+@router.get("/page/{name}", include_in_schema=False)
+async def page_part(name: Literal["page.css", "page.js"]) -> FileResponse:
+    return FileResponse(PAGE / name, headers={"Cache-Control": "no-cache"})
 
 
 # ---------------------------------------------------------------- health
