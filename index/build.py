@@ -18,7 +18,7 @@ from export.bundle import modality_of
 from export.encoder import Encoder
 from model.inputs.confined import Decoders
 from model.inputs.decode import MEDIA, Budget
-from model.inputs.errors import BadMedia, DecoderFailed
+from model.inputs.errors import BadMedia, DecoderFailed, NotMedia
 from model.inputs.windows import Media
 from model.manifest import Member, Row, encodable, read_manifest, read_shard
 
@@ -130,7 +130,7 @@ def distinct(found: list[Source], report: Report) -> Iterator[Source]:
             taken[source.id] = source
             yield source
         elif taken[source.id] != source:
-            report.failed[f"{source.path} ({source.id})"] = f"its id is taken by {taken[source.id].name}"
+            report.failed[f"{source.path} ({source.id})"] = "its id is taken by another"
 
 
 def build(
@@ -235,6 +235,9 @@ def decoded(
             if fault is not None:
                 future = Future()
                 future.set_result(fault)
+            elif path is not None and path != path.resolve():
+                future = Future()
+                future.set_result(NotMedia("a link has taken its place"))
             elif path is not None:
                 future = decoders.start(path, encoder.manifest.inputs, budget, overlap=overlap)
             queue.append((source, stamp, future, path if source.member is not None else None))

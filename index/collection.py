@@ -258,6 +258,8 @@ class Collection:
         path = self.folder / "media" / item.media if item.media else None
         if path is None and item.source and item.filename:  # one in a tar shard has no file of its own
             path = Path(item.source)
+            if path != path.resolve():  # a link has taken its place
+                raise UnknownItem(id)
         if path is None or not path.is_file():
             raise UnknownItem(id)
         return path, item.filename or path.name

@@ -50,11 +50,19 @@ class Collections:
             raise
 
     def _admit(self, folder: Path) -> None:
-        """Open a collection; one of another bundle is left alone, and told of when it is asked for."""
+        """Open a collection. One of another bundle is left alone, and told of when it is asked for; without items, it is
+        begun anew.
+        """
         try:
             self._open[folder.name] = Collection(folder, self._fingerprint, self._dims, self._sizing)
         except FingerprintConflict as conflict:
-            self.conflicts[folder.name] = conflict
+            with closing(Records(folder / "records.sqlite")) as records:
+                empty = not records.counts()["items"]
+            if not empty:
+                self.conflicts[folder.name] = conflict
+                return
+            shutil.rmtree(folder)
+            self._open[folder.name] = Collection(folder, self._fingerprint, self._dims, self._sizing)
 
     def close(self) -> None:
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import sys
+from pathlib import Path
 
 import uvicorn
 from pydantic import ValidationError
@@ -15,15 +16,19 @@ from index.collection import CollectionError
 from index.records import UnknownSchema
 from index.store import VectorStoreFailed
 
-from .app import create_app, open_data
+from .app import create_app
 from .protocol import Protocol
 from .settings import Settings
+from .state import open_data
 from .trace import log_config, send_spans
 
 
 def read() -> Settings:
     """Flags before environment before the file that TERCET_ENV_FILE names."""
-    return Settings(_cli_parse_args=True, _env_file=os.environ.get("TERCET_ENV_FILE"))
+    file = os.environ.get("TERCET_ENV_FILE")
+    if file and not Path(file).is_file():
+        raise FileNotFoundError(2, "TERCET_ENV_FILE is not there")
+    return Settings(_cli_parse_args=True, _env_file=file)
 
 
 def opened(settings: Settings) -> OnnxEncoder:
@@ -42,7 +47,10 @@ def main() -> int:
         for problem in error.errors():
             print(f"--{'.'.join(str(p) for p in problem['loc'])}: {problem['msg']}", file=sys.stderr)
         return 2
-    if not settings.loopback and not settings.api_keys and not settings.allow_open:
+    except FileNotFoundError as error:
+        print(error.strerror, file=sys.stderr)
+        return 2
+    if settings.unguarded:
         print("without keys (--api-keys) only this machine may connect; --allow-open says otherwise", file=sys.stderr)
         return 2
     if settings.traces:
@@ -54,6 +62,7 @@ def main() -> int:
     try:
         encoder = opened(settings)
         app = create_app(settings, encoder, open_data(settings, encoder), again)
+        del encoder  # the application lets go of it at a reload
         config = uvicorn.Config(
             app,
             settings.host,

@@ -11,7 +11,8 @@ import shutil
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
+from urllib.parse import urlsplit
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
@@ -22,17 +23,14 @@ from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from export.encoder import Encoder
-from index.bank import stock
-from index.collection import FingerprintConflict
 from index.data import Collections
-from index.vectors import Sizing
 
 from . import errors, routes
 from .metrics import Metrics
 from .reload import Reloader
 from .schemas import ErrorResponse
-from .settings import Settings
-from .state import Tenure, opened
+from .settings import Settings, is_loopback
+from .state import Tenure, new_decoders, opened
 from .trace import ACCESS, CURRENT, Trace, span
 
 UPLOADS = re.compile(r"/v1/(embed/(audio|video)|collections/[^/]+/items|search(/(audio|video)-\w+)?)/?$")
@@ -45,18 +43,6 @@ HEADERS = (
 )
 
 
-def open_data(settings: Settings, encoder: Encoder) -> Collections:
-    """The data folder with a collection to start with. Raises CollectionError."""
-    settings.data.mkdir(parents=True, exist_ok=True)
-    sizing = Sizing(settings.index, settings.index_memory_mb, settings.milvus)
-    collections = Collections(settings.data, encoder.manifest.fingerprint, encoder.manifest.dims, sizing)
-    with suppress(FingerprintConflict):  # told of by /readyz, and to whoever asks for it
-        collections.ensure("default")
-    for collection in collections.all():
-        stock(collection, encoder)
-    return collections
-
-
 def create_app(
     settings: Settings,
     encoder: Encoder,
@@ -66,20 +52,24 @@ def create_app(
     """The service over an encoder; the data folder is opened when the app starts, if it is not given. `again` reads the
     settings and opens the encoder anew, for a reload.
     """
-    metrics = Metrics()
+    metrics, first = Metrics(), [(encoder, collections)]
+    uploads = settings.data / "uploads"
+    del encoder, collections  # nothing but the state that serves holds on to them
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        held = collections or open_data(settings, encoder)
-        uploads = settings.data / "uploads"
+        encoder, held = first.pop()
         shutil.rmtree(uploads, ignore_errors=True)  # of a process that was killed
-        uploads.mkdir()
-        tenure = app.state.tenure = Tenure(await opened(settings, encoder, held, metrics))
-        app.state.reloader = Reloader(tenure, open_data, again)
-        app.state.reloader.listen()
+        uploads.mkdir(parents=True)
+        decoders = await asyncio.to_thread(new_decoders, settings)
+        tenure = app.state.tenure = Tenure(await opened(settings, encoder, decoders, metrics, held))
+        del encoder, held
+        reloader = app.state.reloader = Reloader(tenure, again)
+        reloader.listen()
         try:
             yield
         finally:
+            await reloader.close()
             await tenure.state.close()
             shutil.rmtree(uploads, ignore_errors=True)
 
@@ -131,7 +121,7 @@ class Gate:
             await send(message)
 
         try:
-            with span(f"{scope['method']} {scope['path']}", headers):
+            with span(f"HTTP {scope['method']}", headers):
                 self.admit(scope, headers, trace)
                 body.check_announced()
                 if not await while_connected(self.app(scope, body.receive, answer), receive, body):
@@ -140,18 +130,25 @@ class Gate:
             status = GONE
         except errors.ServiceError as error:
             await errors.response(scope, error)(scope, receive, answer)
+        except Exception:  # what nobody foresaw says nothing of the inside
+            ACCESS.exception("%s %s failed", scope["method"], scope["path"])
+            if body.answered.is_set():
+                raise
+            await errors.answer(scope, errors.INTERNAL, 500)(scope, receive, answer)
         finally:
             self.tell(scope, status, time.perf_counter() - began)
             CURRENT.reset(token)
 
     def admit(self, scope: Scope, headers: dict[bytes, bytes], trace: Trace) -> None:
-        """Raises BadKey, OverQuota."""
+        """Raises BadHost, CrossOrigin, BadKey, OverQuota."""
         state = scope["app"].state.tenure.state
+        if not state.settings.api_keys and not state.settings.allow_open:
+            check_neighbour(scope["method"], headers, state.settings.hosts)
         if not scope["path"].startswith("/v1/"):
             return
         if state.settings.api_keys:
             trace.who = known(headers.get(b"authorization", b""), state.settings.api_keys)
-        state.request_quota.take(trace.who)
+        state.quotas.requests.take(trace.who)
 
     def tell(self, scope: Scope, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "unmatched")
@@ -173,6 +170,21 @@ def allowed(scope: Scope) -> bytes:
     there = [route for route in routes.router.routes if isinstance(route, APIRoute)]
     paths = [route.path for route in there if route.matches(scope)[0] != Match.NONE]
     return ", ".join(sorted({m for route in there if route.path in paths[:1] for m in route.methods or ()})).encode()
+
+
+def check_neighbour(method: str, headers: dict[bytes, bytes], hosts: tuple[str, ...]) -> None:
+    """Without keys, whoever asks has to be on this machine, and no page that was loaded from elsewhere.
+
+    Raises:
+        BadHost: asked by another name, as by a page whose name has been pointed here. CrossOrigin: told to by a page.
+    """
+    host = headers.get(b"host", b"localhost").decode("latin-1").lower()
+    name = urlsplit(f"//{host}").hostname or ""
+    if not is_loopback(name) and name not in hosts:
+        raise errors.BadHost(host)
+    origin = headers.get(b"origin", b"").decode("latin-1").lower()
+    if method not in ("GET", "HEAD", "OPTIONS") and origin and urlsplit(origin).netloc != host:
+        raise errors.CrossOrigin(origin)
 
 
 def known(header: bytes, keys: tuple[str, ...]) -> str:
@@ -207,7 +219,7 @@ class Body:
             async with asyncio.timeout(self._end - time.monotonic()):
                 message = await self._receive()
         except TimeoutError:  # FastAPI lets only its own kind of error out of a body's parser
-            raise HTTPException(408, str(errors.SlowBody(self._max_s)), {"Connection": "close"}) from None
+            raise HTTPException(408, str(errors.SlowBody(self._max_s))) from None
         if not message.get("more_body", False):
             self.received.set()
         self._got += len(message.get("body", b""))

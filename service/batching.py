@@ -44,7 +44,6 @@ class Job:
     array: NDArray[Any]
     cost: int
     future: asyncio.Future[NDArray[np.float32]]
-    deadline: float
     since: float = field(default_factory=time.monotonic)
 
 
@@ -99,7 +98,7 @@ class Batcher:
     """Queues by lane and length, the lanes given first going first; one batch at a time on the device.
 
     A batch leaves when the device is free, with what waits in its queue up to `max_tokens`, taken from those who ask in
-    turn. What nobody waits for any more, or has waited too long, is dropped. A batch that fails is halved until the
+    turn. What nobody waits for any more is dropped. A batch that fails is halved until the
     row that fails is alone. Every future is completed on every path, shutdown included.
     """
 
@@ -126,14 +125,14 @@ class Batcher:
         self._task = asyncio.create_task(self._serve())
 
     async def submit(
-        self, lane: str, array: NDArray[Any], who: str = "", bulk: bool = False, max_s: float = float("inf")
+        self, lane: str, array: NDArray[Any], who: str = "", bulk: bool = False, max_s: float | None = None
     ) -> NDArray[np.float32]:
         """Rows [n, ...] to vectors [n, dim], in company. `who` asks has turns with others; `bulk` goes behind everyone,
         and is never refused for want of room.
 
         Raises:
             Overloaded: too many tokens wait already.
-            TimedOut: its turn did not come within `max_s`.
+            TimedOut: it was not done within `max_s`.
             ShuttingDown: it has been closed.
             Whatever running these rows alone raises.
         """
@@ -143,10 +142,10 @@ class Batcher:
         cost = each * len(array)
         if not bulk and (wait := self._waiting[False, lane]) and wait + cost > self._max_waiting:
             raise Overloaded(lane, OVERLOADED_S)
-        rows, deadline = max(1, self._max_tokens // max(each, 1)), time.monotonic() + max_s
+        rows = max(1, self._max_tokens // max(each, 1))
         loop = asyncio.get_running_loop()
         pieces = [array[i : i + rows] for i in range(0, len(array), rows)]
-        jobs = [Job(piece, each * len(piece), loop.create_future(), deadline) for piece in pieces]
+        jobs = [Job(piece, each * len(piece), loop.create_future()) for piece in pieces]
         length = 0 if self._lanes[lane].tokens else 1 << (array.shape[1] - 1).bit_length()
         queue = self._queues.setdefault(Order(bulk, self._ranks[lane], lane, length), Fair())
         for job in jobs:
@@ -154,7 +153,10 @@ class Batcher:
         self._waiting[bulk, lane] += cost
         self._wake.set()
         try:
-            return np.concatenate([await job.future for job in jobs])
+            async with asyncio.timeout(max_s):
+                return np.concatenate([await job.future for job in jobs])
+        except TimeoutError:
+            raise TimedOut(max_s or 0.0) from None
         finally:
             for job in jobs:  # a caller that went away takes its rows with it
                 job.future.cancel()
@@ -212,13 +214,11 @@ class Batcher:
     def _take(self, order: Order) -> list[Job]:
         """What leaves now: live jobs up to `max_tokens`."""
         taken: list[Job] = []
-        tokens, now, queue = 0, time.monotonic(), self._queues[order]
+        tokens, queue = 0, self._queues[order]
         while queue and (not taken or tokens + queue.next().cost <= self._max_tokens):
             job = queue.take()
             self._waiting[order.bulk, order.lane] -= job.cost
-            if job.deadline < now:
-                fail([job], TimedOut(now - job.since))
-            elif not job.future.done():
+            if not job.future.done():
                 taken.append(job)
                 tokens += job.cost
         return taken

@@ -4,12 +4,14 @@ ServiceError
 ├── BadRequest       a request that makes no sense
 ├── UnknownModel     embeddings of a model that this service has not
 ├── BadKey           no key, or none we know
+├── BadHost          a service without keys, asked by a name that is not its own
+├── CrossOrigin      a page of another origin wants to change something
 ├── BodyTooLarge     more bytes than a request may have
 ├── SlowBody         bytes that trickle in
 ├── Overloaded       a queue is full
 ├── OverQuota        a key has had its share
 ├── CannotReload     not now, or not this process
-├── TimedOut         its turn did not come in time
+├── TimedOut         it was not encoded in time
 └── ShuttingDown     the service is going away
 """
 
@@ -43,10 +45,10 @@ from index.records import UnknownItem, UnknownSchema
 from index.reembed import NotReady
 from index.store import VectorStoreFailed
 from model.config import BadConfig
-from model.inputs.errors import BadMedia, BadText, BeyondBudget, NotMedia
+from model.inputs.errors import BadMedia, BadText, BeyondBudget, DecodersClosed, NotMedia
 from model.manifest import BadManifest, BadMetadata
 
-from .jobs import JobError, NoImports, UnknownJob, UnknownPath
+from .jobs import JobError, NoImports, TooManyJobs, UnknownJob, UnknownPath
 
 
 class ServiceError(Exception):
@@ -68,6 +70,18 @@ class UnknownModel(ServiceError):
 class BadKey(ServiceError):
     def __init__(self) -> None:
         super().__init__("this service wants a key it knows, as 'Authorization: Bearer KEY'")
+
+
+class BadHost(ServiceError):
+    def __init__(self, host: str) -> None:
+        super().__init__(f"without keys this service goes by localhost, not {host!r} (TERCET_HOSTS)")
+        self.host = host
+
+
+class CrossOrigin(ServiceError):
+    def __init__(self, origin: str) -> None:
+        super().__init__(f"a page of {origin!r} may not change anything here")
+        self.origin = origin
 
 
 class BodyTooLarge(ServiceError):
@@ -101,9 +115,9 @@ class CannotReload(ServiceError):
 
 
 class TimedOut(ServiceError):
-    def __init__(self, waited_s: float, retry_s: int = 1) -> None:
-        super().__init__(f"its turn did not come within {waited_s:.1f} s")
-        self.waited_s, self.retry_s = waited_s, retry_s
+    def __init__(self, limit_s: float, retry_s: int = 1) -> None:
+        super().__init__(f"it was not encoded within {limit_s:g} s")
+        self.limit_s, self.retry_s = limit_s, retry_s
 
 
 class ShuttingDown(ServiceError):
@@ -130,6 +144,9 @@ STATUS: dict[type[Exception], tuple[int, str | None]] = {
     FingerprintConflict: (409, "fingerprint_conflict"),
     NoRoute: (422, "no_route"),
     NoVectors: (422, "no_vectors"),
+    BadHost: (421, "bad_host"),
+    CrossOrigin: (403, "cross_origin"),
+    DecodersClosed: (503, "shutting_down"),
     BodyTooLarge: (413, "too_large"),
     Overloaded: (429, "overloaded"),
     CannotReload: (409, "cannot_reload"),
@@ -139,6 +156,7 @@ STATUS: dict[type[Exception], tuple[int, str | None]] = {
     JobError: (500, "job"),
     NoImports: (400, "no_imports"),
     UnknownPath: (404, "unknown_path"),
+    TooManyJobs: (429, "too_many_jobs"),
     UnknownJob: (404, "unknown_job"),
     TimedOut: (503, "timed_out"),
     ShuttingDown: (503, "shutting_down"),
@@ -153,6 +171,7 @@ STATUS: dict[type[Exception], tuple[int, str | None]] = {
     BadConfig: (500, "bad_config"),
     EncoderError: (500, "encoder"),
 }
+INTERNAL: dict[str, Any] = {"code": "internal", "message": "an internal error; the log says which", "detail": {}}
 HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 408: "too_slow", 413: "too_large"}
 
 
@@ -210,8 +229,7 @@ def install(app: FastAPI) -> None:
         return answer(request.scope, said, error.status_code, error.headers)
 
     async def unforeseen(request: Request, error: Exception) -> JSONResponse:
-        said = {"code": "internal", "message": "an internal error; the log says which", "detail": {}}
-        return answer(request.scope, said, 500)
+        return answer(request.scope, INTERNAL, 500)
 
     for kind in STATUS:
         app.add_exception_handler(kind, known)

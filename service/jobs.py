@@ -18,14 +18,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Literal
+from typing import Literal, Protocol
 
-from index.build import Report
 from index.snapshot import write_durably
 
 LOG = logging.getLogger("tercet.jobs")
 FAILURES = 100  # listed of a job; all are counted
 KEPT = 500  # jobs that have ended, the last of them
+WAITING = 100  # jobs that have not
 SAVED_S = 1.0  # between two savings of how far a job is
 States = Literal["queued", "running", "done", "failed", "cancelled"]
 
@@ -43,6 +43,14 @@ class UnknownPath(JobError):
     def __init__(self, path: str) -> None:
         super().__init__(f"there is no {path!r} in the import folder")
         self.path = path
+
+
+class TooManyJobs(JobError):
+    retry_s = 60
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"{limit} jobs wait already")
+        self.limit = limit
 
 
 class UnknownJob(JobError):
@@ -81,7 +89,26 @@ class Job:
         return self.state not in ("queued", "running")
 
 
-Work = Callable[[Job], Iterator[tuple[int, int, Report]]]
+@dataclass(frozen=True)
+class Progress:
+    """How far a job is."""
+
+    done: int
+    total: int
+    indexed: int
+    unchanged: int
+    failed: int
+    failures: list[Failure]
+
+
+class Work(Protocol):
+    """What does the jobs."""
+
+    def __call__(self, job: Job) -> Iterator[Progress]: ...
+
+    def stop(self) -> None:
+        """End soon what is being done, from another thread."""
+        ...
 
 
 def below(root: Path | None, path: str) -> Path:
@@ -101,10 +128,10 @@ class Jobs:
     """The jobs of a data folder, done one after the other by a thread of their own."""
 
     def __init__(self, folder: Path, work: Work, told: Callable[[Exception], str] = str) -> None:
-        """`work` does a job and yields (done, total, report so far); `told` says of an error what clients may read."""
+        """`told` says of an error what clients may read."""
         self._folder, self._work, self._told = folder, work, told
         self._folder.mkdir(exist_ok=True)
-        self._lock, self._stopping = threading.Lock(), False
+        self._lock, self._stopping = threading.RLock(), False
         self._jobs = {job.id: job for job in sorted(self._stored(), key=lambda job: job.created)}
         self._cancelled: set[str] = set()
         self._queue: SimpleQueue[str | None] = SimpleQueue()
@@ -122,6 +149,10 @@ class Jobs:
             except (ValueError, TypeError, KeyError) as error:
                 LOG.warning("%s is no job: %s", file.name, error)
 
+    @property
+    def alive(self) -> bool:
+        return self._stopping or self._thread.is_alive()
+
     def all(self) -> list[Job]:
         """The latest first."""
         with self._lock:
@@ -134,66 +165,75 @@ class Jobs:
             return self._jobs[id]
 
     def add(self, collection: str, path: str) -> Job:
-        """A new job, on disk when this returns."""
-        job = Job(uuid.uuid4().hex, "import", collection, path, time.time())
-        self._keep(job)
+        """A new job, on disk when this returns; where the same one waits already, that one. Raises TooManyJobs."""
+        with self._lock:
+            waiting = [job for job in self._jobs.values() if not job.ended]
+            for job in waiting:
+                if (job.collection, job.path, job.state) == (collection, path, "queued"):
+                    return job
+            if len(waiting) >= WAITING:
+                raise TooManyJobs(WAITING)
+            job = Job(uuid.uuid4().hex, "import", collection, path, time.time())
+            self._write(job)
+            self._jobs[job.id] = job
         self._queue.put(job.id)
         return job
 
     def cancel(self, id: str) -> None:
         """End a job that has not; what it has indexed stays. One that has ended is forgotten. Raises UnknownJob."""
-        job = self.get(id)
-        if job.ended:
-            self._forget(id)
-        elif job.state == "queued":
-            self._keep(replace(job, state="cancelled", finished=time.time()))
-        else:
+        with self._lock:
+            job = self.get(id)
+            if job.ended:
+                self._forget(id)
+                return
             self._cancelled.add(id)
+            if job.state == "queued":
+                self._keep(replace(job, state="cancelled", finished=time.time()))
 
     def close(self, wait_s: float = 10.0) -> None:
         """Stop; the job at hand goes on when the folder is opened again."""
         self._stopping = True
         self._queue.put(None)
+        self._work.stop()
         self._thread.join(wait_s)
 
+    def _write(self, job: Job) -> None:
+        write_durably(self._folder / f"{job.id}.json", json.dumps(asdict(job)).encode())
+
     def _keep(self, job: Job) -> None:
+        """Remember how a job stands; on disk, too, unless that cannot be written: then it is done again one day."""
         with self._lock:
             self._jobs[job.id] = job
-            old = [id for id, known in self._jobs.items() if known.ended][:-KEPT]
-        write_durably(self._folder / f"{job.id}.json", json.dumps(asdict(job)).encode())
-        for id in old:
-            self._forget(id)
+            try:
+                self._write(job)
+                for id in [id for id, known in self._jobs.items() if known.ended][:-KEPT]:
+                    self._forget(id)
+            except OSError as error:
+                LOG.warning("job %s could not be written: %s", job.id, error.strerror)
 
     def _forget(self, id: str) -> None:
-        with self._lock:
-            self._jobs.pop(id, None)
+        self._jobs.pop(id, None)
         (self._folder / f"{id}.json").unlink(missing_ok=True)
 
     def _run(self) -> None:
         while not self._stopping and (id := self._queue.get()) is not None:
             with self._lock:
                 job = self._jobs.get(id)
-            if job is not None and not job.ended:
-                self._do(job)
+                if job is None or job.ended:
+                    continue
+                job = replace(job, state="running", error=None)
+                self._keep(job)
+            self._do(job)
+            self._cancelled.discard(id)
 
     def _do(self, job: Job) -> None:
-        saved = 0.0
+        saved = time.monotonic()
         try:
-            for done, total, report in self._work(job):
-                job = replace(
-                    job,
-                    state="running",
-                    done=done,
-                    total=total,
-                    indexed=report.indexed,
-                    unchanged=report.unchanged,
-                    failed=len(report.failed),
-                    failures=[Failure(*pair) for pair in list(report.failed.items())[:FAILURES]],
-                )
+            for now in self._work(job):
+                job = replace(job, **vars(now))
                 if self._stopping:
                     return
                 if job.id in self._cancelled:
-                    self._cancelled.discard(job.id)
                     self._keep(replace(job, state="cancelled", finished=time.time()))
                     return
                 if time.monotonic() - saved > SAVED_S:

@@ -43,12 +43,14 @@ class Embedded:
 
 
 class Pipeline:
-    def __init__(self, encoder: Encoder, batcher: Batcher, decoders: Decoders, settings: Settings, metrics: Metrics):
+    def __init__(
+        self, encoder: Encoder, batcher: Batcher, decoders: Decoders, settings: Settings, metrics: Metrics, quota: Quota
+    ):
         self.encoder, self.batcher, self.decoders, self.metrics = encoder, batcher, decoders, metrics
         seconds = settings.media_max_s
         self._budget = Budget(seconds=seconds, frames=round(seconds * 120), samples=round(seconds * 48_000 * 8))
         self._max_waiting, self._max_s = settings.decode_waiting_max, settings.request_max_s
-        self._quota = Quota("seconds of media", settings.quota_media)
+        self._quota = quota
         self._decoding = 0
         self._moved = time.monotonic()
 
@@ -76,6 +78,7 @@ class Pipeline:
         Raises:
             BadMedia: what is wrong with it. Overloaded: too many files wait. OverQuota: the key has had its share.
         """
+        self._quota.check(who())
         with stage("decode"):
             media = await self._decode(path, list(dict.fromkeys(map(modality_of, encodings))), overlap)
         self._quota.take(who(), math.ceil(media.duration_s))

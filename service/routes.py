@@ -149,6 +149,8 @@ async def openai_embeddings(tercet: Tercet, request: schemas.OpenAIEmbeddings) -
         for i, part in enumerate(given)
         if not isinstance(part, schemas.AudioContent)
     }
+    if len(sounds) > tercet.settings.files_max:
+        raise BadRequest(f"{len(sounds)} sounds, the limit is {tercet.settings.files_max}")
     space = m.spaces[m.meeting(("text", "audio") if sounds else ("text",))]
     if request.model not in (None, m.name):
         raise UnknownModel(request.model or "", m.name)

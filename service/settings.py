@@ -33,6 +33,9 @@ class Settings(BaseSettings):
     precision: Literal["fp32", "fp16", "int8"] = Field("fp32", description="of the encoder's numbers")
     threads: int = Field(0, ge=0, description="of ONNX Runtime; 0: one a core")
     api_keys: Annotated[tuple[str, ...], NoDecode] = Field((), description="bearer keys, separated by commas")
+    hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="names besides localhost that a service without keys goes by, separated by commas"
+    )
     allow_open: bool = Field(False, description="listen beyond this machine without keys")
     upload_max_mb: int = Field(512, gt=0, description="largest request")
     json_max_mb: int = Field(16, gt=0, description="largest request that is not a form with files")
@@ -66,9 +69,18 @@ class Settings(BaseSettings):
     @field_validator("quota_requests", "quota_media")
     @classmethod
     def countable(cls, value: str) -> str:
-        if value:
-            limits.parse(value)
+        if value and len(limits.parse_many(value)) != 1:
+            raise ValueError("one rule, '600/minute' say")
         return value
+
+    @field_validator("hosts", mode="before")
+    @classmethod
+    def names(cls, value: object) -> object:
+        return (
+            tuple(name.strip().lower() for name in value.split(",") if name.strip())
+            if isinstance(value, str)
+            else value
+        )
 
     @field_validator("api_keys", mode="before")
     @classmethod
@@ -79,8 +91,18 @@ class Settings(BaseSettings):
         return tuple(hashlib.sha256(k.strip().encode()).hexdigest() for k in keys if k.strip())
 
     @property
+    def unguarded(self) -> bool:
+        """Whether others than this machine may connect, without a key, and nobody said that they may."""
+        return not (self.loopback or self.api_keys or self.allow_open)
+
+    @property
     def loopback(self) -> bool:
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return self.host == "localhost"
+        return is_loopback(self.host)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a name or an address is this machine's own."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")

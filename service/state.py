@@ -6,8 +6,9 @@ import asyncio
 import logging
 import shutil
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from contextlib import ExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,18 +18,20 @@ from numpy.typing import NDArray
 
 from export.bundle import Manifest, modality_of
 from export.encoder import Encoder
-from index.build import Report, build
-from index.collection import Collection
+from index.bank import stock
+from index.build import build
+from index.collection import FingerprintConflict
 from index.data import Collections
+from index.vectors import Sizing
 from model.inputs.confined import Decoders
 from model.inputs.decode import Budget
 
 from .batching import Batcher, Lane
-from .errors import body
-from .jobs import Job, Jobs, below
+from .errors import body, entry
+from .jobs import FAILURES, Failure, Job, Jobs, Progress, below
 from .metrics import Metrics
 from .pipeline import Pipeline
-from .quotas import Quota
+from .quotas import Quotas
 from .settings import Settings
 
 LOG = logging.getLogger("tercet")
@@ -51,11 +54,14 @@ class State:
     uploads: Path
     jobs: Jobs
     decoders: Decoders
-    request_quota: Quota
+    quotas: Quotas
+    gone: str = ""  # why nobody has taken its place after it was closed
 
     async def problems(self) -> list[str]:
         """Why the service is not ready; empty when it is."""
-        found, stall = [], self.settings.stall_s
+        found, stall = [self.gone] if self.gone else [], self.settings.stall_s
+        if not self.jobs.alive:
+            found.append("the jobs have stopped")
         if self.batcher.stuck_s > stall:
             found.append("the encoder has not moved for a while")
         if self.pipeline.stuck_s > stall + self.settings.decode_max_s:
@@ -101,18 +107,60 @@ def lanes_of(manifest: Manifest) -> dict[str, Lane]:
     return lanes
 
 
-async def opened(settings: Settings, encoder: Encoder, collections: Collections, metrics: Metrics) -> State:
-    """Everything that serves an encoder and its collections."""
-    uploads = settings.data / "uploads"
+def new_decoders(settings: Settings) -> Decoders:
+    """The decoding processes, started."""
     decoders = Decoders(settings.decode_workers, settings.decode_memory_mb, settings.decode_max_s)
-    lanes = lanes_of(encoder.manifest)
-    batcher = Batcher(encoder.embed, lanes, settings.batch_max_tokens, settings.queue_max_tokens, metrics.batch)
-    pipeline = Pipeline(encoder, batcher, decoders, settings, metrics)
-    await asyncio.to_thread(decoders.warm)
-    importing = Importing(settings, Bulk(encoder, batcher, asyncio.get_running_loop()), collections)
-    jobs = Jobs(settings.data / "jobs", importing, lambda error: str(body(error)["message"]))
-    quota = Quota("requests", settings.quota_requests)
-    return State(settings, encoder, collections, batcher, pipeline, metrics, uploads, jobs, decoders, quota)
+    decoders.warm()
+    return decoders
+
+
+def open_data(settings: Settings, encoder: Encoder) -> Collections:
+    """The data folder with a collection to start with. Raises CollectionError."""
+    settings.data.mkdir(parents=True, exist_ok=True)
+    sizing = Sizing(settings.index, settings.index_memory_mb, settings.milvus)
+    collections = Collections(settings.data, encoder.manifest.fingerprint, encoder.manifest.dims, sizing)
+    try:
+        with suppress(FingerprintConflict):  # told of by /readyz, and to whoever asks for it
+            collections.ensure("default")
+        for collection in collections.all():
+            stock(collection, encoder)
+    except BaseException:
+        collections.close()
+        raise
+    return collections
+
+
+async def opened(
+    settings: Settings,
+    encoder: Encoder,
+    decoders: Decoders,
+    before: State | Metrics,
+    collections: Collections | None = None,
+) -> State:
+    """Everything that serves an encoder and its collections, after another state or as the first one. What it was given
+    is closed where it fails.
+    """
+    metrics = before if isinstance(before, Metrics) else before.metrics
+    with ExitStack() as undo:
+        undo.callback(decoders.close)
+        if collections is None:
+            collections = await asyncio.to_thread(open_data, settings, encoder)
+        undo.callback(collections.close)
+        lanes = lanes_of(encoder.manifest)
+        quotas = Quotas(settings, None if isinstance(before, Metrics) else before.quotas)
+        batcher = Batcher(encoder.embed, lanes, settings.batch_max_tokens, settings.queue_max_tokens, metrics.batch)
+        pipeline = Pipeline(encoder, batcher, decoders, settings, metrics, quotas.media)
+        importing = Importing(settings, Bulk(encoder, batcher, asyncio.get_running_loop()), collections)
+        jobs = Jobs(settings.data / "jobs", importing, said_of)
+        undo.pop_all()
+    uploads = settings.data / "uploads"
+    return State(settings, encoder, collections, batcher, pipeline, metrics, uploads, jobs, decoders, quotas)
+
+
+def said_of(error: Exception) -> str:
+    """What clients may read of an error that ended a job."""
+    known = entry(type(error))[1] != "internal"
+    return str(body(error)["message"]) if known else "an internal error; the log says which"
 
 
 @dataclass(frozen=True)
@@ -138,27 +186,32 @@ class Bulk:
         self.encoder.check()
 
 
-@dataclass(frozen=True)
 class Importing:
     """What an import job does: batch building of what lies below the import folder."""
 
-    settings: Settings
-    encoder: Bulk
-    collections: Collections
+    def __init__(self, settings: Settings, encoder: Bulk, collections: Collections) -> None:
+        self._settings, self._encoder, self._collections = settings, encoder, collections
+        self._decoders: Decoders | None = None
 
-    def __call__(self, job: Job) -> Iterator[tuple[int, int, Report]]:
-        path, root = below(self.settings.imports, job.path), below(self.settings.imports, ".")
-        collection: Collection = self.collections.get(job.collection)
-        decoders = Decoders(self.settings.decode_workers, IMPORT_MEMORY_MB, IMPORT_FILE_S, nice=10)
+    def __call__(self, job: Job) -> Iterator[Progress]:
+        path, root = below(self._settings.imports, job.path), below(self._settings.imports, ".")
+        collection = self._collections.get(job.collection)
+        self._decoders = Decoders(self._settings.decode_workers, IMPORT_MEMORY_MB, IMPORT_FILE_S, nice=10)
         try:
-            overlap = self.settings.overlap
+            overlap = self._settings.overlap
             for done, total, report in build(
-                self.encoder, collection, [path], decoders, IMPORT_BUDGET, overlap=overlap, within=root
+                self._encoder, collection, [path], self._decoders, IMPORT_BUDGET, overlap=overlap, within=root
             ):
-                failed = {name.replace(f"{root}/", ""): reason for name, reason in report.failed.items()}
-                yield done, total, replace(report, failed=failed)
+                listed = islice(report.failed.items(), FAILURES)
+                failures = [Failure(name.replace(f"{root}/", ""), reason) for name, reason in listed]
+                yield Progress(done, total, report.indexed, report.unchanged, len(report.failed), failures)
         finally:
-            decoders.close()
+            self._decoders.close()
+
+    def stop(self) -> None:
+        """Do not wait for the files that are being decoded."""
+        if self._decoders is not None:
+            self._decoders.close()
 
 
 class Tenure:
@@ -200,4 +253,4 @@ async def state(request: Request) -> AsyncIterator[State]:
         yield found
 
 
-Tercet = Annotated[State, Depends(state)]
+Tercet = Annotated[State, Depends(state, scope="function")]  # a long download does not hold it

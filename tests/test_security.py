@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from starlette.testclient import TestClient
 
 from model.inputs.confined import Decoders
 from model.inputs.decode import Budget
@@ -23,7 +22,7 @@ from service.settings import Settings
 
 from .makers import RED, ROOT, SPECS, FakeEncoder, make_clip, make_wav, write_wav
 from .test_operate import listening
-from .test_service import add, refused, search, upload
+from .test_service import Client, add, refused, search, upload
 
 
 def exchanged(port: int, *pieces: bytes) -> bytes:
@@ -44,7 +43,7 @@ def test_heads_are_neither_endless_nor_slow(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(protocol, "HEAD_S", 1.0)
     with listening(Settings(data=tmp_path / "data")) as port:
         before = psutil.Process().memory_info().rss
-        one_header = exchanged(port, b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 200_000)
+        one_header = exchanged(port, b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"y" * 200_000)
         many = exchanged(port, b"GET / HTTP/1.1\r\n" + b"".join(b"X-%d: y\r\n" % n for n in range(20_000)))
         long_url = exchanged(port, b"GET /" + b"z" * 200_000)
         for answer in (one_header, many, long_url):
@@ -56,12 +55,83 @@ def test_heads_are_neither_endless_nor_slow(tmp_path: Path, monkeypatch: pytest.
         assert time.monotonic() - began < 6
         garbage = exchanged(port, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n")
         assert garbage.startswith(b"HTTP/1.1 400") and b'"bad_request"' in garbage
-        two = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n" * 2 + b"GET /healthz HTTP/1.1\r\nConnection: close\r\n\r\n"
+        two = (
+            b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n" * 2
+            + b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+        )
         assert exchanged(port, two).count(b"HTTP/1.1 200") == 3
 
 
+def test_headers_after_a_body_and_bodies_that_nobody_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trailers are dropped: they cannot say who asks. What is left of a body after its answer has little time."""
+    monkeypatch.setattr(protocol, "LINGER_S", 0.5)
+    monkeypatch.setattr(protocol, "HEAD_S", 1.0)
+    with listening(Settings(data=tmp_path / "data", api_keys="sesame")) as port:
+        head = b"POST /v1/collections HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+        late = b"2\r\n{}\r\n0\r\nAuthorization: Bearer sesame\r\n\r\n"
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+            client.sendall(head + late)
+            assert client.recv(65_536).startswith(b"HTTP/1.1 401")
+        for unread in (head, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"):
+            began = time.monotonic()
+            with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+                client.sendall(unread)
+                client.settimeout(0.1)
+                while time.monotonic() - began < 8:
+                    try:
+                        client.sendall(b"\r\n" if unread.startswith(b"GET") else b"1\r\nx\r\n")
+                        if not client.recv(65_536):
+                            break
+                    except TimeoutError:
+                        continue
+                    except OSError:
+                        break
+            assert time.monotonic() - began < 6
+
+
+def test_without_keys_only_this_machine_is_answered(tmp_path: Path) -> None:
+    """Not a page whose name was made to point here, nor one that sends a form across."""
+    with Client(create_app(Settings(data=tmp_path / "data", hosts="archive.home"), FakeEncoder())) as client:
+        refused(client.get("/v1/collections", headers={"Host": "evil.example"}), 421, "bad_host")
+        for host in ("localhost:8000", "127.0.0.1", "[::1]:8000", "archive.home"):
+            assert client.get("/v1/collections", headers={"Host": host}).status_code == 200
+        across = {"Origin": "https://evil.example"}
+        refused(client.post("/v1/admin/reload", headers=across), 403, "cross_origin")
+        refused(client.delete("/v1/collections/default", headers=across), 403, "cross_origin")
+        own = {"Origin": "http://localhost"}
+        assert client.post("/v1/embed/text", json={"texts": ["red"]}, headers=own).status_code == 200
+
+
+def test_a_link_in_the_place_of_an_imported_file_is_not_followed(tmp_path: Path) -> None:
+    library, secret = tmp_path / "library", tmp_path / "secret.txt"
+    library.mkdir()
+    secret.write_text("secret")
+    tone = make_wav(library / "tone.wav", 1.0)
+    with Client(create_app(Settings(data=tmp_path / "data", imports=library), FakeEncoder())) as client:
+        id = client.post("/v1/jobs", json={"path": "."}).json()["id"]
+        while client.get(f"/v1/jobs/{id}").json()["state"] in ("queued", "running"):
+            time.sleep(0.05)
+        media = "/v1/collections/default/items/tone.wav/media"
+        assert client.get(media).status_code == 200
+        tone.unlink()
+        tone.symlink_to(secret)
+        refused(client.get(media), 404, "unknown_item")
+
+
+def test_closed_decoders_leave_nobody_waiting(tmp_path: Path) -> None:
+    long = tmp_path / "long.wav"
+    write_wav(long, np.zeros(30_000_000, np.float32), 48_000)
+    decoders = Decoders(1, max_s=60.0)
+    futures = [decoders.start(long, SPECS, Budget(seconds=1e9, samples=10**12)) for _ in range(4)]
+    time.sleep(0.3)
+    decoders.close()
+    for future in futures:
+        with pytest.raises(BadMedia):
+            decoders.finish(future)
+
+
 def test_forms_with_too_many_parts_are_refused(tmp_path: Path) -> None:
-    with TestClient(create_app(Settings(data=tmp_path / "data", files_max=4), FakeEncoder())) as client:
+    with Client(create_app(Settings(data=tmp_path / "data", files_max=4), FakeEncoder())) as client:
         tone = make_wav(tmp_path / "tone.wav", 1.0).read_bytes()
         many = [("file", (f"{n}.wav", tone)) for n in range(5)]
         refused(client.post("/v1/embed/audio", files=many), 400, "bad_request")
@@ -75,7 +145,7 @@ def test_forms_with_too_many_parts_are_refused(tmp_path: Path) -> None:
 
 
 def test_json_that_explodes_is_refused(tmp_path: Path) -> None:
-    with TestClient(create_app(Settings(data=tmp_path / "data", json_max_mb=1), FakeEncoder())) as client:
+    with Client(create_app(Settings(data=tmp_path / "data", json_max_mb=1), FakeEncoder())) as client:
         as_json = {"content-type": "application/json"}
         for body in (
             "[" * 100_000,
@@ -102,7 +172,7 @@ def test_media_that_explode_cost_one_request(tmp_path: Path) -> None:
     at = clip.find(b"avc1") + 28  # width and height of the sample entry
     clip[at : at + 4] = b"\xff\xff\xff\xff"
     playlist = b"ffconcat version 1.0\nfile '/etc/passwd'\n"
-    with TestClient(create_app(Settings(data=tmp_path / "data", media_max_s=60.0), FakeEncoder())) as client:
+    with Client(create_app(Settings(data=tmp_path / "data", media_max_s=60.0), FakeEncoder())) as client:
         refused(client.post("/v1/embed/audio", files=upload(silence)), 413, "too_long")
         for data in (bomb.getvalue(), playlist, b"#EXTM3U\nhttp://127.0.0.1/x.ts\n"):
             refused(client.post("/v1/embed/video", files={"file": ("a.mp4", data)}), 415, "not_media")
@@ -117,7 +187,7 @@ def test_names_and_metadata_are_data(tmp_path: Path) -> None:
     tone = make_wav(tmp_path / "tone.wav", 1.0)
     evil = ("../../../etc/passwd", "<script>alert(1)</script>", "'; DROP TABLE items; --", "a\\..\\b", "%2e%2e%2f")
     before = {p.name for p in tmp_path.iterdir()} | {"data"}
-    with TestClient(create_app(Settings(data=tmp_path / "data"), FakeEncoder())) as client:
+    with Client(create_app(Settings(data=tmp_path / "data"), FakeEncoder())) as client:
         for name in evil:
             files = {"file": (name, tone.read_bytes())}
             answer = client.post("/v1/collections/default/items", files=files, data={"id": name})
@@ -137,7 +207,7 @@ def test_names_and_metadata_are_data(tmp_path: Path) -> None:
 
 
 def test_keys_are_not_guessed_by_time_or_shape(tmp_path: Path) -> None:
-    with TestClient(create_app(Settings(data=tmp_path / "data", api_keys="sesame"), FakeEncoder())) as client:
+    with Client(create_app(Settings(data=tmp_path / "data", api_keys="sesame"), FakeEncoder())) as client:
         for header in (
             "",
             "Bearer",
@@ -157,7 +227,7 @@ def test_keys_are_not_guessed_by_time_or_shape(tmp_path: Path) -> None:
 
 
 def test_no_origin_is_let_in(tmp_path: Path) -> None:
-    with TestClient(create_app(Settings(data=tmp_path / "data"), FakeEncoder())) as client:
+    with Client(create_app(Settings(data=tmp_path / "data"), FakeEncoder())) as client:
         answer = client.get("/v1/models", headers={"Origin": "https://elsewhere.example"})
         assert not [name for name in answer.headers if name.startswith("access-control")]
         asked = client.options("/v1/models", headers={"Origin": "https://x", "Access-Control-Request-Method": "GET"})
@@ -182,7 +252,7 @@ def probed(port: int) -> str:
         return "nothing"
 
 
-def test_decoders_reach_neither_network_nor_disk() -> None:
+def test_decoders_make_no_connection_and_write_no_file() -> None:
     decoders = Decoders(1)
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))

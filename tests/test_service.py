@@ -22,7 +22,12 @@ from service.settings import Settings
 
 from .makers import BLUE, GREEN, RED, FakeEncoder, make_clip, make_wav
 
-Client = TestClient
+
+class Client(TestClient):
+    """Asks as someone on this machine does; errors are answered, not raised."""
+
+    def __init__(self, app: Any) -> None:
+        super().__init__(app, base_url="http://localhost", raise_server_exceptions=False)
 
 
 def settings(data: Path, **changes: Any) -> Settings:
@@ -43,7 +48,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory, clips: dict[str, Path]) -> Iterator[Client]:
     app = create_app(settings(tmp_path_factory.mktemp("service") / "data", media_max_s=20.0), FakeEncoder())
-    with TestClient(app) as client:
+    with Client(app) as client:
         for id, path in clips.items():
             add(client, path, id=id, metadata=json.dumps({"name": id, "n": len(id)}))
         client.post("/v1/collections/default/items", json={"text": "green blue", "id": "words"}).raise_for_status()
@@ -116,7 +121,7 @@ def test_a_bundle_of_two_spaces(tmp_path: Path, clips: dict[str, Path]) -> None:
         "sight": Space(4, {"text": "text@sight", "video": "video"}),
         "sound": Space(2, {"text": "text@sound", "audio": "audio"}),
     }
-    with TestClient(create_app(settings(tmp_path / "data"), FakeEncoder(spaces=spaces))) as client:
+    with Client(create_app(settings(tmp_path / "data"), FakeEncoder(spaces=spaces))) as client:
         model = client.get("/v1/models").json()["data"][0]
         assert model["modalities"] == ["text", "video", "audio"]
         assert model["spaces"]["sound"] == {"dim": 2, "modalities": ["text", "audio"]}
@@ -350,13 +355,15 @@ def test_odd_texts_and_forms_get_answers(client: Client, clips: dict[str, Path])
 
 
 def test_a_collection_of_another_bundle(tmp_path: Path) -> None:
-    with TestClient(create_app(settings(tmp_path / "data"), FakeEncoder("one"))):
-        pass
-    with TestClient(create_app(settings(tmp_path / "data"), FakeEncoder("two"))) as client:
+    with Client(create_app(settings(tmp_path / "data"), FakeEncoder("one"))) as client:
+        client.post("/v1/collections", json={"name": "empty"}).raise_for_status()
+        client.post("/v1/collections/default/items", json={"text": "red"}).raise_for_status()
+    with Client(create_app(settings(tmp_path / "data"), FakeEncoder("two"))) as client:
         refused(client.get("/v1/collections/default"), 409, "fingerprint_conflict")
         refused(client.post("/v1/search/text-video", json={"query": "red"}), 409, "fingerprint_conflict")
         assert client.get("/readyz").status_code == 503 and "bundle one" in client.get("/readyz").text
         assert client.post("/v1/embed/text", json={"texts": ["red"]}).status_code == 200
+        assert client.get("/v1/collections/empty").json()["fingerprint"] == "two"  # there was nothing to lose
         assert client.delete("/v1/collections/default").status_code == 204
         assert client.get("/readyz").status_code == 200
 
@@ -420,7 +427,7 @@ def test_a_client_that_hangs_up_takes_its_work_along(tmp_path: Path) -> None:
 
 
 def test_decoders_killed_from_outside_are_replaced(tmp_path: Path, clips: dict[str, Path]) -> None:
-    with TestClient(create_app(settings(tmp_path / "data"), FakeEncoder())) as client:
+    with Client(create_app(settings(tmp_path / "data"), FakeEncoder())) as client:
         assert client.post("/v1/embed/video", files=upload(clips["red"])).status_code == 200
         for _ in range(2):
             for child in psutil.Process().children(recursive=True):
@@ -448,7 +455,7 @@ def test_health_models_metrics_and_the_api_page(client: Client) -> None:
 
 def test_keys(tmp_path: Path) -> None:
     app = create_app(settings(tmp_path / "data", api_keys=("one", "two")), FakeEncoder())
-    with TestClient(app) as client:
+    with Client(app) as client:
         assert client.get("/healthz").status_code == client.get("/readyz").status_code == 200
         for header in ({}, {"authorization": "Bearer three"}, {"authorization": "one"}, {"authorization": "Bearer "}):
             refused(client.get("/v1/models", headers=header), 401, "unauthorized")
@@ -458,7 +465,7 @@ def test_keys(tmp_path: Path) -> None:
 
 def test_a_body_over_the_limit_is_refused(tmp_path: Path) -> None:
     app = create_app(settings(tmp_path / "data", upload_max_mb=1, json_max_mb=1), FakeEncoder())
-    with TestClient(app) as client:
+    with Client(app) as client:
         big = {"file": ("a.wav", b"\0" * 2_000_000)}
         refused(client.post("/v1/embed/audio", files=big), 413, "too_large")
 
@@ -468,7 +475,7 @@ def test_a_body_over_the_limit_is_refused(tmp_path: Path) -> None:
 
         refused(client.post("/v1/embed/text", content=parts()), 413, "too_large")
     app = create_app(settings(tmp_path / "data", json_max_mb=1), FakeEncoder())
-    with TestClient(app) as client:  # calling itself a form does not make a text request a large one
+    with Client(app) as client:  # calling itself a form does not make a text request a large one
         headers = {"content-type": "multipart/form-data; boundary=x"}
         refused(client.post("/v1/embed/text", content=b"x" * 2_000_000, headers=headers), 413, "too_large")
         assert client.post("/v1/embed/audio", files={"file": ("a.wav", b"\0" * 2_000_000)}).status_code == 415
@@ -476,7 +483,7 @@ def test_a_body_over_the_limit_is_refused(tmp_path: Path) -> None:
 
 def test_an_encoder_that_fails_is_one_requests_error(tmp_path: Path, clips: dict[str, Path]) -> None:
     encoder = FakeEncoder()
-    with TestClient(create_app(settings(tmp_path / "data"), encoder), raise_server_exceptions=False) as client:
+    with Client(create_app(settings(tmp_path / "data"), encoder)) as client:
         encoder.poison = "video"
         refused(client.post("/v1/embed/video", files=upload(clips["red"])), 500, "internal")
         encoder.poison = None
@@ -485,9 +492,9 @@ def test_an_encoder_that_fails_is_one_requests_error(tmp_path: Path, clips: dict
 
 
 def test_a_restart_keeps_everything(tmp_path: Path, clips: dict[str, Path]) -> None:
-    with TestClient(create_app(settings(tmp_path / "data"), FakeEncoder())) as client:
+    with Client(create_app(settings(tmp_path / "data"), FakeEncoder())) as client:
         add(client, clips["red"], id="kept")
-    with TestClient(create_app(settings(tmp_path / "data"), FakeEncoder())) as client:
+    with Client(create_app(settings(tmp_path / "data"), FakeEncoder())) as client:
         assert search(client, "text-video", "red")["hits"][0]["id"] == "kept"
         assert client.get("/v1/collections/default/items/kept/media").content == clips["red"].read_bytes()
         assert not list((tmp_path / "data" / "uploads").iterdir())

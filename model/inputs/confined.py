@@ -10,7 +10,7 @@ import resource
 import threading
 import time
 from collections.abc import Collection
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import CancelledError, Future, InvalidStateError
 from contextlib import suppress
 from multiprocessing import get_context
 from pathlib import Path
@@ -18,7 +18,7 @@ from pathlib import Path
 from pebble import ProcessPool
 
 from .decode import Budget
-from .errors import BadMedia, DecoderFailed
+from .errors import BadMedia, DecoderFailed, DecodersClosed
 from .windows import InputSpecs, Media, read_media
 
 MIB = 1024 * 1024
@@ -66,6 +66,7 @@ class Decoders:
     def __init__(self, workers: int = 2, memory_mb: int = 1024, max_s: float = 12.0, nice: int = 0) -> None:
         self._workers, self._memory_mb, self._max_s, self._nice = workers, memory_mb, max_s, nice
         self._lock, self._closed = threading.Lock(), False
+        self._open: set[Future[Media | BadMedia]] = set()
         self._pool = self._new_pool()
 
     def _new_pool(self) -> ProcessPool:
@@ -92,7 +93,7 @@ class Decoders:
         args = (path, specs, budget, tuple(wanted), overlap, self._max_s)
         with self._lock:
             if self._closed:
-                raise DecoderFailed("the decoders are closed")
+                raise DecodersClosed
             try:
                 return self._schedule(args)
             except RuntimeError:  # a pool whose idle workers were all killed from outside is broken for good
@@ -102,13 +103,16 @@ class Decoders:
 
     def _schedule(self, args: tuple[object, ...]) -> Future[Media | BadMedia]:
         future: Future[Media | BadMedia] = self._pool.schedule(read_confined, args=args, timeout=self._max_s)
+        self._open.add(future)
+        future.add_done_callback(self._open.discard)
         return future
 
     def finish(self, future: Future[Media | BadMedia]) -> Media:
         """Wait for a started file.
 
         Raises:
-            BadMedia: what is wrong with it, DecoderFailed where its decoder died or took too long.
+            BadMedia: what is wrong with it; DecoderFailed where its decoder died or took too long, DecodersClosed where
+                nobody decodes any more.
         """
         try:
             outcome = future.result()
@@ -128,3 +132,6 @@ class Decoders:
     def _stop(self) -> None:
         self._pool.stop()  # type: ignore[no-untyped-call]
         self._pool.join()
+        for future in list(self._open):  # which a stopped pool leaves as they are
+            with suppress(InvalidStateError):
+                future.set_exception(DecodersClosed())

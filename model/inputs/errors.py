@@ -7,6 +7,7 @@ BadMedia
 ├── BeyondBudget      more of something than the budget allows
 │   └── TooLong       ... of seconds
 ├── DecoderFailed     the confined decoder died or ran out of time on this file
+│   └── DecodersClosed    ... or was told to stop
 └── BadText           nothing to encode
 """
 
@@ -81,6 +82,13 @@ class DecoderFailed(BadMedia):
 
     def __str__(self) -> str:
         return f"the decoder gave up on this file: {self.reason}"
+
+
+class DecodersClosed(DecoderFailed):
+    code = "decoders_closed"
+
+    def __init__(self, reason: str = "the decoders are closed") -> None:
+        super().__init__(reason)
 
 
 class BadText(BadMedia):
