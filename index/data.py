@@ -50,8 +50,8 @@ class Collections:
             raise
 
     def _admit(self, folder: Path) -> None:
-        """Open a collection. One of another bundle is left alone, and told of when it is asked for; without items, it is
-        begun anew.
+        """Open a collection. One of another bundle is left alone, and told of when it is asked for; without items, it
+        is begun anew.
         """
         try:
             self._open[folder.name] = Collection(folder, self._fingerprint, self._dims, self._sizing)

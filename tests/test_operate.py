@@ -390,8 +390,8 @@ def test_what_cannot_be_opened_does_not_take_over(tmp_path: Path) -> None:
 
 
 def test_nothing_that_was_answered_is_lost_by_a_reload(tmp_path: Path) -> None:
-    """A first item is on its way into an empty collection when another bundle is to take over: it stays, so does the old
-    bundle.
+    """A first item is on its way into an empty collection when another bundle is to take over: it stays, as does the
+    old bundle.
     """
 
     class Slow(FakeEncoder):
