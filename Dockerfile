@@ -1,0 +1,41 @@
+# The serving image: no torch, no compiler, not root, a root file system that may be read-only. Targets: cpu (default), gpu.
+#
+#   docker build -t tercet .
+#   docker run --read-only --tmpfs /tmp -v tercet:/data -e TERCET_API_KEYS=secret -p 8000:8000 tercet
+
+FROM python:3.11-slim-bookworm AS python
+ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
+
+FROM python AS sources
+WORKDIR /src
+COPY pyproject.toml README.md LICENSE ./
+COPY model model
+COPY export export
+COPY index index
+COPY service service
+
+FROM sources AS build-cpu
+RUN python -m venv /opt/tercet && /opt/tercet/bin/pip install --no-cache-dir --disable-pip-version-check ".[cpu,otel,milvus]"
+
+FROM sources AS build-gpu
+RUN python -m venv /opt/tercet && /opt/tercet/bin/pip install --no-cache-dir --disable-pip-version-check ".[gpu,otel,milvus]"
+
+FROM python AS runtime
+RUN useradd --uid 10001 --create-home tercet && install -d -o tercet /data
+COPY bundles/default /bundles/default
+ENV PATH=/opt/tercet/bin:$PATH TERCET_HOST=0.0.0.0 TERCET_DATA=/data TERCET_BUNDLE=/bundles/default
+USER tercet
+WORKDIR /data
+VOLUME /data
+EXPOSE 8000
+HEALTHCHECK --interval=15s --timeout=5s --start-period=60s \
+  CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/healthz', timeout=4)"]
+STOPSIGNAL SIGTERM
+CMD ["python", "-m", "service"]
+
+FROM runtime AS gpu
+COPY --from=build-gpu /opt/tercet /opt/tercet
+ENV TERCET_PROVIDER=cuda
+
+FROM runtime AS cpu
+COPY --from=build-cpu /opt/tercet /opt/tercet
