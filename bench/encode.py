@@ -8,17 +8,22 @@ Every runtime takes the same random inputs, in turn within each round; the best 
 from __future__ import annotations
 
 import argparse
+import json
+import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import torch
 from numpy.typing import NDArray
 
-from export.bundle import open_bundle
-from export.encoder import PROVIDERS, OnnxEncoder
+from export.bundle import Bundle, modality_of, open_bundle
+from export.encoder import INPUT, PROVIDERS, OnnxEncoder
+from export.precision import derived
 from export.verify import VARIANTS, probes
 from model import checkpoint
 
@@ -44,6 +49,25 @@ def runtimes(args: argparse.Namespace) -> dict[str, Run]:
     for precision in ("fp32", *VARIANTS[args.provider]):
         found[f"ONNX Runtime {precision}"] = OnnxEncoder(bundle, args.provider, args.threads, precision).embed
     return found
+
+
+def where(bundle: Bundle, encoding: str, precision: str, x: NDArray[Any]) -> str:
+    """The share of the time that each kind of operation takes on the CPU, those above a twentieth."""
+    with tempfile.TemporaryDirectory() as folder:
+        options = onnxruntime.SessionOptions()
+        options.enable_profiling, options.profile_file_prefix = True, f"{folder}/profile"
+        graph = bundle.graph(encoding)
+        source: str | bytes = str(graph) if precision == "fp32" else derived(graph, precision)
+        run = onnxruntime.InferenceSession(source, options, providers=[PROVIDERS["cpu"]])
+        for _ in range(10):
+            run.run(None, {INPUT[modality_of(encoding)]: x})
+        events = json.loads(Path(run.end_profiling()).read_text(encoding="utf-8"))
+    times: Counter[str] = Counter()
+    for event in events:
+        if event["cat"] == "Node" and event["name"].endswith("_kernel_time"):
+            times[event["args"]["op_name"]] += event["dur"]
+    whole = sum(times.values())
+    return ", ".join(f"{op} {took / whole:.0%}" for op, took in times.most_common() if took > whole / 20)
 
 
 def main() -> None:
@@ -72,6 +96,12 @@ def main() -> None:
             for name, took in best.items():
                 ratio = best["torch eager"] / took
                 print(f"| {modality}, {n} | {name} | {1000 * took:.1f} | {n / took:.0f} | {ratio:.2f} |", flush=True)
+    if args.provider == "cpu":
+        bundle = open_bundle(args.bundle)
+        print("\nWhere the time goes, batch 8:\n")
+        for encoding in bundle.manifest.graphs:
+            for precision in ("fp32", *VARIANTS["cpu"]):
+                print(f"- {encoding}, {precision}: {where(bundle, encoding, precision, probes(plain, encoding, 8))}")
 
 
 if __name__ == "__main__":
