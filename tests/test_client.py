@@ -1,0 +1,102 @@
+"""The Python client against a real server, in both manners."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from service.client import AsyncClient, Client, Refused
+from service.settings import Settings
+
+from .makers import BLUE, GREEN, RED, make_clip, make_wav
+from .test_operate import listening
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    place = tmp_path_factory.mktemp("clips")
+    (place / "broken.mp4").write_bytes(b"nothing")
+    story = make_clip(place / "story.mp4", [BLUE, BLUE, RED, RED])
+    return {"story": story, "green": make_clip(place / "green.mp4", [GREEN]), "tone": make_wav(place / "tone.wav", 2.0)}
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory, clips: dict[str, Path]) -> Iterator[str]:
+    settings = Settings(data=tmp_path_factory.mktemp("data") / "data", api_keys="k", imports=clips["tone"].parent)
+    with listening(settings) as port:
+        yield f"http://127.0.0.1:{port}"
+
+
+def test_everything_once(address: str, clips: dict[str, Path]) -> None:
+    seen: list[tuple[int, int]] = []
+    with Client(address, key="k") as tercet:
+        size = clips["story"].stat().st_size
+        added = tercet.add(
+            "default", clips["story"], "a/story", {"year": 2024}, seen=lambda at, of: seen.append((at, of))
+        )
+        assert added["id"] == "a/story" and seen[-1] == (size, size)
+        tercet.add("default", "green blue", "words")
+        assert tercet.embed_text(["red"]) == [[1.0, 0.0, 0.0, 0.0]]
+        assert tercet.embed_file(clips["tone"], "audio")[3] == 1.0
+        (hit,) = tercet.search("red", filter={"year": {"$gt": 2020}}, top_k=5)["hits"]
+        assert (hit["id"], hit["start_s"], hit["end_s"]) == ("a/story", 2.0, 4.0)
+        by_sound = tercet.search(clips["tone"], "audio", filter={"year": 2024}, exact=True)
+        assert by_sound["route"] == "audio-audio" and by_sound["hits"][0]["id"] == "a/story"
+        assert tercet.search(clips["green"], "text", source="video")["hits"][0]["id"] == "words"
+        assert tercet.item("default", "a/story")["metadata"] == {"year": 2024}
+        job = tercet.wait(tercet.import_folder(".")["id"], every_s=0.05)
+        assert (job["state"], job["indexed"], job["failed"]) == ("done", 3, 1)
+        tercet.delete("default", "words")
+        with pytest.raises(Refused) as refused:
+            tercet.item("default", "words")
+        assert (refused.value.status, refused.value.code) == (404, "unknown_item")
+        assert [c["name"] for c in tercet.collections()] == ["default"]
+    with Client(address, key="wrong") as stranger, pytest.raises(Refused, match="unauthorized"):
+        stranger.collections()
+
+
+def test_everything_awaited(address: str, clips: dict[str, Path]) -> None:
+    async def work() -> None:
+        async with AsyncClient(address, key="k") as tercet:
+            await tercet.add("default", clips["green"], "mine")
+            hits = (await tercet.search("green"))["hits"]
+            assert "mine" in [hit["id"] for hit in hits]
+            vectors = await asyncio.gather(*(tercet.embed_text([word]) for word in ("red", "green", "blue")))
+            assert [v[0].index(1.0) for v in vectors] == [0, 1, 2]
+            assert (await tercet.embed_file(clips["tone"], "audio"))[3] == 1.0
+            assert (await tercet.wait((await tercet.import_folder("tone.wav"))["id"], 0.05))["state"] == "done"
+            assert (await tercet.item("default", "mine"))["kind"] == "video"
+            await tercet.delete("default", "mine")
+            with pytest.raises(Refused):
+                await tercet.item("default", "mine")
+            assert len(await tercet.collections()) == 1
+
+    asyncio.run(work())
+
+
+def test_it_asks_again_when_it_is_told_to_wait(clips: dict[str, Path]) -> None:
+    """Twice turned away, then answered, with the whole file each time; and in the end it gives up."""
+    bodies: list[bytes] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        bodies.append(request.read())
+        error = {"error": {"code": "overloaded", "message": "full", "detail": {}}}
+        if len(bodies) < 3:
+            return httpx.Response(429, headers={"Retry-After": "0"}, json=error)
+        return httpx.Response(201, json={"id": "x", "windows": 1, "modalities": [], "duration_s": 1.0})
+
+    with Client("http://test", transport=httpx.MockTransport(answer)) as tercet:
+        assert tercet.add("default", clips["tone"])["id"] == "x"
+    data = clips["tone"].read_bytes()
+    assert len(bodies) == 3 and all(data in body for body in bodies)
+    bodies.clear()
+    with Client("http://test", retries=1, transport=httpx.MockTransport(answer)) as tercet, pytest.raises(Refused):
+        tercet.embed_text(["x"])
+    assert len(bodies) == 2
+    page = httpx.MockTransport(lambda request: httpx.Response(502, text="<html>"))
+    with Client("http://test", transport=page) as tercet, pytest.raises(Refused, match="Bad Gateway"):
+        tercet.collections()
