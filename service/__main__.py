@@ -1,4 +1,4 @@
-"""python -m service: serve a data folder over HTTP."""
+"""python -m service: serve a data folder over HTTP; python -m service mcp: let an assistant ask a service."""
 
 from __future__ import annotations
 
@@ -41,6 +41,13 @@ def again() -> tuple[Settings, OnnxEncoder]:
 
 
 def main() -> int:
+    if sys.argv[1:2] == ["mcp"]:
+        try:
+            from . import mcp
+        except ImportError:
+            print("mcp: the packages for it are not installed (extra 'mcp')", file=sys.stderr)
+            return 2
+        return mcp.main(sys.argv[2:])
     try:
         settings = read()
     except ValidationError as error:

@@ -161,6 +161,14 @@ def search(
     return found
 
 
+def compose(
+    parts: Sequence[Mapping[str, Any]], targets: Sequence[Modality], options: Mapping[str, Any]
+) -> Steps[Found]:
+    asked = {k: v for k, v in options.items() if v is not None}
+    found: Found = yield Call("POST", "/v1/search", {"parts": list(parts), "targets": list(targets)} | asked)
+    return found
+
+
 def import_folder(path: str, collection: str) -> Steps[Job]:
     job: Job = yield Call("POST", "/v1/jobs", {"kind": "import", "collection": collection, "path": path})
     return job
@@ -256,6 +264,10 @@ class Client:
         """Search by words or by a file, whose `source` modality asks; options as in the contract: top_k, filter, ..."""
         return self._run(search(query, target, source, collection, options))
 
+    def compose(self, parts: Sequence[Mapping[str, Any]], targets: Sequence[Modality], **options: Any) -> Found:
+        """Search by weighted texts and items: {"text": "rain", "weight": 1.0}, {"item": ID, "modality": "audio"}."""
+        return self._run(compose(parts, targets, options))
+
     def item(self, collection: str, id: str) -> dict[str, Any]:
         found: dict[str, Any] = self._send(Call("GET", item_path(collection, id)))
         return found
@@ -349,6 +361,9 @@ class AsyncClient:
         **options: Any,
     ) -> Found:
         return await self._run(search(query, target, source, collection, options))
+
+    async def compose(self, parts: Sequence[Mapping[str, Any]], targets: Sequence[Modality], **options: Any) -> Found:
+        return await self._run(compose(parts, targets, options))
 
     async def item(self, collection: str, id: str) -> dict[str, Any]:
         found: dict[str, Any] = await self._send(Call("GET", item_path(collection, id)))

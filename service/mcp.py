@@ -1,0 +1,84 @@
+"""An assistant's door to an archive: a server of the Model Context Protocol in front of a running service.
+
+    python -m service mcp [--url http://127.0.0.1:8000] [--key KEY] [--files FOLDER]
+
+It speaks on standard input and output. Files are added only from below the folder it was given, if any.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from mcp.server import MCPServer
+
+from .client import Client
+
+INSTRUCTIONS = """Tercet finds moments of video and sound by words. Describe what is seen or heard plainly, as a caption
+would: "a dog barking far away", "waves on a beach at night". A hit has the id of its item, the stretch in seconds that
+matches and, where it can be told, how sure it is, in [0, 1]; good_match says whether anything stands out at all."""
+
+
+def server(url: str, key: str | None, files: Path | None) -> MCPServer:
+    """Tools that ask the service at an address."""
+    tercet, tools = Client(url, key), MCPServer("tercet", instructions=INSTRUCTIONS)
+
+    @tools.tool()
+    def search(
+        words: str,
+        target: Literal["video", "audio", "text"] = "video",
+        collection: str = "default",
+        limit: int = 5,
+        filter: dict[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """Find moments by words, in what is seen (video), heard (audio) or written (text). A filter is over metadata:
+        {"year": {"$gte": 2020}}.
+        """
+        found = tercet.search(words, target, collection=collection, top_k=limit, filter=filter)
+        kept = ("id", "score", "confidence", "start_s", "end_s", "metadata", "moments")
+        return {"good_match": found["good_match"], "hits": [{k: hit.get(k) for k in kept} for hit in found["hits"]]}
+
+    @tools.tool()
+    def describe(id: str, collection: str = "default", limit: int = 5) -> dict[str, Any]:
+        """What is known of an item, and the texts of the collection that it looks and sounds like."""
+        item = tercet.item(collection, id)
+        texts = {}
+        for modality in item["modalities"]:
+            if modality != "text":
+                found = tercet.compose(
+                    [{"item": id, "modality": modality}], ["text"], collection=collection, top_k=limit
+                )
+                texts[modality] = [tercet.item(collection, hit["id"])["text"] for hit in found["hits"]]
+        return {"item": item, "like": texts}
+
+    @tools.tool()
+    def collections() -> list[dict[str, Any]]:
+        """The collections there are, and how much each holds."""
+        return tercet.collections()
+
+    if files is not None:
+        root = files.resolve()
+
+        @tools.tool()
+        def add(
+            path: str, collection: str = "default", id: str | None = None, metadata: dict[str, Any] | None = None
+        ) -> dict[str, Any]:
+            """Add a video or a sound that lies below the folder this server was given."""
+            file = (root / path).resolve()
+            if not file.is_relative_to(root) or not file.is_file():
+                raise ValueError(f"there is no {path!r} in the folder")
+            return dict(tercet.add(collection, file, id, metadata))
+
+    return tools
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m service mcp", description=__doc__)
+    parser.add_argument("--url", default="http://127.0.0.1:8000", help="of the running service")
+    parser.add_argument("--key", default=os.environ.get("TERCET_KEY"), help="that it wants, if it does; TERCET_KEY")
+    parser.add_argument("--files", type=Path, help="folder that may be added from")
+    args = parser.parse_args(arguments)
+    server(args.url, args.key, args.files).run()
+    return 0

@@ -1,0 +1,47 @@
+"""An assistant's tools, asked by the package's own client over a process of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mcp import Client, StdioServerParameters
+
+from service.settings import Settings
+
+from .makers import BLUE, RED, ROOT, make_clip
+from .test_operate import listening
+
+
+def test_an_assistant_looks_through_an_archive(tmp_path: Path) -> None:
+    make_clip(tmp_path / "story.mp4", [BLUE, BLUE, RED, RED])
+    (tmp_path.parent / "secret.mp4").write_bytes(b"x")
+
+    async def work(port: int) -> None:
+        command = ["-m", "service", "mcp", "--url", f"http://127.0.0.1:{port}", "--key", "k", "--files", str(tmp_path)]
+        async with Client(StdioServerParameters(command=sys.executable, args=command, cwd=str(ROOT))) as assistant:
+            tools = {tool.name for tool in (await assistant.list_tools()).tools}
+            assert tools == {"search", "describe", "collections", "add"}
+
+            async def ask(name: str, **arguments: Any) -> Any:
+                result = await assistant.call_tool(name, arguments)
+                assert not result.is_error, result
+                return json.loads(result.content[0].text)  # type: ignore[union-attr]
+
+            added = await ask("add", path="story.mp4", id="story", metadata={"year": 2024})
+            assert sorted(added["modalities"]) == ["audio", "video"]
+            found = await ask("search", words="red", filter={"year": 2024})
+            assert [(hit["id"], hit["start_s"], hit["end_s"]) for hit in found["hits"]] == [("story", 2.0, 4.0)]
+            described = await ask("describe", id="story")
+            assert described["item"]["duration_s"] == pytest.approx(4.0, abs=0.2)
+            assert described["like"].keys() == {"video", "audio"}
+            for path in ("../secret.mp4", "/etc/passwd", "none.mp4"):
+                assert (await assistant.call_tool("add", {"path": path})).is_error
+            assert (await assistant.call_tool("describe", {"id": "none"})).is_error
+
+    with listening(Settings(data=tmp_path / "data", api_keys="k")) as port:
+        asyncio.run(asyncio.wait_for(work(port), 60))
