@@ -2,7 +2,8 @@
 
     python -m bench.encode CHECKPOINT BUNDLE [--provider cpu] [--threads 0]
 
-Every runtime takes the same random inputs, in turn within each round, after a rest; the best round counts. Latency is of one call.
+Every runtime takes the same random inputs, in turn within each round, after a rest; the best round counts. Latency is
+of one call.
 """
 
 from __future__ import annotations
