@@ -525,9 +525,11 @@ def test_searches_and_writes_at_once(box: Collection) -> None:
 
 def test_a_collection_of_another_bundle_is_left_alone(tmp_path: Path) -> None:
     data = Collections(tmp_path, "f1", dims(3))
-    data.create("a")
+    data.create("a").put([item("kept", unit(1, 0, 0))])
+    data.create("empty")
     data.close()
     data = Collections(tmp_path, "f2", dims(3))
+    assert data.get("empty").fingerprint == "f2"  # there was nothing to leave alone
     for use in (data.get, data.ensure):
         with pytest.raises(FingerprintConflict):
             use("a")
