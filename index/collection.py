@@ -95,6 +95,7 @@ class Collection:
         else:
             self._store = FaissStore(folder, f"{meta['id']}/{fingerprint}", dims, sizing, self.held)
         self._behind = False  # the indexes, what the records say
+        self._changes = 0  # vectors added and removed since it was opened
         try:
             self._store.open(self._records)
         except BaseException:
@@ -132,7 +133,8 @@ class Collection:
     @property
     def busy(self) -> bool:
         """Whether an index is being made in the background."""
-        return self._store.busy
+        with self.held():  # not between one that is done and the next that it makes due
+            return self._store.busy
 
     def close(self, keep: bool = True) -> None:
         """Leave a snapshot, so that the next open is quick; where there is nothing to `keep`, nothing at all."""
@@ -183,7 +185,7 @@ class Collection:
     def put(self, items: list[NewItem]) -> None:
         """Add or replace items; when this returns they are on disk and found by searches."""
         with self.held() as records:
-            before = records.head()[1]
+            before = records.head()
             added, unused = records.put(items, self.dims)
             self._follow(added, before)
         self.drop_media(unused)
@@ -191,23 +193,24 @@ class Collection:
     def delete(self, id: str) -> None:
         """Raises UnknownItem."""
         with self.held() as records:
-            before = records.head()[1]
+            before = records.head()
             unused = records.remove(id)
             self._follow({}, before)
         self.drop_media(unused)
 
-    def _follow(self, added: dict[str, tuple[list[int], Vectors]], before: int) -> None:
-        """Tell the indexes what was added, and removed after a number. It is written already: where they cannot follow,
+    def _follow(self, added: dict[str, tuple[list[int], Vectors]], before: tuple[int, int]) -> None:
+        """Tell the indexes what was added and removed since a head. It is written already: where they cannot follow,
         they are brought up to date before they are used next.
         """
         try:
+            self._changes += sum(self._records.head()) - sum(before)
             if self._behind:
                 self._catch_up()
                 return
             for encoding, (ids, vectors) in added.items():
                 self._store.add(encoding, np.array(ids, np.int64), vectors)
             for encoding in self.dims:
-                self._store.remove(encoding, self._records.removed_after(encoding, before))
+                self._store.remove(encoding, self._records.removed_after(encoding, before[1]))
             self._store.tend(self._records)
         except Exception:
             log.exception("the indexes of %s are behind their records", self.name)
@@ -272,10 +275,9 @@ class Collection:
         if source not in self.dims or not len(index):
             return None
         at, made = self._backgrounds.get((source, target), (None, None))
-        now = sum(self._records.head())  # vectors added and removed, ever
-        if at is None or 4 * (now - at) > len(index):
+        if at is None or 4 * (self._changes - at) > len(index):
             made = background(self._records, index, source, target, self.dims[target])
-            self._backgrounds[source, target] = now, made
+            self._backgrounds[source, target] = self._changes, made
         return made
 
     def set_bank(self, encoding: str, vectors: Vectors) -> None:

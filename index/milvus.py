@@ -14,8 +14,9 @@ import numpy as np
 
 from .records import Ids, Records
 from .store import VectorStoreFailed, replay
-from .vectors import CHUNK, SCAN_SHARE, Vectors, best_of
+from .vectors import SCAN_SHARE, Vectors
 
+CHUNK = 16_384  # ids looked through at a time
 ROWS = 1000  # in one message, which has 64 MB at most
 MOST = 16_384  # hits that Milvus gives, at most
 FILTERED = 10_000  # ids that a filter names, at most
@@ -210,6 +211,14 @@ def stacked(rows: list[dict[str, Any]], dim: int) -> tuple[Ids, Vectors]:
         np.array([row["id"] for row in rows], np.int64),
         np.array([row["vector"] for row in rows], np.float32).reshape(len(rows), dim),
     )
+
+
+def best_of(scores: Vectors, k: int) -> Ids:
+    """Where the k highest scores are, the highest first."""
+    best = np.arange(len(scores))
+    if k < len(scores):
+        best = np.sort(np.argpartition(-scores, k)[:k])
+    return np.asarray(best[np.argsort(-scores[best], kind="stable")], np.int64)
 
 
 @contextmanager

@@ -47,6 +47,7 @@ create table removed (n integer primary key autoincrement, vector integer not nu
 create table failures (id text primary key, stamp text not null, reason text not null) strict;
 """
 CHUNK = 4096
+CACHE_KIB = 32 * 1024  # of pages, so that a search finds its hits without reading the trees above them
 FILTERS_KEPT, FILTER_KEPT_MOST = 16, 1_000_000  # and of how many vectors each
 
 
@@ -110,11 +111,11 @@ class Place:
 
 @dataclass(frozen=True)
 class Stored:
-    """An item with every vector it has: (encoding, place, vector [dim])."""
+    """An item with every vector it has, by encoding: where each belongs, and the vectors [n, dim]."""
 
     id: str
     metadata: dict[str, Any]
-    vectors: list[tuple[str, Place, NDArray[np.float32]]]
+    vectors: dict[str, tuple[list[Place], NDArray[np.float32]]]
 
 
 class Records:
@@ -125,6 +126,7 @@ class Records:
         self._db.execute("pragma journal_mode = wal")
         self._db.execute("pragma synchronous = full")
         self._db.execute("pragma foreign_keys = on")
+        self._db.execute(f"pragma cache_size = -{CACHE_KIB}")
         self._owners: dict[str, tuple[Ids, Ids]] = {}
         self._owned: dict[str, int] = {}  # how many there were when all were read
         self._matched: dict[tuple[Any, ...], Ids] = {}  # what filters left, until the next write
@@ -357,20 +359,33 @@ class Records:
 
     def stored(self, items: list[int]) -> dict[int, Stored]:
         """Items by the numbers `Place.item`."""
-        found: dict[int, Stored] = {}
+        about: dict[int, tuple[str, str]] = {}
+        parts: dict[int, dict[str, tuple[list[Place], list[bytes]]]] = {}
         for start in range(0, len(items), 500):
             part = items[start : start + 500]
-            marks = ",".join("?" * len(part))
-            for n, id, metadata in self._db.execute(f"select n, id, metadata from items where n in ({marks})", part):
-                found[n] = Stored(id, json.loads(metadata), [])
             rows = self._db.execute(
-                "select v.encoding, v.n, w.item, w.n, w.start_s, w.end_s, v.vector from windows w"
-                f" join vectors v on v.window = w.n where w.item in ({marks}) order by w.start_s, w.n",
+                "select i.id, i.metadata, v.encoding, v.vector, v.n, i.n, w.n, w.start_s, w.end_s from items i"
+                " join windows w on w.item = i.n join vectors v on v.window = w.n"
+                f" where i.n in ({','.join('?' * len(part))})",
                 part,
             )
-            for encoding, *place, blob in rows:
-                found[place[1]].vectors.append((encoding, Place(*place), np.frombuffer(blob, "<f4")))
-        return found
+            for id, metadata, encoding, blob, *place in rows:
+                item = place[1]
+                about[item] = id, metadata
+                places, blobs = parts.setdefault(item, {}).setdefault(encoding, ([], []))
+                places.append(Place(*place))
+                blobs.append(blob)
+        return {
+            item: Stored(
+                id,
+                json.loads(metadata),
+                {
+                    encoding: (places, np.frombuffer(b"".join(blobs), "<f4").reshape(len(blobs), -1))
+                    for encoding, (places, blobs) in parts[item].items()
+                },
+            )
+            for item, (id, metadata) in about.items()
+        }
 
     def overlap(self) -> float:
         """The share of a window of media that the next one lies on, as some item of three or more has it; else 0."""
@@ -446,6 +461,11 @@ class Records:
                 del self._owners[encoding]
                 return self.owners(encoding)
         return ids, items
+
+    def items_of(self, encoding: str, vectors: Ids) -> list[int]:
+        """The numbers of the items that vectors [n] of an encoding belong to, in their order."""
+        ids, items = self.owners(encoding)
+        return [int(n) for n in items[np.searchsorted(ids, vectors)]]
 
     def media_files(self) -> set[str]:
         return {row[0] for row in self._db.execute("select media from items where media is not null")}

@@ -25,7 +25,7 @@ from .collection import Collection
 from .filters import compile_filter
 from .records import Ids, Place, Records, Stored
 
-WIDEN = 4  # windows asked for per item wanted, and how much wider each further try is
+WIDEN = 4  # how much wider each further try is, where windows were of fewer items than are wanted
 MOMENT_SHARE = 0.8  # a window belongs to a moment when it scores this share of its item's best
 Vectors = NDArray[np.float32]
 
@@ -164,18 +164,18 @@ def look(collection: Collection, records: Records, aim: Aim, options: Options) -
     allowed = records.matching(*compile_filter(options.filter), aim.target) if options.filter else None
     candidates = len(index) if allowed is None else len(allowed)
     about = collection.background(aim.source, aim.target)
-    wanted = max(WIDEN * options.top_k, 32)
+    wanted = options.top_k
     while True:
         ids, scores = index.search(query, wanted, allowed, options.exact)
         if options.min_score is not None:
             ids = ids[scores.astype(np.float64) >= options.min_score]
-        places = records.places(ids.tolist())
-        if len({p.item for p in places.values()}) >= options.top_k or len(ids) < wanted or wanted >= candidates:
+        items = list(dict.fromkeys(records.items_of(aim.target, ids)))
+        if len(items) >= options.top_k or len(ids) < wanted or wanted >= candidates:
             break
         wanted *= WIDEN
     if options.qb_norm and about is not None and len(ids) and ids[0] in about.popular:
         ids = less_popular(ids, index.vectors(ids), query, about)
-    items = list(dict.fromkeys(places[i].item for i in ids.tolist()))
+        items = list(dict.fromkeys(records.items_of(aim.target, ids)))
     exact = index.exact or index.scans(allowed, options.exact)
     return Look(aim, about.calibration if about else None, exact, candidates, items)
 
@@ -185,9 +185,9 @@ def less_popular(ids: Ids, vectors: Vectors, query: Vectors, about: Background) 
     return np.asarray(ids[np.argsort(-(vectors @ query - popularity(about.bank @ vectors.T)), kind="stable")])
 
 
-def score_of(vector: NDArray[np.float32], query: NDArray[np.float32]) -> float:
-    """An inner product in [-1, 1], whatever the rounding."""
-    return min(max(float(vector @ query), -1.0), 1.0)
+def scores_of(vectors: Vectors, query: Vectors) -> list[float]:
+    """Inner products with vectors [n, dim], in [-1, 1] whatever the rounding."""
+    return [min(max(score, -1.0), 1.0) for score in (vectors @ query).tolist()]
 
 
 def hit_of(stored: Stored, looks: list[Look], min_score: float | None) -> Hit | None:
@@ -209,24 +209,30 @@ def hit_of(stored: Stored, looks: list[Look], min_score: float | None) -> Hit | 
 
 
 def hit_in(stored: Stored, seen: Look, min_score: float | None) -> Hit | None:
-    aim, query = seen.aim, seen.aim.query
-    scored = [
-        (encoding, place, score_of(vector, query), vector)
-        for encoding, place, vector in stored.vectors
-        if encoding == aim.target or encoding in aim.comparable
-    ]
-    mine = [row for row in scored if row[0] == aim.target]
-    if not mine:
+    aim = seen.aim
+    if aim.target not in stored.vectors:
         return None
-    _, at, best, vector = max(mine, key=lambda row: row[2])
+    scored = {
+        encoding: (places, scores_of(vectors, aim.query))
+        for encoding, (places, vectors) in stored.vectors.items()
+        if encoding == aim.target or encoding in aim.comparable
+    }
+    places, mine = scored[aim.target]
+    best = max(mine)
+    at = mine.index(best)
+    scores: dict[str, float] = {}
     evidence: dict[str, Moment] = {}
-    for encoding, place, score, _ in scored:
-        modality = modality_of(encoding)
-        if modality not in evidence or score > evidence[modality].score:
-            evidence[modality] = Moment(place.start_s, place.end_s, score)
+    for encoding, (there, found) in scored.items():
+        modality, top = modality_of(encoding), max(found)
+        if modality not in evidence or top > evidence[modality].score:
+            where = there[found.index(top)]
+            evidence[modality] = Moment(where.start_s, where.end_s, top)
+        for place, score in zip(there, found, strict=True):
+            if place.window == places[at].window:
+                scores[modality] = score
     least = max(best * MOMENT_SHARE if best > 0 else best, min_score if min_score is not None else -1.0)
     least = min(least, best)  # the index may have rounded its score the other way
-    moments = merged([(place, score) for _, place, score, _ in mine if score >= least])
+    moments = merged([(place, score) for place, score in zip(places, mine, strict=True) if score >= least])
     return Hit(
         id=stored.id,
         score=best,
@@ -234,11 +240,13 @@ def hit_in(stored: Stored, seen: Look, min_score: float | None) -> Hit | None:
         target=modality_of(aim.target),
         start_s=moments[0].start_s,
         end_s=moments[0].end_s,
-        scores={modality_of(e): score for e, place, score, _ in scored if place.window == at.window},
+        scores=scores,
         evidence=evidence,
         metadata=stored.metadata,
         moments=moments,
-        parts=[float(x) for x in aim.shares * (aim.vectors @ vector)] if len(aim.weights) > 1 else None,
+        parts=(aim.shares * (aim.vectors @ stored.vectors[aim.target][1][at])).tolist()
+        if len(aim.weights) > 1
+        else None,
     )
 
 

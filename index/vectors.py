@@ -35,7 +35,6 @@ RECALL = 0.98  # of ten, that tuning wants
 SAMPLE = 100_000  # vectors that lists are learned from, at most
 SCAN_SHARE = 0.2  # a filter that leaves a smaller share is answered by scanning just that
 WORN_SHARE = 0.2  # of its vectors removed, an index is made anew
-CHUNK = 16_384
 
 
 class VectorIndex(Protocol):
@@ -159,11 +158,11 @@ class FaissIndex:
             mask = np.zeros(len(self._ids), bool)
             mask[self._places(allowed)] = True
             shown = mask if shown is None else mask & shown
+        k, query = min(k, len(self)), np.ascontiguousarray(query[None], np.float32)
         if self.scans(allowed, exact):
-            return self._scan(query, k, np.arange(len(self._ids)) if shown is None else np.flatnonzero(shown))
-        params = parameters(self.kind, self.tuned, k, shown)
-        query = np.ascontiguousarray(query[None], np.float32)
-        scores, at = self._faiss.search(query, min(k, len(self._ids)), params=params)
+            scores, at = self._keeper.search(query, k, params=faiss.SearchParameters(sel=self._among(shown)))
+        else:
+            scores, at = self._faiss.search(query, k, params=parameters(self.kind, self.tuned, k, shown))
         found = at[0] >= 0
         return self._ids[at[0][found]], scores[0][found]
 
@@ -171,20 +170,22 @@ class FaissIndex:
         few = allowed is not None and len(allowed) < SCAN_SHARE * len(self)
         return few or (exact and not self.exact)
 
-    def _scan(self, query: Vectors, k: int, places: Ids) -> tuple[Ids, Vectors]:
-        """Every one of these against the query, a chunk at a time."""
-        if not len(places):
-            return np.empty(0, np.int64), np.empty(0, np.float32)
-        scores = np.concatenate([self._stored(places[i : i + CHUNK]) @ query for i in range(0, len(places), CHUNK)])
-        best = best_of(scores, k)
-        return self._ids[places[best]], scores[best].astype(np.float32)
-
-    def _stored(self, places: Ids) -> Vectors:
+    @property
+    def _keeper(self) -> Any:
+        """The part that has every vector one by one, of FAISS's IndexFlat or IndexScalarQuantizer."""
         keeper = faiss.downcast_index(self._faiss)
         if self.kind in LEARNED:
             keeper = faiss.downcast_index(keeper.refine_index)
-        if self.kind == "hnsw":
-            keeper = faiss.downcast_index(keeper.storage)
+        return faiss.downcast_index(keeper.storage) if self.kind == "hnsw" else keeper
+
+    def _among(self, shown: NDArray[np.bool_] | None) -> Any:
+        """A selector for the keeper: a flat one goes through a list of places without looking at the others."""
+        if shown is None or self.kind == "small":
+            return selector(shown)
+        return faiss.IDSelectorArray(np.flatnonzero(shown))
+
+    def _stored(self, places: Ids) -> Vectors:
+        keeper = self._keeper
         if self.kind == "small":
             found: Vectors = keeper.reconstruct_batch(places)
             return found
@@ -234,14 +235,6 @@ class FaissIndex:
         return index
 
 
-def best_of(scores: Vectors, k: int) -> Ids:
-    """Where the k highest scores are, the highest first."""
-    best = np.arange(len(scores))
-    if k < len(scores):
-        best = np.sort(np.argpartition(-scores, k)[:k])
-    return np.asarray(best[np.argsort(-scores[best], kind="stable")], np.int64)
-
-
 def factory(dim: int, kind: str, expected: int) -> str:
     """FAISS's name for a kind of index that will hold about so many vectors."""
     if kind in ("exact", "hnsw"):
@@ -257,17 +250,23 @@ def bytes_for(kind: str, dim: int) -> int:
     return {"exact": 4 * dim, "hnsw": 4 * dim + 272, "ivf": 4 * dim + code, "small": dim + code}[kind]
 
 
+def selector(shown: NDArray[np.bool_] | None) -> Any:
+    """FAISS's, of the places that may be found, bool [n]."""
+    return None if shown is None else faiss.IDSelectorBitmap(np.packbits(shown, bitorder="little"))
+
+
 def parameters(kind: str, tuned: str, k: int, shown: NDArray[np.bool_] | None) -> Any:
-    """FAISS's search parameters: what tuning found, and which places may be found, bool [n]."""
-    selector: Any = None
-    if shown is not None:
-        selector = faiss.IDSelectorBitmap(np.packbits(shown, bitorder="little"))
+    """FAISS's search parameters: what tuning found, and which places may be found, bool [n]. Where half may, the best
+    lie twice as far: it looks at twice as many.
+    """
+    may = selector(shown)
     if kind == "exact":
-        return faiss.SearchParameters(sel=selector)
+        return faiss.SearchParameters(sel=may)
+    wider = 1.0 if shown is None else len(shown) / max(int(shown.sum()), 1)
     values = {name: float(value) for name, value in (pair.split("=") for pair in tuned.split(","))}
     if kind == "hnsw":
-        return faiss.SearchParametersHNSW(sel=selector, efSearch=max(int(values["efSearch"]), 2 * k))
-    lists = faiss.SearchParametersIVF(nprobe=int(values["nprobe"]), sel=selector)
+        return faiss.SearchParametersHNSW(sel=may, efSearch=int(wider * max(values["efSearch"], 2 * k)))
+    lists = faiss.SearchParametersIVF(nprobe=int(wider * values["nprobe"]), sel=may)
     return faiss.IndexRefineSearchParameters(k_factor=values["k_factor_rf"], base_index_params=lists)
 
 
