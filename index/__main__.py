@@ -87,6 +87,9 @@ def arguments() -> argparse.ArgumentParser:
     for command in (building, searching, reporting):
         command.add_argument("--index", choices=["auto", *KINDS], default="auto", help="kind of the vector indexes")
         command.add_argument("--index-memory-mb", type=int, default=0, help="that one index may take; 0: no limit")
+        command.add_argument(
+            "--index-latency-ms", type=float, default=2.0, help="that one search of it may take, about"
+        )
         command.add_argument("--milvus", default="", help="address of a Milvus that keeps the vectors instead")
     return parser
 
@@ -131,7 +134,7 @@ def opened(args: argparse.Namespace, encoder: OnnxEncoder, make: bool = False) -
     """The data folder, made where there is none only if told. Raises FileNotFoundError, CollectionError."""
     if not make and not args.data.is_dir():
         raise FileNotFoundError(f"{args.data} does not exist")
-    sizing = Sizing(args.index, args.index_memory_mb, args.milvus)
+    sizing = Sizing(args.index, args.index_memory_mb, args.index_latency_ms, args.milvus)
     return Collections(args.data, encoder.manifest.fingerprint, encoder.manifest.dims, sizing)
 
 

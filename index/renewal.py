@@ -21,8 +21,8 @@ log = logging.getLogger(__name__)
 class Renewal:
     """At most one index in the making. All but the making itself is called with the collection held."""
 
-    def __init__(self, records: Path) -> None:
-        self._records = records
+    def __init__(self, records: Path, latency_ms: float) -> None:
+        self._records, self._latency_ms = records, latency_ms
         self._thread: threading.Thread | None = None
         self._stopped = threading.Event()
         self._failed: dict[tuple[str, str], int] = {}  # how many vectors there were
@@ -64,7 +64,7 @@ class Renewal:
                     return None
                 index.add(ids, vectors)
             if not index.exact and len(index):
-                index.tune(records.vectors_among(encoding, dim, TUNED_ON, seed=1)[1])
+                index.tune(records.vectors_among(encoding, dim, TUNED_ON, seed=1)[1], self._latency_ms)
         return None if self._stopped.is_set() else index
 
     def added(self, encoding: str, ids: Ids, vectors: Vectors) -> None:

@@ -70,7 +70,8 @@ class FaissStore:
         held: Callable[[], AbstractContextManager[Records]],
     ) -> None:
         self._snapshots, self._identity, self._dims = folder / "snapshots", identity, dims
-        self._sizing, self._held, self._renewal = sizing, held, Renewal(folder / "records.sqlite")
+        self._sizing, self._held = sizing, held
+        self._renewal = Renewal(folder / "records.sqlite", sizing.latency_ms)
         self._kept: tuple[int, int] | None = None  # what the snapshot on disk stands at, if it is these very indexes
         self._tried = 0  # the last vector when a snapshot was written, or could not be
         self._indexes: dict[str, FaissIndex] = {}

@@ -27,7 +27,7 @@ Vectors = NDArray[np.float32]
 KINDS = ("exact", "hnsw", "ivf", "small")
 LEARNED = ("ivf", "small")  # from a sample of what they will hold
 LEARNABLE = 1_000  # vectors, below which there is nothing to learn from
-HNSW_FROM = 50_000  # vectors; below, an exact scan takes about 2 ms at 256 dimensions
+COMPARED_PER_MS = 5_000_000  # numbers that an exact scan gets through, about
 IVF_FROM = 2_000_000  # vectors; beyond, a graph takes hours to build
 HNSW_LINKS, HNSW_BUILD = 32, 120
 SEARCHED = {"hnsw": "efSearch=128", "ivf": "nprobe=32,k_factor_rf=16", "small": "nprobe=32,k_factor_rf=16"}  # untuned
@@ -195,9 +195,9 @@ class FaissIndex:
     def vectors(self, ids: Ids) -> Vectors:
         return self._stored(self._places(ids))
 
-    def tune(self, queries: Vectors, recall: float = RECALL) -> None:
-        """Find the quickest parameters that give these queries [n, dim] so much of their true ten, or the best there
-        are (FAISS's ParameterSpace).
+    def tune(self, queries: Vectors, latency_ms: float = math.inf, recall: float = RECALL) -> None:
+        """Find the quickest parameters that give these queries [n, dim] so much of their true ten; where none do within
+        the latency, on one thread, the best that keep to it (FAISS's ParameterSpace).
         """
         if self.exact or len(self) < 100:
             return
@@ -209,15 +209,12 @@ class FaissIndex:
         space.initialize(self._faiss)
         explored = space.explore(self._faiss, np.ascontiguousarray(queries, np.float32), criterion)
         points = [explored.optimal_pts.at(i) for i in range(explored.optimal_pts.size())]
-        points = [(p.perf, p.t, p.key) for p in points if p.key]
-        if points:
-            enough = [p for p in points if p[0] >= recall]
-            self.tuned = min(enough, key=lambda p: p[1])[2] if enough else max(points)[2]
-
-    @property
-    def memory_bytes(self) -> int:
-        """What its parts hold, by their sizes; FAISS's own bookkeeping aside."""
-        return len(self._ids) * (bytes_for(self.kind, self.dim) + self._ids.itemsize + self._gone.itemsize)
+        each_ms = 1000 * faiss.omp_get_max_threads() / len(queries)
+        timed = [(p.perf, p.t * each_ms, p.key) for p in points if p.key]
+        within = [p for p in timed if p[1] <= latency_ms] or sorted(timed, key=lambda p: p[1])[:1]
+        if within:
+            enough = [p for p in within if p[0] >= recall]
+            self.tuned = min(enough, key=lambda p: p[1])[2] if enough else max(within)[2]
 
     def save(self, path: Path) -> None:
         """Write two files, `path`.faiss and `path`.npz."""
@@ -272,25 +269,30 @@ def parameters(kind: str, tuned: str, k: int, shown: NDArray[np.bool_] | None) -
 
 @dataclass(frozen=True)
 class Sizing:
-    """What a user says of the indexes: a kind, or "auto", and how much memory one may take (0: no limit)."""
+    """What a user says of the indexes: a kind, or "auto"; how much memory one may take (0: no limit), and how long one
+    search of it.
+    """
 
     kind: str = "auto"
     memory_mb: int = 0
+    latency_ms: float = 2.0
     milvus: str = ""  # the address of a Milvus that keeps the vectors instead
 
     def kind_for(self, count: int, dim: int, now: str = "exact") -> str:
-        """The kind for so many vectors: the simplest that is quick, within the budget. A kind that is no longer needed
-        stays until half of what it was needed for is left.
+        """The kind for so many vectors: the simplest that is quick enough, within the memory. A kind that is no longer
+        needed stays until half of what it was needed for is left.
 
         >>> [Sizing().kind_for(n, 256) for n in (1_000, 100_000, 3_000_000)], Sizing().kind_for(30_000, 256, "hnsw")
         (['exact', 'hnsw', 'ivf'], 'hnsw')
         >>> Sizing(memory_mb=40).kind_for(100_000, 256), Sizing("exact").kind_for(100_000, 256)
         ('small', 'exact')
+        >>> Sizing(latency_ms=20).kind_for(100_000, 256)
+        'exact'
         """
         if self.kind != "auto":
             return self.kind if count >= LEARNABLE or self.kind not in LEARNED else "exact"
         lenient = 1 if now == "exact" else 2
-        if count * lenient < HNSW_FROM:
+        if count * lenient * dim <= self.latency_ms * COMPARED_PER_MS:
             return "exact"
         wanted = ("hnsw", "ivf", "small") if count < IVF_FROM else ("ivf", "small")
         most = self.memory_mb * 1_000_000 or math.inf

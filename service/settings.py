@@ -63,6 +63,7 @@ class Settings(BaseSettings):
     log_json: bool = Field(False, description="log lines as JSON")
     index: Literal["auto", "exact", "hnsw", "ivf", "small"] = Field("auto", description="kind of the vector indexes")
     index_memory_mb: int = Field(0, ge=0, description="memory that one vector index may take; 0: no limit")
+    index_latency_ms: float = Field(2.0, gt=0, description="time that one vector index may take for a search, about")
     milvus: str = Field("", description="address of a Milvus that keeps the vectors instead of FAISS")
     top_k_max: int = Field(1000, gt=0, le=TOP_K_MAX, description="most hits one search may ask for")
 

@@ -117,7 +117,7 @@ def new_decoders(settings: Settings) -> Decoders:
 def open_data(settings: Settings, encoder: Encoder) -> Collections:
     """The data folder with a collection to start with. Raises CollectionError."""
     settings.data.mkdir(parents=True, exist_ok=True)
-    sizing = Sizing(settings.index, settings.index_memory_mb, settings.milvus)
+    sizing = Sizing(settings.index, settings.index_memory_mb, settings.index_latency_ms, settings.milvus)
     collections = Collections(settings.data, encoder.manifest.fingerprint, encoder.manifest.dims, sizing)
     try:
         with suppress(FingerprintConflict):  # told of by /readyz, and to whoever asks for it

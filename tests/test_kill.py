@@ -65,7 +65,7 @@ def acknowledge(*items: tuple[str, int | None]) -> None:
 
 def life_of_a_writer(folder: Path) -> None:
     """Add, replace and delete with media, snapshots between them, until an index of another kind takes over."""
-    vectors.HNSW_FROM = 40
+    vectors.COMPARED_PER_MS = 160  # a graph from 40 of 8 dimensions
     media = folder.parent / "m.wav"
     box = Collection(folder, "f1", dims(8))
 
@@ -93,7 +93,7 @@ def life_of_a_writer(folder: Path) -> None:
 
 def restless_life(folder: Path, seed: int) -> None:
     """Put, replace, delete and snapshot for ever."""
-    vectors.HNSW_FROM = 40
+    vectors.COMPARED_PER_MS = 160  # a graph from 40 of 8 dimensions
     luck, box, n = random.Random(seed), Collection(folder, "f1", dims(8)), seed * 10_000
     media = folder.parent / "m.wav"
     while True:
