@@ -239,7 +239,7 @@ def decoded(
                 future = Future()
                 future.set_result(NotMedia("a link has taken its place"))
             elif path is not None:
-                future = decoders.start(path, encoder.manifest.inputs, budget, overlap=overlap)
+                future = decoders.start(path, encoder.manifest.inputs, budget, overlap=overlap, previews=True)
             queue.append((source, stamp, future, path if source.member is not None else None))
 
     fill()
@@ -299,6 +299,8 @@ def encoded(encoder: Encoder, ready: list[tuple[Source, str, Media]]) -> list[Ne
                 source=str(source.path or ""),
                 stamp=stamp,
                 text="\n".join(source.texts) or None,
+                pictures=media.pictures,
+                peaks=media.peaks,
             )
         )
     return items

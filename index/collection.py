@@ -3,6 +3,7 @@
 CollectionError
 ├── UnknownCollection, CollectionExists, BadName
 ├── NoVectors              an item without the modality asked for
+├── NoPreview              an item without a picture or a sound to show
 ├── FingerprintConflict    embedded with another bundle
 └── DataInUse              another process has the data folder open
 """
@@ -65,6 +66,12 @@ class NoVectors(CollectionError):
     def __init__(self, id: str, encoding: str) -> None:
         super().__init__(f"item {id!r} has no {encoding} to compare with")
         self.id, self.encoding = id, encoding
+
+
+class NoPreview(CollectionError):
+    def __init__(self, id: str) -> None:
+        super().__init__(f"item {id!r} has nothing of that to show")
+        self.id = id
 
 
 class DataInUse(CollectionError):
@@ -266,6 +273,22 @@ class Collection:
         if path is None or not path.is_file():
             raise UnknownItem(id)
         return path, item.filename or path.name
+
+    def picture(self, id: str, at_s: float) -> bytes:
+        """A JPEG of an item around a second. Raises UnknownItem; NoPreview where it shows nothing."""
+        with self.held() as records:
+            found = records.picture(records.item(id).id, at_s)
+        if found is None:
+            raise NoPreview(id)
+        return found
+
+    def peaks(self, id: str) -> bytes:
+        """How loud an item is, see `model.inputs.preview`. Raises UnknownItem; NoPreview where it has no sound."""
+        with self.held() as records:
+            found = records.peaks(records.item(id).id)
+        if not found:
+            raise NoPreview(id)
+        return found
 
     def background(self, source: str, target: str) -> Background | None:
         """What queries of one encoding find in another where there is nothing to find; made anew when a quarter of the

@@ -22,7 +22,7 @@ from export.bundle import modality_of
 from .filters import facts
 
 Ids = NDArray[np.int64]
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 SCHEMA = """
 create table meta (key text primary key, value text not null) strict;
 create table items (
@@ -42,6 +42,8 @@ create table vectors (
     encoding text not null, vector blob not null) strict;
 create index vectors_window on vectors (window);
 create index vectors_encoding on vectors (encoding);
+create table pictures (window integer primary key references windows on delete cascade, jpeg blob not null) strict;
+create table sounds (item integer primary key references items on delete cascade, peaks blob not null) strict;
 create table bank (encoding text not null, vector blob not null) strict;
 create table removed (n integer primary key autoincrement, vector integer not null, encoding text not null) strict;
 create table failures (id text primary key, stamp text not null, reason text not null) strict;
@@ -81,6 +83,8 @@ class NewItem:
     source: str | None = None  # where batch building found it
     stamp: str | None = None  # the size and time it had there
     text: str | None = None
+    pictures: dict[int, bytes] = field(default_factory=dict)  # of windows, as JPEG
+    peaks: bytes = b""  # see `model.inputs.preview`
 
 
 @dataclass(frozen=True)
@@ -153,6 +157,10 @@ class Records:
                     self._db.execute(statement)
             for n, metadata in self._db.execute("select n, metadata from items").fetchall():
                 self._add_facts(n, json.loads(metadata))
+        if version in (1, 2, 3):  # when the page had nothing to show before it played
+            for statement in SCHEMA.split(";"):
+                if "table pictures" in statement or "table sounds" in statement:
+                    self._db.execute(statement)
 
     def _add_facts(self, item: int, metadata: dict[str, Any]) -> None:
         rows = [(item, *fact) for fact in facts(metadata)]
@@ -216,6 +224,10 @@ class Records:
                     self._db.execute("insert into windows (item, start_s, end_s) values (?, ?, ?)", (row, *w)).lastrowid
                     for w in item.windows
                 ]
+                seen = [(windows[w], jpeg) for w, jpeg in item.pictures.items()]
+                self._db.executemany("insert into pictures values (?, ?)", seen)
+                if item.peaks:
+                    self._db.execute("insert into sounds values (?, ?)", (row, item.peaks))
                 for encoding, (which, vectors) in item.vectors.items():
                     ids, rows = added.setdefault(encoding, ([], []))
                     for w, vector in zip(which, vectors, strict=True):
@@ -292,6 +304,22 @@ class Records:
             )
             for id, kind, seconds, name, media, source, stamp, text, about, windows, has in rows.fetchall()
         ]
+
+    def picture(self, id: str, at_s: float) -> bytes | None:
+        """A JPEG of the window nearest to a second of an item; None where it has none."""
+        row = self._db.execute(
+            "select p.jpeg from items i join windows w on w.item = i.n join pictures p on p.window = w.n where i.id = ?"
+            " order by abs((w.start_s + w.end_s) / 2 - ?) limit 1",
+            (id, at_s),
+        ).fetchone()
+        return row[0] if row else None
+
+    def peaks(self, id: str) -> bytes:
+        """How loud an item is from its start to its end; empty where it has no sound."""
+        row = self._db.execute(
+            "select peaks from sounds s join items i on i.n = s.item where i.id = ?", (id,)
+        ).fetchone()
+        return row[0] if row else b""
 
     def counts(self) -> dict[str, int]:
         """How many items, windows and vectors of each encoding."""

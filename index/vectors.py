@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import faiss as untyped_faiss
 import numpy as np
@@ -210,11 +210,8 @@ class FaissIndex:
         explored = space.explore(self._faiss, np.ascontiguousarray(queries, np.float32), criterion)
         points = [explored.optimal_pts.at(i) for i in range(explored.optimal_pts.size())]
         each_ms = 1000 * faiss.omp_get_max_threads() / len(queries)
-        timed = [(p.perf, p.t * each_ms, p.key) for p in points if p.key]
-        within = [p for p in timed if p[1] <= latency_ms] or sorted(timed, key=lambda p: p[1])[:1]
-        if within:
-            enough = [p for p in within if p[0] >= recall]
-            self.tuned = min(enough, key=lambda p: p[1])[2] if enough else max(within)[2]
+        if timed := [Tried(p.perf, p.t * each_ms, p.key) for p in points if p.key]:
+            self.tuned = chosen(timed, latency_ms, recall).key
 
     def save(self, path: Path) -> None:
         """Write two files, `path`.faiss and `path`.npz."""
@@ -230,6 +227,28 @@ class FaissIndex:
             index._all, index._hidden = Column(kept["ids"]), Column(kept["gone"])
         index._count, index.tuned = int((~index._gone).sum()), tuned
         return index
+
+
+class Tried(NamedTuple):
+    """Search parameters, what they find of ten and how long they take."""
+
+    recall: float
+    ms: float
+    key: str
+
+
+def chosen(tried: list[Tried], latency_ms: float, recall: float) -> Tried:
+    """The quickest that finds enough; where none does in time, the best that is in time, or the quickest of all.
+
+    >>> tried = [Tried(0.9, 1.0, "low"), Tried(0.95, 2.0, "middle"), Tried(0.99, 4.0, "high")]
+    >>> [chosen(tried, ms, recall).key for ms, recall in ((9, 0.94), (9, 1.0), (3, 0.98), (0.5, 0.98))]
+    ['middle', 'high', 'middle', 'low']
+    """
+    within = [one for one in tried if one.ms <= latency_ms]
+    enough = [one for one in within if one.recall >= recall]
+    if enough or not within:
+        return min(enough or tried, key=lambda one: one.ms)
+    return max(within)
 
 
 def factory(dim: int, kind: str, expected: int) -> str:

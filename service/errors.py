@@ -37,6 +37,7 @@ from index.collection import (
     CollectionExists,
     DataInUse,
     FingerprintConflict,
+    NoPreview,
     NoVectors,
     UnknownCollection,
 )
@@ -144,6 +145,7 @@ STATUS: dict[type[Exception], tuple[int, str | None]] = {
     FingerprintConflict: (409, "fingerprint_conflict"),
     NoRoute: (422, "no_route"),
     NoVectors: (422, "no_vectors"),
+    NoPreview: (404, "no_preview"),
     BadHost: (421, "bad_host"),
     CrossOrigin: (403, "cross_origin"),
     DecodersClosed: (503, "shutting_down"),

@@ -72,15 +72,18 @@ class Pipeline:
         """Texts to token ids [n, length], beside the event loop. Raises BadText."""
         return await asyncio.to_thread(self.encoder.tokens, texts, encoding)
 
-    async def file(self, path: Path, encodings: Collection[str], overlap: float = 0.0) -> Embedded:
-        """A media file to the vectors of the wanted encodings that its streams allow, its windows overlapping or not.
+    async def file(
+        self, path: Path, encodings: Collection[str], overlap: float = 0.0, previews: bool = False
+    ) -> Embedded:
+        """A media file to the vectors of the wanted encodings that its streams allow, its windows overlapping or not,
+        with what people see of it or not.
 
         Raises:
             BadMedia: what is wrong with it. Overloaded: too many files wait. OverQuota: the key has had its share.
         """
         self._quota.check(who())
         with stage("decode"):
-            media = await self._decode(path, list(dict.fromkeys(map(modality_of, encodings))), overlap)
+            media = await self._decode(path, list(dict.fromkeys(map(modality_of, encodings))), overlap, previews)
         self._quota.take(who(), math.ceil(media.duration_s))
         parts = {e: media.parts[modality_of(e)] for e in encodings if modality_of(e) in media.parts}
         vectors = await asyncio.gather(*(self.encode(e, part.array) for e, part in parts.items()))
@@ -91,7 +94,7 @@ class Pipeline:
         embedded = await self.file(path, (encoding,))
         return direction(embedded.vectors[encoding][1])
 
-    async def _decode(self, path: Path, wanted: Collection[str], overlap: float) -> Media:
+    async def _decode(self, path: Path, wanted: Collection[str], overlap: float, previews: bool) -> Media:
         if self._decoding >= self._max_waiting:
             raise Overloaded("decoding")
         if not self._decoding:
@@ -99,7 +102,7 @@ class Pipeline:
         self._decoding += 1
         outcome = "cancelled"
         try:
-            future = self.decoders.start(path, self.encoder.manifest.inputs, self._budget, wanted, overlap)
+            future = self.decoders.start(path, self.encoder.manifest.inputs, self._budget, wanted, overlap, previews)
             try:
                 await asyncio.wait([asyncio.wrap_future(future)])
             except asyncio.CancelledError:

@@ -57,7 +57,7 @@ def serving(request: Request) -> State:
 
 PAGE = Path(__file__).parent / "page"
 CONTENT = {"script-src": "'self'", "style-src": "'self'", "connect-src": "'self'", "media-src": "'self' blob:"}
-CONTENT |= {"img-src": "'self' data:", "form-action": "'none'", "frame-ancestors": "'none'", "base-uri": "'none'"}
+CONTENT |= {"img-src": "'self' data: blob:", "form-action": "'none'", "frame-ancestors": "'none'", "base-uri": "'none'"}
 POLICY = "; ".join(["default-src 'none'", *(f"{part} {sources}" for part, sources in CONTENT.items())])
 
 
@@ -363,7 +363,7 @@ async def add_media(tercet: State, collection: Collection, request: Request) -> 
         async with on_disk(file.file, tercet.uploads) as path:
             m = tercet.encoder.manifest
             embedded = await tercet.pipeline.file(
-                path, [*m.encodings("video"), *m.encodings("audio")], tercet.settings.overlap
+                path, [*m.encodings("video"), *m.encodings("audio")], tercet.settings.overlap, previews=True
             )
             item = NewItem(
                 id=id,
@@ -371,6 +371,8 @@ async def add_media(tercet: State, collection: Collection, request: Request) -> 
                 duration_s=embedded.media.duration_s,
                 windows=embedded.media.windows,
                 vectors=embedded.vectors,
+                pictures=embedded.media.pictures,
+                peaks=embedded.media.peaks,
                 metadata=about,
                 filename=(file.filename or "").encode("utf-8", "replace").decode(),
             )
@@ -439,6 +441,10 @@ async def list_items(
     return schemas.ItemPage(items=[shown(i) for i in items], next=items[-1].id if len(items) == limit else None)
 
 
+class Jpeg(Response):
+    media_type = "image/jpeg"
+
+
 class Media(FileResponse):
     """A file; of a range that makes no sense, in the shape of every other error."""
 
@@ -468,6 +474,19 @@ async def item_media(tercet: Tercet, name: str, id: str) -> Media:
     if not kind.startswith(("video/", "audio/")):
         kind = "application/octet-stream"
     return Media(path, media_type=kind, filename=filename, content_disposition_type="inline")
+
+
+@router.get("/v1/collections/{name}/items/{id:path}/poster", tags=["items"], response_class=Jpeg)
+async def item_poster(tercet: Tercet, name: str, id: str, at_s: Annotated[float, Query(ge=0)] = 0.0) -> Jpeg:
+    """A small picture of an item around that second, made when it was added."""
+    jpeg = await asyncio.to_thread(tercet.collections.get(name).picture, id, at_s)
+    return Jpeg(jpeg, headers={"Cache-Control": "private, max-age=60"})
+
+
+@router.get("/v1/collections/{name}/items/{id:path}/waveform", tags=["items"])
+async def item_waveform(tercet: Tercet, name: str, id: str) -> schemas.Waveform:
+    """How loud an item is from its start to its end, made when it was added."""
+    return schemas.Waveform(peaks=list(await asyncio.to_thread(tercet.collections.get(name).peaks, id)))
 
 
 @router.get("/v1/collections/{name}/items/{id:path}", tags=["items"])

@@ -227,6 +227,10 @@ class ItemFound(ItemAdded):
     metadata: dict[str, Any]
 
 
+class Waveform(BaseModel):
+    peaks: list[int] = Field(description="the loudest of each of as many equal parts of the item, 255 for full scale")
+
+
 class ItemPage(BaseModel):
     items: list[ItemFound]
     next: str | None = Field(description="give as `after` to get the next page")

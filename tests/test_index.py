@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from index.collection import (
     CollectionExists,
     DataInUse,
     FingerprintConflict,
+    NoPreview,
     UnknownCollection,
 )
 from index.data import Collections
@@ -85,30 +87,26 @@ class Twin:
         return sorted(ids, key=lambda i: -float(self.rows[i] @ query))[:k]
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, 2, 3])
 def test_records_of_older_schemas_are_carried_over(tmp_path: Path, version: int) -> None:
     box = Collection(tmp_path / "box", "f1", dims(3))
     box.put([item("a", unit(1, 0, 0), lang="de"), item("b", unit(0, 1, 0))])
     box.delete("b")
     box.close(keep=False)
     with closing(sqlite3.connect(tmp_path / "box" / "records.sqlite")) as db:
-        db.executescript("drop table facts; drop table bank")
+        db.executescript("drop table pictures; drop table sounds")
+        if version < 3:
+            db.executescript("drop table facts; drop table bank")
         for table in ("vectors", "removed") if version == 1 else ():
             db.execute(f"alter table {table} rename column encoding to modality")
         db.execute(f"pragma user_version = {version}")
         db.commit()
-    assert found(Collection(tmp_path / "box", "f1", dims(3)), unit(1, 0, 0), filter={"lang": "de"}) == ["a"]
-
-
-def test_tuning_keeps_to_a_latency() -> None:
-    """As many as are wanted where there is time for it; else what the time allows."""
-    index = FaissIndex(32, "hnsw")
-    index.add(np.arange(1, 3001, dtype=np.int64), cloud(3000, 32))
-    width = {}
-    for latency_ms in (1e-9, 1e9):
-        index.tune(cloud(50, 32, seed=2), latency_ms, recall=0.999)
-        width[latency_ms] = int(index.tuned.removeprefix("efSearch="))
-    assert width[1e-9] < 16 < width[1e9]
+    box = Collection(tmp_path / "box", "f1", dims(3))
+    assert found(box, unit(1, 0, 0), filter={"lang": "de"}) == ["a"]
+    with pytest.raises(NoPreview):
+        box.picture("a", 0.0)
+    box.put([replace(item("a", unit(1, 0, 0), unit(0, 1, 0)), pictures={0: b"first", 1: b"second"}, peaks=b"\0\1")])
+    assert (box.picture("a", 3.0), box.picture("a", 99.0), box.peaks("a")) == (b"first", b"second", b"\0\1")
 
 
 @pytest.mark.parametrize("kind", KINDS)

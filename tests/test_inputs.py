@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from itertools import pairwise
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from model.inputs.audio import AudioSpec, clean, cut
 from model.inputs.confined import Decoders
@@ -69,11 +71,37 @@ def test_rotation_is_applied(tmp_path: Path) -> None:
         for _ in range(4):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         container.mux(stream.encode(None))
-    frames, _ = read_frames(path, [0.1], VideoSpec(frames=1, size=32), Budget())
+    frames, _, shown = read_frames(path, [0.1], VideoSpec(frames=1, size=32), Budget(), {0.1})
     with av.open(str(path)) as container:
         turned = next(container.decode(video=0)).rotation
     expected = np.rot90(image, k=turned // 90)[::2, ::2]
     assert turned in (90, -90) and np.abs(frames[0].astype(int) - expected).mean() < 12
+    assert np.abs(opened_jpeg(shown[0.1])[::2, ::2].astype(int) - expected).mean() < 12
+
+
+def opened_jpeg(data: bytes) -> NDArray[np.uint8]:
+    with av.open(io.BytesIO(data), format="jpeg_pipe") as container:
+        return next(container.decode(video=0)).to_ndarray(format="rgb24")
+
+
+def test_previews_show_each_window_and_the_whole_sound(tmp_path: Path) -> None:
+    """Four seconds in windows of two: red, then blue; a tone of half of full scale."""
+    path = make_clip(tmp_path / "v.mp4", [RED, RED, BLUE, BLUE])
+    media = read_media(path, SPECS, Budget(), previews=True)
+    assert sorted(media.pictures) == [0, 1] and len(media.peaks) == pytest.approx(80, abs=3)
+    for window, colour in ((0, RED), (1, BLUE)):
+        picture = opened_jpeg(media.pictures[window])
+        assert picture.shape == (64, 64, 3) and np.abs(picture.astype(int) - colour).max() < 40
+    assert np.median(list(media.peaks)) == pytest.approx(127, abs=12)
+    bare = read_media(path, SPECS, Budget())
+    assert bare.pictures == {} and bare.peaks == b""
+    wide = tmp_path / "wide.mp4"
+    with av.open(str(wide), "w") as container:
+        stream = container.add_stream("libx264", rate=4)
+        stream.width, stream.height, stream.pix_fmt = 1280, 720, "yuv420p"
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((720, 1280, 3), np.uint8), format="rgb24")))
+        container.mux(stream.encode(None))
+    assert opened_jpeg(read_media(wide, SPECS, Budget(), previews=True).pictures[0]).shape == (180, 320, 3)
 
 
 def test_cover_art_is_not_video() -> None:
@@ -196,9 +224,16 @@ def test_decoding_less_chooses_the_same_frames(tmp_path: Path) -> None:
         container.mux(stream.encode(None))
     times = [0.0, 0.31, 0.33, 1.0, 2.52, 2.52, 5.9, 6.95, 30.0]
     assert SPECS.video
-    every = read_every_frame(path, times, SPECS.video, Budget())
-    few = read_few_frames(path, times, SPECS.video, Budget())
-    assert few is not None and (few[0] == every[0]).all() and few[1] == pytest.approx(every[1]) == pytest.approx(7.0)
+    shown = {0.31, 2.52, 30.0}
+    every = read_every_frame(path, times, SPECS.video, Budget(), shown)
+    few = read_few_frames(path, times, SPECS.video, Budget(), shown)
+    assert (
+        few is not None
+        and (few[0] == every[0]).all()
+        and few[2] == every[2]
+        and few[2].keys() == shown
+        and few[1] == pytest.approx(every[1]) == pytest.approx(7.0)
+    )
 
 
 @needs_shared
@@ -210,11 +245,11 @@ def test_decoding_less_chooses_the_same_frames_of_real_and_odd_files() -> None:
         try:
             seconds = announced_video_s(path, Budget())
             times = [] if seconds is None else [(i + 0.5) * seconds / 12 for i in range(12)]
-            few = read_few_frames(path, times, SPECS.video, Budget()) if times else None
+            few = read_few_frames(path, times, SPECS.video, Budget(), ()) if times else None
         except BadMedia:
             continue
         if few is not None:
-            every = read_every_frame(path, times, SPECS.video, Budget())
+            every = read_every_frame(path, times, SPECS.video, Budget(), ())
             assert (few[0] == every[0]).all() and few[1] == pytest.approx(every[1], abs=1e-3), path.name
             alike += 1
     assert alike > 200

@@ -89,6 +89,17 @@ def until(page: Page, truth: str) -> None:
         page.wait_for_timeout(50)
 
 
+def middle_of(page: Page, image: str) -> str:
+    """The strongest colour in the middle of a picture."""
+    pixel = page.evaluate(
+        """image => { const seen = document.querySelector(image), canvas = document.createElement('canvas');
+        canvas.width = canvas.height = 9; const ink = canvas.getContext('2d'); ink.drawImage(seen, 0, 0, 9, 9);
+        return [...ink.getImageData(4, 4, 1, 1).data].slice(0, 3); }""",
+        image,
+    )
+    return ["red", "green", "blue"][pixel.index(max(pixel))]
+
+
 def find(page: Page, text: str) -> None:
     page.get_by_role("searchbox").fill(text)
     expect(page.get_by_role("status")).to_contain_text("moment")
@@ -99,7 +110,9 @@ def test_words_find_a_moment_that_plays_from_where_it_matches(page: Page) -> Non
     first = page.locator("#hits > li").first
     expect(first.get_by_role("heading")).to_have_text("story.mp4")
     expect(first.locator(".where")).to_contain_text("0:04 – 0:08 in its pictures")
-    first.get_by_role("button", name="Play from 0:04").click()
+    until(page, "document.querySelector('#hits .cover img')?.naturalWidth > 1")
+    assert middle_of(page, "#hits .cover img") == "blue"  # of the moment, not of its start in green
+    first.get_by_role("button", name="Play story.mp4 from 0:04").click()
     until(page, "document.querySelector('#hits video').currentTime > 4.1")
     assert page.evaluate("!document.querySelector('#hits video').paused")
     assert page.evaluate("document.querySelector('#hits video').currentTime") < 8.1
@@ -145,6 +158,24 @@ def test_what_is_added_is_found_and_what_is_broken_is_told(page: Page, library: 
     httpx.delete(f"{address}/v1/collections/default/items/{added}").raise_for_status()
 
 
+def test_a_dropped_clip_is_added_and_one_finds_its_like(page: Page, library: dict[str, Path], address: str) -> None:
+    data = page.evaluate_handle(
+        """bytes => { const data = new DataTransfer();
+        data.items.add(new File([new Uint8Array(bytes)], 'dropped.mp4', {type: 'video/mp4'})); return data; }""",
+        list(library["late"].read_bytes()),
+    )
+    page.dispatch_event("body", "dragenter", {"dataTransfer": data})
+    page.dispatch_event("[data-drop=add]", "drop", {"dataTransfer": data})
+    expect(page.get_by_role("list", name="Uploads")).to_contain_text("Added, 0:02.")
+    page.dispatch_event("body", "dragenter", {"dataTransfer": data})
+    page.dispatch_event("[data-drop=search]", "drop", {"dataTransfer": data})
+    expect(page.get_by_role("status")).to_contain_text("like dropped.mp4")
+    expect(page.locator("#hits h2").first).to_have_text("dropped.mp4")
+    items = httpx.get(f"{address}/v1/collections/default/items").json()["items"]
+    added = next(item["id"] for item in items if item["filename"] == "dropped.mp4")
+    httpx.delete(f"{address}/v1/collections/default/items/{added}").raise_for_status()
+
+
 def test_filters(page: Page) -> None:
     find(page, "red")
     page.get_by_text("Filter").click()
@@ -165,7 +196,7 @@ def test_by_keyboard_alone(page: Page) -> None:
     page.keyboard.type("blue")
     page.keyboard.press("Enter")
     expect(page.locator("#hits h2").first).to_have_text("story.mp4")
-    page.locator("#hits video").first.wait_for()
+    page.locator("#hits .cover img").first.wait_for()
     for _ in range(40):
         page.keyboard.press("Tab")
         if page.evaluate("document.activeElement.getAttribute('aria-label')") == "Play from 0:04":
@@ -182,7 +213,8 @@ def test_it_can_be_read_by_everyone(browser: Browser, address: str, tmp_path: Pa
     page.goto(address)
     find(page, "red")
     page.get_by_text("Filter").click()
-    page.locator("#hits video").first.wait_for()
+    page.locator("#hits .cover img").first.wait_for()
+    page.locator("#hits .cover svg").first.wait_for()
     found = Axe().run(page)
     assert found.violations_count == 0, found.generate_report()
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
@@ -201,5 +233,7 @@ def test_a_key_is_asked_for(browser: Browser, tmp_path: Path, library: dict[str,
         page.locator("#add").set_input_files(library["red"])
         expect(page.get_by_role("list", name="Uploads")).to_contain_text("Added")
         find(page, "red")
-        until(page, "document.querySelector('#hits video').duration > 1")
+        until(page, "document.querySelector('#hits .cover img')?.naturalWidth > 1")
+        page.locator("#hits .cover").first.click()
+        until(page, "document.querySelector('#hits video').currentTime > 0.1")
         page.close()

@@ -253,6 +253,13 @@ def test_items(client: Client, clips: dict[str, Path]) -> None:
     media = client.get("/v1/collections/default/items/red/media", headers={"range": "bytes=4-7"})
     assert media.status_code == 206 and media.content == clips["red"].read_bytes()[4:8] == b"ftyp"
     assert media.headers["content-type"] == "video/mp4" and media.headers["x-content-type-options"] == "nosniff"
+    poster = client.get("/v1/collections/default/items/red/poster", params={"at_s": 1.0})
+    assert poster.headers["content-type"] == "image/jpeg" and poster.content[:2] == b"\xff\xd8"
+    heard = client.get("/v1/collections/default/items/tone/waveform").json()["peaks"]
+    assert len(heard) > 10 and np.median(heard) == pytest.approx(127, abs=12)
+    refused(client.get("/v1/collections/default/items/tone/poster"), 404, "no_preview")
+    refused(client.get("/v1/collections/default/items/words/waveform"), 404, "no_preview")
+    refused(client.get("/v1/collections/default/items/nobody/poster"), 404, "unknown_item")
     refused(client.get("/v1/collections/default/items/nobody"), 404, "unknown_item")
     refused(client.get("/v1/collections/default/items/words/media"), 404, "unknown_item")
 

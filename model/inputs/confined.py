@@ -45,13 +45,13 @@ def confine(memory_mb: int, nice: int) -> None:
 
 
 def read_confined(
-    path: Path, specs: InputSpecs, budget: Budget, wanted: tuple[str, ...], overlap: float, max_s: float
+    path: Path, specs: InputSpecs, budget: Budget, wanted: tuple[str, ...], overlap: float, previews: bool, max_s: float
 ) -> Media | BadMedia:
     """The media or what is wrong with it, as a value: an exception would carry the server's paths along."""
     cpu_s = math.ceil(time.process_time() + CORES * max_s)
     resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, resource.RLIM_INFINITY))
     try:
-        return read_media(path, specs, budget, wanted, overlap)
+        return read_media(path, specs, budget, wanted, overlap, previews)
     except BadMedia as fault:
         return fault.with_traceback(None)
     except MemoryError:
@@ -88,9 +88,10 @@ class Decoders:
         budget: Budget,
         wanted: Collection[str] = ("video", "audio"),
         overlap: float = 0.0,
+        previews: bool = False,
     ) -> Future[Media | BadMedia]:
         """Begin to decode; give the future to `finish`."""
-        args = (path, specs, budget, tuple(wanted), overlap, self._max_s)
+        args = (path, specs, budget, tuple(wanted), overlap, previews, self._max_s)
         with self._lock:
             if self._closed:
                 raise DecodersClosed

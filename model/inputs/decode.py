@@ -6,8 +6,8 @@ costs the damaged part only; what decodes is kept.
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from .audio import clean
 from .errors import BeyondBudget, Damaged, NotMedia, TooLong
+from .preview import picture
 from .video import VideoSpec, square
 
 # A demuxer outside this list is never tried: playlists and concat scripts would open other files.
@@ -181,13 +182,16 @@ def announced_video_s(path: Path, budget: Budget) -> float | None:
         return min(own or (container.duration or 0) / MICROSECONDS, budget.seconds)
 
 
+Frames = tuple[NDArray[np.uint8], float, dict[float, bytes]]
+
+
 def read_frames(
-    path: Path, times_s: Sequence[float], spec: VideoSpec, budget: Budget
-) -> tuple[NDArray[np.uint8], float]:
+    path: Path, times_s: Sequence[float], spec: VideoSpec, budget: Budget, shown_s: Collection[float] = ()
+) -> Frames:
     """For each of the ascending `times_s`, the frame on screen then: uint8 [times, size, size, 3].
 
-    Also returns the second at which the last frame of the file ends. A time before the first frame gets the first, one
-    after the last gets the last.
+    Also returns the second at which the last frame of the file ends, and a JPEG for each of `shown_s`, which are among
+    the times. A time before the first frame gets the first, one after the last gets the last.
 
     Frames that neither are asked for nor help to decode others are not decoded, where packets tell their times.
 
@@ -195,13 +199,13 @@ def read_frames(
         NotMedia, TooLong, BeyondBudget: see `opened`.
         Damaged: no frame decodes.
     """
-    found = read_few_frames(path, times_s, spec, budget)
-    return found if found is not None else read_every_frame(path, times_s, spec, budget)
+    found = read_few_frames(path, times_s, spec, budget, shown_s)
+    return found if found is not None else read_every_frame(path, times_s, spec, budget, shown_s)
 
 
 def read_few_frames(
-    path: Path, times_s: Sequence[float], spec: VideoSpec, budget: Budget
-) -> tuple[NDArray[np.uint8], float] | None:
+    path: Path, times_s: Sequence[float], spec: VideoSpec, budget: Budget, shown_s: Collection[float]
+) -> Frames | None:
     """The same by skipping frames that others do not refer to; None where the packets do not tell or one is damaged."""
     with opened(path, budget) as container:
         stream = video_stream(container)
@@ -216,7 +220,9 @@ def read_few_frames(
         if starts[-1] > budget.seconds:
             raise TooLong(round(starts[-1], 1), budget.seconds)
         wanted = [packets[max(bisect_right(starts, t) - 1, 0)][0] for t in times_s]
-    pictures: dict[int, NDArray[np.uint8]] = {}
+    shown = {pts for pts, t in zip(wanted, times_s, strict=True) if t in shown_s}
+    frames: dict[int, NDArray[np.uint8]] = {}
+    jpegs: dict[int, bytes | None] = {}
     with opened(path, budget) as container:
         stream = video_stream(container)
         assert stream is not None
@@ -230,10 +236,14 @@ def read_few_frames(
                     if frame.width * frame.height > budget.frame_pixels:
                         raise BeyondBudget("pixels in a frame", frame.width * frame.height, budget.frame_pixels)
                     if frame.pts in missing:
-                        pictures[frame.pts] = picture_of(frame, spec)
+                        frames[frame.pts] = squared(frame, spec)
+                        if frame.pts in shown:
+                            jpegs[frame.pts] = picture(frame)
                         missing.discard(frame.pts)
                 if not missing:
-                    return np.stack([pictures[pts] for pts in wanted]), end_s
+                    asked = [(t, jpegs[pts]) for t, pts in zip(times_s, wanted, strict=True) if t in shown_s]
+                    seen = {t: made for t, made in asked if made is not None}
+                    return np.stack([frames[pts] for pts in wanted]), end_s, seen
         except (av.FFmpegError, OSError, ValueError):
             return None
     return None
@@ -258,17 +268,24 @@ def packet_times(container: InputContainer, stream: av.VideoStream, budget: Budg
 
 
 def read_every_frame(
-    path: Path, times_s: Sequence[float], spec: VideoSpec, budget: Budget
-) -> tuple[NDArray[np.uint8], float]:
+    path: Path, times_s: Sequence[float], spec: VideoSpec, budget: Budget, shown_s: Collection[float]
+) -> Frames:
     """See `read_frames`."""
     with opened(path, budget) as container:
         stream = video_stream(container)
         if stream is None:
             raise Damaged("no video stream")
         chosen: list[NDArray[np.uint8]] = []
+        jpegs: dict[float, bytes] = {}
         rate = float(stream.average_rate or 0) or 25.0
         shown: av.VideoFrame | None = None
-        shown_s = 0.0
+        last_s = 0.0
+
+        def choose(frame: av.VideoFrame, times: Sequence[float]) -> None:
+            chosen.extend([squared(frame, spec)] * len(times))
+            if (asked := [t for t in times if t in shown_s]) and (made := picture(frame)):
+                jpegs.update(dict.fromkeys(asked, made))
+
         for count, frame in enumerate(decoded(container, stream), 1):
             assert isinstance(frame, av.VideoFrame)
             if count > budget.frames:
@@ -278,16 +295,14 @@ def read_every_frame(
             now_s = frame.time - origin_s(container) if frame.time is not None else (count - 1) / rate
             if now_s > budget.seconds:
                 raise TooLong(round(now_s, 1), budget.seconds)
-            if shown is not None and len(chosen) < len(times_s) and now_s > times_s[len(chosen)]:
-                picture = picture_of(shown, spec)
-                while len(chosen) < len(times_s) and now_s > times_s[len(chosen)]:
-                    chosen.append(picture)
-            shown, shown_s = frame, now_s
+            if shown is not None and (due := times_s[len(chosen) : bisect_left(times_s, now_s)]):
+                choose(shown, due)
+            shown, last_s = frame, now_s
         if shown is None:
             raise Damaged("no frame decodes")
         if len(chosen) < len(times_s):
-            chosen += [picture_of(shown, spec)] * (len(times_s) - len(chosen))
-        return np.stack(chosen), max(shown_s, 0.0) + frame_s(shown, rate)
+            choose(shown, times_s[len(chosen) :])
+        return np.stack(chosen), max(last_s, 0.0) + frame_s(shown, rate), jpegs
 
 
 def frame_s(frame: av.VideoFrame, rate: float) -> float:
@@ -297,7 +312,7 @@ def frame_s(frame: av.VideoFrame, rate: float) -> float:
     return 1.0 / rate
 
 
-def picture_of(frame: av.VideoFrame, spec: VideoSpec) -> NDArray[np.uint8]:
+def squared(frame: av.VideoFrame, spec: VideoSpec) -> NDArray[np.uint8]:
     try:
         return square(frame, spec)
     except (av.FFmpegError, ValueError, MemoryError) as error:

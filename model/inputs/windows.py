@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from .audio import AudioSpec, cut
 from .decode import Budget, announced_video_s, read_frames, read_waveform
 from .errors import Damaged, MissingModality
+from .preview import peaks
 from .video import VideoSpec, frame_times
 
 TAIL = 0.1  # an end shorter than this share of a window gets no window of its own
@@ -38,11 +39,15 @@ class Part:
 
 @dataclass(frozen=True)
 class Media:
-    """One decoded item: its windows as (start_s, end_s) and the arrays of each modality it has."""
+    """One decoded item: its windows as (start_s, end_s) and the arrays of each modality it has; where previews were
+    asked for, a JPEG for each window that has pictures, and the peaks of its sound.
+    """
 
     duration_s: float
     windows: list[tuple[float, float]]
     parts: dict[str, Part]
+    pictures: dict[int, bytes] = field(default_factory=dict)
+    peaks: bytes = b""
 
 
 def plan_windows(duration_s: float, window_s: float, overlap: float = 0.0) -> list[tuple[float, float]]:
@@ -72,6 +77,7 @@ def read_media(
     budget: Budget,
     wanted: Collection[str] = ("video", "audio"),
     overlap: float = 0.0,
+    previews: bool = False,
 ) -> Media:
     """Decode a file into windows of the wanted modalities, see `plan_windows`.
 
@@ -86,24 +92,27 @@ def read_media(
             faults.append(fault)
         if waveform is not None:
             audio_s = len(waveform) / specs.audio.sample_rate
+    shape = peaks(waveform, specs.audio.sample_rate) if previews and waveform is not None and specs.audio else b""
     if "video" in wanted and specs.video and (announced_s := announced_video_s(path, budget)) is not None:
         try:
-            duration_s, windows, video = read_video(
+            duration_s, windows, video, pictures = read_video(
                 path,
                 specs.video,
                 partial(plan_windows, window_s=specs.window_s, overlap=overlap),
                 budget,
                 audio_s,
                 announced_s,
+                previews,
             )
         except Damaged as fault:
             faults.append(fault)
         else:
-            return Media(duration_s, windows, {"video": video} | audio_part(waveform, windows, specs))
+            parts = {"video": video} | audio_part(waveform, windows, specs)
+            return Media(duration_s, windows, parts, pictures, shape)
     if waveform is None:
         raise faults[0] if faults else MissingModality(" or ".join(wanted))
     windows = plan_windows(audio_s, specs.window_s, overlap)
-    return Media(audio_s, windows, audio_part(waveform, windows, specs))
+    return Media(audio_s, windows, audio_part(waveform, windows, specs), peaks=shape)
 
 
 def read_video(
@@ -113,8 +122,9 @@ def read_video(
     budget: Budget,
     audio_s: float,
     announced_s: float,
-) -> tuple[float, list[tuple[float, float]], Part]:
-    """Duration, windows and frames of a file with pictures.
+    previews: bool,
+) -> tuple[float, list[tuple[float, float]], Part, dict[int, bytes]]:
+    """Duration, windows and frames of a file with pictures, and a JPEG of each window's middle for people.
 
     Frames are chosen by the announced length; where what was decoded shows it to be wrong, they are chosen again.
     """
@@ -124,14 +134,16 @@ def read_video(
         windows = plan(duration_s)
         chosen = [frame_times(start, end, spec.frames) for start, end in windows]
         times = sorted({t for row in chosen for t in row})
-        frames, true_s = read_frames(path, times, spec, budget)
+        middles = [row[len(row) // 2] for row in chosen] if previews else []
+        frames, true_s, jpegs = read_frames(path, times, spec, budget, set(middles))
         if abs(true_s - video_s) <= DRIFT_S:
             break
         video_s = true_s
     place = {t: i for i, t in enumerate(times)}
     seen = [i for i, (start, _) in enumerate(windows) if start < true_s]
     rows = np.array([[place[t] for t in chosen[i]] for i in seen])
-    return duration_s, windows, Part(seen, frames[rows])
+    pictures = {i: jpegs[middles[i]] for i in seen if previews and middles[i] in jpegs}
+    return duration_s, windows, Part(seen, frames[rows]), pictures
 
 
 def audio_part(

@@ -144,9 +144,10 @@ function measure(name, value, shown) {
   return [term, bar, said];
 }
 
-/** Put an item's media and its timeline into its card. */
+/** Put what an item looks or sounds like, and its timeline, into its card. Its media come when it is played. */
 async function fill(node, hit, name) {
-  const item = await ask(itemPath(name, hit.id));
+  const path = itemPath(name, hit.id);
+  const item = await ask(path);
   const place = node.querySelector(".media"), line = node.querySelector(".timeline");
   if (item.filename) node.querySelector("h2").textContent = item.filename;
   if (item.kind === "text") {
@@ -156,36 +157,75 @@ async function fill(node, hit, name) {
     line.remove();
     return;
   }
-  const player = document.createElement(item.kind === "video" ? "video" : "audio");
-  player.controls = true;
-  player.preload = "metadata";
-  player.src = await mediaOf(itemPath(name, hit.id), hit.start_s);
-  player.setAttribute("aria-label", `${hit.id}, from ${clock(hit.start_s)}`);
-  player.addEventListener("play", () => document.querySelectorAll("video, audio").forEach((other) => other !== player && other.pause()));
-  player.addEventListener("error", () => (node.querySelector(".where").textContent = "This browser cannot play it."));
-  player.addEventListener("loadedmetadata", () => (player.currentTime = hit.start_s), { once: true });
-  place.append(player);
+  const whole = Math.max(item.duration_s, ...hit.moments.map((moment) => moment.end_s), 1e-3);
+  const play = (at) => player(node, item.kind, path, at);
+  const cover = document.createElement("button");
+  cover.type = "button";
+  cover.className = "cover";
+  cover.setAttribute("aria-label", `Play ${item.filename ?? hit.id} from ${clock(hit.start_s)}`);
+  cover.addEventListener("click", () => play(hit.start_s));
+  place.append(cover);
   for (const moment of hit.moments) {
     const mark = document.createElement("button");
     mark.type = "button";
     mark.setAttribute("aria-label", `Play from ${clock(moment.start_s)}`);
     mark.title = `${clock(moment.start_s)} – ${clock(moment.end_s)}, ${moment.score.toFixed(2)}`;
-    const whole = Math.max(item.duration_s, moment.end_s, 1e-3);
     mark.style.setProperty("left", `${(100 * moment.start_s) / whole}%`);
     mark.style.setProperty("width", `${(100 * (moment.end_s - moment.start_s)) / whole}%`);
-    mark.addEventListener("click", () => {
-      player.currentTime = moment.start_s;
-      player.play();
-    });
+    mark.addEventListener("click", () => play(moment.start_s));
     line.append(mark);
   }
+  if (item.modalities.includes("audio")) ask(`${path}/waveform`).then(({ peaks }) => line.prepend(waveform(peaks)), () => {});
+  if (item.kind === "video") cover.append(await picture(`${path}/poster?at_s=${(hit.start_s + hit.end_s) / 2}`));
+  else cover.append(waveform((await ask(`${path}/waveform`).catch(() => ({ peaks: [0] }))).peaks));
 }
 
-/** Where a player finds an item; behind a key, a copy, as players send none. */
-async function mediaOf(path, start) {
-  if (!key()) return `${path}/media#t=${start}`;
-  const answer = await fetch(`${path}/media`, { headers: headers() });
-  return URL.createObjectURL(await answer.blob());
+/** A picture; behind a key, a copy, as pictures send none. */
+async function picture(path) {
+  const image = new Image();
+  image.alt = "";
+  image.addEventListener("error", () => image.remove()); // an item that was added before there were any
+  image.src = key() ? await copyOf(path) : path;
+  return image;
+}
+
+const SVG = "http://www.w3.org/2000/svg";
+
+/** Peaks, 0 to 255, as a shape that fills its place. */
+function waveform(peaks) {
+  const svg = document.createElementNS(SVG, "svg"), shape = document.createElementNS(SVG, "path");
+  const up = peaks.map((peak, n) => `${n},${-Math.max(peak, 2)} ${n + 1},${-Math.max(peak, 2)}`);
+  const down = peaks.map((peak, n) => `${n + 1},${Math.max(peak, 2)} ${n},${Math.max(peak, 2)}`).reverse();
+  svg.setAttribute("viewBox", `0 -256 ${peaks.length} 512`);
+  svg.setAttribute("preserveAspectRatio", "none");
+  svg.setAttribute("aria-hidden", "true");
+  shape.setAttribute("d", `M${up.join(" ")} ${down.join(" ")}Z`);
+  svg.append(shape);
+  return svg;
+}
+
+/** Play an item from a second on, in its card. */
+async function player(node, kind, path, at) {
+  let found = node.querySelector("video, audio");
+  if (!found) {
+    found = document.createElement(kind === "video" ? "video" : "audio");
+    found.controls = true;
+    found.setAttribute("aria-label", node.querySelector("h2").textContent);
+    found.addEventListener("play", () => document.querySelectorAll("video, audio").forEach((other) => other !== found && other.pause()));
+    found.addEventListener("error", () => (node.querySelector(".where").textContent = "This browser cannot play it."));
+    if (kind === "video") node.querySelector(".media").replaceChildren(found);
+    else node.querySelector(".media").append(found);
+    found.src = key() ? await copyOf(`${path}/media`) : `${path}/media`;
+    await new Promise((ready) => found.addEventListener("loadedmetadata", ready, { once: true }));
+    found.focus();
+  }
+  found.currentTime = at;
+  await found.play();
+}
+
+async function copyOf(path) {
+  const answer = await fetch(path, { headers: headers() });
+  return answer.ok ? URL.createObjectURL(await answer.blob()) : "";
 }
 
 // ------------------------------------------------------------------ examples, recordings, additions

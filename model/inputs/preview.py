@@ -1,0 +1,41 @@
+"""What people see of an item: a small picture of each window, and the shape of its sound."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+WIDE = 320  # pixels, the longer side of a picture
+QUALITY = {"qmin": "5", "qmax": "5"}  # FFmpeg's scale for JPEG: 2 is best, 31 worst
+PEAKS_PER_S, PEAKS_MOST = 20.0, 2000
+
+
+def picture(frame: av.VideoFrame) -> bytes | None:
+    """A frame as a JPEG, upright and small; None where it cannot be made into one."""
+    scale = min(1.0, WIDE / max(frame.width, frame.height))
+    width, height = (max(2 * round(side * scale / 2), 2) for side in (frame.width, frame.height))
+    try:
+        rgb = frame.reformat(width=width, height=height, format="rgb24", interpolation="AREA").to_ndarray()
+        upright = np.ascontiguousarray(np.rot90(rgb, k=frame.rotation // 90), dtype=np.uint8)
+        small = av.VideoFrame.from_ndarray(upright, format="rgb24").reformat(format="yuvj420p")
+        codec = av.CodecContext.create("mjpeg", "w")
+        assert isinstance(codec, av.VideoCodecContext)
+        codec.width, codec.height, codec.pix_fmt = small.width, small.height, "yuvj420p"
+        codec.time_base, codec.options = Fraction(1, 25), QUALITY
+        return b"".join(bytes(packet) for packet in [*codec.encode(small), *codec.encode(None)])
+    except (av.FFmpegError, ValueError, MemoryError):
+        return None
+
+
+def peaks(waveform: NDArray[np.float32], sample_rate: int) -> bytes:
+    """The loudest of each twentieth of a second as a byte, 255 for full scale; of a long sound, of longer stretches.
+
+    >>> list(peaks(np.repeat(np.array([0.0, 1.0, -0.5], np.float32), 50), 1000))
+    [0, 255, 128]
+    """
+    count = min(max(round(len(waveform) / sample_rate * PEAKS_PER_S), 1), PEAKS_MOST, len(waveform))
+    edges = np.linspace(0, len(waveform), count + 1).astype(int)[:-1]
+    return np.round(255 * np.minimum(np.maximum.reduceat(np.abs(waveform), edges), 1.0)).astype(np.uint8).tobytes()
