@@ -1,7 +1,9 @@
 # The serving image: no torch, no compiler, not root, a root file system that may be read-only. Targets: cpu (default), gpu.
 #
-#   docker build -t tercet .
+#   docker build -t tercet .                                       with a Milvus: --build-arg EXTRAS=otel,milvus
 #   docker run --read-only --tmpfs /tmp -v tercet:/data -e TERCET_API_KEYS=secret -p 8000:8000 tercet
+
+ARG EXTRAS=otel
 
 FROM python:3.11-slim-bookworm AS python
 ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
@@ -15,10 +17,16 @@ COPY index index
 COPY service service
 
 FROM sources AS build-cpu
-RUN python -m venv /opt/tercet && /opt/tercet/bin/pip install --no-cache-dir --disable-pip-version-check ".[cpu,otel,milvus]"
+ARG EXTRAS
+RUN python -m venv --without-pip /opt/tercet \
+ && pip --python /opt/tercet/bin/python install --no-cache-dir --disable-pip-version-check ".[cpu,$EXTRAS]" \
+ && find /opt/tercet -type d -name tests -prune -exec rm -rf {} +
 
 FROM sources AS build-gpu
-RUN python -m venv /opt/tercet && /opt/tercet/bin/pip install --no-cache-dir --disable-pip-version-check ".[gpu,otel,milvus]"
+ARG EXTRAS
+RUN python -m venv --without-pip /opt/tercet \
+ && pip --python /opt/tercet/bin/python install --no-cache-dir --disable-pip-version-check ".[gpu,$EXTRAS]" \
+ && find /opt/tercet -type d -name tests -prune -exec rm -rf {} +
 
 FROM python AS runtime
 RUN useradd --uid 10001 --create-home tercet && install -d -o tercet /data
