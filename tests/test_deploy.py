@@ -7,6 +7,7 @@ import math
 import re
 import shutil
 import subprocess
+import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -63,6 +64,19 @@ def test_compose_names_what_is_there() -> None:
     assert {service["profiles"][0] for service in services.values() if "profiles" in service} == {"gpu", "milvus"}
     targets = yaml.safe_load((ROOT / "deploy" / "prometheus.yml").read_text())["scrape_configs"][0]["static_configs"]
     assert targets == [{"targets": ["tercet:8000"]}]
+
+
+def test_compose_keeps_to_the_specification() -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "check_jsonschema",
+        "--builtin-schema",
+        "vendor.compose-spec",
+        "docker-compose.yml",
+    ]
+    checked = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stdout
 
 
 def test_prometheus_answers_every_query_of_the_dashboard(tmp_path: Path) -> None:
