@@ -62,15 +62,17 @@ train: .venv/.dev
 ablation: .venv/.dev
 	$(BIN)/python -m model ablation --out runs/ablation
 
-# A quarter of an hour from nothing to a search with an encoder of one's own.
+# A quarter of an hour from nothing to a search page with an encoder of one's own, and a report of what it has learned.
 demo: .venv/.dev
 	$(BIN)/python -m model train --config demo --out runs/demo --resume
 	$(BIN)/python -m export checkpoint runs/demo --out runs/demo/bundle
 	$(BIN)/python -m export verify runs/demo/bundle
-	$(BIN)/python -m model evaluate --bundle runs/demo/bundle world:test:100
+	$(BIN)/python -m model evaluate --checkpoint runs/demo world:test:100 --before --report runs/demo/report
 	$(BIN)/python -m model sample --out runs/demo/sample
 	$(BIN)/python -m index build --bundle runs/demo/bundle --data runs/demo/data runs/demo/sample/manifest.jsonl
 	$(BIN)/python -m index search --bundle runs/demo/bundle --data runs/demo/data --text "a red ball bouncing"
+	@echo "What it finds, and what it does not: runs/demo/report/index.html. Its search page comes up now; ^C stops."
+	$(BIN)/python -m service --bundle runs/demo/bundle --data runs/demo/data
 
 clean:
 	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sqlite3
 import sys
 import time
@@ -75,14 +76,15 @@ def arguments() -> argparse.ArgumentParser:
     ending = embedding.add_mutually_exclusive_group()
     ending.add_argument("--swap", action="store_true", help="put what has been made in the old one's place")
     ending.add_argument("--drop", action="store_true", help="forget what has been made")
-    for command in (saving, restoring):
-        command.add_argument("--data", type=Path, required=True)
+    for command in (building, searching, reporting, embedding, saving, restoring):
+        data = os.environ.get("TERCET_DATA")
+        command.add_argument("--data", type=Path, default=data, required=data is None, help="or TERCET_DATA")
     overlap = "of a window that the next one lies on, 0 to 0.9"
     building.add_argument("--overlap", type=share, default=0.0, help=overlap)
     embedding.add_argument("--overlap", type=share, default=None, help=f"{overlap}; as the old one's if not given")
     for command in (building, searching, reporting, embedding):
-        command.add_argument("--bundle", type=Path, default=Path("bundles/default"))
-        command.add_argument("--data", type=Path, required=True)
+        bundle = os.environ.get("TERCET_BUNDLE", "bundles/default")
+        command.add_argument("--bundle", type=Path, default=bundle, help="or TERCET_BUNDLE")
         command.add_argument("--collection", default="default")
     for command in (building, searching, reporting):
         command.add_argument("--index", choices=["auto", *KINDS], default="auto", help="kind of the vector indexes")

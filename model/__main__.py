@@ -41,6 +41,9 @@ def arguments() -> argparse.ArgumentParser:
     which.add_argument("--checkpoint", type=Path)
     which.add_argument("--bundle", type=Path)
     add_arguments(evaluate)
+    evaluate.add_argument(
+        "--before", action="store_true", help="of a checkpoint: show beside it what it was before its training"
+    )
     return parser
 
 
@@ -95,11 +98,13 @@ def train_command(args: argparse.Namespace) -> int:
 def evaluate_command(args: argparse.Namespace) -> int:
     from . import checkpoint, report
     from .inputs.text import TextTokens
-    from .train import embedder
+    from .train import embedder, new_model
 
     model, config, state = checkpoint.load(args.checkpoint)
-    inputs = config.encoder.inputs
-    report.run([embedder(model, TextTokens(state["folder"] / "tokenizer.json", config.encoder.text))], inputs, args)
+    file = state["folder"] / "tokenizer.json"
+    tokens = TextTokens(file, config.encoder.text)
+    before = embedder(new_model(config, file).eval(), tokens) if args.before else None
+    report.run([embedder(model, tokens)], config.encoder.inputs, args, before)
     return 0
 
 

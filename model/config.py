@@ -184,8 +184,10 @@ class TrainConfig:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
+        """Of `to_json`; the encoder may be a preset's by name. Raises BadConfig."""
         try:
-            encoder = EncoderConfig(**values["encoder"])
+            named = values["encoder"]
+            encoder = PRESETS[named].encoder if isinstance(named, str) else EncoderConfig(**named)
             return cls(encoder=encoder, **{k: frozen(v) for k, v in values.items() if k != "encoder"})
         except (KeyError, TypeError) as error:
             raise BadConfig(str(error)) from error

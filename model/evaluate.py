@@ -216,6 +216,13 @@ def worst(route: Route, count: int) -> list[int]:
     return [int(i) for i in np.argsort(-missed, kind="stable")[:count] if missed[i]]
 
 
+def gained(before: Route, after: Route, count: int) -> list[int]:
+    """The queries that now find something right first and were furthest from it before, the furthest first."""
+    was, now = (np.where(r.relevant, ranks(r.scores), np.inf).min(axis=1) for r in (before, after))
+    further = np.where(np.isfinite(now) & (now == 1), was - now, 0)
+    return [int(i) for i in np.argsort(-further, kind="stable")[:count] if further[i] > 0]
+
+
 def measure(results: dict[str, dict[str, float]], name: str) -> float:
     """One number of the results by name: a route and a measure, or the "mean" of a measure over the routes with text.
 

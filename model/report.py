@@ -21,6 +21,7 @@ from .evaluate import (
     Text,
     dual_softmax,
     evaluate,
+    gained,
     metrics,
     ranks,
     score,
@@ -33,6 +34,7 @@ from .inputs.windows import InputSpecs
 from .manifest import Row
 
 FOUND = 3  # hits shown of each query
+GAINED = 4  # queries shown of each route that training has brought
 STYLE = """
 :root { color-scheme: light dark; font: 15px/1.45 system-ui, sans-serif }
 body { max-width: 72rem; margin: 2rem auto; padding: 0 1rem }
@@ -50,19 +52,26 @@ small { opacity: .75; display: block; overflow-wrap: anywhere }
 HEADS = ("R@1", "R@5", "R@10", "mAP@10", "median_rank", "queries", "gallery")
 
 
-def write_report(routes: list[Route], out: Path, count: int = 12) -> Path:
-    """Write `out`/index.html with the `count` worst queries of each route; the media it needs go into `out`/media."""
+def write_report(routes: list[Route], out: Path, count: int = 12, before: list[Route] | None = None) -> Path:
+    """Write `out`/index.html with the `count` worst queries of each route; the media it needs go into `out`/media. With
+    the routes of the encoder `before` its training, also what training has changed, and what is found now.
+    """
     (out / "media").mkdir(parents=True, exist_ok=True)
-    body = ["<h1>Where retrieval fails</h1>", summary(routes)]
-    for route in routes:
+    title = "What is found, and what is not" if before else "Where retrieval fails"
+    body = [f"<h1>{title}</h1>"]
+    body += ["<h2>Before training</h2>", summary(before), "<h2>After</h2>"] if before else []
+    body.append(summary(routes))
+    for n, route in enumerate(routes):
+        if before:
+            body.append(f"<h2>{route.name}: found now</h2>")
+            body += [article(route, i, out / "media", before[n]) for i in gained(before[n], route, GAINED)]
         failed = worst(route, count)
-        body.append(f"<h2>{route.name}</h2>")
+        body.append(f"<h2>{route.name}: not found</h2>" if before else f"<h2>{route.name}</h2>")
         body += [article(route, i, out / "media") for i in failed] or ["<p>Every best hit is right.</p>"]
     page = out / "index.html"
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><style>{STYLE}</style>'
     page.write_text(
-        f'<!doctype html><html lang="en"><head><title>Where retrieval fails</title>{head}</head>'
-        f"<body>{''.join(body)}</body></html>",
+        f'<!doctype html><html lang="en"><head><title>{title}</title>{head}</head><body>{"".join(body)}</body></html>',
         encoding="utf-8",
     )
     return page
@@ -75,16 +84,22 @@ def summary(routes: list[Route]) -> str:
     return f"<table><tr>{head}</tr>{''.join(lines)}</table>"
 
 
-def article(route: Route, i: int, media: Path) -> str:
-    """One query, its best-ranked right answer, and what came before it."""
+def article(route: Route, i: int, media: Path, before: Route | None = None) -> str:
+    """One query, its best-ranked right answer, what came before it, and what came first before training."""
     place = ranks(route.scores[i : i + 1])[0]
     expected = int(np.where(route.relevant[i], route.scores[i], -np.inf).argmax())
-    found = [int(j) for j in np.argsort(-route.scores[i], kind="stable")[:FOUND]]
+    found = [int(j) for j in np.argsort(-route.scores[i], kind="stable")[: FOUND - (before is not None)]]
     kinds = route.name.split("-")
-    cells = [
-        cell("asked", shown(route.queries[i], kinds[0], media), ""),
-        cell(f"expected, rank {place[expected]:g}", shown(route.gallery[expected], kinds[1], media), "right"),
-    ]
+    cells = [cell("asked", shown(route.queries[i], kinds[0], media), "")]
+    if before is None:
+        label = f"expected, rank {place[expected]:g}"
+        cells.append(cell(label, shown(route.gallery[expected], kinds[1], media), "right"))
+    else:
+        first = int(before.scores[i].argmax())
+        was = ranks(before.scores[i : i + 1])[0][expected]
+        for label, j in (("found before training", first), (f"expected, then at rank {was:g}", expected)):
+            kind = "right" if route.relevant[i, j] else "wrong"
+            cells.append(cell(label, shown(route.gallery[j], kinds[1], media), kind))
     cells += [
         cell(
             f"found, {route.scores[i, j]:.2f}",
@@ -130,8 +145,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true")
 
 
-def run(spaces: list[Embedder], specs: InputSpecs, args: argparse.Namespace) -> None:
-    """Measure and print, as `args` of `add_arguments` say. A route is that of the first space that has it."""
+def run(spaces: list[Embedder], specs: InputSpecs, args: argparse.Namespace, before: Embedder | None = None) -> None:
+    """Measure and print, as `args` of `add_arguments` say. A route is that of the first space that has it. `before` is
+    the encoder before it was trained, for the report.
+    """
     worlds = args.cache / "world"
     phrases = json.loads(args.phrases.read_text(encoding="utf-8")) if args.phrases else None
     clips = Clips.open(args.manifest, specs, args.cache, worlds)
@@ -148,7 +165,8 @@ def run(spaces: list[Embedder], specs: InputSpecs, args: argparse.Namespace) -> 
         apart["dual_softmax"] = score([replace(r, scores=dual_softmax(r.scores)) for r in found])
     stated = {r.name: said for r in found if (said := stated_right(r))}
     if args.report:
-        print(write_report(found, args.report), file=sys.stderr)
+        earlier = evaluate(before, clips, args.every_caption, phrases) if before else None
+        print(write_report(found, args.report, before=earlier), file=sys.stderr)
     if args.json:
         print(json.dumps(score(found) | apart | {"stated": stated}, indent=1))
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from model.evaluate import (
     Route,
     Text,
     dual_softmax,
+    gained,
     metrics,
     querybank_normalised,
     ranks,
@@ -99,3 +101,13 @@ def test_what_is_stated_and_what_fails(route: Route) -> None:
 def test_the_report_shows_what_fails(route: Route, tmp_path: Path) -> None:
     page = write_report([route], tmp_path).read_text("utf-8")
     assert "a red ball" in page and "expected, rank 2" in page and "a box" not in page
+
+
+def test_the_report_shows_what_training_has_brought(route: Route, tmp_path: Path) -> None:
+    """Before, the second text found the wrong row and the first the right one; after, each its own."""
+    after = replace(route, scores=np.array([[0.1, 0.9], [0.9, 0.1]]))
+    before = replace(route, scores=np.array([[0.1, 0.9], [0.1, 0.9]]))
+    assert gained(before, after, 5) == [1] and gained(after, after, 5) == []
+    page = write_report([after], tmp_path, before=[before]).read_text("utf-8")
+    assert "found before training" in page and "expected, then at rank 2" in page and "Every best hit is right" in page
+    assert page.count("<table>") == 2

@@ -110,7 +110,8 @@ def read_media(
             parts = {"video": video} | audio_part(waveform, windows, specs)
             return Media(duration_s, windows, parts, pictures, shape)
     if waveform is None:
-        raise faults[0] if faults else MissingModality(" or ".join(wanted))
+        could = {"video": specs.video, "audio": specs.audio}
+        raise faults[0] if faults else MissingModality(" or ".join(m for m in wanted if could[m]))
     windows = plan_windows(audio_s, specs.window_s, overlap)
     return Media(audio_s, windows, audio_part(waveform, windows, specs), peaks=shape)
 
