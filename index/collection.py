@@ -85,6 +85,7 @@ class Collection:
     def __init__(self, folder: Path, fingerprint: str, dims: Mapping[str, int], sizing: Sizing = Sizing()) -> None:
         self.name, self.folder, self.dims, self.fingerprint = folder.name, folder, dims, fingerprint
         (folder / "media").mkdir(parents=True, exist_ok=True)
+        self._writing = threading.RLock()  # taken before the other, by whoever changes vectors or wants none changed
         self._lock, self._closed = threading.RLock(), False
         self._records = Records(folder / "records.sqlite")
         meta = self._records.meta()
@@ -100,7 +101,7 @@ class Collection:
         if sizing.milvus:
             self._store = MilvusStore(sizing.milvus, meta["id"], dims)
         else:
-            self._store = FaissStore(folder, f"{meta['id']}/{fingerprint}", dims, sizing, self.held)
+            self._store = FaissStore(folder, f"{meta['id']}/{fingerprint}", dims, sizing, self.held, self._writing)
         self._behind = False  # the indexes, what the records say
         self._changes = 0  # vectors added and removed since it was opened
         try:
@@ -122,7 +123,7 @@ class Collection:
 
     @contextmanager
     def held(self) -> Iterator[Records]:
-        """Hold the collection still: its records and indexes agree and stay as they are.
+        """Hold the collection still: its records and indexes agree and stay so. Nothing is written from within.
 
         Raises:
             UnknownCollection: it has been closed or deleted.
@@ -134,8 +135,8 @@ class Collection:
 
     def snapshot(self) -> None:
         """Keep what makes the next opening quick."""
-        with self.held() as records:
-            self._store.keep(records)
+        with self._writing:
+            self._store.keep(self.held)
 
     @property
     def busy(self) -> bool:
@@ -146,19 +147,20 @@ class Collection:
     def close(self, keep: bool = True) -> None:
         """Leave a snapshot, so that the next open is quick; where there is nothing to `keep`, nothing at all."""
         self._store.stop()
-        with self._lock:
+        with self._writing:
             if self._closed:
                 return
-            self._closed = True
             try:
                 if not keep:
                     self._store.drop()
                 elif not self._behind:
-                    self._store.keep(self._records)
+                    self._store.keep(self.held)
             except VectorStoreFailed as error:
                 log.warning("%s: %s", self.name, error)
             finally:
-                self._records.close()
+                with self._lock:
+                    self._closed = True
+                    self._records.close()
 
     # ------------------------------------------------------------ writing
 
@@ -191,7 +193,7 @@ class Collection:
 
     def put(self, items: list[NewItem]) -> None:
         """Add or replace items; when this returns they are on disk and found by searches."""
-        with self.held() as records:
+        with self._writing, self.held() as records:
             before = records.head()
             added, unused = records.put(items, self.dims)
             self._follow(added, before)
@@ -199,7 +201,7 @@ class Collection:
 
     def delete(self, id: str) -> None:
         """Raises UnknownItem."""
-        with self.held() as records:
+        with self._writing, self.held() as records:
             before = records.head()
             unused = records.remove(id)
             self._follow({}, before)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .records import Ids, Records
-from .store import VectorStoreFailed, replay
+from .store import Held, VectorStoreFailed, replay
 from .vectors import SCAN_SHARE, Vectors
 
 CHUNK = 16_384  # ids looked through at a time
@@ -188,8 +188,9 @@ class MilvusStore:
     def tend(self, records: Records) -> None:
         """Milvus tends itself."""
 
-    def keep(self, records: Records) -> None:
-        records.forget_removed(records.head()[1])
+    def keep(self, held: Held) -> None:
+        with held() as records:
+            records.forget_removed(records.head()[1])
 
     @property
     def busy(self) -> bool:

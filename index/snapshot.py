@@ -67,7 +67,12 @@ def fill(half: Path, indexes: dict[str, FaissIndex], identity: str, head: tuple[
         for file in (half / f"{encoding}.faiss", half / f"{encoding}.npz"):
             sync(file)
             sums[file.name] = digest(file)
-        state["indexes"][encoding] = {"kind": index.kind, "tuned": index.tuned, "sha256": sums}
+        state["indexes"][encoding] = {
+            "kind": index.kind,
+            "tuned": index.tuned,
+            "tuned_at": index.tuned_at,
+            "sha256": sums,
+        }
     (half / STATE).write_text(json.dumps(state), encoding="utf-8")
     sync(half / STATE)
 
@@ -87,7 +92,10 @@ def load(
             sums = [pair for _, part in parts for pair in part["sha256"].items()]
             if any(digest(generation / file) != expected for file, expected in sums):
                 continue
-            indexes = {e: FaissIndex.load(generation / e, dims[e], part["kind"], part["tuned"]) for e, part in parts}
+            indexes = {
+                e: FaissIndex.load(generation / e, dims[e], part["kind"], part["tuned"], part.get("tuned_at", 0))
+                for e, part in parts
+            }
             return indexes, (state["head"][0], state["head"][1])
         except (OSError, ValueError, KeyError, TypeError, RuntimeError):
             continue  # torn or foreign: the records hold everything

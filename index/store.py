@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 import sqlite3
+import threading
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from . import snapshot
 from .records import Ids, Records
-from .renewal import Renewal
+from .renewal import TUNED_ON, Renewal
 from .vectors import FaissIndex, Sizing, VectorIndex, Vectors
 
 log = logging.getLogger(__name__)
-TAIL = 10_000  # vectors that may come before a snapshot is due, where making the index takes longer than reading them
+TAIL = {
+    "hnsw": 10_000,
+    "ivf": 200_000,
+    "small": 200_000,
+}  # vectors that may follow a snapshot: seconds to add again
+Held = Callable[[], AbstractContextManager[Records]]
 
 
 class VectorStoreFailed(Exception):
@@ -24,7 +31,7 @@ class VectorStoreFailed(Exception):
 
 
 class Store(Protocol):
-    """The indexes of one collection. Used while the collection is held, but for `stop`."""
+    """The indexes of one collection. Used while the collection is held, but for `keep` and `stop`."""
 
     def open(self, records: Records) -> None:
         """Bring every index to where the records are."""
@@ -40,8 +47,8 @@ class Store(Protocol):
         """After each write: whatever upkeep is due, without keeping the writer waiting."""
         ...
 
-    def keep(self, records: Records) -> None:
-        """Leave what makes the next opening quick."""
+    def keep(self, held: Held) -> None:
+        """Leave what makes the next opening quick. Called while nothing is written; searches go on."""
         ...
 
     @property
@@ -59,7 +66,9 @@ class Store(Protocol):
 
 
 class FaissStore:
-    """Indexes in memory, with snapshots in the collection's folder and renewals in the background."""
+    """Indexes in memory, with snapshots in the collection's folder and renewals in the background. `still` is the lock
+    of whoever writes: taken before the collection is held, it keeps the indexes as they are while searches go on.
+    """
 
     def __init__(
         self,
@@ -67,14 +76,17 @@ class FaissStore:
         identity: str,
         dims: Mapping[str, int],
         sizing: Sizing,
-        held: Callable[[], AbstractContextManager[Records]],
+        held: Held,
+        still: AbstractContextManager[Any],
     ) -> None:
         self._snapshots, self._identity, self._dims = folder / "snapshots", identity, dims
-        self._sizing, self._held = sizing, held
+        self._sizing, self._held, self._still = sizing, held, still
         self._renewal = Renewal(folder / "records.sqlite", sizing.latency_ms)
         self._kept: tuple[int, int] | None = None  # what the snapshot on disk stands at, if it is these very indexes
         self._tried = 0  # the last vector when a snapshot was written, or could not be
         self._indexes: dict[str, FaissIndex] = {}
+        self._upkeep: threading.Thread | None = None
+        self._stopped = False
 
     def open(self, records: Records) -> None:
         """The snapshot brought up to date, or everything from the records: compared one by one at first, whatever kind
@@ -111,46 +123,68 @@ class FaissStore:
 
     def tend(self, records: Records) -> None:
         """Have an index made anew in the background that is worn or no longer of the right kind, and keep a snapshot
-        where many vectors have come since the last.
+        where many vectors have come since the last, or parameters are to be found anew.
         """
         for encoding, index in self._indexes.items():
             kind = self._sizing.kind_for(len(index), index.dim, index.kind)
             if index.worn or kind != index.kind:
                 self._renewal.start(encoding, kind, index.dim, records.head()[0], self._renewed)
-        slow = any(not index.exact for index in self._indexes.values())
-        if slow and records.head()[0] - self._tried > TAIL:
-            self.keep(records)
+        most = min((TAIL[index.kind] for index in self._indexes.values() if not index.exact), default=math.inf)
+        due = records.head()[0] - self._tried > most or any(index.outgrown for index in self._indexes.values())
+        if due and not self._stopped and not (self._upkeep and self._upkeep.is_alive()):
+            self._upkeep = threading.Thread(target=self._keep_up, name="upkeep", daemon=True)
+            self._upkeep.start()
+
+    def _keep_up(self) -> None:
+        """Tune what has outgrown its parameters, and leave a snapshot; writers wait, searches do not."""
+        with self._still:
+            if self._stopped:
+                return
+            for encoding, index in list(self._indexes.items()):
+                if index.outgrown:
+                    with self._held() as records:
+                        queries = records.vectors_among(encoding, index.dim, TUNED_ON, seed=1)[1]
+                    index.tune(queries, self._sizing.latency_ms)
+                    self._kept = None
+            self.keep(self._held)
 
     def _renewed(self, encoding: str, index: FaissIndex) -> None:
         """Put a new index in its place, brought up to date; called by the thread that made it."""
-        with self._held() as records:
-            self._renewal.catch_up(index)
-            if len(index) != records.counts().get(encoding, 0):
-                log.warning("a new index of %s missed something, and is not used", encoding)
-                return
-            self._indexes[encoding] = index
-            self._kept = None
-            self.keep(records)
-            self.tend(records)
+        with self._still:
+            with self._held() as records:
+                self._renewal.catch_up(index)
+                if len(index) != records.counts().get(encoding, 0):
+                    log.warning("a new index of %s missed something, and is not used", encoding)
+                    return
+                self._indexes[encoding] = index
+                self._kept = None
+                self.tend(records)
+            self.keep(self._held)
 
-    def keep(self, records: Records) -> None:
+    def keep(self, held: Held) -> None:
         """Leave a snapshot. One that cannot be written is no loss: the next opening takes longer."""
-        head = records.head()
-        if self._indexes and self._kept != head:
+        with held() as records:
+            head, indexes = records.head(), dict(self._indexes)
+            if not indexes or self._kept == head:
+                return
             self._tried = head[0]
-            try:
-                snapshot.save(self._snapshots, self._indexes, self._identity, head)
-                self._kept = head
+        try:
+            snapshot.save(self._snapshots, indexes, self._identity, head)
+            with held() as records:
                 records.forget_removed(head[1])  # the only snapshot there is knows of them
-            except (OSError, RuntimeError, sqlite3.Error) as error:  # FAISS's are RuntimeErrors
-                log.warning("no snapshot could be written: %s", str(error).partition("\n")[0])
+            self._kept = head
+        except (OSError, RuntimeError, sqlite3.Error) as error:  # FAISS's are RuntimeErrors
+            log.warning("no snapshot could be written: %s", str(error).partition("\n")[0])
 
     @property
     def busy(self) -> bool:
         return self._renewal.going
 
     def stop(self) -> None:
+        self._stopped = True
         self._renewal.stop()
+        if self._upkeep is not None:
+            self._upkeep.join()
 
     def drop(self) -> None:
         """Everything is in the collection's folder."""

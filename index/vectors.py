@@ -100,9 +100,10 @@ class FaissIndex:
         self._faiss: Any = faiss.index_factory(dim, factory(dim, kind, expected), faiss.METRIC_INNER_PRODUCT)
         if kind == "hnsw":
             self._faiss.hnsw.efConstruction = HNSW_BUILD
-        self.tuned = SEARCHED.get(kind, "")
+        self.tuned, self.tuned_at = SEARCHED.get(kind, ""), 0  # and with how many vectors
         self._all, self._hidden = Column(np.empty(0, np.int64)), Column(np.empty(0, bool))
         self._count = 0
+        self._masked: tuple[Ids, NDArray[np.bool_]] | None = None  # the places of the last filter's vectors
 
     @property
     def exact(self) -> bool:
@@ -122,6 +123,11 @@ class FaissIndex:
     @property
     def worn(self) -> bool:
         return len(self._ids) - self._count > WORN_SHARE * max(len(self._ids), 1)
+
+    @property
+    def outgrown(self) -> bool:
+        """Whether its parameters were found when it had less than half of what it has: they find less now."""
+        return not self.exact and len(self._ids) > 2 * self.tuned_at
 
     @property
     def trained(self) -> bool:
@@ -155,8 +161,7 @@ class FaissIndex:
             return np.empty(0, np.int64), np.empty(0, np.float32)
         shown: NDArray[np.bool_] | None = None if len(self) == len(self._ids) else ~self._gone
         if allowed is not None:
-            mask = np.zeros(len(self._ids), bool)
-            mask[self._places(allowed)] = True
+            mask = self._mask(allowed)
             shown = mask if shown is None else mask & shown
         k, query = min(k, len(self)), np.ascontiguousarray(query[None], np.float32)
         if self.scans(allowed, exact):
@@ -165,6 +170,14 @@ class FaissIndex:
             scores, at = self._faiss.search(query, k, params=parameters(self.kind, self.tuned, k, shown))
         found = at[0] >= 0
         return self._ids[at[0][found]], scores[0][found]
+
+    def _mask(self, allowed: Ids) -> NDArray[np.bool_]:
+        """Which places are of allowed vectors. People ask more than once with one filter, so the last is kept."""
+        if self._masked is None or self._masked[0] is not allowed or len(self._masked[1]) != len(self._ids):
+            mask = np.zeros(len(self._ids), bool)
+            mask[self._places(allowed)] = True
+            self._masked = allowed, mask
+        return self._masked[1]
 
     def scans(self, allowed: Ids | None, exact: bool) -> bool:
         few = allowed is not None and len(allowed) < SCAN_SHARE * len(self)
@@ -199,15 +212,17 @@ class FaissIndex:
         """Find the quickest parameters that give these queries [n, dim] so much of their true ten; where none do within
         the latency, on one thread, the best that keep to it (FAISS's ParameterSpace).
         """
+        self.tuned_at = len(self._ids)
         if self.exact or len(self) < 100:
             return
-        truth = np.stack([self._places(self.search(q, 10, exact=True)[0]) for q in queries])
+        queries = np.ascontiguousarray(queries, np.float32)
+        _, truth = self._keeper.search(queries, 10)
         criterion = faiss.IntersectionCriterion(len(queries), 10)
         criterion.set_groundtruth(None, truth)
         space = faiss.ParameterSpace()
         space.verbose = 0
         space.initialize(self._faiss)
-        explored = space.explore(self._faiss, np.ascontiguousarray(queries, np.float32), criterion)
+        explored = space.explore(self._faiss, queries, criterion)
         points = [explored.optimal_pts.at(i) for i in range(explored.optimal_pts.size())]
         each_ms = 1000 * faiss.omp_get_max_threads() / len(queries)
         if timed := [Tried(p.perf, p.t * each_ms, p.key) for p in points if p.key]:
@@ -219,13 +234,13 @@ class FaissIndex:
         np.savez(f"{path}.npz", ids=self._ids, gone=self._gone)
 
     @classmethod
-    def load(cls, path: Path, dim: int, kind: str, tuned: str) -> FaissIndex:
+    def load(cls, path: Path, dim: int, kind: str, tuned: str, tuned_at: int = 0) -> FaissIndex:
         """Read what `save` wrote. Only for files whose checksum has been compared: FAISS trusts what it reads."""
         index = cls(dim, kind)
         index._faiss = faiss.read_index(f"{path}.faiss")
         with np.load(f"{path}.npz", allow_pickle=False) as kept:
             index._all, index._hidden = Column(kept["ids"]), Column(kept["gone"])
-        index._count, index.tuned = int((~index._gone).sum()), tuned
+        index._count, index.tuned, index.tuned_at = int((~index._gone).sum()), tuned, tuned_at
         return index
 
 

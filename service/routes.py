@@ -441,10 +441,6 @@ async def list_items(
     return schemas.ItemPage(items=[shown(i) for i in items], next=items[-1].id if len(items) == limit else None)
 
 
-class Jpeg(Response):
-    media_type = "image/jpeg"
-
-
 class Media(FileResponse):
     """A file; of a range that makes no sense, in the shape of every other error."""
 
@@ -476,11 +472,16 @@ async def item_media(tercet: Tercet, name: str, id: str) -> Media:
     return Media(path, media_type=kind, filename=filename, content_disposition_type="inline")
 
 
-@router.get("/v1/collections/{name}/items/{id:path}/poster", tags=["items"], response_class=Jpeg)
-async def item_poster(tercet: Tercet, name: str, id: str, at_s: Annotated[float, Query(ge=0)] = 0.0) -> Jpeg:
+@router.get(
+    "/v1/collections/{name}/items/{id:path}/poster",
+    tags=["items"],
+    response_class=Response,
+    responses={200: {"content": {"image/jpeg": {}}}},
+)
+async def item_poster(tercet: Tercet, name: str, id: str, at_s: Annotated[float, Query(ge=0)] = 0.0) -> Response:
     """A small picture of an item around that second, made when it was added."""
     jpeg = await asyncio.to_thread(tercet.collections.get(name).picture, id, at_s)
-    return Jpeg(jpeg, headers={"Cache-Control": "private, max-age=60"})
+    return Response(jpeg, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=60"})
 
 
 @router.get("/v1/collections/{name}/items/{id:path}/waveform", tags=["items"])

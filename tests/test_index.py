@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 from numpy.typing import NDArray
 
+from index import snapshot
 from index.collection import (
     BadName,
     Collection,
@@ -399,7 +400,10 @@ def test_a_collection_that_grows_gets_another_index_while_it_serves(
         assert found(box, x[at + 3])[0] == f"i{at + 3:04d}"
         box.delete(f"i{at + 7:04d}")
     wait(lambda: box.index("video").kind == kind)
-    assert len(box.index("video")) == len(x) - len(x) // 500 and box.counts()["video"] == len(box.index("video"))
+    index = box.index("video")
+    assert isinstance(index, FaissIndex)
+    wait(lambda: not index.outgrown)  # its parameters are found anew as it grows
+    assert len(index) == len(x) - len(x) // 500 and box.counts()["video"] == len(box.index("video"))
     assert found(box, x[8])[0] == "i0008" and "i0007" not in found(box, x[7])
     assert not ask(box, x[8]).plan.exact and ask(box, x[8], exact=True).plan.exact
     narrow = ask(box, x[8], filter={"n": 8})
@@ -424,6 +428,35 @@ def wait(done: Callable[[], bool], seconds: float = 60.0) -> None:
     while not done():
         assert time.monotonic() < until, "it did not come"
         time.sleep(0.01)
+
+
+def test_searches_go_on_while_a_snapshot_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is written meanwhile waits, and is there afterwards."""
+    box = Collection(tmp_path / "box", "f1", dims(3))
+    box.put([item("a", unit(1, 0, 0))])
+    began, go_on, fill = threading.Event(), threading.Event(), snapshot.fill
+
+    def slow(*args: Any) -> None:
+        began.set()
+        assert go_on.wait(30)
+        fill(*args)
+
+    monkeypatch.setattr("index.snapshot.fill", slow)
+    saving = threading.Thread(target=box.snapshot)
+    writing = threading.Thread(target=box.put, args=([item("b", unit(0, 1, 0))],))
+    saving.start()
+    assert began.wait(30)
+    writing.start()
+    assert found(box, unit(1, 0, 0)) == ["a"] and box.item("a").id == "a"
+    assert writing.is_alive() and box.counts()["items"] == 1
+    go_on.set()
+    saving.join()
+    writing.join()
+    assert found(box, unit(0, 1, 0), top_k=1) == ["b"]
+    box.close(keep=False)
+    box = Collection(tmp_path / "box", "f1", dims(3))
+    assert found(box, unit(0, 1, 0), top_k=1) == ["b"] and len(box.index("video")) == 2
+    box.close()
 
 
 def test_another_bundle_is_refused(tmp_path: Path) -> None:
@@ -474,10 +507,11 @@ def test_calibration_follows_what_is_replaced(tmp_path: Path) -> None:
     box.put([item(f"i{n}", unit(*(bank[n % 64] + 0.9 * v))) for n, v in enumerate(cloud(100, 64, seed=9))])
     after = ask(box, cloud(1, 64)[0]).calibration["video"]
     assert after.non_match > before.non_match + 0.2
-    with box.held() as records:
-        for _ in range(100):
-            box.put([item(f"i{n}", v) for n, v in enumerate(cloud(100, 64))])
+    for _ in range(100):
+        box.put([item(f"i{n}", v) for n, v in enumerate(cloud(100, 64))])
+        with box.held() as records:
             records.owners("video")
+    with box.held() as records:
         assert len(records.owners("video")[0]) < 2 * 100 + 2 * 4096  # those that are gone are forgotten
 
 
