@@ -140,7 +140,7 @@ class Collection:
 
     @property
     def busy(self) -> bool:
-        """Whether an index is being made in the background."""
+        """Whether an index is being made or tuned in the background."""
         with self.held():  # not between one that is done and the next that it makes due
             return self._store.busy
 

@@ -53,7 +53,7 @@ class Store(Protocol):
 
     @property
     def busy(self) -> bool:
-        """Whether an index is being made in the background."""
+        """Whether an index is being made or tuned in the background."""
         ...
 
     def stop(self) -> None:
@@ -131,7 +131,7 @@ class FaissStore:
                 self._renewal.start(encoding, kind, index.dim, records.head()[0], self._renewed)
         most = min((TAIL[index.kind] for index in self._indexes.values() if not index.exact), default=math.inf)
         due = records.head()[0] - self._tried > most or any(index.outgrown for index in self._indexes.values())
-        if due and not self._stopped and not (self._upkeep and self._upkeep.is_alive()):
+        if due and not self._stopped and not self._keeping_up:
             self._upkeep = threading.Thread(target=self._keep_up, name="upkeep", daemon=True)
             self._upkeep.start()
 
@@ -178,7 +178,11 @@ class FaissStore:
 
     @property
     def busy(self) -> bool:
-        return self._renewal.going
+        return self._renewal.going or self._keeping_up
+
+    @property
+    def _keeping_up(self) -> bool:
+        return self._upkeep is not None and self._upkeep.is_alive()
 
     def stop(self) -> None:
         self._stopped = True
