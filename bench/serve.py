@@ -50,12 +50,17 @@ def looped(bundle: Path, seconds: float) -> tuple[float, int]:
     return rates[best], best
 
 
+def free() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        return int(unused.getsockname()[1])
+
+
 @contextmanager
 def served(bundle: Path, data: Path, imports: Path | None) -> Iterator[int]:
     """A server process, ready; its port."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free()
     command = [sys.executable, "-m", "service", "--bundle", str(bundle), "--data", str(data), "--port", str(port)]
     command += ["--imports", str(imports)] if imports else []
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
@@ -82,10 +87,13 @@ def ask(port: int, method: str, path: str, body: Any = None) -> Any:
 
 def raw(path: str, body: Any) -> bytes:
     data = json.dumps(body).encode()
-    head = (
-        f"POST {path} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
-    )
-    return head.encode() + data
+    head = [
+        f"POST {path} HTTP/1.1",
+        "Host: localhost",
+        "Content-Type: application/json",
+        f"Content-Length: {len(data)}",
+    ]
+    return "\r\n".join([*head, "", ""]).encode() + data
 
 
 async def asked(port: int, requests: list[bytes], clients: int, seconds: float) -> list[float]:

@@ -157,6 +157,23 @@ def wait_ready(client: httpx.Client, process: subprocess.Popen[bytes], seconds: 
     raise RuntimeError("the service did not become ready")
 
 
+@contextmanager
+def small_disk(place: Path, size: str) -> Iterator[Path]:
+    """A file system in memory at `place`, of a size as mount(8) has it; where none can be mounted, a test skipped."""
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place)]
+    mounted = subprocess.run(command, capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"no file system can be mounted here: {mounted.stderr.strip()}")
+    try:
+        yield place
+    finally:
+        for _ in range(100):  # the children of a process that was killed take a moment to follow it
+            if subprocess.run(["umount", str(place)], capture_output=True).returncode == 0:
+                break
+            time.sleep(0.1)
+
+
 def free_port() -> int:
     """A port that nobody listens on."""
     with socket.socket() as free:

@@ -9,16 +9,18 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import psutil
 import pytest
 
-from .makers import RED, ROOT, SHARED, make_clip, make_wav, needs_shared, serving, wait_ready
+from .makers import RED, ROOT, SHARED, make_clip, make_wav, needs_shared, serving, small_disk, wait_ready
 
 BUNDLE = ROOT / "bundles" / "default"
 
@@ -170,29 +172,51 @@ def assert_whole(client: httpx.Client, expected: set[int], data: Path) -> None:
 
 
 @needs_shared
-def test_the_odd_files_never_hurt_the_service(tmp_path: Path) -> None:
-    """Each through both endpoints: an embedding or an error of the contract, within 15 s and 2 GiB in all."""
+def test_the_odd_files_amid_good_traffic(tmp_path: Path) -> None:
+    """32 clients at once, on routes that take files: an answer or an error of the contract for each odd file, the right
+    answer for each good request between them; within 2 GiB, ready all the time.
+    """
     rows = [json.loads(line) for line in (SHARED / "odd" / "manifest.jsonl").read_text("utf-8").splitlines()]
-    codes = {"not_media", "damaged", "missing_modality", "too_large", "too_long", "decoder_failed"}
+    codes = {"not_media", "damaged", "missing_modality", "too_large", "too_long", "decoder_failed", "beyond_budget"}
+    routes = ["embed/video", "embed/audio", "collections/default/items", "search/video-video", "search/audio-audio"]
+    clip = make_clip(tmp_path / "good.mp4", [RED, RED], hz=300.0).read_bytes()
     with serving(tmp_path / "data", "--bundle", str(BUNDLE), port=8464) as (client, process):
         peak, stop = [0], threading.Event()
         watcher = threading.Thread(target=watch_memory, args=(process.pid, peak, stop), daemon=True)
         watcher.start()
 
-        def send(job: tuple[dict[str, Any], str]) -> None:
-            row, modality = job
-            path = SHARED / row["path"]
-            began = time.monotonic()
-            answer = client.post(f"/v1/embed/{modality}", files={"file": (path.name, path.read_bytes())})
-            assert time.monotonic() - began < 15, path
-            if answer.status_code == 200:
+        def good(n: int) -> Any:
+            if n % 3 == 0:
+                return client.post("/v1/embed/text", json={"texts": [f"number {n % 7}"]}).json()["data"][0]["embedding"]
+            if n % 3 == 1:
+                answer = client.post("/v1/embed/video", files={"file": ("good.mp4", clip)})
+                return answer.json()["data"][0]["embedding"]
+            asked = {"query": f"number {n % 7}", "filter": {"n": n % 7}}
+            return client.post("/v1/search/text-text", json=asked).json()["hits"][0]["id"]
+
+        for n in range(7):
+            said = {"text": f"number {n}", "id": f"n{n}", "metadata": {"n": n}}
+            client.post("/v1/collections/default/items", json=said).raise_for_status()
+        expected = [good(n) for n in range(21)]
+
+        def send(job: tuple[int, dict[str, Any] | None]) -> None:
+            n, row = job
+            if row is None:
+                found = good(n)
+                assert found == expected[n % 21] or np.allclose(found, expected[n % 21], atol=1e-3), n
+                assert client.get("/readyz").status_code == 200
+                return
+            path, route = SHARED / row["path"], routes[n % len(routes)]
+            answer = client.post(f"/v1/{route}", files={"file": (path.name, path.read_bytes())})
+            if answer.status_code < 300:
                 assert row["expect"] not in ("must not read other files", "must not open sockets"), path
-                assert len(answer.json()["data"][0]["embedding"]) == answer.json()["dim"]
             else:
                 assert answer.status_code in (413, 415, 422) and answer.json()["error"]["code"] in codes, answer.text
 
-        with ThreadPoolExecutor(2) as pool:
-            list(pool.map(send, [(row, m) for row in rows for m in ("video", "audio")]))
+        jobs = [(n + shift, row) for shift in (0, 1) for n, row in enumerate(rows)]
+        random.Random(0).shuffle(jobs)
+        with ThreadPoolExecutor(32) as pool:
+            list(pool.map(send, [job for n, odd in enumerate(jobs) for job in (odd, (n, None))]))
         stop.set()
         watcher.join()
         assert process.poll() is None and client.get("/readyz").status_code == 200
@@ -206,6 +230,41 @@ def watch_memory(pid: int, peak: list[int], stop: threading.Event) -> None:
             family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
             peak[0] = max(peak[0], sum(process.memory_info().rss for process in family))
         time.sleep(0.05)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    with small_disk(tmp_path / "disk", "24m") as place:
+        yield place
+
+
+def test_a_full_disk_is_told_and_loses_nothing(disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A data folder of 24 MB, filled with sounds of one: what was answered 201 is there, and searches go on."""
+    monkeypatch.setenv("TERCET_FREE_DISK_MB", "2")
+    sound, kept, n = make_wav(tmp_path / "s.wav", 16.0).read_bytes(), [], 0
+
+    def add(client: httpx.Client, id: str) -> httpx.Response:
+        return client.post("/v1/collections/default/items", files={"file": ("s.wav", sound)}, data={"id": id})
+
+    with serving(disk / "data", "--bundle", str(BUNDLE), port=8468) as (client, process):
+        while (answer := add(client, f"i{n}")).status_code == 201:
+            kept.append(f"i{n}")
+            n += 1
+            assert n < 40
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "storage") and len(kept) > 5
+        for _ in range(20):  # and again
+            assert add(client, "more").status_code == 503
+        found = client.post("/v1/search/text-audio", json={"query": "a tone", "top_k": 100}).json()["hits"]
+        assert {hit["id"] for hit in found} == set(kept)
+        assert "the disk is full" in client.get("/readyz").json()["reasons"]
+        for id in kept[:6]:
+            assert client.delete(f"/v1/collections/default/items/{id}").status_code < 300
+        assert add(client, "again").status_code == 201 and client.get("/readyz").status_code == 200
+        process.kill()
+        process.wait()
+    with serving(disk / "data", "--bundle", str(BUNDLE), port=8468) as (client, process):
+        items = client.get("/v1/collections/default/items", params={"limit": 100}).json()["items"]
+        assert {item["id"] for item in items} == {*kept[6:], "again"}
 
 
 def test_an_interrupt_ends_it_cleanly(tmp_path: Path) -> None:

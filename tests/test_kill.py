@@ -29,7 +29,7 @@ from index.vectors import FaissIndex
 from model.inputs.confined import Decoders
 from model.inputs.decode import Budget
 
-from .makers import ROOT, FakeEncoder, dims
+from .makers import ROOT, FakeEncoder, dims, small_disk
 from .test_index import ask, cloud
 from .test_index import item as made_of
 
@@ -302,21 +302,14 @@ def test_killed_before_each_step_of_reembedding(tmp_path: Path, lives: Lives) ->
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    place = tmp_path / "disk"
-    place.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(place)], capture_output=True, text=True
-    )
-    if mounted.returncode:
-        pytest.skip(f"no file system can be mounted here: {mounted.stderr.strip()}")
-    yield place
-    subprocess.run(["umount", str(place)], check=True)
+def four_mb(tmp_path: Path) -> Iterator[Path]:
+    with small_disk(tmp_path / "disk", "4m") as place:
+        yield place
 
 
-def test_a_full_disk_loses_nothing(small_disk: Path, tmp_path: Path) -> None:
+def test_a_full_disk_loses_nothing(four_mb: Path, tmp_path: Path) -> None:
     """Every write until the disk is full, and again when there is room."""
-    box, media = Collection(small_disk / "box", "f1", dims(8)), tmp_path / "m.wav"
+    box, media = Collection(four_mb / "box", "f1", dims(8)), tmp_path / "m.wav"
     media.write_bytes(b"x" * 100_000)
     acknowledged: list[str] = []
     with pytest.raises((OSError, sqlite3.OperationalError)):
@@ -328,12 +321,12 @@ def test_a_full_disk_loses_nothing(small_disk: Path, tmp_path: Path) -> None:
             box.put([made(f"i{n}", n)])
             acknowledged.append(f"i{n}")
     assert sorted(item.id for item in box.page(100_000)) == sorted(acknowledged)
-    assert len(list((small_disk / "box" / "media").iterdir())) == sum(len(id) < 4 for id in acknowledged)
+    assert len(list((four_mb / "box" / "media").iterdir())) == sum(len(id) < 4 for id in acknowledged)
     box.close()  # its snapshot may not fit
-    box = Collection(small_disk / "box", "f1", dims(8))
+    box = Collection(four_mb / "box", "f1", dims(8))
     assert sorted(item.id for item in box.page(100_000)) == sorted(acknowledged)
     for id in acknowledged[:10]:
-        (small_disk / "box" / "media" / str(box.item(id).media)).write_bytes(b"")  # someone makes room
+        (four_mb / "box" / "media" / str(box.item(id).media)).write_bytes(b"")  # someone makes room
     for id in acknowledged[:10]:
         box.delete(id)
     box.put([made("new", 7)])
