@@ -87,13 +87,8 @@ def ask(port: int, method: str, path: str, body: Any = None) -> Any:
 
 def raw(path: str, body: Any) -> bytes:
     data = json.dumps(body).encode()
-    head = [
-        f"POST {path} HTTP/1.1",
-        "Host: localhost",
-        "Content-Type: application/json",
-        f"Content-Length: {len(data)}",
-    ]
-    return "\r\n".join([*head, "", ""]).encode() + data
+    kind = ["Content-Type: application/json", f"Content-Length: {len(data)}"]
+    return "\r\n".join([f"POST {path} HTTP/1.1", "Host: localhost", *kind, "", ""]).encode() + data
 
 
 async def asked(port: int, requests: list[bytes], clients: int, seconds: float) -> list[float]:
