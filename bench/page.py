@@ -1,0 +1,92 @@
+"""How soon the page shows what a keystroke finds: from the request of a search to the frame that shows its hits.
+
+    python -m bench.page [--count 100000] [--bundle bundles/default] [--keystrokes 120]
+
+A collection of so many windows is made of noise around 2,000 directions; Chromium (Debian's) types sentences into the
+page, a letter at a time, slowly enough for each to be searched. Everything shares the machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from playwright.sync_api import sync_playwright
+
+from export.bundle import open_bundle
+from index.bank import phrases
+from index.data import Collections
+from index.records import NewItem
+
+from .search import CHUNK, made
+from .serve import served
+
+# Notes, for each search, when it was asked, when its answer was there and when its hits were painted.
+WATCH = """
+const asked = window.fetch;
+window.seen = [];
+window.fetch = async (...args) => {
+  const began = performance.now();
+  const answer = await asked(...args);
+  if (args[0] === "/v1/search") {
+    const read = answer.json.bind(answer);
+    answer.json = async () => {
+      const found = await read();
+      const there = performance.now();
+      requestAnimationFrame(() => setTimeout(() => window.seen.push([began, there, performance.now()])));
+      return found;
+    };
+  }
+  return answer;
+};
+"""
+
+
+def fill(data: Path, bundle: Path, count: int) -> None:
+    manifest = open_bundle(bundle).manifest
+    collections = Collections(data, manifest.fingerprint, manifest.dims)
+    box, x = collections.ensure("default"), made(count, manifest.dims["video"], 2)
+    for at in range(0, count, CHUNK):
+        rows = range(at, min(at + CHUNK, count))
+        vectors = {n: {"video": ([0], x[n : n + 1])} for n in rows}
+        box.put([NewItem(f"clip {n}", "video", 5.0, [(0.0, 5.0)], vectors[n], {"shelf": n % 7}) for n in rows])
+    while box.busy:
+        time.sleep(0.2)
+    collections.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.page", description=__doc__)
+    parser.add_argument("--count", type=int, default=100_000)
+    parser.add_argument("--bundle", type=Path, default=Path("bundles/default"))
+    parser.add_argument("--keystrokes", type=int, default=120)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as place, sync_playwright() as playwright:
+        fill(Path(place) / "data", args.bundle, args.count)
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        with served(args.bundle, Path(place) / "data", None) as port:
+            page = browser.new_page()
+            page.add_init_script(WATCH)
+            page.goto(f"http://127.0.0.1:{port}")
+            page.locator("#collection option").first.wait_for(state="attached")
+            typed = 0
+            while typed < args.keystrokes:
+                for letter in phrases()[typed % len(phrases())]:
+                    page.keyboard.type(letter)
+                    page.wait_for_timeout(600)
+                    typed += 1
+                page.locator("#words").fill("")
+            seen = np.array(page.evaluate("window.seen"))
+        browser.close()
+    print(f"{len(seen)} searches of {args.count:,} windows, typed\n\n| | p50, ms | p95, ms |\n|---|---|---|")
+    for name, times in (("until the answer", seen[:, 1] - seen[:, 0]), ("until it is shown", seen[:, 2] - seen[:, 0])):
+        p50, p95 = np.percentile(times, (50, 95))
+        print(f"| {name} | {p50:.0f} | {p95:.0f} |")
+
+
+if __name__ == "__main__":
+    main()
