@@ -1,10 +1,11 @@
 """What HTTP costs: texts embedded and searches answered by a server, beside the same ONNX session called in a loop.
 
-    python -m bench.serve [BUNDLE] [--seconds 5] [--import FOLDER]
+    python -m bench.serve [BUNDLE] [--seconds 5] [--import FOLDER] [--beside PORT --model NAME]
 
 The loop calls the session with its best batch. Each request of the server's carries one text; clients keep their
 connections and ask again as soon as they are answered. All of it shares the machine: the server, its encoder and the
-clients. With `--import`, text searches are timed alone and while that folder is imported by a job.
+clients. With `--import`, text searches are timed alone and while that folder is imported by a job. With `--beside`, a
+server on this machine that speaks OpenAI's shape at /embeddings (infinity-emb) is asked for the same texts in turn.
 """
 
 from __future__ import annotations
@@ -137,17 +138,22 @@ def main() -> None:
     parser.add_argument("bundle", type=Path, nargs="?", default=Path("bundles/default"))
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--import", type=Path, dest="imports", metavar="FOLDER")
+    parser.add_argument("--beside", type=int, metavar="PORT")
+    parser.add_argument("--model", default="default", help="what the other server calls its model")
     args = parser.parse_args()
     loop, batch = looped(args.bundle, args.seconds)
     print(f"{os.cpu_count()} cores\n\n| | texts a second | of the loop | p50, ms | p99, ms |\n|---|---|---|---|---|")
     print(f"| the session in a loop, batches of {batch} | {loop:.0f} | 1.00 | | |")
     embeds = [raw("/v1/embed/text", {"texts": [text]}) for text in phrases()]
+    others = [raw("/embeddings", {"model": args.model, "input": [text]}) for text in phrases()]
     searches = [raw("/v1/search/text-video", {"query": text}) for text in phrases()]
     with tempfile.TemporaryDirectory() as folder, served(args.bundle, Path(folder) / "data", args.imports) as port:
         for clients in CONCURRENCY:
-            asyncio.run(asked(port, embeds, clients, 1.0))
-            times = asyncio.run(asked(port, embeds, clients, args.seconds))
-            print(told(f"embedding over HTTP, {clients} clients", times, args.seconds, loop), flush=True)
+            for name, at, requests in (("ours", port, embeds), ("the other", args.beside, others)):
+                if at is not None:
+                    asyncio.run(asked(at, requests, clients, 1.0))
+                    times = asyncio.run(asked(at, requests, clients, args.seconds))
+                    print(told(f"{name} over HTTP, {clients} clients", times, args.seconds, loop), flush=True)
         if args.imports:
             importing(port, args.imports.resolve(), searches, args.seconds)
 

@@ -175,9 +175,11 @@ async function fill(node, hit, name) {
     mark.addEventListener("click", () => play(moment.start_s));
     line.append(mark);
   }
-  if (item.modalities.includes("audio")) ask(`${path}/waveform`).then(({ peaks }) => line.prepend(waveform(peaks)), () => {});
   if (item.kind === "video") cover.append(await picture(`${path}/poster?at_s=${(hit.start_s + hit.end_s) / 2}`));
-  else cover.append(waveform((await ask(`${path}/waveform`).catch(() => ({ peaks: [0] }))).peaks));
+  if (!item.modalities.includes("audio")) return;
+  const { peaks } = await ask(`${path}/waveform`).catch(() => ({ peaks: [] })); // an item that was added before there were any
+  line.prepend(waveform(peaks));
+  if (item.kind === "audio") cover.append(waveform(peaks));
 }
 
 /** A picture; behind a key, a copy, as pictures send none. */
