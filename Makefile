@@ -5,6 +5,7 @@ export TERCET_HOST ?= 127.0.0.1
 export TERCET_PORT ?= 8000
 export TERCET_DATA ?= data
 export TERCET_BUNDLE ?= bundles/default
+JOBS ?= 2
 SAMPLE := $(TERCET_DATA)/sample
 
 .PHONY: run setup test check lint types train ablation demo sources clean
@@ -31,7 +32,7 @@ $(SAMPLE)/.indexed: $(SAMPLE)/manifest.jsonl | .venv/.serve
 	touch $@
 
 test: .venv/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 lint: .venv/.dev
 	$(BIN)/ruff format --check .

@@ -18,6 +18,7 @@ from .errors import Overloaded, ShuttingDown, TimedOut
 Run = Callable[[str, NDArray[Any]], NDArray[np.float32]]
 TURN = 4  # batches of a queue before one behind it gets its turn
 OVERLOADED_S = 1  # until a full queue is worth asking again
+BULK_SHARE, PEOPLE_S = 8, 2.0  # bulk leaves in so small a part of a batch while people have asked in the last seconds
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,7 @@ class Batcher:
         self._busy = False
         self.failing = 0  # batches that failed, one after the other
         self._served = 0
+        self._asked = -PEOPLE_S  # when somebody other than bulk did
         self._closing = False
         self._task = asyncio.create_task(self._serve())
 
@@ -142,7 +144,9 @@ class Batcher:
         cost = each * len(array)
         if not bulk and (wait := self._waiting[False, lane]) and wait + cost > self._max_waiting:
             raise Overloaded(lane, OVERLOADED_S)
-        rows = max(1, self._max_tokens // max(each, 1))
+        rows = max(1, self._max_tokens // (BULK_SHARE if bulk else 1) // max(each, 1))
+        if not bulk:
+            self._asked = time.monotonic()
         loop = asyncio.get_running_loop()
         pieces = [array[i : i + rows] for i in range(0, len(array), rows)]
         jobs = [Job(piece, each * len(piece), loop.create_future()) for piece in pieces]
@@ -212,10 +216,12 @@ class Batcher:
         return behind[turn % len(behind)] if behind and rest == 0 else busy[0]
 
     def _take(self, order: Order) -> list[Job]:
-        """What leaves now: live jobs up to `max_tokens`."""
+        """What leaves now: live jobs up to `max_tokens`; of bulk less, where people would wait for it."""
         taken: list[Job] = []
-        tokens, queue = 0, self._queues[order]
-        while queue and (not taken or tokens + queue.next().cost <= self._max_tokens):
+        tokens, queue, most = 0, self._queues[order], self._max_tokens
+        if order.bulk and time.monotonic() - self._asked < PEOPLE_S:
+            most //= BULK_SHARE
+        while queue and (not taken or tokens + queue.next().cost <= most):
             job = queue.take()
             self._waiting[order.bulk, order.lane] -= job.cost
             if not job.future.done():

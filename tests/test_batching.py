@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from service import batching
 from service.batching import Batcher, Lane
 from service.errors import Overloaded, ShuttingDown, TimedOut
 
@@ -185,6 +186,23 @@ def test_bulk_work_goes_behind_people_and_is_not_refused() -> None:
         device.gate.set()
         await asyncio.gather(*tasks)
         assert [lane for lane, _ in device.batches].index("video") == 1
+        await batcher.close()
+
+    run(work())
+
+
+def test_bulk_leaves_in_small_parts_while_people_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 32 rows a batch: four at a time, as an eighth, until nobody has asked for a while; then all that wait."""
+
+    async def work() -> None:
+        device = Device()
+        batcher = Batcher(device, LANES, max_tokens=32, max_waiting=100)
+        await batcher.submit("text", rows(1))
+        await batcher.submit("video", rows(*range(20)), bulk=True)
+        assert [n for _, n in device.batches] == [1, 4, 4, 4, 4, 4]
+        monkeypatch.setattr(batching, "PEOPLE_S", 0.0)
+        await batcher.submit("video", rows(*range(20)), bulk=True)
+        assert [n for _, n in device.batches[6:]] == [20]
         await batcher.close()
 
     run(work())
