@@ -32,6 +32,7 @@ from .settings import Settings
 from .trace import stage, who
 
 Vectors = NDArray[np.float32]
+AT_ONCE = 500  # letters that take less time to split than a thread to be told of
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,9 @@ class Pipeline:
         return await self.encode(encoding, await self.tokens(texts, encoding))
 
     async def tokens(self, texts: list[str], encoding: str) -> NDArray[np.int64]:
-        """Texts to token ids [n, length], beside the event loop. Raises BadText."""
+        """Texts to token ids [n, length]; where they are long, beside the event loop. Raises BadText."""
+        if sum(map(len, texts)) <= AT_ONCE:
+            return self.encoder.tokens(texts, encoding)
         return await asyncio.to_thread(self.encoder.tokens, texts, encoding)
 
     async def file(
