@@ -43,9 +43,8 @@ def filled(folder: Path, x: Vectors) -> tuple[Collection, float]:
     """A collection of the vectors with its index made, and the seconds that writing took; 0 where it was there."""
     box, began = Collection(folder, "bench", {"video": x.shape[1], "text": x.shape[1]}), time.perf_counter()
     rank = np.random.default_rng(1).permutation(len(x))
-    if box.counts()["items"] == len(x):
-        return box, 0.0
-    for at in range(0, len(x), CHUNK):
+    there = box.counts()["items"] == len(x)
+    for at in range(0, 0 if there else len(x), CHUNK):
         box.put(
             [
                 NewItem(
@@ -54,7 +53,7 @@ def filled(folder: Path, x: Vectors) -> tuple[Collection, float]:
                 for n in range(at, min(at + CHUNK, len(x)))
             ]
         )
-    wrote = time.perf_counter() - began
+    wrote = 0.0 if there else time.perf_counter() - began
     while box.busy:
         time.sleep(0.2)
     return box, wrote

@@ -102,7 +102,6 @@ class Collection:
             self._store = MilvusStore(sizing.milvus, meta["id"], dims)
         else:
             self._store = FaissStore(folder, f"{meta['id']}/{fingerprint}", dims, sizing, self.held, self._writing)
-        self._behind = False  # the indexes, what the records say
         self._changes = 0  # vectors added and removed since it was opened
         try:
             self._store.open(self._records)
@@ -151,10 +150,12 @@ class Collection:
             if self._closed:
                 return
             try:
+                if keep:
+                    self._store.keep(self.held)
+                with self._lock:
+                    self._closed = True
                 if not keep:
                     self._store.drop()
-                elif not self._behind:
-                    self._store.keep(self.held)
             except VectorStoreFailed as error:
                 log.warning("%s: %s", self.name, error)
             finally:
@@ -213,7 +214,7 @@ class Collection:
         """
         try:
             self._changes += sum(self._records.head()) - sum(before)
-            if self._behind:
+            if self._store.behind:
                 self._catch_up()
                 return
             for encoding, (ids, vectors) in added.items():
@@ -223,13 +224,12 @@ class Collection:
             self._store.tend(self._records)
         except Exception:
             log.exception("the indexes of %s are behind their records", self.name)
-            self._behind = True
+            self._store.behind = True
 
     def _catch_up(self) -> None:
         """Raises VectorStoreFailed where that is what it waits for."""
-        if self._behind:
+        if self._store.behind:
             self._store.open(self._records)
-            self._behind = False
 
     def drop_media(self, names: list[str]) -> None:
         """Delete media that no item names; what cannot be deleted now is when the collection is opened next."""

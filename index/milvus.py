@@ -151,6 +151,7 @@ class MilvusStore:
 
     def __init__(self, uri: str, id: str, dims: Mapping[str, int]) -> None:
         self._uri, self._id, self._dims = uri, id, dims
+        self.behind = False
         self._indexes: dict[str, MilvusIndex] = {}
 
     def _made(self, encoding: str) -> MilvusIndex:
@@ -172,6 +173,7 @@ class MilvusStore:
         old, self._indexes = self._indexes, found
         for index in old.values():
             index.close()
+        self.behind = False
 
     def index(self, encoding: str) -> MilvusIndex | None:
         return self._indexes.get(encoding)
@@ -190,7 +192,8 @@ class MilvusStore:
 
     def keep(self, held: Held) -> None:
         with held() as records:
-            records.forget_removed(records.head()[1])
+            if not self.behind:
+                records.forget_removed(records.head()[1])
 
     @property
     def busy(self) -> bool:

@@ -49,7 +49,7 @@ create table removed (n integer primary key autoincrement, vector integer not nu
 create table failures (id text primary key, stamp text not null, reason text not null) strict;
 """
 CHUNK = 4096
-CACHE_KIB = 32 * 1024  # of pages, so that a search finds its hits without reading the trees above them
+CACHE_KIB = 8 * 1024  # of pages, so that a search finds its hits without reading the trees above them
 FILTERS_KEPT, FILTER_KEPT_MOST = 16, 1_000_000  # and of how many vectors each
 
 
@@ -493,7 +493,9 @@ class Records:
     def items_of(self, encoding: str, vectors: Ids) -> list[int]:
         """The numbers of the items that vectors [n] of an encoding belong to, in their order."""
         ids, items = self.owners(encoding)
-        return [int(n) for n in items[np.searchsorted(ids, vectors)]]
+        at = np.searchsorted(ids, vectors)
+        known = np.append(ids, -1)[at] == vectors  # an index elsewhere may have others
+        return [int(n) for n in items[at[known]]]
 
     def media_files(self) -> set[str]:
         return {row[0] for row in self._db.execute("select media from items where media is not null")}

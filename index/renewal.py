@@ -18,6 +18,11 @@ TUNED_ON = 200  # vectors taken for queries
 log = logging.getLogger(__name__)
 
 
+def spare_cores() -> None:
+    """Have FAISS use half of the cores in this thread: searches want the others."""
+    faiss.omp_set_num_threads(max(1, (os.cpu_count() or 2) // 2))
+
+
 class Renewal:
     """At most one index in the making. All but the making itself is called with the collection held."""
 
@@ -28,6 +33,7 @@ class Renewal:
         self._failed: dict[tuple[str, str], int] = {}  # how many vectors there were
         self._encoding: str | None = None  # of what is being made
         self._changes: list[tuple[Ids, Vectors | None]] = []  # since it began: added, or removed
+        self._spoiled = False  # something that happened since is not among them
 
     @property
     def going(self) -> bool:
@@ -37,7 +43,7 @@ class Renewal:
         """Make an index of the vectors up to number `upto`, unless one is being made, and hand it to `renewed`."""
         if self.going or self._stopped.is_set() or upto < 1.25 * self._failed.get((encoding, kind), 0):
             return
-        self._encoding, self._changes = encoding, []
+        self._encoding, self._changes, self._spoiled = encoding, [], False
 
         def work() -> None:
             try:
@@ -54,7 +60,7 @@ class Renewal:
 
     def _made(self, encoding: str, kind: str, dim: int, upto: int) -> FaissIndex | None:
         """The index; None if it was stopped on the way."""
-        faiss.omp_set_num_threads(max(1, (os.cpu_count() or 2) // 2))  # of this thread: searches want the others
+        spare_cores()
         with closing(Records(self._records)) as records:
             index = FaissIndex(dim, kind, records.counts().get(encoding, 0))
             if not index.trained:
@@ -75,14 +81,19 @@ class Renewal:
         if self.going and encoding == self._encoding and len(ids):
             self._changes.append((ids, None))
 
-    def catch_up(self, index: FaissIndex) -> None:
-        """Give an index that has just been made what has happened since it began."""
+    def spoil(self) -> None:
+        """Changes have been missed: what is being made is not to be used."""
+        self._spoiled = True
+
+    def catch_up(self, index: FaissIndex) -> bool:
+        """Give an index that has just been made what has happened since it began; False where not all is known."""
         for ids, vectors in self._changes:
             if vectors is None:
                 index.remove(ids)
             else:
                 index.add(ids, vectors)
         self._encoding, self._changes = None, []
+        return not self._spoiled
 
     def stop(self) -> None:
         """Give up what is being made, and wait for it to end."""

@@ -26,6 +26,7 @@ from .filters import compile_filter
 from .records import Ids, Place, Records, Stored
 
 WIDEN = 4  # how much wider each further try is, where windows were of fewer items than are wanted
+WIDE = 32  # windows, at least, that another order is made of
 MOMENT_SHARE = 0.8  # a window belongs to a moment when it scores this share of its item's best
 Vectors = NDArray[np.float32]
 
@@ -142,7 +143,7 @@ def search(collection: Collection, aims: list[Aim], options: Options = Options()
         BadFilter: the filter is outside the subset.
     """
     with collection.held() as records:
-        looks = [look(collection, records, aim, options) for aim in aims]
+        looks = [look(collection, records, aim, options, wide=len(aims) > 1 or options.qb_norm) for aim in aims]
         items = list(dict.fromkeys(item for found in looks for item in found.items))
         if len(looks) == 1:
             items = items[: options.top_k]
@@ -158,13 +159,15 @@ def search(collection: Collection, aims: list[Aim], options: Options = Options()
     return Answer(hits, plan, good, known)
 
 
-def look(collection: Collection, records: Records, aim: Aim, options: Options) -> Look:
-    """Search one encoding, wider and wider until there are items enough."""
+def look(collection: Collection, records: Records, aim: Aim, options: Options, wide: bool) -> Look:
+    """Search one encoding, wider and wider until there are items enough; `wide` from the beginning where what is found
+    will be put in another order.
+    """
     index, query = collection.index(aim.target), aim.query
     allowed = records.matching(*compile_filter(options.filter), aim.target) if options.filter else None
     candidates = len(index) if allowed is None else len(allowed)
     about = collection.background(aim.source, aim.target)
-    wanted = options.top_k
+    wanted = max(WIDEN * options.top_k, WIDE) if wide else options.top_k
     while True:
         ids, scores = index.search(query, wanted, allowed, options.exact)
         if options.min_score is not None:

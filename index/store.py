@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from . import snapshot
 from .records import Ids, Records
-from .renewal import TUNED_ON, Renewal
+from .renewal import TUNED_ON, Renewal, spare_cores
 from .vectors import FaissIndex, Sizing, VectorIndex, Vectors
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,11 @@ class VectorStoreFailed(Exception):
 
 
 class Store(Protocol):
-    """The indexes of one collection. Used while the collection is held, but for `keep` and `stop`."""
+    """The indexes of one collection. Used while the collection is held, but for `keep` and `stop`. They are `behind`
+    where they could not follow the records: nothing of them is kept until they have been opened anew.
+    """
+
+    behind: bool
 
     def open(self, records: Records) -> None:
         """Bring every index to where the records are."""
@@ -85,6 +89,7 @@ class FaissStore:
         self._kept: tuple[int, int] | None = None  # what the snapshot on disk stands at, if it is these very indexes
         self._tried = 0  # the last vector when a snapshot was written, or could not be
         self._indexes: dict[str, FaissIndex] = {}
+        self.behind = False
         self._upkeep: threading.Thread | None = None
         self._stopped = False
 
@@ -92,6 +97,7 @@ class FaissStore:
         """The snapshot brought up to date, or everything from the records: compared one by one at first, whatever kind
         they will become, so that opening does not wait for it.
         """
+        self._renewal.spoil()
         counts = records.counts()
         loaded = snapshot.load(self._snapshots, self._identity, self._dims, records.head())
         indexes, (vector, removed) = loaded or ({}, (0, 0))
@@ -108,6 +114,7 @@ class FaissStore:
                 index, self._kept = FaissIndex(self._dims[encoding]), None
                 replay(records, encoding, index, 0)
             self._indexes[encoding] = index
+        self.behind = False
 
     def index(self, encoding: str) -> FaissIndex | None:
         return self._indexes.get(encoding)
@@ -132,13 +139,15 @@ class FaissStore:
         most = min((TAIL[index.kind] for index in self._indexes.values() if not index.exact), default=math.inf)
         due = records.head()[0] - self._tried > most or any(index.outgrown for index in self._indexes.values())
         if due and not self._stopped and not self._keeping_up:
-            self._upkeep = threading.Thread(target=self._keep_up, name="upkeep", daemon=True)
-            self._upkeep.start()
+            upkeep = threading.Thread(target=self._keep_up, name="upkeep", daemon=True)
+            upkeep.start()
+            self._upkeep = upkeep
 
     def _keep_up(self) -> None:
         """Tune what has outgrown its parameters, and leave a snapshot; writers wait, searches do not."""
+        spare_cores()
         with self._still:
-            if self._stopped:
+            if self._stopped or self.behind:
                 return
             for encoding, index in list(self._indexes.items()):
                 if index.outgrown:
@@ -152,8 +161,8 @@ class FaissStore:
         """Put a new index in its place, brought up to date; called by the thread that made it."""
         with self._still:
             with self._held() as records:
-                self._renewal.catch_up(index)
-                if len(index) != records.counts().get(encoding, 0):
+                whole = self._renewal.catch_up(index) and not self.behind
+                if not whole or len(index) != records.counts().get(encoding, 0):
                     log.warning("a new index of %s missed something, and is not used", encoding)
                     return
                 self._indexes[encoding] = index
@@ -165,7 +174,7 @@ class FaissStore:
         """Leave a snapshot. One that cannot be written is no loss: the next opening takes longer."""
         with held() as records:
             head, indexes = records.head(), dict(self._indexes)
-            if not indexes or self._kept == head:
+            if not indexes or self._kept == head or self.behind:
                 return
             self._tried = head[0]
         try:

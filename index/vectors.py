@@ -31,7 +31,7 @@ COMPARED_PER_MS = 5_000_000  # numbers that an exact scan gets through, about
 IVF_FROM = 2_000_000  # vectors; beyond, a graph takes hours to build
 HNSW_LINKS, HNSW_BUILD = 32, 120
 SEARCHED = {"hnsw": "efSearch=128", "ivf": "nprobe=32,k_factor_rf=16", "small": "nprobe=32,k_factor_rf=16"}  # untuned
-RECALL = 0.98  # of ten, that tuning wants
+TUNED_FOR, RECALL = 10, 0.98  # hits, and how many of them tuning wants found
 SAMPLE = 100_000  # vectors that lists are learned from, at most
 SCAN_SHARE = 0.2  # a filter that leaves a smaller share is answered by scanning just that
 WORN_SHARE = 0.2  # of its vectors removed, an index is made anew
@@ -216,8 +216,8 @@ class FaissIndex:
         if self.exact or len(self) < 100:
             return
         queries = np.ascontiguousarray(queries, np.float32)
-        _, truth = self._keeper.search(queries, 10)
-        criterion = faiss.IntersectionCriterion(len(queries), 10)
+        _, truth = self._keeper.search(queries, TUNED_FOR)
+        criterion = faiss.IntersectionCriterion(len(queries), TUNED_FOR)
         criterion.set_groundtruth(None, truth)
         space = faiss.ParameterSpace()
         space.verbose = 0
@@ -298,7 +298,8 @@ def parameters(kind: str, tuned: str, k: int, shown: NDArray[np.bool_] | None) -
     if kind == "hnsw":
         return faiss.SearchParametersHNSW(sel=may, efSearch=int(wider * max(values["efSearch"], 2 * k)))
     lists = faiss.SearchParametersIVF(nprobe=int(wider * values["nprobe"]), sel=may)
-    return faiss.IndexRefineSearchParameters(k_factor=values["k_factor_rf"], base_index_params=lists)
+    compared = values["k_factor_rf"] * max(1.0, TUNED_FOR / k)  # as many for the best one as for the best ten
+    return faiss.IndexRefineSearchParameters(k_factor=compared, base_index_params=lists)
 
 
 @dataclass(frozen=True)
@@ -320,14 +321,14 @@ class Sizing:
         (['exact', 'hnsw', 'ivf'], 'hnsw')
         >>> Sizing(memory_mb=40).kind_for(100_000, 256), Sizing("exact").kind_for(100_000, 256)
         ('small', 'exact')
-        >>> Sizing(latency_ms=20).kind_for(100_000, 256)
-        'exact'
+        >>> Sizing(latency_ms=20).kind_for(100_000, 256), Sizing("auto", 40, 20).kind_for(100_000, 256)
+        ('exact', 'small')
         """
         if self.kind != "auto":
             return self.kind if count >= LEARNABLE or self.kind not in LEARNED else "exact"
-        lenient = 1 if now == "exact" else 2
-        if count * lenient * dim <= self.latency_ms * COMPARED_PER_MS:
+        lenient, most = 1 if now == "exact" else 2, self.memory_mb * 1_000_000 or math.inf
+        quick = count * lenient * dim <= self.latency_ms * COMPARED_PER_MS
+        if quick and (bytes_for("exact", dim) * count <= most or count < LEARNABLE):
             return "exact"
         wanted = ("hnsw", "ivf", "small") if count < IVF_FROM else ("ivf", "small")
-        most = self.memory_mb * 1_000_000 or math.inf
         return next((k for k in wanted if bytes_for(k, dim) * count <= most), "small")

@@ -294,7 +294,7 @@ async def get_collection(tercet: Tercet, name: str) -> schemas.CollectionFound:
 
 @router.delete("/v1/collections/{name}", status_code=204, tags=["collections"])
 async def delete_collection(tercet: Tercet, name: str) -> None:
-    await asyncio.to_thread(tercet.collections.delete, name)
+    await tercet.write(tercet.collections.delete, name)
 
 
 # ---------------------------------------------------------------- items
@@ -330,7 +330,7 @@ async def add_item(tercet: Tercet, name: str, request: Request) -> schemas.ItemA
     elif kind == "application/json":
         item = await text_item(tercet, parsed(schemas.TextItem, await request.body()))
         with stage("write"):
-            await asyncio.to_thread(collection.put, [item])
+            await tercet.write(collection.put, [item])
     else:
         raise BadRequest("an item is multipart/form-data with a file, or JSON with a text")
     found = list(modalities_of(item.vectors))
@@ -377,7 +377,7 @@ async def add_media(tercet: State, collection: Collection, request: Request) -> 
                 filename=(file.filename or "").encode("utf-8", "replace").decode(),
             )
             with stage("write"):
-                await asyncio.to_thread(collection.put_media, item, path)
+                await tercet.write(collection.put_media, item, path)
     return item
 
 
@@ -497,7 +497,7 @@ async def get_item(tercet: Tercet, name: str, id: str) -> schemas.ItemFound:
 
 @router.delete("/v1/collections/{name}/items/{id:path}", status_code=204, tags=["items"])
 async def delete_item(tercet: Tercet, name: str, id: str) -> None:
-    await asyncio.to_thread(tercet.collections.get(name).delete, id)
+    await tercet.write(tercet.collections.get(name).delete, id)
 
 
 # ---------------------------------------------------------------- search

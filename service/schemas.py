@@ -27,7 +27,7 @@ from .settings import TOP_K_MAX
 
 def reachable(id: str) -> str:
     """An id that can be stored, and asked for in a URL."""
-    if id in (".", "..") or id.endswith("/media"):
+    if id in (".", "..") or id.endswith(("/media", "/poster", "/waveform")):
         raise ValueError("an id is not '.' or '..' and does not end with '/media'")
     return encodable(id)
 

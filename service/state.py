@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,7 +28,7 @@ from model.inputs.confined import Decoders
 from model.inputs.decode import Budget
 
 from .batching import Batcher, Lane
-from .errors import body, entry
+from .errors import ShuttingDown, body, entry
 from .jobs import FAILURES, Failure, Job, Jobs, Progress, below
 from .metrics import Metrics
 from .pipeline import Pipeline
@@ -39,6 +40,7 @@ LANES = ("text", "audio", "video")  # those of the first go first
 PATCH, PATCH_S = 16, 0.04  # what a token covers of a picture's side, and of time in a sound, as a tiny VLSA has it
 FAILING = 3  # batches that fail one after the other before the encoder itself is doubted
 DRAIN_S = 10.0
+WRITERS = 2  # threads that change collections
 IMPORT_BUDGET = Budget(seconds=2 * 3600.0, frames=2 * 3600 * 60, samples=2 * 3600 * 48_000 * 8)
 IMPORT_MEMORY_MB, IMPORT_FILE_S = 4096, 600.0
 
@@ -56,6 +58,15 @@ class State:
     decoders: Decoders
     quotas: Quotas
     gone: str = ""  # why nobody has taken its place after it was closed
+    writers: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(WRITERS, "write"))
+
+    async def write(self, work: Callable[..., None], *args: Any) -> None:
+        """Change a collection, in a thread that searches do not need: it may wait for a snapshot."""
+        try:
+            done = asyncio.get_running_loop().run_in_executor(self.writers, work, *args)
+        except RuntimeError:  # it has been closed
+            raise ShuttingDown from None
+        await done
 
     async def problems(self) -> list[str]:
         """Why the service is not ready; empty when it is."""
@@ -77,6 +88,7 @@ class State:
         await asyncio.to_thread(self.jobs.close)
         await self.batcher.close()
         await asyncio.to_thread(self.decoders.close)
+        await asyncio.to_thread(self.writers.shutdown)
         await asyncio.to_thread(self.collections.close)
 
 

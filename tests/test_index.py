@@ -430,6 +430,28 @@ def wait(done: Callable[[], bool], seconds: float = 60.0) -> None:
         time.sleep(0.01)
 
 
+def test_an_index_that_could_not_follow_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory runs out while an item is replaced; a snapshot at that moment must not say that all is in it."""
+    box = Collection(tmp_path / "box", "f1", dims(3))
+    box.put([item("a", unit(1, 0, 0)), item("b", unit(0, 1, 0))])
+    box.snapshot()
+
+    def full(*_: Any) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(FaissIndex, "add", full)
+        box.put([item("a", unit(0, 0, 1))])
+        box.snapshot()
+    assert found(box, unit(0, 0, 1)) == ["a", "b"] and len(box.index("video")) == 2
+    box.close()
+    box = Collection(tmp_path / "box", "f1", dims(3))
+    assert found(box, unit(0, 0, 1), top_k=1) == ["a"]
+    with box.held() as records:
+        assert records.items_of("video", np.array([1, 2, 3, 99])) == [2, 3]  # of what is gone or never was, none
+    box.close()
+
+
 def test_searches_go_on_while_a_snapshot_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is written meanwhile waits, and is there afterwards."""
     box = Collection(tmp_path / "box", "f1", dims(3))

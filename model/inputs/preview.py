@@ -24,18 +24,22 @@ def picture(frame: av.VideoFrame) -> bytes | None:
         codec = av.CodecContext.create("mjpeg", "w")
         assert isinstance(codec, av.VideoCodecContext)
         codec.width, codec.height, codec.pix_fmt = small.width, small.height, "yuvj420p"
-        codec.time_base, codec.options = Fraction(1, 25), QUALITY
+        codec.time_base, codec.options, codec.thread_count = Fraction(1, 25), QUALITY, 1
         return b"".join(bytes(packet) for packet in [*codec.encode(small), *codec.encode(None)])
     except (av.FFmpegError, ValueError, MemoryError):
         return None
 
 
-def peaks(waveform: NDArray[np.float32], sample_rate: int) -> bytes:
-    """The loudest of each twentieth of a second as a byte, 255 for full scale; of a long sound, of longer stretches.
+def peaks(waveform: NDArray[np.float32], sample_rate: int, duration_s: float) -> bytes:
+    """The loudest of each twentieth of a second of an item as a byte, 255 for full scale; of a long one, of longer
+    stretches. The sound may end before the item does.
 
-    >>> list(peaks(np.repeat(np.array([0.0, 1.0, -0.5], np.float32), 50), 1000))
-    [0, 255, 128]
+    >>> list(peaks(np.repeat(np.array([0.0, 1.0, -0.5], np.float32), 50), 1000, 0.2))
+    [0, 255, 128, 0]
     """
-    count = min(max(round(len(waveform) / sample_rate * PEAKS_PER_S), 1), PEAKS_MOST, len(waveform))
-    edges = np.linspace(0, len(waveform), count + 1).astype(int)[:-1]
-    return np.round(255 * np.minimum(np.maximum.reduceat(np.abs(waveform), edges), 1.0)).astype(np.uint8).tobytes()
+    count = min(max(round(duration_s * PEAKS_PER_S), 1), PEAKS_MOST)
+    edges = np.linspace(0, max(duration_s * sample_rate, len(waveform)), count + 1).astype(int)[:-1]
+    heard = edges[edges < len(waveform)]
+    found = np.zeros(count, np.float32)
+    found[: len(heard)] = np.maximum.reduceat(np.abs(waveform), heard)
+    return np.round(255 * np.minimum(found, 1.0)).astype(np.uint8).tobytes()

@@ -92,7 +92,6 @@ def read_media(
             faults.append(fault)
         if waveform is not None:
             audio_s = len(waveform) / specs.audio.sample_rate
-    shape = peaks(waveform, specs.audio.sample_rate) if previews and waveform is not None and specs.audio else b""
     if "video" in wanted and specs.video and (announced_s := announced_video_s(path, budget)) is not None:
         try:
             duration_s, windows, video, pictures = read_video(
@@ -108,12 +107,20 @@ def read_media(
             faults.append(fault)
         else:
             parts = {"video": video} | audio_part(waveform, windows, specs)
-            return Media(duration_s, windows, parts, pictures, shape)
+            return Media(duration_s, windows, parts, pictures, shape(waveform, duration_s, specs, previews))
     if waveform is None:
         could = {"video": specs.video, "audio": specs.audio}
         raise faults[0] if faults else MissingModality(" or ".join(m for m in wanted if could[m]))
     windows = plan_windows(audio_s, specs.window_s, overlap)
-    return Media(audio_s, windows, audio_part(waveform, windows, specs), peaks=shape)
+    parts = audio_part(waveform, windows, specs)
+    return Media(audio_s, windows, parts, peaks=shape(waveform, audio_s, specs, previews))
+
+
+def shape(waveform: NDArray[np.float32] | None, duration_s: float, specs: InputSpecs, wanted: bool) -> bytes:
+    """The peaks of an item's sound, where it has any and they are wanted."""
+    return (
+        peaks(waveform, specs.audio.sample_rate, duration_s) if wanted and waveform is not None and specs.audio else b""
+    )
 
 
 def read_video(

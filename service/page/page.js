@@ -107,6 +107,7 @@ async function search() {
 }
 
 function show(found, ms) {
+  hits.querySelectorAll("video, audio").forEach((old) => URL.revokeObjectURL(old.src));
   hits.replaceChildren(...found.hits.map((hit) => card(hit, found.collection)));
   const by = example ? ` like ${example.name}` : "";
   const moments = `${found.hits.length} ${found.hits.length === 1 ? "moment" : "moments"}${by}, ${Math.round(ms)} ms.`;
@@ -187,7 +188,8 @@ async function picture(path) {
   const image = new Image();
   image.alt = "";
   image.addEventListener("error", () => image.remove()); // an item that was added before there were any
-  image.src = key() ? await copyOf(path) : path;
+  image.addEventListener("load", () => URL.revokeObjectURL(image.src));
+  image.src = key() ? await copyOf(path).catch(() => "") : path;
   return image;
 }
 
@@ -206,28 +208,39 @@ function waveform(peaks) {
   return svg;
 }
 
-/** Play an item from a second on, in its card. */
+/** Play an item from a second on, in its card; where one asks again before it is there, from the last. */
 async function player(node, kind, path, at) {
   let found = node.querySelector("video, audio");
-  if (!found) {
+  if (found) {
+    found.dataset.at = at;
+    if (found.readyState === 0) return;
+  } else {
     found = document.createElement(kind === "video" ? "video" : "audio");
     found.controls = true;
+    found.dataset.at = at;
     found.setAttribute("aria-label", node.querySelector("h2").textContent);
     found.addEventListener("play", () => document.querySelectorAll("video, audio").forEach((other) => other !== found && other.pause()));
     found.addEventListener("error", () => (node.querySelector(".where").textContent = "This browser cannot play it."));
     if (kind === "video") node.querySelector(".media").replaceChildren(found);
     else node.querySelector(".media").append(found);
-    found.src = key() ? await copyOf(`${path}/media`) : `${path}/media`;
+    try {
+      found.src = key() ? await copyOf(`${path}/media`) : `${path}/media`;
+    } catch (error) {
+      node.querySelector(".where").textContent = error.message;
+      return;
+    }
     await new Promise((ready) => found.addEventListener("loadedmetadata", ready, { once: true }));
     found.focus();
   }
-  found.currentTime = at;
-  await found.play();
+  found.currentTime = Number(found.dataset.at);
+  await found.play().catch(() => {}); // it was stopped before it began
 }
 
+/** What lies there as an address of this page's own. Throws an Error that says what the service says. */
 async function copyOf(path) {
-  const answer = await fetch(path, { headers: headers() });
-  return answer.ok ? URL.createObjectURL(await answer.blob()) : "";
+  const answer = await fetch(path, { headers: headers() }).catch(() => null);
+  if (!answer?.ok) throw new Error(answer ? `It could not be fetched: ${answer.status}.` : "The service does not answer.");
+  return URL.createObjectURL(await answer.blob());
 }
 
 // ------------------------------------------------------------------ examples, recordings, additions
