@@ -18,7 +18,7 @@ from .errors import Overloaded, ShuttingDown, TimedOut
 Run = Callable[[str, NDArray[Any]], NDArray[np.float32]]
 TURN = 4  # batches of a queue before one behind it gets its turn
 OVERLOADED_S = 1  # until a full queue is worth asking again
-BULK_SHARE, PEOPLE_S = 8, 2.0  # bulk leaves in so small a part of a batch while people have asked in the last seconds
+BULK_SHARE, PEOPLE_S = 16, 2.0  # bulk leaves in so small a part of a batch while people have asked in the last seconds
 
 
 @dataclass(frozen=True)

@@ -192,11 +192,11 @@ def test_bulk_work_goes_behind_people_and_is_not_refused() -> None:
 
 
 def test_bulk_leaves_in_small_parts_while_people_ask(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of 32 rows a batch: four at a time, as an eighth, until nobody has asked for a while; then all that wait."""
+    """Of 64 rows a batch: four at a time, as a sixteenth, until nobody has asked for a while; then all that wait."""
 
     async def work() -> None:
         device = Device()
-        batcher = Batcher(device, LANES, max_tokens=32, max_waiting=100)
+        batcher = Batcher(device, LANES, max_tokens=64, max_waiting=100)
         await batcher.submit("text", rows(1))
         await batcher.submit("video", rows(*range(20)), bulk=True)
         assert [n for _, n in device.batches] == [1, 4, 4, 4, 4, 4]
