@@ -18,11 +18,8 @@ from .renewal import TUNED_ON, Renewal, spare_cores
 from .vectors import FaissIndex, Sizing, VectorIndex, Vectors
 
 log = logging.getLogger(__name__)
-TAIL = {
-    "hnsw": 10_000,
-    "ivf": 200_000,
-    "small": 200_000,
-}  # vectors that may follow a snapshot: seconds to add again
+# Vectors that may follow a snapshot before another is due: as many as take seconds to add again.
+TAIL = {"hnsw": 10_000, "ivf": 200_000, "small": 200_000}
 Held = Callable[[], AbstractContextManager[Records]]
 
 

@@ -37,12 +37,14 @@ def test_links_lead_somewhere() -> None:
 
 
 def sections() -> dict[str, list[str]]:
-    """The boxes of commands under each heading of the guides that has any, in order."""
+    """The boxes of commands that can be run here, in order, under each heading of the guides that has any."""
     parts = re.split(r"^## (.+)$", (ROOT / "docs" / "guides.md").read_text("utf-8"), flags=re.M)[1:]
-    boxes = {
-        name: re.findall(r"```sh\n(.*?)```", text, re.S) for name, text in zip(parts[::2], parts[1::2], strict=True)
-    }
-    return {name: found for name, found in boxes.items() if found}
+    found = {}
+    for name, text in zip(parts[::2], parts[1::2], strict=True):
+        boxes = re.findall(r"```sh\n(.*?)```", text, re.S)
+        if runnable := [box for box in boxes if not box.startswith(NOT_RUN)]:
+            found[name] = runnable
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -66,9 +68,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("section", sections())
 def test_every_command_of_the_guides(folder: Path, section: str) -> None:
     """Section by section: what one has made, later ones use."""
-    boxes = [box for box in sections()[section] if not box.startswith(NOT_RUN)]
     ports = {"8000": str(free_port()), "19530": str(free_port())}
-    script = re.sub(r"\b(8000|19530)\b", lambda found: ports[found.group()], "\n".join(boxes))
+    script = re.sub(r"\b(8000|19530)\b", lambda found: ports[found.group()], "\n".join(sections()[section]))
     env = {key: value for key, value in os.environ.items() if not key.startswith("TERCET_")}
     env |= {"PYTHONPATH": str(ROOT), "TERCET_PORT": ports["8000"], "RAY_TMPDIR": "/tmp", "TERCET_THREADS": "1"}
     (folder / "script.sh").write_text("set -euxo pipefail\ntrap 'kill $(jobs -p) 2> /dev/null || true' EXIT\n" + script)
