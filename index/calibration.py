@@ -39,8 +39,7 @@ class Calibration:
 
     def confidence(self, score: float) -> float:
         """How surely a query that nothing matches would have found less, in [0, 1]."""
-        scale = (self.good - self.non_match) / (quantile(GOOD) - quantile(0.5))
-        above = (score - self.non_match) / scale + quantile(0.5)
+        above = (score - self.non_match) / (self.good - self.non_match) * (AT_GOOD - AT_HALF) + AT_HALF
         return math.exp(-math.exp(min(-above, 700.0)))
 
 
@@ -56,6 +55,9 @@ class Background:
 def quantile(share: float) -> float:
     """Of the standard Gumbel distribution."""
     return -math.log(-math.log(share))
+
+
+AT_GOOD, AT_HALF = quantile(GOOD), quantile(0.5)
 
 
 def gumbel(values: NDArray[np.floating[Any]]) -> tuple[float, float]:

@@ -103,6 +103,10 @@ class MilvusIndex:
                 return self._scan(query, k, allowed)
         return ids, scores
 
+    @property
+    def faithful(self) -> bool:
+        return False
+
     def scans(self, allowed: Ids | None, exact: bool) -> bool:
         return exact or (allowed is not None and len(allowed) < SCAN_SHARE * len(self))
 

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from export.bundle import modality_of
 
 from .filters import facts
+from .places import Ids, Places
 
-Ids = NDArray[np.int64]
 SCHEMA_VERSION = 4
 SCHEMA = """
 create table meta (key text primary key, value text not null) strict;
@@ -102,26 +102,6 @@ class Item:
     modalities: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where a vector belongs: its item and its window."""
-
-    vector: int
-    item: int
-    window: int
-    start_s: float
-    end_s: float
-
-
-@dataclass(frozen=True)
-class Stored:
-    """An item with every vector it has, by encoding: where each belongs, and the vectors [n, dim]."""
-
-    id: str
-    metadata: dict[str, Any]
-    vectors: dict[str, tuple[list[Place], NDArray[np.float32]]]
-
-
 class Records:
     """One collection's database. Not for several threads at once: its collection holds a lock."""
 
@@ -131,8 +111,7 @@ class Records:
         self._db.execute("pragma synchronous = full")
         self._db.execute("pragma foreign_keys = on")
         self._db.execute(f"pragma cache_size = -{CACHE_KIB}")
-        self._owners: dict[str, tuple[Ids, Ids]] = {}
-        self._owned: dict[str, int] = {}  # how many there were when all were read
+        self._places: dict[str, Places] = {}
         self._matched: dict[tuple[Any, ...], Ids] = {}  # what filters left, until the next write
         version = self._db.execute("pragma user_version").fetchone()[0]
         if version not in range(SCHEMA_VERSION + 1):
@@ -349,17 +328,10 @@ class Records:
 
     def vectors_among(self, encoding: str, dim: int, most: int, seed: int = 0) -> tuple[Ids, NDArray[np.float32]]:
         """At most so many vectors of an encoding, by chance: ids [k], ascending, and vectors [k, dim]."""
-        ids = self.owners(encoding)[0]
+        ids = self.places(encoding).ids
         if len(ids) > most:
             ids = np.sort(np.random.default_rng(seed).choice(ids, most, replace=False))
-        found: dict[int, bytes] = {}
-        for start in range(0, len(ids), 500):
-            part = ids[start : start + 500].tolist()
-            marks = ",".join("?" * len(part))
-            found |= dict(self._db.execute(f"select n, vector from vectors where n in ({marks})", part))
-        there = np.array(sorted(found), np.int64)  # owners knows of deleted ones, too
-        blobs = b"".join(found[n] for n in there.tolist())
-        return there, np.frombuffer(blobs, "<f4").reshape(len(there), dim)
+        return self.exact(ids, dim)
 
     def removed_after(self, encoding: str, n: int) -> NDArray[np.int64]:
         rows = self._db.execute("select vector from removed where encoding = ? and n > ?", (encoding, n)).fetchall()
@@ -373,47 +345,23 @@ class Records:
     def encodings(self) -> list[str]:
         return [row[0] for row in self._db.execute("select distinct encoding from vectors")]
 
-    def places(self, vectors: list[int]) -> dict[int, Place]:
-        found: dict[int, Place] = {}
-        for start in range(0, len(vectors), 500):
-            part = vectors[start : start + 500]
-            rows = self._db.execute(
-                "select v.n, w.item, w.n, w.start_s, w.end_s from vectors v join windows w on w.n = v.window"
-                f" where v.n in ({','.join('?' * len(part))})",
-                part,
-            )
-            found |= {row[0]: Place(*row) for row in rows}
+    def about(self, items: list[int]) -> dict[int, tuple[str, dict[str, Any]]]:
+        """Ids and metadata by the numbers of items."""
+        found: dict[int, tuple[str, dict[str, Any]]] = {}
+        for part in parts(items):
+            rows = self._db.execute(f"select n, id, metadata from items where n in ({marks(part)})", part).fetchall()
+            metadata = json.loads(f"[{','.join(row[2] for row in rows)}]")
+            found |= {n: (id, about) for (n, id, _), about in zip(rows, metadata, strict=True)}
         return found
 
-    def stored(self, items: list[int]) -> dict[int, Stored]:
-        """Items by the numbers `Place.item`."""
-        about: dict[int, tuple[str, str]] = {}
-        parts: dict[int, dict[str, tuple[list[Place], list[bytes]]]] = {}
-        for start in range(0, len(items), 500):
-            part = items[start : start + 500]
-            rows = self._db.execute(
-                "select i.id, i.metadata, v.encoding, v.vector, v.n, i.n, w.n, w.start_s, w.end_s from items i"
-                " join windows w on w.item = i.n join vectors v on v.window = w.n"
-                f" where i.n in ({','.join('?' * len(part))})",
-                part,
-            )
-            for id, metadata, encoding, blob, *place in rows:
-                item = place[1]
-                about[item] = id, metadata
-                places, blobs = parts.setdefault(item, {}).setdefault(encoding, ([], []))
-                places.append(Place(*place))
-                blobs.append(blob)
-        return {
-            item: Stored(
-                id,
-                json.loads(metadata),
-                {
-                    encoding: (places, np.frombuffer(b"".join(blobs), "<f4").reshape(len(blobs), -1))
-                    for encoding, (places, blobs) in parts[item].items()
-                },
-            )
-            for item, (id, metadata) in about.items()
-        }
+    def exact(self, ids: Ids, dim: int) -> tuple[Ids, NDArray[np.float32]]:
+        """Vectors as they were given, by their ids, ascending: those that are there [k], and vectors [k, dim]."""
+        found: dict[int, bytes] = {}
+        for part in parts(ids.tolist()):
+            found |= dict(self._db.execute(f"select n, vector from vectors where n in ({marks(part)})", part))
+        there = np.array(sorted(found), np.int64)
+        blobs = b"".join(found[n] for n in there.tolist())
+        return there, np.frombuffer(blobs, "<f4").reshape(len(there), dim)
 
     def overlap(self) -> float:
         """The share of a window of media that the next one lies on, as some item of three or more has it; else 0."""
@@ -440,8 +388,20 @@ class Records:
 
     def of_other_items(self, ids: Ids, than: int) -> NDArray[np.bool_]:
         """Which of these vectors belong to another item than the vector `than` does."""
-        places = self.places([*ids.tolist(), than])
-        return np.array([places[i].item != places[than].item for i in ids.tolist()], bool)
+        owners = self.owners([*ids.tolist(), than])
+        return np.array([owners[i] != owners[than] for i in ids.tolist()], bool)
+
+    def owners(self, vectors: list[int]) -> dict[int, int]:
+        """The numbers of the items that vectors of any encoding belong to."""
+        found: dict[int, int] = {}
+        for part in parts(vectors):
+            found |= dict(
+                self._db.execute(
+                    f"select v.n, w.item from vectors v join windows w on w.n = v.window where v.n in ({marks(part)})",
+                    part,
+                )
+            )
+        return found
 
     def bank(self, encoding: str, dim: int) -> NDArray[np.float32]:
         """The queries [n, dim] that scores are calibrated by."""
@@ -459,7 +419,8 @@ class Records:
         asked = (encoding, condition, *params)
         if asked not in self._matched:
             rows = self._db.execute(f"select n from items where {condition}", params).fetchall()
-            ids, items = self.owners(encoding)
+            places = self.places(encoding)
+            ids, items = places.ids, places.items
             meets = np.zeros(int(items.max(initial=0)) + 1, bool)
             chosen = np.fromiter((row[0] for row in rows), np.int64, len(rows))
             meets[chosen[chosen < len(meets)]] = True
@@ -471,31 +432,34 @@ class Records:
             self._matched[asked] = found
         return self._matched[asked]
 
-    def owners(self, encoding: str) -> tuple[Ids, Ids]:
-        """The vectors of an encoding and the item each belongs to, ids [n] and [n]; deleted ones are among them."""
-        ids, items = self._owners.get(encoding, (np.empty(0, np.int64), np.empty(0, np.int64)))
+    def places(self, encoding: str) -> Places:
+        """Where the vectors of an encoding belong; kept in memory, and read on after each write of this connection."""
+        places = self._places.setdefault(encoding, Places())
+        if places.read_at == self._db.total_changes:
+            return places
+        places.read_at = self._db.total_changes
+        whole, known = len(places), int(places.ids[-1]) if len(places) else 0
         rows = self._db.execute(
-            "select v.n, w.item from vectors v join windows w on w.n = v.window"
+            "select v.n, w.item, w.n, w.start_s, w.end_s from vectors v join windows w on w.n = v.window"
             " where v.encoding = ? and v.n > ? order by v.n",
-            (encoding, int(ids[-1]) if len(ids) else 0),
-        ).fetchall()
-        if rows:
-            new = np.array(rows, np.int64)
-            ids, items = np.concatenate([ids, new[:, 0]]), np.concatenate([items, new[:, 1]])
-            self._owners[encoding] = ids, items
-            if len(ids) == len(rows):
-                self._owned[encoding] = len(ids)
-            elif len(ids) > 2 * self._owned[encoding] + CHUNK:  # most may be gone by now
-                del self._owners[encoding]
-                return self.owners(encoding)
-        return ids, items
+            (encoding, known),
+        )
+        while some := rows.fetchmany(CHUNK):
+            places.append(some)
+        if not whole:
+            places.whole = len(places)
+        elif len(places) > 2 * places.whole + CHUNK:  # most may be gone by now
+            del self._places[encoding]
+            return self.places(encoding)
+        return places
 
-    def items_of(self, encoding: str, vectors: Ids) -> list[int]:
+    def items_of(self, encoding: str, vectors: Ids) -> Ids:
         """The numbers of the items that vectors [n] of an encoding belong to, in their order."""
-        ids, items = self.owners(encoding)
-        at = np.searchsorted(ids, vectors)
-        known = np.append(ids, -1)[at] == vectors  # an index elsewhere may have others
-        return [int(n) for n in items[at[known]]]
+        places = self.places(encoding)
+        at = np.searchsorted(places.ids, vectors)
+        inside = at < len(places)  # an index elsewhere may have others
+        at, vectors = at[inside], vectors[inside]
+        return places.items[at[places.ids[at] == vectors]]
 
     def media_files(self) -> set[str]:
         return {row[0] for row in self._db.execute("select media from items where media is not null")}
@@ -541,11 +505,6 @@ class Records:
         )
         return [row[0] for row in rows]
 
-    def names(self, items: list[int]) -> dict[int, str]:
-        """Ids by the numbers `Place.item`."""
-        marks = ",".join("?" * len(items))
-        return dict(self._db.execute(f"select n, id from items where n in ({marks})", items))
-
     # ------------------------------------------------------------ batch building
 
     def known_sources(self) -> dict[str, tuple[str, str]]:
@@ -564,3 +523,12 @@ class Records:
 
 def modalities_of(encodings: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted({modality_of(e) for e in encodings if e}))
+
+
+def parts(values: list[int]) -> Iterator[list[int]]:
+    """As many at a time as one statement takes."""
+    return (values[at : at + 500] for at in range(0, len(values), 500))
+
+
+def marks(values: list[int]) -> str:
+    return ",".join("?" * len(values))

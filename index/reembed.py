@@ -233,10 +233,9 @@ class Neighbours:
     def best(self, query: Vectors, but: str) -> list[str]:
         """The ten best items but one."""
         ids, _ = self.index.search(query, 20 * TEN)
-        places = self.records.places(ids.tolist())
-        numbers = list(dict.fromkeys(places[i].item for i in ids.tolist() if i in places))[: TEN + 1]
-        stored = self.records.names(numbers)
-        return [stored[n] for n in numbers if stored.get(n, but) != but][:TEN]
+        numbers = list(dict.fromkeys(self.records.items_of(self.encoding, ids).tolist()))[: TEN + 1]
+        about = self.records.about(numbers)
+        return [about[n][0] for n in numbers if n in about and about[n][0] != but][:TEN]
 
 
 def compared(route: str, sides: list[Neighbours], asked: list[tuple[Vectors, Vectors, str]]) -> Overlap:

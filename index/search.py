@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection as Collection_
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,8 @@ from model.evaluate import popularity
 from .calibration import GOOD, Background, Calibration
 from .collection import Collection
 from .filters import compile_filter
-from .records import Ids, Place, Records, Stored
+from .places import Ids, Place
+from .records import Records
 
 WIDEN = 4  # how much wider each further try is, where windows were of fewer items than are wanted
 WIDE = 32  # windows, at least, that another order is made of
@@ -58,6 +59,8 @@ class Aim:
     @cached_property
     def query(self) -> Vectors:
         """[dim], whose inner product with a window is its score."""
+        if len(self.weights) == 1 and self.weights[0] > 0:
+            return self.vectors[0]
         return np.asarray(self.shares @ self.vectors, np.float32)
 
 
@@ -73,7 +76,7 @@ class Options:
     qb_norm: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Moment:
     """Neighbouring windows that match, merged; the score is the best of them."""
 
@@ -82,7 +85,7 @@ class Moment:
     score: float
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Hit:
     """An item that matches: its best moment, that window's score in each modality, each modality's own best moment, and
     all its moments. `confidence` is None where the collection is too small to tell.
@@ -121,6 +124,16 @@ class Answer:
     calibration: dict[str, Calibration] = field(default_factory=dict)
 
 
+class Windows(NamedTuple):
+    """What items have of one encoding: the i-th from the i-th to the next of the bounds [items + 1]; where it belongs,
+    and the vectors [n, dim].
+    """
+
+    bounds: list[int]
+    places: list[Place]
+    vectors: Vectors
+
+
 @dataclass(frozen=True)
 class Look:
     """What one aim has found: windows in the order they rank, and the numbers of their items in that order."""
@@ -147,8 +160,12 @@ def search(collection: Collection, aims: list[Aim], options: Options = Options()
         items = list(dict.fromkeys(item for found in looks for item in found.items))
         if len(looks) == 1:
             items = items[: options.top_k]
-        stored = records.stored(items)
-    hits = [hit for item in items if (hit := hit_of(stored[item], looks, options.min_score)) is not None]
+        about = records.about(items)
+        items = [item for item in items if item in about]
+        told = {encoding for found in looks for encoding in (found.aim.target, *found.aim.comparable)}
+        has = {encoding: windows_of(collection, records, items, encoding) for encoding in told & collection.dims.keys()}
+    views = [View(found, has, options.min_score) for found in looks]
+    hits = [hit for n, item in enumerate(items) if (hit := hit_of(n, *about[item], views)) is not None]
     if len(looks) > 1:
         hits = sorted(hits, key=lambda hit: -hit.score)[: options.top_k]
     known = {modality_of(found.aim.target): found.calibration for found in looks if found.calibration}
@@ -172,13 +189,13 @@ def look(collection: Collection, records: Records, aim: Aim, options: Options, w
         ids, scores = index.search(query, wanted, allowed, options.exact)
         if options.min_score is not None:
             ids = ids[scores.astype(np.float64) >= options.min_score]
-        items = list(dict.fromkeys(records.items_of(aim.target, ids)))
+        items = list(dict.fromkeys(records.items_of(aim.target, ids).tolist()))
         if len(items) >= options.top_k or len(ids) < wanted or wanted >= candidates:
             break
         wanted *= WIDEN
     if options.qb_norm and about is not None and len(ids) and ids[0] in about.popular:
         ids = less_popular(ids, index.vectors(ids), query, about)
-        items = list(dict.fromkeys(records.items_of(aim.target, ids)))
+        items = list(dict.fromkeys(records.items_of(aim.target, ids).tolist()))
     exact = index.exact or index.scans(allowed, options.exact)
     return Look(aim, about.calibration if about else None, exact, candidates, items)
 
@@ -188,20 +205,89 @@ def less_popular(ids: Ids, vectors: Vectors, query: Vectors, about: Background) 
     return np.asarray(ids[np.argsort(-(vectors @ query - popularity(about.bank @ vectors.T)), kind="stable")])
 
 
+def windows_of(collection: Collection, records: Records, items: list[int], encoding: str) -> Windows:
+    bounds, ids, places = records.places(encoding).of(items)
+    if not places:
+        return Windows(bounds, places, np.empty((0, collection.dims[encoding]), np.float32))
+    index = collection.index(encoding)
+    if index.faithful:
+        return Windows(bounds, places, index.vectors(ids))
+    known, vectors = records.exact(np.sort(ids), index.dim)
+    return Windows(bounds, places, vectors[np.searchsorted(known, ids)])
+
+
 def scores_of(vectors: Vectors, query: Vectors) -> list[float]:
     """Inner products with vectors [n, dim], in [-1, 1] whatever the rounding."""
     return [min(max(score, -1.0), 1.0) for score in (vectors @ query).tolist()]
 
 
-def hit_of(stored: Stored, looks: list[Look], min_score: float | None) -> Hit | None:
-    """What an item has to show for itself; None where it has nothing of what was looked for."""
-    found = [(seen, hit) for seen in looks if (hit := hit_in(stored, seen, min_score)) is not None]
+class View:
+    """What items have to show for themselves in the light of one aim."""
+
+    def __init__(self, look: Look, has: dict[str, Windows], min_score: float | None) -> None:
+        aim, self.look, self._least = look.aim, look, -1.0 if min_score is None else min_score
+        self._target, self._modality = aim.target, modality_of(aim.target)
+        self._has = {e: w for e, w in has.items() if w.places and (e == aim.target or e in aim.comparable)}
+        self._modalities = {encoding: modality_of(encoding) for encoding in self._has}
+        self._scores = {encoding: scores_of(windows.vectors, aim.query) for encoding, windows in self._has.items()}
+
+    def hit(self, n: int, id: str, metadata: dict[str, Any]) -> Hit | None:
+        """The n-th item; None where it has nothing of what was looked for."""
+        there = {}
+        for encoding, windows in self._has.items():
+            first, last = windows.bounds[n], windows.bounds[n + 1]
+            if first < last:
+                there[encoding] = windows.places[first:last], self._scores[encoding][first:last]
+        if self._target not in there:
+            return None
+        places, mine = there[self._target]
+        best = max(mine)
+        at = mine.index(best)
+        window = places[at].window
+        scores: dict[str, float] = {}
+        evidence: dict[str, Moment] = {}
+        for encoding, (of, found) in there.items():
+            modality, top = self._modalities[encoding], max(found)
+            if modality not in evidence or top > evidence[modality].score:
+                _, start_s, end_s = of[found.index(top)]
+                evidence[modality] = Moment(start_s, end_s, top)
+            for place, score in zip(of, found, strict=True):
+                if place.window == window:
+                    scores[modality] = score
+        # the index may have rounded its score the other way
+        least = min(max(best * MOMENT_SHARE if best > 0 else best, self._least), best)
+        moments = merged([pair for pair in zip(places, mine, strict=True) if pair[1] >= least])
+        aim, calibration = self.look.aim, self.look.calibration
+        return Hit(
+            id=id,
+            score=best,
+            confidence=calibration.confidence(best) if calibration else None,
+            target=self._modality,
+            start_s=moments[0].start_s,
+            end_s=moments[0].end_s,
+            scores=scores,
+            evidence=evidence,
+            metadata=metadata,
+            moments=moments,
+            parts=self._parts(self._has[self._target].bounds[n] + at) if len(aim.weights) > 1 else None,
+        )
+
+    def _parts(self, at: int) -> list[float]:
+        """What each part of the query contributes to the score of one of the target's windows."""
+        aim = self.look.aim
+        shares: list[float] = (aim.shares * (aim.vectors @ self._has[aim.target].vectors[at])).tolist()
+        return shares
+
+
+def hit_of(n: int, id: str, metadata: dict[str, Any], views: list[View]) -> Hit | None:
+    """What the n-th item has to show for itself, all aims taken together."""
+    if len(views) == 1:
+        return views[0].hit(n, id, metadata)
+    found = [(view.look, hit) for view in views if (hit := view.hit(n, id, metadata)) is not None]
     if not found:
         return None
     sure = [seen.confidence(hit.score) for seen, hit in found]
     best = found[sure.index(max(sure))][1]
-    if len(looks) == 1:
-        return best
     evidence = {modality: moment for _, hit in reversed(found) for modality, moment in hit.evidence.items()}
     for _, hit in found:
         evidence[hit.target] = hit.evidence[hit.target]
@@ -211,55 +297,13 @@ def hit_of(stored: Stored, looks: list[Look], min_score: float | None) -> Hit | 
     return replace(best, score=fused, confidence=fused if calibrated else None, scores=scores, evidence=evidence)
 
 
-def hit_in(stored: Stored, seen: Look, min_score: float | None) -> Hit | None:
-    aim = seen.aim
-    if aim.target not in stored.vectors:
-        return None
-    scored = {
-        encoding: (places, scores_of(vectors, aim.query))
-        for encoding, (places, vectors) in stored.vectors.items()
-        if encoding == aim.target or encoding in aim.comparable
-    }
-    places, mine = scored[aim.target]
-    best = max(mine)
-    at = mine.index(best)
-    scores: dict[str, float] = {}
-    evidence: dict[str, Moment] = {}
-    for encoding, (there, found) in scored.items():
-        modality, top = modality_of(encoding), max(found)
-        if modality not in evidence or top > evidence[modality].score:
-            where = there[found.index(top)]
-            evidence[modality] = Moment(where.start_s, where.end_s, top)
-        for place, score in zip(there, found, strict=True):
-            if place.window == places[at].window:
-                scores[modality] = score
-    least = max(best * MOMENT_SHARE if best > 0 else best, min_score if min_score is not None else -1.0)
-    least = min(least, best)  # the index may have rounded its score the other way
-    moments = merged([(place, score) for place, score in zip(places, mine, strict=True) if score >= least])
-    return Hit(
-        id=stored.id,
-        score=best,
-        confidence=seen.calibration.confidence(best) if seen.calibration else None,
-        target=modality_of(aim.target),
-        start_s=moments[0].start_s,
-        end_s=moments[0].end_s,
-        scores=scores,
-        evidence=evidence,
-        metadata=stored.metadata,
-        moments=moments,
-        parts=(aim.shares * (aim.vectors @ stored.vectors[aim.target][1][at])).tolist()
-        if len(aim.weights) > 1
-        else None,
-    )
-
-
 def merged(windows: list[tuple[Place, float]]) -> list[Moment]:
     """Windows that touch or overlap become one moment; best moment first."""
     moments: list[Moment] = []
     for place, score in sorted(windows, key=lambda pair: pair[0].start_s):
         if moments and place.start_s <= moments[-1].end_s + 1e-6:
             last = moments[-1]
-            moments[-1] = Moment(last.start_s, max(last.end_s, place.end_s), max(last.score, score))
+            last.end_s, last.score = max(last.end_s, place.end_s), max(last.score, score)
         else:
             moments.append(Moment(place.start_s, place.end_s, score))
     return sorted(moments, key=lambda moment: -moment.score)

@@ -19,6 +19,8 @@ import faiss as untyped_faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from .places import Column
+
 faiss: Any = untyped_faiss  # its stubs know neither numpy arguments nor search parameters
 
 Ids = NDArray[np.int64]
@@ -67,29 +69,14 @@ class VectorIndex(Protocol):
         """Whether a search computes the score of every allowed vector itself: nothing is missed, whatever the kind."""
         ...
 
+    @property
+    def faithful(self) -> bool:
+        """Whether it has the vectors at hand as they were given."""
+        ...
+
     def vectors(self, ids: Ids) -> Vectors:
         """The vectors [n, dim] of ids that are there."""
         ...
-
-
-class Column:
-    """Numbers that are appended to, in place: what is behind the last one doubles when it is used up."""
-
-    def __init__(self, values: NDArray[Any]) -> None:
-        self._room, self._n = values, len(values)
-
-    @property
-    def values(self) -> NDArray[Any]:
-        return self._room[: self._n]
-
-    def append(self, values: NDArray[Any]) -> None:
-        n = self._n + len(values)
-        if n > len(self._room):
-            room = np.empty(max(n, 2 * len(self._room)), self._room.dtype)
-            room[: self._n] = self.values
-            self._room = room
-        self._room[self._n : n] = values
-        self._n = n
 
 
 class FaissIndex:
@@ -103,11 +90,17 @@ class FaissIndex:
         self.tuned, self.tuned_at = SEARCHED.get(kind, ""), 0  # and with how many vectors
         self._all, self._hidden = Column(np.empty(0, np.int64)), Column(np.empty(0, bool))
         self._count = 0
+        self._every: Vectors = np.empty((0, dim), np.float32)  # FAISS's own
         self._masked: tuple[Ids, NDArray[np.bool_]] | None = None  # the places of the last filter's vectors
+        self._asked: tuple[Any, Any] = (None, None)  # what the last search without a filter asked for, and how
 
     @property
     def exact(self) -> bool:
         return self.kind == "exact"
+
+    @property
+    def faithful(self) -> bool:
+        return self.kind != "small"
 
     def __len__(self) -> int:
         return self._count
@@ -167,9 +160,17 @@ class FaissIndex:
         if self.scans(allowed, exact):
             scores, at = self._keeper.search(query, k, params=faiss.SearchParameters(sel=self._among(shown)))
         else:
-            scores, at = self._faiss.search(query, k, params=parameters(self.kind, self.tuned, k, shown))
+            scores, at = self._faiss.search(query, k, params=self._parameters(k, shown))
         found = at[0] >= 0
         return self._ids[at[0][found]], scores[0][found]
+
+    def _parameters(self, k: int, shown: NDArray[np.bool_] | None) -> Any:
+        if shown is not None:
+            return parameters(self.kind, self.tuned, k, shown)
+        asked = self.tuned, k
+        if self._asked[0] != asked:
+            self._asked = asked, parameters(self.kind, self.tuned, k, None)
+        return self._asked[1]
 
     def _mask(self, allowed: Ids) -> NDArray[np.bool_]:
         """Which places are of allowed vectors. People ask more than once with one filter, so the last is kept."""
@@ -198,12 +199,13 @@ class FaissIndex:
         return faiss.IDSelectorArray(np.flatnonzero(shown))
 
     def _stored(self, places: Ids) -> Vectors:
-        keeper = self._keeper
         if self.kind == "small":
-            found: Vectors = keeper.reconstruct_batch(places)
+            found: Vectors = self._keeper.reconstruct_batch(places)
             return found
-        every: Vectors = faiss.rev_swig_ptr(keeper.get_xb(), int(keeper.ntotal) * self.dim).reshape(-1, self.dim)
-        return every[places]
+        if len(self._every) != len(self._ids):  # FAISS moves them when there are more
+            keeper = self._keeper
+            self._every = faiss.rev_swig_ptr(keeper.get_xb(), int(keeper.ntotal) * self.dim).reshape(-1, self.dim)
+        return self._every[places]
 
     def vectors(self, ids: Ids) -> Vectors:
         return self._stored(self._places(ids))
