@@ -2,7 +2,8 @@
 
     python -m bench.serve [BUNDLE] [--seconds 5] [--import FOLDER] [--beside PORT --model NAME]
 
-The loop calls the session with its best batch. Each request of the server's carries one text; clients keep their
+The loop calls a session on all cores with its best batch; beside it two loops on half of the cores
+each, as the service runs them. Each request of the server's carries one text; clients keep their
 connections and ask again as soon as they are answered. All of it shares the machine: the server, its encoder and the
 clients. With `--import`, text searches are timed alone and while that folder is imported by a job. With `--beside`, a
 server on this machine that speaks OpenAI's shape at /embeddings (infinity-emb) is asked for the same texts in turn.
@@ -20,35 +21,49 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from export.encoder import OnnxEncoder
+from export.bundle import open_bundle
+from export.encoder import OnnxEncoder, session
 from index.bank import phrases
 
 CONCURRENCY = (1, 8, 32, 128)
 BATCHES = (1, 8, 16, 32, 64, 128)
 
 
-def looped(bundle: Path, seconds: float) -> tuple[float, int]:
-    """Texts a second of the session alone, and the batch that gives most."""
-    encoder, texts = OnnxEncoder.open(bundle), phrases() * 2
-    encoding, rates = encoder.manifest.encodings("text")[0], {}
+def looped(bundle: Path, seconds: float) -> tuple[tuple[float, int], tuple[float, int]]:
+    """Texts a second and the batch that gives most: of one session on every core, called in a loop; and of two loops
+    side by side, each with half of the cores, as the service runs them.
+    """
+    encoder = OnnxEncoder.open(bundle)
+    encoding = encoder.manifest.encodings("text")[0]
+    alone = session(open_bundle(bundle).graph(encoding), "cpu", os.cpu_count() or 1, "fp32")
+    one = best(lambda texts: alone.run(None, {"tokens": encoder.tokens(texts, encoding)}), seconds / 2)
+    with ThreadPoolExecutor(2) as two:
+        loop = partial(best, lambda texts: encoder.embed(encoding, encoder.tokens(texts, encoding)), seconds / 2)
+        (a, batch), (b, _) = (half.result() for half in [two.submit(loop) for _ in range(2)])
+    return one, (a + b, batch)
+
+
+def best(embed: Callable[[list[str]], Any], seconds: float) -> tuple[float, int]:
+    texts, rates = phrases() * 2, {}
     for batch in BATCHES:
-        encoder.embed(encoding, encoder.tokens(texts[:batch], encoding))
+        embed(texts[:batch])
         done, began = 0, time.perf_counter()
-        while time.perf_counter() - began < seconds / 2:
+        while time.perf_counter() - began < seconds:
             at = done % len(texts)
-            some = (texts + texts)[at : at + batch]
-            encoder.embed(encoding, encoder.tokens(some, encoding))
+            embed((texts + texts)[at : at + batch])
             done += batch
         rates[batch] = done / (time.perf_counter() - began)
-    best = max(rates, key=lambda batch: rates[batch])
-    return rates[best], best
+    most = max(rates, key=lambda batch: rates[batch])
+    return rates[most], most
 
 
 def free() -> int:
@@ -141,9 +156,10 @@ def main() -> None:
     parser.add_argument("--beside", type=int, metavar="PORT")
     parser.add_argument("--model", default="default", help="what the other server calls its model")
     args = parser.parse_args()
-    loop, batch = looped(args.bundle, args.seconds)
+    (loop, batch), (two, each) = looped(args.bundle, args.seconds)
     print(f"{os.cpu_count()} cores\n\n| | texts a second | of the loop | p50, ms | p99, ms |\n|---|---|---|---|---|")
-    print(f"| the session in a loop, batches of {batch} | {loop:.0f} | 1.00 | | |")
+    print(f"| one session in a loop, batches of {batch} | {loop:.0f} | 1.00 | | |")
+    print(f"| two side by side, batches of {each} | {two:.0f} | {two / loop:.2f} | | |")
     embeds = [raw("/v1/embed/text", {"texts": [text]}) for text in phrases()]
     others = [raw("/embeddings", {"model": args.model, "input": [text]}) for text in phrases()]
     searches = [raw("/v1/search/text-video", {"query": text}) for text in phrases()]

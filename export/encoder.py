@@ -87,7 +87,10 @@ class OnnxEncoder:
 
     def __init__(self, bundle: Bundle, provider: str = "cpu", threads: int = 0, precision: str = "fp32") -> None:
         self.manifest, self.provider, self.precision = bundle.manifest, provider, precision
-        self._sessions = {e: session(bundle.graph(e), provider, threads, precision) for e in bundle.manifest.graphs}
+        cores = threads or os.cpu_count() or 1
+        # Texts are small and many: two batches side by side, each on half of the cores, wait less than one on all.
+        each = {e: max(1, cores // 2) if modality_of(e) == "text" else cores for e in bundle.manifest.graphs}
+        self._sessions = {e: session(bundle.graph(e), provider, n, precision) for e, n in each.items()}
         self._tokens = {e: TextTokens(bundle.folder / t.file, t.spec) for e, t in bundle.manifest.tokenizers.items()}
 
     @classmethod
@@ -182,7 +185,7 @@ def session(graph: Path, provider: str, threads: int, precision: str) -> onnxrun
         has = ", ".join(name for name, known in PROVIDERS.items() if known in available)
         raise CannotRun(provider, f"this build of ONNX Runtime has {has}; GPUs need onnxruntime-gpu (extra 'gpu')")
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or os.cpu_count() or 1
+    options.intra_op_num_threads = threads
     # Threads spin between the operations of a run, which halves its time, and rest between runs: others want the cores.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     options.enable_mem_pattern = False  # shapes vary from batch to batch; patterns would only pile up

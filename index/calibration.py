@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .records import Ids, Records
+from .places import Ids
+from .records import Records
 from .vectors import VectorIndex, Vectors
 
 ASKED = 64  # queries of the bank

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from .records import Ids, Records
+from .places import Ids
+from .records import Records
 from .store import Held, VectorStoreFailed, replay
 from .vectors import SCAN_SHARE, Vectors
 

@@ -459,7 +459,7 @@ class Records:
         at = np.searchsorted(places.ids, vectors)
         inside = at < len(places)  # an index elsewhere may have others
         at, vectors = at[inside], vectors[inside]
-        return places.items[at[places.ids[at] == vectors]]
+        return np.asarray(places.items[at[places.ids[at] == vectors]], np.int64)
 
     def media_files(self) -> set[str]:
         return {row[0] for row in self._db.execute("select media from items where media is not null")}

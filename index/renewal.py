@@ -11,7 +11,8 @@ from pathlib import Path
 
 import faiss
 
-from .records import Ids, Records
+from .places import Ids
+from .records import Records
 from .vectors import SAMPLE, FaissIndex, Vectors
 
 TUNED_ON = 200  # vectors taken for queries

@@ -60,7 +60,7 @@ class Aim:
     def query(self) -> Vectors:
         """[dim], whose inner product with a window is its score."""
         if len(self.weights) == 1 and self.weights[0] > 0:
-            return self.vectors[0]
+            return np.asarray(self.vectors[0], np.float32)
         return np.asarray(self.shares @ self.vectors, np.float32)
 
 

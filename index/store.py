@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from . import snapshot
-from .records import Ids, Records
+from .places import Ids
+from .records import Records
 from .renewal import TUNED_ON, Renewal, spare_cores
 from .vectors import FaissIndex, Sizing, VectorIndex, Vectors
 

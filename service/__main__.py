@@ -78,6 +78,7 @@ def main() -> int:
             settings.port,
             timeout_graceful_shutdown=10,
             server_header=False,
+            proxy_headers=False,
             http=Protocol,
             access_log=False,
             log_config=log_config(settings.log_json),

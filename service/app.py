@@ -81,6 +81,7 @@ def create_app(
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
         lifespan=lifespan,
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # `Gate` has its own
         responses={s: {"model": ErrorResponse} for s in (400, 401, 404, 408, 409, 413, 415, 422, 429, 503)},
     )
     errors.install(app)

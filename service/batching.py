@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -96,11 +97,13 @@ def stack(arrays: Sequence[NDArray[Any]], pad: int = 0) -> NDArray[Any]:
 
 
 class Batcher:
-    """Queues by lane and length, the lanes given first going first; one batch at a time on the device.
+    """Queues by lane and length, the lanes given first going first; one batch at a time on the device, and beside it
+    one of the lanes that are `quick`, which then need not wait for a long one.
 
     A batch leaves when the device is free, with what waits in its queue up to `max_tokens`, taken from those who ask in
-    turn. What nobody waits for any more is dropped. A batch that fails is halved until the
-    row that fails is alone. Every future is completed on every path, shutdown included.
+    turn: the device's own threads take it, so that the device never waits for the event loop. What nobody waits for any
+    more is dropped. A batch that fails is halved until the row that fails is alone. Every future is completed on every
+    path, shutdown included.
     """
 
     def __init__(
@@ -110,21 +113,29 @@ class Batcher:
         max_tokens: int,
         max_waiting: int,
         observe: Callable[[Batch], None] = lambda batch: None,
+        quick: Collection[str] = (),
     ) -> None:
         self._run, self._lanes, self._observe = run, lanes, observe
         self._max_tokens, self._max_waiting = max_tokens, max_waiting
         self._ranks = {lane: rank for rank, lane in enumerate(lanes)}
+        self._loop = asyncio.get_running_loop()
+        self._work = threading.Condition()  # held by whoever looks at the queues; told of every change
         self._queues: dict[Order, Fair] = {}
         self._waiting = {(bulk, lane): 0 for lane in lanes for bulk in (False, True)}
-        self._wake = asyncio.Event()
-        self._device = ThreadPoolExecutor(1, thread_name_prefix="encode")
-        self._moved = time.monotonic()
-        self._busy = False
+        self._running: dict[str, list[Job]] = {}  # by thread
+        self._moved: dict[str, float] = {}  # when each thread last took or finished something
         self.failing = 0  # batches that failed, one after the other
         self._served = 0
         self._asked = -PEOPLE_S  # when somebody other than bulk did
         self._closing = False
-        self._task = asyncio.create_task(self._serve())
+        served = {"encode": tuple(lanes), "encode-quick": tuple(lane for lane in lanes if lane in quick)}
+        self._threads = [
+            threading.Thread(target=self._serve, args=(name, mine), name=name, daemon=True)
+            for name, mine in served.items()
+            if mine
+        ]
+        for thread in self._threads:
+            thread.start()
 
     async def submit(
         self, lane: str, array: NDArray[Any], who: str = "", bulk: bool = False, max_s: float | None = None
@@ -138,24 +149,24 @@ class Batcher:
             ShuttingDown: it has been closed.
             Whatever running these rows alone raises.
         """
-        if self._closing:
-            raise ShuttingDown
         each = self._lanes[lane].tokens or array.shape[1]
         cost = each * len(array)
-        if not bulk and (wait := self._waiting[False, lane]) and wait + cost > self._max_waiting:
-            raise Overloaded(lane, OVERLOADED_S)
         rows = max(1, self._max_tokens // (BULK_SHARE if bulk else 1) // max(each, 1))
-        if not bulk:
-            self._asked = time.monotonic()
-        loop = asyncio.get_running_loop()
         pieces = [array[i : i + rows] for i in range(0, len(array), rows)]
-        jobs = [Job(piece, each * len(piece), loop.create_future()) for piece in pieces]
+        jobs = [Job(piece, each * len(piece), self._loop.create_future()) for piece in pieces]
         length = 0 if self._lanes[lane].tokens else 1 << (array.shape[1] - 1).bit_length()
-        queue = self._queues.setdefault(Order(bulk, self._ranks[lane], lane, length), Fair())
-        for job in jobs:
-            queue.add(who, job)
-        self._waiting[bulk, lane] += cost
-        self._wake.set()
+        with self._work:
+            if self._closing:
+                raise ShuttingDown
+            if not bulk and (wait := self._waiting[False, lane]) and wait + cost > self._max_waiting:
+                raise Overloaded(lane, OVERLOADED_S)
+            if not bulk:
+                self._asked = time.monotonic()
+            queue = self._queues.setdefault(Order(bulk, self._ranks[lane], lane, length), Fair())
+            for job in jobs:
+                queue.add(who, job)
+            self._waiting[bulk, lane] += cost
+            self._work.notify_all()
         try:
             async with asyncio.timeout(max_s):
                 return np.concatenate([await job.future for job in jobs])
@@ -171,43 +182,48 @@ class Batcher:
 
     @property
     def stuck_s(self) -> float:
-        """How long nothing has moved while there was work; more than anything if the loop itself has died."""
-        if self._task.done() and not self._closing:
+        """How long the batch has been on the device that is there longest, or, where there is none, what waits has
+        waited; more than anything if a thread of the device has died.
+        """
+        if not self._closing and not all(thread.is_alive() for thread in self._threads):
             return float("inf")
-        return time.monotonic() - self._moved if self._busy or any(self._queues.values()) else 0.0
+        with self._work:
+            now, running = time.monotonic(), [self._moved[name] for name in self._running]
+            waiting = [queue.next().since for queue in self._queues.values() if queue]
+        return now - min(running, default=min(waiting, default=now))
 
     async def close(self, drain_s: float = 5.0) -> None:
         """Serve what waits for a while, then fail the rest."""
-        self._closing = True
-        self._wake.set()
-        await asyncio.wait([self._task], timeout=drain_s)
-        self._task.cancel()
-        for queue in self._queues.values():
-            while queue:
-                fail([queue.take()], ShuttingDown())
-        self._waiting = dict.fromkeys(self._waiting, 0)
-        self._device.shutdown(wait=False, cancel_futures=True)
-
-    async def _serve(self) -> None:
-        while True:
-            order = self._next()
-            if order is None:
-                if self._closing:
-                    return
-                self._wake.clear()
-                await self._wake.wait()
-                self._moved = time.monotonic()
-                continue
-            jobs = self._take(order)
-            try:
-                await self._answer(order.lane, jobs)
-            except asyncio.CancelledError:
+        end = time.monotonic() + drain_s
+        with self._work:
+            self._closing = True
+            self._work.notify_all()
+        for thread in self._threads:
+            await asyncio.to_thread(thread.join, max(0.0, end - time.monotonic()))
+        with self._work:
+            for queue in self._queues.values():
+                while queue:
+                    fail([queue.take()], ShuttingDown())
+            self._waiting = dict.fromkeys(self._waiting, 0)
+            for jobs in self._running.values():
                 fail(jobs, ShuttingDown())
-                raise
 
-    def _next(self) -> Order | None:
+    def _serve(self, name: str, lanes: Collection[str]) -> None:
+        """What a thread of the device does."""
+        while True:
+            with self._work:
+                self._running.pop(name, None)
+                while (order := self._next(lanes)) is None:
+                    if self._closing:
+                        return
+                    self._work.wait()
+                jobs = self._running[name] = self._take(order)
+                self._moved[name] = time.monotonic()
+            self._answer(order.lane, jobs)
+
+    def _next(self, lanes: Collection[str]) -> Order | None:
         """The first queue with work; now and then one behind it, each in turn, so that no queue starves."""
-        busy = sorted(order for order, queue in self._queues.items() if queue)
+        busy = sorted(order for order, queue in self._queues.items() if queue and order.lane in lanes)
         if not busy:
             return None
         self._served += 1
@@ -229,34 +245,40 @@ class Batcher:
                 tokens += job.cost
         return taken
 
-    async def _answer(self, lane: str, jobs: list[Job]) -> None:
+    def _answer(self, lane: str, jobs: list[Job]) -> None:
         if not jobs:
             return
-        loop = asyncio.get_running_loop()
-        self._moved, self._busy = time.monotonic(), True
-        began = self._moved
+        began = time.monotonic()
         try:
             array = stack([job.array for job in jobs], self._lanes[lane].pad)
-            vectors = await loop.run_in_executor(self._device, self._run, lane, array)
+            vectors = self._run(lane, array)
             if len(vectors) != len(array):
                 raise RuntimeError(f"{len(array)} rows gave {len(vectors)} vectors")
         except Exception as error:
             if len(jobs) == 1:
                 self.failing += 1
-                fail(jobs, error)
+                self._tell(fail, jobs, error)
             else:
-                await self._answer(lane, jobs[: len(jobs) // 2])
-                await self._answer(lane, jobs[len(jobs) // 2 :])
+                self._answer(lane, jobs[: len(jobs) // 2])
+                self._answer(lane, jobs[len(jobs) // 2 :])
             return
-        finally:
-            self._moved, self._busy = time.monotonic(), False
-        self.failing = 0
-        self._observe(Batch(lane, len(array), self._moved - began, [began - job.since for job in jobs]))
-        at = 0
-        for job in jobs:
-            if not job.future.done():
-                job.future.set_result(vectors[at : at + len(job.array)])
-            at += len(job.array)
+        took, self.failing = time.monotonic() - began, 0
+        self._tell(deliver, jobs, vectors)
+        self._observe(Batch(lane, len(array), took, [began - job.since for job in jobs]))
+
+    def _tell(self, what: Callable[..., None], *args: Any) -> None:
+        """Have something done by the event loop, unless that has ended."""
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(what, *args)
+
+
+def deliver(jobs: list[Job], vectors: NDArray[np.float32]) -> None:
+    """Give each job its rows."""
+    at = 0
+    for job in jobs:
+        if not job.future.done():
+            job.future.set_result(vectors[at : at + len(job.array)])
+        at += len(job.array)
 
 
 def fail(jobs: list[Job], error: Exception) -> None:

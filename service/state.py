@@ -160,7 +160,9 @@ async def opened(
         undo.callback(collections.close)
         lanes = lanes_of(encoder.manifest)
         quotas = Quotas(settings, None if isinstance(before, Metrics) else before.quotas)
-        batcher = Batcher(encoder.embed, lanes, settings.batch_max_tokens, settings.queue_max_tokens, metrics.batch)
+        most, waiting = settings.batch_max_tokens, settings.queue_max_tokens
+        quick = [e for e in lanes if modality_of(e) == "text" and settings.provider == "cpu"]
+        batcher = Batcher(encoder.embed, lanes, most, waiting, metrics.batch, quick)
         pipeline = Pipeline(encoder, batcher, decoders, settings, metrics, quotas.media)
         importing = Importing(settings, Bulk(encoder, batcher, asyncio.get_running_loop()), collections)
         jobs = Jobs(settings.data / "jobs", importing, said_of)

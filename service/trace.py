@@ -13,12 +13,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
-try:
-    from opentelemetry import propagate
-    from opentelemetry import trace as otel
-except ImportError:  # extra 'otel'
-    otel = None  # type: ignore[assignment]
-
+TRACER: Any = None  # of OpenTelemetry, where spans are sent
 ACCESS = logging.getLogger("tercet.requests")
 
 
@@ -60,13 +55,16 @@ def stage(name: str) -> Iterator[None]:
 
 
 def span(name: str, headers: Mapping[bytes, bytes] | None = None) -> AbstractContextManager[Any]:
-    """An OpenTelemetry span, below the one that a request's headers tell of."""
-    if otel is None:
+    """An OpenTelemetry span, below the one that a request's headers tell of; nothing where nobody is sent any."""
+    if TRACER is None:
         return nullcontext()
+    from opentelemetry import propagate
+
     context = (
         propagate.extract({k.decode("latin-1"): v.decode("latin-1") for k, v in headers.items()}) if headers else None
     )
-    return otel.get_tracer("tercet").start_as_current_span(name, context)
+    started: AbstractContextManager[Any] = TRACER.start_as_current_span(name, context)
+    return started
 
 
 def send_spans(address: str) -> None:
@@ -78,7 +76,8 @@ def send_spans(address: str) -> None:
 
     provider = TracerProvider(resource=Resource.create({"service.name": "tercet"}))
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(address)))
-    otel.set_tracer_provider(provider)
+    global TRACER
+    TRACER = provider.get_tracer("tercet")
 
 
 class JsonLines(logging.Formatter):

@@ -245,6 +245,31 @@ def test_text_goes_first_but_nobody_starves() -> None:
     run(work())
 
 
+def test_a_quick_lane_does_not_wait_for_a_long_batch() -> None:
+    """Pictures hold the device; a text is answered beside them, other pictures are not."""
+
+    async def work() -> None:
+        gate, seen = threading.Event(), []
+
+        def device(lane: str, array: NDArray[np.float32]) -> NDArray[np.float32]:
+            if lane == "video":
+                gate.wait(15)
+            seen.append(lane)
+            return array
+
+        batcher = Batcher(device, LANES, max_tokens=1, max_waiting=100, quick=["text"])
+        pictures = [asyncio.create_task(batcher.submit("video", rows(i))) for i in range(2)]
+        await asyncio.sleep(0.05)
+        assert (await batcher.submit("text", rows(7))).item() == 7
+        assert seen == ["text"] and not any(task.done() for task in pictures)
+        gate.set()
+        await asyncio.gather(*pictures)
+        assert seen == ["text", "video", "video"]
+        await batcher.close()
+
+    run(work())
+
+
 def test_the_middle_lane_gets_its_turn() -> None:
     async def work() -> None:
         device = Device()
