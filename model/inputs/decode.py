@@ -149,7 +149,7 @@ def read_waveform(path: Path, sample_rate: int, budget: Budget) -> NDArray[np.fl
             if layout != (now := (frame.format.name, frame.layout.name, frame.sample_rate)):
                 if resampler is not None:
                     pieces += resampled(resampler, None)
-                resampler, layout = av.AudioResampler("flt", "mono", sample_rate), now
+                resampler, layout = av.AudioResampler("flt", "mono", sample_rate, frame_size=sample_rate), now
             assert resampler is not None
             frame.pts = None
             pieces += (new := resampled(resampler, frame))

@@ -1,0 +1,92 @@
+"""What HTTP costs for media: files uploaded to be embedded, beside decoding them and encoding them without it.
+
+    python -m bench.media FOLDER [--bundle bundles/default] [--clients 8] [--seconds 20]
+
+For pictures and for sound: files a second of two decoding processes with nothing behind them; of the encoder with what
+has been decoded, sixteen windows at a time; and of the service, asked for one file a request. Decoding and encoding
+alone have every core to themselves and the service has to share them with its clients, too, so beside the slower of the
+two stands what one after the other would take.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from export.encoder import OnnxEncoder
+from index.__main__ import BUILD_BUDGET, DECODE_MEMORY_MB
+from model.inputs.confined import Decoders
+from model.inputs.errors import BadMedia
+
+from .serve import asked, served
+
+BOUNDARY, WORKERS, BATCH, FILE_S = "bench-media", 2, 16, 60.0
+
+
+def upload(kind: str, file: Path) -> bytes:
+    """A whole request."""
+    head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="file"; filename="clip{file.suffix}"\r\n\r\n'
+    body = head.encode() + file.read_bytes() + f"\r\n--{BOUNDARY}--\r\n".encode()
+    lines = [f"POST /v1/embed/{kind} HTTP/1.1", "Host: localhost", f"Content-Length: {len(body)}"]
+    return "\r\n".join([*lines, f"Content-Type: multipart/form-data; boundary={BOUNDARY}", "", ""]).encode() + body
+
+
+def alone(encoder: OnnxEncoder, files: list[Path], kind: str) -> tuple[float, float]:
+    """Files a second decoded, and encoded."""
+    decoders = Decoders(WORKERS, DECODE_MEMORY_MB, FILE_S)
+    decoders.warm()
+    began = time.perf_counter()
+    futures = [decoders.start(file, encoder.manifest.inputs, BUILD_BUDGET, (kind,)) for file in files]
+    arrays = [decoders.finish(future).parts[kind].array for future in futures]
+    decode_s = time.perf_counter() - began
+    decoders.close()
+    windows, encoding = np.concatenate(arrays), encoder.manifest.encodings(kind)[0]
+    encoder.embed(encoding, windows[:BATCH])
+    began = time.perf_counter()
+    for at in range(0, len(windows), BATCH):
+        encoder.embed(encoding, windows[at : at + BATCH])
+    return len(files) / decode_s, len(files) / (time.perf_counter() - began)
+
+
+def readable(encoder: OnnxEncoder, files: list[Path], kind: str) -> list[Path]:
+    decoders = Decoders(WORKERS, DECODE_MEMORY_MB, FILE_S)
+    futures = [(file, decoders.start(file, encoder.manifest.inputs, BUILD_BUDGET, (kind,))) for file in files]
+    good = []
+    for file, future in futures:
+        try:
+            good += [file] if kind in decoders.finish(future).parts else []
+        except BadMedia:
+            continue
+    decoders.close()
+    return good
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.media", description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--bundle", type=Path, default=Path("bundles/default"))
+    parser.add_argument("--clients", type=int, default=8)
+    parser.add_argument("--seconds", type=float, default=20.0)
+    args = parser.parse_args()
+    encoder = OnnxEncoder.open(args.bundle)
+    print("| | files a second | of the slower | of one after the other |\n|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder, served(args.bundle, Path(folder) / "data", None) as port:
+        for kind in ("video", "audio"):
+            files = readable(encoder, sorted(path for path in args.folder.iterdir() if path.is_file()), kind)
+            decode, encode = alone(encoder, files, kind)
+            requests = [upload(kind, file) for file in files]
+            asyncio.run(asked(port, requests, args.clients, 1.0))
+            rate = len(asyncio.run(asked(port, requests, args.clients, args.seconds))) / args.seconds
+            slower, after = min(decode, encode), 1 / (1 / decode + 1 / encode)
+            rows = (f"{kind}: decoding alone", decode), ("encoding alone", encode), ("over HTTP", rate)
+            for name, found in rows:
+                print(f"| {name} | {found:.1f} | {found / slower:.2f} | {found / after:.2f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
