@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,6 +100,16 @@ class Item:
     metadata: dict[str, Any]
     windows: int
     modalities: tuple[str, ...]
+
+
+class About(NamedTuple):
+    """What a hit says of its item."""
+
+    metadata: dict[str, Any]
+    id: str
+    kind: str
+    duration_s: float
+    filename: str | None
 
 
 class Records:
@@ -345,13 +355,15 @@ class Records:
     def encodings(self) -> list[str]:
         return [row[0] for row in self._db.execute("select distinct encoding from vectors")]
 
-    def about(self, items: list[int]) -> dict[int, tuple[str, dict[str, Any]]]:
-        """Ids and metadata by the numbers of items."""
-        found: dict[int, tuple[str, dict[str, Any]]] = {}
+    def about(self, items: list[int]) -> dict[int, About]:
+        """What is said of items, by their numbers."""
+        found: dict[int, About] = {}
         for part in parts(items):
-            rows = self._db.execute(f"select n, id, metadata from items where n in ({marks(part)})", part).fetchall()
-            metadata = json.loads(f"[{','.join(row[2] for row in rows)}]")
-            found |= {n: (id, about) for (n, id, _), about in zip(rows, metadata, strict=True)}
+            rows = self._db.execute(
+                f"select metadata, n, id, kind, duration_s, filename from items where n in ({marks(part)})", part
+            ).fetchall()
+            every = json.loads(f"[{','.join(row[0] for row in rows)}]")
+            found |= {row[1]: About(metadata, *row[2:]) for row, metadata in zip(rows, every, strict=True)}
         return found
 
     def exact(self, ids: Ids, dim: int) -> tuple[Ids, NDArray[np.float32]]:

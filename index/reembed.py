@@ -235,7 +235,7 @@ class Neighbours:
         ids, _ = self.index.search(query, 20 * TEN)
         numbers = list(dict.fromkeys(self.records.items_of(self.encoding, ids).tolist()))[: TEN + 1]
         about = self.records.about(numbers)
-        return [about[n][0] for n in numbers if n in about and about[n][0] != but][:TEN]
+        return [about[n].id for n in numbers if n in about and about[n].id != but][:TEN]
 
 
 def compared(route: str, sides: list[Neighbours], asked: list[tuple[Vectors, Vectors, str]]) -> Overlap:

@@ -24,7 +24,7 @@ from .calibration import GOOD, Background, Calibration
 from .collection import Collection
 from .filters import compile_filter
 from .places import Ids, Place
-from .records import Records
+from .records import About, Records
 
 WIDEN = 4  # how much wider each further try is, where windows were of fewer items than are wanted
 WIDE = 32  # windows, at least, that another order is made of
@@ -92,6 +92,9 @@ class Hit:
     """
 
     id: str
+    kind: str
+    duration_s: float
+    filename: str | None
     score: float
     confidence: float | None
     target: str
@@ -163,9 +166,13 @@ def search(collection: Collection, aims: list[Aim], options: Options = Options()
         about = records.about(items)
         items = [item for item in items if item in about]
         told = {encoding for found in looks for encoding in (found.aim.target, *found.aim.comparable)}
-        has = {encoding: windows_of(collection, records, items, encoding) for encoding in told & collection.dims.keys()}
+        has = {
+            encoding: windows_of(collection, records, items, encoding)
+            for encoding in collection.dims
+            if encoding in told
+        }
     views = [View(found, has, options.min_score) for found in looks]
-    hits = [hit for n, item in enumerate(items) if (hit := hit_of(n, *about[item], views)) is not None]
+    hits = [hit for n, item in enumerate(items) if (hit := hit_of(n, about[item], views)) is not None]
     if len(looks) > 1:
         hits = sorted(hits, key=lambda hit: -hit.score)[: options.top_k]
     known = {modality_of(found.aim.target): found.calibration for found in looks if found.calibration}
@@ -231,7 +238,7 @@ class View:
         self._modalities = {encoding: modality_of(encoding) for encoding in self._has}
         self._scores = {encoding: scores_of(windows.vectors, aim.query) for encoding, windows in self._has.items()}
 
-    def hit(self, n: int, id: str, metadata: dict[str, Any]) -> Hit | None:
+    def hit(self, n: int, about: About) -> Hit | None:
         """The n-th item; None where it has nothing of what was looked for."""
         there = {}
         for encoding, windows in self._has.items():
@@ -259,7 +266,10 @@ class View:
         moments = merged([pair for pair in zip(places, mine, strict=True) if pair[1] >= least])
         aim, calibration = self.look.aim, self.look.calibration
         return Hit(
-            id=id,
+            id=about.id,
+            kind=about.kind,
+            duration_s=about.duration_s,
+            filename=about.filename,
             score=best,
             confidence=calibration.confidence(best) if calibration else None,
             target=self._modality,
@@ -267,7 +277,7 @@ class View:
             end_s=moments[0].end_s,
             scores=scores,
             evidence=evidence,
-            metadata=metadata,
+            metadata=about.metadata,
             moments=moments,
             parts=self._parts(self._has[self._target].bounds[n] + at) if len(aim.weights) > 1 else None,
         )
@@ -279,11 +289,11 @@ class View:
         return shares
 
 
-def hit_of(n: int, id: str, metadata: dict[str, Any], views: list[View]) -> Hit | None:
+def hit_of(n: int, about: About, views: list[View]) -> Hit | None:
     """What the n-th item has to show for itself, all aims taken together."""
     if len(views) == 1:
-        return views[0].hit(n, id, metadata)
-    found = [(view.look, hit) for view in views if (hit := view.hit(n, id, metadata)) is not None]
+        return views[0].hit(n, about)
+    found = [(view.look, hit) for view in views if (hit := view.hit(n, about)) is not None]
     if not found:
         return None
     sure = [seen.confidence(hit.score) for seen, hit in found]

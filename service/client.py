@@ -44,6 +44,9 @@ class Moment(TypedDict):
 
 class Hit(TypedDict):
     id: str
+    kind: str
+    duration_s: float
+    filename: str | None
     score: float
     confidence: float | None
     target: str

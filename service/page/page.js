@@ -122,7 +122,7 @@ const clock = (s) => `${Math.floor(s / 60)}:${String(Math.floor(s % 60)).padStar
 
 function card(hit, name) {
   const node = $("hit").content.cloneNode(true).firstElementChild;
-  node.querySelector("h2").textContent = hit.id;
+  node.querySelector("h2").textContent = hit.filename ?? hit.id;
   node.querySelector(".where").textContent = `${clock(hit.start_s)} – ${clock(hit.end_s)} in its ${NAMES[hit.target]}`;
   const scores = node.querySelector(".scores");
   if (hit.confidence !== null) scores.append(...measure("sure", hit.confidence, `${Math.round(100 * hit.confidence)} %`));
@@ -148,22 +148,20 @@ function measure(name, value, shown) {
 /** Put what an item looks or sounds like, and its timeline, into its card. Its media come when it is played. */
 async function fill(node, hit, name) {
   const path = itemPath(name, hit.id);
-  const item = await ask(path);
   const place = node.querySelector(".media"), line = node.querySelector(".timeline");
-  if (item.filename) node.querySelector("h2").textContent = item.filename;
-  if (item.kind === "text") {
+  if (hit.kind === "text") {
     const quote = document.createElement("blockquote");
-    quote.textContent = item.text;
     place.append(quote);
     line.remove();
+    quote.textContent = (await ask(path)).text;
     return;
   }
-  const whole = Math.max(item.duration_s, ...hit.moments.map((moment) => moment.end_s), 1e-3);
-  const play = (at) => player(node, item.kind, path, at);
+  const whole = Math.max(hit.duration_s, ...hit.moments.map((moment) => moment.end_s), 1e-3);
+  const play = (at) => player(node, hit.kind, path, at);
   const cover = document.createElement("button");
   cover.type = "button";
   cover.className = "cover";
-  cover.setAttribute("aria-label", `Play ${item.filename ?? hit.id} from ${clock(hit.start_s)}`);
+  cover.setAttribute("aria-label", `Play ${hit.filename ?? hit.id} from ${clock(hit.start_s)}`);
   cover.addEventListener("click", () => play(hit.start_s));
   place.append(cover);
   for (const moment of hit.moments) {
@@ -176,11 +174,27 @@ async function fill(node, hit, name) {
     mark.addEventListener("click", () => play(moment.start_s));
     line.append(mark);
   }
-  if (item.kind === "video") cover.append(await picture(`${path}/poster?at_s=${(hit.start_s + hit.end_s) / 2}`));
-  if (!item.modalities.includes("audio")) return;
+  await shown(node);
+  if (hit.kind === "video") cover.append(await picture(`${path}/poster?at_s=${(hit.start_s + hit.end_s) / 2}`));
+  if (!("audio" in hit.evidence)) return;
   const { peaks } = await ask(`${path}/waveform`).catch(() => ({ peaks: [] })); // an item that was added before there were any
   line.prepend(waveform(peaks));
-  if (item.kind === "audio") cover.append(waveform(peaks));
+  if (hit.kind === "audio") cover.append(waveform(peaks));
+}
+
+/** When a card comes into view, or nearly. */
+function shown(node) {
+  return new Promise((seen) => {
+    const watcher = new IntersectionObserver(
+      ([now]) => {
+        if (!now.isIntersecting) return;
+        watcher.disconnect();
+        seen();
+      },
+      { rootMargin: "200px" },
+    );
+    watcher.observe(node);
+  });
 }
 
 /** A picture; behind a key, a copy, as pictures send none. */
