@@ -76,7 +76,7 @@ class NoPreview(CollectionError):
 
 class DataInUse(CollectionError):
     def __init__(self) -> None:
-        super().__init__("the data folder is open in another process")
+        super().__init__("the data folder is open in another process: stop that one, or ask it over HTTP")
 
 
 class Collection:

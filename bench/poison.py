@@ -1,0 +1,148 @@
+"""What odd files do to those who ask for something good: an answer for each, and the same traffic elsewhere.
+
+    python -m bench.poison FOLDER [BUNDLE] [--rounds 2] [--beside PORT --model NAME]
+
+Each file of FOLDER is sent to be embedded between texts whose vectors are known, 32 requests at a time. A good answer
+is the vector that the same text has alone. With `--beside`, a server on this machine that speaks OpenAI's shape at
+/embeddings (infinity-emb) gets the same texts, and the files as pictures in data URLs, which is how it takes media.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import base64
+import random
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import psutil
+
+from .serve import served
+
+AT_ONCE, TEXTS = 32, [f"the number {n}" for n in range(7)]
+Request = dict[str, Any]  # what httpx takes
+
+
+@dataclass
+class Outcome:
+    """What came of it: statuses of the odd ones, how the good ones fared, the most memory that was held."""
+
+    odd: Counter[str] = field(default_factory=Counter)
+    good: Counter[str] = field(default_factory=Counter)
+    ms: list[float] = field(default_factory=list)
+    peak_mb: float = 0.0
+
+
+def ours(text: str) -> Request:
+    return {"url": "/v1/embed/text", "json": {"texts": [text]}}
+
+
+def ours_odd(path: Path) -> Request:
+    return {
+        "url": "/v1/embed/video",
+        "files": {"file": (path.name.encode("utf-8", "replace").decode(), path.read_bytes())},
+    }
+
+
+def theirs(model: str) -> tuple[Callable[[str], Request], Callable[[Path], Request]]:
+    def text(text: str) -> Request:
+        return {"url": "/embeddings", "json": {"model": model, "input": [text]}}
+
+    def odd(path: Path) -> Request:
+        picture = "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+        return {"url": "/embeddings", "json": {"model": model, "input": [picture], "modality": "image"}}
+
+    return text, odd
+
+
+async def mixed(
+    port: int, files: list[Path], text: Callable[[str], Request], odd: Callable[[Path], Request], rounds: int
+) -> Outcome:
+    found, turns = Outcome(), asyncio.Semaphore(AT_ONCE)
+    async with httpx.AsyncClient(
+        base_url=f"http://127.0.0.1:{port}", timeout=60, limits=httpx.Limits(AT_ONCE)
+    ) as client:
+
+        async def status(request: Request) -> tuple[str, Any]:
+            try:
+                answer = await client.post(**request)
+            except httpx.HTTPError as error:
+                return type(error).__name__, None
+            return str(answer.status_code), answer.json()["data"][0].get("embedding") if answer.is_success else None
+
+        right = [np.array((await status(text(said)))[1]) for said in TEXTS]
+
+        async def good(n: int) -> None:
+            async with turns:
+                began = time.perf_counter()
+                said, vector = await status(text(TEXTS[n % len(TEXTS)]))
+                found.ms.append(1000 * (time.perf_counter() - began))
+            same = vector is not None and np.allclose(vector, right[n % len(TEXTS)], atol=1e-3)
+            found.good["right" if same else f"wrong ({said})"] += 1
+
+        async def bad(path: Path) -> None:
+            async with turns:
+                found.odd[(await status(odd(path)))[0]] += 1
+
+        work = [*files * rounds, *range(len(files) * rounds)]
+        random.Random(0).shuffle(work)
+        await asyncio.gather(*(good(one) if isinstance(one, int) else bad(one) for one in work))
+    return found
+
+
+def watched(port: int, work: Callable[[], Outcome]) -> Outcome:
+    """The outcome, with the memory of whoever listens on the port and of its children."""
+    listening = (
+        c.pid for c in psutil.net_connections("tcp") if c.status == "LISTEN" and c.laddr.port == port and c.pid
+    )
+    server, peak = psutil.Process(next(listening)), [0.0]
+
+    async def both() -> Outcome:
+        task = asyncio.create_task(asyncio.to_thread(work))
+        while not task.done():
+            family = [server, *server.children(recursive=True)]
+            held = [process.memory_info().rss for process in family if process.is_running()]
+            peak[0] = max(peak[0], sum(held) / 2**20)
+            await asyncio.sleep(0.05)
+        return await task
+
+    found = asyncio.run(both())
+    found.peak_mb = peak[0]
+    return found
+
+
+def counted(of: Counter[str]) -> str:
+    return ", ".join(f"{n} {what}" for what, n in of.most_common())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.poison", description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("bundle", type=Path, nargs="?", default=Path("bundles/default"))
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--beside", type=int, metavar="PORT")
+    parser.add_argument("--model", default="default")
+    args = parser.parse_args()
+    files = sorted(path for path in args.folder.rglob("*") if path.is_file())
+    print("| | odd files | texts between them | p50, ms | p99, ms | memory at most, MiB |\n|---|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as place, served(args.bundle, Path(place) / "data", None) as port:
+        both = [("ours", port, ours, ours_odd)]
+        if args.beside:
+            both.append(("the other", args.beside, *theirs(args.model)))
+        for name, at, text, odd in both:
+            found = watched(at, lambda: asyncio.run(mixed(at, files, text, odd, args.rounds)))  # noqa: B023
+            p50, p99 = np.percentile(found.ms, (50, 99))
+            told = f"{counted(found.odd)} | {counted(found.good)} | {p50:.0f} | {p99:.0f} | {found.peak_mb:.0f}"
+            print(f"| {name} | {told} |")
+
+
+if __name__ == "__main__":
+    main()
