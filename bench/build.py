@@ -10,8 +10,11 @@ stages share them, so beside the slower stage stands what one stage after the ot
 from __future__ import annotations
 
 import argparse
+import os
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -46,9 +49,11 @@ def decode_alone(encoder: OnnxEncoder, todo: list[tuple[Source, str]], workers: 
     return took, readable
 
 
-def encode_alone(encoder: OnnxEncoder, todo: list[tuple[Source, str]], workers: int, place: Path) -> float:
-    """Seconds a file, in batches as the builder makes them."""
-    decoders = Decoders(workers, DECODE_MEMORY_MB, FILE_S)
+def encode_alone(bundle: Path, todo: list[tuple[Source, str]], workers: int, place: Path) -> float:
+    """Seconds a file, in batches as the builder makes them: the better of one at a time on every core and as many at
+    once as there are cores.
+    """
+    decoders, encoder = Decoders(workers, DECODE_MEMORY_MB, FILE_S), OnnxEncoder.open(bundle)
     outcomes = list(decoded(todo, encoder, decoders, BUILD_BUDGET, place))
     decoders.close()
     batches: list[Ready] = [[]]
@@ -58,11 +63,15 @@ def encode_alone(encoder: OnnxEncoder, todo: list[tuple[Source, str]], workers: 
         if sum(max(len(m.windows), 1) for _, _, m in batches[-1]) >= WINDOWS:
             batches.append([])
         batches[-1].append((source, stamp, media))
-    encoded(encoder, batches[0])
-    began = time.perf_counter()
-    for batch in batches:
-        encoded(encoder, batch)
-    return (time.perf_counter() - began) / sum(map(len, batches))
+    took = []
+    for threads, at_once in ((0, 1), (1, os.cpu_count() or 1)):
+        encoder = OnnxEncoder.open(bundle, threads=threads)
+        encoded(encoder, batches[0])
+        with ThreadPoolExecutor(at_once) as device:
+            began = time.perf_counter()
+            list(device.map(partial(encoded, encoder), batches))
+            took.append(time.perf_counter() - began)
+    return min(took) / sum(map(len, batches))
 
 
 def build_alone(encoder: OnnxEncoder, paths: list[Path], workers: int, data: Path) -> tuple[float, int, list[float]]:
@@ -71,7 +80,7 @@ def build_alone(encoder: OnnxEncoder, paths: list[Path], workers: int, data: Pat
     decoders, memory, indexed = Decoders(workers, DECODE_MEMORY_MB, FILE_S), [], 0
     decoders.warm()
     began = time.perf_counter()
-    for done, total, report in build(encoder, box, paths, decoders, BUILD_BUDGET):
+    for done, total, report in build(encoder, box, paths, decoders, BUILD_BUDGET, at_once=os.cpu_count() or 1):
         indexed = report.indexed
         if done * SAMPLES >= total * (len(memory) + 1):
             memory.append(resident_mb())
@@ -106,7 +115,7 @@ def main() -> None:
     parser.add_argument("--encode-files", type=int, default=400)
     parser.add_argument("--ray", action="store_true")
     args = parser.parse_args()
-    encoder = OnnxEncoder.open(args.bundle)
+    encoder = OnnxEncoder.open(args.bundle, threads=1)
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         empty = Collection(place / "empty", encoder.manifest.fingerprint, encoder.manifest.dims)
@@ -114,7 +123,7 @@ def main() -> None:
         empty.close()
         decode_s, readable = decode_alone(encoder, todo, args.workers, place)
         some = [todo[i] for i in np.linspace(0, len(todo) - 1, min(args.encode_files, len(todo))).astype(int)]
-        encode = 1 / encode_alone(encoder, some, args.workers, place)
+        encode = 1 / encode_alone(args.bundle, some, args.workers, place)
         build_s, indexed, memory = build_alone(encoder, args.paths, args.workers, place / "local")
         decode, local = readable / decode_s, indexed / build_s
         slower, after = min(decode, encode), 1 / (1 / decode + 1 / encode)

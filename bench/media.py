@@ -19,8 +19,9 @@ from pathlib import Path
 import numpy as np
 
 from export.encoder import OnnxEncoder
-from index.__main__ import BUILD_BUDGET, DECODE_MEMORY_MB
+from index.__main__ import DECODE_MEMORY_MB
 from model.inputs.confined import Decoders
+from model.inputs.decode import Budget
 from model.inputs.errors import BadMedia
 
 from .serve import asked, served
@@ -41,7 +42,7 @@ def alone(encoder: OnnxEncoder, files: list[Path], kind: str) -> tuple[float, fl
     decoders = Decoders(WORKERS, DECODE_MEMORY_MB, FILE_S)
     decoders.warm()
     began = time.perf_counter()
-    futures = [decoders.start(file, encoder.manifest.inputs, BUILD_BUDGET, (kind,)) for file in files]
+    futures = [decoders.start(file, encoder.manifest.inputs, Budget(), (kind,)) for file in files]
     arrays = [decoders.finish(future).parts[kind].array for future in futures]
     decode_s = time.perf_counter() - began
     decoders.close()
@@ -55,7 +56,7 @@ def alone(encoder: OnnxEncoder, files: list[Path], kind: str) -> tuple[float, fl
 
 def readable(encoder: OnnxEncoder, files: list[Path], kind: str) -> list[Path]:
     decoders = Decoders(WORKERS, DECODE_MEMORY_MB, FILE_S)
-    futures = [(file, decoders.start(file, encoder.manifest.inputs, BUILD_BUDGET, (kind,))) for file in files]
+    futures = [(file, decoders.start(file, encoder.manifest.inputs, Budget(), (kind,))) for file in files]
     good = []
     for file, future in futures:
         try:

@@ -9,6 +9,7 @@ libraries take; the weights themselves are mapped from their file and shared by 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -24,7 +25,7 @@ def opened(bundle: Path, encodings: list[str]) -> dict[str, float]:
     """Seconds, and MiB of USS and RSS, that opening these graphs takes."""
     found = open_bundle(bundle)
     before, began = psutil.Process().memory_full_info(), time.perf_counter()
-    held = [session(found.graph(e), "cpu", 0, "fp32") for e in encodings]
+    held = [session(found.graph(e), "cpu", os.cpu_count() or 1, "fp32") for e in encodings]
     took, after = time.perf_counter() - began, psutil.Process().memory_full_info()
     assert len(held) == len(encodings)
     return {"seconds": took, "uss": (after.uss - before.uss) / 2**20, "rss": (after.rss - before.rss) / 2**20}

@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,13 @@ async def mixed(
     return found
 
 
+def resident(process: psutil.Process) -> int:
+    """Bytes; none of one that has ended."""
+    with suppress(psutil.NoSuchProcess):
+        return int(process.memory_info().rss)
+    return 0
+
+
 def watched(port: int, work: Callable[[], Outcome]) -> Outcome:
     """The outcome, with the memory of whoever listens on the port and of its children."""
     listening = (
@@ -109,8 +117,7 @@ def watched(port: int, work: Callable[[], Outcome]) -> Outcome:
         task = asyncio.create_task(asyncio.to_thread(work))
         while not task.done():
             family = [server, *server.children(recursive=True)]
-            held = [process.memory_info().rss for process in family if process.is_running()]
-            peak[0] = max(peak[0], sum(held) / 2**20)
+            peak[0] = max(peak[0], sum(map(resident, family)) / 2**20)
             await asyncio.sleep(0.05)
         return await task
 

@@ -88,8 +88,9 @@ class OnnxEncoder:
     def __init__(self, bundle: Bundle, provider: str = "cpu", threads: int = 0, precision: str = "fp32") -> None:
         self.manifest, self.provider, self.precision = bundle.manifest, provider, precision
         cores = threads or os.cpu_count() or 1
-        # Texts are small and many: two batches side by side, each on half of the cores, wait less than one on all.
-        each = {e: max(1, cores // 2) if modality_of(e) == "text" else cores for e in bundle.manifest.graphs}
+        # Texts are small and many: of two batches side by side each has its own thread and both the session's others,
+        # which wait less for each other than one batch's on every core.
+        each = {e: max(1, cores - 1) if modality_of(e) == "text" else cores for e in bundle.manifest.graphs}
         self._sessions = {e: session(bundle.graph(e), provider, n, precision) for e, n in each.items()}
         self._tokens = {e: TextTokens(bundle.folder / t.file, t.spec) for e, t in bundle.manifest.tokenizers.items()}
 

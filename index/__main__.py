@@ -141,7 +141,7 @@ def opened(args: argparse.Namespace, encoder: OnnxEncoder, make: bool = False) -
 
 
 def build_command(args: argparse.Namespace) -> int:
-    encoder = OnnxEncoder.open(args.bundle)
+    encoder = OnnxEncoder.open(args.bundle, threads=1)  # a core for each of the batches that are encoded at once
     collections = opened(args, encoder, make=True)
     try:
         collection = collections.ensure(args.collection)
@@ -175,7 +175,8 @@ def progress_of(
         return
     decoders = Decoders(args.workers, DECODE_MEMORY_MB, args.file_max_s)
     try:
-        yield from build(encoder, collection, args.paths, decoders, BUILD_BUDGET, args.retry_failed, args.overlap)
+        how = (BUILD_BUDGET, args.retry_failed, args.overlap)
+        yield from build(encoder, collection, args.paths, decoders, *how, at_once=os.cpu_count() or 1)
     finally:
         decoders.close()
 

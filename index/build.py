@@ -142,25 +142,33 @@ def build(
     retry: bool = False,
     overlap: float = 0.0,
     within: Path | None = None,
+    at_once: int = 1,
 ) -> Iterator[tuple[int, int, Report]]:
     """Index what is new or changed, and what failed before where `retry`, each window lying on a share `overlap` of the
-    one before; yields (done, total, report so far) as it goes, and once more at the end. While a batch is encoded, the
-    next files are decoded and the last batch is written. Where there is a folder `within`, nothing outside of it is
-    read, whatever links and manifests say, and files go by their path in it.
+    one before; yields (done, total, report so far) as it goes, and once more at the end. While batches are encoded, so
+    many `at_once`, the next files are decoded and the last batch is written. Where there is a folder `within`, nothing
+    outside of it is read, whatever links and manifests say, and files go by their path in it.
     """
     total, todo, report = planned(collection, paths, retry, overlap, within)
     done = total - len(todo)
     yield done, total, report
-    with ThreadPoolExecutor(1) as writer, tempfile.TemporaryDirectory() as place:
+    with (
+        ThreadPoolExecutor(at_once) as device,
+        ThreadPoolExecutor(1) as writer,
+        tempfile.TemporaryDirectory() as place,
+    ):
+        encoding: deque[Future[list[NewItem]]] = deque()
         writing: Future[None] | None = None
 
-        def write(ready: list[tuple[Source, str, Media]]) -> None:
+        def write() -> int:
+            """Have the oldest batch written once the one before it has been; how many items it has."""
             nonlocal writing
-            items = encoded(encoder, ready)
+            items = encoding.popleft().result()
             if writing is not None:
                 writing.result()
             writing = writer.submit(collection.put, items)
             report.indexed += len(items)
+            return len(items)
 
         ready: list[tuple[Source, str, Media]] = []
         for source, stamp, outcome in decoded(todo, encoder, decoders, budget, Path(place), overlap):
@@ -170,11 +178,15 @@ def build(
             else:
                 ready.append((source, stamp, outcome))
             if sum(max(len(media.windows), 1) for _, _, media in ready) >= WINDOWS:
-                write(ready)
-                done, ready = done + len(ready), []
+                encoding.append(device.submit(encoded, encoder, ready))
+                ready = []
+            if len(encoding) > at_once:
+                done += write()
             yield done, total, report
         if ready:
-            write(ready)
+            encoding.append(device.submit(encoded, encoder, ready))
+        while encoding:
+            write()
         if writing is not None:
             writing.result()
     yield total, total, report

@@ -105,6 +105,8 @@ class Collection:
         self._changes = 0  # vectors added and removed since it was opened
         try:
             self._store.open(self._records)
+            for encoding in self._records.encodings():
+                self._records.places(encoding)  # so that no search waits for it
         except BaseException:
             self._records.close()
             raise

@@ -66,10 +66,11 @@ class Places:
 
     def append(self, rows: list[tuple[int, int, int, float, float]]) -> None:
         """Rows of (vector, item, window, start_s, end_s)."""
-        ids, items, *places = zip(*rows, strict=True)
-        self._ids.append(np.array(ids, np.int64))
+        ids, items, *where = zip(*rows, strict=True)
+        places = np.array(list(zip(*where, strict=True)), PLACE)
+        self._places.append(places)
         self._items.append(np.array(items, np.int64))
-        self._places.append(np.array(list(zip(*places, strict=True)), PLACE))
+        self._ids.append(np.array(ids, np.int64))
 
     def of(self, items: list[int]) -> tuple[list[int], Ids, list[Place]]:
         """The vectors of items, and where they belong: of the i-th from the i-th bound [items + 1] to the next."""

@@ -449,7 +449,6 @@ class Records:
         places = self._places.setdefault(encoding, Places())
         if places.read_at == self._db.total_changes:
             return places
-        places.read_at = self._db.total_changes
         whole, known = len(places), int(places.ids[-1]) if len(places) else 0
         rows = self._db.execute(
             "select v.n, w.item, w.n, w.start_s, w.end_s from vectors v join windows w on w.n = v.window"
@@ -458,6 +457,7 @@ class Records:
         )
         while some := rows.fetchmany(CHUNK):
             places.append(some)
+        places.read_at = self._db.total_changes
         if not whole:
             places.whole = len(places)
         elif len(places) > 2 * places.whole + CHUNK:  # most may be gone by now

@@ -95,6 +95,7 @@ class Hit:
     kind: str
     duration_s: float
     filename: str | None
+    modalities: list[str]
     score: float
     confidence: float | None
     target: str
@@ -165,12 +166,7 @@ def search(collection: Collection, aims: list[Aim], options: Options = Options()
             items = items[: options.top_k]
         about = records.about(items)
         items = [item for item in items if item in about]
-        told = {encoding for found in looks for encoding in (found.aim.target, *found.aim.comparable)}
-        has = {
-            encoding: windows_of(collection, records, items, encoding)
-            for encoding in collection.dims
-            if encoding in told
-        }
+        has = {encoding: windows_of(collection, records, items, encoding) for encoding in collection.dims}
     views = [View(found, has, options.min_score) for found in looks]
     hits = [hit for n, item in enumerate(items) if (hit := hit_of(n, about[item], views)) is not None]
     if len(looks) > 1:
@@ -217,8 +213,8 @@ def windows_of(collection: Collection, records: Records, items: list[int], encod
     if not places:
         return Windows(bounds, places, np.empty((0, collection.dims[encoding]), np.float32))
     index = collection.index(encoding)
-    if index.faithful:
-        return Windows(bounds, places, index.vectors(ids))
+    if index.faithful and len(own := index.vectors(ids)) == len(ids):
+        return Windows(bounds, places, own)
     known, vectors = records.exact(np.sort(ids), index.dim)
     return Windows(bounds, places, vectors[np.searchsorted(known, ids)])
 
@@ -234,6 +230,7 @@ class View:
     def __init__(self, look: Look, has: dict[str, Windows], min_score: float | None) -> None:
         aim, self.look, self._least = look.aim, look, -1.0 if min_score is None else min_score
         self._target, self._modality = aim.target, modality_of(aim.target)
+        self._every = [(modality_of(encoding), windows.bounds) for encoding, windows in has.items()]
         self._has = {e: w for e, w in has.items() if w.places and (e == aim.target or e in aim.comparable)}
         self._modalities = {encoding: modality_of(encoding) for encoding in self._has}
         self._scores = {encoding: scores_of(windows.vectors, aim.query) for encoding, windows in self._has.items()}
@@ -270,6 +267,7 @@ class View:
             kind=about.kind,
             duration_s=about.duration_s,
             filename=about.filename,
+            modalities=sorted({modality for modality, bounds in self._every if bounds[n] < bounds[n + 1]}),
             score=best,
             confidence=calibration.confidence(best) if calibration else None,
             target=self._modality,

@@ -19,11 +19,10 @@ import faiss as untyped_faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from .places import Column
+from .places import Column, Ids
 
 faiss: Any = untyped_faiss  # its stubs know neither numpy arguments nor search parameters
 
-Ids = NDArray[np.int64]
 Vectors = NDArray[np.float32]
 
 KINDS = ("exact", "hnsw", "ivf", "small")

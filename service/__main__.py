@@ -78,7 +78,6 @@ def main() -> int:
             settings.port,
             timeout_graceful_shutdown=10,
             server_header=False,
-            proxy_headers=False,
             http=Protocol,
             access_log=False,
             log_config=log_config(settings.log_json),

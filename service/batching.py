@@ -9,6 +9,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -123,16 +124,16 @@ class Batcher:
         self._queues: dict[Order, Fair] = {}
         self._waiting = {(bulk, lane): 0 for lane in lanes for bulk in (False, True)}
         self._running: dict[str, list[Job]] = {}  # by thread
-        self._moved: dict[str, float] = {}  # when each thread last took or finished something
+        self._moved: dict[str, float] = {}  # when each thread last began to run something
         self.failing = 0  # batches that failed, one after the other
-        self._served = 0
         self._asked = -PEOPLE_S  # when somebody other than bulk did
         self._closing = False
-        served = {"encode": tuple(lanes), "encode-quick": tuple(lane for lane in lanes if lane in quick)}
+        own: dict[str, Callable[[Order], bool]] = {"encode": lambda order: True}
+        if quick:
+            own["encode-quick"] = lambda order: order.lane in quick and not order.bulk
         self._threads = [
             threading.Thread(target=self._serve, args=(name, mine), name=name, daemon=True)
-            for name, mine in served.items()
-            if mine
+            for name, mine in own.items()
         ]
         for thread in self._threads:
             thread.start()
@@ -208,12 +209,12 @@ class Batcher:
             for jobs in self._running.values():
                 fail(jobs, ShuttingDown())
 
-    def _serve(self, name: str, lanes: Collection[str]) -> None:
-        """What a thread of the device does."""
-        while True:
+    def _serve(self, name: str, mine: Callable[[Order], bool]) -> None:
+        """What a thread of the device does, with the queues that are its own."""
+        for turn in count(1):
             with self._work:
                 self._running.pop(name, None)
-                while (order := self._next(lanes)) is None:
+                while (order := self._next(mine, turn)) is None:
                     if self._closing:
                         return
                     self._work.wait()
@@ -221,13 +222,12 @@ class Batcher:
                 self._moved[name] = time.monotonic()
             self._answer(order.lane, jobs)
 
-    def _next(self, lanes: Collection[str]) -> Order | None:
+    def _next(self, mine: Callable[[Order], bool], served: int) -> Order | None:
         """The first queue with work; now and then one behind it, each in turn, so that no queue starves."""
-        busy = sorted(order for order, queue in self._queues.items() if queue and order.lane in lanes)
+        busy = sorted(order for order, queue in self._queues.items() if queue and mine(order))
         if not busy:
             return None
-        self._served += 1
-        turn, rest = divmod(self._served, TURN)
+        turn, rest = divmod(served, TURN)
         behind = busy[1:]
         return behind[turn % len(behind)] if behind and rest == 0 else busy[0]
 
@@ -246,9 +246,10 @@ class Batcher:
         return taken
 
     def _answer(self, lane: str, jobs: list[Job]) -> None:
+        jobs = [job for job in jobs if not job.future.done()]
         if not jobs:
             return
-        began = time.monotonic()
+        began = self._moved[threading.current_thread().name] = time.monotonic()
         try:
             array = stack([job.array for job in jobs], self._lanes[lane].pad)
             vectors = self._run(lane, array)

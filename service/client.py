@@ -47,6 +47,7 @@ class Hit(TypedDict):
     kind: str
     duration_s: float
     filename: str | None
+    modalities: list[str]
     score: float
     confidence: float | None
     target: str

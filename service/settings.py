@@ -31,7 +31,7 @@ class Settings(BaseSettings):
     bundle: Path = Field(Path("bundles/default"), description="folder of the encoder's bundle")
     provider: Literal["cpu", "cuda", "tensorrt"] = Field("cpu", description="what ONNX Runtime runs on")
     precision: Literal["fp32", "fp16", "int8"] = Field("fp32", description="of the encoder's numbers")
-    threads: int = Field(0, ge=0, description="of ONNX Runtime; 0: one a core")
+    threads: int = Field(0, ge=0, description="cores that a batch is encoded on, of texts two batches at once; 0: all")
     api_keys: Annotated[tuple[str, ...], NoDecode] = Field((), description="bearer keys, separated by commas")
     hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="names besides localhost that a service without keys goes by, separated by commas"

@@ -7,7 +7,7 @@ import logging
 import shutil
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -153,7 +153,7 @@ async def opened(
     is closed where it fails.
     """
     metrics = before if isinstance(before, Metrics) else before.metrics
-    with ExitStack() as undo:
+    async with AsyncExitStack() as undo:
         undo.callback(decoders.close)
         if collections is None:
             collections = await asyncio.to_thread(open_data, settings, encoder)
@@ -163,6 +163,7 @@ async def opened(
         most, waiting = settings.batch_max_tokens, settings.queue_max_tokens
         quick = [e for e in lanes if modality_of(e) == "text" and settings.provider == "cpu"]
         batcher = Batcher(encoder.embed, lanes, most, waiting, metrics.batch, quick)
+        undo.push_async_callback(batcher.close)
         pipeline = Pipeline(encoder, batcher, decoders, settings, metrics, quotas.media)
         importing = Importing(settings, Bulk(encoder, batcher, asyncio.get_running_loop()), collections)
         jobs = Jobs(settings.data / "jobs", importing, said_of)

@@ -1,5 +1,5 @@
 """The request at hand: its id, who asks, and how long each stage of it took; in logs, in Server-Timing, in metrics, and
-as OpenTelemetry spans where that is installed and set up.
+as OpenTelemetry spans where these are sent somewhere.
 """
 
 from __future__ import annotations

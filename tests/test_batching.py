@@ -270,6 +270,73 @@ def test_a_quick_lane_does_not_wait_for_a_long_batch() -> None:
     run(work())
 
 
+def test_texts_that_never_end_leave_pictures_their_turn() -> None:
+    """Sixteen ask for texts without a pause and two for pictures: those have every fourth batch of the first thread."""
+
+    async def work() -> None:
+        seen: list[str] = []
+
+        def device(lane: str, array: NDArray[np.float32]) -> NDArray[np.float32]:
+            time.sleep(0.004)
+            seen.append(lane)
+            return array
+
+        batcher = Batcher(device, LANES, max_tokens=4, max_waiting=100, quick=["text"])
+        end = time.monotonic() + 0.8
+
+        async def ask(lane: str) -> None:
+            while time.monotonic() < end:
+                await batcher.submit(lane, rows(1))
+
+        await asyncio.gather(*(ask("text") for _ in range(16)), *(ask("video") for _ in range(2)))
+        assert seen.count("video") * 12 > len(seen) > 30  # an eighth of what both threads do
+        await batcher.close()
+
+    run(work())
+
+
+def test_imports_are_not_run_beside_what_people_wait_for() -> None:
+    """A picture of theirs is on the device; an import's words wait for it, their own words do not."""
+
+    async def work() -> None:
+        gate, seen = threading.Event(), []
+
+        def device(lane: str, array: NDArray[np.float32]) -> NDArray[np.float32]:
+            if lane == "video":
+                gate.wait(15)
+            seen.append((lane, array.item()))
+            return array
+
+        batcher = Batcher(device, LANES, max_tokens=1, max_waiting=100, quick=["text"])
+        picture = asyncio.create_task(batcher.submit("video", rows(1)))
+        await asyncio.sleep(0.05)
+        words = asyncio.create_task(batcher.submit("text", rows(2), bulk=True))
+        assert (await batcher.submit("text", rows(3))).item() == 3
+        gate.set()
+        await asyncio.gather(picture, words)
+        assert seen == [("text", 3), ("video", 1), ("text", 2)]
+        await batcher.close()
+
+    run(work())
+
+
+def test_a_device_that_hangs_is_told_of_and_left_behind() -> None:
+    async def work() -> None:
+        device = Device()
+        batcher = Batcher(device, LANES, max_tokens=1, max_waiting=100, quick=["text"])
+        assert batcher.stuck_s == 0
+        device.gate.clear()
+        hung = [asyncio.create_task(batcher.submit("text", rows(i))) for i in range(3)]
+        await asyncio.sleep(0.2)
+        assert 0.1 < batcher.stuck_s < 5
+        await batcher.close(drain_s=0.1)
+        results = await asyncio.gather(*hung, return_exceptions=True)
+        assert all(isinstance(result, ShuttingDown) for result in results)
+        device.gate.set()
+
+    run(work())
+
+
 def test_the_middle_lane_gets_its_turn() -> None:
     async def work() -> None:
         device = Device()

@@ -455,6 +455,37 @@ def test_an_index_that_could_not_follow_is_not_kept(tmp_path: Path, monkeypatch:
     box.close()
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_hit_tells_what_its_item_is_and_scores_as_it_was_given(tmp_path: Path, kind: str) -> None:
+    """Of 1,500 items one has sound, one was replaced, one deleted; whatever the index keeps, scores are exact."""
+    x, heard = cloud(1500, 16), cloud(1500, 16, seed=1)
+    box = Collection(tmp_path / "box", "f1", dims(16), Sizing(kind))
+    items = [
+        NewItem(
+            f"i{n}", "video", 10.0, [(0.0, 5.0), (5.0, 10.0)], {"video": ([0, 1], x[[n, n - 1]])}, filename=f"{n}.mp4"
+        )
+        for n in range(1500)
+    ]
+    items[7].vectors["audio"] = ([1], heard[7:8])
+    box.put(items)
+    box.put([replace(items[3], vectors={"video": ([1], x[3:4])})])
+    box.delete("i8")
+    while box.busy:
+        time.sleep(0.01)
+    hits = {hit.id: hit for hit in ask(box, x[7], top_k=700).hits}
+    assert "i8" not in hits and hits["i7"].modalities == ["audio", "video"] and hits["i7"].filename == "7.mp4"
+    assert (hits["i7"].kind, hits["i7"].duration_s, hits["i7"].start_s) == ("video", 10.0, 0.0)
+    assert hits["i7"].evidence["audio"].score == pytest.approx(float(heard[7] @ x[7]), abs=1e-6)
+    for id, hit in hits.items():
+        n = int(id[1:])
+        expected = max(float(x[7] @ x[n]), -1.0 if n == 3 else float(x[7] @ x[n - 1]))
+        assert hit.score == pytest.approx(expected, abs=1e-6)
+    assert len(hits) > 500  # more than one statement asks for
+    box.put([item("late", x[7], unit(*range(1, 17)))])  # which moves what FAISS holds
+    assert found(box, x[7], top_k=2) in (["i7", "late"], ["late", "i7"])
+    box.close()
+
+
 def test_searches_go_on_while_a_snapshot_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is written meanwhile waits, and is there afterwards."""
     box = Collection(tmp_path / "box", "f1", dims(3))

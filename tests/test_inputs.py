@@ -29,7 +29,7 @@ from model.inputs.text import BadText, TextSpec, TextTokens, learn_tokenizer
 from model.inputs.video import VideoSpec
 from model.inputs.windows import plan_windows, read_media
 
-from .makers import BLUE, GREEN, RED, SHARED, SPECS, make_clip, make_wav, needs_shared, write_wav
+from .makers import BLUE, GREEN, RED, SHARED, SPECS, make_clip, make_tone, make_wav, needs_shared, write_wav
 
 
 def test_frames_are_uniform_in_the_window(tmp_path: Path) -> None:
@@ -132,6 +132,24 @@ def test_samples_that_are_no_numbers_become_silence(tmp_path: Path) -> None:
     write_wav(tmp_path / "w.wav", np.tile(wild, 2000), 8000)
     waveform = read_waveform(tmp_path / "w.wav", 8000, Budget())
     assert waveform is not None and np.isfinite(waveform).all() and np.abs(waveform).max() <= 1
+
+
+def test_a_sound_that_changes_its_rate_all_the_time_is_within_the_budget(tmp_path: Path) -> None:
+    """Half a second at 8 kHz, half a second at 11.025 kHz, forty times: twenty seconds."""
+    pieces = []
+    for rate in (8_000, 11_025):
+        with av.open(str(tmp_path / "piece.aac"), "w", format="adts") as piece:
+            stream = piece.add_stream("aac", rate=rate, layout="mono")
+            frame = av.AudioFrame.from_ndarray(make_tone(0.5, 440.0, rate)[None], format="fltp", layout="mono")
+            frame.sample_rate = rate
+            piece.mux([packet for part in (frame, None) for packet in stream.encode(part)])
+        pieces.append((tmp_path / "piece.aac").read_bytes())
+    path = tmp_path / "changing.aac"
+    path.write_bytes(b"".join(pieces * 20))
+    waveform = read_waveform(path, 16_000, Budget())
+    assert waveform is not None and 18 < len(waveform) / 16_000 < 30
+    with pytest.raises(TooLong):
+        read_waveform(path, 16_000, Budget(seconds=5.0))
 
 
 @pytest.mark.parametrize(

@@ -225,6 +225,22 @@ def test_it_can_be_read_by_everyone(browser: Browser, address: str, tmp_path: Pa
     context.close()
 
 
+def test_a_card_asks_for_its_picture_when_it_comes_into_view(browser: Browser, address: str) -> None:
+    """On a phone the first of three cards is in view, and the second nearly."""
+    page = browser.new_page(viewport={"width": 375, "height": 400})
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url) if "/items/" in request.url else None)
+    page.goto(address)
+    find(page, "red")
+    page.locator("#hits .cover").first.wait_for()
+    page.wait_for_timeout(300)
+    assert not any("tone" in url for url in asked)
+    page.locator("#hits > li").last.scroll_into_view_if_needed()
+    page.locator("#hits > li").last.locator(".cover svg").wait_for()
+    assert any("tone" in url and url.endswith("/waveform") for url in asked)
+    page.close()
+
+
 def test_a_key_is_asked_for(browser: Browser, tmp_path: Path, library: dict[str, Path]) -> None:
     with listening(Settings(data=tmp_path / "data", api_keys="sesame")) as port:
         page = browser.new_page()

@@ -136,7 +136,17 @@ def read_waveform(path: Path, sample_rate: int, budget: Budget) -> NDArray[np.fl
         if stream is None:
             return None
         pieces: list[NDArray[np.float32]] = []
-        resampler, layout, raw_samples, total = None, None, 0, 0
+        layout, raw_samples, total = None, 0, 0
+        resampler: av.AudioResampler | None = None
+
+        def keep(frame: av.AudioFrame | None) -> None:
+            nonlocal total
+            assert resampler is not None
+            pieces.extend(new := resampled(resampler, frame))
+            total += sum(map(len, new))
+            if total > budget.seconds * sample_rate:
+                raise TooLong(round(total / sample_rate, 1), budget.seconds)
+
         for frame in decoded(container, stream):
             assert isinstance(frame, av.AudioFrame)
             if layout is None and frame.time is not None:
@@ -148,16 +158,12 @@ def read_waveform(path: Path, sample_rate: int, budget: Budget) -> NDArray[np.fl
                 raise BeyondBudget("samples", raw_samples, budget.samples)
             if layout != (now := (frame.format.name, frame.layout.name, frame.sample_rate)):
                 if resampler is not None:
-                    pieces += resampled(resampler, None)
+                    keep(None)
                 resampler, layout = av.AudioResampler("flt", "mono", sample_rate, frame_size=sample_rate), now
-            assert resampler is not None
             frame.pts = None
-            pieces += (new := resampled(resampler, frame))
-            total += sum(map(len, new))
-            if total > budget.seconds * sample_rate:
-                raise TooLong(round(total / sample_rate, 1), budget.seconds)
+            keep(frame)
         if resampler is not None:
-            pieces += resampled(resampler, None)
+            keep(None)
         if layout is None:
             raise Damaged("the audio stream holds no samples")
         if not any(map(len, pieces)):

@@ -122,7 +122,7 @@ const clock = (s) => `${Math.floor(s / 60)}:${String(Math.floor(s % 60)).padStar
 
 function card(hit, name) {
   const node = $("hit").content.cloneNode(true).firstElementChild;
-  node.querySelector("h2").textContent = hit.filename ?? hit.id;
+  node.querySelector("h2").textContent = hit.filename || hit.id;
   node.querySelector(".where").textContent = `${clock(hit.start_s)} – ${clock(hit.end_s)} in its ${NAMES[hit.target]}`;
   const scores = node.querySelector(".scores");
   if (hit.confidence !== null) scores.append(...measure("sure", hit.confidence, `${Math.round(100 * hit.confidence)} %`));
@@ -153,6 +153,7 @@ async function fill(node, hit, name) {
     const quote = document.createElement("blockquote");
     place.append(quote);
     line.remove();
+    await shown(node);
     quote.textContent = (await ask(path)).text;
     return;
   }
@@ -161,7 +162,7 @@ async function fill(node, hit, name) {
   const cover = document.createElement("button");
   cover.type = "button";
   cover.className = "cover";
-  cover.setAttribute("aria-label", `Play ${hit.filename ?? hit.id} from ${clock(hit.start_s)}`);
+  cover.setAttribute("aria-label", `Play ${hit.filename || hit.id} from ${clock(hit.start_s)}`);
   cover.addEventListener("click", () => play(hit.start_s));
   place.append(cover);
   for (const moment of hit.moments) {
@@ -176,7 +177,7 @@ async function fill(node, hit, name) {
   }
   await shown(node);
   if (hit.kind === "video") cover.append(await picture(`${path}/poster?at_s=${(hit.start_s + hit.end_s) / 2}`));
-  if (!("audio" in hit.evidence)) return;
+  if (!hit.modalities.includes("audio")) return;
   const { peaks } = await ask(`${path}/waveform`).catch(() => ({ peaks: [] })); // an item that was added before there were any
   line.prepend(waveform(peaks));
   if (hit.kind === "audio") cover.append(waveform(peaks));
@@ -186,8 +187,8 @@ async function fill(node, hit, name) {
 function shown(node) {
   return new Promise((seen) => {
     const watcher = new IntersectionObserver(
-      ([now]) => {
-        if (!now.isIntersecting) return;
+      (moments) => {
+        if (!moments.some((moment) => moment.isIntersecting)) return;
         watcher.disconnect();
         seen();
       },
