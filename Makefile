@@ -63,7 +63,7 @@ train: .venv/.dev
 ablation: .venv/.dev
 	$(BIN)/python -m model ablation --out runs/ablation
 
-# A quarter of an hour from nothing to a search page with an encoder of one's own, and a report of what it has learned.
+# Some twenty minutes from nothing to a search page with an encoder of one's own, and a report of what it has learned.
 demo: .venv/.dev
 	$(BIN)/python -m model train --config demo --out runs/demo --resume
 	$(BIN)/python -m export checkpoint runs/demo --out runs/demo/bundle
@@ -71,7 +71,7 @@ demo: .venv/.dev
 	$(BIN)/python -m model evaluate --checkpoint runs/demo world:test:100 --before --report runs/demo/report
 	$(BIN)/python -m model sample --out runs/demo/sample
 	$(BIN)/python -m index build --bundle runs/demo/bundle --data runs/demo/data runs/demo/sample/manifest.jsonl
-	$(BIN)/python -m index search --bundle runs/demo/bundle --data runs/demo/data --text "a red ball bouncing"
+	$(BIN)/python -m index search --bundle runs/demo/bundle --data runs/demo/data --text "wooden rumbling" --target audio
 	@echo "What it finds, and what it does not: runs/demo/report/index.html. Its search page comes up now; ^C stops."
 	$(BIN)/python -m service --bundle runs/demo/bundle --data runs/demo/data
 

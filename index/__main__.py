@@ -115,6 +115,9 @@ def main() -> int:
     args = arguments().parse_args()
     try:
         return COMMANDS[args.command](args)
+    except BrokenPipeError:  # whoever reads has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (
         BadBundle,
         BadFilter,

@@ -66,11 +66,15 @@ class Places:
 
     def append(self, rows: list[tuple[int, int, int, float, float]]) -> None:
         """Rows of (vector, item, window, start_s, end_s)."""
-        ids, items, *where = zip(*rows, strict=True)
-        places = np.array(list(zip(*where, strict=True)), PLACE)
+        numbers = np.fromiter(chain.from_iterable(rows), np.float64, 5 * len(rows)).reshape(
+            -1, 5
+        )  # whole below 2 ** 53
+        places = np.empty(len(rows), PLACE)
+        for column, name in enumerate(PLACE.names or (), 2):
+            places[name] = numbers[:, column]
         self._places.append(places)
-        self._items.append(np.array(items, np.int64))
-        self._ids.append(np.array(ids, np.int64))
+        self._items.append(numbers[:, 1].astype(np.int64))
+        self._ids.append(numbers[:, 0].astype(np.int64))
 
     def of(self, items: list[int]) -> tuple[list[int], Ids, list[Place]]:
         """The vectors of items, and where they belong: of the i-th from the i-th bound [items + 1] to the next."""
