@@ -69,7 +69,7 @@ async def mixed(
 ) -> Outcome:
     found, turns = Outcome(), asyncio.Semaphore(AT_ONCE)
     async with httpx.AsyncClient(
-        base_url=f"http://127.0.0.1:{port}", timeout=60, limits=httpx.Limits(AT_ONCE)
+        base_url=f"http://127.0.0.1:{port}", timeout=60, limits=httpx.Limits(max_connections=AT_ONCE)
     ) as client:
 
         async def status(request: Request) -> tuple[str, Any]:

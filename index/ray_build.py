@@ -84,7 +84,7 @@ def build(
             Encode,
             fn_constructor_args=(bundle.resolve(), budget, memory_mb, max_s, overlap),
             batch_size=FILES,
-            concurrency=(1, workers),
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=workers, initial_size=workers),
             max_restarts=-1,
             max_task_retries=-1,
         )
