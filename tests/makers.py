@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
@@ -128,9 +128,13 @@ class FakeEncoder:
 
 
 @contextmanager
-def serving(data: Path, *flags: str, port: int) -> Iterator[tuple[httpx.Client, subprocess.Popen[bytes]]]:
-    """A real server process, ready; interrupted afterwards if it still lives."""
-    command = [sys.executable, "-m", "service", "--data", str(data), "--port", str(port), *flags]
+def serving(
+    data: Path, *flags: str, port: int, within: Sequence[str] = ()
+) -> Iterator[tuple[httpx.Client, subprocess.Popen[bytes]]]:
+    """A real server process, ready, `within` what another command confines it to; interrupted afterwards if it still
+    lives.
+    """
+    command = [*within, sys.executable, "-m", "service", "--data", str(data), "--port", str(port), *flags]
     with (data.parent / f"service-{port}.log").open("ab") as log:
         process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, env={**os.environ, "TERCET_THREADS": "1"})
         try:

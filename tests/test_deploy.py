@@ -19,7 +19,7 @@ import yaml
 
 from service.settings import Settings
 
-from .makers import ROOT, free_port, make_clip
+from .makers import ROOT, free_port, make_clip, serving
 from .test_operate import listening
 
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text("utf-8"))
@@ -45,6 +45,32 @@ def test_the_image_holds_what_serving_needs_and_no_more() -> None:
     assert {"cpu", "gpu"} <= set(names) and names[-1] == "cpu"
     for name in re.findall(r"TERCET_\w+(?==)", dockerfile()):
         assert name in SETTINGS, name
+
+
+# A root that cannot be written, but for one folder and one of memory for /tmp; no capabilities, none to be gained.
+CONFINED = """mount --bind "$1" "$1" && mount -t tmpfs tmpfs "$2" && mount -o remount,bind,ro / && shift 2 &&
+exec setpriv --no-new-privs --bounding-set=-all --inh-caps=-all "$@" """
+
+
+def test_the_service_needs_no_more_than_compose_gives_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `read_only`, `tmpfs`, `cap_drop` and `no-new-privileges` say: it adds, finds, and stops cleanly."""
+    data, memory = tmp_path / "data", tmp_path / "memory"
+    for folder in (data, memory):
+        folder.mkdir()
+    within = ["unshare", "--mount", "sh", "-c", CONFINED, "sh", str(data), str(memory)]
+    if shutil.which("unshare") is None or subprocess.run([*within, "true"], capture_output=True).returncode:
+        pytest.skip("no mounts of its own can be given to a process here")
+    assert subprocess.run([*within, "touch", str(tmp_path / "elsewhere")], capture_output=True).returncode
+    assert not subprocess.run([*within, "touch", str(data / "here"), str(memory / "here")]).returncode
+    monkeypatch.setenv("TMPDIR", str(memory))
+    clip = make_clip(tmp_path / "clip.mp4", [(220, 20, 20)] * 2, hz=300.0).read_bytes()
+    with serving(data, port=free_port(), within=within) as (client, process):
+        added = client.post("/v1/collections/default/items", files={"file": ("clip.mp4", clip)}, data={"id": "a"})
+        assert added.status_code == 201, added.text
+        hits = client.post("/v1/search/video-video", files={"file": ("clip.mp4", clip)}).json()["hits"]
+        assert [hit["id"] for hit in hits] == ["a"] and hits[0]["score"] > 0.999
+        process.send_signal(2)
+        assert process.wait(30) == 0
 
 
 def test_compose_names_what_is_there() -> None:
