@@ -63,7 +63,7 @@ train: .venv/.dev
 ablation: .venv/.dev
 	$(BIN)/python -m model ablation --out runs/ablation
 
-# Some twenty minutes from nothing to a search page with an encoder of one's own, and a report of what it has learned.
+# Under half an hour from nothing to a search page with an encoder of one's own, and a report of what it has learned.
 demo: .venv/.dev
 	$(BIN)/python -m model train --config demo --out runs/demo --resume
 	$(BIN)/python -m export checkpoint runs/demo --out runs/demo/bundle

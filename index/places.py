@@ -65,10 +65,8 @@ class Places:
         return self._items.values
 
     def append(self, rows: list[tuple[int, int, int, float, float]]) -> None:
-        """Rows of (vector, item, window, start_s, end_s)."""
-        numbers = np.fromiter(chain.from_iterable(rows), np.float64, 5 * len(rows)).reshape(
-            -1, 5
-        )  # whole below 2 ** 53
+        """Rows of (vector, item, window, start_s, end_s); numbers below 2 ** 53, which a float holds whole."""
+        numbers = np.fromiter(chain.from_iterable(rows), np.float64, 5 * len(rows)).reshape(-1, 5)
         places = np.empty(len(rows), PLACE)
         for column, name in enumerate(PLACE.names or (), 2):
             places[name] = numbers[:, column]
