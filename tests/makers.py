@@ -132,19 +132,18 @@ def serving(
     data: Path, *flags: str, port: int, within: Sequence[str] = ()
 ) -> Iterator[tuple[httpx.Client, subprocess.Popen[bytes]]]:
     """A real server process, ready, `within` what another command confines it to; interrupted afterwards if it still
-    lives.
+    lives. What it says is shown with the test that fails.
     """
     command = [*within, sys.executable, "-m", "service", "--data", str(data), "--port", str(port), *flags]
-    with (data.parent / f"service-{port}.log").open("ab") as log:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, env={**os.environ, "TERCET_THREADS": "1"})
-        try:
-            with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
-                wait_ready(client, process)
-                yield client, process
-        finally:
-            if process.poll() is None:
-                process.send_signal(2)
-                process.wait(30)
+    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "TERCET_THREADS": "1"})
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+            wait_ready(client, process)
+            yield client, process
+    finally:
+        if process.poll() is None:
+            process.send_signal(2)
+            process.wait(30)
 
 
 def wait_ready(client: httpx.Client, process: subprocess.Popen[bytes], seconds: float = 60.0) -> None:

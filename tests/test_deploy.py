@@ -47,9 +47,10 @@ def test_the_image_holds_what_serving_needs_and_no_more() -> None:
         assert name in SETTINGS, name
 
 
-# A root that cannot be written, but for one folder and one of memory for /tmp; no capabilities, none to be gained.
-CONFINED = """mount --bind "$1" "$1" && mount -t tmpfs tmpfs "$2" && mount -o remount,bind,ro / && shift 2 &&
-exec setpriv --no-new-privs --bounding-set=-all --inh-caps=-all "$@" """
+# A root that cannot be written, but for one folder, one of memory for /tmp, and the 64 MiB of /dev/shm that an engine
+# gives to every container; no capabilities, none to be gained.
+CONFINED = """mount --bind "$1" "$1" && mount -t tmpfs tmpfs "$2" && mount -t tmpfs -o size=64m shm /dev/shm &&
+mount -o remount,bind,ro / && shift 2 && exec setpriv --no-new-privs --bounding-set=-all --inh-caps=-all "$@" """
 
 
 def test_the_service_needs_no_more_than_compose_gives_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
