@@ -20,6 +20,7 @@ from .errors import Overloaded, ShuttingDown, TimedOut
 Run = Callable[[str, NDArray[Any]], NDArray[np.float32]]
 TURN = 4  # batches of a queue before one behind it gets its turn
 OVERLOADED_S = 1  # until a full queue is worth asking again
+COMPANY = 40  # tokens that make a batch worth reading the weights for, while one of its lane is being run
 BULK_SHARE, PEOPLE_S = 16, 2.0  # bulk leaves in so small a part of a batch while people have asked in the last seconds
 
 
@@ -75,6 +76,13 @@ class Fair:
         return job
 
 
+class Running(NamedTuple):
+    """What a thread of the device is at."""
+
+    lane: str
+    jobs: list[Job]
+
+
 @dataclass(frozen=True)
 class Batch:
     """What has been run together."""
@@ -102,9 +110,9 @@ class Batcher:
     one of the lanes that are `quick`, which then need not wait for a long one.
 
     A batch leaves when the device is free, with what waits in its queue up to `max_tokens`, taken from those who ask in
-    turn: the device's own threads take it, so that the device never waits for the event loop. What nobody waits for any
-    more is dropped. A batch that fails is halved until the row that fails is alone. Every future is completed on every
-    path, shutdown included.
+    turn: the device's own threads take it, so that the device never waits for the event loop. Beside a batch of its
+    lane it leaves once it is worth it (`COMPANY`). What nobody waits for any more is dropped. A batch that fails is
+    halved until the row that fails is alone. Every future is completed on every path, shutdown included.
     """
 
     def __init__(
@@ -123,7 +131,7 @@ class Batcher:
         self._work = threading.Condition()  # held by whoever looks at the queues; told of every change
         self._queues: dict[Order, Fair] = {}
         self._waiting = {(bulk, lane): 0 for lane in lanes for bulk in (False, True)}
-        self._running: dict[str, list[Job]] = {}  # by thread
+        self._running: dict[str, Running] = {}  # by thread
         self._moved: dict[str, float] = {}  # when each thread last began to run something
         self.failing = 0  # batches that failed, one after the other
         self._asked = -PEOPLE_S  # when somebody other than bulk did
@@ -168,14 +176,15 @@ class Batcher:
                 queue.add(who, job)
             self._waiting[bulk, lane] += cost
             self._work.notify_all()
+        late = None if max_s is None else self._loop.call_later(max_s, fail, jobs, TimedOut(max_s))
         try:
-            async with asyncio.timeout(max_s):
-                return np.concatenate([await job.future for job in jobs])
-        except TimeoutError:
-            raise TimedOut(max_s or 0.0) from None
+            return np.concatenate([await job.future for job in jobs])
         finally:
+            if late is not None:
+                late.cancel()
             for job in jobs:  # a caller that went away takes its rows with it
-                job.future.cancel()
+                if not job.future.cancel() and not job.future.cancelled():
+                    job.future.exception()  # seen: more than one piece may have failed
 
     def waiting(self) -> dict[str, int]:
         """Tokens that wait, by lane."""
@@ -206,30 +215,37 @@ class Batcher:
                 while queue:
                     fail([queue.take()], ShuttingDown())
             self._waiting = dict.fromkeys(self._waiting, 0)
-            for jobs in self._running.values():
-                fail(jobs, ShuttingDown())
+            for running in self._running.values():
+                fail(running.jobs, ShuttingDown())
 
     def _serve(self, name: str, mine: Callable[[Order], bool]) -> None:
         """What a thread of the device does, with the queues that are its own."""
         for turn in count(1):
             with self._work:
-                self._running.pop(name, None)
+                if self._running.pop(name, None) and any(self._waiting.values()):
+                    self._work.notify_all()  # what was too little beside it
                 while (order := self._next(mine, turn)) is None:
                     if self._closing:
                         return
                     self._work.wait()
-                jobs = self._running[name] = self._take(order)
+                jobs = self._take(order)
+                self._running[name] = Running(order.lane, jobs)
                 self._moved[name] = time.monotonic()
             self._answer(order.lane, jobs)
 
     def _next(self, mine: Callable[[Order], bool], served: int) -> Order | None:
         """The first queue with work; now and then one behind it, each in turn, so that no queue starves."""
-        busy = sorted(order for order, queue in self._queues.items() if queue and mine(order))
+        busy = sorted(o for o, queue in self._queues.items() if queue and mine(o) and not self._too_few(o))
         if not busy:
             return None
         turn, rest = divmod(served, TURN)
         behind = busy[1:]
         return behind[turn % len(behind)] if behind and rest == 0 else busy[0]
+
+    def _too_few(self, order: Order) -> bool:
+        """Whether it had better wait for the batch of its lane that is being run, which others will join it behind."""
+        beside = any(running.lane == order.lane for running in self._running.values())
+        return beside and self._waiting[order.bulk, order.lane] < COMPANY and not self._closing
 
     def _take(self, order: Order) -> list[Job]:
         """What leaves now: live jobs up to `max_tokens`; of bulk less, where people would wait for it."""

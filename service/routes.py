@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 import numpy as np
 from fastapi import APIRouter, File, Form, Query, Request, UploadFile
@@ -45,7 +45,9 @@ from .trace import stage
 Request_ = TypeVar("Request_", bound=schemas.Strict)
 Text = TypeVar("Text")
 
-router = APIRouter()
+router = APIRouter(
+    responses={s: {"model": schemas.ErrorResponse} for s in (400, 401, 404, 408, 409, 413, 415, 422, 429, 503)}
+)
 
 
 def serving(request: Request) -> State:
@@ -189,7 +191,7 @@ def coded(vector: Vectors, request: schemas.OpenAIEmbeddings) -> list[float] | s
 
 
 def floats(vector: Vectors) -> list[float]:
-    return [float(x) for x in vector]
+    return cast(list[float], vector.tolist())
 
 
 def answered(tercet: State, space: str, data: list[schemas.Embedding]) -> schemas.Embeddings:

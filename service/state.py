@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import numpy as np
 from fastapi import Depends, Request
 from numpy.typing import NDArray
+from starlette.types import Scope
 
 from export.bundle import Manifest, modality_of
 from export.encoder import Encoder
@@ -239,14 +240,14 @@ class Tenure:
         self._in_use = 0
         self._turn = asyncio.Lock()
 
-    @asynccontextmanager
-    async def using(self) -> AsyncIterator[State]:
+    async def enter(self) -> State:
+        """The state, held until `leave`."""
         await self._serving.wait()
         self._in_use += 1
-        try:
-            yield self.state
-        finally:
-            self._in_use -= 1
+        return self.state
+
+    def leave(self) -> None:
+        self._in_use -= 1
 
     @asynccontextmanager
     async def handing_over(self) -> AsyncIterator[None]:
@@ -262,10 +263,18 @@ class Tenure:
                 self._serving.set()
 
 
-async def state(request: Request) -> AsyncIterator[State]:
+async def state(request: Request) -> State:
+    """Who serves, held until the request is answered."""
     tenure: Tenure = request.app.state.tenure
-    async with tenure.using() as found:
-        yield found
+    found = await tenure.enter()
+    request.scope["tercet.leave"] = tenure.leave
+    return found
 
 
-Tercet = Annotated[State, Depends(state, scope="function")]  # a long download does not hold it
+def leave(scope: Scope) -> None:
+    """The request needs nothing more of who serves: its answer has begun, so that a long download holds nobody up."""
+    if hold := scope.pop("tercet.leave", None):
+        hold()
+
+
+Tercet = Annotated[State, Depends(state)]

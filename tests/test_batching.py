@@ -270,6 +270,44 @@ def test_a_quick_lane_does_not_wait_for_a_long_batch() -> None:
     run(work())
 
 
+def test_a_few_words_wait_for_company_beside_words_and_not_beside_pictures() -> None:
+    """Ten rows of four tokens are worth a batch beside one of texts, nine wait for its end. Beside one of pictures, one
+    leaves at once.
+    """
+
+    async def work() -> None:
+        batches: list[tuple[str, int]] = []
+        gates = {"text": threading.Event(), "video": threading.Event()}
+
+        def device(lane: str, array: NDArray[Any]) -> NDArray[np.float32]:
+            batches.append((lane, len(array)))
+            gates[lane].wait(15)
+            return np.ones((len(array), 2), np.float32)
+
+        words = np.ones((1, 4), np.int64)
+        batcher = Batcher(device, {"text": Lane(), "video": ROW}, max_tokens=400, max_waiting=900, quick=("text",))
+        tasks = [asyncio.create_task(batcher.submit("text", words))]
+        await asyncio.sleep(0.05)
+        tasks += [asyncio.create_task(batcher.submit("text", words)) for _ in range(9)]
+        await asyncio.sleep(0.05)
+        assert batches == [("text", 1)]
+        tasks.append(asyncio.create_task(batcher.submit("text", words)))
+        await asyncio.sleep(0.05)
+        assert batches == [("text", 1), ("text", 10)]
+        gates["text"].set()
+        await asyncio.gather(*tasks)
+        tasks = [asyncio.create_task(batcher.submit("video", rows(1)))]
+        await asyncio.sleep(0.05)
+        tasks.append(asyncio.create_task(batcher.submit("text", words)))
+        await tasks[-1]
+        assert batches[2:] == [("video", 1), ("text", 1)]
+        gates["video"].set()
+        await asyncio.gather(*tasks)
+        await batcher.close()
+
+    run(work())
+
+
 def test_texts_that_never_end_leave_pictures_their_turn() -> None:
     """Sixteen ask for texts without a pause and two for pictures: those have every fourth batch of the first thread."""
 

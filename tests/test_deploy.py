@@ -8,7 +8,9 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -53,11 +55,19 @@ CONFINED = """mount --bind "$1" "$1" && mount -t tmpfs tmpfs "$2" && mount -t tm
 mount -o remount,bind,ro / && shift 2 && exec setpriv --no-new-privs --bounding-set=-all --inh-caps=-all "$@" """
 
 
-def test_the_service_needs_no_more_than_compose_gives_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def memory() -> Iterator[Path]:
+    """A folder of a short name: one of pytest's is too long for the sockets of processes."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
+def test_the_service_needs_no_more_than_compose_gives_it(
+    tmp_path: Path, memory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As `read_only`, `tmpfs`, `cap_drop` and `no-new-privileges` say: it adds, finds, and stops cleanly."""
-    data, memory = tmp_path / "data", tmp_path / "memory"
-    for folder in (data, memory):
-        folder.mkdir()
+    data = tmp_path / "data"
+    data.mkdir()
     within = ["unshare", "--mount", "sh", "-c", CONFINED, "sh", str(data), str(memory)]
     if shutil.which("unshare") is None or subprocess.run([*within, "true"], capture_output=True).returncode:
         pytest.skip("no mounts of its own can be given to a process here")
