@@ -87,7 +87,7 @@ def true_ten(x: Vectors, queries: Vectors, allowed: Ids) -> list[set[int]]:
 
 def ours(box: Collection, filter: dict[str, Any] | None = None) -> Answer:
     options = Options(TEN, filter)
-    return lambda q: [int(hit.id) for hit in search(box, [Aim("video", q[None])], options).hits]
+    return lambda q: [int(hit.id) for hit in search(box, [Aim("video", q[None], source="video")], options).hits]
 
 
 def direct(index: FaissIndex) -> Answer:

@@ -398,23 +398,6 @@ class Records:
         ).fetchall()
         return np.frombuffer(b"".join(row[0] for row in rows), "<f4").reshape(len(rows), dim)
 
-    def of_other_items(self, ids: Ids, than: int) -> NDArray[np.bool_]:
-        """Which of these vectors belong to another item than the vector `than` does."""
-        owners = self.owners([*ids.tolist(), than])
-        return np.array([owners[i] != owners[than] for i in ids.tolist()], bool)
-
-    def owners(self, vectors: list[int]) -> dict[int, int]:
-        """The numbers of the items that vectors of any encoding belong to."""
-        found: dict[int, int] = {}
-        for part in parts(vectors):
-            found |= dict(
-                self._db.execute(
-                    f"select v.n, w.item from vectors v join windows w on w.n = v.window where v.n in ({marks(part)})",
-                    part,
-                )
-            )
-        return found
-
     def bank(self, encoding: str, dim: int) -> NDArray[np.float32]:
         """The queries [n, dim] that scores are calibrated by."""
         rows = self._db.execute("select vector from bank where encoding = ? order by rowid", (encoding,)).fetchall()
@@ -446,7 +429,9 @@ class Records:
 
     def places(self, encoding: str) -> Places:
         """Where the vectors of an encoding belong; kept in memory, and read on after each write of this connection."""
-        places = self._places.setdefault(encoding, Places())
+        if encoding not in self._places:
+            self._places[encoding] = Places()
+        places = self._places[encoding]
         if places.read_at == self._db.total_changes:
             return places
         whole, known = len(places), int(places.ids[-1]) if len(places) else 0
@@ -466,12 +451,12 @@ class Records:
         return places
 
     def items_of(self, encoding: str, vectors: Ids) -> Ids:
-        """The numbers of the items that vectors [n] of an encoding belong to, in their order."""
+        """The numbers of the items that vectors [n] of an encoding belong to; -1 for one that is not here."""
         places = self.places(encoding)
-        at = np.searchsorted(places.ids, vectors)
-        inside = at < len(places)  # an index elsewhere may have others
-        at, vectors = at[inside], vectors[inside]
-        return np.asarray(places.items[at[places.ids[at] == vectors]], np.int64)
+        if not len(places):
+            return np.full(len(vectors), -1)
+        at = np.minimum(np.searchsorted(places.ids, vectors), len(places) - 1)
+        return np.where(places.ids[at] == vectors, places.items[at], -1)
 
     def media_files(self) -> set[str]:
         return {row[0] for row in self._db.execute("select media from items where media is not null")}

@@ -192,15 +192,20 @@ def look(collection: Collection, records: Records, aim: Aim, options: Options, w
         ids, scores = index.search(query, wanted, allowed, options.exact)
         if options.min_score is not None:
             ids = ids[scores.astype(np.float64) >= options.min_score]
-        items = list(dict.fromkeys(records.items_of(aim.target, ids).tolist()))
+        items = items_of(records, aim.target, ids)
         if len(items) >= options.top_k or len(ids) < wanted or wanted >= candidates:
             break
         wanted *= WIDEN
     if options.qb_norm and about is not None and len(ids) and ids[0] in about.popular:
         ids = less_popular(ids, index.vectors(ids), query, about)
-        items = list(dict.fromkeys(records.items_of(aim.target, ids).tolist()))
+        items = items_of(records, aim.target, ids)
     exact = index.exact or index.scans(allowed, options.exact)
     return Look(aim, about.calibration if about else None, exact, candidates, items)
+
+
+def items_of(records: Records, target: str, ids: Ids) -> list[int]:
+    """The items that windows belong to, in the windows' order."""
+    return [item for item in dict.fromkeys(records.items_of(target, ids).tolist()) if item >= 0]
 
 
 def less_popular(ids: Ids, vectors: Vectors, query: Vectors, about: Background) -> Ids:
@@ -230,7 +235,7 @@ class View:
     def __init__(self, look: Look, has: dict[str, Windows], min_score: float | None) -> None:
         aim, self.look, self._least = look.aim, look, -1.0 if min_score is None else min_score
         self._target, self._modality = aim.target, modality_of(aim.target)
-        self._every = [(modality_of(encoding), windows.bounds) for encoding, windows in has.items()]
+        self._every = sorted((modality_of(encoding), windows.bounds) for encoding, windows in has.items())
         self._has = {e: w for e, w in has.items() if w.places and (e == aim.target or e in aim.comparable)}
         self._modalities = {encoding: modality_of(encoding) for encoding in self._has}
         self._scores = {encoding: scores_of(windows.vectors, aim.query) for encoding, windows in self._has.items()}
@@ -267,7 +272,7 @@ class View:
             kind=about.kind,
             duration_s=about.duration_s,
             filename=about.filename,
-            modalities=sorted({modality for modality, bounds in self._every if bounds[n] < bounds[n + 1]}),
+            modalities=list(dict.fromkeys(modality for modality, bounds in self._every if bounds[n] < bounds[n + 1])),
             score=best,
             confidence=calibration.confidence(best) if calibration else None,
             target=self._modality,

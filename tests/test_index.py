@@ -449,7 +449,7 @@ def test_an_index_that_could_not_follow_is_not_kept(tmp_path: Path, monkeypatch:
     assert found(box, unit(0, 0, 1), top_k=1) == ["a"]
     with box.held() as records:
         asked = np.array([1, 2, 3, 99])  # the first is gone, the last never was
-        assert records.items_of("video", asked).tolist() == [2, 3]
+        assert records.items_of("video", asked).tolist() == [-1, 2, 3, -1]
     box.close()
 
 
