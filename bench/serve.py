@@ -1,6 +1,6 @@
 """What HTTP costs: texts embedded and searches answered by a server, beside the same ONNX session called in a loop.
 
-    python -m bench.serve [BUNDLE] [--seconds 5] [--import FOLDER] [--beside PORT --model NAME]
+    python -m bench.serve [BUNDLE] [--rounds 3] [--seconds 5] [--import FOLDER] [--beside PORT --model NAME]
 
 The loop calls a session on all cores with its best batch; beside it the encoder is called with two batches at once, as
 the service does. Each request of the server's carries one text; clients keep their connections and ask again as soon as
@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 import urllib.request
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -37,35 +38,47 @@ CONCURRENCY = (1, 8, 32, 128)
 BATCHES = (1, 8, 16, 32, 64, 128)
 
 
-def looped(bundle: Path, seconds: float) -> tuple[tuple[float, int], tuple[float, int]]:
-    """Texts a second and the batch that gives most: of one session on every core, called in a loop; and of the encoder,
-    called with two batches side by side, as the service does.
+class Loops:
+    """The encoder without HTTP: one session on every core, called in a loop; and two batches side by side, as the
+    service encodes. Each with the batch that gives it most.
     """
-    encoder = OnnxEncoder.open(bundle)
-    encoding = encoder.manifest.encodings("text")[0]
-    alone = session(open_bundle(bundle).graph(encoding), "cpu", os.cpu_count() or 1, "fp32")
-    one = best(lambda texts: alone.run(None, {"tokens": encoder.tokens(texts, encoding)}), seconds / 2)
-    with ThreadPoolExecutor(2) as two:
 
-        def both(texts: list[str]) -> None:
-            list(two.map(lambda half: encoder.embed(encoding, encoder.tokens(half, encoding)), (texts, texts)))
+    def __init__(self, bundle: Path, seconds: float) -> None:
+        encoder = OnnxEncoder.open(bundle)
+        encoding = encoder.manifest.encodings("text")[0]
+        alone = session(open_bundle(bundle).graph(encoding), "cpu", os.cpu_count() or 1, "fp32")
+        pool = ThreadPoolExecutor(2)
 
-        rate, batch = best(both, seconds / 2)
-    return one, (2 * rate, batch)
+        def one(texts: list[str]) -> None:
+            alone.run(None, {"tokens": encoder.tokens(texts, encoding)})
+
+        def two(texts: list[str]) -> None:
+            list(pool.map(lambda half: encoder.embed(encoding, encoder.tokens(half, encoding)), (texts, texts)))
+
+        self._ways = {"one session in a loop": (one, 1), "two batches side by side": (two, 2)}
+        self._best = {
+            name: max(BATCHES, key=lambda batch: rate(embed, batch, seconds / 2))
+            for name, (embed, _) in self._ways.items()
+        }
+
+    def rates(self, seconds: float) -> dict[str, float]:
+        """Texts a second by what is called, the loop first."""
+        return {
+            f"{name}, batches of {self._best[name]}": times * rate(embed, self._best[name], seconds)
+            for name, (embed, times) in self._ways.items()
+        }
 
 
-def best(embed: Callable[[list[str]], Any], seconds: float) -> tuple[float, int]:
-    texts, rates = phrases() * 2, {}
-    for batch in BATCHES:
-        embed(texts[:batch])
-        done, began = 0, time.perf_counter()
-        while time.perf_counter() - began < seconds:
-            at = done % len(texts)
-            embed((texts + texts)[at : at + batch])
-            done += batch
-        rates[batch] = done / (time.perf_counter() - began)
-    most = max(rates, key=lambda batch: rates[batch])
-    return rates[most], most
+def rate(embed: Callable[[list[str]], Any], batch: int, seconds: float) -> float:
+    """Texts a second of a function that takes so many at once."""
+    texts, done = phrases() * 3, 0
+    embed(texts[:batch])
+    began = time.perf_counter()
+    while time.perf_counter() - began < seconds:
+        at = done % len(phrases())
+        embed(texts[at : at + batch])
+        done += batch
+    return done / (time.perf_counter() - began)
 
 
 def free() -> int:
@@ -130,9 +143,12 @@ async def asked(port: int, requests: list[bytes], clients: int, seconds: float) 
     return times
 
 
-def told(name: str, times: list[float], seconds: float, loop: float) -> str:
-    p50, p99 = np.percentile(times, (50, 99))
-    return f"| {name} | {len(times) / seconds:.0f} | {len(times) / seconds / loop:.2f} | {p50:.1f} | {p99:.1f} |"
+def told(name: str, rates: list[float], loop: list[float], times: list[float]) -> str:
+    """A row: medians over the rounds, and what all requests of all rounds took."""
+    of_loop = sorted(each / alone for each, alone in zip(rates, loop, strict=True))
+    spread = f"{np.median(of_loop):.2f} ({of_loop[0]:.2f} to {of_loop[-1]:.2f})" if rates is not loop else "1.00"
+    waits = " | ".join(f"{ms:.1f}" for ms in np.percentile(times, (50, 99))) if times else "|"
+    return f"| {name} | {np.median(rates):.0f} | {spread} | {waits} |"
 
 
 def importing(port: int, folder: Path, searches: list[bytes], seconds: float) -> None:
@@ -153,25 +169,32 @@ def importing(port: int, folder: Path, searches: list[bytes], seconds: float) ->
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.serve", description=__doc__)
     parser.add_argument("bundle", type=Path, nargs="?", default=Path("bundles/default"))
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--import", type=Path, dest="imports", metavar="FOLDER")
     parser.add_argument("--beside", type=int, metavar="PORT")
     parser.add_argument("--model", default="default", help="what the other server calls its model")
     args = parser.parse_args()
-    (loop, batch), (two, each) = looped(args.bundle, args.seconds)
-    print(f"{os.cpu_count()} cores\n\n| | texts a second | of the loop | p50, ms | p99, ms |\n|---|---|---|---|---|")
-    print(f"| one session in a loop, batches of {batch} | {loop:.0f} | 1.00 | | |")
-    print(f"| two side by side, batches of {each} | {two:.0f} | {two / loop:.2f} | | |")
     embeds = [raw("/v1/embed/text", {"texts": [text]}) for text in phrases()]
     others = [raw("/embeddings", {"model": args.model, "input": [text]}) for text in phrases()]
     searches = [raw("/v1/search/text-video", {"query": text}) for text in phrases()]
     with tempfile.TemporaryDirectory() as folder, served(args.bundle, Path(folder) / "data", args.imports) as port:
-        for clients in CONCURRENCY:
-            for name, at, requests in (("ours", port, embeds), ("the other", args.beside, others)):
-                if at is not None:
-                    asyncio.run(asked(at, requests, clients, 1.0))
-                    times = asyncio.run(asked(at, requests, clients, args.seconds))
-                    print(told(f"{name} over HTTP, {clients} clients", times, args.seconds, loop), flush=True)
+        loops, rates, times = Loops(args.bundle, args.seconds), defaultdict[str, list[float]](list), {}
+        for _ in range(args.rounds):
+            for name, found in loops.rates(args.seconds).items():
+                rates[name].append(found)
+            for clients in CONCURRENCY:
+                for name, at, requests in (("ours", port, embeds), ("the other", args.beside, others)):
+                    if at is not None:
+                        name = f"{name} over HTTP, {clients} clients"
+                        asyncio.run(asked(at, requests, clients, 1.0))
+                        took = asyncio.run(asked(at, requests, clients, args.seconds))
+                        rates[name].append(len(took) / args.seconds)
+                        times[name] = times.get(name, []) + took
+        loop = next(iter(rates.values()))
+        print(f"{os.cpu_count()} cores, {args.rounds} rounds\n")
+        print("| | texts a second | of the loop | p50, ms | p99, ms |\n|---|---|---|---|---|")
+        print("\n".join(told(name, found, loop, times.get(name, [])) for name, found in rates.items()), flush=True)
         if args.imports:
             importing(port, args.imports.resolve(), searches, args.seconds)
 

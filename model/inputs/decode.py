@@ -12,11 +12,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 from av.container import InputContainer
-from av.stream import Disposition
+from av.stream import Discard, Disposition
 from numpy.typing import NDArray
 
 from .audio import clean
@@ -39,6 +40,7 @@ CONTAINERS = (
 TIMED = {"mp4", "matroska", "mpegts"}  # containers that say when each packet is shown
 MICROSECONDS = 1_000_000  # FFmpeg's AV_TIME_BASE
 GAP_S = 0.05  # a stream that starts later than this after its file is padded
+RESAMPLED = 32_768  # samples of each channel at once
 
 
 @dataclass(frozen=True)
@@ -99,12 +101,19 @@ def audio_stream(container: InputContainer) -> av.AudioStream | None:
     return None
 
 
+def packets_of(container: InputContainer, stream: av.VideoStream | av.AudioStream) -> Iterator[av.Packet[Any]]:
+    """Packets of one stream; where the container has them apart, those of others are not even read."""
+    for other in container.streams:
+        other.discard = Discard.default if other is stream else Discard.all
+    return container.demux(stream)
+
+
 def decoded(
     container: InputContainer, stream: av.VideoStream | av.AudioStream
 ) -> Iterator[av.VideoFrame | av.AudioFrame]:
     """Frames of one stream, skipping packets that do not decode and ending at the first fault of the container."""
     stream.codec_context.thread_count = 1
-    packets = container.demux(stream)
+    packets = packets_of(container, stream)
     while True:
         try:
             packet = next(packets, None)
@@ -137,12 +146,12 @@ def read_waveform(path: Path, sample_rate: int, budget: Budget) -> NDArray[np.fl
             return None
         pieces: list[NDArray[np.float32]] = []
         layout, raw_samples, total = None, 0, 0
-        resampler: av.AudioResampler | None = None
+        resampler: Resampler | None = None
 
         def keep(frame: av.AudioFrame | None) -> None:
             nonlocal total
             assert resampler is not None
-            pieces.extend(new := resampled(resampler, frame))
+            pieces.extend(new := resampler(frame))
             total += sum(map(len, new))
             if total > budget.seconds * sample_rate:
                 raise TooLong(round(total / sample_rate, 1), budget.seconds)
@@ -159,7 +168,7 @@ def read_waveform(path: Path, sample_rate: int, budget: Budget) -> NDArray[np.fl
             if layout != (now := (frame.format.name, frame.layout.name, frame.sample_rate)):
                 if resampler is not None:
                     keep(None)
-                resampler, layout = av.AudioResampler("flt", "mono", sample_rate, frame_size=sample_rate), now
+                resampler, layout = Resampler(sample_rate), now
             frame.pts = None
             keep(frame)
         if resampler is not None:
@@ -171,11 +180,25 @@ def read_waveform(path: Path, sample_rate: int, budget: Budget) -> NDArray[np.fl
         return np.concatenate(pieces)
 
 
-def resampled(resampler: av.AudioResampler, frame: av.AudioFrame | None) -> list[NDArray[np.float32]]:
-    try:
-        return [clean(out.to_ndarray()[0]) for out in resampler.resample(frame)]
-    except (av.FFmpegError, ValueError, MemoryError) as error:
-        raise Damaged(f"its audio cannot be resampled ({reason(error)})") from error
+class Resampler:
+    """Frames of one format to mono at a rate, many at once: a call of FFmpeg's costs more than a frame's samples."""
+
+    def __init__(self, sample_rate: int) -> None:
+        self._waiting = av.AudioFifo()
+        self._resampler = av.AudioResampler("flt", "mono", sample_rate, frame_size=sample_rate)
+
+    def __call__(self, frame: av.AudioFrame | None) -> list[NDArray[np.float32]]:
+        """What a frame completes, float32 [samples] each; at the end (None) the rest. Raises Damaged."""
+        try:
+            if frame is not None:
+                self._waiting.write(frame)
+            whole = self._waiting.read_many(RESAMPLED, partial=frame is None)
+            ready = [out for piece in whole for out in self._resampler.resample(piece)]
+            if frame is None:
+                ready += self._resampler.resample(None)
+            return [clean(out.to_ndarray()[0]) for out in ready]
+        except (av.FFmpegError, ValueError, MemoryError) as error:
+            raise Damaged(f"its audio cannot be resampled ({reason(error)})") from error
 
 
 def announced_video_s(path: Path, budget: Budget) -> float | None:
@@ -235,7 +258,7 @@ def read_few_frames(
         missing, codec = set(wanted), stream.codec_context
         codec.thread_count = 1
         try:
-            for packet in container.demux(stream):
+            for packet in packets_of(container, stream):
                 codec.skip_frame = "DEFAULT" if packet.pts in missing or packet.pts is None else "NONREF"
                 for frame in packet.decode():
                     assert isinstance(frame, av.VideoFrame)
@@ -263,7 +286,7 @@ def packet_times(container: InputContainer, stream: av.VideoStream, budget: Budg
     if not TIMED & set(container.format.name.split(",")):
         return found
     try:
-        for packet in container.demux(stream):
+        for packet in packets_of(container, stream):
             if packet.size:  # the last one only says that there are no more
                 if packet.pts is None or packet.is_corrupt or len(found) > budget.frames:
                     return []
