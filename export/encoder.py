@@ -83,19 +83,32 @@ class Encoder(Protocol):
 
 
 class OnnxEncoder:
-    """A bundle run by ONNX Runtime."""
+    """A bundle run by ONNX Runtime; `shared` where decoders and others want the same cores."""
 
-    def __init__(self, bundle: Bundle, provider: str = "cpu", threads: int = 0, precision: str = "fp32") -> None:
+    def __init__(
+        self, bundle: Bundle, provider: str = "cpu", threads: int = 0, precision: str = "fp32", shared: bool = False
+    ) -> None:
         self.manifest, self.provider, self.precision = bundle.manifest, provider, precision
         cores = threads or os.cpu_count() or 1
         # Texts are small and many: of two batches side by side each has its own thread and both the session's others,
         # which wait less for each other than one batch's on every core.
-        each = {e: max(1, cores - 1) if modality_of(e) == "text" else cores for e in bundle.manifest.graphs}
-        self._sessions = {e: session(bundle.graph(e), provider, n, precision) for e, n in each.items()}
+        texts = {e for e in bundle.manifest.graphs if modality_of(e) == "text"}
+        self._sessions = {
+            e: session(
+                bundle.graph(e),
+                provider,
+                max(1, cores - 1) if e in texts else cores,
+                precision,
+                spin=e in texts or not shared,
+            )
+            for e in bundle.manifest.graphs
+        }
         self._tokens = {e: TextTokens(bundle.folder / t.file, t.spec) for e, t in bundle.manifest.tokenizers.items()}
 
     @classmethod
-    def open(cls, folder: Path, provider: str = "cpu", threads: int = 0, precision: str = "fp32") -> OnnxEncoder:
+    def open(
+        cls, folder: Path, provider: str = "cpu", threads: int = 0, precision: str = "fp32", shared: bool = False
+    ) -> OnnxEncoder:
         """The bundle at `folder`, checked byte by byte and by its golden vectors, and warmed.
 
         Raises:
@@ -110,7 +123,7 @@ class OnnxEncoder:
                 raise UnverifiedPrecision(precision, f"was not measured on {provider}: run python -m export verify")
             if lossy := [e for e, v in measured.items() if not v.good]:
                 raise UnverifiedPrecision(precision, f"loses too much on {provider} ({', '.join(lossy)})")
-        encoder = cls(bundle, provider, threads, precision)
+        encoder = cls(bundle, provider, threads, precision, shared)
         encoder.check()
         encoder.warm()
         return encoder
@@ -175,8 +188,11 @@ class OnnxEncoder:
         return np.pad(arrays, more, constant_values=tokenizer.spec.pad_id)
 
 
-def session(graph: Path, provider: str, threads: int, precision: str) -> onnxruntime.InferenceSession:
-    """A graph ready to run.
+def session(
+    graph: Path, provider: str, threads: int, precision: str, spin: bool = True
+) -> onnxruntime.InferenceSession:
+    """A graph ready to run. Between the operations of a run its threads `spin`, which takes a tenth off it, or rest,
+    which beside others that want the cores takes a third off: who spins for a thread that has no core keeps one busy.
 
     Raises:
         CannotRun: the provider is not in this build, or its libraries do not load.
@@ -187,8 +203,8 @@ def session(graph: Path, provider: str, threads: int, precision: str) -> onnxrun
         raise CannotRun(provider, f"this build of ONNX Runtime has {has}; GPUs need onnxruntime-gpu (extra 'gpu')")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    # Threads spin between the operations of a run, which halves its time, and rest between runs: others want the cores.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spin)))
+    options.add_session_config_entry("session.force_spinning_stop", "1")  # once the run has ended
     options.enable_mem_pattern = False  # shapes vary from batch to batch; patterns would only pile up
     source: str | bytes = str(graph)
     if precision != "fp32":

@@ -36,7 +36,7 @@ def read() -> Settings:
 
 
 def opened(settings: Settings) -> OnnxEncoder:
-    return OnnxEncoder.open(settings.bundle, settings.provider, settings.threads, settings.precision)
+    return OnnxEncoder.open(settings.bundle, settings.provider, settings.threads, settings.precision, shared=True)
 
 
 def again() -> tuple[Settings, OnnxEncoder]:
