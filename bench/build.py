@@ -1,6 +1,6 @@
 """How fast a folder is indexed: the builder against decoding alone and encoding alone, its memory, and Ray beside it.
 
-    python -m bench.build PATH... [--bundle bundles/default] [--workers 2] [--encode-files 400] [--ray]
+    python -m bench.build PATH... [--bundle bundles/default] [--workers 2] [--encode-files 400] [--rounds 3] [--ray]
 
 Decoding alone is the builder's own decoders with nothing behind them; encoding alone takes files that are decoded
 already, as many as `--encode-files`, drawn evenly from all. A stage alone has every core to itself, and the builder's
@@ -113,6 +113,7 @@ def main() -> None:
     parser.add_argument("--bundle", type=Path, default=Path("bundles/default"))
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--encode-files", type=int, default=400)
+    parser.add_argument("--rounds", type=int, default=3, help="whose medians are printed")
     parser.add_argument("--ray", action="store_true")
     args = parser.parse_args()
     encoder = OnnxEncoder.open(args.bundle, threads=1)
@@ -121,22 +122,28 @@ def main() -> None:
         empty = Collection(place / "empty", encoder.manifest.fingerprint, encoder.manifest.dims)
         _, todo, _ = planned(empty, args.paths, False, 0.0)
         empty.close()
-        decode_s, readable = decode_alone(encoder, todo, args.workers, place)
         some = [todo[i] for i in np.linspace(0, len(todo) - 1, min(args.encode_files, len(todo))).astype(int)]
-        encode = 1 / encode_alone(args.bundle, some, args.workers, place)
-        build_s, indexed, memory = build_alone(encoder, args.paths, args.workers, place / "local")
-        decode, local = readable / decode_s, indexed / build_s
-        slower, after = min(decode, encode), 1 / (1 / decode + 1 / encode)
-        print(f"{len(todo):,} files, {indexed:,} indexed\n")
+        rounds = []
+        for n in range(args.rounds):
+            decode_s, readable = decode_alone(encoder, todo, args.workers, place)
+            encode = 1 / encode_alone(args.bundle, some, args.workers, place)
+            build_s, indexed, memory = build_alone(encoder, args.paths, args.workers, place / f"local-{n}")
+            rounds.append([readable / decode_s, encode, indexed / build_s])
+            if args.ray:
+                ray_s, ray_indexed = ray_alone(args, encoder, place / f"ray-{n}")
+                rounds[-1].append(ray_indexed / ray_s)
+        rates = np.array(rounds)  # [rounds, (decoding, encoding, the builder, the builder on Ray)]
+        slower, after = rates[:, :2].min(axis=1), 1 / (1 / rates[:, :2]).sum(axis=1)
+        print(f"{len(todo):,} files, {indexed:,} indexed, {args.rounds} rounds\n")
         print("| | files a second | of the slower stage | of one after the other |\n|---|---|---|---|")
-        rows = [("decoding alone", decode), ("encoding alone", encode), ("the builder", local)]
+        for name, found in zip(
+            ("decoding alone", "encoding alone", "the builder", "the builder on Ray"), rates.T, strict=False
+        ):
+            share = found / slower
+            spread = f"{np.median(share):.2f} ({share.min():.2f} to {share.max():.2f})"
+            print(f"| {name} | {np.median(found):.1f} | {spread} | {np.median(found / after):.2f} |")
         if args.ray:
-            ray_s, ray_indexed = ray_alone(args, encoder, place / "ray")
-            rows.append(("the builder on Ray", ray_indexed / ray_s))
-        for name, rate in rows:
-            print(f"| {name} | {rate:.1f} | {rate / slower:.2f} | {rate / after:.2f} |")
-        if args.ray:
-            print(f"\nRay is at {rows[-1][1] / local:.2f} of local.")
+            print(f"\nRay is at {np.median(rates[:, 3] / rates[:, 2]):.2f} of local.")
         half = memory[len(memory) // 2 :]
         print(f"\nMemory over the build, MiB: {', '.join(f'{m:.0f}' for m in memory)}")
         print(f"from the middle to the end: {half[-1] - half[0]:+.0f} MiB over {indexed // 2:,} files")

@@ -1,6 +1,6 @@
 """What HTTP costs for media: files uploaded to be embedded, beside decoding them and encoding them without it.
 
-    python -m bench.media FOLDER [--bundle bundles/default] [--clients 8] [--seconds 20]
+    python -m bench.media FOLDER [--bundle bundles/default] [--clients 8] [--rounds 3] [--seconds 10]
 
 For pictures and for sound: files a second of two decoding processes with nothing behind them; of the encoder with what
 has been decoded, sixteen windows at a time; and of the service, asked for one file a request. Decoding and encoding
@@ -72,21 +72,25 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--bundle", type=Path, default=Path("bundles/default"))
     parser.add_argument("--clients", type=int, default=8)
-    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--rounds", type=int, default=3, help="whose medians are printed")
+    parser.add_argument("--seconds", type=float, default=10.0)
     args = parser.parse_args()
     encoder = OnnxEncoder.open(args.bundle)
     print("| | files a second | of the slower | of one after the other |\n|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder, served(args.bundle, Path(folder) / "data", None) as port:
         for kind in ("video", "audio"):
             files = readable(encoder, sorted(path for path in args.folder.iterdir() if path.is_file()), kind)
-            decode, encode = alone(encoder, files, kind)
             requests = [upload(kind, file) for file in files]
             asyncio.run(asked(port, requests, args.clients, 1.0))
-            rate = len(asyncio.run(asked(port, requests, args.clients, args.seconds))) / args.seconds
-            slower, after = min(decode, encode), 1 / (1 / decode + 1 / encode)
-            rows = (f"{kind}: decoding alone", decode), ("encoding alone", encode), ("over HTTP", rate)
-            for name, found in rows:
-                print(f"| {name} | {found:.1f} | {found / slower:.2f} | {found / after:.2f} |", flush=True)
+            rounds = []
+            for _ in range(args.rounds):
+                answered = asyncio.run(asked(port, requests, args.clients, args.seconds))
+                rounds.append((*alone(encoder, files, kind), len(answered) / args.seconds))
+            rates = np.array(rounds)  # [rounds, (decoding, encoding, over HTTP)]
+            slower, after = rates[:, :2].min(axis=1), 1 / (1 / rates[:, :2]).sum(axis=1)
+            for name, found in zip((f"{kind}: decoding alone", "encoding alone", "over HTTP"), rates.T, strict=True):
+                columns = (f"{np.median(of):.2f}" for of in (found / slower, found / after))
+                print(f"| {name} | {np.median(found):.1f} | {' | '.join(columns)} |", flush=True)
 
 
 if __name__ == "__main__":
