@@ -123,11 +123,12 @@ def main() -> None:
         _, todo, _ = planned(empty, args.paths, False, 0.0)
         empty.close()
         some = [todo[i] for i in np.linspace(0, len(todo) - 1, min(args.encode_files, len(todo))).astype(int)]
-        rounds = []
+        rounds, memory = [], list[float]()
         for n in range(args.rounds):
             decode_s, readable = decode_alone(encoder, todo, args.workers, place)
             encode = 1 / encode_alone(args.bundle, some, args.workers, place)
-            build_s, indexed, memory = build_alone(encoder, args.paths, args.workers, place / f"local-{n}")
+            build_s, indexed, held = build_alone(encoder, args.paths, args.workers, place / f"local-{n}")
+            memory = memory or held  # the first round's: afterwards there is room
             rounds.append([readable / decode_s, encode, indexed / build_s])
             if args.ray:
                 ray_s, ray_indexed = ray_alone(args, encoder, place / f"ray-{n}")

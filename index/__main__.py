@@ -256,7 +256,7 @@ def reembed_command(args: argparse.Namespace) -> int:
     if args.drop or args.swap:
         print(f"{args.collection}: {'dropped what was staged' if args.drop else 'swapped'}")
         return 0
-    encoder, progress = OnnxEncoder.open(args.bundle), Progress()
+    encoder, progress = OnnxEncoder.open(args.bundle, shared=True), Progress()
     decoders = Decoders(args.workers, DECODE_MEMORY_MB, args.file_max_s)
     try:
         told = time.monotonic()

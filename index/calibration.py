@@ -91,7 +91,8 @@ def background(records: Records, index: VectorIndex, source: str, target: str, d
     for i, query in enumerate(bank):
         ids, scores = index.search(query, NEAR if len(own) else 1)
         if len(own):
-            other = records.items_of(target, ids) != records.items_of(source, own[i : i + 1])
+            items = records.items_of(target, ids)
+            other = (items >= 0) & (items != records.items_of(source, own[i : i + 1]))
             ids, scores = ids[other], scores[other]
         if len(ids):
             best.append(float(scores[0]))

@@ -20,7 +20,8 @@ from .errors import Overloaded, ShuttingDown, TimedOut
 Run = Callable[[str, NDArray[Any]], NDArray[np.float32]]
 TURN = 4  # batches of a queue before one behind it gets its turn
 OVERLOADED_S = 1  # until a full queue is worth asking again
-COMPANY = 40  # tokens that make a batch worth reading the weights for, while one of its lane is being run
+COMPANY = 40  # people's tokens in a lane that make a batch worth reading the weights for, beside another of theirs
+SOON = 160  # tokens of that other one, at most: it will soon be done
 BULK_SHARE, PEOPLE_S = 16, 2.0  # bulk leaves in so small a part of a batch while people have asked in the last seconds
 
 
@@ -79,8 +80,12 @@ class Fair:
 class Running(NamedTuple):
     """What a thread of the device is at."""
 
-    lane: str
+    order: Order
     jobs: list[Job]
+
+    @property
+    def tokens(self) -> int:
+        return sum(job.cost for job in self.jobs)
 
 
 @dataclass(frozen=True)
@@ -110,8 +115,8 @@ class Batcher:
     one of the lanes that are `quick`, which then need not wait for a long one.
 
     A batch leaves when the device is free, with what waits in its queue up to `max_tokens`, taken from those who ask in
-    turn: the device's own threads take it, so that the device never waits for the event loop. Beside a batch of its
-    lane it leaves once it is worth it (`COMPANY`). What nobody waits for any more is dropped. A batch that fails is
+    turn: the device's own threads take it, so that the device never waits for the event loop. Beside a short batch of
+    its lane it leaves once it is worth it (`COMPANY`). What nobody waits for any more is dropped. A batch that fails is
     halved until the row that fails is alone. Every future is completed on every path, shutdown included.
     """
 
@@ -229,7 +234,7 @@ class Batcher:
                         return
                     self._work.wait()
                 jobs = self._take(order)
-                self._running[name] = Running(order.lane, jobs)
+                self._running[name] = Running(order, jobs)
                 self._moved[name] = time.monotonic()
             self._answer(order.lane, jobs)
 
@@ -243,9 +248,15 @@ class Batcher:
         return behind[turn % len(behind)] if behind and rest == 0 else busy[0]
 
     def _too_few(self, order: Order) -> bool:
-        """Whether it had better wait for the batch of its lane that is being run, which others will join it behind."""
-        beside = any(running.lane == order.lane for running in self._running.values())
-        return beside and self._waiting[order.bulk, order.lane] < COMPANY and not self._closing
+        """Whether it had better wait for others, until a short batch of its lane that is being run has ended. Bulk does
+        not wait, as it never would be its turn, nor does anyone for bulk.
+        """
+        if order.bulk or self._closing or self._waiting[False, order.lane] >= COMPANY:
+            return False
+        return any(
+            running.order.lane == order.lane and not running.order.bulk and running.tokens <= SOON
+            for running in self._running.values()
+        )
 
     def _take(self, order: Order) -> list[Job]:
         """What leaves now: live jobs up to `max_tokens`; of bulk less, where people would wait for it."""

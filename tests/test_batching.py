@@ -271,8 +271,8 @@ def test_a_quick_lane_does_not_wait_for_a_long_batch() -> None:
 
 
 def test_a_few_words_wait_for_company_beside_words_and_not_beside_pictures() -> None:
-    """Ten rows of four tokens are worth a batch beside one of texts, nine wait for its end. Beside one of pictures, one
-    leaves at once.
+    """Ten rows of four tokens are worth a batch beside a short one of texts, nine wait for its end. Beside a long batch
+    or one of pictures, one leaves at once.
     """
 
     async def work() -> None:
@@ -303,6 +303,34 @@ def test_a_few_words_wait_for_company_beside_words_and_not_beside_pictures() -> 
         assert batches[2:] == [("video", 1), ("text", 1)]
         gates["video"].set()
         await asyncio.gather(*tasks)
+        gates["text"].clear()
+        tasks = [asyncio.create_task(batcher.submit("text", np.ones((41, 4), np.int64)))]
+        await asyncio.sleep(0.05)
+        tasks.append(asyncio.create_task(batcher.submit("text", words)))
+        await asyncio.sleep(0.05)
+        assert batches[4:] == [("text", 41), ("text", 1)]
+        gates["text"].set()
+        await asyncio.gather(*tasks)
+        await batcher.close()
+
+    run(work())
+
+
+def test_people_do_not_wait_for_the_words_of_an_import() -> None:
+    async def work() -> None:
+        gate = threading.Event()
+
+        def device(lane: str, array: NDArray[Any]) -> NDArray[np.float32]:
+            if array.shape[1] == 6:
+                gate.wait(15)
+            return np.ones((len(array), 2), np.float32)
+
+        batcher = Batcher(device, {"text": Lane()}, max_tokens=400, max_waiting=900, quick=("text",))
+        imported = asyncio.create_task(batcher.submit("text", np.ones((1, 6), np.int64), bulk=True))
+        await asyncio.sleep(0.05)
+        await asyncio.wait_for(batcher.submit("text", np.ones((1, 4), np.int64)), 5)
+        gate.set()
+        await imported
         await batcher.close()
 
     run(work())
