@@ -16,7 +16,7 @@ from . import snapshot
 from .places import Ids
 from .records import Records
 from .renewal import TUNED_ON, Renewal, spare_cores
-from .vectors import FaissIndex, Sizing, VectorIndex, Vectors
+from .vectors import FaissIndex, Sizing, VectorIndex, Vectors, gpus
 
 log = logging.getLogger(__name__)
 # Vectors that may follow a snapshot before another is due: as many as take seconds to add again.
@@ -81,6 +81,8 @@ class FaissStore:
         held: Held,
         still: AbstractContextManager[Any],
     ) -> None:
+        if sizing.kind == "gpu" and not gpus():
+            raise VectorStoreFailed("an index on a GPU: this build of FAISS, or this machine, has none")
         self._snapshots, self._identity, self._dims = folder / "snapshots", identity, dims
         self._sizing, self._held, self._still = sizing, held, still
         self._renewal = Renewal(folder / "records.sqlite", sizing.latency_ms)

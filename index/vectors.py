@@ -6,6 +6,7 @@
 | hnsw  | a graph of neighbours (1603.09320)                   | 4 D + 272                      |
 | ivf   | lists of 4-bit codes, the best of them compared anew | 4 D + D / 8                    |
 | small | the same, compared anew as 8 bits a number           | D + D / 8                      |
+| gpu   | every vector compared by a GPU; filtered ones here   | 4 D, and as many there         |
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ faiss: Any = untyped_faiss  # its stubs know neither numpy arguments nor search 
 
 Vectors = NDArray[np.float32]
 
-KINDS = ("exact", "hnsw", "ivf", "small")
+KINDS = ("exact", "hnsw", "ivf", "small", "gpu")
+WHOLE = ("exact", "gpu")  # which compare every vector
 LEARNED = ("ivf", "small")  # from a sample of what they will hold
 LEARNABLE = 1_000  # vectors, below which there is nothing to learn from
 COMPARED_PER_MS = 5_000_000  # numbers that an exact scan gets through, about
@@ -34,6 +36,9 @@ HNSW_LINKS, HNSW_BUILD = 32, 120
 SEARCHED = {"hnsw": "efSearch=128", "ivf": "nprobe=32,k_factor_rf=16", "small": "nprobe=32,k_factor_rf=16"}  # untuned
 TUNED_FOR, RECALL = 10, 0.98  # hits, and how many of them tuning wants found
 SAMPLE = 100_000  # vectors that lists are learned from, at most
+GPU_MOST = 2048  # places that one search of a GPU gives
+HIDDEN_MOST = 512  # of them, places of removed vectors, before what is on the GPU is made anew
+CHUNK = 65_536  # vectors that go to a GPU at once
 SCAN_SHARE = 0.2  # a filter that leaves a smaller share is answered by scanning just that
 WORN_SHARE = 0.2  # of its vectors removed, an index is made anew
 
@@ -89,13 +94,14 @@ class FaissIndex:
         self.tuned, self.tuned_at = SEARCHED.get(kind, ""), 0  # and with how many vectors
         self._all, self._hidden = Column(np.empty(0, np.int64)), Column(np.empty(0, bool))
         self._count = 0
+        self._there: Copy | None = None  # on the GPU
         self._every: Vectors = np.empty((0, dim), np.float32)  # FAISS's own
         self._masked: tuple[Ids, NDArray[np.bool_]] | None = None  # the places of the last filter's vectors
         self._asked: tuple[Any, Any] = (None, None)  # what the last search without a filter asked for, and how
 
     @property
     def exact(self) -> bool:
-        return self.kind == "exact"
+        return self.kind in WHOLE
 
     @property
     def faithful(self) -> bool:
@@ -138,8 +144,11 @@ class FaissIndex:
 
     def remove(self, ids: Ids) -> None:
         at = self._places(ids)
-        self._count -= int((~self._gone[at]).sum())
+        hidden = int((~self._gone[at]).sum())
+        self._count -= hidden
         self._gone[at] = True
+        if self._there is not None:
+            self._there.hidden += hidden
 
     def _places(self, ids: Ids) -> Ids:
         """Where in the index the ids are that it has."""
@@ -151,6 +160,8 @@ class FaissIndex:
     def search(self, query: Vectors, k: int, allowed: Ids | None = None, exact: bool = False) -> tuple[Ids, Vectors]:
         if k <= 0 or len(self) == 0 or (allowed is not None and len(allowed) == 0):
             return np.empty(0, np.int64), np.empty(0, np.float32)
+        if self.kind == "gpu" and allowed is None and k + HIDDEN_MOST <= GPU_MOST and gpus():
+            return self._search_there(query, k)
         shown: NDArray[np.bool_] | None = None if len(self) == len(self._ids) else ~self._gone
         if allowed is not None:
             mask = self._mask(allowed)
@@ -162,6 +173,19 @@ class FaissIndex:
             scores, at = self._faiss.search(query, k, params=self._parameters(k, shown))
         found = at[0] >= 0
         return self._ids[at[0][found]], scores[0][found]
+
+    def _search_there(self, query: Vectors, k: int) -> tuple[Ids, Vectors]:
+        """By a GPU, once it has what was added since."""
+        if self._there is None or self._there.hidden > HIDDEN_MOST:
+            self._there = Copy(self.dim)
+        there = self._there
+        added = there.upto + np.flatnonzero(~self._gone[there.upto :])
+        for first in range(0, len(added), CHUNK):
+            there.add(added[first : first + CHUNK], self._stored(added[first : first + CHUNK]))
+        there.upto = len(self._ids)
+        scores, at = there.search(query, k)
+        found = np.flatnonzero(~self._gone[at])[:k]
+        return self._ids[at[found]], scores[found]
 
     def _parameters(self, k: int, shown: NDArray[np.bool_] | None) -> Any:
         if shown is not None:
@@ -245,6 +269,32 @@ class FaissIndex:
         return index
 
 
+def gpus() -> int:
+    """How many GPUs there are that this build of FAISS can use."""
+    return int(faiss.get_num_gpus()) if hasattr(faiss, "StandardGpuResources") else 0
+
+
+class Copy:
+    """Vectors on the first GPU, by their places in the index that they are of. For one thread at a time. It cannot pass
+    over some of them: those that have been removed since are `hidden` among what it finds.
+    """
+
+    def __init__(self, dim: int) -> None:
+        self._resources = faiss.StandardGpuResources()  # not to be shared with other indexes
+        self._faiss = faiss.index_cpu_to_gpu(self._resources, 0, faiss.IndexFlatIP(dim))
+        self._places = Column(np.empty(0, np.int64))
+        self.upto, self.hidden = 0, 0  # how many places of the index it has seen
+
+    def add(self, places: Ids, vectors: Vectors) -> None:
+        self._faiss.add(vectors)
+        self._places.append(places)
+
+    def search(self, query: Vectors, k: int) -> tuple[Vectors, Ids]:
+        """Scores and places, best first, of which k are not hidden where there are so many."""
+        scores, at = self._faiss.search(query[None], min(k + self.hidden, len(self._places.values)))
+        return scores[0], self._places.values[at[0]]
+
+
 class Tried(NamedTuple):
     """Search parameters, what they find of ten and how long they take."""
 
@@ -269,8 +319,8 @@ def chosen(tried: list[Tried], latency_ms: float, recall: float) -> Tried:
 
 def factory(dim: int, kind: str, expected: int) -> str:
     """FAISS's name for a kind of index that will hold about so many vectors."""
-    if kind in ("exact", "hnsw"):
-        return {"exact": "Flat", "hnsw": f"HNSW{HNSW_LINKS},Flat"}[kind]
+    if kind in (*WHOLE, "hnsw"):
+        return f"HNSW{HNSW_LINKS},Flat" if kind == "hnsw" else "Flat"
     lists = int(np.clip(4 * np.sqrt(expected), 16, 65_536))
     codes = f"PQ{max(1, dim // 4) if dim % 4 == 0 else dim}x4fs"
     return f"IVF{lists},{codes},{'RFlat' if kind == 'ivf' else 'Refine(SQ8)'}"
@@ -279,7 +329,7 @@ def factory(dim: int, kind: str, expected: int) -> str:
 def bytes_for(kind: str, dim: int) -> int:
     """Of one vector, as the table above has it."""
     code = dim // 8
-    return {"exact": 4 * dim, "hnsw": 4 * dim + 272, "ivf": 4 * dim + code, "small": dim + code}[kind]
+    return {"exact": 4 * dim, "gpu": 4 * dim, "hnsw": 4 * dim + 272, "ivf": 4 * dim + code, "small": dim + code}[kind]
 
 
 def selector(shown: NDArray[np.bool_] | None) -> Any:
@@ -292,7 +342,7 @@ def parameters(kind: str, tuned: str, k: int, shown: NDArray[np.bool_] | None) -
     lie twice as far: it looks at twice as many.
     """
     may = selector(shown)
-    if kind == "exact":
+    if kind in WHOLE:
         return faiss.SearchParameters(sel=may)
     wider = 1.0 if shown is None else len(shown) / max(int(shown.sum()), 1)
     values = {name: float(value) for name, value in (pair.split("=") for pair in tuned.split(","))}

@@ -61,7 +61,9 @@ class Settings(BaseSettings):
     )
     traces: str = Field("", description="address that OpenTelemetry spans are sent to, OTLP over HTTP (extra 'otel')")
     log_json: bool = Field(False, description="log lines as JSON")
-    index: Literal["auto", "exact", "hnsw", "ivf", "small"] = Field("auto", description="kind of the vector indexes")
+    index: Literal["auto", "exact", "hnsw", "ivf", "small", "gpu"] = Field(
+        "auto", description="kind of the vector indexes"
+    )
     index_memory_mb: int = Field(0, ge=0, description="memory that one vector index may take; 0: no limit")
     index_latency_ms: float = Field(2.0, gt=0, description="time that one vector index may take for a search, about")
     milvus: str = Field("", description="address of a Milvus that keeps the vectors instead of FAISS")
