@@ -163,6 +163,7 @@ class Collection:
             finally:
                 with self._lock:
                     self._closed = True
+                    self._store.let_go()
                     self._records.close()
 
     # ------------------------------------------------------------ writing

@@ -210,7 +210,11 @@ class MilvusStore:
     def drop(self) -> None:
         for index in self._indexes.values():
             index.drop()
+
+    def let_go(self) -> None:
+        for index in self._indexes.values():
             index.close()
+        self._indexes = {}
 
 
 def stacked(rows: list[dict[str, Any]], dim: int) -> tuple[Ids, Vectors]:

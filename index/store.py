@@ -66,6 +66,10 @@ class Store(Protocol):
         """Remove whatever is kept outside the collection's folder."""
         ...
 
+    def let_go(self) -> None:
+        """Nobody will ask it any more: give back what it holds in memory."""
+        ...
+
 
 class FaissStore:
     """Indexes in memory, with snapshots in the collection's folder and renewals in the background. `still` is the lock
@@ -201,6 +205,9 @@ class FaissStore:
 
     def drop(self) -> None:
         """Everything is in the collection's folder."""
+
+    def let_go(self) -> None:
+        self._indexes = {}
 
 
 def replay(records: Records, encoding: str, index: VectorIndex, after: int) -> None:

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 
 from .places import Column, Ids
 
+log = logging.getLogger(__name__)
 faiss: Any = untyped_faiss  # its stubs know neither numpy arguments nor search parameters
 
 Vectors = NDArray[np.float32]
@@ -36,8 +38,8 @@ HNSW_LINKS, HNSW_BUILD = 32, 120
 SEARCHED = {"hnsw": "efSearch=128", "ivf": "nprobe=32,k_factor_rf=16", "small": "nprobe=32,k_factor_rf=16"}  # untuned
 TUNED_FOR, RECALL = 10, 0.98  # hits, and how many of them tuning wants found
 SAMPLE = 100_000  # vectors that lists are learned from, at most
-GPU_MOST = 2048  # places that one search of a GPU gives
-HIDDEN_MOST = 512  # of them, places of removed vectors, before what is on the GPU is made anew
+GPU_MOST = 2048  # vectors that one search of a GPU gives, removed ones among them
+GPU_SCRATCH = 64 << 20  # bytes that FAISS sets aside there for each index; by itself it takes 1.5 GiB
 CHUNK = 65_536  # vectors that go to a GPU at once
 SCAN_SHARE = 0.2  # a filter that leaves a smaller share is answered by scanning just that
 WORN_SHARE = 0.2  # of its vectors removed, an index is made anew
@@ -144,11 +146,11 @@ class FaissIndex:
 
     def remove(self, ids: Ids) -> None:
         at = self._places(ids)
-        hidden = int((~self._gone[at]).sum())
-        self._count -= hidden
+        at = at[~self._gone[at]]
+        self._count -= len(np.unique(at))
         self._gone[at] = True
         if self._there is not None:
-            self._there.hidden += hidden
+            self._there.hidden += int((at < self._there.upto).sum())
 
     def _places(self, ids: Ids) -> Ids:
         """Where in the index the ids are that it has."""
@@ -160,8 +162,9 @@ class FaissIndex:
     def search(self, query: Vectors, k: int, allowed: Ids | None = None, exact: bool = False) -> tuple[Ids, Vectors]:
         if k <= 0 or len(self) == 0 or (allowed is not None and len(allowed) == 0):
             return np.empty(0, np.int64), np.empty(0, np.float32)
-        if self.kind == "gpu" and allowed is None and k + HIDDEN_MOST <= GPU_MOST and gpus():
-            return self._search_there(query, k)
+        there = self.kind == "gpu" and allowed is None and not exact and k <= GPU_MOST and gpus()
+        if there and (answer := self._search_there(query, k)) is not None:
+            return answer
         shown: NDArray[np.bool_] | None = None if len(self) == len(self._ids) else ~self._gone
         if allowed is not None:
             mask = self._mask(allowed)
@@ -174,16 +177,22 @@ class FaissIndex:
         found = at[0] >= 0
         return self._ids[at[0][found]], scores[0][found]
 
-    def _search_there(self, query: Vectors, k: int) -> tuple[Ids, Vectors]:
-        """By a GPU, once it has what was added since."""
-        if self._there is None or self._there.hidden > HIDDEN_MOST:
-            self._there = Copy(self.dim)
-        there = self._there
-        added = there.upto + np.flatnonzero(~self._gone[there.upto :])
-        for first in range(0, len(added), CHUNK):
-            there.add(added[first : first + CHUNK], self._stored(added[first : first + CHUNK]))
-        there.upto = len(self._ids)
-        scores, at = there.search(query, k)
+    def _search_there(self, query: Vectors, k: int) -> tuple[Ids, Vectors] | None:
+        """By a GPU, once it has what was added since; None where it fails: what it then has is not to be trusted."""
+        try:
+            if self._there is None or k + self._there.hidden > GPU_MOST:
+                self._there = None  # before another takes its memory
+                self._there = Copy(self.dim)
+            there = self._there
+            added = there.upto + np.flatnonzero(~self._gone[there.upto :])
+            for first in range(0, len(added), CHUNK):
+                there.add(added[first : first + CHUNK], self._stored(added[first : first + CHUNK]))
+            there.upto = len(self._ids)
+            scores, at = there.search(query, k)
+        except RuntimeError as error:  # FAISS's, of memory that is not there and of devices that are lost
+            log.warning("a GPU could not be searched: %s", str(error).partition("\n")[0])
+            self._there = None
+            return None
         found = np.flatnonzero(~self._gone[at])[:k]
         return self._ids[at[found]], scores[found]
 
@@ -276,11 +285,14 @@ def gpus() -> int:
 
 class Copy:
     """Vectors on the first GPU, by their places in the index that they are of. For one thread at a time. It cannot pass
-    over some of them: those that have been removed since are `hidden` among what it finds.
+    over some of them: those that have been removed since are `hidden` among what it finds. When it grows, it is there
+    twice for a moment.
     """
 
     def __init__(self, dim: int) -> None:
         self._resources = faiss.StandardGpuResources()  # not to be shared with other indexes
+        self._resources.setTempMemory(GPU_SCRATCH)
+        self._resources.setPinnedMemory(0)
         self._faiss = faiss.index_cpu_to_gpu(self._resources, 0, faiss.IndexFlatIP(dim))
         self._places = Column(np.empty(0, np.int64))
         self.upto, self.hidden = 0, 0  # how many places of the index it has seen
@@ -292,7 +304,8 @@ class Copy:
     def search(self, query: Vectors, k: int) -> tuple[Vectors, Ids]:
         """Scores and places, best first, of which k are not hidden where there are so many."""
         scores, at = self._faiss.search(query[None], min(k + self.hidden, len(self._places.values)))
-        return scores[0], self._places.values[at[0]]
+        found = at[0] >= 0
+        return scores[0][found], self._places.values[at[0][found]]
 
 
 class Tried(NamedTuple):
@@ -377,7 +390,7 @@ class Sizing:
         """
         if self.kind != "auto":
             return self.kind if count >= LEARNABLE or self.kind not in LEARNED else "exact"
-        lenient, most = 1 if now == "exact" else 2, self.memory_mb * 1_000_000 or math.inf
+        lenient, most = 1 if now in WHOLE else 2, self.memory_mb * 1_000_000 or math.inf
         quick = count * lenient * dim <= self.latency_ms * COMPARED_PER_MS
         if quick and (bytes_for("exact", dim) * count <= most or count < LEARNABLE):
             return "exact"

@@ -38,7 +38,7 @@ from index.records import NewItem, UnknownItem
 from index.report import report
 from index.search import Aim, Answer, Options, search
 from index.store import VectorStoreFailed
-from index.vectors import KINDS, FaissIndex, Sizing
+from index.vectors import KINDS, FaissIndex, Sizing, gpus
 
 from .makers import dims, running_milvus
 
@@ -113,13 +113,35 @@ def test_records_of_older_schemas_are_carried_over(tmp_path: Path, version: int)
     assert (box.picture("a", 3.0), box.picture("a", 99.0), box.peaks("a")) == (b"first", b"second", b"\0\1")
 
 
+class Device:
+    """An index here where one on a GPU would be: there is none. It can be told to fail."""
+
+    broken = False
+
+    def __init__(self, dim: int) -> None:
+        self._faiss = faiss.IndexFlatIP(dim)
+
+    def add(self, x: Array) -> None:
+        if Device.broken and self._faiss.ntotal:
+            raise RuntimeError("out of memory")
+        self._faiss.add(x)
+
+    def search(self, queries: Array, k: int) -> Any:
+        assert k <= 2048
+        return self._faiss.search(queries, k)
+
+
+class Resources:
+    def setTempMemory(self, size: int) -> None: ...
+
+    def setPinnedMemory(self, size: int) -> None: ...
+
+
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An index here where one on a GPU would be: there is none."""
     monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1)
-    monkeypatch.setattr(faiss, "StandardGpuResources", object, raising=False)
-    here = lambda resources, device, index: faiss.clone_index(index)  # noqa: E731
-    monkeypatch.setattr(faiss, "index_cpu_to_gpu", here, raising=False)
+    monkeypatch.setattr(faiss, "StandardGpuResources", Resources, raising=False)
+    monkeypatch.setattr(faiss, "index_cpu_to_gpu", lambda resources, device, index: Device(index.d), raising=False)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -155,26 +177,56 @@ def test_every_kind_finds_what_the_twin_finds(kind: str, gpu: None) -> None:
         assert hits >= (1.0 if index.exact else 0.97) * total
 
 
+def same_as_here(there: FaissIndex, here: FaissIndex) -> None:
+    for query in cloud(20, there.dim, seed=1):
+        for k in (1, 10, 1900):
+            (ids, scores), (expected, of) = there.search(query, k), here.search(query, k)
+            assert ids.tolist() == expected.tolist() and scores == pytest.approx(of, abs=1e-6)
+
+
 def test_a_gpu_has_what_may_be_found(gpu: None) -> None:
-    """Ids and scores as of the exact kind, while vectors come and more of them go than are looked over."""
-    x, queries = cloud(3000, 16), cloud(20, 16, seed=1)
+    """Ids and scores as of the exact kind, while vectors come, and the best of them go: some, then more than a search
+    gives.
+    """
+    x = cloud(6000, 16)
     there, here = FaissIndex(16, "gpu"), FaissIndex(16)
-    for first in range(0, 3000, 600):
+    for first in range(0, 6000, 3000):
         for index in (there, here):
-            index.add(np.arange(first, first + 600), x[first : first + 600])
-            index.remove(np.arange(first, first + 600, 3))
-        for query in queries:
-            for k in (1, 10, 1999):
-                (ids, scores), (expected, of) = there.search(query, k), here.search(query, k)
-                assert ids.tolist() == expected.tolist() and scores == pytest.approx(of, abs=1e-6)
+            index.add(np.arange(first, first + 3000), x[first : first + 3000])
+        same_as_here(there, here)
+        for k in (20, 130, 2000):
+            gone, _ = here.search(cloud(20, 16, seed=1)[3], k)
+            for index in (there, here):
+                index.remove(gone)
+            same_as_here(there, here)
 
 
-def test_without_a_gpu_there_is_none(tmp_path: Path) -> None:
+def test_a_gpu_that_fails_costs_no_answer(gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = cloud(3000, 16)
+    there, here = FaissIndex(16, "gpu"), FaissIndex(16)
+    for first in (0, 1000, 2000):
+        monkeypatch.setattr(Device, "broken", first == 1000)
+        for index in (there, here):
+            index.add(np.arange(first, first + 1000), x[first : first + 1000])
+        same_as_here(there, here)
+
+
+def test_without_a_gpu_there_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 0)
     with pytest.raises(VectorStoreFailed, match="GPU"):
         Collection(tmp_path / "box", "f1", dims(3), Sizing("gpu"))
     index = FaissIndex(16, "gpu")  # of a snapshot from elsewhere
     index.add(np.arange(1, 101), cloud(100, 16))
     assert index.search(cloud(100, 16)[7], 1)[0].tolist() == [8]
+
+
+@pytest.mark.skipif(not gpus(), reason="no GPU that FAISS can use")
+def test_a_real_gpu() -> None:
+    there, here = FaissIndex(16, "gpu"), FaissIndex(16)
+    for index in (there, here):
+        index.add(np.arange(3000), cloud(3000, 16))
+        index.remove(np.arange(0, 3000, 7))
+    same_as_here(there, here)
 
 
 @pytest.fixture(scope="module")
