@@ -122,9 +122,10 @@ class Device:
         self._faiss = faiss.IndexFlatIP(dim)
 
     def add(self, x: Array) -> None:
-        if Device.broken and self._faiss.ntotal:
-            raise RuntimeError("out of memory")
+        had = self._faiss.ntotal
         self._faiss.add(x)
+        if Device.broken and had:
+            raise RuntimeError("out of memory")  # half done
 
     def search(self, queries: Array, k: int) -> Any:
         assert k <= 2048
