@@ -4,9 +4,10 @@
 
 The loop calls a session on all cores with its best batch; beside it the encoder is called with two batches at once, as
 the service does. Each request of the server's carries one text; clients keep their connections and ask again as soon as
-they are answered. All of it shares the machine: the server, its encoder and the clients. With `--import`, text searches
-are timed alone and while that folder is imported by a job. With `--beside`, a server on this machine that speaks
-OpenAI's shape at /embeddings (infinity-emb) is asked for the same texts in turn.
+they are answered. The sides take turns, in rounds whose medians are printed, as machines drift. All of it shares the
+machine: the server, its encoder and the clients. With `--import`, text searches are timed alone and while that folder
+is imported by a job. With `--beside`, a server on this machine that speaks OpenAI's shape at /embeddings (infinity-emb)
+is asked for the same texts in turn.
 """
 
 from __future__ import annotations

@@ -451,7 +451,9 @@ class Records:
         return places
 
     def items_of(self, encoding: str, vectors: Ids) -> Ids:
-        """The numbers of the items that vectors [n] of an encoding belong to; -1 for one that is not here."""
+        """The numbers of the items that vectors [n] of an encoding belong to; -1 for one that nothing is
+        known of. Those of removed ones may be known for a while.
+        """
         places = self.places(encoding)
         if not len(places):
             return np.full(len(vectors), -1)

@@ -284,31 +284,36 @@ def test_a_few_words_wait_for_company_beside_words_and_not_beside_pictures() -> 
             gates[lane].wait(15)
             return np.ones((len(array), 2), np.float32)
 
+        async def seen(*expected: tuple[str, int]) -> None:
+            while len(batches) < len(expected):
+                await asyncio.sleep(0.01)
+            assert batches == list(expected)
+
         words = np.ones((1, 4), np.int64)
         batcher = Batcher(device, {"text": Lane(), "video": ROW}, max_tokens=400, max_waiting=900, quick=("text",))
         tasks = [asyncio.create_task(batcher.submit("text", words))]
-        await asyncio.sleep(0.05)
+        await seen(("text", 1))
         tasks += [asyncio.create_task(batcher.submit("text", words)) for _ in range(9)]
         await asyncio.sleep(0.05)
         assert batches == [("text", 1)]
         tasks.append(asyncio.create_task(batcher.submit("text", words)))
-        await asyncio.sleep(0.05)
-        assert batches == [("text", 1), ("text", 10)]
+        await seen(("text", 1), ("text", 10))
         gates["text"].set()
         await asyncio.gather(*tasks)
+        batches.clear()
         tasks = [asyncio.create_task(batcher.submit("video", rows(1)))]
-        await asyncio.sleep(0.05)
+        await seen(("video", 1))
         tasks.append(asyncio.create_task(batcher.submit("text", words)))
         await tasks[-1]
-        assert batches[2:] == [("video", 1), ("text", 1)]
+        await seen(("video", 1), ("text", 1))
         gates["video"].set()
         await asyncio.gather(*tasks)
+        batches.clear()
         gates["text"].clear()
         tasks = [asyncio.create_task(batcher.submit("text", np.ones((41, 4), np.int64)))]
-        await asyncio.sleep(0.05)
+        await seen(("text", 41))
         tasks.append(asyncio.create_task(batcher.submit("text", words)))
-        await asyncio.sleep(0.05)
-        assert batches[4:] == [("text", 41), ("text", 1)]
+        await seen(("text", 41), ("text", 1))
         gates["text"].set()
         await asyncio.gather(*tasks)
         await batcher.close()
