@@ -87,12 +87,14 @@ def background(records: Records, index: VectorIndex, source: str, target: str, d
     if not len(bank):
         own, bank = records.vectors_among(source, dim, ASKED, seed=1)
     bank = bank[:: -(-len(bank) // ASKED)] if len(bank) > ASKED else bank
+    places, asking = records.places(target), records.places(source)
+    owners = asking.items[asking.find(own)]
     best, popular = [], []
     for i, query in enumerate(bank):
         ids, scores = index.search(query, NEAR if len(own) else 1)
         if len(own):
-            items = records.items_of(target, ids)
-            other = (items >= 0) & (items != records.items_of(source, own[i : i + 1]))
+            at = places.find(ids)
+            other = (at >= 0) & (places.items[at] != owners[i])
             ids, scores = ids[other], scores[other]
         if len(ids):
             best.append(float(scores[0]))

@@ -105,8 +105,9 @@ class Collection:
         self._changes = 0  # vectors added and removed since it was opened
         try:
             self._store.open(self._records)
+            self._records.labels()  # so that no search waits for it
             for encoding in self._records.encodings():
-                self._records.places(encoding)  # so that no search waits for it
+                self._records.places(encoding)
         except BaseException:
             self._records.close()
             raise

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from itertools import accumulate, chain
-from typing import Any, NamedTuple
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable
+from itertools import chain
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,30 +17,19 @@ class Column:
     """Numbers that are appended to, in place: what is behind the last one doubles when it is used up."""
 
     def __init__(self, values: NDArray[Any]) -> None:
-        self._room, self._n = values, len(values)
-
-    @property
-    def values(self) -> NDArray[Any]:
-        return self._room[: self._n]
+        self._room = self.values = values
 
     def append(self, values: NDArray[Any]) -> None:
-        n = self._n + len(values)
+        before, n = len(self.values), len(self.values) + len(values)
         if n > len(self._room):
             room = np.empty(max(n, 2 * len(self._room)), self._room.dtype)
-            room[: self._n] = self.values
+            room[:before] = self.values
             self._room = room
-        self._room[self._n : n] = values
-        self._n = n
+        self._room[before:n] = values
+        self.values = self._room[:n]
 
 
-class Place(NamedTuple):
-    """Where a vector belongs."""
-
-    window: int
-    start_s: float
-    end_s: float
-
-
+Place = tuple[int, float, float]  # where a vector belongs: which window, and when it starts and ends
 PLACE = np.dtype([("window", np.int64), ("start_s", np.float64), ("end_s", np.float64)])
 
 
@@ -50,11 +41,16 @@ class Places:
     def __init__(self) -> None:
         self._ids, self._items = Column(np.empty(0, np.int64)), Column(np.empty(0, np.int64))
         self._places = Column(np.empty(0, PLACE))
+        self._owners = self.items.data  # one number of which is read more quickly than one of an array
         self.whole = 0  # how many there were when all were read
         self.read_at = -1  # which change of the records
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def last(self) -> int:
+        return int(self.ids[-1]) if len(self) else 0
 
     @property
     def ids(self) -> Ids:
@@ -73,14 +69,32 @@ class Places:
         self._places.append(places)
         self._items.append(numbers[:, 1].astype(np.int64))
         self._ids.append(numbers[:, 0].astype(np.int64))
+        self._owners = self.items.data
 
-    def of(self, items: list[int]) -> tuple[list[int], Ids, list[Place]]:
-        """The vectors of items, and where they belong: of the i-th from the i-th bound [items + 1] to the next."""
+    def find(self, ids: Ids) -> Ids:
+        """The places of vectors [n]; -1 for one that nothing is known of."""
         if not len(self):
-            return [0] * (len(items) + 1), np.empty(0, np.int64), []
-        numbers = np.array(items, np.int64)
-        first = np.searchsorted(self.items, np.concatenate([numbers, numbers + 1])).tolist()
-        runs = [range(*run) for run in zip(first[: len(items)], first[len(items) :], strict=True)]
-        bounds = list(accumulate(map(len, runs), initial=0))
-        at = np.fromiter(chain.from_iterable(runs), np.int64, bounds[-1])
-        return bounds, self.ids[at], list(map(Place._make, self._places.values[at].tolist()))
+            return np.full(len(ids), -1)
+        at = self.ids.searchsorted(ids)
+        return np.where(self.ids.take(at, mode="clip") == ids, at, -1)
+
+    def owners(self, places: Iterable[int]) -> dict[int, int]:
+        """The items that places are of, in their order, and the first place of each."""
+        found: dict[int, int] = {}
+        for at in places:
+            found.setdefault(self._owners[at], at)
+        return found
+
+    def run(self, item: int, near: int | None) -> tuple[int, int]:
+        """From which place to before which one an item's vectors lie; `near` is one of them, where one is known."""
+        owners, end = self._owners, len(self._owners)
+        if near is None:
+            near = bisect_left(owners, item)
+            if near == end or owners[near] != item:
+                return near, near
+        first = bisect_left(owners, item, 0, near) if near and owners[near - 1] == item else near
+        return first, bisect_right(owners, item, near, end) if owners[min(near + 1, end - 1)] == item else near + 1
+
+    def where(self, places: list[int]) -> list[Place]:
+        found: list[Place] = self._places.values[places].tolist()
+        return found

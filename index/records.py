@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from export.bundle import modality_of
 
 from .filters import facts
+from .labels import Labels
 from .places import Ids, Places
 
 SCHEMA_VERSION = 4
@@ -48,6 +49,11 @@ create table bank (encoding text not null, vector blob not null) strict;
 create table removed (n integer primary key autoincrement, vector integer not null, encoding text not null) strict;
 create table failures (id text primary key, stamp text not null, reason text not null) strict;
 """
+PLACES = (
+    "select v.n, w.item, w.n, w.start_s, w.end_s from vectors v join windows w on w.n = v.window"
+    " where v.encoding = ? and v.n > ? order by v.n"
+)
+LABELS = "select n, metadata, id, kind, duration_s, filename from items"
 CHUNK = 4096
 CACHE_KIB = 8 * 1024  # of pages, so that a search finds its hits without reading the trees above them
 FILTERS_KEPT, FILTER_KEPT_MOST = 16, 1_000_000  # and of how many vectors each
@@ -102,6 +108,9 @@ class Item:
     modalities: tuple[str, ...]
 
 
+Kept = TypeVar("Kept", Places, Labels)
+
+
 class About(NamedTuple):
     """What a hit says of its item."""
 
@@ -122,6 +131,7 @@ class Records:
         self._db.execute("pragma foreign_keys = on")
         self._db.execute(f"pragma cache_size = -{CACHE_KIB}")
         self._places: dict[str, Places] = {}
+        self._labels = Labels()
         self._matched: dict[tuple[Any, ...], Ids] = {}  # what filters left, until the next write
         version = self._db.execute("pragma user_version").fetchone()[0]
         if version not in range(SCHEMA_VERSION + 1):
@@ -186,11 +196,11 @@ class Records:
         Returns, by encoding, the ids and vectors that were added, and the media files no longer used.
         """
         added: dict[str, tuple[list[int], list[NDArray[np.float32]]]] = {}
-        unused: list[str] = []
+        replaced: list[tuple[int, str | None]] = []
         self._matched.clear()
         with self._transaction():
             for item in items:
-                unused += self._remove(item.id)
+                replaced += self._remove(item.id)
                 self._db.execute("delete from failures where id = ?", (item.id,))
                 row = self._db.execute(
                     "insert into items (id, kind, duration_s, filename, media, source, stamp, text, metadata)"
@@ -232,7 +242,7 @@ class Records:
                         assert n is not None
                         ids.append(n)
                         rows.append(vector)
-        return {e: (ids, np.stack(rows)) for e, (ids, rows) in added.items() if ids}, unused
+        return {e: (ids, np.stack(rows)) for e, (ids, rows) in added.items() if ids}, self._gone(replaced)
 
     def remove(self, id: str) -> list[str]:
         """Delete an item; returns the media files no longer used.
@@ -244,17 +254,22 @@ class Records:
         with self._transaction():
             if self._db.execute("select 1 from items where id = ?", (id,)).fetchone() is None:
                 raise UnknownItem(id)
-            return self._remove(id)
+            removed = self._remove(id)
+        return self._gone(removed)
 
-    def _remove(self, id: str) -> list[str]:
-        media = [m for (m,) in self._db.execute("select media from items where id = ? and media is not null", (id,))]
+    def _remove(self, id: str) -> list[tuple[int, str | None]]:
+        """The number and the media file of an item that was there."""
         self._db.execute(
             "insert into removed (vector, encoding) select v.n, v.encoding from vectors v"
             " join windows w on w.n = v.window join items i on i.n = w.item where i.id = ?",
             (id,),
         )
-        self._db.execute("delete from items where id = ?", (id,))
-        return media
+        return self._db.execute("delete from items where id = ? returning n, media", (id,)).fetchall()
+
+    def _gone(self, items: list[tuple[int, str | None]]) -> list[str]:
+        """Forget items that have been removed for good; returns their media files."""
+        self._labels.forget([n for n, _ in items])
+        return [media for _, media in items if media is not None]
 
     # ------------------------------------------------------------ reading
 
@@ -356,21 +371,18 @@ class Records:
         return [row[0] for row in self._db.execute("select distinct encoding from vectors")]
 
     def about(self, items: list[int]) -> dict[int, About]:
-        """What is said of items, by their numbers."""
-        found: dict[int, About] = {}
-        for part in parts(items):
-            rows = self._db.execute(
-                f"select metadata, n, id, kind, duration_s, filename from items where n in ({marks(part)})", part
-            ).fetchall()
-            every = json.loads(f"[{','.join(row[0] for row in rows)}]")
-            found |= {row[1]: About(metadata, *row[2:]) for row, metadata in zip(rows, every, strict=True)}
-        return found
+        """What is said of items that are there, by their numbers."""
+        rows, long = self.labels().of(items)
+        for part in parts(long):
+            rows += self._db.execute(f"{LABELS} where n in ({marks(len(part))})", part)
+        every = json.loads(f"[{','.join([row[1] for row in rows])}]")
+        return {n: About(metadata, *about) for (n, _, *about), metadata in zip(rows, every, strict=True)}
 
     def exact(self, ids: Ids, dim: int) -> tuple[Ids, NDArray[np.float32]]:
         """Vectors as they were given, by their ids, ascending: those that are there [k], and vectors [k, dim]."""
         found: dict[int, bytes] = {}
         for part in parts(ids.tolist()):
-            found |= dict(self._db.execute(f"select n, vector from vectors where n in ({marks(part)})", part))
+            found |= dict(self._db.execute(f"select n, vector from vectors where n in ({marks(len(part))})", part))
         there = np.array(sorted(found), np.int64)
         blobs = b"".join(found[n] for n in there.tolist())
         return there, np.frombuffer(blobs, "<f4").reshape(len(there), dim)
@@ -429,36 +441,29 @@ class Records:
 
     def places(self, encoding: str) -> Places:
         """Where the vectors of an encoding belong; kept in memory, and read on after each write of this connection."""
-        if encoding not in self._places:
-            self._places[encoding] = Places()
-        places = self._places[encoding]
-        if places.read_at == self._db.total_changes:
-            return places
-        whole, known = len(places), int(places.ids[-1]) if len(places) else 0
-        rows = self._db.execute(
-            "select v.n, w.item, w.n, w.start_s, w.end_s from vectors v join windows w on w.n = v.window"
-            " where v.encoding = ? and v.n > ? order by v.n",
-            (encoding, known),
-        )
-        while some := rows.fetchmany(CHUNK):
-            places.append(some)
-        places.read_at = self._db.total_changes
-        if not whole:
-            places.whole = len(places)
-        elif len(places) > 2 * places.whole + CHUNK:  # most may be gone by now
-            del self._places[encoding]
-            return self.places(encoding)
+        places = self._places.get(encoding)
+        if places is None or places.read_at != self._db.total_changes:
+            places = self._places[encoding] = self._read_on(places or Places(), PLACES, encoding)
         return places
 
-    def items_of(self, encoding: str, vectors: Ids) -> Ids:
-        """The numbers of the items that vectors [n] of an encoding belong to; -1 for one that nothing is
-        known of. Those of removed ones may be known for a while.
-        """
-        places = self.places(encoding)
-        if not len(places):
-            return np.full(len(vectors), -1)
-        at = np.minimum(np.searchsorted(places.ids, vectors), len(places) - 1)
-        return np.where(places.ids[at] == vectors, places.items[at], -1)
+    def labels(self) -> Labels:
+        """What is said of items, kept in the same way."""
+        if self._labels.read_at != self._db.total_changes:
+            self._labels = self._read_on(self._labels, f"{LABELS} where n > ? order by n")
+        return self._labels
+
+    def _read_on(self, kept: Kept, query: str, *params: Any) -> Kept:
+        """What is kept with what came after its last; read anew where most may be gone by now."""
+        before = len(kept)
+        rows = self._db.execute(query, (*params, kept.last))
+        while some := rows.fetchmany(CHUNK):
+            kept.append(some)
+        kept.read_at = self._db.total_changes
+        if not before:
+            kept.whole = len(kept)
+        elif len(kept) > 2 * kept.whole + CHUNK:
+            return self._read_on(type(kept)(), query, *params)
+        return kept
 
     def media_files(self) -> set[str]:
         return {row[0] for row in self._db.execute("select media from items where media is not null")}
@@ -529,5 +534,5 @@ def parts(values: list[int]) -> Iterator[list[int]]:
     return (values[at : at + 500] for at in range(0, len(values), 500))
 
 
-def marks(values: list[int]) -> str:
-    return ",".join("?" * len(values))
+def marks(count: int) -> str:
+    return ",".join("?" * count)

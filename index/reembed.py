@@ -28,7 +28,7 @@ from .build import WINDOWS, Source, decoded, encoded
 from .collection import NAME, Collection, CollectionError, UnknownCollection
 from .data import READY, STAGED, complete_swaps, hold, old_of
 from .records import Item, Records, UnknownItem
-from .search import direction, items_of
+from .search import direction
 from .snapshot import sync
 from .store import replay
 from .vectors import FaissIndex, Vectors
@@ -233,7 +233,8 @@ class Neighbours:
     def best(self, query: Vectors, but: str) -> list[str]:
         """The ten best items but one."""
         ids, _ = self.index.search(query, 20 * TEN)
-        numbers = items_of(self.records, self.encoding, ids)[: TEN + 1]
+        places = self.records.places(self.encoding)
+        numbers = list(places.owners(places.find(ids).tolist()))[: TEN + 1]
         about = self.records.about(numbers)
         return [about[n].id for n in numbers if n in about and about[n].id != but][:TEN]
 

@@ -8,6 +8,7 @@ their confidences (see `calibration`): what either has found, both have found mo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection as Collection_
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -23,7 +24,7 @@ from model.evaluate import popularity
 from .calibration import GOOD, Background, Calibration
 from .collection import Collection
 from .filters import compile_filter
-from .places import Ids, Place
+from .places import Place
 from .records import About, Records
 
 WIDEN = 4  # how much wider each further try is, where windows were of fewer items than are wanted
@@ -129,24 +130,28 @@ class Answer:
 
 
 class Windows(NamedTuple):
-    """What items have of one encoding: the i-th from the i-th to the next of the bounds [items + 1]; where it belongs,
-    and the vectors [n, dim].
+    """What items have of one encoding: the i-th from the i-th to the next of the bounds [items + 1]; at which places,
+    what is there, and the vectors [n, dim], or none where every score is known.
     """
 
     bounds: list[int]
+    at: list[int]
     places: list[Place]
     vectors: Vectors
 
 
 @dataclass(frozen=True)
 class Look:
-    """What one aim has found: windows in the order they rank, and the numbers of their items in that order."""
+    """What one aim has found: the scores of windows by their places, best first; the numbers of their items in that
+    order, each with the first of its places.
+    """
 
     aim: Aim
     calibration: Calibration | None
     exact: bool
     candidates: int
-    items: list[int]
+    scores: dict[int, float]
+    items: dict[int, int]
 
     def confidence(self, score: float) -> float:
         """Uncalibrated, the score itself must do."""
@@ -166,7 +171,13 @@ def search(collection: Collection, aims: list[Aim], options: Options = Options()
             items = items[: options.top_k]
         about = records.about(items)
         items = [item for item in items if item in about]
-        has = {encoding: windows_of(collection, records, items, encoding) for encoding in collection.dims}
+        by_target = {found.aim.target: found for found in looks}
+        alone = len(aims) == len(aims[0].weights) == 1
+        has = {
+            encoding: windows_of(collection, records, encoding, items, by_target.get(encoding), alone)
+            for encoding in collection.dims
+            if len(records.places(encoding))
+        }
     views = [View(found, has, options.min_score) for found in looks]
     hits = [hit for n, item in enumerate(items) if (hit := hit_of(n, about[item], views)) is not None]
     if len(looks) > 1:
@@ -183,50 +194,61 @@ def look(collection: Collection, records: Records, aim: Aim, options: Options, w
     """Search one encoding, wider and wider until there are items enough; `wide` from the beginning where what is found
     will be put in another order.
     """
-    index, query = collection.index(aim.target), aim.query
+    index, places, query = collection.index(aim.target), records.places(aim.target), aim.query
     allowed = records.matching(*compile_filter(options.filter), aim.target) if options.filter else None
     candidates = len(index) if allowed is None else len(allowed)
     about = collection.background(aim.source, aim.target)
     wanted = max(WIDEN * options.top_k, WIDE) if wide else options.top_k
+    least = -math.inf if options.min_score is None else options.min_score
     while True:
-        ids, scores = index.search(query, wanted, allowed, options.exact)
-        if options.min_score is not None:
-            ids = ids[scores.astype(np.float64) >= options.min_score]
-        items = items_of(records, aim.target, ids)
-        if len(items) >= options.top_k or len(ids) < wanted or wanted >= candidates:
+        ids, near = index.search(query, wanted, allowed, options.exact)
+        at, scores = places.find(ids).tolist(), near.tolist()
+        found = {place: score for place, score in zip(at, scores, strict=True) if place >= 0 and score >= least}
+        items = places.owners(found)
+        if len(items) >= options.top_k or len(ids) < wanted or wanted >= candidates or scores[-1] < least:
             break
         wanted *= WIDEN
     if options.qb_norm and about is not None and len(ids) and ids[0] in about.popular:
-        ids = less_popular(ids, index.vectors(ids), query, about)
-        items = items_of(records, aim.target, ids)
+        order = less_popular(index.vectors(ids), query, about)
+        found = {at[i]: found[at[i]] for i in order if at[i] in found}
+        items = places.owners(found)
     exact = index.exact or index.scans(allowed, options.exact)
-    return Look(aim, about.calibration if about else None, exact, candidates, items)
+    return Look(aim, about.calibration if about else None, exact, candidates, found, items)
 
 
-def items_of(records: Records, target: str, ids: Ids) -> list[int]:
-    """The items that windows belong to, in the windows' order."""
-    return [item for item in dict.fromkeys(records.items_of(target, ids).tolist()) if item >= 0]
+def less_popular(vectors: Vectors, query: Vectors, about: Background) -> list[int]:
+    """The order of QB-Norm: windows by what is found in them above what every query of the bank finds there."""
+    order: list[int] = np.argsort(popularity(about.bank @ vectors.T) - vectors @ query, kind="stable").tolist()
+    return order
 
 
-def less_popular(ids: Ids, vectors: Vectors, query: Vectors, about: Background) -> Ids:
-    """Windows in the order of QB-Norm: less of what every query of the bank finds in them."""
-    return np.asarray(ids[np.argsort(-(vectors @ query - popularity(about.bank @ vectors.T)), kind="stable")])
-
-
-def windows_of(collection: Collection, records: Records, items: list[int], encoding: str) -> Windows:
-    bounds, ids, places = records.places(encoding).of(items)
-    if not places:
-        return Windows(bounds, places, np.empty((0, collection.dims[encoding]), np.float32))
-    index = collection.index(encoding)
+def windows_of(
+    collection: Collection, records: Records, encoding: str, items: list[int], look: Look | None, alone: bool
+) -> Windows:
+    """All that items have of an encoding, of which a look may have found some. Where it is the only one, windows that
+    it has compared need not be compared again.
+    """
+    index, places, found = collection.index(encoding), records.places(encoding), look.items if look else {}
+    bounds, at = [0], list[int]()
+    for item in items:
+        at += range(*places.run(item, found.get(item)))
+        bounds.append(len(at))
+    where = places.where(at)
+    if alone and look and index.faithful and look.scores.keys() >= set(at):
+        return Windows(bounds, at, where, np.empty((0, index.dim), np.float32))
+    ids = places.ids[at]
     if index.faithful and len(own := index.vectors(ids)) == len(ids):
-        return Windows(bounds, places, own)
+        return Windows(bounds, at, where, own)
     known, vectors = records.exact(np.sort(ids), index.dim)
-    return Windows(bounds, places, vectors[np.searchsorted(known, ids)])
+    return Windows(bounds, at, where, vectors[np.searchsorted(known, ids)])
 
 
-def scores_of(vectors: Vectors, query: Vectors) -> list[float]:
-    """Inner products with vectors [n, dim], in [-1, 1] whatever the rounding."""
-    return [min(max(score, -1.0), 1.0) for score in (vectors @ query).tolist()]
+def scores_of(windows: Windows, look: Look) -> list[float]:
+    """Inner products with the query, in [-1, 1] whatever the rounding."""
+    known = (
+        (windows.vectors @ look.aim.query).tolist() if len(windows.vectors) else [look.scores[i] for i in windows.at]
+    )
+    return [min(max(score, -1.0), 1.0) for score in known]
 
 
 class View:
@@ -234,61 +256,69 @@ class View:
 
     def __init__(self, look: Look, has: dict[str, Windows], min_score: float | None) -> None:
         aim, self.look, self._least = look.aim, look, -1.0 if min_score is None else min_score
-        self._target, self._modality = aim.target, modality_of(aim.target)
+        self._target = modality_of(aim.target)
         self._every = sorted((modality_of(encoding), windows.bounds) for encoding, windows in has.items())
-        self._has = {e: w for e, w in has.items() if w.places and (e == aim.target or e in aim.comparable)}
-        self._modalities = {encoding: modality_of(encoding) for encoding in self._has}
-        self._scores = {encoding: scores_of(windows.vectors, aim.query) for encoding, windows in self._has.items()}
+        self._seen = {
+            encoding: (modality_of(encoding), windows, scores_of(windows, look))
+            for encoding, windows in has.items()
+            if encoding == aim.target or encoding in aim.comparable
+        }
 
     def hit(self, n: int, about: About) -> Hit | None:
         """The n-th item; None where it has nothing of what was looked for."""
-        there = {}
-        for encoding, windows in self._has.items():
-            first, last = windows.bounds[n], windows.bounds[n + 1]
-            if first < last:
-                there[encoding] = windows.places[first:last], self._scores[encoding][first:last]
-        if self._target not in there:
+        aim, calibration = self.look.aim, self.look.calibration
+        if aim.target not in self._seen:
             return None
-        places, mine = there[self._target]
-        best = max(mine)
-        at = mine.index(best)
-        window = places[at].window
-        scores: dict[str, float] = {}
-        evidence: dict[str, Moment] = {}
-        for encoding, (of, found) in there.items():
-            modality, top = self._modalities[encoding], max(found)
-            if modality not in evidence or top > evidence[modality].score:
-                _, start_s, end_s = of[found.index(top)]
-                evidence[modality] = Moment(start_s, end_s, top)
-            for place, score in zip(of, found, strict=True):
-                if place.window == window:
-                    scores[modality] = score
+        _, (bounds, _, places, _), found = self._seen[aim.target]
+        first, last = bounds[n], bounds[n + 1]
+        if first == last:
+            return None
+        best = max(found[first:last])
+        at = found.index(best, first)
         # the index may have rounded its score the other way
         least = min(max(best * MOMENT_SHARE if best > 0 else best, self._least), best)
-        moments = merged([pair for pair in zip(places, mine, strict=True) if pair[1] >= least])
-        aim, calibration = self.look.aim, self.look.calibration
+        good = [i for i in range(first, last) if found[i] >= least]
+        moments = merged([(*places[i][1:], found[i]) for i in good])
+        scores, evidence = self._evidence(n, places[at][0])
         return Hit(
-            id=about.id,
-            kind=about.kind,
-            duration_s=about.duration_s,
-            filename=about.filename,
-            modalities=list(dict.fromkeys(modality for modality, bounds in self._every if bounds[n] < bounds[n + 1])),
-            score=best,
-            confidence=calibration.confidence(best) if calibration else None,
-            target=self._modality,
-            start_s=moments[0].start_s,
-            end_s=moments[0].end_s,
-            scores=scores,
-            evidence=evidence,
-            metadata=about.metadata,
-            moments=moments,
-            parts=self._parts(self._has[self._target].bounds[n] + at) if len(aim.weights) > 1 else None,
+            about.id,
+            about.kind,
+            about.duration_s,
+            about.filename,
+            list(dict.fromkeys([modality for modality, of in self._every if of[n] < of[n + 1]])),
+            best,
+            calibration.confidence(best) if calibration else None,
+            self._target,
+            moments[0].start_s,
+            moments[0].end_s,
+            scores,
+            evidence,
+            about.metadata,
+            moments,
+            self._parts(at) if len(aim.weights) > 1 else None,
         )
+
+    def _evidence(self, n: int, window: int) -> tuple[dict[str, float], dict[str, Moment]]:
+        """How the n-th item's window scores in each modality, and the item's best moment in each."""
+        scores: dict[str, float] = {}
+        evidence: dict[str, Moment] = {}
+        for modality, (bounds, _, places, _), found in self._seen.values():
+            first, last = bounds[n], bounds[n + 1]
+            if first == last:
+                continue
+            top = max(found[first:last])
+            if modality not in evidence or top > evidence[modality].score:
+                _, start_s, end_s = places[found.index(top, first)]
+                evidence[modality] = Moment(start_s, end_s, top)
+            for i in range(first, last):
+                if places[i][0] == window:
+                    scores[modality] = found[i]
+        return scores, evidence
 
     def _parts(self, at: int) -> list[float]:
         """What each part of the query contributes to the score of one of the target's windows."""
         aim = self.look.aim
-        shares: list[float] = (aim.shares * (aim.vectors @ self._has[aim.target].vectors[at])).tolist()
+        shares: list[float] = (aim.shares * (aim.vectors @ self._seen[aim.target][1].vectors[at])).tolist()
         return shares
 
 
@@ -310,13 +340,15 @@ def hit_of(n: int, about: About, views: list[View]) -> Hit | None:
     return replace(best, score=fused, confidence=fused if calibrated else None, scores=scores, evidence=evidence)
 
 
-def merged(windows: list[tuple[Place, float]]) -> list[Moment]:
-    """Windows that touch or overlap become one moment; best moment first."""
+def merged(windows: list[tuple[float, float, float]]) -> list[Moment]:
+    """Windows (start_s, end_s, score) that touch or overlap become one moment; best moment first."""
+    if len(windows) == 1:
+        return [Moment(*windows[0])]
     moments: list[Moment] = []
-    for place, score in sorted(windows, key=lambda pair: pair[0].start_s):
-        if moments and place.start_s <= moments[-1].end_s + 1e-6:
+    for start_s, end_s, score in sorted(windows):
+        if moments and start_s <= moments[-1].end_s + 1e-6:
             last = moments[-1]
-            last.end_s, last.score = max(last.end_s, place.end_s), max(last.score, score)
+            last.end_s, last.score = max(last.end_s, end_s), max(last.score, score)
         else:
-            moments.append(Moment(place.start_s, place.end_s, score))
+            moments.append(Moment(start_s, end_s, score))
     return sorted(moments, key=lambda moment: -moment.score)

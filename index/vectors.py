@@ -174,8 +174,8 @@ class FaissIndex:
             scores, at = self._keeper.search(query, k, params=faiss.SearchParameters(sel=self._among(shown)))
         else:
             scores, at = self._faiss.search(query, k, params=self._parameters(k, shown))
-        found = at[0] >= 0
-        return self._ids[at[0][found]], scores[0][found]
+        found = k if at[0, -1] >= 0 else int((at[0] >= 0).sum())
+        return self._ids[at[0, :found]], scores[0, :found]
 
     def _search_there(self, query: Vectors, k: int) -> tuple[Ids, Vectors] | None:
         """By a GPU, once it has what was added since; None where it fails: what it then has is not to be trusted."""
