@@ -28,4 +28,5 @@ def stock(collection: Collection, encoder: Encoder) -> None:
     """Give a collection that has none its bank of queries, for each way the encoder has with words."""
     for encoding in encoder.manifest.encodings("text"):
         if not collection.has_bank(encoding):
-            collection.set_bank(encoding, encoder.embed(encoding, encoder.tokens(phrases(), encoding)))
+            targets = [other for other in collection.dims if encoder.manifest.compares(encoding, other)]
+            collection.set_bank(encoding, encoder.embed(encoding, encoder.tokens(phrases(), encoding)), targets)

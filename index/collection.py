@@ -309,15 +309,17 @@ class Collection:
             self._backgrounds[source, target] = self._changes, made
         return made
 
-    def set_bank(self, encoding: str, vectors: Vectors) -> None:
-        """Keep the queries [n, dim] of an encoding that scores are calibrated by."""
-        with self.held() as records:
-            records.set_bank(encoding, vectors)
+    def set_bank(self, encoding: str, vectors: Vectors, targets: list[str]) -> None:
+        """Keep the queries [n, dim] of an encoding that scores are calibrated, and indexes of targets tuned by."""
+        with self._writing, self.held() as records:
+            records.set_bank(encoding, vectors, targets)
             self._backgrounds.clear()
+            self._store.retune(targets)
+            self._store.tend(records)
 
     def has_bank(self, encoding: str) -> bool:
         with self.held() as records:
-            return len(records.bank(encoding, self.dims[encoding])) > 0
+            return encoding in records.banks()
 
     def index(self, encoding: str) -> VectorIndex:
         """The vectors of an encoding; empty where there are none. To be used while the collection is `held`.

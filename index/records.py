@@ -54,6 +54,7 @@ PLACES = (
     " where v.encoding = ? and v.n > ? order by v.n"
 )
 LABELS = "select n, metadata, id, kind, duration_s, filename from items"
+ASKS = "asks:"  # before the name of a bank's encoding, a key
 CHUNK = 4096
 CACHE_KIB = 8 * 1024  # of pages, so that a search finds its hits without reading the trees above them
 FILTERS_KEPT, FILTER_KEPT_MOST = 16, 1_000_000  # and of how many vectors each
@@ -415,11 +416,24 @@ class Records:
         rows = self._db.execute("select vector from bank where encoding = ? order by rowid", (encoding,)).fetchall()
         return np.frombuffer(b"".join(row[0] for row in rows), "<f4").reshape(len(rows), dim)
 
-    def set_bank(self, encoding: str, vectors: NDArray[np.float32]) -> None:
+    def set_bank(self, encoding: str, vectors: NDArray[np.float32], targets: list[str]) -> None:
         with self._transaction():
             self._db.execute("delete from bank where encoding = ?", (encoding,))
             blobs = [(encoding, np.asarray(v, "<f4").tobytes()) for v in vectors]
             self._db.executemany("insert into bank values (?, ?)", blobs)
+            self._db.execute("insert or replace into meta values (?, ?)", (ASKS + encoding, json.dumps(targets)))
+
+    def banks(self) -> dict[str, list[str]]:
+        """The encodings that have a bank, and those that its queries are asked of."""
+        rows = self._db.execute("select key, value from meta where key like ?", (f"{ASKS}%",))
+        return {key.removeprefix(ASKS): json.loads(value) for key, value in rows}
+
+    def asked_of(self, encoding: str, dim: int, most: int) -> NDArray[np.float32]:
+        """What vectors of an encoding are searched by: queries [n, dim] of banks, or where there are none its own
+        vectors, which an index finds more easily: it has them.
+        """
+        banks = [self.bank(source, dim) for source, targets in self.banks().items() if encoding in targets]
+        return np.concatenate(banks) if banks else self.vectors_among(encoding, dim, most, seed=1)[1]
 
     def matching(self, condition: str, params: list[Any], encoding: str) -> Ids:
         """The vectors of an encoding whose items meet an SQL condition from `filters`, in ascending order."""

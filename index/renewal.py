@@ -15,7 +15,7 @@ from .places import Ids
 from .records import Records
 from .vectors import SAMPLE, FaissIndex, Vectors
 
-TUNED_ON = 200  # vectors taken for queries
+TUNED_ON = 200  # vectors taken for queries where there are no others
 log = logging.getLogger(__name__)
 
 
@@ -71,7 +71,7 @@ class Renewal:
                     return None
                 index.add(ids, vectors)
             if not index.exact and len(index):
-                index.tune(records.vectors_among(encoding, dim, TUNED_ON, seed=1)[1], self._latency_ms)
+                index.tune(records.asked_of(encoding, dim, TUNED_ON), self._latency_ms)
         return None if self._stopped.is_set() else index
 
     def added(self, encoding: str, ids: Ids, vectors: Vectors) -> None:

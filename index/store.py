@@ -45,6 +45,10 @@ class Store(Protocol):
 
     def remove(self, encoding: str, ids: Ids) -> None: ...
 
+    def retune(self, encodings: list[str]) -> None:
+        """They are searched by other queries than their parameters were found by: these are due to be found anew."""
+        ...
+
     def tend(self, records: Records) -> None:
         """After each write: whatever upkeep is due, without keeping the writer waiting."""
         ...
@@ -132,6 +136,10 @@ class FaissStore:
             self._indexes[encoding].remove(ids)
             self._renewal.removed(encoding, ids)
 
+    def retune(self, encodings: list[str]) -> None:
+        for index in (self._indexes[encoding] for encoding in encodings if encoding in self._indexes):
+            index.tuned_at = 0
+
     def tend(self, records: Records) -> None:
         """Have an index made anew in the background that is worn or no longer of the right kind, and keep a snapshot
         where many vectors have come since the last, or parameters are to be found anew.
@@ -156,7 +164,7 @@ class FaissStore:
             for encoding, index in list(self._indexes.items()):
                 if index.outgrown:
                     with self._held() as records:
-                        queries = records.vectors_among(encoding, index.dim, TUNED_ON, seed=1)[1]
+                        queries = records.asked_of(encoding, index.dim, TUNED_ON)
                     index.tune(queries, self._sizing.latency_ms)
                     self._kept = None
             self.keep(self._held)

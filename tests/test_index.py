@@ -402,7 +402,7 @@ def test_what_nothing_matches_is_told(tmp_path: Path) -> None:
     x = cloud(500, 64)
     box.put([item(f"i{n}", v) for n, v in enumerate(x)])
     assert ask(box, x[3]).good_match is None and ask(box, x[3]).hits[0].confidence is None  # no bank of words yet
-    box.set_bank("text", cloud(64, 64, seed=1))
+    box.set_bank("text", cloud(64, 64, seed=1), ["video"])
     strangers = [ask(box, q) for q in cloud(200, 64, seed=2)]
     assert sum(bool(answer.good_match) for answer in strangers) <= 0.1 * 200  # five in a hundred, and chance
     sure = [answer.hits[0].confidence or 0.0 for answer in strangers]
@@ -428,7 +428,7 @@ def test_qb_norm_puts_back_what_every_query_likes(tmp_path: Path) -> None:
     box, hub = Collection(tmp_path / "box", "f1", dims(64)), cloud(1, 64, seed=5)[0]
     wanted = cloud(100, 64)
     box.put([item("hub", hub), *(item(f"i{n}", v) for n, v in enumerate(wanted))])
-    box.set_bank("text", np.stack([unit(*(hub + 0.8 * v)) for v in cloud(64, 64, seed=6)]))
+    box.set_bank("text", np.stack([unit(*(hub + 0.8 * v)) for v in cloud(64, 64, seed=6)]), ["video"])
     query = unit(*(hub + 0.97 * wanted[3]))
     assert found(box, query)[:2] == ["hub", "i3"] and found(box, query, qb_norm=True)[0] == "i3"
 
@@ -474,6 +474,24 @@ def test_a_restart_finds_the_same(tmp_path: Path) -> None:
         box.close()
 
 
+def test_an_index_is_tuned_by_what_is_asked_of_it(tmp_path: Path) -> None:
+    """Words lie elsewhere than the vectors that an index has, which it finds easily."""
+    box = Collection(tmp_path / "box", "f1", dims(64), Sizing("hnsw", latency_ms=1000))
+    box.put([item(f"i{n}", v) for n, v in enumerate(cloud(4000, 64))])
+    words, others = cloud(64, 64, seed=7), cloud(200, 64, seed=5)
+
+    def recall() -> float:
+        wait(lambda: box.index("video").kind == "hnsw" and not box.busy)
+        index = box.index("video")
+        both = [np.intersect1d(index.search(v, 10)[0], index.search(v, 10, exact=True)[0]) for v in others]
+        return sum(map(len, both)) / (10 * len(others))
+
+    assert recall() < 0.9
+    box.set_bank("text", words, ["video"])
+    assert recall() > 0.95
+    box.close()
+
+
 @pytest.mark.parametrize(("memory_mb", "kind"), [(0, "hnsw"), (1, "small")])
 def test_a_collection_that_grows_gets_another_index_while_it_serves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory_mb: int, kind: str
@@ -495,7 +513,7 @@ def test_a_collection_that_grows_gets_another_index_while_it_serves(
     assert not ask(box, x[8]).plan.exact and ask(box, x[8], exact=True).plan.exact
     narrow = ask(box, x[8], filter={"n": 8})
     assert narrow.plan.exact and [h.id for h in narrow.hits] == ["i0008"]
-    box.set_bank("text", cloud(64, 64, seed=1))
+    box.set_bank("text", cloud(64, 64, seed=1), ["video"])
     words, own = report(box, lambda a, b: True)
     assert (words.encoding, words.kind, words.queries, own.queries) == ("video", kind, "words", "its own")
     assert min(words.recall_at_10, own.recall_at_10) > 0.9 and own.vectors == len(box.index("video"))
@@ -643,7 +661,7 @@ def test_an_index_that_cannot_follow_is_brought_up_to_date(tmp_path: Path, monke
 def test_calibration_follows_what_is_replaced(tmp_path: Path) -> None:
     """As many items as before, and others: what a non-match finds is measured anew."""
     box = Collection(tmp_path / "box", "f1", dims(64))
-    box.set_bank("text", cloud(64, 64, seed=1))
+    box.set_bank("text", cloud(64, 64, seed=1), ["video"])
     box.put([item(f"i{n}", v) for n, v in enumerate(cloud(100, 64))])
     before = ask(box, cloud(1, 64)[0]).calibration["video"]
     bank = cloud(64, 64, seed=1)
