@@ -2,10 +2,11 @@
 
     python -m bench.search [--counts 20000 100000 1000000] [--dim 256] [--others] [--keep FOLDER]
 
-Vectors come from 2,000 directions with noise, one window an item. Ours is `search`: calibrated and tuned by a bank of 64
-other queries, as an archive's is, grouped into items, with metadata. Both sides are asked for the same ten with the same index and parameters, one thread each. Recall is
-against every vector compared. `--others` puts qdrant-edge-py and LanceDB beside them, where they are installed. What is
-made of ours is used again where it is kept: a million vectors take half an hour.
+Vectors come from 2,000 directions with noise, one window an item. Ours is `search`: calibrated, grouped into items,
+with metadata. Its bank of 64 other queries, as an archive has, is what the index is tuned by. Both sides are asked for
+the same ten with the same index and parameters, one thread each. Recall is against every vector compared. `--others`
+puts qdrant-edge-py and LanceDB beside them, where they are installed. What is made of ours is used again where it is
+kept: a million vectors take ten minutes or more.
 """
 
 from __future__ import annotations
