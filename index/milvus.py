@@ -15,7 +15,7 @@ import numpy as np
 from .places import Ids
 from .records import Records
 from .store import Held, VectorStoreFailed, replay
-from .vectors import SCAN_SHARE, Vectors
+from .vectors import Vectors, few
 
 CHUNK = 16_384  # ids looked through at a time
 ROWS = 1000  # in one message, which has 64 MB at most
@@ -109,7 +109,7 @@ class MilvusIndex:
         return False
 
     def scans(self, allowed: Ids | None, exact: bool) -> bool:
-        return exact or (allowed is not None and len(allowed) < SCAN_SHARE * len(self))
+        return exact or few(allowed, len(self))
 
     def _scan(self, query: Vectors, k: int, allowed: Ids | None) -> tuple[Ids, Vectors]:
         """Fetch every allowed vector, a page at a time, and compare."""

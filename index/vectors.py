@@ -41,7 +41,7 @@ SAMPLE = 100_000  # vectors that lists are learned from, at most
 GPU_MOST = 2048  # vectors that one search of a GPU gives, removed ones among them
 GPU_SCRATCH = 64 << 20  # bytes that FAISS sets aside there for each index; by itself it takes 1.5 GiB
 CHUNK = 65_536  # vectors that go to a GPU at once
-SCAN_SHARE = 0.2  # a filter that leaves a smaller share is answered by scanning just that
+SCAN_SHARE, SCAN_MOST = 0.3, 50_000  # of the vectors, and vectors: a filter that leaves less is answered by a scan
 WORN_SHARE = 0.2  # of its vectors removed, an index is made anew
 
 
@@ -213,8 +213,7 @@ class FaissIndex:
         return self._masked[1]
 
     def scans(self, allowed: Ids | None, exact: bool) -> bool:
-        few = allowed is not None and len(allowed) < SCAN_SHARE * len(self)
-        return few or (exact and not self.exact)
+        return few(allowed, len(self)) or (exact and not self.exact)
 
     @property
     def _keeper(self) -> Any:
@@ -276,6 +275,11 @@ class FaissIndex:
             index._all, index._hidden = Column(kept["ids"]), Column(kept["gone"])
         index._count, index.tuned, index.tuned_at = int((~index._gone).sum()), tuned, tuned_at
         return index
+
+
+def few(allowed: Ids | None, count: int) -> bool:
+    """Whether a filter leaves so few of the vectors that just those are compared, which is sure and as quick."""
+    return allowed is not None and len(allowed) < min(SCAN_SHARE * count, SCAN_MOST)
 
 
 def gpus() -> int:
