@@ -13,14 +13,15 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from . import snapshot
+from .gpu import gpus
 from .places import Ids
 from .records import Records
 from .renewal import TUNED_ON, Renewal, spare_cores
-from .vectors import FaissIndex, Sizing, VectorIndex, Vectors, gpus
+from .vectors import THERE, FaissIndex, Sizing, VectorIndex, Vectors
 
 log = logging.getLogger(__name__)
 # Vectors that may follow a snapshot before another is due: as many as take seconds to add again.
-TAIL = {"hnsw": 10_000, "ivf": 200_000, "small": 200_000}
+TAIL = {"hnsw": 10_000, "ivf": 200_000, "small": 200_000, "gpu-ivf": 200_000}
 Held = Callable[[], AbstractContextManager[Records]]
 
 
@@ -89,7 +90,7 @@ class FaissStore:
         held: Held,
         still: AbstractContextManager[Any],
     ) -> None:
-        if sizing.kind == "gpu" and not gpus():
+        if sizing.kind in THERE and not gpus():
             raise VectorStoreFailed("an index on a GPU: this build of FAISS, or this machine, has none")
         self._snapshots, self._identity, self._dims = folder / "snapshots", identity, dims
         self._sizing, self._held, self._still = sizing, held, still

@@ -1,12 +1,14 @@
 """Vectors kept in FAISS: derived from the records, rebuildable, never trusted without a checksum.
 
-| kind  | is                                                   | bytes a vector of D dimensions |
-|-------|------------------------------------------------------|--------------------------------|
-| exact | every vector compared                                | 4 D                            |
-| hnsw  | a graph of neighbours (1603.09320)                   | 4 D + 272                      |
-| ivf   | lists of 4-bit codes, the best of them compared anew | 4 D + D / 8                    |
-| small | the same, compared anew as 8 bits a number           | D + D / 8                      |
-| gpu   | every vector compared by a GPU; filtered ones here   | 4 D, and as many there         |
+| kind    | is                                                   | bytes a vector of D dimensions |
+|---------|------------------------------------------------------|--------------------------------|
+| exact   | every vector compared                                | 4 D                            |
+| hnsw    | a graph of neighbours (1603.09320)                   | 4 D + 272                      |
+| ivf     | lists of 4-bit codes, the best of them compared anew | 4 D + D / 8                    |
+| small   | the same, compared anew as 8 bits a number           | D + D / 8                      |
+| gpu     | every vector compared by a GPU; filtered ones here   | 4 D, and as many there         |
+| gpu-ivf | the best of lists compared by a GPU; filtered ones,  | 4 D, and as many there         |
+|         | every one of them, here                              |                                |
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import faiss as untyped_faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from .gpu import CHUNK, MOST, Copy, gpus
 from .places import Column, Ids
 
 log = logging.getLogger(__name__)
@@ -28,19 +31,18 @@ faiss: Any = untyped_faiss  # its stubs know neither numpy arguments nor search 
 
 Vectors = NDArray[np.float32]
 
-KINDS = ("exact", "hnsw", "ivf", "small", "gpu")
+KINDS = ("exact", "hnsw", "ivf", "small", "gpu", "gpu-ivf")
 WHOLE = ("exact", "gpu")  # which compare every vector
-LEARNED = ("ivf", "small")  # from a sample of what they will hold
+THERE = ("gpu", "gpu-ivf")  # on a GPU; here they are as exact ones
+LEARNED = ("ivf", "small", "gpu-ivf")  # from a sample of what they will hold
 LEARNABLE = 1_000  # vectors, below which there is nothing to learn from
 COMPARED_PER_MS = 5_000_000  # numbers that an exact scan gets through, about
 IVF_FROM = 2_000_000  # vectors; beyond, a graph takes hours to build
 HNSW_LINKS, HNSW_BUILD = 32, 120
-SEARCHED = {"hnsw": "efSearch=128", "ivf": "nprobe=32,k_factor_rf=16", "small": "nprobe=32,k_factor_rf=16"}  # untuned
+LISTS = "nprobe=32,k_factor_rf=16"
+SEARCHED = {"hnsw": "efSearch=128", "ivf": LISTS, "small": LISTS, "gpu-ivf": "nprobe=32"}  # untuned
 TUNED_FOR, RECALL = 10, 0.98  # hits, and how many of them tuning wants found
 SAMPLE = 100_000  # vectors that lists are learned from, at most
-GPU_MOST = 2048  # vectors that one search of a GPU gives, removed ones among them
-GPU_SCRATCH = 64 << 20  # bytes that FAISS sets aside there for each index; by itself it takes 1.5 GiB
-CHUNK = 65_536  # vectors that go to a GPU at once
 SCAN_SHARE, SCAN_MOST = 0.3, 50_000  # of the vectors, and vectors: a filter that leaves less is answered by a scan
 WORN_SHARE = 0.2  # of its vectors removed, an index is made anew
 
@@ -162,7 +164,7 @@ class FaissIndex:
     def search(self, query: Vectors, k: int, allowed: Ids | None = None, exact: bool = False) -> tuple[Ids, Vectors]:
         if k <= 0 or len(self) == 0 or (allowed is not None and len(allowed) == 0):
             return np.empty(0, np.int64), np.empty(0, np.float32)
-        there = self.kind == "gpu" and allowed is None and not exact and k <= GPU_MOST and gpus()
+        there = self.kind in THERE and allowed is None and not exact and k <= MOST and gpus()
         if there and (answer := self._search_there(query, k)) is not None:
             return answer
         shown: NDArray[np.bool_] | None = None if len(self) == len(self._ids) else ~self._gone
@@ -178,23 +180,32 @@ class FaissIndex:
         return self._ids[at[0, :found]], scores[0, :found]
 
     def _search_there(self, query: Vectors, k: int) -> tuple[Ids, Vectors] | None:
-        """By a GPU, once it has what was added since; None where it fails: what it then has is not to be trusted."""
+        """By a GPU; None where it fails: what it then has is not to be trusted."""
         try:
-            if self._there is None or k + self._there.hidden > GPU_MOST:
-                self._there = None  # before another takes its memory
-                self._there = Copy(self.dim)
-            there = self._there
-            added = there.upto + np.flatnonzero(~self._gone[there.upto :])
-            for first in range(0, len(added), CHUNK):
-                there.add(added[first : first + CHUNK], self._stored(added[first : first + CHUNK]))
-            there.upto = len(self._ids)
-            scores, at = there.search(query, k)
+            if self._there is not None and k + self._there.hidden > MOST:
+                self._there = None
+            probes = int(self.tuned.removeprefix("nprobe=")) if self.kind == "gpu-ivf" else None
+            self._there = self._followed(self._there)
+            scores, at = self._there.search(query, k, probes)
         except RuntimeError as error:  # FAISS's, of memory that is not there and of devices that are lost
             log.warning("a GPU could not be searched: %s", str(error).partition("\n")[0])
             self._there = None
             return None
         found = np.flatnonzero(~self._gone[at])[:k]
         return self._ids[at[found]], scores[found]
+
+    def _followed(self, there: Copy | None) -> Copy:
+        """A copy on the GPU with what was added since, or a new one."""
+        if there is None:
+            shown = np.flatnonzero(~self._gone)
+            lists = f"IVF{lists_for(len(shown))},Flat" if self.kind == "gpu-ivf" else "Flat"
+            sample = np.random.default_rng(0).permutation(shown)[:SAMPLE] if self.kind == "gpu-ivf" else shown[:0]
+            there = Copy(self.dim, lists, self._stored(sample))
+        added = there.upto + np.flatnonzero(~self._gone[there.upto :])
+        for first in range(0, len(added), CHUNK):
+            there.add(added[first : first + CHUNK], self._stored(added[first : first + CHUNK]))
+        there.upto = len(self._ids)
+        return there
 
     def _parameters(self, k: int, shown: NDArray[np.bool_] | None) -> Any:
         if shown is not None:
@@ -219,7 +230,7 @@ class FaissIndex:
     def _keeper(self) -> Any:
         """The part that has every vector one by one, of FAISS's IndexFlat or IndexScalarQuantizer."""
         keeper = faiss.downcast_index(self._faiss)
-        if self.kind in LEARNED:
+        if self.kind in ("ivf", "small"):
             keeper = faiss.downcast_index(keeper.refine_index)
         return faiss.downcast_index(keeper.storage) if self.kind == "hnsw" else keeper
 
@@ -248,18 +259,30 @@ class FaissIndex:
         self.tuned_at = len(self._ids)
         if self.exact or len(self) < 100:
             return
+        if self.kind == "gpu-ivf":
+            self._tune_there(queries, latency_ms, recall)
+            return
         queries = np.ascontiguousarray(queries, np.float32)
         _, truth = self._keeper.search(queries, TUNED_FOR)
-        criterion = faiss.IntersectionCriterion(len(queries), TUNED_FOR)
-        criterion.set_groundtruth(None, truth)
-        space = faiss.ParameterSpace()
-        space.verbose = 0
-        space.initialize(self._faiss)
-        explored = space.explore(self._faiss, queries, criterion)
-        points = [explored.optimal_pts.at(i) for i in range(explored.optimal_pts.size())]
-        each_ms = 1000 * faiss.omp_get_max_threads() / len(queries)
-        if timed := [Tried(p.perf, p.t * each_ms, p.key) for p in points if p.key]:
-            self.tuned = chosen(timed, latency_ms, recall).key
+        tried = explored(faiss.ParameterSpace(), self._faiss, queries, truth)
+        cores = faiss.omp_get_max_threads()
+        if tried := [Tried(one.recall, cores * one.ms, one.key) for one in tried]:
+            self.tuned = chosen(tried, latency_ms, recall).key
+
+    def _tune_there(self, queries: Vectors, latency_ms: float, recall: float) -> None:
+        """The same on a GPU, in lists made anew for as many vectors as there are now; searches go on in the old."""
+        if not gpus():
+            return
+        queries = np.ascontiguousarray(queries, np.float32)
+        shown = faiss.SearchParameters(sel=selector(~self._gone))
+        try:
+            there = self._followed(None)
+            _, truth = self._faiss.search(queries, TUNED_FOR, params=shown)
+            tried = explored(faiss.GpuParameterSpace(), there.faiss, queries, np.searchsorted(there.places, truth))
+        except RuntimeError as error:
+            log.warning("a GPU could not be tuned: %s", str(error).partition("\n")[0])
+            return
+        self.tuned, self._there = chosen(tried, latency_ms, recall).key, there
 
     def save(self, path: Path) -> None:
         """Write two files, `path`.faiss and `path`.npz."""
@@ -280,36 +303,6 @@ class FaissIndex:
 def few(allowed: Ids | None, count: int) -> bool:
     """Whether a filter leaves so few of the vectors that just those are compared, which is sure and as quick."""
     return allowed is not None and len(allowed) < min(SCAN_SHARE * count, SCAN_MOST)
-
-
-def gpus() -> int:
-    """How many GPUs there are that this build of FAISS can use."""
-    return int(faiss.get_num_gpus()) if hasattr(faiss, "StandardGpuResources") else 0
-
-
-class Copy:
-    """Vectors on the first GPU, by their places in the index that they are of. For one thread at a time. It cannot pass
-    over some of them: those that have been removed since are `hidden` among what it finds. When it grows, it is there
-    twice for a moment.
-    """
-
-    def __init__(self, dim: int) -> None:
-        self._resources = faiss.StandardGpuResources()  # not to be shared with other indexes
-        self._resources.setTempMemory(GPU_SCRATCH)
-        self._resources.setPinnedMemory(0)
-        self._faiss = faiss.index_cpu_to_gpu(self._resources, 0, faiss.IndexFlatIP(dim))
-        self._places = Column(np.empty(0, np.int64))
-        self.upto, self.hidden = 0, 0  # how many places of the index it has seen
-
-    def add(self, places: Ids, vectors: Vectors) -> None:
-        self._faiss.add(vectors)
-        self._places.append(places)
-
-    def search(self, query: Vectors, k: int) -> tuple[Vectors, Ids]:
-        """Scores and places, best first, of which k are not hidden where there are so many."""
-        scores, at = self._faiss.search(query[None], min(k + self.hidden, len(self._places.values)))
-        found = at[0] >= 0
-        return scores[0][found], self._places.values[at[0][found]]
 
 
 class Tried(NamedTuple):
@@ -334,19 +327,34 @@ def chosen(tried: list[Tried], latency_ms: float, recall: float) -> Tried:
     return max(within)
 
 
+def explored(space: Any, index: Any, queries: Vectors, truth: Ids) -> list[Tried]:
+    """What FAISS's search of parameters finds worth choosing from, timed by all queries at once."""
+    criterion = faiss.IntersectionCriterion(len(queries), TUNED_FOR)
+    criterion.set_groundtruth(None, np.ascontiguousarray(truth, np.int64))
+    space.verbose = 0
+    space.initialize(index)
+    points = space.explore(index, queries, criterion)
+    tried = [points.optimal_pts.at(i) for i in range(points.optimal_pts.size())]
+    return [Tried(one.perf, 1000 * one.t / len(queries), one.key) for one in tried if one.key]
+
+
+def lists_for(count: int) -> int:
+    """How many lists so many vectors are kept in, as FAISS's guidelines have it."""
+    return int(np.clip(4 * np.sqrt(count), 16, 65_536))
+
+
 def factory(dim: int, kind: str, expected: int) -> str:
     """FAISS's name for a kind of index that will hold about so many vectors."""
-    if kind in (*WHOLE, "hnsw"):
+    if kind in ("exact", "hnsw", *THERE):
         return f"HNSW{HNSW_LINKS},Flat" if kind == "hnsw" else "Flat"
-    lists = int(np.clip(4 * np.sqrt(expected), 16, 65_536))
     codes = f"PQ{max(1, dim // 4) if dim % 4 == 0 else dim}x4fs"
-    return f"IVF{lists},{codes},{'RFlat' if kind == 'ivf' else 'Refine(SQ8)'}"
+    return f"IVF{lists_for(expected)},{codes},{'RFlat' if kind == 'ivf' else 'Refine(SQ8)'}"
 
 
 def bytes_for(kind: str, dim: int) -> int:
     """Of one vector, as the table above has it."""
     code = dim // 8
-    return {"exact": 4 * dim, "gpu": 4 * dim, "hnsw": 4 * dim + 272, "ivf": 4 * dim + code, "small": dim + code}[kind]
+    return 4 * dim + {"hnsw": 272, "ivf": code, "small": code - 3 * dim}.get(kind, 0)
 
 
 def selector(shown: NDArray[np.bool_] | None) -> Any:
@@ -359,7 +367,7 @@ def parameters(kind: str, tuned: str, k: int, shown: NDArray[np.bool_] | None) -
     lie twice as far: it looks at twice as many.
     """
     may = selector(shown)
-    if kind in WHOLE:
+    if kind in ("exact", *THERE):
         return faiss.SearchParameters(sel=may)
     wider = 1.0 if shown is None else len(shown) / max(int(shown.sum()), 1)
     values = {name: float(value) for name, value in (pair.split("=") for pair in tuned.split(","))}

@@ -61,7 +61,7 @@ class Settings(BaseSettings):
     )
     traces: str = Field("", description="address that OpenTelemetry spans are sent to, OTLP over HTTP (extra 'otel')")
     log_json: bool = Field(False, description="log lines as JSON")
-    index: Literal["auto", "exact", "hnsw", "ivf", "small", "gpu"] = Field(
+    index: Literal["auto", "exact", "hnsw", "ivf", "small", "gpu", "gpu-ivf"] = Field(
         "auto", description="kind of the vector indexes"
     )
     index_memory_mb: int = Field(0, ge=0, description="memory that one vector index may take; 0: no limit")

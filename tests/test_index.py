@@ -38,7 +38,7 @@ from index.records import NewItem, UnknownItem
 from index.report import report
 from index.search import Aim, Answer, Options, search
 from index.store import VectorStoreFailed
-from index.vectors import KINDS, FaissIndex, Sizing, gpus
+from index.vectors import KINDS, FaissIndex, Sizing, gpus, lists_for
 
 from .makers import dims, running_milvus
 
@@ -118,8 +118,8 @@ class Device:
 
     broken = False
 
-    def __init__(self, dim: int) -> None:
-        self._faiss = faiss.IndexFlatIP(dim)
+    def __init__(self, index: Any) -> None:
+        self._faiss, self.is_trained = index, True
 
     def add(self, x: Array) -> None:
         had = self._faiss.ntotal
@@ -127,8 +127,8 @@ class Device:
         if Device.broken and had:
             raise RuntimeError("out of memory")  # half done
 
-    def search(self, queries: Array, k: int) -> Any:
-        assert k <= 2048
+    def search(self, queries: Array, k: int, params: Any) -> Any:
+        assert k <= 2048 and params is None
         return self._faiss.search(queries, k)
 
 
@@ -138,11 +138,16 @@ class Resources:
     def setPinnedMemory(self, size: int) -> None: ...
 
 
+def on_device(resources: Resources, device: int, index: Any) -> Any:
+    return index if hasattr(index, "nlist") else Device(index)
+
+
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1)
     monkeypatch.setattr(faiss, "StandardGpuResources", Resources, raising=False)
-    monkeypatch.setattr(faiss, "index_cpu_to_gpu", lambda resources, device, index: Device(index.d), raising=False)
+    monkeypatch.setattr(faiss, "index_cpu_to_gpu", on_device, raising=False)
+    monkeypatch.setattr(faiss, "GpuParameterSpace", faiss.ParameterSpace, raising=False)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -223,11 +228,38 @@ def test_without_a_gpu_there_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.skipif(not gpus(), reason="no GPU that FAISS can use")
 def test_a_real_gpu() -> None:
-    there, here = FaissIndex(16, "gpu"), FaissIndex(16)
-    for index in (there, here):
+    there, lists, here = FaissIndex(16, "gpu"), FaissIndex(16, "gpu-ivf"), FaissIndex(16)
+    for index in (there, lists, here):
         index.add(np.arange(3000), cloud(3000, 16))
         index.remove(np.arange(0, 3000, 7))
     same_as_here(there, here)
+    lists.tune(cloud(50, 16, seed=2))
+    assert recall(lists, here) > 0.95
+
+
+def recall(index: FaissIndex, truth: FaissIndex) -> float:
+    asked = cloud(50, index.dim, seed=1)
+    return float(np.mean([len(np.intersect1d(index.search(q, 10)[0], truth.search(q, 10)[0])) / 10 for q in asked]))
+
+
+def test_lists_on_a_gpu(gpu: None) -> None:
+    """Tuned by what is asked; what comes and goes afterwards is found and is not; a filter compares every vector."""
+    x = cloud(6000, 16)
+    there, here = FaissIndex(16, "gpu-ivf"), FaissIndex(16)
+    for index in (there, here):
+        index.add(np.arange(3000), x[:3000])
+        index.remove(np.arange(0, 3000, 7))
+    there.tune(cloud(50, 16, seed=2), recall=0.99)
+    probes = int(there.tuned.removeprefix("nprobe="))
+    assert recall(there, here) > 0.97 and probes < lists_for(3000) and not there.exact
+    for index in (there, here):
+        index.add(np.arange(3000, 6000), x[3000:])
+        index.remove(np.arange(1, 6000, 7))
+    assert recall(there, here) > 0.95
+    assert there.search(x[5000], 1)[0].tolist() == [5000] and 8 not in there.search(x[8], 2000)[0]
+    allowed = np.arange(2, 6000, 2)
+    query = cloud(1, 16, seed=3)[0]
+    assert there.search(query, 10, allowed)[0].tolist() == here.search(query, 10, allowed)[0].tolist()
 
 
 @pytest.fixture(scope="module")
