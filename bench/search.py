@@ -97,7 +97,7 @@ def direct(index: FaissIndex) -> Answer:
     """FAISS's own call, with the parameters that tuning found."""
     from index.vectors import parameters
 
-    inner, params = index._faiss, parameters(index.kind, index.tuned, TEN, None)
+    inner, params = index._faiss, parameters(index.kind, index.tuned, TEN)
     return lambda q: inner.search(q[None], TEN, params=params)[1][0].tolist()
 
 

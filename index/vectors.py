@@ -44,6 +44,7 @@ SEARCHED = {"hnsw": "efSearch=128", "ivf": LISTS, "small": LISTS, "gpu-ivf": "np
 TUNED_FOR, RECALL = 10, 0.98  # hits, and how many of them tuning wants found
 SAMPLE = 100_000  # vectors that lists are learned from, at most
 SCAN_SHARE, SCAN_MOST = 0.3, 50_000  # of the vectors, and vectors: a filter that leaves less is answered by a scan
+FILTERS_KEPT = 4
 WORN_SHARE = 0.2  # of its vectors removed, an index is made anew
 
 
@@ -100,7 +101,8 @@ class FaissIndex:
         self._count = 0
         self._there: Copy | None = None  # on the GPU
         self._every: Vectors = np.empty((0, dim), np.float32)  # FAISS's own
-        self._masked: tuple[Ids, NDArray[np.bool_]] | None = None  # the places of the last filter's vectors
+        self._shown_last: dict[tuple[int, bool], Shown] = {}
+        self._shown_of = 0, 0  # when there were so many places, and vectors
         self._asked: tuple[Any, Any] = (None, None)  # what the last search without a filter asked for, and how
 
     @property
@@ -167,13 +169,10 @@ class FaissIndex:
         there = self.kind in THERE and allowed is None and not exact and k <= MOST and gpus()
         if there and (answer := self._search_there(query, k)) is not None:
             return answer
-        shown: NDArray[np.bool_] | None = None if len(self) == len(self._ids) else ~self._gone
-        if allowed is not None:
-            mask = self._mask(allowed)
-            shown = mask if shown is None else mask & shown
-        k, query = min(k, len(self)), np.ascontiguousarray(query[None], np.float32)
-        if self.scans(allowed, exact):
-            scores, at = self._keeper.search(query, k, params=faiss.SearchParameters(sel=self._among(shown)))
+        k, query, scan = min(k, len(self)), np.ascontiguousarray(query[None], np.float32), self.scans(allowed, exact)
+        shown = self._shown(allowed, scan)
+        if scan:
+            scores, at = self._keeper.search(query, k, params=faiss.SearchParameters(sel=shown and shown.selector))
         else:
             scores, at = self._faiss.search(query, k, params=self._parameters(k, shown))
         found = k if at[0, -1] >= 0 else int((at[0] >= 0).sum())
@@ -207,21 +206,32 @@ class FaissIndex:
         there.upto = len(self._ids)
         return there
 
-    def _parameters(self, k: int, shown: NDArray[np.bool_] | None) -> Any:
+    def _parameters(self, k: int, shown: Shown | None) -> Any:
         if shown is not None:
             return parameters(self.kind, self.tuned, k, shown)
         asked = self.tuned, k
         if self._asked[0] != asked:
-            self._asked = asked, parameters(self.kind, self.tuned, k, None)
+            self._asked = asked, parameters(self.kind, self.tuned, k)
         return self._asked[1]
 
-    def _mask(self, allowed: Ids) -> NDArray[np.bool_]:
-        """Which places are of allowed vectors. People ask more than once with one filter, so the last is kept."""
-        if self._masked is None or self._masked[0] is not allowed or len(self._masked[1]) != len(self._ids):
-            mask = np.zeros(len(self._ids), bool)
-            mask[self._places(allowed)] = True
-            self._masked = allowed, mask
-        return self._masked[1]
+    def _shown(self, allowed: Ids | None, scan: bool) -> Shown | None:
+        """Which vectors may be found; None: all. People ask more than once with one filter, so the last are kept, until
+        there are other vectors.
+        """
+        if allowed is None and len(self) == len(self._ids):
+            return None
+        if self._shown_of != (state := (len(self._ids), self._count)):
+            self._shown_of, self._shown_last = state, {}
+        asked = id(allowed), scan
+        if asked not in self._shown_last:
+            at = np.flatnonzero(~self._gone) if allowed is None else self._places(allowed)
+            at = at[~self._gone[at]]
+            while len(self._shown_last) >= FILTERS_KEPT:
+                self._shown_last.pop(next(iter(self._shown_last)))
+            # a flat keeper goes through a list of places without looking at the others
+            listed = faiss.IDSelectorArray(at) if scan and self.kind != "small" else selector(at, len(self._ids))
+            self._shown_last[asked] = Shown(listed, len(self._ids) / max(len(at), 1), allowed)
+        return self._shown_last[asked]
 
     def scans(self, allowed: Ids | None, exact: bool) -> bool:
         return few(allowed, len(self)) or (exact and not self.exact)
@@ -233,12 +243,6 @@ class FaissIndex:
         if self.kind in ("ivf", "small"):
             keeper = faiss.downcast_index(keeper.refine_index)
         return faiss.downcast_index(keeper.storage) if self.kind == "hnsw" else keeper
-
-    def _among(self, shown: NDArray[np.bool_] | None) -> Any:
-        """A selector for the keeper: a flat one goes through a list of places without looking at the others."""
-        if shown is None or self.kind == "small":
-            return selector(shown)
-        return faiss.IDSelectorArray(np.flatnonzero(shown))
 
     def _stored(self, places: Ids) -> Vectors:
         if self.kind == "small":
@@ -274,7 +278,7 @@ class FaissIndex:
         if not gpus():
             return
         queries = np.ascontiguousarray(queries, np.float32)
-        shown = faiss.SearchParameters(sel=selector(~self._gone))
+        shown = faiss.SearchParameters(sel=selector(np.flatnonzero(~self._gone), len(self._ids)))
         try:
             there = self._followed(None)
             _, truth = self._faiss.search(queries, TUNED_FOR, params=shown)
@@ -303,6 +307,14 @@ class FaissIndex:
 def few(allowed: Ids | None, count: int) -> bool:
     """Whether a filter leaves so few of the vectors that just those are compared, which is sure and as quick."""
     return allowed is not None and len(allowed) < min(SCAN_SHARE * count, SCAN_MOST)
+
+
+class Shown(NamedTuple):
+    """FAISS's selector of the vectors that may be found, which are one in how many, and the filter that leaves them."""
+
+    selector: Any
+    one_in: float
+    allowed: Ids | None
 
 
 class Tried(NamedTuple):
@@ -357,19 +369,20 @@ def bytes_for(kind: str, dim: int) -> int:
     return 4 * dim + {"hnsw": 272, "ivf": code, "small": code - 3 * dim}.get(kind, 0)
 
 
-def selector(shown: NDArray[np.bool_] | None) -> Any:
-    """FAISS's, of the places that may be found, bool [n]."""
-    return None if shown is None else faiss.IDSelectorBitmap(np.packbits(shown, bitorder="little"))
+def selector(places: Ids, count: int) -> Any:
+    """FAISS's, as bits, of those places among so many."""
+    bits = np.zeros(count, bool)
+    bits[places] = True
+    return faiss.IDSelectorBitmap(np.packbits(bits, bitorder="little"))
 
 
-def parameters(kind: str, tuned: str, k: int, shown: NDArray[np.bool_] | None) -> Any:
-    """FAISS's search parameters: what tuning found, and which places may be found, bool [n]. Where half may, the best
-    lie twice as far: it looks at twice as many.
+def parameters(kind: str, tuned: str, k: int, shown: Shown | None = None) -> Any:
+    """FAISS's search parameters: what tuning found, and which vectors may be found. Where half may, the best lie twice
+    as far: it looks at twice as many.
     """
-    may = selector(shown)
+    may, wider = (shown.selector, shown.one_in) if shown else (None, 1.0)
     if kind in ("exact", *THERE):
         return faiss.SearchParameters(sel=may)
-    wider = 1.0 if shown is None else len(shown) / max(int(shown.sum()), 1)
     values = {name: float(value) for name, value in (pair.split("=") for pair in tuned.split(","))}
     if kind == "hnsw":
         return faiss.SearchParametersHNSW(sel=may, efSearch=int(wider * max(values["efSearch"], 2 * k)))
