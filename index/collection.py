@@ -311,15 +311,15 @@ class Collection:
 
     def set_bank(self, encoding: str, vectors: Vectors, targets: list[str]) -> None:
         """Keep the queries [n, dim] of an encoding that scores are calibrated, and indexes of targets tuned by."""
-        with self._writing, self.held() as records:
+        with self.held() as records:
             records.set_bank(encoding, vectors, targets)
             self._backgrounds.clear()
-            self._store.retune(targets)
             self._store.tend(records)
 
     def has_bank(self, encoding: str) -> bool:
+        """Whether there is one, and it is known what its queries are asked of."""
         with self.held() as records:
-            return encoding in records.banks()
+            return encoding in records.asking()
 
     def index(self, encoding: str) -> VectorIndex:
         """The vectors of an encoding; empty where there are none. To be used while the collection is `held`.

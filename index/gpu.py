@@ -48,8 +48,13 @@ class Copy:
         self._places.append(places)
 
     def search(self, query: Vectors, k: int, probes: int | None) -> tuple[Vectors, Ids]:
-        """Scores and places, best first, of which k are not hidden where it finds so many in that many lists."""
-        how = None if probes is None else faiss.SearchParametersIVF(nprobe=min(probes, self.faiss.nlist, MOST))
-        scores, at = self.faiss.search(query[None], min(k + self.hidden, len(self.places)), params=how)
+        """Scores and places, best first, of which k are not hidden where it finds so many in that many lists, or in
+        more where k is large.
+        """
+        wanted, how = min(k + self.hidden, len(self.places)), None
+        if probes is not None:
+            enough = max(probes, 2 * wanted * self.faiss.nlist // max(len(self.places), 1))
+            how = faiss.SearchParametersIVF(nprobe=min(enough, self.faiss.nlist, MOST))
+        scores, at = self.faiss.search(query[None], wanted, params=how)
         found = at[0] >= 0
         return scores[0][found], self.places[at[0][found]]

@@ -10,7 +10,8 @@ import numpy as np
 
 from .places import Column
 
-LONG = 1024  # characters of metadata, more of which are not held
+LONG = 512  # bytes of a row; a longer one is not held
+NOTHING = marshal.dumps(None)
 
 
 class Labels:
@@ -20,7 +21,7 @@ class Labels:
         self._numbers, self._ends = Column(np.empty(0, np.int64)), Column(np.zeros(1, np.int64))
         self._packed = Column(np.empty(0, np.uint8))
         self._gone: set[int] = set()
-        self.whole = 0  # how many there were when all were read
+        self.looked = 0  # how many there were when it was last seen how many are gone
         self.read_at = -1  # which change of the records
 
     def __len__(self) -> int:
@@ -32,7 +33,7 @@ class Labels:
 
     def append(self, rows: list[tuple[Any, ...]]) -> None:
         """Rows of (item, metadata as JSON, ...), of numbers, strings and None."""
-        packed = [marshal.dumps(row if len(row[1]) <= LONG else None) for row in rows]
+        packed = [one if len(one := marshal.dumps(row)) <= LONG else NOTHING for row in rows]
         self._ends.append(len(self._packed.values) + np.cumsum([len(row) for row in packed]))
         self._packed.append(np.frombuffer(b"".join(packed), np.uint8))
         self._numbers.append(np.fromiter((row[0] for row in rows), np.int64, len(rows)))

@@ -192,9 +192,6 @@ class MilvusStore:
         if encoding in self._indexes:
             self._indexes[encoding].remove(ids)
 
-    def retune(self, encodings: list[str]) -> None:
-        """Milvus tunes itself."""
-
     def tend(self, records: Records) -> None:
         """Milvus tends itself."""
 

@@ -42,7 +42,7 @@ class Places:
         self._ids, self._items = Column(np.empty(0, np.int64)), Column(np.empty(0, np.int64))
         self._places = Column(np.empty(0, PLACE))
         self._owners = self.items.data  # one number of which is read more quickly than one of an array
-        self.whole = 0  # how many there were when all were read
+        self.looked = 0  # how many there were when it was last seen how many are gone
         self.read_at = -1  # which change of the records
 
     def __len__(self) -> int:

@@ -6,6 +6,7 @@ id n, and all removals after number m" brings any older copy up to date.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
@@ -421,18 +422,23 @@ class Records:
             self._db.execute("delete from bank where encoding = ?", (encoding,))
             blobs = [(encoding, np.asarray(v, "<f4").tobytes()) for v in vectors]
             self._db.executemany("insert into bank values (?, ?)", blobs)
-            self._db.execute("insert or replace into meta values (?, ?)", (ASKS + encoding, json.dumps(targets)))
+            about = {"targets": targets, "sha256": hashlib.sha256(b"".join(blob for _, blob in blobs)).hexdigest()}
+            self._db.execute("insert or replace into meta values (?, ?)", (ASKS + encoding, json.dumps(about)))
 
-    def banks(self) -> dict[str, list[str]]:
-        """The encodings that have a bank, and those that its queries are asked of."""
+    def asking(self) -> dict[str, dict[str, Any]]:
+        """The encodings that have a bank with targets: these, and the digest of its queries."""
         rows = self._db.execute("select key, value from meta where key like ?", (f"{ASKS}%",))
         return {key.removeprefix(ASKS): json.loads(value) for key, value in rows}
 
+    def asked_by(self, encoding: str) -> str:
+        """The digests of the banks whose queries are asked of an encoding; empty where there are none."""
+        return "+".join(sorted(bank["sha256"] for bank in self.asking().values() if encoding in bank["targets"]))
+
     def asked_of(self, encoding: str, dim: int, most: int) -> NDArray[np.float32]:
-        """What vectors of an encoding are searched by: queries [n, dim] of banks, or where there are none its own
+        """What vectors of an encoding are searched by: queries [n, dim] of those banks, or where there are none its own
         vectors, which an index finds more easily: it has them.
         """
-        banks = [self.bank(source, dim) for source, targets in self.banks().items() if encoding in targets]
+        banks = [self.bank(source, dim) for source, bank in self.asking().items() if encoding in bank["targets"]]
         return np.concatenate(banks) if banks else self.vectors_among(encoding, dim, most, seed=1)[1]
 
     def matching(self, condition: str, params: list[Any], encoding: str) -> Ids:
@@ -457,26 +463,27 @@ class Records:
         """Where the vectors of an encoding belong; kept in memory, and read on after each write of this connection."""
         places = self._places.get(encoding)
         if places is None or places.read_at != self._db.total_changes:
-            places = self._places[encoding] = self._read_on(places or Places(), PLACES, encoding)
+            there = "select count(*) from vectors where encoding = ?"
+            places = self._places[encoding] = self._read_on(places or Places(), PLACES, there, encoding)
         return places
 
     def labels(self) -> Labels:
         """What is said of items, kept in the same way."""
         if self._labels.read_at != self._db.total_changes:
-            self._labels = self._read_on(self._labels, f"{LABELS} where n > ? order by n")
+            there = "select count(*) from items"
+            self._labels = self._read_on(self._labels, f"{LABELS} where n > ? order by n", there)
         return self._labels
 
-    def _read_on(self, kept: Kept, query: str, *params: Any) -> Kept:
-        """What is kept with what came after its last; read anew where most may be gone by now."""
-        before = len(kept)
+    def _read_on(self, kept: Kept, query: str, there: str, *params: Any) -> Kept:
+        """What is kept with what came after its last; read anew where most is gone by now."""
         rows = self._db.execute(query, (*params, kept.last))
         while some := rows.fetchmany(CHUNK):
             kept.append(some)
         kept.read_at = self._db.total_changes
-        if not before:
-            kept.whole = len(kept)
-        elif len(kept) > 2 * kept.whole + CHUNK:
-            return self._read_on(type(kept)(), query, *params)
+        if len(kept) > 2 * kept.looked + CHUNK:  # so that they need not be counted after each write
+            kept.looked = len(kept)
+            if len(kept) > 2 * self._db.execute(there, params).fetchone()[0]:
+                return self._read_on(type(kept)(), query, there, *params)
         return kept
 
     def media_files(self) -> set[str]:

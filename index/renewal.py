@@ -71,7 +71,8 @@ class Renewal:
                     return None
                 index.add(ids, vectors)
             if not index.exact and len(index):
-                index.tune(records.asked_of(encoding, dim, TUNED_ON), self._latency_ms)
+                asked_by = records.asked_by(encoding)  # before the queries: what is set in between is asked by later
+                index.tune(records.asked_of(encoding, dim, TUNED_ON), self._latency_ms, asked_by=asked_by)
         return None if self._stopped.is_set() else index
 
     def added(self, encoding: str, ids: Ids, vectors: Vectors) -> None:

@@ -130,14 +130,14 @@ class Answer:
 
 
 class Windows(NamedTuple):
-    """What items have of one encoding: the i-th from the i-th to the next of the bounds [items + 1]; at which places,
-    what is there, and the vectors [n, dim], or none where every score is known.
+    """What items have of one encoding: the i-th from the i-th to the next of the bounds [items + 1]; where it belongs,
+    and the vectors [n, dim], or where nothing else is asked of them, their scores.
     """
 
     bounds: list[int]
-    at: list[int]
     places: list[Place]
-    vectors: Vectors
+    vectors: Vectors | None
+    scores: list[float] | None = None
 
 
 @dataclass(frozen=True)
@@ -172,9 +172,9 @@ def search(collection: Collection, aims: list[Aim], options: Options = Options()
         about = records.about(items)
         items = [item for item in items if item in about]
         by_target = {found.aim.target: found for found in looks}
-        alone = len(aims) == len(aims[0].weights) == 1
+        scored = len(aims) == len(aims[0].weights) == 1  # no other query asks for a window's vector
         has = {
-            encoding: windows_of(collection, records, encoding, items, by_target.get(encoding), alone)
+            encoding: windows_of(collection, records, encoding, items, by_target.get(encoding), scored)
             for encoding in collection.dims
             if len(records.places(encoding))
         }
@@ -223,10 +223,10 @@ def less_popular(vectors: Vectors, query: Vectors, about: Background) -> list[in
 
 
 def windows_of(
-    collection: Collection, records: Records, encoding: str, items: list[int], look: Look | None, alone: bool
+    collection: Collection, records: Records, encoding: str, items: list[int], look: Look | None, scored: bool
 ) -> Windows:
-    """All that items have of an encoding, of which a look may have found some. Where it is the only one, windows that
-    it has compared need not be compared again.
+    """All that items have of an encoding, of which a look may have found some; where scores will do, those that it has
+    given, if it has given all.
     """
     index, places, found = collection.index(encoding), records.places(encoding), look.items if look else {}
     bounds, at = [0], list[int]()
@@ -234,21 +234,19 @@ def windows_of(
         at += range(*places.run(item, found.get(item)))
         bounds.append(len(at))
     where = places.where(at)
-    if alone and look and index.faithful and look.scores.keys() >= set(at):
-        return Windows(bounds, at, where, np.empty((0, index.dim), np.float32))
+    if scored and look and index.faithful and look.scores.keys() >= set(at):
+        return Windows(bounds, where, None, [look.scores[place] for place in at])
     ids = places.ids[at]
     if index.faithful and len(own := index.vectors(ids)) == len(ids):
-        return Windows(bounds, at, where, own)
+        return Windows(bounds, where, own)
     known, vectors = records.exact(np.sort(ids), index.dim)
-    return Windows(bounds, at, where, vectors[np.searchsorted(known, ids)])
+    return Windows(bounds, where, vectors[np.searchsorted(known, ids)])
 
 
-def scores_of(windows: Windows, look: Look) -> list[float]:
+def scores_of(windows: Windows, query: Vectors) -> list[float]:
     """Inner products with the query, in [-1, 1] whatever the rounding."""
-    known = (
-        (windows.vectors @ look.aim.query).tolist() if len(windows.vectors) else [look.scores[i] for i in windows.at]
-    )
-    return [min(max(score, -1.0), 1.0) for score in known]
+    scores = windows.scores if windows.vectors is None else (windows.vectors @ query).tolist()
+    return [min(max(score, -1.0), 1.0) for score in scores or ()]
 
 
 class View:
@@ -259,7 +257,7 @@ class View:
         self._target = modality_of(aim.target)
         self._every = sorted((modality_of(encoding), windows.bounds) for encoding, windows in has.items())
         self._seen = {
-            encoding: (modality_of(encoding), windows, scores_of(windows, look))
+            encoding: (modality_of(encoding), windows, scores_of(windows, aim.query))
             for encoding, windows in has.items()
             if encoding == aim.target or encoding in aim.comparable
         }
@@ -269,7 +267,7 @@ class View:
         aim, calibration = self.look.aim, self.look.calibration
         if aim.target not in self._seen:
             return None
-        _, (bounds, _, places, _), found = self._seen[aim.target]
+        _, (bounds, places, *_), found = self._seen[aim.target]
         first, last = bounds[n], bounds[n + 1]
         if first == last:
             return None
@@ -302,7 +300,7 @@ class View:
         """How the n-th item's window scores in each modality, and the item's best moment in each."""
         scores: dict[str, float] = {}
         evidence: dict[str, Moment] = {}
-        for modality, (bounds, _, places, _), found in self._seen.values():
+        for modality, (bounds, places, *_), found in self._seen.values():
             first, last = bounds[n], bounds[n + 1]
             if first == last:
                 continue
@@ -318,7 +316,9 @@ class View:
     def _parts(self, at: int) -> list[float]:
         """What each part of the query contributes to the score of one of the target's windows."""
         aim = self.look.aim
-        shares: list[float] = (aim.shares * (aim.vectors @ self._seen[aim.target][1].vectors[at])).tolist()
+        vectors = self._seen[aim.target][1].vectors
+        assert vectors is not None
+        shares: list[float] = (aim.shares * (aim.vectors @ vectors[at])).tolist()
         return shares
 
 

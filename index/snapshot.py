@@ -71,6 +71,7 @@ def fill(half: Path, indexes: dict[str, FaissIndex], identity: str, head: tuple[
             "kind": index.kind,
             "tuned": index.tuned,
             "tuned_at": index.tuned_at,
+            "tuned_by": index.tuned_by,
             "sha256": sums,
         }
     (half / STATE).write_text(json.dumps(state), encoding="utf-8")
@@ -92,8 +93,9 @@ def load(
             sums = [pair for _, part in parts for pair in part["sha256"].items()]
             if any(digest(generation / file) != expected for file, expected in sums):
                 continue
+            tuned = ("tuned", "tuned_at", "tuned_by")
             indexes = {
-                e: FaissIndex.load(generation / e, dims[e], part["kind"], part["tuned"], part.get("tuned_at", 0))
+                e: FaissIndex.load(generation / e, dims[e], part["kind"], **{k: part[k] for k in tuned if k in part})
                 for e, part in parts
             }
             return indexes, (state["head"][0], state["head"][1])

@@ -46,10 +46,6 @@ class Store(Protocol):
 
     def remove(self, encoding: str, ids: Ids) -> None: ...
 
-    def retune(self, encodings: list[str]) -> None:
-        """They are searched by other queries than their parameters were found by: these are due to be found anew."""
-        ...
-
     def tend(self, records: Records) -> None:
         """After each write: whatever upkeep is due, without keeping the writer waiting."""
         ...
@@ -137,10 +133,6 @@ class FaissStore:
             self._indexes[encoding].remove(ids)
             self._renewal.removed(encoding, ids)
 
-    def retune(self, encodings: list[str]) -> None:
-        for index in (self._indexes[encoding] for encoding in encodings if encoding in self._indexes):
-            index.tuned_at = 0
-
     def tend(self, records: Records) -> None:
         """Have an index made anew in the background that is worn or no longer of the right kind, and keep a snapshot
         where many vectors have come since the last, or parameters are to be found anew.
@@ -150,24 +142,34 @@ class FaissStore:
             if index.worn or kind != index.kind:
                 self._renewal.start(encoding, kind, index.dim, records.head()[0], self._renewed)
         most = min((TAIL[index.kind] for index in self._indexes.values() if not index.exact), default=math.inf)
-        due = records.head()[0] - self._tried > most or any(index.outgrown for index in self._indexes.values())
+        due = records.head()[0] - self._tried > most or any(
+            index.crowded or self._mistuned(encoding, records) for encoding, index in self._indexes.items()
+        )
         if due and not self._stopped and not self._keeping_up:
             upkeep = threading.Thread(target=self._keep_up, name="upkeep", daemon=True)
             upkeep.start()
             self._upkeep = upkeep
 
+    def _mistuned(self, encoding: str, records: Records) -> bool:
+        """Whether an index has outgrown its parameters, or they were found by other queries than it is asked now."""
+        index = self._indexes[encoding]
+        return index.outgrown or not (index.exact or index.tuned_by == records.asked_by(encoding))
+
     def _keep_up(self) -> None:
-        """Tune what has outgrown its parameters, and leave a snapshot; writers wait, searches do not."""
+        """Tune what is mistuned, and leave a snapshot; writers wait, searches do not."""
         spare_cores()
         with self._still:
             if self._stopped or self.behind:
                 return
             for encoding, index in list(self._indexes.items()):
-                if index.outgrown:
-                    with self._held() as records:
-                        queries = records.asked_of(encoding, index.dim, TUNED_ON)
-                    index.tune(queries, self._sizing.latency_ms)
+                with self._held() as records:
+                    mistuned, asked_by = self._mistuned(encoding, records), records.asked_by(encoding)
+                    queries = records.asked_of(encoding, index.dim, TUNED_ON) if mistuned else None
+                if queries is not None:
+                    index.tune(queries, self._sizing.latency_ms, asked_by=asked_by)
                     self._kept = None
+                if index.crowded:
+                    index.copy_anew()
             self.keep(self._held)
 
     def _renewed(self, encoding: str, index: FaissIndex) -> None:

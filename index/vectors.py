@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -97,9 +98,11 @@ class FaissIndex:
         if kind == "hnsw":
             self._faiss.hnsw.efConstruction = HNSW_BUILD
         self.tuned, self.tuned_at = SEARCHED.get(kind, ""), 0  # and with how many vectors
+        self.tuned_by = ""  # which queries; its own vectors
         self._all, self._hidden = Column(np.empty(0, np.int64)), Column(np.empty(0, bool))
         self._count = 0
         self._there: Copy | None = None  # on the GPU
+        self._one_there = threading.Lock()  # held while it is searched, or another takes its place
         self._every: Vectors = np.empty((0, dim), np.float32)  # FAISS's own
         self._shown_last: dict[tuple[int, bool], Shown] = {}
         self._shown_of = 0, 0  # when there were so many places, and vectors
@@ -179,27 +182,43 @@ class FaissIndex:
         return self._ids[at[0, :found]], scores[0, :found]
 
     def _search_there(self, query: Vectors, k: int) -> tuple[Ids, Vectors] | None:
-        """By a GPU; None where it fails: what it then has is not to be trusted."""
-        try:
-            if self._there is not None and k + self._there.hidden > MOST:
+        """By a GPU; None where it cannot, or fails: what it then has is not to be trusted."""
+        with self._one_there:
+            try:
+                there = self._there = self._followed(self._there)
+                if k + there.hidden > MOST:
+                    return None
+                probes = int(self.tuned.removeprefix("nprobe=")) if self.kind == "gpu-ivf" else None
+                scores, at = there.search(query, k, probes)
+            except RuntimeError as error:  # FAISS's, of memory that is not there and of devices that are lost
+                log.warning("a GPU could not be searched: %s", str(error).partition("\n")[0])
                 self._there = None
-            probes = int(self.tuned.removeprefix("nprobe=")) if self.kind == "gpu-ivf" else None
-            self._there = self._followed(self._there)
-            scores, at = self._there.search(query, k, probes)
-        except RuntimeError as error:  # FAISS's, of memory that is not there and of devices that are lost
-            log.warning("a GPU could not be searched: %s", str(error).partition("\n")[0])
-            self._there = None
-            return None
+                return None
         found = np.flatnonzero(~self._gone[at])[:k]
         return self._ids[at[found]], scores[found]
 
+    @property
+    def crowded(self) -> bool:
+        """Whether what has been removed is soon more than a GPU can leave out."""
+        return self._there is not None and self._there.hidden > MOST // 2
+
+    def copy_anew(self) -> None:
+        """Have a GPU forget what has been removed; searches go on in what it has."""
+        try:
+            there = self._followed(None)
+        except RuntimeError as error:
+            log.warning("a GPU could not be filled anew: %s", str(error).partition("\n")[0])
+            return
+        with self._one_there:
+            self._there = there
+
     def _followed(self, there: Copy | None) -> Copy:
-        """A copy on the GPU with what was added since, or a new one."""
+        """A copy on the GPU with what was added since, or a new one; in as many lists as it was tuned for."""
         if there is None:
-            shown = np.flatnonzero(~self._gone)
-            lists = f"IVF{lists_for(len(shown))},Flat" if self.kind == "gpu-ivf" else "Flat"
-            sample = np.random.default_rng(0).permutation(shown)[:SAMPLE] if self.kind == "gpu-ivf" else shown[:0]
-            there = Copy(self.dim, lists, self._stored(sample))
+            shown, lists = np.flatnonzero(~self._gone), self.kind == "gpu-ivf"
+            described = f"IVF{lists_for(self.tuned_at or len(shown))},Flat" if lists else "Flat"
+            sample = np.random.default_rng(0).permutation(shown)[:SAMPLE] if lists else shown[:0]
+            there = Copy(self.dim, described, self._stored(sample))
         added = there.upto + np.flatnonzero(~self._gone[there.upto :])
         for first in range(0, len(added), CHUNK):
             there.add(added[first : first + CHUNK], self._stored(added[first : first + CHUNK]))
@@ -207,11 +226,10 @@ class FaissIndex:
         return there
 
     def _parameters(self, k: int, shown: Shown | None) -> Any:
-        if shown is not None:
-            return parameters(self.kind, self.tuned, k, shown)
-        asked = self.tuned, k
+        asked = self.tuned, k, shown, len(self._ids)
         if self._asked[0] != asked:
-            self._asked = asked, parameters(self.kind, self.tuned, k)
+            each = len(self._ids) / faiss.extract_index_ivf(self._faiss).nlist if self.kind in ("ivf", "small") else 1.0
+            self._asked = asked, parameters(self.kind, self.tuned, k, shown, each)
         return self._asked[1]
 
     def _shown(self, allowed: Ids | None, scan: bool) -> Shown | None:
@@ -234,7 +252,11 @@ class FaissIndex:
         return self._shown_last[asked]
 
     def scans(self, allowed: Ids | None, exact: bool) -> bool:
-        return few(allowed, len(self)) or (exact and not self.exact)
+        most: float = SCAN_MOST
+        if self.kind == "hnsw":  # its graph compares some 30 n / allowed for each of efSearch
+            most = max(most, math.sqrt(30 * int(self.tuned.removeprefix("efSearch=")) * len(self)))
+        by_filter = allowed is not None and self.kind == "gpu-ivf"
+        return few(allowed, len(self), most) or by_filter or (exact and not self.exact)
 
     @property
     def _keeper(self) -> Any:
@@ -256,37 +278,33 @@ class FaissIndex:
     def vectors(self, ids: Ids) -> Vectors:
         return self._stored(self._places(ids))
 
-    def tune(self, queries: Vectors, latency_ms: float = math.inf, recall: float = RECALL) -> None:
+    def tune(self, queries: Vectors, latency_ms: float = math.inf, recall: float = RECALL, asked_by: str = "") -> None:
         """Find the quickest parameters that give these queries [n, dim] so much of their true ten; where none do within
-        the latency, on one thread, the best that keep to it (FAISS's ParameterSpace).
+        the latency, on one thread, the best that keep to it (FAISS's ParameterSpace). A GPU is timed by all queries at
+        once, and its lists are made anew, for as many vectors as there are now.
         """
-        self.tuned_at = len(self._ids)
-        if self.exact or len(self) < 100:
-            return
-        if self.kind == "gpu-ivf":
-            self._tune_there(queries, latency_ms, recall)
+        self.tuned_at, self.tuned_by = len(self._ids), asked_by
+        if self.exact or len(self) < 100 or (self.kind in THERE and not gpus()):
             return
         queries = np.ascontiguousarray(queries, np.float32)
-        _, truth = self._keeper.search(queries, TUNED_FOR)
-        tried = explored(faiss.ParameterSpace(), self._faiss, queries, truth)
-        cores = faiss.omp_get_max_threads()
-        if tried := [Tried(one.recall, cores * one.ms, one.key) for one in tried]:
-            self.tuned = chosen(tried, latency_ms, recall).key
-
-    def _tune_there(self, queries: Vectors, latency_ms: float, recall: float) -> None:
-        """The same on a GPU, in lists made anew for as many vectors as there are now; searches go on in the old."""
-        if not gpus():
+        if self.kind not in THERE:
+            _, truth = self._keeper.search(queries, TUNED_FOR)
+            tried = explored(faiss.ParameterSpace(), self._faiss, queries, truth, faiss.omp_get_max_threads())
+            if tried:
+                self.tuned = chosen(tried, latency_ms, recall).key
             return
-        queries = np.ascontiguousarray(queries, np.float32)
-        shown = faiss.SearchParameters(sel=selector(np.flatnonzero(~self._gone), len(self._ids)))
+        shown = selector(np.flatnonzero(~self._gone), len(self._ids))
+        _, truth = self._faiss.search(queries, TUNED_FOR, params=faiss.SearchParameters(sel=shown))
         try:
             there = self._followed(None)
-            _, truth = self._faiss.search(queries, TUNED_FOR, params=shown)
             tried = explored(faiss.GpuParameterSpace(), there.faiss, queries, np.searchsorted(there.places, truth))
         except RuntimeError as error:
             log.warning("a GPU could not be tuned: %s", str(error).partition("\n")[0])
             return
-        self.tuned, self._there = chosen(tried, latency_ms, recall).key, there
+        with self._one_there:
+            self._there = there
+            if tried:
+                self.tuned = chosen(tried, latency_ms, recall).key
 
     def save(self, path: Path) -> None:
         """Write two files, `path`.faiss and `path`.npz."""
@@ -294,19 +312,20 @@ class FaissIndex:
         np.savez(f"{path}.npz", ids=self._ids, gone=self._gone)
 
     @classmethod
-    def load(cls, path: Path, dim: int, kind: str, tuned: str, tuned_at: int = 0) -> FaissIndex:
+    def load(cls, path: Path, dim: int, kind: str, tuned: str, tuned_at: int = 0, tuned_by: str = "") -> FaissIndex:
         """Read what `save` wrote. Only for files whose checksum has been compared: FAISS trusts what it reads."""
         index = cls(dim, kind)
         index._faiss = faiss.read_index(f"{path}.faiss")
         with np.load(f"{path}.npz", allow_pickle=False) as kept:
             index._all, index._hidden = Column(kept["ids"]), Column(kept["gone"])
-        index._count, index.tuned, index.tuned_at = int((~index._gone).sum()), tuned, tuned_at
+        index._count = int((~index._gone).sum())
+        index.tuned, index.tuned_at, index.tuned_by = tuned, tuned_at, tuned_by
         return index
 
 
-def few(allowed: Ids | None, count: int) -> bool:
-    """Whether a filter leaves so few of the vectors that just those are compared, which is sure and as quick."""
-    return allowed is not None and len(allowed) < min(SCAN_SHARE * count, SCAN_MOST)
+def few(allowed: Ids | None, count: int, most: float = SCAN_MOST) -> bool:
+    """Whether a filter leaves so few of the vectors that just those are compared."""
+    return allowed is not None and len(allowed) < min(SCAN_SHARE * count, most)
 
 
 class Shown(NamedTuple):
@@ -339,15 +358,15 @@ def chosen(tried: list[Tried], latency_ms: float, recall: float) -> Tried:
     return max(within)
 
 
-def explored(space: Any, index: Any, queries: Vectors, truth: Ids) -> list[Tried]:
-    """What FAISS's search of parameters finds worth choosing from, timed by all queries at once."""
+def explored(space: Any, index: Any, queries: Vectors, truth: Ids, threads: int = 1) -> list[Tried]:
+    """What FAISS's search of parameters finds worth choosing from."""
     criterion = faiss.IntersectionCriterion(len(queries), TUNED_FOR)
     criterion.set_groundtruth(None, np.ascontiguousarray(truth, np.int64))
     space.verbose = 0
     space.initialize(index)
     points = space.explore(index, queries, criterion)
     tried = [points.optimal_pts.at(i) for i in range(points.optimal_pts.size())]
-    return [Tried(one.perf, 1000 * one.t / len(queries), one.key) for one in tried if one.key]
+    return [Tried(one.perf, 1000 * threads * one.t / len(queries), one.key) for one in tried if one.key]
 
 
 def lists_for(count: int) -> int:
@@ -376,9 +395,9 @@ def selector(places: Ids, count: int) -> Any:
     return faiss.IDSelectorBitmap(np.packbits(bits, bitorder="little"))
 
 
-def parameters(kind: str, tuned: str, k: int, shown: Shown | None = None) -> Any:
+def parameters(kind: str, tuned: str, k: int, shown: Shown | None = None, each: float = 1.0) -> Any:
     """FAISS's search parameters: what tuning found, and which vectors may be found. Where half may, the best lie twice
-    as far: it looks at twice as many.
+    as far: it looks at twice as many. Lists have so many vectors `each`: for many hits it looks through more of them.
     """
     may, wider = (shown.selector, shown.one_in) if shown else (None, 1.0)
     if kind in ("exact", *THERE):
@@ -386,7 +405,7 @@ def parameters(kind: str, tuned: str, k: int, shown: Shown | None = None) -> Any
     values = {name: float(value) for name, value in (pair.split("=") for pair in tuned.split(","))}
     if kind == "hnsw":
         return faiss.SearchParametersHNSW(sel=may, efSearch=int(wider * max(values["efSearch"], 2 * k)))
-    lists = faiss.SearchParametersIVF(nprobe=int(wider * values["nprobe"]), sel=may)
+    lists = faiss.SearchParametersIVF(nprobe=int(wider * max(values["nprobe"], 2 * k / each)), sel=may)
     compared = values["k_factor_rf"] * max(1.0, TUNED_FOR / k)  # as many for the best one as for the best ten
     return faiss.IndexRefineSearchParameters(k_factor=compared, base_index_params=lists)
 

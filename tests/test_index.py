@@ -34,7 +34,7 @@ from index.collection import (
 from index.data import Collections
 from index.filters import BadFilter, compile_filter
 from index.milvus import MilvusIndex
-from index.records import NewItem, UnknownItem
+from index.records import NewItem, Records, UnknownItem
 from index.report import report
 from index.search import Aim, Answer, Options, search
 from index.store import VectorStoreFailed
@@ -251,7 +251,7 @@ def test_lists_on_a_gpu(gpu: None) -> None:
         index.remove(np.arange(0, 3000, 7))
     there.tune(cloud(50, 16, seed=2), recall=0.99)
     probes = int(there.tuned.removeprefix("nprobe="))
-    assert recall(there, here) > 0.97 and probes < lists_for(3000) and not there.exact
+    assert recall(there, here) > 0.97 and 1 < probes <= lists_for(3000) // 2 and not there.exact
     for index in (there, here):
         index.add(np.arange(3000, 6000), x[3000:])
         index.remove(np.arange(1, 6000, 7))
@@ -260,6 +260,13 @@ def test_lists_on_a_gpu(gpu: None) -> None:
     allowed = np.arange(2, 6000, 2)
     query = cloud(1, 16, seed=3)[0]
     assert there.search(query, 10, allowed)[0].tolist() == here.search(query, 10, allowed)[0].tolist()
+    assert there.scans(allowed, exact=False) and len(there.search(query, 2000)[0]) > 1900
+    gone, _ = here.search(query, 1500)
+    for index in (there, here):
+        index.remove(gone)
+    assert there.crowded and there.search(query, 1000)[0].tolist() == here.search(query, 1000)[0].tolist()
+    there.copy_anew()
+    assert not there.crowded and recall(there, here) > 0.9 and not np.isin(there.search(query, 10)[0], gone).any()
 
 
 @pytest.fixture(scope="module")
@@ -519,7 +526,13 @@ def test_an_index_is_tuned_by_what_is_asked_of_it(tmp_path: Path) -> None:
         return sum(map(len, both)) / (10 * len(others))
 
     assert recall() < 0.9
+    folder = shutil.copytree(tmp_path / "box", tmp_path / "killed")
+    with closing(Records(folder / "records.sqlite")) as records:
+        records.set_bank("text", words, ["video"])  # and then it was killed
     box.set_bank("text", words, ["video"])
+    assert recall() > 0.95
+    box.close()
+    box = Collection(folder, "f1", dims(64), Sizing("hnsw", latency_ms=1000))
     assert recall() > 0.95
     box.close()
 
@@ -546,6 +559,7 @@ def test_a_collection_that_grows_gets_another_index_while_it_serves(
     narrow = ask(box, x[8], filter={"n": 8})
     assert narrow.plan.exact and [h.id for h in narrow.hits] == ["i0008"]
     box.set_bank("text", cloud(64, 64, seed=1), ["video"])
+    wait(lambda: not box.busy)
     words, own = report(box, lambda a, b: True)
     assert (words.encoding, words.kind, words.queries, own.queries) == ("video", kind, "words", "its own")
     assert min(words.recall_at_10, own.recall_at_10) > 0.9 and own.vectors == len(box.index("video"))
