@@ -185,7 +185,7 @@ def test_a_name_is_never_a_protocol(tmp_path: Path) -> None:
 def test_a_decoder_that_hangs_or_dies_costs_one_file(tmp_path: Path) -> None:
     good = make_clip(tmp_path / "good.mp4", [RED])
     long = make_clip(tmp_path / "long.mp4", [RED, GREEN] * 60, fps=30)
-    decoders = Decoders(workers=1, max_s=0.15)
+    decoders = Decoders(workers=1, max_s=0.03)
     try:
         with pytest.raises(DecoderFailed):
             decoders.finish(decoders.start(long, SPECS, Budget()))
