@@ -85,8 +85,6 @@ def build(
             fn_constructor_args=(bundle.resolve(), budget, memory_mb, max_s, overlap),
             batch_size=FILES,
             compute=ray.data.ActorPoolStrategy(min_size=1, max_size=workers, initial_size=workers),
-            max_restarts=-1,
-            max_task_retries=-1,
         )
         for batch in made.iter_batches(batch_size=WINDOWS):
             outcomes = [pickle.loads(row) for row in batch["outcome"]]
