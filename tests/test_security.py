@@ -20,7 +20,7 @@ from service import protocol
 from service.app import create_app
 from service.settings import Settings
 
-from .makers import RED, ROOT, SPECS, FakeEncoder, make_clip, make_wav, write_wav
+from .makers import RED, ROOT, SPECS, FakeEncoder, make_clip, make_wav, write_hours, write_wav
 from .test_operate import listening
 from .test_service import Client, add, refused, search, upload
 
@@ -120,7 +120,7 @@ def test_a_link_in_the_place_of_an_imported_file_is_not_followed(tmp_path: Path)
 
 def test_closed_decoders_leave_nobody_waiting(tmp_path: Path) -> None:
     long = tmp_path / "long.wav"
-    write_wav(long, np.zeros(30_000_000, np.float32), 48_000)
+    write_hours(long)
     decoders = Decoders(1, max_s=60.0)
     futures = [decoders.start(long, SPECS, Budget(seconds=1e9, samples=10**12)) for _ in range(4)]
     time.sleep(0.3)
@@ -268,11 +268,7 @@ def test_a_decoder_that_burns_its_processor_is_ended(tmp_path: Path) -> None:
     decoders = Decoders(1, max_s=0.3)
     try:
         long = tmp_path / "long.wav"
-        write_wav(long, np.zeros(0, np.float32), 48_000)
-        with long.open("r+b") as file:  # four hours of silence, which take no room on the disk
-            file.seek(40)
-            file.write((3_000_000_000).to_bytes(4, "little"))
-            file.truncate(44 + 3_000_000_000)
+        write_hours(long)
         with pytest.raises(BadMedia, match="longer than"):
             decoders.finish(decoders.start(long, SPECS, Budget(seconds=1e9, samples=10**12)))
         short = make_wav(tmp_path / "tone.wav", 1.0)
