@@ -106,7 +106,7 @@ class FaissIndex:
         self._every: Vectors = np.empty((0, dim), np.float32)  # FAISS's own
         self._shown_last: dict[tuple[int, bool], Shown] = {}
         self._shown_of = 0, 0  # when there were so many places, and vectors
-        self._asked: tuple[Any, Any] = (None, None)  # what the last search without a filter asked for, and how
+        self._asked: tuple[Any, Any] = (None, None)  # what the last search here asked for, and how
 
     @property
     def exact(self) -> bool:
