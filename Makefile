@@ -1,4 +1,5 @@
-# make run: set everything up, serve the sample library.   make test: set everything up, run all tests.
+# make run [MEDIA=FOLDER]: set everything up, index the folder or else the sample library, serve the search page.
+# make test: set everything up, run all tests.
 PYTHON ?= python3.11
 BIN := .venv/bin
 export TERCET_HOST ?= 127.0.0.1
@@ -6,11 +7,22 @@ export TERCET_PORT ?= 8000
 export TERCET_DATA ?= data
 export TERCET_BUNDLE ?= bundles/default
 JOBS ?= 2
-SAMPLE := $(TERCET_DATA)/sample
+# MEDIA=FOLDER is indexed into a collection of its own, named after the folder and told from others by its path.
+MEDIA ?=
+ifdef MEDIA
+LIBRARY := $(MEDIA)
+COLLECTION := $(shell basename "$(MEDIA)" | tr A-Z a-z | tr -cs a-z0-9 - | sed 's/^-*//' | cut -c1-50)$(shell \
+  realpath "$(MEDIA)" | sha256sum | cut -c1-4)
+else
+LIBRARY := sample/manifest.jsonl
+COLLECTION := default
+endif
 
 .PHONY: run setup test check lint types train ablation demo sources clean
 
-run: $(SAMPLE)/.indexed
+run: setup
+	$(BIN)/python -m index build --reembed --collection $(COLLECTION) "$(LIBRARY)" || test -e "$(LIBRARY)"
+	@echo "The search page: http://$(TERCET_HOST):$(TERCET_PORT)/?collection=$(COLLECTION)"
 	$(BIN)/python -m service
 
 setup: .venv/.serve
@@ -22,13 +34,6 @@ setup: .venv/.serve
 
 .venv/.dev: .venv/.serve
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[cpu,train,dev]"
-	touch $@
-
-$(SAMPLE)/manifest.jsonl: | .venv/.serve
-	$(BIN)/python -m model sample --out $(SAMPLE)
-
-$(SAMPLE)/.indexed: $(SAMPLE)/manifest.jsonl | .venv/.serve
-	$(BIN)/python -m index build --bundle $(TERCET_BUNDLE) --data $(TERCET_DATA) $(SAMPLE)/manifest.jsonl
 	touch $@
 
 test: .venv/.dev

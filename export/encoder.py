@@ -162,10 +162,12 @@ class OnnxEncoder:
     def space(self, name: str) -> Embedder:
         """One space as what `evaluate` takes."""
         encodings = self.manifest.spaces[name].encodings
+        joint = self.manifest.joint(name)
         return Embedder(
             lambda modality, x: self.embed(encodings[modality], x),
             lambda texts: self.tokens(texts, encodings["text"]),
             tuple(encodings),
+            audio_weight=joint.audio_weight if joint else 1.0,
         )
 
     def embed(self, encoding: str, arrays: NDArray[Any]) -> NDArray[np.float32]:

@@ -21,7 +21,7 @@ def derived(graph: Path, precision: str) -> bytes:
 
     float16: everything from the logarithm of a spectrogram on; inputs and the vector stay as they are. int8: weights of
     matrix products by column, activations as they come (dynamic); convolutions stay, they would be slower, and so do
-    the products that begin an MLP.
+    the products that begin an MLP and those of a spectrogram.
     """
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
@@ -40,7 +40,7 @@ def derived(graph: Path, precision: str) -> bytes:
             weight_type=QuantType.QInt8,
             per_channel=True,
             op_types_to_quantize=["MatMul"],
-            nodes_to_exclude=widening(model),
+            nodes_to_exclude=[*widening(model), *before_logarithms(model)],
         )
         onnx.checker.check_model(str(out))
         return out.read_bytes()

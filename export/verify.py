@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.clips import Clips
-from model.evaluate import Embedder, evaluate, score
+from model.evaluate import Embedder, evaluate_first_windows, score
 
 from .bundle import Measured, modality_of, open_bundle, write_manifest
 from .encoder import PROVIDERS, CannotRun, OnnxEncoder
@@ -102,7 +102,7 @@ def measure(plain: OnnxEncoder, variant: OnnxEncoder, clips: Clips) -> dict[str,
         for name, space in manifest.spaces.items():
             changed = [m for m, e in space.encodings.items() if e == encoding]
             mixed = replace(plain.space(name), embed=partial(either, plain.space(name), variant.space(name), changed))
-            for route, m in score(evaluate(mixed, clips)).items():
+            for route, m in score(evaluate_first_windows(mixed, clips)).items():
                 found[name, route] = m["R@10"]
         return found
 
@@ -111,7 +111,7 @@ def measure(plain: OnnxEncoder, variant: OnnxEncoder, clips: Clips) -> dict[str,
         x = probes(plain, encoding, BATCHES[-1])
         a, b = plain.embed(encoding, x), variant.embed(encoding, x)
         after = recall(encoding)
-        mine = [(n, r) for n, r in before if encoding in [manifest.spaces[n].encodings[m] for m in r.split("-")]]
+        mine = [(n, r) for n, r in before if encoding in [manifest.spaces[n].encodings.get(m) for m in r.split("-")]]
         with_words = [key for key in mine if "text" in key[1]] or mine
         change = float(np.mean([after[key] - before[key] for key in with_words])) if with_words else 0.0
         cosine = float((a * b).sum(axis=1).min())

@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from export.bundle import BadBundle, NoRoute, modality_of
+from export.bundle import ANY, BadBundle, NoRoute, modality_of
 from export.encoder import EncoderError, OnnxEncoder
+from model.config import MODALITIES
 from model.inputs.confined import Decoders
 from model.inputs.decode import Budget
 from model.inputs.errors import BadMedia, MissingModality
@@ -40,7 +41,7 @@ from .vectors import KINDS, Sizing
 BUILD_BUDGET = Budget(seconds=2 * 3600.0, frames=2 * 3600 * 60, samples=2 * 3600 * 48_000 * 8)
 LINE_S = 5.0  # between two lines of progress where there is no terminal
 OVERLAP_MAX = 0.9
-DECODE_MEMORY_MB = 4096  # two hours of sound are some 500 MB, a few times over
+DECODE_MEMORY_MB = 6144  # two hours of sound at 44.1 kHz are 1.3 GB, a few times over
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -48,6 +49,11 @@ def arguments() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     building = commands.add_parser("build", help="index folders, files, JSONL manifests and tar shards")
     building.add_argument("paths", type=Path, nargs="+", metavar="PATH")
+    building.add_argument(
+        "--reembed",
+        action="store_true",
+        help="a collection in another bundle's vectors: make it anew in this one's first",
+    )
     building.add_argument("--retry-failed", action="store_true", help="try what failed before again")
     building.add_argument("--workers", type=int, default=2, help="decoding processes; of ray, actors")
     building.add_argument("--engine", choices=["local", "ray"], default="local", help="ray: on a Ray cluster")
@@ -57,7 +63,7 @@ def arguments() -> argparse.ArgumentParser:
     query.add_argument("--text")
     query.add_argument("--audio", type=Path, metavar="FILE")
     query.add_argument("--video", type=Path, metavar="FILE")
-    searching.add_argument("--target", choices=["video", "audio", "text"], default="video")
+    searching.add_argument("--target", choices=[ANY, *MODALITIES], default=ANY)
     searching.add_argument("--space", help="of a bundle that has several; else the first that holds both ends")
     searching.add_argument("--top-k", type=positive, default=10)
     searching.add_argument("--exact", action="store_true", help="compare every vector")
@@ -146,6 +152,12 @@ def opened(args: argparse.Namespace, encoder: OnnxEncoder, make: bool = False) -
 def build_command(args: argparse.Namespace) -> int:
     encoder = OnnxEncoder.open(args.bundle, threads=1)  # a core for each of the batches that are encoded at once
     collections = opened(args, encoder, make=True)
+    if args.reembed and args.collection in collections.conflicts:
+        collections.close()
+        reembedded = reembed_with_progress(args, encoder, overlap=None)
+        print(f"{args.collection}: {reembedded.done} items embedded anew with this bundle")
+        swap(args.data, args.collection)
+        collections = opened(args, encoder)
     try:
         collection = collections.ensure(args.collection)
         stock(collection, encoder)
@@ -203,24 +215,26 @@ def shown(progress: Iterator[tuple[int, int, Report]]) -> Report:
 def search_command(args: argparse.Namespace) -> int:
     encoder = OnnxEncoder.open(args.bundle)
     query = "text" if args.text is not None else "audio" if args.audio else "video"
-    route = encoder.manifest.route(query, args.target, args.space)
-    if args.text is not None:
-        vector = encoder.embed(route.query, encoder.tokens([args.text], route.query))[0]
-    else:
-        vector = file_vector(encoder, route.query, args.audio or args.video)
+    aims = []
+    for route in encoder.manifest.routes([query], args.target, args.space):
+        encoding = route.encodings[query]
+        if args.text is not None:
+            vector = encoder.embed(encoding, encoder.tokens([args.text], encoding))[0]
+        else:
+            vector = file_vector(encoder, encoding, args.audio or args.video)
+        aims.append(Aim.along(route, query, vector[None]))
     collections = opened(args, encoder)
     try:
         collection = collections.get(args.collection)
         stock(collection, encoder)
-        aim = Aim(route.target, vector[None], source=route.query, comparable=route.comparable)
-        answer = search(collection, [aim], Options(args.top_k, args.filter, exact=args.exact))
+        answer = search(collection, aims, Options(args.top_k, args.filter, exact=args.exact, called=args.target))
     finally:
         collections.close()
     print(table(answer.hits))
     how = "exact" if answer.plan.exact else "approximate"
     print(f"{how} among {answer.plan.candidates} windows", file=sys.stderr)
     if answer.good_match is False:
-        print("no good match: nothing stands out from what a search finds where there is nothing to find")
+        print("No confident match.")
     return 0
 
 
@@ -256,12 +270,22 @@ def reembed_command(args: argparse.Namespace) -> int:
     if args.drop or args.swap:
         print(f"{args.collection}: {'dropped what was staged' if args.drop else 'swapped'}")
         return 0
-    encoder, progress = OnnxEncoder.open(args.bundle, shared=True), Progress()
+    encoder = OnnxEncoder.open(args.bundle, shared=True)
+    progress = reembed_with_progress(args, encoder, args.overlap)
+    print(f"{progress.total - len(progress.failed)} of {progress.total} items are in the vectors of {args.bundle}")
+    for overlap in overlaps(args.data, args.collection, encoder.manifest.compares):
+        print(f"{overlap.route:24s} {overlap.at_10:6.3f} of the best ten are the same, {overlap.queries} queries")
+    return 1 if progress.failed else 0
+
+
+def reembed_with_progress(args: argparse.Namespace, encoder: OnnxEncoder, overlap: float | None) -> Progress:
+    """Make the collection anew beside the old one, with a bar or lines of progress; what failed is named on stderr."""
+    progress = Progress()
     decoders = Decoders(args.workers, DECODE_MEMORY_MB, args.file_max_s)
     try:
         told = time.monotonic()
         with tqdm(unit="item", desc="embedding", disable=not sys.stderr.isatty()) as bar:
-            for progress in reembed(args.data, args.collection, encoder, decoders, BUILD_BUDGET, args.overlap):
+            for progress in reembed(args.data, args.collection, encoder, decoders, BUILD_BUDGET, overlap):
                 bar.total = progress.total
                 bar.update(progress.done - bar.n)
                 if bar.disable and time.monotonic() - told > LINE_S:
@@ -271,10 +295,7 @@ def reembed_command(args: argparse.Namespace) -> int:
         decoders.close()
     for id, reason in progress.failed.items():
         print(f"failed: {id}: {reason}", file=sys.stderr)
-    print(f"{progress.total - len(progress.failed)} of {progress.total} items are in the vectors of {args.bundle}")
-    for overlap in overlaps(args.data, args.collection, encoder.manifest.compares):
-        print(f"{overlap.route:24s} {overlap.at_10:6.3f} of the best ten are the same, {overlap.queries} queries")
-    return 1 if progress.failed else 0
+    return progress
 
 
 def backup_command(args: argparse.Namespace) -> int:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .places import Ids
+from .places import Ids, Places
 from .records import Records
 from .vectors import VectorIndex, Vectors
 
@@ -75,19 +75,20 @@ def gumbel(values: NDArray[np.floating[Any]]) -> tuple[float, float]:
     return float(ordered[at : at + half + 1].mean()) - HALF_MEAN * scale, scale
 
 
-def background(records: Records, index: VectorIndex, source: str, target: str, dim: int) -> Background | None:
-    """Of the route from one encoding to another; None where the collection is too small to tell.
+def background(records: Records, index: VectorIndex, places: Places, sample: Vectors, source: str) -> Background | None:
+    """Of the route from an encoding to an index whose vectors belong to `places`, of which `sample` [n, dim] are some
+    by chance; None where the collection is too small to tell.
 
     Queries are the collection's bank, or where it has none its own vectors of that encoding: those find themselves,
     and the best of another item counts.
     """
-    _, sample = records.vectors_among(target, dim, SAMPLE)
+    dim = index.dim
     bank = records.bank(source, dim)
     own = np.empty(0, np.int64)
     if not len(bank):
         own, bank = records.vectors_among(source, dim, ASKED, seed=1)
     bank = bank[:: -(-len(bank) // ASKED)] if len(bank) > ASKED else bank
-    places, asking = records.places(target), records.places(source)
+    asking = records.places(source)
     owners = asking.items[asking.find(own)]
     best, popular = [], []
     for i, query in enumerate(bank):

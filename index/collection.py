@@ -18,13 +18,18 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from export.bundle import Joint
+
 from . import snapshot
-from .calibration import Background, background
+from .calibration import SAMPLE, Background, background
+from .joint import JointIndex, Side
 from .milvus import MilvusStore
+from .places import Ids, Places
 from .records import Item, NewItem, Records, UnknownItem
 from .store import FaissStore, Store, VectorStoreFailed
 from .vectors import FaissIndex, Sizing, VectorIndex, Vectors
@@ -58,7 +63,10 @@ class BadName(CollectionError):
 
 class FingerprintConflict(CollectionError):
     def __init__(self, name: str, collection: str, bundle: str) -> None:
-        super().__init__(f"collection {name!r} was embedded with bundle {collection}, this is {bundle}")
+        super().__init__(
+            f"collection {name!r} was embedded with bundle {collection}, this is {bundle}: re-embed it with"
+            f" `python -m index reembed --collection {name}`, then the same with --swap"
+        )
         self.name, self.collection, self.bundle = name, collection, bundle
 
 
@@ -96,7 +104,8 @@ class Collection:
         elif meta["fingerprint"] != fingerprint:
             self._records.close()
             raise FingerprintConflict(self.name, meta["fingerprint"], fingerprint)
-        self._backgrounds: dict[tuple[str, str], tuple[int | None, Background | None]] = {}
+        self._joint: dict[Joint, JointIndex] = {}
+        self._backgrounds: dict[tuple[str, str | Joint], tuple[int | None, Background | None]] = {}
         self._store: Store
         if sizing.milvus:
             self._store = MilvusStore(sizing.milvus, meta["id"], dims)
@@ -296,7 +305,7 @@ class Collection:
             raise NoPreview(id)
         return found
 
-    def background(self, source: str, target: str) -> Background | None:
+    def background(self, source: str, target: str | Joint) -> Background | None:
         """What queries of one encoding find in another where there is nothing to find; made anew when a quarter of the
         vectors is new. To be used while the collection is `held`.
         """
@@ -305,7 +314,11 @@ class Collection:
             return None
         at, made = self._backgrounds.get((source, target), (None, None))
         if at is None or 4 * (self._changes - at) > len(index):
-            made = background(self._records, index, source, target, self.dims[target])
+            if isinstance(target, Joint):
+                sample = self._joint_index(target).sample(SAMPLE)
+            else:
+                _, sample = self._records.vectors_among(target, index.dim, SAMPLE)
+            made = background(self._records, index, self.places(target), sample, source)
             self._backgrounds[source, target] = self._changes, made
         return made
 
@@ -321,11 +334,43 @@ class Collection:
         with self.held() as records:
             return encoding in records.asking()
 
-    def index(self, encoding: str) -> VectorIndex:
-        """The vectors of an encoding; empty where there are none. To be used while the collection is `held`.
+    def index(self, target: str | Joint) -> VectorIndex:
+        """The vectors of an encoding, or the joint vectors of two; empty where there are none. To be used while the
+        collection is `held`.
 
         Raises:
             VectorStoreFailed: they are kept elsewhere, and that is not there.
         """
         self._catch_up()
+        if isinstance(target, Joint):
+            return self._joint_index(target)
+        return self._encoding_index(target)
+
+    def _encoding_index(self, encoding: str) -> VectorIndex:
         return self._store.index(encoding) or FaissIndex(self.dims[encoding])
+
+    def _joint_index(self, joint: Joint) -> JointIndex:
+        if joint not in self._joint:
+            self._joint[joint] = JointIndex(self.dims[joint.video], joint.audio_weight)
+        index = self._joint[joint]
+        count = partial(self._records.count_windows, (joint.video, joint.audio))
+        index.follow(self._side(joint.video), self._side(joint.audio), count)
+        return index
+
+    def _side(self, encoding: str) -> Side:
+        def read(ids: Ids) -> Vectors:
+            known, vectors = self._records.exact(np.unique(ids), self.dims[encoding])
+            found = np.zeros((len(ids), self.dims[encoding]), np.float32)
+            there = np.flatnonzero(np.isin(ids, known))
+            found[there] = vectors[np.searchsorted(known, ids[there])]
+            return found
+
+        return Side(self._encoding_index(encoding), self._records.places(encoding), read)
+
+    def places(self, target: str | Joint) -> Places:
+        """Where the vectors of an encoding belong, or those windows that have any of two. To be used while the
+        collection is `held`.
+        """
+        if isinstance(target, Joint):
+            return self._joint_index(target).places
+        return self._records.places(target)

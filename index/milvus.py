@@ -83,7 +83,9 @@ class MilvusIndex:
                     self._client.delete(self.name, ids=there)
             self._count -= len(there)
 
-    def search(self, query: Vectors, k: int, allowed: Ids | None = None, exact: bool = False) -> tuple[Ids, Vectors]:
+    def search(
+        self, query: Vectors, k: int, allowed: Ids | None = None, exact: bool = False, rough: bool = False
+    ) -> tuple[Ids, Vectors]:
         if k <= 0 or len(self) == 0 or (allowed is not None and len(allowed) == 0):
             return np.empty(0, np.int64), np.empty(0, np.float32)
         if self.scans(allowed, exact) or k > MOST:

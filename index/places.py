@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,15 @@ class Column:
 
 Place = tuple[int, float, float]  # where a vector belongs: which window, and when it starts and ends
 PLACE = np.dtype([("window", np.int64), ("start_s", np.float64), ("end_s", np.float64)])
+
+
+class PlaceColumns(NamedTuple):
+    """Vectors by their numbers, items, windows, and all that is known of where they belong; each [n]."""
+
+    ids: Ids
+    items: Ids
+    windows: Ids
+    places: NDArray[Any]
 
 
 class Places:
@@ -60,16 +69,31 @@ class Places:
     def items(self) -> Ids:
         return self._items.values
 
+    @property
+    def windows(self) -> Ids:
+        """Which window each vector is of."""
+        found: Ids = self._places.values["window"]
+        return found
+
+    def after(self, count: int) -> PlaceColumns:
+        """Everything but the first so many vectors."""
+        places = self._places.values[count:]
+        return PlaceColumns(self.ids[count:], self.items[count:], places["window"], places)
+
+    def append_columns(self, ids: Ids, items: Ids, places: NDArray[Any]) -> None:
+        """Numbers [n] that ascend beyond those there are, their items [n], and PLACE rows [n]."""
+        self._places.append(places)
+        self._items.append(items)
+        self._ids.append(ids)
+        self._owners = self.items.data
+
     def append(self, rows: list[tuple[int, int, int, float, float]]) -> None:
         """Rows of (vector, item, window, start_s, end_s); numbers below 2 ** 53, which a float holds whole."""
         numbers = np.fromiter(chain.from_iterable(rows), np.float64, 5 * len(rows)).reshape(-1, 5)
         places = np.empty(len(rows), PLACE)
         for column, name in enumerate(PLACE.names or (), 2):
             places[name] = numbers[:, column]
-        self._places.append(places)
-        self._items.append(numbers[:, 1].astype(np.int64))
-        self._ids.append(numbers[:, 0].astype(np.int64))
-        self._owners = self.items.data
+        self.append_columns(numbers[:, 0].astype(np.int64), numbers[:, 1].astype(np.int64), places)
 
     def find(self, ids: Ids) -> Ids:
         """The places of vectors [n]; -1 for one that nothing is known of."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -332,6 +332,11 @@ class Records:
         count = {t: self._db.execute(f"select count(*) from {t}").fetchone()[0] for t in ("items", "windows")}
         return count | dict(self._db.execute("select encoding, count(*) from vectors group by encoding"))
 
+    def count_windows(self, encodings: tuple[str, ...]) -> int:
+        """How many windows have a vector of any of these encodings."""
+        query = f"select count(distinct window) from vectors where encoding in ({marks(len(encodings))})"
+        return int(self._db.execute(query, encodings).fetchone()[0])
+
     def head(self) -> tuple[int, int]:
         """The numbers of the last vector added and the last one removed."""
         last = dict(self._db.execute("select name, seq from sqlite_sequence where name in ('vectors', 'removed')"))
@@ -441,12 +446,13 @@ class Records:
         banks = [self.bank(source, dim) for source, bank in self.asking().items() if encoding in bank["targets"]]
         return np.concatenate(banks) if banks else self.vectors_among(encoding, dim, most, seed=1)[1]
 
-    def matching(self, condition: str, params: list[Any], encoding: str) -> Ids:
-        """The vectors of an encoding whose items meet an SQL condition from `filters`, in ascending order."""
-        asked = (encoding, condition, *params)
+    def matching(self, condition: str, params: list[Any], target: Hashable, places: Places) -> Ids:
+        """Which of a target's vectors, which belong to `places`, are of items that meet an SQL condition from
+        `filters`; ascending.
+        """
+        asked = (target, condition, *params)
         if asked not in self._matched:
             rows = self._db.execute(f"select n from items where {condition}", params).fetchall()
-            places = self.places(encoding)
             ids, items = places.ids, places.items
             meets = np.zeros(int(items.max(initial=0)) + 1, bool)
             chosen = np.fromiter((row[0] for row in rows), np.int64, len(rows))

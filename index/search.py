@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from export.bundle import modality_of
+from export.bundle import ANY, Joint, Route, modality_of
 from model.config import MODALITIES
 from model.evaluate import popularity
 
@@ -41,15 +41,21 @@ def direction(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
 
 @dataclass(frozen=True)
 class Aim:
-    """One encoding to be searched: what the query's parts, unit vectors [parts, dim], are in its space and what each
-    weighs; by which encoding the first was made; what else they can be compared with.
+    """One encoding to be searched, or two counted together: what the query's parts, unit vectors [parts, dim], are in
+    its space and what each weighs; by which encoding the first was made; what else they can be compared with.
     """
 
-    target: str
+    target: str | Joint
     vectors: Vectors
     weights: tuple[float, ...] = (1.0,)
     source: str = "text"
-    comparable: Collection_[str] = MODALITIES
+    comparable: Collection_[str | Joint] = MODALITIES
+
+    @classmethod
+    def along(cls, route: Route, source: str, vectors: Vectors, weights: tuple[float, ...] = (1.0,)) -> Aim:
+        """What a route leads to, for vectors [parts, dim] of which the first is of modality `source`."""
+        comparable = (*route.encodings.values(), route.target)
+        return cls(route.target, vectors, weights, route.encodings[source], comparable)
 
     @cached_property
     def shares(self) -> NDArray[np.float32]:
@@ -75,6 +81,7 @@ class Options:
     min_confidence: float | None = None
     exact: bool = False
     qb_norm: bool = False
+    called: str | None = None  # what hits name as their target, where it is not what was searched
 
 
 @dataclass(slots=True)
@@ -173,10 +180,11 @@ def search(collection: Collection, aims: list[Aim], options: Options = Options()
         items = [item for item in items if item in about]
         by_target = {found.aim.target: found for found in looks}
         scored = len(aims) == len(aims[0].weights) == 1  # no other query asks for a window's vector
+        targets = dict.fromkeys([*collection.dims, *by_target])
         has = {
-            encoding: windows_of(collection, records, encoding, items, by_target.get(encoding), scored)
-            for encoding in collection.dims
-            if len(records.places(encoding))
+            target: windows_of(collection, records, target, items, by_target.get(target), scored)
+            for target in targets
+            if len(collection.places(target))
         }
     views = [View(found, has, options.min_score) for found in looks]
     hits = [hit for n, item in enumerate(items) if (hit := hit_of(n, about[item], views)) is not None]
@@ -186,6 +194,8 @@ def search(collection: Collection, aims: list[Aim], options: Options = Options()
     good = any((hit.confidence or 0.0) >= GOOD for hit in hits) if len(known) == len(looks) else None
     if options.min_confidence is not None:
         hits = [hit for hit in hits if hit.confidence is None or hit.confidence >= options.min_confidence]
+    if options.called:
+        hits = [replace(hit, target=options.called) for hit in hits]
     plan = Plan(all(found.exact for found in looks), sum(found.candidates for found in looks))
     return Answer(hits, plan, good, known)
 
@@ -194,8 +204,8 @@ def look(collection: Collection, records: Records, aim: Aim, options: Options, w
     """Search one encoding, wider and wider until there are items enough; `wide` from the beginning where what is found
     will be put in another order.
     """
-    index, places, query = collection.index(aim.target), records.places(aim.target), aim.query
-    allowed = records.matching(*compile_filter(options.filter), aim.target) if options.filter else None
+    index, places, query = collection.index(aim.target), collection.places(aim.target), aim.query
+    allowed = records.matching(*compile_filter(options.filter), aim.target, places) if options.filter else None
     candidates = len(index) if allowed is None else len(allowed)
     about = collection.background(aim.source, aim.target)
     wanted = max(WIDEN * options.top_k, WIDE) if wide else options.top_k
@@ -223,12 +233,12 @@ def less_popular(vectors: Vectors, query: Vectors, about: Background) -> list[in
 
 
 def windows_of(
-    collection: Collection, records: Records, encoding: str, items: list[int], look: Look | None, scored: bool
+    collection: Collection, records: Records, target: str | Joint, items: list[int], look: Look | None, scored: bool
 ) -> Windows:
-    """All that items have of an encoding, of which a look may have found some; where scores will do, those that it has
+    """All that items have of a target, of which a look may have found some; where scores will do, those that it has
     given, if it has given all.
     """
-    index, places, found = collection.index(encoding), records.places(encoding), look.items if look else {}
+    index, places, found = collection.index(target), collection.places(target), look.items if look else {}
     bounds, at = [0], list[int]()
     for item in items:
         at += range(*places.run(item, found.get(item)))
@@ -252,10 +262,10 @@ def scores_of(windows: Windows, query: Vectors) -> list[float]:
 class View:
     """What items have to show for themselves in the light of one aim."""
 
-    def __init__(self, look: Look, has: dict[str, Windows], min_score: float | None) -> None:
+    def __init__(self, look: Look, has: dict[str | Joint, Windows], min_score: float | None) -> None:
         aim, self.look, self._least = look.aim, look, -1.0 if min_score is None else min_score
         self._target = modality_of(aim.target)
-        self._every = sorted((modality_of(encoding), windows.bounds) for encoding, windows in has.items())
+        self._every = sorted((modality_of(of), windows.bounds) for of, windows in has.items() if isinstance(of, str))
         self._seen = {
             encoding: (modality_of(encoding), windows, scores_of(windows, aim.query))
             for encoding, windows in has.items()
@@ -302,7 +312,7 @@ class View:
         evidence: dict[str, Moment] = {}
         for modality, (bounds, places, *_), found in self._seen.values():
             first, last = bounds[n], bounds[n + 1]
-            if first == last:
+            if first == last or modality == ANY:
                 continue
             top = max(found[first:last])
             if modality not in evidence or top > evidence[modality].score:
@@ -333,7 +343,8 @@ def hit_of(n: int, about: About, views: list[View]) -> Hit | None:
     best = found[sure.index(max(sure))][1]
     evidence = {modality: moment for _, hit in reversed(found) for modality, moment in hit.evidence.items()}
     for _, hit in found:
-        evidence[hit.target] = hit.evidence[hit.target]
+        if hit.target in hit.evidence:
+            evidence[hit.target] = hit.evidence[hit.target]
     fused = 1.0 - float(np.prod([1.0 - confidence for confidence in sure]))
     calibrated = all(seen.calibration for seen, _ in found)
     scores = {modality: moment.score for modality, moment in evidence.items()}

@@ -46,6 +46,9 @@ TUNED_FOR, RECALL = 10, 0.98  # hits, and how many of them tuning wants found
 SAMPLE = 100_000  # vectors that lists are learned from, at most
 SCAN_SHARE, SCAN_MOST = 0.3, 50_000  # of the vectors, and vectors: a filter that leaves less is answered by a scan
 FILTERS_KEPT = 4
+ROUGH_SHARE = 4  # of candidates, one in so many must be right
+WITNESSES = 2048  # vectors by which it is seen that a search under a filter stopped short
+ROUNDING = 1e-5  # of a score
 WORN_SHARE = 0.2  # of its vectors removed, an index is made anew
 
 
@@ -71,8 +74,12 @@ class VectorIndex(Protocol):
         """Forget vectors; those that are not there already are forgotten."""
         ...
 
-    def search(self, query: Vectors, k: int, allowed: Ids | None = None, exact: bool = False) -> tuple[Ids, Vectors]:
-        """The best of `allowed` (ascending; None: all) for a query [dim]: ids and scores, best first, at most k."""
+    def search(
+        self, query: Vectors, k: int, allowed: Ids | None = None, exact: bool = False, rough: bool = False
+    ) -> tuple[Ids, Vectors]:
+        """The best of `allowed` (ascending; None: all) for a query [dim]: ids and scores, best first, at most k.
+        `rough` where they are candidates for another order, of which the last may be missed.
+        """
         ...
 
     def scans(self, allowed: Ids | None, exact: bool) -> bool:
@@ -106,7 +113,7 @@ class FaissIndex:
         self._every: Vectors = np.empty((0, dim), np.float32)  # FAISS's own
         self._shown_last: dict[tuple[int, bool], Shown] = {}
         self._shown_of = 0, 0  # when there were so many places, and vectors
-        self._asked: tuple[Any, Any] = (None, None)  # what the last search here asked for, and how
+        self._asked: tuple[Any, Any, Shown | None] = (None, None, None)  # what the last search here asked for, and how
 
     @property
     def exact(self) -> bool:
@@ -166,7 +173,9 @@ class FaissIndex:
         at, ids = at[inside], ids[inside]
         return np.asarray(at[self._ids[at] == ids], np.int64)
 
-    def search(self, query: Vectors, k: int, allowed: Ids | None = None, exact: bool = False) -> tuple[Ids, Vectors]:
+    def search(
+        self, query: Vectors, k: int, allowed: Ids | None = None, exact: bool = False, rough: bool = False
+    ) -> tuple[Ids, Vectors]:
         if k <= 0 or len(self) == 0 or (allowed is not None and len(allowed) == 0):
             return np.empty(0, np.int64), np.empty(0, np.float32)
         there = self.kind in THERE and allowed is None and not exact and k <= MOST and gpus()
@@ -177,9 +186,23 @@ class FaissIndex:
         if scan:
             scores, at = self._keeper.search(query, k, params=faiss.SearchParameters(sel=shown and shown.selector))
         else:
-            scores, at = self._faiss.search(query, k, params=self._parameters(k, shown))
+            scores, at = self._faiss.search(query, k, params=self._parameters(k, shown, rough))
+            if shown is not None and self._stopped_short(query[0], shown, scores[0], at[0], rough):
+                scores, at = self._keeper.search(query, k, params=faiss.SearchParameters(sel=shown.selector))
         found = k if at[0, -1] >= 0 else int((at[0] >= 0).sum())
         return self._ids[at[0, :found]], scores[0, :found]
+
+    def _stopped_short(self, query: Vectors, shown: Shown, scores: Vectors, at: Ids, rough: bool) -> bool:
+        """Whether a search under a selector has stopped before it got to what may be found: it found less than there
+        is, or of a sample of that some lie nearer than the last of what it found; of candidates, than the first fourth.
+        A graph walks toward the query through everything; where the allowed lie elsewhere, it ends among what is not.
+        """
+        wanted = min(len(at), shown.size)
+        if int((at >= 0).sum()) < wanted:
+            return True
+        last = -(-wanted // ROUGH_SHARE) if rough else wanted
+        nearer = shown.witnesses[shown.vectors @ query > scores[last - 1] + ROUNDING]
+        return bool(np.isin(nearer, at, invert=True).any())
 
     def _search_there(self, query: Vectors, k: int) -> tuple[Ids, Vectors] | None:
         """By a GPU; None where it cannot, or fails: what it then has is not to be trusted."""
@@ -225,11 +248,11 @@ class FaissIndex:
         there.upto = len(self._ids)
         return there
 
-    def _parameters(self, k: int, shown: Shown | None) -> Any:
-        asked = self.tuned, k, shown, len(self._ids)
-        if self._asked[0] != asked:
+    def _parameters(self, k: int, shown: Shown | None, rough: bool) -> Any:
+        asked = self.tuned, k, rough, len(self._ids)
+        if self._asked[0] != asked or self._asked[2] is not shown:
             each = len(self._ids) / faiss.extract_index_ivf(self._faiss).nlist if self.kind in ("ivf", "small") else 1.0
-            self._asked = asked, parameters(self.kind, self.tuned, k, shown, each)
+            self._asked = asked, parameters(self.kind, self.tuned, k, shown, each, rough), shown
         return self._asked[1]
 
     def _shown(self, allowed: Ids | None, scan: bool) -> Shown | None:
@@ -248,7 +271,10 @@ class FaissIndex:
                 self._shown_last.pop(next(iter(self._shown_last)))
             # a flat keeper goes through a list of places without looking at the others
             listed = faiss.IDSelectorArray(at) if scan and self.kind != "small" else selector(at, len(self._ids))
-            self._shown_last[asked] = Shown(listed, len(self._ids) / max(len(at), 1), allowed)
+            witnesses = at[:0] if scan or not len(at) else np.random.default_rng(0).choice(at, WITNESSES)
+            self._shown_last[asked] = Shown(
+                listed, len(self._ids) / max(len(at), 1), allowed, len(at), witnesses, self._stored(witnesses)
+            )
         return self._shown_last[asked]
 
     def scans(self, allowed: Ids | None, exact: bool) -> bool:
@@ -329,11 +355,16 @@ def few(allowed: Ids | None, count: int, most: float = SCAN_MOST) -> bool:
 
 
 class Shown(NamedTuple):
-    """FAISS's selector of the vectors that may be found, which are one in how many, and the filter that leaves them."""
+    """FAISS's selector of the vectors that may be found, which are one in how many, the filter that leaves them and how
+    many they are; where not every one will be compared, some of their places by chance [n], and their vectors [n, dim].
+    """
 
     selector: Any
     one_in: float
     allowed: Ids | None
+    size: int
+    witnesses: Ids
+    vectors: Vectors
 
 
 class Tried(NamedTuple):
@@ -395,7 +426,9 @@ def selector(places: Ids, count: int) -> Any:
     return faiss.IDSelectorBitmap(np.packbits(bits, bitorder="little"))
 
 
-def parameters(kind: str, tuned: str, k: int, shown: Shown | None = None, each: float = 1.0) -> Any:
+def parameters(
+    kind: str, tuned: str, k: int, shown: Shown | None = None, each: float = 1.0, rough: bool = False
+) -> Any:
     """FAISS's search parameters: what tuning found, and which vectors may be found. Where half may, the best lie twice
     as far: it looks at twice as many. Lists have so many vectors `each`: for many hits it looks through more of them.
     """
@@ -404,7 +437,7 @@ def parameters(kind: str, tuned: str, k: int, shown: Shown | None = None, each: 
         return faiss.SearchParameters(sel=may)
     values = {name: float(value) for name, value in (pair.split("=") for pair in tuned.split(","))}
     if kind == "hnsw":
-        return faiss.SearchParametersHNSW(sel=may, efSearch=int(wider * max(values["efSearch"], 2 * k)))
+        return faiss.SearchParametersHNSW(sel=may, efSearch=int(wider * max(values["efSearch"], k if rough else 2 * k)))
     lists = faiss.SearchParametersIVF(nprobe=int(wider * max(values["nprobe"], 2 * k / each)), sel=may)
     compared = values["k_factor_rf"] * max(1.0, TUNED_FOR / k)  # as many for the best one as for the best ten
     return faiss.IndexRefineSearchParameters(k_factor=compared, base_index_params=lists)

@@ -20,7 +20,7 @@ def arguments() -> argparse.ArgumentParser:
     world.add_argument("split", choices=["train", "validation", "test"])
     world.add_argument("count", type=int)
     world.add_argument("--out", type=Path, required=True)
-    sample = commands.add_parser("sample", help="render the sample library that `make run` serves")
+    sample = commands.add_parser("sample", help="render a small library of the procedural world")
     sample.add_argument("--out", type=Path, required=True)
     prepare = commands.add_parser("prepare", help="write a manifest for a public set as its owners distribute it")
     prepare.add_argument("set", choices=list(PREPARERS))

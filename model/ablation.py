@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from .clips import Clips
 from .config import TrainConfig
-from .evaluate import evaluate, score
+from .evaluate import evaluate_first_windows, score
 from .inputs.text import TextTokens
 from .parallel import Group
 from .step import Chance, gradients
@@ -90,7 +90,7 @@ def run_arm(configs: list[TrainConfig], seed: int, test: str, out: Path, media: 
         model = train(config, folder, resume=True, log=lambda _: None, media=media)
         clips = Clips.open(test, config.encoder.inputs, media / "cache", media / "world")
         tokens = TextTokens(folder / "tokenizer.json", config.encoder.text)
-        after.append(score(evaluate(embedder(model, tokens), clips)))
+        after.append(score(evaluate_first_windows(embedder(model, tokens), clips)))
         before = str(folder)
     last = [json.loads(line) for line in lines_of(out / "stage-0" / "metrics.jsonl")[-LAST:]]
     result = {

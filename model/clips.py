@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from .inputs.decode import Budget
 from .inputs.errors import BadMedia
-from .inputs.windows import InputSpecs, read_media
+from .inputs.windows import InputSpecs, Part, read_media
 from .manifest import Row, read_folder, read_manifest
 from .progress import followed
 from .world import render_split
@@ -117,15 +117,26 @@ class Clips:
         return np.concatenate([runs[i] for i in random.permutation(len(runs))])
 
 
-def first_window(specs: InputSpecs, path: Path | None) -> dict[str, NDArray[Any]] | str:
-    """The arrays of a file's first window by modality, or what is wrong with it."""
+def read_row(specs: InputSpecs, path: Path | None) -> dict[str, Part] | str:
+    """The windows of a file by modality, or what is wrong with it; none of a row without a file."""
     if path is None:
         return {}
     try:
-        media = read_media(path, specs, Budget())
+        return read_media(path, specs, Budget()).parts
     except BadMedia as fault:
         return str(fault)
-    return {m: part.array[0] for m, part in media.parts.items() if part.windows[0] == 0}
+
+
+def first_of(parts: dict[str, Part]) -> dict[str, NDArray[Any]]:
+    """The arrays of the first window, by modality."""
+    return {modality: part.array[0] for modality, part in parts.items() if part.windows[0] == 0}
+
+
+def decoded_rows(rows: list[Row], specs: InputSpecs) -> Iterator[dict[str, Part] | str]:
+    """`read_row` of each row, in their order, by two processes."""
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        done = pool.map(partial(read_row, specs), [row.path for row in rows], chunksize=8)
+        yield from followed(done, len(rows), "decoding", "clip")
 
 
 def decode_all(rows: list[Row], specs: InputSpecs, folder: Path) -> None:
@@ -136,21 +147,20 @@ def decode_all(rows: list[Row], specs: InputSpecs, folder: Path) -> None:
     samples = specs.audio.samples if specs.audio else 1
     waveforms = np.lib.format.open_memmap(folder / "waveforms.npy", "w+", np.float16, (len(rows), samples))
     index: dict[str, list[Any]] = {"rows": [], "video": [], "audio": [], "heard": []}
-    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
-        done = pool.map(partial(first_window, specs), [row.path for row in rows], chunksize=8)
-        for i, arrays in enumerate(followed(done, len(rows), "decoding", "clip")):
-            if isinstance(arrays, str):
-                tqdm.write(f"left out {rows[i].id}: {arrays}")
-                continue
-            at = len(index["rows"])
-            index["rows"].append(i)
-            index["video"].append("video" in arrays)
-            index["audio"].append("audio" in arrays)
-            if "video" in arrays:
-                frames[at] = arrays["video"]
-            if "audio" in arrays:
-                waveforms[at] = arrays["audio"]
-            index["heard"].append(heard_samples(arrays.get("audio")))
+    for i, parts in enumerate(decoded_rows(rows, specs)):
+        if isinstance(parts, str):
+            tqdm.write(f"left out {rows[i].id}: {parts}")
+            continue
+        first = first_of(parts)
+        at = len(index["rows"])
+        index["rows"].append(i)
+        index["video"].append("video" in first)
+        index["audio"].append("audio" in first)
+        if "video" in first:
+            frames[at] = first["video"]
+        if "audio" in first:
+            waveforms[at] = first["audio"]
+        index["heard"].append(heard_samples(first.get("audio")))
     frames.flush()
     waveforms.flush()
     (folder / "index.json").write_text(json.dumps(index), encoding="utf-8")

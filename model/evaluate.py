@@ -5,6 +5,7 @@ Ranks are 1-based and ties get the average rank, so that a collapsed encoder sco
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import permutations
@@ -12,9 +13,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
-from .clips import Clips
+from .clips import Clips, decoded_rows
 from .config import MODALITIES, BadConfig
+from .inputs.windows import InputSpecs
 from .manifest import Row
 
 
@@ -27,6 +30,7 @@ class Embedder:
     embed: Callable[[str, NDArray[Any]], NDArray[np.float32]]
     tokens: Callable[[list[str]], NDArray[np.int64]]
     modalities: tuple[str, ...] = MODALITIES
+    audio_weight: float = 1.0  # of a window's sound beside its pictures, in the joint vector
 
     def texts(self, texts: list[str], size: int = 64) -> NDArray[np.float32]:
         pages = [self.tokens(texts[at : at + size]) for at in range(0, len(texts), size)]
@@ -137,9 +141,99 @@ def relevance(texts: list[Text], rows: list[Row]) -> NDArray[np.bool_]:
 
 
 @dataclass(frozen=True)
+class Gallery:
+    """What items have of one modality: unit vectors [n, dim] of their windows. `owners` [n], ascending, says which of
+    `rows` each window belongs to, and `windows` [n] which window of that row it is.
+    """
+
+    rows: list[Row]
+    vectors: NDArray[np.float32]
+    owners: NDArray[np.int64]
+    windows: NDArray[np.int64]
+
+    @property
+    def items(self) -> list[Row]:
+        """The rows that have any window, in their order."""
+        return [self.rows[i] for i in np.unique(self.owners)]
+
+    @property
+    def entries(self) -> NDArray[np.int64]:
+        """The place in `items` that each window belongs to, [n]."""
+        return np.unique(self.owners, return_inverse=True)[1].astype(np.int64)
+
+    def directions(self) -> NDArray[np.float32]:
+        """Each item as a query [items, dim]: the mean of its windows, unit length."""
+        sums = np.add.reduceat(self.vectors, first_places(self.entries))
+        return np.asarray(sums / np.linalg.norm(sums, axis=1, keepdims=True), np.float32)
+
+
+def first_places(entries: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where each run of equal numbers begins.
+
+    >>> first_places(np.array([0, 0, 1, 2, 2])).tolist()
+    [0, 2, 3]
+    """
+    return np.flatnonzero(np.diff(entries, prepend=-1))
+
+
+def best_of_windows(scores: NDArray[np.floating[Any]], entries: NDArray[np.int64]) -> NDArray[np.floating[Any]]:
+    """Scores [queries, windows] -> [queries, items]: an item scores what its best window does.
+
+    >>> best_of_windows(np.array([[0.1, 0.4, 0.3]]), np.array([0, 0, 1])).tolist()
+    [[0.4, 0.3]]
+    """
+    return np.asarray(np.maximum.reduceat(scores, first_places(entries), axis=1))
+
+
+def joint(video: Gallery, audio: Gallery, audio_weight: float) -> Gallery:
+    """Each window as unit(video + audio_weight * audio), or as the one of them that it has."""
+    keys = [list(zip(one.owners.tolist(), one.windows.tolist(), strict=True)) for one in (video, audio)]
+    every = sorted({*keys[0], *keys[1]})
+    places = {key: i for i, key in enumerate(every)}
+    sums = np.zeros((len(every), video.vectors.shape[1]), np.float32)
+    sums[[places[key] for key in keys[0]]] += video.vectors
+    sums[[places[key] for key in keys[1]]] += audio_weight * audio.vectors
+    vectors = sums / np.linalg.norm(sums, axis=1, keepdims=True)
+    owners, windows = np.array(every, np.int64).T
+    return Gallery(video.rows, vectors, owners, windows)
+
+
+def first_windows(space: Embedder, clips: Clips) -> dict[str, Gallery]:
+    """The first window of each clip, by modality."""
+    arrays = {"video": clips.frames, "audio": clips.waveforms}
+    found = {}
+    for modality, array in arrays.items():
+        owners = np.flatnonzero(clips.has[modality]).astype(np.int64)
+        if len(owners) and modality in space.modalities:
+            vectors = space.media(modality, array, owners.tolist())
+            found[modality] = Gallery(clips.rows, vectors, owners, np.zeros(len(owners), np.int64))
+    return found
+
+
+def every_window(space: Embedder, rows: list[Row], specs: InputSpecs) -> dict[str, Gallery]:
+    """All windows of each readable row, by modality. Rows that cannot be read are named and left out."""
+    vectors: dict[str, list[NDArray[np.float32]]] = {"video": [], "audio": []}
+    places: dict[str, list[tuple[int, int]]] = {"video": [], "audio": []}
+    for i, media in enumerate(decoded_rows(rows, specs)):
+        if isinstance(media, str):
+            tqdm.write(f"left out {rows[i].id}: {media}", file=sys.stderr)
+            continue
+        for modality, part in media.items():
+            if modality in space.modalities:
+                vectors[modality].append(space.media(modality, part.array, list(range(len(part.array)))))
+                places[modality] += [(i, window) for window in part.windows]
+    found = {}
+    for modality, pages in vectors.items():
+        if pages:
+            owners, windows = np.array(places[modality], np.int64).T
+            found[modality] = Gallery(rows, np.concatenate(pages), owners, windows)
+    return found
+
+
+@dataclass(frozen=True)
 class Route:
-    """Queries against a gallery: scores and relevant, [queries, gallery], what each of them is, and the gallery's
-    vectors [gallery, dim].
+    """Queries against a gallery: scores and relevant, [queries, gallery], and what each of them is. `vectors` [n, dim]
+    are those of the gallery's windows or texts, `entries` [n] the gallery's entry that each belongs to.
     """
 
     name: str
@@ -148,15 +242,16 @@ class Route:
     queries: list[Text] | list[Row]
     gallery: list[Text] | list[Row]
     vectors: NDArray[np.float32]
+    entries: NDArray[np.int64]
 
 
 def texts_about(rows: list[Row], modality: str, every: bool) -> list[Text]:
-    """Of each row the first caption about a modality, or every one. Captions of the same words and group count once,
-    so that a set of ten classes has a gallery of ten texts.
+    """Of each row the first caption about a modality ("any": about whichever), or every one. Captions of the same words
+    and group count once, so that a set of ten classes has a gallery of ten texts.
     """
     found: dict[tuple[str, str], Text] = {}
     for row in rows:
-        fitting = row.said_of(modality)
+        fitting = list(row.captions) if modality == "any" else row.said_of(modality)
         for c in fitting if every else fitting[:1]:
             found.setdefault((c.text, row.group), Text(c.text, c.states, row.group))
     return list(found.values())
@@ -164,34 +259,45 @@ def texts_about(rows: list[Row], modality: str, every: bool) -> list[Text]:
 
 def evaluate(
     space: Embedder,
-    clips: Clips,
+    galleries: dict[str, Gallery],
     every_caption: bool = False,
     phrases: dict[str, list[str]] | None = None,
 ) -> list[Route]:
-    """Every route over a set of clips. `phrases`, by group, take the place of the clips' own captions."""
-    rows = {m: [int(i) for i in np.flatnonzero(clips.has[m])] for m in ("video", "audio")}
-    arrays = {"video": clips.frames, "audio": clips.waveforms}
-    vectors = {m: space.media(m, arrays[m], which) for m, which in rows.items() if which and m in space.modalities}
-    subjects = {m: [clips.rows[i] for i in rows[m]] for m in vectors}
+    """Every route over galleries by modality; where there are pictures and sound, text-any over their joint vectors,
+    too. An item scores what its best window does. `phrases`, by group, take the place of the items' own captions.
+    """
     out = []
-    for m, media in vectors.items():
+    targets = dict(galleries)
+    if len(galleries) > 1:
+        targets["any"] = joint(galleries["video"], galleries["audio"], space.audio_weight)
+    for name, gallery in targets.items():
         if "text" not in space.modalities:
             break
         if phrases is None:
-            texts = texts_about(subjects[m], m, every_caption)
+            texts = texts_about(gallery.items, name, every_caption)
         else:
             texts = [Text(said, {}, group) for group, each in phrases.items() for said in each]
-        if texts:
-            said = space.texts([t.text for t in texts])
-            scores, right = said @ media.T, relevance(texts, subjects[m])
-            out.append(Route(f"text-{m}", scores, right, texts, subjects[m], media))
-            out.append(Route(f"{m}-text", scores.T, right.T, subjects[m], texts, said))
-    for query, target in permutations(vectors, 2):
-        groups = [np.array([row.group for row in subjects[m]]) for m in (query, target)]
+        if not texts:
+            continue
+        said = space.texts([t.text for t in texts])
+        scores = best_of_windows(said @ gallery.vectors.T, gallery.entries)
+        right = relevance(texts, gallery.items)
+        out.append(Route(f"text-{name}", scores, right, texts, gallery.items, gallery.vectors, gallery.entries))
+        if name != "any":
+            every = np.arange(len(texts))
+            out.append(Route(f"{name}-text", scores.T, right.T, gallery.items, texts, said, every))
+    for query, target in permutations(galleries, 2):
+        asking, asked = galleries[query], galleries[target]
+        groups = [np.array([row.group for row in gallery.items]) for gallery in (asking, asked)]
         right = groups[0][:, None] == groups[1][None]
-        scores = vectors[query] @ vectors[target].T
-        out.append(Route(f"{query}-{target}", scores, right, subjects[query], subjects[target], vectors[target]))
+        scores = best_of_windows(asking.directions() @ asked.vectors.T, asked.entries)
+        name = f"{query}-{target}"
+        out.append(Route(name, scores, right, asking.items, asked.items, asked.vectors, asked.entries))
     return out
+
+
+def evaluate_first_windows(space: Embedder, clips: Clips) -> list[Route]:
+    return evaluate(space, first_windows(space, clips))
 
 
 def score(routes: list[Route]) -> dict[str, dict[str, float]]:
@@ -258,6 +364,6 @@ def with_bank(space: Embedder, found: list[Route], bank: list[Row]) -> list[Rout
     for route in found:
         query, target = route.name.split("-")
         if query == "text" and (texts := texts_about(bank, target, every=True)):
-            asked = space.texts([t.text for t in texts]) @ route.vectors.T
+            asked = best_of_windows(space.texts([t.text for t in texts]) @ route.vectors.T, route.entries)
             out.append(replace(route, scores=querybank_normalised(route.scores, asked)))
     return out

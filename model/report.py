@@ -7,7 +7,9 @@ import hashlib
 import json
 import shutil
 import sys
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -17,10 +19,13 @@ import numpy as np
 from .clips import Clips, rows_of
 from .evaluate import (
     Embedder,
+    Gallery,
     Route,
     Text,
     dual_softmax,
     evaluate,
+    every_window,
+    first_windows,
     gained,
     metrics,
     ranks,
@@ -135,6 +140,9 @@ def shown(entry: Text | Row, kind: str, media: Path) -> str:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("manifest", help="a JSONL file, a folder of media, or world:SPLIT:COUNT")
     parser.add_argument("--cache", type=Path, default=Path("runs/evaluate"), help="where decoded clips are kept")
+    parser.add_argument(
+        "--windows", choices=["all", "first"], default="all", help="an item scores by its best window, or by its first"
+    )
     parser.add_argument("--every-caption", action="store_true", help="each caption is a query, not only the first")
     parser.add_argument("--phrases", type=Path, help="JSON of group -> phrases, to ask in place of the captions")
     parser.add_argument(
@@ -145,19 +153,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true")
 
 
+def gallery_maker(
+    manifest: str, specs: InputSpecs, cache: Path, windows: str
+) -> Callable[[Embedder], dict[str, Gallery]]:
+    """What makes the galleries of a manifest in a space: of every window, or of the first one of each item."""
+    if windows == "first":
+        return partial(first_windows, clips=Clips.open(manifest, specs, cache, cache / "world"))
+    rows, _ = rows_of(manifest, cache / "world")
+    return partial(every_window, rows=rows, specs=specs)
+
+
 def run(spaces: list[Embedder], specs: InputSpecs, args: argparse.Namespace, before: Embedder | None = None) -> None:
     """Measure and print, as `args` of `add_arguments` say. A route is that of the first space that has it. `before` is
     the encoder before it was trained, for the report.
     """
     worlds = args.cache / "world"
     phrases = json.loads(args.phrases.read_text(encoding="utf-8")) if args.phrases else None
-    clips = Clips.open(args.manifest, specs, args.cache, worlds)
+    galleries_of = gallery_maker(args.manifest, specs, args.cache, args.windows)
     bank = rows_of(args.bank, worlds)[0] if args.bank else []
     found: list[Route] = []
     normalised: list[Route] = []
     for space in spaces:
         known = {route.name for route in found}
-        routes = [r for r in evaluate(space, clips, args.every_caption, phrases) if r.name not in known]
+        routes = [r for r in evaluate(space, galleries_of(space), args.every_caption, phrases) if r.name not in known]
         normalised += with_bank(space, routes, bank)
         found += routes
     apart: dict[str, Any] = {"qb_norm": score(normalised)} if args.bank else {}
@@ -165,7 +183,7 @@ def run(spaces: list[Embedder], specs: InputSpecs, args: argparse.Namespace, bef
         apart["dual_softmax"] = score([replace(r, scores=dual_softmax(r.scores)) for r in found])
     stated = {r.name: said for r in found if (said := stated_right(r))}
     if args.report:
-        earlier = evaluate(before, clips, args.every_caption, phrases) if before else None
+        earlier = evaluate(before, galleries_of(before), args.every_caption, phrases) if before else None
         print(write_report(found, args.report, before=earlier), file=sys.stderr)
     if args.json:
         print(json.dumps(score(found) | apart | {"stated": stated}, indent=1))

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from webdataset.filters import shuffle
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
-from .clips import Clip, Drawn, first_window, heard_samples
+from .clips import Clip, Drawn, first_of, heard_samples, read_row
 from .inputs.decode import MEDIA
 from .inputs.windows import InputSpecs
 from .manifest import BadManifest, BadMetadata, Row, sample_row
@@ -90,9 +90,10 @@ def decode(specs: InputSpecs, row: Row, suffix: str, data: bytes) -> Clip:
     with tempfile.NamedTemporaryFile(suffix=suffix) as file:
         file.write(data)
         file.flush()
-        found = first_window(specs, Path(file.name))
-    if isinstance(found, str):
-        tqdm.write(f"left out {row.id}: {found}")
-        found = {}
+        parts = read_row(specs, Path(file.name))
+    if isinstance(parts, str):
+        tqdm.write(f"left out {row.id}: {parts}")
+        parts = {}
+    found = first_of(parts)
     waveform = found.get("audio")
     return Clip(row, found.get("video"), waveform, heard_samples(waveform))

@@ -26,7 +26,7 @@ from . import checkpoint
 from .clips import Clips
 from .config import BadConfig, TrainConfig
 from .data import Batch, Mixture, Source
-from .evaluate import Embedder, evaluate, measure, score
+from .evaluate import Embedder, evaluate_first_windows, measure, score
 from .initial import start_trunk
 from .inputs.text import TextTokens, learn_tokenizer
 from .language import cut_tokenizer
@@ -181,7 +181,7 @@ class Run:
         self.model.eval()
         if self.config.encoder.memory:
             self.remember()
-        found = score(evaluate(embedder(self.model, self.mixture.tokens), self.held_out))
+        found = score(evaluate_first_windows(embedder(self.model, self.mixture.tokens), self.held_out))
         value = measure(found, self.config.best_by)
         better = value > self.best["value"]
         if better:

@@ -23,6 +23,7 @@ from urllib.parse import quote
 import httpx
 
 Modality = Literal["video", "audio", "text"]
+Target = Literal["any", "video", "audio", "text"]  # any: pictures and sound counted together
 Seen = Callable[[int, int], None]  # bytes sent, bytes in all
 AGAIN = (429, 503)  # answers after which asking again makes sense
 LONGEST_WAIT_S = 60.0
@@ -154,7 +155,7 @@ def add(
 
 
 def search(
-    query: str | Path, target: Modality, source: Modality | None, collection: str, options: Mapping[str, Any]
+    query: str | Path, target: Target, source: Modality | None, collection: str, options: Mapping[str, Any]
 ) -> Steps[Found]:
     asked = {"collection": collection} | {k: v for k, v in options.items() if v is not None}
     if isinstance(query, str):
@@ -165,9 +166,7 @@ def search(
     return found
 
 
-def compose(
-    parts: Sequence[Mapping[str, Any]], targets: Sequence[Modality], options: Mapping[str, Any]
-) -> Steps[Found]:
+def compose(parts: Sequence[Mapping[str, Any]], targets: Sequence[Target], options: Mapping[str, Any]) -> Steps[Found]:
     asked = {k: v for k, v in options.items() if v is not None}
     found: Found = yield Call("POST", "/v1/search", {"parts": list(parts), "targets": list(targets)} | asked)
     return found
@@ -260,7 +259,7 @@ class Client:
     def search(
         self,
         query: str | Path,
-        target: Modality = "video",
+        target: Target = "any",
         source: Modality | None = None,
         collection: str = "default",
         **options: Any,
@@ -268,7 +267,7 @@ class Client:
         """Search by words or by a file, whose `source` modality asks; options as in the contract: top_k, filter, ..."""
         return self._run(search(query, target, source, collection, options))
 
-    def compose(self, parts: Sequence[Mapping[str, Any]], targets: Sequence[Modality], **options: Any) -> Found:
+    def compose(self, parts: Sequence[Mapping[str, Any]], targets: Sequence[Target], **options: Any) -> Found:
         """Search by weighted texts and items: {"text": "rain", "weight": 1.0}, {"item": ID, "modality": "audio"}."""
         return self._run(compose(parts, targets, options))
 
@@ -359,14 +358,14 @@ class AsyncClient:
     async def search(
         self,
         query: str | Path,
-        target: Modality = "video",
+        target: Target = "any",
         source: Modality | None = None,
         collection: str = "default",
         **options: Any,
     ) -> Found:
         return await self._run(search(query, target, source, collection, options))
 
-    async def compose(self, parts: Sequence[Mapping[str, Any]], targets: Sequence[Modality], **options: Any) -> Found:
+    async def compose(self, parts: Sequence[Mapping[str, Any]], targets: Sequence[Target], **options: Any) -> Found:
         return await self._run(compose(parts, targets, options))
 
     async def item(self, collection: str, id: str) -> dict[str, Any]:

@@ -10,11 +10,11 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from mcp.server import MCPServer
 
-from .client import Client
+from .client import Client, Target
 
 INSTRUCTIONS = """Tercet finds moments of video and sound by words. Describe what is seen or heard plainly, as a caption
 would: "a dog barking far away", "waves on a beach at night". A hit has the id of its item, the stretch in seconds that
@@ -28,13 +28,13 @@ def server(url: str, key: str | None, files: Path | None) -> MCPServer:
     @tools.tool()
     def search(
         words: str,
-        target: Literal["video", "audio", "text"] = "video",
+        target: Target = "any",
         collection: str = "default",
         limit: int = 5,
         filter: dict[str, Any] | None = None,
     ) -> dict[str, Any]:
-        """Find moments by words, in what is seen (video), heard (audio) or written (text). A filter is over metadata:
-        {"year": {"$gte": 2020}}.
+        """Find moments by words, in what is seen and heard (any), only seen (video), only heard (audio) or written
+        (text). A filter is over metadata: {"year": {"$gte": 2020}}.
         """
         found = tercet.search(words, target, collection=collection, top_k=limit, filter=filter)
         kept = ("id", "score", "confidence", "start_s", "end_s", "metadata", "moments")

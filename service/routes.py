@@ -26,6 +26,7 @@ from starlette.datastructures import FormData
 from starlette.datastructures import UploadFile as StarletteFile
 from starlette.types import Message, Receive, Scope, Send
 
+from export.bundle import ANY, Route
 from index.bank import stock
 from index.collection import Collection, UnknownCollection
 from index.records import Item, NewItem, modalities_of
@@ -532,12 +533,16 @@ async def find(
 ) -> schemas.SearchResult:
     """`query` makes the query's vector by the encoding it gets."""
     began = time.perf_counter()
-    route = tercet.encoder.manifest.route(source, target, request.space)
+    routes = tercet.encoder.manifest.routes([source], target, request.space)
     options, collection = chosen(tercet, request), tercet.collections.get(request.collection)
-    vector = await query(route.query)
-    aim = Aim(route.target, vector[None], source=route.query, comparable=route.comparable)
-    found = await searched(tercet, collection, [aim], options)
-    return told(collection, f"{source}-{target}", route.space, began, found)
+    vectors = {encoding: await query(encoding) for encoding in dict.fromkeys(r.encodings[source] for r in routes)}
+    aims = [Aim.along(route, source, vectors[route.encodings[source]][None]) for route in routes]
+    found = await searched(tercet, collection, aims, replace(options, called=target))
+    return told(collection, f"{source}-{target}", spaces_of(routes), began, found)
+
+
+def spaces_of(routes: list[Route]) -> str:
+    return "+".join(dict.fromkeys(route.space for route in routes))
 
 
 async def searched(tercet: State, collection: Collection, aims: list[Aim], options: Options) -> Answer:
@@ -636,10 +641,10 @@ async def compose(
     if unknown := [part.file for part in parts if isinstance(part, schemas.FilePart) and part.file not in files]:
         raise BadRequest(f"there is no part {unknown[0]!r} with a file name")
     sources = [source_of(part) for part in parts]
-    spaces = [manifest.meeting((*sources, target), request.space) for target in targets]
-    ways = [manifest.spaces[space].encodings for space in spaces]
+    routes = [route for target in targets for route in manifest.routes(sources, target, request.space)]
     needed = [
-        (part, list(dict.fromkeys(way[source] for way in ways))) for part, source in zip(parts, sources, strict=True)
+        (part, list(dict.fromkeys(route.encodings[source] for route in routes)))
+        for part, source in zip(parts, sources, strict=True)
     ]
     async with AsyncExitStack() as uploads:
         used = dict.fromkeys(part.file for part in parts if isinstance(part, schemas.FilePart))
@@ -647,18 +652,13 @@ async def compose(
         made = await asyncio.gather(*(part_vectors(tercet, collection, part, es, paths) for part, es in needed))
     leading = next(source for part, source in zip(parts, sources, strict=True) if part.weight > 0)
     weights = tuple(part.weight for part in parts)
-    aims = [
-        Aim(
-            way[target],
-            np.stack([found[way[source]] for found, source in zip(made, sources, strict=True)]),
-            weights,
-            way[leading],
-            tuple(way.values()),
-        )
-        for way, target in zip(ways, targets, strict=True)
-    ]
-    found = await searched(tercet, collection, aims, options)
-    return told(collection, f"composed-{'+'.join(targets)}", "+".join(dict.fromkeys(spaces)), began, found)
+    aims = []
+    for route in routes:
+        vectors = [found[route.encodings[source]] for found, source in zip(made, sources, strict=True)]
+        aims.append(Aim.along(route, leading, np.stack(vectors), weights))
+    called = targets[0] if len(targets) == 1 else None
+    found = await searched(tercet, collection, aims, replace(options, called=called))
+    return told(collection, f"composed-{'+'.join(targets)}", spaces_of(routes), began, found)
 
 
 def source_of(part: schemas.TextPart | schemas.FilePart | schemas.ItemPart) -> str:
@@ -715,7 +715,7 @@ async def reload(request: Request) -> dict[str, str]:
     return {"fingerprint": state.encoder.manifest.fingerprint}
 
 
-for _target in MODALITIES:
+for _target in (*MODALITIES, ANY):
     for _source in MODALITIES:
         _route = search_by_text(_target) if _source == "text" else search_by_file(_source, _target)
         _name = f"{_source}-{_target}"

@@ -143,7 +143,9 @@ class ComposedSearch(SearchOptions):
     """Parts with weights, negative for what is not wanted, and what to search with them."""
 
     parts: list[TextPart | FilePart | ItemPart] = Field(min_length=1, max_length=PARTS_MAX)
-    targets: list[Literal["video", "audio", "text"]] = Field(min_length=1)
+    targets: list[Literal["any", "video", "audio", "text"]] = Field(
+        min_length=1, description="any: pictures and sound counted together"
+    )
 
     @field_validator("parts")
     @classmethod

@@ -44,7 +44,7 @@ class Settings(BaseSettings):
     overlap: float = Field(0.0, ge=0.0, le=0.9, description="share of an item's window that the next one lies on")
     media_max_s: float = Field(600.0, gt=0, description="longest media decoded for a request")
     decode_workers: int = Field(2, gt=0, description="decoding processes")
-    decode_memory_mb: int = Field(768, gt=0, description="address space of a decoding process")
+    decode_memory_mb: int = Field(1024, gt=0, description="address space of a decoding process")
     decode_max_s: float = Field(10.0, gt=0, description="time one file may take to decode")
     decode_waiting_max: int = Field(128, gt=0, description="files decoding or waiting to; beyond, 429")
     imports: Path | None = Field(None, description="folder below which jobs may import")

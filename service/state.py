@@ -43,7 +43,7 @@ FAILING = 3  # batches that fail one after the other before the encoder itself i
 DRAIN_S = 10.0
 WRITERS = 2  # threads that change collections
 IMPORT_BUDGET = Budget(seconds=2 * 3600.0, frames=2 * 3600 * 60, samples=2 * 3600 * 48_000 * 8)
-IMPORT_MEMORY_MB, IMPORT_FILE_S = 4096, 600.0
+IMPORT_MEMORY_MB, IMPORT_FILE_S = 6144, 600.0
 
 
 @dataclass
@@ -135,6 +135,8 @@ def open_data(settings: Settings, encoder: Encoder) -> Collections:
     try:
         with suppress(FingerprintConflict):  # told of by /readyz, and to whoever asks for it
             collections.ensure("default")
+        for conflict in collections.conflicts.values():
+            LOG.warning("%s", conflict)
         for collection in collections.all():
             stock(collection, encoder)
     except BaseException:

@@ -89,7 +89,7 @@ def route() -> Route:
     texts = [Text("a red ball", {"colour": "red", "shape": "ball"}, "x"), Text("a box", {"shape": "box"}, "y")]
     rows = [row("p", colour="red", shape="box"), row("q", colour="red", shape="ball")]
     scores = np.array([[0.9, 0.1], [0.9, 0.1]])
-    return Route("text-video", scores, relevance(texts, rows), texts, rows, np.eye(2, dtype=np.float32))
+    return Route("text-video", scores, relevance(texts, rows), texts, rows, np.eye(2, dtype=np.float32), np.arange(2))
 
 
 def test_what_is_stated_and_what_fails(route: Route) -> None:

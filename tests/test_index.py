@@ -1006,3 +1006,52 @@ def test_filters_mean_what_they_say(tmp_path: Path, query: dict[str, Any], value
     got = found(box, unit(1, 0, 0), filter=query)
     box.close()
     assert sorted(got) == [str(n) for n, row in enumerate(rows) if meets(query, row)]
+
+
+@pytest.mark.parametrize("kind", ["hnsw", "ivf", "small"])
+@pytest.mark.parametrize("share", [0.35, 0.6, 0.9])
+def test_a_filter_that_leaves_out_what_is_near_finds_what_is_left(kind: str, share: float) -> None:
+    """Two clouds: the queries lie in one, the filter leaves the other. A graph alone stops before it gets there."""
+    random = np.random.default_rng(1)
+    n, dim = 6000, 16
+    far = int(share * n)
+    centres = np.stack([unit(*([1.0] * 8 + [0.0] * 8)), unit(*([0.0] * 8 + [1.0] * 8))])
+    of = np.array([1] * far + [0] * (n - far))
+    x = centres[of] + 0.1 * random.normal(size=(n, dim)).astype(np.float32)
+    x = np.asarray(x / np.linalg.norm(x, axis=1, keepdims=True), np.float32)
+    index = FaissIndex(dim, kind, n)
+    if kind != "hnsw":
+        index.train(x)
+    ids = np.arange(1, n + 1)
+    index.add(ids, x)
+    allowed = ids[:far]
+    recall = []
+    for query in x[far : far + 40]:
+        found, _ = index.search(query, 10, allowed)
+        right = allowed[np.argsort(-(x[:far] @ query))[:10]]
+        assert len(found) == 10
+        recall.append(len(np.intersect1d(found, right)) / 10)
+    assert np.mean(recall) >= 0.95, np.mean(recall)
+
+
+@pytest.mark.parametrize("kind", ["hnsw", "ivf", "small"])
+def test_what_lies_near_removed_vectors_is_found(kind: str) -> None:
+    """All of a cloud but ten are removed, less than makes an index new: the ten are found by what was near them."""
+    random = np.random.default_rng(2)
+    x = random.normal(size=(6000, 16)).astype(np.float32)
+    x[:800] = x[0] + 0.2 * x[:800]
+    x = np.asarray(x / np.linalg.norm(x, axis=1, keepdims=True), np.float32)
+    index = FaissIndex(16, kind, len(x))
+    if kind != "hnsw":
+        index.train(x)
+    ids = np.arange(1, len(x) + 1)
+    index.add(ids, x)
+    index.remove(ids[10:800])
+    assert not index.worn
+    left = np.r_[0:10, 800 : len(x)]
+    recall = []
+    for query in x[10:50]:
+        found, _ = index.search(query, 10)
+        right = ids[left[np.argsort(-(x[left] @ query))[:10]]]
+        recall.append(len(np.intersect1d(found, right)) / 10)
+    assert np.mean(recall) >= 0.95, np.mean(recall)

@@ -109,7 +109,7 @@ def test_words_find_a_moment_that_plays_from_where_it_matches(page: Page) -> Non
     find(page, "blue")
     first = page.locator("#hits > li").first
     expect(first.get_by_role("heading")).to_have_text("story.mp4")
-    expect(first.locator(".where")).to_contain_text("0:04 – 0:08 in its pictures")
+    expect(first.locator(".where")).to_have_text("0:04 – 0:08")
     until(page, "document.querySelector('#hits .cover img')?.naturalWidth > 1")
     assert middle_of(page, "#hits .cover img") == "blue"  # of the moment, not of its start in green
     first.get_by_role("button", name="Play story.mp4 from 0:04").click()

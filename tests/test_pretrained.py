@@ -242,7 +242,10 @@ def test_pe_av_has_a_space_for_each_pair(tmp_path: Path) -> None:
     folder = tmp_path / "published"
     model = pe_av(folder)
     manifest = bundle_of([of_both("facebook/pe-av", str(folder), model)], [{}], tmp_path / "bundle").manifest
-    routes = {pair: manifest.route(*pair.split("-")).space for pair in ("text-video", "text-audio", "audio-video")}
+    routes = {
+        pair: manifest.routes([pair.split("-")[0]], pair.split("-")[1])[0].space
+        for pair in ("text-video", "text-audio", "audio-video")
+    }
     assert routes == {"text-video": "video", "text-audio": "audio", "audio-video": "audio-video"}
     encoder, tokenizer = OnnxEncoder.open(tmp_path / "bundle"), transformers.AutoTokenizer.from_pretrained(folder)
     x = {e: probes(encoder, e, 3) for e in manifest.graphs}
@@ -272,9 +275,9 @@ def test_a_pair_is_one_bundle_of_two_spaces(bundles: dict[str, tuple[Path, Path]
     manifest = import_pretrained(names, tmp_path / "pair", folders).manifest
     encoder = OnnxEncoder.open(tmp_path / "pair")
     assert manifest.name == "siglip+clap" and set(manifest.modalities) == {"video", "text", "audio"}
-    assert manifest.route("text", "video").space == "siglip" and manifest.route("text", "audio").space == "clap"
+    assert [manifest.routes(["text"], m)[0].space for m in ("video", "audio")] == ["siglip", "clap"]
     with pytest.raises(NoRoute, match="video lives in siglip"):
-        manifest.route("audio", "video")
+        manifest.routes(["audio"], "video")
     for family in ("siglip", "clap"):
         encoding = f"text@{family}"
         found = encoder.embed(encoding, encoder.tokens(TEXTS, encoding))

@@ -2,7 +2,7 @@
 
 const $ = (id) => document.getElementById(id);
 const words = $("words"), hits = $("hits"), status = $("status"), collection = $("collection");
-const NAMES = { video: "pictures", audio: "sound", text: "words" };
+const NAMES = { any: "pictures and sound", video: "pictures", audio: "sound", text: "words" };
 let example = null; // what is searched by, where it is not words: {file, modality} or {item, modality}
 let latest = 0; // the last search asked for; answers to earlier ones are late
 
@@ -77,9 +77,16 @@ function valueOf(text) {
   return text !== "" && Number.isFinite(Number(text)) ? Number(text) : text;
 }
 
+// Pictures and sound together are one target, in which both count.
+function chosenTargets() {
+  const chosen = [...document.querySelectorAll("[name=target]:checked")].map((box) => box.value);
+  const both = chosen.includes("video") && chosen.includes("audio");
+  return both ? ["any", ...chosen.filter((target) => target === "text")] : chosen;
+}
+
 async function search() {
   const mine = ++latest;
-  const targets = [...document.querySelectorAll("[name=target]:checked")].map((box) => box.value);
+  const targets = chosenTargets();
   const text = words.value.trim();
   if (!text && !example) {
     hits.replaceChildren();
@@ -112,7 +119,7 @@ function show(found, ms) {
   const by = example ? ` like ${example.name}` : "";
   const moments = `${found.hits.length} ${found.hits.length === 1 ? "moment" : "moments"}${by}, ${Math.round(ms)} ms.`;
   if (!found.hits.length) say("Nothing is there to be found.");
-  else if (found.good_match === false) say(`Nothing matches well. The nearest ${moments}`);
+  else if (found.good_match === false) say(`No confident match. The nearest ${moments}`);
   else say(moments);
 }
 
@@ -123,13 +130,16 @@ const clock = (s) => `${Math.floor(s / 60)}:${String(Math.floor(s % 60)).padStar
 function card(hit, name) {
   const node = $("hit").content.cloneNode(true).firstElementChild;
   node.querySelector("h2").textContent = hit.filename || hit.id;
-  node.querySelector(".where").textContent = `${clock(hit.start_s)} – ${clock(hit.end_s)} in its ${NAMES[hit.target]}`;
+  const where = hit.target === "any" ? "" : ` in its ${NAMES[hit.target]}`;
+  node.querySelector(".where").textContent = `${clock(hit.start_s)} – ${clock(hit.end_s)}${where}`;
   const scores = node.querySelector(".scores");
   if (hit.confidence !== null) scores.append(...measure("sure", hit.confidence, `${Math.round(100 * hit.confidence)} %`));
   for (const [modality, score] of Object.entries(hit.scores)) {
     scores.append(...measure(NAMES[modality], Math.max(score, 0), score.toFixed(2)));
   }
-  node.querySelector(".like").addEventListener("click", () => searchBy({ item: hit.id, modality: hit.target, name: hit.id }));
+  const shown = hit.modalities.includes("video") ? "video" : "audio";
+  const modality = hit.target === "any" ? shown : hit.target;
+  node.querySelector(".like").addEventListener("click", () => searchBy({ item: hit.id, modality, name: hit.id }));
   fill(node, hit, name).catch((error) => (node.querySelector(".where").textContent = error.message));
   return node;
 }
@@ -401,6 +411,10 @@ condition();
 try {
   const { collections } = await ask("/v1/collections");
   collection.replaceChildren(...collections.map(({ name, items }) => new Option(`${name} (${items})`, name)));
+  const asked = new URLSearchParams(location.search).get("collection");
+  const filled = collections.find(({ name, items }) => name === "default" && items) ?? collections.find(({ items }) => items);
+  const first = collections.some(({ name }) => name === asked) ? asked : filled?.name;
+  if (first) collection.value = first;
 } catch (error) {
   say(error.message, true);
 }

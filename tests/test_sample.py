@@ -1,0 +1,132 @@
+"""The shipped encoder on the sample library: README's commands, as they stand but for the port, find what they name."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from openai import OpenAI
+
+from .makers import ROOT, SHARED, free_port, needs_shared, serving
+
+SAMPLE = ROOT / "sample" / "manifest.jsonl"
+FOUND = ["dog-barking", "sailboat", "crickets", "rain", None, "horse"]  # by README's searches; None: an item is added
+
+
+def index(data: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "index", *arguments, "--data", str(data)]
+    env = {key: value for key, value in os.environ.items() if not key.startswith("TERCET_")}
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=600)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sample") / "data"
+    built = index(folder, "build", str(SAMPLE))
+    assert built.returncode == 0, built.stderr[-2000:]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def client(data: Path) -> Iterator[httpx.Client]:
+    with serving(data, port=free_port()) as (client, _):
+        yield client
+
+
+def readme_searches() -> list[str]:
+    """The commands of README's second box."""
+    boxes = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.S)
+    box = next(box for box in boxes if "/v1/search/text-any" in box)
+    return [command for command in re.split(r"\n(?=curl)", re.sub(r"^#.*\n", "", box, flags=re.M)) if "curl" in command]
+
+
+def test_readme_finds_what_it_names(client: httpx.Client) -> None:
+    commands = readme_searches()
+    assert len(commands) == len(FOUND)
+    for command, expected in zip(commands, FOUND, strict=True):
+        typed = command.replace("http://127.0.0.1:8000", str(client.base_url).rstrip("/"))
+        ran = subprocess.run(["bash", "-c", typed], cwd=ROOT, capture_output=True, text=True, timeout=60)
+        answer = json.loads(ran.stdout)
+        assert "error" not in answer, (command, answer)
+        if expected:
+            ids = [hit["id"] for hit in answer["hits"]]
+            assert expected in ids[:1] or (ids[0] == "mine" and expected in ids[:2]), (command, ids)
+    client.delete("/v1/collections/default/items/mine").raise_for_status()
+
+
+@pytest.mark.parametrize(
+    ("query", "target", "expected"),
+    [
+        ("a tabby cat's face", "video", "cat-meowing"),
+        ("tropical fish over a coral reef", "video", "fish-swimming"),
+        ("lightning and thunder", "any", "thunderstorm"),
+        ("fire engine with its siren on", "any", "fire-engine"),
+        ("an elephant", "any", "elephant-walking"),
+    ],
+)
+def test_words_find_things(client: httpx.Client, query: str, target: str, expected: str) -> None:
+    answer = client.post(f"/v1/search/text-{target}", json={"query": query}).json()
+    assert answer["hits"][0]["id"] == expected
+    assert answer["hits"][0]["target"] == target
+
+
+def test_a_moment_inside_a_longer_clip(client: httpx.Client) -> None:
+    """The clip shows a guitar, a violin, a drum kit and a cello, five seconds each."""
+    asked = {"query": "a drum kit", "filter": {"subject": "instrument"}}
+    hit = client.post("/v1/search/text-video", json=asked).json()["hits"][0]
+    assert (hit["id"], hit["start_s"]) == ("instruments", 10.0)
+
+
+def test_openai_client_as_readme_has_it(client: httpx.Client) -> None:
+    openai = OpenAI(base_url=f"{client.base_url}/v1", api_key="secret")
+    embedded = openai.embeddings.create(model="default", input="a dog")
+    assert len(embedded.data[0].embedding) == 384
+
+
+def test_an_older_bundles_collection_is_told_and_embedded_anew(tmp_path: Path) -> None:
+    """A data folder of the world's bundle: a search names the command, `index build --reembed` (`make run`) runs it."""
+    old = tmp_path / "data"
+    rows = SAMPLE.read_text("utf-8").splitlines()
+    texts = tmp_path / "texts.jsonl"
+    texts.write_text("\n".join(row for row in rows if "path" not in json.loads(row)) + "\n", encoding="utf-8")
+    assert index(old, "build", "--bundle", "bundles/world", str(texts)).returncode == 0
+    refused = index(old, "search", "--text", "a dog")
+    assert refused.returncode == 1 and "index reembed --collection default" in refused.stderr
+    built = index(old, "build", "--reembed", str(texts))
+    assert built.returncode == 0, built.stderr
+    assert f"{len(texts.read_text().splitlines())} items embedded anew" in built.stdout
+    assert index(old, "search", "--text", "a dog", "--target", "text").returncode == 0
+
+
+@functools.cache
+def results(name: str) -> dict[str, Any]:
+    manifest = SHARED / "real" / f"{name}.jsonl"
+    command = [sys.executable, "-m", "model", "evaluate", "--bundle", "bundles/default", str(manifest)]
+    ran = subprocess.run([*command, "--every-caption", "--json"], cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    found: dict[str, Any] = json.loads(ran.stdout)
+    return found
+
+
+@needs_shared
+@pytest.mark.parametrize(
+    ("name", "route", "least"),
+    [
+        ("video-sentences", "text-video", {"R@1": 0.40, "R@10": 0.77}),
+        ("video-sentences", "text-any", {"R@1": 0.41, "R@10": 0.78}),
+        ("video-labels", "text-video", {"R@10": 0.65}),
+        ("sound-captions", "text-audio", {"R@10": 0.34}),
+    ],
+)
+def test_it_finds_real_things(name: str, route: str, least: dict[str, float]) -> None:
+    found = results(name)[route]
+    assert all(found[measure] >= value for measure, value in least.items()), found

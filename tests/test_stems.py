@@ -1,0 +1,179 @@
+"""Published stems and their readings: against other ways to compute the same, and against cases worked out by hand."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+
+from export.bundle import open_bundle
+from export.encoder import OnnxEncoder
+from export.stems import halve
+from model.readings import Linear, held_out, log_ranks, mean_within, ridge, unit
+from model.stems import SOUND_FFT, LogMel, PictureStem, SameConv, full_scale, fuse, loudest_block, mel_filters
+
+from .makers import ROOT
+
+DEFAULT = ROOT / "bundles" / "default"
+
+
+def test_the_factorised_dft_is_the_dft() -> None:
+    pieces = torch.randn(2, 3, SOUND_FFT, dtype=torch.float32)
+    expected = torch.fft.rfft(pieces.double()).abs().square()[..., : SOUND_FFT // 2]
+    assert torch.allclose(LogMel().power(pieces).double(), expected, rtol=1e-4, atol=1e-2)
+
+
+def test_mel_filters_sum_to_one_and_peak_at_their_own_pitch() -> None:
+    filters = mel_filters()  # [1024, 96]
+    assert torch.allclose(filters.sum(0), torch.ones(96))
+    assert (filters.argmax(0).diff() >= 0).all()
+
+
+def test_a_tone_is_loudest_in_the_filter_of_its_pitch() -> None:
+    hz = 3000.0
+    tone = 0.01 * torch.sin(2 * torch.pi * hz * torch.arange(44_100) / 44_100)[None]
+    log_mel = LogMel()(full_scale(tone))[0]  # however quiet: it is brought to full scale
+    mel = 2595 * np.log10(1 + hz / 700)
+    top = 2595 * np.log10(1 + 22_050 / 700)
+    assert abs(int(log_mel[20].argmax()) - (mel / top * 97 - 1)) < 1.0
+    assert torch.allclose(LogMel()(full_scale(100 * tone))[0], log_mel, atol=1e-4)
+    assert (LogMel()(full_scale(torch.zeros(1, 44_100))) == 0).all()  # silence stays silence
+
+
+def test_the_loudest_block_is_chosen_for_each_row() -> None:
+    """The first row sounds in its last second only, the second in its first."""
+    waveform = torch.zeros(2, 220_500)
+    waveform[0, -44_100:] = 0.5
+    waveform[1, :44_100] = 0.5
+    blocks = loudest_block(waveform)
+    assert blocks.shape == (2, 99 * 1024 + 2048)
+    assert [int(count) for count in (blocks > 0).sum(1)] == [44_100, 44_100]
+    assert torch.equal(loudest_block(waveform[1:])[0], blocks[1])
+
+
+def test_a_folded_batch_norm_gives_the_same() -> None:
+    torch.manual_seed(0)
+    conv, norm = nn.Conv2d(3, 5, 3, bias=False), nn.BatchNorm2d(5, eps=1e-3)
+    norm.running_mean.normal_()  # type: ignore[union-attr]
+    norm.running_var.uniform_(0.5, 2.0)  # type: ignore[union-attr]
+    norm.eval()
+    x = torch.randn(2, 3, 9, 9)
+    with torch.no_grad():
+        weight, bias = fuse(conv.weight, dict(norm.state_dict()), 1e-3)
+        assert torch.allclose(nn.functional.conv2d(x, weight, bias), norm(conv(x)), atol=1e-5)
+
+
+def test_same_padding_puts_the_odd_pixel_to_the_right() -> None:
+    """TensorFlow's SAME: of 4 pixels, kernel 3, stride 2, one pixel is added, behind the last."""
+    plain = {"weight": torch.ones(1), "bias": torch.zeros(1), "running_mean": torch.zeros(1)}
+    norm = plain | {"running_var": torch.ones(1) - 1e-3}
+    conv = SameConv(torch.ones(1, 1, 3, 3), norm, stride=2, active=False)
+    x = torch.arange(16.0).view(1, 1, 4, 4)
+    assert conv(x).flatten().tolist() == pytest.approx([45.0, 39.0, 66.0, 50.0])
+
+
+def lite_weights() -> dict[str, torch.Tensor]:
+    """A tiny network of EfficientNet-Lite's kind: a stage of one block, and one of two."""
+    torch.manual_seed(0)
+    weights = {}
+
+    def conv(name: str, norm: str, *shape: int) -> None:
+        weights[f"{name}.weight"] = torch.randn(*shape)
+        for key, value in (("weight", 1.0), ("bias", 0.1), ("running_mean", 0.2), ("running_var", 1.5)):
+            weights[f"{norm}.{key}"] = torch.full((shape[0],), value)
+
+    conv("_conv_stem", "_bn0", 4, 3, 3, 3)
+    conv("_blocks.0._depthwise_conv", "_blocks.0._bn1", 4, 1, 3, 3)
+    conv("_blocks.0._project_conv", "_blocks.0._bn2", 2, 4, 1, 1)
+    for i, inputs in ((1, 2), (2, 6)):
+        conv(f"_blocks.{i}._expand_conv", f"_blocks.{i}._bn0", 8, inputs, 1, 1)
+        conv(f"_blocks.{i}._depthwise_conv", f"_blocks.{i}._bn1", 8, 1, 5, 5)
+        conv(f"_blocks.{i}._project_conv", f"_blocks.{i}._bn2", 6, 8, 1, 1)
+    conv("_conv_head", "_bn1", 10, 6, 1, 1)
+    return weights | {"_fc.weight": torch.randn(7, 10), "_fc.bias": torch.randn(7)}
+
+
+def test_a_picture_stem_is_built_from_its_weights() -> None:
+    stem = PictureStem(lite_weights()).eval()
+    strides = [block.layers.filter.stride for block in stem.blocks]  # type: ignore[union-attr]
+    assert strides == [1, 2, 1] and [block.residual for block in stem.blocks] == [False, False, True]
+    frames = torch.randint(0, 256, (2, 3, 16, 16, 3), dtype=torch.uint8)
+    features, logits = stem(frames)
+    assert features.shape == (2, 3, 10) and logits.shape == (2, 3, 7)
+    assert torch.allclose(stem(frames[1:, 2:])[0][0, 0], features[1, 2], atol=1e-4)
+
+
+def test_halved_weights_are_widened_in_the_graph() -> None:
+    random = np.random.default_rng(0)
+    weight, bias = random.normal(size=(64, 32)).astype(np.float32), random.normal(size=32).astype(np.float32)
+    value = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("MatMul", ["x", "w"], ["y"]), onnx.helper.make_node("Add", ["y", "b"], ["z"])],
+        "linear",
+        [value("x", onnx.TensorProto.FLOAT, ["n", 64])],
+        [value("z", onnx.TensorProto.FLOAT, ["n", 32])],
+        [onnx.numpy_helper.from_array(weight, "w"), onnx.numpy_helper.from_array(bias, "b")],
+    )
+    proto = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
+    halve(proto)
+    kept = {tensor.name: tensor.data_type for tensor in proto.graph.initializer}
+    assert kept == {"w_half": onnx.TensorProto.FLOAT16, "b": onnx.TensorProto.FLOAT}  # small ones stay
+    x = random.normal(size=(2, 64)).astype(np.float32)
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    assert np.allclose(session.run(None, {"x": x})[0], x @ weight + bias, atol=2e-2)
+
+
+def test_a_ridge_leaves_out_what_it_is_told_to() -> None:
+    random = np.random.default_rng(0)
+    features = random.normal(size=(300, 4)).astype(np.float32)
+    truth = random.normal(size=(4, 8)).astype(np.float32)
+    targets = unit(features @ truth)
+    fitted = ridge(features, targets, strength=1e-6)
+    assert (fitted(features) * targets).sum(axis=1).mean() > 0.95
+    parts = np.repeat([0, 1, 2], 100)
+    alone = ridge(features[100:], targets[100:], strength=0.1)(features[:100])
+    assert np.allclose(held_out(features, targets, parts, 0.1, centred=False)[:100], alone, atol=1e-5)
+
+
+def test_ranks_of_names_by_hand() -> None:
+    """The second query's own name is ranked second; of two entries of one name the best counts."""
+    gallery = unit(np.array([[1, 0], [0, 1], [1, 1]], np.float32))
+    queries = unit(np.array([[1, 0], [1, 0.1], [1, 0]], np.float32))
+    assert np.exp(log_ranks(queries, gallery, ["a", "b", "a"])).tolist() == pytest.approx([1.0, 3.0, 1.0])
+    apart = mean_within(queries, gallery, np.array([0, 1, 2]), ["a", "b", "a"])
+    assert apart == 0.0  # each searched alone
+
+
+def test_a_linear_map_gives_unit_vectors() -> None:
+    linear = Linear(np.eye(2, dtype=np.float32), np.array([0, 1], np.float32))
+    assert np.allclose(linear(np.array([[1, 0]], np.float32)), np.sqrt([[0.5, 0.5]]))
+
+
+def test_the_command_names_what_it_lacks(tmp_path: Path) -> None:
+    command = ["export", "stems", "--out", str(tmp_path / "b"), "--open", str(tmp_path), "--teachers", str(tmp_path)]
+    ran = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ran.returncode == 2 and "yamnet.tflite" in ran.stderr and not (tmp_path / "b").exists()
+
+
+def test_the_shipped_bundle_is_what_its_card_says() -> None:
+    manifest = open_bundle(DEFAULT).manifest
+    assert manifest.name == "default" and manifest.inputs.audio and manifest.inputs.audio.sample_rate == 44_100
+    assert manifest.dims == {"video": 384, "audio": 384, "text": 384}
+    assert 0 < manifest.audio_weights["stems"] < 1
+    assert manifest.inputs.video and manifest.inputs.video.fit == "squash"
+    assert {"stems", "knows", "does_not_know", "fitted_on"} <= set(manifest.provenance)
+    assert sum(path.stat().st_size for path in DEFAULT.iterdir()) <= 64_000_000
+
+
+def test_texts_of_one_meaning_are_near() -> None:
+    encoder = OnnxEncoder.open(DEFAULT)
+    texts = ["a dog barking", "a puppy yelps", "a sailing boat"]
+    vectors = encoder.embed("text", encoder.tokens(texts, "text"))
+    assert vectors[0] @ vectors[1] > vectors[0] @ vectors[2] + 0.2
