@@ -12,7 +12,7 @@ MEDIA ?=
 ifdef MEDIA
 LIBRARY := $(MEDIA)
 COLLECTION := $(shell basename "$(MEDIA)" | tr A-Z a-z | tr -cs a-z0-9 - | sed 's/^-*//' | cut -c1-50)$(shell \
-  realpath "$(MEDIA)" | sha256sum | cut -c1-4)
+  realpath -m "$(MEDIA)" | sha256sum | cut -c1-4)
 else
 LIBRARY := sample/manifest.jsonl
 COLLECTION := default

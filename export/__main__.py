@@ -105,10 +105,12 @@ def pretrained_command(args: argparse.Namespace) -> int:
 
 def stems_command(args: argparse.Namespace) -> int:
     try:
+        import ai_edge_litert  # noqa: F401  # which the teacher runs in, in processes of its own
+
         from .stems import MissingData, Sources, export_stems
         from .wheels import CannotFetchWheel
     except ImportError as error:
-        print(f"stems: it needs {error.name} (extra 'train')", file=sys.stderr)
+        print(f"stems: it needs {error.name} (extra 'stems')", file=sys.stderr)
         return 2
     sources = Sources(args.open, args.teachers, args.leave_out, args.cache)
     try:

@@ -112,7 +112,7 @@ def measure(plain: OnnxEncoder, variant: OnnxEncoder, clips: Clips) -> dict[str,
         a, b = plain.embed(encoding, x), variant.embed(encoding, x)
         after = recall(encoding)
         mine = [(n, r) for n, r in before if encoding in [manifest.spaces[n].encodings.get(m) for m in r.split("-")]]
-        with_words = [key for key in mine if "text" in key[1]] or mine
+        with_words = [key for key in mine if "text" in key[1] and not key[1].endswith("-any")] or mine
         change = float(np.mean([after[key] - before[key] for key in with_words])) if with_words else 0.0
         cosine = float((a * b).sum(axis=1).min())
         out[encoding] = Measured(round(float(np.abs(a - b).max()), 5), round(cosine, 5), round(100 * change, 2))

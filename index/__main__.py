@@ -150,12 +150,23 @@ def opened(args: argparse.Namespace, encoder: OnnxEncoder, make: bool = False) -
 
 
 def build_command(args: argparse.Namespace) -> int:
+    missing = [path for path in args.paths if not path.exists()]
+    if missing:
+        raise FileNotFoundError(f"{missing[0]} does not exist")
     encoder = OnnxEncoder.open(args.bundle, threads=1)  # a core for each of the batches that are encoded at once
     collections = opened(args, encoder, make=True)
     if args.reembed and args.collection in collections.conflicts:
         collections.close()
         reembedded = reembed_with_progress(args, encoder, overlap=None)
-        print(f"{args.collection}: {reembedded.done} items embedded anew with this bundle")
+        if reembedded.failed:
+            print(
+                f"{args.collection}: {len(reembedded.failed)} of {reembedded.total} items could not be read, so nothing"
+                " was swapped: put their files back, or delete these items with the bundle they were made by; then run"
+                " this again",
+                file=sys.stderr,
+            )
+            return 1
+        print(f"{args.collection}: {reembedded.total} items embedded anew with this bundle")
         swap(args.data, args.collection)
         collections = opened(args, encoder)
     try:

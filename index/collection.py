@@ -18,7 +18,6 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -65,7 +64,8 @@ class FingerprintConflict(CollectionError):
     def __init__(self, name: str, collection: str, bundle: str) -> None:
         super().__init__(
             f"collection {name!r} was embedded with bundle {collection}, this is {bundle}: re-embed it with"
-            f" `python -m index reembed --collection {name}`, then the same with --swap"
+            f" `python -m index reembed --data DIR --collection {name}` for this data folder and bundle, then the same"
+            " with --swap"
         )
         self.name, self.collection, self.bundle = name, collection, bundle
 
@@ -353,8 +353,7 @@ class Collection:
         if joint not in self._joint:
             self._joint[joint] = JointIndex(self.dims[joint.video], joint.audio_weight)
         index = self._joint[joint]
-        count = partial(self._records.count_windows, (joint.video, joint.audio))
-        index.follow(self._side(joint.video), self._side(joint.audio), count)
+        index.follow(self._side(joint.video), self._side(joint.audio), self._records.alive)
         return index
 
     def _side(self, encoding: str) -> Side:

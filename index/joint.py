@@ -58,10 +58,10 @@ class JointIndex:
 
     # ------------------------------------------------------------ following the two sides
 
-    def follow(self, video: Side, audio: Side, count: Callable[[], int]) -> None:
-        """Take in the windows that were added since; `count` says how many there are with deleted ones left out."""
+    def follow(self, video: Side, audio: Side, alive: Callable[[Ids], NDArray[np.bool_]]) -> None:
+        """Take in the windows that were added since; `alive` says of items [n] which are there still."""
         self._sides = (video, audio)
-        self._count = count
+        self._alive = alive
         counts = [len(side.places) for side in self._sides]
         if counts == [count for count, _ in self._seen]:
             return
@@ -102,13 +102,15 @@ class JointIndex:
 
     def __len__(self) -> int:
         """How many windows have any of the two; deleted ones are among the places, but not counted."""
-        present = len(self._sides[0].index), len(self._sides[1].index)
-        if present == (len(self._sides[0].places), len(self._sides[1].places)):
+        if not self._has_deleted():
             return len(self.places)
-        state = (*present, len(self.places))
+        state = (*(len(side.index) for side in self._sides), len(self.places))
         if self._counted[0] != state:
-            self._counted = state, self._count()
+            self._counted = state, int(self._alive(self.places.items).sum())
         return self._counted[1]
+
+    def _has_deleted(self) -> bool:
+        return any(len(side.index) != len(side.places) for side in self._sides)
 
     def add(self, ids: Ids, vectors: Vectors) -> None:
         raise NotImplementedError("a joint index follows its sides")
@@ -133,8 +135,8 @@ class JointIndex:
         return np.asarray(sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12), np.float32)
 
     def sample(self, most: int) -> Vectors:
-        """Joint vectors [n, dim] of at most so many windows, by chance."""
-        ids = self.places.ids
+        """Joint vectors [n, dim] of at most so many windows, by chance; deleted ones left out."""
+        ids = self.places.ids[self._alive(self.places.items)] if self._has_deleted() else self.places.ids
         if len(ids) > most:
             ids = np.sort(np.random.default_rng(0).choice(ids, most, replace=False))
         return self.vectors(ids)
@@ -151,7 +153,7 @@ class JointIndex:
         while True:
             counts = (CANDIDATES * wanted, max(math.ceil(CANDIDATES * self.audio_weight * wanted), wanted))
             found = [
-                side.index.search(query, count, part, exact, rough=True)
+                side.index.search(query, count, part, exact, rough=count >= CANDIDATES * wanted)
                 for side, count, part in zip(self._sides, counts, parts, strict=True)
             ]
             rows, scores = self._joint_scores(query, found)
@@ -177,13 +179,16 @@ class JointIndex:
     def _joint_scores(self, query: Vectors, found: list[tuple[Ids, Vectors]]) -> tuple[Ids, Vectors]:
         """The rows of every window found on either side, and their joint scores."""
         rows_found = []
-        for side, (ids, _) in zip(self._sides, found, strict=True):
+        scores_found = []
+        for side, (ids, near) in zip(self._sides, found, strict=True):
             at = side.places.find(ids)
-            rows_found.append(self.places.find(side.places.windows[at]))
+            known = np.flatnonzero(at >= 0)
+            rows_found.append(self.places.find(side.places.windows[at[known]]))
+            scores_found.append(near[known] if side.index.faithful else np.full(len(known), np.nan, np.float32))
         rows = np.array(sorted({*rows_found[0].tolist(), *rows_found[1].tolist()}), np.int64)
         both = np.ones(len(rows), bool)
         scores = []
-        for side, column, at, (_, near) in zip(self._sides, self._vectors, rows_found, found, strict=True):
+        for side, column, at, near in zip(self._sides, self._vectors, rows_found, scores_found, strict=True):
             of = column.values[rows]
             known = np.full(len(rows), np.nan, np.float32)
             known[rows.searchsorted(at)] = near

@@ -332,10 +332,10 @@ class Records:
         count = {t: self._db.execute(f"select count(*) from {t}").fetchone()[0] for t in ("items", "windows")}
         return count | dict(self._db.execute("select encoding, count(*) from vectors group by encoding"))
 
-    def count_windows(self, encodings: tuple[str, ...]) -> int:
-        """How many windows have a vector of any of these encodings."""
-        query = f"select count(distinct window) from vectors where encoding in ({marks(len(encodings))})"
-        return int(self._db.execute(query, encodings).fetchone()[0])
+    def alive(self, items: Ids) -> NDArray[np.bool_]:
+        """Which of these items, by their numbers [n], are there still."""
+        there = np.fromiter((row[0] for row in self._db.execute("select n from items")), np.int64)
+        return np.isin(items, there)
 
     def head(self) -> tuple[int, int]:
         """The numbers of the last vector added and the last one removed."""

@@ -343,7 +343,7 @@ def measure(results: dict[str, dict[str, float]], name: str) -> float:
         if what not in results.get(route, {}):
             raise BadConfig(f"{name!r} cannot be measured on clips that have {', '.join(results) or 'no route'}")
         return results[route][what]
-    return float(np.mean([m[what] for r, m in results.items() if "text" in r]))
+    return float(np.mean([m[what] for r, m in results.items() if "text" in r and not r.endswith("-any")]))
 
 
 def table(results: dict[str, dict[str, float]]) -> str:

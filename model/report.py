@@ -124,13 +124,14 @@ def shown(entry: Text | Row, kind: str, media: Path) -> str:
     """Words as words, a clip as a player of a copy of it, with its captions."""
     if isinstance(entry, Text):
         return f"<p>{escape(entry.text)}</p>"
-    said = "; ".join(c.text for c in entry.said_of(kind)[:2]) or entry.id
+    captions = list(entry.captions) if kind == "any" else entry.said_of(kind)
+    said = "; ".join(c.text for c in captions[:2]) or entry.id
     if entry.path is None:
         return f"<p>{escape(said)}</p>"
     copy = media / f"{hashlib.sha256(str(entry.path).encode()).hexdigest()[:12]}{entry.path.suffix}"
     if not copy.exists():
         shutil.copy(entry.path, copy)
-    tag = "video" if kind == "video" else "audio"
+    tag = "audio" if kind == "audio" else "video"  # which plays a sound, too
     return f'<{tag} controls preload="metadata" src="media/{copy.name}"></{tag}><p>{escape(said)}</p>'
 
 
@@ -139,7 +140,9 @@ def shown(entry: Text | Row, kind: str, media: Path) -> str:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("manifest", help="a JSONL file, a folder of media, or world:SPLIT:COUNT")
-    parser.add_argument("--cache", type=Path, default=Path("runs/evaluate"), help="where decoded clips are kept")
+    parser.add_argument(
+        "--cache", type=Path, default=Path("runs/evaluate"), help="where first windows and the world are kept"
+    )
     parser.add_argument(
         "--windows", choices=["all", "first"], default="all", help="an item scores by its best window, or by its first"
     )

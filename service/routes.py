@@ -641,7 +641,8 @@ async def compose(
     if unknown := [part.file for part in parts if isinstance(part, schemas.FilePart) and part.file not in files]:
         raise BadRequest(f"there is no part {unknown[0]!r} with a file name")
     sources = [source_of(part) for part in parts]
-    routes = [route for target in targets for route in manifest.routes(sources, target, request.space)]
+    found_routes = [route for target in targets for route in manifest.routes(sources, target, request.space)]
+    routes = list({route.target: route for route in found_routes}.values())  # "any" may lead to what is named beside it
     needed = [
         (part, list(dict.fromkeys(route.encodings[source] for route in routes)))
         for part, source in zip(parts, sources, strict=True)

@@ -154,3 +154,25 @@ def test_without_a_common_space_any_means_both_of_them(tmp_path: Path) -> None:
         plan.routes(["audio", "video"], "any")
     one = planned("one", inputs, {"s": Space(8, {m: m for m in DIMS})}, {}, {}, {"s": 0.5})
     assert [route.target for route in one.routes(["text"], "any")] == [JOINT]
+
+
+def test_sounds_without_pictures_are_found_under_a_filter(tmp_path: Path) -> None:
+    """Two clouds of sounds, the queries in one, the filter leaves the other; a sound weighs little in a joint vector."""
+    random = np.random.default_rng(3)
+    near = unit(axis(1, 1) + 0.2 * random.normal(size=(1500, 8)).astype(np.float32))
+    far = unit(axis(0, 0, 0, 0, 1, 1) + 0.2 * random.normal(size=(1500, 8)).astype(np.float32))
+    items = [item(f"n{i}", None, x[None], shelf="near") for i, x in enumerate(near)]
+    items += [item(f"f{i}", None, x[None], shelf="far") for i, x in enumerate(far)]
+    box = Collection(tmp_path / "c", "f", DIMS, Sizing("hnsw"))
+    box.put(items)
+    while box.busy:
+        pass
+    light = Joint("video", "audio", 0.2)
+    recall = []
+    for query in near[:30]:
+        aim = Aim(light, query[None], comparable=(*DIMS, light))
+        found = {hit.id for hit in search(box, [aim], Options(10, {"shelf": "far"})).hits}
+        right = {f"f{i}" for i in np.argsort(-(far @ query))[:10]}
+        recall.append(len(found & right) / 10)
+    assert np.mean(recall) >= 0.97
+    box.close()
