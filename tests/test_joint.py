@@ -157,7 +157,7 @@ def test_without_a_common_space_any_means_both_of_them(tmp_path: Path) -> None:
 
 
 def test_sounds_without_pictures_are_found_under_a_filter(tmp_path: Path) -> None:
-    """Two clouds of sounds, the queries in one, the filter leaves the other; a sound weighs little in a joint vector."""
+    """Two clouds of sounds: the queries lie in one, the filter leaves the other. Sounds weigh little here."""
     random = np.random.default_rng(3)
     near = unit(axis(1, 1) + 0.2 * random.normal(size=(1500, 8)).astype(np.float32))
     far = unit(axis(0, 0, 0, 0, 1, 1) + 0.2 * random.normal(size=(1500, 8)).astype(np.float32))

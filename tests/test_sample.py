@@ -100,7 +100,7 @@ def test_an_older_bundles_collection_is_told_and_embedded_anew(tmp_path: Path) -
     texts.write_text("\n".join(row for row in rows if "path" not in json.loads(row)) + "\n", encoding="utf-8")
     assert index(old, "build", "--bundle", "bundles/world", str(texts)).returncode == 0
     refused = index(old, "search", "--text", "a dog")
-    assert refused.returncode == 1 and "index reembed --collection default" in refused.stderr
+    assert refused.returncode == 1 and "index reembed --data DIR --collection default" in refused.stderr
     built = index(old, "build", "--reembed", str(texts))
     assert built.returncode == 0, built.stderr
     assert f"{len(texts.read_text().splitlines())} items embedded anew" in built.stdout
