@@ -130,3 +130,26 @@ def results(name: str) -> dict[str, Any]:
 def test_it_finds_real_things(name: str, route: str, least: dict[str, float]) -> None:
     found = results(name)[route]
     assert all(found[measure] >= value for measure, value in least.items()), found
+
+
+@needs_shared
+def test_queries_in_everyday_words(tmp_path: Path) -> None:
+    """Of twenty queries written before any encoder saw the clips, how many find a right clip first, and among the first
+    five, as docs/encoder.md has it; of forty for things that are not there, at most one in twenty is a good match.
+    """
+    asked = json.loads((ROOT / "tests" / "data" / "real_queries.json").read_text("utf-8"))
+    built = index(tmp_path / "data", "build", str(SHARED / "real" / f"{asked['gallery']}.jsonl"))
+    assert built.returncode == 0, built.stderr[-2000:]
+    with serving(tmp_path / "data", port=free_port()) as (client, _):
+
+        def answer(query: str) -> dict[str, Any]:
+            found: dict[str, Any] = client.post("/v1/search/text-any", json={"query": query}).json()
+            return found
+
+        places = []
+        for one in asked["queries"]:
+            ids = [hit["id"] for hit in answer(one["query"])["hits"]]
+            places.append(min((ids.index(id) + 1 for id in one["right"] if id in ids), default=99))
+        good = [query for query in asked["absent"] if answer(query)["good_match"]]
+    assert sum(place == 1 for place in places) >= 8 and sum(place <= 5 for place in places) >= 14, places
+    assert len(good) <= len(asked["absent"]) / 20, good
