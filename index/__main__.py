@@ -243,7 +243,8 @@ def search_command(args: argparse.Namespace) -> int:
         collections.close()
     print(table(answer.hits))
     how = "exact" if answer.plan.exact else "approximate"
-    print(f"{how} among {answer.plan.candidates} windows", file=sys.stderr)
+    ways, compared = " and ".join(answer.plan.ways), answer.plan.compared
+    print(f"{how} among {answer.plan.candidates} windows: {ways}, {compared} compared", file=sys.stderr)
     if answer.good_match is False:
         print("No confident match.")
     return 0

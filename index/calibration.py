@@ -92,7 +92,8 @@ def background(records: Records, index: VectorIndex, places: Places, sample: Vec
     owners = asking.items[asking.find(own)]
     best, popular = [], []
     for i, query in enumerate(bank):
-        ids, scores = index.search(query, NEAR if len(own) else 1)
+        found = index.search(query, NEAR if len(own) else 1)
+        ids, scores = found.ids, found.scores
         if len(own):
             at = places.find(ids)
             other = (at >= 0) & (places.items[at] != owners[i])

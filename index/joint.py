@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .places import PLACE, Column, Ids, Places
-from .vectors import VectorIndex, Vectors
+from .vectors import Found, VectorIndex, Vectors
 
 CANDIDATES = 4  # windows by their pictures for each one that is wanted, and so many by their sound as it weighs
 LEAST_WANTED = 10
@@ -96,10 +96,6 @@ class JointIndex:
 
     # ------------------------------------------------------------ as a VectorIndex
 
-    @property
-    def exact(self) -> bool:
-        return all(side.index.exact for side in self._sides)
-
     def __len__(self) -> int:
         """How many windows have any of the two; deleted ones are among the places, but not counted."""
         if not self._has_deleted():
@@ -117,12 +113,6 @@ class JointIndex:
 
     def remove(self, ids: Ids) -> None:
         raise NotImplementedError("a joint index follows its sides")
-
-    def scans(self, allowed: Ids | None, exact: bool) -> bool:
-        return all(
-            side.index.exact or side.index.scans(part, exact)
-            for side, part in zip(self._sides, self._parts(allowed), strict=True)
-        )
 
     def vectors(self, ids: Ids) -> Vectors:
         """The joint vectors [n, dim] of windows."""
@@ -143,12 +133,12 @@ class JointIndex:
 
     def search(
         self, query: Vectors, k: int, allowed: Ids | None = None, exact: bool = False, rough: bool = False
-    ) -> tuple[Ids, Vectors]:
+    ) -> Found:
         """The best windows, candidates taken from both sides; where the sides compare everything, so many that nothing
         is missed (the threshold algorithm of Fagin, Lotem and Naor).
         """
         parts = self._parts(allowed)
-        whole = self.scans(allowed, exact)
+        compared = 0
         wanted = max(k, LEAST_WANTED)
         while True:
             counts = (CANDIDATES * wanted, max(math.ceil(CANDIDATES * self.audio_weight * wanted), wanted))
@@ -156,12 +146,15 @@ class JointIndex:
                 side.index.search(query, count, part, exact, rough=count >= CANDIDATES * wanted)
                 for side, count, part in zip(self._sides, counts, parts, strict=True)
             ]
+            compared += sum(one.compared for one in found)
+            whole = all(one.exact for one in found)
             rows, scores = self._joint_scores(query, found)
             best = np.argsort(-scores, kind="stable")[:k]
             unseen = self._most_unseen(found, counts)
             enough = len(best) == k and scores[best[-1]] >= unseen
             if enough or unseen == -np.inf or not whole:
-                return self.places.ids[rows[best]], scores[best]
+                way = "+".join(dict.fromkeys(one.way for one in found))
+                return Found(self.places.ids[rows[best]], scores[best], way, compared, whole)
             wanted *= WIDENING
 
     def _parts(self, allowed: Ids | None) -> list[Ids | None]:
@@ -176,11 +169,12 @@ class JointIndex:
             self._allowed[id(allowed)] = allowed, [part[part != NONE] for part in parts]
         return list(self._allowed[id(allowed)][1])
 
-    def _joint_scores(self, query: Vectors, found: list[tuple[Ids, Vectors]]) -> tuple[Ids, Vectors]:
+    def _joint_scores(self, query: Vectors, found: list[Found]) -> tuple[Ids, Vectors]:
         """The rows of every window found on either side, and their joint scores."""
         rows_found = []
         scores_found = []
-        for side, (ids, near) in zip(self._sides, found, strict=True):
+        for side, one in zip(self._sides, found, strict=True):
+            ids, near = one.ids, one.scores
             at = side.places.find(ids)
             known = np.flatnonzero(at >= 0)
             rows_found.append(self.places.find(side.places.windows[at[known]]))
@@ -199,9 +193,9 @@ class JointIndex:
         sums = scores[0] + np.where(both, np.float32(self.audio_weight), np.float32(1.0)) * scores[1]
         return rows, sums / self._lengths.values[rows]
 
-    def _most_unseen(self, found: list[tuple[Ids, Vectors]], counts: tuple[int, int]) -> float:
+    def _most_unseen(self, found: list[Found], counts: tuple[int, int]) -> float:
         """The highest score that a window can have which neither side has found; -inf where there is none."""
-        ends = [float(near[-1]) if len(ids) == n else None for n, (ids, near) in zip(counts, found, strict=True)]
+        ends = [float(one.scores[-1]) if len(one.ids) == n else None for n, one in zip(counts, found, strict=True)]
         known = [end for end in ends if end is not None]
         if not known:
             return -np.inf

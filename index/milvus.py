@@ -15,7 +15,7 @@ import numpy as np
 from .places import Ids
 from .records import Records
 from .store import Held, VectorStoreFailed, replay
-from .vectors import Vectors, few
+from .vectors import NOTHING, Found, Vectors, few
 
 CHUNK = 16_384  # ids looked through at a time
 ROWS = 1000  # in one message, which has 64 MB at most
@@ -26,7 +26,7 @@ FILTERED = 10_000  # ids that a filter names, at most
 class MilvusIndex:
     """See VectorIndex: one Milvus collection, whose search may miss (`AUTOINDEX` chooses how)."""
 
-    kind, exact, worn = "milvus", False, False
+    kind, worn = "milvus", False
 
     def __init__(self, uri: str, name: str, dim: int) -> None:
         self.name, self.dim = re.sub(r"\W", "_", f"tercet_{name}"), dim
@@ -85,10 +85,10 @@ class MilvusIndex:
 
     def search(
         self, query: Vectors, k: int, allowed: Ids | None = None, exact: bool = False, rough: bool = False
-    ) -> tuple[Ids, Vectors]:
+    ) -> Found:
         if k <= 0 or len(self) == 0 or (allowed is not None and len(allowed) == 0):
-            return np.empty(0, np.int64), np.empty(0, np.float32)
-        if self.scans(allowed, exact) or k > MOST:
+            return NOTHING
+        if exact or few(allowed, len(self)) or k > MOST:
             return self._scan(query, k, allowed)
         many = allowed is not None and len(allowed) > FILTERED
         only = {} if allowed is None or many else {"filter": f"id in {allowed.tolist()}"}
@@ -104,23 +104,20 @@ class MilvusIndex:
             ids, scores = ids[fitting][:k], scores[fitting][:k]
             if len(ids) < min(k, len(allowed)):
                 return self._scan(query, k, allowed)
-        return ids, scores
+        return Found(ids, scores, "milvus", len(self) if allowed is None else len(allowed), False)
 
     @property
     def faithful(self) -> bool:
         return False
 
-    def scans(self, allowed: Ids | None, exact: bool) -> bool:
-        return exact or few(allowed, len(self))
-
-    def _scan(self, query: Vectors, k: int, allowed: Ids | None) -> tuple[Ids, Vectors]:
+    def _scan(self, query: Vectors, k: int, allowed: Ids | None) -> Found:
         """Fetch every allowed vector, a page at a time, and compare."""
         kept, kept_scores = np.empty(0, np.int64), np.empty(0, np.float32)
         for ids, vectors in self._pages(allowed):
             ids, scores = np.concatenate([kept, ids]), np.concatenate([kept_scores, vectors @ query])
             best = best_of(scores, k)
             kept, kept_scores = ids[best], scores[best]
-        return kept, kept_scores
+        return Found(kept, kept_scores, "scan", len(self) if allowed is None else len(allowed))
 
     def _pages(self, allowed: Ids | None) -> Iterator[tuple[Ids, Vectors]]:
         at = 0

@@ -14,7 +14,7 @@ Ids = NDArray[np.int64]
 
 
 class Column:
-    """Numbers that are appended to, in place: what is behind the last one doubles when it is used up."""
+    """Numbers, or rows of them, that are appended to in place: the room behind the last doubles when it is used up."""
 
     def __init__(self, values: NDArray[Any]) -> None:
         self._room = self.values = values
@@ -22,7 +22,7 @@ class Column:
     def append(self, values: NDArray[Any]) -> None:
         before, n = len(self.values), len(self.values) + len(values)
         if n > len(self._room):
-            room = np.empty(max(n, 2 * len(self._room)), self._room.dtype)
+            room = np.empty((max(n, 2 * len(self._room)), *values.shape[1:]), self._room.dtype)
             room[:before] = self.values
             self._room = room
         self._room[before:n] = values

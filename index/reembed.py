@@ -232,7 +232,7 @@ class Neighbours:
 
     def best(self, query: Vectors, but: str) -> list[str]:
         """The ten best items but one."""
-        ids, _ = self.index.search(query, 20 * TEN)
+        ids = self.index.search(query, 20 * TEN).ids
         places = self.records.places(self.encoding)
         numbers = list(places.owners(places.find(ids).tolist()))[: TEN + 1]
         about = self.records.about(numbers)

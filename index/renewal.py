@@ -44,6 +44,7 @@ class Renewal:
         """Make an index of the vectors up to number `upto`, unless one is being made, and hand it to `renewed`."""
         if self.going or self._stopped.is_set() or upto < 1.25 * self._failed.get((encoding, kind), 0):
             return
+        log.info("making the index of %s anew, as %s, of %d vectors", encoding, kind, upto)
         self._encoding, self._changes, self._spoiled = encoding, [], False
 
         def work() -> None:

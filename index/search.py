@@ -118,10 +118,15 @@ class Hit:
 
 @dataclass(frozen=True)
 class Plan:
-    """How a search was answered: whether nothing could be missed, and among how many windows it looked."""
+    """How a search was answered: whether nothing can have been missed; among how many windows; by which ways ("scan":
+    each of them compared; "codes", "lists", "graph": some of them, see `vectors`); how many vectors or their codes were
+    compared.
+    """
 
     exact: bool
     candidates: int
+    ways: list[str]
+    compared: int
 
 
 @dataclass(frozen=True)
@@ -157,6 +162,8 @@ class Look:
     calibration: Calibration | None
     exact: bool
     candidates: int
+    ways: list[str]
+    compared: int
     scores: dict[int, float]
     items: dict[int, int]
 
@@ -196,7 +203,12 @@ def search(collection: Collection, aims: list[Aim], options: Options = Options()
         hits = [hit for hit in hits if hit.confidence is None or hit.confidence >= options.min_confidence]
     if options.called:
         hits = [replace(hit, target=options.called) for hit in hits]
-    plan = Plan(all(found.exact for found in looks), sum(found.candidates for found in looks))
+    plan = Plan(
+        all(found.exact for found in looks),
+        sum(found.candidates for found in looks),
+        sorted({way for found in looks for way in found.ways}),
+        sum(found.compared for found in looks),
+    )
     return Answer(hits, plan, good, known)
 
 
@@ -210,8 +222,10 @@ def look(collection: Collection, records: Records, aim: Aim, options: Options, w
     about = collection.background(aim.source, aim.target)
     wanted = max(WIDEN * options.top_k, WIDE) if wide else options.top_k
     least = -math.inf if options.min_score is None else options.min_score
+    compared = 0
     while True:
-        ids, near = index.search(query, wanted, allowed, options.exact)
+        best = index.search(query, wanted, allowed, options.exact)
+        ids, near, compared = best.ids, best.scores, compared + best.compared
         at, scores = places.find(ids).tolist(), near.tolist()
         found = {place: score for place, score in zip(at, scores, strict=True) if place >= 0 and score >= least}
         items = places.owners(found)
@@ -222,8 +236,8 @@ def look(collection: Collection, records: Records, aim: Aim, options: Options, w
         order = less_popular(index.vectors(ids), query, about)
         found = {at[i]: found[at[i]] for i in order if at[i] in found}
         items = places.owners(found)
-    exact = index.exact or index.scans(allowed, options.exact)
-    return Look(aim, about.calibration if about else None, exact, candidates, found, items)
+    calibration = about.calibration if about else None
+    return Look(aim, calibration, best.exact, candidates, best.way.split("+"), compared, found, items)
 
 
 def less_popular(vectors: Vectors, query: Vectors, about: Background) -> list[int]:

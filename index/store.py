@@ -118,6 +118,8 @@ class FaissStore:
             if index is None or len(index) != counts[encoding]:  # none, or one of another history
                 index, self._kept = FaissIndex(self._dims[encoding]), None
                 replay(records, encoding, index, 0)
+            elif index.outdated:
+                log.info("the index of %s is of an earlier version: it serves while it is made anew", encoding)
             self._indexes[encoding] = index
         self.behind = False
 
@@ -139,7 +141,7 @@ class FaissStore:
         """
         for encoding, index in self._indexes.items():
             kind = self._sizing.kind_for(len(index), index.dim, index.kind)
-            if index.worn or kind != index.kind:
+            if index.worn or index.outdated or kind != index.kind:
                 self._renewal.start(encoding, kind, index.dim, records.head()[0], self._renewed)
         most = min((TAIL[index.kind] for index in self._indexes.values() if not index.exact), default=math.inf)
         due = records.head()[0] - self._tried > most or any(

@@ -4,8 +4,8 @@
 |---------|------------------------------------------------------|--------------------------------|
 | exact   | every vector compared                                | 4 D                            |
 | hnsw    | a graph of neighbours (1603.09320)                   | 4 D + 272                      |
-| ivf     | lists of 4-bit codes, the best of them compared anew | 4 D + D / 8                    |
-| small   | the same, compared anew as 8 bits a number           | D + D / 8                      |
+| ivf     | 4-bit codes, the best of them compared anew          | 4 D + D / 2 + 12               |
+| small   | the same, compared anew as 8 bits a number           | D + D / 2 + 12                 |
 | gpu     | every vector compared by a GPU; filtered ones here   | 4 D, and as many there         |
 | gpu-ivf | the best of lists compared by a GPU; filtered ones,  | 4 D, and as many there         |
 |         | every one of them, here                              |                                |
@@ -24,6 +24,7 @@ import faiss as untyped_faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from .codes import Codes, Left, described, lists_for
 from .gpu import CHUNK, MOST, Copy, gpus
 from .places import Column, Ids
 
@@ -35,21 +36,40 @@ Vectors = NDArray[np.float32]
 KINDS = ("exact", "hnsw", "ivf", "small", "gpu", "gpu-ivf")
 WHOLE = ("exact", "gpu")  # which compare every vector
 THERE = ("gpu", "gpu-ivf")  # on a GPU; here they are as exact ones
-LEARNED = ("ivf", "small", "gpu-ivf")  # from a sample of what they will hold
+CODED = ("ivf", "small")  # see `codes`
+LEARNED = (*CODED, "gpu-ivf")  # from a sample of what they will hold
 LEARNABLE = 1_000  # vectors, below which there is nothing to learn from
 COMPARED_PER_MS = 5_000_000  # numbers that an exact scan gets through, about
-IVF_FROM = 2_000_000  # vectors; beyond, a graph takes hours to build
+EXACT_MS = 0.25  # a search that takes no longer compares every vector: reading codes first gains nothing
 HNSW_LINKS, HNSW_BUILD = 32, 120
-LISTS = "nprobe=32,k_factor_rf=16"
+LISTS = "nprobe=32,k_factor_rf=32"
 SEARCHED = {"hnsw": "efSearch=128", "ivf": LISTS, "small": LISTS, "gpu-ivf": "nprobe=32"}  # untuned
-TUNED_FOR, RECALL = 10, 0.98  # hits, and how many of them tuning wants found
+TUNED_FOR, RECALL = 10, 0.99  # hits, and how many of them tuning wants found
 SAMPLE = 100_000  # vectors that lists are learned from, at most
 SCAN_SHARE, SCAN_MOST = 0.3, 50_000  # of the vectors, and vectors: a filter that leaves less is answered by a scan
+CODED_SCAN_MOST = 1_500  # vectors, the same where there are codes
+FILTERED_DEPTH = 320  # vectors compared under a filter, at least, of the best by their codes
 FILTERS_KEPT = 4
 ROUGH_SHARE = 4  # of candidates, one in so many must be right
-WITNESSES = 2048  # vectors by which it is seen that a search under a filter stopped short
+WITNESSES = 2048  # vectors by which it is seen that the search of a graph under a filter stopped short
 ROUNDING = 1e-5  # of a score
 WORN_SHARE = 0.2  # of its vectors removed, an index is made anew
+
+
+class Found(NamedTuple):
+    """The best for a query, best first: ids [n], scores [n]; by which way ("scan": every vector that may be found was
+    compared; "codes", "lists" and "graph": some; "milvus": it does not say), how many vectors or their codes were
+    compared, and whether nothing can have been missed.
+    """
+
+    ids: Ids
+    scores: Vectors
+    way: str = "scan"
+    compared: int = 0
+    exact: bool = True
+
+
+NOTHING = Found(np.empty(0, np.int64), np.empty(0, np.float32))
 
 
 class VectorIndex(Protocol):
@@ -61,11 +81,6 @@ class VectorIndex(Protocol):
     @property
     def dim(self) -> int: ...
 
-    @property
-    def exact(self) -> bool:
-        """Whether nothing is ever missed."""
-        ...
-
     def __len__(self) -> int: ...
 
     def add(self, ids: Ids, vectors: Vectors) -> None: ...
@@ -76,14 +91,10 @@ class VectorIndex(Protocol):
 
     def search(
         self, query: Vectors, k: int, allowed: Ids | None = None, exact: bool = False, rough: bool = False
-    ) -> tuple[Ids, Vectors]:
-        """The best of `allowed` (ascending; None: all) for a query [dim]: ids and scores, best first, at most k.
+    ) -> Found:
+        """The best of `allowed` (ascending; None: all) for a query [dim], at most k. `exact`: every vector compared.
         `rough` where they are candidates for another order, of which the last may be missed.
         """
-        ...
-
-    def scans(self, allowed: Ids | None, exact: bool) -> bool:
-        """Whether a search computes the score of every allowed vector itself: nothing is missed, whatever the kind."""
         ...
 
     @property
@@ -111,9 +122,14 @@ class FaissIndex:
         self._there: Copy | None = None  # on the GPU
         self._one_there = threading.Lock()  # held while it is searched, or another takes its place
         self._every: Vectors = np.empty((0, dim), np.float32)  # FAISS's own
+        self._codes = self._read_codes()
         self._shown_last: dict[tuple[int, bool], Shown] = {}
         self._shown_of = 0, 0  # when there were so many places, and vectors
-        self._asked: tuple[Any, Any, Shown | None] = (None, None, None)  # what the last search here asked for, and how
+
+    def _read_codes(self) -> Codes | None:
+        if self.kind not in CODED:
+            return None
+        return Codes(faiss.downcast_index(faiss.downcast_index(self._faiss).base_index), self._stored)
 
     @property
     def exact(self) -> bool:
@@ -144,6 +160,11 @@ class FaissIndex:
         return not self.exact and len(self._ids) > 2 * self.tuned_at
 
     @property
+    def outdated(self) -> bool:
+        """Whether its codes are older than today's, or too few lists hold what it has."""
+        return self._codes is not None and self._codes.outdated
+
+    @property
     def trained(self) -> bool:
         return bool(self._faiss.is_trained)
 
@@ -153,7 +174,10 @@ class FaissIndex:
     def add(self, ids: Ids, vectors: Vectors) -> None:
         if len(ids):
             assert (np.diff(ids) > 0).all() and (not len(self._ids) or ids[0] > self._ids[-1])
-            self._faiss.add(np.ascontiguousarray(vectors, np.float32))
+            vectors = np.ascontiguousarray(vectors, np.float32)
+            self._faiss.add(vectors)
+            if self._codes is not None:
+                self._codes.follow(vectors)
             self._all.append(ids)
             self._hidden.append(np.zeros(len(ids), bool))
             self._count += len(ids)
@@ -175,22 +199,77 @@ class FaissIndex:
 
     def search(
         self, query: Vectors, k: int, allowed: Ids | None = None, exact: bool = False, rough: bool = False
-    ) -> tuple[Ids, Vectors]:
+    ) -> Found:
         if k <= 0 or len(self) == 0 or (allowed is not None and len(allowed) == 0):
-            return np.empty(0, np.int64), np.empty(0, np.float32)
+            return NOTHING
         there = self.kind in THERE and allowed is None and not exact and k <= MOST and gpus()
         if there and (answer := self._search_there(query, k)) is not None:
             return answer
-        k, query, scan = min(k, len(self)), np.ascontiguousarray(query[None], np.float32), self.scans(allowed, exact)
+        k, query = min(k, len(self)), np.ascontiguousarray(query, np.float32)
+        scan = self._scans(allowed, exact)
         shown = self._shown(allowed, scan)
         if scan:
-            scores, at = self._keeper.search(query, k, params=faiss.SearchParameters(sel=shown and shown.selector))
+            return self._scan(query, k, shown)
+        return (
+            self._search_graph(query, k, shown, rough)
+            if self._codes is None
+            else self._search_codes(query, k, shown, rough)
+        )
+
+    def _search_graph(self, query: Vectors, k: int, shown: Shown | None, rough: bool) -> Found:
+        """Where half may be found, the best lie twice as far: it looks at twice as many."""
+        one_in = shown.one_in if shown else 1.0
+        wide = int(one_in * max(self._tuned["efSearch"], k if rough else 2 * k))
+        params = faiss.SearchParametersHNSW(sel=shown and shown.selector, efSearch=wide)
+        near, found = self._faiss.search(query[None], k, params=params)
+        if shown is not None and self._stopped_short(query, shown, near[0], found[0], rough):
+            return self._scan(query, k, shown)
+        count = int((found[0] >= 0).sum())
+        return Found(self._ids[found[0, :count]], near[0, :count], "graph", min(wide * HNSW_LINKS, len(self)), False)
+
+    def _search_codes(self, query: Vectors, k: int, shown: Shown | None, rough: bool) -> Found:
+        codes, left = self._codes, shown.left if shown else None
+        assert codes is not None
+        probes = max(int(self._tuned.get("nprobe", 1)), math.ceil(2 * k * codes.lists / len(self._ids)))
+        depth = self._depth(k, rough, shown is not None)
+        read = codes.search(query, k, depth, probes, left, lambda places: self._compared(query, places, k))
+        return Found(self._ids[read.places], read.scores, read.way, read.compared, False)
+
+    def _scan(self, query: Vectors, k: int, shown: Shown | None) -> Found:
+        """Every vector that may be found compared."""
+        if shown is not None and self.kind == "small" and shown.size <= CODED_SCAN_MOST:
+            at, scores = self._compared(query, shown.places, k)
         else:
-            scores, at = self._faiss.search(query, k, params=self._parameters(k, shown, rough))
-            if shown is not None and self._stopped_short(query[0], shown, scores[0], at[0], rough):
-                scores, at = self._keeper.search(query, k, params=faiss.SearchParameters(sel=shown.selector))
-        found = k if at[0, -1] >= 0 else int((at[0] >= 0).sum())
-        return self._ids[at[0, :found]], scores[0, :found]
+            params = faiss.SearchParameters(sel=shown and shown.selector)
+            near, found = self._keeper.search(query[None], k, params=params)
+            at, scores = found[0, found[0] >= 0], near[0, found[0] >= 0]
+        return Found(self._ids[at], scores, "scan", shown.size if shown else len(self))
+
+    def _compared(self, query: Vectors, places: Ids, k: int) -> tuple[Ids, Vectors]:
+        """The best k of places [n] by their stored vectors, best first, and their scores."""
+        if not len(places):
+            return places, np.empty(0, np.float32)
+        if self.kind == "small":
+            scores = self._stored(places) @ query
+            best = np.argsort(-scores, kind="stable")[:k]
+            return places[best], scores[best]
+        params = faiss.SearchParameters(sel=faiss.IDSelectorArray(places))
+        near, found = self._keeper.search(query[None], min(k, len(places)), params=params)
+        return found[0], near[0]
+
+    @property
+    def _tuned(self) -> dict[str, float]:
+        return {name: float(value) for name, value in (pair.split("=") for pair in self.tuned.split(","))}
+
+    def _depth(self, k: int, rough: bool, filtered: bool) -> int:
+        """How many of the best by their codes are compared anew for k: as many for the best one as for the best ten,
+        and fewer for each the more are wanted.
+        """
+        most = self._tuned["k_factor_rf"] * TUNED_FOR
+        if filtered:
+            most = max(most, FILTERED_DEPTH)
+        wanted = most * max(1.0, k / TUNED_FOR) ** 0.75
+        return min(int(max(most, 4 * k) if rough else max(wanted, 2 * k)), len(self._ids))
 
     def _stopped_short(self, query: Vectors, shown: Shown, scores: Vectors, at: Ids, rough: bool) -> bool:
         """Whether a search under a selector has stopped before it got to what may be found: it found less than there
@@ -201,10 +280,11 @@ class FaissIndex:
         if int((at >= 0).sum()) < wanted:
             return True
         last = -(-wanted // ROUGH_SHARE) if rough else wanted
+        assert shown.witnesses is not None and shown.vectors is not None
         nearer = shown.witnesses[shown.vectors @ query > scores[last - 1] + ROUNDING]
         return bool(np.isin(nearer, at, invert=True).any())
 
-    def _search_there(self, query: Vectors, k: int) -> tuple[Ids, Vectors] | None:
+    def _search_there(self, query: Vectors, k: int) -> Found | None:
         """By a GPU; None where it cannot, or fails: what it then has is not to be trusted."""
         with self._one_there:
             try:
@@ -218,7 +298,9 @@ class FaissIndex:
                 self._there = None
                 return None
         found = np.flatnonzero(~self._gone[at])[:k]
-        return self._ids[at[found]], scores[found]
+        whole = self.kind == "gpu"
+        share = 1.0 if probes is None else min(1.0, probes / there.faiss.nlist)
+        return Found(self._ids[at[found]], scores[found], "scan" if whole else "lists", int(share * len(self)), whole)
 
     @property
     def crowded(self) -> bool:
@@ -248,13 +330,6 @@ class FaissIndex:
         there.upto = len(self._ids)
         return there
 
-    def _parameters(self, k: int, shown: Shown | None, rough: bool) -> Any:
-        asked = self.tuned, k, rough, len(self._ids)
-        if self._asked[0] != asked or self._asked[2] is not shown:
-            each = len(self._ids) / faiss.extract_index_ivf(self._faiss).nlist if self.kind in ("ivf", "small") else 1.0
-            self._asked = asked, parameters(self.kind, self.tuned, k, shown, each, rough), shown
-        return self._asked[1]
-
     def _shown(self, allowed: Ids | None, scan: bool) -> Shown | None:
         """Which vectors may be found; None: all. People ask more than once with one filter, so the last are kept, until
         there are other vectors.
@@ -269,20 +344,30 @@ class FaissIndex:
             at = at[~self._gone[at]]
             while len(self._shown_last) >= FILTERS_KEPT:
                 self._shown_last.pop(next(iter(self._shown_last)))
-            # a flat keeper goes through a list of places without looking at the others
-            listed = faiss.IDSelectorArray(at) if scan and self.kind != "small" else selector(at, len(self._ids))
-            witnesses = at[:0] if scan or not len(at) else np.random.default_rng(0).choice(at, WITNESSES)
-            self._shown_last[asked] = Shown(
-                listed, len(self._ids) / max(len(at), 1), allowed, len(at), witnesses, self._stored(witnesses)
-            )
+            self._shown_last[asked] = self._shown_at(at, allowed, scan)
         return self._shown_last[asked]
 
-    def scans(self, allowed: Ids | None, exact: bool) -> bool:
-        most: float = SCAN_MOST
-        if self.kind == "hnsw":  # its graph compares some 30 n / allowed for each of efSearch
-            most = max(most, math.sqrt(30 * int(self.tuned.removeprefix("efSearch=")) * len(self)))
-        by_filter = allowed is not None and self.kind == "gpu-ivf"
-        return few(allowed, len(self), most) or by_filter or (exact and not self.exact)
+    def _shown_at(self, at: Ids, allowed: Ids | None, scan: bool) -> Shown:
+        """What is needed to search among places `at`."""
+        one_in = len(self._ids) / max(len(at), 1)
+        if self._codes is not None and not scan:
+            return Shown(at, allowed, one_in, left=self._codes.left(at))
+        # a flat keeper goes through a list of places without looking at the others
+        listed = faiss.IDSelectorArray(at) if scan and self.kind != "small" else selector(at, len(self._ids))
+        if scan or not len(at):
+            return Shown(at, allowed, one_in, listed)
+        witnesses = np.random.default_rng(0).choice(at, WITNESSES)
+        return Shown(at, allowed, one_in, listed, witnesses, self._stored(witnesses))
+
+    def _scans(self, allowed: Ids | None, exact: bool) -> bool:
+        """Whether a search compares every vector that may be found, from the start."""
+        if exact or self.kind == "exact" or self.kind in THERE:
+            return True
+        if self._codes is not None:
+            return allowed is not None and len(allowed) <= CODED_SCAN_MOST
+        # a graph compares some 30 n / allowed for each of efSearch
+        most = max(SCAN_MOST, math.sqrt(30 * self._tuned["efSearch"] * len(self)))
+        return few(allowed, len(self), most)
 
     @property
     def _keeper(self) -> Any:
@@ -312,6 +397,8 @@ class FaissIndex:
         self.tuned_at, self.tuned_by = len(self._ids), asked_by
         if self.exact or len(self) < 100 or (self.kind in THERE and not gpus()):
             return
+        if self._codes is not None and self._codes.lists == 1:  # nothing to choose
+            return
         queries = np.ascontiguousarray(queries, np.float32)
         if self.kind not in THERE:
             _, truth = self._keeper.search(queries, TUNED_FOR)
@@ -335,15 +422,21 @@ class FaissIndex:
     def save(self, path: Path) -> None:
         """Write two files, `path`.faiss and `path`.npz."""
         faiss.write_index(self._faiss, f"{path}.faiss")
-        np.savez(f"{path}.npz", ids=self._ids, gone=self._gone)
+        codes = self._codes.values if self._codes else np.empty((0, 0), np.uint8)
+        np.savez(f"{path}.npz", ids=self._ids, gone=self._gone, codes=codes)
 
     @classmethod
     def load(cls, path: Path, dim: int, kind: str, tuned: str, tuned_at: int = 0, tuned_by: str = "") -> FaissIndex:
         """Read what `save` wrote. Only for files whose checksum has been compared: FAISS trusts what it reads."""
         index = cls(dim, kind)
         index._faiss = faiss.read_index(f"{path}.faiss")
+        index._codes = index._read_codes()
         with np.load(f"{path}.npz", allow_pickle=False) as kept:
             index._all, index._hidden = Column(kept["ids"]), Column(kept["gone"])
+            if index._codes is not None and index._codes.lists > 1:
+                known = kept.get("codes")  # older snapshots have none
+                every = np.arange(len(index._ids) if known is None else 0)
+                index._codes.follow(index._stored(every), known)
         index._count = int((~index._gone).sum())
         index.tuned, index.tuned_at, index.tuned_by = tuned, tuned_at, tuned_by
         return index
@@ -355,16 +448,21 @@ def few(allowed: Ids | None, count: int, most: float = SCAN_MOST) -> bool:
 
 
 class Shown(NamedTuple):
-    """FAISS's selector of the vectors that may be found, which are one in how many, the filter that leaves them and how
-    many they are; where not every one will be compared, some of their places by chance [n], and their vectors [n, dim].
+    """The places [size] of vectors that may be found, by which filter, and one in how many they are. For FAISS, a
+    selector of them; for a graph some of them by chance [n], with their vectors [n, dim]; for codes what these need.
     """
 
-    selector: Any
-    one_in: float
+    places: Ids
     allowed: Ids | None
-    size: int
-    witnesses: Ids
-    vectors: Vectors
+    one_in: float
+    selector: Any = None
+    witnesses: Ids | None = None
+    vectors: Vectors | None = None
+    left: Left | None = None
+
+    @property
+    def size(self) -> int:
+        return len(self.places)
 
 
 class Tried(NamedTuple):
@@ -400,23 +498,17 @@ def explored(space: Any, index: Any, queries: Vectors, truth: Ids, threads: int 
     return [Tried(one.perf, 1000 * threads * one.t / len(queries), one.key) for one in tried if one.key]
 
 
-def lists_for(count: int) -> int:
-    """How many lists so many vectors are kept in, as FAISS's guidelines have it."""
-    return int(np.clip(4 * np.sqrt(count), 16, 65_536))
-
-
 def factory(dim: int, kind: str, expected: int) -> str:
     """FAISS's name for a kind of index that will hold about so many vectors."""
-    if kind in ("exact", "hnsw", *THERE):
-        return f"HNSW{HNSW_LINKS},Flat" if kind == "hnsw" else "Flat"
-    codes = f"PQ{max(1, dim // 4) if dim % 4 == 0 else dim}x4fs"
-    return f"IVF{lists_for(expected)},{codes},{'RFlat' if kind == 'ivf' else 'Refine(SQ8)'}"
+    if kind in CODED:
+        return f"{described(dim, expected)},{'RFlat' if kind == 'ivf' else 'Refine(SQ8)'}"
+    return f"HNSW{HNSW_LINKS},Flat" if kind == "hnsw" else "Flat"
 
 
 def bytes_for(kind: str, dim: int) -> int:
     """Of one vector, as the table above has it."""
-    code = dim // 8
-    return 4 * dim + {"hnsw": 272, "ivf": code, "small": code - 3 * dim}.get(kind, 0)
+    codes = dim // 2 + 12
+    return 4 * dim + {"hnsw": 272, "ivf": codes, "small": codes - 3 * dim}.get(kind, 0)
 
 
 def selector(places: Ids, count: int) -> Any:
@@ -424,23 +516,6 @@ def selector(places: Ids, count: int) -> Any:
     bits = np.zeros(count, bool)
     bits[places] = True
     return faiss.IDSelectorBitmap(np.packbits(bits, bitorder="little"))
-
-
-def parameters(
-    kind: str, tuned: str, k: int, shown: Shown | None = None, each: float = 1.0, rough: bool = False
-) -> Any:
-    """FAISS's search parameters: what tuning found, and which vectors may be found. Where half may, the best lie twice
-    as far: it looks at twice as many. Lists have so many vectors `each`: for many hits it looks through more of them.
-    """
-    may, wider = (shown.selector, shown.one_in) if shown else (None, 1.0)
-    if kind in ("exact", *THERE):
-        return faiss.SearchParameters(sel=may)
-    values = {name: float(value) for name, value in (pair.split("=") for pair in tuned.split(","))}
-    if kind == "hnsw":
-        return faiss.SearchParametersHNSW(sel=may, efSearch=int(wider * max(values["efSearch"], k if rough else 2 * k)))
-    lists = faiss.SearchParametersIVF(nprobe=int(wider * max(values["nprobe"], 2 * k / each)), sel=may)
-    compared = values["k_factor_rf"] * max(1.0, TUNED_FOR / k)  # as many for the best one as for the best ten
-    return faiss.IndexRefineSearchParameters(k_factor=compared, base_index_params=lists)
 
 
 @dataclass(frozen=True)
@@ -458,18 +533,15 @@ class Sizing:
         """The kind for so many vectors: the simplest that is quick enough, within the memory. A kind that is no longer
         needed stays until half of what it was needed for is left.
 
-        >>> [Sizing().kind_for(n, 256) for n in (1_000, 100_000, 3_000_000)], Sizing().kind_for(30_000, 256, "hnsw")
-        (['exact', 'hnsw', 'ivf'], 'hnsw')
+        >>> [Sizing().kind_for(n, 256) for n in (1_000, 100_000, 3_000_000)], Sizing().kind_for(4_000, 256, "ivf")
+        (['exact', 'ivf', 'ivf'], 'ivf')
         >>> Sizing(memory_mb=40).kind_for(100_000, 256), Sizing("exact").kind_for(100_000, 256)
         ('small', 'exact')
-        >>> Sizing(latency_ms=20).kind_for(100_000, 256), Sizing("auto", 40, 20).kind_for(100_000, 256)
-        ('exact', 'small')
         """
         if self.kind != "auto":
             return self.kind if count >= LEARNABLE or self.kind not in LEARNED else "exact"
         lenient, most = 1 if now in WHOLE else 2, self.memory_mb * 1_000_000 or math.inf
-        quick = count * lenient * dim <= self.latency_ms * COMPARED_PER_MS
-        if quick and (bytes_for("exact", dim) * count <= most or count < LEARNABLE):
+        quick = count * lenient * dim <= min(self.latency_ms, EXACT_MS) * COMPARED_PER_MS
+        if count < LEARNABLE or (quick and bytes_for("exact", dim) * count <= most):
             return "exact"
-        wanted = ("hnsw", "ivf", "small") if count < IVF_FROM else ("ivf", "small")
-        return next((k for k in wanted if bytes_for(k, dim) * count <= most), "small")
+        return "ivf" if bytes_for("ivf", dim) * count <= most else "small"

@@ -23,7 +23,8 @@ class Metrics:
         self.queued = Histogram("tercet_queue_seconds", "Wait for the encoder", ["lane"], buckets=SECONDS, registry=r)
         self.recall = Histogram(
             "tercet_search_recall",
-            "Share of a search's hits that comparing every vector finds too",
+            "Share of a search's hits that comparing every vector finds too, by the ways that answered it",
+            ["ways", "filtered"],
             buckets=(0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 1.0),
             registry=r,
         )

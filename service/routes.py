@@ -552,7 +552,8 @@ async def searched(tercet: State, collection: Collection, aims: list[Aim], optio
     if found.hits and not found.plan.exact and random.random() < tercet.settings.recall_sample:
         right = await asyncio.to_thread(search, collection, aims, replace(options, exact=True))
         there = {hit.id for hit in found.hits}
-        tercet.metrics.recall.observe(sum(hit.id in there for hit in right.hits) / max(len(right.hits), 1))
+        recall = tercet.metrics.recall.labels("+".join(found.plan.ways), "yes" if options.filter else "no")
+        recall.observe(sum(hit.id in there for hit in right.hits) / max(len(right.hits), 1))
     return found
 
 

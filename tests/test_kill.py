@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from index import data, reembed, snapshot, vectors
+from index import codes, data, reembed, snapshot, vectors
 from index.collection import Collection
 from index.data import Collections
 from index.records import NewItem, Records
@@ -63,9 +63,15 @@ def acknowledge(*items: tuple[str, int | None]) -> None:
     print("\n".join(json.dumps({"id": id, "n": n}) for id, n in items), flush=True)
 
 
+def codes_from(count: int) -> None:
+    """Have vectors of 8 dimensions kept in lists of codes as soon as there are so many."""
+    vectors.COMPARED_PER_MS = int(8 * count / vectors.EXACT_MS)
+    vectors.LEARNABLE, codes.ONE_LIST = count, count // 4
+
+
 def life_of_a_writer(folder: Path) -> None:
     """Add, replace and delete with media, snapshots between them, until an index of another kind takes over."""
-    vectors.COMPARED_PER_MS = 160  # a graph from 40 of 8 dimensions
+    codes_from(40)
     media = folder.parent / "m.wav"
     box = Collection(folder, "f1", dims(8))
 
@@ -86,14 +92,14 @@ def life_of_a_writer(folder: Path) -> None:
     while box.busy:
         time.sleep(0.01)
     with box.held():
-        assert box.index("video").kind == "hnsw"
+        assert box.index("video").kind == "ivf"
     put("i3", 3)
     box.close()
 
 
 def restless_life(folder: Path, seed: int) -> None:
     """Put, replace, delete and snapshot for ever."""
-    vectors.COMPARED_PER_MS = 160  # a graph from 40 of 8 dimensions
+    codes_from(40)
     luck, box, n = random.Random(seed), Collection(folder, "f1", dims(8)), seed * 10_000
     media = folder.parent / "m.wav"
     while True:

@@ -92,7 +92,8 @@ def test_adding_answers_what_was_stored(client: Client, clips: dict[str, Path]) 
 
 def test_text_finds_the_right_moment(client: Client) -> None:
     result = search(client, "text-video", "red")
-    assert result["route"] == "text-video" and result["plan"] == {"exact": True, "candidates": 5}
+    assert result["route"] == "text-video"
+    assert result["plan"] == {"exact": True, "candidates": 5, "ways": ["scan"], "compared": 5}
     assert {h["id"] for h in result["hits"][:2]} == {"red", "story"} and result["hits"][2]["id"] == "green"
     story = next(h for h in result["hits"] if h["id"] == "story")
     assert story["start_s"] == pytest.approx(4.0, abs=0.2) and story["end_s"] == pytest.approx(6.0, abs=0.2)

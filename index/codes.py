@@ -1,0 +1,217 @@
+"""Lists of 4-bit codes: vectors read roughly, in such a way that no filter hides what is near.
+
+Each vector has a code by product quantization (half as many pieces as dimensions, 16 values a piece) and lies in the
+list of its nearest centroid. A search reads codes with FAISS's fast scan; the best of them are compared anew by their
+stored vectors. Which codes are read:
+
+- up to 50,000 vectors, all of them, in one list;
+- with more, the lists nearest to the query; how many, tuning finds;
+- where a filter leaves up to 65,536 vectors, a copy of their codes, whole;
+- where it leaves more, the nearest lists that hold any of them, and further lists for as long as these can be expected
+  to hold something better. Scores within a list are taken to be normally distributed around its centroid's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import faiss as untyped_faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from .places import Column, Ids
+
+faiss: Any = untyped_faiss
+
+Vectors = NDArray[np.float32]
+Compare = Callable[[Ids], tuple[Ids, Vectors]]  # places to the best of them, best first, and their scores
+
+ONE_LIST = 50_000  # vectors, of which all codes are read
+COPIED = 65_536  # vectors left by a filter, of which the codes are copied, at most
+LEAST_PROBES = 16  # lists that a filtered search reads first, at least
+GROWTH = 3  # times what has been read is read next, at most
+MISSED = 0.05  # of the wanted may be expected in lists that are not read
+SPREAD_OF = 16_384  # vectors that the spread within lists is measured on
+
+
+def lists_for(count: int) -> int:
+    """How many lists so many vectors are kept in, as FAISS's guidelines have it."""
+    return int(np.clip(4 * np.sqrt(count), 16, 65_536))
+
+
+def pieces(dim: int) -> int:
+    """How many pieces of a vector have a code."""
+    return dim // 2 if dim % 2 == 0 else dim
+
+
+def described(dim: int, expected: int) -> str:
+    """FAISS's name for the lists of so many vectors."""
+    return f"IVF{lists_for(expected) if expected > ONE_LIST else 1},PQ{pieces(dim)}x4fs"
+
+
+@dataclass(frozen=True)
+class Left:
+    """What a filter leaves: the places [n] of vectors, and either a copy of their codes, or FAISS's selector of them
+    and how many of them each list holds, [lists].
+    """
+
+    places: Ids
+    copy: Any = None
+    selector: Any = None
+    counts: NDArray[np.float32] | None = None
+
+
+class Read(NamedTuple):
+    """Places [n] and scores [n] of what was found, best first; "codes" where the codes of all that may be found were
+    read, or "lists"; and how many that were.
+    """
+
+    places: Ids
+    scores: Vectors
+    way: str
+    compared: int
+
+
+class Codes:
+    """Reads an index of FAISS's kind IVF,PQ..x4fs. `stored` gives the vectors [n, dim] of places.
+
+    Places count vectors in the order in which they were added.
+    """
+
+    def __init__(self, index: Any, stored: Callable[[Ids], Vectors]) -> None:
+        self._index, self._stored = index, stored
+        self.lists = int(index.nlist)
+        self._codes = Column(np.empty((0, index.code_size), np.uint8))
+        self._sizes: Vectors = np.empty(0, np.float32)  # of the lists
+        self._sized_at = -1  # vectors
+        self._in_list = np.empty(0, np.int32)
+        self._centroids: Vectors = np.empty((0, index.d), np.float32)
+        self._spread = np.empty((0, 0), np.float32)
+        self._spread_at = 0  # vectors
+
+    @property
+    def values(self) -> NDArray[np.uint8]:
+        """The codes [n, bytes] of all vectors, in the order of their places; none where there is one list."""
+        found: NDArray[np.uint8] = self._codes.values
+        return found
+
+    def follow(self, added: Vectors, codes: NDArray[np.uint8] | None = None) -> None:
+        """Keep the codes [n, bytes] of vectors [n, dim] that the index was given; worked out where none are given."""
+        if self.lists > 1:
+            self._codes.append(self._index.pq.compute_codes(added) if codes is None else codes)
+
+    @property
+    def outdated(self) -> bool:
+        """Whether today's codes are finer, or it holds far more vectors than it has lists for."""
+        count = int(self._index.ntotal)
+        crowded = 2 * count > 3 * ONE_LIST if self.lists == 1 else lists_for(count) > 3 * self.lists
+        return crowded or int(self._index.pq.M) != pieces(int(self._index.d))
+
+    def left(self, places: Ids) -> Left:
+        """What is needed to search among places [n], ascending."""
+        count = int(self._index.ntotal)
+        if self.lists > 1 and len(places) <= COPIED:
+            return Left(places, copy=self._copied(places))
+        bits = np.zeros(count, bool)
+        bits[places] = True
+        chosen = faiss.IDSelectorBitmap(np.packbits(bits, bitorder="little"))
+        if self.lists == 1:
+            return Left(places, selector=chosen)
+        self._look_up()
+        counts = np.bincount(self._in_list[places], minlength=self.lists).astype(np.float32)
+        return Left(places, selector=chosen, counts=counts)
+
+    def _copied(self, places: Ids) -> Any:
+        pq = self._index.pq
+        codes = faiss.IndexPQ(pq.d, pq.M, pq.nbits, faiss.METRIC_INNER_PRODUCT)
+        codes.pq, codes.is_trained = pq, True
+        codes.add_sa_codes(self.values[places])
+        return faiss.IndexPQFastScan(codes)
+
+    def _count_lists(self) -> None:
+        """See how many vectors each list holds."""
+        count = int(self._index.ntotal)
+        if not len(self._centroids):
+            self._centroids = self._index.quantizer.reconstruct_n(0, self.lists)
+        if self._sized_at != count:
+            held = self._index.invlists
+            self._sizes = np.array([held.list_size(n) for n in range(self.lists)], np.float32)
+            self._sized_at = count
+
+    def _look_up(self) -> None:
+        """See which list each vector is in, and how far vectors lie from their centroids."""
+        count = int(self._index.ntotal)
+        self._count_lists()
+        if len(self._in_list) != count:
+            self._in_list = np.empty(count, np.int32)
+            held = faiss.downcast_InvertedLists(self._index.invlists)
+            for n in np.flatnonzero(self._sizes).tolist():
+                self._in_list[faiss.rev_swig_ptr(held.get_ids(n), held.list_size(n))] = n
+        if count > 2 * self._spread_at:
+            some = np.unique(np.linspace(0, count - 1, min(count, SPREAD_OF)).astype(np.int64))
+            off = self._stored(some) - self._centroids[self._in_list[some]]
+            self._spread, self._spread_at = np.asarray(off.T @ off / len(some), np.float32), count
+
+    def search(self, query: Vectors, k: int, depth: int, probes: int, left: Left | None, compare: Compare) -> Read:
+        """The best k for a query [dim]: the `depth` best by their codes compared, in `probes` lists at first."""
+        if left is not None and left.copy is not None:
+            _, at = left.copy.search(query[None], min(depth, len(left.places)))
+            return Read(*compare(left.places[at[0][at[0] >= 0]]), "codes", len(left.places))
+        if self.lists == 1:
+            whole, near = np.zeros(1, np.int64), np.zeros(1, np.float32)
+            found = self._read(query, whole, near, depth, left.selector if left else None)
+            return Read(*compare(found), "codes", int(self._index.ntotal))
+        return self._walk(query, k, depth, probes, left, compare)
+
+    def _walk(self, query: Vectors, k: int, depth: int, probes: int, left: Left | None, compare: Compare) -> Read:
+        """Read the nearest lists. Where a filter leaves what may lie elsewhere, or too little was found, go on: what is
+        expected of a list is the tail of a normal distribution above the worst of the best k, times what it holds.
+        """
+        self._count_lists()
+        near = self._centroids @ query
+        selector, unread = None, self._sizes.copy()
+        if left is not None and left.counts is not None:
+            selector, unread, probes = left.selector, left.counts.copy(), max(probes, LEAST_PROBES)
+        reach = near if left is None else np.where(unread > 0, near, np.float32(-2.0))
+        probes = min(probes, self.lists)
+        part = np.argpartition(reach, -probes)[-probes:]
+        places, scores = compare(self._read(query, part, near[part], depth, selector))
+        compared = int(self._sizes[part].sum())
+        if left is None and len(places) >= min(k, int(self._index.ntotal)):
+            return Read(places, scores, "lists", compared)
+        unread[part], read = 0.0, probes
+        self._look_up()
+        deviation = math.sqrt(max(float(query @ self._spread @ query), 1e-12))
+        while True:
+            worst = float(scores[k - 1]) if len(scores) >= k else -2.0
+            z = (worst - near) * np.float32(1 / deviation)
+            expected = unread * np.where(z > 0, 0.5 * np.exp(-z * (0.5 * z + 0.7)), np.float32(1.0))
+            surplus = float(expected.sum()) - MISSED * k
+            if surplus <= 0:
+                return Read(places, scores, "lists", compared)
+            part = np.argpartition(expected, -min(GROWTH * read, self.lists))[-min(GROWTH * read, self.lists) :]
+            part = part[np.argsort(-expected[part])]
+            enough = int(np.searchsorted(np.cumsum(expected[part]), surplus)) + 1
+            part = part[:enough][unread[part[:enough]] > 0]
+            if not len(part):
+                return Read(places, scores, "lists", compared)
+            more, near_more = compare(self._read(query, part, near[part], depth, selector))
+            places, scores = np.concatenate([places, more]), np.concatenate([scores, near_more])
+            best = np.argsort(-scores, kind="stable")[:k]
+            places, scores = places[best], scores[best]
+            unread[part] = 0.0
+            read, compared = read + len(part), compared + int(self._sizes[part].sum())
+
+    def _read(self, query: Vectors, part: Ids, near: Vectors, depth: int, selector: Any) -> Ids:
+        """The places of the best by their codes in some lists, which are so near."""
+        params = faiss.SearchParametersIVF(nprobe=len(part), sel=selector)
+        lists, near = np.ascontiguousarray(part, np.int64), np.ascontiguousarray(near, np.float32)
+        scores, found = np.empty(depth, np.float32), np.empty(depth, np.int64)
+        point = faiss.swig_ptr
+        self._index.search_preassigned_c(
+            1, point(query), depth, point(lists), point(near), point(scores), point(found), False, params, None
+        )
+        return found if found[-1] >= 0 else found[found >= 0]
