@@ -11,8 +11,8 @@ against every vector compared.
 
 Filters leave shares drawn by chance, other topics than the query's, or all but its topic; at last a topic is removed
 and its neighbourhood asked for. The first search by a filter is timed apart: what a filter leaves is kept. `--graph`
-puts FAISS's HNSW with the same selectors beside ours, `--others` qdrant-edge-py and LanceDB without filters, where they are
-installed. What is made of ours is used again where it is kept.
+puts FAISS's HNSW with the same selectors beside ours, `--others` qdrant-edge-py and LanceDB without filters, where
+they are installed. What is made of ours is used again where it is kept.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ from model.manifest import BadManifest
 from .backup import Saved, backup, restore
 from .bank import stock
 from .build import Report, build
-from .collection import Collection, CollectionError
+from .collection import Collection, CollectionError, FingerprintConflict
 from .data import Collections
 from .filters import BadFilter
 from .records import UnknownSchema
@@ -155,7 +155,7 @@ def build_command(args: argparse.Namespace) -> int:
         raise FileNotFoundError(f"{missing[0]} does not exist")
     encoder = OnnxEncoder.open(args.bundle, threads=1)  # a core for each of the batches that are encoded at once
     collections = opened(args, encoder, make=True)
-    if args.reembed and args.collection in collections.conflicts:
+    if args.reembed and isinstance(collections.conflicts.get(args.collection), FingerprintConflict):
         collections.close()
         reembedded = reembed_with_progress(args, encoder, overlap=None)
         if reembedded.failed:

@@ -9,6 +9,8 @@ stored vectors. Which codes are read:
 - where a filter leaves up to 65,536 vectors, a copy of their codes, whole;
 - where it leaves more, the nearest lists that hold any of them, and further lists for as long as these can be expected
   to hold something better. Scores within a list are taken to be normally distributed around its centroid's.
+
+Where many codes are about as good as the worst of what was found, more of them are compared.
 """
 
 from __future__ import annotations
@@ -34,7 +36,9 @@ COPIED = 65_536  # vectors left by a filter, of which the codes are copied, at m
 LEAST_PROBES = 16  # lists that a filtered search reads first, at least
 GROWTH = 3  # times what has been read is read next, at most
 MISSED = 0.05  # of the wanted may be expected in lists that are not read
-SPREAD_OF = 16_384  # vectors that the spread within lists is measured on
+SPREAD_OF = 16_384  # vectors that the spread within lists, and the error of codes, are measured on
+SURE = 1.5  # standard deviations of that error, by which the last code that is compared lies below the last hit
+DEEPER = 4  # times as many are compared where it does not
 
 
 def lists_for(count: int) -> int:
@@ -91,6 +95,8 @@ class Codes:
         self._centroids: Vectors = np.empty((0, index.d), np.float32)
         self._spread = np.empty((0, 0), np.float32)
         self._spread_at = 0  # vectors
+        self._error = np.empty((0, 0), np.float32)
+        self._error_at = 0  # vectors
 
     @property
     def values(self) -> NDArray[np.uint8]:
@@ -155,16 +161,49 @@ class Codes:
             off = self._stored(some) - self._centroids[self._in_list[some]]
             self._spread, self._spread_at = np.asarray(off.T @ off / len(some), np.float32), count
 
+    def _measure_error(self) -> None:
+        """See how far vectors lie from what their codes say."""
+        count = int(self._index.ntotal)
+        if count > 2 * self._error_at:
+            some = self._stored(np.unique(np.linspace(0, count - 1, min(count, SPREAD_OF)).astype(np.int64)))
+            off = some - self._index.pq.decode(self._index.pq.compute_codes(some))
+            self._error, self._error_at = np.asarray(off.T @ off / len(some), np.float32), count
+
     def search(self, query: Vectors, k: int, depth: int, probes: int, left: Left | None, compare: Compare) -> Read:
         """The best k for a query [dim]: the `depth` best by their codes compared, in `probes` lists at first."""
-        if left is not None and left.copy is not None:
-            _, at = left.copy.search(query[None], min(depth, len(left.places)))
-            return Read(*compare(left.places[at[0][at[0] >= 0]]), "codes", len(left.places))
-        if self.lists == 1:
-            whole, near = np.zeros(1, np.int64), np.zeros(1, np.float32)
-            found = self._read(query, whole, near, depth, left.selector if left else None)
-            return Read(*compare(found), "codes", int(self._index.ntotal))
-        return self._walk(query, k, depth, probes, left, compare)
+        if self.lists > 1 and (left is None or left.copy is None):
+            return self._walk(query, k, depth, probes, left, compare)
+        count = int(self._index.ntotal) if left is None else len(left.places)
+
+        def read(depth: int) -> tuple[Ids, Vectors]:
+            if left is None or left.copy is None:
+                whole, near = np.zeros(1, np.int64), np.zeros(1, np.float32)
+                return self._read(query, whole, near, depth, left.selector if left else None)
+            codes, at = left.copy.search(query[None], depth)
+            return left.places[at[0]], codes[0]
+
+        places, scores = self._compared(query, k, min(depth, count), count, read, compare)
+        return Read(places, scores, "codes", count)
+
+    def _compared(
+        self,
+        query: Vectors,
+        k: int,
+        depth: int,
+        most: int,
+        read: Callable[[int], tuple[Ids, Vectors]],
+        compare: Compare,
+    ) -> tuple[Ids, Vectors]:
+        """The best k of the `depth` best by their codes, or of more, up to `most`, where the codes are too alike."""
+        self._measure_error()
+        error = math.sqrt(max(float(query @ self._error @ query), 0.0))
+        while True:
+            places, codes = read(depth)
+            found, scores = compare(places)
+            sure = len(scores) >= k and len(codes) and codes[-1] < scores[k - 1] - SURE * error
+            if sure or depth >= most or len(places) < depth:
+                return found, scores
+            depth = min(DEEPER * depth, most)
 
     def _walk(self, query: Vectors, k: int, depth: int, probes: int, left: Left | None, compare: Compare) -> Read:
         """Read the nearest lists. Where a filter leaves what may lie elsewhere, or too little was found, go on: what is
@@ -178,10 +217,13 @@ class Codes:
         reach = near if left is None else np.where(unread > 0, near, np.float32(-2.0))
         probes = min(probes, self.lists)
         part = np.argpartition(reach, -probes)[-probes:]
-        places, scores = compare(self._read(query, part, near[part], depth, selector))
         compared = int(self._sizes[part].sum())
-        if left is None and len(places) >= min(k, int(self._index.ntotal)):
-            return Read(places, scores, "lists", compared)
+        if left is None:
+            places, scores = compare(self._read(query, part, near[part], depth, None)[0])
+            if len(places) >= k:
+                return Read(places, scores, "lists", compared)
+        else:
+            places, scores = self._compared_in(query, k, depth, part, near, selector, unread, compare)
         unread[part], read = 0.0, probes
         self._look_up()
         deviation = math.sqrt(max(float(query @ self._spread @ query), 1e-12))
@@ -198,15 +240,34 @@ class Codes:
             part = part[:enough][unread[part[:enough]] > 0]
             if not len(part):
                 return Read(places, scores, "lists", compared)
-            more, near_more = compare(self._read(query, part, near[part], depth, selector))
+            more, near_more = self._compared_in(query, k, depth, part, near, selector, unread, compare)
             places, scores = np.concatenate([places, more]), np.concatenate([scores, near_more])
             best = np.argsort(-scores, kind="stable")[:k]
             places, scores = places[best], scores[best]
             unread[part] = 0.0
             read, compared = read + len(part), compared + int(self._sizes[part].sum())
 
-    def _read(self, query: Vectors, part: Ids, near: Vectors, depth: int, selector: Any) -> Ids:
-        """The places of the best by their codes in some lists, which are so near."""
+    def _compared_in(
+        self,
+        query: Vectors,
+        k: int,
+        depth: int,
+        part: Ids,
+        near: Vectors,
+        selector: Any,
+        unread: Vectors,
+        compare: Compare,
+    ) -> tuple[Ids, Vectors]:
+        """The best k of some lists, `unread` of each of which may be found."""
+        most = max(int(unread[part].sum()), 1)
+
+        def read(depth: int) -> tuple[Ids, Vectors]:
+            return self._read(query, part, near[part], depth, selector)
+
+        return self._compared(query, k, min(depth, most), most, read, compare)
+
+    def _read(self, query: Vectors, part: Ids, near: Vectors, depth: int, selector: Any) -> tuple[Ids, Vectors]:
+        """The places of the best by their codes in some lists, which are so near, and what the codes say of them."""
         params = faiss.SearchParametersIVF(nprobe=len(part), sel=selector)
         lists, near = np.ascontiguousarray(part, np.int64), np.ascontiguousarray(near, np.float32)
         scores, found = np.empty(depth, np.float32), np.empty(depth, np.int64)
@@ -214,4 +275,5 @@ class Codes:
         self._index.search_preassigned_c(
             1, point(query), depth, point(lists), point(near), point(scores), point(found), False, params, None
         )
-        return found if found[-1] >= 0 else found[found >= 0]
+        count = depth if found[-1] >= 0 else int((found >= 0).sum())
+        return found[:count], scores[:count]

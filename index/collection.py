@@ -5,6 +5,7 @@ CollectionError
 ├── NoVectors              an item without the modality asked for
 ├── NoPreview              an item without a picture or a sound to show
 ├── FingerprintConflict    embedded with another bundle
+├── RecordsLost            its records are missing or empty, and it has files
 └── DataInUse              another process has the data folder open
 """
 
@@ -34,7 +35,16 @@ from .store import FaissStore, Store, VectorStoreFailed
 from .vectors import FaissIndex, Sizing, VectorIndex, Vectors
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+RECORDS, MEDIA, SNAPSHOTS = "records.sqlite", "media", "snapshots"  # in a collection's folder
+SET_ASIDE = "set-aside"  # there, media that no item names
 log = logging.getLogger(__name__)
+
+
+def holds_files(folder: Path, among: tuple[str, ...] = (MEDIA, SET_ASIDE, SNAPSHOTS)) -> bool:
+    """Whether a collection's folder has any uploads or snapshots."""
+    return any(any((folder / name).iterdir()) for name in among if (folder / name).is_dir())
+
+
 SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,8}")
 
 
@@ -70,6 +80,16 @@ class FingerprintConflict(CollectionError):
         self.name, self.collection, self.bundle = name, collection, bundle
 
 
+class RecordsLost(CollectionError):
+    def __init__(self, name: str, folder: Path) -> None:
+        super().__init__(
+            f"the records of collection {name!r} are missing or empty, but {folder} holds its uploads or snapshots."
+            " Nothing was changed. Put records.sqlite back from a backup, together with records.sqlite-wal if there is"
+            " one; or move the folder away to begin anew, and index its media with `python -m index build`"
+        )
+        self.name = name
+
+
 class NoVectors(CollectionError):
     def __init__(self, id: str, encoding: str) -> None:
         super().__init__(f"item {id!r} has no {encoding} to compare with")
@@ -92,11 +112,17 @@ class Collection:
 
     def __init__(self, folder: Path, fingerprint: str, dims: Mapping[str, int], sizing: Sizing = Sizing()) -> None:
         self.name, self.folder, self.dims, self.fingerprint = folder.name, folder, dims, fingerprint
+        kept = holds_files(folder)
+        if kept and not (folder / RECORDS).exists():
+            raise RecordsLost(self.name, folder)
         (folder / "media").mkdir(parents=True, exist_ok=True)
         self._writing = threading.RLock()  # taken before the other, by whoever changes vectors or wants none changed
         self._lock, self._closed = threading.RLock(), False
-        self._records = Records(folder / "records.sqlite")
+        self._records = Records(folder / RECORDS)
         meta = self._records.meta()
+        if not meta and kept:
+            self._records.close()
+            raise RecordsLost(self.name, folder)
         if not meta:
             meta = {"fingerprint": fingerprint, "id": uuid.uuid4().hex}
             self._records.set_meta(meta)
@@ -120,17 +146,23 @@ class Collection:
         except BaseException:
             self._records.close()
             raise
-        self._drop_orphans()
+        self._set_orphans_aside()
         self._store.tend(self._records)
 
     # ------------------------------------------------------------ opening and closing
 
-    def _drop_orphans(self) -> None:
-        """Media whose item was never acknowledged, or was deleted just before a kill."""
-        kept = self._records.media_files()
-        for path in (self.folder / "media").iterdir():
-            if path.name not in kept:
-                path.unlink()
+    def _set_orphans_aside(self) -> None:
+        """Move media that no item names out of the way: of an item that was never acknowledged, or was deleted just
+        before a kill, or of one that older records do not know.
+        """
+        named, aside = self._records.media_files(), self.folder / SET_ASIDE
+        orphans = [path for path in (self.folder / "media").iterdir() if path.name not in named]
+        for path in orphans:
+            aside.mkdir(exist_ok=True)
+            path.rename(aside / path.name)
+        if orphans:
+            message = "%d media files that no item of collection %s names are in %s now; nothing deletes them"
+            log.warning(message, len(orphans), self.name, aside)
 
     @contextmanager
     def held(self) -> Iterator[Records]:

@@ -14,13 +14,17 @@ from typing import IO
 
 from . import snapshot
 from .collection import (
+    MEDIA,
     NAME,
+    SET_ASIDE,
     BadName,
     Collection,
     CollectionExists,
     DataInUse,
     FingerprintConflict,
+    RecordsLost,
     UnknownCollection,
+    holds_files,
 )
 from .records import Records
 from .vectors import Sizing
@@ -38,31 +42,33 @@ class Collections:
         self._held = hold(data / "lock")
         complete_swaps(data)
         self._open: dict[str, Collection] = {}
-        self.conflicts: dict[str, FingerprintConflict] = {}
+        self.conflicts: dict[str, FingerprintConflict | RecordsLost] = {}
         try:
             for folder in sorted(self._root.iterdir()):
                 if folder.name.startswith("."):
                     shutil.rmtree(folder)  # a collection whose deletion was cut short
-                elif (folder / "records.sqlite").exists():
+                elif (folder / "records.sqlite").exists() or holds_files(folder):
                     self._admit(folder)
         except BaseException:
             self.close()
             raise
 
     def _admit(self, folder: Path) -> None:
-        """Open a collection. One of another bundle is left alone, and told of when it is asked for; without items, it
-        is begun anew.
+        """Open a collection. One of another bundle is left alone, and told of when it is asked for; without items and
+        files, it is begun anew. So is one left alone whose records are lost.
         """
         try:
             self._open[folder.name] = Collection(folder, self._fingerprint, self._dims, self._sizing)
         except FingerprintConflict as conflict:
             with closing(Records(folder / "records.sqlite")) as records:
                 empty = not records.counts()["items"]
-            if not empty:
+            if not empty or holds_files(folder, (MEDIA, SET_ASIDE)):
                 self.conflicts[folder.name] = conflict
                 return
             shutil.rmtree(folder)
             self._open[folder.name] = Collection(folder, self._fingerprint, self._dims, self._sizing)
+        except RecordsLost as lost:
+            self.conflicts[folder.name] = lost
 
     def close(self) -> None:
         try:
@@ -76,7 +82,7 @@ class Collections:
         return [collection for _, collection in sorted(self._open.items())]
 
     def get(self, name: str) -> Collection:
-        """Raises UnknownCollection, FingerprintConflict."""
+        """Raises UnknownCollection, FingerprintConflict, RecordsLost."""
         if name in self.conflicts:
             raise self.conflicts[name]
         try:
@@ -96,7 +102,9 @@ class Collections:
             return self._open[name]
 
     def ensure(self, name: str) -> Collection:
-        """The collection of that name, made where there is none. Raises BadName, FingerprintConflict."""
+        """The collection of that name, made where there is none. Raises BadName, FingerprintConflict,
+        RecordsLost.
+        """
         return self.get(name) if name in self._open or name in self.conflicts else self.create(name)
 
     def delete(self, name: str) -> None:

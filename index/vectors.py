@@ -49,6 +49,7 @@ SAMPLE = 100_000  # vectors that lists are learned from, at most
 SCAN_SHARE, SCAN_MOST = 0.3, 50_000  # of the vectors, and vectors: a filter that leaves less is answered by a scan
 CODED_SCAN_MOST = 1_500  # vectors, the same where there are codes
 FILTERED_DEPTH = 320  # vectors compared under a filter, at least, of the best by their codes
+LEAST_PROBES = 8  # lists, whatever tuning finds: not all queries are like those that it asks
 FILTERS_KEPT = 4
 ROUGH_SHARE = 4  # of candidates, one in so many must be right
 WITNESSES = 2048  # vectors by which it is seen that the search of a graph under a filter stopped short
@@ -230,7 +231,7 @@ class FaissIndex:
     def _search_codes(self, query: Vectors, k: int, shown: Shown | None, rough: bool) -> Found:
         codes, left = self._codes, shown.left if shown else None
         assert codes is not None
-        probes = max(int(self._tuned.get("nprobe", 1)), math.ceil(2 * k * codes.lists / len(self._ids)))
+        probes = max(int(self._tuned["nprobe"]), LEAST_PROBES, math.ceil(2 * k * codes.lists / len(self._ids)))
         depth = self._depth(k, rough, shown is not None)
         read = codes.search(query, k, depth, probes, left, lambda places: self._compared(query, places, k))
         return Found(self._ids[read.places], read.scores, read.way, read.compared, False)

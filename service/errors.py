@@ -39,6 +39,7 @@ from index.collection import (
     FingerprintConflict,
     NoPreview,
     NoVectors,
+    RecordsLost,
     UnknownCollection,
 )
 from index.filters import BadFilter
@@ -143,6 +144,7 @@ STATUS: dict[type[Exception], tuple[int, str | None]] = {
     UnknownCollection: (404, "unknown_collection"),
     CollectionExists: (409, "collection_exists"),
     FingerprintConflict: (409, "fingerprint_conflict"),
+    RecordsLost: (409, "records_lost"),
     NoRoute: (422, "no_route"),
     NoVectors: (422, "no_vectors"),
     NoPreview: (404, "no_preview"),

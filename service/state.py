@@ -22,7 +22,7 @@ from export.bundle import Manifest, modality_of
 from export.encoder import Encoder
 from index.bank import stock
 from index.build import build
-from index.collection import FingerprintConflict
+from index.collection import FingerprintConflict, RecordsLost
 from index.data import Collections
 from index.vectors import Sizing
 from model.inputs.confined import Decoders
@@ -133,7 +133,7 @@ def open_data(settings: Settings, encoder: Encoder) -> Collections:
     sizing = Sizing(settings.index, settings.index_memory_mb, settings.index_latency_ms, settings.milvus)
     collections = Collections(settings.data, encoder.manifest.fingerprint, encoder.manifest.dims, sizing)
     try:
-        with suppress(FingerprintConflict):  # told of by /readyz, and to whoever asks for it
+        with suppress(FingerprintConflict, RecordsLost):  # told of by /readyz, and to whoever asks for it
             collections.ensure("default")
         for conflict in collections.conflicts.values():
             LOG.warning("%s", conflict)
