@@ -6,7 +6,7 @@ stored vectors. Which codes are read:
 
 - up to 50,000 vectors, all of them, in one list;
 - with more, the lists nearest to the query; how many, tuning finds;
-- where a filter leaves up to 65,536 vectors, a copy of their codes, whole;
+- where a filter leaves up to 131,072 vectors, a copy of their codes, whole;
 - where it leaves more, the nearest lists that hold any of them, and further lists for as long as these can be expected
   to hold something better. Scores within a list are taken to be normally distributed around its centroid's.
 
@@ -32,7 +32,7 @@ Vectors = NDArray[np.float32]
 Compare = Callable[[Ids], tuple[Ids, Vectors]]  # places to the best of them, best first, and their scores
 
 ONE_LIST = 50_000  # vectors, of which all codes are read
-COPIED = 65_536  # vectors left by a filter, of which the codes are copied, at most
+COPIED = 131_072  # vectors left by a filter, of which the codes are copied, at most
 LEAST_PROBES = 16  # lists that a filtered search reads first, at least
 GROWTH = 3  # times what has been read is read next, at most
 MISSED = 0.05  # of the wanted may be expected in lists that are not read
@@ -161,13 +161,14 @@ class Codes:
             off = self._stored(some) - self._centroids[self._in_list[some]]
             self._spread, self._spread_at = np.asarray(off.T @ off / len(some), np.float32), count
 
-    def _measure_error(self) -> None:
-        """See how far vectors lie from what their codes say."""
+    def _error_for(self, query: Vectors) -> float:
+        """The standard deviation of what codes make of scores of a query [dim]."""
         count = int(self._index.ntotal)
         if count > 2 * self._error_at:
             some = self._stored(np.unique(np.linspace(0, count - 1, min(count, SPREAD_OF)).astype(np.int64)))
             off = some - self._index.pq.decode(self._index.pq.compute_codes(some))
             self._error, self._error_at = np.asarray(off.T @ off / len(some), np.float32), count
+        return math.sqrt(max(float(query @ self._error @ query), 0.0))
 
     def search(self, query: Vectors, k: int, depth: int, probes: int, left: Left | None, compare: Compare) -> Read:
         """The best k for a query [dim]: the `depth` best by their codes compared, in `probes` lists at first."""
@@ -195,8 +196,7 @@ class Codes:
         compare: Compare,
     ) -> tuple[Ids, Vectors]:
         """The best k of the `depth` best by their codes, or of more, up to `most`, where the codes are too alike."""
-        self._measure_error()
-        error = math.sqrt(max(float(query @ self._error @ query), 0.0))
+        error = self._error_for(query)
         while True:
             places, codes = read(depth)
             found, scores = compare(places)
@@ -211,43 +211,42 @@ class Codes:
         """
         self._count_lists()
         near = self._centroids @ query
-        selector, unread = None, self._sizes.copy()
+        selector, unread = None, self._sizes
         if left is not None and left.counts is not None:
-            selector, unread, probes = left.selector, left.counts.copy(), max(probes, LEAST_PROBES)
+            selector, unread, probes = left.selector, left.counts, max(probes, LEAST_PROBES)
         reach = near if left is None else np.where(unread > 0, near, np.float32(-2.0))
-        probes = min(probes, self.lists)
-        part = np.argpartition(reach, -probes)[-probes:]
-        compared = int(self._sizes[part].sum())
-        if left is None:
-            places, scores = compare(self._read(query, part, near[part], depth, None)[0])
-            if len(places) >= k:
-                return Read(places, scores, "lists", compared)
-        else:
-            places, scores = self._compared_in(query, k, depth, part, near, selector, unread, compare)
-        unread[part], read = 0.0, probes
+        part = np.argpartition(reach, -min(probes, self.lists))[-min(probes, self.lists) :]
+        places, codes = self._read(query, part, near[part], depth, selector)
+        best = compare(places)
+        if left is None and len(places) >= k:
+            return Read(*best, "lists", int(self._sizes[part].sum()))
         self._look_up()
         deviation = math.sqrt(max(float(query @ self._spread @ query), 1e-12))
+        parts, last = [part], [float(codes[-1]) if len(codes) == depth else -math.inf]
+        unread = unread.copy()
         while True:
-            worst = float(scores[k - 1]) if len(scores) >= k else -2.0
-            z = (worst - near) * np.float32(1 / deviation)
+            unread[part] = 0.0
+            z = (worst_of(best, k) - near) * np.float32(1 / deviation)
             expected = unread * np.where(z > 0, 0.5 * np.exp(-z * (0.5 * z + 0.7)), np.float32(1.0))
             surplus = float(expected.sum()) - MISSED * k
             if surplus <= 0:
-                return Read(places, scores, "lists", compared)
-            part = np.argpartition(expected, -min(GROWTH * read, self.lists))[-min(GROWTH * read, self.lists) :]
+                break
+            most = min(GROWTH * sum(map(len, parts)), self.lists)
+            part = np.argpartition(expected, -most)[-most:]
             part = part[np.argsort(-expected[part])]
-            enough = int(np.searchsorted(np.cumsum(expected[part]), surplus)) + 1
-            part = part[:enough][unread[part[:enough]] > 0]
+            part = part[: int(np.searchsorted(np.cumsum(expected[part]), surplus)) + 1]
+            part = part[unread[part] > 0]
             if not len(part):
-                return Read(places, scores, "lists", compared)
-            more, near_more = self._compared_in(query, k, depth, part, near, selector, unread, compare)
-            places, scores = np.concatenate([places, more]), np.concatenate([scores, near_more])
-            best = np.argsort(-scores, kind="stable")[:k]
-            places, scores = places[best], scores[best]
-            unread[part] = 0.0
-            read, compared = read + len(part), compared + int(self._sizes[part].sum())
+                break
+            places, codes = self._read(query, part, near[part], depth, selector)
+            best = better(best, compare(places), k)
+            parts.append(part)
+            last.append(float(codes[-1]) if len(codes) == depth else -math.inf)
+        for part, end in zip(parts, last, strict=True):
+            best = self._deepened(query, k, depth, part, near, selector, best, end, compare)
+        return Read(*best, "lists", int(sum(self._sizes[part].sum() for part in parts)))
 
-    def _compared_in(
+    def _deepened(
         self,
         query: Vectors,
         k: int,
@@ -255,16 +254,18 @@ class Codes:
         part: Ids,
         near: Vectors,
         selector: Any,
-        unread: Vectors,
+        best: tuple[Ids, Vectors],
+        last: float,
         compare: Compare,
     ) -> tuple[Ids, Vectors]:
-        """The best k of some lists, `unread` of each of which may be found."""
-        most = max(int(unread[part].sum()), 1)
-
-        def read(depth: int) -> tuple[Ids, Vectors]:
-            return self._read(query, part, near[part], depth, selector)
-
-        return self._compared(query, k, min(depth, most), most, read, compare)
+        """The best k, with more of some lists compared as long as the last of them is too near by its code."""
+        most = int(self._sizes[part].sum())
+        while depth < most and not last < worst_of(best, k) - SURE * self._error_for(query):
+            depth = min(DEEPER * depth, most)
+            places, codes = self._read(query, part, near[part], depth, selector)
+            best = better(best, compare(places), k)
+            last = float(codes[-1]) if len(codes) == depth else -math.inf
+        return best
 
     def _read(self, query: Vectors, part: Ids, near: Vectors, depth: int, selector: Any) -> tuple[Ids, Vectors]:
         """The places of the best by their codes in some lists, which are so near, and what the codes say of them."""
@@ -277,3 +278,16 @@ class Codes:
         )
         count = depth if found[-1] >= 0 else int((found >= 0).sum())
         return found[:count], scores[:count]
+
+
+def worst_of(best: tuple[Ids, Vectors], k: int) -> float:
+    """The score of the last of k; below any where there are fewer."""
+    return float(best[1][k - 1]) if len(best[1]) >= k else -2.0
+
+
+def better(best: tuple[Ids, Vectors], more: tuple[Ids, Vectors], k: int) -> tuple[Ids, Vectors]:
+    """The best k of both, each place once, best first."""
+    fresh = np.isin(more[0], best[0], invert=True)
+    places, scores = np.concatenate([best[0], more[0][fresh]]), np.concatenate([best[1], more[1][fresh]])
+    order = np.argsort(-scores, kind="stable")[:k]
+    return places[order], scores[order]

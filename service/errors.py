@@ -211,7 +211,8 @@ def answer(scope: Scope, said: dict[str, Any], status: int, headers: Mapping[str
     if scope["path"] == "/v1/embeddings":
         kinds = {401: "authentication_error", 429: "rate_limit_error"}
         kind = kinds.get(status, "invalid_request_error" if status < 500 else "server_error")
-        said = {**said, "type": kind, "param": None}
+        index = said["detail"].get("index")
+        said = {**said, "type": kind, "param": None if index is None else f"input[{index}]"}
     return JSONResponse({"error": said}, status, headers)
 
 

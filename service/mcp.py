@@ -9,16 +9,35 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 from mcp.server import MCPServer
+from mcp.server.mcpserver.exceptions import ToolError
 
-from .client import Client, Target
+from .client import Client, Refused, Target
 
 INSTRUCTIONS = """Tercet finds moments of video and sound by words. Describe what is seen or heard plainly, as a caption
 would: "a dog barking far away", "waves on a beach at night". A hit has the id of its item, the stretch in seconds that
 matches and, where it can be told, how sure it is, in [0, 1]; good_match says whether anything stands out at all."""
+
+
+@contextmanager
+def telling() -> Iterator[None]:
+    """Tell the assistant what is wrong in the service's words: of other errors it is told nothing.
+
+    Raises:
+        ToolError: whatever the service, or the way to it, says.
+    """
+    try:
+        yield
+    except (Refused, ValueError) as error:
+        raise ToolError(str(error)) from None
+    except httpx.HTTPError as error:
+        raise ToolError(f"the service could not be asked: {error}") from None
 
 
 def server(url: str, key: str | None, files: Path | None) -> MCPServer:
@@ -26,6 +45,7 @@ def server(url: str, key: str | None, files: Path | None) -> MCPServer:
     tercet, tools = Client(url, key), MCPServer("tercet", instructions=INSTRUCTIONS)
 
     @tools.tool()
+    @telling()
     def search(
         words: str,
         target: Target = "any",
@@ -41,6 +61,7 @@ def server(url: str, key: str | None, files: Path | None) -> MCPServer:
         return {"good_match": found["good_match"], "hits": [{k: hit.get(k) for k in kept} for hit in found["hits"]]}
 
     @tools.tool()
+    @telling()
     def describe(id: str, collection: str = "default", limit: int = 5) -> dict[str, Any]:
         """What is known of an item, and the texts of the collection that it looks and sounds like."""
         item = tercet.item(collection, id)
@@ -54,6 +75,7 @@ def server(url: str, key: str | None, files: Path | None) -> MCPServer:
         return {"item": item, "like": texts}
 
     @tools.tool()
+    @telling()
     def collections() -> list[dict[str, Any]]:
         """The collections there are, and how much each holds."""
         return tercet.collections()
@@ -62,6 +84,7 @@ def server(url: str, key: str | None, files: Path | None) -> MCPServer:
         root = files.resolve()
 
         @tools.tool()
+        @telling()
         def add(
             path: str, collection: str = "default", id: str | None = None, metadata: dict[str, Any] | None = None
         ) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from index.collection import Collection, UnknownCollection
 from index.records import Item, NewItem, modalities_of
 from index.search import Aim, Answer, Options, direction, search
 from model.config import MODALITIES
-from model.inputs.errors import BadMedia
+from model.inputs.errors import BadMedia, BadText
 from model.manifest import checked_metadata
 
 from . import schemas
@@ -165,7 +165,10 @@ async def openai_embeddings(tercet: Tercet, request: schemas.OpenAIEmbeddings) -
     tokens = 0
     if texts:
         encoding = space.encodings["text"]
-        ids = await tercet.pipeline.tokens(list(texts.values()), encoding)
+        try:
+            ids = await tercet.pipeline.tokens(list(texts.values()), encoding)
+        except BadText as error:  # its index is among the texts, without the sounds between them
+            raise error if error.index is None else BadText(error.reason, list(texts)[error.index]) from None
         vectors |= zip(texts, await tercet.pipeline.encode(encoding, ids), strict=True)
         tokens = int((ids != m.tokenizers[encoding].spec.pad_id).sum())
     heard = (sound_of(tercet, part, space.encodings["audio"]) for part in sounds.values())

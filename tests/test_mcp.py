@@ -32,6 +32,11 @@ def test_an_assistant_looks_through_an_archive(tmp_path: Path) -> None:
                 assert not result.is_error, result
                 return json.loads(result.content[0].text)  # type: ignore[union-attr]
 
+            async def told(name: str, **arguments: Any) -> str:
+                result = await assistant.call_tool(name, arguments)
+                assert result.is_error
+                return str(result.content[0].text)  # type: ignore[union-attr]
+
             added = await ask("add", path="story.mp4", id="story", metadata={"year": 2024})
             assert sorted(added["modalities"]) == ["audio", "video"]
             found = await ask("search", words="red", filter={"year": 2024})
@@ -40,8 +45,10 @@ def test_an_assistant_looks_through_an_archive(tmp_path: Path) -> None:
             assert described["item"]["duration_s"] == pytest.approx(4.0, abs=0.2)
             assert described["like"].keys() == {"video", "audio"}
             for path in ("../secret.mp4", "/etc/passwd", "none.mp4"):
-                assert (await assistant.call_tool("add", {"path": path})).is_error
-            assert (await assistant.call_tool("describe", {"id": "none"})).is_error
+                assert "in the folder" in await told("add", path=path)
+            assert "no item 'none'" in await told("describe", id="none")
+            assert "no collection 'holidays'" in await told("search", words="red", collection="holidays")
+            assert "top_k" in await told("search", words="red", limit=0)
 
     with listening(Settings(data=tmp_path / "data", api_keys="k")) as port:
         asyncio.run(asyncio.wait_for(work(port), 60))

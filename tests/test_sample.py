@@ -153,3 +153,18 @@ def test_queries_in_everyday_words(tmp_path: Path) -> None:
         good = [query for query in asked["absent"] if answer(query)["good_match"]]
     assert sum(place == 1 for place in places) >= 8 and sum(place <= 5 for place in places) >= 14, places
     assert len(good) <= len(asked["absent"]) / 20, good
+
+
+def test_one_refused_text_among_many_is_named(client: httpx.Client) -> None:
+    """By its place in what was sent, sounds between them counted, in the contract's shape and in OpenAI's."""
+    refused = client.post("/v1/embed/text", json={"texts": ["a dog", "rain", " ", "a train"]})
+    assert refused.status_code == 400
+    assert refused.json()["error"] == {
+        "code": "bad_text",
+        "message": "the text of index 2 cannot be encoded: it is empty",
+        "detail": {"reason": "it is empty", "index": 2},
+    }
+    refused = client.post("/v1/embeddings", json={"input": ["a dog", "rain", ""]})
+    assert refused.status_code == 400 and refused.json()["error"]["param"] == "input[2]"
+    alone = client.post("/v1/embeddings", json={"input": ""}).json()["error"]
+    assert alone["param"] is None and alone["message"] == "this text cannot be encoded: it is empty"

@@ -92,11 +92,14 @@ class DecodersClosed(DecoderFailed):
 
 
 class BadText(BadMedia):
+    """`index` says which of several texts, counted from 0."""
+
     code = "bad_text"
 
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
+    def __init__(self, reason: str, index: int | None = None) -> None:
+        super().__init__(reason, index)
+        self.reason, self.index = reason, index
 
     def __str__(self) -> str:
-        return f"this text cannot be encoded: {self.reason}"
+        which = "this text" if self.index is None else f"the text of index {self.index}"
+        return f"{which} cannot be encoded: {self.reason}"

@@ -42,7 +42,7 @@ class TextTokens:
     def __call__(self, texts: Sequence[str]) -> NDArray[np.int64]:
         cut = [text.strip()[: self._characters] for text in texts]
         if not all(cut):
-            raise BadText("it is empty")
+            raise BadText("it is empty", cut.index("") if len(cut) > 1 else None)
         # A lone surrogate is valid in a Python string and in JSON, but not in UTF-8.
         encodable = [text.encode("utf-8", "replace").decode("utf-8") for text in cut]
         return np.array([e.ids for e in self._tokenizer.encode_batch(encodable)], dtype=np.int64)
