@@ -24,6 +24,7 @@ from .state import open_data
 from .trace import log_config, send_spans
 
 COLLECT_AFTER = 20_000  # objects; Python's 700 are those of a few requests
+KEPT_S = 75  # a connection that rests: longer than clients keep theirs, so that none sends into one that is closing
 SWITCH_S = 0.0005  # Python lets a thread wait ten times as long for another's turn: the encoder would, after each batch
 
 
@@ -79,6 +80,7 @@ def main() -> int:
             settings.host,
             settings.port,
             timeout_graceful_shutdown=10,
+            timeout_keep_alive=KEPT_S,
             server_header=False,
             http=Protocol,
             access_log=False,

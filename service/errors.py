@@ -202,6 +202,8 @@ def body(error: Exception) -> dict[str, Any]:
 def response(scope: Scope, error: Exception) -> JSONResponse:
     retry_s = getattr(error, "retry_s", None)
     headers = None if retry_s is None else {"Retry-After": str(retry_s)}
+    if isinstance(error, BadKey):
+        headers = {"WWW-Authenticate": "Bearer"}  # RFC 9110, 11.6.1
     return answer(scope, body(error), entry(type(error))[0], headers)
 
 

@@ -468,7 +468,9 @@ def test_keys(tmp_path: Path) -> None:
     with Client(app) as client:
         assert client.get("/healthz").status_code == client.get("/readyz").status_code == 200
         for header in ({}, {"authorization": "Bearer three"}, {"authorization": "one"}, {"authorization": "Bearer "}):
-            refused(client.get("/v1/models", headers=header), 401, "unauthorized")
+            answer = client.get("/v1/models", headers=header)
+            refused(answer, 401, "unauthorized")
+            assert answer.headers["www-authenticate"] == "Bearer"
         for key in ("one", "two"):
             assert client.get("/v1/models", headers={"authorization": f"Bearer {key}"}).status_code == 200
 
