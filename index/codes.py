@@ -34,8 +34,9 @@ Compare = Callable[[Ids], tuple[Ids, Vectors]]  # places to the best of them, be
 ONE_LIST = 50_000  # vectors, of which all codes are read
 COPIED = 131_072  # vectors left by a filter, of which the codes are copied, at most
 LEAST_PROBES = 16  # lists that a filtered search reads first, at least
+FIRST = 4  # times the wanted are compared before it is known whether to read on
 GROWTH = 3  # times what has been read is read next, at most
-MISSED = 0.05  # of the wanted may be expected in lists that are not read
+MISSED = 0.08  # of the wanted may be expected in lists that are not read
 SPREAD_OF = 16_384  # vectors that the spread within lists, and the error of codes, are measured on
 SURE = 1.5  # standard deviations of that error, by which the last code that is compared lies below the last hit
 DEEPER = 4  # times as many are compared where it does not
@@ -216,16 +217,16 @@ class Codes:
             selector, unread, probes = left.selector, left.counts, max(probes, LEAST_PROBES)
         reach = near if left is None else np.where(unread > 0, near, np.float32(-2.0))
         part = np.argpartition(reach, -min(probes, self.lists))[-min(probes, self.lists) :]
-        places, codes = self._read(query, part, near[part], depth, selector)
-        best = compare(places)
-        if left is None and len(places) >= k:
-            return Read(*best, "lists", int(self._sizes[part].sum()))
+        read = self._read(query, part, near[part], depth, selector)
+        if left is None and len(read[0]) >= k:
+            return Read(*compare(read[0]), "lists", int(self._sizes[part].sum()))
         self._look_up()
         deviation = math.sqrt(max(float(query @ self._spread @ query), 1e-12))
-        parts, last = [part], [float(codes[-1]) if len(codes) == depth else -math.inf]
-        unread = unread.copy()
+        best = compare(read[0][:0])
+        parts, reads, unread = [part], [read], unread.copy()
         while True:
             unread[part] = 0.0
+            best = better(best, compare(reads[-1][0][: FIRST * k]), k)
             z = (worst_of(best, k) - near) * np.float32(1 / deviation)
             expected = unread * np.where(z > 0, 0.5 * np.exp(-z * (0.5 * z + 0.7)), np.float32(1.0))
             surplus = float(expected.sum()) - MISSED * k
@@ -238,12 +239,13 @@ class Codes:
             part = part[unread[part] > 0]
             if not len(part):
                 break
-            places, codes = self._read(query, part, near[part], depth, selector)
-            best = better(best, compare(places), k)
+            reads.append(self._read(query, part, near[part], depth, selector))
             parts.append(part)
-            last.append(float(codes[-1]) if len(codes) == depth else -math.inf)
-        for part, end in zip(parts, last, strict=True):
-            best = self._deepened(query, k, depth, part, near, selector, best, end, compare)
+        places, codes = (np.concatenate(columns) for columns in zip(*reads, strict=True))
+        best = compare(places if len(reads) == 1 else places[np.argsort(-codes)[:depth]])
+        for part, (_, codes) in zip(parts, reads, strict=True):
+            last = float(codes[-1]) if len(codes) == depth else -math.inf
+            best = self._deepened(query, k, depth, part, near, selector, best, last, compare)
         return Read(*best, "lists", int(sum(self._sizes[part].sum() for part in parts)))
 
     def _deepened(
