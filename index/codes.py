@@ -1,4 +1,4 @@
-"""Lists of 4-bit codes: vectors read roughly, in such a way that no filter hides what is near.
+"""4-bit codes of vectors (product quantization), searched in lists, with and without filters.
 
 Each vector has a code by product quantization (half as many pieces as dimensions, 16 values a piece) and lies in the
 list of its nearest centroid. A search reads codes with FAISS's fast scan; the best of them are compared anew by their
@@ -242,7 +242,11 @@ class Codes:
             reads.append(self._read(query, part, near[part], depth, selector))
             parts.append(part)
         places, codes = (np.concatenate(columns) for columns in zip(*reads, strict=True))
-        best = compare(places if len(reads) == 1 else places[np.argsort(-codes)[:depth]])
+        order = np.argsort(-codes)
+        best = compare(places[order[:depth]])
+        others = order[depth:]
+        near_enough = others[codes[others] >= worst_of(best, k) - SURE * self._error_for(query)]
+        best = better(best, compare(places[near_enough]), k)
         for part, (_, codes) in zip(parts, reads, strict=True):
             last = float(codes[-1]) if len(codes) == depth else -math.inf
             best = self._deepened(query, k, depth, part, near, selector, best, last, compare)
