@@ -131,14 +131,19 @@ class Spectrogram(nn.Module):
 
 
 def filterbank(config: EncoderConfig) -> Tensor:
-    """Triangular filters [bins, n_fft // 2 + 1], evenly spaced in mel or in log frequency; each averages its bins."""
+    """Triangular filters [bins, n_fft // 2 + 1], evenly spaced in mel or in log frequency; each averages its bins.
+
+    Made on the CPU whatever the default device is (findings/transformers-linspace-leaves-the-device.sh).
+    """
     nyquist = config.sample_rate / 2
-    hz = torch.linspace(0, nyquist, config.n_fft // 2 + 1, dtype=torch.float64)
+    hz = torch.linspace(0, nyquist, config.n_fft // 2 + 1, dtype=torch.float64, device="cpu")
     if config.frequency_scale == "mel":  # O'Shaughnessy's formula
         top = 2595 * math.log10(1 + nyquist / 700)
-        edges = 700 * (10 ** (torch.linspace(0, top, config.bins + 2, dtype=torch.float64) / 2595) - 1)
+        mels = torch.linspace(0, top, config.bins + 2, dtype=torch.float64, device="cpu")
+        edges = 700 * (10 ** (mels / 2595) - 1)
     else:
-        edges = torch.logspace(math.log10(40), math.log10(nyquist), config.bins + 2, dtype=torch.float64)
+        count = config.bins + 2
+        edges = torch.logspace(math.log10(40), math.log10(nyquist), count, dtype=torch.float64, device="cpu")
     step = hz[1]
     low = torch.minimum(edges[:-2], edges[1:-1] - step)  # no filter narrower than the DFT resolves
     high = torch.maximum(edges[2:], edges[1:-1] + step)

@@ -29,6 +29,7 @@ def test_base_has_the_papers_size() -> None:
     """156 million parameters in all; what the paper leaves open (the decoder, positions) accounts for the rest."""
     with torch.device("meta"):
         model = VLSA(BASE)
+    assert model.spectrogram.filters.device.type == "cpu"
     assert abs(sum(p.numel() for p in model.parameters()) / 156e6 - 1) < 0.02
     assert sum(p.numel() for p in model.blocks.parameters()) == 12 * (12 * 768**2 + 13 * 768)
 
