@@ -21,7 +21,7 @@ import numpy as np
 from export.encoder import OnnxEncoder
 from index.__main__ import DECODE_MEMORY_MB
 from model.inputs.confined import Decoders
-from model.inputs.decode import Budget
+from model.inputs.containers import Budget
 from model.inputs.errors import BadMedia
 
 from .serve import asked, served

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from model import stems
 from model.inputs.audio import AudioSpec
-from model.inputs.decode import Budget
+from model.inputs.containers import Budget
 from model.inputs.errors import BadMedia
 from model.inputs.video import VideoSpec, square
 from model.inputs.windows import InputSpecs, read_media

@@ -20,7 +20,7 @@ from export.bundle import ANY, BadBundle, NoRoute, modality_of
 from export.encoder import EncoderError, OnnxEncoder
 from model.config import MODALITIES
 from model.inputs.confined import Decoders
-from model.inputs.decode import Budget
+from model.inputs.containers import Budget
 from model.inputs.errors import BadMedia, MissingModality
 from model.manifest import BadManifest
 

@@ -17,7 +17,7 @@ import numpy as np
 from export.bundle import modality_of
 from export.encoder import Encoder
 from model.inputs.confined import Decoders
-from model.inputs.decode import MEDIA, Budget
+from model.inputs.containers import MEDIA, Budget
 from model.inputs.errors import BadMedia, DecoderFailed, NotMedia
 from model.inputs.windows import Media
 from model.manifest import Member, Row, encodable, read_manifest, read_shard

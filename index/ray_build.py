@@ -16,7 +16,7 @@ import numpy as np
 
 from export.encoder import OnnxEncoder
 from model.inputs.confined import Decoders
-from model.inputs.decode import Budget
+from model.inputs.containers import Budget
 from model.inputs.errors import BadMedia
 
 from .build import WINDOWS, Report, Source, decoded, encoded, note_failure, planned

@@ -18,7 +18,7 @@ import numpy as np
 
 from export.encoder import Encoder
 from model.inputs.confined import Decoders
-from model.inputs.decode import Budget
+from model.inputs.containers import Budget
 from model.inputs.errors import BadMedia
 from model.inputs.windows import Media
 from model.manifest import BadManifest, Member, read_shard

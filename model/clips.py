@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from .inputs.decode import Budget
+from .inputs.containers import Budget
 from .inputs.errors import BadMedia
 from .inputs.windows import InputSpecs, Part, read_media
 from .manifest import Row, read_folder, read_manifest

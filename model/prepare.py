@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from .inputs.decode import MEDIA
+from .inputs.containers import MEDIA
 from .manifest import BadManifest
 
 SOUNDS = {

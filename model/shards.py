@@ -20,7 +20,7 @@ from webdataset.filters import shuffle
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from .clips import Clip, Drawn, first_of, heard_samples, read_row
-from .inputs.decode import MEDIA
+from .inputs.containers import MEDIA
 from .inputs.windows import InputSpecs
 from .manifest import BadManifest, BadMetadata, Row, sample_row
 

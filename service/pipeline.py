@@ -20,7 +20,7 @@ from export.bundle import modality_of
 from export.encoder import Encoder
 from index.search import direction
 from model.inputs.confined import Decoders
-from model.inputs.decode import Budget
+from model.inputs.containers import Budget
 from model.inputs.errors import BadMedia, MissingModality
 from model.inputs.windows import Media
 

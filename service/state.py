@@ -26,7 +26,7 @@ from index.collection import FingerprintConflict, RecordsLost
 from index.data import Collections
 from index.vectors import Sizing
 from model.inputs.confined import Decoders
-from model.inputs.decode import Budget
+from model.inputs.containers import Budget
 
 from .batching import Batcher, Lane
 from .errors import ShuttingDown, body, entry

@@ -14,14 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from model.inputs.audio import AudioSpec, clean, cut
+from model.inputs.audio import AudioSpec, cut, samples_only
 from model.inputs.confined import Decoders
+from model.inputs.containers import Budget
 from model.inputs.decode import (
-    Budget,
-    announced_video_s,
+    PictureTimes,
     read_every_frame,
     read_few_frames,
     read_frames,
+    read_picture_times,
     read_waveform,
 )
 from model.inputs.errors import BadMedia, BeyondBudget, Damaged, DecoderFailed, MissingModality, NotMedia, TooLong
@@ -128,7 +129,7 @@ def test_a_short_sound_is_padded() -> None:
 
 def test_samples_that_are_no_numbers_become_silence(tmp_path: Path) -> None:
     wild = np.array([np.nan, np.inf, -np.inf, 1e30, 0.25], np.float32)
-    assert clean(wild).tolist() == [0.0, 1.0, -1.0, 1.0, 0.25]
+    assert samples_only(wild).tolist() == [0.0, 0.0, 0.0, 0.0, 0.25]
     write_wav(tmp_path / "w.wav", np.tile(wild, 2000), 8000)
     waveform = read_waveform(tmp_path / "w.wav", 8000, Budget())
     assert waveform is not None and np.isfinite(waveform).all() and np.abs(waveform).max() <= 1
@@ -244,7 +245,9 @@ def test_decoding_less_chooses_the_same_frames(tmp_path: Path) -> None:
     assert SPECS.video
     shown = {0.31, 2.52, 30.0}
     every = read_every_frame(path, times, SPECS.video, Budget(), shown)
-    few = read_few_frames(path, times, SPECS.video, Budget(), shown)
+    told = read_picture_times(path, Budget())
+    assert told is not None
+    few = read_few_frames(path, times, SPECS.video, Budget(), shown, told)
     assert (
         few is not None
         and (few[0] == every[0]).all()
@@ -261,9 +264,9 @@ def test_decoding_less_chooses_the_same_frames_of_real_and_odd_files() -> None:
     alike = 0
     for path in sorted(p for p in (*SHARED.glob("videos/*.mp4"), *SHARED.glob("odd/**/*")) if p.is_file()):
         try:
-            seconds = announced_video_s(path, Budget())
-            times = [] if seconds is None else [(i + 0.5) * seconds / 12 for i in range(12)]
-            few = read_few_frames(path, times, SPECS.video, Budget(), ()) if times else None
+            told = read_picture_times(path, Budget()) or PictureTimes([], 0.0)
+            times = [(i + 0.5) * told.end_s / 12 for i in range(12)]
+            few = read_few_frames(path, times, SPECS.video, Budget(), (), told)
         except BadMedia:
             continue
         if few is not None:

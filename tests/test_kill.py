@@ -27,7 +27,7 @@ from index.data import Collections
 from index.records import NewItem, Records
 from index.vectors import FaissIndex
 from model.inputs.confined import Decoders
-from model.inputs.decode import Budget
+from model.inputs.containers import Budget
 
 from .makers import ROOT, FakeEncoder, dims, small_disk
 from .test_index import ask, cloud

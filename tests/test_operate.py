@@ -22,7 +22,7 @@ import uvicorn
 from export.encoder import Encoder
 from index.reembed import reembed
 from model.inputs.confined import Decoders
-from model.inputs.decode import Budget
+from model.inputs.containers import Budget
 from service.app import create_app
 from service.jobs import WAITING, Job, Jobs, Progress, TooManyJobs
 from service.protocol import Protocol

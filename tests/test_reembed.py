@@ -18,7 +18,7 @@ from index.data import Collections
 from index.records import NewItem
 from index.reembed import NotReady, Progress, drop, overlaps, reembed, swap
 from model.inputs.confined import Decoders
-from model.inputs.decode import Budget
+from model.inputs.containers import Budget
 
 from .makers import BLUE, GREEN, RED, FakeEncoder, make_clip, make_wav
 

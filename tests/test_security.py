@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from model.inputs.confined import Decoders
-from model.inputs.decode import Budget
+from model.inputs.containers import Budget
 from model.inputs.errors import BadMedia
 from service import protocol
 from service.app import create_app

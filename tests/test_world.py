@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from model.evaluate import Text, agrees
-from model.inputs.decode import Budget
+from model.inputs.containers import Budget
 from model.inputs.windows import read_media
 from model.manifest import Row
 from model.world import MATERIALS, WORDS, captions, picture, render, scenes, sound

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+LOUDEST = 2.0**31  # the range of the largest whole samples, which some programmes write as floats
+
 
 @dataclass(frozen=True)
 class AudioSpec:
@@ -17,10 +19,20 @@ class AudioSpec:
     fill: str = "zeros"  # behind a sound that is shorter; or "repeat": the sound again, as often as it fits whole
 
 
-def clean(waveform: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Samples a network can take: float files may hold NaN, Inf or 1e30 and decode without an error."""
-    finite = np.nan_to_num(waveform, nan=0.0, posinf=1.0, neginf=-1.0)
-    return np.asarray(np.clip(finite, -1.0, 1.0), np.float32)
+def samples_only(waveform: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Float files may hold NaN, infinity or 1e30 and decode without an error: no sound, so silence."""
+    kept = np.abs(waveform) <= LOUDEST
+    return waveform if kept.all() else np.where(kept, waveform, np.float32(0))
+
+
+def within_full_scale(waveform: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A waveform that goes beyond 1, turned down until it does not; any other as it is.
+
+    >>> within_full_scale(np.array([0.5, -2.0], np.float32)).tolist()
+    [0.25, -1.0]
+    """
+    peak = max(waveform.max(initial=0.0), -waveform.min(initial=0.0))
+    return waveform / np.float32(peak) if peak > 1.0 else waveform
 
 
 def cut(waveform: NDArray[np.float32], start_s: float, end_s: float, spec: AudioSpec) -> NDArray[np.float32] | None:

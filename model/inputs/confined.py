@@ -17,7 +17,7 @@ from pathlib import Path
 
 from pebble import ProcessPool
 
-from .decode import Budget
+from .containers import Budget
 from .errors import BadMedia, DecoderFailed, DecodersClosed
 from .windows import InputSpecs, Media, read_media
 

@@ -8,19 +8,21 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
+from .video import painted
+
 WIDE = 320  # pixels, the longer side of a picture
 QUALITY = {"qmin": "5", "qmax": "5"}  # FFmpeg's scale for JPEG: 2 is best, 31 worst
 PEAKS_PER_S, PEAKS_MOST = 20.0, 2000
 
 
-def picture(frame: av.VideoFrame) -> bytes | None:
-    """A frame as a JPEG, upright and small; None where it cannot be made into one."""
-    scale = min(1.0, WIDE / max(frame.width, frame.height))
-    width, height = (max(2 * round(side * scale / 2), 2) for side in (frame.width, frame.height))
+def picture(frame: av.VideoFrame, aspect: float = 1.0) -> bytes | None:
+    """A frame as a JPEG, as a screen shows it but small; None where it cannot be made into one."""
+    shown_width = frame.width * aspect
+    scale = min(1.0, WIDE / max(shown_width, frame.height))
+    width, height = (max(2 * round(side * scale / 2), 2) for side in (shown_width, frame.height))
     try:
-        rgb = frame.reformat(width=width, height=height, format="rgb24", interpolation="AREA").to_ndarray()
-        upright = np.ascontiguousarray(np.rot90(rgb, k=frame.rotation // 90), dtype=np.uint8)
-        small = av.VideoFrame.from_ndarray(upright, format="rgb24").reformat(format="yuvj420p")
+        rgb = painted(frame, width, height, "area")
+        small = av.VideoFrame.from_ndarray(rgb, format="rgb24").reformat(format="yuvj420p")
         codec = av.CodecContext.create("mjpeg", "w")
         assert isinstance(codec, av.VideoCodecContext)
         codec.width, codec.height, codec.pix_fmt = small.width, small.height, "yuvj420p"

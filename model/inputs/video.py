@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 
 import av
 import numpy as np
+from av.sidedata.sidedata import SideData
+from av.video.reformatter import ColorPrimaries, ColorTrc
 from numpy.typing import NDArray
 
+HDR_CURVES = {ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67}  # PQ and HLG of ITU-R BT.2100
+WIDE_PRIMARIES = {ColorPrimaries.BT2020, ColorPrimaries.SMPTE431, ColorPrimaries.SMPTE432}
 MAX_STRETCH = 4  # a very wide or tall frame is squeezed until its long side is this many times its short one
 
 
@@ -35,16 +40,82 @@ def frame_times(start_s: float, end_s: float, frames: int) -> list[float]:
     return [start_s + (i + 0.5) * step for i in range(frames)]
 
 
-def square(frame: av.VideoFrame, spec: VideoSpec) -> NDArray[np.uint8]:
-    """One decoded frame to uint8 [size, size, 3], scaled and cropped as the spec says, rotation applied."""
+def square(frame: av.VideoFrame, spec: VideoSpec, aspect: float = 1.0) -> NDArray[np.uint8]:
+    """One decoded frame to uint8 [size, size, 3], scaled and cropped as the spec says; `aspect` is how much wider than
+    tall its pixels are shown.
+    """
     size = spec.size
     width = height = size
     if spec.fit == "crop":
-        scale = size / min(frame.width, frame.height)
-        width = min(max(round(frame.width * scale), size), MAX_STRETCH * size)
+        shown_width = frame.width * aspect
+        scale = size / min(shown_width, frame.height)
+        width = min(max(round(shown_width * scale), size), MAX_STRETCH * size)
         height = min(max(round(frame.height * scale), size), MAX_STRETCH * size)
-    way = spec.interpolation.upper()
-    rgb = frame.reformat(width=width, height=height, format="rgb24", interpolation=way).to_ndarray()
-    top, left = (height - size) // 2, (width - size) // 2
-    upright = np.rot90(rgb[top : top + size, left : left + size], k=frame.rotation // 90)
-    return np.ascontiguousarray(upright, dtype=np.uint8)
+    rgb = painted(frame, width, height, spec.interpolation)
+    top, left = (rgb.shape[0] - size) // 2, (rgb.shape[1] - size) // 2
+    return np.ascontiguousarray(rgb[top : top + size, left : left + size])
+
+
+def painted(frame: av.VideoFrame, width: int, height: int, interpolation: str) -> NDArray[np.uint8]:
+    """A frame as a screen shows it, RGB uint8 [height, width, 3], sides swapped where it is shown turned: scaled, over
+    white where it is transparent, HDR and wide colours as BT.709, upright and mirrored as its display matrix says.
+
+    Interlaced frames stay as they are, both fields at once.
+    """
+    matrix, way = display_matrix(frame), interpolation.upper()
+    if has_transparency(frame):
+        frame = over_white(frame)
+    if beyond_bt709(frame):  # colours are converted pixel by pixel, so scale first
+        small = frame.reformat(width=width, height=height, interpolation=way)
+        shown = small.reformat(format="rgb24", dst_color_trc=ColorTrc.BT709, dst_color_primaries=ColorPrimaries.BT709)
+    else:
+        shown = frame.reformat(width=width, height=height, format="rgb24", interpolation=way)
+    return upright(np.asarray(shown.to_ndarray(), np.uint8), matrix)
+
+
+def has_transparency(frame: av.VideoFrame) -> bool:
+    pixels = frame.format
+    return pixels.has_palette or any(part.is_alpha for part in pixels.components)
+
+
+def over_white(frame: av.VideoFrame) -> av.VideoFrame:
+    """A frame with transparency over white, before it is scaled: colours below what is transparent must not bleed."""
+    rgba = frame.reformat(format="rgba").to_ndarray().astype(np.uint16)
+    alpha = rgba[..., 3:]
+    rgb = (rgba[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255
+    return av.VideoFrame.from_ndarray(rgb.astype(np.uint8), format="rgb24")
+
+
+def beyond_bt709(frame: av.VideoFrame) -> bool:
+    """Whether a frame's brightness or colours go beyond those of BT.709: HDR, or the primaries of BT.2020 and P3."""
+    return frame.color_trc in HDR_CURVES or frame.color_primaries in WIDE_PRIMARIES
+
+
+def display_matrix(frame: av.VideoFrame) -> tuple[int, int, int, int] | None:
+    """a, b, c, d of a frame's display matrix, by which (x, y) is shown at (a x + c y, b x + d y); None without one."""
+    data = frame.side_data.get("DISPLAYMATRIX")
+    if not isinstance(data, SideData):
+        return None
+    a, b, _, c, d = struct.unpack_from("=5i", bytes(data))
+    return a, b, c, d
+
+
+def upright(rgb: NDArray[np.uint8], matrix: tuple[int, int, int, int] | None) -> NDArray[np.uint8]:
+    """A picture turned by quarters and mirrored as a display matrix says.
+
+    >>> picture = np.array([[[1], [2]]], np.uint8)  # one row, from left to right 1, 2
+    >>> upright(picture, (0, 1, -1, 0))[..., 0].tolist()  # x is shown downwards
+    [[1], [2]]
+    """
+    if matrix is None:
+        return rgb
+    a, b, c, d = matrix
+    if abs(b) + abs(c) > abs(a) + abs(d):
+        rgb, across, down = rgb.transpose(1, 0, 2), c, b
+    else:
+        across, down = a, d
+    if across < 0:
+        rgb = rgb[:, ::-1]
+    if down < 0:
+        rgb = rgb[::-1]
+    return np.ascontiguousarray(rgb)

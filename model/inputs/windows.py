@@ -11,13 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .audio import AudioSpec, cut
-from .decode import Budget, announced_video_s, read_frames, read_waveform
+from .containers import Budget
+from .decode import PictureTimes, read_frames, read_picture_times, read_waveform
 from .errors import Damaged, MissingModality
 from .preview import peaks
 from .video import VideoSpec, frame_times
 
 TAIL = 0.1  # an end shorter than this share of a window gets no window of its own
-DRIFT_S = 0.5  # a header this far from what was decoded is a lie: choose the frames again
+DRIFT_S = 0.05  # where packets end this far from what was decoded, the frames are chosen again
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def read_media(
             faults.append(fault)
         if waveform is not None:
             audio_s = len(waveform) / specs.audio.sample_rate
-    if "video" in wanted and specs.video and (announced_s := announced_video_s(path, budget)) is not None:
+    if "video" in wanted and specs.video and (told := read_picture_times(path, budget)) is not None:
         try:
             duration_s, windows, video, pictures = read_video(
                 path,
@@ -100,7 +101,7 @@ def read_media(
                 partial(plan_windows, window_s=specs.window_s, overlap=overlap),
                 budget,
                 audio_s,
-                announced_s,
+                told,
                 previews,
             )
         except Damaged as fault:
@@ -129,21 +130,21 @@ def read_video(
     plan: Callable[[float], list[tuple[float, float]]],
     budget: Budget,
     audio_s: float,
-    announced_s: float,
+    told: PictureTimes,
     previews: bool,
 ) -> tuple[float, list[tuple[float, float]], Part, dict[int, bytes]]:
     """Duration, windows and frames of a file with pictures, and a JPEG of each window's middle for people.
 
-    Frames are chosen by the announced length; where what was decoded shows it to be wrong, they are chosen again.
+    Frames are chosen by what the packets tell; where what was decoded shows it to be wrong, they are chosen again.
     """
-    video_s = announced_s
+    video_s = told.end_s
     for _ in range(2):
         duration_s = max(audio_s, video_s)
         windows = plan(duration_s)
         chosen = [frame_times(start, end, spec.frames) for start, end in windows]
         times = sorted({t for row in chosen for t in row})
         middles = [row[len(row) // 2] for row in chosen] if previews else []
-        frames, true_s, jpegs = read_frames(path, times, spec, budget, set(middles))
+        frames, true_s, jpegs = read_frames(path, times, spec, budget, set(middles), told)
         if abs(true_s - video_s) <= DRIFT_S:
             break
         video_s = true_s

@@ -1,0 +1,62 @@
+"""Sound of any channels to mono at one rate."""
+
+from __future__ import annotations
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+from .audio import samples_only
+from .containers import reason
+from .errors import Damaged
+
+SAMPLES_AT_ONCE = 32_768  # of each channel: a call of FFmpeg's costs more than a frame's samples
+NORMALISED = {"rematrix_maxval": "1"}  # what FFmpeg does for whole numbers and leaves out for floats
+
+
+class MonoResampler:
+    """Frames of one format to mono at a rate. Channels are mixed with the gains of `ffmpeg -ac 1`; where FFmpeg knows
+    no way from a layout to mono (a pair of rear channels alone), mono is the mean of its channels.
+    """
+
+    def __init__(self, sample_rate: int) -> None:
+        self._sample_rate = sample_rate
+        self._waiting = av.AudioFifo()
+        self._resampler = self._new_resampler()
+        self._mixes: bool | None = None  # whether FFmpeg mixes this layout; None before it was tried
+
+    def _new_resampler(self) -> av.AudioResampler:
+        return av.AudioResampler("flt", "mono", self._sample_rate, frame_size=self._sample_rate, options=NORMALISED)
+
+    def __call__(self, frame: av.AudioFrame | None) -> list[NDArray[np.float32]]:
+        """What a frame completes, float32 [samples] each; at the end (None) the rest. Raises Damaged."""
+        try:
+            if frame is not None:
+                self._waiting.write(frame)
+            ready: list[av.AudioFrame] = []
+            for piece in self._waiting.read_many(SAMPLES_AT_ONCE, partial=frame is None):
+                ready += self._resampled(piece)
+            if frame is None:
+                ready += self._resampler.resample(None)
+            return [samples_only(out.to_ndarray()[0]) for out in ready]
+        except (av.FFmpegError, ValueError, MemoryError) as error:
+            raise Damaged(f"its audio cannot be resampled ({reason(error)})") from error
+
+    def _resampled(self, piece: av.AudioFrame) -> list[av.AudioFrame]:
+        if self._mixes is None:
+            try:
+                ready = self._resampler.resample(piece)
+                self._mixes = True
+                return ready
+            except (av.FFmpegError, ValueError):
+                self._resampler, self._mixes = self._new_resampler(), False
+        return self._resampler.resample(piece if self._mixes else averaged(piece))
+
+
+def averaged(frame: av.AudioFrame) -> av.AudioFrame:
+    """The mean of a frame's channels, as a mono frame."""
+    [floats] = av.AudioResampler("flt").resample(frame)
+    mean = floats.to_ndarray().reshape(frame.samples, -1).mean(axis=1, dtype=np.float32)
+    mono = av.AudioFrame.from_ndarray(mean[None], format="flt", layout="mono")
+    mono.sample_rate, mono.time_base = frame.sample_rate, frame.time_base
+    return mono

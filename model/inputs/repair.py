@@ -1,0 +1,198 @@
+"""Valid files that FFmpeg's readers take for something else, shown to them so that they read them right.
+
+- WAV and W64 whose samples have fewer valid bits than their place has (24 in 32, say): FFmpeg takes the valid bits for
+  the size of the place. The header's word for it is the size of a block of all channels.
+- GIF pictures shown for one hundredth of a second: browsers show them for ten, FFmpeg 8.1 no longer does.
+- Ogg files one after the other in one file (RFC 3533, "chaining"): FFmpeg stops at a link of other channels.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+from bisect import bisect_left
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from .errors import BeyondBudget
+
+Span = tuple[int, int]  # bytes of a file: from, and before
+Patch = tuple[int, bytes]  # where in a file, and what stands there instead
+PCM, IEEE_FLOAT, EXTENSIBLE = 1, 3, 0xFFFE  # format tags of WAVEFORMATEX
+BITS_AT, VALID_BITS_AT, SUBFORMAT_AT = 14, 18, 24  # in a format chunk
+CHUNKS_MOST = 64  # in front of a format chunk
+W64_GUID = bytes.fromhex("f3acd3118cd100c04f8edb8a")  # behind the four letters of a chunk's name
+GIF_EXTENSION, GIF_IMAGE, GIF_CONTROL = b"\x21", b"\x2c", b"\xf9"
+GIF_CONTROL_BYTES = 4  # its size, flags and delay
+GIF_TOO_SHORT, GIF_TENTH = (1).to_bytes(2, "little"), (10).to_bytes(2, "little")  # in hundredths of a second
+LINKS_MOST = 4096
+BOS = 2  # an Ogg page's flag: the first page of a stream
+
+
+class Shown(io.RawIOBase):
+    """A span of a file, some bytes replaced; `patches` ascend and are of one length."""
+
+    def __init__(self, file: BinaryIO, span: Span, patches: list[Patch]) -> None:
+        self._file, (self._start, self._end), self._patches = file, span, patches
+        self._at = self._start
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: self._start, io.SEEK_CUR: self._at, io.SEEK_END: self._end}[whence]
+        self._at = max(base + offset, self._start)
+        return self.tell()
+
+    def tell(self) -> int:
+        return self._at - self._start
+
+    def read(self, size: int = -1) -> bytes:
+        left = max(self._end - self._at, 0)
+        self._file.seek(self._at)
+        data = bytearray(self._file.read(left if size < 0 else min(size, left)))
+        longest = len(self._patches[0][1]) if self._patches else 0
+        first = bisect_left(self._patches, (self._at - longest, b""))
+        last = bisect_left(self._patches, (self._at + len(data), b""))
+        for offset, patch in self._patches[first:last]:
+            for i, byte in enumerate(patch, offset - self._at):
+                if 0 <= i < len(data):
+                    data[i] = byte
+        self._at += len(data)
+        return bytes(data)
+
+
+@contextmanager
+def opened_repaired(path: Path, span: Span | None) -> Iterator[Shown | None]:
+    """What FFmpeg is to read in the place of a file; None where the file will do as it is."""
+    try:
+        file = path.open("rb")
+    except OSError:  # FFmpeg says what is wrong
+        yield None
+        return
+    with file:
+        patches = wave_patches(file) or gif_patches(file)
+        if span is None and not patches:
+            yield None
+        else:
+            yield Shown(file, span or (0, path.stat().st_size), patches)
+
+
+def wave_patches(file: BinaryIO) -> list[Patch]:
+    """The bits a sample of a WAV or W64 file has by the size of its blocks, where the header says something else."""
+    file.seek(0)
+    head = file.read(40)
+    order = ">" if head[:4] == b"RIFX" else "<"
+    if head[:4] in (b"RIFF", b"RF64", b"BW64", b"RIFX") and head[8:12] == b"WAVE":
+        at = format_chunk(file, at=12, header=f"{order}4sI", align=2)
+    elif head[:4] == b"riff" and head[24:28] == b"wave":
+        at = format_chunk(file, at=40, header="<4s12xQ", align=8)
+    else:
+        return []
+    file.seek(at)
+    chunk = file.read(40)
+    if at == 0 or len(chunk) < 16:
+        return []
+    tag, channels, _, _, block, bits = struct.unpack_from(f"{order}HHIIHH", chunk)
+    valid = bits
+    if tag == EXTENSIBLE and len(chunk) >= SUBFORMAT_AT + 2:
+        valid = struct.unpack_from(f"{order}H", chunk, VALID_BITS_AT)[0] or bits
+        tag = struct.unpack_from(f"{order}H", chunk, SUBFORMAT_AT)[0]
+        places = [at + BITS_AT, at + VALID_BITS_AT]
+    else:
+        places = [at + BITS_AT]
+    if tag not in (PCM, IEEE_FLOAT) or not channels or block % channels:
+        return []
+    held = 8 * block // channels
+    if held == bits == valid or held not in (8, 16, 24, 32, 64):
+        return []
+    return [(place, struct.pack(f"{order}H", held)) for place in places]
+
+
+def format_chunk(file: BinaryIO, at: int, header: str, align: int) -> int:
+    """Where what a format chunk holds begins; 0 where there is none."""
+    length = struct.calcsize(header)
+    for _ in range(CHUNKS_MOST):
+        file.seek(at)
+        head = file.read(length)
+        if len(head) < length:
+            return 0
+        name, size = struct.unpack(header, head)
+        if name == b"fmt ":
+            return at + length
+        whole = size if align == 8 else length + size  # W64 counts the header, too
+        if whole < length:
+            return 0
+        at += -(-whole // align) * align
+    return 0
+
+
+def gif_patches(file: BinaryIO) -> list[Patch]:
+    """A tenth of a second for the pictures of a GIF that ask for a hundredth, as browsers show them."""
+    file.seek(0)
+    head = file.read(13)
+    if head[:4] != b"GIF8" or len(head) < 13:
+        return []
+    patches: list[Patch] = []
+    file.seek(colour_table_bytes(head[10]), io.SEEK_CUR)
+    while kind := file.read(1):
+        if kind == GIF_EXTENSION:
+            label, at = file.read(1), file.tell()
+            control = file.read(GIF_CONTROL_BYTES)
+            if label == GIF_CONTROL and control[2:4] == GIF_TOO_SHORT:
+                patches.append((at + 2, GIF_TENTH))
+            file.seek(at)
+        elif kind == GIF_IMAGE:
+            descriptor = file.read(9)
+            if len(descriptor) < 9:
+                break
+            file.seek(colour_table_bytes(descriptor[8]) + 1, io.SEEK_CUR)  # and the size of a code
+        else:
+            break
+        while size := file.read(1)[:1]:  # blocks, the last of them empty
+            if size == b"\0":
+                break
+            file.seek(size[0], io.SEEK_CUR)
+    return patches
+
+
+def colour_table_bytes(flags: int) -> int:
+    return 3 * 2 ** ((flags & 7) + 1) if flags & 0x80 else 0
+
+
+def ogg_links(path: Path) -> list[Span | None]:
+    """The files that a chained Ogg file is made of; [None], the file as it is, where it is not one.
+
+    Raises:
+        BeyondBudget: there are more than LINKS_MOST.
+    """
+    starts: list[int] = []
+    with path.open("rb") as file:
+        began = True  # whether pages that begin no stream have been met since the last link began
+        for at, flags in ogg_pages(file):
+            if flags & BOS and began:
+                starts.append(at)
+                if len(starts) > LINKS_MOST:
+                    raise BeyondBudget("links of an Ogg file", len(starts), LINKS_MOST)
+            began = not flags & BOS
+    if len(starts) < 2:
+        return [None]
+    return list(zip(starts, [*starts[1:], path.stat().st_size], strict=True))
+
+
+def ogg_pages(file: BinaryIO) -> Iterator[tuple[int, int]]:
+    """(offset, flags) of the pages of an Ogg file, as far as they follow each other; none of another file."""
+    at = 0
+    while True:
+        file.seek(at)
+        head = file.read(27)
+        if len(head) < 27 or head[:4] != b"OggS":
+            return
+        table = file.read(head[26])
+        yield at, head[5]
+        at += 27 + len(table) + sum(table)
