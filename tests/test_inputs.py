@@ -244,9 +244,9 @@ def test_decoding_less_chooses_the_same_frames(tmp_path: Path) -> None:
     times = [0.0, 0.31, 0.33, 1.0, 2.52, 2.52, 5.9, 6.95, 30.0]
     assert SPECS.video
     shown = {0.31, 2.52, 30.0}
-    every = read_every_frame(path, times, SPECS.video, Budget(), shown)
     told = read_picture_times(path, Budget())
     assert told is not None
+    every = read_every_frame(path, times, SPECS.video, Budget(), shown, told)
     few = read_few_frames(path, times, SPECS.video, Budget(), shown, told)
     assert (
         few is not None
@@ -264,13 +264,13 @@ def test_decoding_less_chooses_the_same_frames_of_real_and_odd_files() -> None:
     alike = 0
     for path in sorted(p for p in (*SHARED.glob("videos/*.mp4"), *SHARED.glob("odd/**/*")) if p.is_file()):
         try:
-            told = read_picture_times(path, Budget()) or PictureTimes([], 0.0)
+            told = read_picture_times(path, Budget()) or PictureTimes([], [], 0.0)
             times = [(i + 0.5) * told.end_s / 12 for i in range(12)]
             few = read_few_frames(path, times, SPECS.video, Budget(), (), told)
         except BadMedia:
             continue
         if few is not None:
-            every = read_every_frame(path, times, SPECS.video, Budget(), ())
+            every = read_every_frame(path, times, SPECS.video, Budget(), (), told)
             assert (few[0] == every[0]).all() and few[1] == pytest.approx(every[1], abs=1e-3), path.name
             alike += 1
     assert alike > 200

@@ -6,7 +6,9 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import accumulate, pairwise
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
@@ -115,13 +117,15 @@ def decoded(
 
 @dataclass(frozen=True)
 class PictureTimes:
-    """When pictures are shown, by what the packets say, without decoding any.
+    """When pictures are shown, in seconds from the file's start, by what the packets say, without decoding any.
 
-    `starts` are (pts, seconds from the file's start) of every packet that is shown, ascending; empty where the
-    container does not tell or guesses. `end_s` is when the last picture ends, as far as the packets tell.
+    `starts` are (pts, seconds) of every picture, ascending, where the container is trusted to tell each; `ticks_s` are
+    the seconds of the first picture shown, the second and so on, where packets only tell the order of decoding; both
+    are empty where the decoder has to be asked. `end_s` is when the last picture ends, as far as the packets tell.
     """
 
     starts: list[tuple[int, float]]
+    ticks_s: list[float]
     end_s: float
 
 
@@ -135,29 +139,64 @@ def read_picture_times(path: Path, budget: Budget) -> PictureTimes | None:
         stream = video_stream(container)
         if stream is None:
             return None
-        shown: list[tuple[int, int]] = []
-        base, count, told = stream.time_base or Fraction(0), 0, TIMED & set(container.format.name.split(","))
+        packets: list[PacketTimes] = []
+        whole = True
         for packet in packets_of(container, stream):
-            if not packet.size or packet.is_discard:
-                continue
-            count += 1
-            if packet.pts is None or packet.is_corrupt or count > budget.frames:
-                told = set()
-            at = packet.pts if packet.pts is not None else packet.dts
-            if at is not None:
-                shown.append((at, packet.duration or 0))
-        frame_s = 1.0 / rate_of(stream)
-        if not shown:
-            return PictureTimes([], min(count * frame_s, budget.seconds))
-        shown.sort()
-        zero_s = origin_s(container)
+            if is_picture(packet):
+                whole = whole and not packet.is_corrupt and len(packets) < budget.frames
+                packets.append(PacketTimes(packet.pts, packet.dts, packet.duration or 0))
+        found = picture_times(packets, container, stream)
+        if found.starts and found.starts[-1][1] > budget.seconds:
+            raise TooLong(round(found.starts[-1][1], 1), budget.seconds)
+        trusted = whole and TIMED & set(container.format.name.split(","))
+        return PictureTimes(found.starts if trusted else [], found.ticks_s, min(found.end_s, budget.seconds))
+
+
+class PacketTimes(NamedTuple):
+    """In the stream's time base."""
+
+    pts: int | None
+    dts: int | None
+    duration: int
+
+
+def is_picture(packet: av.Packet[Any]) -> bool:
+    """Not what an edit list cuts off, nor the mark at the end of a stream. One without data repeats a picture."""
+    return not packet.is_discard and (packet.size > 0 or packet.pts is not None)
+
+
+def picture_times(packets: list[PacketTimes], container: InputContainer, stream: av.VideoStream) -> PictureTimes:
+    """See `read_picture_times`."""
+    base, zero_s, frame_s = stream.time_base or Fraction(0), origin_s(container), 1.0 / rate_of(stream)
+
+    def seconds(ticks: int) -> float:
         # rounded as the times of frames are, so that a time between two frames falls to the same one
-        starts = [(pts, pts * base.numerator / base.denominator - zero_s) for pts, _ in shown]
-        last_s = max(starts[-1][1], 0.0)
-        end_s = picture_end_s(last_s, float(shown[-1][1] * base) or frame_s, announced_end_s(container, stream))
-        if told and last_s > budget.seconds:
-            raise TooLong(round(last_s, 1), budget.seconds)
-        return PictureTimes(starts if told else [], min(end_s, budget.seconds))
+        return ticks * base.numerator / base.denominator - zero_s
+
+    if tells_order_only(packets, container, stream):
+        decoded_at = [packet.dts for packet in packets if packet.dts is not None]
+        lengths_s = [float(packet.duration * base) or frame_s for packet in packets]
+        if len(decoded_at) == len(packets) and all(a < b for a, b in pairwise(decoded_at)):
+            early_s = min(seconds(decoded_at[0]), 0.0) if decoded_at else 0.0
+            ticks_s = [seconds(dts) - early_s for dts in decoded_at]
+        else:
+            ticks_s = list(accumulate(lengths_s, initial=0.0))[:-1]
+        return PictureTimes([], ticks_s, ticks_s[-1] + lengths_s[-1] if ticks_s else 0.0)
+    shown = sorted((packet.pts, packet.duration) for packet in packets if packet.pts is not None)
+    starts = [(pts, seconds(pts)) for pts, _ in shown]
+    last_s, lasts_s = max(starts[-1][1], 0.0), seconds(shown[-1][1]) + zero_s or frame_s
+    end_s = picture_end_s(last_s, lasts_s, announced_end_s(container, stream))
+    return PictureTimes(starts if len(shown) == len(packets) else [], [], end_s)
+
+
+def tells_order_only(packets: list[PacketTimes], container: InputContainer, stream: av.VideoStream) -> bool:
+    """Whether packets say when they are decoded and not when they are shown: those of AVI, of bare streams, and others
+    whose two times go side by side although pictures change their order.
+    """
+    if container.format.name == "avi" or not any(packet.pts is not None for packet in packets):
+        return True
+    steps = {packet.pts - packet.dts for packet in packets if packet.pts is not None and packet.dts is not None}
+    return bool(stream.codec_context.has_b_frames) and len(packets) > 1 and len(steps) == 1
 
 
 def rate_of(stream: av.VideoStream) -> float:
@@ -206,7 +245,7 @@ def read_frames(
     if told is None:
         raise Damaged("no video stream")
     found = read_few_frames(path, times_s, spec, budget, shown_s, told)
-    return found if found is not None else read_every_frame(path, times_s, spec, budget, shown_s)
+    return found if found is not None else read_every_frame(path, times_s, spec, budget, shown_s, told)
 
 
 def read_few_frames(
@@ -250,7 +289,12 @@ def read_few_frames(
 
 
 def read_every_frame(
-    path: Path, times_s: Sequence[float], spec: VideoSpec, budget: Budget, shown_s: Collection[float]
+    path: Path,
+    times_s: Sequence[float],
+    spec: VideoSpec,
+    budget: Budget,
+    shown_s: Collection[float],
+    told: PictureTimes,
 ) -> Frames:
     """See `read_frames`."""
     with opened(path, budget) as container:
@@ -268,7 +312,7 @@ def read_every_frame(
             if (asked := [t for t in times if t in shown_s]) and (made := picture(frame, aspect)):
                 jpegs.update(dict.fromkeys(asked, made))
 
-        for frame, now_s in timed_frames(container, stream, budget):
+        for frame, now_s in timed_frames(container, stream, budget, told.ticks_s):
             if now_s > budget.seconds:
                 raise TooLong(round(now_s, 1), budget.seconds)
             if shown is not None and (due := times_s[len(chosen) : bisect_left(times_s, now_s)]):
@@ -284,34 +328,28 @@ def read_every_frame(
 
 
 def timed_frames(
-    container: InputContainer, stream: av.VideoStream, budget: Budget
+    container: InputContainer, stream: av.VideoStream, budget: Budget, ticks_s: Sequence[float]
 ) -> Iterator[tuple[av.VideoFrame, float]]:
-    """Every frame that decodes and the second from the file's start at which it is shown.
-
-    A container without presentation times (AVI) gives its packets one tick after the other: the n-th frame that comes
-    out is shown at the tick of the n-th packet, whatever the order in which packets are decoded.
+    """Every frame that decodes and the second from the file's start at which it is shown: where `ticks_s` are known,
+    the n-th of them for the n-th frame, since decoders give frames in the order shown.
     """
     decoder, zero_s, rate = decoder_of(stream), origin_s(container), rate_of(stream)
     assert isinstance(decoder, av.VideoCodecContext)
-    ticks: list[int | None] = []
-    untimed = container.format.name == "avi"
-    count = 0
+    count, last = 0, None
     for packet in packets_of(container, stream):
-        if packet.size:
-            ticks.append(packet.dts)
-            untimed = untimed or (packet.pts is None and count == 0)
         try:
-            frames = decoder.decode(packet)
+            frames = decoder.decode(packet) if packet.size or packet.pts is None else [last] if last else []
         except (av.FFmpegError, ValueError):
             continue
         for frame in frames:
             check_size(frame, budget)
-            time_s: float | None = frame.time
-            if untimed:
-                tick = ticks[count] if count < len(ticks) else None
-                time_s = None if tick is None else float(tick * (stream.time_base or 0))
-            yield frame, time_s - zero_s if time_s is not None else count / rate
-            count += 1
+            time_s: float | None = None if frame.time is None else frame.time - zero_s
+            if frame is last and packet.pts is not None:
+                time_s = float(packet.pts * (stream.time_base or 0)) - zero_s
+            if ticks_s:
+                time_s = ticks_s[min(count, len(ticks_s) - 1)]
+            yield frame, count / rate if time_s is None else time_s
+            count, last = count + 1, frame
             if count > budget.frames:
                 raise BeyondBudget("frames", count, budget.frames)
 
