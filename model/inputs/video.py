@@ -8,11 +8,10 @@ from dataclasses import dataclass
 import av
 import numpy as np
 from av.sidedata.sidedata import SideData
-from av.video.reformatter import ColorPrimaries, ColorTrc
 from numpy.typing import NDArray
 
-HDR_CURVES = {ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67}  # PQ and HLG of ITU-R BT.2100
-WIDE_PRIMARIES = {ColorPrimaries.BT2020, ColorPrimaries.SMPTE431, ColorPrimaries.SMPTE432}
+from .hdr import beyond_bt709, to_bt709
+
 MAX_STRETCH = 4  # a very wide or tall frame is squeezed until its long side is this many times its short one
 
 
@@ -58,19 +57,19 @@ def square(frame: av.VideoFrame, spec: VideoSpec, aspect: float = 1.0) -> NDArra
 
 def painted(frame: av.VideoFrame, width: int, height: int, interpolation: str) -> NDArray[np.uint8]:
     """A frame as a screen shows it, RGB uint8 [height, width, 3], sides swapped where it is shown turned: scaled, over
-    white where it is transparent, HDR and wide colours as BT.709, upright and mirrored as its display matrix says.
+    white where it is transparent, HDR and wide colours brought to BT.709, turned and mirrored by its display matrix.
 
     Interlaced frames stay as they are, both fields at once.
     """
     matrix, way = display_matrix(frame), interpolation.upper()
     if has_transparency(frame):
         frame = over_white(frame)
-    if beyond_bt709(frame):  # colours are converted pixel by pixel, so scale first
-        small = frame.reformat(width=width, height=height, interpolation=way)
-        shown = small.reformat(format="rgb24", dst_color_trc=ColorTrc.BT709, dst_color_primaries=ColorPrimaries.BT709)
-    else:
-        shown = frame.reformat(width=width, height=height, format="rgb24", interpolation=way)
-    return upright(np.asarray(shown.to_ndarray(), np.uint8), matrix)
+    wide = beyond_bt709(frame.color_trc, frame.color_primaries)
+    pixels = "rgb48le" if wide else "rgb24"
+    scaled = frame.reformat(width=width, height=height, format=pixels, interpolation=way).to_ndarray()
+    if wide:
+        scaled = to_bt709(np.asarray(scaled, np.uint16), frame.color_trc, frame.color_primaries)
+    return upright(np.asarray(scaled, np.uint8), matrix)
 
 
 def has_transparency(frame: av.VideoFrame) -> bool:
@@ -84,11 +83,6 @@ def over_white(frame: av.VideoFrame) -> av.VideoFrame:
     alpha = rgba[..., 3:]
     rgb = (rgba[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255
     return av.VideoFrame.from_ndarray(rgb.astype(np.uint8), format="rgb24")
-
-
-def beyond_bt709(frame: av.VideoFrame) -> bool:
-    """Whether a frame's brightness or colours go beyond those of BT.709: HDR, or the primaries of BT.2020 and P3."""
-    return frame.color_trc in HDR_CURVES or frame.color_primaries in WIDE_PRIMARIES
 
 
 def display_matrix(frame: av.VideoFrame) -> tuple[int, int, int, int] | None:
