@@ -106,7 +106,8 @@ def decoder_of(stream: av.VideoStream | av.AudioStream) -> av.VideoCodecContext 
     which take twice as long, do not.
     """
     codec: Any = stream.codec_context
-    if stream.metadata.get("alpha_mode") == "1" and codec.name in ("vp8", "vp9"):
+    tags = {name.lower(): value for name, value in stream.metadata.items()}
+    if tags.get("alpha_mode") == "1" and codec.name in ("vp8", "vp9"):
         extradata = codec.extradata
         codec = av.CodecContext.create("libvpx" if codec.name == "vp8" else "libvpx-vp9", "r")
         codec.extradata = extradata
