@@ -2,7 +2,7 @@
 
 - WAV and W64 whose samples have fewer valid bits than their place has (24 in 32, say): FFmpeg takes the valid bits for
   the size of the place. The header's word for it is the size of a block of all channels.
-- GIF pictures shown for one hundredth of a second: browsers show them for ten, FFmpeg 8.1 no longer does.
+- GIF pictures shown for one hundredth of a second: browsers show them for ten, FFmpeg from 7.0 on does not.
 - Ogg files one after the other in one file (RFC 3533, "chaining"): FFmpeg stops at a link of other channels.
 """
 
