@@ -16,6 +16,7 @@ import pytest
 from av.video.reformatter import ColorPrimaries, ColorTrc
 from numpy.typing import NDArray
 
+from model.inputs.audio import AudioSpec
 from model.inputs.containers import Budget, video_stream
 from model.inputs.decode import read_frames, read_waveform
 from model.inputs.errors import NotMedia
@@ -500,3 +501,18 @@ def every_frame_end_s(path: Path, made: Film) -> float:
     if made.kind == "avi" or times[0] is None:
         return float(len(times) / made.rate)
     return max(times) - start_s + float(1 / made.rate)
+
+
+# Where nothing is to be seen or heard
+
+
+def test_windows_of_silence_and_of_one_colour_are_told_apart(tmp_path: Path) -> None:
+    """Two seconds each of a tone, of nothing, of a constant and of noise at -86 dB; a film that goes black."""
+    tone = make_tone(2.0, 440.0, 8000)
+    faint = np.random.default_rng(0).uniform(-5e-5, 5e-5, 16_000).astype(np.float32)
+    write_wav(tmp_path / "a.wav", np.concatenate([tone, 0 * tone, 0 * tone + 0.1, faint, tone / 500]), 8000)
+    specs = InputSpecs(2.0, SIZE, AudioSpec(8000, 16_000))
+    assert read_media(tmp_path / "a.wav", specs, Budget(), ("audio",)).parts["audio"].empty == {1, 2, 3}
+    black = np.zeros((64, 64, 3), np.uint8)
+    half = read_media(film(tmp_path / "a.mp4", [quarters()] * 16 + [black] * 16), specs, Budget(), ("video",))
+    assert half.windows == [(0.0, 2.0), (2.0, 4.0)] and half.parts["video"].empty == {1}

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+SILENT_PEAK = 10 ** (-70 / 20)  # ten steps of 16 bits
 LOUDEST = 2.0**31  # the range of the largest whole samples, which some programmes write as floats
 
 
@@ -48,3 +49,8 @@ def cut(waveform: NDArray[np.float32], start_s: float, end_s: float, spec: Audio
     if spec.fill == "repeat":
         piece = np.tile(piece, spec.samples // len(piece))
     return np.pad(piece, (0, spec.samples - len(piece)))
+
+
+def is_silent(waveform: NDArray[np.float32]) -> bool:
+    """Whether nothing in [samples] is louder than -70 dB of full scale, a constant offset aside."""
+    return bool(np.ptp(waveform) <= 2 * SILENT_PEAK)

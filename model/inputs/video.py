@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from .hdr import beyond_bt709, to_bt709
 
+PLAIN_RANGE = 12  # of 255: what compression and noise make of one colour
 MAX_STRETCH = 4  # a very wide or tall frame is squeezed until its long side is this many times its short one
 
 
@@ -37,6 +38,11 @@ def frame_times(start_s: float, end_s: float, frames: int) -> list[float]:
     """
     step = (end_s - start_s) / frames
     return [start_s + (i + 0.5) * step for i in range(frames)]
+
+
+def is_plain(frames: NDArray[np.uint8]) -> bool:
+    """Whether each of [frames, height, width, 3] is of one colour all over."""
+    return bool((np.ptp(frames, axis=(1, 2)) <= PLAIN_RANGE).all())
 
 
 def square(frame: av.VideoFrame, spec: VideoSpec, aspect: float = 1.0) -> NDArray[np.uint8]:

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from .audio import AudioSpec, cut
+from .audio import AudioSpec, cut, is_silent
 from .containers import Budget
 from .decode import PictureTimes, read_frames, read_picture_times, read_waveform
 from .errors import Damaged, MissingModality
 from .preview import peaks
-from .video import VideoSpec, frame_times
+from .video import VideoSpec, frame_times, is_plain
 
 TAIL = 0.1  # an end shorter than this share of a window gets no window of its own
 DRIFT_S = 0.05  # where packets end this far from what was decoded, the frames are chosen again
@@ -32,10 +32,13 @@ class InputSpecs:
 
 @dataclass(frozen=True)
 class Part:
-    """One modality of an item: `windows` [n] says to which window each row of `array` [n, ...] belongs."""
+    """One modality of an item: `windows` [n] says to which window each row of `array` [n, ...] belongs; `empty` are
+    those windows in which nothing is heard, or nothing seen but one colour.
+    """
 
     windows: list[int]
     array: NDArray[np.generic]
+    empty: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -152,7 +155,8 @@ def read_video(
     seen = [i for i, (start, _) in enumerate(windows) if start < true_s]
     rows = np.array([[place[t] for t in chosen[i]] for i in seen])
     pictures = {i: jpegs[middles[i]] for i in seen if previews and middles[i] in jpegs}
-    return duration_s, windows, Part(seen, frames[rows]), pictures
+    plain = frozenset(i for i, row in zip(seen, rows, strict=True) if is_plain(frames[row]))
+    return duration_s, windows, Part(seen, frames[rows], plain), pictures
 
 
 def audio_part(
@@ -160,11 +164,13 @@ def audio_part(
 ) -> dict[str, Part]:
     if waveform is None or specs.audio is None:
         return {}
-    heard: list[int] = []
+    heard, silent = list[int](), set[int]()
     array = np.empty((len(windows), specs.audio.samples), np.float32)  # filled in place: an hour is 600 MB
     for i, (start, end) in enumerate(windows):
         piece = cut(waveform, start, end, specs.audio)
         if piece is not None:
             array[len(heard)] = piece
             heard.append(i)
-    return {"audio": Part(heard, array[: len(heard)])}
+            if is_silent(piece):
+                silent.add(i)
+    return {"audio": Part(heard, array[: len(heard)], frozenset(silent))}
