@@ -58,7 +58,7 @@ def described(dim: int, expected: int) -> str:
 
 
 @dataclass(frozen=True)
-class Left:
+class Subset:
     """What a filter leaves: the places [n] of vectors, and either a copy of their codes, or FAISS's selector of them
     and how many of them each list holds, [lists].
     """
@@ -117,19 +117,19 @@ class Codes:
         crowded = 2 * count > 3 * ONE_LIST if self.lists == 1 else lists_for(count) > 3 * self.lists
         return crowded or int(self._index.pq.M) != pieces(int(self._index.d))
 
-    def left(self, places: Ids) -> Left:
+    def subset(self, places: Ids) -> Subset:
         """What is needed to search among places [n], ascending."""
         count = int(self._index.ntotal)
         if self.lists > 1 and len(places) <= COPIED:
-            return Left(places, copy=self._copied(places))
+            return Subset(places, copy=self._copied(places))
         bits = np.zeros(count, bool)
         bits[places] = True
         chosen = faiss.IDSelectorBitmap(np.packbits(bits, bitorder="little"))
         if self.lists == 1:
-            return Left(places, selector=chosen)
+            return Subset(places, selector=chosen)
         self._look_up()
         counts = np.bincount(self._in_list[places], minlength=self.lists).astype(np.float32)
-        return Left(places, selector=chosen, counts=counts)
+        return Subset(places, selector=chosen, counts=counts)
 
     def _copied(self, places: Ids) -> Any:
         pq = self._index.pq
@@ -158,7 +158,7 @@ class Codes:
             for n in np.flatnonzero(self._sizes).tolist():
                 self._in_list[faiss.rev_swig_ptr(held.get_ids(n), held.list_size(n))] = n
         if count > 2 * self._spread_at:
-            some = np.unique(np.linspace(0, count - 1, min(count, SPREAD_OF)).astype(np.int64))
+            some = evenly(count)
             off = self._stored(some) - self._centroids[self._in_list[some]]
             self._spread, self._spread_at = np.asarray(off.T @ off / len(some), np.float32), count
 
@@ -166,23 +166,23 @@ class Codes:
         """The standard deviation of what codes make of scores of a query [dim]."""
         count = int(self._index.ntotal)
         if count > 2 * self._error_at:
-            some = self._stored(np.unique(np.linspace(0, count - 1, min(count, SPREAD_OF)).astype(np.int64)))
+            some = self._stored(evenly(count))
             off = some - self._index.pq.decode(self._index.pq.compute_codes(some))
             self._error, self._error_at = np.asarray(off.T @ off / len(some), np.float32), count
         return math.sqrt(max(float(query @ self._error @ query), 0.0))
 
-    def search(self, query: Vectors, k: int, depth: int, probes: int, left: Left | None, compare: Compare) -> Read:
+    def search(self, query: Vectors, k: int, depth: int, probes: int, subset: Subset | None, compare: Compare) -> Read:
         """The best k for a query [dim]: the `depth` best by their codes compared, in `probes` lists at first."""
-        if self.lists > 1 and (left is None or left.copy is None):
-            return self._walk(query, k, depth, probes, left, compare)
-        count = int(self._index.ntotal) if left is None else len(left.places)
+        if self.lists > 1 and (subset is None or subset.copy is None):
+            return self._walk(query, k, depth, probes, subset, compare)
+        count = int(self._index.ntotal) if subset is None else len(subset.places)
 
         def read(depth: int) -> tuple[Ids, Vectors]:
-            if left is None or left.copy is None:
+            if subset is None or subset.copy is None:
                 whole, near = np.zeros(1, np.int64), np.zeros(1, np.float32)
-                return self._read(query, whole, near, depth, left.selector if left else None)
-            codes, at = left.copy.search(query[None], depth)
-            return left.places[at[0]], codes[0]
+                return self._read(query, whole, near, depth, subset.selector if subset else None)
+            codes, at = subset.copy.search(query[None], depth)
+            return subset.places[at[0]], codes[0]
 
         places, scores = self._compared(query, k, min(depth, count), count, read, compare)
         return Read(places, scores, "codes", count)
@@ -206,19 +206,19 @@ class Codes:
                 return found, scores
             depth = min(DEEPER * depth, most)
 
-    def _walk(self, query: Vectors, k: int, depth: int, probes: int, left: Left | None, compare: Compare) -> Read:
+    def _walk(self, query: Vectors, k: int, depth: int, probes: int, subset: Subset | None, compare: Compare) -> Read:
         """Read the nearest lists. Where a filter leaves what may lie elsewhere, or too little was found, go on: what is
         expected of a list is the tail of a normal distribution above the worst of the best k, times what it holds.
         """
         self._count_lists()
         near = self._centroids @ query
         selector, unread = None, self._sizes
-        if left is not None and left.counts is not None:
-            selector, unread, probes = left.selector, left.counts, max(probes, LEAST_PROBES)
-        reach = near if left is None else np.where(unread > 0, near, np.float32(-2.0))
+        if subset is not None and subset.counts is not None:
+            selector, unread, probes = subset.selector, subset.counts, max(probes, LEAST_PROBES)
+        reach = near if subset is None else np.where(unread > 0, near, np.float32(-2.0))
         part = np.argpartition(reach, -min(probes, self.lists))[-min(probes, self.lists) :]
         read = self._read(query, part, near[part], depth, selector)
-        if left is None and len(read[0]) >= k:
+        if subset is None and len(read[0]) >= k:
             return Read(*compare(read[0]), "lists", int(self._sizes[part].sum()))
         self._look_up()
         deviation = math.sqrt(max(float(query @ self._spread @ query), 1e-12))
@@ -284,6 +284,11 @@ class Codes:
         )
         count = depth if found[-1] >= 0 else int((found >= 0).sum())
         return found[:count], scores[:count]
+
+
+def evenly(count: int) -> Ids:
+    """At most SPREAD_OF of so many places, evenly among them."""
+    return np.unique(np.linspace(0, count - 1, min(count, SPREAD_OF)).astype(np.int64))
 
 
 def worst_of(best: tuple[Ids, Vectors], k: int) -> float:

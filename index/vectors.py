@@ -24,7 +24,7 @@ import faiss as untyped_faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from .codes import Codes, Left, described, lists_for
+from .codes import Codes, Subset, described, lists_for
 from .gpu import CHUNK, MOST, Copy, gpus
 from .places import Column, Ids
 
@@ -229,11 +229,11 @@ class FaissIndex:
         return Found(self._ids[found[0, :count]], near[0, :count], "graph", min(wide * HNSW_LINKS, len(self)), False)
 
     def _search_codes(self, query: Vectors, k: int, shown: Shown | None, rough: bool) -> Found:
-        codes, left = self._codes, shown.left if shown else None
+        codes, subset = self._codes, shown.subset if shown else None
         assert codes is not None
         probes = max(int(self._tuned["nprobe"]), LEAST_PROBES, math.ceil(2 * k * codes.lists / len(self._ids)))
         depth = self._depth(k, rough, shown is not None)
-        read = codes.search(query, k, depth, probes, left, lambda places: self._compared(query, places, k))
+        read = codes.search(query, k, depth, probes, subset, lambda places: self._compared(query, places, k))
         return Found(self._ids[read.places], read.scores, read.way, read.compared, False)
 
     def _scan(self, query: Vectors, k: int, shown: Shown | None) -> Found:
@@ -352,7 +352,7 @@ class FaissIndex:
         """What is needed to search among places `at`."""
         one_in = len(self._ids) / max(len(at), 1)
         if self._codes is not None and not scan:
-            return Shown(at, allowed, one_in, left=self._codes.left(at))
+            return Shown(at, allowed, one_in, subset=self._codes.subset(at))
         # a flat keeper goes through a list of places without looking at the others
         listed = faiss.IDSelectorArray(at) if scan and self.kind != "small" else selector(at, len(self._ids))
         if scan or not len(at):
@@ -459,7 +459,7 @@ class Shown(NamedTuple):
     selector: Any = None
     witnesses: Ids | None = None
     vectors: Vectors | None = None
-    left: Left | None = None
+    subset: Subset | None = None
 
     @property
     def size(self) -> int:
