@@ -24,9 +24,10 @@ from model.inputs.containers import Budget
 from model.inputs.errors import BadMedia, MissingModality
 from model.manifest import BadManifest
 
+from .adopt import adopt
 from .backup import Saved, backup, restore
 from .bank import stock
-from .build import Report, build
+from .build import Report, build, standing
 from .collection import Collection, CollectionError, FingerprintConflict
 from .data import Collections
 from .filters import BadFilter
@@ -48,7 +49,13 @@ def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m index", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     building = commands.add_parser("build", help="index folders, files, JSONL manifests and tar shards")
-    building.add_argument("paths", type=Path, nargs="+", metavar="PATH")
+    building.add_argument("paths", type=Path, nargs="*", metavar="PATH")
+    building.add_argument(
+        "--adopt",
+        action="store_true",
+        help="make items of media in the collection's folder that none names; begin it anew if its records are lost",
+    )
+    building.add_argument("--check", action="store_true", help="read files whose size and time are as they were, too")
     building.add_argument(
         "--reembed",
         action="store_true",
@@ -118,7 +125,10 @@ def share(text: str) -> float:
 
 
 def main() -> int:
-    args = arguments().parse_args()
+    parser = arguments()
+    args = parser.parse_args()
+    if args.command == "build" and not (args.paths or args.adopt):
+        parser.error("build: a PATH is needed, or --adopt")
     try:
         return COMMANDS[args.command](args)
     except BrokenPipeError:  # whoever reads has seen enough
@@ -154,7 +164,7 @@ def build_command(args: argparse.Namespace) -> int:
     if missing:
         raise FileNotFoundError(f"{missing[0]} does not exist")
     encoder = OnnxEncoder.open(args.bundle, threads=1)  # a core for each of the batches that are encoded at once
-    collections = opened(args, encoder, make=True)
+    collections = opened(args, encoder, make=not args.adopt)
     if args.reembed and isinstance(collections.conflicts.get(args.collection), FingerprintConflict):
         collections.close()
         reembedded = reembed_with_progress(args, encoder, overlap=None)
@@ -170,23 +180,57 @@ def build_command(args: argparse.Namespace) -> int:
         swap(args.data, args.collection)
         collections = opened(args, encoder)
     try:
+        adopted = adopt_command(args, encoder, collections) if args.adopt else Report()
         collection = collections.ensure(args.collection)
         stock(collection, encoder)
-        report = shown(progress_of(args, encoder, collection))
+        report = shown(progress_of(args, encoder, collection)) if args.paths else Report()
+        before = {name: why for name, why in standing(collection).items() if name not in report.failed}
     finally:
         collections.close()
-    failures = args.data / f"{args.collection}-failures.jsonl"
-    lines = [json.dumps({"source": name, "reason": reason}) + "\n" for name, reason in report.failed.items()]
+    tell(args.data / f"{args.collection}-failures.jsonl", report, before, bool(args.paths))
+    return 1 if report.failed or adopted.failed else 0
+
+
+def tell(failures: Path, report: Report, before: dict[str, str], built: bool) -> None:
+    """What a build did, and what failed in it and `before`, which goes to a file, too."""
+    every = report.failed | before
+    lines = [json.dumps({"source": name, "reason": reason}) + "\n" for name, reason in every.items()]
     failures.write_text("".join(lines), encoding="utf-8")
     for name, reason in report.failed.items():
         print(f"failed: {name}: {reason}", file=sys.stderr)
-    print(
-        f"{report.indexed} indexed, {report.unchanged} unchanged, {len(report.failed)} failed, "
-        f"{report.ignored} other files passed over"
-    )
-    if report.failed:
+    for name, reason in before.items():
+        print(f"failed before: {name}: {reason}", file=sys.stderr)
+    if built:
+        print(
+            f"{report.indexed} indexed, {report.unchanged} unchanged, {len(report.failed)} failed, "
+            f"{report.ignored} other files passed over"
+        )
+    if report.rewritten:
+        print(f"{report.rewritten} had other content in the size and time they had before")
+    if before:
+        print(f"{len(before)} that failed in earlier builds still stand as they were")
+    if every:
         print(f"those that failed are listed in {failures}; --retry-failed tries them again")
-    return 1 if report.failed else 0
+
+
+def adopt_command(args: argparse.Namespace, encoder: OnnxEncoder, collections: Collections) -> Report:
+    """Tell what will be taken in, then take it in."""
+    collections.adopt(args.collection)
+    collection = collections.get(args.collection)
+    stock(collection, encoder)
+    files = collection.set_aside()
+    print(f"{args.collection}: {len(files)} media files that no item names will be taken in as items")
+    for file in files:
+        print(f"  {file} ({file.stat().st_size} bytes)")
+    decoders = Decoders(args.workers, DECODE_MEMORY_MB, args.file_max_s)
+    try:
+        report = shown(adopt(encoder, collection, decoders, BUILD_BUDGET, args.overlap))
+    finally:
+        decoders.close()
+    for name, reason in report.failed.items():
+        print(f"failed: {name}: {reason}; it stays where it is", file=sys.stderr)
+    print(f"{report.indexed} taken in, {len(report.failed)} failed")
+    return report
 
 
 def progress_of(
@@ -197,12 +241,14 @@ def progress_of(
         from . import ray_build
 
         limits = (BUILD_BUDGET, DECODE_MEMORY_MB, args.file_max_s, args.workers)
-        yield from ray_build.build(args.bundle, collection, args.paths, *limits, args.retry_failed, args.overlap)
+        yield from ray_build.build(
+            args.bundle, collection, args.paths, *limits, args.retry_failed, args.overlap, args.check
+        )
         return
     decoders = Decoders(args.workers, DECODE_MEMORY_MB, args.file_max_s)
     try:
         how = (BUILD_BUDGET, args.retry_failed, args.overlap)
-        yield from build(encoder, collection, args.paths, decoders, *how, at_once=os.cpu_count() or 1)
+        yield from build(encoder, collection, args.paths, decoders, *how, at_once=os.cpu_count() or 1, check=args.check)
     finally:
         decoders.close()
 

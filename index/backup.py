@@ -22,12 +22,12 @@ from typing import Any
 
 from export.bundle import digest
 
-from .collection import NAME, CollectionError, CollectionExists
+from .collection import MEDIA, NAME, STORED, CollectionError, CollectionExists, RecordsLost, lost
 from .data import STAGED, hold
 from .snapshot import sync
 
 FORMAT, MANIFEST, RECORDS = 1, "backup.json", "records.sqlite"
-STORED = re.compile(r"media/[0-9a-f]{32}(\.[a-z0-9]{1,8})?")
+COPIED = re.compile(f"{MEDIA}/{STORED.pattern}")
 TRIES = 20  # while a writer deletes what is being copied
 
 
@@ -65,7 +65,8 @@ def backup(data: Path, out: Path) -> dict[str, Saved]:
     """Copy every collection of a data folder, in use or not, into a new folder.
 
     Raises:
-        BadBackup: there is something at `out`, or no data folder. OSError: what the disk says.
+        BadBackup: there is something at `out`, or no data folder. RecordsLost: of a collection. OSError: as the disk
+        says.
     """
     if out.exists():
         raise BadBackup(f"{out} is there already")
@@ -76,6 +77,8 @@ def backup(data: Path, out: Path) -> dict[str, Saved]:
         if unfinished := sorted((data / STAGED).glob(".*.old")):
             raise BadBackup(f"a swap was cut short ({unfinished[0].name}): start the service, or swap again")
         for folder in sorted((data / "collections").iterdir()):
+            if not folder.name.startswith(".") and lost(folder):
+                raise RecordsLost(folder.name)
             if not folder.name.startswith(".") and (folder / RECORDS).is_file() and (one := copied(folder, half)):
                 saved[folder.name] = one
         manifest = {"format": FORMAT, "collections": {name: vars(one) for name, one in saved.items()}}
@@ -140,7 +143,7 @@ def checked(folder: Path) -> dict[str, Saved]:
             raise BadBackup(f"{name!a} is no collection's name")
         for file, expected in one.files.items():
             path = folder / name / file
-            if file != RECORDS and not STORED.fullmatch(file):
+            if file != RECORDS and not COPIED.fullmatch(file):
                 raise BadBackup(f"{name}/{file!a} does not belong into a backup")
             if path.is_symlink() or not path.is_file():
                 raise BadBackup(f"{name}/{file} is missing from the backup")

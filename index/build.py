@@ -8,7 +8,7 @@ import tempfile
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +18,19 @@ from export.bundle import modality_of
 from export.encoder import Encoder
 from model.inputs.confined import Decoders
 from model.inputs.containers import MEDIA, Budget
-from model.inputs.errors import BadMedia, DecoderFailed, NotMedia
+from model.inputs.errors import BadMedia, DecoderFailed, DecodersClosed, NotMedia
 from model.inputs.windows import Media
 from model.manifest import Member, Row, encodable, read_manifest, read_shard
 
 from .collection import Collection
-from .records import NewItem
+from .content import digest_of, is_other, may_be_same
+from .records import Failure, Item, Known, NewItem
 
 AHEAD = 16  # files being decoded or waiting to be encoded, and
 AHEAD_BYTES = 256_000_000  # what those that are decoded may hold
 WINDOWS = 32  # windows encoded and committed together
+READERS = 2  # threads that read files whose content is in doubt
+RESTAMPED = 256  # items whose new times are written together
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class Source:
     metadata: dict[str, Any] = field(default_factory=dict)
     texts: tuple[str, ...] = ()
     member: Member | None = None
+    digest: str = ""  # the sum of its content, once that has been read
 
     @property
     def name(self) -> str:
@@ -66,6 +70,23 @@ class Report:
     unchanged: int = 0
     ignored: int = 0
     failed: dict[str, str] = field(default_factory=dict)
+    rewritten: int = 0  # other content in the size and time that a file had, where that was checked
+
+
+@dataclass
+class Plan:
+    """What a build has to do. Of sources in `doubtful`, with their stamps, the content tells: whether it is that of the
+    item, or of the failure, that is known.
+    """
+
+    total: int
+    report: Report
+    todo: list[tuple[Source, str]] = field(default_factory=list)
+    doubtful: deque[tuple[Source, str, Known | Failure]] = field(default_factory=deque)
+
+    @property
+    def done(self) -> int:
+        return self.total - len(self.todo) - len(self.doubtful)
 
 
 Decoded = tuple[Source, str, Media | BadMedia]  # and its stamp, from before it was read
@@ -143,15 +164,19 @@ def build(
     overlap: float = 0.0,
     within: Path | None = None,
     at_once: int = 1,
+    check: bool = False,
 ) -> Iterator[tuple[int, int, Report]]:
     """Index what is new or changed, and what failed before where `retry`, each window lying on a share `overlap` of the
     one before; yields (done, total, report so far) as it goes, and once more at the end. While batches are encoded, so
     many `at_once`, the next files are decoded and the last batch is written. Where there is a folder `within`, nothing
-    outside of it is read, whatever links and manifests say, and files go by their path in it.
+    outside of it is read, whatever links and manifests say, and files go by their path in it. To `check` is to read
+    every file whose size and time are those it had, too.
     """
-    total, todo, report = planned(collection, paths, retry, overlap, within)
-    done = total - len(todo)
-    yield done, total, report
+    plan = planned(collection, paths, retry, overlap, within, check)
+    total, report = plan.total, plan.report
+    for _ in settled(collection, plan):
+        yield plan.done, total, report
+    done, todo = plan.done, plan.todo
     with (
         ThreadPoolExecutor(at_once) as device,
         ThreadPoolExecutor(1) as writer,
@@ -171,7 +196,7 @@ def build(
             return len(items)
 
         ready: list[tuple[Source, str, Media]] = []
-        for source, stamp, outcome in decoded(todo, encoder, decoders, budget, Path(place), overlap):
+        for source, stamp, outcome in decoded_and_read(todo, encoder, decoders, budget, Path(place), overlap):
             if isinstance(outcome, BadMedia):
                 note_failure(collection, report, source, stamp, outcome)
                 done += 1
@@ -193,37 +218,145 @@ def build(
 
 
 def planned(
-    collection: Collection, paths: Iterable[Path], retry: bool, overlap: float, within: Path | None = None
-) -> tuple[int, list[tuple[Source, str]], Report]:
-    """How many sources there are, those that are to be indexed with their stamps, and a report of the others."""
+    collection: Collection,
+    paths: Iterable[Path],
+    retry: bool,
+    overlap: float,
+    within: Path | None = None,
+    check: bool = False,
+) -> Plan:
+    """What is to be done with the sources that there are, by what is known of them."""
     found, ignored = sources(paths, within)
     report = Report(ignored=ignored)
+    plan = Plan(len(found), report)
     with collection.held() as records:
         known, failures = records.known_sources(), records.failures()
-    todo = []
     for source in distinct(found, report):
         if within and source.path and not source.path.is_relative_to(within):
             report.failed[source.id] = "it lies outside of the folder"
             continue
         stamp = f"{source.stamp}:{overlap}" if overlap else source.stamp
-        if known.get(source.id) == (str(source.path or ""), stamp):
-            report.unchanged += 1
-        elif failures.get(source.id, ("", ""))[0] == stamp and not retry:
-            report.failed[source.name] = failures[source.id][1]
+        item, failure = known.get(source.id), failures.get(source.id)
+        if item is not None and item.source != str(source.path or ""):
+            item = None
+        if item is not None and item.stamp == stamp:
+            if check and source.path is not None:
+                plan.doubtful.append((source, stamp, item))
+            else:
+                report.unchanged += 1
+        elif failure is not None and failure.stamp == stamp and not (retry or check):
+            report.failed[source.name] = failure.reason
+        elif failure is not None and failure.digest and may_be_same(failure.stamp, stamp) and not retry:
+            plan.doubtful.append((source, stamp, failure))
+        elif item is not None and item.digest and may_be_same(item.stamp, stamp):
+            plan.doubtful.append((source, stamp, item))
         else:
-            todo.append((source, stamp))
-    return len(found), todo, report
+            plan.todo.append((source, stamp))
+    return plan
+
+
+def settled(collection: Collection, plan: Plan) -> Iterator[None]:
+    """Read what is doubtful: what has the content that is known goes by the time it has now, the rest is to be done.
+    Yields as it goes, and once more at the end.
+    """
+    readers, stamps = ThreadPoolExecutor(READERS), dict[str, tuple[str, str]]()
+    try:
+        sums = readers.map(lambda doubt: digest_of(doubt[0].path, doubt[0].member), plan.doubtful)
+        for digest in sums:
+            source, stamp, known = plan.doubtful.popleft()
+            if not digest or digest != (known.digest or digest):
+                plan.report.rewritten += stamp == known.stamp
+                plan.todo.append((source, stamp))
+            elif isinstance(known, Known):
+                plan.report.unchanged += 1
+                if (stamp, digest) != (known.stamp, known.digest):
+                    stamps[source.id] = stamp, digest
+            else:
+                plan.report.failed[source.name] = known.reason
+                collection.note_failure(source.id, known._replace(stamp=stamp, digest=digest))
+            if len(stamps) >= RESTAMPED:
+                collection.restamp(stamps)
+                stamps = {}
+            yield
+        if stamps:
+            collection.restamp(stamps)
+        yield
+    finally:
+        readers.shutdown(cancel_futures=True)
 
 
 def note_failure(collection: Collection, report: Report, source: Source, stamp: str, fault: BadMedia) -> None:
+    """Keep what is wrong with a source. An item that was made from what its file was before goes."""
     report.failed[source.name] = str(fault)
-    if not isinstance(fault, DecoderFailed):  # that may have been the machine's fault: try again next time
-        with collection.held() as records:
-            records.fail(source.id, stamp, str(fault))
+    if isinstance(fault, DecodersClosed):
+        return
+    with collection.held() as records:
+        item = records.find(source.id)
+    if item is not None and item.source == str(source.path) and replaced(item, source, stamp, fault):
+        collection.delete(source.id)
+    if isinstance(fault, DecoderFailed):  # that may have been the machine's fault: try again next time
+        stamp = ""
+    failure = Failure(stamp, str(fault), source.name, str(source.path or ""), source.digest or None)
+    collection.note_failure(source.id, failure)
+
+
+def replaced(item: Item, source: Source, stamp: str, fault: BadMedia) -> bool:
+    """Whether an item's file is there, and without doubt another one now."""
+    was = item.stamp or ""
+    if is_other(was, stamp):
+        return True
+    if not source.digest:  # it is missing, or cannot be read at the moment
+        return False
+    if item.digest:
+        return source.digest != item.digest
+    return may_be_same(was, stamp) and not isinstance(fault, DecoderFailed)
+
+
+def standing(collection: Collection) -> dict[str, str]:
+    """What could not be indexed, in this build or an earlier one, and why, by the names of the files. Of files that are
+    gone, or were indexed under another id, nothing is kept.
+    """
+    with collection.held() as records:
+        failures = records.failures()
+        indexed = {known.source for id, known in records.known_sources().items() if id not in failures}
+    found, over = {}, []
+    for id, failure in failures.items():
+        if not failure.source or failure.name is None:
+            continue
+        if not Path(failure.source).exists() or (failure.name == failure.source and failure.source in indexed):
+            over.append(id)
+        else:
+            found[failure.name] = failure.reason
+    if over:
+        collection.forget_failures(over)
+    return found
+
+
+def decoded_and_read(
+    todo: list[tuple[Source, str]],
+    encoder: Encoder,
+    decoders: Decoders,
+    budget: Budget,
+    place: Path,
+    overlap: float = 0.0,
+) -> Iterator[Decoded]:
+    """As `decoded`; the sources come with the sums of their contents, which are read meanwhile."""
+    sums: deque[Future[str]] = deque()
+    with ThreadPoolExecutor(1) as reader:
+
+        def reading() -> Iterator[tuple[Source, str]]:
+            for source, stamp in todo:
+                sums.append(reader.submit(digest_of, source.path, source.member))
+                yield source, stamp
+
+        for source, stamp, outcome in decoded(reading(), encoder, decoders, budget, place, overlap):
+            digest = sums.popleft().result()
+            still = stamp.startswith(source.stamp)  # else one of the two may have read what came before
+            yield replace(source, digest=digest if still else ""), stamp, outcome
 
 
 def decoded(
-    todo: list[tuple[Source, str]],
+    todo: Iterable[tuple[Source, str]],
     encoder: Encoder,
     decoders: Decoders,
     budget: Budget,
@@ -310,6 +443,7 @@ def encoded(encoder: Encoder, ready: list[tuple[Source, str, Media]]) -> list[Ne
                 filename=None if source.path is None or source.member else source.path.name,
                 source=str(source.path or ""),
                 stamp=stamp,
+                digest=source.digest or None,
                 text="\n".join(source.texts) or None,
                 pictures=media.pictures,
                 peaks=media.peaks,

@@ -3,6 +3,7 @@
 CollectionError
 ├── UnknownCollection, CollectionExists, BadName
 ├── NoVectors              an item without the modality asked for
+├── ItemExists             an item of that id is there already
 ├── NoPreview              an item without a picture or a sound to show
 ├── FingerprintConflict    embedded with another bundle
 ├── RecordsLost            its records are missing or empty, and it has files
@@ -14,6 +15,7 @@ from __future__ import annotations
 import logging
 import re
 import shutil
+import sqlite3
 import threading
 import uuid
 from collections.abc import Iterator, Mapping
@@ -30,7 +32,8 @@ from .calibration import SAMPLE, Background, background
 from .joint import JointIndex, Side
 from .milvus import MilvusStore
 from .places import Ids, Places
-from .records import Item, NewItem, Records, UnknownItem
+from .records import Failure, Item, NewItem, Records, UnknownItem, begun
+from .reserve import Reserve, is_full
 from .store import FaissStore, Store, VectorStoreFailed
 from .vectors import FaissIndex, Sizing, VectorIndex, Vectors
 
@@ -45,7 +48,30 @@ def holds_files(folder: Path, among: tuple[str, ...] = (MEDIA, SET_ASIDE, SNAPSH
     return any(any((folder / name).iterdir()) for name in among if (folder / name).is_dir())
 
 
+def lost(folder: Path) -> bool:
+    """Whether a collection's records are missing or empty, though it has files. Nothing is changed by the question."""
+    return holds_files(folder) and not begun(folder / RECORDS)
+
+
+def move_aside(path: Path, aside: Path) -> Path:
+    """Move a file into a folder, under a name that nothing there has; returns where it is."""
+    target, n = aside / path.name, 1
+    while target.exists():
+        target, n = aside / f"{path.stem}-{n}{path.suffix}", n + 1
+    aside.mkdir(exist_ok=True)
+    path.rename(target)
+    snapshot.sync(aside)
+    return target
+
+
 SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,8}")
+STORED = re.compile(r"[0-9a-f]{32}(\.[a-z0-9]{1,8})?")  # what a stored copy is called
+
+
+def stored_name(filename: str) -> str:
+    """A new name for a stored copy of a file."""
+    suffix = Path(filename).suffix
+    return uuid.uuid4().hex + (suffix.lower() if SUFFIX.fullmatch(suffix) else "")
 
 
 class CollectionError(Exception):
@@ -81,11 +107,12 @@ class FingerprintConflict(CollectionError):
 
 
 class RecordsLost(CollectionError):
-    def __init__(self, name: str, folder: Path) -> None:
+    def __init__(self, name: str) -> None:
         super().__init__(
-            f"the records of collection {name!r} are missing or empty, but {folder} holds its uploads or snapshots."
+            f"the records of collection {name!r} are missing or empty, but its folder holds uploads or snapshots."
             " Nothing was changed. Put records.sqlite back from a backup, together with records.sqlite-wal if there is"
-            " one; or move the folder away to begin anew, and index its media with `python -m index build`"
+            f" one; or begin anew with `python -m index build --adopt --data DIR --collection {name}` for this data"
+            " folder, which makes items of the uploads that are there and deletes none"
         )
         self.name = name
 
@@ -94,6 +121,12 @@ class NoVectors(CollectionError):
     def __init__(self, id: str, encoding: str) -> None:
         super().__init__(f"item {id!r} has no {encoding} to compare with")
         self.id, self.encoding = id, encoding
+
+
+class ItemExists(CollectionError):
+    def __init__(self, id: str) -> None:
+        super().__init__(f"there is an item {id!r} already")
+        self.id = id
 
 
 class NoPreview(CollectionError):
@@ -108,28 +141,33 @@ class DataInUse(CollectionError):
 
 
 class Collection:
-    """One collection, with vectors of each encoding in `dims`. Every method may be called from any thread."""
+    """One collection, with vectors of each encoding in `dims`. Every method may be called from any thread. Opened
+    `alone`, on a full disk, it can be searched; `anew`, it begins where its records are lost.
+    """
 
-    def __init__(self, folder: Path, fingerprint: str, dims: Mapping[str, int], sizing: Sizing = Sizing()) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        fingerprint: str,
+        dims: Mapping[str, int],
+        sizing: Sizing = Sizing(),
+        reserve: Reserve | None = None,
+        alone: bool = False,
+        anew: bool = False,
+    ) -> None:
         self.name, self.folder, self.dims, self.fingerprint = folder.name, folder, dims, fingerprint
-        kept = holds_files(folder)
-        if kept and not (folder / RECORDS).exists():
-            raise RecordsLost(self.name, folder)
-        (folder / "media").mkdir(parents=True, exist_ok=True)
+        if not alone and not anew and lost(folder):
+            raise RecordsLost(self.name)
+        (folder / MEDIA).mkdir(parents=True, exist_ok=True)
+        self._reserve = reserve or Reserve()
         self._writing = threading.RLock()  # taken before the other, by whoever changes vectors or wants none changed
         self._lock, self._closed = threading.RLock(), False
-        self._records = Records(folder / RECORDS)
-        meta = self._records.meta()
-        if not meta and kept:
+        self._records = Records(folder / RECORDS, alone)
+        try:
+            meta = self._claimed(anew)
+        except BaseException:
             self._records.close()
-            raise RecordsLost(self.name, folder)
-        if not meta:
-            meta = {"fingerprint": fingerprint, "id": uuid.uuid4().hex}
-            self._records.set_meta(meta)
-            snapshot.sync(folder)
-        elif meta["fingerprint"] != fingerprint:
-            self._records.close()
-            raise FingerprintConflict(self.name, meta["fingerprint"], fingerprint)
+            raise
         self._joint: dict[Joint, JointIndex] = {}
         self._backgrounds: dict[tuple[str, str | Joint], tuple[int | None, Background | None]] = {}
         self._store: Store
@@ -151,15 +189,31 @@ class Collection:
 
     # ------------------------------------------------------------ opening and closing
 
+    def _claimed(self, anew: bool) -> dict[str, str]:
+        """What the records say of the collection as a whole; of new ones, after they have been begun."""
+        meta = self._records.meta()
+        if not meta:
+            if holds_files(self.folder) and not anew:
+                raise RecordsLost(self.name)
+            meta = {"fingerprint": self.fingerprint, "id": uuid.uuid4().hex}
+            self._records.set_meta(meta)
+            snapshot.sync(self.folder)
+        if meta["fingerprint"] != self.fingerprint:
+            raise FingerprintConflict(self.name, meta["fingerprint"], self.fingerprint)
+        return meta
+
     def _set_orphans_aside(self) -> None:
         """Move media that no item names out of the way: of an item that was never acknowledged, or was deleted just
-        before a kill, or of one that older records do not know.
+        before a kill, or of one that older records do not know. What cannot be moved now is at the next opening.
         """
         named, aside = self._records.media_files(), self.folder / SET_ASIDE
-        orphans = [path for path in (self.folder / "media").iterdir() if path.name not in named]
-        for path in orphans:
-            aside.mkdir(exist_ok=True)
-            path.rename(aside / path.name)
+        orphans = [path for path in (self.folder / MEDIA).iterdir() if path.name not in named]
+        try:
+            for path in orphans:
+                move_aside(path, aside)
+        except OSError as error:
+            log.warning("media that no item of collection %s names: %s", self.name, error.strerror)
+            return
         if orphans:
             message = "%d media files that no item of collection %s names are in %s now; nothing deletes them"
             log.warning(message, len(orphans), self.name, aside)
@@ -212,9 +266,8 @@ class Collection:
 
     def store_media(self, file: Path, filename: str) -> str:
         """Copy a file into the collection, durably; returns the name to give to `put`."""
-        suffix = Path(filename).suffix
-        name = uuid.uuid4().hex + (suffix.lower() if SUFFIX.fullmatch(suffix) else "")
-        target = self.folder / "media" / name
+        name = stored_name(filename)
+        target = self.folder / MEDIA / name
         with self.held():
             target.touch()
         try:
@@ -233,7 +286,7 @@ class Collection:
             self.put([replace(item, media=name)])
         except BaseException:
             with self._lock:
-                if self._closed or name not in self._records.media_files():
+                if not self._closed and name not in self._records.media_files():
                     self.drop_media([name])
             raise
 
@@ -246,12 +299,65 @@ class Collection:
         self.drop_media(unused)
 
     def delete(self, id: str) -> None:
-        """Raises UnknownItem."""
+        """Remove an item; on a full disk, with the room that is kept for it. Raises UnknownItem."""
+        try:
+            self._delete(id)
+        except (OSError, sqlite3.OperationalError) as error:
+            if not is_full(error):
+                raise
+            with self._reserve.given_up():
+                self._delete(id)
+                with self.held() as records:
+                    records.shorten_log()
+
+    def _delete(self, id: str) -> None:
         with self._writing, self.held() as records:
             before = records.head()
             unused = records.remove(id)
             self._follow({}, before)
         self.drop_media(unused)
+
+    def restamp(self, stamps: dict[str, tuple[str, str]]) -> None:
+        """See `Records.restamp`."""
+        with self._writing, self.held() as records:
+            records.restamp(stamps)
+
+    def note_failure(self, id: str, failure: Failure) -> None:
+        """Keep why a source could not be indexed."""
+        with self._writing, self.held() as records:
+            records.fail(id, failure)
+
+    def forget_failures(self, ids: list[str]) -> None:
+        with self._writing, self.held() as records:
+            records.forget_failures(ids)
+
+    def set_aside(self) -> list[Path]:
+        """The media that no item names, by name."""
+        aside = self.folder / SET_ASIDE
+        return sorted(path for path in aside.iterdir() if path.is_file()) if aside.is_dir() else []
+
+    def take_in(self, items: list[NewItem]) -> None:
+        """Add items of media that is set aside, each called there as its `media` says; none may replace another.
+
+        Raises:
+            ItemExists: an item of that id is there.
+        """
+        aside, media = self.folder / SET_ASIDE, self.folder / MEDIA
+        with self._writing:
+            with self.held() as records:
+                for item in items:
+                    if records.find(item.id) is not None:
+                        raise ItemExists(item.id)
+            taken = []
+            for item in items:
+                assert item.media is not None
+                usable = STORED.fullmatch(item.media) and not (media / item.media).exists()
+                name = item.media if usable else stored_name(item.media)
+                (aside / item.media).rename(media / name)
+                taken.append(replace(item, media=name))
+            snapshot.sync(media)
+            snapshot.sync(aside)
+            self.put(taken)
 
     def _follow(self, added: dict[str, tuple[list[int], Vectors]], before: tuple[int, int]) -> None:
         """Tell the indexes what was added and removed since a head. It is written already: where they cannot follow,
@@ -277,10 +383,10 @@ class Collection:
             self._store.open(self._records)
 
     def drop_media(self, names: list[str]) -> None:
-        """Delete media that no item names; what cannot be deleted now is when the collection is opened next."""
+        """Delete media whose items were removed. What cannot be deleted is set aside at the next opening."""
         for name in names:
             with suppress(OSError):
-                (self.folder / "media" / name).unlink(missing_ok=True)
+                (self.folder / MEDIA / name).unlink(missing_ok=True)
 
     # ------------------------------------------------------------ reading
 
@@ -312,7 +418,7 @@ class Collection:
             UnknownItem: no such item, or one without media.
         """
         item = self.item(id)
-        path = self.folder / "media" / item.media if item.media else None
+        path = self.folder / MEDIA / item.media if item.media else None
         if path is None and item.source and item.filename:  # one in a tar shard has no file of its own
             path = Path(item.source)
             if path != path.resolve():  # a link has taken its place

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
+import re
 import shutil
+import sqlite3
 import threading
 import uuid
 from collections.abc import Mapping
@@ -16,6 +19,7 @@ from . import snapshot
 from .collection import (
     MEDIA,
     NAME,
+    RECORDS,
     SET_ASIDE,
     BadName,
     Collection,
@@ -25,11 +29,16 @@ from .collection import (
     RecordsLost,
     UnknownCollection,
     holds_files,
+    lost,
+    move_aside,
 )
 from .records import Records
+from .reserve import Reserve, is_full
 from .vectors import Sizing
 
 STAGED, READY = "reembed", "ready"  # see `reembed`
+HALVES = re.compile(r"\.[a-z0-9][a-z0-9_-]{0,62}-([0-9a-f]{32}|[a-z0-9_]{8})")  # deleted, or not yet restored
+log = logging.getLogger(__name__)
 
 
 class Collections:
@@ -40,35 +49,57 @@ class Collections:
         self._root.mkdir(parents=True, exist_ok=True)
         self._lock = threading.Lock()
         self._held = hold(data / "lock")
-        complete_swaps(data)
+        self._reserve = Reserve(data / "reserve")
         self._open: dict[str, Collection] = {}
         self.conflicts: dict[str, FingerprintConflict | RecordsLost] = {}
         try:
+            complete_swaps(data)
             for folder in sorted(self._root.iterdir()):
-                if folder.name.startswith("."):
-                    shutil.rmtree(folder)  # a collection whose deletion was cut short
-                elif (folder / "records.sqlite").exists() or holds_files(folder):
+                if HALVES.fullmatch(folder.name):
+                    shutil.rmtree(folder)
+                elif not folder.name.startswith(".") and ((folder / RECORDS).exists() or holds_files(folder)):
                     self._admit(folder)
         except BaseException:
             self.close()
             raise
+        self._reserve.keep()
 
     def _admit(self, folder: Path) -> None:
         """Open a collection. One of another bundle is left alone, and told of when it is asked for; without items and
         files, it is begun anew. So is one left alone whose records are lost.
         """
         try:
-            self._open[folder.name] = Collection(folder, self._fingerprint, self._dims, self._sizing)
+            self._open[folder.name] = self._opened(folder)
         except FingerprintConflict as conflict:
-            with closing(Records(folder / "records.sqlite")) as records:
+            with closing(Records(folder / RECORDS, alone=True)) as records:
                 empty = not records.counts()["items"]
             if not empty or holds_files(folder, (MEDIA, SET_ASIDE)):
                 self.conflicts[folder.name] = conflict
                 return
             shutil.rmtree(folder)
-            self._open[folder.name] = Collection(folder, self._fingerprint, self._dims, self._sizing)
-        except RecordsLost as lost:
-            self.conflicts[folder.name] = lost
+            self._open[folder.name] = self._made(folder)
+        except RecordsLost as fault:
+            self.conflicts[folder.name] = fault
+
+    def _made(self, folder: Path, alone: bool = False, anew: bool = False) -> Collection:
+        how = (self._fingerprint, self._dims, self._sizing, self._reserve)
+        return Collection(folder, *how, alone=alone, anew=anew)
+
+    def _opened(self, folder: Path) -> Collection:
+        """A collection; on a full disk with the room that is kept, and without any to be searched at least."""
+        try:
+            return self._made(folder)
+        except (OSError, sqlite3.OperationalError) as error:
+            if not is_full(error):
+                raise
+        try:
+            with self._reserve.given_up():
+                return self._made(folder)
+        except (OSError, sqlite3.OperationalError) as error:
+            if not is_full(error):
+                raise
+            log.warning("the disk is full: collection %s can be searched; make room, and start again", folder.name)
+            return self._made(folder, alone=True)
 
     def close(self) -> None:
         try:
@@ -76,6 +107,7 @@ class Collections:
                 for collection in self._open.values():
                     closing.callback(collection.close)
         finally:
+            self._reserve.keep()  # before anyone else takes what has become free
             self._held.close()
 
     def all(self) -> list[Collection]:
@@ -97,9 +129,34 @@ class Collections:
         with self._lock:
             if name in self._open or name in self.conflicts:
                 raise CollectionExists(name)
-            self._open[name] = Collection(self._root / name, self._fingerprint, self._dims, self._sizing)
+            folder = self._root / name
+            there = folder.exists()
+            try:
+                self._open[name] = self._made(folder)
+            except BaseException:  # what has not been acknowledged is not there after a restart
+                if not there:
+                    shutil.rmtree(folder, ignore_errors=True)
+                raise
             snapshot.sync(self._root)
             return self._open[name]
+
+    def adopt(self, name: str) -> None:
+        """Begin a collection anew whose records are lost. What is left of them is moved into its `set-aside/records`,
+        its media into `set-aside`; nothing is deleted. Any other collection stays as it is.
+
+        Raises:
+            UnknownCollection, FingerprintConflict.
+        """
+        with self._lock:
+            if not isinstance(self.conflicts.get(name), RecordsLost):
+                self.get(name)
+                return
+            folder = self._root / name
+            (folder / SET_ASIDE).mkdir(exist_ok=True)
+            for left in sorted(folder.glob(f"{RECORDS}*")):
+                move_aside(left, folder / SET_ASIDE / "records")
+            self._open[name] = self._made(folder, anew=True)
+            del self.conflicts[name]
 
     def ensure(self, name: str) -> Collection:
         """The collection of that name, made where there is none. Raises BadName, FingerprintConflict,
@@ -136,10 +193,37 @@ def complete_swaps(data: Path) -> None:
         if not there.exists():
             (staged if staged.exists() else old).rename(there)
             snapshot.sync(there.parent)
-        with closing(Records(there / "records.sqlite")) as records:
-            records.forget_origins()
-        (there / READY).unlink(missing_ok=True)
-        shutil.rmtree(old, ignore_errors=True)
+        try:
+            succeed(old, there)
+        except (OSError, sqlite3.OperationalError) as error:
+            if not is_full(error):
+                raise
+            log.warning("the disk is full: %s is removed when there is room", old)
+    for gone in (data / STAGED).glob(".*.gone"):
+        shutil.rmtree(gone, ignore_errors=True)
+
+
+def succeed(old: Path, there: Path) -> None:
+    """Take an old collection's place: what none of its items names goes over, the rest is no longer needed."""
+    if lost(there) or (old.exists() and lost(old)):
+        log.warning("records of %s are lost: what it was before it was swapped stays in %s", there.name, old)
+        return
+    with closing(Records(there / RECORDS)) as records:
+        records.forget_origins()
+    (there / READY).unlink(missing_ok=True)
+    if old.exists():
+        keep_unnamed(old, there)
+        old.rename(old.with_name(f".{there.name}-{uuid.uuid4().hex}.gone"))
+
+
+def keep_unnamed(old: Path, new: Path) -> None:
+    """Move what no item of an old collection names, and what it has set aside, to what the new one has set aside."""
+    with closing(Records(old / RECORDS)) as records:
+        named = records.media_files()
+    unnamed = [path for path in (old / MEDIA).iterdir() if path.name not in named] if (old / MEDIA).is_dir() else []
+    aside = list((old / SET_ASIDE).iterdir()) if (old / SET_ASIDE).is_dir() else []
+    for path in [*unnamed, *aside]:
+        move_aside(path, new / SET_ASIDE)
 
 
 def hold(path: Path) -> IO[bytes]:

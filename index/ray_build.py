@@ -19,7 +19,7 @@ from model.inputs.confined import Decoders
 from model.inputs.containers import Budget
 from model.inputs.errors import BadMedia
 
-from .build import WINDOWS, Report, Source, decoded, encoded, note_failure, planned
+from .build import WINDOWS, Report, Source, decoded_and_read, encoded, note_failure, planned, settled
 from .collection import Collection, CollectionError
 from .records import NewItem
 
@@ -45,7 +45,8 @@ class Encode:
         with tempfile.TemporaryDirectory() as folder:
             ready = []
             place = Path(folder)
-            for source, stamp, outcome in decoded(todo, self.encoder, self.decoders, self.budget, place, self.overlap):
+            how = (self.budget, place, self.overlap)
+            for source, stamp, outcome in decoded_and_read(todo, self.encoder, self.decoders, *how):
                 if isinstance(outcome, BadMedia):
                     outcomes.append((source, stamp, outcome))
                 else:
@@ -65,15 +66,18 @@ def build(
     workers: int,
     retry: bool = False,
     overlap: float = 0.0,
+    check: bool = False,
 ) -> Iterator[tuple[int, int, Report]]:
     """See `build.build`; on the Ray cluster that is running, or on one made here for the time being."""
     try:
         import ray
     except ImportError as error:
         raise NoRay from error
-    total, todo, report = planned(collection, paths, retry, overlap)
-    done = total - len(todo)
-    yield done, total, report
+    plan = planned(collection, paths, retry, overlap, check=check)
+    total, report = plan.total, plan.report
+    for _ in settled(collection, plan):
+        yield plan.done, total, report
+    done, todo = plan.done, plan.todo
     if todo:
         context = ray.data.DataContext.get_current()
         context.execution_options.preserve_order = True

@@ -10,7 +10,7 @@ import hashlib
 import json
 import sqlite3
 from collections.abc import Hashable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -24,12 +24,12 @@ from .filters import facts
 from .labels import Labels
 from .places import Ids, Places
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 SCHEMA = """
 create table meta (key text primary key, value text not null) strict;
 create table items (
     n integer primary key autoincrement, id text not null unique, kind text not null, duration_s real not null,
-    filename text, media text, source text, stamp text, text text, metadata text not null) strict;
+    filename text, media text, source text, stamp text, text text, metadata text not null, digest text) strict;
 create table facts (
     item integer not null references items on delete cascade,
     path text not null, kind text not null, value any) strict;
@@ -48,7 +48,8 @@ create table pictures (window integer primary key references windows on delete c
 create table sounds (item integer primary key references items on delete cascade, peaks blob not null) strict;
 create table bank (encoding text not null, vector blob not null) strict;
 create table removed (n integer primary key autoincrement, vector integer not null, encoding text not null) strict;
-create table failures (id text primary key, stamp text not null, reason text not null) strict;
+create table failures (
+    id text primary key, stamp text not null, reason text not null, name text, source text, digest text) strict;
 """
 PLACES = (
     "select v.n, w.item, w.n, w.start_s, w.end_s from vectors v join windows w on w.n = v.window"
@@ -90,6 +91,7 @@ class NewItem:
     media: str | None = None  # the stored copy, relative to the collection
     source: str | None = None  # where batch building found it
     stamp: str | None = None  # the size and time it had there
+    digest: str | None = None  # the sum of its content there, where it is known
     text: str | None = None
     pictures: dict[int, bytes] = field(default_factory=dict)  # of windows, as JPEG
     peaks: bytes = b""  # see `model.inputs.preview`
@@ -104,10 +106,29 @@ class Item:
     media: str | None
     source: str | None
     stamp: str | None
+    digest: str | None
     text: str | None
     metadata: dict[str, Any]
     windows: int
     modalities: tuple[str, ...]
+
+
+class Known(NamedTuple):
+    """What batch building made an item from."""
+
+    source: str
+    stamp: str
+    digest: str | None
+
+
+class Failure(NamedTuple):
+    """A source that could not be indexed; older records do not know its name, its file and the sum of its content."""
+
+    stamp: str
+    reason: str
+    name: str | None = None
+    source: str | None = None
+    digest: str | None = None
 
 
 Kept = TypeVar("Kept", Places, Labels)
@@ -124,10 +145,22 @@ class About(NamedTuple):
 
 
 class Records:
-    """One collection's database. Not for several threads at once: its collection holds a lock."""
+    """One collection's database. Not for several threads at once: its collection holds a lock. Opened `alone`, it needs
+    no room on the disk to be read, and no other connection has it.
+    """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, alone: bool = False) -> None:
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        try:
+            self._open(alone)
+        except BaseException:
+            self._db.close()
+            raise
+
+    def _open(self, alone: bool) -> None:
+        if alone:
+            self._db.execute("pragma locking_mode = exclusive")
+        self._db.execute("pragma temp_store = memory")  # a deletion writes nothing but the database and its log
         self._db.execute("pragma journal_mode = wal")
         self._db.execute("pragma synchronous = full")
         self._db.execute("pragma foreign_keys = on")
@@ -137,7 +170,6 @@ class Records:
         self._matched: dict[tuple[Any, ...], Ids] = {}  # what filters left, until the next write
         version = self._db.execute("pragma user_version").fetchone()[0]
         if version not in range(SCHEMA_VERSION + 1):
-            self._db.close()
             raise UnknownSchema(version)
         if version < SCHEMA_VERSION:
             with self._transaction():
@@ -162,6 +194,10 @@ class Records:
             for statement in SCHEMA.split(";"):
                 if "table pictures" in statement or "table sounds" in statement:
                     self._db.execute(statement)
+        if version in (1, 2, 3, 4):  # when a file was known by its size and time alone
+            self._db.execute("alter table items add column digest text")
+            for column in ("name", "source", "digest"):
+                self._db.execute(f"alter table failures add column {column} text")
 
     def _add_facts(self, item: int, metadata: dict[str, Any]) -> None:
         rows = [(item, *fact) for fact in facts(metadata)]
@@ -180,6 +216,10 @@ class Records:
 
     def close(self) -> None:
         self._db.close()
+
+    def shorten_log(self) -> None:
+        """Carry SQLite's log over into the database, and give its room back, if nobody reads it at the moment."""
+        self._db.execute("pragma wal_checkpoint(truncate)").fetchall()
 
     def meta(self) -> dict[str, str]:
         return dict(self._db.execute("select key, value from meta"))
@@ -205,8 +245,8 @@ class Records:
                 replaced += self._remove(item.id)
                 self._db.execute("delete from failures where id = ?", (item.id,))
                 row = self._db.execute(
-                    "insert into items (id, kind, duration_s, filename, media, source, stamp, text, metadata)"
-                    " values (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    "insert into items (id, kind, duration_s, filename, media, source, stamp, digest, text, metadata)"
+                    " values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                     (
                         item.id,
                         item.kind,
@@ -215,6 +255,7 @@ class Records:
                         item.media,
                         item.source,
                         item.stamp,
+                        item.digest,
                         item.text,
                         json.dumps(item.metadata, ensure_ascii=False),
                     ),
@@ -288,7 +329,7 @@ class Records:
 
     def _items(self, where: str, params: tuple[Any, ...]) -> list[Item]:
         rows = self._db.execute(
-            "select i.id, i.kind, i.duration_s, i.filename, i.media, i.source, i.stamp, i.text, i.metadata,"
+            "select i.id, i.kind, i.duration_s, i.filename, i.media, i.source, i.stamp, i.digest, i.text, i.metadata,"
             " (select count(*) from windows w where w.item = i.n),"
             " (select group_concat(distinct v.encoding) from vectors v join windows w on w.n = v.window"
             f"  where w.item = i.n) from items i {where}",
@@ -303,12 +344,13 @@ class Records:
                 media,
                 source,
                 stamp,
+                digest,
                 text,
                 json.loads(about),
                 windows,
                 modalities_of((has or "").split(",")),
             )
-            for id, kind, seconds, name, media, source, stamp, text, about, windows, has in rows.fetchall()
+            for id, kind, seconds, name, media, source, stamp, digest, text, about, windows, has in rows.fetchall()
         ]
 
     def picture(self, id: str, at_s: float) -> bytes | None:
@@ -538,18 +580,46 @@ class Records:
 
     # ------------------------------------------------------------ batch building
 
-    def known_sources(self) -> dict[str, tuple[str, str]]:
-        """(source, stamp) of the items that batch building made, by id."""
-        rows = self._db.execute("select id, source, stamp from items where source is not null")
-        return {id: (source, stamp) for id, source, stamp in rows}
+    def known_sources(self) -> dict[str, Known]:
+        """What the items that batch building made were made from, by id."""
+        rows = self._db.execute("select id, source, stamp, digest from items where source is not null")
+        return {id: Known(*known) for id, *known in rows}
 
-    def failures(self) -> dict[str, tuple[str, str]]:
-        """(stamp, reason) of the sources that could not be indexed, by id."""
-        return {row[0]: (row[1], row[2]) for row in self._db.execute("select id, stamp, reason from failures")}
-
-    def fail(self, id: str, stamp: str, reason: str) -> None:
+    def restamp(self, stamps: dict[str, tuple[str, str]]) -> None:
+        """Note of items that batch building made, by id, (stamp, digest): the file has another time, or was read."""
+        rows = [(*pair, id) for id, pair in stamps.items()]
         with self._transaction():
-            self._db.execute("insert or replace into failures values (?, ?, ?)", (id, stamp, reason))
+            self._db.executemany("update items set stamp = ?, digest = ? where id = ? and source is not null", rows)
+
+    def failures(self) -> dict[str, Failure]:
+        """The sources that could not be indexed, by id."""
+        rows = self._db.execute("select id, stamp, reason, name, source, digest from failures order by id")
+        return {id: Failure(*failure) for id, *failure in rows}
+
+    def fail(self, id: str, failure: Failure) -> None:
+        with self._transaction():
+            self._db.execute("insert or replace into failures values (?, ?, ?, ?, ?, ?)", (id, *failure))
+
+    def forget_failures(self, ids: list[str]) -> None:
+        with self._transaction():
+            self._db.executemany("delete from failures where id = ?", [(id,) for id in ids])
+
+
+def begun(path: Path) -> bool:
+    """Whether a file has the records of a collection. Nothing is written, whatever it is.
+
+    Raises:
+        sqlite3.Error: it cannot be read.
+    """
+    if not path.is_file() or not path.stat().st_size:  # of an empty file, SQLite would delete the log
+        return False
+    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
+        try:
+            return db.execute("select 1 from meta where key = 'fingerprint'").fetchone() is not None
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode == sqlite3.SQLITE_ERROR:  # there is no such table
+                return False
+            raise
 
 
 def modalities_of(encodings: Iterable[str]) -> tuple[str, ...]:

@@ -25,7 +25,7 @@ from model.manifest import BadManifest, Member, read_shard
 
 from .bank import stock
 from .build import WINDOWS, Source, decoded, encoded
-from .collection import NAME, Collection, CollectionError, UnknownCollection
+from .collection import NAME, Collection, CollectionError, RecordsLost, UnknownCollection, lost
 from .data import READY, STAGED, complete_swaps, hold, old_of
 from .records import Item, Records, UnknownItem
 from .search import direction
@@ -60,9 +60,12 @@ def reembed(
     if nothing else is said.
 
     Raises:
-        UnknownCollection: there is no such collection. DataInUse: another process is at it.
+        UnknownCollection: there is no such collection. RecordsLost: nothing is known of its items. DataInUse: another
+        process is at it.
     """
     old_folder, folder = data / "collections" / named(name), data / STAGED / name
+    if lost(old_folder):
+        raise RecordsLost(name)
     if not (old_folder / "records.sqlite").is_file():
         raise UnknownCollection(name)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -172,7 +175,7 @@ class Work:
             except FileNotFoundError:  # deleted or replaced meanwhile: the next round sees to it
                 continue
             new = replace(new, media=media, kind=item.kind, filename=item.filename, text=item.text)
-            made.append(replace(new, source=item.source, stamp=item.stamp))
+            made.append(replace(new, source=item.source, stamp=item.stamp, digest=item.digest))
         self.staged.put(made)
         there = {new.id for new in made}
         with self.staged.held() as records:
@@ -264,8 +267,12 @@ def swap(data: Path, name: str) -> None:
 
 
 def check_ready(data: Path, name: str, fingerprint: str | None = None) -> None:
-    """Raises NotReady: what is staged is not all that the old collection is, or not in this bundle's vectors."""
+    """Raises NotReady: what is staged is not all that the old collection is, or not in this bundle's vectors.
+    RecordsLost: nothing is known of the old one's items.
+    """
     staged, there = data / STAGED / name, data / "collections" / name
+    if lost(there):
+        raise RecordsLost(name)
     if not (staged / READY).is_file():
         raise NotReady(name, "it has not been made anew" if fingerprint else "it is not complete")
     with closing(Records(there / "records.sqlite")) as old, closing(Records(staged / "records.sqlite")) as new:

@@ -11,7 +11,8 @@ import shutil
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from fastapi import FastAPI
@@ -27,12 +28,13 @@ from index.data import Collections
 
 from . import errors, routes
 from .metrics import Metrics
+from .pipeline import UPLOAD
 from .reload import Reloader
 from .settings import Settings, is_loopback
-from .state import Tenure, leave, new_decoders, opened
+from .state import UPLOADS, Tenure, leave, new_decoders, opened
 from .trace import ACCESS, CURRENT, Trace, span
 
-UPLOADS = re.compile(r"/v1/(embed/(audio|video)|collections/[^/]+/items|search(/(audio|video)-\w+)?)/?$")
+UPLOAD_PATHS = re.compile(r"/v1/(embed/(audio|video)|collections/[^/]+/items|search(/(audio|video)-\w+)?)/?$")
 REQUEST_ID = re.compile(rb"[\w.-]{1,64}")
 GONE = 499  # what proxies log for a client that left before its answer
 HEADERS = (
@@ -52,14 +54,13 @@ def create_app(
     settings and opens the encoder anew, for a reload.
     """
     metrics, first = Metrics(), [(encoder, collections)]
-    uploads = settings.data / "uploads"
+    uploads = settings.data / UPLOADS
     del encoder, collections  # nothing but the state that serves holds on to them
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         encoder, held = first.pop()
-        shutil.rmtree(uploads, ignore_errors=True)  # of a process that was killed
-        uploads.mkdir(parents=True)
+        clear(uploads)  # of a process that was killed
         decoders = await asyncio.to_thread(new_decoders, settings)
         tenure = app.state.tenure = Tenure(await opened(settings, encoder, decoders, metrics, held))
         del encoder, held
@@ -70,7 +71,7 @@ def create_app(
         finally:
             await reloader.close()
             await tenure.state.close()
-            shutil.rmtree(uploads, ignore_errors=True)
+            clear(uploads)
 
     app = FastAPI(
         title="Tercet",
@@ -87,6 +88,14 @@ def create_app(
     patch_fastapi(app, docs_url="/docs")
     app.add_middleware(Gate, metrics=metrics)
     return app
+
+
+def clear(uploads: Path) -> None:
+    """Leave an empty folder, but for what this service has not put there."""
+    for half in uploads.glob(f"{UPLOAD}*"):
+        shutil.rmtree(half, ignore_errors=True)
+    with suppress(OSError):  # a full disk: they lie elsewhere
+        uploads.mkdir(parents=True, exist_ok=True)
 
 
 class Gate:
@@ -202,7 +211,7 @@ class Body:
 
     def __init__(self, receive: Receive, headers: dict[bytes, bytes], path: str, settings: Settings) -> None:
         form = headers.get(b"content-type", b"").lower().startswith(b"multipart/")
-        self._limit_mb = settings.upload_max_mb if form and UPLOADS.match(path) else settings.json_max_mb
+        self._limit_mb = settings.upload_max_mb if form and UPLOAD_PATHS.match(path) else settings.json_max_mb
         self._announced = headers.get(b"content-length", b"")
         self._receive, self._max_s, self._got = receive, settings.upload_max_s, 0
         self._end = time.monotonic() + settings.upload_max_s

@@ -11,6 +11,7 @@ ServiceError
 ├── Overloaded       a queue is full
 ├── OverQuota        a key has had its share
 ├── CannotReload     not now, or not this process
+├── DiskFull         nothing can be added
 ├── TimedOut         it was not encoded in time
 └── ShuttingDown     the service is going away
 """
@@ -37,6 +38,7 @@ from index.collection import (
     CollectionExists,
     DataInUse,
     FingerprintConflict,
+    ItemExists,
     NoPreview,
     NoVectors,
     RecordsLost,
@@ -116,6 +118,12 @@ class CannotReload(ServiceError):
         self.problem = problem
 
 
+class DiskFull(ServiceError):
+    def __init__(self, limit_mb: int) -> None:
+        super().__init__(f"the disk is full: less than {limit_mb} MB are free; items can be found and deleted")
+        self.limit_mb = limit_mb
+
+
 class TimedOut(ServiceError):
     def __init__(self, limit_s: float, retry_s: int = 1) -> None:
         super().__init__(f"it was not encoded within {limit_s:g} s")
@@ -147,6 +155,7 @@ STATUS: dict[type[Exception], tuple[int, str | None]] = {
     RecordsLost: (409, "records_lost"),
     NoRoute: (422, "no_route"),
     NoVectors: (422, "no_vectors"),
+    ItemExists: (409, "item_exists"),
     NoPreview: (404, "no_preview"),
     BadHost: (421, "bad_host"),
     CrossOrigin: (403, "cross_origin"),
@@ -162,6 +171,7 @@ STATUS: dict[type[Exception], tuple[int, str | None]] = {
     UnknownPath: (404, "unknown_path"),
     TooManyJobs: (429, "too_many_jobs"),
     UnknownJob: (404, "unknown_job"),
+    DiskFull: (503, "storage"),
     TimedOut: (503, "timed_out"),
     ShuttingDown: (503, "shutting_down"),
     DataInUse: (503, "data_in_use"),

@@ -32,6 +32,7 @@ from .settings import Settings
 from .trace import stage, who
 
 Vectors = NDArray[np.float32]
+UPLOAD = "upload-"  # begins the name of a folder that holds one
 AT_ONCE = 500  # letters that take less time to split than a thread to be told of
 
 
@@ -128,7 +129,7 @@ class Pipeline:
 @asynccontextmanager
 async def on_disk(upload: BinaryIO, folder: Path) -> AsyncIterator[Path]:
     """An upload as a file of its own, gone afterwards. The client's name for it never becomes a path."""
-    with tempfile.TemporaryDirectory(dir=folder, prefix="upload-") as place:
+    with tempfile.TemporaryDirectory(dir=folder, prefix=UPLOAD) as place:
         path = Path(place) / "media"
         await asyncio.to_thread(copy, upload, path)
         yield path

@@ -12,6 +12,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 from export.encoder import Encoder
+from index.collection import lost
 from index.records import Records
 from index.reembed import check_ready, swap
 
@@ -101,10 +102,10 @@ def check_all(data: Path, before: str, fingerprint: str) -> list[str]:
     if before == fingerprint:
         return names
     for folder in sorted((data / "collections").iterdir()):
-        if folder.name.startswith(".") or not (folder / "records.sqlite").is_file():
+        if folder.name.startswith(".") or not (folder / "records.sqlite").is_file() or lost(folder):
             continue
         with closing(Records(folder / "records.sqlite")) as records:
-            if records.meta()["fingerprint"] == before and records.counts()["items"]:
+            if records.meta().get("fingerprint") == before and records.counts()["items"]:
                 names.append(folder.name)
     for name in names:
         check_ready(data, name, fingerprint)

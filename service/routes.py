@@ -279,9 +279,19 @@ def described(collection: Collection) -> schemas.CollectionFound:
 
 @router.post("/v1/collections", status_code=201, tags=["collections"])
 async def create_collection(tercet: Tercet, request: schemas.NewCollection) -> schemas.CollectionFound:
-    collection = await asyncio.to_thread(tercet.collections.create, request.name)
-    await asyncio.to_thread(stock, collection, tercet.encoder)
-    return described(collection)
+    tercet.check_room()
+    return described(await asyncio.to_thread(stocked, tercet, request.name))
+
+
+def stocked(tercet: State, name: str) -> Collection:
+    """A new collection with its bank of queries: both or neither."""
+    collection = tercet.collections.create(name)
+    try:
+        stock(collection, tercet.encoder)
+    except BaseException:
+        tercet.collections.delete(name)
+        raise
+    return collection
 
 
 @router.get("/v1/collections", tags=["collections"])
@@ -334,7 +344,9 @@ async def add_item(tercet: Tercet, name: str, request: Request) -> schemas.ItemA
     if kind == "multipart/form-data":
         item = await add_media(tercet, collection, request)
     elif kind == "application/json":
-        item = await text_item(tercet, parsed(schemas.TextItem, await request.body()))
+        text = parsed(schemas.TextItem, await request.body())
+        tercet.check_room()
+        item = await text_item(tercet, text)
         with stage("write"):
             await tercet.write(collection.put, [item])
     else:
@@ -361,6 +373,7 @@ async def form_of(request: Request, files: int = 1) -> AsyncIterator[FormData]:
 
 async def add_media(tercet: State, collection: Collection, request: Request) -> NewItem:
     async with form_of(request) as form:
+        tercet.check_room()  # once the body is here: few clients read an answer while they send
         file, metadata = form.get("file"), form.get("metadata")
         if file is None or isinstance(file, str):
             raise BadRequest("there is no part 'file' with a file name")
@@ -693,6 +706,7 @@ async def part_vectors(
 async def add_job(tercet: Tercet, request: schemas.NewJob) -> Job:
     """Import a folder or a file that lies below the configured import folder. Answered when the job is on disk."""
     tercet.collections.get(request.collection)
+    tercet.check_room()
     await asyncio.to_thread(below, tercet.settings.imports, request.path)
     return await asyncio.to_thread(tercet.jobs.add, request.collection, request.path)
 

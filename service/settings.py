@@ -55,7 +55,7 @@ class Settings(BaseSettings):
     quota_requests: str = Field("", description="of each key, '600/minute' say; beyond, 429")
     quota_media: str = Field("", description="seconds of media decoded for each key, '36000/hour' say; beyond, 429")
     stall_s: float = Field(30.0, gt=0, description="a stage that has not moved for longer while work waits: not ready")
-    free_disk_mb: int = Field(64, ge=0, description="less free than this: not ready")
+    free_disk_mb: int = Field(64, ge=0, description="less free than this: not ready, and nothing is added")
     recall_sample: float = Field(
         0.0, ge=0, le=1, description="share of searches measured against comparing every vector"
     )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
+import sqlite3
+import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -24,12 +26,13 @@ from index.bank import stock
 from index.build import build
 from index.collection import FingerprintConflict, RecordsLost
 from index.data import Collections
+from index.reserve import is_full
 from index.vectors import Sizing
 from model.inputs.confined import Decoders
 from model.inputs.containers import Budget
 
 from .batching import Batcher, Lane
-from .errors import ShuttingDown, body, entry
+from .errors import DiskFull, ShuttingDown, body, entry
 from .jobs import FAILURES, Failure, Job, Jobs, Progress, below
 from .metrics import Metrics
 from .pipeline import Pipeline
@@ -41,6 +44,7 @@ LANES = ("text", "audio", "video")  # those of the first go first
 PATCH, PATCH_S = 16, 0.04  # what a token covers of a picture's side, and of time in a sound, as a tiny VLSA has it
 FAILING = 3  # batches that fail one after the other before the encoder itself is doubted
 DRAIN_S = 10.0
+UPLOADS = "uploads"  # in the data folder
 WRITERS = 2  # threads that change collections
 IMPORT_BUDGET = Budget(seconds=2 * 3600.0, frames=2 * 3600 * 60, samples=2 * 3600 * 48_000 * 8)
 IMPORT_MEMORY_MB, IMPORT_FILE_S = 6144, 600.0
@@ -54,12 +58,26 @@ class State:
     batcher: Batcher
     pipeline: Pipeline
     metrics: Metrics
-    uploads: Path
     jobs: Jobs
     decoders: Decoders
     quotas: Quotas
     gone: str = ""  # why nobody has taken its place after it was closed
     writers: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(WRITERS, "write"))
+
+    @property
+    def uploads(self) -> Path:
+        """Where uploads lie while they are read: where there is room."""
+        folder = self.settings.data / UPLOADS
+        return Path(tempfile.gettempdir()) if self.full or not folder.is_dir() else folder
+
+    @property
+    def full(self) -> bool:
+        return is_short(self.settings)
+
+    def check_room(self) -> None:
+        """Raises DiskFull: nothing is to be added."""
+        if self.full:
+            raise DiskFull(self.settings.free_disk_mb)
 
     async def write(self, work: Callable[..., None], *args: Any) -> None:
         """Change a collection, in a thread that searches do not need: it may wait for a snapshot."""
@@ -80,7 +98,7 @@ class State:
             found.append("the decoders have not moved for a while")
         if self.batcher.failing >= FAILING and not await asyncio.to_thread(sound, self.encoder):
             found.append("the encoder fails")
-        if shutil.disk_usage(self.settings.data).free < self.settings.free_disk_mb * 1_000_000:
+        if self.full:
             found.append("the disk is full")
         return found + [str(conflict) for conflict in self.collections.conflicts.values()]
 
@@ -91,6 +109,11 @@ class State:
         await asyncio.to_thread(self.decoders.close)
         await asyncio.to_thread(self.writers.shutdown)
         await asyncio.to_thread(self.collections.close)
+
+
+def is_short(settings: Settings) -> bool:
+    """Whether less is free on the disk of the data folder than there is to be."""
+    return shutil.disk_usage(settings.data).free < settings.free_disk_mb * 1_000_000
 
 
 def sound(encoder: Encoder) -> bool:
@@ -133,12 +156,17 @@ def open_data(settings: Settings, encoder: Encoder) -> Collections:
     sizing = Sizing(settings.index, settings.index_memory_mb, settings.index_latency_ms, settings.milvus)
     collections = Collections(settings.data, encoder.manifest.fingerprint, encoder.manifest.dims, sizing)
     try:
-        with suppress(FingerprintConflict, RecordsLost):  # told of by /readyz, and to whoever asks for it
-            collections.ensure("default")
+        try:
+            with suppress(FingerprintConflict, RecordsLost):  # told of by /readyz, and to whoever asks for it
+                collections.ensure("default")
+            for collection in collections.all():
+                stock(collection, encoder)
+        except (OSError, sqlite3.OperationalError) as error:
+            if not is_full(error):
+                raise
+            LOG.warning("the disk is full: what is there can be searched")
         for conflict in collections.conflicts.values():
             LOG.warning("%s", conflict)
-        for collection in collections.all():
-            stock(collection, encoder)
     except BaseException:
         collections.close()
         raise
@@ -171,8 +199,7 @@ async def opened(
         importing = Importing(settings, Bulk(encoder, batcher, asyncio.get_running_loop()), collections)
         jobs = Jobs(settings.data / "jobs", importing, said_of)
         undo.pop_all()
-    uploads = settings.data / "uploads"
-    return State(settings, encoder, collections, batcher, pipeline, metrics, uploads, jobs, decoders, quotas)
+    return State(settings, encoder, collections, batcher, pipeline, metrics, jobs, decoders, quotas)
 
 
 def said_of(error: Exception) -> str:
@@ -220,6 +247,8 @@ class Importing:
             for done, total, report in build(
                 self._encoder, collection, [path], self._decoders, IMPORT_BUDGET, overlap=overlap, within=root
             ):
+                if is_short(self._settings):
+                    raise DiskFull(self._settings.free_disk_mb)
                 listed = islice(report.failed.items(), FAILURES)
                 failures = [Failure(name.replace(f"{root}/", ""), reason) for name, reason in listed]
                 yield Progress(done, total, report.indexed, report.unchanged, len(report.failed), failures)

@@ -92,14 +92,18 @@ class Twin:
         return sorted(ids, key=lambda i: -float(self.rows[i] @ query))[:k]
 
 
-@pytest.mark.parametrize("version", [1, 2, 3])
+@pytest.mark.parametrize("version", [1, 2, 3, 4])
 def test_records_of_older_schemas_are_carried_over(tmp_path: Path, version: int) -> None:
     box = Collection(tmp_path / "box", "f1", dims(3))
     box.put([item("a", unit(1, 0, 0), lang="de"), item("b", unit(0, 1, 0))])
     box.delete("b")
     box.close(keep=False)
     with closing(sqlite3.connect(tmp_path / "box" / "records.sqlite")) as db:
-        db.executescript("drop table pictures; drop table sounds")
+        db.executescript("alter table items drop column digest")
+        for column in ("name", "source", "digest"):
+            db.execute(f"alter table failures drop column {column}")
+        if version < 4:
+            db.executescript("drop table pictures; drop table sounds")
         if version < 3:
             db.executescript("drop table facts; drop table bank")
         for table in ("vectors", "removed") if version == 1 else ():

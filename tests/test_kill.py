@@ -15,6 +15,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import numpy as np
 import pytest
 
 from index import codes, data, reembed, snapshot, vectors
+from index.adopt import adopt
 from index.collection import Collection
 from index.data import Collections
 from index.records import NewItem, Records
@@ -29,7 +31,7 @@ from index.vectors import FaissIndex
 from model.inputs.confined import Decoders
 from model.inputs.containers import Budget
 
-from .makers import ROOT, FakeEncoder, dims, small_disk
+from .makers import ROOT, FakeEncoder, dims, make_wav, small_disk
 from .test_index import ask, cloud
 from .test_index import item as made_of
 
@@ -134,6 +136,22 @@ def life_of_a_successor(folder: Path) -> None:
     opened.close()
     reembed.swap(folder, "a")
     decoders.close()
+
+
+def life_of_a_rescuer(folder: Path) -> None:
+    """Begin a collection anew whose records are lost, and take its media in."""
+    encoder, decoders = FakeEncoder(), Decoders(1)
+    opened = Collections(folder, "fake", encoder.manifest.dims)
+    opened.adopt("a")
+    list(adopt(encoder, opened.get("a"), decoders, Budget()))
+    opened.close()
+    decoders.close()
+
+
+def life_of_an_heir(folder: Path) -> None:
+    """Open a collection whose records say less than its folder has, and put another one in its place."""
+    Collections(folder, "fake", FakeEncoder().manifest.dims).close()
+    reembed.swap(folder, "a")
 
 
 def made(id: str, n: int) -> NewItem:
@@ -307,6 +325,80 @@ def test_killed_before_each_step_of_reembedding(tmp_path: Path, lives: Lives) ->
     assert step > 40
 
 
+def archive(folder: Path, sounds: Path) -> set[bytes]:
+    """A data folder with a collection of three sounds; what these are."""
+    encoder, decoders = FakeEncoder(), Decoders(1)
+    opened = Collections(folder, "fake", encoder.manifest.dims)
+    sounds.mkdir()
+    for n in range(3):
+        sound = make_wav(sounds / f"{n}.wav", 1.0, 300.0 * (n + 1))
+        media = decoders.finish(decoders.start(sound, encoder.manifest.inputs, Budget()))
+        vectors = {m: (part.windows, encoder.embed(m, part.array)) for m, part in media.parts.items()}
+        new = NewItem(f"i{n}", "audio", media.duration_s, media.windows, vectors, filename=sound.name)
+        opened.ensure("a").put_media(new, sound)
+    opened.close()
+    decoders.close()
+    return {sound.read_bytes() for sound in sounds.iterdir()}
+
+
+def kept(folder: Path) -> set[bytes]:
+    return {path.read_bytes() for path in folder.rglob("*.wav")}
+
+
+def test_killed_before_each_step_of_adopting(tmp_path: Path, lives: Lives) -> None:
+    """Every original is there at any time, and an item in the end; what is left of the records is kept."""
+    sounds = archive(tmp_path / "whole", tmp_path / "sounds")
+    (tmp_path / "whole" / "collections" / "a" / "records.sqlite").write_bytes(b"")
+    ended, step = -signal.SIGKILL, 0
+    while ended:
+        step += 1
+        folder = tmp_path / str(step)
+        shutil.copytree(tmp_path / "whole", folder)
+        ended, _ = lives.live("life_of_a_rescuer", folder, die_at=step)
+        assert ended in (0, -signal.SIGKILL) and kept(folder) == sounds
+        life_of_a_rescuer(folder)
+        opened = Collections(folder, "fake", FakeEncoder().manifest.dims)
+        box = opened.get("a")
+        assert {box.media(item.id)[0].read_bytes() for item in box.page(10)} == sounds and box.counts()["items"] == 3
+        assert box.set_aside() == [] and list((box.folder / "set-aside" / "records").iterdir())
+        opened.close()
+        shutil.rmtree(folder)
+    assert step > 15
+
+
+def test_killed_before_each_step_of_succeeding(tmp_path: Path, lives: Lives) -> None:
+    """Media that no item of a collection names outlives that another one takes its place."""
+    whole, new = tmp_path / "whole", FakeEncoder("another")
+    sounds = archive(whole, tmp_path / "sounds")
+    old = whole / "collections" / "a"
+    (old / "set-aside").mkdir()
+    sounds |= {b"unnamed", b"aside", b"aside, too"}
+    for name, content in (("media/x", b"unnamed"), ("set-aside/x", b"aside"), ("set-aside/y", b"aside, too")):
+        (old / f"{name}.wav").write_bytes(content)
+    decoders = Decoders(1)
+    list(reembed.reembed(whole, "a", new, decoders, Budget()))
+    decoders.close()
+    ended, step = -signal.SIGKILL, 0
+    while ended:
+        step += 1
+        folder = tmp_path / str(step)
+        shutil.copytree(whole, folder)
+        ended, _ = lives.live("life_of_an_heir", folder, die_at=step)
+        assert ended in (0, -signal.SIGKILL) and kept(folder) == sounds
+        opened = Collections(folder, "another", new.manifest.dims)
+        if opened.conflicts:
+            opened.close()
+            reembed.swap(folder, "a")
+            opened = Collections(folder, "another", new.manifest.dims)
+        box = opened.get("a")
+        assert kept(folder) == sounds and box.counts()["items"] == 3
+        assert {path.read_bytes() for path in box.set_aside()} == {b"unnamed", b"aside", b"aside, too"}
+        opened.close()
+        assert [path.name for path in (folder / data.STAGED).iterdir()] == ["lock"]
+        shutil.rmtree(folder)
+    assert step > 10
+
+
 @pytest.fixture
 def four_mb(tmp_path: Path) -> Iterator[Path]:
     with small_disk(tmp_path / "disk", "4m") as place:
@@ -338,3 +430,48 @@ def test_a_full_disk_loses_nothing(four_mb: Path, tmp_path: Path) -> None:
     box.put([made("new", 7)])
     assert ask(box, cloud(1, 8, 7)[0], top_k=2).hits and box.counts()["items"] == len(acknowledged) - 9
     box.close(keep=False)
+
+
+def fill(disk: Path) -> None:
+    """Leave no byte free."""
+    with suppress(OSError), (disk / "filled").open("ab", buffering=0) as file:
+        while file.write(bytes(4096)):
+            pass
+
+
+def test_a_full_disk_has_room_for_deletes_and_serves_searches(four_mb: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Filled from outside: every item can be deleted, nothing else is written, and it can be opened and searched."""
+    folder, sizes = four_mb / "data", dims(8)
+    box = (opened := Collections(folder, "f1", sizes)).ensure("box")
+    for n in range(60):
+        box.put([made(f"i{n}", n)])
+    fill(four_mb)
+    with pytest.raises((OSError, sqlite3.OperationalError)):
+        for n in range(1000):  # SQLite's log may have room of its own
+            box.put([made(f"more{n}", 100 + n)])
+    there = {item.id for item in box.page(10_000)}
+    with pytest.raises((OSError, sqlite3.OperationalError)):
+        opened.create("another")
+    for id in sorted(there - {"i7"}):
+        box.delete(id)
+        fill(four_mb)
+    opened.close()
+    fill(four_mb)
+    for reserved in (True, False):
+        if not reserved:
+            (folder / "reserve").unlink()
+            fill(four_mb)
+        opened = Collections(folder, "f1", sizes)
+        assert [box.name for box in opened.all()] == ["box"] and not opened.conflicts
+        box = opened.get("box")
+        assert [hit.id for hit in ask(box, cloud(1, 8, 7)[0]).hits] == ["i7"]
+        assert ("can be searched" in caplog.text) is not reserved
+        if reserved:
+            opened.close()
+            fill(four_mb)
+    (four_mb / "filled").unlink()
+    box.put([made("new", 3)])
+    box.delete("i7")
+    assert [hit.id for hit in ask(box, cloud(1, 8, 3)[0]).hits] == ["new"]
+    opened.close()
+    assert (folder / "reserve").stat().st_size > 100_000
