@@ -11,7 +11,7 @@ from pathlib import Path
 
 from export.encoder import Encoder
 from model.inputs.confined import Decoders
-from model.inputs.decode import Budget
+from model.inputs.containers import Budget
 from model.inputs.errors import BadMedia
 from model.inputs.windows import Media
 
