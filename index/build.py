@@ -24,6 +24,7 @@ from model.manifest import Member, Row, encodable, read_manifest, read_shard
 
 from .collection import Collection
 from .content import digest_of, is_other, may_be_same
+from .items import media_item
 from .records import Failure, Item, Known, NewItem
 
 AHEAD = 16  # files being decoded or waiting to be encoded, and
@@ -426,29 +427,27 @@ def encoded(encoder: Encoder, ready: list[tuple[Source, str, Media]]) -> list[Ne
     vectors = encode_all(encoder, [media for _, _, media in ready])
     items = []
     for (source, stamp, media), of_item in zip(ready, vectors, strict=True):
-        windows = list(media.windows)
-        if source.texts:  # each is about the whole item
-            rows = range(len(windows), len(windows) + len(source.texts))
-            for encoding, found in text_vectors(encoder, list(source.texts)).items():
-                of_item[encoding] = (list(rows), found)
-            windows += [(0.0, media.duration_s)] * len(source.texts)
-        items.append(
-            NewItem(
-                id=source.id,
-                kind="text" if source.path is None else "video" if "video" in media.parts else "audio",
-                duration_s=media.duration_s,
-                windows=windows,
-                vectors=of_item,
-                metadata=source.metadata,
-                filename=None if source.path is None or source.member else source.path.name,
-                source=str(source.path or ""),
-                stamp=stamp,
-                digest=source.digest or None,
-                text="\n".join(source.texts) or None,
-                pictures=media.pictures,
-                peaks=media.peaks,
-            )
+        item = media_item(
+            source.id,
+            media,
+            of_item,
+            metadata=source.metadata,
+            filename=None if source.path is None or source.member else source.path.name,
+            source=str(source.path or ""),
+            stamp=stamp,
+            digest=source.digest or None,
+            text="\n".join(source.texts) or None,
         )
+        if source.texts:  # each is about the whole item
+            rows = range(len(item.windows), len(item.windows) + len(source.texts))
+            of_texts = text_vectors(encoder, list(source.texts))
+            item = replace(
+                item,
+                kind="text" if source.path is None else item.kind,
+                windows=item.windows + [(0.0, media.duration_s)] * len(source.texts),
+                vectors=item.vectors | {encoding: (list(rows), found) for encoding, found in of_texts.items()},
+            )
+        items.append(item)
     return items
 
 

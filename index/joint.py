@@ -76,6 +76,7 @@ class JointIndex:
         for side, ids in zip(fresh, vectors, strict=True):
             at = windows.searchsorted(side.windows)
             items[at], rows[at], ids[at] = side.items, side.places, side.ids
+        rows["plain"] &= vectors[1] == NONE  # there is a sound to match, too
         self.places.append_columns(windows, items, rows)
         for column, ids in zip(self._vectors, vectors, strict=True):
             column.append(ids)

@@ -29,8 +29,16 @@ class Column:
         self.values = self._room[:n]
 
 
-Place = tuple[int, float, float]  # where a vector belongs: which window, and when it starts and ends
-PLACE = np.dtype([("window", np.int64), ("start_s", np.float64), ("end_s", np.float64)])
+class Place(NamedTuple):
+    """Where a vector belongs: which window, when it starts and ends, and whether only one colour is seen there."""
+
+    window: int
+    start_s: float
+    end_s: float
+    plain: bool
+
+
+PLACE = np.dtype([("window", np.int64), ("start_s", np.float64), ("end_s", np.float64), ("plain", np.bool_)])
 
 
 class PlaceColumns(NamedTuple):
@@ -87,9 +95,9 @@ class Places:
         self._ids.append(ids)
         self._owners = self.items.data
 
-    def append(self, rows: list[tuple[int, int, int, float, float]]) -> None:
-        """Rows of (vector, item, window, start_s, end_s); numbers below 2 ** 53, which a float holds whole."""
-        numbers = np.fromiter(chain.from_iterable(rows), np.float64, 5 * len(rows)).reshape(-1, 5)
+    def append(self, rows: list[tuple[int, int, int, float, float, int]]) -> None:
+        """Rows of (vector, item, window, start_s, end_s, plain); numbers below 2 ** 53, which a float holds whole."""
+        numbers = np.fromiter(chain.from_iterable(rows), np.float64, 6 * len(rows)).reshape(-1, 6)
         places = np.empty(len(rows), PLACE)
         for column, name in enumerate(PLACE.names or (), 2):
             places[name] = numbers[:, column]
@@ -120,5 +128,4 @@ class Places:
         return first, bisect_right(owners, item, near, end) if owners[min(near + 1, end - 1)] == item else near + 1
 
     def where(self, places: list[int]) -> list[Place]:
-        found: list[Place] = self._places.values[places].tolist()
-        return found
+        return list(map(Place._make, self._places.values[places].tolist()))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,7 +37,7 @@ create index facts_item on facts (item);
 create index facts_value on facts (path, kind, value, item);
 create table windows (
     n integer primary key autoincrement, item integer not null references items on delete cascade,
-    start_s real not null, end_s real not null) strict;
+    start_s real not null, end_s real not null, plain integer not null default 0) strict;
 create index windows_item on windows (item);
 create table vectors (
     n integer primary key autoincrement, window integer not null references windows on delete cascade,
@@ -52,7 +52,7 @@ create table failures (
     id text primary key, stamp text not null, reason text not null, name text, source text, digest text) strict;
 """
 PLACES = (
-    "select v.n, w.item, w.n, w.start_s, w.end_s from vectors v join windows w on w.n = v.window"
+    "select v.n, w.item, w.n, w.start_s, w.end_s, w.plain from vectors v join windows w on w.n = v.window"
     " where v.encoding = ? and v.n > ? order by v.n"
 )
 LABELS = "select n, metadata, id, kind, duration_s, filename from items"
@@ -93,6 +93,7 @@ class NewItem:
     stamp: str | None = None  # the size and time it had there
     digest: str | None = None  # the sum of its content there, where it is known
     text: str | None = None
+    plain: Collection[int] = ()  # windows of which the pictures show one colour and nothing else
     pictures: dict[int, bytes] = field(default_factory=dict)  # of windows, as JPEG
     peaks: bytes = b""  # see `model.inputs.preview`
 
@@ -194,7 +195,8 @@ class Records:
             for statement in SCHEMA.split(";"):
                 if "table pictures" in statement or "table sounds" in statement:
                     self._db.execute(statement)
-        if version in (1, 2, 3, 4):  # when a file was known by its size and time alone
+        if version in (1, 2, 3, 4):  # when a file was known by its size and time alone, and black was a match
+            self._db.execute("alter table windows add column plain integer not null default 0")
             self._db.execute("alter table items add column digest text")
             for column in ("name", "source", "digest"):
                 self._db.execute(f"alter table failures add column {column} text")
@@ -263,8 +265,11 @@ class Records:
                 assert row is not None
                 self._add_facts(row, item.metadata)
                 windows = [
-                    self._db.execute("insert into windows (item, start_s, end_s) values (?, ?, ?)", (row, *w)).lastrowid
-                    for w in item.windows
+                    self._db.execute(
+                        "insert into windows (item, start_s, end_s, plain) values (?, ?, ?, ?)",
+                        (row, start_s, end_s, place in item.plain),
+                    ).lastrowid
+                    for place, (start_s, end_s) in enumerate(item.windows)
                 ]
                 seen = [(windows[w], jpeg) for w, jpeg in item.pictures.items()]
                 self._db.executemany("insert into pictures values (?, ?)", seen)

@@ -297,11 +297,12 @@ class View:
             return None
         best = max(found[first:last])
         at = found.index(best, first)
+        told = not places[at].plain or self._target not in ("video", ANY)
         # the index may have rounded its score the other way
         least = min(max(best * MOMENT_SHARE if best > 0 else best, self._least), best)
         good = [i for i in range(first, last) if found[i] >= least]
-        moments = merged([(*places[i][1:], found[i]) for i in good])
-        scores, evidence = self._evidence(n, places[at][0])
+        moments = merged([(places[i].start_s, places[i].end_s, found[i]) for i in good])
+        scores, evidence = self._evidence(n, places[at].window)
         return Hit(
             about.id,
             about.kind,
@@ -309,7 +310,7 @@ class View:
             about.filename,
             list(dict.fromkeys([modality for modality, of in self._every if of[n] < of[n + 1]])),
             best,
-            calibration.confidence(best) if calibration else None,
+            calibration.confidence(best) * told if calibration else None,
             self._target,
             moments[0].start_s,
             moments[0].end_s,
@@ -330,10 +331,10 @@ class View:
                 continue
             top = max(found[first:last])
             if modality not in evidence or top > evidence[modality].score:
-                _, start_s, end_s = places[found.index(top, first)]
-                evidence[modality] = Moment(start_s, end_s, top)
+                place = places[found.index(top, first)]
+                evidence[modality] = Moment(place.start_s, place.end_s, top)
             for i in range(first, last):
-                if places[i][0] == window:
+                if places[i].window == window:
                     scores[modality] = found[i]
         return scores, evidence
 
@@ -353,7 +354,7 @@ def hit_of(n: int, about: About, views: list[View]) -> Hit | None:
     found = [(view.look, hit) for view in views if (hit := view.hit(n, about)) is not None]
     if not found:
         return None
-    sure = [seen.confidence(hit.score) for seen, hit in found]
+    sure = [seen.confidence(hit.score) if hit.confidence is None else hit.confidence for seen, hit in found]
     best = found[sure.index(max(sure))][1]
     evidence = {modality: moment for _, hit in reversed(found) for modality, moment in hit.evidence.items()}
     for _, hit in found:

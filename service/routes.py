@@ -29,6 +29,7 @@ from starlette.types import Message, Receive, Scope, Send
 from export.bundle import ANY, Route
 from index.bank import stock
 from index.collection import Collection, UnknownCollection
+from index.items import media_item
 from index.records import Item, NewItem, modalities_of
 from index.search import Aim, Answer, Options, direction, search
 from model.config import MODALITIES
@@ -384,14 +385,10 @@ async def add_media(tercet: State, collection: Collection, request: Request) -> 
             embedded = await tercet.pipeline.file(
                 path, [*m.encodings("video"), *m.encodings("audio")], tercet.settings.overlap, previews=True
             )
-            item = NewItem(
-                id=id,
-                kind="video" if "video" in embedded.media.parts else "audio",
-                duration_s=embedded.media.duration_s,
-                windows=embedded.media.windows,
-                vectors=embedded.vectors,
-                pictures=embedded.media.pictures,
-                peaks=embedded.media.peaks,
+            item = media_item(
+                id,
+                embedded.media,
+                embedded.vectors,
                 metadata=about,
                 filename=(file.filename or "").encode("utf-8", "replace").decode(),
             )

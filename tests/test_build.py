@@ -12,12 +12,13 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from export.encoder import OnnxEncoder
 from index.data import Collections
 
-from .makers import BLUE, GREEN, RED, ROOT, make_clip, make_wav
+from .makers import BLUE, GREEN, RED, ROOT, make_clip, make_tone, make_wav, write_wav
 
 BUNDLE = ROOT / "bundles" / "default"
 
@@ -71,6 +72,23 @@ def test_a_folder(folder: Path, tmp_path: Path) -> None:
     assert build(tmp_path / "finer", "--overlap", "0.5", folder / "a.mp4").returncode == 0
     assert contents(tmp_path / "finer")["a.mp4"][1] == 4  # of 12 s: at 0, 2.5, 5 and 7 s
     assert build(tmp_path / "finer", "--overlap", "1.5", folder / "a.mp4").returncode == 2
+
+
+def test_silence_gets_no_vector_and_stays_an_item(tmp_path: Path) -> None:
+    """Seven seconds, of which the last five are silent, and a sound that is nothing but silence."""
+    tone = make_tone(7.0, 440.0, 16_000)
+    write_wav(tmp_path / "ends.wav", np.where(np.arange(len(tone)) < 30_000, tone, 0), 16_000)
+    write_wav(tmp_path / "none.wav", 0 * tone, 16_000)
+    built = build(tmp_path / "data", tmp_path / "ends.wav", tmp_path / "none.wav")
+    assert built.returncode == 0, built.stderr
+    assert contents(tmp_path / "data") == {"ends.wav": ("audio", 2, ("audio",)), "none.wav": ("audio", 2, ())}
+    manifest = OnnxEncoder.open(BUNDLE).manifest
+    held = Collections(tmp_path / "data", manifest.fingerprint, manifest.dims)
+    try:
+        [encoding] = manifest.encodings("audio")
+        assert len(held.get("default").index(encoding)) == 1
+    finally:
+        held.close()
 
 
 def test_names_that_collide_or_are_no_text_are_told(tmp_path: Path) -> None:

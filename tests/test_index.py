@@ -99,7 +99,7 @@ def test_records_of_older_schemas_are_carried_over(tmp_path: Path, version: int)
     box.delete("b")
     box.close(keep=False)
     with closing(sqlite3.connect(tmp_path / "box" / "records.sqlite")) as db:
-        db.executescript("alter table items drop column digest")
+        db.executescript("alter table items drop column digest; alter table windows drop column plain")
         for column in ("name", "source", "digest"):
             db.execute(f"alter table failures drop column {column}")
         if version < 4:
@@ -458,6 +458,24 @@ def test_what_nothing_matches_is_told(tmp_path: Path) -> None:
     known = answer.calibration["video"]
     assert known.typical < known.non_match < known.good < answer.hits[0].score
     assert [h.id for h in ask(box, x[0], min_confidence=0.95).hits] == ["i0"]
+
+
+def test_pictures_of_one_colour_are_no_confident_match(tmp_path: Path) -> None:
+    """However near they lie; a sound beside them counts as ever."""
+    box = Collection(tmp_path / "box", "f1", dims(64))
+    x, q = cloud(500, 64), cloud(1, 64, seed=2)[0]
+    box.put([item(f"i{n}", v) for n, v in enumerate(x)])
+    box.put([item(f"s{n}", v, modality="audio") for n, v in enumerate(x)])
+    box.put([replace(item("black", q, x[7]), plain={0})])
+    for target in ("video", "audio"):
+        box.set_bank("text", cloud(64, 64, seed=1), [target])
+    answer = ask(box, q)
+    assert answer.hits[0].id == "black" and answer.hits[0].confidence == 0.0 and not answer.good_match
+    assert ask(box, x[7], top_k=2).good_match  # another of its windows
+    near = unit(*(q + 0.1 * x[3]))
+    box.put([item("heard", q, modality="audio")])
+    both = search(box, [Aim("video", near[None]), Aim("audio", near[None])], Options())
+    assert both.good_match and both.hits[0].id == "heard"
 
 
 def test_an_example_is_calibrated_by_the_collection_itself(tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def painted(frame: av.VideoFrame, width: int, height: int, interpolation: str) -
         frame = over_white(frame)
     wide = beyond_bt709(frame.color_trc, frame.color_primaries)
     pixels = "rgb48le" if wide else "rgb24"
-    scaled = frame.reformat(width=width, height=height, format=pixels, interpolation=way).to_ndarray()
+    scaled = frame.reformat(width=width, height=height, format=pixels, interpolation=way, threads=1).to_ndarray()
     if wide:
         scaled = to_bt709(np.asarray(scaled, np.uint16), frame.color_trc, frame.color_primaries)
     return upright(np.asarray(scaled, np.uint8), matrix)
