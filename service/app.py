@@ -204,12 +204,15 @@ class Body:
         form = headers.get(b"content-type", b"").lower().startswith(b"multipart/")
         self._limit_mb = settings.upload_max_mb if form and UPLOADS.match(path) else settings.json_max_mb
         self._announced = headers.get(b"content-length", b"")
+        self._coding = headers.get(b"content-encoding", b"identity").decode("latin-1")
         self._receive, self._max_s, self._got = receive, settings.upload_max_s, 0
         self._end = time.monotonic() + settings.upload_max_s
         self.received, self.answered = asyncio.Event(), asyncio.Event()
 
     def check_announced(self) -> None:
-        """Raises BodyTooLarge."""
+        """Raises BodyTooLarge, PackedBody."""
+        if self._coding.strip().lower() not in ("", "identity"):
+            raise errors.PackedBody(self._coding)
         if self._announced.isdigit() and int(self._announced) > self._limit_mb * 1_000_000:
             raise errors.BodyTooLarge(self._limit_mb)
 
