@@ -12,6 +12,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
+from typing import Any
 from urllib.parse import urlsplit
 
 from fastapi import FastAPI
@@ -72,7 +73,7 @@ def create_app(
             await tenure.state.close()
             shutil.rmtree(uploads, ignore_errors=True)
 
-    app = FastAPI(
+    app = Service(
         title="Tercet",
         version="1",
         description="Find moments of video and sound by words, by a sound or by an example.",
@@ -87,6 +88,16 @@ def create_app(
     patch_fastapi(app, docs_url="/docs")
     app.add_middleware(Gate, metrics=metrics)
     return app
+
+
+class Service(FastAPI):
+    def openapi(self) -> dict[str, Any]:
+        """The API's document; of forms that FastAPI describes it says, too, that they take no other fields."""
+        document = super().openapi()
+        for name, schema in document["components"]["schemas"].items():
+            if name.startswith("Body_"):
+                schema["additionalProperties"] = False
+        return document
 
 
 class Gate:

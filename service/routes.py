@@ -332,6 +332,7 @@ ITEM_BODIES = {
                 "schema": {
                     "type": "object",
                     "required": ["file"],
+                    "additionalProperties": False,
                     "properties": {
                         "file": {"type": "string", "format": "binary"},
                         "id": {"type": "string"},
