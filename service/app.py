@@ -13,6 +13,7 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from fastapi import FastAPI
@@ -73,7 +74,7 @@ def create_app(
             await tenure.state.close()
             clear(uploads)
 
-    app = FastAPI(
+    app = Service(
         title="Tercet",
         version="1",
         description="Find moments of video and sound by words, by a sound or by an example.",
@@ -96,6 +97,16 @@ def clear(uploads: Path) -> None:
         shutil.rmtree(half, ignore_errors=True)
     with suppress(OSError):  # a full disk: they lie elsewhere
         uploads.mkdir(parents=True, exist_ok=True)
+
+
+class Service(FastAPI):
+    def openapi(self) -> dict[str, Any]:
+        """The API's document; of forms that FastAPI describes it says, too, that they take no other fields."""
+        document = super().openapi()
+        for name, schema in document["components"]["schemas"].items():
+            if name.startswith("Body_"):
+                schema["additionalProperties"] = False
+        return document
 
 
 class Gate:
@@ -213,12 +224,15 @@ class Body:
         form = headers.get(b"content-type", b"").lower().startswith(b"multipart/")
         self._limit_mb = settings.upload_max_mb if form and UPLOAD_PATHS.match(path) else settings.json_max_mb
         self._announced = headers.get(b"content-length", b"")
+        self._coding = headers.get(b"content-encoding", b"identity").decode("latin-1")
         self._receive, self._max_s, self._got = receive, settings.upload_max_s, 0
         self._end = time.monotonic() + settings.upload_max_s
         self.received, self.answered = asyncio.Event(), asyncio.Event()
 
     def check_announced(self) -> None:
-        """Raises BodyTooLarge."""
+        """Raises BodyTooLarge, PackedBody."""
+        if self._coding.strip().lower() not in ("", "identity"):
+            raise errors.PackedBody(self._coding)
         if self._announced.isdigit() and int(self._announced) > self._limit_mb * 1_000_000:
             raise errors.BodyTooLarge(self._limit_mb)
 

@@ -26,6 +26,7 @@ Modality = Literal["video", "audio", "text"]
 Target = Literal["any", "video", "audio", "text"]  # any: pictures and sound counted together
 Seen = Callable[[int, int], None]  # bytes sent, bytes in all
 AGAIN = (429, 503)  # answers after which asking again makes sense
+CUT = (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)  # a connection that was closed under a request
 LONGEST_WAIT_S = 60.0
 
 
@@ -103,7 +104,7 @@ class Watched(BufferedReader):
 
 @dataclass(frozen=True)
 class Call:
-    """A request; files are opened for each try."""
+    """A request; files are opened for each try. One that is `repeatable` does no more when it is sent twice."""
 
     method: str
     path: str
@@ -111,6 +112,11 @@ class Call:
     data: dict[str, Any] = field(default_factory=dict)
     file: Path | None = None
     seen: Seen | None = None
+    repeatable: bool = False
+
+    def may_repeat(self) -> bool:
+        """Whether it is sent again where nobody knows if it has been heard."""
+        return self.repeatable or self.method in ("GET", "HEAD")
 
     @contextmanager
     def arguments(self) -> Iterator[dict[str, Any]]:
@@ -130,13 +136,13 @@ def item_path(collection: str, id: str) -> str:
 
 
 def embed_text(texts: Sequence[str], space: str | None) -> Steps[list[list[float]]]:
-    answer = yield Call("POST", "/v1/embed/text", {"texts": list(texts), "space": space})
+    answer = yield Call("POST", "/v1/embed/text", {"texts": list(texts), "space": space}, repeatable=True)
     return [row["embedding"] for row in answer["data"]]
 
 
 def embed_file(path: Path, modality: Modality, space: str | None) -> Steps[list[float]]:
     data = {"space": space} if space else {}
-    answer = yield Call("POST", f"/v1/embed/{modality}", data=data, file=path)
+    answer = yield Call("POST", f"/v1/embed/{modality}", data=data, file=path, repeatable=True)
     vector: list[float] = answer["data"][0]["embedding"]
     return vector
 
@@ -145,12 +151,13 @@ def add(
     collection: str, item: Path | str, id: str | None, metadata: Mapping[str, Any] | None, seen: Seen | None
 ) -> Steps[Added]:
     path = f"/v1/collections/{quote(collection, safe='')}/items"
+    named = id is not None  # the same id again replaces; without one there would be two items
     if isinstance(item, str):
         body = {"text": item, "metadata": dict(metadata or {})} | ({"id": id} if id else {})
-        added: Added = yield Call("POST", path, body)
+        added: Added = yield Call("POST", path, body, repeatable=named)
     else:
         data = ({"id": id} if id else {}) | ({"metadata": json.dumps(dict(metadata))} if metadata else {})
-        added = yield Call("POST", path, data=data, file=item, seen=seen)
+        added = yield Call("POST", path, data=data, file=item, seen=seen, repeatable=named)
     return added
 
 
@@ -159,16 +166,18 @@ def search(
 ) -> Steps[Found]:
     asked = {"collection": collection} | {k: v for k, v in options.items() if v is not None}
     if isinstance(query, str):
-        found: Found = yield Call("POST", f"/v1/search/text-{target}", {"query": query} | asked)
+        found: Found = yield Call("POST", f"/v1/search/text-{target}", {"query": query} | asked, repeatable=True)
     else:
         form = {k: json.dumps(v) if isinstance(v, dict | bool) else v for k, v in asked.items()}
-        found = yield Call("POST", f"/v1/search/{source or 'audio'}-{target}", data=form, file=query)
+        path = f"/v1/search/{source or 'audio'}-{target}"
+        found = yield Call("POST", path, data=form, file=query, repeatable=True)
     return found
 
 
 def compose(parts: Sequence[Mapping[str, Any]], targets: Sequence[Target], options: Mapping[str, Any]) -> Steps[Found]:
     asked = {k: v for k, v in options.items() if v is not None}
-    found: Found = yield Call("POST", "/v1/search", {"parts": list(parts), "targets": list(targets)} | asked)
+    request = {"parts": list(parts), "targets": list(targets)} | asked
+    found: Found = yield Call("POST", "/v1/search", request, repeatable=True)
     return found
 
 
@@ -191,7 +200,16 @@ def answer_of(response: httpx.Response) -> Any:
 def pause_of(response: httpx.Response, tried: int) -> float:
     """Seconds to wait before asking again: as many as the service says, else ever more."""
     said = response.headers.get("retry-after", "")
-    return min(float(said) if said.isdigit() else 0.5 * 2**tried, LONGEST_WAIT_S)
+    return min(float(said) if said.isdigit() else pause_after(tried), LONGEST_WAIT_S)
+
+
+def pause_after(tried: int) -> float:
+    return float(0.5 * 2**tried)
+
+
+def pause_of_cut(tried: int) -> float:
+    """None at first: where a connection was closed while it rested, a new one will do at once."""
+    return min(pause_after(tried - 1), LONGEST_WAIT_S) if tried else 0.0
 
 
 def ended(job: Job) -> bool:
@@ -199,7 +217,10 @@ def ended(job: Job) -> bool:
 
 
 class Client:
-    """Asks a service. `transport` is httpx's, for tests and proxies; `retries` are after 429 and 503."""
+    """Asks a service. `transport` is httpx's, for tests and proxies; `retries` are after 429 and 503, and after a
+    connection that was closed under a request, where the request may be sent twice: all but adding without an id,
+    deleting and importing.
+    """
 
     def __init__(
         self,
@@ -221,9 +242,16 @@ class Client:
 
     def _send(self, call: Call) -> Any:
         for tried in range(self._retries + 1):
-            with call.arguments() as arguments:
-                response = self._http.request(call.method, call.path, **arguments)
-            if response.status_code not in AGAIN or tried == self._retries:
+            last = tried == self._retries
+            try:
+                with call.arguments() as arguments:
+                    response = self._http.request(call.method, call.path, **arguments)
+            except CUT:
+                if last or not call.may_repeat():
+                    raise
+                time.sleep(pause_of_cut(tried))
+                continue
+            if response.status_code not in AGAIN or last:
                 break
             time.sleep(pause_of(response, tried))
         return answer_of(response)
@@ -322,9 +350,16 @@ class AsyncClient:
 
     async def _send(self, call: Call) -> Any:
         for tried in range(self._retries + 1):
-            with call.arguments() as arguments:
-                response = await self._http.request(call.method, call.path, **arguments)
-            if response.status_code not in AGAIN or tried == self._retries:
+            last = tried == self._retries
+            try:
+                with call.arguments() as arguments:
+                    response = await self._http.request(call.method, call.path, **arguments)
+            except CUT:
+                if last or not call.may_repeat():
+                    raise
+                await asyncio.sleep(pause_of_cut(tried))
+                continue
+            if response.status_code not in AGAIN or last:
                 break
             await asyncio.sleep(pause_of(response, tried))
         return answer_of(response)

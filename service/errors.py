@@ -6,6 +6,8 @@ ServiceError
 ├── BadKey           no key, or none we know
 ├── BadHost          a service without keys, asked by a name that is not its own
 ├── CrossOrigin      a page of another origin wants to change something
+├── BadRange         ranges of bytes that are none
+├── PackedBody       a body in a coding that is not undone here
 ├── BodyTooLarge     more bytes than a request may have
 ├── SlowBody         bytes that trickle in
 ├── Overloaded       a queue is full
@@ -88,6 +90,18 @@ class CrossOrigin(ServiceError):
         self.origin = origin
 
 
+class BadRange(ServiceError):
+    def __init__(self, range: str) -> None:
+        super().__init__(f"{range[:80]!r} is no range of bytes; as in bytes=0-99")
+        self.range = range[:80]
+
+
+class PackedBody(ServiceError):
+    def __init__(self, coding: str) -> None:
+        super().__init__(f"send the body as it is: the coding {coding[:80]!r} is not undone here")
+        self.coding = coding[:80]
+
+
 class BodyTooLarge(ServiceError):
     def __init__(self, limit_mb: int) -> None:
         super().__init__(f"a request may have at most {limit_mb} MB")
@@ -160,6 +174,8 @@ STATUS: dict[type[Exception], tuple[int, str | None]] = {
     BadHost: (421, "bad_host"),
     CrossOrigin: (403, "cross_origin"),
     DecodersClosed: (503, "shutting_down"),
+    BadRange: (400, "bad_range"),
+    PackedBody: (415, "packed_body"),
     BodyTooLarge: (413, "too_large"),
     Overloaded: (429, "overloaded"),
     CannotReload: (409, "cannot_reload"),
@@ -214,6 +230,8 @@ def response(scope: Scope, error: Exception) -> JSONResponse:
     headers = None if retry_s is None else {"Retry-After": str(retry_s)}
     if isinstance(error, BadKey):
         headers = {"WWW-Authenticate": "Bearer"}  # RFC 9110, 11.6.1
+    if isinstance(error, PackedBody):
+        headers = {"Accept-Encoding": "identity"}  # 15.5.16
     return answer(scope, body(error), entry(type(error))[0], headers)
 
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -20,7 +20,7 @@ from export.bundle import modality_of
 from export.encoder import Encoder
 from index.search import direction
 from model.inputs.confined import Decoders
-from model.inputs.containers import Budget
+from model.inputs.containers import MEDIA, Budget
 from model.inputs.errors import BadMedia, MissingModality
 from model.inputs.windows import Media
 
@@ -127,12 +127,23 @@ class Pipeline:
 
 
 @asynccontextmanager
-async def on_disk(upload: BinaryIO, folder: Path) -> AsyncIterator[Path]:
+async def on_disk(upload: BinaryIO, folder: Path, name: str | None) -> AsyncIterator[Path]:
     """An upload as a file of its own, gone afterwards. The client's name for it never becomes a path."""
     with tempfile.TemporaryDirectory(dir=folder, prefix=UPLOAD) as place:
-        path = Path(place) / "media"
+        path = Path(place) / f"media{media_suffix(name)}"
         await asyncio.to_thread(copy, upload, path)
         yield path
+
+
+def media_suffix(name: str | None) -> str:
+    """The suffix of a client's name for a file where it is one of media's: FFmpeg weighs it where a long tag hides the
+    rest.
+
+    >>> media_suffix("../Song.FLAC"), media_suffix("song.sh")
+    ('.flac', '')
+    """
+    suffix = PurePosixPath(name or "").suffix.lower()
+    return suffix if suffix in MEDIA else ""
 
 
 def copy(upload: BinaryIO, path: Path) -> None:

@@ -1,5 +1,5 @@
 """HTTP by uvicorn and httptools, with what they leave open: how large the head of a request may be and how long it may
-take to arrive; and refusals in the shape of every other error.
+take to arrive, that it names a host; and refusals in the shape of every other error.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import json
 from http import HTTPStatus
 from typing import Any
 
+from httptools import HttpParserError
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 HEAD_BYTES = 65_536
@@ -39,6 +40,10 @@ class Protocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._head, self._reading_head = 0, False
         self._stop_waiting()
+        hosts = sum(name == b"host" for name, _ in self.headers)
+        if self.parser.get_http_version() == "1.1" and hosts != 1:  # RFC 9112, 3.2
+            self._refuse(400, "bad_request", "a request has one header Host, which names whom it asks")
+            raise HttpParserError  # nothing more is read of it
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import codecs
 import io
 import json
-import mimetypes
 import random
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, cast
@@ -22,23 +22,24 @@ from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Res
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.json_schema import SkipJsonSchema
-from starlette.datastructures import FormData
 from starlette.datastructures import UploadFile as StarletteFile
-from starlette.types import Message, Receive, Scope, Send
 
 from export.bundle import ANY, Route
 from index.bank import stock
 from index.collection import Collection, UnknownCollection
 from index.items import media_item
-from index.records import Item, NewItem, modalities_of
+from index.records import Item, NewItem, UnknownItem, modalities_of
 from index.search import Aim, Answer, Options, direction, search
 from model.config import MODALITIES
 from model.inputs.errors import BadMedia, BadText
 from model.manifest import checked_metadata
 
 from . import schemas
-from .errors import BadRequest, Overloaded, OverQuota, ShuttingDown, TimedOut, UnknownModel, answer, body
+from .errors import BadRequest, Overloaded, OverQuota, ShuttingDown, TimedOut, UnknownModel, body
+from .forms import Fields, form_of, only
 from .jobs import Job, below
+from .media import Picture, Stored
+from .mediatypes import media_type
 from .pipeline import Embedded, Vectors, on_disk
 from .settings import TOP_K_MAX
 from .state import State, Tercet
@@ -46,6 +47,7 @@ from .trace import stage
 
 Request_ = TypeVar("Request_", bound=schemas.Strict)
 Text = TypeVar("Text")
+Handler = TypeVar("Handler", bound=Callable[..., Any])
 
 router = APIRouter(
     responses={s: {"model": schemas.ErrorResponse} for s in (400, 401, 404, 408, 409, 413, 415, 422, 429, 503)}
@@ -57,6 +59,16 @@ def serving(request: Request) -> State:
     return found
 
 
+def get_and_head(path: str, **said: Any) -> Callable[[Handler], Handler]:
+    """A route that answers HEAD as it does GET, without the body."""
+
+    def both(handler: Handler) -> Handler:
+        router.head(path, **said)(handler)
+        return router.get(path, **said)(handler)
+
+    return both
+
+
 # ---------------------------------------------------------------- the page
 
 PAGE = Path(__file__).parent / "page"
@@ -65,15 +77,17 @@ CONTENT |= {"img-src": "'self' data: blob:", "form-action": "'none'", "frame-anc
 POLICY = "; ".join(["default-src 'none'", *(f"{part} {sources}" for part, sources in CONTENT.items())])
 
 
-@router.get("/", include_in_schema=False)
-async def page() -> FileResponse:
+@get_and_head("/", include_in_schema=False)
+async def page() -> Stored:
     """The search page."""
-    return FileResponse(PAGE / "index.html", headers={"Content-Security-Policy": POLICY, "Cache-Control": "no-cache"})
+    headers = {"Content-Security-Policy": POLICY, "Cache-Control": "no-cache"}
+    return Stored(PAGE / "index.html", "text/html", headers=headers)
 
 
-@router.get("/page/{name}", include_in_schema=False)
-async def page_part(name: Literal["page.css", "page.js"]) -> FileResponse:
-    return FileResponse(PAGE / name, headers={"Cache-Control": "no-cache"})
+@get_and_head("/page/{name}", include_in_schema=False)
+async def page_part(name: Literal["page.css", "page.js"]) -> Stored:
+    kind = "text/css" if name.endswith(".css") else "text/javascript"
+    return Stored(PAGE / name, kind, headers={"Cache-Control": "no-cache"})
 
 
 # ---------------------------------------------------------------- health
@@ -185,7 +199,8 @@ async def sound_of(tercet: State, part: schemas.AudioContent, encoding: str) -> 
         data = base64.b64decode(part.input_audio.data, validate=True)
     except ValueError as error:
         raise BadRequest("input_audio.data is not base64") from error
-    async with on_disk(io.BytesIO(data), tercet.uploads) as path:
+    name = f"sound.{part.input_audio.format}" if part.input_audio.format else None
+    async with on_disk(io.BytesIO(data), tercet.uploads, name) as path:
         return await tercet.pipeline.query(path, encoding)
 
 
@@ -239,11 +254,14 @@ async def embed_files(tercet: State, files: list[UploadFile], modality: str, nam
 
 
 async def embed_upload(tercet: State, file: UploadFile, wanted: tuple[str, ...]) -> Embedded:
-    async with on_disk(file.file, tercet.uploads) as path:
+    async with upload_of(tercet, file) as path:
         return await tercet.pipeline.file(path, wanted)
 
 
-@router.post("/v1/embed/audio", tags=["embed"], response_model_exclude_none=True)
+EMBED_FORM = Fields(texts=frozenset({"space"}), files=frozenset({"file"}), repeated=True)
+
+
+@router.post("/v1/embed/audio", tags=["embed"], response_model_exclude_none=True, dependencies=[only(EMBED_FORM)])
 async def embed_audio(
     tercet: Tercet,
     file: Annotated[list[UploadFile], File(min_length=1)],
@@ -253,7 +271,7 @@ async def embed_audio(
     return await embed_files(tercet, file, "audio", space)
 
 
-@router.post("/v1/embed/video", tags=["embed"], response_model_exclude_none=True)
+@router.post("/v1/embed/video", tags=["embed"], response_model_exclude_none=True, dependencies=[only(EMBED_FORM)])
 async def embed_video(
     tercet: Tercet,
     file: Annotated[list[UploadFile], File(min_length=1)],
@@ -316,6 +334,7 @@ async def delete_collection(tercet: Tercet, name: str) -> None:
 
 # ---------------------------------------------------------------- items
 
+ITEM_FORM = Fields(texts=frozenset({"id", "metadata"}), files=frozenset({"file"}))
 ITEM_BODIES = {
     "requestBody": {
         "required": True,
@@ -324,6 +343,7 @@ ITEM_BODIES = {
                 "schema": {
                     "type": "object",
                     "required": ["file"],
+                    "additionalProperties": False,
                     "properties": {
                         "file": {"type": "string", "format": "binary"},
                         "id": {"type": "string"},
@@ -341,7 +361,7 @@ ITEM_BODIES = {
 async def add_item(tercet: Tercet, name: str, request: Request) -> schemas.ItemAdded:
     """Add a video or a sound (multipart) or a text (JSON). Answered when it is on disk; the same id again replaces."""
     collection = tercet.collections.get(name)
-    kind = media_type(request)
+    kind = body_type(request)
     if kind == "multipart/form-data":
         item = await add_media(tercet, collection, request)
     elif kind == "application/json":
@@ -356,31 +376,19 @@ async def add_item(tercet: Tercet, name: str, request: Request) -> schemas.ItemA
     return schemas.ItemAdded(id=item.id, windows=len(item.windows), modalities=found, duration_s=item.duration_s)
 
 
-def media_type(request: Request) -> str:
+def body_type(request: Request) -> str:
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-@asynccontextmanager
-async def form_of(request: Request, files: int = 1) -> AsyncIterator[FormData]:
-    try:
-        form = await request.form(max_files=files, max_fields=8)
-    except (LookupError, ValueError) as error:  # a charset nobody knows, bytes that are not in it
-        raise BadRequest("the form cannot be read") from error
-    try:
-        yield form
-    finally:
-        await form.close()
-
-
 async def add_media(tercet: State, collection: Collection, request: Request) -> NewItem:
-    async with form_of(request) as form:
+    async with form_of(request, ITEM_FORM) as form:
         tercet.check_room()  # once the body is here: few clients read an answer while they send
         file, metadata = form.get("file"), form.get("metadata")
         if file is None or isinstance(file, str):
             raise BadRequest("there is no part 'file' with a file name")
         id = parsed_value(schemas.ItemId, form.get("id") or uuid.uuid4().hex)
         about = checked_metadata(as_json("metadata", metadata)) if metadata else {}
-        async with on_disk(file.file, tercet.uploads) as path:
+        async with upload_of(tercet, file) as path:
             m = tercet.encoder.manifest
             embedded = await tercet.pipeline.file(
                 path, [*m.encodings("video"), *m.encodings("audio")], tercet.settings.overlap, previews=True
@@ -413,7 +421,7 @@ async def text_item(tercet: State, request: schemas.TextItem) -> NewItem:
 
 def parsed(model: type[Request_], raw: bytes) -> Request_:
     try:
-        return model.model_validate_json(raw)
+        return model.model_validate_json(raw.removeprefix(codecs.BOM_UTF8))
     except ValidationError as error:
         raise BadRequest(complaint(error)) from error
 
@@ -457,50 +465,36 @@ async def list_items(
     return schemas.ItemPage(items=[shown(i) for i in items], next=items[-1].id if len(items) == limit else None)
 
 
-class Media(FileResponse):
-    """A file; of a range that makes no sense, in the shape of every other error."""
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        refused: Message | None = None
-
-        async def shaped(message: Message) -> None:
-            nonlocal refused
-            if message["type"] == "http.response.start" and message["status"] in (400, 416):
-                refused = message
-            elif refused is None:
-                await send(message)
-
-        await super().__call__(scope, receive, shaped)
-        if refused is not None:
-            headers = {k.decode(): v.decode() for k, v in refused["headers"] if k == b"content-range"}
-            said = {"code": "bad_range", "message": "there is no such range of bytes", "detail": {}}
-            await answer(scope, said, refused["status"], headers)(scope, receive, send)
-
-
-@router.head("/v1/collections/{name}/items/{id:path}/media", tags=["items"], response_class=FileResponse)
-@router.get("/v1/collections/{name}/items/{id:path}/media", tags=["items"], response_class=FileResponse)
-async def item_media(tercet: Tercet, name: str, id: str) -> Media:
+@get_and_head("/v1/collections/{name}/items/{id:path}/media", tags=["items"], response_class=FileResponse)
+async def item_media(tercet: Tercet, name: str, id: str) -> Stored:
     """The stored media, with range requests."""
-    path, filename = await asyncio.to_thread(tercet.collections.get(name).media, id)
-    kind = mimetypes.guess_type(path.name)[0] or ""
-    if not kind.startswith(("video/", "audio/")):
-        kind = "application/octet-stream"
-    return Media(path, media_type=kind, filename=filename, content_disposition_type="inline")
+    return await asyncio.to_thread(stored, tercet.collections.get(name), id)
 
 
-@router.get(
+def stored(collection: Collection, id: str) -> Stored:
+    """Raises UnknownItem."""
+    path, filename = collection.media(id)
+    item = collection.item(id)
+    pictures = item.kind == "video" or "video" in item.modalities
+    try:
+        return Stored(path, media_type(path, pictures), filename)
+    except FileNotFoundError:  # deleted or replaced at this moment
+        raise UnknownItem(id) from None
+
+
+@get_and_head(
     "/v1/collections/{name}/items/{id:path}/poster",
     tags=["items"],
     response_class=Response,
     responses={200: {"content": {"image/jpeg": {}}}},
 )
-async def item_poster(tercet: Tercet, name: str, id: str, at_s: Annotated[float, Query(ge=0)] = 0.0) -> Response:
+async def item_poster(tercet: Tercet, name: str, id: str, at_s: Annotated[float, Query(ge=0)] = 0.0) -> Picture:
     """A small picture of an item around that second, made when it was added."""
     jpeg = await asyncio.to_thread(tercet.collections.get(name).picture, id, at_s)
-    return Response(jpeg, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=60"})
+    return Picture(jpeg, "image/jpeg", {"Cache-Control": "private, max-age=60"})
 
 
-@router.get("/v1/collections/{name}/items/{id:path}/waveform", tags=["items"])
+@get_and_head("/v1/collections/{name}/items/{id:path}/waveform", tags=["items"])
 async def item_waveform(tercet: Tercet, name: str, id: str) -> schemas.Waveform:
     """How loud an item is from its start to its end, made when it was added."""
     return schemas.Waveform(peaks=list(await asyncio.to_thread(tercet.collections.get(name).peaks, id)))
@@ -580,6 +574,9 @@ def search_by_text(target: str) -> Callable[..., Awaitable[schemas.SearchResult]
     return route
 
 
+SEARCH_FORM = Fields(texts=frozenset(schemas.SearchOptions.model_fields), files=frozenset({"file"}))
+
+
 def search_by_file(source: str, target: str) -> Callable[..., Awaitable[schemas.SearchResult]]:
     async def route(
         tercet: Tercet,
@@ -605,7 +602,7 @@ def search_by_file(source: str, target: str) -> Callable[..., Awaitable[schemas.
         )
 
         async def query(encoding: str) -> Vectors:
-            async with on_disk(file.file, tercet.uploads) as path:
+            async with upload_of(tercet, file) as path:
                 return await tercet.pipeline.query(path, encoding)
 
         return await find(tercet, request, query, source, target)
@@ -613,6 +610,7 @@ def search_by_file(source: str, target: str) -> Callable[..., Awaitable[schemas.
     return route
 
 
+COMPOSED_FORM = Fields(texts=frozenset({"request"}), any_file=True)
 COMPOSED_BODY = {
     "requestBody": {
         "required": True,
@@ -636,9 +634,9 @@ async def composed_search(tercet: Tercet, request: Request) -> schemas.SearchRes
     """A query of several parts, texts, files and items of the collection, each with a weight, negative for what is not
     wanted; over one target or several, fused. JSON will do where no part is a file.
     """
-    if media_type(request) == "application/json":
+    if body_type(request) == "application/json":
         return await compose(tercet, parsed(schemas.ComposedSearch, await request.body()), {})
-    async with form_of(request, files=schemas.PARTS_MAX) as form:
+    async with form_of(request, COMPOSED_FORM) as form:
         asked = form.get("request")
         if not isinstance(asked, str):
             raise BadRequest("there is no field 'request'")
@@ -654,6 +652,9 @@ async def compose(
     options, collection = chosen(tercet, request), tercet.collections.get(request.collection)
     if unknown := [part.file for part in parts if isinstance(part, schemas.FilePart) and part.file not in files]:
         raise BadRequest(f"there is no part {unknown[0]!r} with a file name")
+    named = {part.file for part in parts if isinstance(part, schemas.FilePart)}
+    if unused := [name for name in files if name not in named]:
+        raise BadRequest(f"no part of the request names the file {unused[0][:80]!r}")
     sources = [source_of(part) for part in parts]
     found_routes = [route for target in targets for route in manifest.routes(sources, target, request.space)]
     routes = list({route.target: route for route in found_routes}.values())  # "any" may lead to what is named beside it
@@ -663,7 +664,7 @@ async def compose(
     ]
     async with AsyncExitStack() as uploads:
         used = dict.fromkeys(part.file for part in parts if isinstance(part, schemas.FilePart))
-        paths = {name: await uploads.enter_async_context(on_disk(files[name].file, tercet.uploads)) for name in used}
+        paths = {name: await uploads.enter_async_context(upload_of(tercet, files[name])) for name in used}
         made = await asyncio.gather(*(part_vectors(tercet, collection, part, es, paths) for part, es in needed))
     leading = next(source for part, source in zip(parts, sources, strict=True) if part.weight > 0)
     weights = tuple(part.weight for part in parts)
@@ -674,6 +675,10 @@ async def compose(
     called = targets[0] if len(targets) == 1 else None
     found = await searched(tercet, collection, aims, replace(options, called=called))
     return told(collection, f"composed-{'+'.join(targets)}", spaces_of(routes), began, found)
+
+
+def upload_of(tercet: State, file: StarletteFile) -> AbstractAsyncContextManager[Path]:
+    return on_disk(file.file, tercet.uploads, file.filename)
 
 
 def source_of(part: schemas.TextPart | schemas.FilePart | schemas.ItemPart) -> str:
@@ -735,4 +740,6 @@ for _target in (*MODALITIES, ANY):
     for _source in MODALITIES:
         _route = search_by_text(_target) if _source == "text" else search_by_file(_source, _target)
         _name = f"{_source}-{_target}"
-        router.post(f"/v1/search/{_name}", tags=["search"], name=_name, summary=f"{_source} to {_target}")(_route)
+        _checks = [] if _source == "text" else [only(SEARCH_FORM)]
+        _said = f"{_source} to {_target}"
+        router.post(f"/v1/search/{_name}", tags=["search"], name=_name, summary=_said, dependencies=_checks)(_route)

@@ -59,7 +59,7 @@ class TextContent(BaseModel):
 
 class Sound(BaseModel):
     data: bytes = Field(description="a sound file in base64", json_schema_extra={"contentEncoding": "base64"})
-    format: str | None = Field(None, description="ignored: the file says what it is")
+    format: str | None = Field(None, description="as a suffix, 'flac' say: for a file that does not tell what it is")
 
 
 class AudioContent(BaseModel):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+import socket
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -100,3 +102,105 @@ def test_it_asks_again_when_it_is_told_to_wait(clips: dict[str, Path]) -> None:
     page = httpx.MockTransport(lambda request: httpx.Response(502, text="<html>"))
     with Client("http://test", transport=page) as tercet, pytest.raises(Refused, match="Bad Gateway"):
         tercet.collections()
+
+
+class Closing:
+    """Closes the connection under a request so often, after it has been read, and then answers."""
+
+    def __init__(self, times: int, error: type[httpx.TransportError] = httpx.ReadError) -> None:
+        self.times, self.error, self.bodies = times, error, list[bytes]()
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        self.bodies.append(request.read())
+        if len(self.bodies) <= self.times:
+            raise self.error("Connection reset by peer")
+        rows = {"data": [{"embedding": [1.0]}], "hits": [], "collections": [], "state": "done", "id": "x"}
+        return httpx.Response(200, json=rows)
+
+
+def repeatable(tercet: Client, tone: Path) -> dict[str, Callable[[], object]]:
+    return {
+        "collections": tercet.collections,
+        "item": lambda: tercet.item("default", "x"),
+        "job": lambda: tercet.job("x"),
+        "text": lambda: tercet.embed_text(["red"]),
+        "file": lambda: tercet.embed_file(tone, "audio"),
+        "search": lambda: tercet.search("red"),
+        "search by file": lambda: tercet.search(tone),
+        "composed": lambda: tercet.compose([{"text": "red"}], ["any"]),
+        "add under an id": lambda: tercet.add("default", tone, "x"),
+        "words under an id": lambda: tercet.add("default", "rain", "x"),
+    }
+
+
+@pytest.mark.parametrize("error", [httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError])
+def test_what_may_be_sent_twice_is_when_its_connection_is_closed(
+    clips: dict[str, Path], error: type[httpx.TransportError]
+) -> None:
+    for name in repeatable(Client("http://test"), clips["tone"]):
+        service = Closing(1, error)
+        with Client("http://test", transport=httpx.MockTransport(service)) as tercet:
+            repeatable(tercet, clips["tone"])[name]()
+        assert len(service.bodies) == 2, name
+    service = Closing(9, error)
+    with Client("http://test", retries=1, transport=httpx.MockTransport(service)) as tercet, pytest.raises(error):
+        tercet.collections()
+    assert len(service.bodies) == 2
+
+
+def test_what_may_not_be_sent_twice_is_not(clips: dict[str, Path]) -> None:
+    """The service may have heard it: there would be two items, two jobs, or a deletion of what was not there."""
+    calls: list[Callable[[Client], object]] = [
+        lambda tercet: tercet.add("default", clips["tone"]),
+        lambda tercet: tercet.add("default", "rain"),
+        lambda tercet: tercet.delete("default", "x"),
+        lambda tercet: tercet.import_folder("."),
+    ]
+    for call in calls:
+        service = Closing(1)
+        with Client("http://test", transport=httpx.MockTransport(service)) as tercet, pytest.raises(httpx.ReadError):
+            call(tercet)
+        assert len(service.bodies) == 1
+    for error in (httpx.ConnectError, httpx.ReadTimeout):  # not a connection closed under a request
+        service = Closing(1, error)
+        with Client("http://test", transport=httpx.MockTransport(service)) as tercet, pytest.raises(error):
+            tercet.collections()
+        assert len(service.bodies) == 1
+
+
+def test_connections_closed_under_those_that_wait(clips: dict[str, Path]) -> None:
+    async def work() -> None:
+        service = Closing(1)
+        async with AsyncClient("http://test", transport=httpx.MockTransport(service)) as tercet:
+            assert await tercet.embed_file(clips["tone"], "audio") == [1.0]
+        assert len(service.bodies) == 2 and all(clips["tone"].read_bytes() in body for body in service.bodies)
+        service = Closing(1)
+        async with AsyncClient("http://test", transport=httpx.MockTransport(service)) as tercet:
+            with pytest.raises(httpx.ReadError):
+                await tercet.add("default", "rain")
+        assert len(service.bodies) == 1
+
+    asyncio.run(work())
+
+
+def test_a_connection_that_a_server_closes_while_it_rests() -> None:
+    """A real one, which goes away as soon as a second request comes in over it."""
+    answer = b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 19\r\n\r\n{"collections": []}'
+    connections: list[int] = []
+
+    def serve(server: socket.socket) -> None:
+        for number in range(2):
+            connection, _ = server.accept()
+            with connection:
+                connections.append(number)
+                connection.recv(65_536)
+                connection.sendall(answer)
+                connection.recv(65_536)  # and is not answered
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=serve, args=(server,))
+        thread.start()
+        with Client(f"http://127.0.0.1:{server.getsockname()[1]}") as tercet:
+            assert [tercet.collections() for _ in range(2)] == [[], []]
+        thread.join(10)
+    assert connections == [0, 1]

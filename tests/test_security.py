@@ -234,7 +234,7 @@ def test_no_origin_is_let_in(tmp_path: Path) -> None:
         assert asked.status_code == 405
         add(client, make_wav(tmp_path / "page.html", 1.0), id="page")
         media = client.get("/v1/collections/default/items/page/media")
-        assert media.headers["content-type"] == "application/octet-stream"  # never a page of ours
+        assert media.headers["content-type"] == "audio/x-wav"  # what it is, never a page of ours
         assert media.headers["x-content-type-options"] == "nosniff"
 
 

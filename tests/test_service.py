@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import codecs
+import gzip
 import json
 import threading
 import time
@@ -360,6 +362,97 @@ def test_odd_texts_and_forms_get_answers(client: Client, clips: dict[str, Path])
         assert answer.status_code in (400, 415) and answer.json()["error"]["code"], answer.text
     plain = client.post("/v1/collections/default/items", data={"file": "no file"}, files={"x": b"1"})
     refused(plain, 400, "bad_request")
+
+
+def parts(*fields: tuple[str, str | bytes | tuple[str, bytes]]) -> list[tuple[str, Any]]:
+    """A form as curl sends it: texts, and files by name and content, in this order, under one name as often as said."""
+    return [(name, value if isinstance(value, tuple) else (None, value)) for name, value in fields]
+
+
+SLIPS = [  # what is beside the file, and the field that the answer names
+    ([("metdata", '{"shelf": "a"}')], "metdata"),
+    ([("", "x")], "''"),
+    ([("ü" * 300, "x")], "ü" * 100),
+    ([(f"field{n}", "x") for n in range(20)], "field0"),
+    ([("File", ("a.wav", b"x"))], "File"),
+    ([("cover", ("a.jpg", b"x"))], "cover"),
+    ([("file", "no file")], "file"),
+    ([("metdata", ("m.json", b"{}"))], "metdata"),
+]
+
+
+@pytest.mark.parametrize("beside, named", SLIPS, ids=range(len(SLIPS)))
+@pytest.mark.parametrize("route", ["collections/default/items", "search/audio-any", "embed/audio", "embed/video"])
+def test_a_field_nobody_knows_is_named(
+    client: Client, clips: dict[str, Path], route: str, beside: list[tuple[str, Any]], named: str
+) -> None:
+    file = ("file", ("red.mp4", clips["red"].read_bytes()))
+    for form in ([file, *beside], [*beside, file]):
+        answer = client.post(f"/v1/{route}", files=parts(*form))
+        assert named in refused(answer, 400, "bad_request")["message"]
+
+
+@pytest.mark.parametrize(
+    "route, fields",
+    [
+        ("collections/default/items", {"id": "x", "metadata": "{}"}),
+        ("search/video-video", {"top_k": "1", "filter": "{}", "collection": "default", "exact": "true"}),
+        ("search/audio-any", {"min_score": "0.1", "min_confidence": "0.1", "qb_norm": "true", "space": "vlsa"}),
+        ("embed/audio", {"space": "vlsa"}),
+        ("embed/video", {"space": "vlsa"}),
+    ],
+)
+def test_a_field_comes_once_and_as_what_it_is(
+    client: Client, clips: dict[str, Path], route: str, fields: dict[str, str]
+) -> None:
+    file = ("file", ("red.mp4", clips["red"].read_bytes()))
+    good = client.post(f"/v1/{route}", files=parts(file, *fields.items()))
+    assert good.status_code in (200, 201), good.text
+    for name, value in fields.items():
+        for slip in ([(name, value)] * 2, [(name, (f"{name}.txt", value.encode()))]):
+            answer = client.post(f"/v1/{route}", files=parts(file, *slip))
+            assert repr(name) in refused(answer, 400, "bad_request")["message"]
+    two = client.post(f"/v1/{route}", files=parts(file, file))
+    if route.startswith("embed"):  # which takes several
+        assert len(two.json()["data"]) == 2
+    else:
+        assert "'file' comes 2 times" in refused(two, 400, "bad_request")["message"]
+
+
+def test_fields_of_a_composed_search(client: Client, clips: dict[str, Path]) -> None:
+    request = json.dumps({"parts": [{"file": "a", "modality": "video"}], "targets": ["video"]})
+    film = ("red.mp4", clips["red"].read_bytes())
+    good = [("request", request), ("a", film)]
+    assert client.post("/v1/search", files=parts(*good)).status_code == 200
+    for slip, named in (
+        (("request", request), "request"),
+        (("a", film), "a"),
+        (("b", film), "b"),
+        (("topk", "1"), "topk"),
+        (("a", "words"), "a"),
+    ):
+        answer = client.post("/v1/search", files=parts(*good, slip))
+        assert repr(named) in refused(answer, 400, "bad_request")["message"]
+    as_file = client.post("/v1/search", files=parts(("request", ("r.json", request.encode())), ("a", film)))
+    assert "'request'" in refused(as_file, 400, "bad_request")["message"]
+
+
+def test_bodies_as_editors_and_proxies_leave_them(client: Client) -> None:
+    """JSON behind a byte order mark is taken everywhere; what is packed is refused by name (RFC 9110, 15.5.16)."""
+    as_json = {"content-type": "application/json"}
+    for path, body in (
+        ("collections/default/items", {"text": "rain", "id": "marked"}),
+        ("search/text-text", {"query": "rain"}),
+        ("search", {"parts": [{"text": "rain"}], "targets": ["text"]}),
+    ):
+        marked = codecs.BOM_UTF8 + json.dumps(body).encode()
+        assert client.post(f"/v1/{path}", content=marked, headers=as_json).status_code in (200, 201)
+        packed = client.post(
+            f"/v1/{path}", content=gzip.compress(marked), headers=as_json | {"content-encoding": "gzip"}
+        )
+        assert "'gzip'" in refused(packed, 415, "packed_body")["message"]
+        assert packed.headers["accept-encoding"] == "identity"
+    assert client.delete("/v1/collections/default/items/marked").status_code == 204
 
 
 def test_a_collection_of_another_bundle(tmp_path: Path) -> None:
