@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 
 from export.bundle import Bundle, modality_of, open_bundle
 from export.encoder import INPUT, PROVIDERS, OnnxEncoder
-from export.precision import derived
-from export.verify import VARIANTS, probes
+from export.precision import GAINFUL, derived
+from export.verify import probes
 from model import checkpoint
 
 BATCHES = (1, 8, 32)
@@ -48,7 +48,7 @@ def runtimes(args: argparse.Namespace) -> dict[str, Run]:
 
     bundle = open_bundle(args.bundle)
     found = {"torch eager": in_torch(model.embed), "torch.compile": in_torch(compiled)}
-    for precision in ("fp32", *VARIANTS[args.provider]):
+    for precision in ("fp32", *GAINFUL[args.provider]):
         found[f"ONNX Runtime {precision}"] = OnnxEncoder(bundle, args.provider, args.threads, precision).embed
     return found
 
@@ -103,7 +103,7 @@ def main() -> None:
         bundle = open_bundle(args.bundle)
         print("\nWhere the time goes, batch 8:\n")
         for encoding in bundle.manifest.graphs:
-            for precision in ("fp32", *VARIANTS["cpu"]):
+            for precision in ("fp32", *GAINFUL["cpu"]):
                 print(f"- {encoding}, {precision}: {where(bundle, encoding, precision, probes(plain, encoding, 8))}")
 
 

@@ -36,6 +36,7 @@ ANY = "any"  # the target of a search that counts pictures and sound together; n
 EQUAL_WEIGHT = 1.0  # of a sound, in a bundle that was not fitted otherwise
 MAX_LOSS = 1.0  # points of R@10 that another precision may lose
 LEAST_COSINE = 0.98  # between its vectors and those of fp32
+LEAST_ALIKE = 0.9999  # cosine, in any precision, between an item's vector made alone and made in a batch
 
 
 class BadBundle(Exception):
@@ -131,17 +132,28 @@ def modality_of(encoding: str | Joint) -> str:
 
 @dataclass(frozen=True)
 class Measured:
-    """What an encoding loses in another precision, on clips of the world: the largest difference of a component, the
-    least cosine, and the mean change of R@10 over the routes from and to words, in points.
+    """What an encoding loses in another precision: the largest difference of a component and the least cosine, of any
+    item in any batch; the mean change of R@10 over the routes from and to words on clips of the world, in points; and
+    the least cosine between an item's vectors made alone and in a batch, None where that was not asked yet.
     """
 
     max_abs: float
     cosine: float
     points: float
+    alike: float | None = None
+
+    @property
+    def keeps(self) -> bool:
+        """It is close enough to fp32."""
+        return self.points >= -MAX_LOSS and self.cosine >= LEAST_COSINE
+
+    @property
+    def invariant(self) -> bool:
+        return self.alike is None or self.alike >= LEAST_ALIKE
 
     @property
     def good(self) -> bool:
-        return self.points >= -MAX_LOSS and self.cosine >= LEAST_COSINE
+        return self.keeps and self.invariant
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 EncoderError
 ├── CannotRun              a provider that this machine lacks something for
+├── WrongPrecision         a precision that is for other providers
 ├── UnverifiedPrecision    a precision that was not measured on this bundle, or loses too much
 └── BadVectors             an output that is not unit vectors
 """
@@ -20,7 +21,7 @@ from model.evaluate import Embedder
 from model.inputs.text import TextTokens
 
 from .bundle import LEAST_COSINE, Bundle, Manifest, WrongVectors, golden_input, modality_of, open_bundle
-from .precision import NO_OVERFLOW, derived
+from .precision import GAINFUL, derived
 
 INPUT = {"video": "frames", "audio": "waveform", "text": "tokens"}
 GOLDEN_TOLERANCE = 1e-3
@@ -45,6 +46,17 @@ class CannotRun(EncoderError):
     def __init__(self, provider: str, lacks: str) -> None:
         super().__init__(f"provider {provider} cannot run here: {lacks}")
         self.provider, self.lacks = provider, lacks
+
+
+class WrongPrecision(EncoderError):
+    """A precision that a provider gains nothing by."""
+
+    def __init__(self, precision: str, provider: str) -> None:
+        owners = [name for name, faster in GAINFUL.items() if precision in faster]
+        kind = "CPUs" if owners == ["cpu"] else f"GPUs (provider {' or '.join(owners)})"
+        better = " or ".join(("fp32", *GAINFUL[provider]))
+        super().__init__(f"precision {precision} is for {kind}; with provider {provider} choose {better}")
+        self.precision, self.provider = precision, provider
 
 
 class UnverifiedPrecision(EncoderError):
@@ -114,8 +126,11 @@ class OnnxEncoder:
         Raises:
             BadBundle: see `open_bundle`; WrongVectors where the graphs do not give what they gave at export.
             CannotRun: this machine lacks something.
+            WrongPrecision: it is for other providers.
             UnverifiedPrecision: `python -m export verify` has not passed the precision.
         """
+        if precision not in ("fp32", *GAINFUL[provider]):
+            raise WrongPrecision(precision, provider)
         bundle = open_bundle(folder)
         if precision != "fp32":
             measured = bundle.manifest.variants.get(f"{provider}/{precision}")
@@ -210,7 +225,6 @@ def session(
     options.enable_mem_pattern = False  # shapes vary from batch to batch; patterns would only pile up
     source: str | bytes = str(graph)
     if precision != "fp32":
-        options.add_session_config_entry(*NO_OVERFLOW)
         source = derived(graph, precision)
     chosen: list[Any] = [PROVIDERS[provider]]
     if provider == "cuda":  # which rounds fp32 to 10 bits of fraction unless told

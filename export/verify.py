@@ -5,7 +5,7 @@ precisions keep their recall.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,17 +14,29 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model.clips import Clips
+from model.clips import Clips, first_of, read_row
 from model.evaluate import Embedder, evaluate_first_windows, score
+from model.inputs.windows import InputSpecs
+from model.manifest import Row, read_manifest
 
-from .bundle import Measured, modality_of, open_bundle, write_manifest
+from .bundle import LEAST_ALIKE, Measured, modality_of, open_bundle, write_manifest
 from .encoder import PROVIDERS, CannotRun, OnnxEncoder
+from .precision import GAINFUL
 
 PARITY = 1e-5
 BATCHES = (1, 2, 7, 32)
 PROBE_WORDS = ("a", "red", "dog", "barking", "the", "sound", "of", "rain", "loudly", "two", "people", "clapping")
 PROBES = "world:test:200"  # the built-in probe set, rendered where it is needed
-VARIANTS = {"cpu": ("int8",), "cuda": ("fp16",), "tensorrt": ("fp16",)}  # what each provider gains by
+RECORDINGS = (
+    "sample/manifest.jsonl",
+    "../shared/data/real/video-sentences.jsonl",
+    "../shared/data/real/sound-captions.jsonl",
+)
+FILES = 24  # of each of these manifests, evenly
+SAID = 100  # their texts, of each
+LONG = "the dog barks, and then again it rains on a tin roof while two people talk, " * 8
+
+Items = dict[str, list[Any]]  # modality -> what is encoded: texts, or arrays of one row
 
 
 @dataclass(frozen=True)
@@ -58,21 +70,95 @@ def probe_texts(n: int) -> list[str]:
     return [" ".join(random.choice(PROBE_WORDS, random.integers(1, 9))) for _ in range(n)]
 
 
+def everything(encoder: OnnxEncoder) -> Items:
+    """What invariance is checked on, by modality: random inputs, odd ones beside which others may come off badly, and
+    the recordings and captions that are there.
+    """
+    found: Items = {}
+    for encoding in encoder.manifest.graphs:
+        modality = modality_of(encoding)
+        if modality not in found:
+            by_chance = probe_texts(BATCHES[-1]) if modality == "text" else list(probes(encoder, encoding, BATCHES[-1]))
+            found[modality] = by_chance + odd(encoder.manifest.inputs, modality)
+    for rows in recordings():
+        texts = [said.text for row in rows for said in row.captions]
+        found.get("text", []).extend(evenly(texts, SAID))
+        for row in evenly([row for row in rows if row.path], FILES):
+            parts = read_row(encoder.manifest.inputs, row.path)
+            if not isinstance(parts, str):
+                for modality, array in first_of(parts).items():
+                    found.get(modality, []).append(array)
+    return found
+
+
+def odd(inputs: InputSpecs, modality: str) -> list[Any]:
+    """Of pictures black, white and a chessboard; of sounds silence, a faint, a loud and a clipped one and a click; of
+    texts a long one, one of a letter and one without words.
+    """
+    if modality == "video":
+        assert inputs.video
+        shape = inputs.video.shape
+        board = np.indices(shape).sum(axis=0) % 2 * 255
+        return [np.zeros(shape, np.uint8), np.full(shape, 255, np.uint8), board.astype(np.uint8)]
+    if modality == "audio":
+        assert inputs.audio
+        tone = np.sin(0.05 * np.arange(inputs.audio.samples), dtype=np.float32)
+        click = np.zeros_like(tone)
+        click[len(click) // 2] = 1.0
+        return [np.zeros_like(tone), 1e-4 * tone, tone, np.sign(tone), click]
+    return [LONG, "a", "?!"]
+
+
+def recordings() -> Iterator[list[Row]]:
+    """The rows of those manifests of recordings that are there; the paths are relative to where the command is run."""
+    for name in RECORDINGS:
+        if Path(name).is_file():
+            yield read_manifest(Path(name))
+
+
+def evenly(things: list[Any], n: int) -> list[Any]:
+    """At most n of them, evenly apart.
+
+    >>> evenly([0, 1, 2, 3, 4], 2)
+    [0, 2]
+    """
+    n = min(n, len(things))
+    return [things[i * len(things) // n] for i in range(n)]
+
+
+def encoded(encoder: OnnxEncoder, encoding: str, items: Sequence[Any]) -> NDArray[np.float32]:
+    """Texts, or arrays of one row, as one batch."""
+    batch = encoder.tokens(list(items), encoding) if encoding in encoder.manifest.tokenizers else np.stack(items)
+    return encoder.embed(encoding, batch)
+
+
+def in_batches(encoder: OnnxEncoder, encoding: str, items: Sequence[Any]) -> NDArray[np.float32]:
+    """Every item alone, and in a batch of each size among others by chance: [sizes, items, dim]."""
+    vectors = []
+    for size in BATCHES:
+        order = np.random.default_rng(size).permutation(len(items))
+        batches = [order[at : at + size] for at in range(0, len(order), size)]
+        made = np.concatenate([encoded(encoder, encoding, [items[i] for i in batch]) for batch in batches])
+        vectors.append(made[np.argsort(order)])
+    return np.stack(vectors)
+
+
+def least_cosine(vectors: NDArray[np.float32], others: NDArray[np.float32]) -> float:
+    return float((vectors * others).sum(axis=-1).min())
+
+
 def within(encoding: str, provider: str, what: str, error: float) -> Check:
     return Check(encoding, provider, "fp32", what, f"max abs {error:.1e}, limit {PARITY:g}", error <= PARITY)
 
 
-def batch_invariance(encoder: OnnxEncoder, n: int = BATCHES[-1]) -> Iterator[Check]:
-    """Each item alone against the same item in a batch; a text alone has no padding."""
+def batch_invariance(encoder: OnnxEncoder, items: Items | None = None) -> Iterator[Check]:
+    """Each item alone against the same item in batches of every size; a text alone has no padding."""
+    items = items or everything(encoder)
     for encoding in encoder.manifest.graphs:
-        x = probes(encoder, encoding, n)
-        together = encoder.embed(encoding, x)
-        alone = [x[i : i + 1] for i in range(n)]
-        if encoding in encoder.manifest.tokenizers:
-            alone = [encoder.tokens([text], encoding) for text in probe_texts(n)]
-        apart = np.concatenate([encoder.embed(encoding, row) for row in alone])
-        error = float(np.abs(together - apart).max())
-        yield within(encoding, encoder.provider, f"alone = in a batch of {n}", error)
+        some = items[modality_of(encoding)]
+        vectors = in_batches(encoder, encoding, some)
+        what = f"alone = in batches, {len(some)} items"
+        yield within(encoding, encoder.provider, what, float(np.abs(vectors - vectors[0]).max()))
 
 
 def torch_parity(encoder: OnnxEncoder, checkpoint: Path) -> Iterator[Check]:
@@ -92,8 +178,8 @@ def torch_parity(encoder: OnnxEncoder, checkpoint: Path) -> Iterator[Check]:
         yield within(modality, encoder.provider, f"torch = ONNX, batches {', '.join(map(str, BATCHES))}", worst)
 
 
-def measure(plain: OnnxEncoder, variant: OnnxEncoder, clips: Clips) -> dict[str, Measured]:
-    """What each encoding loses when it alone is made by the variant."""
+def measure(plain: OnnxEncoder, variant: OnnxEncoder, clips: Clips, items: Items) -> dict[str, Measured]:
+    """What each encoding loses when it alone is made by the variant; the worst of all items in all batches."""
     manifest = plain.manifest
 
     def recall(encoding: str) -> dict[tuple[str, str], float]:
@@ -108,14 +194,19 @@ def measure(plain: OnnxEncoder, variant: OnnxEncoder, clips: Clips) -> dict[str,
 
     before, out = recall(""), {}
     for encoding in manifest.graphs:
-        x = probes(plain, encoding, BATCHES[-1])
-        a, b = plain.embed(encoding, x), variant.embed(encoding, x)
+        some = items[modality_of(encoding)]
+        expected = np.concatenate([encoded(plain, encoding, [item]) for item in some])
+        vectors = in_batches(variant, encoding, some)
         after = recall(encoding)
         mine = [(n, r) for n, r in before if encoding in [manifest.spaces[n].encodings.get(m) for m in r.split("-")]]
         with_words = [key for key in mine if "text" in key[1] and not key[1].endswith("-any")] or mine
         change = float(np.mean([after[key] - before[key] for key in with_words])) if with_words else 0.0
-        cosine = float((a * b).sum(axis=1).min())
-        out[encoding] = Measured(round(float(np.abs(a - b).max()), 5), round(cosine, 5), round(100 * change, 2))
+        out[encoding] = Measured(
+            max_abs=round(float(np.abs(vectors - expected).max()), 5),
+            cosine=round(least_cosine(vectors, expected), 5),
+            points=round(100 * change, 2),
+            alike=round(least_cosine(vectors, vectors[0]), 6),
+        )
     return out
 
 
@@ -125,18 +216,20 @@ def either(
     return (variant if modality in changed else plain).embed(modality, x)
 
 
-def variants(folder: Path, plain: OnnxEncoder) -> Iterator[Check]:
+def variants(folder: Path, plain: OnnxEncoder, items: Items) -> Iterator[Check]:
     """Measure the precisions the provider gains by, and write what was found into the manifest."""
     bundle = open_bundle(folder)
     with tempfile.TemporaryDirectory() as place:
         clips = Clips.open(PROBES, bundle.manifest.inputs, Path(place) / "cache", Path(place) / "world")
-        for precision in VARIANTS[plain.provider]:
-            found = measure(plain, OnnxEncoder(bundle, plain.provider, precision=precision), clips)
+        for precision in GAINFUL[plain.provider]:
+            found = measure(plain, OnnxEncoder(bundle, plain.provider, precision=precision), clips, items)
             known = bundle.manifest.variants | {f"{plain.provider}/{precision}": found}
             bundle = replace(bundle, manifest=replace(bundle.manifest, variants=known))
             for encoding, m in found.items():
                 seen = f"max abs {m.max_abs:.1e}, cosine {m.cosine:.5f}, R@10 {m.points:+.2f} points"
-                yield Check(encoding, plain.provider, precision, "against fp32", seen, m.good)
+                yield Check(encoding, plain.provider, precision, "against fp32", seen, m.keeps)
+                seen = f"cosine {m.alike:.6f}, limit {LEAST_ALIKE:g}"
+                yield Check(encoding, plain.provider, precision, "alone = in batches", seen, m.invariant)
     if bundle.manifest.variants != plain.manifest.variants:
         write_manifest(folder, bundle.manifest)
 
@@ -154,7 +247,8 @@ def verify(folder: Path, provider: str | None = None, checkpoint: Path | None = 
             if provider:
                 raise
             continue
-        yield from batch_invariance(encoder)
+        items = everything(encoder)
+        yield from batch_invariance(encoder, items)
         if checkpoint:
             yield from torch_parity(encoder, checkpoint)
-        yield from variants(folder, encoder)
+        yield from variants(folder, encoder, items)

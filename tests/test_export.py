@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import httpx
 import numpy as np
 import onnxruntime
 import psutil
 import pytest
 import torch
 from google.protobuf import text_format
+from numpy.typing import NDArray
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from export.bundle import (
@@ -31,17 +35,19 @@ from export.bundle import (
     write_bundle,
     write_manifest,
 )
-from export.encoder import BadVectors, CannotRun, OnnxEncoder, UnverifiedPrecision, checked
+from export.encoder import BadVectors, CannotRun, OnnxEncoder, UnverifiedPrecision, WrongPrecision, checked
+from export.precision import eight_bits
 from export.to_onnx import export_checkpoint, golden_vectors
 from export.triton import write_repository
-from export.verify import PARITY, batch_invariance, probes, torch_parity, verify
+from export.verify import PARITY, batch_invariance, everything, in_batches, measure, probes, torch_parity
 from model import checkpoint
+from model.clips import Clips
 from model.config import SMOKE, TrainConfig
 from model.inputs.text import learn_tokenizer
 from model.train import make_optimiser
 from model.transformer import VLSA
 
-from .makers import ROOT
+from .makers import MODALITIES, ROOT, free_port, only_installed_by, wait_ready
 
 
 @pytest.fixture(scope="module")
@@ -85,8 +91,15 @@ def test_a_precision_is_served_once_measured_and_only_if_it_keeps_its_recall(
     with pytest.raises(UnverifiedPrecision, match="int8"):
         OnnxEncoder.open(folder, precision="int8")
     manifest = open_bundle(folder).manifest
-    for points, cosine, good in ((-1.0, 0.99, True), (-1.1, 0.99, False), (0.0, 0.97, False)):
-        measured = {m: Measured(0.01, cosine, points if m == "audio" else 0.0) for m in manifest.modalities}
+    for points, cosine, alike, good in (
+        (-1.0, 0.99, None, True),
+        (-1.0, 0.99, 0.9999, True),
+        (-1.1, 0.99, None, False),
+        (0.0, 0.97, None, False),
+        (0.0, 0.99, 0.99989, False),
+    ):
+        fine = Measured(0.01, 0.99, 0.0)
+        measured = {m: Measured(0.01, cosine, points, alike) if m == "audio" else fine for m in manifest.modalities}
         write_manifest(folder, replace(manifest, variants={"cpu/int8": measured}))
         assert open_bundle(folder).manifest.fingerprint == manifest.fingerprint
         if good:
@@ -208,15 +221,87 @@ def test_the_default_bundle_opens_and_is_small() -> None:
         open_bundle(folder.parent)
 
 
-def test_verify_measures_the_default_bundle_and_writes_it_down(tmp_path: Path) -> None:
-    folder = tmp_path / "default"
+@pytest.mark.parametrize(("precision", "provider", "says"), [("fp16", "cpu", "GPUs"), ("int8", "cuda", "CPUs")])
+def test_a_precision_of_other_providers_is_refused_in_words(precision: str, provider: str, says: str) -> None:
+    with pytest.raises(WrongPrecision, match=f"{precision} is for {says}.* with provider {provider} choose fp32 or "):
+        OnnxEncoder.open(ROOT / "bundles" / "world", provider, precision=precision)
+
+
+def test_the_service_says_that_fp16_is_for_gpus(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "service", "--precision", "fp16", "--data", str(tmp_path / "data")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
+    assert "precision fp16 is for GPUs" in done.stderr and "int8" in done.stderr
+
+
+def test_eight_bits_keep_a_matrix_to_half_a_step_of_its_blocks() -> None:
+    random = np.random.default_rng(0)
+    weight = random.normal(size=(37, 5)).astype(np.float32) * np.logspace(-6, 3, 37, dtype=np.float32)[:, None]
+    weight[:, 3] = 0.0
+    values, scales = eight_bits(weight)
+    found = ((values.astype(np.float32) - 128) * scales[..., None]).reshape(5, -1)
+    assert np.all(np.abs(found[:, :37] - weight.T).reshape(-1) <= np.repeat(scales, 16, axis=1)[:, :37].reshape(-1) / 2)
+    assert not found[:, 37:].any() and not found[3].any() and values.min() >= 1
+
+
+@pytest.mark.parametrize("bundle", ["default", "world"])
+def test_in_int8_an_item_has_the_vector_that_it_has_alone(bundle: str) -> None:
+    """Among loud, quiet, busy, long and odd ones, in batches of 2, 7 and 32; recordings of the sample library, too."""
+    encoder = OnnxEncoder(open_bundle(ROOT / "bundles" / bundle), precision="int8")
+    for modality, items in everything(encoder).items():
+        some = items[::3] if modality != "text" else items
+        vectors = in_batches(encoder, modality, some)
+        assert (vectors * vectors[0]).sum(axis=-1).min() >= 0.9999, modality
+
+
+class Leaking(OnnxEncoder):
+    """A twentieth of its neighbour gets into each vector, in batches of more than two."""
+
+    def embed(self, encoding: str, arrays: NDArray[Any]) -> NDArray[np.float32]:
+        vectors = super().embed(encoding, arrays)
+        if len(vectors) > 2:
+            vectors = vectors + 0.05 * np.roll(vectors, 1, axis=0)
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def test_verify_notices_a_vector_that_depends_on_its_batch(exported: tuple[Path, Path], tmp_path: Path) -> None:
+    """And what it writes down is the worst of all batches: alone, and in pairs, nothing is amiss."""
+    bundle = open_bundle(exported[1])
+    plain, leaking = OnnxEncoder(bundle), Leaking(bundle)
+    items = everything(plain)
+    assert not any(check.good for check in batch_invariance(leaking, items))
+    clips = Clips.open("world:test:8", bundle.manifest.inputs, tmp_path / "cache", tmp_path / "world")
+    for encoding, found in measure(plain, leaking, clips, items).items():
+        assert found.alike is not None and found.alike < 0.9999 and not found.good
+        assert abs(found.cosine - found.alike) < 1e-4, encoding
+
+
+def test_readmes_commands_of_precision_run_where_only_the_extra_cpu_is(tmp_path: Path) -> None:
+    """`verify` measures a bundle and writes it down, then int8 is served. The bundle is the smaller one."""
+    boxes = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.S)
+    verified, served = next(box for box in boxes if "TERCET_PRECISION=int8" in box).splitlines()
+    folder = tmp_path / "bundles" / "default"
     shutil.copytree(ROOT / "bundles" / "world", folder)
     write_manifest(folder, replace(open_bundle(folder).manifest, variants={}))
-    checks = list(verify(folder))
-    assert all(check.good for check in checks), checks
+    (tmp_path / ".venv").symlink_to(sys.prefix)
+    (tmp_path / "sample").symlink_to(ROOT / "sample")
+    (tmp_path / "only").mkdir()
+    env = only_installed_by(tmp_path / "only", "cpu") | {"TERCET_PORT": str(free_port())}
+    imports = subprocess.run([sys.executable, "-c", "import sympy"], env=env, capture_output=True, text=True)
+    assert "No module named 'sympy'" in imports.stderr
+    done = subprocess.run(["bash", "-c", verified], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0 and " 0 checks failed" in done.stdout, (done.stdout, done.stderr[-2000:])
     measured = open_bundle(folder).manifest.variants["cpu/int8"]
-    assert set(measured) == {"video", "audio", "text"} and all(m.cosine > 0.98 for m in measured.values()), measured
-    assert OnnxEncoder.open(folder, precision="int8").precision == "int8"
+    assert set(measured) == set(MODALITIES)
+    assert all(m.cosine > 0.98 and m.alike is not None and m.alike >= 0.9999 for m in measured.values()), measured
+    service = subprocess.Popen(["bash", "-c", f"exec env {served}"], cwd=tmp_path, env=env)
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{env['TERCET_PORT']}", timeout=60) as client:
+            wait_ready(client, service)
+            assert client.post("/v1/embed/text", json={"texts": ["a dog"]}).status_code == 200
+    finally:
+        service.terminate()
+        service.wait(30)
 
 
 def test_a_triton_repository_meets_tritons_own_schema(exported: tuple[Path, Path], tmp_path: Path) -> None:

@@ -20,9 +20,8 @@ from service.app import create_app
 from service.errors import STATUS, entry
 from service.settings import Settings
 
-from .makers import ROOT, FakeEncoder
+from .makers import ROOMS, ROOT, FakeEncoder, installed_by
 
-ROOMS = ("model", "export", "index", "service")
 TORCH = {
     "model.transformer",
     "model.language",
@@ -64,6 +63,12 @@ def test_imports_run_one_way(room: str) -> None:
 def test_serving_loads_no_torch(entrance: str) -> None:
     code = f"import {entrance}, sys; assert 'torch' not in sys.modules and 'onnx' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_what_serves_is_installed_without_what_trains() -> None:
+    there = installed_by("cpu")
+    assert {"onnxruntime", "onnx", "uvicorn", "anyio"} <= there
+    assert not {"torch", "sympy", "onnxscript", "httpx", "pytest", "matplotlib"} & there
 
 
 def test_torch_stays_where_it_is_said_to_be() -> None:

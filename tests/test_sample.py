@@ -9,11 +9,14 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 from openai import OpenAI
 
 from .makers import ROOT, SHARED, free_port, needs_shared, serving
@@ -87,9 +90,32 @@ def test_a_moment_inside_a_longer_clip(client: httpx.Client) -> None:
 
 
 def test_openai_client_as_readme_has_it(client: httpx.Client) -> None:
-    openai = OpenAI(base_url=f"{client.base_url}/v1", api_key="secret")
-    embedded = openai.embeddings.create(model="default", input="a dog")
+    line = re.search(r"`(OpenAI\(.+\))`", (ROOT / "README.md").read_text("utf-8"))
+    assert line, "README has no line of OpenAI's client"
+    typed = line[1].replace("http://127.0.0.1:8000", str(client.base_url).rstrip("/"))
+    embedded = eval(typed, {"OpenAI": OpenAI})
     assert len(embedded.data[0].embedding) == 384
+
+
+def test_in_int8_sixteen_at_once_get_the_vectors_they_get_alone(tmp_path: Path) -> None:
+    """Over HTTP, where what waits is encoded in one batch."""
+    rows = [json.loads(row) for row in SAMPLE.read_text("utf-8").splitlines()]
+    texts = [*[row["text"] for row in rows if "text" in row][:32], "a", "?!", "dog " * 100]
+    files = {"audio": sorted(SAMPLE.parent.glob("*.ogg")), "video": sorted(SAMPLE.parent.glob("*.mp4"))[:12]}
+    asked = [("text", {"json": {"texts": [text]}}) for text in texts]
+    asked += [(kind, {"files": {"file": (f.name, f.read_bytes())}}) for kind, some in files.items() for f in some]
+    with serving(tmp_path / "data", "--precision", "int8", port=free_port()) as (client, _):
+
+        def vector(kind: str, body: dict[str, Any]) -> NDArray[np.float64]:
+            answer = client.post(f"/v1/embed/{kind}", **body)
+            answer.raise_for_status()
+            return np.array(answer.json()["data"][0]["embedding"])
+
+        alone = [vector(*one) for one in asked]
+        with ThreadPoolExecutor(16) as at_once:
+            together = list(at_once.map(lambda one: vector(*one), asked))
+    cosines = [float(a @ b) for a, b in zip(alone, together, strict=True)]
+    assert min(cosines) >= 0.9999, [(one[0], c) for one, c in zip(asked, cosines, strict=True) if c < 0.9999]
 
 
 def test_an_older_bundles_collection_is_told_and_embedded_anew(tmp_path: Path) -> None:
