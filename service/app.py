@@ -28,6 +28,7 @@ from export.encoder import Encoder
 from index.data import Collections
 
 from . import errors, routes
+from .links import Links, token_in
 from .metrics import Metrics
 from .pipeline import UPLOAD
 from .reload import Reloader
@@ -85,6 +86,7 @@ def create_app(
         telemetry={"tracing": False, "metrics": False, "logs": False},  # `Gate` has its own
         routes=routes.router.routes,  # not included: a router within a router looks for its routes twice as long
     )
+    app.state.links = Links()
     errors.install(app)
     patch_fastapi(app, docs_url="/docs")
     app.add_middleware(Gate, metrics=metrics)
@@ -136,8 +138,11 @@ class Gate:
                 trace.stages["total"] = time.perf_counter() - began
                 if status == 405:
                     message["headers"] = [*without(b"allow", message["headers"]), (b"allow", allowed(scope))]
-                own = ((b"x-request-id", id.encode()), (b"server-timing", trace.server_timing.encode()))
-                message["headers"] = [*message.get("headers", []), *HEADERS, *own]
+                own = [(b"x-request-id", id.encode()), (b"server-timing", trace.server_timing.encode())]
+                said = message.get("headers", [])
+                if trace.by_link and all(name.lower() != b"cache-control" for name, _ in said):
+                    own.append((b"cache-control", b"private"))  # else a cache on the way might give it to others
+                message["headers"] = [*said, *HEADERS, *own]
             await send(message)
 
         try:
@@ -168,8 +173,18 @@ class Gate:
         if not scope["path"].startswith("/v1/"):
             return
         if state.settings.api_keys:
-            trace.who = known(headers.get(b"authorization", b""), state.settings.api_keys)
+            trace.who = self.asker(scope, headers, trace, state.settings.api_keys)
         state.quotas.requests.take(trace.who)
+
+    def asker(self, scope: Scope, headers: dict[bytes, bytes], trace: Trace, keys: tuple[str, ...]) -> str:
+        """Who asks, by a key or by a link that a key has made. Raises BadKey, BadLink."""
+        token = token_in(scope["query_string"])
+        if token is None or b"authorization" in headers:
+            return known(headers.get(b"authorization", b""), keys)
+        links: Links = scope["app"].state.links
+        maker = links.maker(token, scope["method"], scope["path"], (called(key) for key in keys))
+        trace.by_link = True
+        return maker
 
     def tell(self, scope: Scope, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "unmatched")
@@ -214,7 +229,12 @@ def known(header: bytes, keys: tuple[str, ...]) -> str:
     given = hashlib.sha256(key.strip()).hexdigest()
     if scheme.lower() != b"bearer" or not sum(hmac.compare_digest(given, key) for key in keys):
         raise errors.BadKey
-    return given[:12]
+    return called(given)
+
+
+def called(digest: str) -> str:
+    """What a key goes by in logs, quotas and queues."""
+    return digest[:12]
 
 
 class Body:

@@ -4,6 +4,7 @@ ServiceError
 ├── BadRequest       a request that makes no sense
 ├── UnknownModel     embeddings of a model that this service has not
 ├── BadKey           no key, or none we know
+│   └── BadLink      a link that has ended, or is of something else
 ├── BadHost          a service without keys, asked by a name that is not its own
 ├── CrossOrigin      a page of another origin wants to change something
 ├── BadRange         ranges of bytes that are none
@@ -74,8 +75,13 @@ class UnknownModel(ServiceError):
 
 
 class BadKey(ServiceError):
+    def __init__(self, problem: str = "this service wants a key it knows, as 'Authorization: Bearer KEY'") -> None:
+        super().__init__(problem)
+
+
+class BadLink(BadKey):
     def __init__(self) -> None:
-        super().__init__("this service wants a key it knows, as 'Authorization: Bearer KEY'")
+        super().__init__("this link has ended, or is not for this: ask for another, with the key")
 
 
 class BadHost(ServiceError):
@@ -162,6 +168,7 @@ STATUS: dict[type[Exception], tuple[int, str | None]] = {
     BadMetadata: (400, "bad_metadata"),
     UnknownModel: (404, "model_not_found"),
     BadKey: (401, "unauthorized"),
+    BadLink: (401, "bad_link"),
     UnknownItem: (404, "unknown_item"),
     UnknownCollection: (404, "unknown_collection"),
     CollectionExists: (409, "collection_exists"),

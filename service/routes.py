@@ -31,6 +31,7 @@ from index.items import media_item
 from index.records import Item, NewItem, UnknownItem, modalities_of
 from index.search import Aim, Answer, Options, direction, search
 from model.config import MODALITIES
+from model.inputs.containers import MEDIA
 from model.inputs.errors import BadMedia, BadText
 from model.manifest import checked_metadata
 
@@ -38,12 +39,13 @@ from . import schemas
 from .errors import BadRequest, Overloaded, OverQuota, ShuttingDown, TimedOut, UnknownModel, body
 from .forms import Fields, form_of, only
 from .jobs import Job, below
+from .links import address
 from .media import Picture, Stored
 from .mediatypes import media_type
 from .pipeline import Embedded, Vectors, on_disk
 from .settings import TOP_K_MAX
 from .state import State, Tercet
-from .trace import stage
+from .trace import stage, who
 
 Request_ = TypeVar("Request_", bound=schemas.Strict)
 Text = TypeVar("Text")
@@ -85,7 +87,7 @@ async def page() -> Stored:
 
 
 @get_and_head("/page/{name}", include_in_schema=False)
-async def page_part(name: Literal["page.css", "page.js"]) -> Stored:
+async def page_part(name: Literal["page.css", "page.js", "seekable.js"]) -> Stored:
     kind = "text/css" if name.endswith(".css") else "text/javascript"
     return Stored(PAGE / name, kind, headers={"Cache-Control": "no-cache"})
 
@@ -131,6 +133,7 @@ async def models(tercet: Tercet) -> dict[str, Any]:
         "upload_max_mb": settings.upload_max_mb,
         "files_max": settings.files_max,
         "texts_max": settings.texts_max,
+        "suffixes": sorted(MEDIA),
     }
     spaces = {name: {"dim": s.dim, "modalities": list(s.encodings)} for name, s in m.spaces.items()}
     model = {
@@ -498,6 +501,20 @@ async def item_poster(tercet: Tercet, name: str, id: str, at_s: Annotated[float,
 async def item_waveform(tercet: Tercet, name: str, id: str) -> schemas.Waveform:
     """How loud an item is from its start to its end, made when it was added."""
     return schemas.Waveform(peaks=list(await asyncio.to_thread(tercet.collections.get(name).peaks, id)))
+
+
+@router.post("/v1/collections/{name}/items/{id:path}/link", status_code=201, tags=["items"])
+async def link_item(request: Request, tercet: Tercet, name: str, id: str) -> schemas.ItemLink:
+    """Addresses of one item's media and pictures that open without a key for a while, for players."""
+    collection = tercet.collections.get(name)
+    item = await asyncio.to_thread(collection.item, id)
+    await asyncio.to_thread(collection.media, id)
+    token, seconds = None, None
+    if tercet.settings.api_keys:
+        seconds = tercet.settings.link_s + item.duration_s
+        token = request.app.state.links.token(who(), collection.name, item.id, seconds)
+    poster = address(name, id, "poster", token) if item.kind == "video" else None
+    return schemas.ItemLink(media=address(name, id, "media", token), poster=poster, expires_s=seconds)
 
 
 @router.get("/v1/collections/{name}/items/{id:path}", tags=["items"])

@@ -229,6 +229,12 @@ class ItemFound(ItemAdded):
     metadata: dict[str, Any]
 
 
+class ItemLink(BaseModel):
+    media: str = Field(description="the path of the item's media, with what opens it without a key")
+    poster: str | None = Field(description="the same of its pictures; `&at_s` says which")
+    expires_s: float | None = Field(description="how long they open it; null where no key is wanted")
+
+
 class Waveform(BaseModel):
     peaks: list[int] = Field(description="the loudest of each of as many equal parts of the item, 255 for full scale")
 

@@ -36,6 +36,7 @@ class Settings(BaseSettings):
     hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="names besides localhost that a service without keys goes by, separated by commas"
     )
+    link_s: float = Field(3600.0, gt=0, description="how long a link opens an item's media, beyond its length")
     allow_open: bool = Field(False, description="listen beyond this machine without keys")
     upload_max_mb: int = Field(512, gt=0, description="largest request")
     json_max_mb: int = Field(16, gt=0, description="largest request that is not a form with files")

@@ -21,6 +21,7 @@ ACCESS = logging.getLogger("tercet.requests")
 class Trace:
     id: str
     who: str = ""  # a digest of the key that asks
+    by_link: bool = False  # or that made the link by which is asked
     observe: Callable[[str, float], None] = lambda stage, seconds: None
     stages: dict[str, float] = field(default_factory=dict)
 

@@ -117,6 +117,7 @@ def test_the_contract_is_in_the_api_document() -> None:
         f"GET {item}",
         f"DELETE {item}",
         f"GET {item}/media",
+        f"POST {item}/link",
     }
 
 

@@ -7,12 +7,15 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import httpx
+import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Response, Route, expect, sync_playwright
 
 from service.settings import Settings
 
@@ -239,6 +242,291 @@ def test_a_card_asks_for_its_picture_when_it_comes_into_view(browser: Browser, a
     page.locator("#hits > li").last.locator(".cover svg").wait_for()
     assert any("tone" in url and url.endswith("/waveform") for url in asked)
     page.close()
+
+
+def make_film(path: Path, codec: str, pixels: str, sound: str | None) -> Path:
+    """Four seconds of blue with a tone, in codecs that no browser need have."""
+    with av.open(str(path), "w") as container:
+        video = container.add_stream(codec, rate=8)
+        video.width = video.height = 64
+        video.pix_fmt = pixels
+        audio = container.add_stream(sound, rate=48_000, layout="stereo") if sound else None
+        image = np.full((64, 64, 3), BLUE, np.uint8)
+        for _ in range(32):
+            container.mux(video.encode(av.VideoFrame.from_ndarray(image, format="rgb24").reformat(format=pixels)))
+        container.mux(video.encode(None))
+        if audio:
+            encode_tone(container, audio, [440.0] * 4)
+    return path
+
+
+def encode_tone(container: av.container.OutputContainer, stream: av.AudioStream, hz: list[float]) -> None:
+    """A second of each tone."""
+    rate, resampler = stream.rate, av.AudioResampler(stream.format.name, stream.layout.name, stream.rate)
+    t = np.arange(rate) / rate
+    for second, tone in enumerate(hz):
+        samples = (9000 * np.sin(2 * np.pi * tone * t)).astype(np.int16)
+        frame = av.AudioFrame.from_ndarray(samples[None], format="s16", layout="mono")
+        frame.sample_rate, frame.pts, frame.time_base = rate, second * rate, Fraction(1, rate)
+        for part in resampler.resample(frame):
+            container.mux(stream.encode(part))
+    container.mux(stream.encode(None))
+
+
+def make_bare_mp3(path: Path) -> Path:
+    """40 s, each of a tone of its own (300 Hz, 350, ...): half of them in few bits, half in many, and no table."""
+    whole = b""
+    for kbits, begin in ((32, 0), (160, 20)):
+        part = path.with_name(f"{kbits}.mp3")
+        with av.open(str(part), "w", options={"write_xing": "0", "id3v2_version": "0"}) as container:
+            stream = container.add_stream("libmp3lame", rate=48_000, layout="mono", bit_rate=1000 * kbits)
+            encode_tone(container, stream, [300.0 + 50 * second for second in range(begin, begin + 20)])
+        whole += part.read_bytes()
+    path.write_bytes(whole)
+    return path
+
+
+def add_file(address: str, path: Path, **headers: str) -> None:
+    with path.open("rb") as file:
+        answer = httpx.post(
+            f"{address}/v1/collections/default/items", files={"file": file}, data={"id": path.name}, headers=headers
+        )
+    answer.raise_for_status()
+
+
+def open_hit(page: Page, address: str, id: str, at_s: float, **headers: str) -> None:
+    """The page with one hit: that item, from that second on."""
+    item = httpx.get(f"{address}/v1/collections/default/items/{id}", headers=headers).json()
+    moment = {"start_s": at_s, "end_s": at_s + 2, "score": 0.5}
+    target = "video" if "video" in item["modalities"] else "audio"
+
+    def answer(route: Route) -> None:
+        found = route.fetch().json()
+        found["hits"] = [{**found["hits"][0], **item, **moment, "target": target, "moments": [moment]}]
+        route.fulfill(json=found)
+
+    page.route("**/v1/search", answer)
+    page.goto(address)
+    expect(page.locator("#collection")).to_contain_text("default")
+    find(page, "blue")
+
+
+HEARD = """async () => {
+  const media = document.querySelector('#hits audio'), context = new AudioContext(), ear = context.createAnalyser();
+  ear.fftSize = 16384;
+  context.createMediaElementSource(media).connect(ear).connect(context.destination);
+  await new Promise((done) => setTimeout(done, 700));
+  const levels = new Float32Array(ear.frequencyBinCount), step = context.sampleRate / ear.fftSize;
+  ear.getFloatFrequencyData(levels);
+  const loudest = levels.indexOf(Math.max(...levels));
+  return [media.currentTime, (loudest * step - 300) / 50];
+}"""
+
+
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """A service of films and sounds that Chromium plays wrongly, or not at all; and where the files are."""
+    place = tmp_path_factory.mktemp("odd")
+    with listening(Settings(data=place / "data")) as port:
+        address = f"http://127.0.0.1:{port}"
+        make_film(place / "unseen.mov", "prores_ks", "yuv422p10le", "pcm_s16le")
+        make_film(place / "unheard.mp4", "libx264", "yuv420p", "ac3")
+        make_film(place / "neither.mov", "prores_ks", "yuv422p10le", None)
+        make_film(place / "both.mp4", "libx264", "yuv420p", "aac")
+        make_bare_mp3(place / "bare.mp3")
+        story = make_clip(place / "story.mp4", [GREEN] * 4 + [BLUE] * 4, hz=330.0)
+        with av.open(str(story)) as source, av.open(str(place / "fragments.mp4"), "w", options=FRAGMENTS) as copy:
+            streams = {stream: copy.add_stream_from_template(stream) for stream in source.streams}
+            for packet in source.demux():
+                if packet.dts is not None:
+                    packet.stream = streams[packet.stream]
+                    copy.mux(packet)
+        for name in ("unseen.mov", "unheard.mp4", "neither.mov", "both.mp4", "bare.mp3", "fragments.mp4"):
+            add_file(address, place / name)
+        yield address, place
+
+
+FRAGMENTS = {"movflags": "frag_keyframe+empty_moov"}
+TOLD = {
+    "unseen.mov": "This browser cannot show the pictures of unseen.mov; only its sound plays.",
+    "unheard.mp4": "This browser cannot play the sound of unheard.mp4; only its pictures show.",
+    "neither.mov": "This browser cannot play neither.mov.",
+    "both.mp4": "",
+}
+
+
+@pytest.mark.parametrize("name", TOLD)
+def test_what_the_browser_cannot_play_is_told(
+    browser: Browser, odd: tuple[str, Path], tmp_path: Path, name: str
+) -> None:
+    """On a phone, too, and the original can be had."""
+    address, place = odd
+    page = browser.new_page(viewport={"width": 375, "height": 800}, accept_downloads=True)
+    open_hit(page, address, name, 0.0)
+    page.locator("#hits .cover img").wait_for()
+    page.locator("#hits .cover").click()
+    said = page.locator("#hits .note")
+    if TOLD[name]:
+        expect(said).to_contain_text(TOLD[name])
+        with page.expect_download() as download:
+            said.get_by_role("link", name="Download the original").click()
+        assert Path(download.value.path()).read_bytes() == (place / name).read_bytes()
+        assert download.value.suggested_filename == name
+    if name != "neither.mov":
+        until(page, "document.querySelector('#hits video').currentTime > 1.6")
+    expect(said).to_contain_text(TOLD[name])
+    assert bool(said.inner_text()) == bool(TOLD[name])
+    assert Axe().run(page).violations_count == 0
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    page.screenshot(path=Path(os.environ.get("TERCET_SCREENSHOTS", tmp_path)) / f"told-{Path(name).stem}.png")
+    page.close()
+
+
+@pytest.mark.parametrize("at_s", [12, 31])
+def test_a_sound_without_a_table_is_heard_from_the_second_asked_for(
+    browser: Browser, odd: tuple[str, Path], at_s: int
+) -> None:
+    page = browser.new_page()
+    open_hit(page, odd[0], "bare.mp3", at_s)
+    page.locator("#hits .cover").click()
+    until(page, f"document.querySelector('#hits audio')?.currentTime > {at_s}")
+    shown, heard = page.evaluate(HEARD)
+    assert at_s < shown < at_s + 4
+    assert heard == pytest.approx(int(shown), abs=1.1)
+    assert page.evaluate("document.querySelector('#hits audio').duration") == pytest.approx(40.0, abs=0.2)
+    expect(page.locator("#hits .note")).to_have_text("")
+    page.close()
+
+
+LIKE_FIREFOX = """() => {
+  // What has come is taken for the whole, and a jump ends there.
+  const own = HTMLMediaElement.prototype, time = Object.getOwnPropertyDescriptor(own, 'currentTime');
+  window.come = 2;
+  const set = function (at) { time.set.call(this, Math.min(at, window.come)); };
+  Object.defineProperty(own, 'currentTime', { get: time.get, set });
+  Object.defineProperty(own, 'duration', { get: () => window.come });
+  for (const name of ['buffered', 'seekable']) Object.defineProperty(own, name, { get: () => ({ length: 0 }) });
+  Object.defineProperty(own, 'networkState', { get: () => HTMLMediaElement.NETWORK_LOADING });
+}"""
+MORE = "seconds => { window.come = seconds; document.querySelector('video').dispatchEvent(new Event('progress')); }"
+
+
+def test_a_jump_is_repeated_until_it_is_reached(browser: Browser, odd: tuple[str, Path]) -> None:
+    page = browser.new_page()
+    open_hit(page, odd[0], "fragments.mp4", 6.0)
+    page.evaluate(LIKE_FIREFOX)
+    page.locator("#hits .cover").click()
+    said, film = page.locator("#hits .note"), "document.querySelector('#hits video')"
+    expect(said).to_have_text("Being fetched up to 0:06, as its file tells no length …")
+    assert page.evaluate(f"[{film}.currentTime, {film}.paused]") == [2, True]
+    page.evaluate(MORE, 4)
+    page.wait_for_timeout(200)
+    assert page.evaluate(f"[{film}.currentTime, {film}.paused]") == [2, True]
+    page.evaluate(MORE, 8)
+    until(page, f"{film}.currentTime > 6.1 && !{film}.paused")
+    expect(said).to_have_text("")
+    page.close()
+
+
+def test_a_jump_is_given_up_where_one_goes_elsewhere(browser: Browser, odd: tuple[str, Path]) -> None:
+    page = browser.new_page()
+    open_hit(page, odd[0], "fragments.mp4", 6.0)
+    page.evaluate(LIKE_FIREFOX)
+    page.locator("#hits .cover").click()
+    said, film = page.locator("#hits .note"), "document.querySelector('#hits video')"
+    expect(said).to_contain_text("Being fetched up to 0:06")
+    page.evaluate(f"{film}.currentTime = 1")
+    expect(said).to_have_text("")
+    page.evaluate(MORE, 8)
+    page.wait_for_timeout(300)
+    assert page.evaluate(f"{film}.currentTime") == 1
+    page.close()
+
+
+def test_a_jump_in_a_film_that_tells_no_length_and_one_beyond_its_end(browser: Browser, odd: tuple[str, Path]) -> None:
+    page = browser.new_page()
+    film = "document.querySelector('#hits video')"
+    open_hit(page, odd[0], "fragments.mp4", 6.0)
+    page.locator("#hits .cover").click()
+    until(page, f"{film}?.currentTime > 6.1")
+    assert page.evaluate(f"{film}.currentTime") < 8.1
+    page.unroute("**/v1/search")
+    open_hit(page, odd[0], "fragments.mp4", 60.0)
+    page.locator("#hits .cover").click()
+    expect(page.locator("#hits .note")).to_have_text("It could not be reached beyond 0:08.", timeout=10_000)
+    page.close()
+
+
+def drop_folder(page: Page, folder: Path, where: str) -> None:
+    """As a file manager does; a script cannot."""
+    tools = page.context.new_cdp_session(page)
+    data = {"items": [], "files": [str(folder)], "dragOperationsMask": 1}
+
+    def drag(kind: str, x: float, y: float) -> None:
+        tools.send("Input.dispatchDragEvent", {"type": kind, "x": x, "y": y, "data": data})
+
+    drag("dragEnter", 300, 300)
+    drag("dragOver", 300, 300)
+    box = page.locator(f"[data-drop={where}]").bounding_box()
+    assert box
+    for kind in ("dragEnter", "dragOver", "drop"):
+        drag(kind, box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+
+
+def test_a_dropped_folder_adds_its_files(browser: Browser, tmp_path: Path) -> None:
+    """All of them, though Chromium lists a hundred at a time, in folders below, too; the rest is named."""
+    folder = tmp_path / "holiday"
+    (folder / "sea" / "deep").mkdir(parents=True)
+    tone = make_wav(tmp_path / "tone.wav", 0.2).read_bytes()
+    for n in range(103):
+        (folder / f"{n}.wav").write_bytes(tone)
+    (folder / "sea" / "deep" / "LAST.WAV").write_bytes(tone)
+    for name in ("a.txt", "b.pdf", "sea/c.doc", ".hidden", "wav"):
+        (folder / name).write_bytes(b"x")
+    (folder / "sea" / "broken.wav").write_bytes(b"no sound")
+    with listening(Settings(data=tmp_path / "data")) as port:
+        address = f"http://127.0.0.1:{port}"
+        page = browser.new_page(viewport={"width": 375, "height": 800})
+        page.goto(address)
+        expect(page.locator("#collection")).to_contain_text("default")
+        drop_folder(page, folder, "search")
+        expect(page.get_by_role("status")).to_contain_text("A folder cannot be searched by.")
+        drop_folder(page, folder, "add")
+        uploads = page.get_by_role("list", name="Uploads")
+        expect(uploads).to_contain_text("of 105 files")
+        expect(uploads).to_contain_text("104 files added; 1 not added; 5 left out", timeout=60_000)
+        expect(uploads).to_contain_text("as they are of no kind that is known here:")
+        expect(uploads.locator("li")).to_have_count(2)
+        expect(uploads).to_contain_text("sea/broken.wav")
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+        page.screenshot(path=Path(os.environ.get("TERCET_SCREENSHOTS", tmp_path)) / "folder.png")
+        items = httpx.get(f"{address}/v1/collections/default/items?limit=1000").json()["items"]
+        assert {item["filename"] for item in items} == {f"{n}.wav" for n in range(103)} | {"LAST.WAV"}
+        page.close()
+
+
+def test_behind_a_key_media_play_by_ranges_and_beyond_their_link(browser: Browser, tmp_path: Path) -> None:
+    """Nothing but what is played is fetched, and a link that has ended is followed by another."""
+    story = make_clip(tmp_path / "story.mp4", [GREEN] * 2 + [BLUE] * 2, hz=330.0)
+    settings = Settings(data=tmp_path / "data", api_keys="sesame", link_s=0.5)
+    with listening(settings) as port:
+        address, key = f"http://127.0.0.1:{port}", {"Authorization": "Bearer sesame"}
+        add_file(address, story, **key)
+        page = browser.new_page()
+        page.add_init_script("sessionStorage.setItem('key', 'sesame')")
+        answers: list[Response] = []
+        page.on("response", lambda answer: answers.append(answer) if "/media" in answer.url else None)
+        open_hit(page, address, "story.mp4", 2.0, **key)
+        page.locator("#hits .cover").click()
+        film = "document.querySelector('#hits video')"
+        until(page, f"{film}?.currentTime > 2.1")
+        assert page.evaluate(f"{film}.src").startswith(f"{address}/v1/collections/default/items/story.mp4/media?link=")
+        assert answers and {answer.status for answer in answers} == {206}
+        first = page.evaluate(f"{film}.src")
+        page.wait_for_timeout(5600)  # as long as the link lasts
+        page.evaluate(f"{film}.load()")
+        until(page, f"{film}.src !== {json.dumps(first)} && {film}.currentTime > 2.1")
+        page.close()
 
 
 def test_a_key_is_asked_for(browser: Browser, tmp_path: Path, library: dict[str, Path]) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+import json
+import logging
 import re
 import socket
 import time
 import zipfile
 from pathlib import Path
 
+import httpx
 import numpy as np
 import psutil
 import pytest
@@ -18,6 +21,8 @@ from model.inputs.containers import Budget
 from model.inputs.errors import BadMedia
 from service import protocol
 from service.app import create_app
+from service.errors import BadLink
+from service.links import Links
 from service.settings import Settings
 
 from .makers import RED, ROOT, SPECS, FakeEncoder, make_clip, make_wav, write_hours, write_wav
@@ -224,6 +229,102 @@ def test_keys_are_not_guessed_by_time_or_shape(tmp_path: Path) -> None:
             assert client.post(path, json={}).status_code == 401
         assert client.get("/v1//models").status_code in (401, 404)
         assert client.get("/v1/models", headers={"Authorization": "bearer sesame"}).status_code == 200
+
+
+def altered(link: str) -> list[str]:
+    """Addresses that nobody made, next to one that somebody did."""
+    path, _, token = link.partition("?link=")
+    ends, _, signature = token.partition(".")
+    other = "B" if signature[0] == "A" else "A"
+    tokens = [f"{int(ends) + 1}.{signature}", f"{ends}.{other}{signature[1:]}", f"{ends}.{signature[:-1]}", f"{ends}."]
+    tokens += [f".{signature}", signature, "", f"{token}&link={token}", f"{token}=", f"0{token}", f"{token}%0A"]
+    return [f"{path}?link={token}" for token in tokens]
+
+
+def test_a_link_opens_one_item_for_a_while(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    red = make_clip(tmp_path / "red.mp4", [RED])
+    items, key = "/v1/collections/default/items", {"Authorization": "Bearer sesame"}
+    settings = Settings(data=tmp_path / "data", api_keys="sesame", link_s=1.0)
+    with listening(settings) as port, httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
+        client.post("/v1/collections", json={"name": "other"}, headers=key).raise_for_status()
+        for place in (items, "/v1/collections/other/items"):
+            for id in ("a b/red", "a b/red2"):
+                with red.open("rb") as file:
+                    client.post(place, files={"file": file}, data={"id": id}, headers=key).raise_for_status()
+        refused(client.post(f"{items}/a b/red/link"), 401, "unauthorized")
+        refused(client.post(f"{items}/none/link", headers=key), 404, "unknown_item")
+        made = client.post(f"{items}/a b/red/link", headers=key)
+        link = made.json()
+        assert made.status_code == 201 and link["expires_s"] == pytest.approx(2.0, abs=0.1)
+        assert link["media"].startswith(f"{items}/a%20b/red/media?link=")
+        part = client.get(link["media"], headers={"Range": "bytes=10-19"})
+        assert part.status_code == 206 and part.content == red.read_bytes()[10:20]
+        assert part.headers["cache-control"] == "private"
+        head = client.head(link["media"])
+        assert head.status_code == 200 and head.headers["content-length"] == str(red.stat().st_size)
+        assert client.get(f"{link['poster']}&at_s=0.5").headers["content-type"] == "image/jpeg"
+        query = link["media"].partition("?")[2]
+        for path in (
+            f"{items}/a b/red2/media",
+            "/v1/collections/other/items/a b/red/media",
+            f"{items}/a b/red",
+            f"{items}/a b/red/waveform",
+            f"{items}/a b/red/media/",
+            items,
+            "/v1/models",
+        ):
+            refused(client.get(f"{path}?{query}"), 401, "bad_link")
+        for method in ("POST", "PUT", "DELETE", "PATCH", "OPTIONS"):
+            refused(client.request(method, link["media"]), 401, "bad_link")
+        refused(client.delete(f"{items}/a b/red?{query}"), 401, "bad_link")
+        refused(client.post(f"{items}/a b/red/link?{query}"), 401, "bad_link")
+        for address in altered(link["media"]):
+            refused(client.get(address), 401, "bad_link")
+        refused(client.get(link["media"], headers={"Authorization": "Bearer guess"}), 401, "unauthorized")
+        time.sleep(3.1)
+        ended = client.get(link["media"], headers={"Range": "bytes=10-19"})
+        refused(ended, 401, "bad_link")
+        assert ended.headers["www-authenticate"] == "Bearer"
+        again = client.post(f"{items}/a b/red/link", headers=key).json()["media"]
+        assert client.get(again).content == red.read_bytes()
+    others = ("http", "uvicorn.access")  # the client's own, and what `__main__` turns off
+    ours = [record for record in caplog.records if not record.name.startswith(others)]
+    assert any(record.name == "tercet.requests" for record in ours)
+    tokens = [made["media"].partition("link=")[2] for made in (link, {"media": again})]
+    assert not [r for r in ours for token in tokens if token in r.getMessage() or token in json.dumps(str(vars(r)))]
+
+
+def test_a_link_ends_with_its_key_and_its_process() -> None:
+    links, path = Links(), "/v1/collections/default/items/red/media"
+    token = links.token("key a", "default", "red", 60.0)
+    assert links.maker(token, "GET", path, ["key b", "key a"]) == "key a"
+    with pytest.raises(BadLink):
+        links.maker(token, "GET", path, ["key b"])
+    with pytest.raises(BadLink):
+        Links().maker(token, "GET", path, ["key a"])
+
+
+def test_requests_by_a_link_are_of_the_key_that_made_it(tmp_path: Path) -> None:
+    settings = Settings(data=tmp_path / "data", api_keys="a,b", quota_requests="4/hour")
+    with Client(create_app(settings, FakeEncoder())) as client:
+        headers = {"Authorization": "Bearer a"}
+        tone = make_wav(tmp_path / "tone.wav", 1.0)
+        added = client.post("/v1/collections/default/items", files=upload(tone), data={"id": "tone"}, headers=headers)
+        assert added.status_code == 201
+        link = client.post("/v1/collections/default/items/tone/link", headers=headers).json()
+        assert link["poster"] is None
+        assert [client.get(link["media"]).status_code for _ in range(3)] == [200, 200, 429]
+        assert client.get("/v1/models", headers={"Authorization": "Bearer b"}).status_code == 200
+
+
+def test_where_no_key_is_wanted_a_link_is_the_plain_address(tmp_path: Path) -> None:
+    with Client(create_app(Settings(data=tmp_path / "data"), FakeEncoder())) as client:
+        add(client, make_wav(tmp_path / "tone.wav", 1.0), id="tone")
+        link = client.post("/v1/collections/default/items/tone/link").json()
+        assert link == {"media": "/v1/collections/default/items/tone/media", "poster": None, "expires_s": None}
+        client.post("/v1/collections/default/items", json={"text": "red", "id": "words"})
+        refused(client.post("/v1/collections/default/items/words/link"), 404, "unknown_item")
 
 
 def test_no_origin_is_let_in(tmp_path: Path) -> None:

@@ -131,7 +131,7 @@ function card(hit, name) {
   const node = $("hit").content.cloneNode(true).firstElementChild;
   node.querySelector("h2").textContent = hit.filename || hit.id;
   const where = hit.target === "any" ? "" : ` in its ${NAMES[hit.target]}`;
-  node.querySelector(".where").textContent = `${clock(hit.start_s)} – ${clock(hit.end_s)}${where}`;
+  node.querySelector(".when").textContent = `${clock(hit.start_s)} – ${clock(hit.end_s)}${where}`;
   const scores = node.querySelector(".scores");
   if (hit.confidence !== null) scores.append(...measure("sure", hit.confidence, `${Math.round(100 * hit.confidence)} %`));
   for (const [modality, score] of Object.entries(hit.scores)) {
@@ -140,7 +140,7 @@ function card(hit, name) {
   const shown = hit.modalities.includes("video") ? "video" : "audio";
   const modality = hit.target === "any" ? shown : hit.target;
   node.querySelector(".like").addEventListener("click", () => searchBy({ item: hit.id, modality, name: hit.id }));
-  fill(node, hit, name).catch((error) => (node.querySelector(".where").textContent = error.message));
+  fill(node, hit, name).catch((error) => note(node, error.message));
   return node;
 }
 
@@ -168,7 +168,7 @@ async function fill(node, hit, name) {
     return;
   }
   const whole = Math.max(hit.duration_s, ...hit.moments.map((moment) => moment.end_s), 1e-3);
-  const play = (at) => player(node, hit.kind, path, at);
+  const play = (at) => player(node, hit, path, at);
   const cover = document.createElement("button");
   cover.type = "button";
   cover.className = "cover";
@@ -234,31 +234,175 @@ function waveform(peaks) {
 }
 
 /** Play an item from a second on, in its card; where one asks again before it is there, from the last. */
-async function player(node, kind, path, at) {
-  let found = node.querySelector("video, audio");
-  if (found) {
-    found.dataset.at = at;
-    if (found.readyState === 0) return;
-  } else {
-    found = document.createElement(kind === "video" ? "video" : "audio");
-    found.controls = true;
-    found.dataset.at = at;
-    found.setAttribute("aria-label", node.querySelector("h2").textContent);
-    found.addEventListener("play", () => document.querySelectorAll("video, audio").forEach((other) => other !== found && other.pause()));
-    found.addEventListener("error", () => (node.querySelector(".where").textContent = "This browser cannot play it."));
-    if (kind === "video") node.querySelector(".media").replaceChildren(found);
-    else node.querySelector(".media").append(found);
-    try {
-      found.src = key() ? await copyOf(`${path}/media`) : `${path}/media`;
-    } catch (error) {
-      node.querySelector(".where").textContent = error.message;
+function player(node, hit, path, at) {
+  const before = node.querySelector("video, audio");
+  if (before && !before.error) {
+    before.dataset.at = at;
+    if (before.readyState > 0) jump(node, before, at);
+    return;
+  }
+  const media = document.createElement(hit.kind === "video" ? "video" : "audio");
+  const still = node.querySelector(".cover img");
+  media.controls = true;
+  media.dataset.at = at;
+  media.setAttribute("aria-label", node.querySelector("h2").textContent);
+  media.addEventListener("play", () => document.querySelectorAll("video, audio").forEach((other) => other !== media && other.pause()));
+  media.addEventListener("loadedmetadata", () => loaded(node, media, hit, path, still));
+  media.addEventListener("error", () => failed(node, media, hit, path, still));
+  media.addEventListener("timeupdate", () => checkSound(node, media, hit, path));
+  if (before) before.replaceWith(media);
+  else if (hit.kind === "video") node.querySelector(".media").replaceChildren(media);
+  else node.querySelector(".media").append(media);
+  load(node, media, path);
+}
+
+async function load(node, media, path) {
+  note(node, "");
+  try {
+    media.src = await addressOf(path);
+  } catch (error) {
+    note(node, error.message);
+  }
+}
+
+/** Where an item's media lie; behind a key by a link that opens them for a while, as players send none. */
+async function addressOf(path) {
+  return key() ? (await ask(`${path}/link`, { method: "POST" })).media : `${path}/media`;
+}
+
+/** Browsers guess where the seconds of an MP3 without a table are by its first bytes: it gets a table. */
+async function loaded(node, media, hit, path, still) {
+  const wrong = Math.abs(media.duration - hit.duration_s) > Math.max(0.5, 0.005 * hit.duration_s);
+  if (hit.kind === "audio" && wrong && !media.src.startsWith("blob:")) {
+    note(node, "Being fetched whole, as its file does not say where its seconds are …");
+    const whole = await withTable(media.src).catch(() => null);
+    note(node, "");
+    if (whole) {
+      media.src = URL.createObjectURL(whole);
       return;
     }
-    await new Promise((ready) => found.addEventListener("loadedmetadata", ready, { once: true }));
-    found.focus();
   }
-  found.currentTime = Number(found.dataset.at);
-  await found.play().catch(() => {}); // it was stopped before it began
+  if (hit.kind === "video" && media.videoWidth === 0) {
+    if (still) media.before(still);
+    note(node, `This browser cannot show the pictures of ${named(hit)}; only its sound plays.`, original(hit, path, "watch"));
+  }
+  media.focus();
+  jump(node, media, Number(media.dataset.at));
+}
+
+async function withTable(address) {
+  const { indexed } = await import("/page/seekable.js");
+  const answer = await fetch(address), kind = answer.headers.get("content-type");
+  if (answer.ok && (kind === "audio/mpeg" || kind === "application/octet-stream")) return indexed(await answer.arrayBuffer());
+  await answer.body.cancel();
+  return null;
+}
+
+const named = (hit) => hit.filename || hit.id;
+
+/** Why it does not play. A link that has ended is followed by another. */
+async function failed(node, media, hit, path, still) {
+  const own = media.src.startsWith("blob:");
+  const answer = own ? null : await fetch(media.src, { method: "HEAD" }).catch(() => null);
+  if (!own && !answer) note(node, "The service does not answer.");
+  else if (answer?.status === 401) {
+    media.dataset.at = media.currentTime || media.dataset.at;
+    load(node, media, path);
+  } else if (!own && !answer.ok) note(node, `It could not be fetched: ${answer.status}.`);
+  else {
+    media.controls = false;
+    if (still) media.before(still);
+    note(node, `This browser cannot play ${named(hit)}.`, original(hit, path, "open"));
+  }
+}
+
+/** A browser plays a film whose sound it cannot decode without a word: it is told once a second has been played. */
+function checkSound(node, media, hit, path) {
+  if (hit.kind !== "video" || media.videoWidth === 0 || !hit.modalities.includes("audio") || !media.played.length) return;
+  const unheard = media.mozHasAudio === false || media.webkitAudioDecodedByteCount === 0;
+  const told = media.dataset.unheard === "yes";
+  if (unheard && !told && media.currentTime - media.played.start(0) > 1) {
+    media.dataset.unheard = "yes";
+    note(node, `This browser cannot play the sound of ${named(hit)}; only its pictures show.`, original(hit, path, "hear"));
+  } else if (!unheard && told) {
+    media.dataset.unheard = "no";
+    note(node, ""); // its sound begins later than its pictures
+  }
+}
+
+/** Say something in a card below its times. */
+function note(node, text, ...more) {
+  node.querySelector(".note").replaceChildren(text && ` ${text}`, ...more);
+}
+
+/** A link to an item's own file, renewed when it is followed: behind a key it does not stay open. */
+function original(hit, path, verb) {
+  const link = document.createElement("a"), said = document.createElement("span");
+  link.textContent = "Download the original";
+  link.download = named(hit);
+  link.href = `${path}/media`;
+  const renew = () => addressOf(path).then((address) => (link.href = address));
+  let fresh = !key();
+  link.addEventListener("click", async (event) => {
+    if (fresh) return;
+    event.preventDefault();
+    await renew();
+    fresh = true;
+    link.click();
+    fresh = false;
+  });
+  if (key()) renew();
+  said.append(" ", link, ` to ${verb} it in another player.`);
+  return said;
+}
+
+const jumps = new WeakMap(); // of a player, the jump under way
+
+/** How far a player knows its media, in seconds. */
+function known(media) {
+  const ends = [media.buffered, media.seekable].map((ranges) => (ranges.length ? ranges.end(ranges.length - 1) : 0));
+  return Math.max(...[...ends, media.duration].filter(Number.isFinite), 0);
+}
+
+/** Play from a second on. Of a file that tells no length, Firefox takes what has come for the whole and ends a jump
+there: it is repeated as more comes, until it is reached, nothing more comes, or somebody goes elsewhere. */
+function jump(node, media, at) {
+  jumps.get(media)?.abort();
+  const ended = new AbortController();
+  jumps.set(media, ended);
+  const on = (name, does) => media.addEventListener(name, does, { signal: ended.signal });
+  let tried = 0, own = 0, patience = 0, waiting = false;
+  const go = () => {
+    tried = known(media);
+    own += 1;
+    media.currentTime = at;
+  };
+  const play = (text) => {
+    ended.abort();
+    if (text) note(node, text);
+    if (!media.ended) media.play().catch(() => {}); // it was stopped before it began
+  };
+  const look = () => {
+    clearTimeout(patience);
+    if (media.seeking || media.error) return;
+    if (media.currentTime > at - 0.25) return play("");
+    waiting = true;
+    note(node, `Being fetched up to ${clock(at)}, as its file tells no length …`);
+    const idle = media.networkState !== HTMLMediaElement.NETWORK_LOADING;
+    if (known(media) > tried && (idle || known(media) >= at)) go();
+    else if (idle) patience = setTimeout(() => play(`It could not be reached beyond ${clock(media.currentTime)}.`), 3000);
+  };
+  ended.signal.addEventListener("abort", () => {
+    clearTimeout(patience);
+    if (waiting) note(node, "");
+  });
+  for (const name of ["seeked", "progress", "durationchange", "canplay", "suspend"]) on(name, look);
+  on("seeking", () => {
+    if (own === 0) ended.abort();
+    else own -= 1;
+  });
+  media.pause();
+  go();
 }
 
 /** What lies there as an address of this page's own. Throws an Error that says what the service says. */
@@ -311,43 +455,147 @@ async function record() {
   say("Recording …");
 }
 
-/** Add a file to the collection, and show how far it is and what became of it. */
-function add(file) {
+const TOGETHER = 2; // files that are sent at once
+const AGAIN_S = 60; // a service that is busy for longer is not waited for
+
+/** Do something with each, a few at once. */
+function inTurn(things, work) {
+  const rest = things.values();
+  const worker = async () => {
+    for (const thing of rest) await work(thing);
+  };
+  return Promise.all(Array.from({ length: TOGETHER }, worker));
+}
+
+/** A line below the search that tells how far something is, and how it ended. */
+function line(name, of) {
   const row = document.createElement("li"), bar = document.createElement("progress"), said = document.createElement("span");
-  row.append(file.name, bar, said);
+  row.append(name, bar, said);
   bar.max = 1;
   bar.value = 0;
-  bar.setAttribute("aria-label", `${file.name}, sent`);
+  bar.setAttribute("aria-label", of);
   $("uploads").append(row);
-  const form = new FormData();
-  form.append("file", file, file.name);
-  const request = new XMLHttpRequest();
   const ended = (text, bad) => {
     bar.remove();
     said.textContent = text;
     row.classList.toggle("bad", bad);
-    say(`${file.name}: ${text}`, bad);
   };
+  return { row, bar, said, ended };
+}
+
+/** Add files to the collection, one by one, and say what became of each. */
+function addFiles(files) {
+  return inTurn(files, async (file) => {
+    const shown = line(file.name, `${file.name}, sent`);
+    const { added, text } = await send(file, shown);
+    shown.ended(text, !added);
+    say(`${file.name}: ${text}`, !added);
+    if (added) setTimeout(() => shown.row.remove(), 8000);
+  });
+}
+
+/** Send a file to the collection, again where the service is busy: {added, text}. */
+async function send(file, shown) {
+  for (let tries = 1; ; tries += 1) {
+    const { status, body, retry_s } = await sendOnce(file, shown);
+    if (status === 0) return { added: false, text: "It could not be sent." };
+    if (status === 201) return { added: true, text: `Added, ${clock(body.duration_s)}.` };
+    const busy = (status === 429 || status === 503) && retry_s <= AGAIN_S && tries < 5;
+    if (!busy) return { added: false, text: sentence(body.error?.message ?? `The service answers ${status}`) };
+    shown.said.textContent = "Waiting, as the service is busy …";
+    await new Promise((again) => setTimeout(again, 1000 * retry_s));
+  }
+}
+
+function sendOnce(file, shown) {
+  const form = new FormData(), request = new XMLHttpRequest();
+  form.append("file", file, file.name);
   request.upload.addEventListener("progress", (event) => {
-    bar.value = event.loaded / event.total;
-    if (event.loaded === event.total) said.textContent = "Being looked at …";
+    shown.bar.value = event.loaded / event.total;
+    if (event.loaded === event.total) shown.said.textContent = "Being looked at …";
   });
-  request.addEventListener("load", () => {
-    let body = {};
-    try {
-      body = JSON.parse(request.responseText);
-    } catch {
-      // an answer of something between here and the service
-    }
-    if (request.status === 201) {
-      ended(`Added, ${clock(body.duration_s)}.`, false);
-      setTimeout(() => row.remove(), 8000);
-    } else ended(sentence(body.error?.message ?? request.statusText), true);
-  });
-  request.addEventListener("error", () => ended("It could not be sent.", true));
+  request.responseType = "json"; // null of what is none, an answer of something between here and the service
   request.open("POST", `/v1/collections/${encodeURIComponent(collection.value)}/items`);
   for (const [name, value] of Object.entries(headers())) request.setRequestHeader(name, value);
-  request.send(form);
+  return new Promise((answered) => {
+    const end = () => answered({ status: request.status, body: request.response ?? {}, retry_s: Number(request.getResponseHeader("retry-after") ?? 1) });
+    request.addEventListener("load", end);
+    request.addEventListener("error", end);
+    request.send(form);
+  });
+}
+
+/** The files below a folder that was dropped, as entries; `unread` gets the names of what cannot be read. */
+async function entriesBelow(folder, unread) {
+  const reader = folder.createReader(), found = [];
+  try {
+    for (;;) {
+      const some = await new Promise((given, refused) => reader.readEntries(given, refused)); // Chromium gives a hundred
+      if (!some.length) return found;
+      for (const entry of some) found.push(...(entry.isDirectory ? await entriesBelow(entry, unread) : [entry]));
+    }
+  } catch {
+    unread.push(folder.name);
+    return found;
+  }
+}
+
+const suffixOf = (name) => name.slice(Math.max(name.lastIndexOf("."), 0)).toLowerCase();
+
+/** Some names, and how many more there are. */
+const listed = (names) => names.slice(0, 3).join(", ") + (names.length > 3 ? ` and ${names.length - 3} more` : "");
+
+/** Add the media below a folder to the collection, and say what was left out. */
+async function addFolder(folder) {
+  const shown = line(folder.name, `${folder.name}, files added`);
+  const end = (text, bad) => {
+    shown.ended(text, bad);
+    say(`${folder.name}: ${text}`, bad);
+  };
+  shown.said.textContent = "Being looked through …";
+  const unread = [];
+  let entries, suffixes;
+  try {
+    entries = await entriesBelow(folder, unread);
+    suffixes = (await ask("/v1/models")).data[0].limits.suffixes;
+  } catch (error) {
+    return end(error.message, true);
+  }
+  const media = entries.filter((entry) => suffixes.includes(suffixOf(entry.name)));
+  const others = entries.filter((entry) => !media.includes(entry)).map((entry) => entry.name);
+  let added = 0, ended = 0;
+  const tell = () => {
+    shown.bar.value = ended / media.length;
+    shown.said.textContent = `${ended} of ${media.length} files`;
+  };
+  tell();
+  await inTurn(media, async (entry) => {
+    if (await addEntry(entry, folder, unread)) added += 1;
+    ended += 1;
+    tell();
+  });
+  const failed = media.length - added;
+  const parts = [added === 1 ? "1 file added" : `${added} files added`];
+  if (failed) parts.push(`${failed} not added`);
+  if (unread.length) parts.push(`not readable: ${listed(unread)}`);
+  if (others.length) parts.push(`${others.length} left out, as they are of no kind that is known here: ${listed(others)}`);
+  end(`${parts.join("; ")}.`, added === 0 || failed > 0 || unread.length > 0);
+  if (!others.length && !shown.row.classList.contains("bad")) setTimeout(() => shown.row.remove(), 8000);
+}
+
+/** Add a file of a folder; whether it was. One that was not keeps its line. */
+async function addEntry(entry, folder, unread) {
+  const file = await new Promise((given) => entry.file(given, () => given(null)));
+  if (!file) {
+    unread.push(entry.name);
+    return false;
+  }
+  const name = entry.fullPath.slice(folder.fullPath.length + 1);
+  const shown = line(name, `${name}, sent`);
+  const { added, text } = await send(file, shown);
+  shown.ended(text, !added);
+  if (added) shown.row.remove();
+  return added;
 }
 
 // ------------------------------------------------------------------ what people do
@@ -373,7 +621,7 @@ $("example").addEventListener("change", (event) => {
   event.target.value = "";
 });
 $("add").addEventListener("change", (event) => {
-  [...event.target.files].forEach(add);
+  addFiles([...event.target.files]);
   event.target.value = "";
 });
 $("record").addEventListener("click", record);
@@ -400,9 +648,14 @@ window.addEventListener("drop", (event) => {
   if (!carriesFiles(event)) return;
   event.preventDefault();
   $("drop").hidden = true;
-  const files = [...event.dataTransfer.files];
-  if (event.target.dataset?.drop === "add") files.forEach(add);
-  else searchByFile(files[0]);
+  const dropped = [...event.dataTransfer.items].filter((item) => item.kind === "file");
+  const folders = dropped.map((item) => item.webkitGetAsEntry?.()).filter((entry) => entry?.isDirectory);
+  const files = dropped.filter((item) => !item.webkitGetAsEntry?.()?.isDirectory).map((item) => item.getAsFile());
+  if (event.target.dataset?.drop === "add") {
+    addFiles(files);
+    folders.forEach(addFolder);
+  } else if (files.length) searchByFile(files[0]);
+  else if (folders.length) say("A folder cannot be searched by. Drop one of its files, or add the folder to the collection.", true);
 });
 
 // ------------------------------------------------------------------ to begin with
