@@ -120,7 +120,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         empty = Collection(place / "empty", encoder.manifest.fingerprint, encoder.manifest.dims)
-        _, todo, _ = planned(empty, args.paths, False, 0.0)
+        todo = planned(empty, args.paths, False, 0.0).todo
         empty.close()
         some = [todo[i] for i in np.linspace(0, len(todo) - 1, min(args.encode_files, len(todo))).astype(int)]
         rounds, memory = [], list[float]()

@@ -245,7 +245,7 @@ def planned(
                 plan.doubtful.append((source, stamp, item))
             else:
                 report.unchanged += 1
-        elif failure is not None and failure.stamp == stamp and not (retry or check):
+        elif failure is not None and failure.name and failure.stamp == stamp and not (retry or check):
             report.failed[source.name] = failure.reason
         elif failure is not None and failure.digest and may_be_same(failure.stamp, stamp) and not retry:
             plan.doubtful.append((source, stamp, failure))

@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
+import sqlite3
 import subprocess
 import sys
 import tarfile
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from export.encoder import OnnxEncoder
+from index.build import Report, Source, note_failure, standing
+from index.build import build as build_all
+from index.collection import Collection
 from index.data import Collections
+from index.records import NewItem
+from model.inputs.confined import Decoders
+from model.inputs.containers import Budget
+from model.inputs.errors import BadMedia, DecoderFailed, NotMedia
 
-from .makers import BLUE, GREEN, RED, ROOT, make_clip, make_tone, make_wav, write_wav
+from .makers import BLUE, GREEN, RED, ROOT, FakeEncoder, make_clip, make_tone, make_wav, write_wav
 
 BUNDLE = ROOT / "bundles" / "default"
 
@@ -205,3 +216,160 @@ def test_searching_from_the_command_line(folder: Path, tmp_path: Path) -> None:
     assert "s  clips/" in search("--text", "something red")
     wrong = subprocess.run([*command, "--audio", str(folder / "broken.mp4")], cwd=ROOT, capture_output=True, text=True)
     assert wrong.returncode == 1 and "not a media file" in wrong.stderr
+
+
+def said(data: Path, *paths: Path | str) -> str:
+    """The line that a build ends with."""
+    return next(line for line in build(data, *paths).stdout.splitlines() if " indexed, " in line)
+
+
+def later(path: Path, seconds: int = 3600) -> None:
+    stat = path.stat()
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + seconds * 10**9))
+
+
+def in_place(path: Path, hz: float) -> None:
+    """Other content, of the size and time that a file has."""
+    stat = path.stat()
+    make_wav(path, 2.0, hz)
+    assert path.stat().st_size == stat.st_size
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+def test_content_tells_where_the_time_does_not(tmp_path: Path) -> None:
+    """Times that all moved by an hour cost nothing; other content in the same size and time is found when asked for."""
+    place, data = tmp_path / "clips", tmp_path / "data"
+    place.mkdir()
+    for n in range(3):
+        make_wav(place / f"{n}.wav", 2.0, 300.0 * (n + 1))
+    with tarfile.open(tmp_path / "s.tar", "w") as tar:
+        tar.add(make_wav(tmp_path / "m.wav", 2.0, 250.0), "member.wav")
+    every = (place, tmp_path / "s.tar")
+    assert said(data, *every).startswith("4 indexed, 0 unchanged, 0 failed")
+    for path in (*place.iterdir(), tmp_path / "s.tar"):
+        later(path)
+    with tarfile.open(tmp_path / "s.tar", "a") as tar:
+        tar.add(make_wav(tmp_path / "n.wav", 2.0, 260.0), "another.wav")
+    assert said(data, *every).startswith("1 indexed, 4 unchanged, 0 failed")
+    assert said(data, *every).startswith("0 indexed, 5 unchanged, 0 failed")
+    later(place / "0.wav")
+    make_wav(place / "1.wav", 2.0, 1234.0)
+    assert said(data, *every).startswith("1 indexed, 4 unchanged, 0 failed")
+    in_place(place / "2.wav", 777.0)
+    assert said(data, *every).startswith("0 indexed, 5 unchanged, 0 failed")
+    checked = build(data, "--check", *every)
+    assert "1 indexed, 4 unchanged, 0 failed" in checked.stdout and "1 had other content" in checked.stdout
+    assert said(data, "--check", *every).startswith("0 indexed, 5 unchanged, 0 failed")
+
+
+def test_records_without_sums_get_them_when_they_are_checked(tmp_path: Path) -> None:
+    """Those of an earlier version: nothing is read until then."""
+    file, data = make_wav(tmp_path / "a.wav", 2.0), tmp_path / "data"
+    assert said(data, file).startswith("1 indexed")
+
+    def sums(change: str = "") -> list[Any]:
+        with closing(sqlite3.connect(data / "collections" / "default" / "records.sqlite")) as db:
+            if change:
+                db.execute(change)
+                db.commit()
+            return [row[0] for row in db.execute("select digest from items")]
+
+    assert sums() == [hashlib.sha256(file.read_bytes()).hexdigest()]
+    sums("update items set digest = null")
+    assert said(data, file).startswith("0 indexed, 1 unchanged") and sums() == [None]
+    assert said(data, "--check", file).startswith("0 indexed, 1 unchanged")
+    assert sums() == [hashlib.sha256(file.read_bytes()).hexdigest()]
+    later(file)
+    assert said(data, file).startswith("0 indexed, 1 unchanged")
+
+
+def test_what_a_broken_file_replaced_is_not_found_and_the_failure_stays_listed(tmp_path: Path) -> None:
+    place, other, data = tmp_path / "a", tmp_path / "b", tmp_path / "data"
+    place.mkdir()
+    other.mkdir()
+    for name in ("x", "y"):
+        make_wav(place / f"{name}.wav", 2.0)
+    make_wav(other / "z.wav", 2.0)
+    good = (place / "x.wav").read_bytes()
+    assert said(data, place).startswith("2 indexed")
+    for broken in (b"", bytes(len(good))):
+        (place / "x.wav").write_bytes(broken)
+        later(place / "x.wav", 60)
+        assert said(data, place).startswith("0 indexed, 1 unchanged, 1 failed")
+        assert "a/x.wav" not in contents(data)
+        elsewhere = build(data, other)
+        assert elsewhere.returncode == 0 and ", 0 failed" in elsewhere.stdout
+        assert f"failed before: {place / 'x.wav'}: not a media file" in elsewhere.stderr
+        assert "--retry-failed tries them again" in elsewhere.stdout
+        (row,) = map(json.loads, (data / "default-failures.jsonl").read_text().splitlines())
+        assert row["source"] == str(place / "x.wav") and "not a media file" in row["reason"]
+        (place / "x.wav").write_bytes(good)
+        assert said(data, place).startswith("1 indexed, 1 unchanged, 0 failed")
+        assert (data / "default-failures.jsonl").read_text() == ""
+    (place / "x.wav").write_bytes(b"broken")
+    assert said(data, place).startswith("0 indexed, 1 unchanged, 1 failed")
+    (place / "x.wav").unlink()
+    assert said(data, other).startswith("0 indexed, 1 unchanged, 0 failed")
+    assert (data / "default-failures.jsonl").read_text() == ""
+
+
+def test_an_item_stays_where_its_file_may_still_be_what_it_was(tmp_path: Path) -> None:
+    """One that is missing, that a decoder gave up on, or whose id is that of an upload."""
+    encoder, file = FakeEncoder(), make_wav(tmp_path / "a.wav", 2.0)
+    box = Collection(tmp_path / "box", "fake", encoder.manifest.dims)
+    decoders, source = Decoders(1), Source("a.wav", file)
+
+    def built() -> list[str]:
+        for _ in build_all(encoder, box, [file], decoders, Budget()):
+            pass
+        return [item.id for item in box.page(10)]
+
+    def failing(fault: BadMedia, digest: str = "") -> list[str]:
+        note_failure(box, Report(), replace(source, digest=digest), source.stamp, fault)
+        return [item.id for item in box.page(10)]
+
+    assert built() == ["a.wav"]
+    was = hashlib.sha256(file.read_bytes()).hexdigest()
+    later(file)
+    assert failing(DecoderFailed("it ran out of memory"), was) == ["a.wav"]
+    assert failing(NotMedia("Permission denied")) == ["a.wav"]
+    file.rename(tmp_path / "b.wav")
+    assert failing(NotMedia("No such file")) == ["a.wav"]
+    assert standing(box) == {}  # it is gone
+    (tmp_path / "b.wav").rename(file)
+    assert failing(DecoderFailed("it ran out of memory"), "another") == []
+    box.put_media(NewItem("a.wav", "audio", 2.0, [(0.0, 2.0)], {}, filename="a.wav"), file)
+    file.write_bytes(b"broken")
+    assert built() == ["a.wav"] and box.media("a.wav")[0].read_bytes() != b"broken"
+    decoders.close()
+    box.close()
+
+
+@pytest.mark.parametrize("lost", ["empty", "missing"])
+def test_a_collection_whose_records_are_lost_is_adopted(tmp_path: Path, lost: str) -> None:
+    """Refused until then; what is taken in is listed; every original is there afterwards, and what cannot be read."""
+    data, sounds = tmp_path / "data", [make_wav(tmp_path / f"{n}.wav", 2.0, 300.0 * (n + 1)) for n in range(2)]
+    manifest = OnnxEncoder.open(BUNDLE).manifest
+    held = Collections(data, manifest.fingerprint, manifest.dims)
+    box = held.ensure("default")
+    names = [box.store_media(sound, sound.name) for sound in sounds]
+    odd = box.store_media(tmp_path / "0.wav", "odd.wav")
+    (box.folder / "media" / odd).write_bytes(b"broken")
+    held.close()
+    originals = {path.read_bytes() for path in (box.folder / "media").iterdir()}
+    records = box.folder / "records.sqlite"
+    records.unlink()
+    if lost == "empty":
+        records.touch()
+    refused = build(data, tmp_path / "0.wav")
+    assert refused.returncode == 1 and "--adopt" in refused.stderr
+    assert records.exists() == (lost == "empty") and not (records.exists() and records.stat().st_size)
+    adopted = build(data, "--adopt")
+    assert adopted.returncode == 1 and "2 taken in, 1 failed" in adopted.stdout, adopted.stdout + adopted.stderr
+    assert all(name in adopted.stdout for name in (*names, odd)) and odd in adopted.stderr
+    assert contents(data) == dict.fromkeys(names, ("audio", 1, ("audio",)))
+    assert {path.read_bytes() for path in box.folder.rglob("*.wav")} == originals
+    again = build(data, "--adopt", sounds[0])
+    assert "0 taken in, 1 failed" in again.stdout and "1 indexed, 0 unchanged, 0 failed" in again.stdout
+    assert {path.read_bytes() for path in box.folder.rglob("*.wav")} == originals
+    assert build(tmp_path / "nowhere", "--adopt").returncode == 1 and not (tmp_path / "nowhere").exists()

@@ -267,6 +267,41 @@ def test_a_full_disk_is_told_and_loses_nothing(disk: Path, tmp_path: Path, monke
         assert {item["id"] for item in items} == {*kept[6:], "again"}
 
 
+def test_a_service_on_a_full_disk_deletes_starts_and_searches(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Filled from outside to the last byte, again and again; nothing is refused before it fails."""
+    monkeypatch.setenv("TERCET_FREE_DISK_MB", "0")
+    items = "/v1/collections/default/items"
+
+    def fill() -> None:
+        with suppress(OSError), (disk / "filled").open("ab", buffering=0) as file:
+            while file.write(bytes(4096)):
+                pass
+
+    with serving(disk / "data", "--bundle", str(BUNDLE), port=8469) as (client, _):
+        for n in range(10):
+            client.post(items, json={"text": f"a dog {n}", "id": f"i{n}"}).raise_for_status()
+        fill()
+        sound = {"file": ("s.wav", bytes(5_000_000))}
+        assert client.post("/v1/search/audio-text", files=sound).status_code in (415, 422, 503)
+        assert client.post("/v1/collections", json={"name": "more"}).status_code == 503
+        for n in range(4):
+            assert client.delete(f"{items}/i{n}").status_code == 204
+            fill()
+    fill()
+    for _ in range(2):
+        with serving(disk / "data", "--bundle", str(BUNDLE), port=8469) as (client, process):
+            fill()
+            found = client.post("/v1/search/text-text", json={"query": "a dog", "top_k": 100}).json()["hits"]
+            assert {hit["id"] for hit in found} == {f"i{n}" for n in range(4, 10)}
+            assert [one["name"] for one in client.get("/v1/collections").json()["collections"]] == ["default"]
+            process.kill()
+            process.wait()
+        fill()
+    (disk / "filled").unlink()
+    with serving(disk / "data", "--bundle", str(BUNDLE), port=8469) as (client, _):
+        assert client.post(items, json={"text": "room", "id": "room"}).status_code == 201
+
+
 def test_an_interrupt_ends_it_cleanly(tmp_path: Path) -> None:
     with serving(tmp_path / "data", "--bundle", str(BUNDLE), port=8465) as (client, process):
         children = psutil.Process(process.pid).children(recursive=True)

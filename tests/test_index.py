@@ -22,6 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from numpy.typing import NDArray
 
 from index import snapshot
+from index.backup import backup
 from index.collection import (
     BadName,
     Collection,
@@ -36,12 +37,16 @@ from index.data import Collections
 from index.filters import BadFilter, compile_filter
 from index.milvus import MilvusIndex
 from index.records import NewItem, Records, UnknownItem
+from index.reembed import reembed
 from index.report import report
 from index.search import Aim, Answer, Options, search
 from index.store import VectorStoreFailed
 from index.vectors import KINDS, FaissIndex, Sizing, gpus
+from model.inputs.confined import Decoders
+from model.inputs.containers import Budget
+from service.reload import check_all
 
-from .makers import dims, running_milvus
+from .makers import FakeEncoder, dims, running_milvus
 
 faiss: Any = untyped_faiss
 
@@ -1207,6 +1212,24 @@ def test_codes_of_an_earlier_version_serve_until_they_are_made_anew(
     box.close()
 
 
+def test_opening_removes_only_what_was_left_half_done(tmp_path: Path) -> None:
+    """Not what others keep in the folder of the collections; and nothing that was set aside is written over."""
+    data = Collections(tmp_path, "f1", dims(3))
+    media = data.create("a").folder / "media"
+    data.close()
+    half, root = tmp_path / "collections" / f".a-{'0' * 32}", tmp_path / "collections"
+    for folder in (half, root / ".snapshot", root / "notes"):
+        folder.mkdir()
+        (folder / "file.mp4").write_bytes(b"x")
+    (root / ".DS_Store").write_bytes(b"x")
+    for content in (b"1", b"2"):
+        (media / "x.mp4").write_bytes(content)
+        Collections(tmp_path, "f1", dims(3)).close()
+    assert not half.exists() and {path.name for path in root.iterdir()} == {"a", ".snapshot", "notes", ".DS_Store"}
+    aside = {path.name: path.read_bytes() for path in (root / "a" / "set-aside").iterdir()}
+    assert aside == {"x.mp4": b"1", "x-1.mp4": b"2"}
+
+
 @pytest.mark.parametrize("lost", ["empty", "missing", "without its log", "older"])
 def test_nothing_is_deleted_where_records_say_less_than_the_folder_has(
     tmp_path: Path, lost: str, caplog: pytest.LogCaptureFixture
@@ -1250,5 +1273,11 @@ def test_nothing_is_deleted_where_records_say_less_than_the_folder_has(
             for ask_for in (opened.get, opened.ensure):
                 with pytest.raises(RecordsLost, match="Nothing was changed"):
                     ask_for("default")
+            with pytest.raises(RecordsLost):
+                list(reembed(tmp_path / "copy", "default", FakeEncoder("f2"), Decoders(1), Budget()))
+            with pytest.raises(RecordsLost):
+                backup(tmp_path / "copy", tmp_path / "backup")
+            assert not (tmp_path / "backup").exists() and check_all(tmp_path / "copy", "f1", "f2") == []
             assert {path.name: path.read_bytes() for path in (folder / "media").iterdir()} == media and len(media) == 2
         opened.close()
+    assert records.exists() == (lost != "missing") and (lost != "empty" or not records.stat().st_size)

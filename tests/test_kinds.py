@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from model.inputs.audio import AudioSpec
 from model.inputs.containers import Budget, video_stream
 from model.inputs.decode import read_frames, read_waveform
-from model.inputs.errors import NotMedia
+from model.inputs.errors import NotMedia, TooLong
 from model.inputs.hdr import to_bt709
 from model.inputs.mono import MonoResampler
 from model.inputs.video import VideoSpec, painted, square
@@ -516,3 +516,31 @@ def test_windows_of_silence_and_of_one_colour_are_told_apart(tmp_path: Path) -> 
     black = np.zeros((64, 64, 3), np.uint8)
     half = read_media(film(tmp_path / "a.mp4", [quarters()] * 16 + [black] * 16), specs, Budget(), ("video",))
     assert half.windows == [(0.0, 2.0), (2.0, 4.0)] and half.parts["video"].empty == {1}
+
+
+def bare_mp3(path: Path, seconds: int, bit_rate: int) -> bytes:
+    """Without the table of its seconds that tells how long it is."""
+    rate = 32_000
+    with av.open(str(path), "w", options={"write_xing": "0", "id3v2_version": "0"}) as container:
+        stream = container.add_stream("libmp3lame", rate=rate, layout="mono")
+        stream.bit_rate = bit_rate
+        tone = make_tone(seconds, 440.0, rate)
+        for start in range(0, len(tone), 1152):
+            piece = np.ascontiguousarray(tone[None, start : start + 1152])
+            frame = av.AudioFrame.from_ndarray(piece, format="fltp", layout="mono")
+            frame.sample_rate, frame.pts, frame.time_base = rate, start, Fraction(1, rate)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path.read_bytes()
+
+
+def test_a_guessed_length_is_no_reason_to_refuse(tmp_path: Path) -> None:
+    """An MP3 whose rate grows after its beginning is taken to be far longer than it is."""
+    quiet, loud = bare_mp3(tmp_path / "q.mp3", 10, 32_000), bare_mp3(tmp_path / "l.mp3", 20, 256_000)
+    (tmp_path / "a.mp3").write_bytes(quiet + loud)
+    with av.open(str(tmp_path / "a.mp3")) as container:
+        assert container.duration is not None and container.duration / 1e6 > 100
+    waveform = read_waveform(tmp_path / "a.mp3", 8000, Budget(seconds=40))
+    assert waveform is not None and len(waveform) / 8000 == pytest.approx(30, abs=0.5)
+    with pytest.raises(TooLong):
+        read_waveform(tmp_path / "a.mp3", 8000, Budget(seconds=20))

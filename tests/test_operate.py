@@ -291,6 +291,43 @@ def test_media_by_range(tmp_path: Path) -> None:
         assert beyond.headers["content-range"] == f"bytes */{size}"
 
 
+def test_a_full_disk_refuses_what_would_fill_it_further(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Items can be deleted and found, by a file too; a collection that was refused is not there after a restart."""
+    data, encoder, tone = tmp_path / "data", FakeEncoder(), make_wav(tmp_path / "tone.wav").read_bytes()
+    (data / "uploads" / "upload-left").mkdir(parents=True)
+    (data / "uploads" / "mine.mp4").write_bytes(b"mine")
+    with Client(create_app(Settings(data=data), encoder)) as client:
+        assert [path.name for path in (data / "uploads").iterdir()] == ["mine.mp4"]
+        for id in ("a", "b"):
+            client.post("/v1/collections/default/items", json={"text": "red", "id": id}).raise_for_status()
+
+        def fail(*_: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr("service.routes.stock", fail)
+        half = client.post("/v1/collections", json={"name": "half"})
+        assert (half.status_code, half.json()["error"]["code"]) == (503, "storage")
+        assert client.get("/v1/collections/half").status_code == 404
+        monkeypatch.undo()
+    with Client(create_app(Settings(data=data, imports=tmp_path, free_disk_mb=10**9), encoder)) as client:
+        items = "/v1/collections/default/items"
+        for full in (
+            client.post(items, json={"text": "red"}),
+            client.post(items, files={"file": ("t.wav", tone)}),
+            client.post("/v1/collections", json={"name": "another"}),
+            client.post("/v1/jobs", json={"kind": "import", "collection": "default", "path": "."}),
+        ):
+            assert (full.status_code, full.json()["error"]["code"]) == (503, "storage")
+            assert "items can be found and deleted" in full.json()["error"]["message"]
+        assert client.post("/v1/search/text-text", json={"query": "red"}).json()["hits"]
+        assert client.post("/v1/search/audio-audio", files={"file": ("t.wav", tone)}).status_code == 200
+        assert client.delete(f"{items}/a").status_code == 204
+    with Client(create_app(Settings(data=data), encoder)) as client:
+        assert [found["name"] for found in client.get("/v1/collections").json()["collections"]] == ["default"]
+        assert [item["id"] for item in client.get(items).json()["items"]] == ["b"]
+    assert (data / "uploads" / "mine.mp4").read_bytes() == b"mine"
+
+
 def test_readiness_tells_the_truth(tmp_path: Path) -> None:
     encoder, ready = FakeEncoder(), {"ready": True, "reasons": []}
     data = tmp_path / "data"
