@@ -93,6 +93,7 @@ class NewItem:
     text: str | None = None
     pictures: dict[int, bytes] = field(default_factory=dict)  # of windows, as JPEG
     peaks: bytes = b""  # see `model.inputs.preview`
+    warnings: tuple[str, ...] = ()  # what whoever adds it is told; not kept
 
 
 @dataclass(frozen=True)

@@ -66,6 +66,7 @@ class Found(TypedDict):
     route: str
     took_ms: float
     good_match: bool | None
+    warnings: list[str]
     hits: list[Hit]
 
 
@@ -74,6 +75,7 @@ class Added(TypedDict):
     windows: int
     modalities: list[str]
     duration_s: float
+    warnings: list[str]
 
 
 class Job(TypedDict):
@@ -84,6 +86,8 @@ class Job(TypedDict):
     indexed: int
     failed: int
     failures: list[dict[str, str]]
+    warned: int
+    warnings: list[dict[str, str]]
     error: str | None
 
 
