@@ -18,7 +18,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from model.evaluate import Embedder
-from model.inputs.text import TextTokens
+from model.inputs.text import Reading, TextTokens
 
 from .bundle import LEAST_COSINE, Bundle, Manifest, WrongVectors, golden_input, modality_of, open_bundle
 from .precision import GAINFUL, derived
@@ -86,7 +86,11 @@ class Encoder(Protocol):
         ...
 
     def tokens(self, texts: list[str], encoding: str) -> NDArray[np.int64]:
-        """Texts -> token ids [n, length] for a text encoding."""
+        """The beginnings of texts -> token ids [n, length] for a text encoding."""
+        ...
+
+    def read(self, texts: list[str], encoding: str) -> list[Reading]:
+        """All of each text, in as many windows as it takes, and which of its words are known."""
         ...
 
     def check(self) -> None:
@@ -173,6 +177,9 @@ class OnnxEncoder:
 
     def tokens(self, texts: list[str], encoding: str) -> NDArray[np.int64]:
         return self._tokens[encoding](texts)
+
+    def read(self, texts: list[str], encoding: str) -> list[Reading]:
+        return self._tokens[encoding].read(texts)
 
     def space(self, name: str) -> Embedder:
         """One space as what `evaluate` takes."""

@@ -27,7 +27,7 @@ from model.manifest import BadManifest
 from .adopt import adopt
 from .backup import Saved, backup, restore
 from .bank import stock
-from .build import Report, build, standing
+from .build import Report, build, row_vectors, standing
 from .collection import Collection, CollectionError, FingerprintConflict
 from .data import Collections
 from .filters import BadFilter
@@ -198,6 +198,8 @@ def tell(failures: Path, report: Report, before: dict[str, str], built: bool) ->
     failures.write_text("".join(lines), encoding="utf-8")
     for name, reason in report.failed.items():
         print(f"failed: {name}: {reason}", file=sys.stderr)
+    for name, warning in report.warned.items():
+        print(f"warning: {name}: {warning}", file=sys.stderr)
     for name, reason in before.items():
         print(f"failed before: {name}: {reason}", file=sys.stderr)
     if built:
@@ -272,11 +274,15 @@ def shown(progress: Iterator[tuple[int, int, Report]]) -> Report:
 def search_command(args: argparse.Namespace) -> int:
     encoder = OnnxEncoder.open(args.bundle)
     query = "text" if args.text is not None else "audio" if args.audio else "video"
-    aims = []
+    aims, warnings, known = [], dict[str, None](), 1.0
     for route in encoder.manifest.routes([query], args.target, args.space):
         encoding = route.encodings[query]
         if args.text is not None:
-            vector = encoder.embed(encoding, encoder.tokens([args.text], encoding))[0]
+            (reading,) = encoder.read([args.text], encoding)
+            reading.check()
+            vector = row_vectors(encoder, encoding, reading.rows[:1])[0]
+            warnings |= dict.fromkeys(reading.warnings(cut=True))
+            known = min(known, reading.share)
         else:
             vector = file_vector(encoder, encoding, args.audio or args.video)
         aims.append(Aim.along(route, query, vector[None]))
@@ -284,13 +290,16 @@ def search_command(args: argparse.Namespace) -> int:
     try:
         collection = collections.get(args.collection)
         stock(collection, encoder)
-        answer = search(collection, aims, Options(args.top_k, args.filter, exact=args.exact, called=args.target))
+        options = Options(args.top_k, args.filter, exact=args.exact, known=known, called=args.target)
+        answer = search(collection, aims, options)
     finally:
         collections.close()
     print(table(answer.hits))
     how = "exact" if answer.plan.exact else "approximate"
     ways, compared = " and ".join(answer.plan.ways), answer.plan.compared
     print(f"{how} among {answer.plan.candidates} windows: {ways}, {compared} compared", file=sys.stderr)
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
     if answer.good_match is False:
         print("No confident match.")
     return 0

@@ -64,4 +64,4 @@ def take_in(encoder: Encoder, collection: Collection, ready: list[tuple[Source, 
         return
     items = encoded(encoder, ready)
     collection.take_in([replace(item, media=item.filename, source=None, stamp=None) for item in items])
-    report.indexed += len(items)
+    report.wrote(items)

@@ -19,6 +19,7 @@ from export.encoder import Encoder
 from model.inputs.confined import Decoders
 from model.inputs.containers import MEDIA, Budget
 from model.inputs.errors import BadMedia, DecoderFailed, DecodersClosed, NotMedia
+from model.inputs.text import padded, warnings_of
 from model.inputs.windows import Media
 from model.manifest import Member, Row, encodable, read_manifest, read_shard
 
@@ -71,7 +72,12 @@ class Report:
     unchanged: int = 0
     ignored: int = 0
     failed: dict[str, str] = field(default_factory=dict)
+    warned: dict[str, str] = field(default_factory=dict)  # by id, what was indexed but not understood
     rewritten: int = 0  # other content in the size and time that a file had, where that was checked
+
+    def wrote(self, items: list[NewItem]) -> None:
+        self.indexed += len(items)
+        self.warned |= {item.id: "; ".join(item.warnings) for item in items if item.warnings}
 
 
 @dataclass
@@ -193,7 +199,7 @@ def build(
             if writing is not None:
                 writing.result()
             writing = writer.submit(collection.put, items)
-            report.indexed += len(items)
+            report.wrote(items)
             return len(items)
 
         ready: list[tuple[Source, str, Media]] = []
@@ -394,7 +400,7 @@ def decoded(
         try:
             media = decoders.finish(future) if future is not None else Media(0.0, [], {})
             for encoding in encoder.manifest.encodings("text") if source.texts else ():
-                encoder.tokens(list(source.texts), encoding)  # what cannot be read is its fault, not a batch's
+                encoder.read(list(source.texts), encoding)  # what cannot be read is its fault, not a batch's
             yield source, stamp, media
         except BadMedia as fault:
             yield source, stamp, fault
@@ -438,23 +444,67 @@ def encoded(encoder: Encoder, ready: list[tuple[Source, str, Media]]) -> list[Ne
             digest=source.digest or None,
             text="\n".join(source.texts) or None,
         )
-        if source.texts:  # each is about the whole item
-            rows = range(len(item.windows), len(item.windows) + len(source.texts))
-            of_texts = text_vectors(encoder, list(source.texts))
-            item = replace(
-                item,
-                kind="text" if source.path is None else item.kind,
-                windows=item.windows + [(0.0, media.duration_s)] * len(source.texts),
-                vectors=item.vectors | {encoding: (list(rows), found) for encoding, found in of_texts.items()},
-            )
-        items.append(item)
+        items.append(with_words(item, source, encoder))
     return items
 
 
-def text_vectors(encoder: Encoder, texts: list[str]) -> dict[str, np.ndarray[Any, Any]]:
-    """Texts in every way the bundle encodes them, [n, dim] each."""
-    encodings = encoder.manifest.encodings("text")
-    return {e: encoder.embed(e, encoder.tokens(texts, e)) for e in encodings}
+def with_words(item: NewItem, source: Source, encoder: Encoder) -> NewItem:
+    """An item with what its source says of it; each text is about the whole item."""
+    if not source.texts:
+        return item
+    words = read_words(encoder, list(source.texts))
+    first = len(item.windows)
+    of_words = {
+        encoding: ([first + n for n in which], row_vectors(encoder, encoding, rows))
+        for encoding, (which, rows) in words.rows.items()
+    }
+    return replace(
+        item,
+        kind="text" if source.path is None else item.kind,
+        windows=item.windows + [(0.0, item.duration_s)] * words.windows,
+        vectors=item.vectors | of_words,
+        warnings=words.warnings,
+    )
+
+
+@dataclass(frozen=True)
+class Words:
+    """An item's texts as windows, one or more for each text: how many; by encoding, which of them say something, and
+    these as token ids; what whoever adds them is to be told.
+    """
+
+    windows: int
+    rows: dict[str, tuple[list[int], list[list[int]]]]
+    warnings: tuple[str, ...]
+
+
+def read_words(encoder: Encoder, texts: list[str]) -> Words:
+    """Texts in every way the bundle reads them. Of a text none of whose words is known there is nothing to encode: it
+    would be like every other such text. Raises BadText.
+    """
+    encodings = encoder.manifest.encodings("text") if texts else []
+    readings = {encoding: encoder.read(texts, encoding) for encoding in encodings}
+    rows: dict[str, tuple[list[int], list[list[int]]]] = {}
+    windows = 0
+    for i in range(len(texts)):
+        for encoding, found in readings.items():
+            if found[i].known:
+                which, ids = rows.setdefault(encoding, ([], []))
+                which += range(windows, windows + len(found[i].rows))
+                ids += found[i].rows
+        windows += max((len(found[i].rows) for found in readings.values()), default=1)
+    several = len(texts) > 1
+    told = [
+        warning for found in readings.values() for warning in warnings_of(dict(enumerate(found)), several, cut=False)
+    ]
+    return Words(windows, rows, tuple(dict.fromkeys(told)))
+
+
+def row_vectors(encoder: Encoder, encoding: str, rows: list[list[int]]) -> np.ndarray[Any, Any]:
+    """Unit vectors [n, dim] of token ids."""
+    spec = encoder.manifest.tokenizers[encoding].spec
+    parts = [padded(rows[at : at + WINDOWS], spec) for at in range(0, len(rows), WINDOWS)]
+    return np.concatenate([encoder.embed(encoding, part) for part in parts])
 
 
 def encode_all(encoder: Encoder, items: list[Media]) -> list[dict[str, tuple[list[int], np.ndarray[Any, Any]]]]:

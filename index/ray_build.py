@@ -94,7 +94,7 @@ def build(
             outcomes = [pickle.loads(row) for row in batch["outcome"]]
             items = [outcome for _, _, outcome in outcomes if isinstance(outcome, NewItem)]
             collection.put(items)
-            report.indexed += len(items)
+            report.wrote(items)
             for source, stamp, outcome in outcomes:
                 if isinstance(outcome, BadMedia):
                     note_failure(collection, report, source, stamp, outcome)

@@ -96,6 +96,7 @@ class NewItem:
     plain: Collection[int] = ()  # windows of which the pictures show one colour and nothing else
     pictures: dict[int, bytes] = field(default_factory=dict)  # of windows, as JPEG
     peaks: bytes = b""  # see `model.inputs.preview`
+    warnings: tuple[str, ...] = ()  # what whoever adds it is told; not kept
 
 
 @dataclass(frozen=True)

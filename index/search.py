@@ -30,6 +30,7 @@ from .records import About, Records
 WIDEN = 4  # how much wider each further try is, where windows were of fewer items than are wanted
 WIDE = 32  # windows, at least, that another order is made of
 MOMENT_SHARE = 0.8  # a window belongs to a moment when it scores this share of its item's best
+SUREST = 0.9  # that a hit can be where a word of the query is not known; below a good match
 Vectors = NDArray[np.float32]
 
 
@@ -81,6 +82,7 @@ class Options:
     min_confidence: float | None = None
     exact: bool = False
     qb_norm: bool = False
+    known: float = 1.0  # how much of the query's words is; where not all, no hit is sure
     called: str | None = None  # what hits name as their target, where it is not what was searched
 
 
@@ -199,6 +201,8 @@ def search(collection: Collection, aims: list[Aim], options: Options = Options()
         hits = sorted(hits, key=lambda hit: -hit.score)[: options.top_k]
     known = {modality_of(found.aim.target): found.calibration for found in looks if found.calibration}
     good = any((hit.confidence or 0.0) >= GOOD for hit in hits) if len(known) == len(looks) else None
+    if options.known < 1.0:
+        good, hits = False, [held_back(hit, options.known) for hit in hits]
     if options.min_confidence is not None:
         hits = [hit for hit in hits if hit.confidence is None or hit.confidence >= options.min_confidence]
     if options.called:
@@ -364,6 +368,11 @@ def hit_of(n: int, about: About, views: list[View]) -> Hit | None:
     calibrated = all(seen.calibration for seen, _ in found)
     scores = {modality: moment.score for modality, moment in evidence.items()}
     return replace(best, score=fused, confidence=fused if calibrated else None, scores=scores, evidence=evidence)
+
+
+def held_back(hit: Hit, known: float) -> Hit:
+    """A hit of a query of which only a share is known: that much less sure, and never a good match."""
+    return hit if hit.confidence is None else replace(hit, confidence=hit.confidence * min(known, SUREST))
 
 
 def merged(windows: list[tuple[float, float, float]]) -> list[Moment]:

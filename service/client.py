@@ -67,6 +67,7 @@ class Found(TypedDict):
     route: str
     took_ms: float
     good_match: bool | None
+    warnings: list[str]
     hits: list[Hit]
 
 
@@ -75,6 +76,7 @@ class Added(TypedDict):
     windows: int
     modalities: list[str]
     duration_s: float
+    warnings: list[str]
 
 
 class Job(TypedDict):
@@ -85,6 +87,8 @@ class Job(TypedDict):
     indexed: int
     failed: int
     failures: list[dict[str, str]]
+    warned: int
+    warnings: list[dict[str, str]]
     error: str | None
 
 

@@ -23,7 +23,7 @@ from typing import Literal, Protocol
 from index.snapshot import write_durably
 
 LOG = logging.getLogger("tercet.jobs")
-FAILURES = 100  # listed of a job; all are counted
+FAILURES = 100  # listed of a job, as many warnings, too; all are counted
 KEPT = 500  # jobs that have ended, the last of them
 WAITING = 100  # jobs that have not
 SAVED_S = 1.0  # between two savings of how far a job is
@@ -81,6 +81,8 @@ class Job:
     unchanged: int = 0
     failed: int = 0
     failures: list[Failure] = field(default_factory=list)
+    warned: int = 0  # indexed, but with words that are not known
+    warnings: list[Failure] = field(default_factory=list)
     error: str | None = None  # why the whole job failed
     finished: float | None = None
 
@@ -99,6 +101,8 @@ class Progress:
     unchanged: int
     failed: int
     failures: list[Failure]
+    warned: int = 0
+    warnings: list[Failure] = field(default_factory=list)
 
 
 class Work(Protocol):
@@ -145,7 +149,8 @@ class Jobs:
         for file in self._folder.glob("*.json"):
             try:
                 row = json.loads(file.read_text(encoding="utf-8"))
-                yield Job(**row | {"failures": [Failure(**failure) for failure in row["failures"]]})
+                told = {kind: [Failure(**one) for one in row.get(kind, [])] for kind in ("failures", "warnings")}
+                yield Job(**row | told)
             except (ValueError, TypeError, KeyError) as error:
                 LOG.warning("%s is no job: %s", file.name, error)
 

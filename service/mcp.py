@@ -22,7 +22,8 @@ from .client import Client, Refused, Target
 
 INSTRUCTIONS = """Tercet finds moments of video and sound by words. Describe what is seen or heard plainly, as a caption
 would: "a dog barking far away", "waves on a beach at night". A hit has the id of its item, the stretch in seconds that
-matches and, where it can be told, how sure it is, in [0, 1]; good_match says whether anything stands out at all."""
+matches and, where it can be told, how sure it is, in [0, 1]; good_match says whether anything stands out at all, and
+warnings which words are not known."""
 
 
 @contextmanager
@@ -58,7 +59,8 @@ def server(url: str, key: str | None, files: Path | None) -> MCPServer:
         """
         found = tercet.search(words, target, collection=collection, top_k=limit, filter=filter)
         kept = ("id", "score", "confidence", "start_s", "end_s", "metadata", "moments")
-        return {"good_match": found["good_match"], "hits": [{k: hit.get(k) for k in kept} for hit in found["hits"]]}
+        hits = [{k: hit.get(k) for k in kept} for hit in found["hits"]]
+        return {"good_match": found["good_match"], "warnings": found["warnings"], "hits": hits}
 
     @tools.tool()
     @telling()

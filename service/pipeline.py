@@ -21,7 +21,8 @@ from export.encoder import Encoder
 from index.search import direction
 from model.inputs.confined import Decoders
 from model.inputs.containers import MEDIA, Budget
-from model.inputs.errors import BadMedia, MissingModality
+from model.inputs.errors import BadMedia, BadText, MissingModality
+from model.inputs.text import Reading, padded
 from model.inputs.windows import Media
 
 from .batching import Batcher
@@ -42,6 +43,17 @@ class Embedded:
 
     media: Media
     vectors: dict[str, tuple[list[int], Vectors]]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is searched by, in one encoding: its unit vector [dim], what whoever asks is to be told of it, and how much
+    of it is known, in [0, 1].
+    """
+
+    vector: Vectors
+    warnings: tuple[str, ...] = ()
+    known: float = 1.0
 
 
 class Pipeline:
@@ -66,15 +78,39 @@ class Pipeline:
         with stage("encode"):
             return await self.batcher.submit(encoding, array, who(), max_s=self._max_s)
 
-    async def texts(self, texts: list[str], encoding: str) -> Vectors:
-        """Texts to unit vectors [n, dim]. Raises BadText, Overloaded."""
-        return await self.encode(encoding, await self.tokens(texts, encoding))
-
-    async def tokens(self, texts: list[str], encoding: str) -> NDArray[np.int64]:
-        """Texts to token ids [n, length]; where they are long, beside the event loop. Raises BadText."""
+    async def read(self, texts: list[str], encoding: str) -> list[Reading]:
+        """Texts as windows of token ids; where they are long, beside the event loop. Raises BadText."""
         if sum(map(len, texts)) <= AT_ONCE:
-            return self.encoder.tokens(texts, encoding)
-        return await asyncio.to_thread(self.encoder.tokens, texts, encoding)
+            return self.encoder.read(texts, encoding)
+        return await asyncio.to_thread(self.encoder.read, texts, encoding)
+
+    async def rows(self, rows: list[list[int]], encoding: str) -> Vectors:
+        """Windows of token ids to unit vectors [n, dim], short ones apart from long ones. Raises Overloaded."""
+        spec = self.encoder.manifest.tokenizers[encoding].spec
+        alike: dict[int, list[int]] = {}
+        for i, row in enumerate(rows):
+            alike.setdefault((len(row) - 1).bit_length(), []).append(i)
+        made = await asyncio.gather(
+            *(self.encode(encoding, padded([rows[i] for i in which], spec)) for which in alike.values())
+        )
+        vectors = np.empty((len(rows), made[0].shape[1]), np.float32)
+        for which, found in zip(alike.values(), made, strict=True):
+            vectors[which] = found
+        return vectors
+
+    async def asked(self, text: str, encoding: str, index: int | None = None) -> Asked:
+        """Words to search by: as much as is read at once. `index` says which of several parts they are.
+
+        Raises:
+            BadText: there are none, or none that are known. Overloaded.
+        """
+        try:
+            (reading,) = await self.read([text], encoding)
+            reading.check()
+        except BadText as error:
+            raise BadText(error.reason, index) from None
+        vectors = await self.rows(reading.rows[:1], encoding)
+        return Asked(vectors[0], tuple(reading.warnings(cut=True)), reading.share)
 
     async def file(
         self, path: Path, encodings: Collection[str], overlap: float = 0.0, previews: bool = False

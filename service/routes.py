@@ -26,6 +26,7 @@ from starlette.datastructures import UploadFile as StarletteFile
 
 from export.bundle import ANY, Route
 from index.bank import stock
+from index.build import read_words
 from index.collection import Collection, UnknownCollection
 from index.items import media_item
 from index.records import Item, NewItem, UnknownItem, modalities_of
@@ -33,6 +34,7 @@ from index.search import Aim, Answer, Options, direction, search
 from model.config import MODALITIES
 from model.inputs.containers import MEDIA
 from model.inputs.errors import BadMedia, BadText
+from model.inputs.text import LETTERS_MAX, Reading, warnings_of
 from model.manifest import checked_metadata
 
 from . import schemas
@@ -42,7 +44,7 @@ from .jobs import Job, below
 from .links import address
 from .media import Picture, Stored
 from .mediatypes import media_type
-from .pipeline import Embedded, Vectors, on_disk
+from .pipeline import Asked, Embedded, Vectors, on_disk
 from .settings import TOP_K_MAX
 from .state import State, Tercet
 from .trace import stage, who
@@ -129,6 +131,7 @@ async def models(tercet: Tercet) -> dict[str, Any]:
     limits = {
         "window_s": m.inputs.window_s,
         "tokens": max((t.spec.tokens for t in m.tokenizers.values()), default=0),
+        "letters": LETTERS_MAX,
         "media_max_s": settings.media_max_s,
         "upload_max_mb": settings.upload_max_mb,
         "files_max": settings.files_max,
@@ -180,20 +183,36 @@ async def openai_embeddings(tercet: Tercet, request: schemas.OpenAIEmbeddings) -
     if not given:
         raise BadRequest("input is empty")
     vectors: dict[int, Vectors] = {}
-    tokens = 0
+    answer: dict[str, Any] = {"object": "list", "model": m.name, "usage": {"prompt_tokens": 0, "total_tokens": 0}}
     if texts:
         encoding = space.encodings["text"]
-        try:
-            ids = await tercet.pipeline.tokens(list(texts.values()), encoding)
-        except BadText as error:  # its index is among the texts, without the sounds between them
-            raise error if error.index is None else BadText(error.reason, list(texts)[error.index]) from None
-        vectors |= zip(texts, await tercet.pipeline.encode(encoding, ids), strict=True)
-        tokens = int((ids != m.tokenizers[encoding].spec.pad_id).sum())
+        readings = await readings_of(tercet, texts, encoding, alone=not sounds)
+        vectors |= zip(texts, await tercet.pipeline.rows([r.rows[0] for r in readings], encoding), strict=True)
+        read, there = sum(r.read for r in readings), sum(r.tokens for r in readings)
+        answer["usage"] = {"prompt_tokens": read, "total_tokens": there}
+        if told := warnings_of(dict(zip(texts, readings, strict=True)), len(given) > 1, cut=True):
+            answer["warnings"] = told
     heard = (sound_of(tercet, part, space.encodings["audio"]) for part in sounds.values())
     vectors |= zip(sounds, await asyncio.gather(*heard), strict=True)
     data = [{"object": "embedding", "index": i, "embedding": coded(vectors[i], request)} for i in range(len(given))]
-    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-    return {"object": "list", "data": data, "model": m.name, "usage": usage}
+    return answer | {"data": data}
+
+
+async def readings_of(tercet: State, texts: dict[int, str], encoding: str, alone: bool = True) -> list[Reading]:
+    """Texts, by their places in the request, as they are read. One with no word that is known is refused where nothing
+    beside it can be read: among others it would cost them their vectors.
+
+    Raises:
+        BadText: with its place, where there are several.
+    """
+    places = list(texts)
+    try:
+        readings = await tercet.pipeline.read(list(texts.values()), encoding)
+    except BadText as error:  # its index is among the texts, without the sounds between them
+        raise error if error.index is None else BadText(error.reason, places[error.index]) from None
+    if alone and not any(reading.known for reading in readings):
+        readings[0].check(places[0] if len(readings) > 1 else None)
+    return readings
 
 
 async def sound_of(tercet: State, part: schemas.AudioContent, encoding: str) -> Vectors:
@@ -217,17 +236,24 @@ def floats(vector: Vectors) -> list[float]:
     return cast(list[float], vector.tolist())
 
 
-def answered(tercet: State, space: str, data: list[schemas.Embedding]) -> schemas.Embeddings:
+def answered(
+    tercet: State, space: str, data: list[schemas.Embedding], warnings: list[str] | None = None
+) -> schemas.Embeddings:
     m = tercet.encoder.manifest
-    return schemas.Embeddings(fingerprint=m.fingerprint, space=space, dim=m.spaces[space].dim, data=data)
+    dim = m.spaces[space].dim
+    return schemas.Embeddings(fingerprint=m.fingerprint, space=space, dim=dim, data=data, warnings=warnings or [])
 
 
 @router.post("/v1/embed/text", tags=["embed"], response_model_exclude_none=True)
 async def embed_text(tercet: Tercet, request: schemas.Texts) -> schemas.Embeddings:
     manifest = tercet.encoder.manifest
     space = manifest.meeting(("text",), request.space)
-    vectors = await tercet.pipeline.texts(few_enough(tercet, request.texts), manifest.spaces[space].encodings["text"])
-    return answered(tercet, space, [schemas.Embedding(index=i, embedding=floats(v)) for i, v in enumerate(vectors)])
+    encoding = manifest.spaces[space].encodings["text"]
+    texts = dict(enumerate(few_enough(tercet, request.texts)))
+    readings = await readings_of(tercet, texts, encoding)
+    vectors = await tercet.pipeline.rows([reading.rows[0] for reading in readings], encoding)
+    data = [schemas.Embedding(index=i, embedding=floats(v)) for i, v in enumerate(vectors)]
+    return answered(tercet, space, data, warnings_of(dict(enumerate(readings)), len(texts) > 1, cut=True))
 
 
 async def embed_files(tercet: State, files: list[UploadFile], modality: str, named: str | None) -> schemas.Embeddings:
@@ -376,7 +402,13 @@ async def add_item(tercet: Tercet, name: str, request: Request) -> schemas.ItemA
     else:
         raise BadRequest("an item is multipart/form-data with a file, or JSON with a text")
     found = list(modalities_of(item.vectors))
-    return schemas.ItemAdded(id=item.id, windows=len(item.windows), modalities=found, duration_s=item.duration_s)
+    return schemas.ItemAdded(
+        id=item.id,
+        windows=len(item.windows),
+        modalities=found,
+        duration_s=item.duration_s,
+        warnings=list(item.warnings),
+    )
 
 
 def body_type(request: Request) -> str:
@@ -409,16 +441,17 @@ async def add_media(tercet: State, collection: Collection, request: Request) -> 
 
 
 async def text_item(tercet: State, request: schemas.TextItem) -> NewItem:
-    encodings = tercet.encoder.manifest.encodings("text")
-    vectors = {e: ([0], await tercet.pipeline.texts([request.text], e)) for e in encodings}
+    words = await asyncio.to_thread(read_words, tercet.encoder, [request.text])
+    vectors = {e: (which, await tercet.pipeline.rows(rows, e)) for e, (which, rows) in words.rows.items()}
     return NewItem(
         id=request.id or uuid.uuid4().hex,
         kind="text",
         duration_s=0.0,
-        windows=[(0.0, 0.0)],
+        windows=[(0.0, 0.0)] * words.windows,
         vectors=vectors,
         metadata=request.metadata,
         text=request.text,
+        warnings=words.warnings,
     )
 
 
@@ -538,7 +571,9 @@ def chosen(tercet: State, request: schemas.SearchOptions) -> Options:
     )
 
 
-def told(collection: Collection, route: str, space: str, began: float, answer: Answer) -> schemas.SearchResult:
+def told(
+    collection: Collection, route: str, space: str, began: float, answer: Answer, asked: list[Asked]
+) -> schemas.SearchResult:
     return schemas.SearchResult(
         collection=collection.name,
         fingerprint=collection.fingerprint,
@@ -548,21 +583,23 @@ def told(collection: Collection, route: str, space: str, began: float, answer: A
         plan=answer.plan,
         good_match=answer.good_match,
         calibration=answer.calibration,
+        warnings=list(dict.fromkeys(warning for one in asked for warning in one.warnings)),
         hits=answer.hits,
     )
 
 
 async def find(
-    tercet: State, request: schemas.SearchOptions, query: Callable[[str], Awaitable[Vectors]], source: str, target: str
+    tercet: State, request: schemas.SearchOptions, query: Callable[[str], Awaitable[Asked]], source: str, target: str
 ) -> schemas.SearchResult:
-    """`query` makes the query's vector by the encoding it gets."""
+    """`query` makes what is searched by, by the encoding it gets."""
     began = time.perf_counter()
     routes = tercet.encoder.manifest.routes([source], target, request.space)
     options, collection = chosen(tercet, request), tercet.collections.get(request.collection)
-    vectors = {encoding: await query(encoding) for encoding in dict.fromkeys(r.encodings[source] for r in routes)}
-    aims = [Aim.along(route, source, vectors[route.encodings[source]][None]) for route in routes]
-    found = await searched(tercet, collection, aims, replace(options, called=target))
-    return told(collection, f"{source}-{target}", spaces_of(routes), began, found)
+    asked = {encoding: await query(encoding) for encoding in dict.fromkeys(r.encodings[source] for r in routes)}
+    aims = [Aim.along(route, source, asked[route.encodings[source]].vector[None]) for route in routes]
+    known = min(one.known for one in asked.values())
+    found = await searched(tercet, collection, aims, replace(options, known=known, called=target))
+    return told(collection, f"{source}-{target}", spaces_of(routes), began, found, list(asked.values()))
 
 
 def spaces_of(routes: list[Route]) -> str:
@@ -583,8 +620,8 @@ async def searched(tercet: State, collection: Collection, aims: list[Aim], optio
 
 def search_by_text(target: str) -> Callable[..., Awaitable[schemas.SearchResult]]:
     async def route(tercet: Tercet, request: schemas.TextSearch) -> schemas.SearchResult:
-        async def query(encoding: str) -> Vectors:
-            return np.asarray((await tercet.pipeline.texts([request.query], encoding))[0])
+        async def query(encoding: str) -> Asked:
+            return await tercet.pipeline.asked(request.query, encoding)
 
         return await find(tercet, request, query, "text", target)
 
@@ -618,9 +655,9 @@ def search_by_file(source: str, target: str) -> Callable[..., Awaitable[schemas.
             space=space,
         )
 
-        async def query(encoding: str) -> Vectors:
+        async def query(encoding: str) -> Asked:
             async with upload_of(tercet, file) as path:
-                return await tercet.pipeline.query(path, encoding)
+                return Asked(await tercet.pipeline.query(path, encoding))
 
         return await find(tercet, request, query, source, target)
 
@@ -682,16 +719,23 @@ async def compose(
     async with AsyncExitStack() as uploads:
         used = dict.fromkeys(part.file for part in parts if isinstance(part, schemas.FilePart))
         paths = {name: await uploads.enter_async_context(upload_of(tercet, files[name])) for name in used}
-        made = await asyncio.gather(*(part_vectors(tercet, collection, part, es, paths) for part, es in needed))
+        made = await asyncio.gather(
+            *(
+                asked_part(tercet, collection, part, es, paths, i if len(parts) > 1 else None)
+                for i, (part, es) in enumerate(needed)
+            )
+        )
     leading = next(source for part, source in zip(parts, sources, strict=True) if part.weight > 0)
     weights = tuple(part.weight for part in parts)
     aims = []
     for route in routes:
-        vectors = [found[route.encodings[source]] for found, source in zip(made, sources, strict=True)]
+        vectors = [found[route.encodings[source]].vector for found, source in zip(made, sources, strict=True)]
         aims.append(Aim.along(route, leading, np.stack(vectors), weights))
     called = targets[0] if len(targets) == 1 else None
-    found = await searched(tercet, collection, aims, replace(options, called=called))
-    return told(collection, f"composed-{'+'.join(targets)}", spaces_of(routes), began, found)
+    asked = [one for found in made for one in found.values()]
+    known = min(one.known for one in asked)
+    found = await searched(tercet, collection, aims, replace(options, known=known, called=called))
+    return told(collection, f"composed-{'+'.join(targets)}", spaces_of(routes), began, found, asked)
 
 
 def upload_of(tercet: State, file: StarletteFile) -> AbstractAsyncContextManager[Path]:
@@ -702,20 +746,21 @@ def source_of(part: schemas.TextPart | schemas.FilePart | schemas.ItemPart) -> s
     return "text" if isinstance(part, schemas.TextPart) else part.modality
 
 
-async def part_vectors(
+async def asked_part(
     tercet: State,
     collection: Collection,
     part: schemas.TextPart | schemas.FilePart | schemas.ItemPart,
     encodings: list[str],
     paths: Mapping[str, Path],
-) -> dict[str, Vectors]:
-    """One part of a composed query in each of the encodings it is needed in."""
+    index: int | None,
+) -> dict[str, Asked]:
+    """One part of a composed query in each of the encodings it is needed in; `index` is its place among several."""
     if isinstance(part, schemas.TextPart):
-        return {e: (await tercet.pipeline.texts([part.text], e))[0] for e in encodings}
+        return {e: await tercet.pipeline.asked(part.text, e, index) for e in encodings}
     if isinstance(part, schemas.ItemPart):
-        return {e: direction(await asyncio.to_thread(collection.vectors, part.item, e)) for e in encodings}
+        return {e: Asked(direction(await asyncio.to_thread(collection.vectors, part.item, e))) for e in encodings}
     embedded = await tercet.pipeline.file(paths[part.file], encodings)
-    return {e: direction(embedded.vectors[e][1]) for e in encodings}
+    return {e: Asked(direction(embedded.vectors[e][1])) for e in encodings}
 
 
 # ---------------------------------------------------------------- jobs

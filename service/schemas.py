@@ -170,6 +170,9 @@ def whole_schema(model: type[BaseModel]) -> dict[str, Any]:
     return whole
 
 
+WARNINGS = "words that are not known, or not read"
+
+
 class WindowVector(BaseModel):
     start_s: float
     end_s: float
@@ -201,6 +204,7 @@ class Embeddings(BaseModel):
     space: str
     dim: int
     data: list[Embedding]
+    warnings: list[str] = Field(default_factory=list, description=WARNINGS)
 
 
 class SearchResult(BaseModel):
@@ -212,17 +216,22 @@ class SearchResult(BaseModel):
     plan: Plan
     good_match: bool | None = Field(description="whether any hit stands out; null where that cannot be told")
     calibration: dict[str, Calibration] = Field(description="by target, what this query's scores mean")
+    warnings: list[str] = Field(default_factory=list, description=WARNINGS)
     hits: list[Hit]
 
 
-class ItemAdded(BaseModel):
+class ItemSize(BaseModel):
     id: str
     windows: int
     modalities: list[str]
     duration_s: float
 
 
-class ItemFound(ItemAdded):
+class ItemAdded(ItemSize):
+    warnings: list[str] = Field(default_factory=list, description=WARNINGS)
+
+
+class ItemFound(ItemSize):
     kind: str
     filename: str | None
     text: str | None

@@ -30,6 +30,7 @@ from index.reserve import is_full
 from index.vectors import Sizing
 from model.inputs.confined import Decoders
 from model.inputs.containers import Budget
+from model.inputs.text import Reading
 
 from .batching import Batcher, Lane
 from .errors import DiskFull, ShuttingDown, body, entry
@@ -223,12 +224,21 @@ class Bulk:
     def tokens(self, texts: list[str], encoding: str) -> NDArray[np.int64]:
         return self.encoder.tokens(texts, encoding)
 
+    def read(self, texts: list[str], encoding: str) -> list[Reading]:
+        return self.encoder.read(texts, encoding)
+
     def embed(self, encoding: str, arrays: NDArray[Any]) -> NDArray[np.float32]:
         work = self.batcher.submit(encoding, arrays, who="import", bulk=True)
         return asyncio.run_coroutine_threadsafe(work, self.loop).result()
 
     def check(self) -> None:
         self.encoder.check()
+
+
+def listed(reasons: dict[str, str], root: Path) -> list[Failure]:
+    """The first of them, without the import folder's place."""
+    first = islice(reasons.items(), FAILURES)
+    return [Failure(name.replace(f"{root}/", ""), reason) for name, reason in first]
 
 
 class Importing:
@@ -249,9 +259,16 @@ class Importing:
             ):
                 if is_short(self._settings):
                     raise DiskFull(self._settings.free_disk_mb)
-                listed = islice(report.failed.items(), FAILURES)
-                failures = [Failure(name.replace(f"{root}/", ""), reason) for name, reason in listed]
-                yield Progress(done, total, report.indexed, report.unchanged, len(report.failed), failures)
+                yield Progress(
+                    done,
+                    total,
+                    report.indexed,
+                    report.unchanged,
+                    len(report.failed),
+                    listed(report.failed, root),
+                    len(report.warned),
+                    listed(report.warned, root),
+                )
         finally:
             self._decoders.close()
 

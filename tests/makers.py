@@ -25,7 +25,8 @@ from packaging.requirements import Requirement
 
 from export.bundle import Manifest, Space, Tokenizer, modality_of
 from model.inputs.audio import AudioSpec
-from model.inputs.text import TextSpec
+from model.inputs.errors import BadText
+from model.inputs.text import Reading, TextSpec
 from model.inputs.video import VideoSpec
 from model.inputs.windows import InputSpecs
 
@@ -38,6 +39,7 @@ RED, GREEN, BLUE = (220, 20, 20), (20, 200, 20), (20, 20, 220)
 SPECS = InputSpecs(2.0, VideoSpec(frames=4, size=32), AudioSpec(sample_rate=8000, samples=16_000))
 TEXT = TextSpec(tokens=8)
 WORDS = {"red": 1, "green": 2, "blue": 3, "noise": 4, "loud": 4}
+UNKNOWN = {"собака", "лает", "🐶"}
 
 
 def make_clip(
@@ -114,6 +116,19 @@ class FakeEncoder:
         rows = [[WORDS.get(word, 5) for word in text.split()] for text in texts]
         width = max(map(len, rows))
         return np.array([row + [0] * (width - len(row)) for row in rows], np.int64)
+
+    def read(self, texts: list[str], encoding: str) -> list[Reading]:
+        """Windows of so many words; those of `UNKNOWN` say nothing."""
+        readings = []
+        for i, text in enumerate(texts):
+            words = text.split()
+            if not words:
+                raise BadText("it is empty", i if len(texts) > 1 else None)
+            rows = [words[at : at + TEXT.tokens] for at in range(0, len(words), TEXT.tokens)]
+            ids = [[WORDS.get(word, 5) for word in row] for row in rows]
+            unknown = tuple(word for word in words if word in UNKNOWN)
+            readings.append(Reading(ids, len(words), len(words), len(words) - len(unknown), unknown))
+        return readings
 
     def check(self) -> None:
         if self.poison == "all":

@@ -520,8 +520,8 @@ def test_a_client_that_hangs_up_takes_its_work_along(tmp_path: Path) -> None:
             gone.set()
             await asyncio.wait_for(request, 5)
             encoder.gate.set()
-            fresh = await app.state.tenure.state.pipeline.texts(["red"], "text")
-            assert fresh.shape == (1, 4) and not sent
+            fresh = await app.state.tenure.state.pipeline.asked("red", "text")
+            assert fresh.vector.shape == (4,) and not sent
             assert encoder.rows <= 3 and batcher.waiting()["text"] == 0  # the two on the device, and the fresh one
             async with asyncio.timeout(2), app.state.tenure.handing_over():  # which waits for whoever is still served
                 pass

@@ -1,22 +1,31 @@
-"""Token ids: a WordPiece tokenizer kept beside the weights, at most so many tokens."""
+"""Token ids: a WordPiece tokenizer kept beside the weights, at most so many tokens at once."""
 
 from __future__ import annotations
 
+import json
 import string
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import Encoding, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from .errors import BadText
+from .words import spelled, unread_scripts, words_of
 
 PAD, UNK, START, END = "[PAD]", "[UNK]", "[CLS]", "[SEP]"
 PAD_ID = 0
-CHARACTERS_A_TOKEN = 64  # a text is cut here before it is tokenised: what lies beyond could not be read anyway
+CHARACTERS_A_TOKEN = 64  # a text of which only the beginning is wanted is cut here before it is tokenised
+LETTERS_MAX = 1_000_000  # of a text that is read whole; half a megabyte takes a second
+NAMED, NAME_LETTERS = 10, 40  # unknown words that are named, and how much of each
+INSIDE, BETWEEN_PIECES, BETWEEN_WORDS, BETWEEN_SENTENCES = range(4)  # what lies before a token
+SENTENCE_ENDS, CLOSING = ".!?…。！？", "\"'”’»)]"
 
 
 @dataclass(frozen=True)
@@ -30,22 +39,237 @@ class TextSpec:
     whole: bool = False
 
 
+@dataclass(frozen=True)
+class Reading:
+    """What a tokenizer makes of one text: token ids of each window, the first of which is what a query is read as; how
+    many tokens there are in all; how many words, how many of them are known, and the others.
+    """
+
+    rows: list[list[int]]
+    tokens: int
+    words: int
+    known: int
+    unknown: tuple[str, ...] = ()
+
+    @property
+    def read(self) -> int:
+        """Tokens of the first window."""
+        return len(self.rows[0])
+
+    @property
+    def share(self) -> float:
+        """How much of it is known, in [0, 1]."""
+        return self.known / self.words if self.words else 0.0
+
+    @property
+    def names(self) -> str:
+        named = ", ".join(self.unknown[:NAMED])
+        return f"{named} and {len(self.unknown) - NAMED} more" if len(self.unknown) > NAMED else named
+
+    @property
+    def lacks(self) -> str:
+        """Why nothing of it is known."""
+        return f"none of its words is known: {self.names}" if self.words else "it has no words"
+
+    def check(self, index: int | None = None) -> None:
+        """Raises BadText: no word of it is known. `index` says which of several texts it is."""
+        if not self.known:
+            raise BadText(self.lacks, index)
+
+    def warnings(self, cut: bool) -> list[str]:
+        """What whoever gave the text should be told: words that say nothing to the encoder, and where the text is `cut`
+        to its first window, how much of it was read.
+        """
+        told = []
+        if not self.known:
+            told.append(self.lacks)
+        elif self.unknown:
+            told.append(f"unknown words, which say nothing here: {self.names}")
+        if cut and len(self.rows) > 1:
+            told.append(f"only the beginning was read, {self.read} of {self.tokens} tokens")
+        return told
+
+
+def warnings_of(readings: Mapping[int, Reading], named: bool, cut: bool) -> list[str]:
+    """Those of all texts, which are `named` by their places."""
+    return [
+        f"the text of index {place}: {warning}" if named else warning
+        for place, reading in readings.items()
+        for warning in reading.warnings(cut)
+    ]
+
+
 class TextTokens:
-    """Texts to token ids [n, length], padded to the longest of the batch."""
+    """Texts to token ids, as a tokenizer's file has it."""
 
     def __init__(self, file: Path, spec: TextSpec) -> None:
-        self._characters = CHARACTERS_A_TOKEN * spec.tokens
+        self._spec = spec
         self._tokenizer = Tokenizer.from_file(str(file))
         self._tokenizer.enable_truncation(spec.tokens)
-        self._tokenizer.enable_padding(pad_id=spec.pad_id, pad_token=PAD, length=spec.tokens if spec.whole else None)
+        self._tokenizer.encode_special_tokens = True  # who writes "[SEP]" means these letters
+        self._file = file
 
     def __call__(self, texts: Sequence[str]) -> NDArray[np.int64]:
-        cut = [text.strip()[: self._characters] for text in texts]
-        if not all(cut):
-            raise BadText("it is empty", cut.index("") if len(cut) > 1 else None)
-        # A lone surrogate is valid in a Python string and in JSON, but not in UTF-8.
-        encodable = [text.encode("utf-8", "replace").decode("utf-8") for text in cut]
-        return np.array([e.ids for e in self._tokenizer.encode_batch(encodable)], dtype=np.int64)
+        """The beginnings of texts as token ids [n, length], padded to the longest. Raises BadText."""
+        most = CHARACTERS_A_TOKEN * self._spec.tokens
+        encodings = self._tokenizer.encode_batch(encodable([text.strip()[:most] for text in texts]))
+        return padded([encoding.ids for encoding in encodings], self._spec)
+
+    def read(self, texts: Sequence[str]) -> list[Reading]:
+        """All of each text, in as many windows as it takes. Raises BadText: empty, or longer than `LETTERS_MAX`."""
+        for i, text in enumerate(texts):
+            if len(text) > LETTERS_MAX:
+                reason = f"it has {len(text)} letters, the limit is {LETTERS_MAX}"
+                raise BadText(reason, i if len(texts) > 1 else None)
+        whole = encodable([text.strip() for text in texts])
+        return [self._reading(text, e) for text, e in zip(whole, self._tokenizer.encode_batch(whole), strict=True)]
+
+    def _reading(self, text: str, encoding: Encoding) -> Reading:
+        words, known, unknown = self._known(text, encoding)
+        if not encoding.overflowing:
+            return Reading([encoding.ids], len(encoding.ids), words, known, unknown)
+        ids, ranks = tokens_of(text, encoding)
+        before, behind = special_ends(encoding)
+        room = max(1, self._spec.tokens - len(before) - len(behind))
+        rows = [[*before, *ids[first:last], *behind] for first, last in stretches(ranks, room)]
+        return Reading(rows, len(before) + len(ids) + len(behind), words, known, unknown)
+
+    def _known(self, text: str, encoding: Encoding) -> tuple[int, int, tuple[str, ...]]:
+        """How many words a text has, how many are known, and the others, those side by side as one."""
+        spans = words_of(text)
+        parts = [encoding, *encoding.overflowing]
+        bad = [
+            offset[0]
+            for part in parts
+            if self._unknown_id in part.ids
+            for id, offset, special in zip(part.ids, part.offsets, part.special_tokens_mask, strict=True)
+            if id == self._unknown_id and not special
+        ]
+        if text.isascii() and not bad:
+            return len(spans), len(spans), ()
+        strange: list[tuple[int, int]] = []
+        count = 0
+        for first, last in spans:
+            at = bisect_left(bad, first)
+            if (at < len(bad) and bad[at] < last) or spelled(text[first:last], self._unread):
+                count += 1
+                joined = bool(strange) and strange[-1][1] == first
+                first = strange.pop()[0] if joined else first
+                strange.append((first, last))
+        names = dict.fromkeys(text[first:last][:NAME_LETTERS] for first, last in strange)
+        return len(spans), len(spans) - count, tuple(names)
+
+    @cached_property
+    def _model(self) -> dict[str, Any]:
+        """The part of the tokenizer's file that says what it knows."""
+        model: dict[str, Any] = json.loads(self._file.read_text(encoding="utf-8"))["model"]
+        return model
+
+    @cached_property
+    def _unknown_id(self) -> int | None:
+        """The token that stands for whatever is unknown; none where every letter can be spelled."""
+        if self._model.get("byte_fallback"):
+            return None
+        entry = self._model.get("unk_token")
+        found: int | None = self._model.get("unk_id") if entry is None else self._tokenizer.token_to_id(entry)
+        return found
+
+    @cached_property
+    def _unread(self) -> frozenset[str]:
+        if self._model["type"] != "WordPiece":
+            return frozenset()
+        return unread_scripts(self._model["vocab"], self._model["continuing_subword_prefix"])
+
+
+def encodable(texts: Sequence[str]) -> list[str]:
+    """The texts without lone surrogates, which are valid in a Python string and in JSON, but not in UTF-8.
+
+    Raises:
+        BadText: one is empty.
+    """
+    if not all(texts):
+        raise BadText("it is empty", list(texts).index("") if len(texts) > 1 else None)
+    return [text.encode("utf-8", "replace").decode("utf-8") for text in texts]
+
+
+def padded(rows: Sequence[Sequence[int]], spec: TextSpec) -> NDArray[np.int64]:
+    """Token ids as an array [n, length], padded to the longest, or where `whole` to the full length.
+
+    >>> padded([[1, 2], [3]], TextSpec(tokens=4, pad_id=9)).tolist()
+    [[1, 2], [3, 9]]
+    """
+    width = spec.tokens if spec.whole else max(map(len, rows))
+    out = np.full((len(rows), width), spec.pad_id, np.int64)
+    for line, row in zip(out, rows, strict=True):
+        line[: len(row)] = row
+    return out
+
+
+def special_ends(encoding: Encoding) -> tuple[list[int], list[int]]:
+    """The ids that stand before and behind a text of any length."""
+    mask = encoding.special_tokens_mask
+    first, last = mask.index(0), len(mask) - mask[::-1].index(0)
+    return encoding.ids[:first], encoding.ids[last:]
+
+
+def tokens_of(text: str, encoding: Encoding) -> tuple[list[int], NDArray[np.int8]]:
+    """All token ids of a text, without those around it, and what lies before each [n]."""
+    ids: list[int] = []
+    ranks: list[int] = []
+    word, end = None, 0
+    for part in (encoding, *encoding.overflowing):
+        rows = zip(part.ids, part.offsets, part.word_ids, part.special_tokens_mask, strict=True)
+        for id, (first, last), of_word, special in rows:
+            if special:
+                continue
+            ids.append(id)
+            ranks.append(rank(text, end, first) or (INSIDE if of_word == word else BETWEEN_PIECES))
+            word, end = of_word, last
+    return ids, np.array(ranks, np.int8)
+
+
+def rank(text: str, end: int, first: int) -> int:
+    """What lies between a token that ends and one that begins at these letters, if there is a space."""
+    gap = text[end : first + 1]  # with the letter it begins with: some tokens begin with their space
+    if not any(letter.isspace() for letter in gap):
+        return INSIDE
+    said = text[max(0, end - 4) : end].rstrip().rstrip(CLOSING)
+    return BETWEEN_SENTENCES if "\n" in gap or said.endswith(tuple(SENTENCE_ENDS)) else BETWEEN_WORDS
+
+
+def stretches(ranks: NDArray[np.int8], room: int) -> list[tuple[int, int]]:
+    """Stretches of at most `room` tokens that cover all of them, for what lies before each token [n]. One ends with the
+    last sentence in its second half, else with a word; where it ends inside a sentence, and the rest is short, the rest
+    begins earlier.
+
+    >>> stretches(np.array([0, 2, 2, 3, 2, 2, 2], np.int8), 4)
+    [(0, 3), (3, 7)]
+    >>> stretches(np.array([0, 2, 2, 0, 2, 2], np.int8), 4)
+    [(0, 4), (2, 6)]
+    """
+    found: list[tuple[int, int]] = []
+    begin = 0
+    while len(ranks) - begin > room:
+        end = begin + 1 + last_break(ranks[begin + 1 : begin + room + 1])
+        found.append((begin, end))
+        begin = end
+    if found and ranks[begin] < BETWEEN_SENTENCES:
+        earliest = len(ranks) - room
+        begin = next((at for at in range(earliest, begin) if ranks[at] >= BETWEEN_WORDS), begin)
+    return [*found, (begin, len(ranks))]
+
+
+def last_break(ranks: NDArray[np.int8]) -> int:
+    """The best place to end among those [n] before which something lies: the last of the best kind."""
+    half = len(ranks) // 2
+    sentences = np.flatnonzero(ranks[half:] == BETWEEN_SENTENCES)
+    if len(sentences):
+        return half + int(sentences[-1])
+    for least in (BETWEEN_WORDS, BETWEEN_PIECES):
+        places = np.flatnonzero(ranks >= least)
+        if len(places):
+            return int(places[-1])
+    return len(ranks) - 1
 
 
 def learn_tokenizer(texts: Iterable[str], vocabulary: int, file: Path) -> None:

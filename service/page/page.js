@@ -118,9 +118,10 @@ function show(found, ms) {
   hits.replaceChildren(...found.hits.map((hit) => card(hit, found.collection)));
   const by = example ? ` like ${example.name}` : "";
   const moments = `${found.hits.length} ${found.hits.length === 1 ? "moment" : "moments"}${by}, ${Math.round(ms)} ms.`;
-  if (!found.hits.length) say("Nothing is there to be found.");
-  else if (found.good_match === false) say(`No confident match. The nearest ${moments}`);
-  else say(moments);
+  const warnings = (found.warnings ?? []).map((warning) => ` ${sentence(warning)}`).join("");
+  if (!found.hits.length) say(`Nothing is there to be found.${warnings}`);
+  else if (found.good_match === false) say(`No confident match. The nearest ${moments}${warnings}`);
+  else say(`${moments}${warnings}`);
 }
 
 // ------------------------------------------------------------------ a moment
