@@ -158,6 +158,12 @@ def test_shards_and_words_alone(folder: Path, tmp_path: Path) -> None:
     (row,) = map(json.loads, (data / "default-failures.jsonl").read_text().splitlines())
     assert row["source"].endswith("s.tar (two)") and row["reason"]
     assert "0 indexed, 3 unchanged, 1 failed" in build(data, tmp_path / "s.tar", tmp_path / "m.jsonl").stdout
+    long = "a man walks through a park on a quiet afternoon while people sit on benches and talk. " * 9
+    rows = [{"text": long, "id": "long"}, {"text": "собака лает", "id": "strange"}]
+    (tmp_path / "n.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    odd = build(tmp_path / "odd", tmp_path / "n.jsonl")
+    assert odd.returncode == 0 and "warning: strange: none of its words is known: собака, лает" in odd.stderr
+    assert contents(tmp_path / "odd") == {"long": ("text", 2, ("text",)), "strange": ("text", 1, ())}
     (tmp_path / "bad.tar").write_bytes(b"no tar")
     assert "bad.tar" in build(data, tmp_path / "bad.tar").stderr
 
@@ -214,6 +220,10 @@ def test_searching_from_the_command_line(folder: Path, tmp_path: Path) -> None:
         "clips/deep/er/c.wav" in search("--audio", str(folder / "deep/er/c.wav"), "--target", "audio").splitlines()[1]
     )
     assert "s  clips/" in search("--text", "something red")
+    run = subprocess.run([*command, "--text", "собака лает"], cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 1 and "none of its words is known: собака, лает" in run.stderr and not run.stdout
+    run = subprocess.run([*command, "--text", "a red мяч"], cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 0 and "No confident match." in run.stdout and "мяч" in run.stderr
     wrong = subprocess.run([*command, "--audio", str(folder / "broken.mp4")], cwd=ROOT, capture_output=True, text=True)
     assert wrong.returncode == 1 and "not a media file" in wrong.stderr
 

@@ -463,6 +463,11 @@ def test_what_nothing_matches_is_told(tmp_path: Path) -> None:
     known = answer.calibration["video"]
     assert known.typical < known.non_match < known.good < answer.hits[0].score
     assert [h.id for h in ask(box, x[0], min_confidence=0.95).hits] == ["i0"]
+    sure = ask(box, x[0]).hits[0].confidence or 0.0
+    for known, least in ((0.5, 0.5), (0.99, 0.9)):  # of a query of which some words say nothing
+        answer = ask(box, x[0], known=known)
+        assert answer.good_match is False and answer.hits[0].confidence == pytest.approx(sure * least)
+    assert ask(box, x[0], known=0.5, min_confidence=0.95).hits == []
 
 
 def test_pictures_of_one_colour_are_no_confident_match(tmp_path: Path) -> None:

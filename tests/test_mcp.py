@@ -41,6 +41,9 @@ def test_an_assistant_looks_through_an_archive(tmp_path: Path) -> None:
             assert sorted(added["modalities"]) == ["audio", "video"]
             found = await ask("search", words="red", filter={"year": 2024})
             assert [(hit["id"], hit["start_s"], hit["end_s"]) for hit in found["hits"]] == [("story", 2.0, 4.0)]
+            found = await ask("search", words="red собака")
+            assert found["good_match"] is False and "собака" in found["warnings"][0]
+            assert "none of its words is known" in await told("search", words="собака")
             described = await ask("describe", id="story")
             assert described["item"]["duration_s"] == pytest.approx(4.0, abs=0.2)
             assert described["like"].keys() == {"video", "audio"}

@@ -86,6 +86,17 @@ def test_a_folder_is_imported_and_nothing_outside_of_it(tmp_path: Path, library:
         refused(client.get(f"/v1/jobs/{job['id']}"), 404, "unknown_job")
 
 
+def test_a_job_tells_of_words_that_are_not_known(tmp_path: Path, library: Path) -> None:
+    rows = [{"text": "red собака", "id": "mixed"}, {"text": "лает", "id": "strange"}, {"text": "red", "id": "plain"}]
+    (library / "words.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with Client(create_app(Settings(data=tmp_path / "data", imports=library), FakeEncoder())) as client:
+        job = finished(client, started(client, "words.jsonl"))
+        assert (job["state"], job["indexed"], job["failed"], job["warned"]) == ("done", 3, 0, 2)
+        told = {warning["source"]: warning["reason"] for warning in job["warnings"]}
+        assert told.keys() == {"mixed", "strange"} and "собака" in told["mixed"]
+        assert client.get("/v1/collections/default/items/strange").status_code == 200
+
+
 @pytest.mark.parametrize("path", ["..", "/etc", "nowhere", "out.wav", "year/../../elsewhere"])
 def test_paths_that_lead_out_are_refused(tmp_path: Path, library: Path, path: str) -> None:
     with Client(create_app(Settings(data=tmp_path / "data", imports=library), FakeEncoder())) as client:

@@ -56,6 +56,22 @@ def data(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
+def test_a_long_text_is_windows_of_the_other_bundle_too(data: Path) -> None:
+    """A text that has one vector, from before texts had windows, gets one for each when it is made anew."""
+    old, new = FakeEncoder(), Turned()
+    live = opened(data, old)
+    vectors = {"text": ([0], old.embed("text", np.array([[2]])))}
+    live.get("a").put([NewItem("long", "text", 0.0, [(0.0, 0.0)], vectors, text="green " * 8 + "red")])
+    live.get("a").put([NewItem("strange", "text", 0.0, [(0.0, 0.0)], {}, text="собака")])
+    live.close()
+    assert run(data, new).failed == {}
+    swap(data, "a")
+    again = opened(data, new)
+    assert again.get("a").item("long").windows == 2
+    assert again.get("a").item("strange").modalities == () and again.get("a").item("strange").text == "собака"
+    again.close()
+
+
 def run(data: Path, encoder: FakeEncoder) -> Progress:
     decoders = Decoders(1)
     try:

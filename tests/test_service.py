@@ -246,6 +246,66 @@ def test_openai_shape(client: Client) -> None:
     refused(client.post("/v1/embeddings", json={"input": []}), 400, "bad_request")
 
 
+def test_words_that_are_not_known_are_told(client: Client) -> None:
+    """A query of which nothing is known is refused; of which some is, answered, and nothing is sure."""
+    for query in ("собака лает", "🐶"):
+        refused(client.post("/v1/search/text-video", json={"query": query}), 400, "bad_text")
+    assert search(client, "text-video", "red")["warnings"] == []
+    found = search(client, "text-video", "red собака")
+    assert found["hits"][0]["id"] in ("red", "story") and found["good_match"] is False
+    assert len(found["warnings"]) == 1 and "собака" in found["warnings"][0]
+    request = {"parts": [{"text": "red"}, {"text": "лает", "weight": -0.5}], "targets": ["video"]}
+    error = client.post("/v1/search", json=request).json()["error"]
+    assert error["code"] == "bad_text" and error["detail"]["index"] == 1
+    request["parts"] = [{"text": "red"}, {"text": "green лает", "weight": -0.5}]
+    found = client.post("/v1/search", json=request).json()
+    assert found["good_match"] is False and "лает" in found["warnings"][0]
+
+
+def test_a_query_that_is_cut_says_so(client: Client) -> None:
+    """Eight words are read, the ninth is not."""
+    found = search(client, "text-video", "red " * 8 + "green")
+    assert found["hits"][0]["score"] == pytest.approx(1.0, abs=0.01)
+    assert found["warnings"] == ["only the beginning was read, 8 of 9 tokens"]
+
+
+def test_embeddings_of_what_is_not_known_or_too_long(client: Client) -> None:
+    """Alone it is refused; among others it costs them nothing, and its place is told."""
+    refused(client.post("/v1/embeddings", json={"input": "собака"}), 400, "bad_text")
+    both = client.post("/v1/embeddings", json={"input": ["собака", "лает"]}).json()["error"]
+    assert both["param"] == "input[0]"
+    answer = client.post("/v1/embeddings", json={"input": ["red", "собака", "green " * 8 + "red"]}).json()
+    assert [row["embedding"] for row in answer["data"]][::2] == [[1, 0, 0, 0], [0, 1, 0, 0]]
+    assert answer["warnings"] == [
+        "the text of index 1: none of its words is known: собака",
+        "the text of index 2: only the beginning was read, 8 of 9 tokens",
+    ]
+    assert answer["usage"] == {"prompt_tokens": 10, "total_tokens": 11}
+    assert "warnings" not in client.post("/v1/embeddings", json={"input": "red"}).json()
+    refused(client.post("/v1/embed/text", json={"texts": ["🐶"]}), 400, "bad_text")
+    answer = client.post("/v1/embed/text", json={"texts": ["red", "red 🐶"]}).json()
+    assert len(answer["data"]) == 2 and "index 1" in answer["warnings"][0] and "🐶" in answer["warnings"][0]
+
+
+def test_long_and_unknown_text_items(tmp_path: Path) -> None:
+    """Nine words are two windows, of which the better counts; what says nothing is kept, and found by nothing."""
+    with Client(create_app(settings(tmp_path / "data"), FakeEncoder())) as client:
+        items = "/v1/collections/default/items"
+        long = client.post(items, json={"text": "green " * 8 + "red", "id": "long"})
+        assert long.status_code == 201
+        assert long.json() == {"id": "long", "windows": 2, "modalities": ["text"], "duration_s": 0, "warnings": []}
+        mixed = client.post(items, json={"text": "blue собака", "id": "mixed"}).json()
+        assert mixed["windows"] == 1 and "собака" in mixed["warnings"][0]
+        strange = client.post(items, json={"text": "собака лает", "id": "strange"})
+        assert strange.status_code == 201 and strange.json()["modalities"] == []
+        assert "none of its words is known" in strange.json()["warnings"][0]
+        assert client.get(f"{items}/strange").json()["text"] == "собака лает"
+        (hit, other) = search(client, "text-text", "red")["hits"]
+        assert (hit["id"], hit["score"], other["id"]) == ("long", 1.0, "mixed")
+        assert [(m["start_s"], m["end_s"]) for m in hit["moments"]] == [(0, 0)]
+        assert client.delete(f"{items}/strange").status_code == 204
+
+
 def test_items(client: Client, clips: dict[str, Path]) -> None:
     first = client.get("/v1/collections/default/items", params={"limit": 3}).json()
     rest = client.get("/v1/collections/default/items", params={"limit": 3, "after": first["next"]}).json()
