@@ -11,7 +11,8 @@ ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 FROM python AS sources
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
-COPY model model
+COPY media media
+COPY evaluation evaluation
 COPY export export
 COPY index index
 COPY service service

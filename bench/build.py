@@ -24,9 +24,9 @@ from export.encoder import OnnxEncoder
 from index.__main__ import BUILD_BUDGET, DECODE_MEMORY_MB
 from index.build import WINDOWS, Source, build, decoded, encoded, planned
 from index.collection import Collection
-from model.inputs.confined import Decoders
-from model.inputs.errors import BadMedia
-from model.inputs.windows import Media
+from media.errors import BadMedia
+from media.sandbox import Decoders
+from media.windows import Media
 
 SAMPLES = 20  # of memory over a build
 FILE_S = 600.0

@@ -20,9 +20,9 @@ import numpy as np
 
 from export.encoder import OnnxEncoder
 from index.__main__ import DECODE_MEMORY_MB
-from model.inputs.confined import Decoders
-from model.inputs.containers import Budget
-from model.inputs.errors import BadMedia
+from media.containers import Budget
+from media.errors import BadMedia
+from media.sandbox import Decoders
 
 from .serve import asked, served
 

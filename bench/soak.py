@@ -25,7 +25,7 @@ import numpy as np
 import psutil
 
 from index.bank import phrases
-from model.inputs.containers import MEDIA
+from media.containers import MEDIA
 
 from .serve import ask, free, raw
 

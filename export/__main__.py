@@ -6,13 +6,15 @@ import argparse
 import sys
 from pathlib import Path
 
-from model.config import BadConfig
-from model.manifest import BadManifest
-from model.report import add_arguments, run
+from evaluation.report import add_arguments, run
+from media.errors import BadConfig
+from media.manifest import BadManifest
 
 from .bundle import BadBundle
 from .encoder import PROVIDERS, EncoderError, OnnxEncoder
 from .precision import PRECISIONS
+
+TRAINING = ("model", "torch", "onnxscript", "transformers")  # which an installation that only serves has not
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -66,6 +68,11 @@ def main() -> int:
     }
     try:
         return commands[args.command](args)
+    except ModuleNotFoundError as error:
+        if error.name not in TRAINING:
+            raise
+        print(f"{args.command}: it needs {error.name} (extra 'train')", file=sys.stderr)
+        return 2
     except (BadBundle, BadConfig, BadManifest, EncoderError, OSError) as error:
         print(f"{args.command}: {error}", file=sys.stderr)
         return 1

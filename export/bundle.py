@@ -24,10 +24,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model.inputs.audio import AudioSpec
-from model.inputs.text import TextSpec
-from model.inputs.video import VideoSpec
-from model.inputs.windows import InputSpecs
+from media.audio import AudioSpec
+from media.text import TextSpec
+from media.video import VideoSpec
+from media.windows import InputSpecs
 
 FORMAT = 2
 MANIFEST, TOKENIZER, WEIGHTS = "manifest.json", "tokenizer.json", "weights.bin"

@@ -17,8 +17,8 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from model.evaluate import Embedder
-from model.inputs.text import Reading, TextTokens
+from evaluation.retrieval import Embedder
+from media.text import Reading, TextTokens
 
 from .bundle import LEAST_COSINE, Bundle, Manifest, WrongVectors, golden_input, modality_of, open_bundle
 from .precision import GAINFUL, derived

@@ -20,13 +20,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from media.audio import AudioSpec
+from media.containers import Budget
+from media.errors import BadMedia
+from media.progress import followed
+from media.video import VideoSpec, square
+from media.windows import InputSpecs, read_media
 from model import stems
-from model.inputs.audio import AudioSpec
-from model.inputs.containers import Budget
-from model.inputs.errors import BadMedia
-from model.inputs.video import VideoSpec, square
-from model.inputs.windows import InputSpecs, read_media
-from model.progress import followed
 from model.stems import LITE_SIZES, SOUND_RATE, PictureStem, SoundStem, Weights
 
 from .wheels import AISFX, LITE

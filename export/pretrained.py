@@ -25,10 +25,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.inputs.audio import AudioSpec
-from model.inputs.text import TextSpec
-from model.inputs.video import VideoSpec
-from model.inputs.windows import InputSpecs
+from media.audio import AudioSpec
+from media.text import TextSpec
+from media.video import VideoSpec
+from media.windows import InputSpecs
 
 from .bundle import TOKENIZER, Bundle, Space, Tokenizer, modality_of, planned, write_bundle
 from .to_onnx import golden_vectors, trace, write_graphs

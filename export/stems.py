@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer as WordPiece
 from torch import Tensor, nn
 
-from model.inputs.text import PAD_ID, TextSpec
-from model.inputs.windows import InputSpecs
+from media.text import PAD_ID, TextSpec
+from media.windows import InputSpecs
 from model.language import cut_tokenizer, published
 from model.readings import (
     AUDIO_WEIGHTS,

@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from onnxscript import optimizer
 from torch import Tensor, nn
 
+from media.modality import MODALITIES
+from media.text import TextSpec
+from media.windows import InputSpecs
 from model import checkpoint
-from model.config import MODALITIES, TrainConfig
-from model.inputs.text import TextSpec
-from model.inputs.windows import InputSpecs
+from model.config import TrainConfig
 from model.transformer import VLSA
 
 from .bundle import TOKENIZER, WEIGHTS, Bundle, Space, Tokenizer, golden_input, modality_of, planned, write_bundle

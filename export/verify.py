@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model.clips import Clips, first_of, read_row
-from model.evaluate import Embedder, evaluate_first_windows, score
-from model.inputs.windows import InputSpecs
-from model.manifest import Row, read_manifest
+from evaluation.clips import Clips, first_of, read_row
+from evaluation.retrieval import Embedder, evaluate_first_windows, score
+from media.manifest import Row, read_manifest
+from media.windows import InputSpecs
 
 from .bundle import LEAST_ALIKE, Measured, modality_of, open_bundle, write_manifest
 from .encoder import PROVIDERS, CannotRun, OnnxEncoder

@@ -18,11 +18,11 @@ from tqdm import tqdm
 
 from export.bundle import ANY, BadBundle, NoRoute, modality_of
 from export.encoder import EncoderError, OnnxEncoder
-from model.config import MODALITIES
-from model.inputs.confined import Decoders
-from model.inputs.containers import Budget
-from model.inputs.errors import BadMedia, MissingModality
-from model.manifest import BadManifest
+from media.containers import Budget
+from media.errors import BadMedia, MissingModality
+from media.manifest import BadManifest
+from media.modality import MODALITIES
+from media.sandbox import Decoders
 
 from .adopt import adopt
 from .backup import Saved, backup, restore

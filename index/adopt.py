@@ -10,10 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from export.encoder import Encoder
-from model.inputs.confined import Decoders
-from model.inputs.containers import Budget
-from model.inputs.errors import BadMedia
-from model.inputs.windows import Media
+from media.containers import Budget
+from media.errors import BadMedia
+from media.sandbox import Decoders
+from media.windows import Media
 
 from .build import WINDOWS, Report, Source, decoded, distinct, encoded
 from .collection import Collection

@@ -16,12 +16,12 @@ import numpy as np
 
 from export.bundle import modality_of
 from export.encoder import Encoder
-from model.inputs.confined import Decoders
-from model.inputs.containers import MEDIA, Budget
-from model.inputs.errors import BadMedia, DecoderFailed, DecodersClosed, NotMedia
-from model.inputs.text import padded, warnings_of
-from model.inputs.windows import Media
-from model.manifest import Member, Row, encodable, read_manifest, read_shard
+from media.containers import MEDIA, Budget
+from media.errors import BadMedia, DecoderFailed, DecodersClosed, NotMedia
+from media.manifest import Member, Row, encodable, read_manifest, read_shard
+from media.sandbox import Decoders
+from media.text import padded, warnings_of
+from media.windows import Media
 
 from .collection import Collection
 from .content import digest_of, is_other, may_be_same

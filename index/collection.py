@@ -436,7 +436,7 @@ class Collection:
         return found
 
     def peaks(self, id: str) -> bytes:
-        """How loud an item is, see `model.inputs.preview`. Raises UnknownItem; NoPreview where it has no sound."""
+        """How loud an item is, see `media.preview`. Raises UnknownItem; NoPreview where it has no sound."""
         with self.held() as records:
             found = records.peaks(records.item(id).id)
         if not found:

@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from model.manifest import Member
+from media.manifest import Member
 
 
 @dataclass(frozen=True)

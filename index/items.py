@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.bundle import modality_of
-from model.inputs.windows import Media
+from media.windows import Media
 
 from .records import NewItem
 

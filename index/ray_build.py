@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from export.encoder import OnnxEncoder
-from model.inputs.confined import Decoders
-from model.inputs.containers import Budget
-from model.inputs.errors import BadMedia
+from media.containers import Budget
+from media.errors import BadMedia
+from media.sandbox import Decoders
 
 from .build import WINDOWS, Report, Source, decoded_and_read, encoded, note_failure, planned, settled
 from .collection import Collection, CollectionError

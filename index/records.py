@@ -95,7 +95,7 @@ class NewItem:
     text: str | None = None
     plain: Collection[int] = ()  # windows of which the pictures show one colour and nothing else
     pictures: dict[int, bytes] = field(default_factory=dict)  # of windows, as JPEG
-    peaks: bytes = b""  # see `model.inputs.preview`
+    peaks: bytes = b""  # see `media.preview`
     warnings: tuple[str, ...] = ()  # what whoever adds it is told; not kept
 
 

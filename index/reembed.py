@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 
 from export.encoder import Encoder
-from model.inputs.confined import Decoders
-from model.inputs.containers import Budget
-from model.inputs.errors import BadMedia
-from model.inputs.windows import Media
-from model.manifest import BadManifest, Member, read_shard
+from media.containers import Budget
+from media.errors import BadMedia
+from media.manifest import BadManifest, Member, read_shard
+from media.sandbox import Decoders
+from media.windows import Media
 
 from .bank import stock
 from .build import WINDOWS, Source, decoded, encoded

@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from evaluation.retrieval import popularity
 from export.bundle import ANY, Joint, Route, modality_of
-from model.config import MODALITIES
-from model.evaluate import popularity
+from media.modality import MODALITIES
 
 from .calibration import GOOD, Background, Calibration
 from .collection import Collection

@@ -7,10 +7,11 @@ import runpy
 import sys
 from pathlib import Path
 
-from .config import BadConfig
-from .manifest import BadManifest
+from evaluation.report import add_arguments
+from media.errors import BadConfig
+from media.manifest import BadManifest
+
 from .prepare import PREPARERS, prepare
-from .report import add_arguments
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -58,11 +59,11 @@ def main() -> int:
 
 def run(args: argparse.Namespace) -> int:
     if args.command == "world":
-        from .world import render_split
+        from evaluation.world import render_split
 
         render_split(args.out, args.split, args.count)
     elif args.command == "sample":
-        from .world import render_sample
+        from evaluation.world import render_sample
 
         render_sample(args.out)
     elif args.command == "prepare":
@@ -96,8 +97,10 @@ def train_command(args: argparse.Namespace) -> int:
 
 
 def evaluate_command(args: argparse.Namespace) -> int:
-    from . import checkpoint, report
-    from .inputs.text import TextTokens
+    from evaluation import report
+    from media.text import TextTokens
+
+    from . import checkpoint
     from .train import embedder, new_model
 
     model, config, state = checkpoint.load(args.checkpoint)

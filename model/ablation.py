@@ -19,10 +19,11 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from .clips import Clips
+from evaluation.clips import Clips
+from evaluation.retrieval import evaluate_first_windows, score
+from media.text import TextTokens
+
 from .config import TrainConfig
-from .evaluate import evaluate_first_windows, score
-from .inputs.text import TextTokens
 from .parallel import Group
 from .step import Chance, gradients
 from .train import embedder, lines_of, start, train

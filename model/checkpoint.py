@@ -9,7 +9,9 @@ from typing import Any
 
 import torch
 
-from .config import BadConfig, TrainConfig
+from media.errors import BadConfig
+
+from .config import TrainConfig
 from .transformer import VLSA
 
 

@@ -8,25 +8,18 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-from .inputs.audio import AudioSpec
-from .inputs.text import TextSpec
-from .inputs.video import VideoSpec
-from .inputs.windows import InputSpecs
+from media.audio import AudioSpec
+from media.errors import BadConfig
+from media.text import TextSpec
+from media.video import VideoSpec
+from media.windows import InputSpecs
 
-MODALITIES = ("video", "audio", "text")
 CHOICES = {
     "frequency_scale": ("mel", "log"),
     "stem": ("linear", "convolution"),
     "tokenizer": ("learned", "bert"),
     "text_stem": ("embedding", "minilm"),
 }
-
-
-class BadConfig(Exception):
-    """A configuration with an unknown or missing key, or numbers that do not fit together."""
-
-    def __init__(self, problem: str) -> None:
-        super().__init__(problem)
 
 
 def check_choices(config: Any, choices: Mapping[str, tuple[str, ...]]) -> None:

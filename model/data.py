@@ -13,10 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .clips import Clip, Drawn
+from evaluation.clips import Clip, Drawn
+from media.manifest import Row
+from media.text import TextTokens
+
 from .config import EncoderConfig
-from .inputs.text import TextTokens
-from .manifest import Row
 
 
 class Source(Protocol):

@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from .config import BadConfig
+from media.errors import BadConfig
+
 from .transformer import VLSA, Block, LinearStem
 
 ROLES = {  # what a layer's part is called in CLIP and in ViT, old and new

@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from .config import BadConfig
-from .inputs.text import END, PAD, PAD_ID, START, UNK
+from media.errors import BadConfig
+from media.text import END, PAD, PAD_ID, START, UNK
 
 WIDTH, DEPTH, HEADS, INNER, EPSILON = 384, 6, 12, 1536, 1e-12
 MASK = "[MASK]"

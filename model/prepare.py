@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from .inputs.containers import MEDIA
-from .manifest import BadManifest
+from media.containers import MEDIA
+from media.manifest import BadManifest
 
 SOUNDS = {
     "dog": (

@@ -19,10 +19,10 @@ from tqdm import tqdm
 from webdataset.filters import shuffle
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
-from .clips import Clip, Drawn, first_of, heard_samples, read_row
-from .inputs.containers import MEDIA
-from .inputs.windows import InputSpecs
-from .manifest import BadManifest, BadMetadata, Row, sample_row
+from evaluation.clips import Clip, Drawn, first_of, heard_samples, read_row
+from media.containers import MEDIA
+from media.manifest import BadManifest, BadMetadata, Row, sample_row
+from media.windows import InputSpecs
 
 BUFFER = 256  # samples a shuffle chooses from
 

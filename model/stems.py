@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .inputs.text import PAD_ID
+from media.text import PAD_ID
+
 from .language import MiniLM
 
 LITE_SIZES = {"lite0": 224, "lite1": 240, "lite2": 260}  # pixels that each was trained at

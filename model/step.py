@@ -17,8 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from media.modality import MODALITIES
+
 from . import objectives
-from .config import MODALITIES, TrainConfig
+from .config import TrainConfig
 from .data import Batch
 from .parallel import Group
 from .transformer import VLSA

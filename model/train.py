@@ -22,13 +22,15 @@ from numpy.typing import NDArray
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from evaluation.clips import Clips
+from evaluation.retrieval import Embedder, evaluate_first_windows, measure, score
+from media.errors import BadConfig
+from media.text import TextTokens, learn_tokenizer
+
 from . import checkpoint
-from .clips import Clips
-from .config import BadConfig, TrainConfig
+from .config import TrainConfig
 from .data import Batch, Mixture, Source
-from .evaluate import Embedder, evaluate_first_windows, measure, score
 from .initial import start_trunk
-from .inputs.text import TextTokens, learn_tokenizer
 from .language import cut_tokenizer
 from .parallel import Group, end_group, pick_device, start_group
 from .shards import Shards

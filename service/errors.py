@@ -51,9 +51,8 @@ from index.filters import BadFilter
 from index.records import UnknownItem, UnknownSchema
 from index.reembed import NotReady
 from index.store import VectorStoreFailed
-from model.config import BadConfig
-from model.inputs.errors import BadMedia, BadText, BeyondBudget, DecodersClosed, NotMedia
-from model.manifest import BadManifest, BadMetadata
+from media.errors import BadConfig, BadMedia, BadText, BeyondBudget, DecodersClosed, NotMedia
+from media.manifest import BadManifest, BadMetadata
 
 from .jobs import JobError, NoImports, TooManyJobs, UnknownJob, UnknownPath
 

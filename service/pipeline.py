@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from export.bundle import modality_of
 from export.encoder import Encoder
 from index.search import direction
-from model.inputs.confined import Decoders
-from model.inputs.containers import MEDIA, Budget
-from model.inputs.errors import BadMedia, BadText, MissingModality
-from model.inputs.text import Reading, padded
-from model.inputs.windows import Media
+from media.containers import MEDIA, Budget
+from media.errors import BadMedia, BadText, MissingModality
+from media.sandbox import Decoders
+from media.text import Reading, padded
+from media.windows import Media
 
 from .batching import Batcher
 from .errors import Overloaded

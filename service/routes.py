@@ -31,11 +31,11 @@ from index.collection import Collection, UnknownCollection
 from index.items import media_item
 from index.records import Item, NewItem, UnknownItem, modalities_of
 from index.search import Aim, Answer, Options, direction, search
-from model.config import MODALITIES
-from model.inputs.containers import MEDIA
-from model.inputs.errors import BadMedia, BadText
-from model.inputs.text import LETTERS_MAX, Reading, warnings_of
-from model.manifest import checked_metadata
+from media.containers import MEDIA
+from media.errors import BadMedia, BadText
+from media.manifest import checked_metadata
+from media.modality import MODALITIES
+from media.text import LETTERS_MAX, Reading, warnings_of
 
 from . import schemas
 from .errors import BadRequest, Overloaded, OverQuota, ShuttingDown, TimedOut, UnknownModel, body

@@ -19,7 +19,7 @@ from pydantic import Strict as StrictNumber
 from index.calibration import Calibration
 from index.collection import NAME
 from index.search import Hit, Plan
-from model.manifest import checked_metadata, encodable
+from media.manifest import checked_metadata, encodable
 
 from .jobs import Job
 from .settings import TOP_K_MAX

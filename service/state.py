@@ -28,9 +28,9 @@ from index.collection import FingerprintConflict, RecordsLost
 from index.data import Collections
 from index.reserve import is_full
 from index.vectors import Sizing
-from model.inputs.confined import Decoders
-from model.inputs.containers import Budget
-from model.inputs.text import Reading
+from media.containers import Budget
+from media.sandbox import Decoders
+from media.text import Reading
 
 from .batching import Batcher, Lane
 from .errors import DiskFull, ShuttingDown, body, entry

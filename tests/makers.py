@@ -24,17 +24,17 @@ from numpy.typing import NDArray
 from packaging.requirements import Requirement
 
 from export.bundle import Manifest, Space, Tokenizer, modality_of
-from model.inputs.audio import AudioSpec
-from model.inputs.errors import BadText
-from model.inputs.text import Reading, TextSpec
-from model.inputs.video import VideoSpec
-from model.inputs.windows import InputSpecs
+from media.audio import AudioSpec
+from media.errors import BadText
+from media.text import Reading, TextSpec
+from media.video import VideoSpec
+from media.windows import InputSpecs
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared" / "data"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the shared recordings are not beside this checkout")
 MODALITIES = ("video", "audio", "text")
-ROOMS = ("model", "export", "index", "service")
+ROOMS = ("media", "evaluation", "model", "export", "index", "service")
 RED, GREEN, BLUE = (220, 20, 20), (20, 200, 20), (20, 20, 220)
 SPECS = InputSpecs(2.0, VideoSpec(frames=4, size=32), AudioSpec(sample_rate=8000, samples=16_000))
 TEXT = TextSpec(tokens=8)
@@ -231,12 +231,13 @@ def canonical(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def only_installed_by(folder: Path, *extras: str) -> dict[str, str]:
+def only_installed_by(folder: Path, *extras: str, without: tuple[str, ...] = ()) -> dict[str, str]:
     """Variables with which Python imports what the project with these extras installs, and nothing else of what is
-    here: quicker than an environment of its own, which needs an index and half a minute.
+    here, nor the packages of ours that it is `without`: quicker than an environment of its own, which needs an index and
+    half a minute.
     """
     there = installed_by(*extras)
-    absent = [
+    absent = [*without] + [
         module
         for module, packages in metadata.packages_distributions().items()
         if not {canonical(package) for package in packages} & there and module not in ROOMS

@@ -25,9 +25,9 @@ from index.build import build as build_all
 from index.collection import Collection
 from index.data import Collections
 from index.records import NewItem
-from model.inputs.confined import Decoders
-from model.inputs.containers import Budget
-from model.inputs.errors import BadMedia, DecoderFailed, NotMedia
+from media.containers import Budget
+from media.errors import BadMedia, DecoderFailed, NotMedia
+from media.sandbox import Decoders
 
 from .makers import BLUE, GREEN, RED, ROOT, FakeEncoder, make_clip, make_tone, make_wav, write_wav
 

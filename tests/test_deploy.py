@@ -21,7 +21,7 @@ import yaml
 
 from service.settings import Settings
 
-from .makers import ROOT, free_port, make_clip, serving
+from .makers import ROOT, free_port, make_clip, only_installed_by, serving
 from .test_operate import listening
 
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text("utf-8"))
@@ -159,3 +159,22 @@ def values(port: int, query: str) -> list[float]:
     answer.raise_for_status()
     found = [float(series["value"][1]) for series in answer.json()["data"]["result"]]
     return [value for value in found if math.isfinite(value)]
+
+
+@pytest.mark.parametrize(
+    ("command", "status"),
+    [
+        ("export evaluate --help", 0),
+        ("index report --help", 0),
+        ("export checkpoint runs/none --out bundles/none", 2),
+        ("export stems --open . --teachers . --out bundles/none", 2),
+    ],
+)
+def test_what_trains_is_not_in_the_image(tmp_path: Path, command: str, status: int) -> None:
+    """What serves, builds and measures works without it; what needs it says what to install."""
+    assert "COPY model" not in dockerfile()
+    env = only_installed_by(tmp_path, "cpu", without=("model",))
+    ran = [sys.executable, "-m", *command.split()]
+    done = subprocess.run(ran, cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == status, done.stderr
+    assert status == 0 or ("extra '" in done.stderr and len(done.stderr.splitlines()) == 1)

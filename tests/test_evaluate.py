@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from model.evaluate import (
+from evaluation.report import write_report
+from evaluation.retrieval import (
     Route,
     Text,
     dual_softmax,
@@ -24,8 +25,7 @@ from model.evaluate import (
     stated_right,
     worst,
 )
-from model.manifest import Row
-from model.report import write_report
+from media.manifest import Row
 
 
 def test_ties_get_the_average_rank() -> None:

@@ -21,6 +21,7 @@ from google.protobuf import text_format
 from numpy.typing import NDArray
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
+from evaluation.clips import Clips
 from export.bundle import (
     AlteredFile,
     BadBundle,
@@ -40,10 +41,9 @@ from export.precision import eight_bits
 from export.to_onnx import export_checkpoint, golden_vectors
 from export.triton import write_repository
 from export.verify import PARITY, batch_invariance, everything, in_batches, measure, probes, torch_parity
+from media.text import learn_tokenizer
 from model import checkpoint
-from model.clips import Clips
 from model.config import SMOKE, TrainConfig
-from model.inputs.text import learn_tokenizer
 from model.train import make_optimiser
 from model.transformer import VLSA
 

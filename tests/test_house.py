@@ -12,8 +12,10 @@ import sys
 
 import pytest
 
+import evaluation
 import export
 import index
+import media
 import model
 import service
 from service.app import create_app
@@ -42,7 +44,7 @@ TORCH = {
 
 
 def modules() -> list[str]:
-    rooms = (model, export, index, service)
+    rooms = (media, evaluation, model, export, index, service)
     found = [m.name for room in rooms for m in pkgutil.walk_packages(room.__path__, f"{room.__name__}.")]
     return [name for name in found if not name.endswith("__main__")]
 
@@ -58,10 +60,15 @@ def test_imports_run_one_way(room: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "entrance", ["service.app", "index.__main__", "export.encoder", "model.world", "model.evaluate"]
+    "entrance", ["service.app", "index.__main__", "export.encoder", "evaluation.world", "evaluation.retrieval"]
 )
 def test_serving_loads_no_torch(entrance: str) -> None:
     code = f"import {entrance}, sys; assert 'torch' not in sys.modules and 'onnx' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_serving_loads_nothing_of_training() -> None:
+    code = "import service.app, sys; assert not [name for name in sys.modules if name.split('.')[0] == 'model']"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 

@@ -42,8 +42,8 @@ from index.report import report
 from index.search import Aim, Answer, Options, search
 from index.store import VectorStoreFailed
 from index.vectors import KINDS, FaissIndex, Sizing, gpus
-from model.inputs.confined import Decoders
-from model.inputs.containers import Budget
+from media.containers import Budget
+from media.sandbox import Decoders
 from service.reload import check_all
 
 from .makers import FakeEncoder, dims, running_milvus

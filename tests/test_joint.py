@@ -14,7 +14,7 @@ from index.collection import Collection
 from index.records import NewItem
 from index.search import Aim, Answer, Options, search
 from index.vectors import Sizing, Vectors
-from model.inputs.windows import InputSpecs
+from media.windows import InputSpecs
 
 JOINT = Joint("video", "audio", 0.5)
 DIMS = {"video": 8, "audio": 8, "text": 8}

@@ -28,8 +28,8 @@ from index.collection import Collection
 from index.data import Collections
 from index.records import NewItem, Records
 from index.vectors import FaissIndex
-from model.inputs.confined import Decoders
-from model.inputs.containers import Budget
+from media.containers import Budget
+from media.sandbox import Decoders
 
 from .makers import ROOT, FakeEncoder, dims, make_wav, small_disk
 from .test_index import ask, cloud

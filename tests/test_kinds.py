@@ -16,14 +16,14 @@ import pytest
 from av.video.reformatter import ColorPrimaries, ColorTrc
 from numpy.typing import NDArray
 
-from model.inputs.audio import AudioSpec
-from model.inputs.containers import Budget, video_stream
-from model.inputs.decode import read_frames, read_waveform
-from model.inputs.errors import NotMedia, TooLong
-from model.inputs.hdr import to_bt709
-from model.inputs.mono import MonoResampler
-from model.inputs.video import VideoSpec, painted, square
-from model.inputs.windows import InputSpecs, read_media
+from media.audio import AudioSpec
+from media.containers import Budget, video_stream
+from media.decode import read_frames, read_waveform
+from media.errors import NotMedia, TooLong
+from media.hdr import to_bt709
+from media.mono import MonoResampler
+from media.video import VideoSpec, painted, square
+from media.windows import InputSpecs, read_media
 
 from .makers import BLUE, GREEN, RED, make_tone, write_wav
 

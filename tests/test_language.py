@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.config import PRESETS, SMOKE, BadConfig, TrainConfig
-from model.inputs.text import TextSpec, TextTokens
+from media.errors import BadConfig
+from media.text import TextSpec, TextTokens
+from model.config import PRESETS, SMOKE, TrainConfig
 from model.language import MiniLM, cut_tokenizer, published
 from model.objectives import geometry
 from model.prepare import prepare

@@ -21,8 +21,8 @@ from httpx import Response
 from index.build import build
 from index.data import Collections
 from index.reembed import reembed
-from model.inputs.confined import Decoders
-from model.inputs.containers import Budget
+from media.containers import Budget
+from media.sandbox import Decoders
 from service import routes
 from service.app import create_app
 from service.media import BadRange, ranges_of, seconds_of

@@ -21,8 +21,8 @@ import uvicorn
 
 from export.encoder import Encoder
 from index.reembed import reembed
-from model.inputs.confined import Decoders
-from model.inputs.containers import Budget
+from media.containers import Budget
+from media.sandbox import Decoders
 from service.app import create_app
 from service.jobs import WAITING, Job, Jobs, Progress, TooManyJobs
 from service.protocol import Protocol

@@ -27,8 +27,8 @@ from export.bundle import NoRoute, open_bundle
 from export.encoder import OnnxEncoder
 from export.pretrained import CannotFetch, UnknownFamily, bundle_of, import_pretrained, of_both
 from export.verify import batch_invariance, probe_texts, probes, verify
-from model.inputs.containers import Budget
-from model.inputs.windows import read_media
+from media.containers import Budget
+from media.windows import read_media
 
 from .makers import ROOT, make_tone, write_wav
 

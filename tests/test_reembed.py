@@ -17,8 +17,8 @@ from index.collection import DataInUse, FingerprintConflict, UnknownCollection
 from index.data import Collections
 from index.records import NewItem
 from index.reembed import NotReady, Progress, drop, overlaps, reembed, swap
-from model.inputs.confined import Decoders
-from model.inputs.containers import Budget
+from media.containers import Budget
+from media.sandbox import Decoders
 
 from .makers import BLUE, GREEN, RED, FakeEncoder, make_clip, make_wav
 

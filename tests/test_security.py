@@ -16,9 +16,9 @@ import numpy as np
 import psutil
 import pytest
 
-from model.inputs.confined import Decoders
-from model.inputs.containers import Budget
-from model.inputs.errors import BadMedia
+from media.containers import Budget
+from media.errors import BadMedia
+from media.sandbox import Decoders
 from service import protocol
 from service.app import create_app
 from service.errors import BadLink

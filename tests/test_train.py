@@ -20,14 +20,15 @@ import webdataset
 from safetensors.torch import load_file
 from torch.multiprocessing.spawn import spawn
 
+from evaluation.clips import Clips
+from media.errors import BadConfig
+from media.manifest import BadManifest, read_manifest
+from media.text import TextTokens
 from model.ablation import ARMS, Plan, ablation, operations, stages
 from model.checkpoint import load
-from model.clips import Clips
-from model.config import PRESETS, SMOKE, BadConfig, TrainConfig
+from model.config import PRESETS, SMOKE, TrainConfig
 from model.data import Batch, Mixture
 from model.initial import start_trunk
-from model.inputs.text import TextTokens
-from model.manifest import BadManifest, read_manifest
 from model.parallel import end_group, start_group
 from model.prepare import prepare
 from model.shards import Shards

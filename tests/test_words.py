@@ -10,9 +10,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from export.encoder import OnnxEncoder
 from index.build import row_vectors
-from model.inputs.errors import BadText
-from model.inputs.text import LETTERS_MAX, Reading, TextSpec, TextTokens, learn_tokenizer
-from model.inputs.words import unread_scripts, words_of
+from media.errors import BadText
+from media.text import LETTERS_MAX, Reading, TextSpec, TextTokens, learn_tokenizer
+from media.words import unread_scripts, words_of
 
 from .makers import ROOT
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model.evaluate import Text, agrees
-from model.inputs.containers import Budget
-from model.inputs.windows import read_media
-from model.manifest import Row
-from model.world import MATERIALS, WORDS, captions, picture, render, scenes, sound
+from evaluation.retrieval import Text, agrees
+from evaluation.world import MATERIALS, WORDS, captions, picture, render, scenes, sound
+from media.containers import Budget
+from media.manifest import Row
+from media.windows import read_media
 
 from .makers import SPECS
 

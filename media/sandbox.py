@@ -71,7 +71,7 @@ class Decoders:
 
     def _new_pool(self) -> ProcessPool:
         context = get_context("forkserver")
-        context.set_forkserver_preload(["model.inputs.windows"])
+        context.set_forkserver_preload(["media.windows"])
         # A worker is replaced after so many files, so that nothing a decoder leaks can add up.
         return ProcessPool(
             self._workers, max_tasks=500, initializer=confine, initargs=(self._memory_mb, self._nice), context=context

@@ -16,12 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from .inputs.containers import Budget
-from .inputs.errors import BadMedia
-from .inputs.windows import InputSpecs, Part, read_media
-from .manifest import Row, read_folder, read_manifest
-from .progress import followed
-from .world import render_split
+from media.containers import Budget
+from media.errors import BadMedia
+from media.manifest import Row, read_folder, read_manifest
+from media.progress import followed
+from media.windows import InputSpecs, Part, read_media
 
 RUN = 8  # rows in a run of an order
 
@@ -52,6 +51,8 @@ def rows_of(name: str, worlds: Path) -> tuple[list[Row], str]:
         _, split, count = name.split(":")
         folder = worlds / f"{split}-{count}"
         if not (folder / split / "manifest.jsonl").exists():
+            from .world import render_split  # serving reads this module and renders nothing
+
             render_split(folder, split, int(count))
         name = str(folder / split / "manifest.jsonl")
     path = Path(name)

@@ -16,8 +16,11 @@ from typing import Any
 
 import numpy as np
 
+from media.manifest import Row
+from media.windows import InputSpecs
+
 from .clips import Clips, rows_of
-from .evaluate import (
+from .retrieval import (
     Embedder,
     Gallery,
     Route,
@@ -35,8 +38,6 @@ from .evaluate import (
     with_bank,
     worst,
 )
-from .inputs.windows import InputSpecs
-from .manifest import Row
 
 FOUND = 3  # hits shown of each query
 GAINED = 4  # queries shown of each route that training has brought

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .inputs.containers import MEDIA
+from .containers import MEDIA
 
 METADATA_MAX_BYTES = 65_536
 METADATA_MAX_DEPTH = 16

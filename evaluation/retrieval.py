@@ -15,10 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from media.errors import BadConfig
+from media.manifest import Row
+from media.modality import MODALITIES
+from media.windows import InputSpecs
+
 from .clips import Clips, decoded_rows
-from .config import MODALITIES, BadConfig
-from .inputs.windows import InputSpecs
-from .manifest import Row
 
 
 @dataclass(frozen=True)

@@ -103,3 +103,10 @@ class BadText(BadMedia):
     def __str__(self) -> str:
         which = "this text" if self.index is None else f"the text of index {self.index}"
         return f"{which} cannot be encoded: {self.reason}"
+
+
+class BadConfig(Exception):
+    """A configuration with an unknown or missing key, or numbers that do not fit together."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(problem)

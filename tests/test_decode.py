@@ -14,10 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from model.inputs.audio import AudioSpec, cut, samples_only
-from model.inputs.confined import Decoders
-from model.inputs.containers import Budget
-from model.inputs.decode import (
+from media.audio import AudioSpec, cut, samples_only
+from media.containers import Budget
+from media.decode import (
     PictureTimes,
     read_every_frame,
     read_few_frames,
@@ -25,10 +24,11 @@ from model.inputs.decode import (
     read_picture_times,
     read_waveform,
 )
-from model.inputs.errors import BadMedia, BeyondBudget, Damaged, DecoderFailed, MissingModality, NotMedia, TooLong
-from model.inputs.text import BadText, TextSpec, TextTokens, learn_tokenizer
-from model.inputs.video import VideoSpec
-from model.inputs.windows import plan_windows, read_media
+from media.errors import BadMedia, BeyondBudget, Damaged, DecoderFailed, MissingModality, NotMedia, TooLong
+from media.sandbox import Decoders
+from media.text import BadText, TextSpec, TextTokens, learn_tokenizer
+from media.video import VideoSpec
+from media.windows import plan_windows, read_media
 
 from .makers import BLUE, GREEN, RED, SHARED, SPECS, make_clip, make_tone, make_wav, needs_shared, write_wav
 

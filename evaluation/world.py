@@ -23,7 +23,7 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from .progress import followed
+from media.progress import followed
 
 Floats = NDArray[np.floating[Any]]
 

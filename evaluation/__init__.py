@@ -1,0 +1,1 @@
+"""Retrieval measured: clips of a manifest, scores by the field's conventions, reports. No torch here."""

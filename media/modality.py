@@ -1,0 +1,3 @@
+"""The kinds of input that the encoder takes."""
+
+MODALITIES = ("video", "audio", "text")
