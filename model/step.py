@@ -25,6 +25,8 @@ from .data import Batch
 from .parallel import Group
 from .transformer import VLSA
 
+PAIRS = ("audio_video", "audio_text", "video_text")
+GLOBAL_TERMS = (*PAIRS, *(f"{pair}_match" for pair in PAIRS))
 Features = dict[str, Tensor]  # vectors [B, E] of video, audio, sight and sound; zeros where a row has none
 
 
@@ -103,9 +105,13 @@ def gradients(
 
 
 def weighted(terms: dict[str, Tensor], config: TrainConfig) -> Tensor:
-    """L = w_local L_local + w_global L_global, the paper's weights being 1 and 5, and w_geometry L_geometry (ours)."""
-    weights = {"local": config.local_weight, "geometry": config.geometry_weight}
-    parts = [weights.get(name, config.global_weight) * term for name, term in terms.items()]
+    """L = w_local L_local + w_global L_global, the paper's weights being 1 and 5, and w_geometry L_geometry (ours).
+
+    Raises KeyError: a term that has no weight.
+    """
+    weights = dict.fromkeys(GLOBAL_TERMS, config.global_weight)
+    weights |= {"local": config.local_weight, "geometry": config.geometry_weight}
+    parts = [weights[name] * term for name, term in terms.items()]
     return torch.stack(parts).sum() if parts else torch.zeros((), requires_grad=True)
 
 

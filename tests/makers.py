@@ -233,8 +233,8 @@ def canonical(name: str) -> str:
 
 def only_installed_by(folder: Path, *extras: str, without: tuple[str, ...] = ()) -> dict[str, str]:
     """Variables with which Python imports what the project with these extras installs, and nothing else of what is
-    here, nor the packages of ours that it is `without`: quicker than an environment of its own, which needs an index and
-    half a minute.
+    here, nor the packages of ours that it is `without`. Quicker than an environment of its own, which needs an index
+    and half a minute.
     """
     there = installed_by(*extras)
     absent = [*without] + [

@@ -536,7 +536,7 @@ def test_a_restart_finds_the_same(tmp_path: Path) -> None:
             file.write_bytes(file.read_bytes()[:-10])
         elif damage == "foreign":
             state = json.loads((generation / "snapshot.json").read_text())
-            (generation / "snapshot.json").write_text(json.dumps(state | {"fingerprint": "other"}))
+            (generation / "snapshot.json").write_text(json.dumps(state | {"identity": "other"}))
         elif damage == "gone":
             shutil.rmtree(generation)
         else:

@@ -136,6 +136,8 @@ def test_masked_losses_by_hand() -> None:
 def test_the_papers_weights() -> None:
     terms = {"audio_video": torch.tensor(1.0), "audio_text": torch.tensor(2.0), "local": torch.tensor(4.0)}
     assert weighted(terms, PRESETS["base"]).item() == 5 * 3 + 4
+    with pytest.raises(KeyError, match="audio_vidoe"):
+        weighted({"audio_vidoe": torch.tensor(1.0)}, PRESETS["base"])
 
 
 def test_configs_are_read_back_and_checked(tmp_path: Path) -> None:
