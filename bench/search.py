@@ -11,8 +11,8 @@ against every vector compared.
 
 Filters leave shares drawn by chance, other topics than the query's, or all but its topic; at last a topic is removed
 and its neighbourhood asked for. The first search by a filter is timed apart: what a filter leaves is kept. `--graph`
-puts FAISS's HNSW with the same selectors beside ours, `--others` qdrant-edge-py and LanceDB without filters, where
-they are installed. What is made of ours is used again where it is kept.
+puts FAISS's HNSW with the same selectors beside ours, `--others` LanceDB, qdrant-edge-py and Milvus Lite with the same
+filters, where they are installed. What is made of ours is used again where it is kept.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,21 +40,33 @@ from index.records import NewItem
 from index.search import Aim, Options, search
 from index.vectors import FaissIndex, Vectors, selector
 
+from .others import Among, Answer, others
+
 ASKED, TEN, CHUNK, TOPICS = 200, 10, 1000, 20
-Answer = Callable[[Vectors], list[int]]
 
 
 @dataclass(frozen=True)
 class Narrowed:
-    """A filter for queries of a topic, and which items it leaves: their topics and ranks [n] in, a mask [n] out."""
+    """A filter for queries of a topic: the topics it leaves, None for all, and below which rank, drawn by chance."""
 
     name: str
-    filter: Callable[[int], dict[str, Any]]
-    leaves: Callable[[int, Ids, Vectors], NDArray[np.bool_]]
+    topics: Callable[[int], list[int] | None]
+    share: float = 1.0
+
+    def filter(self, topic: int) -> dict[str, Any]:
+        allowed = self.topics(topic)
+        below = {"rank": {"$lt": self.share}} if self.share < 1 else {}
+        return below | ({"topic": {"$in": allowed}} if allowed is not None else {})
+
+    def leaves(self, topic: int, topics: Ids, rank: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Which of items with these topics and ranks [n]."""
+        allowed = self.topics(topic)
+        found: NDArray[np.bool_] = rank < self.share
+        return found if allowed is None else found & np.isin(topics, allowed)
 
 
 def by_chance(share: float) -> Narrowed:
-    return Narrowed(f"{share:g} by chance", lambda _: {"rank": {"$lt": share}}, lambda _, __, rank: rank < share)
+    return Narrowed(f"{share:g} by chance", lambda _: None, share)
 
 
 def others_of(topic: int, count: int) -> list[int]:
@@ -61,11 +74,7 @@ def others_of(topic: int, count: int) -> list[int]:
 
 
 def other_topics(count: int, share: float = 1.0) -> Narrowed:
-    return Narrowed(
-        f"{share * count / TOPICS:g}, other topics",
-        lambda topic: {"topic": {"$in": others_of(topic, count)}, "rank": {"$lt": share}},
-        lambda topic, topics, rank: np.isin(topics, others_of(topic, count)) & (rank < share),
-    )
+    return Narrowed(f"{share * count / TOPICS:g}, other topics", lambda topic: others_of(topic, count), share)
 
 
 FILTERS = [
@@ -73,11 +82,7 @@ FILTERS = [
     other_topics(1, 0.2),
     other_topics(2),
     other_topics(10),
-    Narrowed(
-        f"{1 - 1 / TOPICS:g}, all but its topic",
-        lambda topic: {"$not": {"topic": topic}},
-        lambda topic, topics, _: topics != topic,
-    ),
+    Narrowed(f"{1 - 1 / TOPICS:g}, all but its topic", lambda topic: others_of(topic, TOPICS - 1)),
 ]
 
 
@@ -114,10 +119,15 @@ def captions(folder: Path, kept: Path) -> tuple[Vectors, Ids]:
     return x, np.asarray(means.index.search(x, 1)[1][:, 0], np.int64)
 
 
+def ranks(count: int) -> NDArray[np.float64]:
+    """A number in [0, 1) for each of so many items, by chance, each once."""
+    return np.random.default_rng(1).permutation(count) / count
+
+
 def filled(folder: Path, x: Vectors, topics: Ids, bank: Vectors) -> tuple[Collection, float]:
     """A collection of the vectors with its index made, and the seconds that writing took; 0 where it was there."""
     box, began = Collection(folder, "bench", {"video": x.shape[1], "text": x.shape[1]}), time.perf_counter()
-    rank = np.random.default_rng(1).permutation(len(x))
+    rank = ranks(len(x))
     there = box.counts()["items"] == len(x)
     for at in range(0, 0 if there else len(x), CHUNK):
         box.put(
@@ -128,7 +138,7 @@ def filled(folder: Path, x: Vectors, topics: Ids, bank: Vectors) -> tuple[Collec
                     5.0,
                     [(0.0, 5.0)],
                     {"video": ([0], x[n : n + 1])},
-                    {"rank": int(rank[n]) / len(x), "topic": int(topics[n])},
+                    {"rank": float(rank[n]), "topic": int(topics[n])},
                 )
                 for n in range(at, min(at + CHUNK, len(x)))
             ]
@@ -198,81 +208,37 @@ def graph(x: Vectors) -> Callable[[Ids | None], Answer]:
     return among
 
 
-def others(x: Vectors, folder: Path) -> dict[str, Answer]:
-    found: dict[str, Answer] = {}
-    try:
-        import lancedb
-        import pyarrow as pa
-        from lancedb.index import HnswSq
-
-        table = lancedb.connect(str(folder / "lance")).create_table(
-            "t",
-            pa.table({"id": np.arange(len(x)), "vector": pa.FixedSizeListArray.from_arrays(x.ravel(), x.shape[1])}),
-        )
-        table.create_index("vector", config=HnswSq(distance_type="dot"))
-
-        def lance(q: Vectors) -> list[int]:
-            rows = (
-                table.search(q).distance_type("dot").nprobes(20).refine_factor(5).limit(TEN).select(["id", "_distance"])
-            )
-            return [row["id"] for row in rows.to_list()]
-
-        found["LanceDB"] = lance
-    except ImportError:
-        print("LanceDB is not installed")
-    try:
-        import qdrant_edge as edge
-
-        shard = edge.EdgeShard.create(
-            str(folder / "edge"),
-            edge.EdgeConfig(vectors=edge.EdgeVectorParams(size=x.shape[1], distance=edge.Distance.Dot)),
-        )
-        for at in range(0, len(x), CHUNK):
-            points = [edge.Point(n, x[n].tolist(), {}) for n in range(at, min(at + CHUNK, len(x)))]
-            shard.update(edge.UpdateOperation.upsert_points(points))
-        shard.optimize()
-
-        def qdrant(q: Vectors) -> list[int]:
-            return [p.id for p in shard.query(edge.QueryRequest(query=edge.Query.Nearest(q.tolist()), limit=TEN))]
-
-        found["qdrant-edge-py"] = qdrant
-    except ImportError:
-        print("qdrant-edge-py is not installed")
-    except Exception as error:  # its interface changes from version to version
-        print(f"qdrant-edge-py could not be asked: {type(error).__name__}: {error}")
-    return found
-
-
 def under_filters(
     box: Collection,
     x: Vectors,
     topics: Ids,
     asked: tuple[Vectors, Ids],
     among: Callable[[Ids | None], Answer] | None,
+    beside: dict[str, Among],
 ) -> list[tuple[str, tuple[float, float, float], str]]:
-    """What each filter costs and finds, and what a graph does; queries are of four topics, asked in turn."""
-    rank = np.random.default_rng(1).permutation(len(x)) / len(x)
+    """What each filter costs and finds, and what others do with it; queries are of four topics, asked in turn."""
+    rank = ranks(len(x))
     chosen = np.flatnonzero(np.isin(asked[1], (0, 5, 10, 15)))
     queries, of = asked[0][chosen], asked[1][chosen].tolist()
     rows = []
     for narrowed in FILTERS:
-        answers: dict[int, Answer] = {}
-        graphs: dict[int, Answer] = {}
+        sides: dict[str, dict[int, Answer]] = {"ours": {}, **({"HNSW": {}} if among else {}), **{n: {} for n in beside}}
         truth, first = {}, []
         for topic in sorted(set(of)):
             places = np.flatnonzero(narrowed.leaves(topic, topics, rank))
-            answers[topic] = ours(box, narrowed.filter(topic))
+            sides["ours"][topic] = ours(box, narrowed.filter(topic))
             if among:
-                graphs[topic] = among(places)
+                sides["HNSW"][topic] = among(places)
+            for name, ask in beside.items():
+                sides[name][topic] = ask(narrowed.topics(topic), narrowed.share)
             mine = [n for n, t in enumerate(of) if t == topic]
             truth.update(zip(mine, true_ten(x, queries[mine], places), strict=True))
             began = time.perf_counter()
-            answers[topic](queries[mine[0]])
+            sides["ours"][topic](queries[mine[0]])
             first.append(1000 * (time.perf_counter() - began))
-        for side, by_topic in (("ours", answers), ("HNSW", graphs)):
-            if by_topic:
-                found = measured_in_turn(by_topic, queries, of, [truth[n] for n in range(len(of))])
-                rows.append((f"{side}, {narrowed.name}", found, f"{np.mean(first):.0f}" if side == "ours" else ""))
+        for side, by_topic in sides.items():
+            found = measured_in_turn(by_topic, queries, of, [truth[n] for n in range(len(of))])
+            rows.append((f"{side}, {narrowed.name}", found, f"{np.mean(first):.0f}" if side == "ours" else ""))
     return rows
 
 
@@ -350,8 +316,10 @@ def bench(
     among = graph(x) if args.graph else None
     rows = [("FAISS directly", plain, ""), ("ours", own, "")]
     rows += [("HNSW", measured(among(None), queries, truth), "")] if among else []
-    rows += under_filters(box, x, topics, asked, among)
-    rows += [(name, measured(a, queries, truth), "") for name, a in (others(x, place) if args.others else {}).items()]
+    room = Path(tempfile.mkdtemp(dir=place))
+    with others(x, topics, ranks(count), room) if args.others else nullcontext({}) as beside:
+        rows += [(name, measured(ask(None, 1.0), queries, truth), "") for name, ask in beside.items()]
+        rows += under_filters(box, x, topics, asked, among, beside)
     shutil.copytree(folder, place / "killed")  # as a kill would leave it
     began = time.perf_counter()
     box.close()

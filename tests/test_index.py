@@ -312,6 +312,28 @@ def test_milvus_finds_what_the_twin_finds(milvus: str) -> None:
     assert len(again) == 0 and len(MilvusIndex(milvus, "twin", 16)) == 0
 
 
+def test_milvus_under_filters_against_the_query(milvus: str) -> None:
+    """Queries of a topic, asked among everything but it, among another one, and after it was removed."""
+    centres = cloud(4, 16, seed=5)
+    x = np.concatenate([centre + 0.3 * cloud(200, 16, seed=n) for n, centre in enumerate(centres)])
+    x = np.asarray(x / np.linalg.norm(x, axis=1, keepdims=True), np.float32)
+    ids, topics = np.arange(1, len(x) + 1), np.repeat(np.arange(4), 200)
+    index = MilvusIndex(milvus, "topics", 16)
+    index.add(ids, x)
+
+    def right(query: Array, allowed: Array) -> list[int]:
+        left = allowed[np.argsort(-(x[allowed - 1] @ query), kind="stable")[:10]]
+        return [int(id) for id in left]
+
+    queries = [(0, x[0]), (0, x[199]), (1, x[250])]
+    for topic, query in queries:
+        for allowed in (ids[topics != topic], ids[topics == (topic + 1) % 4]):
+            assert index.search(query, 10, allowed).ids.tolist() == right(query, allowed)
+    index.remove(ids[topics == 0])
+    for _, query in queries[:2]:
+        assert index.search(query, 10).ids.tolist() == right(query, ids[topics != 0])
+
+
 def test_a_collection_in_milvus(tmp_path: Path, milvus: str) -> None:
     """Written, deleted, closed, killed and damaged: it finds what the records hold."""
     sizing = Sizing(milvus=milvus)
