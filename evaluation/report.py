@@ -154,7 +154,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--dual-softmax", action="store_true", help="report it, apart: it needs every query at once")
     parser.add_argument("--report", type=Path, help="a folder for a page with the worst failures and their media")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+
+
+def add_before(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--before", action="store_true", help="of a checkpoint: show beside it what it was before its training"
+    )
 
 
 def gallery_maker(

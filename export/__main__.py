@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from evaluation.report import add_arguments, run
+from media.commands import add_command, epilog, not_installed
 from media.errors import BadConfig
 from media.manifest import BadManifest
 
@@ -17,19 +21,40 @@ from .precision import PRECISIONS
 TRAINING = ("model", "torch", "onnxscript", "transformers")  # which an installation that only serves has not
 
 
-def arguments() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m export", description=__doc__)
+PROG = "python -m export"
+
+
+def arguments(prog: str = PROG) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description="Write bundles from encoders; check and measure them.",
+        epilog=epilog("checkpoint runs/tiny --out bundles/tiny", "triton bundles/default --out models"),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     commands = parser.add_subparsers(dest="command", required=True)
-    checkpoint = commands.add_parser("checkpoint", help="write the bundle of a training run")
+    checkpoint = add_command(
+        commands, "checkpoint", "write the bundle of a training run", "runs/tiny --out bundles/tiny"
+    )
     checkpoint.add_argument("checkpoint", type=Path)
     checkpoint.add_argument("--out", type=Path, required=True)
-    pretrained = commands.add_parser("pretrained", help="write the bundle of a published encoder, or of a pair of them")
+    pretrained = add_command(
+        commands,
+        "pretrained",
+        "write the bundle of a published encoder, or of a pair of them",
+        "openai/clip-vit-base-patch32 --out bundles/clip",
+        "openai/clip-vit-base-patch32 --from FOLDER --out bundles/clip",
+    )
     pretrained.add_argument("names", nargs="+", metavar="NAME", help="a model's id on the hub")
     pretrained.add_argument(
         "--from", dest="folders", type=Path, nargs="+", metavar="DIR", help="its files, for each name"
     )
     pretrained.add_argument("--out", type=Path, required=True)
-    stems = commands.add_parser("stems", help="write the default bundle from published stems and open rows")
+    stems = add_command(
+        commands,
+        "stems",
+        "write the default bundle from published stems and open rows",
+        "--out bundles/default --open OPEN --teachers TEACHERS",
+    )
     stems.add_argument("--out", type=Path, required=True)
     stems.add_argument(
         "--open", type=Path, required=True, metavar="DIR", help="open pictures and sounds, a manifest.jsonl"
@@ -41,23 +66,48 @@ def arguments() -> argparse.ArgumentParser:
     stems.add_argument("--picture-stem", choices=["lite0", "lite1", "lite2"], default="lite2")
     stems.add_argument("--frames", type=int, default=2, help="of each window")
     stems.add_argument("--cache", type=Path, default=Path("runs/stems"), help="where wheels and features are kept")
-    verify = commands.add_parser("verify", help="open a bundle with every check and compare its vectors")
+    verify = add_command(
+        commands,
+        "verify",
+        "open a bundle with every check and compare its vectors",
+        "bundles/default",
+        "bundles/tiny --checkpoint runs/tiny --json",
+    )
     verify.add_argument("bundle", type=Path)
     verify.add_argument("--provider", choices=list(PROVIDERS), help="default: each that can run here")
     verify.add_argument("--checkpoint", type=Path, help="compare with the network it came from, too")
-    evaluate = commands.add_parser("evaluate", help="measure retrieval of a bundle on a manifest")
+    verify.add_argument("--json", action="store_true", help="print one JSON document")
+    evaluate = add_command(
+        commands,
+        "evaluate",
+        "measure retrieval of a bundle on a manifest",
+        "--bundle bundles/default sample/manifest.jsonl --json",
+    )
     evaluate.add_argument("--bundle", type=Path, required=True)
-    evaluate.add_argument("--precision", choices=PRECISIONS, default="fp32")
+    add_precision(evaluate)
     add_arguments(evaluate)
-    triton = commands.add_parser("triton", help="write a model repository for NVIDIA's Triton Inference Server")
+    triton = add_command(
+        commands,
+        "triton",
+        "write a model repository for NVIDIA's Triton Inference Server",
+        "bundles/default --out models",
+    )
     triton.add_argument("bundle", type=Path)
     triton.add_argument("--out", type=Path, required=True)
     triton.add_argument("--instances", type=int, default=1, help="of each model on each device")
     return parser
 
 
-def main() -> int:
-    args = arguments().parse_args()
+def add_precision(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of a bundle's numbers")
+
+
+def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
+    return perform(arguments(prog).parse_args(argv))
+
+
+def perform(args: argparse.Namespace) -> int:
+    """Run a command by its parsed arguments, and say what goes wrong. Returns the exit status."""
     commands = {
         "checkpoint": checkpoint_command,
         "pretrained": pretrained_command,
@@ -71,8 +121,7 @@ def main() -> int:
     except ModuleNotFoundError as error:
         if error.name not in TRAINING:
             raise
-        print(f"{args.command}: it needs {error.name} (extra 'train')", file=sys.stderr)
-        return 2
+        return not_installed(args.command, error, "train")
     except (BadBundle, BadConfig, BadManifest, EncoderError, OSError) as error:
         print(f"{args.command}: {error}", file=sys.stderr)
         return 1
@@ -94,8 +143,7 @@ def pretrained_command(args: argparse.Namespace) -> int:
     try:
         from .pretrained import BadPretrained, import_pretrained
     except ImportError as error:
-        print(f"pretrained: it needs {error.name} (extra 'pretrained')", file=sys.stderr)
-        return 1
+        return not_installed("pretrained", error, "pretrained")
     try:
         bundle = import_pretrained(args.names, args.out, args.folders)
     except BadPretrained as error:
@@ -117,8 +165,7 @@ def stems_command(args: argparse.Namespace) -> int:
         from .stems import MissingData, Sources, export_stems
         from .wheels import CannotFetchWheel
     except ImportError as error:
-        print(f"stems: it needs {error.name} (extra 'stems')", file=sys.stderr)
-        return 2
+        return not_installed("stems", error, "stems")
     sources = Sources(args.open, args.teachers, args.leave_out, args.cache)
     try:
         bundle, report = export_stems(sources, args.out, args.picture_stem, args.frames)
@@ -137,6 +184,11 @@ def stems_command(args: argparse.Namespace) -> int:
 def verify_command(args: argparse.Namespace) -> int:
     from .verify import verify
 
+    if args.json:
+        checks = list(verify(args.bundle, args.provider, args.checkpoint))
+        bad = sum(not c.good for c in checks)
+        print(json.dumps({"checks": [asdict(c) for c in checks], "failed": bad}, indent=1))
+        return 1 if bad else 0
     failed = 0
     print(f"{'encoding':12s} {'provider':9s} {'precision':10s} {'':34s} {'seen':50s} verdict")
     for c in verify(args.bundle, args.provider, args.checkpoint):

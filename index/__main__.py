@@ -1,4 +1,4 @@
-"""python -m index build | search | report | reembed | backup | restore"""
+"""python -m index build | search | items | report | reembed | backup | restore"""
 
 from __future__ import annotations
 
@@ -8,16 +8,20 @@ import os
 import sqlite3
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import redirect_stdout
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from export.bundle import ANY, BadBundle, NoRoute, modality_of
+from export.bundle import ANY, BadBundle, Manifest, NoRoute, modality_of, open_bundle
 from export.encoder import EncoderError, OnnxEncoder
+from media.commands import Commands, add_command
 from media.containers import Budget
 from media.errors import BadMedia, MissingModality
 from media.manifest import BadManifest
@@ -31,24 +35,69 @@ from .build import Report, build, row_vectors, standing
 from .collection import Collection, CollectionError, FingerprintConflict
 from .data import Collections
 from .filters import BadFilter
-from .records import UnknownSchema
-from .reembed import Progress, drop, overlaps, reembed, swap
+from .records import Item, UnknownSchema
+from .reembed import Overlap, Progress, drop, overlaps, reembed, swap
 from .report import report
 from .report import table as worth_table
-from .search import Aim, Hit, Options, direction, search
+from .search import Aim, Answer, Hit, Options, direction, search
 from .store import VectorStoreFailed
 from .vectors import KINDS, Sizing
 
 BUILD_BUDGET = Budget(seconds=2 * 3600.0, frames=2 * 3600 * 60, samples=2 * 3600 * 48_000 * 8)
+PROG = "python -m index"
+PAGE = 1000  # items read at once
 LINE_S = 5.0  # between two lines of progress where there is no terminal
 OVERLAP_MAX = 0.9
+OVERLAP = "of a window that the next one lies on, 0 to 0.9"
 DECODE_MEMORY_MB = 6144  # two hours of sound at 44.1 kHz are 1.3 GB, a few times over
 
 
-def arguments() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m index", description=__doc__)
+def arguments(prog: str = PROG) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=prog, description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    building = commands.add_parser("build", help="index folders, files, JSONL manifests and tar shards")
+    building = build_parser(commands)
+    searching = search_parser(commands)
+    listing = items_parser(commands)
+    reporting = add_command(
+        commands, "report", "recall, times and memory of a collection's indexes", "--data mine", "--data mine --json"
+    )
+    embedding = reembed_parser(commands)
+    saving = add_command(
+        commands, "backup", "copy every collection of a data folder, in use or not", "--data mine backups/monday"
+    )
+    saving.add_argument("out", type=Path, metavar="FOLDER", help="a new folder")
+    restoring = add_command(
+        commands, "restore", "put the collections of a backup into a data folder", "--data mine backups/monday"
+    )
+    restoring.add_argument("backup", type=Path, metavar="FOLDER")
+    for command in (building, searching, listing, reporting, embedding, saving, restoring):
+        data = os.environ.get("TERCET_DATA")
+        command.add_argument("--data", type=Path, default=data, required=data is None, help="or TERCET_DATA")
+        command.add_argument("--json", action="store_true", help="print one JSON document")
+    for command in (building, searching, listing, reporting, embedding):
+        bundle = os.environ.get("TERCET_BUNDLE", "bundles/default")
+        command.add_argument("--bundle", type=Path, default=bundle, help="or TERCET_BUNDLE")
+        command.add_argument("--collection", default="default")
+    for command in (building, searching, listing, reporting):
+        add_sizing(command)
+    return parser
+
+
+def add_sizing(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--index", choices=["auto", *KINDS], default="auto", help="kind of the vector indexes")
+    command.add_argument("--index-memory-mb", type=int, default=0, help="that one index may take; 0: no limit")
+    command.add_argument("--index-latency-ms", type=float, default=2.0, help="that one search of it may take, about")
+    command.add_argument("--milvus", default="", help="address of a Milvus that keeps the vectors instead")
+
+
+def build_parser(commands: Commands) -> argparse.ArgumentParser:
+    building = add_command(
+        commands,
+        "build",
+        "index folders, files, JSONL manifests and tar shards",
+        "--data mine PATH",
+        "--data mine --retry-failed PATH",
+    )
     building.add_argument("paths", type=Path, nargs="*", metavar="PATH")
     building.add_argument(
         "--adopt",
@@ -65,7 +114,18 @@ def arguments() -> argparse.ArgumentParser:
     building.add_argument("--workers", type=int, default=2, help="decoding processes; of ray, actors")
     building.add_argument("--engine", choices=["local", "ray"], default="local", help="ray: on a Ray cluster")
     building.add_argument("--file-max-s", type=float, default=600.0, help="seconds one file may take to decode")
-    searching = commands.add_parser("search", help="search a collection")
+    building.add_argument("--overlap", type=share, default=0.0, help=OVERLAP)
+    return building
+
+
+def search_parser(commands: Commands) -> argparse.ArgumentParser:
+    searching = add_command(
+        commands,
+        "search",
+        "search a collection",
+        "--data mine --text 'a dog barking'",
+        "--data mine --audio bark.wav --target video --json",
+    )
     query = searching.add_mutually_exclusive_group(required=True)
     query.add_argument("--text")
     query.add_argument("--audio", type=Path, metavar="FILE")
@@ -75,38 +135,37 @@ def arguments() -> argparse.ArgumentParser:
     searching.add_argument("--top-k", type=positive, default=10)
     searching.add_argument("--exact", action="store_true", help="compare every vector")
     searching.add_argument("--filter", type=json.loads, help="a filter as JSON")
-    saving = commands.add_parser("backup", help="copy every collection of a data folder, in use or not")
-    saving.add_argument("out", type=Path, metavar="FOLDER", help="a new folder")
-    restoring = commands.add_parser("restore", help="put the collections of a backup into a data folder")
-    restoring.add_argument("backup", type=Path, metavar="FOLDER")
-    reporting = commands.add_parser("report", help="recall, times and memory of a collection's indexes")
-    reporting.add_argument("--json", action="store_true")
-    embedding = commands.add_parser(
-        "reembed", help="make a collection anew in another bundle's vectors, beside the old"
+    return searching
+
+
+def items_parser(commands: Commands) -> argparse.ArgumentParser:
+    listing = add_command(
+        commands,
+        "items",
+        "list the items of a collection, by id",
+        "--data mine --limit 20",
+        "--data mine --limit 20 --after clip-20.mp4 --json",
+    )
+    listing.add_argument("--limit", type=positive, help="at most so many; default: all")
+    listing.add_argument("--after", default="", metavar="ID", help="only those behind this one")
+    return listing
+
+
+def reembed_parser(commands: Commands) -> argparse.ArgumentParser:
+    embedding = add_command(
+        commands,
+        "reembed",
+        "make a collection anew in another bundle's vectors, beside the old",
+        "--data mine --bundle bundles/mine",
+        "--data mine --swap",
     )
     embedding.add_argument("--workers", type=int, default=2, help="decoding processes")
     embedding.add_argument("--file-max-s", type=float, default=600.0, help="seconds one file may take to decode")
     ending = embedding.add_mutually_exclusive_group()
     ending.add_argument("--swap", action="store_true", help="put what has been made in the old one's place")
     ending.add_argument("--drop", action="store_true", help="forget what has been made")
-    for command in (building, searching, reporting, embedding, saving, restoring):
-        data = os.environ.get("TERCET_DATA")
-        command.add_argument("--data", type=Path, default=data, required=data is None, help="or TERCET_DATA")
-    overlap = "of a window that the next one lies on, 0 to 0.9"
-    building.add_argument("--overlap", type=share, default=0.0, help=overlap)
-    embedding.add_argument("--overlap", type=share, default=None, help=f"{overlap}; as the old one's if not given")
-    for command in (building, searching, reporting, embedding):
-        bundle = os.environ.get("TERCET_BUNDLE", "bundles/default")
-        command.add_argument("--bundle", type=Path, default=bundle, help="or TERCET_BUNDLE")
-        command.add_argument("--collection", default="default")
-    for command in (building, searching, reporting):
-        command.add_argument("--index", choices=["auto", *KINDS], default="auto", help="kind of the vector indexes")
-        command.add_argument("--index-memory-mb", type=int, default=0, help="that one index may take; 0: no limit")
-        command.add_argument(
-            "--index-latency-ms", type=float, default=2.0, help="that one search of it may take, about"
-        )
-        command.add_argument("--milvus", default="", help="address of a Milvus that keeps the vectors instead")
-    return parser
+    embedding.add_argument("--overlap", type=share, default=None, help=f"{OVERLAP}; as the old one's if not given")
+    return embedding
 
 
 def positive(text: str) -> int:
@@ -124,9 +183,9 @@ def share(text: str) -> float:
     return value
 
 
-def main() -> int:
-    parser = arguments()
-    args = parser.parse_args()
+def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
+    parser = arguments(prog)
+    args = parser.parse_args(argv)
     if args.command == "build" and not (args.paths or args.adopt):
         parser.error("build: a PATH is needed, or --adopt")
     try:
@@ -151,20 +210,30 @@ def main() -> int:
         return 1
 
 
-def opened(args: argparse.Namespace, encoder: OnnxEncoder, make: bool = False) -> Collections:
+def opened(args: argparse.Namespace, manifest: Manifest, make: bool = False) -> Collections:
     """The data folder, made where there is none only if told. Raises FileNotFoundError, CollectionError."""
     if not make and not args.data.is_dir():
         raise FileNotFoundError(f"{args.data} does not exist")
     sizing = Sizing(args.index, args.index_memory_mb, args.index_latency_ms, args.milvus)
-    return Collections(args.data, encoder.manifest.fingerprint, encoder.manifest.dims, sizing)
+    return Collections(args.data, manifest.fingerprint, manifest.dims, sizing)
 
 
 def build_command(args: argparse.Namespace) -> int:
+    if not args.json:
+        return build_and_tell(args)[0]
+    with redirect_stdout(sys.stderr):  # the lines for people
+        status, document = build_and_tell(args)
+    print(json.dumps(document, indent=1))
+    return status
+
+
+def build_and_tell(args: argparse.Namespace) -> tuple[int, dict[str, Any]]:
+    """Build as the arguments say. Returns the exit status and what was done."""
     missing = [path for path in args.paths if not path.exists()]
     if missing:
         raise FileNotFoundError(f"{missing[0]} does not exist")
     encoder = OnnxEncoder.open(args.bundle, threads=1)  # a core for each of the batches that are encoded at once
-    collections = opened(args, encoder, make=not args.adopt)
+    collections = opened(args, encoder.manifest, make=not args.adopt)
     if args.reembed and isinstance(collections.conflicts.get(args.collection), FingerprintConflict):
         collections.close()
         reembedded = reembed_with_progress(args, encoder, overlap=None)
@@ -175,10 +244,10 @@ def build_command(args: argparse.Namespace) -> int:
                 " this again",
                 file=sys.stderr,
             )
-            return 1
+            return 1, {"reembed": asdict(reembedded)}
         print(f"{args.collection}: {reembedded.total} items embedded anew with this bundle")
         swap(args.data, args.collection)
-        collections = opened(args, encoder)
+        collections = opened(args, encoder.manifest)
     try:
         adopted = adopt_command(args, encoder, collections) if args.adopt else Report()
         collection = collections.ensure(args.collection)
@@ -188,7 +257,10 @@ def build_command(args: argparse.Namespace) -> int:
     finally:
         collections.close()
     tell(args.data / f"{args.collection}-failures.jsonl", report, before, bool(args.paths))
-    return 1 if report.failed or adopted.failed else 0
+    done = asdict(report) | {"failed_before": before}
+    if args.adopt:
+        done |= {"adopted": asdict(adopted)}
+    return (1 if report.failed or adopted.failed else 0), done
 
 
 def tell(failures: Path, report: Report, before: dict[str, str], built: bool) -> None:
@@ -286,7 +358,7 @@ def search_command(args: argparse.Namespace) -> int:
         else:
             vector = file_vector(encoder, encoding, args.audio or args.video)
         aims.append(Aim.along(route, query, vector[None]))
-    collections = opened(args, encoder)
+    collections = opened(args, encoder.manifest)
     try:
         collection = collections.get(args.collection)
         stock(collection, encoder)
@@ -294,6 +366,9 @@ def search_command(args: argparse.Namespace) -> int:
         answer = search(collection, aims, options)
     finally:
         collections.close()
+    if args.json:
+        print(search_document(collection, f"{query}-{args.target}", answer, list(warnings)))
+        return 0
     print(table(answer.hits))
     how = "exact" if answer.plan.exact else "approximate"
     ways, compared = " and ".join(answer.plan.ways), answer.plan.compared
@@ -303,6 +378,45 @@ def search_command(args: argparse.Namespace) -> int:
     if answer.good_match is False:
         print("No confident match.")
     return 0
+
+
+def search_document(collection: Collection, route: str, answer: Answer, warnings: list[str]) -> str:
+    """An answer as the service gives it over HTTP."""
+    about = {"collection": collection.name, "fingerprint": collection.fingerprint, "route": route}
+    return json.dumps(about | asdict(answer) | {"warnings": warnings}, indent=1)
+
+
+def items_command(args: argparse.Namespace) -> int:
+    collections = opened(args, open_bundle(args.bundle).manifest)
+    try:
+        collection = collections.get(args.collection)
+        items = list(islice(items_after(collection, args.after), args.limit))
+        following = bool(items) and bool(collection.page(1, items[-1].id))
+    finally:
+        collections.close()
+    if args.json:
+        page = {"items": [about(item) for item in items], "next": items[-1].id if following else None}
+        print(json.dumps(page, indent=1))
+        return 0
+    print(f"{'length':>10s}  {'modalities':18s}  item")
+    for item in items:
+        print(f"{item.duration_s:8.1f} s  {' '.join(item.modalities):18s}  {item.id}")
+    if following:
+        print(f"there are more: --after {items[-1].id}", file=sys.stderr)
+    return 0
+
+
+def items_after(collection: Collection, id: str) -> Iterator[Item]:
+    """Every item behind one, by id."""
+    while page := collection.page(PAGE, id):
+        yield from page
+        id = page[-1].id
+
+
+def about(item: Item) -> dict[str, Any]:
+    """An item as the service tells of it over HTTP."""
+    names = ("id", "windows", "modalities", "duration_s", "kind", "filename", "text", "metadata")
+    return {name: getattr(item, name) for name in names}
 
 
 def file_vector(encoder: OnnxEncoder, encoding: str, file: Path) -> NDArray[np.float32]:
@@ -320,7 +434,7 @@ def file_vector(encoder: OnnxEncoder, encoding: str, file: Path) -> NDArray[np.f
 
 def report_command(args: argparse.Namespace) -> int:
     encoder = OnnxEncoder.open(args.bundle)
-    collections = opened(args, encoder)
+    collections = opened(args, encoder.manifest)
     try:
         found = report(collections.get(args.collection), encoder.manifest.compares)
     finally:
@@ -335,14 +449,24 @@ def reembed_command(args: argparse.Namespace) -> int:
     if args.swap:
         swap(args.data, args.collection)
     if args.drop or args.swap:
-        print(f"{args.collection}: {'dropped what was staged' if args.drop else 'swapped'}")
+        done = "dropped what was staged" if args.drop else "swapped"
+        print(json.dumps({"collection": args.collection, "done": done}) if args.json else f"{args.collection}: {done}")
         return 0
     encoder = OnnxEncoder.open(args.bundle, shared=True)
     progress = reembed_with_progress(args, encoder, args.overlap)
+    found = overlaps(args.data, args.collection, encoder.manifest.compares)
+    if args.json:
+        print(reembed_document(args.collection, progress, found))
+        return 1 if progress.failed else 0
     print(f"{progress.total - len(progress.failed)} of {progress.total} items are in the vectors of {args.bundle}")
-    for overlap in overlaps(args.data, args.collection, encoder.manifest.compares):
+    for overlap in found:
         print(f"{overlap.route:24s} {overlap.at_10:6.3f} of the best ten are the same, {overlap.queries} queries")
     return 1 if progress.failed else 0
+
+
+def reembed_document(collection: str, progress: Progress, found: list[Overlap]) -> str:
+    done = {"collection": collection, "items": progress.total, "failed": progress.failed}
+    return json.dumps(done | {"overlaps": [asdict(overlap) for overlap in found]}, indent=1)
 
 
 def reembed_with_progress(args: argparse.Namespace, encoder: OnnxEncoder, overlap: float | None) -> Progress:
@@ -366,14 +490,18 @@ def reembed_with_progress(args: argparse.Namespace, encoder: OnnxEncoder, overla
 
 
 def backup_command(args: argparse.Namespace) -> int:
-    return summary(args.out, backup(args.data, args.out))
+    return summary(args.out, backup(args.data, args.out), args.json)
 
 
 def restore_command(args: argparse.Namespace) -> int:
-    return summary(args.data, restore(args.backup, args.data))
+    return summary(args.data, restore(args.backup, args.data), args.json)
 
 
-def summary(folder: Path, saved: dict[str, Saved]) -> int:
+def summary(folder: Path, saved: dict[str, Saved], as_json: bool) -> int:
+    if as_json:
+        counts = {name: {"items": one.items, "media_files": len(one.files) - 1} for name, one in saved.items()}
+        print(json.dumps({"folder": str(folder), "collections": counts}, indent=1))
+        return 0
     for name, one in saved.items():
         print(f"{name}: {one.items} items, {len(one.files) - 1} media files")
     print(f"{len(saved)} collections in {folder}")
@@ -392,6 +520,7 @@ def sure(hit: Hit) -> str:
 COMMANDS = {
     "build": build_command,
     "search": search_command,
+    "items": items_command,
     "report": report_command,
     "reembed": reembed_command,
     "backup": backup_command,

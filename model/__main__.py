@@ -3,55 +3,89 @@
 from __future__ import annotations
 
 import argparse
-import runpy
+import importlib
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from evaluation.report import add_arguments
+from evaluation.report import add_arguments, add_before
+from media.commands import add_command, not_installed
 from media.errors import BadConfig
 from media.manifest import BadManifest
 
 from .prepare import PREPARERS, prepare
 
+PROG = "python -m model"
 
-def arguments() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m model", description=__doc__)
+
+def arguments(prog: str = PROG) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=prog, description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    world = commands.add_parser("world", help="render a split of the procedural world to MP4 files and a manifest")
+    world = add_command(
+        commands,
+        "world",
+        "render a split of the procedural world to MP4 files and a manifest",
+        "test 100 --out world-test",
+    )
     world.add_argument("split", choices=["train", "validation", "test"])
     world.add_argument("count", type=int)
     world.add_argument("--out", type=Path, required=True)
-    sample = commands.add_parser("sample", help="render a small library of the procedural world")
+    sample = add_command(commands, "sample", "render a small library of the procedural world", "--out runs/sample")
     sample.add_argument("--out", type=Path, required=True)
-    prepare = commands.add_parser("prepare", help="write a manifest for a public set as its owners distribute it")
+    prepare = add_command(
+        commands,
+        "prepare",
+        "write a manifest for a public set as its owners distribute it",
+        "clotho FOLDER --part train --out clotho-train.jsonl",
+    )
     prepare.add_argument("set", choices=list(PREPARERS))
     prepare.add_argument("folder", type=Path)
     prepare.add_argument("--part", choices=["train", "validation", "test"], default="train")
     prepare.add_argument("--fold", type=int, default=5, help="the fold that is the test part of esc50 and esc10")
     prepare.add_argument("--out", type=Path, required=True, help="the manifest to write")
-    train = commands.add_parser("train", help="train an encoder")
+    train = add_command(
+        commands, "train", "train an encoder", "--config tiny --out runs/tiny", "--config tiny --out runs/tiny --resume"
+    )
     train.add_argument("--config", required=True, help="a preset's name or a JSON file")
     train.add_argument("--out", type=Path, required=True)
     train.add_argument("--resume", action="store_true", help="go on from the checkpoint in OUT")
-    ablation = commands.add_parser("ablation", help="the paper's ablation in miniature: tables and a plot")
+    ablation = add_command(
+        commands, "ablation", "the paper's ablation in miniature: tables and a plot", "--out runs/ablation"
+    )
     ablation.add_argument("--config", default="miniature", help="a preset's name or a JSON file")
     ablation.add_argument("--seeds", type=int, default=3)
     ablation.add_argument("--out", type=Path, required=True)
-    evaluate = commands.add_parser("evaluate", help="measure retrieval on a manifest")
+    evaluate = add_command(
+        commands,
+        "evaluate",
+        "measure retrieval on a manifest",
+        "--checkpoint runs/tiny world:test:100 --json",
+        "--bundle bundles/default sample/manifest.jsonl",
+    )
     which = evaluate.add_mutually_exclusive_group(required=True)
     which.add_argument("--checkpoint", type=Path)
     which.add_argument("--bundle", type=Path)
     add_arguments(evaluate)
-    evaluate.add_argument(
-        "--before", action="store_true", help="of a checkpoint: show beside it what it was before its training"
-    )
+    add_before(evaluate)
     return parser
 
 
-def main() -> int:
-    args = arguments().parse_args()
+def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
+    argv = sys.argv[1:] if argv is None else argv
+    args = arguments(prog).parse_args(argv)
+    if args.command == "evaluate" and args.bundle:
+        # A bundle is run by export, which stands on this room: hand the command over, import nothing upwards.
+        status: int = importlib.import_module("export.__main__").main(argv)
+        return status
+    return perform(args)
+
+
+def perform(args: argparse.Namespace) -> int:
+    """Run a command by its parsed arguments, and say what goes wrong. Returns the exit status."""
     try:
         return run(args)
+    except ModuleNotFoundError as error:
+        return not_installed(args.command, error, "train")
     except (BadConfig, BadManifest, OSError) as error:
         print(f"{args.command}: {error}", file=sys.stderr)
         return 1
@@ -76,9 +110,6 @@ def run(args: argparse.Namespace) -> int:
         from .config import TrainConfig
 
         ablation(Plan(TrainConfig.load(args.config), seeds=args.seeds), args.out)
-    elif args.bundle:
-        # A bundle is run by export, which stands on this room: hand the command over, import nothing upwards.
-        runpy.run_module("export", run_name="__main__", alter_sys=True)
     else:
         return evaluate_command(args)
     return 0

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import argparse
 import gc
 import os
 import sqlite3
 import sys
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import uvicorn
 from pydantic import ValidationError
+from pydantic_settings import CliSettingsSource
 
 from export.bundle import BadBundle
 from export.encoder import EncoderError, OnnxEncoder
 from index.collection import CollectionError
 from index.records import UnknownSchema
 from index.store import VectorStoreFailed
+from media.commands import epilog, not_installed
 
 from .app import create_app
 from .protocol import Protocol
@@ -28,33 +33,50 @@ KEPT_S = 75  # a connection that rests: longer than clients keep theirs, so that
 SWITCH_S = 0.0005  # Python lets a thread wait ten times as long for another's turn: the encoder would, after each batch
 
 
-def read() -> Settings:
+def read(argv: Sequence[str], prog: str) -> Settings:
     """Flags before environment before the file that TERCET_ENV_FILE names."""
     file = os.environ.get("TERCET_ENV_FILE")
     if file and not Path(file).is_file():
         raise FileNotFoundError(2, "TERCET_ENV_FILE is not there")
-    return Settings(_cli_parse_args=True, _env_file=file)
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description="Serve a data folder over HTTP. Each flag can be a variable, too: --data is TERCET_DATA.",
+        epilog=epilog("--data mine", "--data mine --port 8080 --precision int8"),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    flags = CliSettingsSource[argparse.ArgumentParser](Settings, root_parser=parser)
+    return Settings(_cli_settings_source=flags(args=list(argv)), _env_file=file)
 
 
 def opened(settings: Settings) -> OnnxEncoder:
     return OnnxEncoder.open(settings.bundle, settings.provider, settings.threads, settings.precision, shared=True)
 
 
-def again() -> tuple[Settings, OnnxEncoder]:
-    settings = read()
+def again(argv: Sequence[str], prog: str) -> tuple[Settings, OnnxEncoder]:
+    settings = read(argv, prog)
     return settings, opened(settings)
 
 
 def main() -> int:
-    if sys.argv[1:2] == ["mcp"]:
-        try:
-            from . import mcp
-        except ImportError:
-            print("mcp: the packages for it are not installed (extra 'mcp')", file=sys.stderr)
-            return 2
-        return mcp.main(sys.argv[2:])
+    argv = sys.argv[1:]
+    if argv[:1] == ["mcp"]:
+        return mcp_command(argv[1:], "python -m service mcp")
+    return serve(argv, "python -m service")
+
+
+def mcp_command(argv: Sequence[str], prog: str) -> int:
     try:
-        settings = read()
+        from . import mcp
+    except ModuleNotFoundError as error:
+        return not_installed("mcp", error, "mcp")
+    return mcp.main(argv, prog)
+
+
+def serve(argv: Sequence[str], prog: str) -> int:
+    """Serve until interrupted, as the flags say. Returns the exit status."""
+    try:
+        settings = read(argv, prog)
     except ValidationError as error:
         for problem in error.errors():
             print(f"--{'.'.join(str(p) for p in problem['loc'])}: {problem['msg']}", file=sys.stderr)
@@ -73,7 +95,7 @@ def main() -> int:
             return 2
     try:
         encoder = opened(settings)
-        app = create_app(settings, encoder, open_data(settings, encoder), again)
+        app = create_app(settings, encoder, open_data(settings, encoder), partial(again, argv, prog))
         del encoder  # the application lets go of it at a reload
         config = uvicorn.Config(
             app,

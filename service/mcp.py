@@ -1,6 +1,6 @@
 """An assistant's door to an archive: a server of the Model Context Protocol in front of a running service.
 
-    python -m service mcp [--url http://127.0.0.1:8000] [--key KEY] [--files FOLDER]
+    tercet mcp [--url http://127.0.0.1:8000] [--key KEY] [--files FOLDER]
 
 It speaks on standard input and output. Files are added only from below the folder it was given, if any.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,12 @@ import httpx
 from mcp.server import MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 
+from media.commands import epilog
+
 from .client import Client, Refused, Target
 
+DESCRIPTION = """Let an assistant search and fill an archive: a server of the Model Context Protocol in front of a
+running service. It speaks on standard input and output."""
 INSTRUCTIONS = """Tercet finds moments of video and sound by words. Describe what is seen or heard plainly, as a caption
 would: "a dog barking far away", "waves on a beach at night". A hit has the id of its item, the stretch in seconds that
 matches and, where it can be told, how sure it is, in [0, 1]; good_match says whether anything stands out at all, and
@@ -99,11 +103,16 @@ def server(url: str, key: str | None, files: Path | None) -> MCPServer:
     return tools
 
 
-def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m service mcp", description=__doc__)
+def main(argv: Sequence[str], prog: str) -> int:
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description=DESCRIPTION,
+        epilog=epilog("--url http://127.0.0.1:8000 --files FOLDER"),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--url", default="http://127.0.0.1:8000", help="of the running service")
     parser.add_argument("--key", default=os.environ.get("TERCET_KEY"), help="that it wants, if it does; TERCET_KEY")
     parser.add_argument("--files", type=Path, help="folder that may be added from")
-    args = parser.parse_args(arguments)
+    args = parser.parse_args(argv)
     server(args.url, args.key, args.files).run()
     return 0

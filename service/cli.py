@@ -1,0 +1,172 @@
+"""The command `tercet`: every command of every package under one name.
+
+A command's parser and its work are those of `python -m service`, `index`, `export` and `model`. Their packages are
+imported only when the command is called, so that the others need no more than they use.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from media.commands import epilog, not_installed
+
+
+@dataclass(frozen=True)
+class Command:
+    """`run` takes the arguments behind the name and returns the exit status. `extra` installs what it needs."""
+
+    summary: str
+    run: Callable[[list[str]], int]
+    extra: str
+
+
+def serve(argv: list[str]) -> int:
+    from .__main__ import serve
+
+    return serve(argv, "tercet serve")
+
+
+def mcp(argv: list[str]) -> int:
+    from .__main__ import mcp_command
+
+    return mcp_command(argv, "tercet mcp")
+
+
+def of_index(name: str, summary: str) -> Command:
+    def run(argv: list[str]) -> int:
+        from index.__main__ import main
+
+        return main([name, *argv], "tercet")
+
+    return Command(summary, run, "cpu")
+
+
+def of_model(name: str, summary: str) -> Command:
+    def run(argv: list[str]) -> int:
+        from model.__main__ import main
+
+        return main([name, *argv], "tercet")
+
+    return Command(summary, run, "train")
+
+
+def verify(argv: list[str]) -> int:
+    from export.__main__ import main
+
+    return main(["verify", *argv], "tercet")
+
+
+def export(argv: list[str]) -> int:
+    from export.__main__ import main
+
+    return main(argv, "tercet export")
+
+
+def evaluate(argv: list[str]) -> int:
+    """Measure a bundle as `python -m export evaluate` does, or a checkpoint as `python -m model evaluate` does."""
+    from evaluation.report import add_arguments, add_before
+    from export.__main__ import add_precision
+    from export.__main__ import perform as perform_export
+    from export.bundle import MANIFEST
+
+    parser = argparse.ArgumentParser(
+        prog="tercet evaluate",
+        description="Measure retrieval of a bundle, or of a training run's checkpoint, on a manifest.",
+        epilog=epilog("bundles/default sample/manifest.jsonl", "runs/tiny world:test:100 --json"),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("encoder", type=Path, metavar="BUNDLE|CHECKPOINT")
+    add_arguments(parser)
+    add_precision(parser)
+    add_before(parser)
+    args = parser.parse_args(argv, argparse.Namespace(command="evaluate", bundle=None, checkpoint=None))
+    if not args.encoder.exists():
+        print(f"evaluate: {args.encoder} does not exist", file=sys.stderr)
+        return 1
+    if (args.encoder / MANIFEST).is_file():
+        if args.before:
+            parser.error("--before is for a checkpoint, and this is a bundle")
+        args.bundle = args.encoder
+        return perform_export(args)
+    if args.precision != "fp32":
+        parser.error("--precision is for a bundle, and this is a checkpoint")
+    args.checkpoint = args.encoder
+    try:
+        from model.__main__ import perform as perform_model
+    except ModuleNotFoundError as error:
+        return not_installed("evaluate", error, "train")
+    return perform_model(args)
+
+
+GROUPS = {
+    "Serve and search": {
+        "serve": Command("serve a data folder over HTTP, with the search page", serve, "cpu"),
+        "search": of_index("search", "search a collection"),
+        "items": of_index("items", "list the items of a collection"),
+        "mcp": Command("let an assistant search and fill an archive", mcp, "mcp"),
+    },
+    "Build": {
+        "build": of_index("build", "index folders, files, manifests and tar shards"),
+        "report": of_index("report", "recall, times and memory of a collection's indexes"),
+        "reembed": of_index("reembed", "make a collection anew in another bundle's vectors"),
+        "backup": of_index("backup", "copy every collection of a data folder"),
+        "restore": of_index("restore", "put the collections of a backup into a data folder"),
+    },
+    "Train": {
+        "sample": of_model("sample", "render a small library of the procedural world"),
+        "prepare": of_model("prepare", "write a manifest for a public set"),
+        "train": of_model("train", "train an encoder"),
+        "ablation": of_model("ablation", "measure which terms of the objective earn their compute"),
+        "evaluate": Command("measure retrieval of a bundle or a checkpoint", evaluate, "cpu"),
+        "export": Command("write a bundle, or a repository for Triton, from an encoder", export, "cpu"),
+        "verify": Command("open a bundle with every check and compare its vectors", verify, "cpu"),
+    },
+}
+COMMANDS = {name: command for group in GROUPS.values() for name, command in group.items()}
+
+
+def parser_of_names() -> argparse.ArgumentParser:
+    """What reads the command's name. Its help has the commands in their groups."""
+    lines = []
+    for title, commands in GROUPS.items():
+        lines += [f"{title}:", *(f"  {name:9s} {command.summary}" for name, command in commands.items()), ""]
+    parser = argparse.ArgumentParser(
+        prog="tercet",
+        usage="tercet COMMAND ...",
+        description="Find moments of video and sound. `tercet COMMAND --help` says what a command takes.",
+        epilog="\n".join(lines).rstrip(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"tercet {version()}")
+    parser.add_argument("command", choices=list(COMMANDS), metavar="COMMAND", help=argparse.SUPPRESS)
+    return parser
+
+
+def version() -> str:
+    try:
+        return metadata.version("tercet")
+    except metadata.PackageNotFoundError:
+        return "(run from its source, not installed)"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command. Returns 0 when all is done, 1 when something failed, 2 where the command is not installed.
+
+    Raises:
+        SystemExit: with status 2 where it was called wrongly, 0 after help.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    name: str = parser_of_names().parse_args(arguments[:1]).command
+    try:
+        return COMMANDS[name].run(arguments[1:])
+    except ModuleNotFoundError as error:
+        return not_installed(name, error, COMMANDS[name].extra)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
