@@ -27,11 +27,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from export.encoder import Encoder
 from index.data import Collections
 
-from . import errors, routes
+from . import errors
 from .links import Links, token_in
 from .metrics import Metrics
 from .pipeline import UPLOAD
 from .reload import Reloader
+from .routes import ROUTES
 from .settings import Settings, is_loopback
 from .state import UPLOADS, Tenure, leave, new_decoders, opened
 from .trace import ACCESS, CURRENT, Trace, span
@@ -84,7 +85,7 @@ def create_app(
         swagger_ui_oauth2_redirect_url=None,
         lifespan=lifespan,
         telemetry={"tracing": False, "metrics": False, "logs": False},  # `Gate` has its own
-        routes=routes.router.routes,  # not included: a router within a router looks for its routes twice as long
+        routes=ROUTES,  # not included: a router within a router looks for its routes twice as long
     )
     app.state.links = Links()
     errors.install(app)
@@ -203,7 +204,7 @@ def without(name: bytes, headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[b
 
 def allowed(scope: Scope) -> bytes:
     """The methods that a path has, over all of its routes."""
-    there = [route for route in routes.router.routes if isinstance(route, APIRoute)]
+    there = [route for route in ROUTES if isinstance(route, APIRoute)]
     paths = [route.path for route in there if route.matches(scope)[0] != Match.NONE]
     return ", ".join(sorted({m for route in there if route.path in paths[:1] for m in route.methods or ()})).encode()
 

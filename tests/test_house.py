@@ -11,6 +11,8 @@ import subprocess
 import sys
 
 import pytest
+from fastapi.routing import APIRoute
+from starlette.routing import Route
 
 import evaluation
 import export
@@ -18,6 +20,7 @@ import index
 import media
 import model
 import service
+from service import routes
 from service.app import create_app
 from service.errors import STATUS, entry
 from service.settings import Settings
@@ -105,9 +108,9 @@ def test_every_error_has_a_status() -> None:
 
 def test_the_contract_is_in_the_api_document() -> None:
     paths = create_app(Settings(), FakeEncoder()).openapi()["paths"]
-    routes = {f"{method.upper()} {path}" for path, methods in paths.items() for method in methods}
+    listed = {f"{method.upper()} {path}" for path, methods in paths.items() for method in methods}
     item = "/v1/collections/{name}/items/{id}"
-    assert routes >= {
+    assert listed >= {
         "GET /healthz",
         "GET /readyz",
         "GET /metrics",
@@ -128,6 +131,16 @@ def test_the_contract_is_in_the_api_document() -> None:
     }
 
 
+def test_routes_of_every_subject_lie_in_one_list() -> None:
+    """A router within a router would look for its routes twice as long."""
+    app = create_app(Settings(), FakeEncoder())
+    assert {type(route) for route in app.routes} == {APIRoute, Route}
+    subjects = [importlib.import_module(f"service.routes.{m.name}") for m in pkgutil.iter_modules(routes.__path__)]
+    routers = [subject.router for subject in subjects if hasattr(subject, "router")]
+    assert len(routers) == 10
+    assert all(route in app.routes for router in routers for route in router.routes)
+
+
 def test_functions_stay_short() -> None:
     for path in (p for room in ROOMS for p in (ROOT / room).rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
@@ -138,25 +151,23 @@ def test_functions_stay_short() -> None:
 def test_the_readmes_tree_is_true() -> None:
     readme = (ROOT / "README.md").read_text("utf-8")
     tree = readme.split("```text\n")[1].split("```")[0]
-    room = ROOT
+    folders = [ROOT]  # the one that a line lies in, last, below those that hold it
     named = set()
     for line in tree.splitlines():
         name = line.split()[0] if line.split() else ""
-        depth = len(line) - len(line.lstrip())
-        room = ROOT if depth == 0 else room
+        depth = (len(line) - len(line.lstrip())) // 2
+        folders = folders[: depth + 1]
         if name.endswith("/"):
-            if depth == 0:
-                room = ROOT / name
-                assert room.is_dir(), name
-            else:
-                assert (room / name).is_dir(), line
+            folders.append(folders[-1] / name)
+            assert folders[-1].is_dir(), line
         for word in re.findall(r"[\w./]+\.(?:py|md|toml)\b", line):
-            assert any((base / word).exists() for base in (room, room / "inputs", ROOT)), word
-            named.add(word)
+            found = [base / word for base in (folders[-1], ROOT) if (base / word).exists()]
+            assert found, f"{word} is not in {folders[-1]}"
+            named.add(found[0])
     for place in ROOMS:
         for path in (ROOT / place).rglob("*.py"):
             if not path.name.startswith("__"):
-                assert path.name in named, f"{path} is not in the tree"
+                assert path in named, f"{path} is not in the tree"
 
 
 def test_every_setting_is_in_the_docs() -> None:

@@ -23,11 +23,11 @@ from index.data import Collections
 from index.reembed import reembed
 from media.containers import Budget
 from media.sandbox import Decoders
-from service import routes
 from service.app import create_app
 from service.media import BadRange, ranges_of, seconds_of
 from service.mediatypes import media_type
 from service.pipeline import media_suffix
+from service.routes import ROUTES
 from service.settings import Settings
 
 from .makers import GREEN, RED, FakeEncoder, make_clip, make_tone, make_wav
@@ -230,7 +230,7 @@ def test_heads_over_a_line_have_no_body(tmp_path: Path) -> None:
 
 def test_every_route_behind_a_key_says_how_to_show_it(tmp_path: Path) -> None:
     with Client(create_app(Settings(data=tmp_path / "data", api_keys="sesame"), FakeEncoder())) as client:
-        behind = [route for route in routes.router.routes if isinstance(route, APIRoute) and "/v1/" in route.path]
+        behind = [route for route in ROUTES if isinstance(route, APIRoute) and "/v1/" in route.path]
         assert len(behind) > 20
         for route in behind:
             for method in route.methods:

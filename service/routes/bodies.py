@@ -1,0 +1,59 @@
+"""Bodies of requests read: JSON, values in forms, uploaded files."""
+
+from __future__ import annotations
+
+import codecs
+import json
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from fastapi import Request
+from pydantic import TypeAdapter, ValidationError
+from starlette.datastructures import UploadFile
+
+from .. import schemas
+from ..errors import BadRequest
+from ..pipeline import on_disk
+from ..state import State
+
+Body = TypeVar("Body", bound=schemas.Strict)
+
+
+def content_type(request: Request) -> str:
+    """The type of a request's body in lower case, without parameters."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def parse_body(model: type[Body], raw: bytes) -> Body:
+    """Raises BadRequest, which names the fields."""
+    try:
+        return model.model_validate_json(raw.removeprefix(codecs.BOM_UTF8))
+    except ValidationError as error:
+        raise BadRequest(describe_errors(error)) from error
+
+
+def parse_value(kind: Any, value: Any) -> Any:
+    """A value checked as pydantic checks that type. Raises BadRequest."""
+    try:
+        return TypeAdapter(kind).validate_python(value)
+    except ValidationError as error:
+        raise BadRequest(describe_errors(error)) from error
+
+
+def parse_json(field: str, value: Any) -> Any:
+    """JSON in a field of a form. Raises BadRequest, which names the field."""
+    try:
+        return json.loads(value)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise BadRequest(f"{field} is not JSON") from error
+
+
+def describe_errors(error: ValidationError) -> str:
+    problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+    return "; ".join(problems)[:2000]
+
+
+def save_upload(tercet: State, file: UploadFile) -> AbstractAsyncContextManager[Path]:
+    """An uploaded file on disk, until the context ends."""
+    return on_disk(file.file, tercet.uploads, file.filename)

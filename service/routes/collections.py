@@ -1,0 +1,62 @@
+"""Collections: made, listed, deleted."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+
+from index.bank import stock
+from index.collection import Collection, UnknownCollection
+
+from .. import schemas
+from ..state import State, Tercet
+from .router import Router
+
+router = Router()
+
+
+@router.post("/v1/collections", status_code=201, tags=["collections"])
+async def create_collection(tercet: Tercet, request: schemas.NewCollection) -> schemas.CollectionFound:
+    tercet.check_room()
+    return collection_response(await asyncio.to_thread(create_with_bank, tercet, request.name))
+
+
+def create_with_bank(tercet: State, name: str) -> Collection:
+    """A new collection with its bank of queries: both or neither."""
+    collection = tercet.collections.create(name)
+    try:
+        stock(collection, tercet.encoder)
+    except BaseException:
+        tercet.collections.delete(name)
+        raise
+    return collection
+
+
+def collection_response(collection: Collection) -> schemas.CollectionFound:
+    counts = collection.counts()
+    return schemas.CollectionFound(
+        name=collection.name,
+        fingerprint=collection.fingerprint,
+        items=counts["items"],
+        windows=counts["windows"],
+        vectors={encoding: counts[encoding] for encoding in collection.dims if encoding in counts},
+    )
+
+
+@router.get("/v1/collections", tags=["collections"])
+async def list_collections(tercet: Tercet) -> schemas.CollectionList:
+    found = []
+    for collection in tercet.collections.all():
+        with suppress(UnknownCollection):  # deleted in the meantime
+            found.append(await asyncio.to_thread(collection_response, collection))
+    return schemas.CollectionList(collections=found)
+
+
+@router.get("/v1/collections/{name}", tags=["collections"])
+async def get_collection(tercet: Tercet, name: str) -> schemas.CollectionFound:
+    return await asyncio.to_thread(collection_response, tercet.collections.get(name))
+
+
+@router.delete("/v1/collections/{name}", status_code=204, tags=["collections"])
+async def delete_collection(tercet: Tercet, name: str) -> None:
+    await tercet.write(tercet.collections.delete, name)

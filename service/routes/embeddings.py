@@ -1,0 +1,225 @@
+"""Vectors of texts and files: in OpenAI's shape, and in our own with a vector for each window."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any, TypeVar, cast
+
+import numpy as np
+from fastapi import File, Form, UploadFile
+from pydantic.json_schema import SkipJsonSchema
+
+from export.bundle import Space
+from index.search import direction
+from media.errors import BadMedia, BadText
+from media.text import Reading, warnings_of
+
+from .. import schemas
+from ..errors import BadRequest, Overloaded, OverQuota, ShuttingDown, TimedOut, UnknownModel, body
+from ..forms import Fields, only
+from ..pipeline import Embedded, Vectors, on_disk
+from ..state import State, Tercet
+from .bodies import save_upload
+from .router import Router
+
+Text = TypeVar("Text")
+
+router = Router()
+
+
+# ---------------------------------------------------------------- OpenAI's shape
+
+
+@router.post("/v1/embeddings", tags=["embed"])
+async def openai_embeddings(tercet: Tercet, request: schemas.OpenAIEmbeddings) -> dict[str, Any]:
+    """Embeddings of texts, and of sounds as content parts, in OpenAI's shape."""
+    manifest = tercet.encoder.manifest
+    parts = [request.input] if isinstance(request.input, str) else check_count(tercet, request.input)
+    sounds = {i: part for i, part in enumerate(parts) if isinstance(part, schemas.AudioContent)}
+    texts = {
+        i: part if isinstance(part, str) else part.text
+        for i, part in enumerate(parts)
+        if not isinstance(part, schemas.AudioContent)
+    }
+    if len(sounds) > tercet.settings.files_max:
+        raise BadRequest(f"{len(sounds)} sounds, the limit is {tercet.settings.files_max}")
+    space = manifest.spaces[manifest.meeting(("text", "audio") if sounds else ("text",))]
+    check_model(request, manifest.name, space)
+    if not parts:
+        raise BadRequest("input is empty")
+    vectors: dict[int, Vectors] = {}
+    answer: dict[str, Any] = {
+        "object": "list",
+        "model": manifest.name,
+        "usage": {"prompt_tokens": 0, "total_tokens": 0},
+    }
+    if texts:
+        encoding = space.encodings["text"]
+        readings = await read_texts(tercet, texts, encoding, alone=not sounds)
+        text_vectors = await tercet.pipeline.rows([reading.rows[0] for reading in readings], encoding)
+        vectors |= zip(texts, text_vectors, strict=True)
+        answer["usage"] = {
+            "prompt_tokens": sum(reading.read for reading in readings),
+            "total_tokens": sum(reading.tokens for reading in readings),
+        }
+        warnings = warnings_of(dict(zip(texts, readings, strict=True)), len(parts) > 1, cut=True)
+        if warnings:
+            answer["warnings"] = warnings
+    if sounds:
+        encoding = space.encodings["audio"]
+        sound_vectors = await asyncio.gather(*(embed_sound(tercet, part, encoding) for part in sounds.values()))
+        vectors |= zip(sounds, sound_vectors, strict=True)
+    answer["data"] = [
+        {"object": "embedding", "index": i, "embedding": encode_vector(vectors[i], request.encoding_format)}
+        for i in range(len(parts))
+    ]
+    return answer
+
+
+def check_count(tercet: State, texts: list[Text]) -> list[Text]:
+    """Raises BadRequest when there are more than a request may have."""
+    if len(texts) > tercet.settings.texts_max:
+        raise BadRequest(f"{len(texts)} texts, the limit is {tercet.settings.texts_max}")
+    return texts
+
+
+def check_model(request: schemas.OpenAIEmbeddings, name: str, space: Space) -> None:
+    """Raises UnknownModel, BadRequest."""
+    if request.model not in (None, name):
+        raise UnknownModel(request.model or "", name)
+    if request.dimensions not in (None, space.dim):
+        raise BadRequest(f"this model gives {space.dim} dimensions only")
+
+
+async def read_texts(tercet: State, texts: dict[int, str], encoding: str, alone: bool = True) -> list[Reading]:
+    """Texts, by their places in the request, as they are read. A text with no known word is refused where nothing else
+    in the request can be read. Among others it would cost them their vectors.
+
+    Raises:
+        BadText: with its place, where there are several.
+    """
+    places = list(texts)
+    try:
+        readings = await tercet.pipeline.read(list(texts.values()), encoding)
+    except BadText as error:  # its index is among the texts, without the sounds between them
+        raise error if error.index is None else BadText(error.reason, places[error.index]) from None
+    if alone and not any(reading.known for reading in readings):
+        readings[0].check(places[0] if len(readings) > 1 else None)
+    return readings
+
+
+async def embed_sound(tercet: State, part: schemas.AudioContent, encoding: str) -> Vectors:
+    """One unit vector [dim] for a sound that came in base64."""
+    try:
+        data = base64.b64decode(part.input_audio.data, validate=True)
+    except ValueError as error:
+        raise BadRequest("input_audio.data is not base64") from error
+    name = f"sound.{part.input_audio.format}" if part.input_audio.format else None
+    async with on_disk(io.BytesIO(data), tercet.uploads, name) as path:
+        return await tercet.pipeline.query(path, encoding)
+
+
+def encode_vector(vector: Vectors, encoding_format: str) -> list[float] | str:
+    """A vector as numbers, or as base64 of little-endian float32."""
+    if encoding_format == "base64":
+        return base64.b64encode(np.asarray(vector, "<f4").tobytes()).decode()
+    return to_floats(vector)
+
+
+def to_floats(vector: Vectors) -> list[float]:
+    return cast(list[float], vector.tolist())
+
+
+# ---------------------------------------------------------------- our own
+
+
+@router.post("/v1/embed/text", tags=["embed"], response_model_exclude_none=True)
+async def embed_text(tercet: Tercet, request: schemas.Texts) -> schemas.Embeddings:
+    manifest = tercet.encoder.manifest
+    space = manifest.meeting(("text",), request.space)
+    encoding = manifest.spaces[space].encodings["text"]
+    texts = dict(enumerate(check_count(tercet, request.texts)))
+    readings = await read_texts(tercet, texts, encoding)
+    vectors = await tercet.pipeline.rows([reading.rows[0] for reading in readings], encoding)
+    data = [schemas.Embedding(index=i, embedding=to_floats(vector)) for i, vector in enumerate(vectors)]
+    warnings = warnings_of(dict(enumerate(readings)), len(texts) > 1, cut=True)
+    return embeddings_response(tercet, space, data, warnings)
+
+
+def embeddings_response(
+    tercet: State, space: str, data: list[schemas.Embedding], warnings: list[str]
+) -> schemas.Embeddings:
+    manifest = tercet.encoder.manifest
+    return schemas.Embeddings(
+        fingerprint=manifest.fingerprint,
+        space=space,
+        dim=manifest.spaces[space].dim,
+        data=data,
+        warnings=warnings,
+    )
+
+
+def embed_by_file(modality: str) -> Callable[..., Awaitable[schemas.Embeddings]]:
+    async def route(
+        tercet: Tercet,
+        file: Annotated[list[UploadFile], File(min_length=1)],
+        space: Annotated[str | SkipJsonSchema[None], Form()] = None,
+    ) -> schemas.Embeddings:
+        return await embed_files(tercet, file, modality, space)
+
+    return route
+
+
+async def embed_files(tercet: State, files: list[UploadFile], modality: str, wanted: str | None) -> schemas.Embeddings:
+    """Every file on its own, in the wanted space or the first that has the modality. A bad file has its error in its
+    place. One bad file alone is the request's error.
+    """
+    manifest = tercet.encoder.manifest
+    space = manifest.meeting((modality,), wanted)
+    encoding = manifest.spaces[space].encodings[modality]
+    if len(files) > tercet.settings.files_max:
+        raise BadRequest(f"{len(files)} files, the limit is {tercet.settings.files_max}")
+
+    async def embed_one(index: int, file: UploadFile) -> schemas.Embedding:
+        try:
+            async with save_upload(tercet, file) as path:
+                embedded = await tercet.pipeline.file(path, (encoding,))
+        except (BadMedia, Overloaded, OverQuota, TimedOut, ShuttingDown) as error:
+            if len(files) == 1:
+                raise
+            return schemas.Embedding(index=index, filename=file.filename, error=schemas.ErrorBody(**body(error)))
+        return file_embedding(index, file.filename, embedded, encoding)
+
+    data = await asyncio.gather(*(embed_one(i, file) for i, file in enumerate(files)))
+    return embeddings_response(tercet, space, data, warnings=[])
+
+
+def file_embedding(index: int, filename: str | None, embedded: Embedded, encoding: str) -> schemas.Embedding:
+    windows, vectors = embedded.vectors[encoding]
+    times = [embedded.media.windows[window] for window in windows]
+    return schemas.Embedding(
+        index=index,
+        filename=filename,
+        embedding=to_floats(direction(vectors)),
+        windows=[
+            schemas.WindowVector(start_s=start_s, end_s=end_s, embedding=to_floats(vector))
+            for (start_s, end_s), vector in zip(times, vectors, strict=True)
+        ],
+    )
+
+
+FILE_FORM = Fields(texts=frozenset({"space"}), files=frozenset({"file"}), repeated=True)
+FILE_ROUTES = {"audio": "sound", "video": "pictures"}
+
+for _modality, _content in FILE_ROUTES.items():
+    router.post(
+        f"/v1/embed/{_modality}",
+        tags=["embed"],
+        name=f"embed_{_modality}",
+        description=f"The {_content} of each file: a vector for each window and one for the whole.",
+        response_model_exclude_none=True,
+        dependencies=[only(FILE_FORM)],
+    )(embed_by_file(_modality))

@@ -1,0 +1,208 @@
+"""Items of a collection: added, listed, shown, deleted; their media and pictures."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from typing import Annotated
+
+from fastapi import Query, Request
+from fastapi.responses import FileResponse, Response
+
+from index.build import read_words
+from index.collection import Collection
+from index.items import media_item
+from index.records import Item, NewItem, UnknownItem, modalities_of
+from media.manifest import checked_metadata
+
+from .. import schemas
+from ..errors import BadRequest
+from ..forms import Fields, form_of
+from ..links import address
+from ..media import Picture, Stored
+from ..mediatypes import media_type
+from ..state import State, Tercet
+from ..trace import stage, who
+from .bodies import content_type, parse_body, parse_json, parse_value, save_upload
+from .router import Router
+
+router = Router()
+
+ITEM_FORM = Fields(texts=frozenset({"id", "metadata"}), files=frozenset({"file"}))
+ITEM_BODIES = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file"],
+                    "additionalProperties": False,
+                    "properties": {
+                        "file": {"type": "string", "format": "binary"},
+                        "id": {"type": "string"},
+                        "metadata": {"type": "string", "description": "a JSON object"},
+                    },
+                }
+            },
+            "application/json": {"schema": schemas.whole_schema(schemas.TextItem)},
+        },
+    }
+}
+
+
+@router.post("/v1/collections/{name}/items", status_code=201, tags=["items"], openapi_extra=ITEM_BODIES)
+async def add_item(tercet: Tercet, name: str, request: Request) -> schemas.ItemAdded:
+    """Add a video or a sound (multipart) or a text (JSON). Answered when it is on disk; the same id again replaces."""
+    collection = tercet.collections.get(name)
+    kind = content_type(request)
+    if kind == "multipart/form-data":
+        item = await add_media(tercet, collection, request)
+    elif kind == "application/json":
+        item = await add_text(tercet, collection, request)
+    else:
+        raise BadRequest("an item is multipart/form-data with a file, or JSON with a text")
+    return schemas.ItemAdded(
+        id=item.id,
+        windows=len(item.windows),
+        modalities=list(modalities_of(item.vectors)),
+        duration_s=item.duration_s,
+        warnings=list(item.warnings),
+    )
+
+
+async def add_media(tercet: State, collection: Collection, request: Request) -> NewItem:
+    async with form_of(request, ITEM_FORM) as form:
+        tercet.check_room()  # once the body is here: few clients read an answer while they send
+        file = form.get("file")
+        if file is None or isinstance(file, str):
+            raise BadRequest("there is no part 'file' with a file name")
+        id = parse_value(schemas.ItemId, form.get("id") or uuid.uuid4().hex)
+        given = form.get("metadata")
+        metadata = checked_metadata(parse_json("metadata", given)) if given else {}
+        manifest = tercet.encoder.manifest
+        encodings = [*manifest.encodings("video"), *manifest.encodings("audio")]
+        async with save_upload(tercet, file) as path:
+            embedded = await tercet.pipeline.file(path, encodings, tercet.settings.overlap, previews=True)
+            item = media_item(
+                id,
+                embedded.media,
+                embedded.vectors,
+                metadata=metadata,
+                filename=(file.filename or "").encode("utf-8", "replace").decode(),
+            )
+            with stage("write"):
+                await tercet.write(collection.put_media, item, path)
+    return item
+
+
+async def add_text(tercet: State, collection: Collection, request: Request) -> NewItem:
+    text = parse_body(schemas.TextItem, await request.body())
+    tercet.check_room()
+    item = await text_item(tercet, text)
+    with stage("write"):
+        await tercet.write(collection.put, [item])
+    return item
+
+
+async def text_item(tercet: State, request: schemas.TextItem) -> NewItem:
+    words = await asyncio.to_thread(read_words, tercet.encoder, [request.text])
+    vectors = {
+        encoding: (windows, await tercet.pipeline.rows(rows, encoding))
+        for encoding, (windows, rows) in words.rows.items()
+    }
+    return NewItem(
+        id=request.id or uuid.uuid4().hex,
+        kind="text",
+        duration_s=0.0,
+        windows=[(0.0, 0.0)] * words.windows,
+        vectors=vectors,
+        metadata=request.metadata,
+        text=request.text,
+        warnings=words.warnings,
+    )
+
+
+@router.get("/v1/collections/{name}/items", tags=["items"])
+async def list_items(
+    tercet: Tercet, name: str, limit: Annotated[int, Query(ge=1, le=1000)] = 100, after: str = ""
+) -> schemas.ItemPage:
+    items = await asyncio.to_thread(tercet.collections.get(name).page, limit, after)
+    return schemas.ItemPage(
+        items=[item_response(item) for item in items],
+        next=items[-1].id if len(items) == limit else None,
+    )
+
+
+def item_response(item: Item) -> schemas.ItemFound:
+    return schemas.ItemFound(
+        id=item.id,
+        windows=item.windows,
+        modalities=list(item.modalities),
+        duration_s=item.duration_s,
+        kind=item.kind,
+        filename=item.filename,
+        text=item.text,
+        metadata=item.metadata,
+    )
+
+
+@router.get_and_head("/v1/collections/{name}/items/{id:path}/media", tags=["items"], response_class=FileResponse)
+async def item_media(tercet: Tercet, name: str, id: str) -> Stored:
+    """The stored media, with range requests."""
+    return await asyncio.to_thread(media_response, tercet.collections.get(name), id)
+
+
+def media_response(collection: Collection, id: str) -> Stored:
+    """Raises UnknownItem."""
+    path, filename = collection.media(id)
+    item = collection.item(id)
+    pictures = item.kind == "video" or "video" in item.modalities
+    try:
+        return Stored(path, media_type(path, pictures), filename)
+    except FileNotFoundError:  # deleted or replaced at this moment
+        raise UnknownItem(id) from None
+
+
+@router.get_and_head(
+    "/v1/collections/{name}/items/{id:path}/poster",
+    tags=["items"],
+    response_class=Response,
+    responses={200: {"content": {"image/jpeg": {}}}},
+)
+async def item_poster(tercet: Tercet, name: str, id: str, at_s: Annotated[float, Query(ge=0)] = 0.0) -> Picture:
+    """A small picture of an item around that second, made when it was added."""
+    jpeg = await asyncio.to_thread(tercet.collections.get(name).picture, id, at_s)
+    return Picture(jpeg, "image/jpeg", {"Cache-Control": "private, max-age=60"})
+
+
+@router.get_and_head("/v1/collections/{name}/items/{id:path}/waveform", tags=["items"])
+async def item_waveform(tercet: Tercet, name: str, id: str) -> schemas.Waveform:
+    """How loud an item is from its start to its end, made when it was added."""
+    peaks = await asyncio.to_thread(tercet.collections.get(name).peaks, id)
+    return schemas.Waveform(peaks=list(peaks))
+
+
+@router.post("/v1/collections/{name}/items/{id:path}/link", status_code=201, tags=["items"])
+async def link_item(request: Request, tercet: Tercet, name: str, id: str) -> schemas.ItemLink:
+    """Addresses of one item's media and pictures that open without a key for a while, for players."""
+    collection = tercet.collections.get(name)
+    item = await asyncio.to_thread(collection.item, id)
+    await asyncio.to_thread(collection.media, id)
+    token = None
+    seconds = None
+    if tercet.settings.api_keys:
+        seconds = tercet.settings.link_s + item.duration_s
+        token = request.app.state.links.token(who(), collection.name, item.id, seconds)
+    poster = address(name, id, "poster", token) if item.kind == "video" else None
+    return schemas.ItemLink(media=address(name, id, "media", token), poster=poster, expires_s=seconds)
+
+
+@router.get("/v1/collections/{name}/items/{id:path}", tags=["items"])
+async def get_item(tercet: Tercet, name: str, id: str) -> schemas.ItemFound:
+    return item_response(await asyncio.to_thread(tercet.collections.get(name).item, id))
+
+
+@router.delete("/v1/collections/{name}/items/{id:path}", status_code=204, tags=["items"])
+async def delete_item(tercet: Tercet, name: str, id: str) -> None:
+    await tercet.write(tercet.collections.get(name).delete, id)

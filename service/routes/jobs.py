@@ -1,0 +1,37 @@
+"""Jobs that import folders."""
+
+from __future__ import annotations
+
+import asyncio
+
+from .. import schemas
+from ..jobs import Job, below
+from ..state import Tercet
+from .router import Router
+
+router = Router()
+
+
+@router.post("/v1/jobs", status_code=202, tags=["jobs"])
+async def add_job(tercet: Tercet, request: schemas.NewJob) -> Job:
+    """Import a folder or a file that lies below the configured import folder. Answered when the job is on disk."""
+    tercet.collections.get(request.collection)
+    tercet.check_room()
+    await asyncio.to_thread(below, tercet.settings.imports, request.path)
+    return await asyncio.to_thread(tercet.jobs.add, request.collection, request.path)
+
+
+@router.get("/v1/jobs", tags=["jobs"])
+async def list_jobs(tercet: Tercet) -> schemas.JobList:
+    return schemas.JobList(jobs=tercet.jobs.all())
+
+
+@router.get("/v1/jobs/{id}", tags=["jobs"])
+async def get_job(tercet: Tercet, id: str) -> Job:
+    return tercet.jobs.get(id)
+
+
+@router.delete("/v1/jobs/{id}", status_code=204, tags=["jobs"])
+async def cancel_job(tercet: Tercet, id: str) -> None:
+    """End a job; what it has indexed stays. One that has ended is forgotten."""
+    await asyncio.to_thread(tercet.jobs.cancel, id)

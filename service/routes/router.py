@@ -1,0 +1,30 @@
+"""What the routes of a subject are registered with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from fastapi import APIRouter
+
+from .. import schemas
+
+Handler = TypeVar("Handler", bound=Callable[..., Any])
+
+ERROR_STATUSES = (400, 401, 404, 408, 409, 413, 415, 422, 429, 503)
+
+
+class Router(APIRouter):
+    """Routes whose errors are in the API document."""
+
+    def __init__(self) -> None:
+        super().__init__(responses={status: {"model": schemas.ErrorResponse} for status in ERROR_STATUSES})
+
+    def get_and_head(self, path: str, **options: Any) -> Callable[[Handler], Handler]:
+        """A route that answers HEAD as it does GET, without the body."""
+
+        def register(handler: Handler) -> Handler:
+            self.head(path, **options)(handler)
+            return self.get(path, **options)(handler)
+
+        return register
