@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,15 @@ Among = Callable[[list[int] | None, float], Answer]  # topics that are allowed, 
 Ranks = NDArray[np.float64]
 
 
-def lance(x: Vectors, topics: Ids, rank: Ranks, folder: Path) -> Among:
+@dataclass(frozen=True)
+class Store:
+    """A store that holds all vectors: how it is asked, and how a topic is deleted from it."""
+
+    among: Among
+    remove: Callable[[int], None]
+
+
+def lance(x: Vectors, topics: Ids, rank: Ranks, folder: Path) -> Store:
     import lancedb
     import pyarrow as pa
     from lancedb.index import HnswSq
@@ -41,10 +50,10 @@ def lance(x: Vectors, topics: Ids, rank: Ranks, folder: Path) -> Among:
 
         return answer
 
-    return among
+    return Store(among, lambda topic: table.delete(f"topic = {topic}"))
 
 
-def qdrant(x: Vectors, topics: Ids, rank: Ranks, folder: Path) -> Among:
+def qdrant(x: Vectors, topics: Ids, rank: Ranks, folder: Path) -> Store:
     import qdrant_edge as edge
 
     (folder / "edge").mkdir()
@@ -71,10 +80,15 @@ def qdrant(x: Vectors, topics: Ids, rank: Ranks, folder: Path) -> Among:
 
         return answer
 
-    return among
+    def remove(topic: int) -> None:
+        gone = np.flatnonzero(topics == topic).tolist()
+        shard.update(edge.UpdateOperation.delete_points(gone))
+        shard.optimize()
+
+    return Store(among, remove)
 
 
-def milvus(x: Vectors, topics: Ids, rank: Ranks, uri: str) -> Among:
+def milvus(x: Vectors, topics: Ids, rank: Ranks, uri: str) -> Store:
     from pymilvus import DataType, MilvusClient
 
     client = MilvusClient(uri)
@@ -107,13 +121,16 @@ def milvus(x: Vectors, topics: Ids, rank: Ranks, uri: str) -> Among:
 
         return answer
 
-    return among
+    def remove(topic: int) -> None:
+        client.delete("bench", filter=f"topic == {topic}")
+
+    return Store(among, remove)
 
 
 @contextmanager
-def others(x: Vectors, topics: Ids, rank: Ranks, folder: Path) -> Iterator[dict[str, Among]]:
+def others(x: Vectors, topics: Ids, rank: Ranks, folder: Path) -> Iterator[dict[str, Store]]:
     """Each with all vectors in it, by name; what is not installed, or fails, is told of and left out."""
-    found: dict[str, Among] = {}
+    found: dict[str, Store] = {}
     with ExitStack() as stack:
         for name, build in (
             ("LanceDB", lambda: lance(x, topics, rank, folder)),

@@ -40,7 +40,7 @@ from index.records import NewItem
 from index.search import Aim, Options, search
 from index.vectors import FaissIndex, Vectors, selector
 
-from .others import Among, Answer, others
+from .others import Answer, Store, others
 
 ASKED, TEN, CHUNK, TOPICS = 200, 10, 1000, 20
 ASKED_OTHERS = 40  # Milvus Lite takes half a second each
@@ -215,7 +215,7 @@ def under_filters(
     topics: Ids,
     asked: tuple[Vectors, Ids],
     among: Callable[[Ids | None], Answer] | None,
-    beside: dict[str, Among],
+    beside: dict[str, Store],
 ) -> list[tuple[str, tuple[float, float, float], str]]:
     """What each filter costs and finds, and what others do with it; queries are of four topics, asked in turn."""
     rank = ranks(len(x))
@@ -230,8 +230,8 @@ def under_filters(
             sides["ours"][topic] = ours(box, narrowed.filter(topic))
             if among:
                 sides["HNSW"][topic] = among(places)
-            for name, ask in beside.items():
-                sides[name][topic] = ask(narrowed.topics(topic), narrowed.share)
+            for name, store in beside.items():
+                sides[name][topic] = store.among(narrowed.topics(topic), narrowed.share)
             mine = [n for n, t in enumerate(of) if t == topic]
             truth.update(zip(mine, true_ten(x, queries[mine], places), strict=True))
             began = time.perf_counter()
@@ -258,6 +258,21 @@ def without_a_topic(box: Collection, x: Vectors, topics: Ids, asked: tuple[Vecto
     queries = asked[0][asked[1] == 0]
     ours(box)(queries[0])
     return measured(ours(box), queries, true_ten(x, queries, np.flatnonzero(topics != 0)))
+
+
+def others_without_a_topic(
+    beside: dict[str, Store], x: Vectors, topics: Ids, asked: tuple[Vectors, Ids]
+) -> list[tuple[str, tuple[float, float, float], str]]:
+    """The same of the others."""
+    queries = asked[0][asked[1] == 0][:ASKED_OTHERS]
+    truth = true_ten(x, queries, np.flatnonzero(topics != 0))
+    rows = []
+    for name, store in beside.items():
+        store.remove(0)
+        answer = store.among(None, 1.0)
+        answer(queries[0])
+        rows.append((f"{name}, its topic removed", measured(answer, queries, truth), ""))
+    return rows
 
 
 def main() -> None:
@@ -321,8 +336,11 @@ def bench(
     room = Path(tempfile.mkdtemp(dir=place))
     with others(x, topics, ranks(count), room) if args.others else nullcontext({}) as beside:
         some = queries[:ASKED_OTHERS]
-        rows += [(name, measured(ask(None, 1.0), some, truth[:ASKED_OTHERS]), "") for name, ask in beside.items()]
+        rows += [
+            (name, measured(store.among(None, 1.0), some, truth[:ASKED_OTHERS]), "") for name, store in beside.items()
+        ]
         rows += under_filters(box, x, topics, asked, among, beside)
+        rows += others_without_a_topic(beside, x, topics, asked)
     shutil.copytree(folder, place / "killed")  # as a kill would leave it
     began = time.perf_counter()
     box.close()
