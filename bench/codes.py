@@ -1,11 +1,11 @@
 """FAISS's kinds of codes beside each other: the quickest search that reaches a recall, and what the index costs.
 
-    python -m bench.codes [--count 100000] [--dim 256] [--recall 0.985]
+    python -m bench.codes [--count 100000] [--dim 256] [--recall 0.985] [--captions FOLDER] [--keep FOLDER]
 
-The vectors are those of `bench.search`. Each kind is searched with all settings of a grid (lists, or the graph's width,
-and how many times ten are compared anew by stored vectors), one thread, 200 queries; the row is the quickest of those
-that reach the recall, or the one that finds most. "Bytes" are those of the index without the stored vectors that the
-best are compared by.
+The vectors are those of `bench.search`, made or of captions. Each kind is searched with all settings of a grid (lists,
+or the graph's width, and how many times ten are compared anew by stored vectors), one thread, 200 queries; the row is
+the quickest of those that reach the recall, or the one that finds most. "Bytes" are those of the index without the
+stored vectors that the best are compared by.
 """
 
 from __future__ import annotations
@@ -13,17 +13,18 @@ from __future__ import annotations
 import argparse
 import time
 from itertools import product
+from pathlib import Path
 
 import faiss
 import numpy as np
 
 from index.codes import lists_for
 
-from .search import ASKED, TEN, made, measured, true_ten
+from .search import ASKED, TEN, captions, made, measured, true_ten
 
 LISTS, WIDTHS, FACTORS = (4, 8, 16, 32, 64, 128), (32, 64, 128, 256), (2, 4, 8, 16, 32)
-CODES = ("PQ64x4fs", "PQ128x4fs", "RaBitQ", "RaBitQfs", "RaBitQfs4", "EDEN4", "SQ8")
-WHOLE = ("Flat", "FlatPanorama8")
+CODES = ("RaBitQ", "RaBitQfs", "RaBitQfs4", "EDEN4", "SQ8")
+WHOLE = ("Flat", "FlatPanorama8_32")  # eight levels, 32 vectors at a time
 
 
 def lists_row(x: np.ndarray, name: str, queries: np.ndarray, truth: list[set[int]], least: float) -> str:
@@ -71,17 +72,24 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=100_000)
     parser.add_argument("--dim", type=int, default=256)
     parser.add_argument("--recall", type=float, default=0.985)
+    parser.add_argument("--captions", type=Path, help="a folder of CSV files with captions, in place of made vectors")
+    parser.add_argument("--keep", type=Path, default=Path(), help="a folder for the captions' vectors, used again")
     args = parser.parse_args()
     faiss.omp_set_num_threads(1)
-    x, queries = made(args.count, args.dim, 2), made(ASKED, args.dim, 3)
+    if args.captions:
+        every = captions(args.captions, args.keep / "captions.npy")[0]
+        queries, x = every[:ASKED], every[ASKED:]
+    else:
+        x, queries = made(args.count, args.dim, 2), made(ASKED, args.dim, 3)
+    dim = x.shape[1]
     truth = true_ten(x, queries, np.arange(len(x)))
     print("| kind | setting | p50, ms | recall@10 | bytes a vector | built in, s |\n|---|---|---|---|---|---|")
-    for name in (*CODES, *WHOLE):
+    for name in (f"PQ{dim // 4}x4fs", f"PQ{dim // 2}x4fs", *CODES, *WHOLE):
         print(lists_row(x, name, queries, truth, args.recall), flush=True)
     print(graph_row(x, queries, truth, args.recall))
     for name in ("HNSW32,RaBitQ", "HNSW32,FlatPanorama8"):
         try:
-            faiss.index_factory(args.dim, name, faiss.METRIC_INNER_PRODUCT)
+            faiss.index_factory(dim, name, faiss.METRIC_INNER_PRODUCT)
         except RuntimeError as error:
             print(f"\n{name}: {str(error).split('Error: ')[-1].splitlines()[0]}")
 
