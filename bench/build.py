@@ -22,7 +22,7 @@ import psutil
 
 from export.encoder import OnnxEncoder
 from index.__main__ import BUILD_BUDGET, DECODE_MEMORY_MB
-from index.build import WINDOWS, Source, build, decoded, encoded, planned
+from index.build import WINDOWS, Source, build, decoded, encoded, plan_build
 from index.collection import Collection
 from media.errors import BadMedia
 from media.sandbox import Decoders
@@ -120,7 +120,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         empty = Collection(place / "empty", encoder.manifest.fingerprint, encoder.manifest.dims)
-        todo = planned(empty, args.paths, False, 0.0).todo
+        todo = plan_build(empty, args.paths, False, 0.0).todo
         empty.close()
         some = [todo[i] for i in np.linspace(0, len(todo) - 1, min(args.encode_files, len(todo))).astype(int)]
         rounds, memory = [], list[float]()

@@ -31,7 +31,7 @@ from media.sandbox import Decoders
 from .adopt import adopt
 from .backup import Saved, backup, restore
 from .bank import stock
-from .build import Report, build, row_vectors, standing
+from .build import Report, build, row_vectors, standing_failures
 from .collection import Collection, CollectionError, FingerprintConflict
 from .data import Collections
 from .filters import BadFilter
@@ -253,7 +253,7 @@ def build_and_tell(args: argparse.Namespace) -> tuple[int, dict[str, Any]]:
         collection = collections.ensure(args.collection)
         stock(collection, encoder)
         report = shown(progress_of(args, encoder, collection)) if args.paths else Report()
-        before = {name: why for name, why in standing(collection).items() if name not in report.failed}
+        before = {name: why for name, why in standing_failures(collection).items() if name not in report.failed}
     finally:
         collections.close()
     tell(args.data / f"{args.collection}-failures.jsonl", report, before, bool(args.paths))

@@ -22,7 +22,7 @@ from typing import Any
 
 from export.bundle import digest
 
-from .collection import MEDIA, NAME, STORED, CollectionError, CollectionExists, RecordsLost, lost
+from .collection import MEDIA, NAME, STORED, CollectionError, CollectionExists, RecordsLost, has_lost_records
 from .data import STAGED, hold
 from .snapshot import sync
 
@@ -77,7 +77,7 @@ def backup(data: Path, out: Path) -> dict[str, Saved]:
         if unfinished := sorted((data / STAGED).glob(".*.old")):
             raise BadBackup(f"a swap was cut short ({unfinished[0].name}): start the service, or swap again")
         for folder in sorted((data / "collections").iterdir()):
-            if not folder.name.startswith(".") and lost(folder):
+            if not folder.name.startswith(".") and has_lost_records(folder):
                 raise RecordsLost(folder.name)
             if not folder.name.startswith(".") and (folder / RECORDS).is_file() and (one := copied(folder, half)):
                 saved[folder.name] = one

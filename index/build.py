@@ -81,7 +81,7 @@ class Report:
 
 
 @dataclass
-class Plan:
+class BuildPlan:
     """What a build has to do. Of sources in `doubtful`, with their stamps, the content tells: whether it is that of the
     item, or of the failure, that is known.
     """
@@ -179,9 +179,9 @@ def build(
     outside of it is read, whatever links and manifests say, and files go by their path in it. To `check` is to read
     every file whose size and time are those it had, too.
     """
-    plan = planned(collection, paths, retry, overlap, within, check)
+    plan = plan_build(collection, paths, retry, overlap, within, check)
     total, report = plan.total, plan.report
-    for _ in settled(collection, plan):
+    for _ in settle_doubtful(collection, plan):
         yield plan.done, total, report
     done, todo = plan.done, plan.todo
     with (
@@ -203,7 +203,7 @@ def build(
             return len(items)
 
         ready: list[tuple[Source, str, Media]] = []
-        for source, stamp, outcome in decoded_and_read(todo, encoder, decoders, budget, Path(place), overlap):
+        for source, stamp, outcome in decode_with_digests(todo, encoder, decoders, budget, Path(place), overlap):
             if isinstance(outcome, BadMedia):
                 note_failure(collection, report, source, stamp, outcome)
                 done += 1
@@ -224,18 +224,18 @@ def build(
     yield total, total, report
 
 
-def planned(
+def plan_build(
     collection: Collection,
     paths: Iterable[Path],
     retry: bool,
     overlap: float,
     within: Path | None = None,
     check: bool = False,
-) -> Plan:
+) -> BuildPlan:
     """What is to be done with the sources that there are, by what is known of them."""
     found, ignored = sources(paths, within)
     report = Report(ignored=ignored)
-    plan = Plan(len(found), report)
+    plan = BuildPlan(len(found), report)
     with collection.held() as records:
         known, failures = records.known_sources(), records.failures()
     for source in distinct(found, report):
@@ -262,7 +262,7 @@ def planned(
     return plan
 
 
-def settled(collection: Collection, plan: Plan) -> Iterator[None]:
+def settle_doubtful(collection: Collection, plan: BuildPlan) -> Iterator[None]:
     """Read what is doubtful: what has the content that is known goes by the time it has now, the rest is to be done.
     Yields as it goes, and once more at the end.
     """
@@ -319,7 +319,7 @@ def replaced(item: Item, source: Source, stamp: str, fault: BadMedia) -> bool:
     return may_be_same(was, stamp) and not isinstance(fault, DecoderFailed)
 
 
-def standing(collection: Collection) -> dict[str, str]:
+def standing_failures(collection: Collection) -> dict[str, str]:
     """What could not be indexed, in this build or an earlier one, and why, by the names of the files. Of files that are
     gone, or were indexed under another id, nothing is kept.
     """
@@ -339,7 +339,7 @@ def standing(collection: Collection) -> dict[str, str]:
     return found
 
 
-def decoded_and_read(
+def decode_with_digests(
     todo: list[tuple[Source, str]],
     encoder: Encoder,
     decoders: Decoders,

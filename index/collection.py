@@ -32,7 +32,7 @@ from .calibration import SAMPLE, Background, background
 from .joint import JointIndex, Side
 from .milvus import MilvusStore
 from .places import Ids, Places
-from .records import Failure, Item, NewItem, Records, UnknownItem, begun
+from .records import Failure, Item, NewItem, Records, UnknownItem, holds_records
 from .reserve import Reserve, is_full
 from .store import FaissStore, Store, VectorStoreFailed
 from .vectors import FaissIndex, Sizing, VectorIndex, Vectors
@@ -48,9 +48,9 @@ def holds_files(folder: Path, among: tuple[str, ...] = (MEDIA, SET_ASIDE, SNAPSH
     return any(any((folder / name).iterdir()) for name in among if (folder / name).is_dir())
 
 
-def lost(folder: Path) -> bool:
+def has_lost_records(folder: Path) -> bool:
     """Whether a collection's records are missing or empty, though it has files. Nothing is changed by the question."""
-    return holds_files(folder) and not begun(folder / RECORDS)
+    return holds_files(folder) and not holds_records(folder / RECORDS)
 
 
 def move_aside(path: Path, aside: Path) -> Path:
@@ -156,7 +156,7 @@ class Collection:
         anew: bool = False,
     ) -> None:
         self.name, self.folder, self.dims, self.fingerprint = folder.name, folder, dims, fingerprint
-        if not alone and not anew and lost(folder):
+        if not alone and not anew and has_lost_records(folder):
             raise RecordsLost(self.name)
         (folder / MEDIA).mkdir(parents=True, exist_ok=True)
         self._reserve = reserve or Reserve()

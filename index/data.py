@@ -28,8 +28,8 @@ from .collection import (
     FingerprintConflict,
     RecordsLost,
     UnknownCollection,
+    has_lost_records,
     holds_files,
-    lost,
     move_aside,
 )
 from .records import Records
@@ -205,7 +205,7 @@ def complete_swaps(data: Path) -> None:
 
 def succeed(old: Path, there: Path) -> None:
     """Take an old collection's place: what none of its items names goes over, the rest is no longer needed."""
-    if lost(there) or (old.exists() and lost(old)):
+    if has_lost_records(there) or (old.exists() and has_lost_records(old)):
         log.warning("records of %s are lost: what it was before it was swapped stays in %s", there.name, old)
         return
     with closing(Records(there / RECORDS)) as records:

@@ -19,7 +19,7 @@ from media.containers import Budget
 from media.errors import BadMedia
 from media.sandbox import Decoders
 
-from .build import WINDOWS, Report, Source, decoded_and_read, encoded, note_failure, planned, settled
+from .build import WINDOWS, Report, Source, decode_with_digests, encoded, note_failure, plan_build, settle_doubtful
 from .collection import Collection, CollectionError
 from .records import NewItem
 
@@ -46,7 +46,7 @@ class Encode:
             ready = []
             place = Path(folder)
             how = (self.budget, place, self.overlap)
-            for source, stamp, outcome in decoded_and_read(todo, self.encoder, self.decoders, *how):
+            for source, stamp, outcome in decode_with_digests(todo, self.encoder, self.decoders, *how):
                 if isinstance(outcome, BadMedia):
                     outcomes.append((source, stamp, outcome))
                 else:
@@ -73,9 +73,9 @@ def build(
         import ray
     except ImportError as error:
         raise NoRay from error
-    plan = planned(collection, paths, retry, overlap, check=check)
+    plan = plan_build(collection, paths, retry, overlap, check=check)
     total, report = plan.total, plan.report
-    for _ in settled(collection, plan):
+    for _ in settle_doubtful(collection, plan):
         yield plan.done, total, report
     done, todo = plan.done, plan.todo
     if todo:

@@ -611,7 +611,7 @@ class Records:
             self._db.executemany("delete from failures where id = ?", [(id,) for id in ids])
 
 
-def begun(path: Path) -> bool:
+def holds_records(path: Path) -> bool:
     """Whether a file has the records of a collection. Nothing is written, whatever it is.
 
     Raises:

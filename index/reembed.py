@@ -25,7 +25,7 @@ from media.windows import Media
 
 from .bank import stock
 from .build import WINDOWS, Source, decoded, encoded
-from .collection import NAME, Collection, CollectionError, RecordsLost, UnknownCollection, lost
+from .collection import NAME, Collection, CollectionError, RecordsLost, UnknownCollection, has_lost_records
 from .data import READY, STAGED, complete_swaps, hold, old_of
 from .records import Item, Records, UnknownItem
 from .search import direction
@@ -64,7 +64,7 @@ def reembed(
         process is at it.
     """
     old_folder, folder = data / "collections" / named(name), data / STAGED / name
-    if lost(old_folder):
+    if has_lost_records(old_folder):
         raise RecordsLost(name)
     if not (old_folder / "records.sqlite").is_file():
         raise UnknownCollection(name)
@@ -271,7 +271,7 @@ def check_ready(data: Path, name: str, fingerprint: str | None = None) -> None:
     RecordsLost: nothing is known of the old one's items.
     """
     staged, there = data / STAGED / name, data / "collections" / name
-    if lost(there):
+    if has_lost_records(there):
         raise RecordsLost(name)
     if not (staged / READY).is_file():
         raise NotReady(name, "it has not been made anew" if fingerprint else "it is not complete")

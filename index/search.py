@@ -301,7 +301,9 @@ class View:
             return None
         best = max(found[first:last])
         at = found.index(best, first)
-        told = not places[at].plain or self._target not in ("video", ANY)
+        confidence = calibration.confidence(best) if calibration else None
+        if calibration and places[at].plain and self._target in ("video", ANY):
+            confidence = 0.0  # pictures of one colour are near much that they do not show
         # the index may have rounded its score the other way
         least = min(max(best * MOMENT_SHARE if best > 0 else best, self._least), best)
         good = [i for i in range(first, last) if found[i] >= least]
@@ -314,7 +316,7 @@ class View:
             about.filename,
             list(dict.fromkeys([modality for modality, of in self._every if of[n] < of[n + 1]])),
             best,
-            calibration.confidence(best) * told if calibration else None,
+            confidence,
             self._target,
             moments[0].start_s,
             moments[0].end_s,

@@ -1,4 +1,4 @@
-"""What can be wrong with an input.
+"""What can be wrong with an input, and with a configuration (BadConfig).
 
 BadMedia
 ├── NotMedia          not a container we read

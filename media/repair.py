@@ -31,7 +31,7 @@ LINKS_MOST = 4096
 BOS = 2  # an Ogg page's flag: the first page of a stream
 
 
-class Shown(io.RawIOBase):
+class PatchedFile(io.RawIOBase):
     """A span of a file, some bytes replaced; `patches` ascend and are of one length."""
 
     def __init__(self, file: BinaryIO, span: Span, patches: list[Patch]) -> None:
@@ -68,7 +68,7 @@ class Shown(io.RawIOBase):
 
 
 @contextmanager
-def opened_repaired(path: Path, span: Span | None) -> Iterator[Shown | None]:
+def opened_repaired(path: Path, span: Span | None) -> Iterator[PatchedFile | None]:
     """What FFmpeg is to read in the place of a file; None where the file will do as it is."""
     try:
         file = path.open("rb")
@@ -80,7 +80,7 @@ def opened_repaired(path: Path, span: Span | None) -> Iterator[Shown | None]:
         if span is None and not patches:
             yield None
         else:
-            yield Shown(file, span or (0, path.stat().st_size), patches)
+            yield PatchedFile(file, span or (0, path.stat().st_size), patches)
 
 
 def wave_patches(file: BinaryIO) -> list[Patch]:

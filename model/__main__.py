@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
     argv = sys.argv[1:] if argv is None else argv
     args = arguments(prog).parse_args(argv)
     if args.command == "evaluate" and args.bundle:
-        # A bundle is run by export, which stands on this room: hand the command over, import nothing upwards.
+        # A bundle is run by export, a later package: hand the command over to it.
         status: int = importlib.import_module("export.__main__").main(argv)
         return status
     return perform(args)

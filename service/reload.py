@@ -12,7 +12,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 from export.encoder import Encoder
-from index.collection import lost
+from index.collection import has_lost_records
 from index.records import Records
 from index.reembed import check_ready, swap
 
@@ -102,7 +102,7 @@ def check_all(data: Path, before: str, fingerprint: str) -> list[str]:
     if before == fingerprint:
         return names
     for folder in sorted((data / "collections").iterdir()):
-        if folder.name.startswith(".") or not (folder / "records.sqlite").is_file() or lost(folder):
+        if folder.name.startswith(".") or not (folder / "records.sqlite").is_file() or has_lost_records(folder):
             continue
         with closing(Records(folder / "records.sqlite")) as records:
             if records.meta().get("fingerprint") == before and records.counts()["items"]:

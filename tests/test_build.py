@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from export.encoder import OnnxEncoder
-from index.build import Report, Source, note_failure, standing
+from index.build import Report, Source, note_failure, standing_failures
 from index.build import build as build_all
 from index.collection import Collection
 from index.data import Collections
@@ -352,7 +352,7 @@ def test_an_item_stays_where_its_file_may_still_be_what_it_was(tmp_path: Path) -
     assert failing(NotMedia("Permission denied")) == ["a.wav"]
     file.rename(tmp_path / "b.wav")
     assert failing(NotMedia("No such file")) == ["a.wav"]
-    assert standing(box) == {}  # it is gone
+    assert standing_failures(box) == {}  # it is gone
     (tmp_path / "b.wav").rename(file)
     assert failing(DecoderFailed("it ran out of memory"), "another") == []
     box.put_media(NewItem("a.wav", "audio", 2.0, [(0.0, 2.0)], {}, filename="a.wav"), file)
