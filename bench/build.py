@@ -22,8 +22,8 @@ import psutil
 
 from export.encoder import OnnxEncoder
 from index.__main__ import BUILD_BUDGET, DECODE_MEMORY_MB
-from index.build import WINDOWS, Source, build, decoded, encoded, plan_build
 from index.collection import Collection
+from index.ingest.build import WINDOWS, Source, build, decoded, encoded, plan_build
 from media.errors import BadMedia
 from media.sandbox import Decoders
 from media.windows import Media
@@ -93,7 +93,7 @@ def build_alone(encoder: OnnxEncoder, paths: list[Path], workers: int, data: Pat
 def ray_alone(args: argparse.Namespace, encoder: OnnxEncoder, data: Path) -> tuple[float, int]:
     import ray
 
-    from index import ray_build
+    from index.ingest import ray_build
 
     ray.init(num_cpus=args.workers, include_dashboard=False, log_to_driver=False)
     box, indexed = Collection(data, encoder.manifest.fingerprint, encoder.manifest.dims), 0

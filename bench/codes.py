@@ -18,7 +18,7 @@ from pathlib import Path
 import faiss
 import numpy as np
 
-from index.codes import lists_for
+from index.vectors.codes import lists_for
 
 from .search import ASKED, TEN, captions, made, measured, true_ten
 

@@ -26,7 +26,7 @@ from export.bundle import Bundle, modality_of, open_bundle
 from export.encoder import INPUT, PROVIDERS, OnnxEncoder
 from export.precision import GAINFUL, derived
 from export.verify import probes
-from model import checkpoint
+from model.training import checkpoint
 
 BATCHES = (1, 8, 32)
 REST_S = 0.05  # until the threads of the runtime before have stopped looking for work

@@ -19,9 +19,9 @@ import numpy as np
 
 from export.bundle import Joint
 from index.collection import Collection
-from index.records import NewItem
+from index.records.database import NewItem
 from index.search import Aim, Options, search
-from index.vectors import Vectors
+from index.vectors.faiss_index import Vectors
 
 from .search import made
 

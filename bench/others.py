@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from index.places import Ids
-from index.vectors import Vectors
+from index.columns import Ids
+from index.vectors.faiss_index import Vectors
 from tests.makers import running_milvus
 
 TEN, CHUNK = 10, 1000

@@ -18,9 +18,9 @@ import numpy as np
 from playwright.sync_api import sync_playwright
 
 from export.bundle import open_bundle
-from index.bank import phrases
-from index.data import Collections
-from index.records import NewItem
+from index.library import Collections
+from index.query_bank import phrases
+from index.records.database import NewItem
 
 from .search import CHUNK, made
 from .serve import served

@@ -35,10 +35,10 @@ from numpy.typing import NDArray
 
 from export.encoder import OnnxEncoder
 from index.collection import Collection
-from index.places import Ids
-from index.records import NewItem
+from index.columns import Ids
+from index.records.database import NewItem
 from index.search import Aim, Options, search
-from index.vectors import FaissIndex, Vectors, selector
+from index.vectors.faiss_index import FaissIndex, Vectors, selector
 
 from .others import Answer, Store, others
 

@@ -33,7 +33,7 @@ import numpy as np
 
 from export.bundle import open_bundle
 from export.encoder import OnnxEncoder, session
-from index.bank import phrases
+from index.query_bank import phrases
 
 CONCURRENCY = (1, 8, 32, 128)
 BATCHES = (1, 8, 16, 32, 64, 128)

@@ -24,7 +24,7 @@ import httpx
 import numpy as np
 import psutil
 
-from index.bank import phrases
+from index.query_bank import phrases
 from media.containers import MEDIA
 
 from .serve import ask, free, raw

@@ -19,10 +19,10 @@ from statistics import median
 import torch
 
 from model.config import TrainConfig
-from model.data import Batch
-from model.parallel import Group, pick_device
-from model.train import keep_freed_memory, make_optimiser, train_step
-from model.transformer import VLSA
+from model.data.batches import Batch
+from model.network.transformer import VLSA
+from model.training.distributed import Group, pick_device
+from model.training.loop import keep_freed_memory, make_optimiser, train_step
 
 SWITCHES: dict[str, dict[str, object]] = {
     "plain": {},

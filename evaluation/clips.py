@@ -51,7 +51,7 @@ def rows_of(name: str, worlds: Path) -> tuple[list[Row], str]:
         _, split, count = name.split(":")
         folder = worlds / f"{split}-{count}"
         if not (folder / split / "manifest.jsonl").exists():
-            from .world import render_split  # serving reads this module and renders nothing
+            from .world import render_split
 
             render_split(folder, split, int(count))
         name = str(folder / split / "manifest.jsonl")

@@ -26,8 +26,8 @@ from media.errors import BadMedia
 from media.progress import followed
 from media.video import VideoSpec, square
 from media.windows import InputSpecs, read_media
-from model import stems
-from model.stems import LITE_SIZES, SOUND_RATE, PictureStem, SoundStem, Weights
+from model.network import stems
+from model.network.stems import LITE_SIZES, SOUND_RATE, PictureStem, SoundStem, Weights
 
 from .wheels import AISFX, LITE
 

@@ -25,8 +25,9 @@ from torch import Tensor, nn
 
 from media.text import PAD_ID, TextSpec
 from media.windows import InputSpecs
-from model.language import cut_tokenizer, published
-from model.readings import (
+from model.network.language import cut_tokenizer, published
+from model.network.stems import LinearMap, PictureEncoder, PictureStem, Sentences, SoundEncoder, SoundStem, TextEncoder
+from model.training.readings import (
     AUDIO_WEIGHTS,
     SHARPNESS,
     STRENGTHS,
@@ -42,7 +43,6 @@ from model.readings import (
     softmax,
     unit,
 )
-from model.stems import LinearMap, PictureEncoder, PictureStem, Sentences, SoundEncoder, SoundStem, TextEncoder
 
 from .bundle import TOKENIZER, Bundle, Space, Tokenizer, planned, write_bundle
 from .features import (

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from media.modality import MODALITIES
 from media.text import TextSpec
 from media.windows import InputSpecs
-from model import checkpoint
 from model.config import TrainConfig
-from model.transformer import VLSA
+from model.network.transformer import VLSA
+from model.training import checkpoint
 
 from .bundle import TOKENIZER, WEIGHTS, Bundle, Space, Tokenizer, golden_input, modality_of, planned, write_bundle
 from .encoder import INPUT, OnnxEncoder

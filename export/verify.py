@@ -165,7 +165,7 @@ def torch_parity(encoder: OnnxEncoder, checkpoint: Path) -> Iterator[Check]:
     """The graphs against the network they were traced from (needs torch)."""
     import torch
 
-    from model import checkpoint as checkpoints
+    from model.training import checkpoint as checkpoints
 
     model, _, _ = checkpoints.load(checkpoint)
     for modality in encoder.manifest.modalities:

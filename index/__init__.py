@@ -1,1 +1,1 @@
-"""Vectors kept and found."""
+"""Items kept and found: records, vectors derived from them, ingest, and above these collections and search."""

@@ -28,20 +28,20 @@ from media.manifest import BadManifest
 from media.modality import MODALITIES
 from media.sandbox import Decoders
 
-from .adopt import adopt
 from .backup import Saved, backup, restore
-from .bank import stock
-from .build import Report, build, row_vectors, standing_failures
 from .collection import Collection, CollectionError, FingerprintConflict
-from .data import Collections
-from .filters import BadFilter
-from .records import Item, UnknownSchema
-from .reembed import Overlap, Progress, drop, overlaps, reembed, swap
+from .ingest.adopt import adopt
+from .ingest.build import Report, build, row_vectors, standing_failures
+from .ingest.reembed import Overlap, Progress, drop, overlaps, reembed, swap
+from .library import Collections
+from .query_bank import stock
+from .records.database import Item, UnknownSchema
+from .records.filters import BadFilter
 from .report import report
 from .report import table as worth_table
 from .search import Aim, Answer, Hit, Options, direction, search
-from .store import VectorStoreFailed
-from .vectors import KINDS, Sizing
+from .vectors.faiss_index import KINDS, Sizing
+from .vectors.store import VectorStoreFailed
 
 BUILD_BUDGET = Budget(seconds=2 * 3600.0, frames=2 * 3600 * 60, samples=2 * 3600 * 48_000 * 8)
 PROG = "python -m index"
@@ -312,7 +312,7 @@ def progress_of(
 ) -> Iterator[tuple[int, int, Report]]:
     """A build by the chosen engine."""
     if args.engine == "ray":
-        from . import ray_build
+        from .ingest import ray_build
 
         limits = (BUILD_BUDGET, DECODE_MEMORY_MB, args.file_max_s, args.workers)
         yield from ray_build.build(

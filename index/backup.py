@@ -23,8 +23,8 @@ from typing import Any
 from export.bundle import digest
 
 from .collection import MEDIA, NAME, STORED, CollectionError, CollectionExists, RecordsLost, has_lost_records
-from .data import STAGED, hold
-from .snapshot import sync
+from .library import STAGED, hold
+from .vectors.snapshot import sync
 
 FORMAT, MANIFEST, RECORDS = 1, "backup.json", "records.sqlite"
 COPIED = re.compile(f"{MEDIA}/{STORED.pattern}")

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .places import Ids, Places
-from .records import Records
-from .vectors import VectorIndex, Vectors
+from .columns import Ids
+from .records.database import Records
+from .records.window_table import Places
+from .vectors.faiss_index import VectorIndex, Vectors
 
 ASKED = 64  # queries of the bank
 SAMPLE = 1000  # windows by chance

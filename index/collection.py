@@ -27,15 +27,16 @@ import numpy as np
 
 from export.bundle import Joint
 
-from . import snapshot
 from .calibration import SAMPLE, Background, background
-from .joint import JointIndex, Side
-from .milvus import MilvusStore
-from .places import Ids, Places
-from .records import Failure, Item, NewItem, Records, UnknownItem, holds_records
+from .columns import Ids
+from .records.database import Failure, Item, NewItem, Records, UnknownItem, holds_records
+from .records.window_table import Places
 from .reserve import Reserve, is_full
-from .store import FaissStore, Store, VectorStoreFailed
-from .vectors import FaissIndex, Sizing, VectorIndex, Vectors
+from .vectors import snapshot
+from .vectors.faiss_index import FaissIndex, Sizing, VectorIndex, Vectors
+from .vectors.joint import JointIndex, Side
+from .vectors.milvus import MilvusStore
+from .vectors.store import FaissStore, Store, VectorStoreFailed
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 RECORDS, MEDIA, SNAPSHOTS = "records.sqlite", "media", "snapshots"  # in a collection's folder

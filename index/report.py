@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from .collection import Collection
-from .places import Ids
-from .vectors import VectorIndex, Vectors, bytes_for
+from .columns import Ids
+from .vectors.faiss_index import VectorIndex, Vectors, bytes_for
 
 QUERIES, FILTERED_QUERIES = 200, 20
 TEN = 10

@@ -23,9 +23,9 @@ from media.modality import MODALITIES
 
 from .calibration import GOOD, Background, Calibration
 from .collection import Collection
-from .filters import compile_filter
-from .places import Place
-from .records import About, Records
+from .records.database import About, Records
+from .records.filters import compile_filter
+from .records.window_table import Place
 
 WIDEN = 4  # how much wider each further try is, where windows were of fewer items than are wanted
 WIDE = 32  # windows, at least, that another order is made of

@@ -1,1 +1,1 @@
-"""What goes into the encoder, the encoder itself, and how it is trained."""
+"""The encoder's network, the data it learns from, and its training."""

@@ -13,7 +13,7 @@ from media.commands import add_command, not_installed
 from media.errors import BadConfig
 from media.manifest import BadManifest
 
-from .prepare import PREPARERS, prepare
+from .data.prepare import PREPARERS, prepare
 
 PROG = "python -m model"
 
@@ -106,8 +106,8 @@ def run(args: argparse.Namespace) -> int:
     elif args.command == "train":
         return train_command(args)
     elif args.command == "ablation":
-        from .ablation import Plan, ablation
         from .config import TrainConfig
+        from .training.ablation import Plan, ablation
 
         ablation(Plan(TrainConfig.load(args.config), seeds=args.seeds), args.out)
     else:
@@ -117,7 +117,7 @@ def run(args: argparse.Namespace) -> int:
 
 def train_command(args: argparse.Namespace) -> int:
     from .config import TrainConfig
-    from .train import Diverged, train
+    from .training.loop import Diverged, train
 
     try:
         train(TrainConfig.load(args.config), args.out, args.resume)
@@ -131,8 +131,8 @@ def evaluate_command(args: argparse.Namespace) -> int:
     from evaluation import report
     from media.text import TextTokens
 
-    from . import checkpoint
-    from .train import embedder, new_model
+    from .training import checkpoint
+    from .training.loop import embedder, new_model
 
     model, config, state = checkpoint.load(args.checkpoint)
     file = state["folder"] / "tokenizer.json"

@@ -18,8 +18,8 @@ from pydantic_settings import CliSettingsSource
 from export.bundle import BadBundle
 from export.encoder import EncoderError, OnnxEncoder
 from index.collection import CollectionError
-from index.records import UnknownSchema
-from index.store import VectorStoreFailed
+from index.records.database import UnknownSchema
+from index.vectors.store import VectorStoreFailed
 from media.commands import epilog, not_installed
 
 from .app import create_app

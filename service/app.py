@@ -25,7 +25,7 @@ from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from export.encoder import Encoder
-from index.data import Collections
+from index.library import Collections
 
 from . import errors
 from .links import Links, token_in

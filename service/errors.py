@@ -47,10 +47,10 @@ from index.collection import (
     RecordsLost,
     UnknownCollection,
 )
-from index.filters import BadFilter
-from index.records import UnknownItem, UnknownSchema
-from index.reembed import NotReady
-from index.store import VectorStoreFailed
+from index.ingest.reembed import NotReady
+from index.records.database import UnknownItem, UnknownSchema
+from index.records.filters import BadFilter
+from index.vectors.store import VectorStoreFailed
 from media.errors import BadConfig, BadMedia, BadText, BeyondBudget, DecodersClosed, NotMedia
 from media.manifest import BadManifest, BadMetadata
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Literal, Protocol
 
-from index.snapshot import write_durably
+from index.vectors.snapshot import write_durably
 
 LOG = logging.getLogger("tercet.jobs")
 FAILURES = 100  # listed of a job, as many warnings, too; all are counted

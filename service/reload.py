@@ -13,8 +13,8 @@ from pathlib import Path
 
 from export.encoder import Encoder
 from index.collection import has_lost_records
-from index.records import Records
-from index.reembed import check_ready, swap
+from index.ingest.reembed import check_ready, swap
+from index.records.database import Records
 
 from .errors import CannotReload
 from .settings import Settings

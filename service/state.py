@@ -22,12 +22,12 @@ from starlette.types import Scope
 
 from export.bundle import Manifest, modality_of
 from export.encoder import Encoder
-from index.bank import stock
-from index.build import build
 from index.collection import FingerprintConflict, RecordsLost
-from index.data import Collections
+from index.ingest.build import build
+from index.library import Collections
+from index.query_bank import stock
 from index.reserve import is_full
-from index.vectors import Sizing
+from index.vectors.faiss_index import Sizing
 from media.containers import Budget
 from media.sandbox import Decoders
 from media.text import Reading

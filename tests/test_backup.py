@@ -10,7 +10,7 @@ import pytest
 
 from index.backup import BadBackup, backup, checked, restore
 from index.collection import CollectionExists, DataInUse
-from index.data import Collections
+from index.library import Collections
 
 from .makers import dims
 from .test_index import cloud, found, item

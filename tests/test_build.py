@@ -20,11 +20,11 @@ import numpy as np
 import pytest
 
 from export.encoder import OnnxEncoder
-from index.build import Report, Source, note_failure, standing_failures
-from index.build import build as build_all
 from index.collection import Collection
-from index.data import Collections
-from index.records import NewItem
+from index.ingest.build import Report, Source, note_failure, standing_failures
+from index.ingest.build import build as build_all
+from index.library import Collections
+from index.records.database import NewItem
 from media.containers import Budget
 from media.errors import BadMedia, DecoderFailed, NotMedia
 from media.sandbox import Decoders

@@ -42,10 +42,10 @@ from export.to_onnx import export_checkpoint, golden_vectors
 from export.triton import write_repository
 from export.verify import PARITY, batch_invariance, everything, in_batches, measure, probes, torch_parity
 from media.text import learn_tokenizer
-from model import checkpoint
 from model.config import SMOKE, TrainConfig
-from model.train import make_optimiser
-from model.transformer import VLSA
+from model.network.transformer import VLSA
+from model.training import checkpoint
+from model.training.loop import make_optimiser
 
 from .makers import MODALITIES, ROOT, free_port, only_installed_by, wait_ready
 

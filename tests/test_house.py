@@ -28,21 +28,21 @@ from service.settings import Settings
 from .makers import ROOMS, ROOT, FakeEncoder, installed_by
 
 TORCH = {
-    "model.transformer",
-    "model.language",
-    "model.objectives",
-    "model.step",
-    "model.parallel",
-    "model.train",
-    "model.initial",
-    "model.ablation",
-    "model.data",
-    "model.checkpoint",
+    "model.network.transformer",
+    "model.network.language",
+    "model.training.losses",
+    "model.training.step",
+    "model.training.distributed",
+    "model.training.loop",
+    "model.network.pretrained_vit",
+    "model.training.ablation",
+    "model.data.batches",
+    "model.training.checkpoint",
     "export.to_onnx",
     "export.pretrained",
     "export.stems",
     "export.features",
-    "model.stems",
+    "model.network.stems",
 }
 
 

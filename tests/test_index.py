@@ -21,7 +21,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 from numpy.typing import NDArray
 
-from index import snapshot
 from index.backup import backup
 from index.collection import (
     BadName,
@@ -33,15 +32,16 @@ from index.collection import (
     RecordsLost,
     UnknownCollection,
 )
-from index.data import Collections
-from index.filters import BadFilter, compile_filter
-from index.milvus import MilvusIndex
-from index.records import NewItem, Records, UnknownItem
-from index.reembed import reembed
+from index.ingest.reembed import reembed
+from index.library import Collections
+from index.records.database import NewItem, Records, UnknownItem
+from index.records.filters import BadFilter, compile_filter
 from index.report import report
 from index.search import Aim, Answer, Options, search
-from index.store import VectorStoreFailed
-from index.vectors import KINDS, FaissIndex, Sizing, gpus
+from index.vectors import snapshot
+from index.vectors.faiss_index import KINDS, FaissIndex, Sizing, gpus
+from index.vectors.milvus import MilvusIndex
+from index.vectors.store import VectorStoreFailed
 from media.containers import Budget
 from media.sandbox import Decoders
 from service.reload import check_all
@@ -597,7 +597,7 @@ def test_an_index_is_tuned_by_what_is_asked_of_it(tmp_path: Path) -> None:
 def test_a_collection_that_grows_gets_another_index_while_it_serves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory_mb: int, kind: str
 ) -> None:
-    monkeypatch.setattr("index.vectors.COMPARED_PER_MS", 1500 * 64 / 0.25)
+    monkeypatch.setattr("index.vectors.faiss_index.COMPARED_PER_MS", 1500 * 64 / 0.25)
     sizing = Sizing(memory_mb=memory_mb)
     box = Collection(tmp_path / "box", "f1", dims(64), sizing)
     x = cloud(3000, 64) if kind == "ivf" else cloud(6000, 64)
@@ -707,7 +707,7 @@ def test_searches_go_on_while_a_snapshot_is_written(tmp_path: Path, monkeypatch:
         assert go_on.wait(30)
         fill(*args)
 
-    monkeypatch.setattr("index.snapshot.fill", slow)
+    monkeypatch.setattr("index.vectors.snapshot.fill", slow)
     saving = threading.Thread(target=box.snapshot)
     writing = threading.Thread(target=box.put, args=([item("b", unit(0, 1, 0))],))
     saving.start()
@@ -1121,8 +1121,8 @@ def test_what_lies_near_removed_vectors_is_found(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["ivf", "small"])
 def test_codes_read_as_far_as_a_filter_makes_them(kind: str, lists: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Filters against each query, of all shares: by copies of codes, by lists, and where all is in one list."""
-    monkeypatch.setattr("index.codes.ONE_LIST", 1000 if lists else 50_000)
-    monkeypatch.setattr("index.codes.COPIED", 4500)
+    monkeypatch.setattr("index.vectors.codes.ONE_LIST", 1000 if lists else 50_000)
+    monkeypatch.setattr("index.vectors.codes.COPIED", 4500)
     x = np.concatenate([cloud(1, 16, seed=s) + 0.3 * cloud(500, 16, seed=100 + s) for s in range(16)])
     x = np.asarray(x / np.linalg.norm(x, axis=1, keepdims=True), np.float32)
     ids, topics = np.arange(1, len(x) + 1), np.repeat(np.arange(16), 500)
@@ -1166,9 +1166,9 @@ def test_a_collection_of_codes_against_the_twin(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, seed: int, steps: list[tuple[str, int]]
 ) -> None:
     """Items come, are replaced and go, topic by topic, while indexes are made anew; filters leave a topic out."""
-    monkeypatch.setattr("index.vectors.LEARNABLE", 200)
-    monkeypatch.setattr("index.vectors.EXACT_MS", 1e-6)
-    monkeypatch.setattr("index.codes.ONE_LIST", 300)
+    monkeypatch.setattr("index.vectors.faiss_index.LEARNABLE", 200)
+    monkeypatch.setattr("index.vectors.faiss_index.EXACT_MS", 1e-6)
+    monkeypatch.setattr("index.vectors.codes.ONE_LIST", 300)
     random = np.random.default_rng(seed)
     centres = cloud(16, 16, seed=seed)
     box, twin = Collection(tmp_path_factory.mktemp("codes") / "c", "f1", dims(16)), dict[str, tuple[int, Any]]()
@@ -1213,7 +1213,7 @@ def test_codes_of_an_earlier_version_serve_until_they_are_made_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Of a quarter as many pieces as dimensions, and snapshots that keep no codes beside the index."""
-    monkeypatch.setattr("index.codes.ONE_LIST", 500)
+    monkeypatch.setattr("index.vectors.codes.ONE_LIST", 500)
     x = cloud(1500, 16)
 
     def save(self: FaissIndex, path: Path) -> None:
@@ -1221,7 +1221,7 @@ def test_codes_of_an_earlier_version_serve_until_they_are_made_anew(
         np.savez(f"{path}.npz", ids=self._ids, gone=self._gone)
 
     with monkeypatch.context() as earlier:
-        earlier.setattr("index.codes.pieces", lambda dim: dim // 4)
+        earlier.setattr("index.vectors.codes.pieces", lambda dim: dim // 4)
         earlier.setattr(FaissIndex, "save", save)
         box = Collection(tmp_path / "box", "f1", dims(16), Sizing("ivf"))
         box.put([item(f"i{n}", v, n=n) for n, v in enumerate(x)])

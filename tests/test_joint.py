@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from export.bundle import Joint, NoRoute, Space, planned
 from index.collection import Collection
-from index.records import NewItem
+from index.records.database import NewItem
 from index.search import Aim, Answer, Options, search
-from index.vectors import Sizing, Vectors
+from index.vectors.faiss_index import Sizing, Vectors
 from media.windows import InputSpecs
 
 JOINT = Joint("video", "audio", 0.5)

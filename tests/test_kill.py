@@ -22,12 +22,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from index import codes, data, reembed, snapshot, vectors
-from index.adopt import adopt
+from index import library as data
 from index.collection import Collection
-from index.data import Collections
-from index.records import NewItem, Records
-from index.vectors import FaissIndex
+from index.ingest import reembed
+from index.ingest.adopt import adopt
+from index.library import Collections
+from index.records.database import NewItem, Records
+from index.vectors import codes, snapshot
+from index.vectors import faiss_index as vectors
+from index.vectors.faiss_index import FaissIndex
 from media.containers import Budget
 from media.sandbox import Decoders
 

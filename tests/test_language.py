@@ -12,12 +12,12 @@ import torch
 from media.errors import BadConfig
 from media.text import TextSpec, TextTokens
 from model.config import PRESETS, SMOKE, TrainConfig
-from model.language import MiniLM, cut_tokenizer, published
-from model.objectives import geometry
-from model.prepare import prepare
-from model.step import Chance, gradients
-from model.train import new_model, train
-from model.transformer import VLSA
+from model.data.prepare import prepare
+from model.network.language import MiniLM, cut_tokenizer, published
+from model.network.transformer import VLSA
+from model.training.loop import new_model, train
+from model.training.losses import geometry
+from model.training.step import Chance, gradients
 
 from .makers import make_wav
 from .test_train import some_batch

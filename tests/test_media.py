@@ -18,9 +18,9 @@ import pytest
 from fastapi.routing import APIRoute
 from httpx import Response
 
-from index.build import build
-from index.data import Collections
-from index.reembed import reembed
+from index.ingest.build import build
+from index.ingest.reembed import reembed
+from index.library import Collections
 from media.containers import Budget
 from media.sandbox import Decoders
 from service.app import create_app

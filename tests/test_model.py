@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from model.config import BASE, PRESETS, SMOKE, TINY, BadConfig, TrainConfig
-from model.objectives import info_nce, masked_patches, masked_tokens, matching
-from model.step import weighted
-from model.transformer import VLSA, Masked, Spectrogram
+from model.network.transformer import VLSA, Masked, Spectrogram
+from model.training.losses import info_nce, masked_patches, masked_tokens, matching
+from model.training.step import weighted
 
 
 def tokens_of(config: str) -> list[int]:

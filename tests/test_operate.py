@@ -20,7 +20,7 @@ import pytest
 import uvicorn
 
 from export.encoder import Encoder
-from index.reembed import reembed
+from index.ingest.reembed import reembed
 from media.containers import Budget
 from media.sandbox import Decoders
 from service.app import create_app

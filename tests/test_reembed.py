@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from index.build import build
 from index.collection import DataInUse, FingerprintConflict, UnknownCollection
-from index.data import Collections
-from index.records import NewItem
-from index.reembed import NotReady, Progress, drop, overlaps, reembed, swap
+from index.ingest.build import build
+from index.ingest.reembed import NotReady, Progress, drop, overlaps, reembed, swap
+from index.library import Collections
+from index.records.database import NewItem
 from media.containers import Budget
 from media.sandbox import Decoders
 
@@ -180,9 +180,9 @@ def test_a_swap_that_is_cut_short_is_completed(data: Path, step: int, monkeypatc
 
     with monkeypatch.context() as patched:
         patched.setattr(Path, "rename", dying(Path.rename))
-        patched.setattr("index.snapshot.sync", dying(lambda path, **_: None))
-        patched.setattr("index.records.Records.forget_origins", dying(lambda self: None))
-        patched.setattr("index.data.shutil.rmtree", dying(lambda path, **_: None))
+        patched.setattr("index.vectors.snapshot.sync", dying(lambda path, **_: None))
+        patched.setattr("index.records.database.Records.forget_origins", dying(lambda self: None))
+        patched.setattr("index.library.shutil.rmtree", dying(lambda path, **_: None))
         try:
             swap(data, "a")
             swapped = True

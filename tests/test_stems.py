@@ -16,8 +16,8 @@ from torch import nn
 from export.bundle import open_bundle
 from export.encoder import OnnxEncoder
 from export.stems import halve
-from model.readings import Linear, held_out, log_ranks, mean_within, ridge, unit
-from model.stems import SOUND_FFT, LogMel, PictureStem, SameConv, full_scale, fuse, loudest_block, mel_filters
+from model.network.stems import SOUND_FFT, LogMel, PictureStem, SameConv, full_scale, fuse, loudest_block, mel_filters
+from model.training.readings import Linear, held_out, log_ranks, mean_within, ridge, unit
 
 from .makers import ROOT
 

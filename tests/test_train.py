@@ -24,17 +24,17 @@ from evaluation.clips import Clips
 from media.errors import BadConfig
 from media.manifest import BadManifest, read_manifest
 from media.text import TextTokens
-from model.ablation import ARMS, Plan, ablation, operations, stages
-from model.checkpoint import load
 from model.config import PRESETS, SMOKE, TrainConfig
-from model.data import Batch, Mixture
-from model.initial import start_trunk
-from model.parallel import end_group, start_group
-from model.prepare import prepare
-from model.shards import Shards
-from model.step import Chance, gradients
-from model.train import Diverged, train
-from model.transformer import VLSA
+from model.data.batches import Batch, Mixture
+from model.data.prepare import prepare
+from model.data.shards import Shards
+from model.network.pretrained_vit import start_trunk
+from model.network.transformer import VLSA
+from model.training.ablation import ARMS, Plan, ablation, operations, stages
+from model.training.checkpoint import load
+from model.training.distributed import end_group, start_group
+from model.training.loop import Diverged, train
+from model.training.step import Chance, gradients
 
 from .makers import ROOT, free_port
 

@@ -9,7 +9,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from export.encoder import OnnxEncoder
-from index.build import row_vectors
+from index.ingest.build import row_vectors
 from media.errors import BadText
 from media.text import LETTERS_MAX, Reading, TextSpec, TextTokens, learn_tokenizer
 from media.words import unread_scripts, words_of

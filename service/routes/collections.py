@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 
-from index.bank import stock
 from index.collection import Collection, UnknownCollection
+from index.query_bank import stock
 
 from .. import schemas
 from ..state import State, Tercet

@@ -9,10 +9,10 @@ from typing import Annotated
 from fastapi import Query, Request
 from fastapi.responses import FileResponse, Response
 
-from index.build import read_words
 from index.collection import Collection
-from index.items import media_item
-from index.records import Item, NewItem, UnknownItem, modalities_of
+from index.ingest.build import read_words
+from index.ingest.items import media_item
+from index.records.database import Item, NewItem, UnknownItem, modalities_of
 from media.manifest import checked_metadata
 
 from .. import schemas

@@ -8,7 +8,7 @@ import faiss as untyped_faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from .places import Column, Ids
+from ..columns import Column, Ids
 
 faiss: Any = untyped_faiss  # its stubs know no GPUs, and not every build has them
 Vectors = NDArray[np.float32]

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .places import PLACE, Column, Ids, Places
-from .vectors import Found, VectorIndex, Vectors
+from ..columns import Column, Ids
+from ..records.window_table import PLACE, Places
+from .faiss_index import Found, VectorIndex, Vectors
 
 CANDIDATES = 4  # windows by their pictures for each one that is wanted, and so many by their sound as it weighs
 LEAST_WANTED = 10

@@ -23,10 +23,10 @@ from evaluation.clips import Clips
 from evaluation.retrieval import evaluate_first_windows, score
 from media.text import TextTokens
 
-from .config import TrainConfig
-from .parallel import Group
+from ..config import TrainConfig
+from .distributed import Group
+from .loop import embedder, lines_of, start, train
 from .step import Chance, gradients
-from .train import embedder, lines_of, start, train
 
 ROUTES = ("text-video", "text-audio", "audio-text")
 FINE_TUNING: dict[str, Any] = {"local_weight": 0.0, "video_text": True, "learning_rate": 1e-3, "seed": 1000}

@@ -23,15 +23,15 @@ from media.manifest import BadManifest, Member, read_shard
 from media.sandbox import Decoders
 from media.windows import Media
 
-from .bank import stock
+from ..collection import NAME, Collection, CollectionError, RecordsLost, UnknownCollection, has_lost_records
+from ..library import READY, STAGED, complete_swaps, hold, old_of
+from ..query_bank import stock
+from ..records.database import Item, Records, UnknownItem
+from ..search import direction
+from ..vectors.faiss_index import FaissIndex, Vectors
+from ..vectors.snapshot import sync
+from ..vectors.store import replay
 from .build import WINDOWS, Source, decoded, encoded
-from .collection import NAME, Collection, CollectionError, RecordsLost, UnknownCollection, has_lost_records
-from .data import READY, STAGED, complete_swaps, hold, old_of
-from .records import Item, Records, UnknownItem
-from .search import direction
-from .snapshot import sync
-from .store import replay
-from .vectors import FaissIndex, Vectors
 
 ROUNDS = 5  # of following a collection that is being written
 SAMPLED = 100  # queries that the two are compared by

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from export.bundle import modality_of
 from media.windows import Media
 
-from .records import NewItem
+from ..records.database import NewItem
 
 OfWindows = tuple[list[int], NDArray[np.float32]]  # which windows, and their unit vectors [n, dim]
 

@@ -15,8 +15,8 @@ from media.errors import BadMedia
 from media.sandbox import Decoders
 from media.windows import Media
 
+from ..collection import Collection
 from .build import WINDOWS, Report, Source, decoded, distinct, encoded
-from .collection import Collection
 
 
 def adopt(

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from .places import Ids
-from .records import Records
+from ..columns import Ids
+from ..records.database import Records
+from .faiss_index import NOTHING, Found, Vectors, few
 from .store import Held, VectorStoreFailed, replay
-from .vectors import NOTHING, Found, Vectors, few
 
 CHUNK = 16_384  # ids looked through at a time
 ROWS = 1000  # in one message, which has 64 MB at most

@@ -28,8 +28,8 @@ from torch.utils.checkpoint import checkpoint
 from media.modality import MODALITIES
 from media.text import PAD_ID
 
+from ..config import EncoderConfig
 from . import language
-from .config import EncoderConfig
 
 LOG_FLOOR = 1e-6  # power below which there is silence; a full-scale sine has power 1
 MOST_GAIN = 32.0  # by which a quiet window is turned up, 30 dB; silence stays silence

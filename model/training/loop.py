@@ -27,15 +27,15 @@ from evaluation.retrieval import Embedder, evaluate_first_windows, measure, scor
 from media.errors import BadConfig
 from media.text import TextTokens, learn_tokenizer
 
+from ..config import TrainConfig
+from ..data.batches import Batch, Mixture, Source
+from ..data.shards import Shards
+from ..network.language import cut_tokenizer
+from ..network.pretrained_vit import start_trunk
+from ..network.transformer import VLSA, MiniLMStem
 from . import checkpoint
-from .config import TrainConfig
-from .data import Batch, Mixture, Source
-from .initial import start_trunk
-from .language import cut_tokenizer
-from .parallel import Group, end_group, pick_device, start_group
-from .shards import Shards
+from .distributed import Group, end_group, pick_device, start_group
 from .step import Chance, gradients
-from .transformer import VLSA, MiniLMStem
 
 LINE_STEPS = 50  # where there is no bar
 STEP_SEEDS = 1_000_003

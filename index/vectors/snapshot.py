@@ -11,7 +11,7 @@ from typing import Any
 
 from export.bundle import digest
 
-from .vectors import FaissIndex
+from .faiss_index import FaissIndex
 
 STATE = "snapshot.json"
 

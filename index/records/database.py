@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 
 from export.bundle import modality_of
 
+from ..columns import Ids
 from .filters import facts
-from .labels import Labels
-from .places import Ids, Places
+from .item_cache import Labels
+from .window_table import Places
 
 SCHEMA_VERSION = 5
 SCHEMA = """

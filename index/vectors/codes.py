@@ -24,7 +24,7 @@ import faiss as untyped_faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from .places import Column, Ids
+from ..columns import Column, Ids
 
 faiss: Any = untyped_faiss
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .transformer import Masked
+from ..network.transformer import Masked
 
 
 def info_nce(a: Tensor, b: Tensor, scale: Tensor | float, group: Tensor, smoothing: float = 0.0) -> Tensor:

@@ -10,23 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-Ids = NDArray[np.int64]
-
-
-class Column:
-    """Numbers, or rows of them, that are appended to in place: the room behind the last doubles when it is used up."""
-
-    def __init__(self, values: NDArray[Any]) -> None:
-        self._room = self.values = values
-
-    def append(self, values: NDArray[Any]) -> None:
-        before, n = len(self.values), len(self.values) + len(values)
-        if n > len(self._room):
-            room = np.empty((max(n, 2 * len(self._room)), *values.shape[1:]), self._room.dtype)
-            room[:before] = self.values
-            self._room = room
-        self._room[before:n] = values
-        self.values = self._room[:n]
+from ..columns import Column, Ids
 
 
 class Place(NamedTuple):

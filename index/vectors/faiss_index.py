@@ -24,9 +24,9 @@ import faiss as untyped_faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from ..columns import Column, Ids
 from .codes import Codes, Subset, described, lists_for
 from .gpu import CHUNK, MOST, Copy, gpus
-from .places import Column, Ids
 
 log = logging.getLogger(__name__)
 faiss: Any = untyped_faiss  # its stubs know neither numpy arguments nor search parameters

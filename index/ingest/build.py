@@ -23,10 +23,10 @@ from media.sandbox import Decoders
 from media.text import padded, warnings_of
 from media.windows import Media
 
-from .collection import Collection
+from ..collection import Collection
+from ..records.database import Failure, Item, Known, NewItem
 from .content import digest_of, is_other, may_be_same
 from .items import media_item
-from .records import Failure, Item, Known, NewItem
 
 AHEAD = 16  # files being decoded or waiting to be encoded, and
 AHEAD_BYTES = 256_000_000  # what those that are decoded may hold

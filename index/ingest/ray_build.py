@@ -19,9 +19,9 @@ from media.containers import Budget
 from media.errors import BadMedia
 from media.sandbox import Decoders
 
+from ..collection import Collection, CollectionError
+from ..records.database import NewItem
 from .build import WINDOWS, Report, Source, decode_with_digests, encoded, note_failure, plan_build, settle_doubtful
-from .collection import Collection, CollectionError
-from .records import NewItem
 
 FILES = 8  # in one task
 

@@ -15,7 +15,6 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import IO
 
-from . import snapshot
 from .collection import (
     MEDIA,
     NAME,
@@ -32,9 +31,10 @@ from .collection import (
     holds_files,
     move_aside,
 )
-from .records import Records
+from .records.database import Records
 from .reserve import Reserve, is_full
-from .vectors import Sizing
+from .vectors import snapshot
+from .vectors.faiss_index import Sizing
 
 STAGED, READY = "reembed", "ready"  # see `reembed`
 HALVES = re.compile(r"\.[a-z0-9][a-z0-9_-]{0,62}-([0-9a-f]{32}|[a-z0-9_]{8})")  # deleted, or not yet restored

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import faiss
 
-from .places import Ids
-from .records import Records
-from .vectors import SAMPLE, FaissIndex, Vectors
+from ..columns import Ids
+from ..records.database import Records
+from .faiss_index import SAMPLE, FaissIndex, Vectors
 
 TUNED_ON = 200  # vectors taken for queries where there are no others
 log = logging.getLogger(__name__)

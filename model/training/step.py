@@ -19,11 +19,11 @@ from torch import Tensor
 
 from media.modality import MODALITIES
 
-from . import objectives
-from .config import TrainConfig
-from .data import Batch
-from .parallel import Group
-from .transformer import VLSA
+from ..config import TrainConfig
+from ..data.batches import Batch
+from ..network.transformer import VLSA
+from . import losses as objectives
+from .distributed import Group
 
 PAIRS = ("audio_video", "audio_text", "video_text")
 GLOBAL_TERMS = (*PAIRS, *(f"{pair}_match" for pair in PAIRS))

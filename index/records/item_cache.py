@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .places import Column
+from ..columns import Column
 
 LONG = 512  # bytes of a row; a longer one is not held
 NOTHING = marshal.dumps(None)

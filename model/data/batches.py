@@ -17,7 +17,7 @@ from evaluation.clips import Clip, Drawn
 from media.manifest import Row
 from media.text import TextTokens
 
-from .config import EncoderConfig
+from ..config import EncoderConfig
 
 
 class Source(Protocol):

@@ -12,12 +12,12 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
+from ..columns import Ids
+from ..records.database import Records
 from . import snapshot
+from .faiss_index import THERE, FaissIndex, Sizing, VectorIndex, Vectors
 from .gpu import gpus
-from .places import Ids
-from .records import Records
-from .renewal import TUNED_ON, Renewal, spare_cores
-from .vectors import THERE, FaissIndex, Sizing, VectorIndex, Vectors
+from .rebuild import TUNED_ON, Renewal, spare_cores
 
 log = logging.getLogger(__name__)
 # Vectors that may follow a snapshot before another is due: as many as take seconds to add again.

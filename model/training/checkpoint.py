@@ -11,8 +11,8 @@ import torch
 
 from media.errors import BadConfig
 
-from .config import TrainConfig
-from .transformer import VLSA
+from ..config import TrainConfig
+from ..network.transformer import VLSA
 
 
 def save(folder: Path, model: VLSA, optimiser: torch.optim.Optimizer, state: dict[str, Any], tokenizer: Path) -> None:

@@ -1,0 +1,26 @@
+"""Growing arrays of numbers, and the type of ids."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ids = NDArray[np.int64]
+
+
+class Column:
+    """An array [n, ...] that is appended to in place. Its capacity doubles when it is full."""
+
+    def __init__(self, values: NDArray[Any]) -> None:
+        self._capacity = self.values = values
+
+    def append(self, values: NDArray[Any]) -> None:
+        before, n = len(self.values), len(self.values) + len(values)
+        if n > len(self._capacity):
+            grown = np.empty((max(n, 2 * len(self._capacity)), *values.shape[1:]), self._capacity.dtype)
+            grown[:before] = self.values
+            self._capacity = grown
+        self._capacity[before:n] = values
+        self.values = self._capacity[:n]

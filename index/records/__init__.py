@@ -1,0 +1,1 @@
+"""What is known of items: in SQLite, the truth from which all else can be made again."""

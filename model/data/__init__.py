@@ -1,0 +1,1 @@
+"""What training reads: datasets prepared, shards, and batches drawn from them."""

@@ -1,0 +1,1 @@
+"""The networks: VLSA, and the published ones whose weights it can start from or read."""
