@@ -1,10 +1,13 @@
-"""How fast a folder is indexed: the builder against decoding alone and encoding alone, its memory, and Ray beside it.
+"""How fast a folder is indexed: the builder against decoding alone and encoding alone, its memory,
+and Ray beside it.
 
-    python -m bench.build PATH... [--bundle bundles/default] [--workers 2] [--encode-files 400] [--rounds 3] [--ray]
+    python -m bench.build PATH... [--bundle bundles/default] [--workers 2] [--encode-files 400]
+    [--rounds 3] [--ray]
 
-Decoding alone is the builder's own decoders with nothing behind them; encoding alone takes files that are decoded
-already, as many as `--encode-files`, drawn evenly from all. A stage alone has every core to itself, and the builder's
-stages share them, so beside the slower stage stands what one stage after the other would take.
+Decoding alone is the builder's own decoders with nothing behind them; encoding alone takes files
+that are decoded already, as many as `--encode-files`, drawn evenly from all. A stage alone has
+every core to itself, and the builder's stages share them, so beside the slower stage stands what
+one stage after the other would take.
 """
 
 from __future__ import annotations
@@ -37,7 +40,9 @@ def resident_mb() -> float:
     return psutil.Process().memory_info().rss / 2**20
 
 
-def decode_alone(encoder: OnnxEncoder, todo: list[tuple[Source, str]], workers: int, place: Path) -> tuple[float, int]:
+def decode_alone(
+    encoder: OnnxEncoder, todo: list[tuple[Source, str]], workers: int, place: Path
+) -> tuple[float, int]:
     """Seconds, and how many files could be read."""
     decoders, readable = Decoders(workers, DECODE_MEMORY_MB, FILE_S), 0
     decoders.warm()
@@ -50,8 +55,8 @@ def decode_alone(encoder: OnnxEncoder, todo: list[tuple[Source, str]], workers: 
 
 
 def encode_alone(bundle: Path, todo: list[tuple[Source, str]], workers: int, place: Path) -> float:
-    """Seconds a file, in batches as the builder makes them: the better of one at a time on every core and as many at
-    once as there are cores.
+    """Seconds a file, in batches as the builder makes them: the better of one at a time on every
+    core and as many at once as there are cores.
     """
     decoders, encoder = Decoders(workers, DECODE_MEMORY_MB, FILE_S), OnnxEncoder.open(bundle)
     outcomes = list(decoded(todo, encoder, decoders, BUILD_BUDGET, place))
@@ -74,13 +79,17 @@ def encode_alone(bundle: Path, todo: list[tuple[Source, str]], workers: int, pla
     return min(took) / sum(map(len, batches))
 
 
-def build_alone(encoder: OnnxEncoder, paths: list[Path], workers: int, data: Path) -> tuple[float, int, list[float]]:
+def build_alone(
+    encoder: OnnxEncoder, paths: list[Path], workers: int, data: Path
+) -> tuple[float, int, list[float]]:
     """Seconds, files indexed, and the process's memory over the build, MiB."""
     box = Collection(data, encoder.manifest.fingerprint, encoder.manifest.dims)
     decoders, memory, indexed = Decoders(workers, DECODE_MEMORY_MB, FILE_S), [], 0
     decoders.warm()
     began = time.perf_counter()
-    for done, total, report in build(encoder, box, paths, decoders, BUILD_BUDGET, at_once=os.cpu_count() or 1):
+    for done, total, report in build(
+        encoder, box, paths, decoders, BUILD_BUDGET, at_once=os.cpu_count() or 1
+    ):
         indexed = report.indexed
         if done * SAMPLES >= total * (len(memory) + 1):
             memory.append(resident_mb())
@@ -122,12 +131,17 @@ def main() -> None:
         empty = Collection(place / "empty", encoder.manifest.fingerprint, encoder.manifest.dims)
         todo = plan_build(empty, args.paths, False, 0.0).todo
         empty.close()
-        some = [todo[i] for i in np.linspace(0, len(todo) - 1, min(args.encode_files, len(todo))).astype(int)]
+        some = [
+            todo[i]
+            for i in np.linspace(0, len(todo) - 1, min(args.encode_files, len(todo))).astype(int)
+        ]
         rounds, memory = [], list[float]()
         for n in range(args.rounds):
             decode_s, readable = decode_alone(encoder, todo, args.workers, place)
             encode = 1 / encode_alone(args.bundle, some, args.workers, place)
-            build_s, indexed, held = build_alone(encoder, args.paths, args.workers, place / f"local-{n}")
+            build_s, indexed, held = build_alone(
+                encoder, args.paths, args.workers, place / f"local-{n}"
+            )
             memory = memory or held  # the first round's: afterwards there is room
             rounds.append([readable / decode_s, encode, indexed / build_s])
             if args.ray:
@@ -136,18 +150,26 @@ def main() -> None:
         rates = np.array(rounds)  # [rounds, (decoding, encoding, the builder, the builder on Ray)]
         slower, after = rates[:, :2].min(axis=1), 1 / (1 / rates[:, :2]).sum(axis=1)
         print(f"{len(todo):,} files, {indexed:,} indexed, {args.rounds} rounds\n")
-        print("| | files a second | of the slower stage | of one after the other |\n|---|---|---|---|")
+        print(
+            "| | files a second | of the slower stage | of one after the other |\n|---|---|---|---|"
+        )
         for name, found in zip(
-            ("decoding alone", "encoding alone", "the builder", "the builder on Ray"), rates.T, strict=False
+            ("decoding alone", "encoding alone", "the builder", "the builder on Ray"),
+            rates.T,
+            strict=False,
         ):
             share = found / slower
             spread = f"{np.median(share):.2f} ({share.min():.2f} to {share.max():.2f})"
-            print(f"| {name} | {np.median(found):.1f} | {spread} | {np.median(found / after):.2f} |")
+            print(
+                f"| {name} | {np.median(found):.1f} | {spread} | {np.median(found / after):.2f} |"
+            )
         if args.ray:
             print(f"\nRay is at {np.median(rates[:, 3] / rates[:, 2]):.2f} of local.")
         half = memory[len(memory) // 2 :]
         print(f"\nMemory over the build, MiB: {', '.join(f'{m:.0f}' for m in memory)}")
-        print(f"from the middle to the end: {half[-1] - half[0]:+.0f} MiB over {indexed // 2:,} files")
+        print(
+            f"from the middle to the end: {half[-1] - half[0]:+.0f} MiB over {indexed // 2:,} files"
+        )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""What one text, one window of pictures and one window of sound cost by several bundles, one thread, taking turns.
+"""What one text, one window of pictures and one window of sound cost by several bundles, one
+thread, taking turns.
 
     python -m bench.bundles bundles/world bundles/default [--rounds 9]
 
@@ -34,7 +35,9 @@ def median_ms(encoder: OnnxEncoder, encoding: str) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("bundles", type=Path, nargs="+")
     parser.add_argument("--rounds", type=int, default=9)
     args = parser.parse_args()
@@ -54,7 +57,9 @@ def main() -> None:
     for (folder, encoding), times in seen.items():
         base = seen.get((first, encoding))
         ratio = f"{median(times) / median(base):7.2f}" if base else "      -"
-        print(f"{folder!s:28s} {encoding:10s} {median(times):8.2f} {min(times):8.2f} {max(times):8.2f} {ratio}")
+        print(
+            f"{folder!s:28s} {encoding:10s} {median(times):8.2f} {min(times):8.2f} {max(times):8.2f} {ratio}"
+        )
 
 
 if __name__ == "__main__":

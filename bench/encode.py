@@ -1,9 +1,10 @@
-"""How fast each runtime encodes: torch eager, torch.compile, ONNX Runtime in fp32 and int8 (on a GPU fp16), as ratios.
+"""How fast each runtime encodes: torch eager, torch.compile, ONNX Runtime in fp32 and int8 (on a
+GPU fp16), as ratios.
 
     python -m bench.encode CHECKPOINT BUNDLE [--provider cpu] [--threads 0]
 
-Every runtime takes the same random inputs, in turn within each round, after a rest; the best round counts. Latency is
-of one call.
+Every runtime takes the same random inputs, in turn within each round, after a rest; the best round
+counts. Latency is of one call.
 """
 
 from __future__ import annotations
@@ -49,12 +50,16 @@ def runtimes(args: argparse.Namespace) -> dict[str, Run]:
     bundle = open_bundle(args.bundle)
     found = {"torch eager": in_torch(model.embed), "torch.compile": in_torch(compiled)}
     for precision in ("fp32", *GAINFUL[args.provider]):
-        found[f"ONNX Runtime {precision}"] = OnnxEncoder(bundle, args.provider, args.threads, precision).embed
+        found[f"ONNX Runtime {precision}"] = OnnxEncoder(
+            bundle, args.provider, args.threads, precision
+        ).embed
     return found
 
 
 def where(bundle: Bundle, encoding: str, precision: str, x: NDArray[Any]) -> str:
-    """The share of the time that each kind of operation takes on the CPU, those above a twentieth."""
+    """The share of the time that each kind of operation takes
+    on the CPU, those above a twentieth.
+    """
     with tempfile.TemporaryDirectory() as folder:
         options = onnxruntime.SessionOptions()
         options.enable_profiling, options.profile_file_prefix = True, f"{folder}/profile"
@@ -69,7 +74,9 @@ def where(bundle: Bundle, encoding: str, precision: str, x: NDArray[Any]) -> str
         if event["cat"] == "Node" and event["name"].endswith("_kernel_time"):
             times[event["args"]["op_name"]] += event["dur"]
     whole = sum(times.values())
-    return ", ".join(f"{op} {took / whole:.0%}" for op, took in times.most_common() if took > whole / 20)
+    return ", ".join(
+        f"{op} {took / whole:.0%}" for op, took in times.most_common() if took > whole / 20
+    )
 
 
 def main() -> None:
@@ -83,7 +90,9 @@ def main() -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     runs, plain = runtimes(args), OnnxEncoder(open_bundle(args.bundle))
-    print("| modality, batch | runtime | latency, ms | a second | of torch eager |\n|---|---|---|---|---|")
+    print(
+        "| modality, batch | runtime | latency, ms | a second | of torch eager |\n|---|---|---|---|---|"
+    )
     for modality in plain.manifest.modalities:
         for n in BATCHES:
             x = probes(plain, modality, n)
@@ -98,13 +107,18 @@ def main() -> None:
                     best[name] = min(best[name], time.perf_counter() - began)
             for name, took in best.items():
                 ratio = best["torch eager"] / took
-                print(f"| {modality}, {n} | {name} | {1000 * took:.1f} | {n / took:.0f} | {ratio:.2f} |", flush=True)
+                print(
+                    f"| {modality}, {n} | {name} | {1000 * took:.1f} | {n / took:.0f} | {ratio:.2f} |",
+                    flush=True,
+                )
     if args.provider == "cpu":
         bundle = open_bundle(args.bundle)
         print("\nWhere the time goes, batch 8:\n")
         for encoding in bundle.manifest.graphs:
             for precision in ("fp32", *GAINFUL["cpu"]):
-                print(f"- {encoding}, {precision}: {where(bundle, encoding, precision, probes(plain, encoding, 8))}")
+                print(
+                    f"- {encoding}, {precision}: {where(bundle, encoding, precision, probes(plain, encoding, 8))}"
+                )
 
 
 if __name__ == "__main__":

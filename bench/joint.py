@@ -1,10 +1,11 @@
-"""What target `any` costs beside target `video`, and what it misses: one thread, the two taking turns.
+"""What target `any` costs beside target `video`, and what it misses: one thread, the two taking
+turns.
 
     python -m bench.joint [--count 100000] [--dim 384] [--keep FOLDER]
 
-Every item has one window with a picture and a sound, whose vectors have little in common (a cosine of 0.3). Recall is
-against every joint score compared, with no filter, with one drawn by chance, and with one that leaves out what is
-nearest to the query.
+Every item has one window with a picture and a sound, whose vectors have little in common (a cosine
+of 0.3). Recall is against every joint score compared, with no filter, with one drawn by chance, and
+with one that leaves out what is nearest to the query.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ def unit(x: Vectors) -> Vectors:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--count", type=int, default=100_000)
     parser.add_argument("--dim", type=int, default=384)
     parser.add_argument("--keep", type=Path, help="a folder for the collection, used again")
@@ -54,8 +57,12 @@ def main() -> None:
         box.close()
 
 
-def filled(folder: Path, video: Vectors, audio: Vectors, topic: np.ndarray, half: np.ndarray) -> Collection:  # type: ignore[type-arg]
-    """A collection of the windows with its indexes made; one that is there already is used again."""
+def filled(
+    folder: Path, video: Vectors, audio: Vectors, topic: np.ndarray, half: np.ndarray
+) -> Collection:  # type: ignore[type-arg]
+    """A collection of the windows with its indexes made; one
+    that is there already is used again.
+    """
     dim = video.shape[1]
     box = Collection(folder, "bench", {"video": dim, "audio": dim, "text": dim})
     there = box.counts()["items"] == len(video)
@@ -73,7 +80,9 @@ def filled(folder: Path, video: Vectors, audio: Vectors, topic: np.ndarray, half
     return box
 
 
-def measure(box: Collection, joint: Vectors, topic: np.ndarray, half: np.ndarray, topics: Vectors) -> None:  # type: ignore[type-arg]
+def measure(
+    box: Collection, joint: Vectors, topic: np.ndarray, half: np.ndarray, topics: Vectors
+) -> None:  # type: ignore[type-arg]
     queries = made(ASKED, joint.shape[1], 3)
     print(
         "| filter | video, p50 ms | any, p50 ms | ratio | any, p99 ms | recall@10 of any |\n|---|---|---|---|---|---|"
@@ -90,9 +99,13 @@ def measure(box: Collection, joint: Vectors, topic: np.ndarray, half: np.ndarray
             scores = np.where(mask, joint @ query, -np.inf)
             right = {str(n) for n in np.argpartition(-scores, TEN)[:TEN]}
             options = Options(TEN, wanted)
-            for target, aim in (("video", Aim("video", query[None])), ("any", Aim(JOINT, query[None]))):
+            for target, aim in (
+                ("video", Aim("video", query[None])),
+                ("any", Aim(JOINT, query[None])),
+            ):
                 aim = Aim(aim.target, aim.vectors, comparable=("video", "audio", "text", JOINT))
-                search(box, [aim], options)  # what a filter leaves is kept: people ask more than once
+                # what a filter leaves is kept: people ask more than once
+                search(box, [aim], options)
                 began = time.perf_counter()
                 answer = search(box, [aim], options)
                 times[target].append(1000 * (time.perf_counter() - began))
@@ -101,7 +114,10 @@ def measure(box: Collection, joint: Vectors, topic: np.ndarray, half: np.ndarray
         video, both = (float(np.median(times[target])) for target in ("video", "any"))
         late = float(np.percentile(times["any"], 99))
         recall = found / (TEN * len(queries))
-        print(f"| {name} | {video:.2f} | {both:.2f} | {both / video:.2f} | {late:.2f} | {recall:.3f} |", flush=True)
+        print(
+            f"| {name} | {video:.2f} | {both:.2f} | {both / video:.2f} | {late:.2f} | {recall:.3f} |",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -1,11 +1,14 @@
-"""What HTTP costs for media: files uploaded to be embedded, beside decoding them and encoding them without it.
+"""What HTTP costs for media: files uploaded to be embedded, beside decoding them and encoding them
+without it.
 
-    python -m bench.media FOLDER [--bundle bundles/default] [--clients 8] [--rounds 3] [--seconds 10]
+    python -m bench.media FOLDER [--bundle bundles/default] [--clients 8] [--rounds 3] [--seconds
+    10]
 
-For pictures and for sound: files a second of two decoding processes with nothing behind them; of the encoder with what
-has been decoded, sixteen windows at a time; and of the service, asked for one file a request. Decoding and encoding
-alone have every core to themselves and the service has to share them with its clients, too, so beside the slower of the
-two stands what one after the other would take.
+For pictures and for sound: files a second of two decoding processes with nothing behind them; of
+the encoder with what has been decoded, sixteen windows at a time; and of the service, asked for one
+file a request. Decoding and encoding alone have every core to themselves and the service has to
+share them with its clients, too, so beside the slower of the two stands what one after the other
+would take.
 """
 
 from __future__ import annotations
@@ -34,7 +37,12 @@ def upload(kind: str, file: Path) -> bytes:
     head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="file"; filename="clip{file.suffix}"\r\n\r\n'
     body = head.encode() + file.read_bytes() + f"\r\n--{BOUNDARY}--\r\n".encode()
     lines = [f"POST /v1/embed/{kind} HTTP/1.1", "Host: localhost", f"Content-Length: {len(body)}"]
-    return "\r\n".join([*lines, f"Content-Type: multipart/form-data; boundary={BOUNDARY}", "", ""]).encode() + body
+    return (
+        "\r\n".join(
+            [*lines, f"Content-Type: multipart/form-data; boundary={BOUNDARY}", "", ""]
+        ).encode()
+        + body
+    )
 
 
 def alone(encoder: OnnxEncoder, files: list[Path], kind: str) -> tuple[float, float]:
@@ -56,7 +64,9 @@ def alone(encoder: OnnxEncoder, files: list[Path], kind: str) -> tuple[float, fl
 
 def readable(encoder: OnnxEncoder, files: list[Path], kind: str) -> list[Path]:
     decoders = Decoders(WORKERS, DECODE_MEMORY_MB, FILE_S)
-    futures = [(file, decoders.start(file, encoder.manifest.inputs, Budget(), (kind,))) for file in files]
+    futures = [
+        (file, decoders.start(file, encoder.manifest.inputs, Budget(), (kind,))) for file in files
+    ]
     good = []
     for file, future in futures:
         try:
@@ -77,9 +87,14 @@ def main() -> None:
     args = parser.parse_args()
     encoder = OnnxEncoder.open(args.bundle)
     print("| | files a second | of the slower | of one after the other |\n|---|---|---|---|")
-    with tempfile.TemporaryDirectory() as folder, served(args.bundle, Path(folder) / "data", None) as port:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        served(args.bundle, Path(folder) / "data", None) as port,
+    ):
         for kind in ("video", "audio"):
-            files = readable(encoder, sorted(path for path in args.folder.iterdir() if path.is_file()), kind)
+            files = readable(
+                encoder, sorted(path for path in args.folder.iterdir() if path.is_file()), kind
+            )
             requests = [upload(kind, file) for file in files]
             asyncio.run(asked(port, requests, args.clients, 1.0))
             rounds = []
@@ -88,7 +103,9 @@ def main() -> None:
                 rounds.append((*alone(encoder, files, kind), len(answered) / args.seconds))
             rates = np.array(rounds)  # [rounds, (decoding, encoding, over HTTP)]
             slower, after = rates[:, :2].min(axis=1), 1 / (1 / rates[:, :2]).sum(axis=1)
-            for name, found in zip((f"{kind}: decoding alone", "encoding alone", "over HTTP"), rates.T, strict=True):
+            for name, found in zip(
+                (f"{kind}: decoding alone", "encoding alone", "over HTTP"), rates.T, strict=True
+            ):
                 columns = (f"{np.median(of):.2f}" for of in (found / slower, found / after))
                 print(f"| {name} | {np.median(found):.1f} | {' | '.join(columns)} |", flush=True)
 

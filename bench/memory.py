@@ -2,8 +2,9 @@
 
     python -m bench.memory [BUNDLE]
 
-Each line is a process of its own. Memory is what belongs to the process alone (USS) after opening, above what the
-libraries take; the weights themselves are mapped from their file and shared by every process that serves the bundle.
+Each line is a process of its own. Memory is what belongs to the process alone (USS) after opening,
+above what the libraries take; the weights themselves are mapped from their file and shared by every
+process that serves the bundle.
 """
 
 from __future__ import annotations
@@ -28,7 +29,11 @@ def opened(bundle: Path, encodings: list[str]) -> dict[str, float]:
     held = [session(found.graph(e), "cpu", os.cpu_count() or 1, "fp32") for e in encodings]
     took, after = time.perf_counter() - began, psutil.Process().memory_full_info()
     assert len(held) == len(encodings)
-    return {"seconds": took, "uss": (after.uss - before.uss) / 2**20, "rss": (after.rss - before.rss) / 2**20}
+    return {
+        "seconds": took,
+        "uss": (after.uss - before.uss) / 2**20,
+        "rss": (after.rss - before.rss) / 2**20,
+    }
 
 
 def main() -> None:
@@ -40,11 +45,17 @@ def main() -> None:
     found = {}
     for some in [*([e] for e in encodings), encodings]:
         command = [sys.executable, "-m", "bench.memory", str(bundle), *some]
-        found[", ".join(some)] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        found[", ".join(some)] = json.loads(
+            subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        )
     total = sum(r["rss"] for name, r in found.items() if ", " not in name)
-    print("| graphs | seconds | USS, MiB | RSS, MiB | RSS of the graphs one by one |\n|---|---|---|---|---|")
+    print(
+        "| graphs | seconds | USS, MiB | RSS, MiB | RSS of the graphs one by one |\n|---|---|---|---|---|"
+    )
     for name, r in found.items():
-        print(f"| {name} | {r['seconds']:.2f} | {r['uss']:.0f} | {r['rss']:.0f} | {r['rss'] / total:.2f} |")
+        print(
+            f"| {name} | {r['seconds']:.2f} | {r['uss']:.0f} | {r['rss']:.0f} | {r['rss'] / total:.2f} |"
+        )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""Other vector stores beside ours, with the same filters: LanceDB, qdrant-edge-py and Milvus Lite, where installed."""
+"""Other vector stores beside ours, with the same filters: LanceDB, qdrant-edge-py and Milvus Lite,
+where installed.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ from tests.makers import running_milvus
 
 TEN, CHUNK = 10, 1000
 Answer = Callable[[Vectors], list[int]]
-Among = Callable[[list[int] | None, float], Answer]  # topics that are allowed, None for all, and below which rank
+# topics that are allowed, None for all, and below which rank
+Among = Callable[[list[int] | None, float], Answer]
 Ranks = NDArray[np.float64]
 
 
@@ -57,7 +60,9 @@ def qdrant(x: Vectors, topics: Ids, rank: Ranks, folder: Path) -> Store:
     import qdrant_edge as edge
 
     (folder / "edge").mkdir()
-    config = edge.EdgeConfig(vectors=edge.EdgeVectorParams(size=x.shape[1], distance=edge.Distance.Dot))
+    config = edge.EdgeConfig(
+        vectors=edge.EdgeVectorParams(size=x.shape[1], distance=edge.Distance.Dot)
+    )
     shard = edge.EdgeShard.create(str(folder / "edge"), config)
     shard.update(edge.UpdateOperation.create_field_index("topic", edge.PayloadSchemaType.Integer))
     shard.update(edge.UpdateOperation.create_field_index("rank", edge.PayloadSchemaType.Float))
@@ -70,13 +75,20 @@ def qdrant(x: Vectors, topics: Ids, rank: Ranks, folder: Path) -> Store:
     shard.optimize()
 
     def among(allowed: list[int] | None, below: float) -> Answer:
-        said = [edge.FieldCondition("topic", match=edge.MatchAny(allowed))] if allowed is not None else []
+        said = (
+            [edge.FieldCondition("topic", match=edge.MatchAny(allowed))]
+            if allowed is not None
+            else []
+        )
         said += [edge.FieldCondition("rank", range=edge.RangeFloat(lt=below))] if below < 1 else []
         chosen = edge.Filter(must=said) if said else None
 
         def answer(query: Vectors) -> list[int]:
             nearest = edge.Query.Nearest(query.tolist())
-            return [found.id for found in shard.query(edge.QueryRequest(query=nearest, filter=chosen, limit=TEN))]
+            return [
+                found.id
+                for found in shard.query(edge.QueryRequest(query=nearest, filter=chosen, limit=TEN))
+            ]
 
         return answer
 
@@ -98,7 +110,9 @@ def milvus(x: Vectors, topics: Ids, rank: Ranks, uri: str) -> Store:
     schema.add_field("topic", DataType.INT64)
     schema.add_field("rank", DataType.DOUBLE)
     kind = client.prepare_index_params()
-    kind.add_index("vector", index_type="HNSW", metric_type="IP", params={"M": 32, "efConstruction": 120})
+    kind.add_index(
+        "vector", index_type="HNSW", metric_type="IP", params={"M": 32, "efConstruction": 120}
+    )
     client.create_collection("bench", schema=schema, index_params=kind)
     for at in range(0, len(x), CHUNK):
         rows = [
@@ -115,7 +129,11 @@ def milvus(x: Vectors, topics: Ids, rank: Ranks, uri: str) -> Store:
 
         def answer(query: Vectors) -> list[int]:
             [hits] = client.search(
-                "bench", [query.tolist()], filter=chosen, limit=TEN, search_params={"params": {"ef": 128}}
+                "bench",
+                [query.tolist()],
+                filter=chosen,
+                limit=TEN,
+                search_params={"params": {"ef": 128}},
             )
             return [int(hit["id"]) for hit in hits]
 
@@ -129,13 +147,18 @@ def milvus(x: Vectors, topics: Ids, rank: Ranks, uri: str) -> Store:
 
 @contextmanager
 def others(x: Vectors, topics: Ids, rank: Ranks, folder: Path) -> Iterator[dict[str, Store]]:
-    """Each with all vectors in it, by name; what is not installed, or fails, is told of and left out."""
+    """Each with all vectors in it, by name; what is not installed, or fails, is told of and left
+    out.
+    """
     found: dict[str, Store] = {}
     with ExitStack() as stack:
         for name, build in (
             ("LanceDB", lambda: lance(x, topics, rank, folder)),
             ("qdrant-edge-py", lambda: qdrant(x, topics, rank, folder)),
-            ("Milvus Lite", lambda: milvus(x, topics, rank, stack.enter_context(running_milvus(folder)))),
+            (
+                "Milvus Lite",
+                lambda: milvus(x, topics, rank, stack.enter_context(running_milvus(folder))),
+            ),
         ):
             try:
                 found[name] = build()

@@ -1,9 +1,11 @@
-"""How soon the page shows what a keystroke finds: from the request of a search to the frame that shows its hits.
+"""How soon the page shows what a keystroke finds: from the request of a search to the frame that
+shows its hits.
 
     python -m bench.page [--count 100000] [--bundle bundles/default] [--keystrokes 120]
 
-A collection of so many windows is made of noise around 2,000 directions; Chromium (Debian's) types sentences into the
-page, a letter at a time, slowly enough for each to be searched. Everything shares the machine.
+A collection of so many windows is made of noise around 2,000 directions; Chromium (Debian's) types
+sentences into the page, a letter at a time, slowly enough for each to be searched. Everything
+shares the machine.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ from index.records.database import NewItem
 from .search import CHUNK, made
 from .serve import served
 
-# Notes, for each search, when it was asked, when its answer was there and when its hits were painted.
+# Notes, for each search, when it was asked, when its answer was there and when its hits were
+# painted.
 WATCH = """
 const asked = window.fetch;
 window.seen = [];
@@ -53,7 +56,12 @@ def fill(data: Path, bundle: Path, count: int) -> None:
     for at in range(0, count, CHUNK):
         rows = range(at, min(at + CHUNK, count))
         vectors = {n: {"video": ([0], x[n : n + 1])} for n in rows}
-        box.put([NewItem(f"clip {n}", "video", 5.0, [(0.0, 5.0)], vectors[n], {"shelf": n % 7}) for n in rows])
+        box.put(
+            [
+                NewItem(f"clip {n}", "video", 5.0, [(0.0, 5.0)], vectors[n], {"shelf": n % 7})
+                for n in rows
+            ]
+        )
     while box.busy:
         time.sleep(0.2)
     collections.close()
@@ -67,7 +75,9 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as place, sync_playwright() as playwright:
         fill(Path(place) / "data", args.bundle, args.count)
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        browser = playwright.chromium.launch(
+            executable_path=shutil.which("chromium"), args=["--no-sandbox"]
+        )
         with served(args.bundle, Path(place) / "data", None) as port:
             page = browser.new_page()
             page.add_init_script(WATCH)
@@ -82,8 +92,13 @@ def main() -> None:
                 page.locator("#words").fill("")
             seen = np.array(page.evaluate("window.seen"))
         browser.close()
-    print(f"{len(seen)} searches of {args.count:,} windows, typed\n\n| | p50, ms | p95, ms |\n|---|---|---|")
-    for name, times in (("until the answer", seen[:, 1] - seen[:, 0]), ("until it is shown", seen[:, 2] - seen[:, 0])):
+    print(
+        f"{len(seen)} searches of {args.count:,} windows, typed\n\n| | p50, ms | p95, ms |\n|---|---|---|"
+    )
+    for name, times in (
+        ("until the answer", seen[:, 1] - seen[:, 0]),
+        ("until it is shown", seen[:, 2] - seen[:, 0]),
+    ):
         p50, p95 = np.percentile(times, (50, 95))
         print(f"| {name} | {p50:.0f} | {p95:.0f} |")
 

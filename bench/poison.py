@@ -1,10 +1,12 @@
-"""What odd files do to those who ask for something good: an answer for each, and the same traffic elsewhere.
+"""What odd files do to those who ask for something good: an answer for each, and the same traffic
+elsewhere.
 
     python -m bench.poison FOLDER [BUNDLE] [--rounds 2] [--beside PORT --model NAME]
 
-Each file of FOLDER is sent to be embedded between texts whose vectors are known, 32 requests at a time. A good answer
-is the vector that the same text has alone. With `--beside`, a server on this machine that speaks OpenAI's shape at
-/embeddings (infinity-emb) gets the same texts, and the files as pictures in data URLs, which is how it takes media.
+Each file of FOLDER is sent to be embedded between texts whose vectors are known, 32 requests at a
+time. A good answer is the vector that the same text has alone. With `--beside`, a server on this
+machine that speaks OpenAI's shape at /embeddings (infinity-emb) gets the same texts, and the files
+as pictures in data URLs, which is how it takes media.
 """
 
 from __future__ import annotations
@@ -34,7 +36,9 @@ Request = dict[str, Any]  # what httpx takes
 
 @dataclass
 class Outcome:
-    """What came of it: statuses of the odd ones, how the good ones fared, the most memory that was held."""
+    """What came of it: statuses of the odd ones, how the good ones fared, the most memory that was
+    held.
+    """
 
     odd: Counter[str] = field(default_factory=Counter)
     good: Counter[str] = field(default_factory=Counter)
@@ -59,17 +63,26 @@ def theirs(model: str) -> tuple[Callable[[str], Request], Callable[[Path], Reque
 
     def odd(path: Path) -> Request:
         picture = "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
-        return {"url": "/embeddings", "json": {"model": model, "input": [picture], "modality": "image"}}
+        return {
+            "url": "/embeddings",
+            "json": {"model": model, "input": [picture], "modality": "image"},
+        }
 
     return text, odd
 
 
 async def mixed(
-    port: int, files: list[Path], text: Callable[[str], Request], odd: Callable[[Path], Request], rounds: int
+    port: int,
+    files: list[Path],
+    text: Callable[[str], Request],
+    odd: Callable[[Path], Request],
+    rounds: int,
 ) -> Outcome:
     found, turns = Outcome(), asyncio.Semaphore(AT_ONCE)
     async with httpx.AsyncClient(
-        base_url=f"http://127.0.0.1:{port}", timeout=60, limits=httpx.Limits(max_connections=AT_ONCE)
+        base_url=f"http://127.0.0.1:{port}",
+        timeout=60,
+        limits=httpx.Limits(max_connections=AT_ONCE),
     ) as client:
 
         async def status(request: Request) -> tuple[str, Any]:
@@ -77,7 +90,9 @@ async def mixed(
                 answer = await client.post(**request)
             except httpx.HTTPError as error:
                 return type(error).__name__, None
-            return str(answer.status_code), answer.json()["data"][0].get("embedding") if answer.is_success else None
+            return str(answer.status_code), answer.json()["data"][0].get(
+                "embedding"
+            ) if answer.is_success else None
 
         right = [np.array((await status(text(said)))[1]) for said in TEXTS]
 
@@ -109,7 +124,9 @@ def resident(process: psutil.Process) -> int:
 def watched(port: int, work: Callable[[], Outcome]) -> Outcome:
     """The outcome, with the memory of whoever listens on the port and of its children."""
     listening = (
-        c.pid for c in psutil.net_connections("tcp") if c.status == "LISTEN" and c.laddr.port == port and c.pid
+        c.pid
+        for c in psutil.net_connections("tcp")
+        if c.status == "LISTEN" and c.laddr.port == port and c.pid
     )
     server, peak = psutil.Process(next(listening)), [0.0]
 
@@ -139,8 +156,13 @@ def main() -> None:
     parser.add_argument("--model", default="default")
     args = parser.parse_args()
     files = sorted(path for path in args.folder.rglob("*") if path.is_file())
-    print("| | odd files | texts between them | p50, ms | p99, ms | memory at most, MiB |\n|---|---|---|---|---|---|")
-    with tempfile.TemporaryDirectory() as place, served(args.bundle, Path(place) / "data", None) as port:
+    print(
+        "| | odd files | texts between them | p50, ms | p99, ms | memory at most, MiB |\n|---|---|---|---|---|---|"
+    )
+    with (
+        tempfile.TemporaryDirectory() as place,
+        served(args.bundle, Path(place) / "data", None) as port,
+    ):
         both = [("ours", port, ours, ours_odd)]
         if args.beside:
             both.append(("the other", args.beside, *theirs(args.model)))

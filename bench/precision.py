@@ -1,11 +1,12 @@
-"""What int8 gives and what it loses: one row and sixteen, beside fp32 and ONNX Runtime's own `quantize_dynamic`.
+"""What int8 gives and what it loses: one row and sixteen, beside fp32 and ONNX Runtime's own
+`quantize_dynamic`.
 
     python -m bench.precision [BUNDLE] [--rounds 15]
 
-On one thread, in turn within each round; the best round counts. "To fp32" and "alone" are the least cosines between an
-item's vector and the same in fp32, and the same made alone, over what `export verify` encodes and batches of 2, 7
-and 32. `quantize_dynamic` has one scale for all activations of a batch; the products that begin an MLP stay as they
-are: int8 as it was derived here before.
+On one thread, in turn within each round; the best round counts. "To fp32" and "alone" are the least
+cosines between an item's vector and the same in fp32, and the same made alone, over what `export
+verify` encodes and batches of 2, 7 and 32. `quantize_dynamic` has one scale for all activations of
+a batch; the products that begin an MLP stay as they are: int8 as it was derived here before.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ ROWS = (1, 16)
 def widening(model: Any) -> list[str]:
     """The products that begin an MLP, four times as wide as what they read."""
     shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
-    weights = [(n.name, shapes.get(n.input[1], ())) for n in model.graph.node if n.op_type == "MatMul"]
+    weights = [
+        (n.name, shapes.get(n.input[1], ())) for n in model.graph.node if n.op_type == "MatMul"
+    ]
     return [name for name, shape in weights if len(shape) == 2 and shape[1] == 4 * shape[0]]
 
 
@@ -58,10 +61,14 @@ class Stock(OnnxEncoder):
                 options.intra_op_num_threads = 1
                 options.enable_mem_pattern = False
                 options.add_session_config_entry("session.x64quantprecision", "1")
-                self._sessions[encoding] = onnxruntime.InferenceSession(out, options, ["CPUExecutionProvider"])
+                self._sessions[encoding] = onnxruntime.InferenceSession(
+                    out, options, ["CPUExecutionProvider"]
+                )
 
 
-def best_ms(encoders: dict[str, OnnxEncoder], encoding: str, items: list[Any], rounds: int) -> dict[str, float]:
+def best_ms(
+    encoders: dict[str, OnnxEncoder], encoding: str, items: list[Any], rounds: int
+) -> dict[str, float]:
     """The best round of each, in milliseconds; the first round warms."""
     best = dict.fromkeys(encoders, float("inf"))
     for n in range(rounds + 1):
@@ -86,7 +93,9 @@ def main() -> None:
         "int8": OnnxEncoder(bundle, threads=1, precision="int8"),
     }
     items = everything(encoders["fp32"])
-    print("| encoding | runs in | one row, ms | of fp32 | sixteen, ms | of fp32 | to fp32 | alone |")
+    print(
+        "| encoding | runs in | one row, ms | of fp32 | sixteen, ms | of fp32 | to fp32 | alone |"
+    )
     print("|---|---|---|---|---|---|---|---|")
     for encoding in bundle.manifest.graphs:
         some = items[modality_of(encoding)]
@@ -97,7 +106,9 @@ def main() -> None:
         for name, encoder in encoders.items():
             vectors = in_batches(encoder, encoding, some)
             cells = [f"{t[name]:.1f} | {t['fp32'] / t[name]:.2f}" for t in times]
-            seen = f"{least_cosine(vectors, expected):.5f} | {least_cosine(vectors, vectors[0]):.5f}"
+            seen = (
+                f"{least_cosine(vectors, expected):.5f} | {least_cosine(vectors, vectors[0]):.5f}"
+            )
             print(f"| {encoding} | {name} | {' | '.join(cells)} | {seen} |", flush=True)
 
 

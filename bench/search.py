@@ -1,18 +1,22 @@
-"""What a search costs: a collection against FAISS called directly, under filters, as it grows, and others beside it.
+"""What a search costs: a collection against FAISS called directly, under filters, as it grows, and
+others beside it.
 
-    python -m bench.search [--counts 20000 100000 1000000] [--dim 256] [--captions FOLDER] [--graph] [--others]
+    python -m bench.search [--counts 20000 100000 1000000] [--dim 256] [--captions FOLDER] [--graph]
+    [--others]
                            [--keep FOLDER]
 
-Vectors come from 2,000 directions with noise, in 20 topics of a hundred directions each; with `--captions` they are the
-captions of a folder of CSV files, encoded by `bundles/default`, in 20 topics by k-means. One window an item. Ours is
-`search`: calibrated, grouped into items, with metadata. Its bank of 64 other queries, as an archive has, is what the
-index is tuned by. FAISS is asked for the same ten with the same index and parameters, one thread each. Recall is
-against every vector compared.
+Vectors come from 2,000 directions with noise, in 20 topics of a hundred directions each; with
+`--captions` they are the captions of a folder of CSV files, encoded by `bundles/default`, in 20
+topics by k-means. One window an item. Ours is `search`: calibrated, grouped into items, with
+metadata. Its bank of 64 other queries, as an archive has, is what the index is tuned by. FAISS is
+asked for the same ten with the same index and parameters, one thread each. Recall is against every
+vector compared.
 
-Filters leave shares drawn by chance, other topics than the query's, or all but its topic; at last a topic is removed
-and its neighbourhood asked for. The first search by a filter is timed apart: what a filter leaves is kept. `--graph`
-puts FAISS's HNSW with the same selectors beside ours, `--others` LanceDB, qdrant-edge-py and Milvus Lite with the same
-filters, where they are installed. What is made of ours is used again where it is kept.
+Filters leave shares drawn by chance, other topics than the query's, or all but its topic; at last a
+topic is removed and its neighbourhood asked for. The first search by a filter is timed apart: what
+a filter leaves is kept. `--graph` puts FAISS's HNSW with the same selectors beside ours, `--others`
+LanceDB, qdrant-edge-py and Milvus Lite with the same filters, where they are installed. What is
+made of ours is used again where it is kept.
 """
 
 from __future__ import annotations
@@ -48,7 +52,9 @@ ASKED_OTHERS = 20  # Milvus Lite takes half a second each, and more
 
 @dataclass(frozen=True)
 class Narrowed:
-    """A filter for queries of a topic: the topics it leaves, None for all, and below which rank, drawn by chance."""
+    """A filter for queries of a topic: the topics it leaves, None for all, and below which rank,
+    drawn by chance.
+    """
 
     name: str
     topics: Callable[[int], list[int] | None]
@@ -75,7 +81,9 @@ def others_of(topic: int, count: int) -> list[int]:
 
 
 def other_topics(count: int, share: float = 1.0) -> Narrowed:
-    return Narrowed(f"{share * count / TOPICS:g}, other topics", lambda topic: others_of(topic, count), share)
+    return Narrowed(
+        f"{share * count / TOPICS:g}, other topics", lambda topic: others_of(topic, count), share
+    )
 
 
 FILTERS = [
@@ -101,7 +109,9 @@ def made(count: int, dim: int, seed: int) -> Vectors:
 
 
 def captions(folder: Path, kept: Path) -> tuple[Vectors, Ids]:
-    """The captions of CSV files as unit vectors [n, dim], each once, and their topics; kept in a file."""
+    """The captions of CSV files as unit vectors [n, dim], each once, and their topics; kept in a
+    file.
+    """
     if not kept.exists():
         texts = dict.fromkeys(
             value
@@ -112,8 +122,13 @@ def captions(folder: Path, kept: Path) -> tuple[Vectors, Ids]:
         )
         encoder = OnnxEncoder.open(Path("bundles/default"))
         every = list(texts)
-        parts = [encoder.embed("text", encoder.tokens(every[n : n + 64], "text")) for n in range(0, len(every), 64)]
-        np.save(kept, np.random.default_rng(0).permutation(np.concatenate(parts)).astype(np.float32))
+        parts = [
+            encoder.embed("text", encoder.tokens(every[n : n + 64], "text"))
+            for n in range(0, len(every), 64)
+        ]
+        np.save(
+            kept, np.random.default_rng(0).permutation(np.concatenate(parts)).astype(np.float32)
+        )
     x = np.asarray(np.load(kept), np.float32)
     means = faiss.Kmeans(x.shape[1], TOPICS, niter=10, seed=1, spherical=True)
     means.train(x)
@@ -126,8 +141,13 @@ def ranks(count: int) -> NDArray[np.float64]:
 
 
 def filled(folder: Path, x: Vectors, topics: Ids, bank: Vectors) -> tuple[Collection, float]:
-    """A collection of the vectors with its index made, and the seconds that writing took; 0 where it was there."""
-    box, began = Collection(folder, "bench", {"video": x.shape[1], "text": x.shape[1]}), time.perf_counter()
+    """A collection of the vectors with its index made, and the seconds that writing took; 0 where
+    it was there.
+    """
+    box, began = (
+        Collection(folder, "bench", {"video": x.shape[1], "text": x.shape[1]}),
+        time.perf_counter(),
+    )
     rank = ranks(len(x))
     there = box.counts()["items"] == len(x)
     for at in range(0, 0 if there else len(x), CHUNK):
@@ -174,8 +194,15 @@ def measured(answer: Answer, queries: Vectors, truth: list[set[int]]) -> tuple[f
 
 def true_ten(x: Vectors, queries: Vectors, allowed: Ids) -> list[set[int]]:
     scores = x[allowed] @ queries.T
-    best = np.argpartition(-scores, min(TEN, len(allowed) - 1), axis=0)[:TEN] if len(allowed) > TEN else None
-    return [set((allowed if best is None else allowed[best[:, n]]).tolist()) for n in range(len(queries))]
+    best = (
+        np.argpartition(-scores, min(TEN, len(allowed) - 1), axis=0)[:TEN]
+        if len(allowed) > TEN
+        else None
+    )
+    return [
+        set((allowed if best is None else allowed[best[:, n]]).tolist())
+        for n in range(len(queries))
+    ]
 
 
 def ours(box: Collection, filter: dict[str, Any] | None = None) -> Answer:
@@ -185,11 +212,16 @@ def ours(box: Collection, filter: dict[str, Any] | None = None) -> Answer:
 
 def direct(index: FaissIndex) -> Answer:
     """FAISS's own call, with the parameters that tuning found."""
-    found = {name: int(float(value)) for name, value in (pair.split("=") for pair in index.tuned.split(",") if pair)}
+    found = {
+        name: int(float(value))
+        for name, value in (pair.split("=") for pair in index.tuned.split(",") if pair)
+    }
     params = faiss.SearchParameters()
     if index.kind in ("ivf", "small"):
         lists = faiss.SearchParametersIVF(nprobe=found.get("nprobe", 1))
-        params = faiss.IndexRefineSearchParameters(k_factor=found["k_factor_rf"], base_index_params=lists)
+        params = faiss.IndexRefineSearchParameters(
+            k_factor=found["k_factor_rf"], base_index_params=lists
+        )
     elif index.kind == "hnsw":
         params = faiss.SearchParametersHNSW(efSearch=found["efSearch"])
     return lambda q: index._faiss.search(q[None], TEN, params=params)[1][0].tolist()
@@ -217,13 +249,19 @@ def under_filters(
     among: Callable[[Ids | None], Answer] | None,
     beside: dict[str, Store],
 ) -> list[tuple[str, tuple[float, float, float], str]]:
-    """What each filter costs and finds, and what others do with it; queries are of four topics, asked in turn."""
+    """What each filter costs and finds, and what others do with it; queries are of four topics,
+    asked in turn.
+    """
     rank = ranks(len(x))
     chosen = np.flatnonzero(np.isin(asked[1], (0, 5, 10, 15)))
     queries, of = asked[0][chosen], asked[1][chosen].tolist()
     rows = []
     for narrowed in FILTERS:
-        sides: dict[str, dict[int, Answer]] = {"ours": {}, **({"HNSW": {}} if among else {}), **{n: {} for n in beside}}
+        sides: dict[str, dict[int, Answer]] = {
+            "ours": {},
+            **({"HNSW": {}} if among else {}),
+            **{n: {} for n in beside},
+        }
         truth, first = {}, []
         for topic in sorted(set(of)):
             places = np.flatnonzero(narrowed.leaves(topic, topics, rank))
@@ -239,8 +277,16 @@ def under_filters(
             first.append(1000 * (time.perf_counter() - began))
         for side, by_topic in sides.items():
             count = ASKED_OTHERS if side in beside else len(of)
-            found = measured_in_turn(by_topic, queries[:count], of, [truth[n] for n in range(count)])
-            rows.append((f"{side}, {narrowed.name}", found, f"{np.mean(first):.0f}" if side == "ours" else ""))
+            found = measured_in_turn(
+                by_topic, queries[:count], of, [truth[n] for n in range(count)]
+            )
+            rows.append(
+                (
+                    f"{side}, {narrowed.name}",
+                    found,
+                    f"{np.mean(first):.0f}" if side == "ours" else "",
+                )
+            )
     return rows
 
 
@@ -251,7 +297,9 @@ def measured_in_turn(
     return measured(lambda q: answers[next(turn)](q), queries, truth)
 
 
-def without_a_topic(box: Collection, x: Vectors, topics: Ids, asked: tuple[Vectors, Ids]) -> tuple[float, float, float]:
+def without_a_topic(
+    box: Collection, x: Vectors, topics: Ids, asked: tuple[Vectors, Ids]
+) -> tuple[float, float, float]:
     """The items of one topic deleted, and queries of that topic asked."""
     for n in np.flatnonzero(topics == 0).tolist():
         box.delete(str(n))
@@ -277,11 +325,17 @@ def others_without_a_topic(
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m bench.search", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m bench.search",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--counts", type=int, nargs="+", default=[20_000, 100_000, 1_000_000])
     parser.add_argument("--dim", type=int, default=256)
-    parser.add_argument("--captions", type=Path, help="a folder of CSV files with captions, in place of made vectors")
+    parser.add_argument(
+        "--captions",
+        type=Path,
+        help="a folder of CSV files with captions, in place of made vectors",
+    )
     parser.add_argument("--graph", action="store_true")
     parser.add_argument("--others", action="store_true")
     parser.add_argument("--keep", type=Path, help="a folder for ours, used again")
@@ -297,7 +351,15 @@ def main() -> None:
             x, topics = captions(args.captions, (args.keep or Path(place)) / "captions.npy")
             some = np.random.default_rng(3).permutation(len(x))
             asked, rest = some[: 5 * ASKED], some[5 * ASKED :]
-            bench(args, Path(place), x[rest], topics[rest], (x[asked], topics[asked]), x[rest[:64]], notes)
+            bench(
+                args,
+                Path(place),
+                x[rest],
+                topics[rest],
+                (x[asked], topics[asked]),
+                x[rest[:64]],
+                notes,
+            )
         for count in () if args.captions else args.counts:
             x, topics = labelled(count, args.dim, 2)
             asked_of = labelled(5 * ASKED, args.dim, 3)
@@ -328,7 +390,10 @@ def bench(
     began = time.perf_counter()
     ours(box)(queries[0])  # calibrates
     first = time.perf_counter() - began
-    rounds = [(measured(direct(index), queries, truth), measured(ours(box), queries, truth)) for _ in range(3)]
+    rounds = [
+        (measured(direct(index), queries, truth), measured(ours(box), queries, truth))
+        for _ in range(3)
+    ]
     plain, own = min(one for one, _ in rounds), min(one for _, one in rounds)
     among = graph(x) if args.graph else None
     rows = [("FAISS directly", plain, ""), ("ours", own, "")]
@@ -337,7 +402,8 @@ def bench(
     with others(x, topics, ranks(count), room) if args.others else nullcontext({}) as beside:
         some = queries[:ASKED_OTHERS]
         rows += [
-            (name, measured(store.among(None, 1.0), some, truth[:ASKED_OTHERS]), "") for name, store in beside.items()
+            (name, measured(store.among(None, 1.0), some, truth[:ASKED_OTHERS]), "")
+            for name, store in beside.items()
         ]
         rows += under_filters(box, x, topics, asked, among, beside)
         rows += others_without_a_topic(beside, x, topics, asked)

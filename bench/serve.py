@@ -1,13 +1,16 @@
-"""What HTTP costs: texts embedded and searches answered by a server, beside the same ONNX session called in a loop.
+"""What HTTP costs: texts embedded and searches answered by a server, beside the same ONNX session
+called in a loop.
 
-    python -m bench.serve [BUNDLE] [--rounds 3] [--seconds 5] [--import FOLDER] [--beside PORT --model NAME]
+    python -m bench.serve [BUNDLE] [--rounds 3] [--seconds 5] [--import FOLDER] [--beside PORT
+    --model NAME]
 
-The loop calls a session on all cores with its best batch; beside it the encoder is called with two batches at once, as
-the service does. Each request of the server's carries one text; clients keep their connections and ask again as soon as
-they are answered. The sides take turns, in rounds whose medians are printed, as machines drift. All of it shares the
-machine: the server, its encoder and the clients. With `--import`, text searches are timed alone and while that folder
-is imported by a job. With `--beside`, a server on this machine that speaks OpenAI's shape at /embeddings (infinity-emb)
-is asked for the same texts in turn.
+The loop calls a session on all cores with its best batch; beside it the encoder is called with two
+batches at once, as the service does. Each request of the server's carries one text; clients keep
+their connections and ask again as soon as they are answered. The sides take turns, in rounds whose
+medians are printed, as machines drift. All of it shares the machine: the server, its encoder and
+the clients. With `--import`, text searches are timed alone and while that folder is imported by a
+job. With `--beside`, a server on this machine that speaks OpenAI's shape at /embeddings
+(infinity-emb) is asked for the same texts in turn.
 """
 
 from __future__ import annotations
@@ -40,8 +43,8 @@ BATCHES = (1, 8, 16, 32, 64, 128)
 
 
 class Loops:
-    """The encoder without HTTP: one session on every core, called in a loop; and two batches side by side, as the
-    service encodes. Each with the batch that gives it most.
+    """The encoder without HTTP: one session on every core, called in a loop; and two batches side
+    by side, as the service encodes. Each with the batch that gives it most.
     """
 
     def __init__(self, bundle: Path, seconds: float) -> None:
@@ -54,7 +57,12 @@ class Loops:
             alone.run(None, {"tokens": encoder.tokens(texts, encoding)})
 
         def two(texts: list[str]) -> None:
-            list(pool.map(lambda half: encoder.embed(encoding, encoder.tokens(half, encoding)), (texts, texts)))
+            list(
+                pool.map(
+                    lambda half: encoder.embed(encoding, encoder.tokens(half, encoding)),
+                    (texts, texts),
+                )
+            )
 
         self._ways = {"one session in a loop": (one, 1), "two batches side by side": (two, 2)}
         self._best = {
@@ -93,7 +101,17 @@ def free() -> int:
 def served(bundle: Path, data: Path, imports: Path | None) -> Iterator[int]:
     """A server process, ready; its port."""
     port = free()
-    command = [sys.executable, "-m", "service", "--bundle", str(bundle), "--data", str(data), "--port", str(port)]
+    command = [
+        sys.executable,
+        "-m",
+        "service",
+        "--bundle",
+        str(bundle),
+        "--data",
+        str(data),
+        "--port",
+        str(port),
+    ]
     command += ["--imports", str(imports)] if imports else []
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     try:
@@ -134,7 +152,9 @@ async def asked(port: int, requests: list[bytes], clients: int, seconds: float) 
             writer.write(requests[n % len(requests)])
             head = await reader.readuntil(b"\r\n\r\n")
             assert head.startswith(b"HTTP/1.1 200"), head
-            length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
+            length = next(
+                line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")
+            )
             await reader.readexactly(int(length.split(b":")[1]))
             if (now := time.perf_counter()) <= end:  # what is still on its way then does not count
                 times.append(1000 * (now - began))
@@ -148,7 +168,11 @@ async def asked(port: int, requests: list[bytes], clients: int, seconds: float) 
 def told(name: str, rates: list[float], loop: list[float], times: list[float]) -> str:
     """A row: medians over the rounds, and what all requests of all rounds took."""
     of_loop = sorted(each / alone for each, alone in zip(rates, loop, strict=True))
-    spread = f"{np.median(of_loop):.2f} ({of_loop[0]:.2f} to {of_loop[-1]:.2f})" if rates is not loop else "1.00"
+    spread = (
+        f"{np.median(of_loop):.2f} ({of_loop[0]:.2f} to {of_loop[-1]:.2f})"
+        if rates is not loop
+        else "1.00"
+    )
     waits = " | ".join(f"{ms:.1f}" for ms in np.percentile(times, (50, 99))) if times else "|"
     return f"| {name} | {np.median(rates):.0f} | {spread} | {waits} |"
 
@@ -163,7 +187,8 @@ def importing(port: int, folder: Path, searches: list[bytes], seconds: float) ->
     p50, p99 = (np.percentile(times, (50, 99)) for times in (idle, busy))
     print(f"\ntext search alone: p50 {p50[0]:.1f} ms, p99 {p50[1]:.1f} ms")
     print(
-        f"while {now['indexed']} of {now['total']} files of {folder.name} are imported ({len(busy)} searches): ", end=""
+        f"while {now['indexed']} of {now['total']} files of {folder.name} are imported ({len(busy)} searches): ",
+        end="",
     )
     print(f"p50 {p99[0]:.1f} ms, p99 {p99[1]:.1f} ms, {p99[1] / p50[1]:.1f} times the p99 alone")
 
@@ -180,13 +205,23 @@ def main() -> None:
     embeds = [raw("/v1/embed/text", {"texts": [text]}) for text in phrases()]
     others = [raw("/embeddings", {"model": args.model, "input": [text]}) for text in phrases()]
     searches = [raw("/v1/search/text-video", {"query": text}) for text in phrases()]
-    with tempfile.TemporaryDirectory() as folder, served(args.bundle, Path(folder) / "data", args.imports) as port:
-        loops, rates, times = Loops(args.bundle, args.seconds), defaultdict[str, list[float]](list), {}
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        served(args.bundle, Path(folder) / "data", args.imports) as port,
+    ):
+        loops, rates, times = (
+            Loops(args.bundle, args.seconds),
+            defaultdict[str, list[float]](list),
+            {},
+        )
         for _ in range(args.rounds):
             for name, found in loops.rates(args.seconds).items():
                 rates[name].append(found)
             for clients in CONCURRENCY:
-                for name, at, requests in (("ours", port, embeds), ("the other", args.beside, others)):
+                for name, at, requests in (
+                    ("ours", port, embeds),
+                    ("the other", args.beside, others),
+                ):
                     if at is not None:
                         name = f"{name} over HTTP, {clients} clients"
                         asyncio.run(asked(at, requests, clients, 1.0))
@@ -196,7 +231,12 @@ def main() -> None:
         loop = next(iter(rates.values()))
         print(f"{os.cpu_count()} cores, {args.rounds} rounds\n")
         print("| | texts a second | of the loop | p50, ms | p99, ms |\n|---|---|---|---|---|")
-        print("\n".join(told(name, found, loop, times.get(name, [])) for name, found in rates.items()), flush=True)
+        print(
+            "\n".join(
+                told(name, found, loop, times.get(name, [])) for name, found in rates.items()
+            ),
+            flush=True,
+        )
         if args.imports:
             importing(port, args.imports.resolve(), searches, args.seconds)
 

@@ -1,9 +1,11 @@
-"""Whether a service that has been asked all kinds of things for long is as it was: memory, threads, files, children.
+"""Whether a service that has been asked all kinds of things for long is as it was: memory, threads,
+files, children.
 
     python -m bench.soak FOLDER [--bundle bundles/default] [--minutes 30] [--clients 8]
 
-FOLDER has media. Clients embed texts and files, search by words and by files, add items and delete them, send what is
-no media, and go away in the middle of a request. Slopes are by least squares after a fifth of the time.
+FOLDER has media. Clients embed texts and files, search by words and by files, add items and delete
+them, send what is no media, and go away in the middle of a request. Slopes are by least squares
+after a fifth of the time.
 """
 
 from __future__ import annotations
@@ -42,7 +44,13 @@ class Load:
         self.seen: Counter[str] = Counter()
 
     def run(self, stop: threading.Event) -> None:
-        acts: list[Callable[[], httpx.Response | None]] = [self.texts, self.search, self.example, self.add, self.remove]
+        acts: list[Callable[[], httpx.Response | None]] = [
+            self.texts,
+            self.search,
+            self.example,
+            self.add,
+            self.remove,
+        ]
         acts += [self.texts, self.search, self.embed, self.nonsense, self.vanish]
         while not stop.is_set():
             act = self.luck.choice(acts)
@@ -54,11 +62,14 @@ class Load:
 
     def texts(self) -> httpx.Response:
         return self.http.post(
-            "/v1/embed/text", json={"texts": [self.words() for _ in range(self.luck.randrange(1, 9))]}
+            "/v1/embed/text",
+            json={"texts": [self.words() for _ in range(self.luck.randrange(1, 9))]},
         )
 
     def search(self) -> httpx.Response:
-        return self.http.post(f"/v1/search/text-{self.luck.choice(['video', 'audio'])}", json={"query": self.words()})
+        return self.http.post(
+            f"/v1/search/text-{self.luck.choice(['video', 'audio'])}", json={"query": self.words()}
+        )
 
     def sent(self, path: str, **fields: str) -> httpx.Response:
         file = self.luck.choice(self.files)
@@ -71,13 +82,19 @@ class Load:
         return self.sent("/v1/embed/video")
 
     def add(self) -> httpx.Response:
-        return self.sent("/v1/collections/default/items", id=f"{self.seed}-{self.luck.randrange(KEPT)}")
+        return self.sent(
+            "/v1/collections/default/items", id=f"{self.seed}-{self.luck.randrange(KEPT)}"
+        )
 
     def remove(self) -> httpx.Response:
-        return self.http.delete(f"/v1/collections/default/items/{self.seed}-{self.luck.randrange(KEPT)}")
+        return self.http.delete(
+            f"/v1/collections/default/items/{self.seed}-{self.luck.randrange(KEPT)}"
+        )
 
     def nonsense(self) -> httpx.Response:
-        return self.http.post("/v1/embed/audio", files={"file": ("x.wav", self.luck.randbytes(5000))})
+        return self.http.post(
+            "/v1/embed/audio", files={"file": ("x.wav", self.luck.randbytes(5000))}
+        )
 
     def vanish(self) -> None:
         whole = raw("/v1/embed/text", {"texts": [self.words()]})
@@ -107,7 +124,15 @@ def main() -> None:
     files = [path for path in sorted(args.folder.rglob("*")) if path.suffix.lower() in MEDIA]
     port, stop, samples = free(), threading.Event(), []
     with tempfile.TemporaryDirectory() as place:
-        command = [sys.executable, "-m", "service", "--bundle", str(args.bundle), "--data", f"{place}/data"]
+        command = [
+            sys.executable,
+            "-m",
+            "service",
+            "--bundle",
+            str(args.bundle),
+            "--data",
+            f"{place}/data",
+        ]
         process = subprocess.Popen([*command, "--port", str(port)], stderr=subprocess.DEVNULL)
         while ask(port, "GET", "/readyz") is None:
             time.sleep(0.1)
@@ -135,7 +160,9 @@ def main() -> None:
     )
     print(", ".join(f"{name}: {count:,}" for name, count in sorted(seen.items())))
     warm = samples[len(samples) // 5 :]
-    print("\n| | idle before | at a fifth | at the end | idle after | slope an hour |\n|---|---|---|---|---|---|")
+    print(
+        "\n| | idle before | at a fifth | at the end | idle after | slope an hour |\n|---|---|---|---|---|---|"
+    )
     for name in idle:
         slope = float(np.polyfit([at for at, _ in warm], [found[name] for _, found in warm], 1)[0])
         row = (idle[name], warm[0][1][name], warm[-1][1][name], after[name])

@@ -1,8 +1,10 @@
-"""What each switch of training costs and saves: triplets a second and peak memory, as ratios to the plain run.
+"""What each switch of training costs and saves: triplets a second and peak memory, as ratios to the
+plain run.
 
     python -m bench.train [--config tiny] [--batch 48] [--steps 6]
 
-Every line is a process of its own on the same random clips; all of them run twice, in turn, and the better time counts.
+Every line is a process of its own on the same random clips; all of them run twice, in turn, and the
+better time counts.
 """
 
 from __future__ import annotations
@@ -32,12 +34,18 @@ SWITCHES: dict[str, dict[str, object]] = {
     "precision bf16": {"precision": "bf16"},
     "compile": {"compile": True},
     "local_share 0.25": {"local_share": 0.25},
-    "micro_batch, recompute, drop_tokens": {"micro_batch": -8, "recompute": True, "drop_tokens": 0.5},
+    "micro_batch, recompute, drop_tokens": {
+        "micro_batch": -8,
+        "recompute": True,
+        "drop_tokens": 0.5,
+    },
 }
 
 
 def config_of(args: argparse.Namespace, switch: str) -> TrainConfig:
-    plain = replace(TrainConfig.load(args.config), batch=args.batch, drop_tokens=0.0, local_share=1.0)
+    plain = replace(
+        TrainConfig.load(args.config), batch=args.batch, drop_tokens=0.0, local_share=1.0
+    )
     changes = dict(SWITCHES[switch])
     if "micro_batch" in changes:
         changes["micro_batch"] = args.batch // 8
@@ -93,7 +101,9 @@ def main() -> None:
     found: dict[str, dict[str, float]] = {}
     for switch in [*SWITCHES, *SWITCHES]:
         command = [sys.executable, "-m", "bench.train", *sys.argv[1:], "--only", switch]
-        result = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        result = json.loads(
+            subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        )
         best = found.setdefault(switch, result)
         found[switch] = min(best, result, key=lambda r: r["seconds"])
     plain = found["plain"]
@@ -102,7 +112,9 @@ def main() -> None:
     )
     for switch, r in found.items():
         speed, memory = plain["seconds"] / r["seconds"], r["mib"] / plain["mib"]
-        print(f"| {switch} | {args.batch / r['seconds']:.1f} | {speed:.2f} | {r['mib']:.0f} | {memory:.2f} |")
+        print(
+            f"| {switch} | {args.batch / r['seconds']:.1f} | {speed:.2f} | {r['mib']:.0f} | {memory:.2f} |"
+        )
 
 
 if __name__ == "__main__":

@@ -1,1 +1,3 @@
-"""Retrieval measured: clips of a manifest, scores by the field's conventions, reports. No torch here."""
+"""Retrieval measured: clips of a manifest, scores by the field's conventions, reports. No torch
+here.
+"""

@@ -1,4 +1,6 @@
-"""The clips of a manifest as arrays: decoded once, by the code that serves, and mapped from a cache folder."""
+"""The clips of a manifest as arrays: decoded once, by the code that serves, and mapped from a cache
+folder.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ RUN = 8  # rows in a run of an order
 
 @dataclass(frozen=True)
 class Clip:
-    """One clip as arrays: frames uint8 [F, H, W, 3], waveform [samples], of which the first `heard` are no padding."""
+    """One clip as arrays: frames uint8 [F, H, W, 3], waveform [samples], of which the first `heard`
+    are no padding.
+    """
 
     row: Row
     frames: NDArray[np.uint8] | None
@@ -44,8 +48,8 @@ class Drawn:
 
 
 def rows_of(name: str, worlds: Path) -> tuple[list[Row], str]:
-    """The rows of a manifest, of a folder of media, or of `world:SPLIT:COUNT`, which is rendered below `worlds` first;
-    and what tells this state of them from another.
+    """The rows of a manifest, of a folder of media, or of `world:SPLIT:COUNT`, which is rendered
+    below `worlds` first; and what tells this state of them from another.
     """
     if name.startswith("world:"):
         _, split, count = name.split(":")
@@ -59,15 +63,26 @@ def rows_of(name: str, worlds: Path) -> tuple[list[Row], str]:
     if not path.is_dir():
         return read_manifest(path), f"{path.resolve()}{path.stat().st_mtime_ns}"
     rows = read_folder(path)
-    stats = [(str(row.path), row.path.stat().st_mtime_ns, row.path.stat().st_size) for row in rows if row.path]
+    stats = [
+        (str(row.path), row.path.stat().st_mtime_ns, row.path.stat().st_size)
+        for row in rows
+        if row.path
+    ]
     return rows, f"{path.resolve()}{stats}"
 
 
 class Clips:
-    """The first window of every readable row, decoded once: frames and waveforms mapped from a cache folder."""
+    """The first window of every readable row, decoded once: frames and waveforms mapped from a
+    cache folder.
+    """
 
     def __init__(
-        self, rows: list[Row], state: str, specs: InputSpecs, cache: Path, alike: Sequence[tuple[str, ...]] = ()
+        self,
+        rows: list[Row],
+        state: str,
+        specs: InputSpecs,
+        cache: Path,
+        alike: Sequence[tuple[str, ...]] = (),
     ) -> None:
         folder = cache / hashlib.sha256(f"{specs}{state}".encode()).hexdigest()[:16]
         if not (folder / "index.json").exists():
@@ -83,7 +98,12 @@ class Clips:
 
     @classmethod
     def open(
-        cls, name: str, specs: InputSpecs, cache: Path, worlds: Path, alike: Sequence[tuple[str, ...]] = ()
+        cls,
+        name: str,
+        specs: InputSpecs,
+        cache: Path,
+        worlds: Path,
+        alike: Sequence[tuple[str, ...]] = (),
     ) -> Clips:
         """See `rows_of` for what a name may be, and `order_of` for what rows may have alike."""
         return cls(*rows_of(name, worlds), specs, cache, alike)
@@ -103,15 +123,18 @@ class Clips:
         return [Drawn(self.rows[i], partial(self.clip, i)) for i in chosen]
 
     def order_of(self, epoch: int, key: tuple[int, ...]) -> NDArray[np.int64]:
-        """The order of an epoch: by chance, or in runs of rows that have some of their metadata alike, another choice
-        of it each epoch. What is alike within a batch cannot tell its rows apart: the rest must be learned.
+        """The order of an epoch: by chance, or in runs of rows that have some of their metadata
+        alike, another choice of it each epoch. What is alike within a batch cannot tell its rows
+        apart: the rest must be learned.
         """
         random = np.random.default_rng([*key, epoch])
         order = random.permutation(len(self))
         keys = self.alike[epoch % len(self.alike)] if self.alike else ()
         cells: dict[tuple[str, ...], list[int]] = {}
         for i in order:
-            cells.setdefault(tuple(str(self.rows[i].metadata.get(k)) for k in keys), []).append(int(i))
+            cells.setdefault(tuple(str(self.rows[i].metadata.get(k)) for k in keys), []).append(
+                int(i)
+            )
         if len(cells) < 2:
             return order
         runs = [cell[at : at + RUN] for cell in cells.values() for at in range(0, len(cell), RUN)]
@@ -141,12 +164,16 @@ def decoded_rows(rows: list[Row], specs: InputSpecs) -> Iterator[dict[str, Part]
 
 
 def decode_all(rows: list[Row], specs: InputSpecs, folder: Path) -> None:
-    """Write frames.npy uint8 and waveforms.npy float16 with a row for each decodable clip; index.json comes last."""
+    """Write frames.npy uint8 and waveforms.npy float16 with a row for each decodable clip;
+    index.json comes last.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     shape = (len(rows), *(specs.video.shape if specs.video else (1,)))
     frames = np.lib.format.open_memmap(folder / "frames.npy", "w+", np.uint8, shape)
     samples = specs.audio.samples if specs.audio else 1
-    waveforms = np.lib.format.open_memmap(folder / "waveforms.npy", "w+", np.float16, (len(rows), samples))
+    waveforms = np.lib.format.open_memmap(
+        folder / "waveforms.npy", "w+", np.float16, (len(rows), samples)
+    )
     index: dict[str, list[Any]] = {"rows": [], "video": [], "audio": [], "heard": []}
     for i, parts in enumerate(decoded_rows(rows, specs)):
         if isinstance(parts, str):

@@ -1,4 +1,6 @@
-"""An evaluation as people read it: tables, JSON, and a page of the worst failures to look at and listen to."""
+"""An evaluation as people read it: tables, JSON, and a page of the worst failures to look at and
+listen to.
+"""
 
 from __future__ import annotations
 
@@ -58,9 +60,12 @@ small { opacity: .75; display: block; overflow-wrap: anywhere }
 HEADS = ("R@1", "R@5", "R@10", "mAP@10", "median_rank", "queries", "gallery")
 
 
-def write_report(routes: list[Route], out: Path, count: int = 12, before: list[Route] | None = None) -> Path:
-    """Write `out`/index.html with the `count` worst queries of each route; the media it needs go into `out`/media. With
-    the routes of the encoder `before` its training, also what training has changed, and what is found now.
+def write_report(
+    routes: list[Route], out: Path, count: int = 12, before: list[Route] | None = None
+) -> Path:
+    """Write `out`/index.html with the `count` worst queries of each route; the media it needs go
+    into `out`/media. With the routes of the encoder `before` its training, also what training has
+    changed, and what is found now.
     """
     (out / "media").mkdir(parents=True, exist_ok=True)
     title = "What is found, and what is not" if before else "Where retrieval fails"
@@ -70,10 +75,15 @@ def write_report(routes: list[Route], out: Path, count: int = 12, before: list[R
     for n, route in enumerate(routes):
         if before:
             body.append(f"<h2>{route.name}: found now</h2>")
-            body += [article(route, i, out / "media", before[n]) for i in gained(before[n], route, GAINED)]
+            body += [
+                article(route, i, out / "media", before[n])
+                for i in gained(before[n], route, GAINED)
+            ]
         failed = worst(route, count)
         body.append(f"<h2>{route.name}: not found</h2>" if before else f"<h2>{route.name}</h2>")
-        body += [article(route, i, out / "media") for i in failed] or ["<p>Every best hit is right.</p>"]
+        body += [article(route, i, out / "media") for i in failed] or [
+            "<p>Every best hit is right.</p>"
+        ]
     page = out / "index.html"
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><style>{STYLE}</style>'
     page.write_text(
@@ -84,17 +94,28 @@ def write_report(routes: list[Route], out: Path, count: int = 12, before: list[R
 
 
 def summary(routes: list[Route]) -> str:
-    rows = [(route.name, metrics(route.scores, route.relevant)) for route in routes if route.relevant.any()]
+    rows = [
+        (route.name, metrics(route.scores, route.relevant))
+        for route in routes
+        if route.relevant.any()
+    ]
     head = "".join(f"<th>{name.replace('_', ' ')}</th>" for name in ("route", *HEADS))
-    lines = [f"<tr><td>{name}</td>{''.join(f'<td>{m[k]:.4g}</td>' for k in HEADS)}</tr>" for name, m in rows]
+    lines = [
+        f"<tr><td>{name}</td>{''.join(f'<td>{m[k]:.4g}</td>' for k in HEADS)}</tr>"
+        for name, m in rows
+    ]
     return f"<table><tr>{head}</tr>{''.join(lines)}</table>"
 
 
 def article(route: Route, i: int, media: Path, before: Route | None = None) -> str:
-    """One query, its best-ranked right answer, what came before it, and what came first before training."""
+    """One query, its best-ranked right answer, what came before it, and what came first before
+    training.
+    """
     place = ranks(route.scores[i : i + 1])[0]
     expected = int(np.where(route.relevant[i], route.scores[i], -np.inf).argmax())
-    found = [int(j) for j in np.argsort(-route.scores[i], kind="stable")[: FOUND - (before is not None)]]
+    found = [
+        int(j) for j in np.argsort(-route.scores[i], kind="stable")[: FOUND - (before is not None)]
+    ]
     kinds = route.name.split("-")
     cells = [cell("asked", shown(route.queries[i], kinds[0], media), "")]
     if before is None:
@@ -103,7 +124,10 @@ def article(route: Route, i: int, media: Path, before: Route | None = None) -> s
     else:
         first = int(before.scores[i].argmax())
         was = ranks(before.scores[i : i + 1])[0][expected]
-        for label, j in (("found before training", first), (f"expected, then at rank {was:g}", expected)):
+        for label, j in (
+            ("found before training", first),
+            (f"expected, then at rank {was:g}", expected),
+        ):
             kind = "right" if route.relevant[i, j] else "wrong"
             cells.append(cell(label, shown(route.gallery[j], kinds[1], media), kind))
     cells += [
@@ -133,7 +157,9 @@ def shown(entry: Text | Row, kind: str, media: Path) -> str:
     if not copy.exists():
         shutil.copy(entry.path, copy)
     tag = "audio" if kind == "audio" else "video"  # which plays a sound, too
-    return f'<{tag} controls preload="metadata" src="media/{copy.name}"></{tag}><p>{escape(said)}</p>'
+    return (
+        f'<{tag} controls preload="metadata" src="media/{copy.name}"></{tag}><p>{escape(said)}</p>'
+    )
 
 
 # ---------------------------------------------------------------- the command
@@ -142,40 +168,64 @@ def shown(entry: Text | Row, kind: str, media: Path) -> str:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("manifest", help="a JSONL file, a folder of media, or world:SPLIT:COUNT")
     parser.add_argument(
-        "--cache", type=Path, default=Path("runs/evaluate"), help="where first windows and the world are kept"
+        "--cache",
+        type=Path,
+        default=Path("runs/evaluate"),
+        help="where first windows and the world are kept",
     )
     parser.add_argument(
-        "--windows", choices=["all", "first"], default="all", help="an item scores by its best window, or by its first"
+        "--windows",
+        choices=["all", "first"],
+        default="all",
+        help="an item scores by its best window, or by its first",
     )
-    parser.add_argument("--every-caption", action="store_true", help="each caption is a query, not only the first")
-    parser.add_argument("--phrases", type=Path, help="JSON of group -> phrases, to ask in place of the captions")
     parser.add_argument(
-        "--bank", help="a manifest whose captions are the bank of QB-Norm for text-video and text-audio"
+        "--every-caption", action="store_true", help="each caption is a query, not only the first"
     )
-    parser.add_argument("--dual-softmax", action="store_true", help="report it, apart: it needs every query at once")
-    parser.add_argument("--report", type=Path, help="a folder for a page with the worst failures and their media")
+    parser.add_argument(
+        "--phrases", type=Path, help="JSON of group -> phrases, to ask in place of the captions"
+    )
+    parser.add_argument(
+        "--bank",
+        help="a manifest whose captions are the bank of QB-Norm for text-video and text-audio",
+    )
+    parser.add_argument(
+        "--dual-softmax", action="store_true", help="report it, apart: it needs every query at once"
+    )
+    parser.add_argument(
+        "--report", type=Path, help="a folder for a page with the worst failures and their media"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
 
 
 def add_before(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--before", action="store_true", help="of a checkpoint: show beside it what it was before its training"
+        "--before",
+        action="store_true",
+        help="of a checkpoint: show beside it what it was before its training",
     )
 
 
 def gallery_maker(
     manifest: str, specs: InputSpecs, cache: Path, windows: str
 ) -> Callable[[Embedder], dict[str, Gallery]]:
-    """What makes the galleries of a manifest in a space: of every window, or of the first one of each item."""
+    """What makes the galleries of a manifest in a space: of every window, or of the first one of
+    each item.
+    """
     if windows == "first":
         return partial(first_windows, clips=Clips.open(manifest, specs, cache, cache / "world"))
     rows, _ = rows_of(manifest, cache / "world")
     return partial(every_window, rows=rows, specs=specs)
 
 
-def run(spaces: list[Embedder], specs: InputSpecs, args: argparse.Namespace, before: Embedder | None = None) -> None:
-    """Measure and print, as `args` of `add_arguments` say. A route is that of the first space that has it. `before` is
-    the encoder before it was trained, for the report.
+def run(
+    spaces: list[Embedder],
+    specs: InputSpecs,
+    args: argparse.Namespace,
+    before: Embedder | None = None,
+) -> None:
+    """Measure and print, as `args` of `add_arguments` say. A route is that of the first space that
+    has it. `before` is the encoder before it was trained, for the report.
     """
     worlds = args.cache / "world"
     phrases = json.loads(args.phrases.read_text(encoding="utf-8")) if args.phrases else None
@@ -185,7 +235,11 @@ def run(spaces: list[Embedder], specs: InputSpecs, args: argparse.Namespace, bef
     normalised: list[Route] = []
     for space in spaces:
         known = {route.name for route in found}
-        routes = [r for r in evaluate(space, galleries_of(space), args.every_caption, phrases) if r.name not in known]
+        routes = [
+            r
+            for r in evaluate(space, galleries_of(space), args.every_caption, phrases)
+            if r.name not in known
+        ]
         normalised += with_bank(space, routes, bank)
         found += routes
     apart: dict[str, Any] = {"qb_norm": score(normalised)} if args.bank else {}
@@ -193,7 +247,9 @@ def run(spaces: list[Embedder], specs: InputSpecs, args: argparse.Namespace, bef
         apart["dual_softmax"] = score([replace(r, scores=dual_softmax(r.scores)) for r in found])
     stated = {r.name: said for r in found if (said := stated_right(r))}
     if args.report:
-        earlier = evaluate(before, galleries_of(before), args.every_caption, phrases) if before else None
+        earlier = (
+            evaluate(before, galleries_of(before), args.every_caption, phrases) if before else None
+        )
         print(write_report(found, args.report, before=earlier), file=sys.stderr)
     if args.json:
         print(json.dumps(score(found) | apart | {"stated": stated}, indent=1))
@@ -202,4 +258,6 @@ def run(spaces: list[Embedder], specs: InputSpecs, args: argparse.Namespace, bef
     for name, results in apart.items():
         print(f"\n{name}\n{table(results)}")
     for route, right in stated.items():
-        print(f"\n{route}, best hit has what is stated: {', '.join(f'{k} {v:.3f}' for k, v in right.items())}")
+        print(
+            f"\n{route}, best hit has what is stated: {', '.join(f'{k} {v:.3f}' for k, v in right.items())}"
+        )

@@ -1,6 +1,8 @@
-"""Retrieval, measured by the field's conventions (no torch here: it scores a checkpoint and a bundle alike).
+"""Retrieval, measured by the field's conventions (no torch here: it scores a checkpoint and a
+bundle alike).
 
-Ranks are 1-based and ties get the average rank, so that a collapsed encoder scores chance and not 100 %.
+Ranks are 1-based and ties get the average rank, so that a collapsed encoder scores chance and not
+100 %.
 """
 
 from __future__ import annotations
@@ -25,8 +27,8 @@ from .clips import Clips, decoded_rows
 
 @dataclass(frozen=True)
 class Embedder:
-    """What is evaluated, an embedding space: `embed(modality, raw arrays [n, ...])` gives unit vectors [n, dim] of the
-    modalities it holds, `tokens(texts)` the ids that it takes for texts.
+    """What is evaluated, an embedding space: `embed(modality, raw arrays [n, ...])` gives unit
+    vectors [n, dim] of the modalities it holds, `tokens(texts)` the ids that it takes for texts.
     """
 
     embed: Callable[[str, NDArray[Any]], NDArray[np.float32]]
@@ -38,7 +40,9 @@ class Embedder:
         pages = [self.tokens(texts[at : at + size]) for at in range(0, len(texts), size)]
         return np.concatenate([self.embed("text", page) for page in pages])
 
-    def media(self, modality: str, array: NDArray[Any], rows: list[int], size: int = 32) -> NDArray[np.float32]:
+    def media(
+        self, modality: str, array: NDArray[Any], rows: list[int], size: int = 32
+    ) -> NDArray[np.float32]:
         """The vectors of some rows of stored frames or waveforms."""
         wide = np.float32 if modality == "audio" else np.uint8
         pages = [array[rows[at : at + size]].astype(wide) for at in range(0, len(rows), size)]
@@ -61,10 +65,11 @@ def ranks(scores: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
 
 
 def metrics(scores: NDArray[np.floating[Any]], relevant: NDArray[np.bool_]) -> dict[str, float]:
-    """R@1, R@5, R@10, median rank (all of the best-ranked relevant entry) and mAP@10, over queries with any relevant.
+    """R@1, R@5, R@10, median rank (all of the best-ranked relevant entry) and mAP@10, over queries
+    with any relevant.
 
-    scores and relevant are [queries, gallery]. mAP@10 = mean over queries of (sum over relevant entries in the top ten
-    of (their place among the relevant) / rank) / min(number relevant, 10).
+    scores and relevant are [queries, gallery]. mAP@10 = mean over queries of (sum over relevant
+    entries in the top ten of (their place among the relevant) / rank) / min(number relevant, 10).
 
     >>> metrics(np.array([[0.9, 0.1], [0.8, 0.2]]), np.eye(2, dtype=bool))["R@1"]
     0.5
@@ -92,30 +97,34 @@ def metrics(scores: NDArray[np.floating[Any]], relevant: NDArray[np.bool_]) -> d
 def querybank_normalised(
     scores: NDArray[np.floating[Any]], bank: NDArray[np.floating[Any]], beta: float = 20.0
 ) -> NDArray[np.float64]:
-    """QB-Norm with its dynamic inverted softmax (Bogolin et al., 2112.12777), as logarithms over beta, so that they
-    compare with cosines: scores [queries, gallery] less what a bank of other queries, [bank, gallery], finds in each
-    entry. A query whose best entry is no bank query's best is left as it is. One number for each gallery entry, so it
-    works for one query at a time.
+    """QB-Norm with its dynamic inverted softmax (Bogolin et al., 2112.12777), as logarithms over
+    beta, so that they compare with cosines: scores [queries, gallery] less what a bank of other
+    queries, [bank, gallery], finds in each entry. A query whose best entry is no bank query's best
+    is left as it is. One number for each gallery entry, so it works for one query at a time.
 
     >>> querybank_normalised(np.array([[0.9, 0.8]]), np.array([[0.9, 0.1]]), beta=1.0).round(2).tolist()
     [[0.0, 0.7]]
     """
     popular = np.zeros(scores.shape[1], dtype=bool)
     popular[bank.argmax(axis=1)] = True
-    return np.where(popular[scores.argmax(axis=1)][:, None], scores - popularity(bank, beta), scores)
+    return np.where(
+        popular[scores.argmax(axis=1)][:, None], scores - popularity(bank, beta), scores
+    )
 
 
 def popularity(bank: NDArray[np.floating[Any]], beta: float = 20.0) -> NDArray[np.floating[Any]]:
-    """What a bank of queries finds in each entry of a gallery, [bank, gallery] -> [gallery]: the logarithm, over beta,
-    of the sum of exp(beta score).
+    """What a bank of queries finds in each entry of a gallery, [bank, gallery] -> [gallery]: the
+    logarithm, over beta, of the sum of exp(beta score).
     """
     peak = bank.max(axis=0)
     return np.asarray(peak + np.log(np.exp(beta * (bank - peak)).sum(axis=0)) / beta)
 
 
-def dual_softmax(scores: NDArray[np.floating[Any]], temperature: float = 0.01) -> NDArray[np.float64]:
-    """Scores times their softmax over the queries (Cheng et al., 2109.04290). It needs every query at once, so it is no
-    way to serve: to be reported apart.
+def dual_softmax(
+    scores: NDArray[np.floating[Any]], temperature: float = 0.01
+) -> NDArray[np.float64]:
+    """Scores times their softmax over the queries (Cheng et al., 2109.04290). It needs every query
+    at once, so it is no way to serve: to be reported apart.
     """
     raised = np.exp((scores - scores.max(axis=0)) / temperature)
     return np.asarray(scores * raised / raised.sum(axis=0))
@@ -131,7 +140,9 @@ class Text:
 
 
 def agrees(text: Text, row: Row) -> bool:
-    """A caption is right for a clip of its own group, or for one that has every attribute it states."""
+    """A caption is right for a clip of its own group, or for one that has every attribute it
+    states.
+    """
     if text.states:
         return all(row.metadata.get(k) == v for k, v in text.states.items())
     return text.group == row.group
@@ -139,13 +150,16 @@ def agrees(text: Text, row: Row) -> bool:
 
 def relevance(texts: list[Text], rows: list[Row]) -> NDArray[np.bool_]:
     """bool [texts, rows]."""
-    return np.array([[agrees(t, row) for row in rows] for t in texts], dtype=bool).reshape(len(texts), len(rows))
+    return np.array([[agrees(t, row) for row in rows] for t in texts], dtype=bool).reshape(
+        len(texts), len(rows)
+    )
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """What items have of one modality: unit vectors [n, dim] of their windows. `owners` [n], ascending, says which of
-    `rows` each window belongs to, and `windows` [n] which window of that row it is.
+    """What items have of one modality: unit vectors [n, dim] of their windows. `owners` [n],
+    ascending, says which of `rows` each window belongs to, and `windows` [n] which window of that
+    row it is.
     """
 
     rows: list[Row]
@@ -178,7 +192,9 @@ def first_places(entries: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.flatnonzero(np.diff(entries, prepend=-1))
 
 
-def best_of_windows(scores: NDArray[np.floating[Any]], entries: NDArray[np.int64]) -> NDArray[np.floating[Any]]:
+def best_of_windows(
+    scores: NDArray[np.floating[Any]], entries: NDArray[np.int64]
+) -> NDArray[np.floating[Any]]:
     """Scores [queries, windows] -> [queries, items]: an item scores what its best window does.
 
     >>> best_of_windows(np.array([[0.1, 0.4, 0.3]]), np.array([0, 0, 1])).tolist()
@@ -189,7 +205,9 @@ def best_of_windows(scores: NDArray[np.floating[Any]], entries: NDArray[np.int64
 
 def joint(video: Gallery, audio: Gallery, audio_weight: float) -> Gallery:
     """Each window as unit(video + audio_weight * audio), or as the one of them that it has."""
-    keys = [list(zip(one.owners.tolist(), one.windows.tolist(), strict=True)) for one in (video, audio)]
+    keys = [
+        list(zip(one.owners.tolist(), one.windows.tolist(), strict=True)) for one in (video, audio)
+    ]
     every = sorted({*keys[0], *keys[1]})
     places = {key: i for i, key in enumerate(every)}
     sums = np.zeros((len(every), video.vectors.shape[1]), np.float32)
@@ -213,7 +231,9 @@ def first_windows(space: Embedder, clips: Clips) -> dict[str, Gallery]:
 
 
 def every_window(space: Embedder, rows: list[Row], specs: InputSpecs) -> dict[str, Gallery]:
-    """All windows of each readable row, by modality. Rows that cannot be read are named and left out."""
+    """All windows of each readable row, by modality. Rows that cannot be read are named and left
+    out.
+    """
     vectors: dict[str, list[NDArray[np.float32]]] = {"video": [], "audio": []}
     places: dict[str, list[tuple[int, int]]] = {"video": [], "audio": []}
     for i, media in enumerate(decoded_rows(rows, specs)):
@@ -222,7 +242,9 @@ def every_window(space: Embedder, rows: list[Row], specs: InputSpecs) -> dict[st
             continue
         for modality, part in media.items():
             if modality in space.modalities:
-                vectors[modality].append(space.media(modality, part.array, list(range(len(part.array)))))
+                vectors[modality].append(
+                    space.media(modality, part.array, list(range(len(part.array))))
+                )
                 places[modality] += [(i, window) for window in part.windows]
     found = {}
     for modality, pages in vectors.items():
@@ -234,8 +256,9 @@ def every_window(space: Embedder, rows: list[Row], specs: InputSpecs) -> dict[st
 
 @dataclass(frozen=True)
 class Route:
-    """Queries against a gallery: scores and relevant, [queries, gallery], and what each of them is. `vectors` [n, dim]
-    are those of the gallery's windows or texts, `entries` [n] the gallery's entry that each belongs to.
+    """Queries against a gallery: scores and relevant, [queries, gallery], and what each of them is.
+    `vectors` [n, dim] are those of the gallery's windows or texts, `entries` [n] the gallery's
+    entry that each belongs to.
     """
 
     name: str
@@ -248,8 +271,9 @@ class Route:
 
 
 def texts_about(rows: list[Row], modality: str, every: bool) -> list[Text]:
-    """Of each row the first caption about a modality ("any": about whichever), or every one. Captions of the same words
-    and group count once, so that a set of ten classes has a gallery of ten texts.
+    """Of each row the first caption about a modality ("any": about whichever), or every one.
+    Captions of the same words and group count once, so that a set of ten classes has a gallery of
+    ten texts.
     """
     found: dict[tuple[str, str], Text] = {}
     for row in rows:
@@ -265,8 +289,9 @@ def evaluate(
     every_caption: bool = False,
     phrases: dict[str, list[str]] | None = None,
 ) -> list[Route]:
-    """Every route over galleries by modality; where there are pictures and sound, text-any over their joint vectors,
-    too. An item scores what its best window does. `phrases`, by group, take the place of the items' own captions.
+    """Every route over galleries by modality; where there are pictures and sound, text-any over
+    their joint vectors, too. An item scores what its best window does. `phrases`, by group, take
+    the place of the items' own captions.
     """
     out = []
     targets = dict(galleries)
@@ -284,7 +309,17 @@ def evaluate(
         said = space.texts([t.text for t in texts])
         scores = best_of_windows(said @ gallery.vectors.T, gallery.entries)
         right = relevance(texts, gallery.items)
-        out.append(Route(f"text-{name}", scores, right, texts, gallery.items, gallery.vectors, gallery.entries))
+        out.append(
+            Route(
+                f"text-{name}",
+                scores,
+                right,
+                texts,
+                gallery.items,
+                gallery.vectors,
+                gallery.entries,
+            )
+        )
         if name != "any":
             every = np.arange(len(texts))
             out.append(Route(f"{name}-text", scores.T, right.T, gallery.items, texts, said, every))
@@ -294,7 +329,9 @@ def evaluate(
         right = groups[0][:, None] == groups[1][None]
         scores = best_of_windows(asking.directions() @ asked.vectors.T, asked.entries)
         name = f"{query}-{target}"
-        out.append(Route(name, scores, right, asking.items, asked.items, asked.vectors, asked.entries))
+        out.append(
+            Route(name, scores, right, asking.items, asked.items, asked.vectors, asked.entries)
+        )
     return out
 
 
@@ -303,7 +340,11 @@ def evaluate_first_windows(space: Embedder, clips: Clips) -> list[Route]:
 
 
 def score(routes: list[Route]) -> dict[str, dict[str, float]]:
-    return {route.name: metrics(route.scores, route.relevant) for route in routes if route.relevant.any()}
+    return {
+        route.name: metrics(route.scores, route.relevant)
+        for route in routes
+        if route.relevant.any()
+    }
 
 
 def stated_right(route: Route) -> dict[str, float]:
@@ -325,14 +366,17 @@ def worst(route: Route, count: int) -> list[int]:
 
 
 def gained(before: Route, after: Route, count: int) -> list[int]:
-    """The queries that now find something right first and were furthest from it before, the furthest first."""
+    """The queries that now find something right first and were furthest from it before, the
+    furthest first.
+    """
     was, now = (np.where(r.relevant, ranks(r.scores), np.inf).min(axis=1) for r in (before, after))
     further = np.where(np.isfinite(now) & (now == 1), was - now, 0)
     return [int(i) for i in np.argsort(-further, kind="stable")[:count] if further[i] > 0]
 
 
 def measure(results: dict[str, dict[str, float]], name: str) -> float:
-    """One number of the results by name: a route and a measure, or the "mean" of a measure over the routes with text.
+    """One number of the results by name: a route and a measure, or the "mean" of a measure over the
+    routes with text.
 
     >>> measure({"text-video": {"R@1": 0.25}, "text-audio": {"R@1": 0.5}, "audio-video": {"R@1": 0.9}}, "mean R@1")
     0.375
@@ -343,9 +387,13 @@ def measure(results: dict[str, dict[str, float]], name: str) -> float:
     route, _, what = name.partition(" ")
     if route != "mean":
         if what not in results.get(route, {}):
-            raise BadConfig(f"{name!r} cannot be measured on clips that have {', '.join(results) or 'no route'}")
+            raise BadConfig(
+                f"{name!r} cannot be measured on clips that have {', '.join(results) or 'no route'}"
+            )
         return results[route][what]
-    return float(np.mean([m[what] for r, m in results.items() if "text" in r and not r.endswith("-any")]))
+    return float(
+        np.mean([m[what] for r, m in results.items() if "text" in r and not r.endswith("-any")])
+    )
 
 
 def table(results: dict[str, dict[str, float]]) -> str:
@@ -366,6 +414,8 @@ def with_bank(space: Embedder, found: list[Route], bank: list[Row]) -> list[Rout
     for route in found:
         query, target = route.name.split("-")
         if query == "text" and (texts := texts_about(bank, target, every=True)):
-            asked = best_of_windows(space.texts([t.text for t in texts]) @ route.vectors.T, route.entries)
+            asked = best_of_windows(
+                space.texts([t.text for t in texts]) @ route.vectors.T, route.entries
+            )
             out.append(replace(route, scores=querybank_normalised(route.scores, asked)))
     return out

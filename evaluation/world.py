@@ -1,9 +1,10 @@
 """A procedural world of moving, sounding things, rendered to real MP4 and Ogg files with captions.
 
-What is seen and what is heard share their causes: the material has a look and a timbre, the motion a path and a way of
-exciting the material, speed is motion and rhythm, size is size and pitch, the place has a look and an ambience.
-A caption mentions some of it, in varying words. `states` says which attributes a caption commits to; a clip is relevant
-to a caption when it agrees with all of them.
+What is seen and what is heard share their causes: the material has a look and a timbre, the motion
+a path and a way of exciting the material, speed is motion and rhythm, size is size and pitch, the
+place has a look and an ambience. A caption mentions some of it, in varying words. `states` says
+which attributes a caption commits to; a clip is relevant to a caption when it agrees with all of
+them.
 """
 
 from __future__ import annotations
@@ -44,7 +45,9 @@ COLOURS = {
 
 @dataclass(frozen=True)
 class Material:
-    """How a thing rings: partials relative to its pitch, their decay, and how much noise an impact holds."""
+    """How a thing rings: partials relative to its pitch, their decay, and how much noise an impact
+    holds.
+    """
 
     pitch_hz: float
     partials: tuple[float, ...]
@@ -96,7 +99,9 @@ class Caption:
 
 
 def split_of(shape: str, colour: str, material: str, motion: str) -> str:
-    """train, validation or test: a thing and its motion belong to one split only, by a hash of the combination."""
+    """train, validation or test: a thing and its motion belong to one split only, by a hash of the
+    combination.
+    """
     digest = hashlib.sha256(f"{shape}/{colour}/{material}/{motion}".encode()).digest()
     return "test" if digest[0] < 32 else "validation" if digest[0] < 48 else "train"
 
@@ -112,7 +117,9 @@ def scenes(split: str, count: int, seed: int = 0) -> list[Scene]:
             continue
         speed, size = str(random.choice(list(SPEEDS_HZ))), str(random.choice(list(SIZES)))
         place = str(random.choice(PLACES))
-        found.append(Scene(shape, colour, material, motion, speed, size, place, int(random.integers(2**31))))
+        found.append(
+            Scene(shape, colour, material, motion, speed, size, place, int(random.integers(2**31)))
+        )
     return found
 
 
@@ -167,7 +174,12 @@ def pose(motion: str, c: Course, t: float) -> Pose:
             return Pose(across, 0.58, across * 5.0, 1.0)
         case "shake":
             burst = 0.13 if (turn % 1.0) < 0.5 else 0.0
-            return Pose(c.x + burst * float(np.sin(57 * t)), c.y + burst * float(np.cos(71 * t)), 0.3 * wave, 1.0)
+            return Pose(
+                c.x + burst * float(np.sin(57 * t)),
+                c.y + burst * float(np.cos(71 * t)),
+                0.3 * wave,
+                1.0,
+            )
         case "glide":
             return Pose(0.75 * half, c.y - 0.3, 0.25, 1.0)
         case "circle":
@@ -194,7 +206,9 @@ def distance(shape: str, u: Floats, v: Floats) -> Floats:
         case "ring":
             away = abs(r - 0.72) - 0.24
         case "cross":
-            away = np.minimum(np.maximum(abs(u) - 0.30, abs(v) - 0.95), np.maximum(abs(v) - 0.30, abs(u) - 0.95))
+            away = np.minimum(
+                np.maximum(abs(u) - 0.30, abs(v) - 0.95), np.maximum(abs(v) - 0.30, abs(u) - 0.95)
+            )
         case "crescent":
             away = np.maximum(r - 0.95, 0.75 - np.hypot(u - 0.48, v))
         case "bar":
@@ -205,7 +219,9 @@ def distance(shape: str, u: Floats, v: Floats) -> Floats:
 
 
 def surface(scene: Scene, u: Floats, v: Floats, depth: Floats, t: float) -> tuple[Floats, Floats]:
-    """Colour [h, w, 3] and opacity [h, w] of a thing's own coordinates; `depth` is the distance inside the outline."""
+    """Colour [h, w, 3] and opacity [h, w] of a thing's own coordinates; `depth` is the distance
+    inside the outline.
+    """
     base = np.array(COLOURS[scene.colour], np.float32)
     light: Any = np.ones_like(u)
     opacity, gloss = light, np.zeros_like(u)
@@ -217,7 +233,10 @@ def surface(scene: Scene, u: Floats, v: Floats, depth: Floats, t: float) -> tupl
             gloss = np.exp(-(((u + v + 0.35) * 3.2) ** 2)) * 0.9
         case "glass":
             opacity = np.where(depth < 0.16, 0.95, 0.38)
-            gloss = np.where(depth < 0.12, 0.75, 0.0) + np.exp(-(((u + 0.4) ** 2 + (v + 0.4) ** 2) * 18)) * 0.8
+            gloss = (
+                np.where(depth < 0.12, 0.75, 0.0)
+                + np.exp(-(((u + 0.4) ** 2 + (v + 0.4) ** 2) * 18)) * 0.8
+            )
         case "rubber":
             light = np.where(depth < 0.20, 0.30, 0.92)
         case "stone":
@@ -227,7 +246,9 @@ def surface(scene: Scene, u: Floats, v: Floats, depth: Floats, t: float) -> tupl
             opacity = np.full_like(u, 0.72)
             gloss = 0.55 * np.clip(np.sin(7 * u + 5 * np.sin(4 * v + 5 * t)), 0, 1)
     colour = base * light[..., None]
-    return np.clip(colour + gloss[..., None] * (1 - colour), 0, 1).astype(np.float32), opacity.astype(np.float32)
+    return np.clip(colour + gloss[..., None] * (1 - colour), 0, 1).astype(
+        np.float32
+    ), opacity.astype(np.float32)
 
 
 def backdrop(scene: Scene, x: Floats, y: Floats, random: np.random.Generator) -> Floats:
@@ -262,7 +283,9 @@ def weather(scene: Scene, x: Floats, y: Floats, t: float) -> Floats:
     added: Any = np.zeros((1, 1, 1))
     match scene.place:
         case "rain":
-            added = 0.28 * (np.sin(41 * x + 9 * y) + np.sin(23 * y + 6 * x - 30 * t) > 1.45)[..., None]
+            added = (
+                0.28 * (np.sin(41 * x + 9 * y) + np.sin(23 * y + 6 * x - 30 * t) > 1.45)[..., None]
+            )
         case "wind":
             blades = np.sin(30 * x + 6 * np.sin(2.2 * t) * (y - 0.2)) > 0.55
             added = -0.16 * (blades & (y > 0.2))[..., None]
@@ -312,7 +335,9 @@ def picture(scene: Scene, pixels: int) -> Iterator[NDArray[np.uint8]]:
         canvas = np.clip(still + weather(scene, x, y, t), 0, 1).astype(np.float32)
         if scene.motion == "swing":
             canvas[string(pose("swing", c, t), x, y)] = 0.15
-        exposed = sum(draw(scene, pose(scene.motion, c, t + part / FPS), t, canvas) for part in SHUTTER)
+        exposed = sum(
+            draw(scene, pose(scene.motion, c, t + part / FPS), t, canvas) for part in SHUTTER
+        )
         grain = noise.integers(-7, 8, (pixels, pixels, 1), dtype=np.int16)
         yield np.clip(exposed * (255 / len(SHUTTER)) + grain, 0, 255).astype(np.uint8)
 
@@ -329,7 +354,9 @@ def hit(material: Material, pitch_hz: float, random: np.random.Generator) -> Flo
         frequency = pitch_hz * partial_ * random.uniform(0.985, 1.015)
         if frequency < RATE * 0.47:
             sound += (
-                np.sin(2 * np.pi * frequency * bend) * np.exp(-t * (1 + 0.5 * i) / material.decay_s) / (1 + 0.6 * i)
+                np.sin(2 * np.pi * frequency * bend)
+                * np.exp(-t * (1 + 0.5 * i) / material.decay_s)
+                / (1 + 0.6 * i)
             )
     sound += material.noise * random.normal(size=len(t)) * np.exp(-t / 0.008)
     return np.asarray(sound * (1 - np.exp(-t / 0.0006)), np.float32)
@@ -369,22 +396,33 @@ def voice(scene: Scene, c: Course, samples: int, random: np.random.Generator) ->
         case "bounce":
             return struck(whole, [sound], samples)
         case "swing":
-            return struck(whole + 0.5 / c.rate_hz, [sound, hit(material, pitch * 0.70, random)], samples)
+            return struck(
+                whole + 0.5 / c.rate_hz, [sound, hit(material, pitch * 0.70, random)], samples
+            )
         case "shake":
             rattle = (whole[:, None] + np.arange(0, 0.5 / c.rate_hz, 1 / 19)).ravel()
             return struck(rattle + random.uniform(-0.008, 0.008, len(rattle)), [sound], samples)
         case "roll":
             low = excited(hit(MATERIALS["stone"], 90, random), samples, random)
-            return excited(sound, samples, random) * (0.8 + 0.2 * np.sin(2 * np.pi * turn)) + 0.35 * low
+            return (
+                excited(sound, samples, random) * (0.8 + 0.2 * np.sin(2 * np.pi * turn))
+                + 0.35 * low
+            )
         case "spin":
             return excited(sound, samples, random) * np.mod(6 * turn, 1.0).astype(np.float32)
         case "glide":
-            return excited(sound, samples, random) * np.sin(np.pi * (turn + 0.5)).astype(np.float32) ** 4
+            return (
+                excited(sound, samples, random)
+                * np.sin(np.pi * (turn + 0.5)).astype(np.float32) ** 4
+            )
         case "circle":
             warped = t + 0.16 * np.sin(2 * np.pi * turn) / (2 * np.pi * c.rate_hz)
             return np.interp(warped, t, excited(sound, samples, random)).astype(np.float32)
         case "pulse":
-            return excited(sound, samples, random) * (0.5 + 0.5 * np.sin(2 * np.pi * turn)).astype(np.float32) ** 1.5
+            return (
+                excited(sound, samples, random)
+                * (0.5 + 0.5 * np.sin(2 * np.pi * turn)).astype(np.float32) ** 1.5
+            )
     raise ValueError(scene.motion)
 
 
@@ -399,15 +437,25 @@ def ambience(place: str, samples: int, random: np.random.Generator) -> Floats:
             return normal((normal(hiss.astype(np.float32)) + 6 * drops).astype(np.float32))
         case "wind":
             gust = 0.55 + 0.45 * np.sin(2 * np.pi * (0.3 * t + random.uniform()))
-            return normal((np.fft.irfft(spectrum * np.exp(-hz / 260), samples) * gust).astype(np.float32))
+            return normal(
+                (np.fft.irfft(spectrum * np.exp(-hz / 260), samples) * gust).astype(np.float32)
+            )
         case "night":
-            chirp = (np.mod(t * random.uniform(1.8, 2.3) + random.uniform(), 1) < 0.4) & (np.mod(t * 31, 1) < 0.5)
-            return normal((np.sin(2 * np.pi * random.uniform(4200, 4700) * t) * chirp).astype(np.float32))
+            chirp = (np.mod(t * random.uniform(1.8, 2.3) + random.uniform(), 1) < 0.4) & (
+                np.mod(t * 31, 1) < 0.5
+            )
+            return normal(
+                (np.sin(2 * np.pi * random.uniform(4200, 4700) * t) * chirp).astype(np.float32)
+            )
         case "workshop":
-            hum = sum(np.sin(2 * np.pi * 100 * k * t + random.uniform(0, 6)) / k for k in (1, 2, 3, 5, 7))
+            hum = sum(
+                np.sin(2 * np.pi * 100 * k * t + random.uniform(0, 6)) / k for k in (1, 2, 3, 5, 7)
+            )
             return normal(np.asarray(hum, np.float32))
         case "room":
-            return normal(np.fft.irfft(spectrum * np.exp(-hz / 3000), samples).astype(np.float32)) * np.float32(0.03)
+            return normal(
+                np.fft.irfft(spectrum * np.exp(-hz / 3000), samples).astype(np.float32)
+            ) * np.float32(0.03)
     raise ValueError(place)
 
 
@@ -445,7 +493,10 @@ WORDS: dict[str, dict[str, tuple[str, ...]]] = {
         "water": ("water", "liquid", "watery"),
     },
     "size": {"small": ("small", "little", "tiny"), "large": ("large", "big", "huge")},
-    "speed": {"slow": ("slowly", "at a slow pace", "unhurriedly"), "fast": ("quickly", "fast", "rapidly")},
+    "speed": {
+        "slow": ("slowly", "at a slow pace", "unhurriedly"),
+        "fast": ("quickly", "fast", "rapidly"),
+    },
     "place": {
         "rain": ("in the rain", "while it rains", "on a rainy day"),
         "wind": ("in a windy field", "outdoors in the wind", "on a windy day"),
@@ -483,7 +534,13 @@ WORDS: dict[str, dict[str, tuple[str, ...]]] = {
         "room": ("in silence", "with nothing else to hear", "in a quiet room"),
     },
 }
-SOUND_OF = {"motion": "noise", "size": "pitch", "speed": "rhythm", "place": "backing", "material": "material"}
+SOUND_OF = {
+    "motion": "noise",
+    "size": "pitch",
+    "speed": "rhythm",
+    "place": "backing",
+    "material": "material",
+}
 LEADS = ("", "", "", "there is ", "a video of ", "we see ", "this shows ")
 SOUND_LEADS = ("", "", "", "the sound of ", "we hear ", "a recording of ", "listen to ")
 
@@ -492,9 +549,13 @@ def pick(random: np.random.Generator, words: tuple[str, ...]) -> str:
     return words[int(random.integers(len(words)))]
 
 
-def stated(scene: Scene, chances: dict[str, float], least: int, random: np.random.Generator) -> dict[str, str]:
+def stated(
+    scene: Scene, chances: dict[str, float], least: int, random: np.random.Generator
+) -> dict[str, str]:
     """Which attributes a caption mentions. Middling sizes and speeds go without saying."""
-    values = {k: v for k, v in scene.attributes.items() if k in chances and v not in ("medium", "steady")}
+    values = {
+        k: v for k, v in scene.attributes.items() if k in chances and v not in ("medium", "steady")
+    }
     while True:
         chosen = {k: v for k, v in values.items() if random.uniform() < chances[k]}
         if len(chosen) >= min(least, len(values)):
@@ -506,11 +567,21 @@ def article(words: str) -> str:
 
 
 def sight_caption(scene: Scene, random: np.random.Generator) -> Caption:
-    chances = {"shape": 0.85, "colour": 0.85, "material": 0.5, "motion": 0.8, "size": 0.5, "speed": 0.4, "place": 0.4}
+    chances = {
+        "shape": 0.85,
+        "colour": 0.85,
+        "material": 0.5,
+        "motion": 0.8,
+        "size": 0.5,
+        "speed": 0.4,
+        "place": 0.4,
+    }
     says = stated(scene, chances, 3, random)
     word = {k: pick(random, WORDS[k][v]) for k, v in says.items()}
     thing = " ".join(w for k in ("size", "colour", "material") if (w := word.get(k)))
-    thing = article(f"{thing} {word.get('shape', pick(random, ('thing', 'object', 'shape')))}".strip())
+    thing = article(
+        f"{thing} {word.get('shape', pick(random, ('thing', 'object', 'shape')))}".strip()
+    )
     doing = " ".join(w for k in ("motion", "speed") if (w := word.get(k)))
     if "motion" not in word and "speed" in word:
         doing = f"moving {doing}"
@@ -547,26 +618,34 @@ def captions(scene: Scene, each: int = 4) -> list[Caption]:
 
 
 def write_clip(path: Path, parts: list[Scene], pixels: int) -> None:
-    """Scenes one after another as an MP4 file, H.264 and AAC; sound alone, Opus, where the name ends in .ogg."""
+    """Scenes one after another as an MP4 file, H.264 and AAC; sound alone, Opus, where the name
+    ends in .ogg.
+    """
     with av.open(str(path), "w") as container:
         waveform = np.concatenate([sound(scene) for scene in parts])
         video = None
         if path.suffix != ".ogg":
-            video = container.add_stream("libx264", rate=FPS, options={"preset": "superfast", "crf": "23"})
+            video = container.add_stream(
+                "libx264", rate=FPS, options={"preset": "superfast", "crf": "23"}
+            )
             video.width = video.height = pixels
             video.pix_fmt = "yuv420p"
             video.codec_context.thread_count = 1
         if path.suffix == ".ogg":
             audio = container.add_stream("libopus", rate=RATE, layout="mono")
         else:
-            audio = container.add_stream("aac", rate=RATE, layout="mono", options={"aac_coder": "fast"})
+            audio = container.add_stream(
+                "aac", rate=RATE, layout="mono", options={"aac_coder": "fast"}
+            )
         if video is not None:
             for scene in parts:
                 for image in picture(scene, pixels):
                     container.mux(video.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
             container.mux(video.encode(None))
         for start in range(0, len(waveform), RATE):
-            piece = av.AudioFrame.from_ndarray(waveform[None, start : start + RATE], format="fltp", layout="mono")
+            piece = av.AudioFrame.from_ndarray(
+                waveform[None, start : start + RATE], format="fltp", layout="mono"
+            )
             piece.sample_rate, piece.pts, piece.time_base = RATE, start, Fraction(1, RATE)
             container.mux(audio.encode(piece))
         container.mux(audio.encode(None))
@@ -580,7 +659,9 @@ def write_row(out: Path, pixels: int, job: tuple[str, list[Scene]]) -> dict[str,
     said = [caption for scene in parts for caption in captions(scene)]
     if path.suffix == ".ogg":
         said = [caption for caption in said if "audio" in caption.about]
-    metadata: dict[str, Any] = parts[0].attributes if len(parts) == 1 else {"scenes": [p.attributes for p in parts]}
+    metadata: dict[str, Any] = (
+        parts[0].attributes if len(parts) == 1 else {"scenes": [p.attributes for p in parts]}
+    )
     return {
         "path": name,
         "id": Path(name).stem,
@@ -590,8 +671,12 @@ def write_row(out: Path, pixels: int, job: tuple[str, list[Scene]]) -> dict[str,
     }
 
 
-def render(out: Path, jobs: list[tuple[str, list[Scene]]], pixels: int, label: str, processes: int = 2) -> None:
-    """Write the clips and then, last, `manifest.jsonl` with a row for each: a folder without one is not finished."""
+def render(
+    out: Path, jobs: list[tuple[str, list[Scene]]], pixels: int, label: str, processes: int = 2
+) -> None:
+    """Write the clips and then, last, `manifest.jsonl` with a row for each: a folder without one is
+    not finished.
+    """
     out.mkdir(parents=True, exist_ok=True)
     work = partial(write_row, out, pixels)
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
@@ -609,9 +694,14 @@ def render_split(out: Path, split: str, count: int, seed: int = 0) -> None:
 
 
 def render_sample(out: Path) -> None:
-    """The sample library of `make run`: 40 clips, 8 of three scenes each, 16 sounds; from the test split."""
+    """The sample library of `make run`: 40 clips, 8 of three scenes each, 16 sounds; from the test
+    split.
+    """
     drawn = scenes("test", 40 + 24 + 16, seed=7)
-    jobs = [(f"{s.colour}-{s.material}-{s.shape}-{s.motion}-{i:02d}.mp4", [s]) for i, s in enumerate(drawn[:40])]
+    jobs = [
+        (f"{s.colour}-{s.material}-{s.shape}-{s.motion}-{i:02d}.mp4", [s])
+        for i, s in enumerate(drawn[:40])
+    ]
     jobs += [(f"three-scenes-{i:02d}.mp4", drawn[40 + 3 * i : 43 + 3 * i]) for i in range(8)]
     jobs += [(f"{s.material}-{s.motion}-{i:02d}.ogg", [s]) for i, s in enumerate(drawn[64:])]
     render(out, jobs, 240, "rendering the sample library")

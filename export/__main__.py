@@ -18,7 +18,8 @@ from .bundle import BadBundle
 from .encoder import PROVIDERS, EncoderError, OnnxEncoder
 from .precision import PRECISIONS
 
-TRAINING = ("model", "torch", "onnxscript", "transformers")  # which an installation that only serves has not
+# which an installation that only serves has not
+TRAINING = ("model", "torch", "onnxscript", "transformers")
 
 
 PROG = "python -m export"
@@ -28,7 +29,9 @@ def arguments(prog: str = PROG) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=prog,
         description="Write bundles from encoders; check and measure them.",
-        epilog=epilog("checkpoint runs/tiny --out bundles/tiny", "triton bundles/default --out models"),
+        epilog=epilog(
+            "checkpoint runs/tiny --out bundles/tiny", "triton bundles/default --out models"
+        ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True)
@@ -46,7 +49,12 @@ def arguments(prog: str = PROG) -> argparse.ArgumentParser:
     )
     pretrained.add_argument("names", nargs="+", metavar="NAME", help="a model's id on the hub")
     pretrained.add_argument(
-        "--from", dest="folders", type=Path, nargs="+", metavar="DIR", help="its files, for each name"
+        "--from",
+        dest="folders",
+        type=Path,
+        nargs="+",
+        metavar="DIR",
+        help="its files, for each name",
     )
     pretrained.add_argument("--out", type=Path, required=True)
     stems = add_command(
@@ -57,15 +65,31 @@ def arguments(prog: str = PROG) -> argparse.ArgumentParser:
     )
     stems.add_argument("--out", type=Path, required=True)
     stems.add_argument(
-        "--open", type=Path, required=True, metavar="DIR", help="open pictures and sounds, a manifest.jsonl"
+        "--open",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="open pictures and sounds, a manifest.jsonl",
     )
-    stems.add_argument("--teachers", type=Path, required=True, metavar="DIR", help="yamnet.tflite and its class map")
     stems.add_argument(
-        "--leave-out", type=Path, default=Path("sample/manifest.jsonl"), metavar="MANIFEST", help="rows not fitted to"
+        "--teachers",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="yamnet.tflite and its class map",
+    )
+    stems.add_argument(
+        "--leave-out",
+        type=Path,
+        default=Path("sample/manifest.jsonl"),
+        metavar="MANIFEST",
+        help="rows not fitted to",
     )
     stems.add_argument("--picture-stem", choices=["lite0", "lite1", "lite2"], default="lite2")
     stems.add_argument("--frames", type=int, default=2, help="of each window")
-    stems.add_argument("--cache", type=Path, default=Path("runs/stems"), help="where wheels and features are kept")
+    stems.add_argument(
+        "--cache", type=Path, default=Path("runs/stems"), help="where wheels and features are kept"
+    )
     verify = add_command(
         commands,
         "verify",
@@ -74,8 +98,12 @@ def arguments(prog: str = PROG) -> argparse.ArgumentParser:
         "bundles/tiny --checkpoint runs/tiny --json",
     )
     verify.add_argument("bundle", type=Path)
-    verify.add_argument("--provider", choices=list(PROVIDERS), help="default: each that can run here")
-    verify.add_argument("--checkpoint", type=Path, help="compare with the network it came from, too")
+    verify.add_argument(
+        "--provider", choices=list(PROVIDERS), help="default: each that can run here"
+    )
+    verify.add_argument(
+        "--checkpoint", type=Path, help="compare with the network it came from, too"
+    )
     verify.add_argument("--json", action="store_true", help="print one JSON document")
     evaluate = add_command(
         commands,
@@ -99,7 +127,9 @@ def arguments(prog: str = PROG) -> argparse.ArgumentParser:
 
 
 def add_precision(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of a bundle's numbers")
+    parser.add_argument(
+        "--precision", choices=PRECISIONS, default="fp32", help="of a bundle's numbers"
+    )
 
 
 def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
@@ -153,7 +183,9 @@ def pretrained_command(args: argparse.Namespace) -> int:
         print(f"{card['source']}: licence {card['licence'] or 'not stated on its card'}")
         if card["commercial"] is False:
             print("  its licence does not allow commercial use")
-    spaces = ", ".join(f"{name} ({' and '.join(s.encodings)})" for name, s in bundle.manifest.spaces.items())
+    spaces = ", ".join(
+        f"{name} ({' and '.join(s.encodings)})" for name, s in bundle.manifest.spaces.items()
+    )
     print(f"{args.out}: fingerprint {bundle.manifest.fingerprint}, spaces: {spaces}")
     return 0
 
@@ -193,7 +225,10 @@ def verify_command(args: argparse.Namespace) -> int:
     print(f"{'encoding':12s} {'provider':9s} {'precision':10s} {'':34s} {'seen':50s} verdict")
     for c in verify(args.bundle, args.provider, args.checkpoint):
         verdict = "good" if c.good else "BAD"
-        print(f"{c.encoding:12s} {c.provider:9s} {c.precision:10s} {c.what:34s} {c.seen:50s} {verdict}", flush=True)
+        print(
+            f"{c.encoding:12s} {c.provider:9s} {c.precision:10s} {c.what:34s} {c.seen:50s} {verdict}",
+            flush=True,
+        )
         failed += not c.good
     print(f"checksums and golden vectors good, {failed} checks failed")
     return 1 if failed else 0

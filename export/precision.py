@@ -1,6 +1,8 @@
-"""A bundle's graphs in less precise numbers, derived when it is opened: float16 for GPUs, int8 for CPUs. No torch.
+"""A bundle's graphs in less precise numbers, derived when it is opened: float16 for GPUs, int8 for
+CPUs. No torch.
 
-Only the fp32 graphs are kept: what is derived from them by rule needs no room, and cannot fall out of step.
+Only the fp32 graphs are kept: what is derived from them by rule needs no room, and cannot fall out
+of step.
 """
 
 from __future__ import annotations
@@ -14,25 +16,29 @@ import onnxruntime
 from numpy.typing import NDArray
 
 PRECISIONS = ("fp32", "fp16", "int8")
-GAINFUL = {"cpu": ("int8",), "cuda": ("fp16",), "tensorrt": ("fp16",)}  # what each provider is faster with than fp32
+# what each provider is faster with than fp32
+GAINFUL = {"cpu": ("int8",), "cuda": ("fp16",), "tensorrt": ("fp16",)}
 BLOCK = 16  # numbers of an activation's row, and of a weight's column, that share a scale
 MICROSOFT = "com.microsoft"  # the domain of ONNX Runtime's own operations
-INT8_ACTIVATIONS = 4  # `accuracy_level` of MatMulNBits at which the activations are rounded to eight bits, too
+# `accuracy_level` of MatMulNBits at which the activations are rounded to eight bits, too
+INT8_ACTIVATIONS = 4
 
 
 def derived(graph: Path, precision: str) -> bytes:
     """The graph in fp16 or int8, whole in one piece.
 
-    float16: everything from the logarithm of a spectrogram on; inputs and the vector stay as they are. int8: matrix
-    products with a constant matrix, see `in_int8`; convolutions stay, they would be slower, and so do the products of a
-    spectrogram.
+    float16: everything from the logarithm of a spectrogram on; inputs and the vector stay as they
+    are. int8: matrix products with a constant matrix, see `in_int8`; convolutions stay, they would
+    be slower, and so do the products of a spectrogram.
     """
     with tempfile.TemporaryDirectory() as place:
         model = folded(graph, Path(place))
     if precision == "fp16":
         from onnxruntime.transformers.float16 import convert_float_to_float16
 
-        model = convert_float_to_float16(model, keep_io_types=True, node_block_list=before_logarithms(model))
+        model = convert_float_to_float16(
+            model, keep_io_types=True, node_block_list=before_logarithms(model)
+        )
         drop_repeated_casts(model)
     else:
         in_int8(model)
@@ -40,8 +46,9 @@ def derived(graph: Path, precision: str) -> bytes:
 
 
 def in_int8(model: Any) -> None:
-    """Products with a constant matrix become products of eight bits and eight: BLOCK numbers share a scale, which the
-    runtime finds anew for each row of activations. So no row's vector depends on the rows beside it.
+    """Products with a constant matrix become products of eight bits and eight: BLOCK numbers share
+    a scale, which the runtime finds anew for each row of activations. So no row's vector depends on
+    the rows beside it.
     """
     import onnx
 
@@ -49,7 +56,11 @@ def in_int8(model: Any) -> None:
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
     made: dict[str, list[Any]] = {}
     for node in model.graph.node:
-        weight = stored.get(node.input[1]) if node.op_type == "MatMul" and node.name not in apart else None
+        weight = (
+            stored.get(node.input[1])
+            if node.op_type == "MatMul" and node.name not in apart
+            else None
+        )
         if weight is None or len(weight.dims) != 2 or weight.data_type != onnx.TensorProto.FLOAT:
             continue
         if weight.name not in made:
@@ -74,14 +85,16 @@ def in_int8(model: Any) -> None:
     still_read = {name for node in model.graph.node for name in node.input}
     kept = [tensor for name, tensor in stored.items() if name in still_read]
     del model.graph.initializer[:]
-    model.graph.initializer.extend(kept + [tensor for tensors in made.values() for tensor in tensors])
+    model.graph.initializer.extend(
+        kept + [tensor for tensors in made.values() for tensor in tensors]
+    )
     if MICROSOFT not in {known.domain for known in model.opset_import}:
         model.opset_import.append(onnx.helper.make_opsetid(MICROSOFT, 1))
 
 
 def eight_bits(weight: NDArray[np.float32]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """A matrix [rows, columns] as MatMulNBits takes it: values [columns, blocks, BLOCK], where 128 is zero, and scales
-    [columns, blocks]. Rows that fill the last block up are zeros.
+    """A matrix [rows, columns] as MatMulNBits takes it: values [columns, blocks, BLOCK], where 128
+    is zero, and scales [columns, blocks]. Rows that fill the last block up are zeros.
 
     >>> values, scales = eight_bits(np.array([[1.0], [-0.5], [0.0]], np.float32))
     >>> values[0, 0, :4].tolist(), round(float(scales[0, 0]), 5)
@@ -98,22 +111,31 @@ def eight_bits(weight: NDArray[np.float32]) -> tuple[NDArray[np.uint8], NDArray[
 
 
 def folded(graph: Path, place: Path) -> Any:
-    """The graph with its constants worked out: weights that are stored as int8 and scales become matrices again."""
+    """The graph with its constants worked out: weights that are stored as int8 and scales become
+    matrices again.
+    """
     import onnx
 
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.optimized_model_filepath = str(place / "folded.onnx")
-    options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "folded.bin")
-    options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
+    options.add_session_config_entry(
+        "session.optimized_model_external_initializers_file_name", "folded.bin"
+    )
+    options.add_session_config_entry(
+        "session.optimized_model_external_initializers_min_size_in_bytes", "1024"
+    )
     onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
     model = onnx.load(place / "folded.onnx")
-    del model.graph.value_info[:]  # the optimiser leaves shapes of values whose names it has used again
+    # the optimiser leaves shapes of values whose names it has used again
+    del model.graph.value_info[:]
     return model
 
 
 def before_logarithms(model: Any) -> list[str]:
-    """The logarithms and all that leads up to them: float16 cannot tell a quiet sound's power from none."""
+    """The logarithms and all that leads up to them: float16 cannot tell a quiet sound's power from
+    none.
+    """
     made_by = {name: node for node in model.graph.node for name in node.output}
     found, todo = set(), [node for node in model.graph.node if node.op_type == "Log"]
     while todo:
@@ -125,7 +147,9 @@ def before_logarithms(model: Any) -> list[str]:
 
 
 def drop_repeated_casts(model: Any) -> None:
-    """The converter writes a cast for each node that asks for it, all under one name: keep the first."""
+    """The converter writes a cast for each node that asks for it, all under one name: keep the
+    first.
+    """
     nodes = {node.output[0]: node for node in reversed(model.graph.node)}
     kept = [node for node in model.graph.node if nodes[node.output[0]] is node]
     del model.graph.node[:]

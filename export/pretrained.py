@@ -1,7 +1,9 @@
-"""Published encoders as bundles: the library's own modules, and in the graph what its processor does to numbers.
+"""Published encoders as bundles: the library's own modules, and in the graph what its processor
+does to numbers.
 
-What stays outside is what serving does anyway: frames are chosen, scaled and cropped, sound is resampled, text becomes
-ids. A hub id is fetched by the library; a local folder never touches the network.
+What stays outside is what serving does anyway: frames are chosen, scaled and cropped, sound is
+resampled, text becomes ids. A hub id is fetched by the library; a local folder never touches the
+network.
 
 BadPretrained
 ├── CannotFetch            no such model, or no way to it
@@ -35,7 +37,8 @@ from .to_onnx import golden_vectors, trace, write_graphs
 
 WINDOW_S = 10.0  # of encoders of pictures, which have none of their own
 FRAMES = 8
-INTERPOLATIONS = {0: "point", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "area", 5: "area"}  # as PIL numbers them
+# as PIL numbers them
+INTERPOLATIONS = {0: "point", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "area", 5: "area"}
 LONGEST = 512  # tokens of a text that are read, at most
 
 
@@ -51,13 +54,17 @@ class CannotFetch(BadPretrained):
 
 class UnknownFamily(BadPretrained):
     def __init__(self, name: str, problem: str) -> None:
-        super().__init__(f"{name} is {problem}; clip, siglip, xclip, clap and pe_audio_video are known")
+        super().__init__(
+            f"{name} is {problem}; clip, siglip, xclip, clap and pe_audio_video are known"
+        )
         self.name = name
 
 
 @dataclass(frozen=True)
 class Published:
-    """A published encoder, ready to be traced: a network for each encoding, from raw inputs to unit vectors."""
+    """A published encoder, ready to be traced: a network for each encoding, from raw inputs to unit
+    vectors.
+    """
 
     name: str
     towers: dict[str, nn.Module]  # encoding -> network
@@ -70,15 +77,21 @@ class Published:
 
 
 class Pictures(nn.Module):
-    """frames uint8 [B, F, H, W, 3] -> unit vectors [B, E]: each frame's vector, and their mean direction."""
+    """frames uint8 [B, F, H, W, 3] -> unit vectors [B, E]: each frame's vector, and their mean
+    direction.
+    """
 
     def __init__(self, model: Any, processor: Any) -> None:
         super().__init__()
         self.model = model
         self.mean: Tensor
         self.deviation: Tensor
-        self.register_buffer("mean", 255 * torch.tensor(processor.image_mean)[:, None, None], persistent=False)
-        self.register_buffer("deviation", 255 * torch.tensor(processor.image_std)[:, None, None], persistent=False)
+        self.register_buffer(
+            "mean", 255 * torch.tensor(processor.image_mean)[:, None, None], persistent=False
+        )
+        self.register_buffer(
+            "deviation", 255 * torch.tensor(processor.image_std)[:, None, None], persistent=False
+        )
 
     def pixels(self, frames: Tensor) -> Tensor:
         """[B, F, H, W, 3] -> [B, F, 3, H, W], as the model was trained to see them."""
@@ -98,7 +111,9 @@ class Scenes(Pictures):
 
 
 class Words(nn.Module):
-    """tokens int64 [B, T] -> unit vectors [B, E]; `pad_id` says what is no token, if the model needs to be told."""
+    """tokens int64 [B, T] -> unit vectors [B, E]; `pad_id` says what is no token, if the model
+    needs to be told.
+    """
 
     def __init__(self, model: Any, pad_id: int | None) -> None:
         super().__init__()
@@ -106,19 +121,22 @@ class Words(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         seen = None if self.pad_id is None else (tokens != self.pad_id).long()
-        return F.normalize(self.model.get_text_features(tokens, attention_mask=seen).pooler_output, dim=-1)
+        return F.normalize(
+            self.model.get_text_features(tokens, attention_mask=seen).pooler_output, dim=-1
+        )
 
 
 class Sound(nn.Module):
-    """waveform [B, samples] -> unit vectors [B, E], by CLAP, with its spectrogram: log power in decibels over a mel
-    scale, of a centred, reflected signal under a periodic Hann window.
+    """waveform [B, samples] -> unit vectors [B, E], by CLAP, with its spectrogram: log power in
+    decibels over a mel scale, of a centred, reflected signal under a periodic Hann window.
     """
 
     def __init__(self, model: Any, extractor: Any) -> None:
         super().__init__()
         self.model = model
         encoder = model.audio_model.audio_encoder
-        encoder.enable_fusion = encoder.patch_embed.enable_fusion = False  # for sounds longer than a window: none is
+        # for sounds longer than a window: none is
+        encoder.enable_fusion = encoder.patch_embed.enable_fusion = False
         self.n, self.hop = extractor.fft_window_size, extractor.hop_length
         self.kernels: Tensor
         self.filters: Tensor
@@ -126,9 +144,15 @@ class Sound(nn.Module):
         hann = 0.5 - 0.5 * turn.cos()
         rows = torch.outer(torch.arange(self.n // 2 + 1), torch.arange(self.n)) % self.n
         kernels = torch.cat([turn.cos()[rows], -turn.sin()[rows]]) * hann
-        filters = extractor.mel_filters if extractor.truncation == "fusion" else extractor.mel_filters_slaney
+        filters = (
+            extractor.mel_filters
+            if extractor.truncation == "fusion"
+            else extractor.mel_filters_slaney
+        )
         self.register_buffer("kernels", kernels.float()[:, None, :], persistent=False)
-        self.register_buffer("filters", torch.from_numpy(np.asarray(filters, np.float32)).T, persistent=False)
+        self.register_buffer(
+            "filters", torch.from_numpy(np.asarray(filters, np.float32)).T, persistent=False
+        )
 
     def forward(self, waveform: Tensor) -> Tensor:
         padded = F.pad(waveform[:, None], (self.n // 2, self.n // 2), mode="reflect")
@@ -139,11 +163,15 @@ class Sound(nn.Module):
 
 
 class PEVideo(Pictures):
-    """frames -> unit vectors, by PE-AV. Windows are whole: no padding, and none of its loops over samples."""
+    """frames -> unit vectors, by PE-AV. Windows are whole: no padding, and none of its loops over
+    samples.
+    """
 
     def forward(self, frames: Tensor) -> Tensor:
         model = self.model.video_model
-        return F.normalize(model.video_head(model.video_encoder(self.pixels(frames)).pooler_output), dim=-1)
+        return F.normalize(
+            model.video_head(model.video_encoder(self.pixels(frames)).pooler_output), dim=-1
+        )
 
 
 class PEAudio(nn.Module):
@@ -154,11 +182,15 @@ class PEAudio(nn.Module):
         self.model = model.audio_model
 
     def forward(self, waveform: Tensor) -> Tensor:
-        return F.normalize(self.model.audio_head(self.model.audio_encoder(waveform[:, None]).pooler_output), dim=-1)
+        return F.normalize(
+            self.model.audio_head(self.model.audio_encoder(waveform[:, None]).pooler_output), dim=-1
+        )
 
 
 class PEWords(nn.Module):
-    """tokens -> unit vectors, by PE-AV's text model (its last layer's first state) and the head of one space."""
+    """tokens -> unit vectors, by PE-AV's text model (its last layer's first state) and the head of
+    one space.
+    """
 
     def __init__(self, model: Any, head: nn.Module, pad_id: int) -> None:
         super().__init__()
@@ -166,7 +198,9 @@ class PEWords(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         seen = (tokens != self.pad_id).long()
-        states = self.model(input_ids=tokens, attention_mask=seen, output_hidden_states=True).hidden_states
+        states = self.model(
+            input_ids=tokens, attention_mask=seen, output_hidden_states=True
+        ).hidden_states
         return F.normalize(self.head(states[-1][:, 0]), dim=-1)
 
 
@@ -174,13 +208,17 @@ class PEWords(nn.Module):
 
 
 def of_pictures(name: str, place: str, model: Any, tower: type[Pictures] = Pictures) -> Published:
-    """CLIP, SigLIP and SigLIP 2 of fixed resolution; X-CLIP, whose words are encoded without a video's prompt."""
+    """CLIP, SigLIP and SigLIP 2 of fixed resolution; X-CLIP, whose words are encoded without a
+    video's prompt.
+    """
     from transformers import AutoImageProcessor
 
     processor: Any = AutoImageProcessor.from_pretrained(place)
     config, size = model.config, config_size(processor)
     if size != config.vision_config.image_size:
-        raise UnknownFamily(name, f"prepared at {size} pixels for a network of {config.vision_config.image_size}")
+        raise UnknownFamily(
+            name, f"prepared at {size} pixels for a network of {config.vision_config.image_size}"
+        )
     tokenizer = tokenizer_of(place, lowercase=config.model_type == "siglip")
     video = VideoSpec(
         frames=getattr(config.vision_config, "num_frames", None) or FRAMES,
@@ -191,9 +229,12 @@ def of_pictures(name: str, place: str, model: Any, tower: type[Pictures] = Pictu
     whole = config.model_type == "siglip"  # trained on texts padded to one length, without a mask
     return Published(
         name=name,
-        towers={"video": tower(model, processor), "text": Words(model, None)},  # CLIP's attention is causal: no mask
+        # CLIP's attention is causal: no mask
+        towers={"video": tower(model, processor), "text": Words(model, None)},
         spaces={config.model_type: {"text": "text", "video": "video"}},
-        text=TextSpec(min(config.text_config.max_position_embeddings, LONGEST), tokenizer.pad_token_id, whole),
+        text=TextSpec(
+            min(config.text_config.max_position_embeddings, LONGEST), tokenizer.pad_token_id, whole
+        ),
         tokenizer=tokenizer,
         video=video,
     )
@@ -205,7 +246,8 @@ def of_sounds(name: str, place: str, model: Any) -> Published:
 
     extractor: Any = AutoFeatureExtractor.from_pretrained(place)
     tokenizer, config = tokenizer_of(place), model.config.text_config
-    positions = config.max_position_embeddings - config.pad_token_id - 1  # RoBERTa counts from behind its padding
+    # RoBERTa counts from behind its padding
+    positions = config.max_position_embeddings - config.pad_token_id - 1
     return Published(
         name=name,
         towers={"audio": Sound(model, extractor), "text": Words(model, tokenizer.pad_token_id)},
@@ -218,7 +260,9 @@ def of_sounds(name: str, place: str, model: Any) -> Published:
 
 
 def of_both(name: str, place: str, model: Any) -> Published:
-    """PE-AV: pictures and sounds compare with each other, and words with each of them in a space of its own."""
+    """PE-AV: pictures and sounds compare with each other, and words with each of them in a space of
+    its own.
+    """
     from transformers import AutoFeatureExtractor
 
     extractor: Any = AutoFeatureExtractor.from_pretrained(place)
@@ -256,8 +300,13 @@ def of_both(name: str, place: str, model: Any) -> Published:
 
 
 def config_size(processor: Any) -> int:
-    """The side of the square that an image processor makes, where it scales to just that before it crops."""
-    size, crop = dict(processor.size), dict(processor.crop_size or {}) if processor.do_center_crop else {}
+    """The side of the square that an image processor makes, where it scales to just that before it
+    crops.
+    """
+    size, crop = (
+        dict(processor.size),
+        dict(processor.crop_size or {}) if processor.do_center_crop else {},
+    )
     found = {int(v) for v in (*size.values(), *crop.values())}
     return found.pop() if len(found) == 1 else -1
 
@@ -265,7 +314,8 @@ def config_size(processor: Any) -> int:
 def tokenizer_of(place: str, lowercase: bool = False) -> Any:
     """A model's tokenizer from its tokenizer.json, whatever class its publisher wrapped it in.
 
-    SigLIP's text towers were trained on lower case, which its publishers' classes do, and their files not always.
+    SigLIP's text towers were trained on lower case, which its publishers' classes do, and their
+    files not always.
     """
     from tokenizers import normalizers
     from transformers import PreTrainedTokenizerFast
@@ -279,15 +329,25 @@ def tokenizer_of(place: str, lowercase: bool = False) -> Any:
 
 
 def video_processor(name: str, place: str) -> SimpleNamespace:
-    """What a video processor was saved with; the library's own class wants torchvision to be made."""
+    """What a video processor was saved with; the library's own
+    class wants torchvision to be made.
+    """
     from transformers.utils.hub import cached_file
 
-    for file, part in (("processor_config.json", "video_processor"), ("video_preprocessor_config.json", "")):
+    for file, part in (
+        ("processor_config.json", "video_processor"),
+        ("video_preprocessor_config.json", ""),
+    ):
         found = cached_file(place, file, _raise_exceptions_for_missing_entries=False)
         values = json.loads(Path(found).read_text(encoding="utf-8")) if found else {}
         values = values.get(part, {}) if part else values
         if values:
-            told = {"resample": 2, "do_center_crop": False, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+            told = {
+                "resample": 2,
+                "do_center_crop": False,
+                "image_mean": [0.5] * 3,
+                "image_std": [0.5] * 3,
+            }
             return SimpleNamespace(**told | {k: v for k, v in values.items() if v is not None})
     raise UnknownFamily(name, "a pe_audio_video without its video processor's settings")
 
@@ -318,11 +378,14 @@ def load(name: str, folder: Path | None) -> Published:
         family = AutoConfig.from_pretrained(place).model_type
         if family not in FAMILIES:
             raise UnknownFamily(name, f"a {family}")
-        model: Any = AutoModel.from_pretrained(place, attn_implementation="eager", dtype=torch.float32).eval()
+        model: Any = AutoModel.from_pretrained(
+            place, attn_implementation="eager", dtype=torch.float32
+        ).eval()
         return FAMILIES[family](name, place, model)
     except ImportError as error:  # a package that this model alone needs
         raise CannotFetch(name, " ".join(str(error).split())) from error
-    except (OSError, ValueError) as error:  # the network, the name, the folder: what the library makes of them
+    # the network, the name, the folder: what the library makes of them
+    except (OSError, ValueError) as error:
         raise CannotFetch(name, str(error).strip().partition("\n")[0]) from error
 
 
@@ -330,7 +393,8 @@ def load(name: str, folder: Path | None) -> Published:
 
 
 def import_pretrained(names: list[str], out: Path, folders: list[Path] | None = None) -> Bundle:
-    """Write the bundle of a published encoder; or of a pair of them side by side, words encoded for each.
+    """Write the bundle of a published encoder; or of a pair of them side by side, words encoded for
+    each.
 
     Raises:
         BadPretrained: see above; nothing is written.
@@ -342,7 +406,9 @@ def import_pretrained(names: list[str], out: Path, folders: list[Path] | None = 
 
 
 def bundle_of(parts: list[Published], cards: list[dict[str, Any]], out: Path) -> Bundle:
-    """Trace and write published encoders that are loaded. Raises UnknownFamily where two encode the same modality."""
+    """Trace and write published encoders that are loaded. Raises UnknownFamily where two encode the
+    same modality.
+    """
     if len(parts) > 1:
         parts = [beside_others(part) for part in parts]
     for a, b in combinations(parts, 2):
@@ -353,10 +419,21 @@ def bundle_of(parts: list[Published], cards: list[dict[str, Any]], out: Path) ->
         next((p.video for p in parts if p.video), None),
         next((p.audio for p in parts if p.audio), None),
     )
-    protos = {e: trace(tower, e, inputs, part.text) for part in parts for e, tower in part.towers.items()}
-    widths = {e: proto.graph.output[0].type.tensor_type.shape.dim[1].dim_value for e, proto in protos.items()}
-    spaces = {n: Space(widths[next(iter(es.values()))], es) for part in parts for n, es in part.spaces.items()}
-    files = {f"tokenizer-{i}.json" if len(parts) > 1 else TOKENIZER: part for i, part in enumerate(parts)}
+    protos = {
+        e: trace(tower, e, inputs, part.text) for part in parts for e, tower in part.towers.items()
+    }
+    widths = {
+        e: proto.graph.output[0].type.tensor_type.shape.dim[1].dim_value
+        for e, proto in protos.items()
+    }
+    spaces = {
+        n: Space(widths[next(iter(es.values()))], es)
+        for part in parts
+        for n, es in part.spaces.items()
+    }
+    files = {
+        f"tokenizer-{i}.json" if len(parts) > 1 else TOKENIZER: part for i, part in enumerate(parts)
+    }
 
     def fill(half: Path) -> None:
         write_graphs(protos, half)
@@ -367,7 +444,12 @@ def bundle_of(parts: list[Published], cards: list[dict[str, Any]], out: Path) ->
         "+".join(part.name.rsplit("/", 1)[-1] for part in parts),
         inputs,
         spaces,
-        {e: Tokenizer(file, p.text) for file, p in files.items() for e in p.towers if modality_of(e) == "text"},
+        {
+            e: Tokenizer(file, p.text)
+            for file, p in files.items()
+            for e in p.towers
+            if modality_of(e) == "text"
+        },
         {"published": cards},
     )
     return write_bundle(out, plan, fill, golden_vectors)
@@ -380,11 +462,15 @@ def beside_others(part: Published) -> Published:
     (space,) = part.spaces
     name = {e: e if modality_of(e) != "text" else f"text@{space}" for e in part.towers}
     towers = {name[e]: tower for e, tower in part.towers.items()}
-    return replace(part, towers=towers, spaces={space: {m: name[e] for m, e in part.spaces[space].items()}})
+    return replace(
+        part, towers=towers, spaces={space: {m: name[e] for m, e in part.spaces[space].items()}}
+    )
 
 
 def card_of(name: str, folder: Path | None) -> dict[str, Any]:
-    """Source and licence of a published encoder, and whether that allows commercial use, as far as its card tells."""
+    """Source and licence of a published encoder, and whether that allows commercial use, as far as
+    its card tells.
+    """
     from huggingface_hub import ModelCard
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -393,4 +479,8 @@ def card_of(name: str, folder: Path | None) -> dict[str, Any]:
         stated = ModelCard.load(place / "README.md" if place else name).data.get("license")
     licence = ", ".join(stated) if isinstance(stated, list) else stated
     free = not re.search(r"\bnc\b|non-?commercial", licence) if licence else None
-    return {"source": Path(name).name if place and not folder else name, "licence": licence, "commercial": free}
+    return {
+        "source": Path(name).name if place and not folder else name,
+        "licence": licence,
+        "commercial": free,
+    }

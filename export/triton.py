@@ -1,4 +1,6 @@
-"""A bundle as a model repository of NVIDIA's Triton Inference Server: one model an encoding. No torch."""
+"""A bundle as a model repository of NVIDIA's Triton Inference Server: one model an encoding. No
+torch.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +14,13 @@ LARGEST_BATCH = 64
 PREFERRED = (8, 32)
 WAIT_US = {"text": 500, "audio": 4000, "video": 4000}  # how long a batch may wait to fill up
 TYPES = {"video": "TYPE_UINT8", "audio": "TYPE_FP32", "text": "TYPE_INT64"}
-URGENT, BULK = 1, 2  # priorities: a request asks for the first by name, and has the second if it says nothing
+# priorities: a request asks for the first by name, and has the second if it says nothing
+URGENT, BULK = 1, 2
 
 
 def write_repository(bundle: Bundle, out: Path, instances: int = 1) -> list[str]:
-    """Write a folder for each encoding, with graph and weights as version 1 and a text's tokenizer; returns the names.
+    """Write a folder for each encoding, with graph and weights as version 1 and a text's tokenizer;
+    returns the names.
 
     Raises:
         InTheWay: `out` is there already.
@@ -31,8 +35,12 @@ def write_repository(bundle: Bundle, out: Path, instances: int = 1) -> list[str]
         shutil.copy(bundle.folder / graph, version / "model.onnx")
         shutil.copy(bundle.folder / WEIGHTS, version / WEIGHTS)
         if encoding in bundle.manifest.tokenizers:
-            shutil.copy(bundle.folder / bundle.manifest.tokenizers[encoding].file, out / name / TOKENIZER)
-        (out / name / "config.pbtxt").write_text(configuration(bundle, name, encoding, instances), encoding="utf-8")
+            shutil.copy(
+                bundle.folder / bundle.manifest.tokenizers[encoding].file, out / name / TOKENIZER
+            )
+        (out / name / "config.pbtxt").write_text(
+            configuration(bundle, name, encoding, instances), encoding="utf-8"
+        )
         names.append(name)
     return names
 

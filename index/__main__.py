@@ -59,20 +59,32 @@ def arguments(prog: str = PROG) -> argparse.ArgumentParser:
     searching = search_parser(commands)
     listing = items_parser(commands)
     reporting = add_command(
-        commands, "report", "recall, times and memory of a collection's indexes", "--data mine", "--data mine --json"
+        commands,
+        "report",
+        "recall, times and memory of a collection's indexes",
+        "--data mine",
+        "--data mine --json",
     )
     embedding = reembed_parser(commands)
     saving = add_command(
-        commands, "backup", "copy every collection of a data folder, in use or not", "--data mine backups/monday"
+        commands,
+        "backup",
+        "copy every collection of a data folder, in use or not",
+        "--data mine backups/monday",
     )
     saving.add_argument("out", type=Path, metavar="FOLDER", help="a new folder")
     restoring = add_command(
-        commands, "restore", "put the collections of a backup into a data folder", "--data mine backups/monday"
+        commands,
+        "restore",
+        "put the collections of a backup into a data folder",
+        "--data mine backups/monday",
     )
     restoring.add_argument("backup", type=Path, metavar="FOLDER")
     for command in (building, searching, listing, reporting, embedding, saving, restoring):
         data = os.environ.get("TERCET_DATA")
-        command.add_argument("--data", type=Path, default=data, required=data is None, help="or TERCET_DATA")
+        command.add_argument(
+            "--data", type=Path, default=data, required=data is None, help="or TERCET_DATA"
+        )
         command.add_argument("--json", action="store_true", help="print one JSON document")
     for command in (building, searching, listing, reporting, embedding):
         bundle = os.environ.get("TERCET_BUNDLE", "bundles/default")
@@ -84,10 +96,18 @@ def arguments(prog: str = PROG) -> argparse.ArgumentParser:
 
 
 def add_sizing(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--index", choices=["auto", *KINDS], default="auto", help="kind of the vector indexes")
-    command.add_argument("--index-memory-mb", type=int, default=0, help="that one index may take; 0: no limit")
-    command.add_argument("--index-latency-ms", type=float, default=2.0, help="that one search of it may take, about")
-    command.add_argument("--milvus", default="", help="address of a Milvus that keeps the vectors instead")
+    command.add_argument(
+        "--index", choices=["auto", *KINDS], default="auto", help="kind of the vector indexes"
+    )
+    command.add_argument(
+        "--index-memory-mb", type=int, default=0, help="that one index may take; 0: no limit"
+    )
+    command.add_argument(
+        "--index-latency-ms", type=float, default=2.0, help="that one search of it may take, about"
+    )
+    command.add_argument(
+        "--milvus", default="", help="address of a Milvus that keeps the vectors instead"
+    )
 
 
 def build_parser(commands: Commands) -> argparse.ArgumentParser:
@@ -104,16 +124,26 @@ def build_parser(commands: Commands) -> argparse.ArgumentParser:
         action="store_true",
         help="make items of media in the collection's folder that none names; begin it anew if its records are lost",
     )
-    building.add_argument("--check", action="store_true", help="read files whose size and time are as they were, too")
+    building.add_argument(
+        "--check", action="store_true", help="read files whose size and time are as they were, too"
+    )
     building.add_argument(
         "--reembed",
         action="store_true",
         help="a collection in another bundle's vectors: make it anew in this one's first",
     )
-    building.add_argument("--retry-failed", action="store_true", help="try what failed before again")
-    building.add_argument("--workers", type=int, default=2, help="decoding processes; of ray, actors")
-    building.add_argument("--engine", choices=["local", "ray"], default="local", help="ray: on a Ray cluster")
-    building.add_argument("--file-max-s", type=float, default=600.0, help="seconds one file may take to decode")
+    building.add_argument(
+        "--retry-failed", action="store_true", help="try what failed before again"
+    )
+    building.add_argument(
+        "--workers", type=int, default=2, help="decoding processes; of ray, actors"
+    )
+    building.add_argument(
+        "--engine", choices=["local", "ray"], default="local", help="ray: on a Ray cluster"
+    )
+    building.add_argument(
+        "--file-max-s", type=float, default=600.0, help="seconds one file may take to decode"
+    )
     building.add_argument("--overlap", type=share, default=0.0, help=OVERLAP)
     return building
 
@@ -131,7 +161,9 @@ def search_parser(commands: Commands) -> argparse.ArgumentParser:
     query.add_argument("--audio", type=Path, metavar="FILE")
     query.add_argument("--video", type=Path, metavar="FILE")
     searching.add_argument("--target", choices=[ANY, *MODALITIES], default=ANY)
-    searching.add_argument("--space", help="of a bundle that has several; else the first that holds both ends")
+    searching.add_argument(
+        "--space", help="of a bundle that has several; else the first that holds both ends"
+    )
     searching.add_argument("--top-k", type=positive, default=10)
     searching.add_argument("--exact", action="store_true", help="compare every vector")
     searching.add_argument("--filter", type=json.loads, help="a filter as JSON")
@@ -160,11 +192,17 @@ def reembed_parser(commands: Commands) -> argparse.ArgumentParser:
         "--data mine --swap",
     )
     embedding.add_argument("--workers", type=int, default=2, help="decoding processes")
-    embedding.add_argument("--file-max-s", type=float, default=600.0, help="seconds one file may take to decode")
+    embedding.add_argument(
+        "--file-max-s", type=float, default=600.0, help="seconds one file may take to decode"
+    )
     ending = embedding.add_mutually_exclusive_group()
-    ending.add_argument("--swap", action="store_true", help="put what has been made in the old one's place")
+    ending.add_argument(
+        "--swap", action="store_true", help="put what has been made in the old one's place"
+    )
     ending.add_argument("--drop", action="store_true", help="forget what has been made")
-    embedding.add_argument("--overlap", type=share, default=None, help=f"{OVERLAP}; as the old one's if not given")
+    embedding.add_argument(
+        "--overlap", type=share, default=None, help=f"{OVERLAP}; as the old one's if not given"
+    )
     return embedding
 
 
@@ -211,7 +249,9 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
 
 
 def opened(args: argparse.Namespace, manifest: Manifest, make: bool = False) -> Collections:
-    """The data folder, made where there is none only if told. Raises FileNotFoundError, CollectionError."""
+    """The data folder, made where there is none only if told. Raises FileNotFoundError,
+    CollectionError.
+    """
     if not make and not args.data.is_dir():
         raise FileNotFoundError(f"{args.data} does not exist")
     sizing = Sizing(args.index, args.index_memory_mb, args.index_latency_ms, args.milvus)
@@ -232,7 +272,8 @@ def build_and_tell(args: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     missing = [path for path in args.paths if not path.exists()]
     if missing:
         raise FileNotFoundError(f"{missing[0]} does not exist")
-    encoder = OnnxEncoder.open(args.bundle, threads=1)  # a core for each of the batches that are encoded at once
+    # a core for each of the batches that are encoded at once
+    encoder = OnnxEncoder.open(args.bundle, threads=1)
     collections = opened(args, encoder.manifest, make=not args.adopt)
     if args.reembed and isinstance(collections.conflicts.get(args.collection), FingerprintConflict):
         collections.close()
@@ -253,7 +294,11 @@ def build_and_tell(args: argparse.Namespace) -> tuple[int, dict[str, Any]]:
         collection = collections.ensure(args.collection)
         stock(collection, encoder)
         report = shown(progress_of(args, encoder, collection)) if args.paths else Report()
-        before = {name: why for name, why in standing_failures(collection).items() if name not in report.failed}
+        before = {
+            name: why
+            for name, why in standing_failures(collection).items()
+            if name not in report.failed
+        }
     finally:
         collections.close()
     tell(args.data / f"{args.collection}-failures.jsonl", report, before, bool(args.paths))
@@ -266,7 +311,9 @@ def build_and_tell(args: argparse.Namespace) -> tuple[int, dict[str, Any]]:
 def tell(failures: Path, report: Report, before: dict[str, str], built: bool) -> None:
     """What a build did, and what failed in it and `before`, which goes to a file, too."""
     every = report.failed | before
-    lines = [json.dumps({"source": name, "reason": reason}) + "\n" for name, reason in every.items()]
+    lines = [
+        json.dumps({"source": name, "reason": reason}) + "\n" for name, reason in every.items()
+    ]
     failures.write_text("".join(lines), encoding="utf-8")
     for name, reason in report.failed.items():
         print(f"failed: {name}: {reason}", file=sys.stderr)
@@ -287,13 +334,17 @@ def tell(failures: Path, report: Report, before: dict[str, str], built: bool) ->
         print(f"those that failed are listed in {failures}; --retry-failed tries them again")
 
 
-def adopt_command(args: argparse.Namespace, encoder: OnnxEncoder, collections: Collections) -> Report:
+def adopt_command(
+    args: argparse.Namespace, encoder: OnnxEncoder, collections: Collections
+) -> Report:
     """Tell what will be taken in, then take it in."""
     collections.adopt(args.collection)
     collection = collections.get(args.collection)
     stock(collection, encoder)
     files = collection.set_aside()
-    print(f"{args.collection}: {len(files)} media files that no item names will be taken in as items")
+    print(
+        f"{args.collection}: {len(files)} media files that no item names will be taken in as items"
+    )
     for file in files:
         print(f"  {file} ({file.stat().st_size} bytes)")
     decoders = Decoders(args.workers, DECODE_MEMORY_MB, args.file_max_s)
@@ -316,19 +367,35 @@ def progress_of(
 
         limits = (BUILD_BUDGET, DECODE_MEMORY_MB, args.file_max_s, args.workers)
         yield from ray_build.build(
-            args.bundle, collection, args.paths, *limits, args.retry_failed, args.overlap, args.check
+            args.bundle,
+            collection,
+            args.paths,
+            *limits,
+            args.retry_failed,
+            args.overlap,
+            args.check,
         )
         return
     decoders = Decoders(args.workers, DECODE_MEMORY_MB, args.file_max_s)
     try:
         how = (BUILD_BUDGET, args.retry_failed, args.overlap)
-        yield from build(encoder, collection, args.paths, decoders, *how, at_once=os.cpu_count() or 1, check=args.check)
+        yield from build(
+            encoder,
+            collection,
+            args.paths,
+            decoders,
+            *how,
+            at_once=os.cpu_count() or 1,
+            check=args.check,
+        )
     finally:
         decoders.close()
 
 
 def shown(progress: Iterator[tuple[int, int, Report]]) -> Report:
-    """Follow a build: a bar on a terminal, a plain line now and then elsewhere, with the rate and the time left."""
+    """Follow a build: a bar on a terminal, a plain line now and then elsewhere, with the rate and
+    the time left.
+    """
     report, told, began, first = Report(), time.monotonic(), time.monotonic(), -1
     with tqdm(unit="file", desc="indexing", disable=not sys.stderr.isatty()) as bar:
         for done, total, now in progress:
@@ -338,7 +405,11 @@ def shown(progress: Iterator[tuple[int, int, Report]]) -> Report:
             if bar.disable and time.monotonic() - told > LINE_S:
                 told = time.monotonic()
                 rate = (done - first) / (told - began)
-                left = f"{rate:.1f} files/s, {(total - done) / rate:.0f} s left" if rate else "no rate yet"
+                left = (
+                    f"{rate:.1f} files/s, {(total - done) / rate:.0f} s left"
+                    if rate
+                    else "no rate yet"
+                )
                 print(f"{done} of {total} files, {left}", file=sys.stderr)
     return report
 
@@ -362,7 +433,9 @@ def search_command(args: argparse.Namespace) -> int:
     try:
         collection = collections.get(args.collection)
         stock(collection, encoder)
-        options = Options(args.top_k, args.filter, exact=args.exact, known=known, called=args.target)
+        options = Options(
+            args.top_k, args.filter, exact=args.exact, known=known, called=args.target
+        )
         answer = search(collection, aims, options)
     finally:
         collections.close()
@@ -372,7 +445,10 @@ def search_command(args: argparse.Namespace) -> int:
     print(table(answer.hits))
     how = "exact" if answer.plan.exact else "approximate"
     ways, compared = " and ".join(answer.plan.ways), answer.plan.compared
-    print(f"{how} among {answer.plan.candidates} windows: {ways}, {compared} compared", file=sys.stderr)
+    print(
+        f"{how} among {answer.plan.candidates} windows: {ways}, {compared} compared",
+        file=sys.stderr,
+    )
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
     if answer.good_match is False:
@@ -395,7 +471,10 @@ def items_command(args: argparse.Namespace) -> int:
     finally:
         collections.close()
     if args.json:
-        page = {"items": [about(item) for item in items], "next": items[-1].id if following else None}
+        page = {
+            "items": [about(item) for item in items],
+            "next": items[-1].id if following else None,
+        }
         print(json.dumps(page, indent=1))
         return 0
     print(f"{'length':>10s}  {'modalities':18s}  item")
@@ -424,7 +503,9 @@ def file_vector(encoder: OnnxEncoder, encoding: str, file: Path) -> NDArray[np.f
     modality = modality_of(encoding)
     decoders = Decoders(1, max_s=60.0)
     try:
-        media = decoders.finish(decoders.start(file, encoder.manifest.inputs, Budget(), (modality,)))
+        media = decoders.finish(
+            decoders.start(file, encoder.manifest.inputs, Budget(), (modality,))
+        )
     finally:
         decoders.close()
     if modality not in media.parts:
@@ -439,7 +520,11 @@ def report_command(args: argparse.Namespace) -> int:
         found = report(collections.get(args.collection), encoder.manifest.compares)
     finally:
         collections.close()
-    print(json.dumps([asdict(worth) for worth in found], indent=1) if args.json else worth_table(found))
+    print(
+        json.dumps([asdict(worth) for worth in found], indent=1)
+        if args.json
+        else worth_table(found)
+    )
     return 0
 
 
@@ -450,7 +535,11 @@ def reembed_command(args: argparse.Namespace) -> int:
         swap(args.data, args.collection)
     if args.drop or args.swap:
         done = "dropped what was staged" if args.drop else "swapped"
-        print(json.dumps({"collection": args.collection, "done": done}) if args.json else f"{args.collection}: {done}")
+        print(
+            json.dumps({"collection": args.collection, "done": done})
+            if args.json
+            else f"{args.collection}: {done}"
+        )
         return 0
     encoder = OnnxEncoder.open(args.bundle, shared=True)
     progress = reembed_with_progress(args, encoder, args.overlap)
@@ -458,9 +547,13 @@ def reembed_command(args: argparse.Namespace) -> int:
     if args.json:
         print(reembed_document(args.collection, progress, found))
         return 1 if progress.failed else 0
-    print(f"{progress.total - len(progress.failed)} of {progress.total} items are in the vectors of {args.bundle}")
+    print(
+        f"{progress.total - len(progress.failed)} of {progress.total} items are in the vectors of {args.bundle}"
+    )
     for overlap in found:
-        print(f"{overlap.route:24s} {overlap.at_10:6.3f} of the best ten are the same, {overlap.queries} queries")
+        print(
+            f"{overlap.route:24s} {overlap.at_10:6.3f} of the best ten are the same, {overlap.queries} queries"
+        )
     return 1 if progress.failed else 0
 
 
@@ -469,14 +562,20 @@ def reembed_document(collection: str, progress: Progress, found: list[Overlap]) 
     return json.dumps(done | {"overlaps": [asdict(overlap) for overlap in found]}, indent=1)
 
 
-def reembed_with_progress(args: argparse.Namespace, encoder: OnnxEncoder, overlap: float | None) -> Progress:
-    """Make the collection anew beside the old one, with a bar or lines of progress; what failed is named on stderr."""
+def reembed_with_progress(
+    args: argparse.Namespace, encoder: OnnxEncoder, overlap: float | None
+) -> Progress:
+    """Make the collection anew beside the old one, with a bar or lines of progress; what failed is
+    named on stderr.
+    """
     progress = Progress()
     decoders = Decoders(args.workers, DECODE_MEMORY_MB, args.file_max_s)
     try:
         told = time.monotonic()
         with tqdm(unit="item", desc="embedding", disable=not sys.stderr.isatty()) as bar:
-            for progress in reembed(args.data, args.collection, encoder, decoders, BUILD_BUDGET, overlap):
+            for progress in reembed(
+                args.data, args.collection, encoder, decoders, BUILD_BUDGET, overlap
+            ):
                 bar.total = progress.total
                 bar.update(progress.done - bar.n)
                 if bar.disable and time.monotonic() - told > LINE_S:
@@ -499,7 +598,10 @@ def restore_command(args: argparse.Namespace) -> int:
 
 def summary(folder: Path, saved: dict[str, Saved], as_json: bool) -> int:
     if as_json:
-        counts = {name: {"items": one.items, "media_files": len(one.files) - 1} for name, one in saved.items()}
+        counts = {
+            name: {"items": one.items, "media_files": len(one.files) - 1}
+            for name, one in saved.items()
+        }
         print(json.dumps({"folder": str(folder), "collections": counts}, indent=1))
         return 0
     for name, one in saved.items():
@@ -509,7 +611,10 @@ def summary(folder: Path, saved: dict[str, Saved], as_json: bool) -> int:
 
 
 def table(hits: list[Hit]) -> str:
-    rows = [f"{hit.score:6.3f}  {sure(hit):>5s}  {hit.start_s:8.1f} - {hit.end_s:8.1f} s  {hit.id}" for hit in hits]
+    rows = [
+        f"{hit.score:6.3f}  {sure(hit):>5s}  {hit.start_s:8.1f} - {hit.end_s:8.1f} s  {hit.id}"
+        for hit in hits
+    ]
     return "\n".join([f"{'score':>6s}  {'sure':>5s}  {'moment':>21s}  item", *rows])
 
 

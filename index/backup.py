@@ -1,7 +1,8 @@
 """Backup and restore: a data folder's collections as plain files, checked by their sums.
 
-A backup can be taken while a service writes: SQLite gives a consistent copy of the records, and the media files that
-they name never change. Vector indexes are not in it; they are made from the records.
+A backup can be taken while a service writes: SQLite gives a consistent copy of the records, and the
+media files that they name never change. Vector indexes are not in it; they are made from the
+records.
 
 BadBackup    a folder that is no whole backup, naming what is wrong
 """
@@ -22,7 +23,15 @@ from typing import Any
 
 from export.bundle import digest
 
-from .collection import MEDIA, NAME, STORED, CollectionError, CollectionExists, RecordsLost, has_lost_records
+from .collection import (
+    MEDIA,
+    NAME,
+    STORED,
+    CollectionError,
+    CollectionExists,
+    RecordsLost,
+    has_lost_records,
+)
 from .library import STAGED, hold
 from .vectors.snapshot import sync
 
@@ -65,7 +74,8 @@ def backup(data: Path, out: Path) -> dict[str, Saved]:
     """Copy every collection of a data folder, in use or not, into a new folder.
 
     Raises:
-        BadBackup: there is something at `out`, or no data folder. RecordsLost: of a collection. OSError: as the disk
+        BadBackup: there is something at `out`, or no data folder. RecordsLost: of a collection.
+            OSError: as the disk
         says.
     """
     if out.exists():
@@ -75,19 +85,30 @@ def backup(data: Path, out: Path) -> dict[str, Saved]:
     with beside(out) as half:
         saved = {}
         if unfinished := sorted((data / STAGED).glob(".*.old")):
-            raise BadBackup(f"a swap was cut short ({unfinished[0].name}): start the service, or swap again")
+            raise BadBackup(
+                f"a swap was cut short ({unfinished[0].name}): start the service, or swap again"
+            )
         for folder in sorted((data / "collections").iterdir()):
             if not folder.name.startswith(".") and has_lost_records(folder):
                 raise RecordsLost(folder.name)
-            if not folder.name.startswith(".") and (folder / RECORDS).is_file() and (one := copied(folder, half)):
+            if (
+                not folder.name.startswith(".")
+                and (folder / RECORDS).is_file()
+                and (one := copied(folder, half))
+            ):
                 saved[folder.name] = one
-        manifest = {"format": FORMAT, "collections": {name: vars(one) for name, one in saved.items()}}
+        manifest = {
+            "format": FORMAT,
+            "collections": {name: vars(one) for name, one in saved.items()},
+        }
         (half / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
     return saved
 
 
 def copied(folder: Path, half: Path) -> Saved | None:
-    """A collection's records as they are at one moment, and the media that they name; None of one just being made."""
+    """A collection's records as they are at one moment, and the media that they name; None of one
+    just being made.
+    """
     target = half / folder.name
     (target / "media").mkdir(parents=True)
     for _ in range(TRIES):
@@ -98,19 +119,25 @@ def copied(folder: Path, half: Path) -> Saved | None:
         ):
             live.backup(copy)
             copy.execute("pragma journal_mode = delete")
-            named = {row[0] for row in copy.execute("select media from items where media is not null")}
+            named = {
+                row[0] for row in copy.execute("select media from items where media is not null")
+            }
             items = int(copy.execute("select count(*) from items").fetchone()[0])
             made = copy.execute("select value from meta where key = 'fingerprint'").fetchone()
         if made is None:
             shutil.rmtree(target)
             return None
-        if all(copy_file(folder / "media" / name, target / "media" / name) for name in sorted(named)):
+        if all(
+            copy_file(folder / "media" / name, target / "media" / name) for name in sorted(named)
+        ):
             for path in (target / "media").iterdir():
                 if path.name not in named:
                     path.unlink()
             files = {RECORDS: digest(target / RECORDS)}
             return Saved(
-                str(made[0]), items, files | {f"media/{n}": digest(target / "media" / n) for n in sorted(named)}
+                str(made[0]),
+                items,
+                files | {f"media/{n}": digest(target / "media" / n) for n in sorted(named)},
             )
     raise BadBackup(f"{folder.name} is being changed too fast")
 
@@ -148,15 +175,19 @@ def checked(folder: Path) -> dict[str, Saved]:
             if path.is_symlink() or not path.is_file():
                 raise BadBackup(f"{name}/{file} is missing from the backup")
             if digest(path) != expected:
-                raise BadBackup(f"{name}/{file} is not the file that was backed up: its checksum differs")
+                raise BadBackup(
+                    f"{name}/{file} is not the file that was backed up: its checksum differs"
+                )
     return saved
 
 
 def restore(folder: Path, data: Path) -> dict[str, Saved]:
-    """Put the collections of a backup into a data folder that nobody has open and that has none of their names.
+    """Put the collections of a backup into a data folder that nobody has open and that has none of
+    their names.
 
     Raises:
-        BadBackup: nothing was written. CollectionExists: nothing was written. DataInUse: a service is running.
+        BadBackup: nothing was written. CollectionExists: nothing was written. DataInUse: a service
+            is running.
     """
     saved, root = checked(folder), data / "collections"
     root.mkdir(parents=True, exist_ok=True)
@@ -169,7 +200,10 @@ def restore(folder: Path, data: Path) -> dict[str, Saved]:
                 (half / "media").mkdir()
                 for file in one.files:
                     shutil.copyfile(folder / name / file, half / file)
-                with closing(sqlite3.connect(half / RECORDS)) as records:  # what is kept elsewhere is the original's
-                    records.execute("update meta set value = ? where key = 'id'", (uuid.uuid4().hex,))
+                # what is kept elsewhere is the original's
+                with closing(sqlite3.connect(half / RECORDS)) as records:
+                    records.execute(
+                        "update meta set value = ? where key = 'id'", (uuid.uuid4().hex,)
+                    )
                     records.commit()
     return saved

@@ -1,9 +1,9 @@
 """What a search finds where there is nothing to find: from this, what a score means.
 
-A bank of queries is asked of a collection. The best that each of them finds is what a non-match looks like, so long as
-no more than half of them do match something: the shortest interval that holds half of these scores (the shorth) says
-where they lie and how they spread, whatever the rest does. The best of many follows Gumbel's distribution; a match is
-what stands out from it.
+A bank of queries is asked of a collection. The best that each of them finds is what a non-match
+looks like, so long as no more than half of them do match something: the shortest interval that
+holds half of these scores (the shorth) says where they lie and how they spread, whatever the rest
+does. The best of many follows Gumbel's distribution; a match is what stands out from it.
 """
 
 from __future__ import annotations
@@ -26,13 +26,14 @@ LEAST_WINDOWS, LEAST_ASKED = 50, 16  # with fewer there is nothing to go by
 NEAR = 64  # best windows of a query among which one of another item is looked for
 LEAST_SCALE = 0.005  # of a cosine
 GOOD = 0.95
-HALF_WIDTH, HALF_MEAN = 1.48240, 0.08373  # of the shortest interval with half of the standard Gumbel distribution
+# of the shortest interval with half of the standard Gumbel distribution
+HALF_WIDTH, HALF_MEAN = 1.48240, 0.08373
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What a route's scores mean: `typical` is a window by chance, `non_match` the best that a query finds that nothing
-    matches, `good` a score that such a query reaches one time in twenty.
+    """What a route's scores mean: `typical` is a window by chance, `non_match` the best that a
+    query finds that nothing matches, `good` a score that such a query reaches one time in twenty.
     """
 
     typical: float
@@ -41,7 +42,9 @@ class Calibration:
 
     def confidence(self, score: float) -> float:
         """How surely a query that nothing matches would have found less, in [0, 1]."""
-        above = (score - self.non_match) / (self.good - self.non_match) * (AT_GOOD - AT_HALF) + AT_HALF
+        above = (score - self.non_match) / (self.good - self.non_match) * (
+            AT_GOOD - AT_HALF
+        ) + AT_HALF
         return math.exp(-math.exp(min(-above, 700.0)))
 
 
@@ -76,12 +79,14 @@ def gumbel(values: NDArray[np.floating[Any]]) -> tuple[float, float]:
     return float(ordered[at : at + half + 1].mean()) - HALF_MEAN * scale, scale
 
 
-def background(records: Records, index: VectorIndex, places: Places, sample: Vectors, source: str) -> Background | None:
-    """Of the route from an encoding to an index whose vectors belong to `places`, of which `sample` [n, dim] are some
-    by chance; None where the collection is too small to tell.
+def background(
+    records: Records, index: VectorIndex, places: Places, sample: Vectors, source: str
+) -> Background | None:
+    """Of the route from an encoding to an index whose vectors belong to `places`, of which `sample`
+    [n, dim] are some by chance; None where the collection is too small to tell.
 
-    Queries are the collection's bank, or where it has none its own vectors of that encoding: those find themselves,
-    and the best of another item counts.
+    Queries are the collection's bank, or where it has none its own vectors of that encoding: those
+    find themselves, and the best of another item counts.
     """
     dim = index.dim
     bank = records.bank(source, dim)
@@ -106,4 +111,6 @@ def background(records: Records, index: VectorIndex, places: Places, sample: Vec
         return None
     mode, scale = gumbel(np.array(best))
     non_match, good = (mode + quantile(share) * max(scale, LEAST_SCALE) for share in (0.5, GOOD))
-    return Background(Calibration(float((bank @ sample.T).mean()), non_match, good), np.unique(popular), bank)
+    return Background(
+        Calibration(float((bank @ sample.T).mean()), non_match, good), np.unique(popular), bank
+    )

@@ -50,7 +50,9 @@ def holds_files(folder: Path, among: tuple[str, ...] = (MEDIA, SET_ASIDE, SNAPSH
 
 
 def has_lost_records(folder: Path) -> bool:
-    """Whether a collection's records are missing or empty, though it has files. Nothing is changed by the question."""
+    """Whether a collection's records are missing or empty, though it has files. Nothing is changed
+    by the question.
+    """
     return holds_files(folder) and not holds_records(folder / RECORDS)
 
 
@@ -93,7 +95,9 @@ class CollectionExists(CollectionError):
 
 class BadName(CollectionError):
     def __init__(self, name: str) -> None:
-        super().__init__("a collection's name is 1-63 of a-z, 0-9, - and _, the first a letter or digit")
+        super().__init__(
+            "a collection's name is 1-63 of a-z, 0-9, - and _, the first a letter or digit"
+        )
         self.name = name[:80]
 
 
@@ -138,12 +142,15 @@ class NoPreview(CollectionError):
 
 class DataInUse(CollectionError):
     def __init__(self) -> None:
-        super().__init__("the data folder is open in another process: stop that one, or ask it over HTTP")
+        super().__init__(
+            "the data folder is open in another process: stop that one, or ask it over HTTP"
+        )
 
 
 class Collection:
-    """One collection, with vectors of each encoding in `dims`. Every method may be called from any thread. Opened
-    `alone`, on a full disk, it can be searched; `anew`, it begins where its records are lost.
+    """One collection, with vectors of each encoding in `dims`. Every method may be called from any
+    thread. Opened `alone`, on a full disk, it can be searched; `anew`, it begins where its records
+    are lost.
     """
 
     def __init__(
@@ -161,7 +168,8 @@ class Collection:
             raise RecordsLost(self.name)
         (folder / MEDIA).mkdir(parents=True, exist_ok=True)
         self._reserve = reserve or Reserve()
-        self._writing = threading.RLock()  # taken before the other, by whoever changes vectors or wants none changed
+        # taken before the other, by whoever changes vectors or wants none changed
+        self._writing = threading.RLock()
         self._lock, self._closed = threading.RLock(), False
         self._records = Records(folder / RECORDS, alone)
         try:
@@ -175,7 +183,9 @@ class Collection:
         if sizing.milvus:
             self._store = MilvusStore(sizing.milvus, meta["id"], dims)
         else:
-            self._store = FaissStore(folder, f"{meta['id']}/{fingerprint}", dims, sizing, self.held, self._writing)
+            self._store = FaissStore(
+                folder, f"{meta['id']}/{fingerprint}", dims, sizing, self.held, self._writing
+            )
         self._changes = 0  # vectors added and removed since it was opened
         try:
             self._store.open(self._records)
@@ -191,7 +201,9 @@ class Collection:
     # ------------------------------------------------------------ opening and closing
 
     def _claimed(self, anew: bool) -> dict[str, str]:
-        """What the records say of the collection as a whole; of new ones, after they have been begun."""
+        """What the records say of the collection as a whole; of new ones, after they have been
+        begun.
+        """
         meta = self._records.meta()
         if not meta:
             if holds_files(self.folder) and not anew:
@@ -204,8 +216,9 @@ class Collection:
         return meta
 
     def _set_orphans_aside(self) -> None:
-        """Move media that no item names out of the way: of an item that was never acknowledged, or was deleted just
-        before a kill, or of one that older records do not know. What cannot be moved now is at the next opening.
+        """Move media that no item names out of the way: of an item that was never acknowledged, or
+        was deleted just before a kill, or of one that older records do not know. What cannot be
+        moved now is at the next opening.
         """
         named, aside = self._records.media_files(), self.folder / SET_ASIDE
         orphans = [path for path in (self.folder / MEDIA).iterdir() if path.name not in named]
@@ -221,7 +234,8 @@ class Collection:
 
     @contextmanager
     def held(self) -> Iterator[Records]:
-        """Hold the collection still: its records and indexes agree and stay so. Nothing is written from within.
+        """Hold the collection still: its records and indexes agree and stay so. Nothing is written
+        from within.
 
         Raises:
             UnknownCollection: it has been closed or deleted.
@@ -243,7 +257,9 @@ class Collection:
             return self._store.busy
 
     def close(self, keep: bool = True) -> None:
-        """Leave a snapshot, so that the next open is quick; where there is nothing to `keep`, nothing at all."""
+        """Leave a snapshot, so that the next open is quick; where there is nothing to `keep`,
+        nothing at all.
+        """
         self._store.stop()
         with self._writing:
             if self._closed:
@@ -338,7 +354,8 @@ class Collection:
         return sorted(path for path in aside.iterdir() if path.is_file()) if aside.is_dir() else []
 
     def take_in(self, items: list[NewItem]) -> None:
-        """Add items of media that is set aside, each called there as its `media` says; none may replace another.
+        """Add items of media that is set aside, each called there as its `media` says; none may
+        replace another.
 
         Raises:
             ItemExists: an item of that id is there.
@@ -361,8 +378,8 @@ class Collection:
             self.put(taken)
 
     def _follow(self, added: dict[str, tuple[list[int], Vectors]], before: tuple[int, int]) -> None:
-        """Tell the indexes what was added and removed since a head. It is written already: where they cannot follow,
-        they are brought up to date before they are used next.
+        """Tell the indexes what was added and removed since a head. It is written already: where
+        they cannot follow, they are brought up to date before they are used next.
         """
         try:
             self._changes += sum(self._records.head()) - sum(before)
@@ -384,7 +401,9 @@ class Collection:
             self._store.open(self._records)
 
     def drop_media(self, names: list[str]) -> None:
-        """Delete media whose items were removed. What cannot be deleted is set aside at the next opening."""
+        """Delete media whose items were removed. What cannot be deleted is set aside at the next
+        opening.
+        """
         for name in names:
             with suppress(OSError):
                 (self.folder / MEDIA / name).unlink(missing_ok=True)
@@ -397,7 +416,9 @@ class Collection:
             return records.item(id)
 
     def vectors(self, id: str, encoding: str) -> Vectors:
-        """An item's vectors [n, dim] of an encoding. Raises UnknownItem; NoVectors where it has none."""
+        """An item's vectors [n, dim] of an encoding. Raises UnknownItem; NoVectors where it has
+        none.
+        """
         with self.held() as records:
             found = records.vectors_of(id, encoding, self.dims[encoding])
         if not len(found):
@@ -420,7 +441,8 @@ class Collection:
         """
         item = self.item(id)
         path = self.folder / MEDIA / item.media if item.media else None
-        if path is None and item.source and item.filename:  # one in a tar shard has no file of its own
+        # one in a tar shard has no file of its own
+        if path is None and item.source and item.filename:
             path = Path(item.source)
             if path != path.resolve():  # a link has taken its place
                 raise UnknownItem(id)
@@ -429,7 +451,9 @@ class Collection:
         return path, item.filename or path.name
 
     def picture(self, id: str, at_s: float) -> bytes:
-        """A JPEG of an item around a second. Raises UnknownItem; NoPreview where it shows nothing."""
+        """A JPEG of an item around a second. Raises UnknownItem;
+        NoPreview where it shows nothing.
+        """
         with self.held() as records:
             found = records.picture(records.item(id).id, at_s)
         if found is None:
@@ -437,7 +461,9 @@ class Collection:
         return found
 
     def peaks(self, id: str) -> bytes:
-        """How loud an item is, see `media.preview`. Raises UnknownItem; NoPreview where it has no sound."""
+        """How loud an item is, see `media.preview`. Raises UnknownItem; NoPreview where it has no
+        sound.
+        """
         with self.held() as records:
             found = records.peaks(records.item(id).id)
         if not found:
@@ -445,8 +471,8 @@ class Collection:
         return found
 
     def background(self, source: str, target: str | Joint) -> Background | None:
-        """What queries of one encoding find in another where there is nothing to find; made anew when a quarter of the
-        vectors is new. To be used while the collection is `held`.
+        """What queries of one encoding find in another where there is nothing to find; made anew
+        when a quarter of the vectors is new. To be used while the collection is `held`.
         """
         index = self.index(target)
         if source not in self.dims or not len(index):
@@ -462,7 +488,9 @@ class Collection:
         return made
 
     def set_bank(self, encoding: str, vectors: Vectors, targets: list[str]) -> None:
-        """Keep the queries [n, dim] of an encoding that scores are calibrated, and indexes of targets tuned by."""
+        """Keep the queries [n, dim] of an encoding that scores are calibrated, and indexes of
+        targets tuned by.
+        """
         with self.held() as records:
             records.set_bank(encoding, vectors, targets)
             self._backgrounds.clear()
@@ -474,8 +502,8 @@ class Collection:
             return encoding in records.asking()
 
     def index(self, target: str | Joint) -> VectorIndex:
-        """The vectors of an encoding, or the joint vectors of two; empty where there are none. To be used while the
-        collection is `held`.
+        """The vectors of an encoding, or the joint vectors of two; empty where there are none. To
+        be used while the collection is `held`.
 
         Raises:
             VectorStoreFailed: they are kept elsewhere, and that is not there.
@@ -506,8 +534,8 @@ class Collection:
         return Side(self._encoding_index(encoding), self._records.places(encoding), read)
 
     def places(self, target: str | Joint) -> Places:
-        """Where the vectors of an encoding belong, or those windows that have any of two. To be used while the
-        collection is `held`.
+        """Where the vectors of an encoding belong, or those windows that have any of two. To be
+        used while the collection is `held`.
         """
         if isinstance(target, Joint):
             return self._joint_index(target).places

@@ -19,7 +19,9 @@ class Column:
     def append(self, values: NDArray[Any]) -> None:
         before, n = len(self.values), len(self.values) + len(values)
         if n > len(self._capacity):
-            grown = np.empty((max(n, 2 * len(self._capacity)), *values.shape[1:]), self._capacity.dtype)
+            grown = np.empty(
+                (max(n, 2 * len(self._capacity)), *values.shape[1:]), self._capacity.dtype
+            )
             grown[:before] = self.values
             self._capacity = grown
         self._capacity[before:n] = values

@@ -37,15 +37,23 @@ from .vectors import snapshot
 from .vectors.faiss_index import Sizing
 
 STAGED, READY = "reembed", "ready"  # see `reembed`
-HALVES = re.compile(r"\.[a-z0-9][a-z0-9_-]{0,62}-([0-9a-f]{32}|[a-z0-9_]{8})")  # deleted, or not yet restored
+# deleted, or not yet restored
+HALVES = re.compile(r"\.[a-z0-9][a-z0-9_-]{0,62}-([0-9a-f]{32}|[a-z0-9_]{8})")
 log = logging.getLogger(__name__)
 
 
 class Collections:
     """The collections of a data folder, which this process holds."""
 
-    def __init__(self, data: Path, fingerprint: str, dims: Mapping[str, int], sizing: Sizing = Sizing()) -> None:
-        self._root, self._fingerprint, self._dims, self._sizing = data / "collections", fingerprint, dims, sizing
+    def __init__(
+        self, data: Path, fingerprint: str, dims: Mapping[str, int], sizing: Sizing = Sizing()
+    ) -> None:
+        self._root, self._fingerprint, self._dims, self._sizing = (
+            data / "collections",
+            fingerprint,
+            dims,
+            sizing,
+        )
         self._root.mkdir(parents=True, exist_ok=True)
         self._lock = threading.Lock()
         self._held = hold(data / "lock")
@@ -57,7 +65,9 @@ class Collections:
             for folder in sorted(self._root.iterdir()):
                 if HALVES.fullmatch(folder.name):
                     shutil.rmtree(folder)
-                elif not folder.name.startswith(".") and ((folder / RECORDS).exists() or holds_files(folder)):
+                elif not folder.name.startswith(".") and (
+                    (folder / RECORDS).exists() or holds_files(folder)
+                ):
                     self._admit(folder)
         except BaseException:
             self.close()
@@ -65,8 +75,8 @@ class Collections:
         self._reserve.keep()
 
     def _admit(self, folder: Path) -> None:
-        """Open a collection. One of another bundle is left alone, and told of when it is asked for; without items and
-        files, it is begun anew. So is one left alone whose records are lost.
+        """Open a collection. One of another bundle is left alone, and told of when it is asked for;
+        without items and files, it is begun anew. So is one left alone whose records are lost.
         """
         try:
             self._open[folder.name] = self._opened(folder)
@@ -86,7 +96,9 @@ class Collections:
         return Collection(folder, *how, alone=alone, anew=anew)
 
     def _opened(self, folder: Path) -> Collection:
-        """A collection; on a full disk with the room that is kept, and without any to be searched at least."""
+        """A collection; on a full disk with the room that is kept, and without any to be searched
+        at least.
+        """
         try:
             return self._made(folder)
         except (OSError, sqlite3.OperationalError) as error:
@@ -98,7 +110,10 @@ class Collections:
         except (OSError, sqlite3.OperationalError) as error:
             if not is_full(error):
                 raise
-            log.warning("the disk is full: collection %s can be searched; make room, and start again", folder.name)
+            log.warning(
+                "the disk is full: collection %s can be searched; make room, and start again",
+                folder.name,
+            )
             return self._made(folder, alone=True)
 
     def close(self) -> None:
@@ -141,8 +156,9 @@ class Collections:
             return self._open[name]
 
     def adopt(self, name: str) -> None:
-        """Begin a collection anew whose records are lost. What is left of them is moved into its `set-aside/records`,
-        its media into `set-aside`; nothing is deleted. Any other collection stays as it is.
+        """Begin a collection anew whose records are lost. What is left of them is moved into its
+        `set-aside/records`, its media into `set-aside`; nothing is deleted. Any other collection
+        stays as it is.
 
         Raises:
             UnknownCollection, FingerprintConflict.
@@ -159,8 +175,8 @@ class Collections:
             del self.conflicts[name]
 
     def ensure(self, name: str) -> Collection:
-        """The collection of that name, made where there is none. Raises BadName, FingerprintConflict,
-        RecordsLost.
+        """The collection of that name, made where there is none. Raises BadName,
+        FingerprintConflict, RecordsLost.
         """
         return self.get(name) if name in self._open or name in self.conflicts else self.create(name)
 
@@ -177,7 +193,8 @@ class Collections:
             self._open.pop(name, None)
             self.conflicts.pop(name, None)
         shutil.rmtree(gone)
-        shutil.rmtree(self._root.parent / STAGED / name, ignore_errors=True)  # what was to take its place
+        # what was to take its place
+        shutil.rmtree(self._root.parent / STAGED / name, ignore_errors=True)
 
 
 def old_of(data: Path, name: str) -> Path:
@@ -186,7 +203,9 @@ def old_of(data: Path, name: str) -> Path:
 
 
 def complete_swaps(data: Path) -> None:
-    """Finish every swap that has begun: the old collection is out of the way, the new one is complete."""
+    """Finish every swap that has begun: the old collection is out of the way, the new one is
+    complete.
+    """
     for old in (data / STAGED).glob(".*.old"):
         name = old.name[1:].removesuffix(".old")
         there, staged = data / "collections" / name, data / STAGED / name
@@ -204,9 +223,13 @@ def complete_swaps(data: Path) -> None:
 
 
 def succeed(old: Path, there: Path) -> None:
-    """Take an old collection's place: what none of its items names goes over, the rest is no longer needed."""
+    """Take an old collection's place: what none of its items names goes over, the rest is no longer
+    needed.
+    """
     if has_lost_records(there) or (old.exists() and has_lost_records(old)):
-        log.warning("records of %s are lost: what it was before it was swapped stays in %s", there.name, old)
+        log.warning(
+            "records of %s are lost: what it was before it was swapped stays in %s", there.name, old
+        )
         return
     with closing(Records(there / RECORDS)) as records:
         records.forget_origins()
@@ -217,10 +240,16 @@ def succeed(old: Path, there: Path) -> None:
 
 
 def keep_unnamed(old: Path, new: Path) -> None:
-    """Move what no item of an old collection names, and what it has set aside, to what the new one has set aside."""
+    """Move what no item of an old collection names, and what it has set aside, to what the new one
+    has set aside.
+    """
     with closing(Records(old / RECORDS)) as records:
         named = records.media_files()
-    unnamed = [path for path in (old / MEDIA).iterdir() if path.name not in named] if (old / MEDIA).is_dir() else []
+    unnamed = (
+        [path for path in (old / MEDIA).iterdir() if path.name not in named]
+        if (old / MEDIA).is_dir()
+        else []
+    )
     aside = list((old / SET_ASIDE).iterdir()) if (old / SET_ASIDE).is_dir() else []
     for path in [*unnamed, *aside]:
         move_aside(path, new / SET_ASIDE)

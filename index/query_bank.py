@@ -1,4 +1,6 @@
-"""Everyday queries, asked of a collection to learn what a search finds where there is nothing to find."""
+"""Everyday queries, asked of a collection to learn what a search finds where there is nothing to
+find.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +27,14 @@ def phrases() -> list[str]:
 
 
 def stock(collection: Collection, encoder: Encoder) -> None:
-    """Give a collection that has none its bank of queries, for each way the encoder has with words."""
+    """Give a collection that has none its bank of queries, for
+    each way the encoder has with words.
+    """
     for encoding in encoder.manifest.encodings("text"):
         if not collection.has_bank(encoding):
-            targets = [other for other in collection.dims if encoder.manifest.compares(encoding, other)]
-            collection.set_bank(encoding, encoder.embed(encoding, encoder.tokens(phrases(), encoding)), targets)
+            targets = [
+                other for other in collection.dims if encoder.manifest.compares(encoding, other)
+            ]
+            collection.set_bank(
+                encoding, encoder.embed(encoding, encoder.tokens(phrases(), encoding)), targets
+            )

@@ -1,4 +1,6 @@
-"""What a collection's indexes are worth: recall against an exact search with and without filters, times, memory."""
+"""What a collection's indexes are worth: recall against an exact search with and without filters,
+times, memory.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +21,9 @@ LEFT_OUT = 20_000  # vectors nearest to a query that the filter against it leave
 
 @dataclass(frozen=True)
 class Worth:
-    """One index, asked for ten. `queries` says what was asked: the bank of words, or vectors of its own. `filter`:
-    none, a half drawn by chance, or all but the half (at most 20,000) that is nearest to each query. `ways`: see
-    `search.Plan`.
+    """One index, asked for ten. `queries` says what was asked: the bank of words, or vectors of its
+    own. `filter`: none, a half drawn by chance, or all but the half (at most 20,000) that is
+    nearest to each query. `ways`: see `search.Plan`.
     """
 
     encoding: str
@@ -38,8 +40,8 @@ class Worth:
 
 
 def report(collection: Collection, compares: Callable[[str, str], bool]) -> list[Worth]:
-    """Every index of a collection, by the queries of its bank that compare with it and by vectors of its own taken by
-    chance.
+    """Every index of a collection, by the queries of its bank that compare with it and by vectors
+    of its own taken by chance.
     """
     found = []
     for encoding, dim in collection.dims.items():
@@ -47,7 +49,9 @@ def report(collection: Collection, compares: Callable[[str, str], bool]) -> list
             index, every = collection.index(encoding), collection.places(encoding).ids
             own = records.vectors_among(encoding, dim, QUERIES, seed=2)[1]
             banks = [
-                bank for e, d in collection.dims.items() if compares(e, encoding) and len(bank := records.bank(e, d))
+                bank
+                for e, d in collection.dims.items()
+                if compares(e, encoding) and len(bank := records.bank(e, d))
             ]
             asked = {"words": np.concatenate(banks)} if banks else {}
             for name, queries in (asked | {"its own": own}).items():
@@ -56,8 +60,12 @@ def report(collection: Collection, compares: Callable[[str, str], bool]) -> list
     return found
 
 
-def worths(encoding: str, index: VectorIndex, asked: str, queries: Vectors, every: Ids) -> list[Worth]:
-    """By queries [n, dim], without a filter and with two; `every` has the ids of all vectors, ascending."""
+def worths(
+    encoding: str, index: VectorIndex, asked: str, queries: Vectors, every: Ids
+) -> list[Worth]:
+    """By queries [n, dim], without a filter and with two; `every` has the ids of all vectors,
+    ascending.
+    """
     half = every[np.random.default_rng(0).random(len(every)) < 0.5]
 
     def far(query: Vectors) -> Ids:
@@ -75,7 +83,8 @@ def worths(encoding: str, index: VectorIndex, asked: str, queries: Vectors, ever
         for query in queries[: None if name == "none" else FILTERED_QUERIES]:
             allowed = allowed_for(query)
             if name != "none":
-                index.search(query, TEN, allowed)  # what a filter leaves is kept: people ask more than once
+                # what a filter leaves is kept: people ask more than once
+                index.search(query, TEN, allowed)
             began = time.perf_counter()
             best = index.search(query, TEN, allowed)
             between = time.perf_counter()
@@ -87,7 +96,19 @@ def worths(encoding: str, index: VectorIndex, asked: str, queries: Vectors, ever
         p50, p99 = (1000 * float(np.percentile(times, q)) for q in (50, 99))
         exact_p50, recall = 1000 * float(np.median(exact_times)), hits / max(wanted, 1)
         size = None if index.kind == "milvus" else bytes_for(index.kind, index.dim)
-        row = (encoding, index.kind, len(index), size, asked, name, "+".join(sorted(ways)), recall, p50, p99, exact_p50)
+        row = (
+            encoding,
+            index.kind,
+            len(index),
+            size,
+            asked,
+            name,
+            "+".join(sorted(ways)),
+            recall,
+            p50,
+            p99,
+            exact_p50,
+        )
         found.append(Worth(*row))
     return found
 

@@ -14,7 +14,8 @@ from pathlib import Path
 LARGEST = 8_000_000  # a film of two hours takes some 3 MB of SQLite's log to delete
 SHARE = 16  # of a small disk, one part in so many
 SMALLEST = 4096
-SQLITE_FULL = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)  # as a full disk has it, by file
+# as a full disk has it, by file
+SQLITE_FULL = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
 
 
 def is_full(error: Exception) -> bool:

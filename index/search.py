@@ -1,9 +1,10 @@
-"""Vectors to moments: a query of one or many parts against the vectors of one or many modalities, windows grouped into
-items.
+"""Vectors to moments: a query of one or many parts against the vectors of one or many modalities,
+windows grouped into items.
 
-A query's parts have weights, negative ones for what is not wanted. The score of a window is the weighted mean of its
-inner products with the parts, so that each part's contribution can be told. Several target modalities are fused by
-their confidences (see `calibration`): what either has found, both have found more surely.
+A query's parts have weights, negative ones for what is not wanted. The score of a window is the
+weighted mean of its inner products with the parts, so that each part's contribution can be told.
+Several target modalities are fused by their confidences (see `calibration`): what either has found,
+both have found more surely.
 """
 
 from __future__ import annotations
@@ -35,15 +36,18 @@ Vectors = NDArray[np.float32]
 
 
 def direction(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The mean of unit vectors [n, dim] as a unit vector [dim]: one query for an example of several windows."""
+    """The mean of unit vectors [n, dim] as a unit vector [dim]: one query for an example of several
+    windows.
+    """
     mean = vectors.mean(axis=0)
     return np.asarray(mean / max(float(np.linalg.norm(mean)), 1e-12), np.float32)
 
 
 @dataclass(frozen=True)
 class Aim:
-    """One encoding to be searched, or two counted together: what the query's parts, unit vectors [parts, dim], are in
-    its space and what each weighs; by which encoding the first was made; what else they can be compared with.
+    """One encoding to be searched, or two counted together: what the query's parts, unit vectors
+    [parts, dim], are in its space and what each weighs; by which encoding the first was made; what
+    else they can be compared with.
     """
 
     target: str | Joint
@@ -53,8 +57,12 @@ class Aim:
     comparable: Collection_[str | Joint] = MODALITIES
 
     @classmethod
-    def along(cls, route: Route, source: str, vectors: Vectors, weights: tuple[float, ...] = (1.0,)) -> Aim:
-        """What a route leads to, for vectors [parts, dim] of which the first is of modality `source`."""
+    def along(
+        cls, route: Route, source: str, vectors: Vectors, weights: tuple[float, ...] = (1.0,)
+    ) -> Aim:
+        """What a route leads to, for vectors [parts, dim] of which the first is of modality
+        `source`.
+        """
         comparable = (*route.encodings.values(), route.target)
         return cls(route.target, vectors, weights, route.encodings[source], comparable)
 
@@ -97,8 +105,9 @@ class Moment:
 
 @dataclass(slots=True)
 class Hit:
-    """An item that matches: its best moment, that window's score in each modality, each modality's own best moment, and
-    all its moments. `confidence` is None where the collection is too small to tell.
+    """An item that matches: its best moment, that window's score in each modality, each modality's
+    own best moment, and all its moments. `confidence` is None where the collection is too small to
+    tell.
     """
 
     id: str
@@ -115,14 +124,15 @@ class Hit:
     evidence: dict[str, Moment]
     metadata: dict[str, Any]
     moments: list[Moment]
-    parts: list[float] | None = None  # what each part of a composed query contributes to the best window's score
+    # what each part of a composed query contributes to the best window's score
+    parts: list[float] | None = None
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How a search was answered: whether nothing can have been missed; among how many windows; by which ways ("scan":
-    each of them compared; "codes", "lists", "graph": some of them, see `vectors`); how many vectors or their codes were
-    compared.
+    """How a search was answered: whether nothing can have been missed; among how many windows; by
+    which ways ("scan": each of them compared; "codes", "lists", "graph": some of them, see
+    `vectors`); how many vectors or their codes were compared.
     """
 
     exact: bool
@@ -133,8 +143,8 @@ class Plan:
 
 @dataclass(frozen=True)
 class Answer:
-    """`good_match` says whether any hit stands out from what a search finds where there is nothing to find; None where
-    that cannot be told. Calibrations are by target modality.
+    """`good_match` says whether any hit stands out from what a search finds where there is nothing
+    to find; None where that cannot be told. Calibrations are by target modality.
     """
 
     hits: list[Hit]
@@ -144,8 +154,9 @@ class Answer:
 
 
 class Windows(NamedTuple):
-    """What items have of one encoding: the i-th from the i-th to the next of the bounds [items + 1]; where it belongs,
-    and the vectors [n, dim], or where nothing else is asked of them, their scores.
+    """What items have of one encoding: the i-th from the i-th to the next of the bounds [items +
+    1]; where it belongs, and the vectors [n, dim], or where nothing else is asked of them, their
+    scores.
     """
 
     bounds: list[int]
@@ -156,8 +167,8 @@ class Windows(NamedTuple):
 
 @dataclass(frozen=True)
 class Look:
-    """What one aim has found: the scores of windows by their places, best first; the numbers of their items in that
-    order, each with the first of its places.
+    """What one aim has found: the scores of windows by their places, best first; the numbers of
+    their items in that order, each with the first of its places.
     """
 
     aim: Aim
@@ -175,13 +186,17 @@ class Look:
 
 
 def search(collection: Collection, aims: list[Aim], options: Options = Options()) -> Answer:
-    """The best items for a query, best first: by score where there is one aim, by confidence where there are more.
+    """The best items for a query, best first: by score where there is one aim, by confidence where
+    there are more.
 
     Raises:
         BadFilter: the filter is outside the subset.
     """
     with collection.held() as records:
-        looks = [look(collection, records, aim, options, wide=len(aims) > 1 or options.qb_norm) for aim in aims]
+        looks = [
+            look(collection, records, aim, options, wide=len(aims) > 1 or options.qb_norm)
+            for aim in aims
+        ]
         items = list(dict.fromkeys(item for found in looks for item in found.items))
         if len(looks) == 1:
             items = items[: options.top_k]
@@ -196,15 +211,25 @@ def search(collection: Collection, aims: list[Aim], options: Options = Options()
             if len(collection.places(target))
         }
     views = [View(found, has, options.min_score) for found in looks]
-    hits = [hit for n, item in enumerate(items) if (hit := hit_of(n, about[item], views)) is not None]
+    hits = [
+        hit for n, item in enumerate(items) if (hit := hit_of(n, about[item], views)) is not None
+    ]
     if len(looks) > 1:
         hits = sorted(hits, key=lambda hit: -hit.score)[: options.top_k]
-    known = {modality_of(found.aim.target): found.calibration for found in looks if found.calibration}
-    good = any((hit.confidence or 0.0) >= GOOD for hit in hits) if len(known) == len(looks) else None
+    known = {
+        modality_of(found.aim.target): found.calibration for found in looks if found.calibration
+    }
+    good = (
+        any((hit.confidence or 0.0) >= GOOD for hit in hits) if len(known) == len(looks) else None
+    )
     if options.known < 1.0:
         good, hits = False, [held_back(hit, options.known) for hit in hits]
     if options.min_confidence is not None:
-        hits = [hit for hit in hits if hit.confidence is None or hit.confidence >= options.min_confidence]
+        hits = [
+            hit
+            for hit in hits
+            if hit.confidence is None or hit.confidence >= options.min_confidence
+        ]
     if options.called:
         hits = [replace(hit, target=options.called) for hit in hits]
     plan = Plan(
@@ -217,11 +242,15 @@ def search(collection: Collection, aims: list[Aim], options: Options = Options()
 
 
 def look(collection: Collection, records: Records, aim: Aim, options: Options, wide: bool) -> Look:
-    """Search one encoding, wider and wider until there are items enough; `wide` from the beginning where what is found
-    will be put in another order.
+    """Search one encoding, wider and wider until there are items enough; `wide` from the beginning
+    where what is found will be put in another order.
     """
     index, places, query = collection.index(aim.target), collection.places(aim.target), aim.query
-    allowed = records.matching(*compile_filter(options.filter), aim.target, places) if options.filter else None
+    allowed = (
+        records.matching(*compile_filter(options.filter), aim.target, places)
+        if options.filter
+        else None
+    )
     candidates = len(index) if allowed is None else len(allowed)
     about = collection.background(aim.source, aim.target)
     wanted = max(WIDEN * options.top_k, WIDE) if wide else options.top_k
@@ -231,9 +260,18 @@ def look(collection: Collection, records: Records, aim: Aim, options: Options, w
         best = index.search(query, wanted, allowed, options.exact)
         ids, near, compared = best.ids, best.scores, compared + best.compared
         at, scores = places.find(ids).tolist(), near.tolist()
-        found = {place: score for place, score in zip(at, scores, strict=True) if place >= 0 and score >= least}
+        found = {
+            place: score
+            for place, score in zip(at, scores, strict=True)
+            if place >= 0 and score >= least
+        }
         items = places.owners(found)
-        if len(items) >= options.top_k or len(ids) < wanted or wanted >= candidates or scores[-1] < least:
+        if (
+            len(items) >= options.top_k
+            or len(ids) < wanted
+            or wanted >= candidates
+            or scores[-1] < least
+        ):
             break
         wanted *= WIDEN
     if options.qb_norm and about is not None and len(ids) and ids[0] in about.popular:
@@ -241,22 +279,37 @@ def look(collection: Collection, records: Records, aim: Aim, options: Options, w
         found = {at[i]: found[at[i]] for i in order if at[i] in found}
         items = places.owners(found)
     calibration = about.calibration if about else None
-    return Look(aim, calibration, best.exact, candidates, best.way.split("+"), compared, found, items)
+    return Look(
+        aim, calibration, best.exact, candidates, best.way.split("+"), compared, found, items
+    )
 
 
 def less_popular(vectors: Vectors, query: Vectors, about: Background) -> list[int]:
-    """The order of QB-Norm: windows by what is found in them above what every query of the bank finds there."""
-    order: list[int] = np.argsort(popularity(about.bank @ vectors.T) - vectors @ query, kind="stable").tolist()
+    """The order of QB-Norm: windows by what is found in them above what every query of the bank
+    finds there.
+    """
+    order: list[int] = np.argsort(
+        popularity(about.bank @ vectors.T) - vectors @ query, kind="stable"
+    ).tolist()
     return order
 
 
 def windows_of(
-    collection: Collection, records: Records, target: str | Joint, items: list[int], look: Look | None, scored: bool
+    collection: Collection,
+    records: Records,
+    target: str | Joint,
+    items: list[int],
+    look: Look | None,
+    scored: bool,
 ) -> Windows:
-    """All that items have of a target, of which a look may have found some; where scores will do, those that it has
-    given, if it has given all.
+    """All that items have of a target, of which a look may have found some; where scores will do,
+    those that it has given, if it has given all.
     """
-    index, places, found = collection.index(target), collection.places(target), look.items if look else {}
+    index, places, found = (
+        collection.index(target),
+        collection.places(target),
+        look.items if look else {},
+    )
     bounds, at = [0], list[int]()
     for item in items:
         at += range(*places.run(item, found.get(item)))
@@ -280,10 +333,14 @@ def scores_of(windows: Windows, query: Vectors) -> list[float]:
 class View:
     """What items have to show for themselves in the light of one aim."""
 
-    def __init__(self, look: Look, has: dict[str | Joint, Windows], min_score: float | None) -> None:
+    def __init__(
+        self, look: Look, has: dict[str | Joint, Windows], min_score: float | None
+    ) -> None:
         aim, self.look, self._least = look.aim, look, -1.0 if min_score is None else min_score
         self._target = modality_of(aim.target)
-        self._every = sorted((modality_of(of), windows.bounds) for of, windows in has.items() if isinstance(of, str))
+        self._every = sorted(
+            (modality_of(of), windows.bounds) for of, windows in has.items() if isinstance(of, str)
+        )
         self._seen = {
             encoding: (modality_of(encoding), windows, scores_of(windows, aim.query))
             for encoding, windows in has.items()
@@ -328,7 +385,9 @@ class View:
         )
 
     def _evidence(self, n: int, window: int) -> tuple[dict[str, float], dict[str, Moment]]:
-        """How the n-th item's window scores in each modality, and the item's best moment in each."""
+        """How the n-th item's window scores in each modality, and
+        the item's best moment in each.
+        """
         scores: dict[str, float] = {}
         evidence: dict[str, Moment] = {}
         for modality, (bounds, places, *_), found in self._seen.values():
@@ -360,25 +419,44 @@ def hit_of(n: int, about: About, views: list[View]) -> Hit | None:
     found = [(view.look, hit) for view in views if (hit := view.hit(n, about)) is not None]
     if not found:
         return None
-    sure = [seen.confidence(hit.score) if hit.confidence is None else hit.confidence for seen, hit in found]
+    sure = [
+        seen.confidence(hit.score) if hit.confidence is None else hit.confidence
+        for seen, hit in found
+    ]
     best = found[sure.index(max(sure))][1]
-    evidence = {modality: moment for _, hit in reversed(found) for modality, moment in hit.evidence.items()}
+    evidence = {
+        modality: moment for _, hit in reversed(found) for modality, moment in hit.evidence.items()
+    }
     for _, hit in found:
         if hit.target in hit.evidence:
             evidence[hit.target] = hit.evidence[hit.target]
     fused = 1.0 - float(np.prod([1.0 - confidence for confidence in sure]))
     calibrated = all(seen.calibration for seen, _ in found)
     scores = {modality: moment.score for modality, moment in evidence.items()}
-    return replace(best, score=fused, confidence=fused if calibrated else None, scores=scores, evidence=evidence)
+    return replace(
+        best,
+        score=fused,
+        confidence=fused if calibrated else None,
+        scores=scores,
+        evidence=evidence,
+    )
 
 
 def held_back(hit: Hit, known: float) -> Hit:
-    """A hit of a query of which only a share is known: that much less sure, and never a good match."""
-    return hit if hit.confidence is None else replace(hit, confidence=hit.confidence * min(known, SUREST))
+    """A hit of a query of which only a share is known: that
+    much less sure, and never a good match.
+    """
+    return (
+        hit
+        if hit.confidence is None
+        else replace(hit, confidence=hit.confidence * min(known, SUREST))
+    )
 
 
 def merged(windows: list[tuple[float, float, float]]) -> list[Moment]:
-    """Windows (start_s, end_s, score) that touch or overlap become one moment; best moment first."""
+    """Windows (start_s, end_s, score) that touch or overlap
+    become one moment; best moment first.
+    """
     if len(windows) == 1:
         return [Moment(*windows[0])]
     moments: list[Moment] = []

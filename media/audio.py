@@ -17,11 +17,14 @@ class AudioSpec:
 
     sample_rate: int
     samples: int
-    fill: str = "zeros"  # behind a sound that is shorter; or "repeat": the sound again, as often as it fits whole
+    # behind a sound that is shorter; or "repeat": the sound again, as often as it fits whole
+    fill: str = "zeros"
 
 
 def samples_only(waveform: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Float files may hold NaN, infinity or 1e30 and decode without an error: no sound, so silence."""
+    """Float files may hold NaN, infinity or 1e30 and decode
+    without an error: no sound, so silence.
+    """
     kept = np.abs(waveform) <= LOUDEST
     return waveform if kept.all() else np.where(kept, waveform, np.float32(0))
 
@@ -36,7 +39,9 @@ def within_full_scale(waveform: NDArray[np.float32]) -> NDArray[np.float32]:
     return waveform / np.float32(peak) if peak > 1.0 else waveform
 
 
-def cut(waveform: NDArray[np.float32], start_s: float, end_s: float, spec: AudioSpec) -> NDArray[np.float32] | None:
+def cut(
+    waveform: NDArray[np.float32], start_s: float, end_s: float, spec: AudioSpec
+) -> NDArray[np.float32] | None:
     """The samples of [start_s, end_s), filled up to [spec.samples]; None where there are none.
 
     >>> cut(np.ones(3, np.float32), 0.0, 2.0, AudioSpec(sample_rate=2, samples=4)).tolist()

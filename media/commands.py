@@ -1,4 +1,6 @@
-"""What the commands of every package share: how a command is described, and how a package that is missing is named."""
+"""What the commands of every package share: how a command is described, and how a package that is
+missing is named.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,8 @@ import argparse
 import sys
 from typing import Any
 
-EVERYWHERE = ("media", "evaluation", "export", "index", "service")  # the packages of every installation
+# the packages of every installation
+EVERYWHERE = ("media", "evaluation", "export", "index", "service")
 
 # %(prog)s is what the command was called by: `tercet search`, or `python -m index search`.
 Commands = Any  # what `ArgumentParser.add_subparsers` gives; argparse has no public name for it
@@ -18,7 +21,9 @@ def epilog(*examples: str) -> str:
     return f"{'Example' if len(examples) == 1 else 'Examples'}:\n{lines}"
 
 
-def add_command(commands: Commands, name: str, summary: str, *examples: str) -> argparse.ArgumentParser:
+def add_command(
+    commands: Commands, name: str, summary: str, *examples: str
+) -> argparse.ArgumentParser:
     """The parser of one command among others; `examples` are arguments, as `epilog` takes them."""
     parser: argparse.ArgumentParser = commands.add_parser(
         name,
@@ -31,12 +36,16 @@ def add_command(commands: Commands, name: str, summary: str, *examples: str) -> 
 
 
 def not_installed(command: str, error: ImportError, extra: str) -> int:
-    """Say on stderr which package a command needs, and the extra that installs it. Returns the exit status, 2.
+    """Say on stderr which package a command needs, and the extra that installs it. Returns the exit
+    status, 2.
 
     Raises:
         ImportError: what was given, if it is a fault of packages that every installation has.
     """
     if (error.name or "").split(".")[0] in EVERYWHERE:
         raise error
-    print(f"{command}: it needs {error.name}, which is not installed (extra '{extra}')", file=sys.stderr)
+    print(
+        f"{command}: it needs {error.name}, which is not installed (extra '{extra}')",
+        file=sys.stderr,
+    )
     return 2

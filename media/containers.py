@@ -1,7 +1,8 @@
-"""A file opened under a budget: which container it is, which of its streams are read, their packets.
+"""A file opened under a budget: which container it is, which of its streams are read, their
+packets.
 
-Headers lie: every limit is checked on what is decoded, not on what is announced. Damage in the middle of a stream
-costs the damaged part only; what decodes is kept.
+Headers lie: every limit is checked on what is decoded, not on what is announced. Damage in the
+middle of a stream costs the damaged part only; what decodes is kept.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ CONTAINERS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,ogg,flac,mp3,wav,aiff,aac,flv,asf,gif,apng,"
     "ac3,eac3,dts,truehd,w64,caf,au,wv,tta,amr,rm,mxf,ivf,h264,hevc,obu,m4v,ape,mpc,mpc8,dsf,iff"
 )
-GUESSED = {"mp3", "aac", "ac3", "eac3", "dts", "mpeg"}  # their length is guessed from the rate of their first packets
+# their length is guessed from the rate of their first packets
+GUESSED = {"mp3", "aac", "ac3", "eac3", "dts", "mpeg"}
 MICROSECONDS = 1_000_000  # FFmpeg's AV_TIME_BASE
 
 
@@ -49,7 +51,8 @@ class Budget:
 
 @contextmanager
 def opened(path: Path, budget: Budget, span: Span | None = None) -> Iterator[InputContainer]:
-    """The container at `path`, or in a span of its bytes; its announced length and number of streams within the budget.
+    """The container at `path`, or in a span of its bytes; its announced length and number of
+    streams within the budget.
 
     Raises:
         NotMedia: no listed demuxer takes it.
@@ -86,8 +89,16 @@ def video_stream(container: InputContainer) -> av.VideoStream | None:
     Raises:
         NotMedia: it is a photo in tiles.
     """
-    playable = [stream for stream in container.streams.video if getattr(stream, "codec_context", None) is not None]
-    films = [s for s in playable if not s.disposition & (Disposition.attached_pic | Disposition.dependent)]
+    playable = [
+        stream
+        for stream in container.streams.video
+        if getattr(stream, "codec_context", None) is not None
+    ]
+    films = [
+        s
+        for s in playable
+        if not s.disposition & (Disposition.attached_pic | Disposition.dependent)
+    ]
     tiles = [s for s in playable if s.disposition & Disposition.dependent]
     if tiles and not any(film.frames > 1 for film in films):
         raise NotMedia("a photo in tiles, as HEIC and AVIF keep them")
@@ -97,14 +108,20 @@ def video_stream(container: InputContainer) -> av.VideoStream | None:
 
 def audio_stream(container: InputContainer) -> av.AudioStream | None:
     """The sound that players choose."""
-    playable = [stream for stream in container.streams.audio if getattr(stream, "codec_context", None) is not None]
+    playable = [
+        stream
+        for stream in container.streams.audio
+        if getattr(stream, "codec_context", None) is not None
+    ]
     best = container.streams.best("audio")
     return best if best in playable else next(iter(playable), None)
 
 
-def decoder_of(stream: av.VideoStream | av.AudioStream) -> av.VideoCodecContext | av.AudioCodecContext:
-    """What decodes a stream, on one thread. FFmpeg's own decoders of VP8 and VP9 leave transparency out; libvpx's,
-    which take twice as long, do not.
+def decoder_of(
+    stream: av.VideoStream | av.AudioStream,
+) -> av.VideoCodecContext | av.AudioCodecContext:
+    """What decodes a stream, on one thread. FFmpeg's own decoders of VP8 and VP9 leave transparency
+    out; libvpx's, which take twice as long, do not.
     """
     codec: Any = stream.codec_context
     tags = {name.lower(): value for name, value in stream.metadata.items()}
@@ -116,9 +133,11 @@ def decoder_of(stream: av.VideoStream | av.AudioStream) -> av.VideoCodecContext 
     return codec  # type: ignore[no-any-return]
 
 
-def packets_of(container: InputContainer, stream: av.VideoStream | av.AudioStream) -> Iterator[av.Packet[Any]]:
-    """Packets of one stream; where the container has them apart, those of others are not even read. Ends at the first
-    fault of the container.
+def packets_of(
+    container: InputContainer, stream: av.VideoStream | av.AudioStream
+) -> Iterator[av.Packet[Any]]:
+    """Packets of one stream; where the container has them apart, those of others are not even read.
+    Ends at the first fault of the container.
     """
     for other in container.streams:
         other.discard = Discard.default if other is stream else Discard.all

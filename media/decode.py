@@ -38,9 +38,11 @@ GAP_S = 0.05  # a stream that starts later than this after its file is padded
 
 
 def read_waveform(path: Path, sample_rate: int, budget: Budget) -> NDArray[np.float32] | None:
-    """The file's sound as mono float32 [samples] in [-1, 1] at `sample_rate`; None where it has none.
+    """The file's sound as mono float32 [samples] in [-1, 1] at `sample_rate`; None where it has
+    none.
 
-    Mono is what `ffmpeg -ac 1` makes of it; a file louder than full scale is turned down as a whole.
+    Mono is what `ffmpeg -ac 1` makes of it; a file louder than full scale is turned down as a
+    whole.
 
     Raises:
         NotMedia, TooLong, BeyondBudget: see `opened`.
@@ -92,7 +94,9 @@ class Sound:
             raise TooLong(round(self._samples / self._sample_rate, 1), self._budget.seconds)
 
     def waveform(self) -> NDArray[np.float32] | None:
-        """All that was added, float32 [samples] in [-1, 1]; None where no stream was. Raises Damaged."""
+        """All that was added, float32 [samples] in [-1, 1]; None where no stream was. Raises
+        Damaged.
+        """
         if not self._streams:
             return None
         if not self._decoded_samples:
@@ -105,7 +109,9 @@ class Sound:
 def decoded(
     container: InputContainer, stream: av.VideoStream | av.AudioStream
 ) -> Iterator[av.VideoFrame | av.AudioFrame]:
-    """Frames of one stream, skipping packets that do not decode and ending at the first fault of the container."""
+    """Frames of one stream, skipping packets that do not decode and ending at the first fault of
+    the container.
+    """
     decoder = decoder_of(stream)
     for packet in packets_of(container, stream):
         try:
@@ -117,11 +123,13 @@ def decoded(
 
 @dataclass(frozen=True)
 class PictureTimes:
-    """When pictures are shown, in seconds from the file's start, by what the packets say, without decoding any.
+    """When pictures are shown, in seconds from the file's start, by what the packets say, without
+    decoding any.
 
-    `starts` are (pts, seconds) of every picture, ascending, where the container is trusted to tell each; `ticks_s` are
-    the seconds of the first picture shown, the second and so on, where packets only tell the order of decoding; both
-    are empty where the decoder has to be asked. `end_s` is when the last picture ends, as far as the packets tell.
+    `starts` are (pts, seconds) of every picture, ascending, where the container is trusted to tell
+    each; `ticks_s` are the seconds of the first picture shown, the second and so on, where packets
+    only tell the order of decoding; both are empty where the decoder has to be asked. `end_s` is
+    when the last picture ends, as far as the packets tell.
     """
 
     starts: list[tuple[int, float]]
@@ -149,7 +157,9 @@ def read_picture_times(path: Path, budget: Budget) -> PictureTimes | None:
         if found.starts and found.starts[-1][1] > budget.seconds:
             raise TooLong(round(found.starts[-1][1], 1), budget.seconds)
         trusted = whole and TIMED & set(container.format.name.split(","))
-        return PictureTimes(found.starts if trusted else [], found.ticks_s, min(found.end_s, budget.seconds))
+        return PictureTimes(
+            found.starts if trusted else [], found.ticks_s, min(found.end_s, budget.seconds)
+        )
 
 
 class PacketTimes(NamedTuple):
@@ -161,16 +171,25 @@ class PacketTimes(NamedTuple):
 
 
 def is_picture(packet: av.Packet[Any]) -> bool:
-    """Not what an edit list cuts off, nor the mark at the end of a stream. One without data repeats a picture."""
+    """Not what an edit list cuts off, nor the mark at the end of a stream. One without data repeats
+    a picture.
+    """
     return not packet.is_discard and (packet.size > 0 or packet.pts is not None)
 
 
-def picture_times(packets: list[PacketTimes], container: InputContainer, stream: av.VideoStream) -> PictureTimes:
+def picture_times(
+    packets: list[PacketTimes], container: InputContainer, stream: av.VideoStream
+) -> PictureTimes:
     """See `read_picture_times`."""
-    base, zero_s, frame_s = stream.time_base or Fraction(0), origin_s(container), 1.0 / rate_of(stream)
+    base, zero_s, frame_s = (
+        stream.time_base or Fraction(0),
+        origin_s(container),
+        1.0 / rate_of(stream),
+    )
 
     def seconds(ticks: int) -> float:
-        # rounded as the times of frames are, so that a time between two frames falls to the same one
+        # rounded as the times of frames are, so that a time between two frames falls to the same
+        # one
         return ticks * base.numerator / base.denominator - zero_s
 
     if tells_order_only(packets, container, stream):
@@ -189,13 +208,19 @@ def picture_times(packets: list[PacketTimes], container: InputContainer, stream:
     return PictureTimes(starts if len(shown) == len(packets) else [], [], end_s)
 
 
-def tells_order_only(packets: list[PacketTimes], container: InputContainer, stream: av.VideoStream) -> bool:
-    """Whether packets say when they are decoded and not when they are shown: those of AVI, of bare streams, and others
-    whose two times go side by side although pictures change their order.
+def tells_order_only(
+    packets: list[PacketTimes], container: InputContainer, stream: av.VideoStream
+) -> bool:
+    """Whether packets say when they are decoded and not when they are shown: those of AVI, of bare
+    streams, and others whose two times go side by side although pictures change their order.
     """
     if container.format.name == "avi" or not any(packet.pts is not None for packet in packets):
         return True
-    steps = {packet.pts - packet.dts for packet in packets if packet.pts is not None and packet.dts is not None}
+    steps = {
+        packet.pts - packet.dts
+        for packet in packets
+        if packet.pts is not None and packet.dts is not None
+    }
     return bool(stream.codec_context.has_b_frames) and len(packets) > 1 and len(steps) == 1
 
 
@@ -205,15 +230,20 @@ def rate_of(stream: av.VideoStream) -> float:
 
 
 def announced_end_s(container: InputContainer, stream: av.VideoStream) -> float:
-    """When the header says that the pictures end, in seconds from the file's start; 0 where it doesn't."""
+    """When the header says that the pictures end, in seconds from the file's start; 0 where it
+    doesn't.
+    """
     if not stream.duration or not stream.time_base:
         return (container.duration or 0) / MICROSECONDS
-    return float(((stream.start_time or 0) + stream.duration) * stream.time_base) - origin_s(container)
+    return float(((stream.start_time or 0) + stream.duration) * stream.time_base) - origin_s(
+        container
+    )
 
 
 def picture_end_s(last_s: float, lasts_s: float, announced_s: float) -> float:
-    """When a last picture that is shown at `last_s` ends: what its packet says (in MP4 with B-frames the time of some
-    other picture), unless the header names an earlier time after it was shown.
+    """When a last picture that is shown at `last_s` ends: what its packet says (in MP4 with
+    B-frames the time of some other picture), unless the header names an earlier time after it was
+    shown.
     """
     return min(last_s + lasts_s, announced_s) if announced_s > last_s else last_s + lasts_s
 
@@ -231,11 +261,12 @@ def read_frames(
 ) -> Frames:
     """For each of the ascending `times_s`, the frame on screen then: uint8 [times, size, size, 3].
 
-    Also returns the second at which the last frame of the file ends, and a JPEG for each of `shown_s`, which are among
-    the times. A time before the first frame gets the first, one after the last gets the last. `told` is what
-    `read_picture_times` has found, where it was asked.
+    Also returns the second at which the last frame of the file ends, and a JPEG for each of
+    `shown_s`, which are among the times. A time before the first frame gets the first, one after
+    the last gets the last. `told` is what `read_picture_times` has found, where it was asked.
 
-    Frames that neither are asked for nor help to decode others are not decoded, where packets tell their times.
+    Frames that neither are asked for nor help to decode others are not decoded, where packets tell
+    their times.
 
     Raises:
         NotMedia, TooLong, BeyondBudget: see `opened`.
@@ -245,7 +276,9 @@ def read_frames(
     if told is None:
         raise Damaged("no video stream")
     found = read_few_frames(path, times_s, spec, budget, shown_s, told)
-    return found if found is not None else read_every_frame(path, times_s, spec, budget, shown_s, told)
+    return (
+        found if found is not None else read_every_frame(path, times_s, spec, budget, shown_s, told)
+    )
 
 
 def read_few_frames(
@@ -256,7 +289,9 @@ def read_few_frames(
     shown_s: Collection[float],
     told: PictureTimes,
 ) -> Frames | None:
-    """The same by skipping frames that others do not refer to; None where the packets do not tell or one is damaged."""
+    """The same by skipping frames that others do not refer to; None where the packets do not tell
+    or one is damaged.
+    """
     if not told.starts or not times_s:
         return None
     starts_s = [start_s for _, start_s in told.starts]
@@ -271,7 +306,9 @@ def read_few_frames(
         assert isinstance(decoder, av.VideoCodecContext)
         try:
             for packet in packets_of(container, stream):
-                decoder.skip_frame = "DEFAULT" if packet.pts in missing or packet.pts is None else "NONREF"
+                decoder.skip_frame = (
+                    "DEFAULT" if packet.pts in missing or packet.pts is None else "NONREF"
+                )
                 for frame in decoder.decode(packet):
                     check_size(frame, budget)
                     if frame.pts in missing:
@@ -280,7 +317,11 @@ def read_few_frames(
                             jpegs[frame.pts] = picture(frame, aspect)
                         missing.discard(frame.pts)
                 if not missing:
-                    asked = [(t, jpegs[pts]) for t, pts in zip(times_s, wanted, strict=True) if t in shown_s]
+                    asked = [
+                        (t, jpegs[pts])
+                        for t, pts in zip(times_s, wanted, strict=True)
+                        if t in shown_s
+                    ]
                     seen = {t: made for t, made in asked if made is not None}
                     return np.stack([frames[pts] for pts in wanted]), told.end_s, seen
         except (av.FFmpegError, OSError, ValueError):
@@ -330,15 +371,22 @@ def read_every_frame(
 def timed_frames(
     container: InputContainer, stream: av.VideoStream, budget: Budget, ticks_s: Sequence[float]
 ) -> Iterator[tuple[av.VideoFrame, float]]:
-    """Every frame that decodes and the second from the file's start at which it is shown: where `ticks_s` are known,
-    the n-th of them for the n-th frame, since decoders give frames in the order shown.
+    """Every frame that decodes and the second from the file's start at which it is shown: where
+    `ticks_s` are known, the n-th of them for the n-th frame, since decoders give frames in the
+    order shown.
     """
     decoder, zero_s, rate = decoder_of(stream), origin_s(container), rate_of(stream)
     assert isinstance(decoder, av.VideoCodecContext)
     count, last = 0, None
     for packet in packets_of(container, stream):
         try:
-            frames = decoder.decode(packet) if packet.size or packet.pts is None else [last] if last else []
+            frames = (
+                decoder.decode(packet)
+                if packet.size or packet.pts is None
+                else [last]
+                if last
+                else []
+            )
         except (av.FFmpegError, ValueError):
             continue
         for frame in frames:
@@ -365,7 +413,9 @@ def pixel_aspect(stream: av.VideoStream) -> float:
 
 
 def frame_s(frame: av.VideoFrame, rate: float) -> float:
-    """How long a frame stays on screen, in seconds, by its own word or else by the stream's rate."""
+    """How long a frame stays on screen, in seconds, by its own
+    word or else by the stream's rate.
+    """
     if frame.duration and frame.time_base:
         return float(frame.duration * frame.time_base)
     return 1.0 / rate

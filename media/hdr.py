@@ -1,7 +1,7 @@
 """HDR and wide colours as a screen of BT.709 shows them.
 
-White, the 203 nits of ITU-R BT.2408, becomes full scale; what is brighter keeps its hue and is cut off there. FFmpeg's
-own conversion takes two seconds to set up for each new size of picture.
+White, the 203 nits of ITU-R BT.2408, becomes full scale; what is brighter keeps its hue and is cut
+off there. FFmpeg's own conversion takes two seconds to set up for each new size of picture.
 """
 
 from __future__ import annotations
@@ -13,8 +13,12 @@ from numpy.typing import NDArray
 WHITE_NITS, HLG_PEAK_NITS = 203.0, 1000.0
 FULL = 65_535.0
 BT2020_LUMA = np.array([0.2627, 0.6780, 0.0593], np.float32)
-FROM_BT2020 = np.array([[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]], np.float32)
-FROM_P3 = np.array([[1.2249, -0.2247, 0.0], [-0.0420, 1.0419, 0.0], [-0.0197, -0.0786, 1.0979]], np.float32)
+FROM_BT2020 = np.array(
+    [[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]], np.float32
+)
+FROM_P3 = np.array(
+    [[1.2249, -0.2247, 0.0], [-0.0420, 1.0419, 0.0], [-0.0197, -0.0786, 1.0979]], np.float32
+)
 HDR_CURVES = {ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67}  # PQ and HLG
 TO_BT709: dict[int, NDArray[np.float32]] = {
     ColorPrimaries.BT2020: FROM_BT2020,
@@ -29,7 +33,9 @@ def beyond_bt709(curve: int, primaries: int) -> bool:
 
 
 def to_bt709(rgb: NDArray[np.uint16], curve: int, primaries: int) -> NDArray[np.uint8]:
-    """RGB [height, width, 3] of a transfer curve and primaries, full scale 65,535, to RGB of sRGB, full scale 255."""
+    """RGB [height, width, 3] of a transfer curve and primaries, full scale 65,535, to RGB of sRGB,
+    full scale 255.
+    """
     signal = rgb.astype(np.float32) / np.float32(FULL)
     if curve == ColorTrc.SMPTE2084:
         linear = pq_nits(signal) / np.float32(WHITE_NITS)
@@ -57,7 +63,8 @@ def pq_nits(signal: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def hlg_nits(signal: NDArray[np.float32]) -> NDArray[np.float32]:
-    """ITU-R BT.2100, table 5: HLG from [0, 1] to cd/m² on a display of 1,000 (system gamma 1.2), [..., 3].
+    """ITU-R BT.2100, table 5: HLG from [0, 1] to cd/m² on a display of 1,000 (system gamma 1.2),
+    [..., 3].
 
     >>> hlg_nits(np.array([0.0, 0.75, 1.0], np.float32)[:, None].repeat(3, 1))[:, 0].round(0).tolist()
     [0.0, 203.0, 1000.0]

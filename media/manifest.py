@@ -1,9 +1,9 @@
 """Manifests: which media there is and what is said of it.
 
-A manifest is a JSONL file; a row is {"path"?, "id"?, "text"? or "captions"?, "group"?, "metadata"?, "licence"?}, `path`
-relative to the manifest; a row without one is words alone. A caption is a string, or
-{"text", "about": ["video", "audio"]?, "states": {...}?}.
-Rows of one `group` mean the same: each is right wherever another one is.
+A manifest is a JSONL file; a row is {"path"?, "id"?, "text"? or "captions"?, "group"?, "metadata"?,
+"licence"?}, `path` relative to the manifest; a row without one is words alone. A caption is a
+string, or {"text", "about": ["video", "audio"]?, "states": {...}?}. Rows of one `group` mean the
+same: each is right wherever another one is.
 """
 
 from __future__ import annotations
@@ -60,7 +60,9 @@ def depth(value: Any) -> int:
     >>> depth({"a": [1]})
     2
     """
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    inner = (
+        value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    )
     return 0 if inner is None else 1 + max(map(depth, inner), default=0)
 
 
@@ -76,7 +78,9 @@ def encodable(text: Any) -> str:
 
 @dataclass(frozen=True)
 class Said:
-    """A caption: its words, the modalities it is about (empty: whatever the row has) and what it commits to."""
+    """A caption: its words, the modalities it is about (empty: whatever the row has) and what it
+    commits to.
+    """
 
     text: str
     about: tuple[str, ...] = ()
@@ -113,7 +117,14 @@ def parse_row(value: dict[str, Any], base: Path, name: str) -> Row:
     name = encodable(value.get("id") or value.get("path") or name)
     path = base / encodable(value["path"]) if "path" in value else None
     group = encodable(value.get("group", name))
-    return Row(name, path, captions, group, checked_metadata(value.get("metadata", {})), value.get("licence", ""))
+    return Row(
+        name,
+        path,
+        captions,
+        group,
+        checked_metadata(value.get("metadata", {})),
+        value.get("licence", ""),
+    )
 
 
 def read_manifest(manifest: Path) -> list[Row]:
@@ -134,22 +145,33 @@ def read_manifest(manifest: Path) -> list[Row]:
             row = parse_row(json.loads(line), manifest.parent, f"{manifest.stem}-{number}")
             if row.path is None and not row.captions:
                 raise KeyError("path")
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, BadMetadata) as error:
-            raise BadManifest(manifest.name, f"line {number}", f"{type(error).__name__}: {error}") from error
+        except (
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            RecursionError,
+            BadMetadata,
+        ) as error:
+            raise BadManifest(
+                manifest.name, f"line {number}", f"{type(error).__name__}: {error}"
+            ) from error
         rows.append(row)
     return rows
 
 
 def sample_row(sample: dict[str, bytes], key: str) -> Row:
-    """The row of a shard's sample, from the `.json` with a manifest row's keys or the `.txt` with a caption a line that
-    stand under the media's key.
+    """The row of a shard's sample, from the `.json` with a manifest row's keys or the `.txt` with a
+    caption a line that stand under the media's key.
 
     Raises:
         ValueError, KeyError, TypeError, AttributeError, BadMetadata: they hold no row.
     """
     value = json.loads(sample["json"]) if "json" in sample else {}
     if "txt" in sample:
-        value["captions"] = [line.strip() for line in sample["txt"].decode("utf-8").splitlines() if line.strip()]
+        value["captions"] = [
+            line.strip() for line in sample["txt"].decode("utf-8").splitlines() if line.strip()
+        ]
     value.pop("path", None)  # the media are in the shard
     return parse_row(value | {"id": value.get("id", key)}, Path(), key)
 
@@ -169,10 +191,12 @@ class Member:
 
 
 def read_shard(shard: Path) -> list[tuple[Row, Member]]:
-    """The samples of a WebDataset tar shard that have media: files in a row of one name up to its first dot.
+    """The samples of a WebDataset tar shard that have media: files in a row of one name up to its
+    first dot.
 
     Raises:
-        BadManifest: it is no tar file (a compressed one is not read), or a sample's words are no row.
+        BadManifest: it is no tar file (a compressed one is not read), or a sample's words are no
+            row.
     """
     found: list[tuple[Row, Member]] = []
     at, words, media = "start", dict[str, bytes](), list[Member]()
@@ -198,23 +222,38 @@ def read_shard(shard: Path) -> list[tuple[Row, Member]]:
                 elif f".{suffix.lower()}" in MEDIA:
                     media.append(Member(part.offset_data, part.size, f".{suffix.lower()}"))
             end()
-    except (tarfile.TarError, ValueError, KeyError, TypeError, AttributeError, RecursionError, BadMetadata) as error:
+    except (
+        tarfile.TarError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+        BadMetadata,
+    ) as error:
         raise BadManifest(shard.name, at, f"{type(error).__name__}: {error}") from error
     return found
 
 
 def read_folder(folder: Path) -> list[Row]:
-    """The media below a folder. A file's captions are the lines of the .txt file of its name beside it; without one,
-    the words of its sub-folder's name, which is then its group; without that, those of its own name.
+    """The media below a folder. A file's captions are the lines of the .txt file of its name beside
+    it; without one, the words of its sub-folder's name, which is then its group; without that,
+    those of its own name.
     """
     rows = []
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix.lower() in MEDIA):
-        name, beside, inside = path.relative_to(folder).as_posix(), path.with_suffix(".txt"), path.parent != folder
+        name, beside, inside = (
+            path.relative_to(folder).as_posix(),
+            path.with_suffix(".txt"),
+            path.parent != folder,
+        )
         if beside.is_file():
             lines = beside.read_text(encoding="utf-8").splitlines()
             said, group = [line.strip() for line in lines if line.strip()], name
         else:
             said = [re.sub(r"[\W_]+", " ", path.parent.name if inside else path.stem).strip()]
             group = path.parent.relative_to(folder).as_posix() if inside else name
-        rows.append(Row(name, path, tuple(Said(encodable(text)) for text in said if text), group, {}))
+        rows.append(
+            Row(name, path, tuple(Said(encodable(text)) for text in said if text), group, {})
+        )
     return rows

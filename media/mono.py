@@ -11,25 +11,32 @@ from .containers import reason
 from .errors import Damaged
 
 SAMPLES_AT_ONCE = 32_768  # of each channel: a call of FFmpeg's costs more than a frame's samples
-NORMALISED = {"rematrix_maxval": "1"}  # what FFmpeg does for whole numbers and leaves out for floats
+# what FFmpeg does for whole numbers and leaves out for floats
+NORMALISED = {"rematrix_maxval": "1"}
 
 
 class MonoResampler:
-    """Frames of one format to mono at a rate. Channels are mixed with the gains of `ffmpeg -ac 1`; where FFmpeg knows
-    no way from a layout to mono (a pair of rear channels alone), mono is the mean of its channels.
+    """Frames of one format to mono at a rate. Channels are mixed with the gains of `ffmpeg -ac 1`;
+    where FFmpeg knows no way from a layout to mono (a pair of rear channels alone), mono is the
+    mean of its channels.
     """
 
     def __init__(self, sample_rate: int) -> None:
         self._sample_rate = sample_rate
         self._waiting = av.AudioFifo()
         self._resampler = self._new_resampler()
-        self._mixes: bool | None = None  # whether FFmpeg mixes this layout; None before it was tried
+        # whether FFmpeg mixes this layout; None before it was tried
+        self._mixes: bool | None = None
 
     def _new_resampler(self) -> av.AudioResampler:
-        return av.AudioResampler("flt", "mono", self._sample_rate, frame_size=self._sample_rate, options=NORMALISED)
+        return av.AudioResampler(
+            "flt", "mono", self._sample_rate, frame_size=self._sample_rate, options=NORMALISED
+        )
 
     def __call__(self, frame: av.AudioFrame | None) -> list[NDArray[np.float32]]:
-        """What a frame completes, float32 [samples] each; at the end (None) the rest. Raises Damaged."""
+        """What a frame completes, float32 [samples] each; at the end (None) the rest. Raises
+        Damaged.
+        """
         try:
             if frame is not None:
                 self._waiting.write(frame)

@@ -33,8 +33,8 @@ def picture(frame: av.VideoFrame, aspect: float = 1.0) -> bytes | None:
 
 
 def peaks(waveform: NDArray[np.float32], sample_rate: int, duration_s: float) -> bytes:
-    """The loudest of each twentieth of a second of an item as a byte, 255 for full scale; of a long one, of longer
-    stretches. The sound may end before the item does.
+    """The loudest of each twentieth of a second of an item as a byte, 255 for full scale; of a long
+    one, of longer stretches. The sound may end before the item does.
 
     >>> list(peaks(np.repeat(np.array([0.0, 1.0, -0.5], np.float32), 50), 1000, 0.2))
     [0, 255, 128, 0]

@@ -1,9 +1,13 @@
-"""Valid files that FFmpeg's readers take for something else, shown to them so that they read them right.
+"""Valid files that FFmpeg's readers take for something else, shown to them so that they read them
+right.
 
-- WAV and W64 whose samples have fewer valid bits than their place has (24 in 32, say): FFmpeg takes the valid bits for
-  the size of the place. The header's word for it is the size of a block of all channels.
-- GIF pictures shown for one hundredth of a second: browsers show them for ten, FFmpeg from 7.0 on does not.
-- Ogg files one after the other in one file (RFC 3533, "chaining"): FFmpeg stops at a link of other channels.
+- WAV and W64 whose samples have fewer valid bits than their place has (24 in 32, say): FFmpeg takes
+  the valid bits for the size of the place. The header's word for it is the size of a block of all
+  channels.
+- GIF pictures shown for one hundredth of a second: browsers show them for ten, FFmpeg from 7.0 on
+  does not.
+- Ogg files one after the other in one file (RFC 3533, "chaining"): FFmpeg stops at a link of other
+  channels.
 """
 
 from __future__ import annotations
@@ -26,7 +30,8 @@ CHUNKS_MOST = 64  # in front of a format chunk
 W64_GUID = bytes.fromhex("f3acd3118cd100c04f8edb8a")  # behind the four letters of a chunk's name
 GIF_EXTENSION, GIF_IMAGE, GIF_CONTROL = b"\x21", b"\x2c", b"\xf9"
 GIF_CONTROL_BYTES = 4  # its size, flags and delay
-GIF_TOO_SHORT, GIF_TENTH = (1).to_bytes(2, "little"), (10).to_bytes(2, "little")  # in hundredths of a second
+# in hundredths of a second
+GIF_TOO_SHORT, GIF_TENTH = (1).to_bytes(2, "little"), (10).to_bytes(2, "little")
 LINKS_MOST = 4096
 BOS = 2  # an Ogg page's flag: the first page of a stream
 
@@ -84,7 +89,9 @@ def opened_repaired(path: Path, span: Span | None) -> Iterator[PatchedFile | Non
 
 
 def wave_patches(file: BinaryIO) -> list[Patch]:
-    """The bits a sample of a WAV or W64 file has by the size of its blocks, where the header says something else."""
+    """The bits a sample of a WAV or W64 file has by the size of its blocks, where the header says
+    something else.
+    """
     file.seek(0)
     head = file.read(40)
     order = ">" if head[:4] == b"RIFX" else "<"
@@ -133,7 +140,9 @@ def format_chunk(file: BinaryIO, at: int, header: str, align: int) -> int:
 
 
 def gif_patches(file: BinaryIO) -> list[Patch]:
-    """A tenth of a second for the pictures of a GIF that ask for a hundredth, as browsers show them."""
+    """A tenth of a second for the pictures of a GIF that ask for a hundredth, as browsers show
+    them.
+    """
     file.seek(0)
     head = file.read(13)
     if head[:4] != b"GIF8" or len(head) < 13:
@@ -186,7 +195,9 @@ def ogg_links(path: Path) -> list[Span | None]:
 
 
 def ogg_pages(file: BinaryIO) -> Iterator[tuple[int, int]]:
-    """(offset, flags) of the pages of an Ogg file, as far as they follow each other; none of another file."""
+    """(offset, flags) of the pages of an Ogg file, as far as they follow each other; none of
+    another file.
+    """
     at = 0
     while True:
         file.seek(at)

@@ -1,5 +1,6 @@
-"""Decoding in child processes that can only decode: little memory, no writing, a deadline each. A child that dies or
-hangs costs one file; the pool replaces it."""
+"""Decoding in child processes that can only decode: little memory, no writing, a deadline each. A
+child that dies or hangs costs one file; the pool replaces it.
+"""
 
 from __future__ import annotations
 
@@ -27,8 +28,8 @@ CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000  # of unshare(2)
 
 
 def confine(memory_mb: int, nice: int) -> None:
-    """Bind this process: address space, no file larger than nothing, no core dumps, no network where the platform lets
-    an unprivileged process give it up.
+    """Bind this process: address space, no file larger than nothing, no core dumps, no network
+    where the platform lets an unprivileged process give it up.
     """
     os.nice(nice)
     with suppress(OSError, AttributeError):
@@ -45,9 +46,17 @@ def confine(memory_mb: int, nice: int) -> None:
 
 
 def read_confined(
-    path: Path, specs: InputSpecs, budget: Budget, wanted: tuple[str, ...], overlap: float, previews: bool, max_s: float
+    path: Path,
+    specs: InputSpecs,
+    budget: Budget,
+    wanted: tuple[str, ...],
+    overlap: float,
+    previews: bool,
+    max_s: float,
 ) -> Media | BadMedia:
-    """The media or what is wrong with it, as a value: an exception would carry the server's paths along."""
+    """The media or what is wrong with it, as a value: an exception would carry the server's paths
+    along.
+    """
     cpu_s = math.ceil(time.process_time() + CORES * max_s)
     resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, resource.RLIM_INFINITY))
     try:
@@ -63,7 +72,9 @@ def read_confined(
 class Decoders:
     """A pool of confined decoders. `read` may be called from any thread."""
 
-    def __init__(self, workers: int = 2, memory_mb: int = 1024, max_s: float = 12.0, nice: int = 0) -> None:
+    def __init__(
+        self, workers: int = 2, memory_mb: int = 1024, max_s: float = 12.0, nice: int = 0
+    ) -> None:
         self._workers, self._memory_mb, self._max_s, self._nice = workers, memory_mb, max_s, nice
         self._lock, self._closed = threading.Lock(), False
         self._open: set[Future[Media | BadMedia]] = set()
@@ -74,7 +85,11 @@ class Decoders:
         context.set_forkserver_preload(["media.windows"])
         # A worker is replaced after so many files, so that nothing a decoder leaks can add up.
         return ProcessPool(
-            self._workers, max_tasks=500, initializer=confine, initargs=(self._memory_mb, self._nice), context=context
+            self._workers,
+            max_tasks=500,
+            initializer=confine,
+            initargs=(self._memory_mb, self._nice),
+            context=context,
         )
 
     def warm(self) -> None:
@@ -97,13 +112,16 @@ class Decoders:
                 raise DecodersClosed
             try:
                 return self._schedule(args)
-            except RuntimeError:  # a pool whose idle workers were all killed from outside is broken for good
+            # a pool whose idle workers were all killed from outside is broken for good
+            except RuntimeError:
                 self._stop()
                 self._pool = self._new_pool()
                 return self._schedule(args)
 
     def _schedule(self, args: tuple[object, ...]) -> Future[Media | BadMedia]:
-        future: Future[Media | BadMedia] = self._pool.schedule(read_confined, args=args, timeout=self._max_s)
+        future: Future[Media | BadMedia] = self._pool.schedule(
+            read_confined, args=args, timeout=self._max_s
+        )
         self._open.add(future)
         future.add_done_callback(self._open.discard)
         return future
@@ -112,7 +130,8 @@ class Decoders:
         """Wait for a started file.
 
         Raises:
-            BadMedia: what is wrong with it; DecoderFailed where its decoder died or took too long, DecodersClosed where
+            BadMedia: what is wrong with it; DecoderFailed where its decoder died or took too long,
+                DecodersClosed where
                 nobody decodes any more.
         """
         try:

@@ -14,14 +14,23 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Encoding, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import (
+    Encoding,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+)
 
 from .errors import BadText
 from .words import spelled, unread_scripts, words_of
 
 PAD, UNK, START, END = "[PAD]", "[UNK]", "[CLS]", "[SEP]"
 PAD_ID = 0
-CHARACTERS_A_TOKEN = 64  # a text of which only the beginning is wanted is cut here before it is tokenised
+# a text of which only the beginning is wanted is cut here before it is tokenised
+CHARACTERS_A_TOKEN = 64
 LETTERS_MAX = 1_000_000  # of a text that is read whole; half a megabyte takes a second
 NAMED, NAME_LETTERS = 10, 40  # unknown words that are named, and how much of each
 INSIDE, BETWEEN_PIECES, BETWEEN_WORDS, BETWEEN_SENTENCES = range(4)  # what lies before a token
@@ -30,8 +39,8 @@ SENTENCE_ENDS, CLOSING = ".!?…。！？", "\"'”’»)]"
 
 @dataclass(frozen=True)
 class TextSpec:
-    """What a text graph takes: tokens int64 [batch, length], length at most `tokens`, padded with `pad_id`; if `whole`,
-    each text to the full length, for models that were trained so.
+    """What a text graph takes: tokens int64 [batch, length], length at most `tokens`, padded with
+    `pad_id`; if `whole`, each text to the full length, for models that were trained so.
     """
 
     tokens: int
@@ -41,8 +50,9 @@ class TextSpec:
 
 @dataclass(frozen=True)
 class Reading:
-    """What a tokenizer makes of one text: token ids of each window, the first of which is what a query is read as; how
-    many tokens there are in all; how many words, how many of them are known, and the others.
+    """What a tokenizer makes of one text: token ids of each window, the first of which is what a
+    query is read as; how many tokens there are in all; how many words, how many of them are known,
+    and the others.
     """
 
     rows: list[list[int]]
@@ -64,7 +74,9 @@ class Reading:
     @property
     def names(self) -> str:
         named = ", ".join(self.unknown[:NAMED])
-        return f"{named} and {len(self.unknown) - NAMED} more" if len(self.unknown) > NAMED else named
+        return (
+            f"{named} and {len(self.unknown) - NAMED} more" if len(self.unknown) > NAMED else named
+        )
 
     @property
     def lacks(self) -> str:
@@ -77,8 +89,8 @@ class Reading:
             raise BadText(self.lacks, index)
 
     def warnings(self, cut: bool) -> list[str]:
-        """What whoever gave the text should be told: words that say nothing to the encoder, and where the text is `cut`
-        to its first window, how much of it was read.
+        """What whoever gave the text should be told: words that say nothing to the encoder, and
+        where the text is `cut` to its first window, how much of it was read.
         """
         told = []
         if not self.known:
@@ -110,19 +122,26 @@ class TextTokens:
         self._file = file
 
     def __call__(self, texts: Sequence[str]) -> NDArray[np.int64]:
-        """The beginnings of texts as token ids [n, length], padded to the longest. Raises BadText."""
+        """The beginnings of texts as token ids [n, length], padded
+        to the longest. Raises BadText.
+        """
         most = CHARACTERS_A_TOKEN * self._spec.tokens
         encodings = self._tokenizer.encode_batch(encodable([text.strip()[:most] for text in texts]))
         return padded([encoding.ids for encoding in encodings], self._spec)
 
     def read(self, texts: Sequence[str]) -> list[Reading]:
-        """All of each text, in as many windows as it takes. Raises BadText: empty, or longer than `LETTERS_MAX`."""
+        """All of each text, in as many windows as it takes. Raises BadText: empty, or longer than
+        `LETTERS_MAX`.
+        """
         for i, text in enumerate(texts):
             if len(text) > LETTERS_MAX:
                 reason = f"it has {len(text)} letters, the limit is {LETTERS_MAX}"
                 raise BadText(reason, i if len(texts) > 1 else None)
         whole = encodable([text.strip() for text in texts])
-        return [self._reading(text, e) for text, e in zip(whole, self._tokenizer.encode_batch(whole), strict=True)]
+        return [
+            self._reading(text, e)
+            for text, e in zip(whole, self._tokenizer.encode_batch(whole), strict=True)
+        ]
 
     def _reading(self, text: str, encoding: Encoding) -> Reading:
         words, known, unknown = self._known(text, encoding)
@@ -135,14 +154,18 @@ class TextTokens:
         return Reading(rows, len(before) + len(ids) + len(behind), words, known, unknown)
 
     def _known(self, text: str, encoding: Encoding) -> tuple[int, int, tuple[str, ...]]:
-        """How many words a text has, how many are known, and the others, those side by side as one."""
+        """How many words a text has, how many are known, and the
+        others, those side by side as one.
+        """
         spans = words_of(text)
         parts = [encoding, *encoding.overflowing]
         bad = [
             offset[0]
             for part in parts
             if self._unknown_id in part.ids
-            for id, offset, special in zip(part.ids, part.offsets, part.special_tokens_mask, strict=True)
+            for id, offset, special in zip(
+                part.ids, part.offsets, part.special_tokens_mask, strict=True
+            )
             if id == self._unknown_id and not special
         ]
         if text.isascii() and not bad:
@@ -171,7 +194,9 @@ class TextTokens:
         if self._model.get("byte_fallback"):
             return None
         entry = self._model.get("unk_token")
-        found: int | None = self._model.get("unk_id") if entry is None else self._tokenizer.token_to_id(entry)
+        found: int | None = (
+            self._model.get("unk_id") if entry is None else self._tokenizer.token_to_id(entry)
+        )
         return found
 
     @cached_property
@@ -182,7 +207,8 @@ class TextTokens:
 
 
 def encodable(texts: Sequence[str]) -> list[str]:
-    """The texts without lone surrogates, which are valid in a Python string and in JSON, but not in UTF-8.
+    """The texts without lone surrogates, which are valid in a Python string and in JSON, but not in
+    UTF-8.
 
     Raises:
         BadText: one is empty.
@@ -193,7 +219,8 @@ def encodable(texts: Sequence[str]) -> list[str]:
 
 
 def padded(rows: Sequence[Sequence[int]], spec: TextSpec) -> NDArray[np.int64]:
-    """Token ids as an array [n, length], padded to the longest, or where `whole` to the full length.
+    """Token ids as an array [n, length], padded to the longest, or where `whole` to the full
+    length.
 
     >>> padded([[1, 2], [3]], TextSpec(tokens=4, pad_id=9)).tolist()
     [[1, 2], [3, 9]]
@@ -229,18 +256,23 @@ def tokens_of(text: str, encoding: Encoding) -> tuple[list[int], NDArray[np.int8
 
 
 def rank(text: str, end: int, first: int) -> int:
-    """What lies between a token that ends and one that begins at these letters, if there is a space."""
-    gap = text[end : first + 1]  # with the letter it begins with: some tokens begin with their space
+    """What lies between a token that ends and one that begins at these letters, if there is a
+    space.
+    """
+    # with the letter it begins with: some tokens begin with their space
+    gap = text[end : first + 1]
     if not any(letter.isspace() for letter in gap):
         return INSIDE
     said = text[max(0, end - 4) : end].rstrip().rstrip(CLOSING)
-    return BETWEEN_SENTENCES if "\n" in gap or said.endswith(tuple(SENTENCE_ENDS)) else BETWEEN_WORDS
+    return (
+        BETWEEN_SENTENCES if "\n" in gap or said.endswith(tuple(SENTENCE_ENDS)) else BETWEEN_WORDS
+    )
 
 
 def stretches(ranks: NDArray[np.int8], room: int) -> list[tuple[int, int]]:
-    """Stretches of at most `room` tokens that cover all of them, for what lies before each token [n]. One ends with the
-    last sentence in its second half, else with a word; where it ends inside a sentence, and the rest is short, the rest
-    begins earlier.
+    """Stretches of at most `room` tokens that cover all of them, for what lies before each token
+    [n]. One ends with the last sentence in its second half, else with a word; where it ends inside
+    a sentence, and the rest is short, the rest begins earlier.
 
     >>> stretches(np.array([0, 2, 2, 3, 2, 2, 2], np.int8), 4)
     [(0, 3), (3, 7)]
@@ -260,7 +292,9 @@ def stretches(ranks: NDArray[np.int8], room: int) -> list[tuple[int, int]]:
 
 
 def last_break(ranks: NDArray[np.int8]) -> int:
-    """The best place to end among those [n] before which something lies: the last of the best kind."""
+    """The best place to end among those [n] before which
+    something lies: the last of the best kind.
+    """
     half = len(ranks) // 2
     sentences = np.flatnonzero(ranks[half:] == BETWEEN_SENTENCES)
     if len(sentences):
@@ -273,12 +307,22 @@ def last_break(ranks: NDArray[np.int8]) -> int:
 
 
 def learn_tokenizer(texts: Iterable[str], vocabulary: int, file: Path) -> None:
-    """Write a lower-casing WordPiece tokenizer of at most `vocabulary` entries for `texts`: every letter, then the most
-    frequent whole words. (The library's own trainer breaks ties by chance, and a run could not be repeated.)
+    """Write a lower-casing WordPiece tokenizer of at most `vocabulary` entries for `texts`: every
+    letter, then the most frequent whole words. (The library's own trainer breaks ties by chance,
+    and a run could not be repeated.)
     """
-    normalizer, splitter = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
-    words = Counter(word for text in texts for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text)))
-    letters = sorted({letter for word in words for letter in word} | set(string.ascii_lowercase + string.digits))
+    normalizer, splitter = (
+        normalizers.BertNormalizer(lowercase=True),
+        pre_tokenizers.BertPreTokenizer(),
+    )
+    words = Counter(
+        word
+        for text in texts
+        for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text))
+    )
+    letters = sorted(
+        {letter for word in words for letter in word} | set(string.ascii_lowercase + string.digits)
+    )
     frequent = sorted(words, key=lambda word: (-words[word], word))
     entries = [PAD, UNK, START, END, *letters, *(f"##{letter}" for letter in letters), *frequent]
     ids = {entry: id for id, entry in enumerate(list(dict.fromkeys(entries))[:vocabulary])}

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from .hdr import beyond_bt709, to_bt709
 
 PLAIN_RANGE = 12  # of 255: what compression and noise make of one colour
-MAX_STRETCH = 4  # a very wide or tall frame is squeezed until its long side is this many times its short one
+# a very wide or tall frame is squeezed until its long side is this many times its short one
+MAX_STRETCH = 4
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,8 @@ def is_plain(frames: NDArray[np.uint8]) -> bool:
 
 
 def square(frame: av.VideoFrame, spec: VideoSpec, aspect: float = 1.0) -> NDArray[np.uint8]:
-    """One decoded frame to uint8 [size, size, 3], scaled and cropped as the spec says; `aspect` is how much wider than
-    tall its pixels are shown.
+    """One decoded frame to uint8 [size, size, 3], scaled and cropped as the spec says; `aspect` is
+    how much wider than tall its pixels are shown.
     """
     size = spec.size
     width = height = size
@@ -62,8 +63,9 @@ def square(frame: av.VideoFrame, spec: VideoSpec, aspect: float = 1.0) -> NDArra
 
 
 def painted(frame: av.VideoFrame, width: int, height: int, interpolation: str) -> NDArray[np.uint8]:
-    """A frame as a screen shows it, RGB uint8 [height, width, 3], sides swapped where it is shown turned: scaled, over
-    white where it is transparent, HDR and wide colours brought to BT.709, turned and mirrored by its display matrix.
+    """A frame as a screen shows it, RGB uint8 [height, width, 3], sides swapped where it is shown
+    turned: scaled, over white where it is transparent, HDR and wide colours brought to BT.709,
+    turned and mirrored by its display matrix.
 
     Interlaced frames stay as they are, both fields at once.
     """
@@ -72,7 +74,9 @@ def painted(frame: av.VideoFrame, width: int, height: int, interpolation: str) -
         frame = over_white(frame)
     wide = beyond_bt709(frame.color_trc, frame.color_primaries)
     pixels = "rgb48le" if wide else "rgb24"
-    scaled = frame.reformat(width=width, height=height, format=pixels, interpolation=way, threads=1).to_ndarray()
+    scaled = frame.reformat(
+        width=width, height=height, format=pixels, interpolation=way, threads=1
+    ).to_ndarray()
     if wide:
         scaled = to_bt709(np.asarray(scaled, np.uint16), frame.color_trc, frame.color_primaries)
     return upright(np.asarray(scaled, np.uint8), matrix)
@@ -84,7 +88,9 @@ def has_transparency(frame: av.VideoFrame) -> bool:
 
 
 def over_white(frame: av.VideoFrame) -> av.VideoFrame:
-    """A frame with transparency over white, before it is scaled: colours below what is transparent must not bleed."""
+    """A frame with transparency over white, before it is scaled: colours below what is transparent
+    must not bleed.
+    """
     rgba = frame.reformat(format="rgba").to_ndarray().astype(np.uint16)
     alpha = rgba[..., 3:]
     rgb = (rgba[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255
@@ -92,7 +98,9 @@ def over_white(frame: av.VideoFrame) -> av.VideoFrame:
 
 
 def display_matrix(frame: av.VideoFrame) -> tuple[int, int, int, int] | None:
-    """a, b, c, d of a frame's display matrix, by which (x, y) is shown at (a x + c y, b x + d y); None without one."""
+    """a, b, c, d of a frame's display matrix, by which (x, y) is shown at (a x + c y, b x + d y);
+    None without one.
+    """
     data = frame.side_data.get("DISPLAYMATRIX")
     if not isinstance(data, SideData):
         return None

@@ -32,8 +32,8 @@ class InputSpecs:
 
 @dataclass(frozen=True)
 class Part:
-    """One modality of an item: `windows` [n] says to which window each row of `array` [n, ...] belongs; `empty` are
-    those windows in which nothing is heard, or nothing seen but one colour.
+    """One modality of an item: `windows` [n] says to which window each row of `array` [n, ...]
+    belongs; `empty` are those windows in which nothing is heard, or nothing seen but one colour.
     """
 
     windows: list[int]
@@ -43,8 +43,9 @@ class Part:
 
 @dataclass(frozen=True)
 class Media:
-    """One decoded item: its windows as (start_s, end_s) and the arrays of each modality it has; where previews were
-    asked for, a JPEG for each window that has pictures, and the peaks of its sound.
+    """One decoded item: its windows as (start_s, end_s) and the arrays of each modality it has;
+    where previews were asked for, a JPEG for each window that has pictures, and the peaks of its
+    sound.
     """
 
     duration_s: float
@@ -54,9 +55,11 @@ class Media:
     peaks: bytes = b""
 
 
-def plan_windows(duration_s: float, window_s: float, overlap: float = 0.0) -> list[tuple[float, float]]:
-    """Windows that cover an item: whole ones side by side, or each lying on a share `overlap` of the one before; the
-    last one moved back to end with the item.
+def plan_windows(
+    duration_s: float, window_s: float, overlap: float = 0.0
+) -> list[tuple[float, float]]:
+    """Windows that cover an item: whole ones side by side, or each lying on a share `overlap` of
+    the one before; the last one moved back to end with the item.
 
     >>> plan_windows(12.0, 5.0)
     [(0.0, 5.0), (5.0, 10.0), (7.0, 12.0)]
@@ -86,7 +89,8 @@ def read_media(
     """Decode a file into windows of the wanted modalities, see `plan_windows`.
 
     Raises:
-        BadMedia: nothing of what is wanted can be had. A file with one good and one broken stream yields the good one.
+        BadMedia: nothing of what is wanted can be had. A file with one good and one broken stream
+            yields the good one.
     """
     waveform, audio_s, faults = None, 0.0, []
     if "audio" in wanted and specs.audio:
@@ -111,7 +115,9 @@ def read_media(
             faults.append(fault)
         else:
             parts = {"video": video} | audio_part(waveform, windows, specs)
-            return Media(duration_s, windows, parts, pictures, shape(waveform, duration_s, specs, previews))
+            return Media(
+                duration_s, windows, parts, pictures, shape(waveform, duration_s, specs, previews)
+            )
     if waveform is None:
         could = {"video": specs.video, "audio": specs.audio}
         raise faults[0] if faults else MissingModality(" or ".join(m for m in wanted if could[m]))
@@ -120,10 +126,14 @@ def read_media(
     return Media(audio_s, windows, parts, peaks=shape(waveform, audio_s, specs, previews))
 
 
-def shape(waveform: NDArray[np.float32] | None, duration_s: float, specs: InputSpecs, wanted: bool) -> bytes:
+def shape(
+    waveform: NDArray[np.float32] | None, duration_s: float, specs: InputSpecs, wanted: bool
+) -> bytes:
     """The peaks of an item's sound, where it has any and they are wanted."""
     return (
-        peaks(waveform, specs.audio.sample_rate, duration_s) if wanted and waveform is not None and specs.audio else b""
+        peaks(waveform, specs.audio.sample_rate, duration_s)
+        if wanted and waveform is not None and specs.audio
+        else b""
     )
 
 
@@ -136,9 +146,11 @@ def read_video(
     told: PictureTimes,
     previews: bool,
 ) -> tuple[float, list[tuple[float, float]], Part, dict[int, bytes]]:
-    """Duration, windows and frames of a file with pictures, and a JPEG of each window's middle for people.
+    """Duration, windows and frames of a file with pictures, and a JPEG of each window's middle for
+    people.
 
-    Frames are chosen by what the packets tell; where what was decoded shows it to be wrong, they are chosen again.
+    Frames are chosen by what the packets tell; where what was decoded shows it to be wrong, they
+    are chosen again.
     """
     video_s = told.end_s
     for _ in range(2):
@@ -165,7 +177,8 @@ def audio_part(
     if waveform is None or specs.audio is None:
         return {}
     heard, silent = list[int](), set[int]()
-    array = np.empty((len(windows), specs.audio.samples), np.float32)  # filled in place: an hour is 600 MB
+    # filled in place: an hour is 600 MB
+    array = np.empty((len(windows), specs.audio.samples), np.float32)
     for i, (start, end) in enumerate(windows):
         piece = cut(waveform, start, end, specs.audio)
         if piece is not None:

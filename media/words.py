@@ -1,7 +1,8 @@
 """Words, and the writing systems that a vocabulary has words of.
 
-A WordPiece vocabulary spells what it has no word for. Of a script that it has next to no words of, such as Cyrillic in
-an English one, the network has learned nothing but letters: a word in it is as good as unknown.
+A WordPiece vocabulary spells what it has no word for. Of a script that it has next to no words of,
+such as Cyrillic in an English one, the network has learned nothing but letters: a word in it is as
+good as unknown.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ ASCII_WORD = re.compile("[A-Za-z0-9]+")
 
 @lru_cache(maxsize=4096)
 def kind(letter: str) -> str:
-    """w: part of a word (letters, digits, emoji); i: an ideograph, a word by itself; m: joins what is beside it; else a
-    space.
+    """w: part of a word (letters, digits, emoji); i: an ideograph, a word by itself; m: joins what
+    is beside it; else a space.
     """
     category = unicodedata.category(letter)
     if category in ("Mn", "Mc", "Me", "Cf", "Sk"):
@@ -33,7 +34,8 @@ def kind(letter: str) -> str:
 
 @lru_cache(maxsize=4096)
 def script(letter: str) -> str:
-    """The first word of a letter's Unicode name: LATIN, CYRILLIC, CJK; of one that only looks special, the plain one's.
+    """The first word of a letter's Unicode name: LATIN, CYRILLIC, CJK; of one that only looks
+    special, the plain one's.
 
     >>> script("ж"), script("é"), script("ª")
     ('CYRILLIC', 'LATIN', 'LATIN')
@@ -54,8 +56,9 @@ def words_of(text: str) -> list[tuple[int, int]]:
 
 
 def unread_scripts(vocabulary: Iterable[str], continuing: str) -> frozenset[str]:
-    """The scripts that a WordPiece vocabulary spells, if at all: it has next to no words of them. An entry that begins
-    with `continuing` is the end of a word. What the vocabulary has not a letter of is not named.
+    """The scripts that a WordPiece vocabulary spells, if at all: it has next to no words of them.
+    An entry that begins with `continuing` is the end of a word. What the vocabulary has not a
+    letter of is not named.
     """
     words: Counter[str] = Counter()
     for entry in vocabulary:
@@ -70,7 +73,9 @@ def unread_scripts(vocabulary: Iterable[str], continuing: str) -> frozenset[str]
 
 
 def spelled(word: str, unread: frozenset[str]) -> bool:
-    """Whether a word is all of scripts that are merely spelled. A Greek letter alone is a symbol: 5 μm, α."""
+    """Whether a word is all of scripts that are merely spelled. A Greek letter alone is a symbol: 5
+    μm, α.
+    """
     letters = [letter for letter in unicodedata.normalize("NFD", word) if letter.isalpha()]
     scripts = {script(letter) for letter in letters}
     return bool(letters) and scripts <= unread and not (scripts == {"GREEK"} and len(letters) == 1)

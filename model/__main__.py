@@ -30,7 +30,9 @@ def arguments(prog: str = PROG) -> argparse.ArgumentParser:
     world.add_argument("split", choices=["train", "validation", "test"])
     world.add_argument("count", type=int)
     world.add_argument("--out", type=Path, required=True)
-    sample = add_command(commands, "sample", "render a small library of the procedural world", "--out runs/sample")
+    sample = add_command(
+        commands, "sample", "render a small library of the procedural world", "--out runs/sample"
+    )
     sample.add_argument("--out", type=Path, required=True)
     prepare = add_command(
         commands,
@@ -41,16 +43,25 @@ def arguments(prog: str = PROG) -> argparse.ArgumentParser:
     prepare.add_argument("set", choices=list(PREPARERS))
     prepare.add_argument("folder", type=Path)
     prepare.add_argument("--part", choices=["train", "validation", "test"], default="train")
-    prepare.add_argument("--fold", type=int, default=5, help="the fold that is the test part of esc50 and esc10")
+    prepare.add_argument(
+        "--fold", type=int, default=5, help="the fold that is the test part of esc50 and esc10"
+    )
     prepare.add_argument("--out", type=Path, required=True, help="the manifest to write")
     train = add_command(
-        commands, "train", "train an encoder", "--config tiny --out runs/tiny", "--config tiny --out runs/tiny --resume"
+        commands,
+        "train",
+        "train an encoder",
+        "--config tiny --out runs/tiny",
+        "--config tiny --out runs/tiny --resume",
     )
     train.add_argument("--config", required=True, help="a preset's name or a JSON file")
     train.add_argument("--out", type=Path, required=True)
     train.add_argument("--resume", action="store_true", help="go on from the checkpoint in OUT")
     ablation = add_command(
-        commands, "ablation", "the paper's ablation in miniature: tables and a plot", "--out runs/ablation"
+        commands,
+        "ablation",
+        "the paper's ablation in miniature: tables and a plot",
+        "--out runs/ablation",
     )
     ablation.add_argument("--config", default="miniature", help="a preset's name or a JSON file")
     ablation.add_argument("--seeds", type=int, default=3)

@@ -1,4 +1,6 @@
-"""Every number of the encoder and its training, by name. `base` is the paper's model (arXiv 2405.07202)."""
+"""Every number of the encoder and its training, by name. `base` is the paper's model (arXiv
+2405.07202).
+"""
 
 from __future__ import annotations
 
@@ -50,15 +52,22 @@ class EncoderConfig:
     decoder_width: int
     decoder_depth: int
     decoder_heads: int
-    stem: str = "linear"  # the paper's; (ours) "convolution" finds small things wherever in a patch they are
-    glance: bool = False  # (ours) the convolutions' peaks, and a sentence, also reach the embedding around the trunk
-    tokenizer: str = "learned"  # from the captions (ours), or the paper's "bert", the `vocabulary` most useful entries
-    text_stem: str = "embedding"  # the paper's; (ours) "minilm" starts from the states of a frozen language model
-    memory: int = 0  # (ours, after 2303.03032) captions of sounds that a sound is moved to, where it is like them
+    # the paper's; (ours) "convolution" finds small things wherever in a patch they are
+    stem: str = "linear"
+    # (ours) the convolutions' peaks, and a sentence, also reach the embedding around the trunk
+    glance: bool = False
+    # from the captions (ours), or the paper's "bert", the `vocabulary` most useful entries
+    tokenizer: str = "learned"
+    # the paper's; (ours) "minilm" starts from the states of a frozen language model
+    text_stem: str = "embedding"
+    # (ours, after 2303.03032) captions of sounds that a sound is moved to, where it is like them
+    memory: int = 0
     memory_scale: float = 40.0  # how sharply it is told which ones,
     memory_floor: float = 0.55  # and the cosine below which it rather stays where it is
-    quiet_peak: float = 0.0  # (ours) windows quieter than this peak are turned up to it, before the spectrogram
-    modality_norms: bool = True  # (ours, after CAV-MAE) LayerNorms per modality keep separate passes on distribution
+    # (ours) windows quieter than this peak are turned up to it, before the spectrogram
+    quiet_peak: float = 0.0
+    # (ours, after CAV-MAE) LayerNorms per modality keep separate passes on distribution
+    modality_norms: bool = True
     normalise_targets: bool = True  # (ours) the paper predicts raw pixels and raw spectrogram
     mask_video: float = 0.75  # of each frame, independently
     mask_audio: float = 0.75
@@ -70,7 +79,9 @@ class EncoderConfig:
         if self.size % self.patch or self.bins % self.patch:
             raise BadConfig("size and bins must be multiples of patch")
         if self.stem == "convolution" and self.patch & (self.patch - 1):
-            raise BadConfig("a convolution stem halves its way down to a patch, which must be a power of two")
+            raise BadConfig(
+                "a convolution stem halves its way down to a patch, which must be a power of two"
+            )
         if self.glance and self.stem != "convolution":
             raise BadConfig("a glance is taken from a convolution stem")
         if self.text_stem == "minilm" and self.tokenizer != "bert":
@@ -118,10 +129,12 @@ class TrainConfig:
     """One training run: the encoder, its data and its schedule."""
 
     encoder: EncoderConfig
-    manifests: tuple[str, ...] = ()  # JSONL files; `world:SPLIT:COUNT` renders that much of the world first
+    # JSONL files; `world:SPLIT:COUNT` renders that much of the world first
+    manifests: tuple[str, ...] = ()
     validation: str = "world:validation:400"
     shares: tuple[float, ...] = ()  # of each batch, one for each manifest; empty: by their sizes
-    alike: tuple[tuple[str, ...], ...] = ()  # (ours) metadata by which an epoch brings rows together, epoch by epoch
+    # (ours) metadata by which an epoch brings rows together, epoch by epoch
+    alike: tuple[tuple[str, ...], ...] = ()
     steps: int = 1000
     batch: int = 64
     learning_rate: float = 1e-3
@@ -129,20 +142,25 @@ class TrainConfig:
     warmup: float = 0.1  # share of the steps
     clip_norm: float = 1.0
     seed: int = 0
-    temperature: float = 0.07  # (ours) where the learned one starts; its inverse is kept at most 100
+    # (ours) where the learned one starts; its inverse is kept at most 100
+    temperature: float = 0.07
     smoothing: float = 0.05
     drop_tokens: float = 0.5  # of video and audio in the contrastive passes (VATT's DropToken)
     local_weight: float = 1.0
     local_share: float = 1.0  # of each batch that goes through the joint, masked pass
     global_weight: float = 5.0
-    geometry_weight: float = 0.0  # (ours) texts of sounds alone, and the sounds, lie as their sentences in that model
+    # (ours) texts of sounds alone, and the sounds, lie as their sentences in that model
+    geometry_weight: float = 0.0
     spec_augment: bool = False  # (ours)
-    trunk_from: str = ""  # a published CLIP or ViT, a folder or a hub id, whose weights the trunk starts with
+    # a published CLIP or ViT, a folder or a hub id, whose weights the trunk starts with
+    trunk_from: str = ""
     start_from: str = ""  # a run whose weights and tokenizer this one starts from
-    pool_from: str = "alone"  # "joint" shows the trap: contrast between vectors that have seen each other
+    # "joint" shows the trap: contrast between vectors that have seen each other
+    pool_from: str = "alone"
     video_text: bool = True  # (ours) the paper aligns video and text through audio only
     checkpoint_steps: int = 200
-    best_by: str = "text-video R@10"  # a route and a measure, or "mean R@10" over the routes with text
+    # a route and a measure, or "mean R@10" over the routes with text
+    best_by: str = "text-video R@10"
     patience: int = 0  # stop after so many checkpoints without a better one; 0: never
     threads: int = 0  # 0: as many as torch finds
     device: str = "auto"
@@ -181,7 +199,9 @@ class TrainConfig:
         try:
             named = values["encoder"]
             encoder = PRESETS[named].encoder if isinstance(named, str) else EncoderConfig(**named)
-            return cls(encoder=encoder, **{k: frozen(v) for k, v in values.items() if k != "encoder"})
+            return cls(
+                encoder=encoder, **{k: frozen(v) for k, v in values.items() if k != "encoder"}
+            )
         except (KeyError, TypeError) as error:
             raise BadConfig(str(error)) from error
 
@@ -311,8 +331,16 @@ SOUND_AND_SIGHT: dict[str, Any] = {
     "checkpoint_steps": 200,
 }
 PRESETS: dict[str, TrainConfig] = {
-    "smoke": preset(SMOKE, manifests=("world:train:64",), validation="world:validation:16", steps=20, batch=16),
-    "demo": preset(TINY, manifests=("world:train:1500",), validation="world:validation:100", steps=300, batch=48),
+    "smoke": preset(
+        SMOKE, manifests=("world:train:64",), validation="world:validation:16", steps=20, batch=16
+    ),
+    "demo": preset(
+        TINY,
+        manifests=("world:train:1500",),
+        validation="world:validation:100",
+        steps=300,
+        batch=48,
+    ),
     # What `model ablation` switches terms of.
     "miniature": preset(
         MINIATURE,
@@ -324,8 +352,8 @@ PRESETS: dict[str, TrainConfig] = {
         checkpoint_steps=1_000_000,
     ),
     "tiny": preset(TINY, steps=2400, local_share=0.25),
-    # The world, spoken digits and words: what a fine-tuning on ESC-10's real sounds starts from. `make sources`
-    # prepares the files.
+    # The world, spoken digits and words: what a fine-tuning on ESC-10's real sounds starts from.
+    # `make sources` prepares the files.
     "default-start": preset(
         DEFAULT,
         **SOUND_AND_SIGHT,

@@ -1,7 +1,9 @@
-"""Makes the sample library: clips, sounds and texts of real things, out of packages whose licences permit it.
+"""Makes the sample library: clips, sounds and texts of real things, out of packages whose licences
+permit it.
 
-`recipe.toml` says what is made of what; the packages are fetched by apt and pip, in the versions it pins.
-Needs a Debian 12 with apt-get and dpkg-deb, and av, numpy and pillow. Each run gives the same bytes.
+`recipe.toml` says what is made of what; the packages are fetched by apt and pip, in the versions it
+pins. Needs a Debian 12 with apt-get and dpkg-deb, and av, numpy and pillow. Each run gives the same
+bytes.
 
     python sample/make.py --out DIR [--cache DIR]
 """
@@ -61,10 +63,29 @@ class Package:
         if unpacked.is_dir():
             return unpacked
         if self.kind == "debian":
-            get = ["apt-get", "-qq", "-o", "APT::Sandbox::User=root", "download", f"{self.name}={self.version}"]
+            get = [
+                "apt-get",
+                "-qq",
+                "-o",
+                "APT::Sandbox::User=root",
+                "download",
+                f"{self.name}={self.version}",
+            ]
         else:
-            get = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-            get += ["--python-version=3.11", "--platform=manylinux2014_x86_64", f"{self.name}=={self.version}"]
+            get = [
+                sys.executable,
+                "-m",
+                "pip",
+                "download",
+                "--quiet",
+                "--no-deps",
+                "--only-binary=:all:",
+            ]
+            get += [
+                "--python-version=3.11",
+                "--platform=manylinux2014_x86_64",
+                f"{self.name}=={self.version}",
+            ]
         with tempfile.TemporaryDirectory(dir=folder) as place:
             subprocess.run(get, cwd=place, check=True)
             [archive] = Path(place).iterdir()
@@ -92,7 +113,9 @@ class Shelf:
         package = self.packages[name]
         path, _, number = path.partition("#")
         unpacked = package.fetched(self.cache)
-        found = [unpacked / root / path for root in package.roots if (unpacked / root / path).is_file()]
+        found = [
+            unpacked / root / path for root in package.roots if (unpacked / root / path).is_file()
+        ]
         if not found:
             raise BadRecipe(f"{name} has no {path}")
         data = found[0].read_bytes()
@@ -103,7 +126,9 @@ class Shelf:
         return io.BytesIO(data)
 
     def credits(self) -> dict[str, Any]:
-        """Whose work was taken since the last call, and under which licence the whole may be given on."""
+        """Whose work was taken since the last call, and under which licence the whole may be given
+        on.
+        """
         packages = {package.name: package for package in self.taken.values()}.values()
         licences = {package.licence for package in packages} - {"CC0-1.0"}
         if len(licences) > 1:
@@ -181,20 +206,28 @@ def at(keys: Keys, time: float) -> list[float]:
     return [float(np.interp(time, times, column)) for column in list(zip(*keys, strict=True))[1:]]
 
 
-def placed(picture: Image.Image, point: tuple[float, float], anchor: tuple[float, float], turn: float) -> Image.Image:
-    """An empty frame with the picture on it, its anchor at a point and turned about it, in degrees to the right."""
+def placed(
+    picture: Image.Image, point: tuple[float, float], anchor: tuple[float, float], turn: float
+) -> Image.Image:
+    """An empty frame with the picture on it, its anchor at a point and turned about it, in degrees
+    to the right.
+    """
     cos, sin = math.cos(math.radians(turn)), math.sin(math.radians(turn))
     x, y = point
     u, v = anchor[0] * picture.width, anchor[1] * picture.height
     matrix = (cos, sin, u - cos * x - sin * y, -sin, cos, v + sin * x - cos * y)
-    return picture.transform((WIDTH, HEIGHT), Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC)
+    return picture.transform(
+        (WIDTH, HEIGHT), Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC
+    )
 
 
 def shadow(width: int) -> Image.Image:
     """The soft shade below something that stands on the ground."""
     height = min(max(width // 8, 8), 20)
     shade = Image.new("L", (width, height * 2))
-    ImageDraw.Draw(shade).ellipse((width // 12, height // 2, width - width // 12, height * 3 // 2), fill=110)
+    ImageDraw.Draw(shade).ellipse(
+        (width // 12, height // 2, width - width // 12, height * 3 // 2), fill=110
+    )
     shade = shade.filter(ImageFilter.GaussianBlur(height / 5))
     black = Image.new("RGBA", shade.size)
     black.putalpha(shade)
@@ -217,7 +250,8 @@ class Actor:
         self.turn: Keys = spec.get("turn", [[0, 0]])
         self.opacity: Keys = spec.get("opacity", [[0, 1]])
         self.anchor: tuple[float, float] = tuple(spec.get("anchor", (0.5, 1.0)))
-        self.steps: list[float] = spec.get("steps", [0, 0, 1])  # how high, how far turned, how many a second
+        # how high, how far turned, how many a second
+        self.steps: list[float] = spec.get("steps", [0, 0, 1])
         self.rate: float = spec.get("rate", 1)  # pictures a second
         opened = [Image.open(shelf.read(source)).convert("RGBA") for source in spec["pictures"]]
         scale = spec["width"] * WIDTH / opened[0].width
@@ -240,7 +274,9 @@ class Actor:
 
 
 def seen(backdrop: Image.Image, view: list[float]) -> tuple[float, float, float, float]:
-    """The part of a backdrop that fills the frame, kept inside of it; `view` as shares of width, height and width."""
+    """The part of a backdrop that fills the frame, kept inside of it; `view` as shares of width,
+    height and width.
+    """
     width = min(view[2] * backdrop.width, backdrop.height * WIDTH / HEIGHT)
     height = width * HEIGHT / WIDTH
     left = min(view[0] * backdrop.width, backdrop.width - width)
@@ -296,7 +332,9 @@ def write_clip(path: Path, scenes: list[dict[str, Any]], shelf: Shelf) -> None:
 def write_sound(path: Path, wave: Wave) -> None:
     """A recording as Opus in Ogg."""
     with av.open(str(path), "w", container_options={"fflags": "+bitexact"}) as out:
-        audio = out.add_stream("libopus", rate=SAMPLE_RATE, layout="mono", options={"flags": "+bitexact"})
+        audio = out.add_stream(
+            "libopus", rate=SAMPLE_RATE, layout="mono", options={"flags": "+bitexact"}
+        )
         audio.bit_rate = 48_000
         out.mux(audio.encode(audio_frame(wave)))
         out.mux(audio.encode(None))
@@ -321,7 +359,9 @@ def row_of(item: dict[str, Any], shelf: Shelf, out: Path) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--out", type=Path, required=True, help="the folder to write to")
-    parser.add_argument("--cache", type=Path, default=Path("build/sample"), help="where packages are kept")
+    parser.add_argument(
+        "--cache", type=Path, default=Path("build/sample"), help="where packages are kept"
+    )
     args = parser.parse_args()
     recipe = tomllib.loads(RECIPE.read_text(encoding="utf-8"))
     args.out.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,6 @@
-"""python -m service: serve a data folder over HTTP; python -m service mcp: let an assistant ask a service."""
+"""python -m service: serve a data folder over HTTP; python -m service mcp: let an assistant ask a
+service.
+"""
 
 from __future__ import annotations
 
@@ -29,8 +31,12 @@ from .state import open_data
 from .trace import log_config, send_spans
 
 COLLECT_AFTER = 20_000  # objects; Python's 700 are those of a few requests
-KEPT_S = 75  # a connection that rests: longer than clients keep theirs, so that none sends into one that is closing
-SWITCH_S = 0.0005  # Python lets a thread wait ten times as long for another's turn: the encoder would, after each batch
+# a connection that rests: longer than clients keep theirs, so that none sends into one that is
+# closing
+KEPT_S = 75
+# Python lets a thread wait ten times as long for another's turn: the encoder would, after each
+# batch
+SWITCH_S = 0.0005
 
 
 def read(argv: Sequence[str], prog: str) -> Settings:
@@ -50,7 +56,9 @@ def read(argv: Sequence[str], prog: str) -> Settings:
 
 
 def opened(settings: Settings) -> OnnxEncoder:
-    return OnnxEncoder.open(settings.bundle, settings.provider, settings.threads, settings.precision, shared=True)
+    return OnnxEncoder.open(
+        settings.bundle, settings.provider, settings.threads, settings.precision, shared=True
+    )
 
 
 def again(argv: Sequence[str], prog: str) -> tuple[Settings, OnnxEncoder]:
@@ -79,13 +87,18 @@ def serve(argv: Sequence[str], prog: str) -> int:
         settings = read(argv, prog)
     except ValidationError as error:
         for problem in error.errors():
-            print(f"--{'.'.join(str(p) for p in problem['loc'])}: {problem['msg']}", file=sys.stderr)
+            print(
+                f"--{'.'.join(str(p) for p in problem['loc'])}: {problem['msg']}", file=sys.stderr
+            )
         return 2
     except FileNotFoundError as error:
         print(error.strerror, file=sys.stderr)
         return 2
     if settings.unguarded:
-        print("without keys (--api-keys) only this machine may connect; --allow-open says otherwise", file=sys.stderr)
+        print(
+            "without keys (--api-keys) only this machine may connect; --allow-open says otherwise",
+            file=sys.stderr,
+        )
         return 2
     if settings.traces:
         try:
@@ -95,7 +108,9 @@ def serve(argv: Sequence[str], prog: str) -> int:
             return 2
     try:
         encoder = opened(settings)
-        app = create_app(settings, encoder, open_data(settings, encoder), partial(again, argv, prog))
+        app = create_app(
+            settings, encoder, open_data(settings, encoder), partial(again, argv, prog)
+        )
         del encoder  # the application lets go of it at a reload
         config = uvicorn.Config(
             app,

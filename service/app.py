@@ -37,7 +37,9 @@ from .settings import Settings, is_loopback
 from .state import UPLOADS, Tenure, leave, new_decoders, opened
 from .trace import ACCESS, CURRENT, Trace, span
 
-UPLOAD_PATHS = re.compile(r"/v1/(embed/(audio|video)|collections/[^/]+/items|search(/(audio|video)-\w+)?)/?$")
+UPLOAD_PATHS = re.compile(
+    r"/v1/(embed/(audio|video)|collections/[^/]+/items|search(/(audio|video)-\w+)?)/?$"
+)
 REQUEST_ID = re.compile(rb"[\w.-]{1,64}")
 GONE = 499  # what proxies log for a client that left before its answer
 HEADERS = (
@@ -53,8 +55,8 @@ def create_app(
     collections: Collections | None = None,
     again: Callable[[], tuple[Settings, Encoder]] | None = None,
 ) -> FastAPI:
-    """The service over an encoder; the data folder is opened when the app starts, if it is not given. `again` reads the
-    settings and opens the encoder anew, for a reload.
+    """The service over an encoder; the data folder is opened when the app starts, if it is not
+    given. `again` reads the settings and opens the encoder anew, for a reload.
     """
     metrics, first = Metrics(), [(encoder, collections)]
     uploads = settings.data / UPLOADS
@@ -104,7 +106,9 @@ def clear(uploads: Path) -> None:
 
 class Service(FastAPI):
     def openapi(self) -> dict[str, Any]:
-        """The API's document; of forms that FastAPI describes it says, too, that they take no other fields."""
+        """The API's document; of forms that FastAPI describes it says, too, that they take no other
+        fields.
+        """
         document = super().openapi()
         for name, schema in document["components"]["schemas"].items():
             if name.startswith("Body_"):
@@ -113,7 +117,9 @@ class Service(FastAPI):
 
 
 class Gate:
-    """Keys, quotas, limits of a body, security headers, ids, logs and metrics: before and after everything else."""
+    """Keys, quotas, limits of a body, security headers, ids, logs and metrics: before and after
+    everything else.
+    """
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self.app, self.metrics = app, metrics
@@ -138,11 +144,18 @@ class Gate:
                 leave(scope)
                 trace.stages["total"] = time.perf_counter() - began
                 if status == 405:
-                    message["headers"] = [*without(b"allow", message["headers"]), (b"allow", allowed(scope))]
-                own = [(b"x-request-id", id.encode()), (b"server-timing", trace.server_timing.encode())]
+                    message["headers"] = [
+                        *without(b"allow", message["headers"]),
+                        (b"allow", allowed(scope)),
+                    ]
+                own = [
+                    (b"x-request-id", id.encode()),
+                    (b"server-timing", trace.server_timing.encode()),
+                ]
                 said = message.get("headers", [])
                 if trace.by_link and all(name.lower() != b"cache-control" for name, _ in said):
-                    own.append((b"cache-control", b"private"))  # else a cache on the way might give it to others
+                    # else a cache on the way might give it to others
+                    own.append((b"cache-control", b"private"))
                 message["headers"] = [*said, *HEADERS, *own]
             await send(message)
 
@@ -177,7 +190,9 @@ class Gate:
             trace.who = self.asker(scope, headers, trace, state.settings.api_keys)
         state.quotas.requests.take(trace.who)
 
-    def asker(self, scope: Scope, headers: dict[bytes, bytes], trace: Trace, keys: tuple[str, ...]) -> str:
+    def asker(
+        self, scope: Scope, headers: dict[bytes, bytes], trace: Trace, keys: tuple[str, ...]
+    ) -> str:
         """Who asks, by a key or by a link that a key has made. Raises BadKey, BadLink."""
         token = token_in(scope["query_string"])
         if token is None or b"authorization" in headers:
@@ -194,8 +209,20 @@ class Gate:
         if "tercet.error" in scope:
             self.metrics.errors.labels(scope["tercet.error"]).inc()
         if ACCESS.isEnabledFor(logging.INFO):
-            fields = {"method": scope["method"], "route": route, "status": status, "ms": round(1000 * seconds, 1)}
-            ACCESS.info("%s %s %d %.1f ms", scope["method"], route, status, 1000 * seconds, extra={"fields": fields})
+            fields = {
+                "method": scope["method"],
+                "route": route,
+                "status": status,
+                "ms": round(1000 * seconds, 1),
+            }
+            ACCESS.info(
+                "%s %s %d %.1f ms",
+                scope["method"],
+                route,
+                status,
+                1000 * seconds,
+                extra={"fields": fields},
+            )
 
 
 def without(name: bytes, headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
@@ -206,14 +233,18 @@ def allowed(scope: Scope) -> bytes:
     """The methods that a path has, over all of its routes."""
     there = [route for route in ROUTES if isinstance(route, APIRoute)]
     paths = [route.path for route in there if route.matches(scope)[0] != Match.NONE]
-    return ", ".join(sorted({m for route in there if route.path in paths[:1] for m in route.methods or ()})).encode()
+    return ", ".join(
+        sorted({m for route in there if route.path in paths[:1] for m in route.methods or ()})
+    ).encode()
 
 
 def check_neighbour(method: str, headers: dict[bytes, bytes], hosts: tuple[str, ...]) -> None:
-    """Without keys, whoever asks has to be on this machine, and no page that was loaded from elsewhere.
+    """Without keys, whoever asks has to be on this machine, and no page that was loaded from
+    elsewhere.
 
     Raises:
-        BadHost: asked by another name, as by a page whose name has been pointed here. CrossOrigin: told to by a page.
+        BadHost: asked by another name, as by a page whose name has been pointed here. CrossOrigin:
+            told to by a page.
     """
     host = headers.get(b"host", b"localhost").decode("latin-1").lower()
     name = urlsplit(f"//{host}").hostname or ""
@@ -225,7 +256,9 @@ def check_neighbour(method: str, headers: dict[bytes, bytes], hosts: tuple[str, 
 
 
 def known(header: bytes, keys: tuple[str, ...]) -> str:
-    """The digest of the key that asks. Every key is compared, each in constant time. Raises BadKey."""
+    """The digest of the key that asks. Every key is compared,
+    each in constant time. Raises BadKey.
+    """
     scheme, _, key = header.partition(b" ")
     given = hashlib.sha256(key.strip()).hexdigest()
     if scheme.lower() != b"bearer" or not sum(hmac.compare_digest(given, key) for key in keys):
@@ -239,11 +272,17 @@ def called(digest: str) -> str:
 
 
 class Body:
-    """A request's body: how large it may be, how long it may take, whether it is whole and has been answered."""
+    """A request's body: how large it may be, how long it may take, whether it is whole and has been
+    answered.
+    """
 
-    def __init__(self, receive: Receive, headers: dict[bytes, bytes], path: str, settings: Settings) -> None:
+    def __init__(
+        self, receive: Receive, headers: dict[bytes, bytes], path: str, settings: Settings
+    ) -> None:
         form = headers.get(b"content-type", b"").lower().startswith(b"multipart/")
-        self._limit_mb = settings.upload_max_mb if form and UPLOAD_PATHS.match(path) else settings.json_max_mb
+        self._limit_mb = (
+            settings.upload_max_mb if form and UPLOAD_PATHS.match(path) else settings.json_max_mb
+        )
         self._announced = headers.get(b"content-length", b"")
         self._coding = headers.get(b"content-encoding", b"identity").decode("latin-1")
         self._receive, self._max_s, self._got = receive, settings.upload_max_s, 0
@@ -274,7 +313,9 @@ class Body:
 
 
 async def while_connected(work: Awaitable[None], receive: Receive, body: Body) -> bool:
-    """Do the work of a request; False when its client hung up before it was answered, and the work was cancelled."""
+    """Do the work of a request; False when its client hung up before it was answered, and the work
+    was cancelled.
+    """
     task = asyncio.ensure_future(work)
     left = False
 

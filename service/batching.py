@@ -20,9 +20,12 @@ from .errors import Overloaded, ShuttingDown, TimedOut
 Run = Callable[[str, NDArray[Any]], NDArray[np.float32]]
 TURN = 4  # batches of a queue before one behind it gets its turn
 OVERLOADED_S = 1  # until a full queue is worth asking again
-COMPANY = 40  # people's tokens in a lane that make a batch worth reading the weights for, beside another of theirs
+# people's tokens in a lane that make a batch worth reading the weights for, beside another of
+# theirs
+COMPANY = 40
 SOON = 160  # tokens of that other one, at most: it will soon be done
-BULK_SHARE, PEOPLE_S = 16, 2.0  # bulk leaves in so small a part of a batch while people have asked in the last seconds
+# bulk leaves in so small a part of a batch while people have asked in the last seconds
+BULK_SHARE, PEOPLE_S = 16, 2.0
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,9 @@ class Lane:
 
 
 class Order(NamedTuple):
-    """A queue's place in line: people's requests before bulk, the quickest lane first, short rows before long ones."""
+    """A queue's place in line: people's requests before bulk, the quickest lane first, short rows
+    before long ones.
+    """
 
     bulk: bool
     rank: int
@@ -107,17 +112,21 @@ def stack(arrays: Sequence[NDArray[Any]], pad: int = 0) -> NDArray[Any]:
     if len({a.shape[1:] for a in arrays}) == 1:
         return np.concatenate(arrays)
     width = max(a.shape[1] for a in arrays)
-    return np.concatenate([np.pad(a, ((0, 0), (0, width - a.shape[1])), constant_values=pad) for a in arrays])
+    return np.concatenate(
+        [np.pad(a, ((0, 0), (0, width - a.shape[1])), constant_values=pad) for a in arrays]
+    )
 
 
 class Batcher:
-    """Queues by lane and length, the lanes given first going first; one batch at a time on the device, and beside it
-    one of the lanes that are `quick`, which then need not wait for a long one.
+    """Queues by lane and length, the lanes given first going first; one batch at a time on the
+    device, and beside it one of the lanes that are `quick`, which then need not wait for a long
+    one.
 
-    A batch leaves when the device is free, with what waits in its queue up to `max_tokens`, taken from those who ask in
-    turn: the device's own threads take it, so that the device never waits for the event loop. Beside a short batch of
-    its lane it leaves once it is worth it (`COMPANY`). What nobody waits for any more is dropped. A batch that fails is
-    halved until the row that fails is alone. Every future is completed on every path, shutdown included.
+    A batch leaves when the device is free, with what waits in its queue up to `max_tokens`, taken
+    from those who ask in turn: the device's own threads take it, so that the device never waits for
+    the event loop. Beside a short batch of its lane it leaves once it is worth it (`COMPANY`). What
+    nobody waits for any more is dropped. A batch that fails is halved until the row that fails is
+    alone. Every future is completed on every path, shutdown included.
     """
 
     def __init__(
@@ -133,7 +142,8 @@ class Batcher:
         self._max_tokens, self._max_waiting = max_tokens, max_waiting
         self._ranks = {lane: rank for rank, lane in enumerate(lanes)}
         self._loop = asyncio.get_running_loop()
-        self._work = threading.Condition()  # held by whoever looks at the queues; told of every change
+        # held by whoever looks at the queues; told of every change
+        self._work = threading.Condition()
         self._queues: dict[Order, Fair] = {}
         self._waiting = {(bulk, lane): 0 for lane in lanes for bulk in (False, True)}
         self._running: dict[str, Running] = {}  # by thread
@@ -152,10 +162,15 @@ class Batcher:
             thread.start()
 
     async def submit(
-        self, lane: str, array: NDArray[Any], who: str = "", bulk: bool = False, max_s: float | None = None
+        self,
+        lane: str,
+        array: NDArray[Any],
+        who: str = "",
+        bulk: bool = False,
+        max_s: float | None = None,
     ) -> NDArray[np.float32]:
-        """Rows [n, ...] to vectors [n, dim], in company. `who` asks has turns with others; `bulk` goes behind everyone,
-        and is never refused for want of room.
+        """Rows [n, ...] to vectors [n, dim], in company. `who` asks has turns with others; `bulk`
+        goes behind everyone, and is never refused for want of room.
 
         Raises:
             Overloaded: too many tokens wait already.
@@ -172,7 +187,11 @@ class Batcher:
         with self._work:
             if self._closing:
                 raise ShuttingDown
-            if not bulk and (wait := self._waiting[False, lane]) and wait + cost > self._max_waiting:
+            if (
+                not bulk
+                and (wait := self._waiting[False, lane])
+                and wait + cost > self._max_waiting
+            ):
                 raise Overloaded(lane, OVERLOADED_S)
             if not bulk:
                 self._asked = time.monotonic()
@@ -193,12 +212,14 @@ class Batcher:
 
     def waiting(self) -> dict[str, int]:
         """Tokens that wait, by lane."""
-        return {lane: self._waiting[False, lane] + self._waiting[True, lane] for lane in self._lanes}
+        return {
+            lane: self._waiting[False, lane] + self._waiting[True, lane] for lane in self._lanes
+        }
 
     @property
     def stuck_s(self) -> float:
-        """How long the batch has been on the device that is there longest, or, where there is none, what waits has
-        waited; more than anything if a thread of the device has died.
+        """How long the batch has been on the device that is there longest, or, where there is none,
+        what waits has waited; more than anything if a thread of the device has died.
         """
         if not self._closing and not all(thread.is_alive() for thread in self._threads):
             return float("inf")
@@ -239,8 +260,12 @@ class Batcher:
             self._answer(order.lane, jobs)
 
     def _next(self, mine: Callable[[Order], bool], served: int) -> Order | None:
-        """The first queue with work; now and then one behind it, each in turn, so that no queue starves."""
-        busy = sorted(o for o, queue in self._queues.items() if queue and mine(o) and not self._too_few(o))
+        """The first queue with work; now and then one behind it, each in turn, so that no queue
+        starves.
+        """
+        busy = sorted(
+            o for o, queue in self._queues.items() if queue and mine(o) and not self._too_few(o)
+        )
         if not busy:
             return None
         turn, rest = divmod(served, TURN)
@@ -248,8 +273,8 @@ class Batcher:
         return behind[turn % len(behind)] if behind and rest == 0 else busy[0]
 
     def _too_few(self, order: Order) -> bool:
-        """Whether it had better wait for others, until a short batch of its lane that is being run has ended. Bulk does
-        not wait, as it never would be its turn, nor does anyone for bulk.
+        """Whether it had better wait for others, until a short batch of its lane that is being run
+        has ended. Bulk does not wait, as it never would be its turn, nor does anyone for bulk.
         """
         if order.bulk or self._closing or self._waiting[False, order.lane] >= COMPANY:
             return False
@@ -259,7 +284,9 @@ class Batcher:
         )
 
     def _take(self, order: Order) -> list[Job]:
-        """What leaves now: live jobs up to `max_tokens`; of bulk less, where people would wait for it."""
+        """What leaves now: live jobs up to `max_tokens`; of bulk less, where people would wait for
+        it.
+        """
         taken: list[Job] = []
         tokens, queue, most = 0, self._queues[order], self._max_tokens
         if order.bulk and time.monotonic() - self._asked < PEOPLE_S:

@@ -1,7 +1,8 @@
 """The command `tercet`: every command of every package under one name.
 
-A command's parser and its work are those of `python -m service`, `index`, `export` and `model`. Their packages are
-imported only when the command is called, so that the others need no more than they use.
+A command's parser and its work are those of `python -m service`, `index`, `export` and `model`.
+Their packages are imported only when the command is called, so that the others need no more than
+they use.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from media.commands import epilog, not_installed
 
 @dataclass(frozen=True)
 class Command:
-    """`run` takes the arguments behind the name and returns the exit status. `extra` installs what it needs."""
+    """`run` takes the arguments behind the name and returns the exit status. `extra` installs what
+    it needs.
+    """
 
     summary: str
     run: Callable[[list[str]], int]
@@ -68,7 +71,9 @@ def export(argv: list[str]) -> int:
 
 
 def evaluate(argv: list[str]) -> int:
-    """Measure a bundle as `python -m export evaluate` does, or a checkpoint as `python -m model evaluate` does."""
+    """Measure a bundle as `python -m export evaluate` does, or a checkpoint as `python -m model
+    evaluate` does.
+    """
     from evaluation.report import add_arguments, add_before
     from export.__main__ import add_precision
     from export.__main__ import perform as perform_export
@@ -84,7 +89,9 @@ def evaluate(argv: list[str]) -> int:
     add_arguments(parser)
     add_precision(parser)
     add_before(parser)
-    args = parser.parse_args(argv, argparse.Namespace(command="evaluate", bundle=None, checkpoint=None))
+    args = parser.parse_args(
+        argv, argparse.Namespace(command="evaluate", bundle=None, checkpoint=None)
+    )
     if not args.encoder.exists():
         print(f"evaluate: {args.encoder} does not exist", file=sys.stderr)
         return 1
@@ -123,7 +130,9 @@ GROUPS = {
         "train": of_model("train", "train an encoder"),
         "ablation": of_model("ablation", "measure which terms of the objective earn their compute"),
         "evaluate": Command("measure retrieval of a bundle or a checkpoint", evaluate, "cpu"),
-        "export": Command("write a bundle, or a repository for Triton, from an encoder", export, "cpu"),
+        "export": Command(
+            "write a bundle, or a repository for Triton, from an encoder", export, "cpu"
+        ),
         "verify": Command("open a bundle with every check and compare its vectors", verify, "cpu"),
     },
 }
@@ -134,7 +143,11 @@ def parser_of_names() -> argparse.ArgumentParser:
     """What reads the command's name. Its help has the commands in their groups."""
     lines = []
     for title, commands in GROUPS.items():
-        lines += [f"{title}:", *(f"  {name:9s} {command.summary}" for name, command in commands.items()), ""]
+        lines += [
+            f"{title}:",
+            *(f"  {name:9s} {command.summary}" for name, command in commands.items()),
+            "",
+        ]
     parser = argparse.ArgumentParser(
         prog="tercet",
         usage="tercet COMMAND ...",
@@ -143,7 +156,9 @@ def parser_of_names() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"tercet {version()}")
-    parser.add_argument("command", choices=list(COMMANDS), metavar="COMMAND", help=argparse.SUPPRESS)
+    parser.add_argument(
+        "command", choices=list(COMMANDS), metavar="COMMAND", help=argparse.SUPPRESS
+    )
     return parser
 
 
@@ -155,7 +170,8 @@ def version() -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command. Returns 0 when all is done, 1 when something failed, 2 where the command is not installed.
+    """Run a command. Returns 0 when all is done, 1 when something failed, 2 where the command is
+    not installed.
 
     Raises:
         SystemExit: with status 2 where it was called wrongly, 0 after help.

@@ -1,4 +1,5 @@
-"""A client of the HTTP contract, on httpx: `Client`, and `AsyncClient` with the same methods to be awaited.
+"""A client of the HTTP contract, on httpx: `Client`, and `AsyncClient` with the same methods to be
+awaited.
 
 >>> with Client("http://127.0.0.1:8000") as tercet:  # doctest: +SKIP
 ...     tercet.add("archive", Path("rain.wav"), metadata={"year": 2024})
@@ -26,7 +27,8 @@ Modality = Literal["video", "audio", "text"]
 Target = Literal["any", "video", "audio", "text"]  # any: pictures and sound counted together
 Seen = Callable[[int, int], None]  # bytes sent, bytes in all
 AGAIN = (429, 503)  # answers after which asking again makes sense
-CUT = (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)  # a connection that was closed under a request
+# a connection that was closed under a request
+CUT = (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)
 LONGEST_WAIT_S = 60.0
 
 
@@ -108,7 +110,9 @@ class Watched(BufferedReader):
 
 @dataclass(frozen=True)
 class Call:
-    """A request; files are opened for each try. One that is `repeatable` does no more when it is sent twice."""
+    """A request; files are opened for each try. One that is `repeatable` does no more when it is
+    sent twice.
+    """
 
     method: str
     path: str
@@ -140,7 +144,9 @@ def item_path(collection: str, id: str) -> str:
 
 
 def embed_text(texts: Sequence[str], space: str | None) -> Steps[list[list[float]]]:
-    answer = yield Call("POST", "/v1/embed/text", {"texts": list(texts), "space": space}, repeatable=True)
+    answer = yield Call(
+        "POST", "/v1/embed/text", {"texts": list(texts), "space": space}, repeatable=True
+    )
     return [row["embedding"] for row in answer["data"]]
 
 
@@ -152,7 +158,11 @@ def embed_file(path: Path, modality: Modality, space: str | None) -> Steps[list[
 
 
 def add(
-    collection: str, item: Path | str, id: str | None, metadata: Mapping[str, Any] | None, seen: Seen | None
+    collection: str,
+    item: Path | str,
+    id: str | None,
+    metadata: Mapping[str, Any] | None,
+    seen: Seen | None,
 ) -> Steps[Added]:
     path = f"/v1/collections/{quote(collection, safe='')}/items"
     named = id is not None  # the same id again replaces; without one there would be two items
@@ -160,17 +170,25 @@ def add(
         body = {"text": item, "metadata": dict(metadata or {})} | ({"id": id} if id else {})
         added: Added = yield Call("POST", path, body, repeatable=named)
     else:
-        data = ({"id": id} if id else {}) | ({"metadata": json.dumps(dict(metadata))} if metadata else {})
+        data = ({"id": id} if id else {}) | (
+            {"metadata": json.dumps(dict(metadata))} if metadata else {}
+        )
         added = yield Call("POST", path, data=data, file=item, seen=seen, repeatable=named)
     return added
 
 
 def search(
-    query: str | Path, target: Target, source: Modality | None, collection: str, options: Mapping[str, Any]
+    query: str | Path,
+    target: Target,
+    source: Modality | None,
+    collection: str,
+    options: Mapping[str, Any],
 ) -> Steps[Found]:
     asked = {"collection": collection} | {k: v for k, v in options.items() if v is not None}
     if isinstance(query, str):
-        found: Found = yield Call("POST", f"/v1/search/text-{target}", {"query": query} | asked, repeatable=True)
+        found: Found = yield Call(
+            "POST", f"/v1/search/text-{target}", {"query": query} | asked, repeatable=True
+        )
     else:
         form = {k: json.dumps(v) if isinstance(v, dict | bool) else v for k, v in asked.items()}
         path = f"/v1/search/{source or 'audio'}-{target}"
@@ -178,7 +196,9 @@ def search(
     return found
 
 
-def compose(parts: Sequence[Mapping[str, Any]], targets: Sequence[Target], options: Mapping[str, Any]) -> Steps[Found]:
+def compose(
+    parts: Sequence[Mapping[str, Any]], targets: Sequence[Target], options: Mapping[str, Any]
+) -> Steps[Found]:
     asked = {k: v for k, v in options.items() if v is not None}
     request = {"parts": list(parts), "targets": list(targets)} | asked
     found: Found = yield Call("POST", "/v1/search", request, repeatable=True)
@@ -186,7 +206,9 @@ def compose(parts: Sequence[Mapping[str, Any]], targets: Sequence[Target], optio
 
 
 def import_folder(path: str, collection: str) -> Steps[Job]:
-    job: Job = yield Call("POST", "/v1/jobs", {"kind": "import", "collection": collection, "path": path})
+    job: Job = yield Call(
+        "POST", "/v1/jobs", {"kind": "import", "collection": collection, "path": path}
+    )
     return job
 
 
@@ -221,9 +243,9 @@ def ended(job: Job) -> bool:
 
 
 class Client:
-    """Asks a service. `transport` is httpx's, for tests and proxies; `retries` are after 429 and 503, and after a
-    connection that was closed under a request, where the request may be sent twice: all but adding without an id,
-    deleting and importing.
+    """Asks a service. `transport` is httpx's, for tests and proxies; `retries` are after 429 and
+    503, and after a connection that was closed under a request, where the request may be sent
+    twice: all but adding without an id, deleting and importing.
     """
 
     def __init__(
@@ -235,13 +257,20 @@ class Client:
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout_s, transport=transport)
+        self._http = httpx.Client(
+            base_url=url, headers=headers, timeout=timeout_s, transport=transport
+        )
         self._retries = retries
 
     def __enter__(self) -> Client:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
         self._http.close()
 
     def _send(self, call: Call) -> Any:
@@ -285,7 +314,9 @@ class Client:
         metadata: Mapping[str, Any] | None = None,
         seen: Seen | None = None,
     ) -> Added:
-        """Add a file or, as a string, a text; `seen` hears how many bytes have been sent. Durable when this returns."""
+        """Add a file or, as a string, a text; `seen` hears how many bytes have been sent. Durable
+        when this returns.
+        """
         return self._run(add(collection, item, id, metadata, seen))
 
     def search(
@@ -296,11 +327,17 @@ class Client:
         collection: str = "default",
         **options: Any,
     ) -> Found:
-        """Search by words or by a file, whose `source` modality asks; options as in the contract: top_k, filter, ..."""
+        """Search by words or by a file, whose `source` modality asks; options as in the contract:
+        top_k, filter, ...
+        """
         return self._run(search(query, target, source, collection, options))
 
-    def compose(self, parts: Sequence[Mapping[str, Any]], targets: Sequence[Target], **options: Any) -> Found:
-        """Search by weighted texts and items: {"text": "rain", "weight": 1.0}, {"item": ID, "modality": "audio"}."""
+    def compose(
+        self, parts: Sequence[Mapping[str, Any]], targets: Sequence[Target], **options: Any
+    ) -> Found:
+        """Search by weighted texts and items: {"text": "rain", "weight": 1.0}, {"item": ID,
+        "modality": "audio"}.
+        """
         return self._run(compose(parts, targets, options))
 
     def item(self, collection: str, id: str) -> dict[str, Any]:
@@ -341,14 +378,19 @@ class AsyncClient:
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._http = httpx.AsyncClient(base_url=url, headers=headers, timeout=timeout_s, transport=transport)
+        self._http = httpx.AsyncClient(
+            base_url=url, headers=headers, timeout=timeout_s, transport=transport
+        )
         self._retries = retries
 
     async def __aenter__(self) -> AsyncClient:
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
     ) -> None:
         await self._http.aclose()
 
@@ -381,7 +423,9 @@ class AsyncClient:
     async def embed_text(self, texts: Sequence[str], space: str | None = None) -> list[list[float]]:
         return await self._run(embed_text(texts, space))
 
-    async def embed_file(self, path: Path, modality: Modality, space: str | None = None) -> list[float]:
+    async def embed_file(
+        self, path: Path, modality: Modality, space: str | None = None
+    ) -> list[float]:
         return await self._run(embed_file(path, modality, space))
 
     async def add(
@@ -404,7 +448,9 @@ class AsyncClient:
     ) -> Found:
         return await self._run(search(query, target, source, collection, options))
 
-    async def compose(self, parts: Sequence[Mapping[str, Any]], targets: Sequence[Target], **options: Any) -> Found:
+    async def compose(
+        self, parts: Sequence[Mapping[str, Any]], targets: Sequence[Target], **options: Any
+    ) -> Found:
         return await self._run(compose(parts, targets, options))
 
     async def item(self, collection: str, id: str) -> dict[str, Any]:
@@ -415,7 +461,9 @@ class AsyncClient:
         await self._send(Call("DELETE", item_path(collection, id)))
 
     async def collections(self) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = (await self._send(Call("GET", "/v1/collections")))["collections"]
+        found: list[dict[str, Any]] = (await self._send(Call("GET", "/v1/collections")))[
+            "collections"
+        ]
         return found
 
     async def import_folder(self, path: str, collection: str = "default") -> Job:

@@ -74,7 +74,9 @@ class UnknownModel(ServiceError):
 
 
 class BadKey(ServiceError):
-    def __init__(self, problem: str = "this service wants a key it knows, as 'Authorization: Bearer KEY'") -> None:
+    def __init__(
+        self, problem: str = "this service wants a key it knows, as 'Authorization: Bearer KEY'"
+    ) -> None:
         super().__init__(problem)
 
 
@@ -85,7 +87,9 @@ class BadLink(BadKey):
 
 class BadHost(ServiceError):
     def __init__(self, host: str) -> None:
-        super().__init__(f"without keys this service goes by localhost, not {host!r} (TERCET_HOSTS)")
+        super().__init__(
+            f"without keys this service goes by localhost, not {host!r} (TERCET_HOSTS)"
+        )
         self.host = host
 
 
@@ -139,7 +143,9 @@ class CannotReload(ServiceError):
 
 class DiskFull(ServiceError):
     def __init__(self, limit_mb: int) -> None:
-        super().__init__(f"the disk is full: less than {limit_mb} MB are free; items can be found and deleted")
+        super().__init__(
+            f"the disk is full: less than {limit_mb} MB are free; items can be found and deleted"
+        )
         self.limit_mb = limit_mb
 
 
@@ -207,7 +213,11 @@ STATUS: dict[type[Exception], tuple[int, str | None]] = {
     BadConfig: (500, "bad_config"),
     EncoderError: (500, "encoder"),
 }
-INTERNAL: dict[str, Any] = {"code": "internal", "message": "an internal error; the log says which", "detail": {}}
+INTERNAL: dict[str, Any] = {
+    "code": "internal",
+    "message": "an internal error; the log says which",
+    "detail": {},
+}
 HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 408: "too_slow", 413: "too_large"}
 
 
@@ -223,11 +233,23 @@ def body(error: Exception) -> dict[str, Any]:
     """The error as clients see it: {"code", "message", "detail"}."""
     _, code = entry(type(error))
     if isinstance(error, OSError):
-        return {"code": code, "message": error.strerror or "a file could not be used", "detail": {}}  # without its path
-    told = inspect.signature(type(error).__init__).parameters  # what its raiser gave, and nothing that was added later
-    detail = {k: v for k, v in vars(error).items() if k in told and isinstance(v, str | int | float | bool)}
-    said = {"code": code or getattr(error, "code", "error"), "message": str(error), "detail": detail}
-    cleaned: dict[str, Any] = json.loads(json.dumps(said, ensure_ascii=False).encode("utf-8", "replace"))
+        # without its path
+        return {"code": code, "message": error.strerror or "a file could not be used", "detail": {}}
+    # what its raiser gave, and nothing that was added later
+    told = inspect.signature(type(error).__init__).parameters
+    detail = {
+        k: v
+        for k, v in vars(error).items()
+        if k in told and isinstance(v, str | int | float | bool)
+    }
+    said = {
+        "code": code or getattr(error, "code", "error"),
+        "message": str(error),
+        "detail": detail,
+    }
+    cleaned: dict[str, Any] = json.loads(
+        json.dumps(said, ensure_ascii=False).encode("utf-8", "replace")
+    )
     return cleaned  # what a client sent and is told again may hold what UTF-8 cannot
 
 
@@ -241,8 +263,12 @@ def response(scope: Scope, error: Exception) -> JSONResponse:
     return answer(scope, body(error), entry(type(error))[0], headers)
 
 
-def answer(scope: Scope, said: dict[str, Any], status: int, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    """The error as a response; where OpenAI's clients ask, with the fields that theirs have, too."""
+def answer(
+    scope: Scope, said: dict[str, Any], status: int, headers: Mapping[str, str] | None = None
+) -> JSONResponse:
+    """The error as a response; where OpenAI's clients ask, with
+    the fields that theirs have, too.
+    """
     scope["tercet.error"] = said["code"]
     if scope["path"] == "/v1/embeddings":
         kinds = {401: "authentication_error", 429: "rate_limit_error"}
@@ -253,14 +279,18 @@ def answer(scope: Scope, said: dict[str, Any], status: int, headers: Mapping[str
 
 
 def install(app: FastAPI) -> None:
-    """Answer every error in the contract's shape; what nobody foresaw says nothing of the server's inside."""
+    """Answer every error in the contract's shape; what nobody foresaw says nothing of the server's
+    inside.
+    """
 
     async def known(request: Request, error: Exception) -> JSONResponse:
         return response(request.scope, error)
 
     async def invalid(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
-        problems = [f"{'.'.join(str(part) for part in e['loc'])}: {e['msg']}" for e in error.errors()]
+        problems = [
+            f"{'.'.join(str(part) for part in e['loc'])}: {e['msg']}" for e in error.errors()
+        ]
         return response(request.scope, BadRequest("; ".join(problems)[:2000]))
 
     async def http(request: Request, error: Exception) -> JSONResponse:

@@ -1,4 +1,6 @@
-"""Forms: a field that a route does not know is an error, not a silent nothing; so is one that comes twice."""
+"""Forms: a field that a route does not know is an error, not a silent nothing; so is one that comes
+twice.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +16,15 @@ from starlette.datastructures import FormData
 from .errors import BadRequest
 
 NAME_SHOWN = 100  # letters of a name that is told back
-PARTS_MOST = 32  # files, and texts, of a form: more than any route takes, so that what is too much can be named
+# files, and texts, of a form: more than any route takes, so that what is too much can be named
+PARTS_MOST = 32
 
 
 @dataclass(frozen=True)
 class Fields:
-    """What a form may hold: texts, and files, which may come `repeated`, or under any name where `any_file`."""
+    """What a form may hold: texts, and files, which may come `repeated`, or under any name where
+    `any_file`.
+    """
 
     texts: frozenset[str]
     files: frozenset[str] = frozenset()
@@ -31,13 +36,17 @@ class Fields:
         for name, value in form.multi_items():
             is_text = isinstance(value, str)
             if name in self.texts and not is_text:
-                raise BadRequest(f"field {shown(name)} is a text, not a file: send it without a file name")
+                raise BadRequest(
+                    f"field {shown(name)} is a text, not a file: send it without a file name"
+                )
             if name in self.files and is_text:
                 raise BadRequest(f"field {shown(name)} is a file: send it with a file name")
             known = name in self.texts or name in self.files or (self.any_file and not is_text)
             if not known:
                 there = ", ".join(sorted(self.texts | self.files))
-                raise BadRequest(f"there is no field {shown(name)} in this form; there are: {there}")
+                raise BadRequest(
+                    f"there is no field {shown(name)} in this form; there are: {there}"
+                )
         for name, times in Counter(name for name, _ in form.multi_items()).items():
             if times > 1 and not (self.repeated and name in self.files):
                 raise BadRequest(f"field {shown(name)} comes {times} times; it may come once")

@@ -1,5 +1,5 @@
-"""Long work on a user's behalf: importing what lies below the import folder. One job at a time, each kept in a file of
-its own, so that a job goes on after a restart where it stopped.
+"""Long work on a user's behalf: importing what lies below the import folder. One job at a time,
+each kept in a file of its own, so that a job goes on after a restart where it stopped.
 
 JobError
 ├── NoImports      no import folder is configured
@@ -149,7 +149,10 @@ class Jobs:
         for file in self._folder.glob("*.json"):
             try:
                 row = json.loads(file.read_text(encoding="utf-8"))
-                told = {kind: [Failure(**one) for one in row.get(kind, [])] for kind in ("failures", "warnings")}
+                told = {
+                    kind: [Failure(**one) for one in row.get(kind, [])]
+                    for kind in ("failures", "warnings")
+                }
                 yield Job(**row | told)
             except (ValueError, TypeError, KeyError) as error:
                 LOG.warning("%s is no job: %s", file.name, error)
@@ -170,7 +173,9 @@ class Jobs:
             return self._jobs[id]
 
     def add(self, collection: str, path: str) -> Job:
-        """A new job, on disk when this returns; where the same one waits already, that one. Raises TooManyJobs."""
+        """A new job, on disk when this returns; where the same one waits already, that one. Raises
+        TooManyJobs.
+        """
         with self._lock:
             waiting = [job for job in self._jobs.values() if not job.ended]
             for job in waiting:
@@ -185,7 +190,9 @@ class Jobs:
         return job
 
     def cancel(self, id: str) -> None:
-        """End a job that has not; what it has indexed stays. One that has ended is forgotten. Raises UnknownJob."""
+        """End a job that has not; what it has indexed stays. One that has ended is forgotten.
+        Raises UnknownJob.
+        """
         with self._lock:
             job = self.get(id)
             if job.ended:
@@ -206,7 +213,9 @@ class Jobs:
         write_durably(self._folder / f"{job.id}.json", json.dumps(asdict(job)).encode())
 
     def _keep(self, job: Job) -> None:
-        """Remember how a job stands; on disk, too, unless that cannot be written: then it is done again one day."""
+        """Remember how a job stands; on disk, too, unless that cannot be written: then it is done
+        again one day.
+        """
         with self._lock:
             self._jobs[job.id] = job
             try:

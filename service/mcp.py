@@ -1,8 +1,10 @@
-"""An assistant's door to an archive: a server of the Model Context Protocol in front of a running service.
+"""An assistant's door to an archive: a server of the Model Context Protocol in front of a running
+service.
 
     tercet mcp [--url http://127.0.0.1:8000] [--key KEY] [--files FOLDER]
 
-It speaks on standard input and output. Files are added only from below the folder it was given, if any.
+It speaks on standard input and output. Files are added only from below the folder it was given, if
+any.
 """
 
 from __future__ import annotations
@@ -58,8 +60,8 @@ def server(url: str, key: str | None, files: Path | None) -> MCPServer:
         limit: int = 5,
         filter: dict[str, Any] | None = None,
     ) -> dict[str, Any]:
-        """Find moments by words, in what is seen and heard (any), only seen (video), only heard (audio) or written
-        (text). A filter is over metadata: {"year": {"$gte": 2020}}.
+        """Find moments by words, in what is seen and heard (any), only seen (video), only heard
+        (audio) or written (text). A filter is over metadata: {"year": {"$gte": 2020}}.
         """
         found = tercet.search(words, target, collection=collection, top_k=limit, filter=filter)
         kept = ("id", "score", "confidence", "start_s", "end_s", "metadata", "moments")
@@ -69,15 +71,22 @@ def server(url: str, key: str | None, files: Path | None) -> MCPServer:
     @tools.tool()
     @telling()
     def describe(id: str, collection: str = "default", limit: int = 5) -> dict[str, Any]:
-        """What is known of an item, and the texts of the collection that it looks and sounds like."""
+        """What is known of an item, and the texts of the collection
+        that it looks and sounds like.
+        """
         item = tercet.item(collection, id)
         texts = {}
         for modality in item["modalities"]:
             if modality != "text":
                 found = tercet.compose(
-                    [{"item": id, "modality": modality}], ["text"], collection=collection, top_k=limit
+                    [{"item": id, "modality": modality}],
+                    ["text"],
+                    collection=collection,
+                    top_k=limit,
                 )
-                texts[modality] = [tercet.item(collection, hit["id"])["text"] for hit in found["hits"]]
+                texts[modality] = [
+                    tercet.item(collection, hit["id"])["text"] for hit in found["hits"]
+                ]
         return {"item": item, "like": texts}
 
     @tools.tool()
@@ -92,7 +101,10 @@ def server(url: str, key: str | None, files: Path | None) -> MCPServer:
         @tools.tool()
         @telling()
         def add(
-            path: str, collection: str = "default", id: str | None = None, metadata: dict[str, Any] | None = None
+            path: str,
+            collection: str = "default",
+            id: str | None = None,
+            metadata: dict[str, Any] | None = None,
         ) -> dict[str, Any]:
             """Add a video or a sound that lies below the folder this server was given."""
             file = (root / path).resolve()
@@ -111,7 +123,9 @@ def main(argv: Sequence[str], prog: str) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--url", default="http://127.0.0.1:8000", help="of the running service")
-    parser.add_argument("--key", default=os.environ.get("TERCET_KEY"), help="that it wants, if it does; TERCET_KEY")
+    parser.add_argument(
+        "--key", default=os.environ.get("TERCET_KEY"), help="that it wants, if it does; TERCET_KEY"
+    )
     parser.add_argument("--files", type=Path, help="folder that may be added from")
     args = parser.parse_args(argv)
     server(args.url, args.key, args.files).run()

@@ -1,4 +1,5 @@
-"""Files and pictures as RFC 9110 has them: what tells their versions apart, conditions, ranges, HEAD.
+"""Files and pictures as RFC 9110 has them: what tells their versions apart, conditions, ranges,
+HEAD.
 
 Sending a file and its parts is starlette's; what is asked for is worked out here.
 """
@@ -30,17 +31,25 @@ RANGE = re.compile(r"([0-9]*)-([0-9]*)")
 
 @dataclass(frozen=True)
 class Version:
-    """What tells a version of something from others: a strong tag and, if known, when it changed, in whole seconds."""
+    """What tells a version of something from others: a strong tag and, if known, when it changed,
+    in whole seconds.
+    """
 
     tag: str
     changed_s: int | None = None
 
     def headers(self) -> dict[str, str]:
-        dated = {} if self.changed_s is None else {"Last-Modified": formatdate(self.changed_s, usegmt=True)}
+        dated = (
+            {}
+            if self.changed_s is None
+            else {"Last-Modified": formatdate(self.changed_s, usegmt=True)}
+        )
         return {"ETag": self.tag} | dated
 
     def refusal(self, asked: Headers) -> int | None:
-        """The status that a request's conditions demand instead of an answer, 304 or 412 (RFC 9110, 13.2.2)."""
+        """The status that a request's conditions demand instead of an answer, 304 or 412 (RFC 9110,
+        13.2.2).
+        """
         if match := listed(asked, "if-match"):
             if match != "*" and ("", self.tag) not in TAG.findall(match):
                 return 412
@@ -57,7 +66,9 @@ class Version:
         return None if then is None or self.changed_s is None else self.changed_s > then
 
     def still(self, before: str | None) -> bool:
-        """Whether a request that goes on with what it has (If-Range) has this version, as far as it says."""
+        """Whether a request that goes on with what it has (If-Range) has this version, as far as it
+        says.
+        """
         return before is None or before in self.headers().values()
 
 
@@ -75,8 +86,8 @@ def seconds_of(date: str) -> float | None:
 
 
 def ranges_of(asked: str, size: int) -> list[tuple[int, int]] | None:
-    """The parts [first, end) of `size` bytes that a Range header asks for and that are there; None where it is to be
-    ignored: an unit nobody knows, or more parts than anybody needs.
+    """The parts [first, end) of `size` bytes that a Range header asks for and that are there; None
+    where it is to be ignored: an unit nobody knows, or more parts than anybody needs.
 
     >>> ranges_of("bytes=0-9, -5, 200-", 100)
     [(0, 10), (95, 100)]
@@ -117,7 +128,11 @@ class Stored(FileResponse):
     """A file that lies on the disk."""
 
     def __init__(
-        self, path: Path, media_type: str, filename: str | None = None, headers: Mapping[str, str] | None = None
+        self,
+        path: Path,
+        media_type: str,
+        filename: str | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         """Raises OSError."""
         stat = path.stat()
@@ -139,9 +154,15 @@ class Stored(FileResponse):
         if refusal is not None:
             await refusal(scope, receive, send)
             return
-        rest = [(name, value) for name, value in scope["headers"] if name not in (b"range", b"if-range")]
+        rest = [
+            (name, value) for name, value in scope["headers"] if name not in (b"range", b"if-range")
+        ]
         ranges = None
-        if scope["method"] == "GET" and "range" in asked and self.version.still(asked.get("if-range")):
+        if (
+            scope["method"] == "GET"
+            and "range" in asked
+            and self.version.still(asked.get("if-range"))
+        ):
             try:
                 ranges = ranges_of(asked["range"], self._size)
             except BadRange as problem:
@@ -178,8 +199,8 @@ class Picture(Response):
 
 
 def version_of(stat: os.stat_result) -> Version:
-    """A file's version. It has changed when its content did, or when it came to be here: a file put in the place of
-    another may be older.
+    """A file's version. It has changed when its content did, or when it came to be here: a file put
+    in the place of another may be older.
     """
     seen = f"{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ctime_ns}"
     tag = hashlib.blake2b(seen.encode(), digest_size=16).hexdigest()
@@ -187,8 +208,12 @@ def version_of(stat: os.stat_result) -> Version:
     return Version(f'"{tag}"', int(min(changed_s, time.time())))
 
 
-def refused(scope: Scope, version: Version, asked: Headers, headers: Mapping[str, str]) -> Response | None:
-    """What a request's conditions are answered with; None where it is to be answered as any other."""
+def refused(
+    scope: Scope, version: Version, asked: Headers, headers: Mapping[str, str]
+) -> Response | None:
+    """What a request's conditions are answered with; None where
+    it is to be answered as any other.
+    """
     status = version.refusal(asked)
     if status == 304:
         return Response(status_code=304, headers=version.headers() | dict(headers))

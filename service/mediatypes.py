@@ -1,5 +1,5 @@
-"""The media type of a stored file, by its first bytes. Neither its name nor the machine's table of types is asked, but
-for the few whose first bytes say nothing.
+"""The media type of a stored file, by its first bytes. Neither its name nor the machine's table of
+types is asked, but for the few whose first bytes say nothing.
 """
 
 from __future__ import annotations
@@ -18,9 +18,15 @@ def same(name: str) -> Pair:
     return name, name
 
 
-MP4, QUICKTIME = ("video/mp4", "audio/mp4"), ("video/quicktime", "audio/mp4")  # no type is registered for its sound
+# no type is registered for its sound
+MP4, QUICKTIME = ("video/mp4", "audio/mp4"), ("video/quicktime", "audio/mp4")
 MPEG, TRANSPORT = ("video/mpeg", "audio/mpeg"), same("video/mp2t")
-AAC, AC3, EAC3, DTS = same("audio/aac"), same("audio/ac3"), same("audio/eac3"), same("audio/vnd.dts")
+AAC, AC3, EAC3, DTS = (
+    same("audio/aac"),
+    same("audio/ac3"),
+    same("audio/eac3"),
+    same("audio/vnd.dts"),
+)
 MXF = same("application/mxf")
 
 STARTS: tuple[tuple[int, bytes, Pair], ...] = (
@@ -73,9 +79,11 @@ BRANDS: tuple[tuple[bytes, Pair], ...] = (  # how the main brand of an ISO file 
     (b"mif1", same("image/heif")),
     (b"msf1", same("image/heif")),
 )
-OLD_ATOMS = {b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot"}  # QuickTime began with these before it had brands
+# QuickTime began with these before it had brands
+OLD_ATOMS = {b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot"}
 SEGMENTS = {b"styp", b"moof", b"sidx"}
-PARTITION = b"\x06\x0e\x2b\x34\x02\x05\x01\x01\x0d\x01\x02"  # of MXF, which may have something else in front
+# of MXF, which may have something else in front
+PARTITION = b"\x06\x0e\x2b\x34\x02\x05\x01\x01\x0d\x01\x02"
 BY_SUFFIX = {
     ".mp3": MPEG,
     ".mpg": MPEG,
@@ -95,7 +103,9 @@ def media_type(path: Path, pictures: bool) -> str:
     """What a file is, that has pictures or sound alone. Raises OSError."""
     with path.open("rb") as file:
         head, tagged = after_tags(file)
-    found = by_start(head) or by_brand(head) or by_frames(head) or BY_SUFFIX.get(path.suffix.lower())
+    found = (
+        by_start(head) or by_brand(head) or by_frames(head) or BY_SUFFIX.get(path.suffix.lower())
+    )
     if found is None:
         found = MPEG if tagged else same(UNKNOWN)
     return found[0] if pictures else found[1]
@@ -137,7 +147,9 @@ def by_brand(head: bytes) -> Pair | None:
     if head.startswith(b"\x1a\x45\xdf\xa3"):
         at = head.find(b"\x42\x82")  # the element that names the kind
         return (
-            ("video/webm", "audio/webm") if b"webm" in head[at : at + 16] else ("video/x-matroska", "audio/x-matroska")
+            ("video/webm", "audio/webm")
+            if b"webm" in head[at : at + 16]
+            else ("video/x-matroska", "audio/x-matroska")
         )
     box = head[4:8]
     if box == b"ftyp":

@@ -14,13 +14,25 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = r = CollectorRegistry()
-        self.requests = Counter("tercet_requests_total", "Requests answered", ["route", "status"], registry=r)
-        self.seconds = Histogram("tercet_request_seconds", "Time to answer", ["route"], buckets=SECONDS, registry=r)
-        self.errors = Counter("tercet_errors_total", "Errors answered, by code", ["code"], registry=r)
-        self.stages = Histogram(
-            "tercet_stage_seconds", "Time of a request's stage", ["stage"], buckets=SECONDS, registry=r
+        self.requests = Counter(
+            "tercet_requests_total", "Requests answered", ["route", "status"], registry=r
         )
-        self.queued = Histogram("tercet_queue_seconds", "Wait for the encoder", ["lane"], buckets=SECONDS, registry=r)
+        self.seconds = Histogram(
+            "tercet_request_seconds", "Time to answer", ["route"], buckets=SECONDS, registry=r
+        )
+        self.errors = Counter(
+            "tercet_errors_total", "Errors answered, by code", ["code"], registry=r
+        )
+        self.stages = Histogram(
+            "tercet_stage_seconds",
+            "Time of a request's stage",
+            ["stage"],
+            buckets=SECONDS,
+            registry=r,
+        )
+        self.queued = Histogram(
+            "tercet_queue_seconds", "Wait for the encoder", ["lane"], buckets=SECONDS, registry=r
+        )
         self.recall = Histogram(
             "tercet_search_recall",
             "Share of a search's hits that comparing every vector finds too, by the ways that answered it",
@@ -28,16 +40,26 @@ class Metrics:
             buckets=(0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 1.0),
             registry=r,
         )
-        self.decoded = Counter("tercet_decoded_files_total", "Files decoded, by outcome", ["outcome"], registry=r)
+        self.decoded = Counter(
+            "tercet_decoded_files_total", "Files decoded, by outcome", ["outcome"], registry=r
+        )
         self.batch_rows = Histogram(
-            "tercet_batch_rows", "Rows in a batch", ["lane"], buckets=(1, 2, 4, 8, 16, 32, 64), registry=r
+            "tercet_batch_rows",
+            "Rows in a batch",
+            ["lane"],
+            buckets=(1, 2, 4, 8, 16, 32, 64),
+            registry=r,
         )
         self.encode_seconds = Histogram(
             "tercet_encode_seconds", "Time of a batch", ["lane"], buckets=SECONDS, registry=r
         )
-        self.waiting = Gauge("tercet_waiting_tokens", "Tokens waiting for the encoder", ["lane"], registry=r)
+        self.waiting = Gauge(
+            "tercet_waiting_tokens", "Tokens waiting for the encoder", ["lane"], registry=r
+        )
         self.items = Gauge("tercet_items", "Items stored", ["collection"], registry=r)
-        self.vectors = Gauge("tercet_vectors", "Vectors stored", ["collection", "encoding"], registry=r)
+        self.vectors = Gauge(
+            "tercet_vectors", "Vectors stored", ["collection", "encoding"], registry=r
+        )
 
     def batch(self, batch: Batch) -> None:
         self.batch_rows.labels(batch.lane).observe(batch.rows)

@@ -47,8 +47,8 @@ class Embedded:
 
 @dataclass(frozen=True)
 class Asked:
-    """What is searched by, in one encoding: its unit vector [dim], what whoever asks is to be told of it, and how much
-    of it is known, in [0, 1].
+    """What is searched by, in one encoding: its unit vector [dim], what whoever asks is to be told
+    of it, and how much of it is known, in [0, 1].
     """
 
     vector: Vectors
@@ -58,11 +58,24 @@ class Asked:
 
 class Pipeline:
     def __init__(
-        self, encoder: Encoder, batcher: Batcher, decoders: Decoders, settings: Settings, metrics: Metrics, quota: Quota
+        self,
+        encoder: Encoder,
+        batcher: Batcher,
+        decoders: Decoders,
+        settings: Settings,
+        metrics: Metrics,
+        quota: Quota,
     ):
-        self.encoder, self.batcher, self.decoders, self.metrics = encoder, batcher, decoders, metrics
+        self.encoder, self.batcher, self.decoders, self.metrics = (
+            encoder,
+            batcher,
+            decoders,
+            metrics,
+        )
         seconds = settings.media_max_s
-        self._budget = Budget(seconds=seconds, frames=round(seconds * 120), samples=round(seconds * 48_000 * 8))
+        self._budget = Budget(
+            seconds=seconds, frames=round(seconds * 120), samples=round(seconds * 48_000 * 8)
+        )
         self._max_waiting, self._max_s = settings.decode_waiting_max, settings.request_max_s
         self._quota = quota
         self._decoding = 0
@@ -79,19 +92,26 @@ class Pipeline:
             return await self.batcher.submit(encoding, array, who(), max_s=self._max_s)
 
     async def read(self, texts: list[str], encoding: str) -> list[Reading]:
-        """Texts as windows of token ids; where they are long, beside the event loop. Raises BadText."""
+        """Texts as windows of token ids; where they are long, beside the event loop. Raises
+        BadText.
+        """
         if sum(map(len, texts)) <= AT_ONCE:
             return self.encoder.read(texts, encoding)
         return await asyncio.to_thread(self.encoder.read, texts, encoding)
 
     async def rows(self, rows: list[list[int]], encoding: str) -> Vectors:
-        """Windows of token ids to unit vectors [n, dim], short ones apart from long ones. Raises Overloaded."""
+        """Windows of token ids to unit vectors [n, dim], short ones apart from long ones. Raises
+        Overloaded.
+        """
         spec = self.encoder.manifest.tokenizers[encoding].spec
         alike: dict[int, list[int]] = {}
         for i, row in enumerate(rows):
             alike.setdefault((len(row) - 1).bit_length(), []).append(i)
         made = await asyncio.gather(
-            *(self.encode(encoding, padded([rows[i] for i in which], spec)) for which in alike.values())
+            *(
+                self.encode(encoding, padded([rows[i] for i in which], spec))
+                for which in alike.values()
+            )
         )
         vectors = np.empty((len(rows), made[0].shape[1]), np.float32)
         for which, found in zip(alike.values(), made, strict=True):
@@ -99,7 +119,8 @@ class Pipeline:
         return vectors
 
     async def asked(self, text: str, encoding: str, index: int | None = None) -> Asked:
-        """Words to search by: as much as is read at once. `index` says which of several parts they are.
+        """Words to search by: as much as is read at once. `index` says which of several parts they
+        are.
 
         Raises:
             BadText: there are none, or none that are known. Overloaded.
@@ -115,26 +136,34 @@ class Pipeline:
     async def file(
         self, path: Path, encodings: Collection[str], overlap: float = 0.0, previews: bool = False
     ) -> Embedded:
-        """A media file to the vectors of the wanted encodings that its streams allow, its windows overlapping or not,
-        with what people see of it or not.
+        """A media file to the vectors of the wanted encodings that its streams allow, its windows
+        overlapping or not, with what people see of it or not.
 
         Raises:
-            BadMedia: what is wrong with it. Overloaded: too many files wait. OverQuota: the key has had its share.
+            BadMedia: what is wrong with it. Overloaded: too many files wait. OverQuota: the key has
+                had its share.
         """
         self._quota.check(who())
         with stage("decode"):
-            media = await self._decode(path, list(dict.fromkeys(map(modality_of, encodings))), overlap, previews)
+            media = await self._decode(
+                path, list(dict.fromkeys(map(modality_of, encodings))), overlap, previews
+            )
         self._quota.take(who(), math.ceil(media.duration_s))
         parts = {e: media.parts[modality_of(e)] for e in encodings if modality_of(e) in media.parts}
         vectors = await asyncio.gather(*(self.encode(e, part.array) for e, part in parts.items()))
-        return Embedded(media, {e: (part.windows, v) for (e, part), v in zip(parts.items(), vectors, strict=True)})
+        return Embedded(
+            media,
+            {e: (part.windows, v) for (e, part), v in zip(parts.items(), vectors, strict=True)},
+        )
 
     async def query(self, path: Path, encoding: str) -> Vectors:
         """One unit vector [dim] for a file used as an example."""
         embedded = await self.file(path, (encoding,))
         return direction(embedded.vectors[encoding][1])
 
-    async def _decode(self, path: Path, wanted: Collection[str], overlap: float, previews: bool) -> Media:
+    async def _decode(
+        self, path: Path, wanted: Collection[str], overlap: float, previews: bool
+    ) -> Media:
         if self._decoding >= self._max_waiting:
             raise Overloaded("decoding")
         if not self._decoding:
@@ -142,7 +171,9 @@ class Pipeline:
         self._decoding += 1
         outcome = "cancelled"
         try:
-            future = self.decoders.start(path, self.encoder.manifest.inputs, self._budget, wanted, overlap, previews)
+            future = self.decoders.start(
+                path, self.encoder.manifest.inputs, self._budget, wanted, overlap, previews
+            )
             try:
                 await asyncio.wait([asyncio.wrap_future(future)])
             except asyncio.CancelledError:
@@ -164,7 +195,9 @@ class Pipeline:
 
 @asynccontextmanager
 async def on_disk(upload: BinaryIO, folder: Path, name: str | None) -> AsyncIterator[Path]:
-    """An upload as a file of its own, gone afterwards. The client's name for it never becomes a path."""
+    """An upload as a file of its own, gone afterwards. The client's name for it never becomes a
+    path.
+    """
     with tempfile.TemporaryDirectory(dir=folder, prefix=UPLOAD) as place:
         path = Path(place) / f"media{media_suffix(name)}"
         await asyncio.to_thread(copy, upload, path)
@@ -172,8 +205,8 @@ async def on_disk(upload: BinaryIO, folder: Path, name: str | None) -> AsyncIter
 
 
 def media_suffix(name: str | None) -> str:
-    """The suffix of a client's name for a file where it is one of media's: FFmpeg weighs it where a long tag hides the
-    rest.
+    """The suffix of a client's name for a file where it is one of media's: FFmpeg weighs it where a
+    long tag hides the rest.
 
     >>> media_suffix("../Song.FLAC"), media_suffix("song.sh")
     ('.flac', '')

@@ -1,5 +1,6 @@
-"""HTTP by uvicorn and httptools, with what they leave open: how large the head of a request may be and how long it may
-take to arrive, that it names a host; and refusals in the shape of every other error.
+"""HTTP by uvicorn and httptools, with what they leave open: how large the head of a request may be
+and how long it may take to arrive, that it names a host; and refusals in the shape of every other
+error.
 """
 
 from __future__ import annotations
@@ -42,7 +43,9 @@ class Protocol(HttpToolsProtocol):
         self._stop_waiting()
         hosts = sum(name == b"host" for name, _ in self.headers)
         if self.parser.get_http_version() == "1.1" and hosts != 1:  # RFC 9112, 3.2
-            self._refuse(400, "bad_request", "a request has one header Host, which names whom it asks")
+            self._refuse(
+                400, "bad_request", "a request has one header Host, which names whom it asks"
+            )
             raise HttpParserError  # nothing more is read of it
         super().on_headers_complete()
 
@@ -53,7 +56,8 @@ class Protocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if not self._reading_head:  # of a body that nobody wants any more, some is let in, so that the answer is heard
+        # of a body that nobody wants any more, some is let in, so that the answer is heard
+        if not self._reading_head:
             self._stop_waiting()
             self._timer = self.loop.call_later(LINGER_S, self.transport.close)
 
@@ -64,7 +68,9 @@ class Protocol(HttpToolsProtocol):
                 self._wait_for_head()
         super().data_received(data)
         if self._reading_head and self._head > HEAD_BYTES:
-            self._refuse(431, "head_too_large", f"the head of a request has at most {HEAD_BYTES} bytes")
+            self._refuse(
+                431, "head_too_large", f"the head of a request has at most {HEAD_BYTES} bytes"
+            )
 
     def send_400_response(self, msg: str) -> None:
         self._refuse(400, "bad_request", msg)

@@ -14,7 +14,9 @@ from .settings import Settings
 
 
 class Quota:
-    """At most so much of something, by each key, in any stretch of time; as much as one likes where `rule` is empty."""
+    """At most so much of something, by each key, in any stretch of time; as much as one likes where
+    `rule` is empty.
+    """
 
     def __init__(self, what: str, rule: str) -> None:
         self.rule, self._what = rule, what
@@ -34,12 +36,15 @@ class Quota:
     def _over(self, who: str, amount: int) -> OverQuota:
         assert self._limit is not None
         left = self._limiter.get_window_stats(self._limit, who).reset_time - time.time()
-        least = self._limit.get_expiry() if amount > self._limit.amount else 1  # never, within one window
+        # never, within one window
+        least = self._limit.get_expiry() if amount > self._limit.amount else 1
         return OverQuota(self._what, str(self._limit), max(least, math.ceil(left)))
 
 
 class Quotas:
-    """Those of a service; what has been taken of a rule that stays is still taken after a reload."""
+    """Those of a service; what has been taken of a rule that
+    stays is still taken after a reload.
+    """
 
     def __init__(self, settings: Settings, before: Quotas | None = None) -> None:
         self.requests = Quota("requests", settings.quota_requests)

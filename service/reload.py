@@ -1,5 +1,5 @@
-"""Another bundle or other settings without a stop: opened and checked while the old ones serve; then requests wait for
-the moment in which the data folder changes hands.
+"""Another bundle or other settings without a stop: opened and checked while the old ones serve;
+then requests wait for the moment in which the data folder changes hands.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ LOG = logging.getLogger("tercet")
 
 
 class Reloader:
-    def __init__(self, tenure: Tenure, again: Callable[[], tuple[Settings, Encoder]] | None) -> None:
+    def __init__(
+        self, tenure: Tenure, again: Callable[[], tuple[Settings, Encoder]] | None
+    ) -> None:
         self._tenure, self._again = tenure, again
         self._task: asyncio.Task[State] | None = None
         self._closed = False
@@ -44,16 +46,19 @@ class Reloader:
         if self._again is None:
             raise CannotReload("this service was not started by its command")
         if self._closed or (self._task is not None and not self._task.done()):
-            raise CannotReload("the service is shutting down" if self._closed else "a reload is under way")
+            raise CannotReload(
+                "the service is shutting down" if self._closed else "a reload is under way"
+            )
         self._task = asyncio.create_task(self._reload(self._again))
         return self._task
 
     async def reload(self) -> State:
-        """Put new settings and a newly opened bundle in place, with every collection that has been made anew for that
-        bundle (`python -m index reembed`). It goes on when its caller leaves.
+        """Put new settings and a newly opened bundle in place, with every collection that has been
+        made anew for that bundle (`python -m index reembed`). It goes on when its caller leaves.
 
         Raises:
-            CannotReload: this process cannot read its settings again, or a reload is under way, or they are unsafe.
+            CannotReload: this process cannot read its settings again, or a reload is under way, or
+                they are unsafe.
             NotReady: a collection that has not been made anew for the new bundle.
             Whatever is wrong with the new settings or bundle. The old ones then serve on.
         """
@@ -71,9 +76,13 @@ class Reloader:
         before, fingerprint = old.encoder.manifest.fingerprint, encoder.manifest.fingerprint
         if settings.data.resolve() != old.settings.data.resolve():
             raise CannotReload("the data folder cannot change")
-        settings = settings.model_copy(update={"host": old.settings.host, "port": old.settings.port})
+        settings = settings.model_copy(
+            update={"host": old.settings.host, "port": old.settings.port}
+        )
         if settings.unguarded:
-            raise CannotReload("others than this machine may connect, and the new settings have no keys")
+            raise CannotReload(
+                "others than this machine may connect, and the new settings have no keys"
+            )
         await asyncio.to_thread(check_all, settings.data, before, fingerprint)
         decoders = await asyncio.to_thread(new_decoders, settings)
         async with self._tenure.handing_over():
@@ -88,8 +97,11 @@ class Reloader:
                 LOG.exception("the new bundle could not take over")
                 await asyncio.to_thread(decoders.close)
                 back = (settings, encoder) if swapped else (old.settings, old.encoder)
-                old.gone = f"a reload failed: {type(error).__name__}"  # until what follows has succeeded
-                self._tenure.state = await opened(*back, await asyncio.to_thread(new_decoders, back[0]), old)
+                # until what follows has succeeded
+                old.gone = f"a reload failed: {type(error).__name__}"
+                self._tenure.state = await opened(
+                    *back, await asyncio.to_thread(new_decoders, back[0]), old
+                )
                 if not swapped:
                     raise
         LOG.info("serving bundle %s", fingerprint)
@@ -97,12 +109,18 @@ class Reloader:
 
 
 def check_all(data: Path, before: str, fingerprint: str) -> list[str]:
-    """The collections with items of the bundle that served before. Raises NotReady: one has not been made anew."""
+    """The collections with items of the bundle that served before. Raises NotReady: one has not
+    been made anew.
+    """
     names: list[str] = []
     if before == fingerprint:
         return names
     for folder in sorted((data / "collections").iterdir()):
-        if folder.name.startswith(".") or not (folder / "records.sqlite").is_file() or has_lost_records(folder):
+        if (
+            folder.name.startswith(".")
+            or not (folder / "records.sqlite").is_file()
+            or has_lost_records(folder)
+        ):
             continue
         with closing(Records(folder / "records.sqlite")) as records:
             if records.meta().get("fingerprint") == before and records.counts()["items"]:

@@ -58,8 +58,12 @@ class TextContent(BaseModel):
 
 
 class Sound(BaseModel):
-    data: bytes = Field(description="a sound file in base64", json_schema_extra={"contentEncoding": "base64"})
-    format: str | None = Field(None, description="as a suffix, 'flac' say: for a file that does not tell what it is")
+    data: bytes = Field(
+        description="a sound file in base64", json_schema_extra={"contentEncoding": "base64"}
+    )
+    format: str | None = Field(
+        None, description="as a suffix, 'flac' say: for a file that does not tell what it is"
+    )
 
 
 class AudioContent(BaseModel):
@@ -70,7 +74,9 @@ class AudioContent(BaseModel):
 
 
 class OpenAIEmbeddings(BaseModel):
-    """OpenAI's shape; fields of theirs that mean nothing here are ignored. Sounds go where a text does, as a part."""
+    """OpenAI's shape; fields of theirs that mean nothing here are ignored. Sounds go where a text
+    does, as a part.
+    """
 
     input: str | list[str | TextContent | AudioContent]
     model: str | None = None
@@ -109,10 +115,14 @@ class SearchOptions(Strict):
     top_k: Count = 10
     filter: dict[str, Any] | None = None
     min_score: Number | None = None
-    min_confidence: Share | None = Field(None, description="of a hit, where the collection is large enough to tell")
+    min_confidence: Share | None = Field(
+        None, description="of a hit, where the collection is large enough to tell"
+    )
     exact: StrictBool = False
     qb_norm: StrictBool = Field(False, description="rank what every query finds lower (QB-Norm)")
-    space: str | None = Field(None, description="of a bundle that has several; else the first that holds both ends")
+    space: str | None = Field(
+        None, description="of a bundle that has several; else the first that holds both ends"
+    )
 
 
 class TextSearch(SearchOptions):
@@ -149,21 +159,27 @@ class ComposedSearch(SearchOptions):
 
     @field_validator("parts")
     @classmethod
-    def wanting(cls, parts: list[TextPart | FilePart | ItemPart]) -> list[TextPart | FilePart | ItemPart]:
+    def wanting(
+        cls, parts: list[TextPart | FilePart | ItemPart]
+    ) -> list[TextPart | FilePart | ItemPart]:
         if not any(part.weight > 0 for part in parts):
             raise ValueError("at least one part has a weight above zero")
         return parts
 
 
 def whole_schema(model: type[BaseModel]) -> dict[str, Any]:
-    """A model's JSON schema in one piece, for a place that its definitions cannot be referred to from."""
+    """A model's JSON schema in one piece, for a place that its definitions cannot be referred to
+    from.
+    """
     schema = model.model_json_schema()
     parts = schema.pop("$defs", {})
 
     def put_in(value: Any) -> Any:
         if isinstance(value, dict):
             name = str(value.get("$ref", "")).rpartition("/")[2]
-            return put_in(parts[name]) if name in parts else {k: put_in(v) for k, v in value.items()}
+            return (
+                put_in(parts[name]) if name in parts else {k: put_in(v) for k, v in value.items()}
+            )
         return [put_in(v) for v in value] if isinstance(value, list) else value
 
     whole: dict[str, Any] = put_in(schema)
@@ -214,8 +230,12 @@ class SearchResult(BaseModel):
     space: str
     took_ms: float
     plan: Plan
-    good_match: bool | None = Field(description="whether any hit stands out; null where that cannot be told")
-    calibration: dict[str, Calibration] = Field(description="by target, what this query's scores mean")
+    good_match: bool | None = Field(
+        description="whether any hit stands out; null where that cannot be told"
+    )
+    calibration: dict[str, Calibration] = Field(
+        description="by target, what this query's scores mean"
+    )
     warnings: list[str] = Field(default_factory=list, description=WARNINGS)
     hits: list[Hit]
 
@@ -241,11 +261,15 @@ class ItemFound(ItemSize):
 class ItemLink(BaseModel):
     media: str = Field(description="the path of the item's media, with what opens it without a key")
     poster: str | None = Field(description="the same of its pictures; `&at_s` says which")
-    expires_s: float | None = Field(description="how long they open it; null where no key is wanted")
+    expires_s: float | None = Field(
+        description="how long they open it; null where no key is wanted"
+    )
 
 
 class Waveform(BaseModel):
-    peaks: list[int] = Field(description="the loudest of each of as many equal parts of the item, 255 for full scale")
+    peaks: list[int] = Field(
+        description="the loudest of each of as many equal parts of the item, 255 for full scale"
+    )
 
 
 class ItemPage(BaseModel):

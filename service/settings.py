@@ -29,45 +29,83 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535, description="port to listen on")
     data: Path = Field(Path("data"), description="folder of the collections")
     bundle: Path = Field(Path("bundles/default"), description="folder of the encoder's bundle")
-    provider: Literal["cpu", "cuda", "tensorrt"] = Field("cpu", description="what ONNX Runtime runs on")
-    precision: Literal["fp32", "fp16", "int8"] = Field("fp32", description="of the encoder's numbers")
-    threads: int = Field(0, ge=0, description="cores that a batch is encoded on, of texts two batches at once; 0: all")
-    api_keys: Annotated[tuple[str, ...], NoDecode] = Field((), description="bearer keys, separated by commas")
-    hosts: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), description="names besides localhost that a service without keys goes by, separated by commas"
+    provider: Literal["cpu", "cuda", "tensorrt"] = Field(
+        "cpu", description="what ONNX Runtime runs on"
     )
-    link_s: float = Field(3600.0, gt=0, description="how long a link opens an item's media, beyond its length")
+    precision: Literal["fp32", "fp16", "int8"] = Field(
+        "fp32", description="of the encoder's numbers"
+    )
+    threads: int = Field(
+        0,
+        ge=0,
+        description="cores that a batch is encoded on, of texts two batches at once; 0: all",
+    )
+    api_keys: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="bearer keys, separated by commas"
+    )
+    hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="names besides localhost that a service without keys goes by, separated by commas",
+    )
+    link_s: float = Field(
+        3600.0, gt=0, description="how long a link opens an item's media, beyond its length"
+    )
     allow_open: bool = Field(False, description="listen beyond this machine without keys")
     upload_max_mb: int = Field(512, gt=0, description="largest request")
     json_max_mb: int = Field(16, gt=0, description="largest request that is not a form with files")
     files_max: int = Field(64, gt=0, description="files in one request")
     texts_max: int = Field(1024, gt=0, description="texts in one request")
-    overlap: float = Field(0.0, ge=0.0, le=0.9, description="share of an item's window that the next one lies on")
+    overlap: float = Field(
+        0.0, ge=0.0, le=0.9, description="share of an item's window that the next one lies on"
+    )
     media_max_s: float = Field(600.0, gt=0, description="longest media decoded for a request")
     decode_workers: int = Field(2, gt=0, description="decoding processes")
     decode_memory_mb: int = Field(1024, gt=0, description="address space of a decoding process")
     decode_max_s: float = Field(10.0, gt=0, description="time one file may take to decode")
-    decode_waiting_max: int = Field(128, gt=0, description="files decoding or waiting to; beyond, 429")
+    decode_waiting_max: int = Field(
+        128, gt=0, description="files decoding or waiting to; beyond, 429"
+    )
     imports: Path | None = Field(None, description="folder below which jobs may import")
     request_max_s: float = Field(60.0, gt=0, description="wait for the encoder; beyond, 503")
-    upload_max_s: float = Field(600.0, gt=0, description="time a request's body may take to arrive; beyond, 408")
-    batch_max_tokens: int = Field(2048, gt=0, description="tokens encoded together: a window of 5 s has some 128")
-    queue_max_tokens: int = Field(262_144, gt=0, description="tokens waiting for the encoder; beyond, 429")
+    upload_max_s: float = Field(
+        600.0, gt=0, description="time a request's body may take to arrive; beyond, 408"
+    )
+    batch_max_tokens: int = Field(
+        2048, gt=0, description="tokens encoded together: a window of 5 s has some 128"
+    )
+    queue_max_tokens: int = Field(
+        262_144, gt=0, description="tokens waiting for the encoder; beyond, 429"
+    )
     quota_requests: str = Field("", description="of each key, '600/minute' say; beyond, 429")
-    quota_media: str = Field("", description="seconds of media decoded for each key, '36000/hour' say; beyond, 429")
-    stall_s: float = Field(30.0, gt=0, description="a stage that has not moved for longer while work waits: not ready")
-    free_disk_mb: int = Field(64, ge=0, description="less free than this: not ready, and nothing is added")
+    quota_media: str = Field(
+        "", description="seconds of media decoded for each key, '36000/hour' say; beyond, 429"
+    )
+    stall_s: float = Field(
+        30.0, gt=0, description="a stage that has not moved for longer while work waits: not ready"
+    )
+    free_disk_mb: int = Field(
+        64, ge=0, description="less free than this: not ready, and nothing is added"
+    )
     recall_sample: float = Field(
         0.0, ge=0, le=1, description="share of searches measured against comparing every vector"
     )
-    traces: str = Field("", description="address that OpenTelemetry spans are sent to, OTLP over HTTP (extra 'otel')")
+    traces: str = Field(
+        "",
+        description="address that OpenTelemetry spans are sent to, OTLP over HTTP (extra 'otel')",
+    )
     log_json: bool = Field(False, description="log lines as JSON")
     index: Literal["auto", "exact", "hnsw", "ivf", "small", "gpu", "gpu-ivf"] = Field(
         "auto", description="kind of the vector indexes"
     )
-    index_memory_mb: int = Field(0, ge=0, description="memory that one vector index may take; 0: no limit")
-    index_latency_ms: float = Field(2.0, gt=0, description="time that one vector index may take for a search, about")
-    milvus: str = Field("", description="address of a Milvus that keeps the vectors instead of FAISS")
+    index_memory_mb: int = Field(
+        0, ge=0, description="memory that one vector index may take; 0: no limit"
+    )
+    index_latency_ms: float = Field(
+        2.0, gt=0, description="time that one vector index may take for a search, about"
+    )
+    milvus: str = Field(
+        "", description="address of a Milvus that keeps the vectors instead of FAISS"
+    )
     top_k_max: int = Field(1000, gt=0, le=TOP_K_MAX, description="most hits one search may ask for")
 
     @field_validator("quota_requests", "quota_media")
@@ -96,7 +134,9 @@ class Settings(BaseSettings):
 
     @property
     def unguarded(self) -> bool:
-        """Whether others than this machine may connect, without a key, and nobody said that they may."""
+        """Whether others than this machine may connect, without a key, and nobody said that they
+        may.
+        """
         return not (self.loopback or self.api_keys or self.allow_open)
 
     @property

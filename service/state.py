@@ -42,7 +42,8 @@ from .settings import Settings
 
 LOG = logging.getLogger("tercet")
 LANES = ("text", "audio", "video")  # those of the first go first
-PATCH, PATCH_S = 16, 0.04  # what a token covers of a picture's side, and of time in a sound, as a tiny VLSA has it
+# what a token covers of a picture's side, and of time in a sound, as a tiny VLSA has it
+PATCH, PATCH_S = 16, 0.04
 FAILING = 3  # batches that fail one after the other before the encoder itself is doubted
 DRAIN_S = 10.0
 UPLOADS = "uploads"  # in the data folder
@@ -63,7 +64,9 @@ class State:
     decoders: Decoders
     quotas: Quotas
     gone: str = ""  # why nobody has taken its place after it was closed
-    writers: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(WRITERS, "write"))
+    writers: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(WRITERS, "write")
+    )
 
     @property
     def uploads(self) -> Path:
@@ -81,7 +84,9 @@ class State:
             raise DiskFull(self.settings.free_disk_mb)
 
     async def write(self, work: Callable[..., None], *args: Any) -> None:
-        """Change a collection, in a thread that searches do not need: it may wait for a snapshot."""
+        """Change a collection, in a thread that searches do not
+        need: it may wait for a snapshot.
+        """
         try:
             done = asyncio.get_running_loop().run_in_executor(self.writers, work, *args)
         except RuntimeError:  # it has been closed
@@ -137,10 +142,14 @@ def lanes_of(manifest: Manifest) -> dict[str, Lane]:
             lanes[encoding] = Lane(pad=manifest.tokenizers[encoding].spec.pad_id)
         elif modality == "audio":
             assert inputs.audio is not None
-            lanes[encoding] = Lane(tokens=max(1, round(inputs.audio.samples / inputs.audio.sample_rate / PATCH_S)))
+            lanes[encoding] = Lane(
+                tokens=max(1, round(inputs.audio.samples / inputs.audio.sample_rate / PATCH_S))
+            )
         else:
             assert inputs.video is not None
-            lanes[encoding] = Lane(tokens=inputs.video.frames * (-(-inputs.video.size // PATCH)) ** 2)
+            lanes[encoding] = Lane(
+                tokens=inputs.video.frames * (-(-inputs.video.size // PATCH)) ** 2
+            )
     return lanes
 
 
@@ -154,11 +163,16 @@ def new_decoders(settings: Settings) -> Decoders:
 def open_data(settings: Settings, encoder: Encoder) -> Collections:
     """The data folder with a collection to start with. Raises CollectionError."""
     settings.data.mkdir(parents=True, exist_ok=True)
-    sizing = Sizing(settings.index, settings.index_memory_mb, settings.index_latency_ms, settings.milvus)
-    collections = Collections(settings.data, encoder.manifest.fingerprint, encoder.manifest.dims, sizing)
+    sizing = Sizing(
+        settings.index, settings.index_memory_mb, settings.index_latency_ms, settings.milvus
+    )
+    collections = Collections(
+        settings.data, encoder.manifest.fingerprint, encoder.manifest.dims, sizing
+    )
     try:
         try:
-            with suppress(FingerprintConflict, RecordsLost):  # told of by /readyz, and to whoever asks for it
+            # told of by /readyz, and to whoever asks for it
+            with suppress(FingerprintConflict, RecordsLost):
                 collections.ensure("default")
             for collection in collections.all():
                 stock(collection, encoder)
@@ -181,8 +195,8 @@ async def opened(
     before: State | Metrics,
     collections: Collections | None = None,
 ) -> State:
-    """Everything that serves an encoder and its collections, after another state or as the first one. What it was given
-    is closed where it fails.
+    """Everything that serves an encoder and its collections, after another state or as the first
+    one. What it was given is closed where it fails.
     """
     metrics = before if isinstance(before, Metrics) else before.metrics
     async with AsyncExitStack() as undo:
@@ -197,7 +211,9 @@ async def opened(
         batcher = Batcher(encoder.embed, lanes, most, waiting, metrics.batch, quick)
         undo.push_async_callback(batcher.close)
         pipeline = Pipeline(encoder, batcher, decoders, settings, metrics, quotas.media)
-        importing = Importing(settings, Bulk(encoder, batcher, asyncio.get_running_loop()), collections)
+        importing = Importing(
+            settings, Bulk(encoder, batcher, asyncio.get_running_loop()), collections
+        )
         jobs = Jobs(settings.data / "jobs", importing, said_of)
         undo.pop_all()
     return State(settings, encoder, collections, batcher, pipeline, metrics, jobs, decoders, quotas)
@@ -251,11 +267,19 @@ class Importing:
     def __call__(self, job: Job) -> Iterator[Progress]:
         path, root = below(self._settings.imports, job.path), below(self._settings.imports, ".")
         collection = self._collections.get(job.collection)
-        self._decoders = Decoders(self._settings.decode_workers, IMPORT_MEMORY_MB, IMPORT_FILE_S, nice=10)
+        self._decoders = Decoders(
+            self._settings.decode_workers, IMPORT_MEMORY_MB, IMPORT_FILE_S, nice=10
+        )
         try:
             overlap = self._settings.overlap
             for done, total, report in build(
-                self._encoder, collection, [path], self._decoders, IMPORT_BUDGET, overlap=overlap, within=root
+                self._encoder,
+                collection,
+                [path],
+                self._decoders,
+                IMPORT_BUDGET,
+                overlap=overlap,
+                within=root,
             ):
                 if is_short(self._settings):
                     raise DiskFull(self._settings.free_disk_mb)
@@ -299,7 +323,9 @@ class Tenure:
 
     @asynccontextmanager
     async def handing_over(self) -> AsyncIterator[None]:
-        """Hold new requests back, once those that are being answered have been, or have had their time."""
+        """Hold new requests back, once those that are being answered have been, or have had their
+        time.
+        """
         async with self._turn:
             self._serving.clear()
             try:
@@ -320,7 +346,9 @@ async def state(request: Request) -> State:
 
 
 def leave(scope: Scope) -> None:
-    """The request needs nothing more of who serves: its answer has begun, so that a long download holds nobody up."""
+    """The request needs nothing more of who serves: its answer has begun, so that a long download
+    holds nobody up.
+    """
     if hold := scope.pop("tercet.leave", None):
         hold()
 

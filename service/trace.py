@@ -1,5 +1,5 @@
-"""The request at hand: its id, who asks, and how long each stage of it took; in logs, in Server-Timing, in metrics, and
-as OpenTelemetry spans where these are sent somewhere.
+"""The request at hand: its id, who asks, and how long each stage of it took; in logs, in
+Server-Timing, in metrics, and as OpenTelemetry spans where these are sent somewhere.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ class Trace:
     @property
     def server_timing(self) -> str:
         """The stages so far, in milliseconds, as the header of that name has them."""
-        return ", ".join(f"{stage};dur={1000 * seconds:.1f}" for stage, seconds in self.stages.items())
+        return ", ".join(
+            f"{stage};dur={1000 * seconds:.1f}" for stage, seconds in self.stages.items()
+        )
 
 
 CURRENT: ContextVar[Trace | None] = ContextVar("trace", default=None)
@@ -56,13 +58,17 @@ def stage(name: str) -> Iterator[None]:
 
 
 def span(name: str, headers: Mapping[bytes, bytes] | None = None) -> AbstractContextManager[Any]:
-    """An OpenTelemetry span, below the one that a request's headers tell of; nothing where nobody is sent any."""
+    """An OpenTelemetry span, below the one that a request's headers tell of; nothing where nobody
+    is sent any.
+    """
     if TRACER is None:
         return nullcontext()
     from opentelemetry import propagate
 
     context = (
-        propagate.extract({k.decode("latin-1"): v.decode("latin-1") for k, v in headers.items()}) if headers else None
+        propagate.extract({k.decode("latin-1"): v.decode("latin-1") for k, v in headers.items()})
+        if headers
+        else None
     )
     started: AbstractContextManager[Any] = TRACER.start_as_current_span(name, context)
     return started
@@ -87,7 +93,8 @@ class JsonLines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         trace = CURRENT.get()
         row: dict[str, Any] = {
-            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{record.msecs:03.0f}Z",
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+            + f".{record.msecs:03.0f}Z",
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),

@@ -32,7 +32,9 @@ from media.windows import InputSpecs
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared" / "data"
-needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the shared recordings are not beside this checkout")
+needs_shared = pytest.mark.skipif(
+    not SHARED.is_dir(), reason="the shared recordings are not beside this checkout"
+)
 MODALITIES = ("video", "audio", "text")
 ROOMS = ("media", "evaluation", "model", "export", "index", "service")
 RED, GREEN, BLUE = (220, 20, 20), (20, 200, 20), (20, 20, 220)
@@ -43,9 +45,15 @@ UNKNOWN = {"собака", "лает", "🐶"}
 
 
 def make_clip(
-    path: Path, colours: list[tuple[int, int, int]], seconds_each: float = 1.0, hz: float | None = 440.0, fps: int = 8
+    path: Path,
+    colours: list[tuple[int, int, int]],
+    seconds_each: float = 1.0,
+    hz: float | None = 440.0,
+    fps: int = 8,
 ) -> Path:
-    """Plain colours one after another, with a tone; H.264 and AAC in whatever container the name says."""
+    """Plain colours one after another, with a tone; H.264 and AAC in whatever container the name
+    says.
+    """
     with av.open(str(path), "w") as container:
         video = container.add_stream("libx264", rate=fps)
         video.width = video.height = 64
@@ -59,7 +67,9 @@ def make_clip(
         if audio:
             tone = make_tone(len(colours) * seconds_each, hz or 0.0, 16_000)
             for start in range(0, len(tone), 1024):
-                piece = av.AudioFrame.from_ndarray(tone[None, start : start + 1024], format="fltp", layout="mono")
+                piece = av.AudioFrame.from_ndarray(
+                    tone[None, start : start + 1024], format="fltp", layout="mono"
+                )
                 piece.sample_rate, piece.pts, piece.time_base = 16_000, start, Fraction(1, 16_000)
                 container.mux(audio.encode(piece))
             container.mux(audio.encode(None))
@@ -79,14 +89,20 @@ def make_wav(path: Path, seconds: float = 1.0, hz: float = 440.0, rate: int = 16
 def write_wav(path: Path, samples: NDArray[np.float32], rate: int) -> None:
     """A float WAV, by hand: it may hold what no encoder would write."""
     data = samples.astype("<f4").tobytes()
-    head = b"RIFF" + (36 + len(data)).to_bytes(4, "little") + b"WAVEfmt " + (16).to_bytes(4, "little")
+    head = (
+        b"RIFF" + (36 + len(data)).to_bytes(4, "little") + b"WAVEfmt " + (16).to_bytes(4, "little")
+    )
     head += (3).to_bytes(2, "little") + (1).to_bytes(2, "little") + rate.to_bytes(4, "little")
-    head += (rate * 4).to_bytes(4, "little") + (4).to_bytes(2, "little") + (32).to_bytes(2, "little")
+    head += (
+        (rate * 4).to_bytes(4, "little") + (4).to_bytes(2, "little") + (32).to_bytes(2, "little")
+    )
     path.write_bytes(head + b"data" + len(data).to_bytes(4, "little") + data)
 
 
 def write_hours(path: Path) -> None:
-    """Four hours of silence that take no room on the disk: more than any machine decodes before a test is done."""
+    """Four hours of silence that take no room on the disk: more than any machine decodes before a
+    test is done.
+    """
     write_wav(path, np.zeros(0, np.float32), 48_000)
     with path.open("r+b") as file:
         file.seek(40)
@@ -102,14 +118,19 @@ def dims(width: int) -> dict[str, int]:
 class FakeEncoder:
     """Vectors one can work out on paper, four wide: red, green, blue, sound.
 
-    A video is the mean of its pixels, a text the mean of its colour words, a sound always the fourth axis.
+    A video is the mean of its pixels, a text the mean of its colour words, a sound always the
+    fourth axis.
     """
 
     def __init__(self, fingerprint: str = "fake", spaces: dict[str, Space] | None = None) -> None:
         spaces = spaces or {"vlsa": Space(4, {m: m for m in MODALITIES})}
         graphs = {e: f"{e}.onnx" for space in spaces.values() for e in space.encodings.values()}
-        tokenizers = {e: Tokenizer("tokenizer.json", TEXT) for e in graphs if modality_of(e) == "text"}
-        self.manifest = Manifest(2, "fake", fingerprint, SPECS, spaces, graphs, tokenizers, {}, {}, {})
+        tokenizers = {
+            e: Tokenizer("tokenizer.json", TEXT) for e in graphs if modality_of(e) == "text"
+        }
+        self.manifest = Manifest(
+            2, "fake", fingerprint, SPECS, spaces, graphs, tokenizers, {}, {}, {}
+        )
         self.poison: str | None = None
 
     def tokens(self, texts: list[str], encoding: str) -> NDArray[np.int64]:
@@ -127,7 +148,9 @@ class FakeEncoder:
             rows = [words[at : at + TEXT.tokens] for at in range(0, len(words), TEXT.tokens)]
             ids = [[WORDS.get(word, 5) for word in row] for row in rows]
             unknown = tuple(word for word in words if word in UNKNOWN)
-            readings.append(Reading(ids, len(words), len(words), len(words) - len(unknown), unknown))
+            readings.append(
+                Reading(ids, len(words), len(words), len(words) - len(unknown), unknown)
+            )
         return readings
 
     def check(self) -> None:
@@ -135,7 +158,9 @@ class FakeEncoder:
             raise RuntimeError("poisoned")
 
     def embed(self, encoding: str, arrays: NDArray[Any]) -> NDArray[np.float32]:
-        """Of an encoding that is narrower than four, the first axes and one that is always there."""
+        """Of an encoding that is narrower than four, the first axes
+        and one that is always there.
+        """
         modality, width = modality_of(encoding), self.manifest.dims[encoding]
         if self.poison in (modality, "all"):
             raise RuntimeError("poisoned")
@@ -160,10 +185,20 @@ class FakeEncoder:
 def serving(
     data: Path, *flags: str, port: int, within: Sequence[str] = ()
 ) -> Iterator[tuple[httpx.Client, subprocess.Popen[bytes]]]:
-    """A real server process, ready, `within` what another command confines it to; interrupted afterwards if it still
-    lives. What it says is shown with the test that fails.
+    """A real server process, ready, `within` what another command confines it to; interrupted
+    afterwards if it still lives. What it says is shown with the test that fails.
     """
-    command = [*within, sys.executable, "-m", "service", "--data", str(data), "--port", str(port), *flags]
+    command = [
+        *within,
+        sys.executable,
+        "-m",
+        "service",
+        "--data",
+        str(data),
+        "--port",
+        str(port),
+        *flags,
+    ]
     process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "TERCET_THREADS": "1"})
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
@@ -175,7 +210,9 @@ def serving(
             process.wait(30)
 
 
-def wait_ready(client: httpx.Client, process: subprocess.Popen[bytes], seconds: float = 60.0) -> None:
+def wait_ready(
+    client: httpx.Client, process: subprocess.Popen[bytes], seconds: float = 60.0
+) -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if process.poll() is not None:
@@ -191,7 +228,9 @@ def wait_ready(client: httpx.Client, process: subprocess.Popen[bytes], seconds: 
 
 @contextmanager
 def small_disk(place: Path, size: str) -> Iterator[Path]:
-    """A file system in memory at `place`, of a size as mount(8) has it; where none can be mounted, a test skipped."""
+    """A file system in memory at `place`, of a size as mount(8) has it; where none can be mounted,
+    a test skipped.
+    """
     place.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place)]
     mounted = subprocess.run(command, capture_output=True, text=True)
@@ -207,7 +246,9 @@ def small_disk(place: Path, size: str) -> Iterator[Path]:
 
 
 def installed_by(*extras: str) -> set[str]:
-    """The packages that pip installs for the project with these extras, and those that they need in turn."""
+    """The packages that pip installs for the project with these extras, and those that they need in
+    turn.
+    """
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     wanted = list(project["dependencies"])
     for extra in extras:
@@ -218,7 +259,9 @@ def installed_by(*extras: str) -> set[str]:
     while todo:
         requirement, asked = todo.pop()
         marker = requirement.marker
-        if str(requirement) in seen or not (marker is None or any(marker.evaluate({"extra": e}) for e in asked)):
+        if str(requirement) in seen or not (
+            marker is None or any(marker.evaluate({"extra": e}) for e in asked)
+        ):
             continue
         seen.add(str(requirement))
         found.add(canonical(requirement.name))
@@ -232,9 +275,9 @@ def canonical(name: str) -> str:
 
 
 def only_installed_by(folder: Path, *extras: str, without: tuple[str, ...] = ()) -> dict[str, str]:
-    """Variables with which Python imports what the project with these extras installs, and nothing else of what is
-    here, nor the packages of ours that it is `without`. Quicker than an environment of its own, which needs an index
-    and half a minute.
+    """Variables with which Python imports what the project with these extras installs, and nothing
+    else of what is here, nor the packages of ours that it is `without`. Quicker than an environment
+    of its own, which needs an index and half a minute.
     """
     there = installed_by(*extras)
     absent = [*without] + [
@@ -282,7 +325,9 @@ def running_milvus(folder: Path) -> Iterator[str]:
         "--host",
         "127.0.0.1",
     ]
-    process = subprocess.Popen([*command, "--port", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [*command, "--port", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
         for _ in range(600):
             with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):

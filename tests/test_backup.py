@@ -1,4 +1,6 @@
-"""Backups: taken while another process writes, refused when a byte is wrong, complete when restored."""
+"""Backups: taken while another process writes, refused when a byte is wrong, complete when
+restored.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ def filled(data: Path, count: int = 20) -> Collections:
 
 
 def test_a_backup_taken_in_use_is_restored_whole(tmp_path: Path) -> None:
-    """Items are replaced and deleted all the while: each backup holds whole items with their media, of one moment."""
+    """Items are replaced and deleted all the while: each backup holds whole items with their media,
+    of one moment.
+    """
     collections = filled(tmp_path / "data")
     box, stop, rounds = collections.get("a"), threading.Event(), 0
 
@@ -60,7 +64,11 @@ def test_a_backup_taken_in_use_is_restored_whole(tmp_path: Path) -> None:
         assert len(items) == saved["a"].items >= 20 and again.get("empty").counts()["items"] == 0
         for one in items:
             file, _ = held.media(one.id)
-            expected = b"%d" % one.metadata["n"] if one.id.startswith("w") else bytes([one.metadata["n"]]) * 100
+            expected = (
+                b"%d" % one.metadata["n"]
+                if one.id.startswith("w")
+                else bytes([one.metadata["n"]]) * 100
+            )
             assert file.read_bytes() == expected
         assert found(held, cloud(20, 8)[7])[0] == "i7"
         again.close()
@@ -78,7 +86,9 @@ def test_what_is_no_whole_backup_is_refused_and_writes_nothing(tmp_path: Path) -
         restore(tmp_path / "b", tmp_path / "data")
     for path in sorted(p for p in (tmp_path / "b").rglob("*") if p.is_file()):
         whole = path.read_bytes()
-        path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]) if path.name != "backup.json" else whole[:-20])
+        path.write_bytes(
+            whole[:-1] + bytes([whole[-1] ^ 1]) if path.name != "backup.json" else whole[:-20]
+        )
         with pytest.raises(BadBackup):
             restore(tmp_path / "b", tmp_path / "back")
         path.unlink()
@@ -91,7 +101,10 @@ def test_what_is_no_whole_backup_is_refused_and_writes_nothing(tmp_path: Path) -
         ("a", "../../m.wav"),
         ("a", "media/../../m"),
     ):
-        stolen = {"format": 1, "collections": {name: {"fingerprint": "f1", "items": 0, "files": {file: "0"}}}}
+        stolen = {
+            "format": 1,
+            "collections": {name: {"fingerprint": "f1", "items": 0, "files": {file: "0"}}},
+        }
         (tmp_path / "b" / "backup.json").write_text(json.dumps(stolen))
         with pytest.raises(BadBackup, match=r"no collection's name|does not belong"):
             restore(tmp_path / "b", tmp_path / "back")

@@ -25,7 +25,9 @@ def run(work: Coroutine[Any, Any, None]) -> None:
 
 
 class Device:
-    """Doubles its rows; refuses batches that hold a negative number; remembers what it was given."""
+    """Doubles its rows; refuses batches that hold a negative
+    number; remembers what it was given.
+    """
 
     def __init__(self) -> None:
         self.batches: list[tuple[str, int]] = []
@@ -73,7 +75,11 @@ def test_rows_of_differing_length_are_padded_as_their_lane_says() -> None:
         texts = [np.array([[0, 7, 8, 2]]), np.array([[0, 9, 2]]), np.array([[0, 5, 2]])]
         await asyncio.gather(*(batcher.submit("text@clap", ids) for ids in texts))
         rows_seen = [row for batch in seen for row in batch]
-        assert sorted("".join(map(str, row)).rstrip("1") for row in rows_seen) == ["052", "0782", "092"]
+        assert sorted("".join(map(str, row)).rstrip("1") for row in rows_seen) == [
+            "052",
+            "0782",
+            "092",
+        ]
         assert any(row[-1] == 1 for row in rows_seen)
         await batcher.close()
 
@@ -85,12 +91,17 @@ def test_one_bad_row_never_hurts_its_neighbours() -> None:
         device = Device()
         batcher = Batcher(device, LANES, max_tokens=32, max_waiting=100)
         device.gate.clear()
-        tasks = [asyncio.create_task(batcher.submit("video", rows(-1 if i == 5 else i))) for i in range(16)]
+        tasks = [
+            asyncio.create_task(batcher.submit("video", rows(-1 if i == 5 else i)))
+            for i in range(16)
+        ]
         await asyncio.sleep(0.05)
         device.gate.set()
         results = await asyncio.gather(*tasks, return_exceptions=True)
         assert isinstance(results[5], ValueError)
-        assert [r.item() for i, r in enumerate(results) if i != 5] == [2 * i for i in range(16) if i != 5]  # type: ignore[union-attr]
+        assert [r.item() for i, r in enumerate(results) if i != 5] == [
+            2 * i for i in range(16) if i != 5
+        ]  # type: ignore[union-attr]
         assert (await batcher.submit("video", rows(3))).item() == 6
         await batcher.close()
 
@@ -129,7 +140,9 @@ def test_texts_share_a_batch_with_those_about_as_long() -> None:
         await asyncio.sleep(0.05)
         gate.set()
         await first
-        assert [(await task).item() for task in short] == [3, 4, 3] and (await long).ravel().tolist() == [6, 6]
+        assert [(await task).item() for task in short] == [3, 4, 3] and (
+            await long
+        ).ravel().tolist() == [6, 6]
         assert sorted(shapes) == [(1, 2), (2, 40), (3, 4)]
         await batcher.close()
 
@@ -139,11 +152,16 @@ def test_texts_share_a_batch_with_those_about_as_long() -> None:
 def test_a_batch_is_as_large_as_its_tokens_allow() -> None:
     async def work() -> None:
         device = Device()
-        batcher = Batcher(device, {"text": Lane(), "video": Lane(tokens=30)}, max_tokens=100, max_waiting=10_000)
-        await asyncio.gather(batcher.submit("video", rows(*range(7))), batcher.submit("text", np.ones((25, 8))))
+        batcher = Batcher(
+            device, {"text": Lane(), "video": Lane(tokens=30)}, max_tokens=100, max_waiting=10_000
+        )
+        await asyncio.gather(
+            batcher.submit("video", rows(*range(7))), batcher.submit("text", np.ones((25, 8)))
+        )
         assert [n for lane, n in device.batches if lane == "video"] == [3, 3, 1]
         assert [n for lane, n in device.batches if lane == "text"] == [12, 12, 1]
-        assert (await batcher.submit("text", np.ones((1, 150)))).shape == (1, 150)  # too large for any batch: alone
+        # too large for any batch: alone
+        assert (await batcher.submit("text", np.ones((1, 150)))).shape == (1, 150)
         await batcher.close()
 
     run(work())
@@ -192,7 +210,9 @@ def test_bulk_work_goes_behind_people_and_is_not_refused() -> None:
 
 
 def test_bulk_leaves_in_small_parts_while_people_ask(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of 64 rows a batch: four at a time, as a sixteenth, until nobody has asked for a while; then all that wait."""
+    """Of 64 rows a batch: four at a time, as a sixteenth, until nobody has asked for a while; then
+    all that wait.
+    """
 
     async def work() -> None:
         device = Device()
@@ -271,8 +291,8 @@ def test_a_quick_lane_does_not_wait_for_a_long_batch() -> None:
 
 
 def test_a_few_words_wait_for_company_beside_words_and_not_beside_pictures() -> None:
-    """Ten rows of four tokens are worth a batch beside a short one of texts, nine wait for its end. Beside a long batch
-    or one of pictures, one leaves at once.
+    """Ten rows of four tokens are worth a batch beside a short one of texts, nine wait for its end.
+    Beside a long batch or one of pictures, one leaves at once.
     """
 
     async def work() -> None:
@@ -290,7 +310,9 @@ def test_a_few_words_wait_for_company_beside_words_and_not_beside_pictures() -> 
             assert batches == list(expected)
 
         words = np.ones((1, 4), np.int64)
-        batcher = Batcher(device, {"text": Lane(), "video": ROW}, max_tokens=400, max_waiting=900, quick=("text",))
+        batcher = Batcher(
+            device, {"text": Lane(), "video": ROW}, max_tokens=400, max_waiting=900, quick=("text",)
+        )
         tasks = [asyncio.create_task(batcher.submit("text", words))]
         await seen(("text", 1))
         tasks += [asyncio.create_task(batcher.submit("text", words)) for _ in range(9)]
@@ -330,7 +352,9 @@ def test_people_do_not_wait_for_the_words_of_an_import() -> None:
                 gate.wait(15)
             return np.ones((len(array), 2), np.float32)
 
-        batcher = Batcher(device, {"text": Lane()}, max_tokens=400, max_waiting=900, quick=("text",))
+        batcher = Batcher(
+            device, {"text": Lane()}, max_tokens=400, max_waiting=900, quick=("text",)
+        )
         imported = asyncio.create_task(batcher.submit("text", np.ones((1, 6), np.int64), bulk=True))
         await asyncio.sleep(0.05)
         await asyncio.wait_for(batcher.submit("text", np.ones((1, 4), np.int64)), 5)
@@ -342,7 +366,9 @@ def test_people_do_not_wait_for_the_words_of_an_import() -> None:
 
 
 def test_texts_that_never_end_leave_pictures_their_turn() -> None:
-    """Sixteen ask for texts without a pause and two for pictures: those have every fourth batch of the first thread."""
+    """Sixteen ask for texts without a pause and two for pictures: those have every fourth batch of
+    the first thread.
+    """
 
     async def work() -> None:
         seen: list[str] = []
@@ -367,7 +393,9 @@ def test_texts_that_never_end_leave_pictures_their_turn() -> None:
 
 
 def test_imports_are_not_run_beside_what_people_wait_for() -> None:
-    """A picture of theirs is on the device; an import's words wait for it, their own words do not."""
+    """A picture of theirs is on the device; an import's words
+    wait for it, their own words do not.
+    """
 
     async def work() -> None:
         gate, seen = threading.Event(), []
@@ -411,7 +439,9 @@ def test_a_device_that_hangs_is_told_of_and_left_behind() -> None:
 def test_the_middle_lane_gets_its_turn() -> None:
     async def work() -> None:
         device = Device()
-        batcher = Batcher(device, dict.fromkeys(("text", "audio", "video"), ROW), max_tokens=1, max_waiting=1000)
+        batcher = Batcher(
+            device, dict.fromkeys(("text", "audio", "video"), ROW), max_tokens=1, max_waiting=1000
+        )
         device.gate.clear()
         tasks = [asyncio.create_task(batcher.submit("text", rows(i))) for i in range(40)]
         tasks += [asyncio.create_task(batcher.submit("video", rows(i))) for i in range(20)]
@@ -484,7 +514,9 @@ def test_shutdown_leaves_nobody_waiting() -> None:
 
 def test_a_short_answer_is_an_error_not_a_wrong_vector() -> None:
     async def work() -> None:
-        batcher = Batcher(lambda lane, x: np.zeros((1, 2), np.float32), LANES, max_tokens=8, max_waiting=100)
+        batcher = Batcher(
+            lambda lane, x: np.zeros((1, 2), np.float32), LANES, max_tokens=8, max_waiting=100
+        )
         with pytest.raises(RuntimeError):
             await batcher.submit("text", rows(1, 2))
         await batcher.close()

@@ -34,13 +34,17 @@ from .makers import BLUE, GREEN, RED, ROOT, FakeEncoder, make_clip, make_tone, m
 BUNDLE = ROOT / "bundles" / "default"
 
 
-def build(data: Path, *paths: Path | str, collection: str = "default") -> subprocess.CompletedProcess[str]:
+def build(
+    data: Path, *paths: Path | str, collection: str = "default"
+) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "index", "build", "--bundle", str(BUNDLE), "--data", str(data)]
     command += ["--collection", collection, *map(str, paths)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 
-def contents(data: Path, collection: str = "default") -> dict[str, tuple[str, int, tuple[str, ...]]]:
+def contents(
+    data: Path, collection: str = "default"
+) -> dict[str, tuple[str, int, tuple[str, ...]]]:
     manifest = OnnxEncoder.open(BUNDLE).manifest
     held = Collections(data, manifest.fingerprint, manifest.dims)
     try:
@@ -92,7 +96,10 @@ def test_silence_gets_no_vector_and_stays_an_item(tmp_path: Path) -> None:
     write_wav(tmp_path / "none.wav", 0 * tone, 16_000)
     built = build(tmp_path / "data", tmp_path / "ends.wav", tmp_path / "none.wav")
     assert built.returncode == 0, built.stderr
-    assert contents(tmp_path / "data") == {"ends.wav": ("audio", 2, ("audio",)), "none.wav": ("audio", 2, ())}
+    assert contents(tmp_path / "data") == {
+        "ends.wav": ("audio", 2, ("audio",)),
+        "none.wav": ("audio", 2, ()),
+    }
     manifest = OnnxEncoder.open(BUNDLE).manifest
     held = Collections(tmp_path / "data", manifest.fingerprint, manifest.dims)
     try:
@@ -108,8 +115,12 @@ def test_names_that_collide_or_are_no_text_are_told(tmp_path: Path) -> None:
         make_wav(tmp_path / place / "c.wav")
     with suppress(OSError):
         make_wav(tmp_path / "p" / "ok.wav").rename(tmp_path / "p" / os.fsdecode(b"bad\xff.wav"))
-    result = build(tmp_path / "data", tmp_path / "p" / "c.wav", tmp_path / "q" / "c.wav", tmp_path / "p")
-    assert result.returncode == 1 and "2 indexed, 0 unchanged, 2 failed" in result.stdout, result.stdout + result.stderr
+    result = build(
+        tmp_path / "data", tmp_path / "p" / "c.wav", tmp_path / "q" / "c.wav", tmp_path / "p"
+    )
+    assert result.returncode == 1 and "2 indexed, 0 unchanged, 2 failed" in result.stdout, (
+        result.stdout + result.stderr
+    )
     assert "is taken by" in result.stderr and "not UTF-8" in result.stderr
 
 
@@ -126,10 +137,17 @@ def test_a_manifest_with_text_and_metadata(folder: Path, tmp_path: Path) -> None
         {"path": "a.mp4", "id": "x", "text": "line\u2028break"},
         {"path": "a.mp4", "id": "y", "metadata": {"ä": "ö"}},
     ]
-    (folder / "odd.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in odd), "utf-8")
+    (folder / "odd.jsonl").write_text(
+        "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in odd), "utf-8"
+    )
     assert "2 indexed" in build(tmp_path / "data", folder / "odd.jsonl").stdout
     assert "0 indexed, 2 unchanged" in build(tmp_path / "data", folder / "odd.jsonl").stdout
-    for row in ({"path": "a\0b"}, {"path": "a.mp4", "captions": ["\ud800"]}, {"path": "a.mp4", "metadata": ["x"]}, [1]):
+    for row in (
+        {"path": "a\0b"},
+        {"path": "a.mp4", "captions": ["\ud800"]},
+        {"path": "a.mp4", "metadata": ["x"]},
+        [1],
+    ):
         (folder / "bad.jsonl").write_text(json.dumps(row))
         assert "bad.jsonl, line 1" in build(tmp_path / "data", folder / "bad.jsonl").stderr
     (folder / "bad.jsonl").write_text('{"path": "a.mp4"}\n{"no": "path"}\n')
@@ -141,12 +159,20 @@ def test_a_manifest_with_text_and_metadata(folder: Path, tmp_path: Path) -> None
 
 def test_shards_and_words_alone(folder: Path, tmp_path: Path) -> None:
     """A tar shard is read as it lies; a manifest row without a path is a text."""
-    (folder / "a.json").write_text(json.dumps({"text": "a red clip", "metadata": {"n": 1}, "path": "/etc/passwd"}))
+    (folder / "a.json").write_text(
+        json.dumps({"text": "a red clip", "metadata": {"n": 1}, "path": "/etc/passwd"})
+    )
     with tarfile.open(tmp_path / "s.tar", "w") as tar:
-        for name, source in (("x/one.mp4", "a.mp4"), ("x/one.json", "a.json"), ("two.flac", "broken.mp4")):
+        for name, source in (
+            ("x/one.mp4", "a.mp4"),
+            ("x/one.json", "a.json"),
+            ("two.flac", "broken.mp4"),
+        ):
             tar.add(folder / source, name)
         tar.add(folder / "deep/er/c.wav", "three.wav")
-    (tmp_path / "m.jsonl").write_text('{"text": "waves on a beach", "id": "words", "metadata": {"n": 2}}\n')
+    (tmp_path / "m.jsonl").write_text(
+        '{"text": "waves on a beach", "id": "words", "metadata": {"n": 2}}\n'
+    )
     data = tmp_path / "data"
     first = build(data, tmp_path / "s.tar", tmp_path / "m.jsonl")
     assert "3 indexed, 0 unchanged, 1 failed" in first.stdout, first.stdout + first.stderr
@@ -157,19 +183,32 @@ def test_shards_and_words_alone(folder: Path, tmp_path: Path) -> None:
     }
     (row,) = map(json.loads, (data / "default-failures.jsonl").read_text().splitlines())
     assert row["source"].endswith("s.tar (two)") and row["reason"]
-    assert "0 indexed, 3 unchanged, 1 failed" in build(data, tmp_path / "s.tar", tmp_path / "m.jsonl").stdout
-    long = "a man walks through a park on a quiet afternoon while people sit on benches and talk. " * 9
+    assert (
+        "0 indexed, 3 unchanged, 1 failed"
+        in build(data, tmp_path / "s.tar", tmp_path / "m.jsonl").stdout
+    )
+    long = (
+        "a man walks through a park on a quiet afternoon while people sit on benches and talk. " * 9
+    )
     rows = [{"text": long, "id": "long"}, {"text": "собака лает", "id": "strange"}]
     (tmp_path / "n.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     odd = build(tmp_path / "odd", tmp_path / "n.jsonl")
-    assert odd.returncode == 0 and "warning: strange: none of its words is known: собака, лает" in odd.stderr
-    assert contents(tmp_path / "odd") == {"long": ("text", 2, ("text",)), "strange": ("text", 1, ())}
+    assert (
+        odd.returncode == 0
+        and "warning: strange: none of its words is known: собака, лает" in odd.stderr
+    )
+    assert contents(tmp_path / "odd") == {
+        "long": ("text", 2, ("text",)),
+        "strange": ("text", 1, ()),
+    }
     (tmp_path / "bad.tar").write_bytes(b"no tar")
     assert "bad.tar" in build(data, tmp_path / "bad.tar").stderr
 
 
 def test_what_failed_before_is_tried_again_when_told(tmp_path: Path) -> None:
-    """Nothing about the file has changed as far as its size and time tell: a codec was missing, say."""
+    """Nothing about the file has changed as far as its size and time tell: a codec was missing,
+    say.
+    """
     good = make_wav(tmp_path / "good.wav").read_bytes()
     file = tmp_path / "f.wav"
     file.write_bytes(b"x" * len(good))
@@ -178,14 +217,20 @@ def test_what_failed_before_is_tried_again_when_told(tmp_path: Path) -> None:
     file.write_bytes(good)
     os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     assert "0 indexed, 0 unchanged, 1 failed" in build(tmp_path / "data", file).stdout
-    assert "1 indexed, 0 unchanged, 0 failed" in build(tmp_path / "data", "--retry-failed", file).stdout
+    assert (
+        "1 indexed, 0 unchanged, 0 failed"
+        in build(tmp_path / "data", "--retry-failed", file).stdout
+    )
     assert "0 indexed, 1 unchanged, 0 failed" in build(tmp_path / "data", file).stdout
     assert (tmp_path / "data" / "default-failures.jsonl").read_text() == ""
 
 
 def items_in(records: Path) -> int:
     """How many items another process has written; 0 while there is nothing to read."""
-    with suppress(sqlite3.OperationalError), closing(sqlite3.connect(f"file:{records}?mode=ro", uri=True)) as db:
+    with (
+        suppress(sqlite3.OperationalError),
+        closing(sqlite3.connect(f"file:{records}?mode=ro", uri=True)) as db,
+    ):
         return int(db.execute("select count(*) from items").fetchone()[0])
     return 0
 
@@ -198,8 +243,20 @@ def test_killed_and_run_again_gives_the_same_set(tmp_path: Path) -> None:
     (place / "z.wav").write_bytes(b"broken")
     assert "150 indexed, 0 unchanged, 1 failed" in build(tmp_path / "whole", place).stdout
     data = tmp_path / "killed"
-    command = [sys.executable, "-m", "index", "build", "--bundle", str(BUNDLE), "--data", str(data), str(place)]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    command = [
+        sys.executable,
+        "-m",
+        "index",
+        "build",
+        "--bundle",
+        str(BUNDLE),
+        "--data",
+        str(data),
+        str(place),
+    ]
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
         records = data / "collections" / "default" / "records.sqlite"
         while process.poll() is None and not items_in(records):
@@ -209,29 +266,56 @@ def test_killed_and_run_again_gives_the_same_set(tmp_path: Path) -> None:
         process.wait()
     assert 0 < len(contents(data)) < 150
     resumed = build(data, place)
-    assert re.search(r"[1-9]\d* indexed, [1-9]\d* unchanged, 1 failed", resumed.stdout), resumed.stdout
+    assert re.search(r"[1-9]\d* indexed, [1-9]\d* unchanged, 1 failed", resumed.stdout), (
+        resumed.stdout
+    )
     assert contents(data) == contents(tmp_path / "whole")
 
 
 def test_searching_from_the_command_line(folder: Path, tmp_path: Path) -> None:
     build(tmp_path / "data", folder)
-    command = [sys.executable, "-m", "index", "search", "--bundle", str(BUNDLE), "--data", str(tmp_path / "data")]
+    command = [
+        sys.executable,
+        "-m",
+        "index",
+        "search",
+        "--bundle",
+        str(BUNDLE),
+        "--data",
+        str(tmp_path / "data"),
+    ]
 
     def search(*query: str) -> str:
-        result = subprocess.run([*command, *query], cwd=ROOT, capture_output=True, text=True, timeout=120)
+        result = subprocess.run(
+            [*command, *query], cwd=ROOT, capture_output=True, text=True, timeout=120
+        )
         assert result.returncode == 0, result.stderr
         return result.stdout
 
-    assert "clips/a.mp4" in search("--video", str(folder / "a.mp4"), "--target", "video").splitlines()[1]
     assert (
-        "clips/deep/er/c.wav" in search("--audio", str(folder / "deep/er/c.wav"), "--target", "audio").splitlines()[1]
+        "clips/a.mp4"
+        in search("--video", str(folder / "a.mp4"), "--target", "video").splitlines()[1]
+    )
+    assert (
+        "clips/deep/er/c.wav"
+        in search("--audio", str(folder / "deep/er/c.wav"), "--target", "audio").splitlines()[1]
     )
     assert "s  clips/" in search("--text", "something red")
-    run = subprocess.run([*command, "--text", "собака лает"], cwd=ROOT, capture_output=True, text=True)
-    assert run.returncode == 1 and "none of its words is known: собака, лает" in run.stderr and not run.stdout
-    run = subprocess.run([*command, "--text", "a red мяч"], cwd=ROOT, capture_output=True, text=True)
+    run = subprocess.run(
+        [*command, "--text", "собака лает"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert (
+        run.returncode == 1
+        and "none of its words is known: собака, лает" in run.stderr
+        and not run.stdout
+    )
+    run = subprocess.run(
+        [*command, "--text", "a red мяч"], cwd=ROOT, capture_output=True, text=True
+    )
     assert run.returncode == 0 and "No confident match." in run.stdout and "мяч" in run.stderr
-    wrong = subprocess.run([*command, "--audio", str(folder / "broken.mp4")], cwd=ROOT, capture_output=True, text=True)
+    wrong = subprocess.run(
+        [*command, "--audio", str(folder / "broken.mp4")], cwd=ROOT, capture_output=True, text=True
+    )
     assert wrong.returncode == 1 and "not a media file" in wrong.stderr
 
 
@@ -254,7 +338,9 @@ def in_place(path: Path, hz: float) -> None:
 
 
 def test_content_tells_where_the_time_does_not(tmp_path: Path) -> None:
-    """Times that all moved by an hour cost nothing; other content in the same size and time is found when asked for."""
+    """Times that all moved by an hour cost nothing; other content in the same size and time is
+    found when asked for.
+    """
     place, data = tmp_path / "clips", tmp_path / "data"
     place.mkdir()
     for n in range(3):
@@ -275,7 +361,10 @@ def test_content_tells_where_the_time_does_not(tmp_path: Path) -> None:
     in_place(place / "2.wav", 777.0)
     assert said(data, *every).startswith("0 indexed, 5 unchanged, 0 failed")
     checked = build(data, "--check", *every)
-    assert "1 indexed, 4 unchanged, 0 failed" in checked.stdout and "1 had other content" in checked.stdout
+    assert (
+        "1 indexed, 4 unchanged, 0 failed" in checked.stdout
+        and "1 had other content" in checked.stdout
+    )
     assert said(data, "--check", *every).startswith("0 indexed, 5 unchanged, 0 failed")
 
 
@@ -300,7 +389,9 @@ def test_records_without_sums_get_them_when_they_are_checked(tmp_path: Path) -> 
     assert said(data, file).startswith("0 indexed, 1 unchanged")
 
 
-def test_what_a_broken_file_replaced_is_not_found_and_the_failure_stays_listed(tmp_path: Path) -> None:
+def test_what_a_broken_file_replaced_is_not_found_and_the_failure_stays_listed(
+    tmp_path: Path,
+) -> None:
     place, other, data = tmp_path / "a", tmp_path / "b", tmp_path / "data"
     place.mkdir()
     other.mkdir()
@@ -364,8 +455,13 @@ def test_an_item_stays_where_its_file_may_still_be_what_it_was(tmp_path: Path) -
 
 @pytest.mark.parametrize("lost", ["empty", "missing"])
 def test_a_collection_whose_records_are_lost_is_adopted(tmp_path: Path, lost: str) -> None:
-    """Refused until then; what is taken in is listed; every original is there afterwards, and what cannot be read."""
-    data, sounds = tmp_path / "data", [make_wav(tmp_path / f"{n}.wav", 2.0, 300.0 * (n + 1)) for n in range(2)]
+    """Refused until then; what is taken in is listed; every original is there afterwards, and what
+    cannot be read.
+    """
+    data, sounds = (
+        tmp_path / "data",
+        [make_wav(tmp_path / f"{n}.wav", 2.0, 300.0 * (n + 1)) for n in range(2)],
+    )
     manifest = OnnxEncoder.open(BUNDLE).manifest
     held = Collections(data, manifest.fingerprint, manifest.dims)
     box = held.ensure("default")
@@ -380,13 +476,23 @@ def test_a_collection_whose_records_are_lost_is_adopted(tmp_path: Path, lost: st
         records.touch()
     refused = build(data, tmp_path / "0.wav")
     assert refused.returncode == 1 and "--adopt" in refused.stderr
-    assert records.exists() == (lost == "empty") and not (records.exists() and records.stat().st_size)
+    assert records.exists() == (lost == "empty") and not (
+        records.exists() and records.stat().st_size
+    )
     adopted = build(data, "--adopt")
-    assert adopted.returncode == 1 and "2 taken in, 1 failed" in adopted.stdout, adopted.stdout + adopted.stderr
+    assert adopted.returncode == 1 and "2 taken in, 1 failed" in adopted.stdout, (
+        adopted.stdout + adopted.stderr
+    )
     assert all(name in adopted.stdout for name in (*names, odd)) and odd in adopted.stderr
     assert contents(data) == dict.fromkeys(names, ("audio", 1, ("audio",)))
     assert {path.read_bytes() for path in box.folder.rglob("*.wav")} == originals
     again = build(data, "--adopt", sounds[0])
-    assert "0 taken in, 1 failed" in again.stdout and "1 indexed, 0 unchanged, 0 failed" in again.stdout
+    assert (
+        "0 taken in, 1 failed" in again.stdout
+        and "1 indexed, 0 unchanged, 0 failed" in again.stdout
+    )
     assert {path.read_bytes() for path in box.folder.rglob("*.wav")} == originals
-    assert build(tmp_path / "nowhere", "--adopt").returncode == 1 and not (tmp_path / "nowhere").exists()
+    assert (
+        build(tmp_path / "nowhere", "--adopt").returncode == 1
+        and not (tmp_path / "nowhere").exists()
+    )

@@ -1,4 +1,6 @@
-"""The command `tercet`: one name for every command of every package, as a console script runs it."""
+"""The command `tercet`: one name for every command of every
+package, as a console script runs it.
+"""
 
 from __future__ import annotations
 
@@ -29,10 +31,17 @@ def plain_environment() -> dict[str, str]:
     return env | {"PYTHONPATH": str(ROOT), "COLUMNS": "120"}
 
 
-def tercet(*arguments: str | Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+def tercet(
+    *arguments: str | Path, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "service.cli", *map(str, arguments)]
     return subprocess.run(
-        command, cwd=ROOT, env=env or plain_environment(), capture_output=True, text=True, timeout=300
+        command,
+        cwd=ROOT,
+        env=env or plain_environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
 
 
@@ -48,7 +57,12 @@ def console(tmp_path_factory: pytest.TempPathFactory) -> Path:
     module, function = PROJECT["scripts"]["tercet"].split(":")
     folder = tmp_path_factory.mktemp("bin")
     script = folder / "tercet"
-    lines = [f"#!{sys.executable}", "import sys", f"from {module} import {function}", "if __name__ == '__main__':"]
+    lines = [
+        f"#!{sys.executable}",
+        "import sys",
+        f"from {module} import {function}",
+        "if __name__ == '__main__':",
+    ]
     script.write_text("\n".join([*lines, f"    sys.exit({function}())\n"]))
     script.chmod(0o755)
     return folder
@@ -56,7 +70,9 @@ def console(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def serving_only(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The variables of an environment as the image has it: the extra cpu, and no package `model`."""
+    """The variables of an environment as the image has it: the
+    extra cpu, and no package `model`.
+    """
     return only_installed_by(tmp_path_factory.mktemp("only"), "cpu", without=("model",))
 
 
@@ -71,7 +87,9 @@ def data(tmp_path_factory: pytest.TempPathFactory, serving_only: dict[str, str])
     for row in rows:
         make_wav(place / row["path"], 3.0, hz=row["metadata"]["hz"])
     (place / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    built = document(tercet("build", "--json", "--data", place / "data", place / "rows.jsonl", env=serving_only))
+    built = document(
+        tercet("build", "--json", "--data", place / "data", place / "rows.jsonl", env=serving_only)
+    )
     assert (built["indexed"], built["unchanged"], built["failed"]) == (3, 0, {})
     return place / "data"
 
@@ -92,14 +110,21 @@ def test_the_help_of_a_command_has_its_name_and_ends_with_examples(name: str) ->
     assert shown.returncode == 0, shown.stderr
     assert shown.stdout.startswith(f"usage: tercet {name} ") and "python -m" not in shown.stdout
     examples = re.search(r"\n\nExamples?:\n((?:  .+\n)+)\Z", shown.stdout)
-    assert examples and all(line.startswith(f"  tercet {name} ") for line in examples.group(1).splitlines())
+    assert examples and all(
+        line.startswith(f"  tercet {name} ") for line in examples.group(1).splitlines()
+    )
     assert len(examples.group(1).splitlines()) <= 2
 
 
 def test_the_help_of_a_package_has_the_packages_name() -> None:
     command = [sys.executable, "-m", "index", "search", "--help"]
-    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60).stdout
-    assert shown.startswith("usage: python -m index search ") and "  python -m index search --data mine" in shown
+    shown = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+    ).stdout
+    assert (
+        shown.startswith("usage: python -m index search ")
+        and "  python -m index search --data mine" in shown
+    )
 
 
 def test_the_version_is_the_projects() -> None:
@@ -108,7 +133,16 @@ def test_the_version_is_the_projects() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [(), ("nonsense",), ("searc",), ("--",), ("search",), ("serve", "--nonsense"), ("serve", "mcp")]
+    "arguments",
+    [
+        (),
+        ("nonsense",),
+        ("searc",),
+        ("--",),
+        ("search",),
+        ("serve", "--nonsense"),
+        ("serve", "mcp"),
+    ],
 )
 def test_what_is_called_wrongly_ends_with_status_2(arguments: tuple[str, ...]) -> None:
     ran = tercet(*arguments)
@@ -154,9 +188,22 @@ def test_training_without_its_packages_names_the_extra(tmp_path: Path) -> None:
     """As after `make setup`: the package `model` is there, torch is not."""
     env = only_installed_by(tmp_path, "cpu")
     for module in ("service.cli", "model"):
-        command = [sys.executable, "-m", module, "train", "--config", "tiny", "--out", str(tmp_path / "run")]
+        command = [
+            sys.executable,
+            "-m",
+            module,
+            "train",
+            "--config",
+            "tiny",
+            "--out",
+            str(tmp_path / "run"),
+        ]
         ran = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60)
-        assert ran.returncode == 2 and "(extra 'train')" in ran.stderr and len(ran.stderr.splitlines()) == 1
+        assert (
+            ran.returncode == 2
+            and "(extra 'train')" in ran.stderr
+            and len(ran.stderr.splitlines()) == 1
+        )
 
 
 def test_help_and_version_load_only_what_they_show() -> None:
@@ -168,7 +215,9 @@ except SystemExit:
     pass
 heavy = {"torch", "numpy", "onnxruntime", "uvicorn", "pydantic", "model", "index", "export"}
 assert not heavy & set(sys.modules), heavy & set(sys.modules)"""
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, timeout=60)
+    subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, timeout=60
+    )
 
 
 def test_items_are_listed_by_id(data: Path) -> None:
@@ -180,30 +229,57 @@ def test_items_are_listed_by_id(data: Path) -> None:
     rest = document(tercet("items", "--data", data, "--after", "b", "--json"))
     assert [item["id"] for item in rest["items"]] == ["c"] and rest["next"] is None
     shown = tercet("items", "--data", data)
-    assert [line.split()[-1] for line in shown.stdout.splitlines()[1:]] == ["a", "b", "c"] and not shown.stderr
+    assert [line.split()[-1] for line in shown.stdout.splitlines()[1:]] == [
+        "a",
+        "b",
+        "c",
+    ] and not shown.stderr
     assert tercet("items", "--data", data, "--limit", "1").stderr == "there are more: --after a\n"
     nothing = document(tercet("items", "--data", data, "--after", "c", "--json"))
     assert nothing == {"items": [], "next": None}
 
 
 def test_a_search_answers_as_the_service_does(data: Path) -> None:
-    """The document has the fields of the HTTP answer; what was not read comes as a warning in it."""
-    asked = ("search", "--data", data, "--audio", data.parent / "b.wav", "--target", "audio", "--top-k", "2", "--json")
+    """The document has the fields of the HTTP answer; what was
+    not read comes as a warning in it.
+    """
+    asked = (
+        "search",
+        "--data",
+        data,
+        "--audio",
+        data.parent / "b.wav",
+        "--target",
+        "audio",
+        "--top-k",
+        "2",
+        "--json",
+    )
     found = document(tercet(*asked))
-    assert found["route"] == "audio-audio" and found["collection"] == "default" and len(found["hits"]) == 2
+    assert (
+        found["route"] == "audio-audio"
+        and found["collection"] == "default"
+        and len(found["hits"]) == 2
+    )
     best = found["hits"][0]
     assert best["id"] == "b" and best["score"] == pytest.approx(1.0, abs=1e-3)
     assert found["plan"]["exact"] and found["warnings"] == []
     long = document(tercet("search", "--data", data, "--text", "a steady tone " * 100, "--json"))
-    assert any("only the beginning was read" in warning for warning in long["warnings"]), long["warnings"]
+    assert any("only the beginning was read" in warning for warning in long["warnings"]), long[
+        "warnings"
+    ]
 
 
 def test_reports_backups_and_reembeddings_are_documents(data: Path, tmp_path: Path) -> None:
-    assert {worth["encoding"] for worth in document(tercet("report", "--data", data, "--json"))} == {"audio", "text"}
+    assert {
+        worth["encoding"] for worth in document(tercet("report", "--data", data, "--json"))
+    } == {"audio", "text"}
     counts = {"default": {"items": 3, "media_files": 0}}
     saved = document(tercet("backup", "--data", data, tmp_path / "saved", "--json"))
     assert saved == {"folder": str(tmp_path / "saved"), "collections": counts}
-    restored = document(tercet("restore", "--data", tmp_path / "again", tmp_path / "saved", "--json"))
+    restored = document(
+        tercet("restore", "--data", tmp_path / "again", tmp_path / "saved", "--json")
+    )
     assert restored == {"folder": str(tmp_path / "again"), "collections": counts}
     made = document(tercet("reembed", "--data", tmp_path / "again", "--json"))
     assert (made["items"], made["failed"]) == (3, {}) and made["overlaps"]
@@ -214,18 +290,25 @@ def test_reports_backups_and_reembeddings_are_documents(data: Path, tmp_path: Pa
 def test_a_build_that_fails_is_a_document_too(tmp_path: Path) -> None:
     (tmp_path / "broken.wav").write_bytes(b"RIFF")
     ran = tercet("build", "--data", tmp_path / "data", tmp_path / "broken.wav", "--json")
-    assert ran.returncode == 1 and list(json.loads(ran.stdout)["failed"]) == [str(tmp_path / "broken.wav")]
+    assert ran.returncode == 1 and list(json.loads(ran.stdout)["failed"]) == [
+        str(tmp_path / "broken.wav")
+    ]
     assert "0 indexed, 0 unchanged, 1 failed" in ran.stderr
 
 
-def test_a_verification_is_a_document(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_verification_is_a_document(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The checks take minutes of a real bundle: two are made up."""
     good = Check("video", "cpu", "fp32", "alone and in batches", "1.0", True)
     bad = Check("audio", "cpu", "int8", "R@10 beside fp32", "0.80 for 0.90", False)
     for checks, status, failed in (([good], 0, 0), ([good, bad], 1, 1)):
         monkeypatch.setattr("export.verify.verify", lambda *_, made=checks: iter(made))
         assert main(["verify", "bundles/world", "--json"]) == status
-        assert json.loads(capsys.readouterr().out) == {"checks": [asdict(c) for c in checks], "failed": failed}
+        assert json.loads(capsys.readouterr().out) == {
+            "checks": [asdict(c) for c in checks],
+            "failed": failed,
+        }
 
 
 def test_evaluate_takes_a_bundle_by_its_place(data: Path) -> None:
@@ -262,7 +345,12 @@ def test_readmes_box_of_tercet_runs(console: Path, tmp_path: Path) -> None:
     assert "--json" in search
     script = f"set -eu\n{box.replace(search, search + ' > found.json')}"
     ran = subprocess.run(
-        ["bash", "-c", script], cwd=tmp_path, env=plain_environment(), capture_output=True, text=True, timeout=300
+        ["bash", "-c", script],
+        cwd=tmp_path,
+        env=plain_environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert ran.returncode == 0, ran.stderr[-2000:]
     assert json.loads((tmp_path / "found.json").read_text())["hits"][0]["id"] == "dog-barking"

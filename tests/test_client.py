@@ -23,12 +23,18 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     place = tmp_path_factory.mktemp("clips")
     (place / "broken.mp4").write_bytes(b"nothing")
     story = make_clip(place / "story.mp4", [BLUE, BLUE, RED, RED])
-    return {"story": story, "green": make_clip(place / "green.mp4", [GREEN]), "tone": make_wav(place / "tone.wav", 2.0)}
+    return {
+        "story": story,
+        "green": make_clip(place / "green.mp4", [GREEN]),
+        "tone": make_wav(place / "tone.wav", 2.0),
+    }
 
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory, clips: dict[str, Path]) -> Iterator[str]:
-    settings = Settings(data=tmp_path_factory.mktemp("data") / "data", api_keys="k", imports=clips["tone"].parent)
+    settings = Settings(
+        data=tmp_path_factory.mktemp("data") / "data", api_keys="k", imports=clips["tone"].parent
+    )
     with listening(settings) as port:
         yield f"http://127.0.0.1:{port}"
 
@@ -38,7 +44,11 @@ def test_everything_once(address: str, clips: dict[str, Path]) -> None:
     with Client(address, key="k") as tercet:
         size = clips["story"].stat().st_size
         added = tercet.add(
-            "default", clips["story"], "a/story", {"year": 2024}, seen=lambda at, of: seen.append((at, of))
+            "default",
+            clips["story"],
+            "a/story",
+            {"year": 2024},
+            seen=lambda at, of: seen.append((at, of)),
         )
         assert added["id"] == "a/story" and seen[-1] == (size, size)
         tercet.add("default", "green blue", "words")
@@ -67,10 +77,14 @@ def test_everything_awaited(address: str, clips: dict[str, Path]) -> None:
             await tercet.add("default", clips["green"], "mine")
             hits = (await tercet.search("green"))["hits"]
             assert "mine" in [hit["id"] for hit in hits]
-            vectors = await asyncio.gather(*(tercet.embed_text([word]) for word in ("red", "green", "blue")))
+            vectors = await asyncio.gather(
+                *(tercet.embed_text([word]) for word in ("red", "green", "blue"))
+            )
             assert [v[0].index(1.0) for v in vectors] == [0, 1, 2]
             assert (await tercet.embed_file(clips["tone"], "audio"))[3] == 1.0
-            assert (await tercet.wait((await tercet.import_folder("tone.wav"))["id"], 0.05))["state"] == "done"
+            assert (await tercet.wait((await tercet.import_folder("tone.wav"))["id"], 0.05))[
+                "state"
+            ] == "done"
             assert (await tercet.item("default", "mine"))["kind"] == "video"
             await tercet.delete("default", "mine")
             with pytest.raises(Refused):
@@ -81,7 +95,9 @@ def test_everything_awaited(address: str, clips: dict[str, Path]) -> None:
 
 
 def test_it_asks_again_when_it_is_told_to_wait(clips: dict[str, Path]) -> None:
-    """Twice turned away, then answered, with the whole file each time; and in the end it gives up."""
+    """Twice turned away, then answered, with the whole file
+    each time; and in the end it gives up.
+    """
     bodies: list[bytes] = []
 
     def answer(request: httpx.Request) -> httpx.Response:
@@ -89,18 +105,26 @@ def test_it_asks_again_when_it_is_told_to_wait(clips: dict[str, Path]) -> None:
         error = {"error": {"code": "overloaded", "message": "full", "detail": {}}}
         if len(bodies) < 3:
             return httpx.Response(429, headers={"Retry-After": "0"}, json=error)
-        return httpx.Response(201, json={"id": "x", "windows": 1, "modalities": [], "duration_s": 1.0})
+        return httpx.Response(
+            201, json={"id": "x", "windows": 1, "modalities": [], "duration_s": 1.0}
+        )
 
     with Client("http://test", transport=httpx.MockTransport(answer)) as tercet:
         assert tercet.add("default", clips["tone"])["id"] == "x"
     data = clips["tone"].read_bytes()
     assert len(bodies) == 3 and all(data in body for body in bodies)
     bodies.clear()
-    with Client("http://test", retries=1, transport=httpx.MockTransport(answer)) as tercet, pytest.raises(Refused):
+    with (
+        Client("http://test", retries=1, transport=httpx.MockTransport(answer)) as tercet,
+        pytest.raises(Refused),
+    ):
         tercet.embed_text(["x"])
     assert len(bodies) == 2
     page = httpx.MockTransport(lambda request: httpx.Response(502, text="<html>"))
-    with Client("http://test", transport=page) as tercet, pytest.raises(Refused, match="Bad Gateway"):
+    with (
+        Client("http://test", transport=page) as tercet,
+        pytest.raises(Refused, match="Bad Gateway"),
+    ):
         tercet.collections()
 
 
@@ -114,7 +138,13 @@ class Closing:
         self.bodies.append(request.read())
         if len(self.bodies) <= self.times:
             raise self.error("Connection reset by peer")
-        rows = {"data": [{"embedding": [1.0]}], "hits": [], "collections": [], "state": "done", "id": "x"}
+        rows = {
+            "data": [{"embedding": [1.0]}],
+            "hits": [],
+            "collections": [],
+            "state": "done",
+            "id": "x",
+        }
         return httpx.Response(200, json=rows)
 
 
@@ -143,13 +173,18 @@ def test_what_may_be_sent_twice_is_when_its_connection_is_closed(
             repeatable(tercet, clips["tone"])[name]()
         assert len(service.bodies) == 2, name
     service = Closing(9, error)
-    with Client("http://test", retries=1, transport=httpx.MockTransport(service)) as tercet, pytest.raises(error):
+    with (
+        Client("http://test", retries=1, transport=httpx.MockTransport(service)) as tercet,
+        pytest.raises(error),
+    ):
         tercet.collections()
     assert len(service.bodies) == 2
 
 
 def test_what_may_not_be_sent_twice_is_not(clips: dict[str, Path]) -> None:
-    """The service may have heard it: there would be two items, two jobs, or a deletion of what was not there."""
+    """The service may have heard it: there would be two items, two jobs, or a deletion of what was
+    not there.
+    """
     calls: list[Callable[[Client], object]] = [
         lambda tercet: tercet.add("default", clips["tone"]),
         lambda tercet: tercet.add("default", "rain"),
@@ -158,12 +193,18 @@ def test_what_may_not_be_sent_twice_is_not(clips: dict[str, Path]) -> None:
     ]
     for call in calls:
         service = Closing(1)
-        with Client("http://test", transport=httpx.MockTransport(service)) as tercet, pytest.raises(httpx.ReadError):
+        with (
+            Client("http://test", transport=httpx.MockTransport(service)) as tercet,
+            pytest.raises(httpx.ReadError),
+        ):
             call(tercet)
         assert len(service.bodies) == 1
     for error in (httpx.ConnectError, httpx.ReadTimeout):  # not a connection closed under a request
         service = Closing(1, error)
-        with Client("http://test", transport=httpx.MockTransport(service)) as tercet, pytest.raises(error):
+        with (
+            Client("http://test", transport=httpx.MockTransport(service)) as tercet,
+            pytest.raises(error),
+        ):
             tercet.collections()
         assert len(service.bodies) == 1
 
@@ -173,7 +214,9 @@ def test_connections_closed_under_those_that_wait(clips: dict[str, Path]) -> Non
         service = Closing(1)
         async with AsyncClient("http://test", transport=httpx.MockTransport(service)) as tercet:
             assert await tercet.embed_file(clips["tone"], "audio") == [1.0]
-        assert len(service.bodies) == 2 and all(clips["tone"].read_bytes() in body for body in service.bodies)
+        assert len(service.bodies) == 2 and all(
+            clips["tone"].read_bytes() in body for body in service.bodies
+        )
         service = Closing(1)
         async with AsyncClient("http://test", transport=httpx.MockTransport(service)) as tercet:
             with pytest.raises(httpx.ReadError):

@@ -24,13 +24,32 @@ from media.decode import (
     read_picture_times,
     read_waveform,
 )
-from media.errors import BadMedia, BeyondBudget, Damaged, DecoderFailed, MissingModality, NotMedia, TooLong
+from media.errors import (
+    BadMedia,
+    BeyondBudget,
+    Damaged,
+    DecoderFailed,
+    MissingModality,
+    NotMedia,
+    TooLong,
+)
 from media.sandbox import Decoders
 from media.text import BadText, TextSpec, TextTokens, learn_tokenizer
 from media.video import VideoSpec
 from media.windows import plan_windows, read_media
 
-from .makers import BLUE, GREEN, RED, SHARED, SPECS, make_clip, make_tone, make_wav, needs_shared, write_wav
+from .makers import (
+    BLUE,
+    GREEN,
+    RED,
+    SHARED,
+    SPECS,
+    make_clip,
+    make_tone,
+    make_wav,
+    needs_shared,
+    write_wav,
+)
 
 
 def test_frames_are_uniform_in_the_window(tmp_path: Path) -> None:
@@ -44,7 +63,9 @@ def test_frames_are_uniform_in_the_window(tmp_path: Path) -> None:
 
 
 def test_both_modalities_share_one_time_grid(tmp_path: Path) -> None:
-    media = read_media(make_clip(tmp_path / "c.mkv", [RED, GREEN, BLUE, RED, GREEN]), SPECS, Budget())
+    media = read_media(
+        make_clip(tmp_path / "c.mkv", [RED, GREEN, BLUE, RED, GREEN]), SPECS, Budget()
+    )
     assert [w[0] for w in media.windows] == pytest.approx([0, 2, 3], abs=0.15)
     assert media.parts["video"].windows == media.parts["audio"].windows == [0, 1, 2]
     assert media.parts["audio"].array.shape == (3, 16_000)
@@ -100,9 +121,17 @@ def test_previews_show_each_window_and_the_whole_sound(tmp_path: Path) -> None:
     with av.open(str(wide), "w") as container:
         stream = container.add_stream("libx264", rate=4)
         stream.width, stream.height, stream.pix_fmt = 1280, 720, "yuv420p"
-        container.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((720, 1280, 3), np.uint8), format="rgb24")))
+        container.mux(
+            stream.encode(
+                av.VideoFrame.from_ndarray(np.zeros((720, 1280, 3), np.uint8), format="rgb24")
+            )
+        )
         container.mux(stream.encode(None))
-    assert opened_jpeg(read_media(wide, SPECS, Budget(), previews=True).pictures[0]).shape == (180, 320, 3)
+    assert opened_jpeg(read_media(wide, SPECS, Budget(), previews=True).pictures[0]).shape == (
+        180,
+        320,
+        3,
+    )
 
 
 def test_cover_art_is_not_video() -> None:
@@ -141,7 +170,9 @@ def test_a_sound_that_changes_its_rate_all_the_time_is_within_the_budget(tmp_pat
     for rate in (8_000, 11_025):
         with av.open(str(tmp_path / "piece.aac"), "w", format="adts") as piece:
             stream = piece.add_stream("aac", rate=rate, layout="mono")
-            frame = av.AudioFrame.from_ndarray(make_tone(0.5, 440.0, rate)[None], format="fltp", layout="mono")
+            frame = av.AudioFrame.from_ndarray(
+                make_tone(0.5, 440.0, rate)[None], format="fltp", layout="mono"
+            )
             frame.sample_rate = rate
             piece.mux([packet for part in (frame, None) for packet in stream.encode(part)])
         pieces.append((tmp_path / "piece.aac").read_bytes())
@@ -170,7 +201,9 @@ def test_the_budget_holds(tmp_path: Path, budget: Budget, expected: type[BadMedi
     assert isinstance(raised.value, BeyondBudget) and raised.value.amount > raised.value.limit
 
 
-@pytest.mark.parametrize("content", [b"", b"hello", b"\0" * 5000, b"ffconcat version 1.0\nfile secret.mp4\n"])
+@pytest.mark.parametrize(
+    "content", [b"", b"hello", b"\0" * 5000, b"ffconcat version 1.0\nfile secret.mp4\n"]
+)
 def test_what_is_not_media_is_refused(tmp_path: Path, content: bytes) -> None:
     make_clip(tmp_path / "secret.mp4", [RED])
     (tmp_path / "x.mp4").write_bytes(content)
@@ -215,29 +248,42 @@ def test_tokens_are_padded_and_cut(tmp_path: Path) -> None:
 @needs_shared
 def test_every_odd_file_is_read_or_refused() -> None:
     """Within the budget, with nothing but BadMedia, and with finite arrays; good ones are read."""
-    rows = [json.loads(line) for line in (SHARED / "odd" / "manifest.jsonl").read_text("utf-8").splitlines()]
+    rows = [
+        json.loads(line)
+        for line in (SHARED / "odd" / "manifest.jsonl").read_text("utf-8").splitlines()
+    ]
     for row in rows:
         try:
             media = read_media(SHARED / row["path"], SPECS, Budget())
         except BadMedia as fault:
-            assert str(fault) and row["expect"] not in ("ok (audio)", "ok (video)"), (row["path"], fault)
+            assert str(fault) and row["expect"] not in ("ok (audio)", "ok (video)"), (
+                row["path"],
+                fault,
+            )
         else:
-            assert media.parts and row["expect"] not in ("must not read other files", "must not open sockets"), row[
-                "path"
-            ]
+            assert media.parts and row["expect"] not in (
+                "must not read other files",
+                "must not open sockets",
+            ), row["path"]
             for part in media.parts.values():
                 assert np.isfinite(part.array).all() and len(part.array) == len(part.windows)
 
 
 def test_decoding_less_chooses_the_same_frames(tmp_path: Path) -> None:
-    """Pictures that change all the time, with frames between that others refer to and some that none does."""
+    """Pictures that change all the time, with frames between that others refer to and some that
+    none does.
+    """
     y, x = np.mgrid[0:48, 0:64]
     path = tmp_path / "v.mp4"
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=24, options={"bf": "3", "g": "40", "crf": "20"})
+        stream = container.add_stream(
+            "libx264", rate=24, options={"bf": "3", "g": "40", "crf": "20"}
+        )
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
         for t in range(24 * 7):
-            waves = [127 + 100 * np.sin(x / (5 + c) + t / 3) * np.cos(y / (7 - c)) for c in range(3)]
+            waves = [
+                127 + 100 * np.sin(x / (5 + c) + t / 3) * np.cos(y / (7 - c)) for c in range(3)
+            ]
             image = np.stack(waves, axis=-1).astype(np.uint8)
             container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         container.mux(stream.encode(None))
@@ -262,7 +308,9 @@ def test_decoding_less_chooses_the_same_frames_of_real_and_odd_files() -> None:
     """Every file whose packets tell their times; the others are decoded whole."""
     assert SPECS.video
     alike = 0
-    for path in sorted(p for p in (*SHARED.glob("videos/*.mp4"), *SHARED.glob("odd/**/*")) if p.is_file()):
+    for path in sorted(
+        p for p in (*SHARED.glob("videos/*.mp4"), *SHARED.glob("odd/**/*")) if p.is_file()
+    ):
         try:
             told = read_picture_times(path, Budget()) or PictureTimes([], [], 0.0)
             times = [(i + 0.5) * told.end_s / 12 for i in range(12)]
@@ -271,6 +319,8 @@ def test_decoding_less_chooses_the_same_frames_of_real_and_odd_files() -> None:
             continue
         if few is not None:
             every = read_every_frame(path, times, SPECS.video, Budget(), (), told)
-            assert (few[0] == every[0]).all() and few[1] == pytest.approx(every[1], abs=1e-3), path.name
+            assert (few[0] == every[0]).all() and few[1] == pytest.approx(every[1], abs=1e-3), (
+                path.name
+            )
             alike += 1
     assert alike > 200

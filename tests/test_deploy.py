@@ -1,4 +1,6 @@
-"""The deployment files: what they name is there, what they set is a setting, what they ask for is measured."""
+"""The deployment files: what they name is there, what they set is a setting, what they ask for is
+measured.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,11 @@ def test_the_image_holds_what_serving_needs_and_no_more() -> None:
     copied = re.findall(r"^COPY (?!--from)(.+) \S+$", dockerfile(), re.M)
     there = [name for line in copied for name in line.split()]
     assert all((ROOT / name).exists() for name in there), there
-    let_in = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    let_in = {
+        line[1:]
+        for line in (ROOT / ".dockerignore").read_text().splitlines()
+        if line.startswith("!")
+    }
     assert set(there) == let_in
     assert "USER tercet" in dockerfile() and not re.search(
         r"torch|train|gcc|build-essential", re.sub("#.*", "", dockerfile())
@@ -49,8 +55,8 @@ def test_the_image_holds_what_serving_needs_and_no_more() -> None:
         assert name in SETTINGS, name
 
 
-# A root that cannot be written, but for one folder, one of memory for /tmp, and the 64 MiB of /dev/shm that an engine
-# gives to every container; no capabilities, none to be gained.
+# A root that cannot be written, but for one folder, one of memory for /tmp, and the 64 MiB of
+# /dev/shm that an engine gives to every container; no capabilities, none to be gained.
 CONFINED = """mount --bind "$1" "$1" && mount -t tmpfs tmpfs "$2" && mount -t tmpfs -o size=64m shm /dev/shm &&
 mount -o remount,bind,ro / && shift 2 && exec setpriv --no-new-privs --bounding-set=-all --inh-caps=-all "$@" """
 
@@ -65,20 +71,33 @@ def memory() -> Iterator[Path]:
 def test_the_service_needs_no_more_than_compose_gives_it(
     tmp_path: Path, memory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As `read_only`, `tmpfs`, `cap_drop` and `no-new-privileges` say: it adds, finds, and stops cleanly."""
+    """As `read_only`, `tmpfs`, `cap_drop` and `no-new-privileges` say: it adds, finds, and stops
+    cleanly.
+    """
     data = tmp_path / "data"
     data.mkdir()
     within = ["unshare", "--mount", "sh", "-c", CONFINED, "sh", str(data), str(memory)]
-    if shutil.which("unshare") is None or subprocess.run([*within, "true"], capture_output=True).returncode:
+    if (
+        shutil.which("unshare") is None
+        or subprocess.run([*within, "true"], capture_output=True).returncode
+    ):
         pytest.skip("no mounts of its own can be given to a process here")
-    assert subprocess.run([*within, "touch", str(tmp_path / "elsewhere")], capture_output=True).returncode
-    assert not subprocess.run([*within, "touch", str(data / "here"), str(memory / "here")]).returncode
+    assert subprocess.run(
+        [*within, "touch", str(tmp_path / "elsewhere")], capture_output=True
+    ).returncode
+    assert not subprocess.run(
+        [*within, "touch", str(data / "here"), str(memory / "here")]
+    ).returncode
     monkeypatch.setenv("TMPDIR", str(memory))
     clip = make_clip(tmp_path / "clip.mp4", [(220, 20, 20)] * 2, hz=300.0).read_bytes()
     with serving(data, port=free_port(), within=within) as (client, process):
-        added = client.post("/v1/collections/default/items", files={"file": ("clip.mp4", clip)}, data={"id": "a"})
+        added = client.post(
+            "/v1/collections/default/items", files={"file": ("clip.mp4", clip)}, data={"id": "a"}
+        )
         assert added.status_code == 201, added.text
-        hits = client.post("/v1/search/video-video", files={"file": ("clip.mp4", clip)}).json()["hits"]
+        hits = client.post("/v1/search/video-video", files={"file": ("clip.mp4", clip)}).json()[
+            "hits"
+        ]
         assert [hit["id"] for hit in hits] == ["a"] and hits[0]["score"] > 0.999
         process.send_signal(2)
         assert process.wait(30) == 0
@@ -98,8 +117,13 @@ def test_compose_names_what_is_there() -> None:
             assert source.startswith("${") or source in volumes or (ROOT / source).is_file(), volume
         for other in service.get("depends_on", []):
             assert other in services
-    assert {service["profiles"][0] for service in services.values() if "profiles" in service} == {"gpu", "milvus"}
-    targets = yaml.safe_load((ROOT / "deploy" / "prometheus.yml").read_text())["scrape_configs"][0]["static_configs"]
+    assert {service["profiles"][0] for service in services.values() if "profiles" in service} == {
+        "gpu",
+        "milvus",
+    }
+    targets = yaml.safe_load((ROOT / "deploy" / "prometheus.yml").read_text())["scrape_configs"][0][
+        "static_configs"
+    ]
     assert targets == [{"targets": ["tercet:8000"]}]
 
 
@@ -117,12 +141,16 @@ def test_compose_keeps_to_the_specification() -> None:
 
 
 def test_prometheus_answers_every_query_of_the_dashboard(tmp_path: Path) -> None:
-    """Debian's Prometheus with the shipped configuration, but for the address and a shorter interval."""
+    """Debian's Prometheus with the shipped configuration, but for the address and a shorter
+    interval.
+    """
     prometheus = shutil.which("prometheus")
     if prometheus is None:
         pytest.skip("prometheus is not installed")
     dashboard = json.loads((ROOT / "deploy" / "grafana" / "tercet.json").read_text("utf-8"))
-    source = yaml.safe_load((ROOT / "deploy" / "grafana" / "datasource.yml").read_text())["datasources"][0]["uid"]
+    source = yaml.safe_load((ROOT / "deploy" / "grafana" / "datasource.yml").read_text())[
+        "datasources"
+    ][0]["uid"]
     assert {panel["datasource"]["uid"] for panel in dashboard["panels"]} == {source}
     queries = {target["expr"] for panel in dashboard["panels"] for target in panel["targets"]}
     config, port = (ROOT / "deploy" / "prometheus.yml").read_text(), free_port()
@@ -131,7 +159,11 @@ def test_prometheus_answers_every_query_of_the_dashboard(tmp_path: Path) -> None
         assert "tercet:8000" in config and "10s" in config
         shipped = config.replace("tercet:8000", f"127.0.0.1:{service}").replace("10s", "1s")
         (tmp_path / "prometheus.yml").write_text(shipped)
-        command = [prometheus, f"--config.file={tmp_path}/prometheus.yml", f"--storage.tsdb.path={tmp_path}/tsdb"]
+        command = [
+            prometheus,
+            f"--config.file={tmp_path}/prometheus.yml",
+            f"--storage.tsdb.path={tmp_path}/tsdb",
+        ]
         command.append(f"--web.listen-address=127.0.0.1:{port}")
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
@@ -148,7 +180,9 @@ def test_prometheus_answers_every_query_of_the_dashboard(tmp_path: Path) -> None
 
 def use(address: str, clip: Path) -> None:
     with httpx.Client(base_url=address) as client, clip.open("rb") as file:
-        client.post("/v1/collections/default/items", files={"file": file}, data={"id": "red"}).raise_for_status()
+        client.post(
+            "/v1/collections/default/items", files={"file": file}, data={"id": "red"}
+        ).raise_for_status()
         client.post("/v1/search/text-video", json={"query": "red"}).raise_for_status()
         assert client.get("/v1/none").status_code == 404
 

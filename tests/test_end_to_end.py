@@ -1,4 +1,6 @@
-"""The whole line with real processes: train, export, build, serve, find; damage, crowds and kill -9."""
+"""The whole line with real processes: train, export, build, serve, find; damage, crowds and kill
+-9.
+"""
 
 from __future__ import annotations
 
@@ -20,13 +22,25 @@ import numpy as np
 import psutil
 import pytest
 
-from .makers import RED, ROOT, SHARED, make_clip, make_wav, needs_shared, serving, small_disk, wait_ready
+from .makers import (
+    RED,
+    ROOT,
+    SHARED,
+    make_clip,
+    make_wav,
+    needs_shared,
+    serving,
+    small_disk,
+    wait_ready,
+)
 
 BUNDLE = ROOT / "bundles" / "default"
 
 
 def run(*command: str) -> str:
-    result = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, timeout=400)
+    result = subprocess.run(
+        [sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, timeout=400
+    )
     assert result.returncode == 0, result.stderr[-3000:]
     return result.stdout
 
@@ -64,9 +78,16 @@ def test_train_export_build_serve_find(tmp_path: Path) -> None:
         assert client.get("/v1/collections/default").json()["items"] == 16
         path = clips / "validation-00003.mp4"
         for route in ("video-video", "audio-audio"):
-            answer = client.post(f"/v1/search/{route}", files={"file": (path.name, path.read_bytes())}).json()
-            assert answer["hits"][0]["id"] == f"validation/{path.name}" and answer["hits"][0]["score"] > 0.999
-        words = client.post("/v1/search/text-video", json={"query": "a red ball bouncing", "top_k": 3}).json()
+            answer = client.post(
+                f"/v1/search/{route}", files={"file": (path.name, path.read_bytes())}
+            ).json()
+            assert (
+                answer["hits"][0]["id"] == f"validation/{path.name}"
+                and answer["hits"][0]["score"] > 0.999
+            )
+        words = client.post(
+            "/v1/search/text-video", json={"query": "a red ball bouncing", "top_k": 3}
+        ).json()
         assert (
             len(words["hits"]) == 3
             and words["fingerprint"] == client.get("/v1/models").json()["data"][0]["fingerprint"]
@@ -82,7 +103,9 @@ def test_sixteen_at_once_one_of_them_damaged(tmp_path: Path) -> None:
         def watch() -> None:
             while not stop.is_set():
                 try:
-                    ready.append(httpx.get(str(client.base_url) + "/readyz", timeout=20).status_code)
+                    ready.append(
+                        httpx.get(str(client.base_url) + "/readyz", timeout=20).status_code
+                    )
                 except httpx.HTTPError:
                     ready.append(0)
                 time.sleep(0.05)
@@ -90,7 +113,9 @@ def test_sixteen_at_once_one_of_them_damaged(tmp_path: Path) -> None:
         def upload(n: int) -> httpx.Response:
             content = good[: len(good) // 3] if n == 7 else good
             return client.post(
-                "/v1/collections/default/items", files={"file": (f"{n}.mp4", content)}, data={"id": f"i{n}"}
+                "/v1/collections/default/items",
+                files={"file": (f"{n}.mp4", content)},
+                data={"id": f"i{n}"},
             )
 
         watcher = threading.Thread(target=watch, daemon=True)
@@ -107,7 +132,9 @@ def test_sixteen_at_once_one_of_them_damaged(tmp_path: Path) -> None:
 
 
 def test_what_was_acknowledged_survives_kill_9(tmp_path: Path) -> None:
-    """500 items from four clients, killed ten times at random: every 201 is there, and nothing is half there."""
+    """500 items from four clients, killed ten times at random: every 201 is there, and nothing is
+    half there.
+    """
     data, port, luck = tmp_path / "data", 8463, random.Random(5)
     wav = make_wav(tmp_path / "t.wav", 0.5, rate=8000).read_bytes()
     todo, done, lock = list(range(500)), set[int](), threading.Lock()
@@ -132,7 +159,11 @@ def test_what_was_acknowledged_survives_kill_9(tmp_path: Path) -> None:
     def add(client: httpx.Client, n: int) -> httpx.Response:
         url = "/v1/collections/default/items"
         if n % 5 == 0:
-            return client.post(url, files={"file": ("t.wav", wav)}, data={"id": f"i{n}", "metadata": f'{{"n": {n}}}'})
+            return client.post(
+                url,
+                files={"file": ("t.wav", wav)},
+                data={"id": f"i{n}", "metadata": f'{{"n": {n}}}'},
+            )
         return client.post(url, json={"text": f"number {n}", "id": f"i{n}", "metadata": {"n": n}})
 
     threads = [threading.Thread(target=client_loop, daemon=True) for _ in range(4)]
@@ -151,7 +182,11 @@ def test_what_was_acknowledged_survives_kill_9(tmp_path: Path) -> None:
                 continue
             for thread in threads:
                 thread.join()
-            assert_whole(httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60), done | acknowledged, data)
+            assert_whole(
+                httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60),
+                done | acknowledged,
+                data,
+            )
     assert done == set(range(500))
 
 
@@ -160,25 +195,48 @@ def assert_whole(client: httpx.Client, expected: set[int], data: Path) -> None:
         items = client.get("/v1/collections/default/items", params={"limit": 1000}).json()["items"]
         assert {i["id"] for i in items} == {f"i{n}" for n in expected}
         for i in items:
-            assert i["windows"] == 1 and i["modalities"] == (["text"] if i["kind"] == "text" else ["audio"])
+            assert i["windows"] == 1 and i["modalities"] == (
+                ["text"] if i["kind"] == "text" else ["audio"]
+            )
         stored = [i for i in items if i["kind"] == "audio"]
         assert len(list((data / "collections" / "default" / "media").iterdir())) == len(stored)
         for target, kind in (("text", "text"), ("audio", "audio")):
             wanted = {i["id"] for i in items if i["kind"] == kind}
-            answer = client.post(f"/v1/search/text-{target}", json={"query": "number", "top_k": 1000}).json()
+            answer = client.post(
+                f"/v1/search/text-{target}", json={"query": "number", "top_k": 1000}
+            ).json()
             assert {h["id"] for h in answer["hits"]} == wanted
-        one = client.post("/v1/search/text-text", json={"query": "number 7", "filter": {"n": 7}}).json()["hits"]
+        one = client.post(
+            "/v1/search/text-text", json={"query": "number 7", "filter": {"n": 7}}
+        ).json()["hits"]
         assert [h["id"] for h in one] == ["i7"]
 
 
 @needs_shared
 def test_the_odd_files_amid_good_traffic(tmp_path: Path) -> None:
-    """32 clients at once, on routes that take files: an answer or an error of the contract for each odd file, the right
-    answer for each good request between them; within 2 GiB, ready all the time.
+    """32 clients at once, on routes that take files: an answer or an error of the contract for each
+    odd file, the right answer for each good request between them; within 2 GiB, ready all the time.
     """
-    rows = [json.loads(line) for line in (SHARED / "odd" / "manifest.jsonl").read_text("utf-8").splitlines()]
-    codes = {"not_media", "damaged", "missing_modality", "too_large", "too_long", "decoder_failed", "beyond_budget"}
-    routes = ["embed/video", "embed/audio", "collections/default/items", "search/video-video", "search/audio-audio"]
+    rows = [
+        json.loads(line)
+        for line in (SHARED / "odd" / "manifest.jsonl").read_text("utf-8").splitlines()
+    ]
+    codes = {
+        "not_media",
+        "damaged",
+        "missing_modality",
+        "too_large",
+        "too_long",
+        "decoder_failed",
+        "beyond_budget",
+    }
+    routes = [
+        "embed/video",
+        "embed/audio",
+        "collections/default/items",
+        "search/video-video",
+        "search/audio-audio",
+    ]
     clip = make_clip(tmp_path / "good.mp4", [RED, RED], hz=300.0).read_bytes()
     with serving(tmp_path / "data", "--bundle", str(BUNDLE), port=8464) as (client, process):
         peak, stop = [0], threading.Event()
@@ -187,7 +245,9 @@ def test_the_odd_files_amid_good_traffic(tmp_path: Path) -> None:
 
         def good(n: int) -> Any:
             if n % 3 == 0:
-                return client.post("/v1/embed/text", json={"texts": [f"number {n % 7}"]}).json()["data"][0]["embedding"]
+                return client.post("/v1/embed/text", json={"texts": [f"number {n % 7}"]}).json()[
+                    "data"
+                ][0]["embedding"]
             if n % 3 == 1:
                 answer = client.post("/v1/embed/video", files={"file": ("good.mp4", clip)})
                 return answer.json()["data"][0]["embedding"]
@@ -203,15 +263,23 @@ def test_the_odd_files_amid_good_traffic(tmp_path: Path) -> None:
             n, row = job
             if row is None:
                 found = good(n)
-                assert found == expected[n % 21] or np.allclose(found, expected[n % 21], atol=1e-3), n
+                assert found == expected[n % 21] or np.allclose(
+                    found, expected[n % 21], atol=1e-3
+                ), n
                 assert client.get("/readyz").status_code == 200
                 return
             path, route = SHARED / row["path"], routes[n % len(routes)]
             answer = client.post(f"/v1/{route}", files={"file": (path.name, path.read_bytes())})
             if answer.status_code < 300:
-                assert row["expect"] not in ("must not read other files", "must not open sockets"), path
+                assert row["expect"] not in (
+                    "must not read other files",
+                    "must not open sockets",
+                ), path
             else:
-                assert answer.status_code in (413, 415, 422) and answer.json()["error"]["code"] in codes, answer.text
+                assert (
+                    answer.status_code in (413, 415, 422)
+                    and answer.json()["error"]["code"] in codes
+                ), answer.text
 
         jobs = [(n + shift, row) for shift in (0, 1) for n, row in enumerate(rows)]
         random.Random(0).shuffle(jobs)
@@ -238,23 +306,33 @@ def disk(tmp_path: Path) -> Iterator[Path]:
         yield place
 
 
-def test_a_full_disk_is_told_and_loses_nothing(disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A data folder of 24 MB, filled with sounds of one: what was answered 201 is there, and searches go on."""
+def test_a_full_disk_is_told_and_loses_nothing(
+    disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A data folder of 24 MB, filled with sounds of one: what was answered 201 is there, and
+    searches go on.
+    """
     monkeypatch.setenv("TERCET_FREE_DISK_MB", "2")
     sound, kept, n = make_wav(tmp_path / "s.wav", 16.0).read_bytes(), [], 0
 
     def add(client: httpx.Client, id: str) -> httpx.Response:
-        return client.post("/v1/collections/default/items", files={"file": ("s.wav", sound)}, data={"id": id})
+        return client.post(
+            "/v1/collections/default/items", files={"file": ("s.wav", sound)}, data={"id": id}
+        )
 
     with serving(disk / "data", "--bundle", str(BUNDLE), port=8468) as (client, process):
         while (answer := add(client, f"i{n}")).status_code == 201:
             kept.append(f"i{n}")
             n += 1
             assert n < 40
-        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "storage") and len(kept) > 5
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "storage") and len(
+            kept
+        ) > 5
         for _ in range(20):  # and again
             assert add(client, "more").status_code == 503
-        found = client.post("/v1/search/text-audio", json={"query": "a tone", "top_k": 100}).json()["hits"]
+        found = client.post("/v1/search/text-audio", json={"query": "a tone", "top_k": 100}).json()[
+            "hits"
+        ]
         assert {hit["id"] for hit in found} == set(kept)
         assert "the disk is full" in client.get("/readyz").json()["reasons"]
         for id in kept[:6]:
@@ -267,7 +345,9 @@ def test_a_full_disk_is_told_and_loses_nothing(disk: Path, tmp_path: Path, monke
         assert {item["id"] for item in items} == {*kept[6:], "again"}
 
 
-def test_a_service_on_a_full_disk_deletes_starts_and_searches(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_service_on_a_full_disk_deletes_starts_and_searches(
+    disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Filled from outside to the last byte, again and again; nothing is refused before it fails."""
     monkeypatch.setenv("TERCET_FREE_DISK_MB", "0")
     items = "/v1/collections/default/items"
@@ -291,9 +371,13 @@ def test_a_service_on_a_full_disk_deletes_starts_and_searches(disk: Path, monkey
     for _ in range(2):
         with serving(disk / "data", "--bundle", str(BUNDLE), port=8469) as (client, process):
             fill()
-            found = client.post("/v1/search/text-text", json={"query": "a dog", "top_k": 100}).json()["hits"]
+            found = client.post(
+                "/v1/search/text-text", json={"query": "a dog", "top_k": 100}
+            ).json()["hits"]
             assert {hit["id"] for hit in found} == {f"i{n}" for n in range(4, 10)}
-            assert [one["name"] for one in client.get("/v1/collections").json()["collections"]] == ["default"]
+            assert [one["name"] for one in client.get("/v1/collections").json()["collections"]] == [
+                "default"
+            ]
             process.kill()
             process.wait()
         fill()
@@ -305,10 +389,13 @@ def test_a_service_on_a_full_disk_deletes_starts_and_searches(disk: Path, monkey
 def test_an_interrupt_ends_it_cleanly(tmp_path: Path) -> None:
     with serving(tmp_path / "data", "--bundle", str(BUNDLE), port=8465) as (client, process):
         children = psutil.Process(process.pid).children(recursive=True)
-        client.post("/v1/collections/default/items", json={"text": "kept", "id": "x"}).raise_for_status()
+        client.post(
+            "/v1/collections/default/items", json={"text": "kept", "id": "x"}
+        ).raise_for_status()
         process.send_signal(2)
         assert process.wait(20) == 0
-        assert children and not psutil.wait_procs(children, timeout=10)[1]  # none of its decoders lives on
+        # none of its decoders lives on
+        assert children and not psutil.wait_procs(children, timeout=10)[1]
     with serving(tmp_path / "data", "--bundle", str(BUNDLE), port=8465) as (client, process):
         assert client.get("/v1/collections/default/items/x").json()["text"] == "kept"
         second = subprocess.run(
@@ -328,6 +415,16 @@ def test_a_damaged_bundle_is_not_served(tmp_path: Path, damage: str) -> None:
     raw = bytearray((tmp_path / "bundle" / damage).read_bytes())
     raw[len(raw) // 2] ^= 1
     (tmp_path / "bundle" / damage).write_bytes(raw)
-    command = [sys.executable, "-m", "service", "--data", str(tmp_path / "d"), "--bundle", str(tmp_path / "bundle")]
-    result = subprocess.run([*command, "--port", "8467"], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    command = [
+        sys.executable,
+        "-m",
+        "service",
+        "--data",
+        str(tmp_path / "d"),
+        "--bundle",
+        str(tmp_path / "bundle"),
+    ]
+    result = subprocess.run(
+        [*command, "--port", "8467"], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
     assert result.returncode != 0 and damage in result.stderr

@@ -44,7 +44,8 @@ def test_a_collapsed_encoder_scores_chance() -> None:
 
 def test_metrics_by_hand() -> None:
     scores = np.array([[0.9, 0.8, 0.7], [0.1, 0.2, 0.3], [0.5, 0.4, 0.3]])
-    relevant = np.array([[0, 1, 1], [0, 0, 1], [0, 0, 0]], bool)  # the third query has no right answer
+    # the third query has no right answer
+    relevant = np.array([[0, 1, 1], [0, 0, 1], [0, 0, 0]], bool)
     result = metrics(scores, relevant)
     assert result["queries"] == 2 and result["gallery"] == 3
     assert result["R@1"] == 0.5 and result["R@5"] == 1.0 and result["median_rank"] == 1.5
@@ -62,8 +63,11 @@ def test_a_caption_is_right_for_whatever_it_describes() -> None:
 
 
 def test_five_captions_a_clip() -> None:
-    """AudioCaps and Clotho: each caption asks; a clip asked for captions is as good as its best-ranked one."""
-    scores = np.array([[0.9, 0.2, 0.8, 0.1, 0.7, 0.6]])  # one clip against six captions, five of them its own
+    """AudioCaps and Clotho: each caption asks; a clip asked for captions is as good as its
+    best-ranked one.
+    """
+    # one clip against six captions, five of them its own
+    scores = np.array([[0.9, 0.2, 0.8, 0.1, 0.7, 0.6]])
     own = np.array([[True, True, True, True, True, False]])
     result = metrics(scores, own)
     assert result["R@1"] == 1.0
@@ -71,7 +75,9 @@ def test_five_captions_a_clip() -> None:
 
 
 def test_a_query_bank_lowers_what_everything_finds() -> None:
-    """The first entry is every bank query's best, a hub. A query that finds it is normalised, and finds its own."""
+    """The first entry is every bank query's best, a hub. A query that finds it is normalised, and
+    finds its own.
+    """
     scores = np.array([[0.80, 0.78, 0.1], [0.1, 0.2, 0.9]])
     bank = np.array([[0.9, 0.3, 0.2], [0.8, 0.1, 0.3]])
     fair = querybank_normalised(scores, bank, beta=20.0)
@@ -86,10 +92,21 @@ def test_dual_softmax_gives_each_entry_to_one_query() -> None:
 
 @pytest.fixture
 def route() -> Route:
-    texts = [Text("a red ball", {"colour": "red", "shape": "ball"}, "x"), Text("a box", {"shape": "box"}, "y")]
+    texts = [
+        Text("a red ball", {"colour": "red", "shape": "ball"}, "x"),
+        Text("a box", {"shape": "box"}, "y"),
+    ]
     rows = [row("p", colour="red", shape="box"), row("q", colour="red", shape="ball")]
     scores = np.array([[0.9, 0.1], [0.9, 0.1]])
-    return Route("text-video", scores, relevance(texts, rows), texts, rows, np.eye(2, dtype=np.float32), np.arange(2))
+    return Route(
+        "text-video",
+        scores,
+        relevance(texts, rows),
+        texts,
+        rows,
+        np.eye(2, dtype=np.float32),
+        np.arange(2),
+    )
 
 
 def test_what_is_stated_and_what_fails(route: Route) -> None:
@@ -104,10 +121,16 @@ def test_the_report_shows_what_fails(route: Route, tmp_path: Path) -> None:
 
 
 def test_the_report_shows_what_training_has_brought(route: Route, tmp_path: Path) -> None:
-    """Before, the second text found the wrong row and the first the right one; after, each its own."""
+    """Before, the second text found the wrong row and the first
+    the right one; after, each its own.
+    """
     after = replace(route, scores=np.array([[0.1, 0.9], [0.9, 0.1]]))
     before = replace(route, scores=np.array([[0.1, 0.9], [0.1, 0.9]]))
     assert gained(before, after, 5) == [1] and gained(after, after, 5) == []
     page = write_report([after], tmp_path, before=[before]).read_text("utf-8")
-    assert "found before training" in page and "expected, then at rank 2" in page and "Every best hit is right" in page
+    assert (
+        "found before training" in page
+        and "expected, then at rank 2" in page
+        and "Every best hit is right" in page
+    )
     assert page.count("<table>") == 2

@@ -36,11 +36,26 @@ from export.bundle import (
     write_bundle,
     write_manifest,
 )
-from export.encoder import BadVectors, CannotRun, OnnxEncoder, UnverifiedPrecision, WrongPrecision, checked
+from export.encoder import (
+    BadVectors,
+    CannotRun,
+    OnnxEncoder,
+    UnverifiedPrecision,
+    WrongPrecision,
+    checked,
+)
 from export.precision import eight_bits
 from export.to_onnx import export_checkpoint, golden_vectors
 from export.triton import write_repository
-from export.verify import PARITY, batch_invariance, everything, in_batches, measure, probes, torch_parity
+from export.verify import (
+    PARITY,
+    batch_invariance,
+    everything,
+    in_batches,
+    measure,
+    probes,
+    torch_parity,
+)
 from media.text import learn_tokenizer
 from model.config import SMOKE, TrainConfig
 from model.network.transformer import VLSA
@@ -59,7 +74,9 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     config = TrainConfig(encoder=replace(SMOKE, stem="convolution", glance=True))
     model = VLSA(config.encoder)
     state = {"step": 1, "config": config.to_json(), "provenance": {"licences": ["CC0"]}, "best": {}}
-    checkpoint.save(place / "checkpoint", model, make_optimiser(model, config), state, place / "tokenizer.json")
+    checkpoint.save(
+        place / "checkpoint", model, make_optimiser(model, config), state, place / "tokenizer.json"
+    )
     export_checkpoint(place, place / "bundle")
     return place / "checkpoint", place / "bundle"
 
@@ -78,7 +95,8 @@ def test_another_precision_is_close_to_fp32(exported: tuple[Path, Path], precisi
     plain, variant = OnnxEncoder(bundle), OnnxEncoder(bundle, precision=precision)
     for modality in bundle.manifest.modalities:
         x = probes(plain, modality, 7)
-        quiet = x * np.float32(0.01) if modality == "audio" else x  # powers that float16 could not tell from zero
+        # powers that float16 could not tell from zero
+        quiet = x * np.float32(0.01) if modality == "audio" else x
         a, b = plain.embed(modality, quiet), variant.embed(modality, quiet)
         assert np.abs(a - b).max() > 0 and (a * b).sum(axis=1).min() > 0.999, modality
 
@@ -99,7 +117,10 @@ def test_a_precision_is_served_once_measured_and_only_if_it_keeps_its_recall(
         (0.0, 0.99, 0.99989, False),
     ):
         fine = Measured(0.01, 0.99, 0.0)
-        measured = {m: Measured(0.01, cosine, points, alike) if m == "audio" else fine for m in manifest.modalities}
+        measured = {
+            m: Measured(0.01, cosine, points, alike) if m == "audio" else fine
+            for m in manifest.modalities
+        }
         write_manifest(folder, replace(manifest, variants={"cpu/int8": measured}))
         assert open_bundle(folder).manifest.fingerprint == manifest.fingerprint
         if good:
@@ -110,7 +131,9 @@ def test_a_precision_is_served_once_measured_and_only_if_it_keeps_its_recall(
 
 
 def test_fixed_shapes_on_a_device_change_no_vector(exported: tuple[Path, Path]) -> None:
-    """The path of a device, by the provider there is: rows are padded, and what was padded is not returned."""
+    """The path of a device, by the provider there is: rows are padded, and what was padded is not
+    returned.
+    """
     encoder = OnnxEncoder.open(exported[1])
     for modality in encoder.manifest.modalities:
         x = probes(encoder, modality, 70)
@@ -131,9 +154,12 @@ def test_weights_are_stored_once(exported: tuple[Path, Path]) -> None:
 
 
 @pytest.mark.parametrize(
-    "file", ["video.onnx", "audio.onnx", "text.onnx", "weights.bin", "tokenizer.json", "manifest.json"]
+    "file",
+    ["video.onnx", "audio.onnx", "text.onnx", "weights.bin", "tokenizer.json", "manifest.json"],
 )
-def test_a_flipped_byte_is_refused_by_name(exported: tuple[Path, Path], tmp_path: Path, file: str) -> None:
+def test_a_flipped_byte_is_refused_by_name(
+    exported: tuple[Path, Path], tmp_path: Path, file: str
+) -> None:
     copy = tmp_path / "bundle"
     shutil.copytree(exported[1], copy)
     raw = bytearray((copy / file).read_bytes())
@@ -153,7 +179,9 @@ def test_a_missing_file_is_named(exported: tuple[Path, Path], tmp_path: Path, fi
 
 
 @pytest.mark.parametrize("change", [{"format": 99}, {"surprise": 1}])
-def test_another_format_is_refused(exported: tuple[Path, Path], tmp_path: Path, change: dict[str, int]) -> None:
+def test_another_format_is_refused(
+    exported: tuple[Path, Path], tmp_path: Path, change: dict[str, int]
+) -> None:
     shutil.copytree(exported[1], tmp_path / "bundle")
     file = tmp_path / "bundle" / "manifest.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
@@ -174,8 +202,12 @@ def test_the_fingerprint_is_of_weights_graphs_and_specs(exported: tuple[Path, Pa
     assert m.fingerprint == fingerprint(m.files, m.inputs, m.spaces, m.graphs, m.tokenizers)
     other = replace(m.inputs, window_s=m.inputs.window_s + 1)
     assert m.fingerprint != fingerprint(m.files, other, m.spaces, m.graphs, m.tokenizers)
-    assert m.fingerprint != fingerprint(m.files | {"weights.bin": "0" * 64}, m.inputs, m.spaces, m.graphs, m.tokenizers)
-    padded = {"text": replace(m.tokenizers["text"], spec=replace(m.tokenizers["text"].spec, pad_id=1))}
+    assert m.fingerprint != fingerprint(
+        m.files | {"weights.bin": "0" * 64}, m.inputs, m.spaces, m.graphs, m.tokenizers
+    )
+    padded = {
+        "text": replace(m.tokenizers["text"], spec=replace(m.tokenizers["text"].spec, pad_id=1))
+    }
     assert m.fingerprint != fingerprint(m.files, m.inputs, m.spaces, m.graphs, padded)
 
 
@@ -187,7 +219,9 @@ def test_outputs_are_checked() -> None:
             checked("text", bad, 3)
 
 
-@pytest.mark.skipif("CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="CUDA is here")
+@pytest.mark.skipif(
+    "CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="CUDA is here"
+)
 def test_a_provider_that_is_not_there_is_named(exported: tuple[Path, Path]) -> None:
     with pytest.raises(CannotRun, match="cuda"):
         OnnxEncoder.open(exported[1], "cuda")
@@ -221,14 +255,29 @@ def test_the_default_bundle_opens_and_is_small() -> None:
         open_bundle(folder.parent)
 
 
-@pytest.mark.parametrize(("precision", "provider", "says"), [("fp16", "cpu", "GPUs"), ("int8", "cuda", "CPUs")])
-def test_a_precision_of_other_providers_is_refused_in_words(precision: str, provider: str, says: str) -> None:
-    with pytest.raises(WrongPrecision, match=f"{precision} is for {says}.* with provider {provider} choose fp32 or "):
+@pytest.mark.parametrize(
+    ("precision", "provider", "says"), [("fp16", "cpu", "GPUs"), ("int8", "cuda", "CPUs")]
+)
+def test_a_precision_of_other_providers_is_refused_in_words(
+    precision: str, provider: str, says: str
+) -> None:
+    with pytest.raises(
+        WrongPrecision,
+        match=f"{precision} is for {says}.* with provider {provider} choose fp32 or ",
+    ):
         OnnxEncoder.open(ROOT / "bundles" / "world", provider, precision=precision)
 
 
 def test_the_service_says_that_fp16_is_for_gpus(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "service", "--precision", "fp16", "--data", str(tmp_path / "data")]
+    command = [
+        sys.executable,
+        "-m",
+        "service",
+        "--precision",
+        "fp16",
+        "--data",
+        str(tmp_path / "data"),
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
     assert "precision fp16 is for GPUs" in done.stderr and "int8" in done.stderr
@@ -236,17 +285,25 @@ def test_the_service_says_that_fp16_is_for_gpus(tmp_path: Path) -> None:
 
 def test_eight_bits_keep_a_matrix_to_half_a_step_of_its_blocks() -> None:
     random = np.random.default_rng(0)
-    weight = random.normal(size=(37, 5)).astype(np.float32) * np.logspace(-6, 3, 37, dtype=np.float32)[:, None]
+    weight = (
+        random.normal(size=(37, 5)).astype(np.float32)
+        * np.logspace(-6, 3, 37, dtype=np.float32)[:, None]
+    )
     weight[:, 3] = 0.0
     values, scales = eight_bits(weight)
     found = ((values.astype(np.float32) - 128) * scales[..., None]).reshape(5, -1)
-    assert np.all(np.abs(found[:, :37] - weight.T).reshape(-1) <= np.repeat(scales, 16, axis=1)[:, :37].reshape(-1) / 2)
+    assert np.all(
+        np.abs(found[:, :37] - weight.T).reshape(-1)
+        <= np.repeat(scales, 16, axis=1)[:, :37].reshape(-1) / 2
+    )
     assert not found[:, 37:].any() and not found[3].any() and values.min() >= 1
 
 
 @pytest.mark.parametrize("bundle", ["default", "world"])
 def test_in_int8_an_item_has_the_vector_that_it_has_alone(bundle: str) -> None:
-    """Among loud, quiet, busy, long and odd ones, in batches of 2, 7 and 32; recordings of the sample library, too."""
+    """Among loud, quiet, busy, long and odd ones, in batches of 2, 7 and 32; recordings of the
+    sample library, too.
+    """
     encoder = OnnxEncoder(open_bundle(ROOT / "bundles" / bundle), precision="int8")
     for modality, items in everything(encoder).items():
         some = items[::3] if modality != "text" else items
@@ -264,20 +321,28 @@ class Leaking(OnnxEncoder):
         return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-def test_verify_notices_a_vector_that_depends_on_its_batch(exported: tuple[Path, Path], tmp_path: Path) -> None:
-    """And what it writes down is the worst of all batches: alone, and in pairs, nothing is amiss."""
+def test_verify_notices_a_vector_that_depends_on_its_batch(
+    exported: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """And what it writes down is the worst of all batches:
+    alone, and in pairs, nothing is amiss.
+    """
     bundle = open_bundle(exported[1])
     plain, leaking = OnnxEncoder(bundle), Leaking(bundle)
     items = everything(plain)
     assert not any(check.good for check in batch_invariance(leaking, items))
-    clips = Clips.open("world:test:8", bundle.manifest.inputs, tmp_path / "cache", tmp_path / "world")
+    clips = Clips.open(
+        "world:test:8", bundle.manifest.inputs, tmp_path / "cache", tmp_path / "world"
+    )
     for encoding, found in measure(plain, leaking, clips, items).items():
         assert found.alike is not None and found.alike < 0.9999 and not found.good
         assert abs(found.cosine - found.alike) < 1e-4, encoding
 
 
 def test_readmes_commands_of_precision_run_where_only_the_extra_cpu_is(tmp_path: Path) -> None:
-    """`verify` measures a bundle and writes it down, then int8 is served. The bundle is the smaller one."""
+    """`verify` measures a bundle and writes it down, then int8 is served. The bundle is the smaller
+    one.
+    """
     boxes = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.S)
     verified, served = next(box for box in boxes if "TERCET_PRECISION=int8" in box).splitlines()
     folder = tmp_path / "bundles" / "default"
@@ -287,13 +352,22 @@ def test_readmes_commands_of_precision_run_where_only_the_extra_cpu_is(tmp_path:
     (tmp_path / "sample").symlink_to(ROOT / "sample")
     (tmp_path / "only").mkdir()
     env = only_installed_by(tmp_path / "only", "cpu") | {"TERCET_PORT": str(free_port())}
-    imports = subprocess.run([sys.executable, "-c", "import sympy"], env=env, capture_output=True, text=True)
+    imports = subprocess.run(
+        [sys.executable, "-c", "import sympy"], env=env, capture_output=True, text=True
+    )
     assert "No module named 'sympy'" in imports.stderr
-    done = subprocess.run(["bash", "-c", verified], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0 and " 0 checks failed" in done.stdout, (done.stdout, done.stderr[-2000:])
+    done = subprocess.run(
+        ["bash", "-c", verified], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0 and " 0 checks failed" in done.stdout, (
+        done.stdout,
+        done.stderr[-2000:],
+    )
     measured = open_bundle(folder).manifest.variants["cpu/int8"]
     assert set(measured) == set(MODALITIES)
-    assert all(m.cosine > 0.98 and m.alike is not None and m.alike >= 0.9999 for m in measured.values()), measured
+    assert all(
+        m.cosine > 0.98 and m.alike is not None and m.alike >= 0.9999 for m in measured.values()
+    ), measured
     service = subprocess.Popen(["bash", "-c", f"exec env {served}"], cwd=tmp_path, env=env)
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{env['TERCET_PORT']}", timeout=60) as client:
@@ -304,18 +378,28 @@ def test_readmes_commands_of_precision_run_where_only_the_extra_cpu_is(tmp_path:
         service.wait(30)
 
 
-def test_a_triton_repository_meets_tritons_own_schema(exported: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_triton_repository_meets_tritons_own_schema(
+    exported: tuple[Path, Path], tmp_path: Path
+) -> None:
     bundle = open_bundle(exported[1])
     names = write_repository(bundle, tmp_path / "models", instances=2)
     assert sorted(names) == sorted(path.name for path in (tmp_path / "models").iterdir())
     for name, encoding in zip(names, bundle.manifest.graphs, strict=True):
         folder = tmp_path / "models" / name
         config = text_format.Parse((folder / "config.pbtxt").read_text(), ModelConfig())
-        graph = onnxruntime.InferenceSession(str(folder / "1" / "model.onnx"), providers=["CPUExecutionProvider"])
+        graph = onnxruntime.InferenceSession(
+            str(folder / "1" / "model.onnx"), providers=["CPUExecutionProvider"]
+        )
         (given,), (output,) = graph.get_inputs(), graph.get_outputs()
-        assert (config.name, config.input[0].name, config.output[0].name) == (name, given.name, output.name)
+        assert (config.name, config.input[0].name, config.output[0].name) == (
+            name,
+            given.name,
+            output.name,
+        )
         told = [n if isinstance(n, int) else -1 for n in given.shape[1:]]
-        assert list(config.input[0].dims) == told and list(config.output[0].dims) == [bundle.manifest.dims[encoding]]
+        assert list(config.input[0].dims) == told and list(config.output[0].dims) == [
+            bundle.manifest.dims[encoding]
+        ]
         assert config.instance_group[0].count == 2 and config.dynamic_batching.priority_levels == 2
         assert (folder / "tokenizer.json").exists() == (encoding == "text")
         with pytest.raises(InTheWay):
@@ -324,11 +408,17 @@ def test_a_triton_repository_meets_tritons_own_schema(exported: tuple[Path, Path
 
 def test_memory_stays_flat_over_two_thousand_requests() -> None:
     """Batches of every size and texts of every length; what the allocator keeps it reuses."""
-    encoder, random = OnnxEncoder.open(ROOT / "bundles" / "world", threads=1), np.random.default_rng(0)
+    encoder, random = (
+        OnnxEncoder.open(ROOT / "bundles" / "world", threads=1),
+        np.random.default_rng(0),
+    )
     words = ["a", "red", "ball", "the", "sound", "of", "rain", "barking", "loudly"]
     seen = []
     for n in range(2000):
-        texts = [" ".join(random.choice(words, random.integers(1, 30))) for _ in range(random.integers(1, 5))]
+        texts = [
+            " ".join(random.choice(words, random.integers(1, 30)))
+            for _ in range(random.integers(1, 5))
+        ]
         encoder.embed("text", encoder.tokens(texts, "text"))
         if n % 40 == 0:
             encoder.embed("audio", probes(encoder, "audio", int(random.integers(1, 5))))
@@ -345,6 +435,11 @@ def test_the_command_and_the_service_refuse_an_altered_bundle_by_name(
     raw = bytearray((folder / "audio.onnx").read_bytes())
     raw[len(raw) // 2] ^= 1
     (folder / "audio.onnx").write_bytes(raw)
-    for command in (["export", "verify", str(folder)], ["service", "--bundle", str(folder), "--data", str(tmp_path)]):
-        done = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    for command in (
+        ["export", "verify", str(folder)],
+        ["service", "--bundle", str(folder), "--data", str(tmp_path)],
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, timeout=60
+        )
         assert done.returncode == 1 and "audio.onnx is not the file" in done.stderr, done.stderr

@@ -37,7 +37,9 @@ def test_links_lead_somewhere() -> None:
 
 
 def sections() -> dict[str, list[str]]:
-    """The boxes of commands that can be run here, in order, under each heading of the guides that has any."""
+    """The boxes of commands that can be run here, in order, under each heading of the guides that
+    has any.
+    """
     parts = re.split(r"^## (.+)$", (ROOT / "docs" / "guides.md").read_text("utf-8"), flags=re.M)[1:]
     found = {}
     for name, text in zip(parts[::2], parts[1::2], strict=True):
@@ -49,7 +51,9 @@ def sections() -> dict[str, list[str]]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the commands are typed: an environment, the default bundle, some clips, a published encoder's weights."""
+    """Where the commands are typed: an environment, the default bundle, some clips, a published
+    encoder's weights.
+    """
     place = tmp_path_factory.mktemp("guides")
     (place / ".venv").symlink_to(sys.prefix)
     for name in ("bundles", "clips", "captioned", "weights/clip"):
@@ -69,9 +73,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_command_of_the_guides(folder: Path, section: str) -> None:
     """Section by section: what one has made, later ones use."""
     ports = {"8000": str(free_port()), "19530": str(free_port())}
-    script = re.sub(r"\b(8000|19530)\b", lambda found: ports[found.group()], "\n".join(sections()[section]))
+    script = re.sub(
+        r"\b(8000|19530)\b", lambda found: ports[found.group()], "\n".join(sections()[section])
+    )
     env = {key: value for key, value in os.environ.items() if not key.startswith("TERCET_")}
-    env |= {"PYTHONPATH": str(ROOT), "TERCET_PORT": ports["8000"], "RAY_TMPDIR": "/tmp", "TERCET_THREADS": "1"}
-    (folder / "script.sh").write_text("set -euxo pipefail\ntrap 'kill $(jobs -p) 2> /dev/null || true' EXIT\n" + script)
-    ran = subprocess.run(["bash", "script.sh"], cwd=folder, env=env, capture_output=True, text=True, timeout=600)
+    env |= {
+        "PYTHONPATH": str(ROOT),
+        "TERCET_PORT": ports["8000"],
+        "RAY_TMPDIR": "/tmp",
+        "TERCET_THREADS": "1",
+    }
+    (folder / "script.sh").write_text(
+        "set -euxo pipefail\ntrap 'kill $(jobs -p) 2> /dev/null || true' EXIT\n" + script
+    )
+    ran = subprocess.run(
+        ["bash", "script.sh"], cwd=folder, env=env, capture_output=True, text=True, timeout=600
+    )
     assert ran.returncode == 0, ran.stderr[-4000:]

@@ -48,7 +48,9 @@ TORCH = {
 
 def modules() -> list[str]:
     rooms = (media, evaluation, model, export, index, service)
-    found = [m.name for room in rooms for m in pkgutil.walk_packages(room.__path__, f"{room.__name__}.")]
+    found = [
+        m.name for room in rooms for m in pkgutil.walk_packages(room.__path__, f"{room.__name__}.")
+    ]
     return [name for name in found if not name.endswith("__main__")]
 
 
@@ -58,15 +60,20 @@ def test_imports_run_one_way(room: str) -> None:
     for path in (ROOT / room).rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
-            names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+            names += (
+                [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+            )
             assert not later.intersection(name.split(".")[0] for name in names), path
 
 
 @pytest.mark.parametrize(
-    "entrance", ["service.app", "index.__main__", "export.encoder", "evaluation.world", "evaluation.retrieval"]
+    "entrance",
+    ["service.app", "index.__main__", "export.encoder", "evaluation.world", "evaluation.retrieval"],
 )
 def test_serving_loads_no_torch(entrance: str) -> None:
-    code = f"import {entrance}, sys; assert 'torch' not in sys.modules and 'onnx' not in sys.modules"
+    code = (
+        f"import {entrance}, sys; assert 'torch' not in sys.modules and 'onnx' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
@@ -101,7 +108,11 @@ def test_every_error_has_a_status() -> None:
     }  # in training, in a client
     for name in modules():
         for _, cls in inspect.getmembers(importlib.import_module(name), inspect.isclass):
-            if issubclass(cls, Exception) and cls.__module__ == name and cls.__name__ not in elsewhere:
+            if (
+                issubclass(cls, Exception)
+                and cls.__module__ == name
+                and cls.__name__ not in elsewhere
+            ):
                 assert entry(cls)[1] != "internal", cls
     assert all(400 <= status < 600 for status, _ in STATUS.values())
 
@@ -117,7 +128,11 @@ def test_the_contract_is_in_the_api_document() -> None:
         "GET /v1/models",
         "POST /v1/embeddings",
         *(f"POST /v1/embed/{m}" for m in ("text", "audio", "video")),
-        *(f"POST /v1/search/{q}-{t}" for q in ("text", "audio", "video") for t in ("text", "audio", "video", "any")),
+        *(
+            f"POST /v1/search/{q}-{t}"
+            for q in ("text", "audio", "video")
+            for t in ("text", "audio", "video", "any")
+        ),
         "POST /v1/collections",
         "GET /v1/collections",
         "GET /v1/collections/{name}",
@@ -135,7 +150,10 @@ def test_routes_of_every_subject_lie_in_one_list() -> None:
     """A router within a router would look for its routes twice as long."""
     app = create_app(Settings(), FakeEncoder())
     assert {type(route) for route in app.routes} == {APIRoute, Route}
-    subjects = [importlib.import_module(f"service.routes.{m.name}") for m in pkgutil.iter_modules(routes.__path__)]
+    subjects = [
+        importlib.import_module(f"service.routes.{m.name}")
+        for m in pkgutil.iter_modules(routes.__path__)
+    ]
     routers = [subject.router for subject in subjects if hasattr(subject, "router")]
     assert len(routers) == 10
     assert all(route in app.routes for router in routers for route in router.routes)
@@ -181,5 +199,7 @@ def test_the_service_stays_on_this_machine_unless_told(capfd: pytest.CaptureFixt
     command = [sys.executable, "-m", "service", "--host", "0.0.0.0"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert result.returncode == 2 and "--allow-open" in result.stderr
-    unknown = subprocess.run([*command, "--nonsense"], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    unknown = subprocess.run(
+        [*command, "--nonsense"], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
     assert unknown.returncode == 2

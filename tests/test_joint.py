@@ -34,11 +34,15 @@ def item(id: str, video: Vectors | None, audio: Vectors | None, **metadata: str)
     n = max(len(part) for part in (video, audio) if part is not None)
     parts = {"video": video, "audio": audio}
     vectors = {name: (list(range(len(x))), x) for name, x in parts.items() if x is not None}
-    return NewItem(id, "video", 5.0 * n, [(5.0 * i, 5.0 * i + 5.0) for i in range(n)], vectors, dict(metadata))
+    return NewItem(
+        id, "video", 5.0 * n, [(5.0 * i, 5.0 * i + 5.0) for i in range(n)], vectors, dict(metadata)
+    )
 
 
 def ask(box: Collection, query: Vectors, top_k: int = 10, **options: object) -> Answer:
-    return search(box, [Aim(JOINT, query[None], comparable=(*DIMS, JOINT))], Options(top_k, **options))  # type: ignore[arg-type]
+    return search(
+        box, [Aim(JOINT, query[None], comparable=(*DIMS, JOINT))], Options(top_k, **options)
+    )  # type: ignore[arg-type]
 
 
 def expected(items: list[NewItem], query: Vectors) -> dict[str, float]:
@@ -60,16 +64,27 @@ def expected(items: list[NewItem], query: Vectors) -> dict[str, float]:
 
 
 def test_a_window_is_scored_by_the_sum_of_its_vectors(tmp_path: Path) -> None:
-    """Query (1, 1, 0): the sum of (1, 0, 0) and half of (0, 1, 0) is (1, 0.5, 0), 1.5 / sqrt(1.25 x 2) from it."""
+    """Query (1, 1, 0): the sum of (1, 0, 0) and half of (0, 1, 0) is (1, 0.5, 0), 1.5 / sqrt(1.25 x
+    2) from it.
+    """
     box = Collection(tmp_path / "c", "f", DIMS)
     seen_and_heard = item("both", axis(1)[None], axis(0, 1)[None])
     words = NewItem("words", "text", 0.0, [(0.0, 0.0)], {"text": ([0], axis(1, 1)[None])})
-    box.put([seen_and_heard, item("seen", axis(1)[None], None), item("heard", None, axis(0, 1, 1)[None]), words])
+    box.put(
+        [
+            seen_and_heard,
+            item("seen", axis(1)[None], None),
+            item("heard", None, axis(0, 1, 1)[None]),
+            words,
+        ]
+    )
     hits = ask(box, axis(1, 1)).hits
     assert [hit.id for hit in hits] == ["both", "seen", "heard"]  # and no text
     assert hits[0].score == pytest.approx(1.5 / np.sqrt(2.5)) and hits[0].target == "any"
     assert hits[0].scores == pytest.approx({"video": np.sqrt(0.5), "audio": np.sqrt(0.5)})
-    assert hits[1].scores == pytest.approx({"video": np.sqrt(0.5)}) and hits[2].score == pytest.approx(0.5)
+    assert hits[1].scores == pytest.approx({"video": np.sqrt(0.5)}) and hits[
+        2
+    ].score == pytest.approx(0.5)
     assert "any" not in hits[0].modalities and set(hits[0].evidence) == {"video", "audio"}
     box.close()
 
@@ -113,7 +128,9 @@ def test_every_kind_finds_what_the_twin_finds(tmp_path: Path, kind: str) -> None
     box.close()
 
 
-ROW = st.tuples(st.integers(0, 5), st.booleans(), st.booleans(), st.integers(1, 3), st.integers(0, 10_000))
+ROW = st.tuples(
+    st.integers(0, 5), st.booleans(), st.booleans(), st.integers(1, 3), st.integers(0, 10_000)
+)
 
 
 @settings(max_examples=30, deadline=None)
@@ -131,7 +148,9 @@ def test_additions_replacements_and_deletions_are_followed(
             n, seen, heard, windows, seed = step
             random = np.random.default_rng(seed)
             video, audio = unit(random.normal(size=(2, windows, 8)))
-            there[f"i{n}"] = item(f"i{n}", video if seen or not heard else None, audio if heard else None)
+            there[f"i{n}"] = item(
+                f"i{n}", video if seen or not heard else None, audio if heard else None
+            )
             box.put([there[f"i{n}"]])
         query = axis(1, 2, 3)
         twin = expected(list(there.values()), query)
@@ -157,7 +176,9 @@ def test_without_a_common_space_any_means_both_of_them(tmp_path: Path) -> None:
 
 
 def test_sounds_without_pictures_are_found_under_a_filter(tmp_path: Path) -> None:
-    """Two clouds of sounds: the queries lie in one, the filter leaves the other. Sounds weigh little here."""
+    """Two clouds of sounds: the queries lie in one, the filter leaves the other. Sounds weigh
+    little here.
+    """
     random = np.random.default_rng(3)
     near = unit(axis(1, 1) + 0.2 * random.normal(size=(1500, 8)).astype(np.float32))
     far = unit(axis(0, 0, 0, 0, 1, 1) + 0.2 * random.normal(size=(1500, 8)).astype(np.float32))

@@ -1,5 +1,6 @@
-"""kill -9 before every step that changes the disk, one after the other, and at random moments: what was acknowledged is
-there, and whole. Each life is a process of its own, forked from one that has everything imported.
+"""kill -9 before every step that changes the disk, one after the other, and at random moments: what
+was acknowledged is there, and whole. Each life is a process of its own, forked from one that has
+everything imported.
 """
 
 from __future__ import annotations
@@ -75,7 +76,9 @@ def codes_from(count: int) -> None:
 
 
 def life_of_a_writer(folder: Path) -> None:
-    """Add, replace and delete with media, snapshots between them, until an index of another kind takes over."""
+    """Add, replace and delete with media, snapshots between them, until an index of another kind
+    takes over.
+    """
     codes_from(40)
     media = folder.parent / "m.wav"
     box = Collection(folder, "f1", dims(8))
@@ -152,7 +155,9 @@ def life_of_a_rescuer(folder: Path) -> None:
 
 
 def life_of_an_heir(folder: Path) -> None:
-    """Open a collection whose records say less than its folder has, and put another one in its place."""
+    """Open a collection whose records say less than its folder has, and put another one in its
+    place.
+    """
     Collections(folder, "fake", FakeEncoder().manifest.dims).close()
     reembed.swap(folder, "a")
 
@@ -163,7 +168,9 @@ def made(id: str, n: int) -> NewItem:
 
 def words(id: str) -> NewItem:
     vector = FakeEncoder().embed("text", np.array([[1]]))
-    return NewItem(id, "text", 0.0, [(0.0, 0.0)], {"text": ([0], vector)}, {"n": int(id[1:])}, text="red")
+    return NewItem(
+        id, "text", 0.0, [(0.0, 0.0)], {"text": ([0], vector)}, {"n": int(id[1:])}, text="red"
+    )
 
 
 def dying(die_at: int) -> None:
@@ -185,8 +192,8 @@ def dying(die_at: int) -> None:
 
 
 def nursery() -> None:
-    """For each line that comes in, [life, arguments, die before which step, or after how many seconds, where its words
-    go], a process that lives so, and a line with how it ended.
+    """For each line that comes in, [life, arguments, die before which step, or after how many
+    seconds, where its words go], a process that lives so, and a line with how it ended.
     """
     for line in sys.stdin:
         life, args, die_at, after_s, told = json.loads(line)
@@ -209,16 +216,22 @@ class Lives:
     def __init__(self, place: Path) -> None:
         self.told = place / "told"
         command = [sys.executable, "-c", "from tests.test_kill import nursery; nursery()"]
-        self.process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
 
-    def live(self, life: str, *args: Any, die_at: int = 0, after_s: float = 0.0) -> tuple[int, list[dict[str, Any]]]:
+    def live(
+        self, life: str, *args: Any, die_at: int = 0, after_s: float = 0.0
+    ) -> tuple[int, list[dict[str, Any]]]:
         """How it ended, and what it acknowledged."""
         assert self.process.stdin and self.process.stdout
         line = [life, [str(args[0]), *args[1:]], die_at, after_s, str(self.told)]
         self.process.stdin.write(json.dumps(line) + "\n")
         self.process.stdin.flush()
         ended = int(self.process.stdout.readline())
-        return ended, [json.loads(line) for line in self.told.read_text().splitlines() if line.endswith("}")]
+        return ended, [
+            json.loads(line) for line in self.told.read_text().splitlines() if line.endswith("}")
+        ]
 
     def close(self) -> None:
         assert self.process.stdin and self.process.stdout
@@ -235,11 +248,17 @@ def lives(tmp_path: Path) -> Iterator[Lives]:
 
 
 def differing(items: dict[str, Any], expected: dict[str, int]) -> list[str]:
-    return [id for id in {*items, *expected} if (items[id].metadata["n"] if id in items else None) != expected.get(id)]
+    return [
+        id
+        for id in {*items, *expected}
+        if (items[id].metadata["n"] if id in items else None) != expected.get(id)
+    ]
 
 
 def check(folder: Path, expected: dict[str, int], unsure: int = 1) -> None:
-    """Every acknowledged item is whole and found; at most those that were being written may be newer or gone."""
+    """Every acknowledged item is whole and found; at most those that were being written may be
+    newer or gone.
+    """
     began = time.monotonic()
     box = Collection(folder, "f1", dims(8))
     assert time.monotonic() - began < OPENS_WITHIN_S
@@ -289,11 +308,15 @@ def test_killed_before_each_step_of_writing(tmp_path: Path, lives: Lives) -> Non
 
 
 def test_killed_at_random_moments(tmp_path: Path, lives: Lives) -> None:
-    """One collection through all of them: a fault that one kill leaves would be found after a later one."""
+    """One collection through all of them: a fault that one kill leaves would be found after a later
+    one.
+    """
     expected: dict[str, int] = {}
     luck = random.Random(0)
     for seed in range(1, 101):
-        ended, told = lives.live("restless_life", tmp_path / "box", seed, after_s=luck.uniform(0.05, 0.3))
+        ended, told = lives.live(
+            "restless_life", tmp_path / "box", seed, after_s=luck.uniform(0.05, 0.3)
+        )
         assert ended == -signal.SIGKILL
         follow(expected, told)
         check(tmp_path / "box", expected)
@@ -301,7 +324,9 @@ def test_killed_at_random_moments(tmp_path: Path, lives: Lives) -> None:
 
 
 def test_killed_before_each_step_of_reembedding(tmp_path: Path, lives: Lives) -> None:
-    """Every acknowledged item is there in the old encoder's vectors or in the new one's; what was cut short goes on."""
+    """Every acknowledged item is there in the old encoder's vectors or in the new one's; what was
+    cut short goes on.
+    """
     ended, step = -signal.SIGKILL, 0
     while ended:
         step += 1
@@ -336,8 +361,12 @@ def archive(folder: Path, sounds: Path) -> set[bytes]:
     for n in range(3):
         sound = make_wav(sounds / f"{n}.wav", 1.0, 300.0 * (n + 1))
         media = decoders.finish(decoders.start(sound, encoder.manifest.inputs, Budget()))
-        vectors = {m: (part.windows, encoder.embed(m, part.array)) for m, part in media.parts.items()}
-        new = NewItem(f"i{n}", "audio", media.duration_s, media.windows, vectors, filename=sound.name)
+        vectors = {
+            m: (part.windows, encoder.embed(m, part.array)) for m, part in media.parts.items()
+        }
+        new = NewItem(
+            f"i{n}", "audio", media.duration_s, media.windows, vectors, filename=sound.name
+        )
         opened.ensure("a").put_media(new, sound)
     opened.close()
     decoders.close()
@@ -349,7 +378,9 @@ def kept(folder: Path) -> set[bytes]:
 
 
 def test_killed_before_each_step_of_adopting(tmp_path: Path, lives: Lives) -> None:
-    """Every original is there at any time, and an item in the end; what is left of the records is kept."""
+    """Every original is there at any time, and an item in the end; what is left of the records is
+    kept.
+    """
     sounds = archive(tmp_path / "whole", tmp_path / "sounds")
     (tmp_path / "whole" / "collections" / "a" / "records.sqlite").write_bytes(b"")
     ended, step = -signal.SIGKILL, 0
@@ -362,7 +393,9 @@ def test_killed_before_each_step_of_adopting(tmp_path: Path, lives: Lives) -> No
         life_of_a_rescuer(folder)
         opened = Collections(folder, "fake", FakeEncoder().manifest.dims)
         box = opened.get("a")
-        assert {box.media(item.id)[0].read_bytes() for item in box.page(10)} == sounds and box.counts()["items"] == 3
+        assert {
+            box.media(item.id)[0].read_bytes() for item in box.page(10)
+        } == sounds and box.counts()["items"] == 3
         assert box.set_aside() == [] and list((box.folder / "set-aside" / "records").iterdir())
         opened.close()
         shutil.rmtree(folder)
@@ -376,7 +409,11 @@ def test_killed_before_each_step_of_succeeding(tmp_path: Path, lives: Lives) -> 
     old = whole / "collections" / "a"
     (old / "set-aside").mkdir()
     sounds |= {b"unnamed", b"aside", b"aside, too"}
-    for name, content in (("media/x", b"unnamed"), ("set-aside/x", b"aside"), ("set-aside/y", b"aside, too")):
+    for name, content in (
+        ("media/x", b"unnamed"),
+        ("set-aside/x", b"aside"),
+        ("set-aside/y", b"aside, too"),
+    ):
         (old / f"{name}.wav").write_bytes(content)
     decoders = Decoders(1)
     list(reembed.reembed(whole, "a", new, decoders, Budget()))
@@ -395,7 +432,11 @@ def test_killed_before_each_step_of_succeeding(tmp_path: Path, lives: Lives) -> 
             opened = Collections(folder, "another", new.manifest.dims)
         box = opened.get("a")
         assert kept(folder) == sounds and box.counts()["items"] == 3
-        assert {path.read_bytes() for path in box.set_aside()} == {b"unnamed", b"aside", b"aside, too"}
+        assert {path.read_bytes() for path in box.set_aside()} == {
+            b"unnamed",
+            b"aside",
+            b"aside, too",
+        }
         opened.close()
         assert [path.name for path in (folder / data.STAGED).iterdir()] == ["lock"]
         shutil.rmtree(folder)
@@ -422,7 +463,9 @@ def test_a_full_disk_loses_nothing(four_mb: Path, tmp_path: Path) -> None:
             box.put([made(f"i{n}", n)])
             acknowledged.append(f"i{n}")
     assert sorted(item.id for item in box.page(100_000)) == sorted(acknowledged)
-    assert len(list((four_mb / "box" / "media").iterdir())) == sum(len(id) < 4 for id in acknowledged)
+    assert len(list((four_mb / "box" / "media").iterdir())) == sum(
+        len(id) < 4 for id in acknowledged
+    )
     box.close()  # its snapshot may not fit
     box = Collection(four_mb / "box", "f1", dims(8))
     assert sorted(item.id for item in box.page(100_000)) == sorted(acknowledged)
@@ -431,7 +474,9 @@ def test_a_full_disk_loses_nothing(four_mb: Path, tmp_path: Path) -> None:
     for id in acknowledged[:10]:
         box.delete(id)
     box.put([made("new", 7)])
-    assert ask(box, cloud(1, 8, 7)[0], top_k=2).hits and box.counts()["items"] == len(acknowledged) - 9
+    assert (
+        ask(box, cloud(1, 8, 7)[0], top_k=2).hits and box.counts()["items"] == len(acknowledged) - 9
+    )
     box.close(keep=False)
 
 
@@ -442,8 +487,12 @@ def fill(disk: Path) -> None:
             pass
 
 
-def test_a_full_disk_has_room_for_deletes_and_serves_searches(four_mb: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Filled from outside: every item can be deleted, nothing else is written, and it can be opened and searched."""
+def test_a_full_disk_has_room_for_deletes_and_serves_searches(
+    four_mb: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Filled from outside: every item can be deleted, nothing else is written, and it can be opened
+    and searched.
+    """
     folder, sizes = four_mb / "data", dims(8)
     box = (opened := Collections(folder, "f1", sizes)).ensure("box")
     for n in range(60):

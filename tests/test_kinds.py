@@ -34,13 +34,26 @@ WHITE = (255, 255, 255)
 
 
 def extensible_wav(
-    path: Path, data: bytes, channels: int, bits: int, valid: int = 0, mask: int = 0, rate: int = 48_000
+    path: Path,
+    data: bytes,
+    channels: int,
+    bits: int,
+    valid: int = 0,
+    mask: int = 0,
+    rate: int = 48_000,
 ) -> Path:
     """Whole samples, channel by channel, as WAVE_FORMAT_EXTENSIBLE."""
     place = bits // 8
     form = struct.pack("<HHII", 0xFFFE, channels, rate, rate * channels * place)
     form += struct.pack("<HHHHI", channels * place, bits, 22, valid or bits, mask) + PCM_GUID
-    body = b"WAVEfmt " + struct.pack("<I", len(form)) + form + b"data" + struct.pack("<I", len(data)) + data
+    body = (
+        b"WAVEfmt "
+        + struct.pack("<I", len(form))
+        + form
+        + b"data"
+        + struct.pack("<I", len(data))
+        + data
+    )
     path.write_bytes(b"RIFF" + struct.pack("<I", len(body)) + body)
     return path
 
@@ -64,7 +77,9 @@ LAYOUTS = [
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_mono_has_the_gains_of_ffmpegs_whole_numbers(layout: str) -> None:
-    """Noise of its own in each channel, mixed by us and by FFmpeg to 16 bits, as `ffmpeg -ac 1` does."""
+    """Noise of its own in each channel, mixed by us and by FFmpeg to 16 bits, as `ffmpeg -ac 1`
+    does.
+    """
     channels, rng = av.AudioLayout(layout).nb_channels, np.random.default_rng(0)
     noise = rng.uniform(-0.6, 0.6, (1, 8000 * channels)).astype(np.float32)
 
@@ -85,18 +100,24 @@ def test_mono_has_the_gains_of_ffmpegs_whole_numbers(layout: str) -> None:
 
 @pytest.mark.parametrize("mask", [0x30, 0x600, 0x5000, 0x28000, 0x9, 0x630, 0x100, 0x8, 0x1])
 def test_channels_without_a_front_are_heard(tmp_path: Path, mask: int) -> None:
-    """Pairs at the back, the sides, the top; a front left and an LFE; two pairs; single channels: their mean."""
+    """Pairs at the back, the sides, the top; a front left and an LFE; two pairs; single channels:
+    their mean.
+    """
     channels = mask.bit_count()
     tone = make_tone(1.0, 440.0, 48_000)
     samples = np.repeat(np.int16(16_384 * tone)[:, None], channels, axis=1)
     waveform = read_waveform(
-        extensible_wav(tmp_path / "a.wav", samples.tobytes(), channels, 16, mask=mask), 48_000, Budget()
+        extensible_wav(tmp_path / "a.wav", samples.tobytes(), channels, 16, mask=mask),
+        48_000,
+        Budget(),
     )
     assert rms(waveform) == pytest.approx(0.25 / np.sqrt(2), rel=0.01)
 
 
 def test_one_recording_is_heard_alike_from_any_number_of_channels(tmp_path: Path) -> None:
-    """Loud: the sum of two channels would be cut off. One side alone is half as loud and otherwise the same."""
+    """Loud: the sum of two channels would be cut off. One side alone is half as loud and otherwise
+    the same.
+    """
     loud = np.int16(32_000 * np.tanh(4 * make_tone(1.0, 440.0, 48_000)))
     silent = np.zeros_like(loud)
     heard = []
@@ -116,30 +137,57 @@ def test_beyond_full_scale_is_turned_down_not_cut(tmp_path: Path) -> None:
     for scale in (0.8, 3.0, 32_767.0):
         write_wav(tmp_path / "a.wav", 2 * scale * make_tone(1.0, 440.0, 16_000), 16_000)
         waveform = read_waveform(tmp_path / "a.wav", 16_000, Budget())
-        assert waveform is not None and np.abs(waveform).max() == pytest.approx(min(scale, 1.0), abs=1e-3)
-        assert rms(waveform) == pytest.approx(min(scale, 1.0) / np.sqrt(2), rel=1e-3)  # a sine still
+        assert waveform is not None and np.abs(waveform).max() == pytest.approx(
+            min(scale, 1.0), abs=1e-3
+        )
+        # a sine still
+        assert rms(waveform) == pytest.approx(min(scale, 1.0) / np.sqrt(2), rel=1e-3)
 
 
-@pytest.mark.parametrize(("valid", "place"), [(24, 32), (20, 32), (16, 32), (20, 24), (16, 24), (12, 16)])
+@pytest.mark.parametrize(
+    ("valid", "place"), [(24, 32), (20, 32), (16, 32), (20, 24), (16, 24), (12, 16)]
+)
 def test_valid_bits_below_the_place_they_lie_in(tmp_path: Path, valid: int, place: int) -> None:
-    tone = (make_tone(2.0, 1000.0, 48_000) * (2**31 - 1)).astype(np.int64) >> (32 - valid) << (32 - valid)
-    laid = tone.astype("<i4").view(np.uint8).reshape(-1, 4)[:, 4 - place // 8 :]  # the lower bytes left out
-    waveform = read_waveform(extensible_wav(tmp_path / "a.wav", laid.tobytes(), 1, place, valid), 16_000, Budget())
+    tone = (
+        (make_tone(2.0, 1000.0, 48_000) * (2**31 - 1)).astype(np.int64)
+        >> (32 - valid)
+        << (32 - valid)
+    )
+    # the lower bytes left out
+    laid = tone.astype("<i4").view(np.uint8).reshape(-1, 4)[:, 4 - place // 8 :]
+    waveform = read_waveform(
+        extensible_wav(tmp_path / "a.wav", laid.tobytes(), 1, place, valid), 16_000, Budget()
+    )
     assert waveform is not None and len(waveform) == 32_000
     assert np.abs(waveform).max() == pytest.approx(0.5, abs=0.01)
     assert rms(waveform) == pytest.approx(0.354, abs=0.01)
 
 
-def test_twenty_four_bits_in_blocks_of_thirty_two_without_an_extensible_header(tmp_path: Path) -> None:
+def test_twenty_four_bits_in_blocks_of_thirty_two_without_an_extensible_header(
+    tmp_path: Path,
+) -> None:
     tone = (make_tone(1.0, 1000.0, 48_000) * (2**31 - 1)).astype("<i4")
     form = struct.pack("<HHIIHH", 1, 1, 48_000, 192_000, 4, 24)
-    body = b"WAVEfmt " + struct.pack("<I", 16) + form + b"data" + struct.pack("<I", 4 * len(tone)) + tone.tobytes()
+    body = (
+        b"WAVEfmt "
+        + struct.pack("<I", 16)
+        + form
+        + b"data"
+        + struct.pack("<I", 4 * len(tone))
+        + tone.tobytes()
+    )
     (tmp_path / "a.wav").write_bytes(b"RIFF" + struct.pack("<I", len(body)) + body)
     waveform = read_waveform(tmp_path / "a.wav", 48_000, Budget())
-    assert waveform is not None and len(waveform) == 48_000 and rms(waveform) == pytest.approx(0.354, abs=0.01)
+    assert (
+        waveform is not None
+        and len(waveform) == 48_000
+        and rms(waveform) == pytest.approx(0.354, abs=0.01)
+    )
 
 
-def ogg(path: Path, codec: str, seconds: float, hz: float, channels: int, rate: int = 48_000) -> bytes:
+def ogg(
+    path: Path, codec: str, seconds: float, hz: float, channels: int, rate: int = 48_000
+) -> bytes:
     with av.open(str(path), "w", format="ogg") as container:
         stream = container.add_stream(codec, rate=rate, layout={1: "mono", 2: "stereo"}[channels])
         tone = np.repeat(make_tone(seconds, hz, rate)[None], channels, axis=0)
@@ -148,7 +196,9 @@ def ogg(path: Path, codec: str, seconds: float, hz: float, channels: int, rate: 
             piece = np.ascontiguousarray(tone[:, start : start + 960])
             packed = piece.T.reshape(1, -1) if not format.endswith("p") else piece
             frame = av.AudioFrame.from_ndarray(
-                np.ascontiguousarray(packed), format="flt" if packed is not piece else "fltp", layout=stream.layout.name
+                np.ascontiguousarray(packed),
+                format="flt" if packed is not piece else "fltp",
+                layout=stream.layout.name,
             )
             frame.sample_rate, frame.pts, frame.time_base = rate, start, Fraction(1, rate)
             for made in av.AudioResampler(format, stream.layout, rate).resample(frame):
@@ -215,11 +265,17 @@ def corners(picture: NDArray[np.uint8]) -> list[str]:
     found = []
     for y, x in product((side // 4, 3 * side // 4), repeat=2):
         lit = tuple(bool(value > 128) for value in picture[y, x])
-        found.append({(True, False, False): "R", (False, True, False): "G", (False, False, True): "B"}.get(lit, "W"))
+        found.append(
+            {(True, False, False): "R", (False, True, False): "G", (False, False, True): "B"}.get(
+                lit, "W"
+            )
+        )
     return found
 
 
-def film(path: Path, images: list[NDArray[np.uint8]], rate: int = 8, turn: Any = None, aspect: Any = None) -> Path:
+def film(
+    path: Path, images: list[NDArray[np.uint8]], rate: int = 8, turn: Any = None, aspect: Any = None
+) -> Path:
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=rate)
         stream.height, stream.width, stream.pix_fmt = *images[0].shape[:2], "yuv420p"
@@ -244,7 +300,9 @@ def film(path: Path, images: list[NDArray[np.uint8]], rate: int = 8, turn: Any =
         ((180.0, {}), "WBGR"),
     ],
 )
-def test_films_are_turned_and_mirrored_as_they_say(tmp_path: Path, turn: Any, expected: str) -> None:
+def test_films_are_turned_and_mirrored_as_they_say(
+    tmp_path: Path, turn: Any, expected: str
+) -> None:
     path = film(tmp_path / "a.mp4", [quarters()] * 4, turn=turn)
     frames, _, _ = read_frames(path, [0.1], SIZE, Budget())
     assert corners(frames[0]) == list(expected)
@@ -253,13 +311,19 @@ def test_films_are_turned_and_mirrored_as_they_say(tmp_path: Path, turn: Any, ex
 @pytest.mark.parametrize(
     ("aspect", "wide", "tall"), [(None, 64, 64), (Fraction(2), 64, 128), (Fraction(1, 2), 128, 64)]
 )
-def test_a_disc_is_round_whatever_the_shape_of_pixels(tmp_path: Path, aspect: Any, wide: int, tall: int) -> None:
+def test_a_disc_is_round_whatever_the_shape_of_pixels(
+    tmp_path: Path, aspect: Any, wide: int, tall: int
+) -> None:
     y, x = np.mgrid[0:tall, 0:wide]
     inside = np.hypot((x / wide - 0.5), (y / tall - 0.5)) < 0.3
     image = np.where(inside[..., None], 255, 0).repeat(3, axis=2).astype(np.uint8)
-    frames, _, _ = read_frames(film(tmp_path / "a.mp4", [image] * 4, aspect=aspect), [0.1], SIZE, Budget())
+    frames, _, _ = read_frames(
+        film(tmp_path / "a.mp4", [image] * 4, aspect=aspect), [0.1], SIZE, Budget()
+    )
     rows, columns = np.nonzero(frames[0][..., 0] > 128)
-    assert abs(np.ptp(rows) - np.ptp(columns)) <= 1 and np.ptp(rows) == pytest.approx(0.6 * 32, abs=2)
+    assert abs(np.ptp(rows) - np.ptp(columns)) <= 1 and np.ptp(rows) == pytest.approx(
+        0.6 * 32, abs=2
+    )
 
 
 def test_colours_below_transparency_are_not_seen() -> None:
@@ -281,7 +345,11 @@ def test_transparent_webm(tmp_path: Path, codec: str) -> None:
         stream.pix_fmt = "yuva420p"
         stream.metadata["alpha_mode"] = "1"
         for _ in range(5):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(rgba, format="rgba").reformat(format="yuva420p")))
+            container.mux(
+                stream.encode(
+                    av.VideoFrame.from_ndarray(rgba, format="rgba").reformat(format="yuva420p")
+                )
+            )
         container.mux(stream.encode(None))
     frames, _, _ = read_frames(tmp_path / "a.webm", [0.1], SIZE, Budget())
     assert np.abs(frames[0][16, 4].astype(int) - 255).max() < 12
@@ -302,11 +370,19 @@ def hlg_signal(nits: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(scene <= 1 / 12, np.sqrt(3 * scene), above)
 
 
-@pytest.mark.parametrize(("curve", "signal"), [(ColorTrc.SMPTE2084, pq_signal), (ColorTrc.ARIB_STD_B67, hlg_signal)])
+@pytest.mark.parametrize(
+    ("curve", "signal"), [(ColorTrc.SMPTE2084, pq_signal), (ColorTrc.ARIB_STD_B67, hlg_signal)]
+)
 def test_hdr_is_seen_in_the_colours_of_sdr(curve: int, signal: Any) -> None:
-    """The four colours at the 203 nits of white, in BT.2020, and white five times as bright: as on a plain screen."""
-    from_709 = np.array([[0.6274, 0.3293, 0.0433], [0.0691, 0.9195, 0.0114], [0.0164, 0.0880, 0.8956]])
-    colours = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 1], [0.5, 0.5, 0.5], [4.9, 4.9, 4.9]], float)
+    """The four colours at the 203 nits of white, in BT.2020, and white five times as bright: as on
+    a plain screen.
+    """
+    from_709 = np.array(
+        [[0.6274, 0.3293, 0.0433], [0.0691, 0.9195, 0.0114], [0.0164, 0.0880, 0.8956]]
+    )
+    colours = np.array(
+        [[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 1], [0.5, 0.5, 0.5], [4.9, 4.9, 4.9]], float
+    )
     coded = np.round(65_535 * signal(colours @ from_709.T * 203.0)).astype(np.uint16)
     seen = to_bt709(coded[None], curve, ColorPrimaries.BT2020)[0].astype(int)
     right = [(255, 0, 0), (0, 255, 0), (0, 0, 255), WHITE, (188, 188, 188), WHITE]
@@ -317,7 +393,8 @@ def test_a_frame_in_hdr_is_scaled_and_converted() -> None:
     frame = av.VideoFrame.from_ndarray(np.full((64, 96, 3), 38_000, np.uint16), format="rgb48le")
     frame.color_trc, frame.color_primaries = ColorTrc.SMPTE2084, ColorPrimaries.BT2020
     seen = painted(frame, 48, 32, "area")
-    assert seen.shape == (32, 48, 3) and np.abs(seen.astype(int) - 255).max() <= 3  # 0.58 of PQ is white
+    # 0.58 of PQ is white
+    assert seen.shape == (32, 48, 3) and np.abs(seen.astype(int) - 255).max() <= 3
 
 
 def gif(path: Path, delay: int, count: int) -> Path:
@@ -329,12 +406,16 @@ def gif(path: Path, delay: int, count: int) -> Path:
         ]  # "clear" before each, so that codes keep 3 bits
         packed = sum(code << 3 * i for i, code in enumerate(codes))
         data = packed.to_bytes((3 * len(codes) + 7) // 8, "little")
-        blocks = b"".join(bytes([len(data[i : i + 255])]) + data[i : i + 255] for i in range(0, len(data), 255))
+        blocks = b"".join(
+            bytes([len(data[i : i + 255])]) + data[i : i + 255] for i in range(0, len(data), 255)
+        )
         head = b"\x21\xf9\x04" + struct.pack("<BHBB", 4, delay, 0, 0)
         return head + b"\x2c" + struct.pack("<HHHHB", 0, 0, 16, 16, 0) + b"\x02" + blocks + b"\0"
 
     head = (
-        b"GIF89a" + struct.pack("<HHBBB", 16, 16, 0xF1, 0, 0) + bytes([255, 0, 0, 0, 255, 0, 0, 0, 255, 255, 255, 255])
+        b"GIF89a"
+        + struct.pack("<HHBBB", 16, 16, 0xF1, 0, 0)
+        + bytes([255, 0, 0, 0, 255, 0, 0, 0, 255, 255, 255, 255])
     )
     path.write_bytes(head + b"".join(shown(i * 3 // count) for i in range(count)) + b";")
     return path
@@ -348,9 +429,13 @@ def test_a_gif_lasts_as_long_as_in_browsers(tmp_path: Path, delay: int, seconds:
 
 
 def test_an_animated_avif_is_its_film(tmp_path: Path) -> None:
-    images = [np.full((64, 64, 3), colour, np.uint8) for colour in [(255, 0, 0)] * 5 + [(0, 255, 0)] * 5]
+    images = [
+        np.full((64, 64, 3), colour, np.uint8) for colour in [(255, 0, 0)] * 5 + [(0, 255, 0)] * 5
+    ]
     with av.open(str(tmp_path / "a.avif"), "w") as container:
-        stream = container.add_stream("libsvtav1", rate=5, options={"preset": "12", "svtav1-params": "lp=1"})
+        stream = container.add_stream(
+            "libsvtav1", rate=5, options={"preset": "12", "svtav1-params": "lp=1"}
+        )
         stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
         for image in images:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
@@ -366,7 +451,9 @@ def test_the_default_one_of_two_picture_tracks_is_seen(tmp_path: Path) -> None:
         for default in (False, True):
             stream = container.add_stream("libx264", rate=5)
             stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
-            stream.disposition = av.stream.Disposition.default if default else av.stream.Disposition(0)
+            stream.disposition = (
+                av.stream.Disposition.default if default else av.stream.Disposition(0)
+            )
             streams.append(stream)
         for _ in range(5):
             for stream, colour in zip(streams, (RED, GREEN), strict=True):
@@ -379,10 +466,14 @@ def test_the_default_one_of_two_picture_tracks_is_seen(tmp_path: Path) -> None:
 
 
 def test_a_photo_in_tiles_is_refused_in_words() -> None:
-    """What FFmpeg gives of a HEIC grid: streams marked as dependent, the first of them its upper left tile."""
+    """What FFmpeg gives of a HEIC grid: streams marked as dependent, the first of them its upper
+    left tile.
+    """
     dependent = av.stream.Disposition.dependent
     tile = SimpleNamespace(codec_context=object(), disposition=dependent, frames=1)
-    container: Any = SimpleNamespace(streams=SimpleNamespace(video=[tile] * 4, best=lambda kind: tile))
+    container: Any = SimpleNamespace(
+        streams=SimpleNamespace(video=[tile] * 4, best=lambda kind: tile)
+    )
     with pytest.raises(NotMedia, match="photo in tiles"):
         video_stream(container)
 
@@ -422,7 +513,12 @@ FILMS = [
     Film(codec, kind, rate, count, b_frames, pause, trim)
     for codec, kinds in KINDS.items()
     for kind in kinds
-    for rate, count in ((Fraction(25), 31), (Fraction(30_000, 1001), 37), (Fraction(5), 9), (Fraction(1), 7))
+    for rate, count in (
+        (Fraction(25), 31),
+        (Fraction(30_000, 1001), 37),
+        (Fraction(5), 9),
+        (Fraction(1), 7),
+    )
     if codec != "mpeg2video" or rate > 20
     for b_frames in ((0, 3) if codec in REORDERING else (0,))
     for pause in (None, (count - 2, 40))
@@ -447,7 +543,9 @@ def write_film(path: Path, made: Film) -> None:
             if made.pause is not None and i == made.pause[0]:
                 at += made.pause[1]
             image = np.full((64, 64, 3), GREY_STEP * i, np.uint8)
-            frame = av.VideoFrame.from_ndarray(image, format="rgb24").reformat(format=stream.pix_fmt)
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24").reformat(
+                format=stream.pix_fmt
+            )
             frame.pts, frame.time_base, at = at, 1 / made.rate, at + 1
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
@@ -469,9 +567,12 @@ def trim_edit_list(path: Path, start_s: Fraction, seconds: Fraction) -> None:
 
 
 @pytest.mark.parametrize("part", range(8))
-def test_films_last_as_long_as_their_pictures_and_show_them_when_they_say(tmp_path: Path, part: int) -> None:
-    """Every container, codec, B-frames or none, pauses near the end, edit lists that cut: the length is that of FFmpeg
-    decoding every frame, within a tenth of a second, and the picture in the middle of each place is the one put there.
+def test_films_last_as_long_as_their_pictures_and_show_them_when_they_say(
+    tmp_path: Path, part: int
+) -> None:
+    """Every container, codec, B-frames or none, pauses near the end, edit lists that cut: the
+    length is that of FFmpeg decoding every frame, within a tenth of a second, and the picture in
+    the middle of each place is the one put there.
     """
     assert len(FILMS) >= 200
     for number, made in enumerate(FILMS[part::8]):
@@ -507,14 +608,26 @@ def every_frame_end_s(path: Path, made: Film) -> float:
 
 
 def test_windows_of_silence_and_of_one_colour_are_told_apart(tmp_path: Path) -> None:
-    """Two seconds each of a tone, of nothing, of a constant and of noise at -86 dB; a film that goes black."""
+    """Two seconds each of a tone, of nothing, of a constant and of noise at -86 dB; a film that
+    goes black.
+    """
     tone = make_tone(2.0, 440.0, 8000)
     faint = np.random.default_rng(0).uniform(-5e-5, 5e-5, 16_000).astype(np.float32)
-    write_wav(tmp_path / "a.wav", np.concatenate([tone, 0 * tone, 0 * tone + 0.1, faint, tone / 500]), 8000)
+    write_wav(
+        tmp_path / "a.wav",
+        np.concatenate([tone, 0 * tone, 0 * tone + 0.1, faint, tone / 500]),
+        8000,
+    )
     specs = InputSpecs(2.0, SIZE, AudioSpec(8000, 16_000))
-    assert read_media(tmp_path / "a.wav", specs, Budget(), ("audio",)).parts["audio"].empty == {1, 2, 3}
+    assert read_media(tmp_path / "a.wav", specs, Budget(), ("audio",)).parts["audio"].empty == {
+        1,
+        2,
+        3,
+    }
     black = np.zeros((64, 64, 3), np.uint8)
-    half = read_media(film(tmp_path / "a.mp4", [quarters()] * 16 + [black] * 16), specs, Budget(), ("video",))
+    half = read_media(
+        film(tmp_path / "a.mp4", [quarters()] * 16 + [black] * 16), specs, Budget(), ("video",)
+    )
     assert half.windows == [(0.0, 2.0), (2.0, 4.0)] and half.parts["video"].empty == {1}
 
 
@@ -536,7 +649,10 @@ def bare_mp3(path: Path, seconds: int, bit_rate: int) -> bytes:
 
 def test_a_guessed_length_is_no_reason_to_refuse(tmp_path: Path) -> None:
     """An MP3 whose rate grows after its beginning is taken to be far longer than it is."""
-    quiet, loud = bare_mp3(tmp_path / "q.mp3", 10, 32_000), bare_mp3(tmp_path / "l.mp3", 20, 256_000)
+    quiet, loud = (
+        bare_mp3(tmp_path / "q.mp3", 10, 32_000),
+        bare_mp3(tmp_path / "l.mp3", 20, 256_000),
+    )
     (tmp_path / "a.mp3").write_bytes(quiet + loud)
     with av.open(str(tmp_path / "a.mp3")) as container:
         assert container.duration is not None and container.duration / 1e6 > 100

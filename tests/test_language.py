@@ -50,7 +50,9 @@ def test_the_whole_tokenizer_is_the_papers(tmp_path: Path) -> None:
 
 
 def test_sentences_that_mean_the_same_are_close(tokenizer: Path) -> None:
-    """The published weights do what they are known for, as int8 and with their words in another order."""
+    """The published weights do what they are known for, as int8 and with their words in another
+    order.
+    """
     model = MiniLM(16_000, 32)
     model.load_published(tokenizer)
     ids = torch.from_numpy(
@@ -71,17 +73,28 @@ def test_what_is_hidden_from_the_language_model_has_no_say() -> None:
     torch.manual_seed(0)
     for name, value in model.named_buffers():
         value.copy_(
-            torch.randint(-90, 90, value.shape) if value.dtype == torch.int8 else torch.rand(value.shape) * 0.01
+            torch.randint(-90, 90, value.shape)
+            if value.dtype == torch.int8
+            else torch.rand(value.shape) * 0.01
         )
         assert name
     ids, seen = torch.tensor([[2, 7, 9, 3]]), torch.tensor([[True, True, False, True]])
     other = torch.tensor([[2, 7, 40, 3]])
-    assert torch.allclose(model(ids, seen)[:, [0, 1, 3]], model(other, seen)[:, [0, 1, 3]], atol=1e-6)
+    assert torch.allclose(
+        model(ids, seen)[:, [0, 1, 3]], model(other, seen)[:, [0, 1, 3]], atol=1e-6
+    )
 
 
 def test_the_default_recipe_takes_a_step(tokenizer: Path) -> None:
     """Every term is there, the language model is left as it was, and everything else learns."""
-    encoder = replace(SMOKE, stem="convolution", glance=True, tokenizer="bert", text_stem="minilm", vocabulary=16_000)
+    encoder = replace(
+        SMOKE,
+        stem="convolution",
+        glance=True,
+        tokenizer="bert",
+        text_stem="minilm",
+        vocabulary=16_000,
+    )
     config = TrainConfig(encoder, batch=12, geometry_weight=1.0, spec_augment=True)
     model = new_model(config, tokenizer)
     terms = gradients(model, some_batch(), Chance.drawn(config, 12, 0), config)
@@ -90,18 +103,23 @@ def test_the_default_recipe_takes_a_step(tokenizer: Path) -> None:
 
 
 def test_a_sound_is_moved_to_the_captions_it_is_like() -> None:
-    """exp(40 x 0.9) against exp(40 x 0.55): like the first caption, it becomes that; like none, it stays."""
+    """exp(40 x 0.9) against exp(40 x 0.55): like the first caption, it becomes that; like none, it
+    stays.
+    """
     model = VLSA(replace(SMOKE, dim=3, memory=4))
     model.remember(torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]))
     like, unlike = torch.tensor([[0.9, 0.0, 0.19**0.5]]), torch.tensor([[0.3, 0.3, 0.82**0.5]])
     assert torch.allclose(model.recalled(like), torch.tensor([[1.0, 0.0, 0.0]]), atol=1e-5)
     assert torch.allclose(model.recalled(unlike), unlike, atol=1e-3)
     both = model.recalled(torch.tensor([[0.5**0.5, 0.5**0.5, 0.0]]))
-    assert torch.allclose(both, torch.tensor([[0.5**0.5, 0.5**0.5, 0.0]]), atol=1e-5)  # between the two
+    # between the two
+    assert torch.allclose(both, torch.tensor([[0.5**0.5, 0.5**0.5, 0.0]]), atol=1e-5)
 
 
 def test_geometry_is_the_difference_of_cosines() -> None:
-    """Two vectors at a right angle whose sentences are one: (0 - 1)^2 for the one pair, seen from both ends."""
+    """Two vectors at a right angle whose sentences are one: (0 - 1)^2 for the one pair, seen from
+    both ends.
+    """
     vectors, same = torch.eye(2), torch.tensor([[1.0, 0.0], [1.0, 0.0]])
     assert geometry(vectors, same).item() == 1.0 and geometry(vectors, -vectors).item() == 0.0
     assert geometry(vectors[:1], same[:1]).item() == 0.0
@@ -115,10 +133,15 @@ def test_words_by_chance_are_the_same_for_everyone(tmp_path: Path) -> None:
 
 
 def test_training_remembers_the_captions_of_sounds(tmp_path: Path) -> None:
-    """Those of sounds without pictures, as the text encoder then puts them; the measure it must beat is named right."""
+    """Those of sounds without pictures, as the text encoder then puts them; the measure it must
+    beat is named right.
+    """
     captions = {"a": ["a low tone", "a hum"], "b": ["a high tone"]}
     rows = [
-        {"path": make_wav(tmp_path / f"{name}{n}.wav", hz=300.0 * (1 + 3 * (name == "b"))).name, "group": name}
+        {
+            "path": make_wav(tmp_path / f"{name}{n}.wav", hz=300.0 * (1 + 3 * (name == "b"))).name,
+            "group": name,
+        }
         | {"captions": [{"text": text, "about": ["audio"]} for text in said]}
         for name, said in captions.items()
         for n in range(4)
@@ -137,4 +160,9 @@ def test_training_remembers_the_captions_of_sounds(tmp_path: Path) -> None:
     expected = model.read(torch.from_numpy(tokens(["a low tone", "a hum", "a high tone"])))[0]
     assert torch.allclose(model.memory[:3], expected, atol=1e-6) and not model.memory[3:].any()
     with pytest.raises(BadConfig, match="cannot be measured"):
-        train(replace(config, best_by="text-video R@10"), tmp_path / "other", resume=False, log=lambda _: None)
+        train(
+            replace(config, best_by="text-video R@10"),
+            tmp_path / "other",
+            resume=False,
+            log=lambda _: None,
+        )

@@ -22,8 +22,20 @@ def test_an_assistant_looks_through_an_archive(tmp_path: Path) -> None:
     (tmp_path.parent / "secret.mp4").write_bytes(b"x")
 
     async def work(port: int) -> None:
-        command = ["-m", "service", "mcp", "--url", f"http://127.0.0.1:{port}", "--key", "k", "--files", str(tmp_path)]
-        async with Client(StdioServerParameters(command=sys.executable, args=command, cwd=str(ROOT))) as assistant:
+        command = [
+            "-m",
+            "service",
+            "mcp",
+            "--url",
+            f"http://127.0.0.1:{port}",
+            "--key",
+            "k",
+            "--files",
+            str(tmp_path),
+        ]
+        async with Client(
+            StdioServerParameters(command=sys.executable, args=command, cwd=str(ROOT))
+        ) as assistant:
             tools = {tool.name for tool in (await assistant.list_tools()).tools}
             assert tools == {"search", "describe", "collections", "add"}
 
@@ -40,7 +52,9 @@ def test_an_assistant_looks_through_an_archive(tmp_path: Path) -> None:
             added = await ask("add", path="story.mp4", id="story", metadata={"year": 2024})
             assert sorted(added["modalities"]) == ["audio", "video"]
             found = await ask("search", words="red", filter={"year": 2024})
-            assert [(hit["id"], hit["start_s"], hit["end_s"]) for hit in found["hits"]] == [("story", 2.0, 4.0)]
+            assert [(hit["id"], hit["start_s"], hit["end_s"]) for hit in found["hits"]] == [
+                ("story", 2.0, 4.0)
+            ]
             found = await ask("search", words="red собака")
             assert found["good_match"] is False and "собака" in found["warnings"][0]
             assert "none of its words is known" in await told("search", words="собака")
@@ -50,7 +64,9 @@ def test_an_assistant_looks_through_an_archive(tmp_path: Path) -> None:
             for path in ("../secret.mp4", "/etc/passwd", "none.mp4"):
                 assert "in the folder" in await told("add", path=path)
             assert "no item 'none'" in await told("describe", id="none")
-            assert "no collection 'holidays'" in await told("search", words="red", collection="holidays")
+            assert "no collection 'holidays'" in await told(
+                "search", words="red", collection="holidays"
+            )
             assert "top_k" in await told("search", words="red", limit=0)
 
     with listening(Settings(data=tmp_path / "data", api_keys="k")) as port:

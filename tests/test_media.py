@@ -1,4 +1,6 @@
-"""Stored media over HTTP: conditions and ranges as RFC 9110 has them, types by content, uploads' suffixes."""
+"""Stored media over HTTP: conditions and ranges as RFC 9110 has them, types by content, uploads'
+suffixes.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,10 @@ from .test_service import Client, add, refused, upload
 
 ITEMS = "/v1/collections/default/items"
 MEDIA, POSTER = f"{ITEMS}/film/media", f"{ITEMS}/film/poster"
-YESTERDAY, TOMORROW = formatdate(time.time() - 86_400, usegmt=True), formatdate(time.time() + 86_400, usegmt=True)
+YESTERDAY, TOMORROW = (
+    formatdate(time.time() - 86_400, usegmt=True),
+    formatdate(time.time() + 86_400, usegmt=True),
+)
 
 
 @pytest.fixture(scope="module")
@@ -89,18 +94,38 @@ def test_dates_are_conditions_where_there_is_no_tag(client: Client, path: str) -
     assert asked(client, path, if_modified_since=changed).status_code == 304
     assert asked(client, path, if_modified_since=TOMORROW).status_code == 304
     assert asked(client, path, if_modified_since="Sun, 06 Nov 1994 08:49:37 GMT").status_code == 200
-    assert asked(client, path, if_modified_since="Sunday, 06-Nov-94 08:49:37 GMT").status_code == 200
+    assert (
+        asked(client, path, if_modified_since="Sunday, 06-Nov-94 08:49:37 GMT").status_code == 200
+    )
     assert asked(client, path, if_modified_since="rain").status_code == 200
     assert asked(client, path, if_unmodified_since=changed).status_code == 200
     assert asked(client, path, if_unmodified_since="rain").status_code == 200
-    refused(asked(client, path, if_unmodified_since="Sun Nov  6 08:49:37 1994"), 412, "precondition_failed")
+    refused(
+        asked(client, path, if_unmodified_since="Sun Nov  6 08:49:37 1994"),
+        412,
+        "precondition_failed",
+    )
     # a tag goes before a date (13.2.2)
-    assert asked(client, path, if_none_match='"other"', if_modified_since=TOMORROW).status_code == 200
-    assert asked(client, path, if_match=tag, if_unmodified_since="Sun, 06 Nov 1994 08:49:37 GMT").status_code == 200
-    assert asked(client, path, if_none_match=tag, if_modified_since="Sun, 06 Nov 1994 08:49:37 GMT").status_code == 304
+    assert (
+        asked(client, path, if_none_match='"other"', if_modified_since=TOMORROW).status_code == 200
+    )
+    assert (
+        asked(
+            client, path, if_match=tag, if_unmodified_since="Sun, 06 Nov 1994 08:49:37 GMT"
+        ).status_code
+        == 200
+    )
+    assert (
+        asked(
+            client, path, if_none_match=tag, if_modified_since="Sun, 06 Nov 1994 08:49:37 GMT"
+        ).status_code
+        == 304
+    )
 
 
-def test_a_film_that_is_replaced_does_not_go_on_with_the_others_bytes(tmp_path: Path, film: Path) -> None:
+def test_a_film_that_is_replaced_does_not_go_on_with_the_others_bytes(
+    tmp_path: Path, film: Path
+) -> None:
     with Client(create_app(Settings(data=tmp_path / "data"), FakeEncoder())) as client:
         add(client, film, id="film")
         before = asked(client)
@@ -117,9 +142,14 @@ def test_an_older_file_in_the_place_of_another_is_another_version(tmp_path: Path
     """Same size, an older time, as `cp -p` and `rsync -t` leave it."""
     library = tmp_path / "library"
     library.mkdir()
-    tone, other = make_wav(library / "tone.wav", 1.0), make_wav(tmp_path / "other.wav", 1.0, hz=880.0)
+    tone, other = (
+        make_wav(library / "tone.wav", 1.0),
+        make_wav(tmp_path / "other.wav", 1.0, hz=880.0),
+    )
     os.utime(other, (1_000_000_000, 1_000_000_000))
-    with Client(create_app(Settings(data=tmp_path / "data", imports=library), FakeEncoder())) as client:
+    with Client(
+        create_app(Settings(data=tmp_path / "data", imports=library), FakeEncoder())
+    ) as client:
         id = client.post("/v1/jobs", json={"path": "."}).json()["id"]
         while client.get(f"/v1/jobs/{id}").json()["state"] in ("queued", "running"):
             time.sleep(0.05)
@@ -128,7 +158,9 @@ def test_an_older_file_in_the_place_of_another_is_another_version(tmp_path: Path
         time.sleep(1.1)  # dates have whole seconds
         shutil.copy2(other, tone)
         since = first.headers["last-modified"]
-        assert asked(client, media, if_none_match=first.headers["etag"]).content == other.read_bytes()
+        assert (
+            asked(client, media, if_none_match=first.headers["etag"]).content == other.read_bytes()
+        )
         assert asked(client, media, if_modified_since=since).content == other.read_bytes()
 
 
@@ -161,7 +193,17 @@ def test_ranges(asks: str, parts: list[tuple[int, int]] | None) -> None:
 
 
 @pytest.mark.parametrize(
-    "asks", ["bytes", "bytes=", "bytes=-", "bytes=9-0", "bytes=a-b", "bytes=1_0-20", "bytes=0-9,x", "bytes=٣-٤"]
+    "asks",
+    [
+        "bytes",
+        "bytes=",
+        "bytes=-",
+        "bytes=9-0",
+        "bytes=a-b",
+        "bytes=1_0-20",
+        "bytes=0-9,x",
+        "bytes=٣-٤",
+    ],
 )
 def test_ranges_that_are_none(asks: str) -> None:
     with pytest.raises(BadRange):
@@ -171,14 +213,24 @@ def test_ranges_that_are_none(asks: str) -> None:
 def test_parts_of_a_film(client: Client, film: Path) -> None:
     data = film.read_bytes()
     size, tag = len(data), asked(client).headers["etag"]
-    for asks, first, end in (("0-9", 0, 10), ("-9", size - 9, size), (f"5-{size}", 5, size), ("0-9,99999999-", 0, 10)):
+    for asks, first, end in (
+        ("0-9", 0, 10),
+        ("-9", size - 9, size),
+        (f"5-{size}", 5, size),
+        ("0-9,99999999-", 0, 10),
+    ):
         part = asked(client, range=f"bytes={asks}")
         assert part.status_code == 206 and part.content == data[first:end], asks
         assert part.headers["content-range"] == f"bytes {first}-{end - 1}/{size}"
         assert part.headers["etag"] == tag and part.headers["accept-ranges"] == "bytes"
     two = asked(client, range="bytes=0-9,99999999-,20-29")
-    assert two.status_code == 206 and two.headers["content-type"].startswith("multipart/byteranges; boundary=")
-    assert two.content.count(b"Content-Range: bytes ") == 2 and b"Content-Range: bytes 20-29/" in two.content
+    assert two.status_code == 206 and two.headers["content-type"].startswith(
+        "multipart/byteranges; boundary="
+    )
+    assert (
+        two.content.count(b"Content-Range: bytes ") == 2
+        and b"Content-Range: bytes 20-29/" in two.content
+    )
     assert data[:10] in two.content and data[20:30] in two.content and b"video/mp4" in two.content
     for asks in ("items=0-9", "seconds=1-2"):
         assert asked(client, range=asks).content == data
@@ -220,23 +272,36 @@ def test_heads_over_a_line_have_no_body(tmp_path: Path) -> None:
     with listening(Settings(data=tmp_path / "data")) as port:
         close = b"Host: localhost\r\nConnection: close\r\n\r\n"
         for path in (b"/", b"/page/page.js", b"/v1/collections/default/items/nobody/poster"):
-            head, _, rest = exchanged(port, b"HEAD " + path + b" HTTP/1.1\r\n" + close).partition(b"\r\n\r\n")
+            head, _, rest = exchanged(port, b"HEAD " + path + b" HTTP/1.1\r\n" + close).partition(
+                b"\r\n\r\n"
+            )
             assert rest == b"" and b"content-length: " in head
         for hosts in (b"", b"Host: localhost\r\nHost: localhost\r\n"):
             answer = exchanged(port, b"GET /healthz HTTP/1.1\r\n" + hosts + b"\r\n")
-            assert answer.startswith(b"HTTP/1.1 400") and b'"bad_request"' in answer and answer.count(b"HTTP/1.1") == 1
+            assert (
+                answer.startswith(b"HTTP/1.1 400")
+                and b'"bad_request"' in answer
+                and answer.count(b"HTTP/1.1") == 1
+            )
         assert exchanged(port, b"GET /healthz HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.1 200")
 
 
 def test_every_route_behind_a_key_says_how_to_show_it(tmp_path: Path) -> None:
-    with Client(create_app(Settings(data=tmp_path / "data", api_keys="sesame"), FakeEncoder())) as client:
+    with Client(
+        create_app(Settings(data=tmp_path / "data", api_keys="sesame"), FakeEncoder())
+    ) as client:
         behind = [route for route in ROUTES if isinstance(route, APIRoute) and "/v1/" in route.path]
         assert len(behind) > 20
         for route in behind:
             for method in route.methods:
                 path = re.sub(r"\{.*?\}", "x", route.path)
-                answer = client.request(method, path, headers={"range": "bytes=0-9", "if-none-match": "*"})
-                assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer"), (method, path)
+                answer = client.request(
+                    method, path, headers={"range": "bytes=0-9", "if-none-match": "*"}
+                )
+                assert (answer.status_code, answer.headers["www-authenticate"]) == (
+                    401,
+                    "Bearer",
+                ), (method, path)
 
 
 # ---------------------------------------------------------------- media types
@@ -246,8 +311,14 @@ def write_film(path: Path, container: str, video: str = "mpeg4", audio: str | No
     """Half a second of one colour and, where a codec is said, a tone, whatever the name says."""
     with av.open(str(path), "w", format=container) as out:
         pictures = out.add_stream(video, rate=25)
-        pictures.width, pictures.height, pictures.pix_fmt = 64, 64, "rgb8" if video == "gif" else "yuv420p"
-        sound = out.add_stream(audio, rate=48_000, layout="stereo", bit_rate=128_000) if audio else None
+        pictures.width, pictures.height, pictures.pix_fmt = (
+            64,
+            64,
+            "rgb8" if video == "gif" else "yuv420p",
+        )
+        sound = (
+            out.add_stream(audio, rate=48_000, layout="stereo", bit_rate=128_000) if audio else None
+        )
         image = np.full((64, 64, 3), RED, np.uint8)
         for _ in range(13):
             out.mux(pictures.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
@@ -315,16 +386,28 @@ SOUNDS = [
 @pytest.mark.parametrize("name", ["blob", "page.html", "wrong.mp3"])
 def test_a_media_type_is_of_the_content(tmp_path: Path, name: str) -> None:
     for container, video, audio, right in FILMS:
-        assert media_type(write_film(tmp_path / name, container, video, audio), pictures=True) == right
+        assert (
+            media_type(write_film(tmp_path / name, container, video, audio), pictures=True) == right
+        )
     for container, codec, right in SOUNDS:
         assert media_type(write_sound(tmp_path / name, container, codec), pictures=False) == right
 
 
 def test_tags_in_front_do_not_hide_what_a_sound_is(tmp_path: Path) -> None:
-    """Longer than what is read of a file, one behind another, with a footer, and of the kind APE."""
+    """Longer than what is read of a file, one behind another,
+    with a footer, and of the kind APE.
+    """
     tag = b"ID3\x04\0\0" + bytes([0, 2, 0, 0]) + bytes(2 << 14)
-    footed = b"ID3\x04\0\x10" + bytes([0, 0, 1, 0]) + bytes(128) + b"3DI\x04\0\x10" + bytes([0, 0, 1, 0])
-    ape = b"APETAGEX" + (2000).to_bytes(4, "little") + (64).to_bytes(4, "little") + bytes(16) + bytes(64)
+    footed = (
+        b"ID3\x04\0\x10" + bytes([0, 0, 1, 0]) + bytes(128) + b"3DI\x04\0\x10" + bytes([0, 0, 1, 0])
+    )
+    ape = (
+        b"APETAGEX"
+        + (2000).to_bytes(4, "little")
+        + (64).to_bytes(4, "little")
+        + bytes(16)
+        + bytes(64)
+    )
     for container, codec, right in (("flac", "flac", "audio/flac"), ("adts", "aac", "audio/aac")):
         sound = write_sound(tmp_path / "sound", container, codec).read_bytes()
         for front in (tag, tag + footed, footed + bytes(100), ape):
@@ -340,12 +423,16 @@ def test_tags_in_front_do_not_hide_what_a_sound_is(tmp_path: Path) -> None:
 
 
 def test_items_are_sent_as_what_they_are(tmp_path: Path) -> None:
-    """Uploads under any name, and what batch building found, whatever the machine's own table says."""
+    """Uploads under any name, and what batch building found,
+    whatever the machine's own table says.
+    """
     library, encoder = tmp_path / "library", FakeEncoder()
     library.mkdir()
     write_film(library / "film.3gp", "3gp")
     write_sound(library / "sound.m4a", "mp4", "aac")
-    collections = Collections(tmp_path / "data", encoder.manifest.fingerprint, encoder.manifest.dims)
+    collections = Collections(
+        tmp_path / "data", encoder.manifest.fingerprint, encoder.manifest.dims
+    )
     decoders = Decoders(1)
     list(build(encoder, collections.create("default"), [library], decoders, Budget()))
     decoders.close()
@@ -357,20 +444,32 @@ def test_items_are_sent_as_what_they_are(tmp_path: Path) -> None:
         right |= {"phone": "video/mp2t", "take": "audio/3gpp"}
         for id, kind in right.items():
             for method in ("GET", "HEAD"):
-                assert asked(client, f"{ITEMS}/{id}/media", method).headers["content-type"] == kind, id
+                assert (
+                    asked(client, f"{ITEMS}/{id}/media", method).headers["content-type"] == kind
+                ), id
 
 
 # ---------------------------------------------------------------- uploads keep their suffix
 
 
 def write_tagged_flac(path: Path) -> Path:
-    """Sound behind a tag longer than FFmpeg's probe of 1 MiB, which only the file's name helps it through."""
+    """Sound behind a tag longer than FFmpeg's probe of 1 MiB, which only the file's name helps it
+    through.
+    """
     size = 1_300_000
     synchsafe = bytes([size >> 21 & 127, size >> 14 & 127, size >> 7 & 127, size & 127])
     cover = b"APIC" + bytes(
-        [(size - 10) >> 21 & 127, (size - 10) >> 14 & 127, (size - 10) >> 7 & 127, (size - 10) & 127]
+        [
+            (size - 10) >> 21 & 127,
+            (size - 10) >> 14 & 127,
+            (size - 10) >> 7 & 127,
+            (size - 10) & 127,
+        ]
     )
-    picture = b"\0\0\0image/jpeg\0\x03\0" + np.random.default_rng(0).integers(1, 255, size, np.uint8).tobytes()
+    picture = (
+        b"\0\0\0image/jpeg\0\x03\0"
+        + np.random.default_rng(0).integers(1, 255, size, np.uint8).tobytes()
+    )
     sound = write_sound(path, "flac", "flac").read_bytes()
     path.write_bytes(b"ID3\x04\0\0" + synchsafe + (cover + picture)[:size] + sound)
     return path
@@ -391,7 +490,10 @@ def test_uploads_keep_their_suffix_for_the_decoder(tmp_path: Path) -> None:
         assert composed.status_code == 200 and composed.json()["hits"][0]["id"] == "song"
         sound: dict[str, Any] = {"data": base64.b64encode(song.read_bytes()).decode()}
         for format, status in (("flac", 200), (None, 415)):
-            part = {"type": "input_audio", "input_audio": sound | ({"format": format} if format else {})}
+            part = {
+                "type": "input_audio",
+                "input_audio": sound | ({"format": format} if format else {}),
+            }
             assert client.post("/v1/embeddings", json={"input": [part]}).status_code == status
     decoders = Decoders(1)
     list(reembed(data, "default", FakeEncoder("another"), decoders, Budget()))

@@ -26,7 +26,9 @@ def test_base_has_the_papers_tokens() -> None:
 
 
 def test_base_has_the_papers_size() -> None:
-    """156 million parameters in all; what the paper leaves open (the decoder, positions) accounts for the rest."""
+    """156 million parameters in all; what the paper leaves open (the decoder, positions) accounts
+    for the rest.
+    """
     with torch.device("meta"):
         model = VLSA(BASE)
     assert model.spectrogram.filters.device.type == "cpu"
@@ -88,7 +90,8 @@ def test_spectrogram_finds_a_tone() -> None:
     assert out.shape == (64, 512)
     filters = spectrogram.filters
     assert out[:, 250].argmax() == filters[:, round(1000 / (16_000 / 512))].argmax()
-    assert out[:, 250].max() == pytest.approx(7 / 3.5, abs=0.25)  # power 1 has log 0; filters average over their bins
+    # power 1 has log 0; filters average over their bins
+    assert out[:, 250].max() == pytest.approx(7 / 3.5, abs=0.25)
     assert (filters.sum(1) - 1).abs().max() < 1e-5
 
 
@@ -106,7 +109,8 @@ def test_a_quiet_window_is_heard_as_a_louder_one_and_silence_stays_silence() -> 
 def test_info_nce_by_hand() -> None:
     a = torch.eye(2)
     assert info_nce(a, a, 1.0, torch.arange(2)).item() == pytest.approx(math.log(1 + math.exp(-1)))
-    # One group: both are right, the target is a half each, so the loss is the mean of the two log-odds.
+    # One group: both are right, the target is a half each, so the loss is the mean of the two
+    # log-odds.
     one = info_nce(a, a, 1.0, torch.zeros(2, dtype=torch.int64)).item()
     assert one == pytest.approx(math.log(1 + math.exp(-1)) + 0.5)
     # A collapsed encoder cannot do better than chance.
@@ -127,14 +131,19 @@ def test_masked_losses_by_hand() -> None:
     target = torch.tensor([[[1.0, 3.0], [0.0, 0.0]]])
     part = Masked(torch.zeros(1, 2, 2), target, torch.tensor([[True, False]]))
     assert masked_patches(part, normalise=False).item() == pytest.approx(5.0)  # (1 + 9) / 2
-    assert masked_patches(part, normalise=True).item() == pytest.approx(0.5, abs=1e-4)  # +-1/sqrt(2), unbiased variance
+    # +-1/sqrt(2), unbiased variance
+    assert masked_patches(part, normalise=True).item() == pytest.approx(0.5, abs=1e-4)
     logits = torch.tensor([[[0.0, 0.0], [9.0, 0.0]]])
     words = Masked(logits, torch.tensor([[1, 1]]), torch.tensor([[True, False]]))
     assert masked_tokens(words).item() == pytest.approx(math.log(2))
 
 
 def test_the_papers_weights() -> None:
-    terms = {"audio_video": torch.tensor(1.0), "audio_text": torch.tensor(2.0), "local": torch.tensor(4.0)}
+    terms = {
+        "audio_video": torch.tensor(1.0),
+        "audio_text": torch.tensor(2.0),
+        "local": torch.tensor(4.0),
+    }
     assert weighted(terms, PRESETS["base"]).item() == 5 * 3 + 4
     with pytest.raises(KeyError, match="audio_vidoe"):
         weighted({"audio_vidoe": torch.tensor(1.0)}, PRESETS["base"])

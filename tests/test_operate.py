@@ -1,4 +1,6 @@
-"""What an operator meets: jobs, quotas, ids, logs and metrics, another bundle, clients that behave oddly."""
+"""What an operator meets: jobs, quotas, ids, logs and metrics, another bundle, clients that behave
+oddly.
+"""
 
 from __future__ import annotations
 
@@ -62,13 +64,17 @@ def finished(client: Client, id: str, seconds: float = 30.0) -> dict[str, Any]:
 
 
 def started(client: Client, path: str, collection: str = "default") -> str:
-    answer = client.post("/v1/jobs", json={"kind": "import", "collection": collection, "path": path})
+    answer = client.post(
+        "/v1/jobs", json={"kind": "import", "collection": collection, "path": path}
+    )
     assert answer.status_code == 202, answer.text
     return str(answer.json()["id"])
 
 
 def test_a_folder_is_imported_and_nothing_outside_of_it(tmp_path: Path, library: Path) -> None:
-    with Client(create_app(Settings(data=tmp_path / "data", imports=library), FakeEncoder())) as client:
+    with Client(
+        create_app(Settings(data=tmp_path / "data", imports=library), FakeEncoder())
+    ) as client:
         job = finished(client, started(client, "."))
         assert (job["state"], job["indexed"], job["total"]) == ("done", 3, 5), job
         failures = {failure["source"]: failure["reason"] for failure in job["failures"]}
@@ -78,18 +84,28 @@ def test_a_folder_is_imported_and_nothing_outside_of_it(tmp_path: Path, library:
         assert search(client, "text-video", "green")["hits"][0]["id"] == "year/may/green.mp4"
         assert client.get("/v1/collections/default/items/tone.wav/media").status_code == 200
         again = finished(client, started(client, "year"))
-        assert (again["indexed"], again["unchanged"], again["failed"]) == (0, 2, 0)  # known by their place, not by job
+        # known by their place, not by job
+        assert (again["indexed"], again["unchanged"], again["failed"]) == (0, 2, 0)
         sly = finished(client, started(client, "sly.jsonl"))
         assert (sly["indexed"], sly["failed"]) == (0, 1)
-        assert str(library) not in client.get("/v1/jobs").text and len(client.get("/v1/jobs").json()["jobs"]) == 3
+        assert (
+            str(library) not in client.get("/v1/jobs").text
+            and len(client.get("/v1/jobs").json()["jobs"]) == 3
+        )
         assert client.delete(f"/v1/jobs/{job['id']}").status_code == 204
         refused(client.get(f"/v1/jobs/{job['id']}"), 404, "unknown_job")
 
 
 def test_a_job_tells_of_words_that_are_not_known(tmp_path: Path, library: Path) -> None:
-    rows = [{"text": "red собака", "id": "mixed"}, {"text": "лает", "id": "strange"}, {"text": "red", "id": "plain"}]
+    rows = [
+        {"text": "red собака", "id": "mixed"},
+        {"text": "лает", "id": "strange"},
+        {"text": "red", "id": "plain"},
+    ]
     (library / "words.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with Client(create_app(Settings(data=tmp_path / "data", imports=library), FakeEncoder())) as client:
+    with Client(
+        create_app(Settings(data=tmp_path / "data", imports=library), FakeEncoder())
+    ) as client:
         job = finished(client, started(client, "words.jsonl"))
         assert (job["state"], job["indexed"], job["failed"], job["warned"]) == ("done", 3, 0, 2)
         told = {warning["source"]: warning["reason"] for warning in job["warnings"]}
@@ -99,22 +115,32 @@ def test_a_job_tells_of_words_that_are_not_known(tmp_path: Path, library: Path) 
 
 @pytest.mark.parametrize("path", ["..", "/etc", "nowhere", "out.wav", "year/../../elsewhere"])
 def test_paths_that_lead_out_are_refused(tmp_path: Path, library: Path, path: str) -> None:
-    with Client(create_app(Settings(data=tmp_path / "data", imports=library), FakeEncoder())) as client:
+    with Client(
+        create_app(Settings(data=tmp_path / "data", imports=library), FakeEncoder())
+    ) as client:
         refused(client.post("/v1/jobs", json={"path": path}), 404, "unknown_path")
 
 
 def test_jobs_need_a_folder_a_collection_and_sense(tmp_path: Path, library: Path) -> None:
     with Client(create_app(Settings(data=tmp_path / "data"), FakeEncoder())) as client:
         refused(client.post("/v1/jobs", json={"path": "."}), 400, "no_imports")
-    with Client(create_app(Settings(data=tmp_path / "data", imports=library), FakeEncoder())) as client:
-        refused(client.post("/v1/jobs", json={"path": ".", "collection": "none"}), 404, "unknown_collection")
+    with Client(
+        create_app(Settings(data=tmp_path / "data", imports=library), FakeEncoder())
+    ) as client:
+        refused(
+            client.post("/v1/jobs", json={"path": ".", "collection": "none"}),
+            404,
+            "unknown_collection",
+        )
         refused(client.post("/v1/jobs", json={"path": ".", "kind": "export"}), 400, "bad_request")
         refused(client.post("/v1/jobs", json={"path": "a\0b"}), 400, "bad_request")
         refused(client.delete("/v1/jobs/none"), 404, "unknown_job")
 
 
 def test_a_job_goes_on_after_a_stop_and_can_be_cancelled(tmp_path: Path) -> None:
-    """Stopped after two steps of five and opened again, it is done anew; one that waits or runs can be cancelled."""
+    """Stopped after two steps of five and opened again, it is done anew; one that waits or runs can
+    be cancelled.
+    """
     gate, steps = threading.Event(), []
 
     class Steps:
@@ -208,7 +234,9 @@ def test_a_job_is_cancelled_while_it_is_planned_and_a_full_disk_ends_no_thread(
 def test_quotas_are_of_each_key(tmp_path: Path) -> None:
     limits = {"quota_requests": "3/hour", "quota_media": "5/hour"}
     tone = make_wav(tmp_path / "tone.wav", 3.0)
-    with Client(create_app(Settings(data=tmp_path / "data", api_keys="a,b", **limits), FakeEncoder())) as client:
+    with Client(
+        create_app(Settings(data=tmp_path / "data", api_keys="a,b", **limits), FakeEncoder())
+    ) as client:
         ask = lambda key: client.get("/v1/models", headers={"Authorization": f"Bearer {key}"})  # noqa: E731
         assert [ask("a").status_code for _ in range(4)] == [200, 200, 200, 429]
         assert ask("b").status_code == 200 and int(ask("a").headers["retry-after"]) >= 1
@@ -223,15 +251,21 @@ def test_quotas_are_of_each_key(tmp_path: Path) -> None:
 
 def test_ids_timings_logs_and_metrics(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     clip = make_clip(tmp_path / "red.mp4", [RED, RED])
-    app = create_app(Settings(data=tmp_path / "data", recall_sample=1.0, index="hnsw"), FakeEncoder())
+    app = create_app(
+        Settings(data=tmp_path / "data", recall_sample=1.0, index="hnsw"), FakeEncoder()
+    )
     with caplog.at_level(logging.INFO, "tercet.requests"), Client(app) as client:
-        answer = client.post("/v1/embed/video", files=upload(clip), headers={"X-Request-ID": "my-id.7"})
+        answer = client.post(
+            "/v1/embed/video", files=upload(clip), headers={"X-Request-ID": "my-id.7"}
+        )
         assert answer.headers["x-request-id"] == "my-id.7"
         timing = dict(part.split(";dur=") for part in answer.headers["server-timing"].split(", "))
         assert timing.keys() == {"decode", "encode", "total"}
         assert 0 < float(timing["decode"]) + float(timing["encode"]) <= float(timing["total"])
         other = client.get("/v1/none", headers={"X-Request-ID": "a b\\"})
-        assert len(other.headers["x-request-id"]) == 32 and other.headers["x-frame-options"] == "DENY"
+        assert (
+            len(other.headers["x-request-id"]) == 32 and other.headers["x-frame-options"] == "DENY"
+        )
         assert any("/v1/embed/video 200" in record.getMessage() for record in caplog.records)
         add(client, clip, id="red")
         end = time.monotonic() + 20
@@ -258,19 +292,31 @@ def test_log_lines_are_json() -> None:
     finally:
         CURRENT.reset(token)
     assert (
-        row["message"] == "a b\n" and row["request_id"] == "some-id" and row["time"].startswith("1970-01-01T00:00:00")
+        row["message"] == "a b\n"
+        and row["request_id"] == "some-id"
+        and row["time"].startswith("1970-01-01T00:00:00")
     )
 
 
 def test_openai_s_own_client(tmp_path: Path) -> None:
     with Client(create_app(Settings(data=tmp_path / "data", api_keys="k"), FakeEncoder())) as http:
-        ai = openai.OpenAI(api_key="k", base_url="http://localhost/v1", http_client=http, max_retries=0)
-        found = ai.embeddings.create(model="fake", input=["red", "green"])  # in base64, as it asks by itself
+        ai = openai.OpenAI(
+            api_key="k", base_url="http://localhost/v1", http_client=http, max_retries=0
+        )
+        # in base64, as it asks by itself
+        found = ai.embeddings.create(model="fake", input=["red", "green"])
         assert found.data[0].embedding == [1.0, 0.0, 0.0, 0.0] and found.data[1].embedding[1] == 1.0
-        assert ai.embeddings.create(model="fake", input="red", encoding_format="float").data[0].embedding[0] == 1.0
+        assert (
+            ai.embeddings.create(model="fake", input="red", encoding_format="float")
+            .data[0]
+            .embedding[0]
+            == 1.0
+        )
         sound = base64.b64encode(make_wav(tmp_path / "tone.wav", 1.0).read_bytes()).decode()
         part: Any = {"type": "input_audio", "input_audio": {"data": sound, "format": "wav"}}
-        mixed = ai.embeddings.create(model="fake", input=["red", part, {"type": "text", "text": "green"}])  # type: ignore[list-item]
+        mixed = ai.embeddings.create(
+            model="fake", input=["red", part, {"type": "text", "text": "green"}]
+        )  # type: ignore[list-item]
         assert [e.embedding.index(1.0) for e in mixed.data] == [0, 3, 1]
         assert [m.id for m in ai.models.list()] == ["fake"]
         with pytest.raises(openai.NotFoundError) as bad:
@@ -281,9 +327,9 @@ def test_openai_s_own_client(tmp_path: Path) -> None:
             and "other" in str(bad.value)
         )
         with pytest.raises(openai.AuthenticationError):
-            openai.OpenAI(api_key="x", base_url="http://localhost/v1", http_client=http).embeddings.create(
-                model="fake", input="red"
-            )
+            openai.OpenAI(
+                api_key="x", base_url="http://localhost/v1", http_client=http
+            ).embeddings.create(model="fake", input="red")
 
 
 def test_media_by_range(tmp_path: Path) -> None:
@@ -295,22 +341,36 @@ def test_media_by_range(tmp_path: Path) -> None:
         assert part.status_code == 206 and part.content == tone.read_bytes()[10:20]
         assert part.headers["content-range"] == f"bytes 10-19/{size}"
         head = client.head(media)
-        assert head.status_code == 200 and head.headers["content-length"] == str(size) and not head.content
+        assert (
+            head.status_code == 200
+            and head.headers["content-length"] == str(size)
+            and not head.content
+        )
         refused(client.get(media, headers={"Range": "bytes=9-2"}), 400, "bad_range")
         beyond = client.get(media, headers={"Range": f"bytes={size}-"})
         refused(beyond, 416, "bad_range")
         assert beyond.headers["content-range"] == f"bytes */{size}"
 
 
-def test_a_full_disk_refuses_what_would_fill_it_further(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Items can be deleted and found, by a file too; a collection that was refused is not there after a restart."""
-    data, encoder, tone = tmp_path / "data", FakeEncoder(), make_wav(tmp_path / "tone.wav").read_bytes()
+def test_a_full_disk_refuses_what_would_fill_it_further(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Items can be deleted and found, by a file too; a collection that was refused is not there
+    after a restart.
+    """
+    data, encoder, tone = (
+        tmp_path / "data",
+        FakeEncoder(),
+        make_wav(tmp_path / "tone.wav").read_bytes(),
+    )
     (data / "uploads" / "upload-left").mkdir(parents=True)
     (data / "uploads" / "mine.mp4").write_bytes(b"mine")
     with Client(create_app(Settings(data=data), encoder)) as client:
         assert [path.name for path in (data / "uploads").iterdir()] == ["mine.mp4"]
         for id in ("a", "b"):
-            client.post("/v1/collections/default/items", json={"text": "red", "id": id}).raise_for_status()
+            client.post(
+                "/v1/collections/default/items", json={"text": "red", "id": id}
+            ).raise_for_status()
 
         def fail(*_: object) -> None:
             raise OSError(28, "No space left on device")
@@ -320,7 +380,9 @@ def test_a_full_disk_refuses_what_would_fill_it_further(tmp_path: Path, monkeypa
         assert (half.status_code, half.json()["error"]["code"]) == (503, "storage")
         assert client.get("/v1/collections/half").status_code == 404
         monkeypatch.undo()
-    with Client(create_app(Settings(data=data, imports=tmp_path, free_disk_mb=10**9), encoder)) as client:
+    with Client(
+        create_app(Settings(data=data, imports=tmp_path, free_disk_mb=10**9), encoder)
+    ) as client:
         items = "/v1/collections/default/items"
         for full in (
             client.post(items, json={"text": "red"}),
@@ -331,10 +393,15 @@ def test_a_full_disk_refuses_what_would_fill_it_further(tmp_path: Path, monkeypa
             assert (full.status_code, full.json()["error"]["code"]) == (503, "storage")
             assert "items can be found and deleted" in full.json()["error"]["message"]
         assert client.post("/v1/search/text-text", json={"query": "red"}).json()["hits"]
-        assert client.post("/v1/search/audio-audio", files={"file": ("t.wav", tone)}).status_code == 200
+        assert (
+            client.post("/v1/search/audio-audio", files={"file": ("t.wav", tone)}).status_code
+            == 200
+        )
         assert client.delete(f"{items}/a").status_code == 204
     with Client(create_app(Settings(data=data), encoder)) as client:
-        assert [found["name"] for found in client.get("/v1/collections").json()["collections"]] == ["default"]
+        assert [found["name"] for found in client.get("/v1/collections").json()["collections"]] == [
+            "default"
+        ]
         assert [item["id"] for item in client.get(items).json()["items"]] == ["b"]
     assert (data / "uploads" / "mine.mp4").read_bytes() == b"mine"
 
@@ -371,14 +438,18 @@ def test_a_hung_encoder_is_not_ready(tmp_path: Path) -> None:
     with Client(app) as client:
         Hung.gate.clear()
         codes: list[int] = []
-        ask = lambda: codes.append(client.post("/v1/embed/text", json={"texts": ["red"]}).status_code)  # noqa: E731
+        ask = lambda: codes.append(
+            client.post("/v1/embed/text", json={"texts": ["red"]}).status_code
+        )
         threads = [threading.Thread(target=ask) for _ in range(3)]
         for thread in threads:
             thread.start()
             time.sleep(0.1)
         time.sleep(0.4)
         answer = client.get("/readyz")
-        assert answer.status_code == 503 and answer.json()["reasons"] == ["the encoder has not moved for a while"]
+        assert answer.status_code == 503 and answer.json()["reasons"] == [
+            "the encoder has not moved for a while"
+        ]
         for thread in threads:
             thread.join()
         assert codes == [503, 503, 503]  # nobody waits for what may never come
@@ -394,12 +465,15 @@ def test_a_new_bundle_takes_over_while_the_old_one_serves(tmp_path: Path) -> Non
     data, clip = tmp_path / "data", make_clip(tmp_path / "red.mp4", [RED, RED])
     current: dict[str, Encoder] = {"encoder": FakeEncoder("one")}
     settings = Settings(data=data)
-    with Client(create_app(settings, current["encoder"], again=lambda: (settings, current["encoder"]))) as client:
+    with Client(
+        create_app(settings, current["encoder"], again=lambda: (settings, current["encoder"]))
+    ) as client:
         add(client, clip, id="red")
         client.post("/v1/collections", json={"name": "empty"}).raise_for_status()
         assert client.post("/v1/admin/reload").json() == {"fingerprint": "one"}
         current["encoder"] = FakeEncoder("two")
-        refused(client.post("/v1/admin/reload"), 409, "not_ready")  # its collection has not been made anew
+        # its collection has not been made anew
+        refused(client.post("/v1/admin/reload"), 409, "not_ready")
         assert client.get("/v1/models").json()["data"][0]["fingerprint"] == "one"
         assert search(client, "text-video", "red")["hits"][0]["id"] == "red"
         decoders = Decoders(1)
@@ -422,7 +496,10 @@ def test_a_new_bundle_takes_over_while_the_old_one_serves(tmp_path: Path) -> Non
         thread.join()
         assert answers == {(200, "one"), (200, "two")}
         assert client.get("/readyz").status_code == 200
-        assert {c["name"] for c in client.get("/v1/collections").json()["collections"]} == {"default", "empty"}
+        assert {c["name"] for c in client.get("/v1/collections").json()["collections"]} == {
+            "default",
+            "empty",
+        }
         add(client, clip, id="later")
 
 
@@ -430,7 +507,9 @@ def test_what_cannot_be_opened_does_not_take_over(tmp_path: Path) -> None:
     def broken() -> tuple[Settings, Encoder]:
         raise OSError(2, "no such bundle")
 
-    with Client(create_app(Settings(data=tmp_path / "data"), FakeEncoder(), again=broken)) as client:
+    with Client(
+        create_app(Settings(data=tmp_path / "data"), FakeEncoder(), again=broken)
+    ) as client:
         refused(client.post("/v1/admin/reload"), 503, "storage")
         assert client.post("/v1/embed/text", json={"texts": ["red"]}).status_code == 200
     with Client(create_app(Settings(data=tmp_path / "data"), FakeEncoder())) as client:
@@ -438,8 +517,8 @@ def test_what_cannot_be_opened_does_not_take_over(tmp_path: Path) -> None:
 
 
 def test_nothing_that_was_answered_is_lost_by_a_reload(tmp_path: Path) -> None:
-    """A first item is on its way into an empty collection when another bundle is to take over: it stays, as does the
-    old bundle.
+    """A first item is on its way into an empty collection when another bundle is to take over: it
+    stays, as does the old bundle.
     """
 
     class Slow(FakeEncoder):
@@ -451,12 +530,16 @@ def test_nothing_that_was_answered_is_lost_by_a_reload(tmp_path: Path) -> None:
 
     Slow.gate.set()
     settings = Settings(data=tmp_path / "data")
-    with Client(create_app(settings, Slow("one"), again=lambda: (settings, FakeEncoder("two")))) as client:
+    with Client(
+        create_app(settings, Slow("one"), again=lambda: (settings, FakeEncoder("two")))
+    ) as client:
         Slow.gate.clear()
         answers: dict[str, int] = {}
 
         def asked(name: str, path: str, **body: Any) -> threading.Thread:
-            thread = threading.Thread(target=lambda: answers.update({name: client.post(path, **body).status_code}))
+            thread = threading.Thread(
+                target=lambda: answers.update({name: client.post(path, **body).status_code})
+            )
             thread.start()
             time.sleep(0.3)
             return thread
@@ -477,7 +560,9 @@ def test_a_takeover_that_fails_leaves_the_old_one_serving(tmp_path: Path) -> Non
             raise RuntimeError("lost")
 
     settings = Settings(data=tmp_path / "data")
-    with Client(create_app(settings, FakeEncoder("one"), again=lambda: (settings, Broken("two")))) as client:
+    with Client(
+        create_app(settings, FakeEncoder("one"), again=lambda: (settings, Broken("two")))
+    ) as client:
         client.post("/v1/collections", json={"name": "other"}).raise_for_status()
         assert client.post("/v1/admin/reload").status_code == 500
         assert client.get("/readyz").status_code == 200
@@ -502,7 +587,9 @@ def listening(settings: Settings) -> Iterator[int]:
     """A real server in a thread, for clients that do not speak HTTP as they should; its port."""
     port = free_port()
     running = uvicorn.Server(
-        uvicorn.Config(create_app(settings, FakeEncoder()), port=port, http=Protocol, log_config=None)
+        uvicorn.Config(
+            create_app(settings, FakeEncoder()), port=port, http=Protocol, log_config=None
+        )
     )
     thread = threading.Thread(target=running.run)
     thread.start()
@@ -523,12 +610,30 @@ def server(tmp_path: Path) -> Iterator[int]:
 
 @pytest.mark.parametrize("key", ["", "secret"])
 def test_the_api_document_is_kept(tmp_path: Path, key: str) -> None:
-    """Schemathesis over the whole of it, requests in sequence too: no check fails, nothing answers 5xx."""
+    """Schemathesis over the whole of it, requests in sequence too: no check fails, nothing answers
+    5xx.
+    """
     (tmp_path / "library").mkdir()
-    settings = Settings(data=tmp_path / "data", imports=tmp_path / "library", api_keys=key, top_k_max=TOP_K_MAX)
+    settings = Settings(
+        data=tmp_path / "data", imports=tmp_path / "library", api_keys=key, top_k_max=TOP_K_MAX
+    )
     with listening(settings) as port:
-        command = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(DATA / "schemathesis.toml")]
-        command += ["run", f"http://127.0.0.1:{port}/openapi.json", "--max-examples", "10", "--seed", "1", "--no-color"]
+        command = [
+            sys.executable,
+            "-m",
+            "schemathesis.cli",
+            "--config-file",
+            str(DATA / "schemathesis.toml"),
+        ]
+        command += [
+            "run",
+            f"http://127.0.0.1:{port}/openapi.json",
+            "--max-examples",
+            "10",
+            "--seed",
+            "1",
+            "--no-color",
+        ]
         command += ["-H", f"Authorization: Bearer {key}"] if key else []
         found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert found.returncode == 0, found.stdout[-6000:] + found.stderr[-2000:]
@@ -536,7 +641,9 @@ def test_the_api_document_is_kept(tmp_path: Path, key: str) -> None:
 
 def test_a_body_that_trickles_in_is_ended(server: int) -> None:
     with socket.create_connection(("127.0.0.1", server), timeout=10) as client:
-        client.sendall(b"POST /v1/embed/text HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n")
+        client.sendall(
+            b"POST /v1/embed/text HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        )
         client.sendall(b"Content-Length: 500\r\n\r\n")
         began = time.monotonic()
         client.settimeout(0.2)
@@ -557,7 +664,9 @@ def test_a_thousand_clients_that_vanish_leave_nothing_behind(server: int) -> Non
 
     def vanish() -> None:
         with socket.create_connection(("127.0.0.1", server), timeout=10) as client:
-            client.sendall(b"POST /v1/embed/text HTTP/1.1\r\nHost: localhost\r\nContent-Length: 500\r\n\r\n{")
+            client.sendall(
+                b"POST /v1/embed/text HTTP/1.1\r\nHost: localhost\r\nContent-Length: 500\r\n\r\n{"
+            )
 
     for _ in range(50):
         vanish()
@@ -566,7 +675,13 @@ def test_a_thousand_clients_that_vanish_leave_nothing_behind(server: int) -> Non
     for _ in range(1000):
         vanish()
     end = time.monotonic() + 10
-    while (psutil.Process().num_fds(), threading.active_count()) > before and time.monotonic() < end:
+    while (
+        psutil.Process().num_fds(),
+        threading.active_count(),
+    ) > before and time.monotonic() < end:
         time.sleep(0.1)
     assert psutil.Process().num_fds() <= before[0] and threading.active_count() <= before[1]
-    assert httpx.post(f"http://127.0.0.1:{server}/v1/embed/text", json={"texts": ["red"]}).status_code == 200
+    assert (
+        httpx.post(f"http://127.0.0.1:{server}/v1/embed/text", json={"texts": ["red"]}).status_code
+        == 200
+    )

@@ -1,4 +1,6 @@
-"""The search page in a real browser: words, files, playing from the moment, adding, filters, keyboard, dark, small."""
+"""The search page in a real browser: words, files, playing from the moment, adding, filters,
+keyboard, dark, small.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,9 @@ def address(tmp_path_factory: pytest.TempPathFactory, library: dict[str, Path]) 
         for n, name in enumerate(("red", "story", "tone")):
             with library[name].open("rb") as file:
                 fields = {"id": name, "metadata": json.dumps({"year": 2020 + n, "by": "<b>me</b>"})}
-                answer = httpx.post(f"{address}/v1/collections/default/items", files={"file": file}, data=fields)
+                answer = httpx.post(
+                    f"{address}/v1/collections/default/items", files={"file": file}, data=fields
+                )
                 answer.raise_for_status()
         yield address
 
@@ -66,15 +70,23 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def page(browser: Browser, address: str) -> Iterator[Page]:
-    """The page, opened; afterwards nothing was said on the console and no request has left the origin."""
+    """The page, opened; afterwards nothing was said on the console and no request has left the
+    origin.
+    """
     context = browser.new_context()
     page = context.new_page()
     said: list[str] = []
-    page.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
+    page.on(
+        "console", lambda message: said.append(message.text) if message.type == "error" else None
+    )
     page.on("pageerror", lambda error: said.append(str(error)))
     page.on(
         "request",
-        lambda request: None if request.url.startswith((address, "data:", "blob:")) else said.append(request.url),
+        lambda request: (
+            None
+            if request.url.startswith((address, "data:", "blob:"))
+            else said.append(request.url)
+        ),
     )
     page.goto(address)
     expect(page.locator("#collection")).to_contain_text("default")
@@ -148,7 +160,9 @@ def test_a_dropped_sound_and_more_like_this(page: Page, library: dict[str, Path]
     expect(page.locator("#hits h2").first).to_have_text("red.mp4")
 
 
-def test_what_is_added_is_found_and_what_is_broken_is_told(page: Page, library: dict[str, Path], address: str) -> None:
+def test_what_is_added_is_found_and_what_is_broken_is_told(
+    page: Page, library: dict[str, Path], address: str
+) -> None:
     page.locator("#add").set_input_files([library["broken"], library["late"]])
     uploads = page.get_by_role("list", name="Uploads")
     expect(uploads).to_contain_text("Added, 0:02.")
@@ -161,7 +175,9 @@ def test_what_is_added_is_found_and_what_is_broken_is_told(page: Page, library: 
     httpx.delete(f"{address}/v1/collections/default/items/{added}").raise_for_status()
 
 
-def test_a_dropped_clip_is_added_and_one_finds_its_like(page: Page, library: dict[str, Path], address: str) -> None:
+def test_a_dropped_clip_is_added_and_one_finds_its_like(
+    page: Page, library: dict[str, Path], address: str
+) -> None:
     data = page.evaluate_handle(
         """bytes => { const data = new DataTransfer();
         data.items.add(new File([new Uint8Array(bytes)], 'dropped.mp4', {type: 'video/mp4'})); return data; }""",
@@ -208,9 +224,15 @@ def test_by_keyboard_alone(page: Page) -> None:
     until(page, "document.querySelector('#hits video').currentTime > 4.1")
 
 
-@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 1280), ("light", 375), ("dark", 375)])
-def test_it_can_be_read_by_everyone(browser: Browser, address: str, tmp_path: Path, scheme: str, width: int) -> None:
-    """No violation that axe knows of, and nothing wider than the screen; the pictures are kept where CI wants them."""
+@pytest.mark.parametrize(
+    ("scheme", "width"), [("light", 1280), ("dark", 1280), ("light", 375), ("dark", 375)]
+)
+def test_it_can_be_read_by_everyone(
+    browser: Browser, address: str, tmp_path: Path, scheme: str, width: int
+) -> None:
+    """No violation that axe knows of, and nothing wider than the screen; the pictures are kept
+    where CI wants them.
+    """
     context = browser.new_context(color_scheme=scheme, viewport={"width": width, "height": 800})  # type: ignore[arg-type]
     page = context.new_page()
     page.goto(address)
@@ -228,11 +250,15 @@ def test_it_can_be_read_by_everyone(browser: Browser, address: str, tmp_path: Pa
     context.close()
 
 
-def test_a_card_asks_for_its_picture_when_it_comes_into_view(browser: Browser, address: str) -> None:
+def test_a_card_asks_for_its_picture_when_it_comes_into_view(
+    browser: Browser, address: str
+) -> None:
     """On a phone the first of three cards is in view, and the second nearly."""
     page = browser.new_page(viewport={"width": 375, "height": 400})
     asked: list[str] = []
-    page.on("request", lambda request: asked.append(request.url) if "/items/" in request.url else None)
+    page.on(
+        "request", lambda request: asked.append(request.url) if "/items/" in request.url else None
+    )
     page.goto(address)
     find(page, "red")
     page.locator("#hits .cover").first.wait_for()
@@ -253,16 +279,25 @@ def make_film(path: Path, codec: str, pixels: str, sound: str | None) -> Path:
         audio = container.add_stream(sound, rate=48_000, layout="stereo") if sound else None
         image = np.full((64, 64, 3), BLUE, np.uint8)
         for _ in range(32):
-            container.mux(video.encode(av.VideoFrame.from_ndarray(image, format="rgb24").reformat(format=pixels)))
+            container.mux(
+                video.encode(
+                    av.VideoFrame.from_ndarray(image, format="rgb24").reformat(format=pixels)
+                )
+            )
         container.mux(video.encode(None))
         if audio:
             encode_tone(container, audio, [440.0] * 4)
     return path
 
 
-def encode_tone(container: av.container.OutputContainer, stream: av.AudioStream, hz: list[float]) -> None:
+def encode_tone(
+    container: av.container.OutputContainer, stream: av.AudioStream, hz: list[float]
+) -> None:
     """A second of each tone."""
-    rate, resampler = stream.rate, av.AudioResampler(stream.format.name, stream.layout.name, stream.rate)
+    rate, resampler = (
+        stream.rate,
+        av.AudioResampler(stream.format.name, stream.layout.name, stream.rate),
+    )
     t = np.arange(rate) / rate
     for second, tone in enumerate(hz):
         samples = (9000 * np.sin(2 * np.pi * tone * t)).astype(np.int16)
@@ -274,13 +309,21 @@ def encode_tone(container: av.container.OutputContainer, stream: av.AudioStream,
 
 
 def make_bare_mp3(path: Path) -> Path:
-    """40 s, each of a tone of its own (300 Hz, 350, ...): half of them in few bits, half in many, and no table."""
+    """40 s, each of a tone of its own (300 Hz, 350, ...): half of them in few bits, half in many,
+    and no table.
+    """
     whole = b""
     for kbits, begin in ((32, 0), (160, 20)):
         part = path.with_name(f"{kbits}.mp3")
-        with av.open(str(part), "w", options={"write_xing": "0", "id3v2_version": "0"}) as container:
-            stream = container.add_stream("libmp3lame", rate=48_000, layout="mono", bit_rate=1000 * kbits)
-            encode_tone(container, stream, [300.0 + 50 * second for second in range(begin, begin + 20)])
+        with av.open(
+            str(part), "w", options={"write_xing": "0", "id3v2_version": "0"}
+        ) as container:
+            stream = container.add_stream(
+                "libmp3lame", rate=48_000, layout="mono", bit_rate=1000 * kbits
+            )
+            encode_tone(
+                container, stream, [300.0 + 50 * second for second in range(begin, begin + 20)]
+            )
         whole += part.read_bytes()
     path.write_bytes(whole)
     return path
@@ -289,7 +332,10 @@ def make_bare_mp3(path: Path) -> Path:
 def add_file(address: str, path: Path, **headers: str) -> None:
     with path.open("rb") as file:
         answer = httpx.post(
-            f"{address}/v1/collections/default/items", files={"file": file}, data={"id": path.name}, headers=headers
+            f"{address}/v1/collections/default/items",
+            files={"file": file},
+            data={"id": path.name},
+            headers=headers,
         )
     answer.raise_for_status()
 
@@ -302,7 +348,9 @@ def open_hit(page: Page, address: str, id: str, at_s: float, **headers: str) -> 
 
     def answer(route: Route) -> None:
         found = route.fetch().json()
-        found["hits"] = [{**found["hits"][0], **item, **moment, "target": target, "moments": [moment]}]
+        found["hits"] = [
+            {**found["hits"][0], **item, **moment, "target": target, "moments": [moment]}
+        ]
         route.fulfill(json=found)
 
     page.route("**/v1/search", answer)
@@ -325,7 +373,9 @@ HEARD = """async () => {
 
 @pytest.fixture(scope="module")
 def odd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    """A service of films and sounds that Chromium plays wrongly, or not at all; and where the files are."""
+    """A service of films and sounds that Chromium plays wrongly, or not at all; and where the files
+    are.
+    """
     place = tmp_path_factory.mktemp("odd")
     with listening(Settings(data=place / "data")) as port:
         address = f"http://127.0.0.1:{port}"
@@ -335,13 +385,23 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
         make_film(place / "both.mp4", "libx264", "yuv420p", "aac")
         make_bare_mp3(place / "bare.mp3")
         story = make_clip(place / "story.mp4", [GREEN] * 4 + [BLUE] * 4, hz=330.0)
-        with av.open(str(story)) as source, av.open(str(place / "fragments.mp4"), "w", options=FRAGMENTS) as copy:
+        with (
+            av.open(str(story)) as source,
+            av.open(str(place / "fragments.mp4"), "w", options=FRAGMENTS) as copy,
+        ):
             streams = {stream: copy.add_stream_from_template(stream) for stream in source.streams}
             for packet in source.demux():
                 if packet.dts is not None:
                     packet.stream = streams[packet.stream]
                     copy.mux(packet)
-        for name in ("unseen.mov", "unheard.mp4", "neither.mov", "both.mp4", "bare.mp3", "fragments.mp4"):
+        for name in (
+            "unseen.mov",
+            "unheard.mp4",
+            "neither.mov",
+            "both.mp4",
+            "bare.mp3",
+            "fragments.mp4",
+        ):
             add_file(address, place / name)
         yield address, place
 
@@ -378,7 +438,9 @@ def test_what_the_browser_cannot_play_is_told(
     assert bool(said.inner_text()) == bool(TOLD[name])
     assert Axe().run(page).violations_count == 0
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
-    page.screenshot(path=Path(os.environ.get("TERCET_SCREENSHOTS", tmp_path)) / f"told-{Path(name).stem}.png")
+    page.screenshot(
+        path=Path(os.environ.get("TERCET_SCREENSHOTS", tmp_path)) / f"told-{Path(name).stem}.png"
+    )
     page.close()
 
 
@@ -393,7 +455,9 @@ def test_a_sound_without_a_table_is_heard_from_the_second_asked_for(
     shown, heard = page.evaluate(HEARD)
     assert at_s < shown < at_s + 4
     assert heard == pytest.approx(int(shown), abs=1.1)
-    assert page.evaluate("document.querySelector('#hits audio').duration") == pytest.approx(40.0, abs=0.2)
+    assert page.evaluate("document.querySelector('#hits audio').duration") == pytest.approx(
+        40.0, abs=0.2
+    )
     expect(page.locator("#hits .note")).to_have_text("")
     page.close()
 
@@ -428,7 +492,9 @@ def test_a_jump_is_repeated_until_it_is_reached(browser: Browser, odd: tuple[str
     page.close()
 
 
-def test_a_jump_is_given_up_where_one_goes_elsewhere(browser: Browser, odd: tuple[str, Path]) -> None:
+def test_a_jump_is_given_up_where_one_goes_elsewhere(
+    browser: Browser, odd: tuple[str, Path]
+) -> None:
     page = browser.new_page()
     open_hit(page, odd[0], "fragments.mp4", 6.0)
     page.evaluate(LIKE_FIREFOX)
@@ -443,7 +509,9 @@ def test_a_jump_is_given_up_where_one_goes_elsewhere(browser: Browser, odd: tupl
     page.close()
 
 
-def test_a_jump_in_a_film_that_tells_no_length_and_one_beyond_its_end(browser: Browser, odd: tuple[str, Path]) -> None:
+def test_a_jump_in_a_film_that_tells_no_length_and_one_beyond_its_end(
+    browser: Browser, odd: tuple[str, Path]
+) -> None:
     page = browser.new_page()
     film = "document.querySelector('#hits video')"
     open_hit(page, odd[0], "fragments.mp4", 6.0)
@@ -453,7 +521,9 @@ def test_a_jump_in_a_film_that_tells_no_length_and_one_beyond_its_end(browser: B
     page.unroute("**/v1/search")
     open_hit(page, odd[0], "fragments.mp4", 60.0)
     page.locator("#hits .cover").click()
-    expect(page.locator("#hits .note")).to_have_text("It could not be reached beyond 0:08.", timeout=10_000)
+    expect(page.locator("#hits .note")).to_have_text(
+        "It could not be reached beyond 0:08.", timeout=10_000
+    )
     page.close()
 
 
@@ -474,7 +544,9 @@ def drop_folder(page: Page, folder: Path, where: str) -> None:
 
 
 def test_a_dropped_folder_adds_its_files(browser: Browser, tmp_path: Path) -> None:
-    """All of them, though Chromium lists a hundred at a time, in folders below, too; the rest is named."""
+    """All of them, though Chromium lists a hundred at a time, in folders below, too; the rest is
+    named.
+    """
     folder = tmp_path / "holiday"
     (folder / "sea" / "deep").mkdir(parents=True)
     tone = make_wav(tmp_path / "tone.wav", 0.2).read_bytes()
@@ -501,11 +573,15 @@ def test_a_dropped_folder_adds_its_files(browser: Browser, tmp_path: Path) -> No
         assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
         page.screenshot(path=Path(os.environ.get("TERCET_SCREENSHOTS", tmp_path)) / "folder.png")
         items = httpx.get(f"{address}/v1/collections/default/items?limit=1000").json()["items"]
-        assert {item["filename"] for item in items} == {f"{n}.wav" for n in range(103)} | {"LAST.WAV"}
+        assert {item["filename"] for item in items} == {f"{n}.wav" for n in range(103)} | {
+            "LAST.WAV"
+        }
         page.close()
 
 
-def test_behind_a_key_media_play_by_ranges_and_beyond_their_link(browser: Browser, tmp_path: Path) -> None:
+def test_behind_a_key_media_play_by_ranges_and_beyond_their_link(
+    browser: Browser, tmp_path: Path
+) -> None:
     """Nothing but what is played is fetched, and a link that has ended is followed by another."""
     story = make_clip(tmp_path / "story.mp4", [GREEN] * 2 + [BLUE] * 2, hz=330.0)
     settings = Settings(data=tmp_path / "data", api_keys="sesame", link_s=0.5)
@@ -515,12 +591,16 @@ def test_behind_a_key_media_play_by_ranges_and_beyond_their_link(browser: Browse
         page = browser.new_page()
         page.add_init_script("sessionStorage.setItem('key', 'sesame')")
         answers: list[Response] = []
-        page.on("response", lambda answer: answers.append(answer) if "/media" in answer.url else None)
+        page.on(
+            "response", lambda answer: answers.append(answer) if "/media" in answer.url else None
+        )
         open_hit(page, address, "story.mp4", 2.0, **key)
         page.locator("#hits .cover").click()
         film = "document.querySelector('#hits video')"
         until(page, f"{film}?.currentTime > 2.1")
-        assert page.evaluate(f"{film}.src").startswith(f"{address}/v1/collections/default/items/story.mp4/media?link=")
+        assert page.evaluate(f"{film}.src").startswith(
+            f"{address}/v1/collections/default/items/story.mp4/media?link="
+        )
         assert answers and {answer.status for answer in answers} == {206}
         first = page.evaluate(f"{film}.src")
         page.wait_for_timeout(5600)  # as long as the link lasts

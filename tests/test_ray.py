@@ -1,4 +1,6 @@
-"""Batch building on a Ray cluster of two nodes, one of which is killed: the same collection as the local build's."""
+"""Batch building on a Ray cluster of two nodes, one of which is killed: the same collection as the
+local build's.
+"""
 
 from __future__ import annotations
 
@@ -28,15 +30,30 @@ def test_a_cluster_that_loses_a_node_builds_the_same(tmp_path: Path) -> None:
     make_clip(place / "v.mp4", [RED])
     (place / "broken.wav").write_bytes(b"x")
     assert "61 indexed, 0 unchanged, 1 failed" in build(tmp_path / "local", place).stdout
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    cluster = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
+    )
     try:
         other = cluster.add_node(num_cpus=1)
-        command = [sys.executable, "-m", "index", "build", "--engine", "ray", "--bundle", str(BUNDLE)]
+        command = [
+            sys.executable,
+            "-m",
+            "index",
+            "build",
+            "--engine",
+            "ray",
+            "--bundle",
+            str(BUNDLE),
+        ]
         command += ["--data", str(tmp_path / "ray"), str(place)]
         environment = {"RAY_ADDRESS": cluster.address, "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
         with (tmp_path / "out").open("w") as out:
-            process = subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=out, env={**os.environ, **environment})
-            killer = threading.Thread(target=lambda: (time.sleep(12), cluster.remove_node(other, allow_graceful=False)))
+            process = subprocess.Popen(
+                command, cwd=ROOT, stdout=out, stderr=out, env={**os.environ, **environment}
+            )
+            killer = threading.Thread(
+                target=lambda: (time.sleep(12), cluster.remove_node(other, allow_graceful=False))
+            )
             killer.start()
             assert process.wait(timeout=150) == 1, (tmp_path / "out").read_text()[-3000:]
             killer.join()

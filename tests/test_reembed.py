@@ -1,4 +1,6 @@
-"""Another encoder for a collection: made beside the old one while it is written, compared, swapped whole or not."""
+"""Another encoder for a collection: made beside the old one while it is written, compared, swapped
+whole or not.
+"""
 
 from __future__ import annotations
 
@@ -43,9 +45,13 @@ def data(tmp_path: Path) -> Path:
     with tarfile.open(tmp_path / "s.tar", "w") as tar:
         tar.add(make_wav(tmp_path / "w.wav", 3.0), "in-shard.wav")
     (tmp_path / "m.jsonl").write_text(json.dumps({"text": "red", "id": "words"}) + "\n")
-    collections = Collections(tmp_path / "data", encoder.manifest.fingerprint, encoder.manifest.dims)
+    collections = Collections(
+        tmp_path / "data", encoder.manifest.fingerprint, encoder.manifest.dims
+    )
     box, decoders = collections.create("a"), Decoders(1)
-    for _ in build(encoder, box, [place, tmp_path / "s.tar", tmp_path / "m.jsonl"], decoders, Budget()):
+    for _ in build(
+        encoder, box, [place, tmp_path / "s.tar", tmp_path / "m.jsonl"], decoders, Budget()
+    ):
         pass
     media = decoders.finish(decoders.start(place / "1.mp4", encoder.manifest.inputs, Budget()))
     vectors = {m: (part.windows, encoder.embed(m, part.array)) for m, part in media.parts.items()}
@@ -57,18 +63,25 @@ def data(tmp_path: Path) -> Path:
 
 
 def test_a_long_text_is_windows_of_the_other_bundle_too(data: Path) -> None:
-    """A text that has one vector, from before texts had windows, gets one for each when it is made anew."""
+    """A text that has one vector, from before texts had windows, gets one for each when it is made
+    anew.
+    """
     old, new = FakeEncoder(), Turned()
     live = opened(data, old)
     vectors = {"text": ([0], old.embed("text", np.array([[2]])))}
-    live.get("a").put([NewItem("long", "text", 0.0, [(0.0, 0.0)], vectors, text="green " * 8 + "red")])
+    live.get("a").put(
+        [NewItem("long", "text", 0.0, [(0.0, 0.0)], vectors, text="green " * 8 + "red")]
+    )
     live.get("a").put([NewItem("strange", "text", 0.0, [(0.0, 0.0)], {}, text="собака")])
     live.close()
     assert run(data, new).failed == {}
     swap(data, "a")
     again = opened(data, new)
     assert again.get("a").item("long").windows == 2
-    assert again.get("a").item("strange").modalities == () and again.get("a").item("strange").text == "собака"
+    assert (
+        again.get("a").item("strange").modalities == ()
+        and again.get("a").item("strange").text == "собака"
+    )
     again.close()
 
 
@@ -88,13 +101,29 @@ def test_beside_the_old_then_in_its_place(data: Path) -> None:
     old, new = FakeEncoder(), Turned()
     live = opened(data, old)  # a service
     before = {item.id: item for item in live.get("a").page(100)}
-    assert set(before) == {"clips/0.mp4", "clips/1.mp4", "clips/2.mp4", "in-shard", "words", "uploaded"}
+    assert set(before) == {
+        "clips/0.mp4",
+        "clips/1.mp4",
+        "clips/2.mp4",
+        "in-shard",
+        "words",
+        "uploaded",
+    }
     progress = run(data, new)
     assert (progress.done, progress.total, progress.failed) == (6, 6, {})
     live.get("a").delete("words")  # and while it runs, things change
     live.get("a").delete("clips/2.mp4")
     live.get("a").put(
-        [NewItem("late", "text", 0.0, [(0.0, 0.0)], {"text": ([0], old.embed("text", np.array([[1]])))}, text="red")]
+        [
+            NewItem(
+                "late",
+                "text",
+                0.0,
+                [(0.0, 0.0)],
+                {"text": ([0], old.embed("text", np.array([[1]])))},
+                text="red",
+            )
+        ]
     )
     assert run(data, new).total == 5
     with pytest.raises(DataInUse):
@@ -129,7 +158,9 @@ def test_beside_the_old_then_in_its_place(data: Path) -> None:
             b.stamp,
             b.source,
         )
-    assert box.media("uploaded")[0].stat().st_size > 0 and box.media("clips/0.mp4")[0].name == "0.mp4"
+    assert (
+        box.media("uploaded")[0].stat().st_size > 0 and box.media("clips/0.mp4")[0].name == "0.mp4"
+    )
     assert np.abs(box.vectors("clips/0.mp4", "video") - new_vector(old, data)).max() < 1e-6
     again.close()
     assert not (data / "reembed" / "a").exists()
@@ -138,7 +169,9 @@ def test_beside_the_old_then_in_its_place(data: Path) -> None:
 def new_vector(old: FakeEncoder, data: Path) -> Any:
     decoders = Decoders(1)
     try:
-        media = decoders.finish(decoders.start(data.parent / "clips/0.mp4", old.manifest.inputs, Budget()))
+        media = decoders.finish(
+            decoders.start(data.parent / "clips/0.mp4", old.manifest.inputs, Budget())
+        )
     finally:
         decoders.close()
     return old.embed("video", media.parts["video"].array)[:, ::-1]
@@ -162,8 +195,12 @@ def test_what_is_not_complete_is_not_swapped(data: Path) -> None:
 
 
 @pytest.mark.parametrize("step", range(6))
-def test_a_swap_that_is_cut_short_is_completed(data: Path, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stopped before each change it makes to the disk; then the data folder is opened, by either bundle."""
+def test_a_swap_that_is_cut_short_is_completed(
+    data: Path, step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped before each change it makes to the disk; then the data folder is opened, by either
+    bundle.
+    """
     run(data, Turned())
     steps = iter(range(100))
 

@@ -1,4 +1,6 @@
-"""The shipped encoder on the sample library: README's commands, as they stand but for the port, find what they name."""
+"""The shipped encoder on the sample library: README's commands, as they stand but for the port,
+find what they name.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,8 @@ from openai import OpenAI
 from .makers import ROOT, SHARED, free_port, needs_shared, serving
 
 SAMPLE = ROOT / "sample" / "manifest.jsonl"
-FOUND = ["dog-barking", "sailboat", "crickets", "rain", None, "horse"]  # by README's searches; None: an item is added
+# by README's searches; None: an item is added
+FOUND = ["dog-barking", "sailboat", "crickets", "rain", None, "horse"]
 
 
 def index(data: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -49,7 +52,11 @@ def readme_searches() -> list[str]:
     """The commands of README's second box."""
     boxes = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.S)
     box = next(box for box in boxes if "/v1/search/text-any" in box)
-    return [command for command in re.split(r"\n(?=curl)", re.sub(r"^#.*\n", "", box, flags=re.M)) if "curl" in command]
+    return [
+        command
+        for command in re.split(r"\n(?=curl)", re.sub(r"^#.*\n", "", box, flags=re.M))
+        if "curl" in command
+    ]
 
 
 def test_readme_finds_what_it_names(client: httpx.Client) -> None:
@@ -57,7 +64,9 @@ def test_readme_finds_what_it_names(client: httpx.Client) -> None:
     assert len(commands) == len(FOUND)
     for command, expected in zip(commands, FOUND, strict=True):
         typed = command.replace("http://127.0.0.1:8000", str(client.base_url).rstrip("/"))
-        ran = subprocess.run(["bash", "-c", typed], cwd=ROOT, capture_output=True, text=True, timeout=60)
+        ran = subprocess.run(
+            ["bash", "-c", typed], cwd=ROOT, capture_output=True, text=True, timeout=60
+        )
         answer = json.loads(ran.stdout)
         assert "error" not in answer, (command, answer)
         if expected:
@@ -101,9 +110,16 @@ def test_in_int8_sixteen_at_once_get_the_vectors_they_get_alone(tmp_path: Path) 
     """Over HTTP, where what waits is encoded in one batch."""
     rows = [json.loads(row) for row in SAMPLE.read_text("utf-8").splitlines()]
     texts = [*[row["text"] for row in rows if "text" in row][:32], "a", "5?!", "dog " * 100]
-    files = {"audio": sorted(SAMPLE.parent.glob("*.ogg")), "video": sorted(SAMPLE.parent.glob("*.mp4"))[:12]}
+    files = {
+        "audio": sorted(SAMPLE.parent.glob("*.ogg")),
+        "video": sorted(SAMPLE.parent.glob("*.mp4"))[:12],
+    }
     asked = [("text", {"json": {"texts": [text]}}) for text in texts]
-    asked += [(kind, {"files": {"file": (f.name, f.read_bytes())}}) for kind, some in files.items() for f in some]
+    asked += [
+        (kind, {"files": {"file": (f.name, f.read_bytes())}})
+        for kind, some in files.items()
+        for f in some
+    ]
     with serving(tmp_path / "data", "--precision", "int8", port=free_port()) as (client, _):
 
         def vector(kind: str, body: dict[str, Any]) -> NDArray[np.float64]:
@@ -115,18 +131,27 @@ def test_in_int8_sixteen_at_once_get_the_vectors_they_get_alone(tmp_path: Path) 
         with ThreadPoolExecutor(16) as at_once:
             together = list(at_once.map(lambda one: vector(*one), asked))
     cosines = [float(a @ b) for a, b in zip(alone, together, strict=True)]
-    assert min(cosines) >= 0.9999, [(one[0], c) for one, c in zip(asked, cosines, strict=True) if c < 0.9999]
+    assert min(cosines) >= 0.9999, [
+        (one[0], c) for one, c in zip(asked, cosines, strict=True) if c < 0.9999
+    ]
 
 
 def test_an_older_bundles_collection_is_told_and_embedded_anew(tmp_path: Path) -> None:
-    """A data folder of the world's bundle: a search names the command, `index build --reembed` (`make run`) runs it."""
+    """A data folder of the world's bundle: a search names the command, `index build --reembed`
+    (`make run`) runs it.
+    """
     old = tmp_path / "data"
     rows = SAMPLE.read_text("utf-8").splitlines()
     texts = tmp_path / "texts.jsonl"
-    texts.write_text("\n".join(row for row in rows if "path" not in json.loads(row)) + "\n", encoding="utf-8")
+    texts.write_text(
+        "\n".join(row for row in rows if "path" not in json.loads(row)) + "\n", encoding="utf-8"
+    )
     assert index(old, "build", "--bundle", "bundles/world", str(texts)).returncode == 0
     refused = index(old, "search", "--text", "a dog")
-    assert refused.returncode == 1 and "index reembed --data DIR --collection default" in refused.stderr
+    assert (
+        refused.returncode == 1
+        and "index reembed --data DIR --collection default" in refused.stderr
+    )
     built = index(old, "build", "--reembed", str(texts))
     assert built.returncode == 0, built.stderr
     assert f"{len(texts.read_text().splitlines())} items embedded anew" in built.stdout
@@ -136,8 +161,22 @@ def test_an_older_bundles_collection_is_told_and_embedded_anew(tmp_path: Path) -
 @functools.cache
 def results(name: str) -> dict[str, Any]:
     manifest = SHARED / "real" / f"{name}.jsonl"
-    command = [sys.executable, "-m", "model", "evaluate", "--bundle", "bundles/default", str(manifest)]
-    ran = subprocess.run([*command, "--every-caption", "--json"], cwd=ROOT, capture_output=True, text=True, timeout=600)
+    command = [
+        sys.executable,
+        "-m",
+        "model",
+        "evaluate",
+        "--bundle",
+        "bundles/default",
+        str(manifest),
+    ]
+    ran = subprocess.run(
+        [*command, "--every-caption", "--json"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
     assert ran.returncode == 0, ran.stderr[-2000:]
     found: dict[str, Any] = json.loads(ran.stdout)
     return found
@@ -160,8 +199,9 @@ def test_it_finds_real_things(name: str, route: str, least: dict[str, float]) ->
 
 @needs_shared
 def test_queries_in_everyday_words(tmp_path: Path) -> None:
-    """Of twenty queries written before any encoder saw the clips, how many find a right clip first, and among the first
-    five, as docs/encoder.md has it; of forty for things that are not there, at most one in twenty is a good match.
+    """Of twenty queries written before any encoder saw the clips, how many find a right clip first,
+    and among the first five, as docs/encoder.md has it; of forty for things that are not there, at
+    most one in twenty is a good match.
     """
     asked = json.loads((ROOT / "tests" / "data" / "real_queries.json").read_text("utf-8"))
     built = index(tmp_path / "data", "build", str(SHARED / "real" / f"{asked['gallery']}.jsonl"))
@@ -177,12 +217,16 @@ def test_queries_in_everyday_words(tmp_path: Path) -> None:
             ids = [hit["id"] for hit in answer(one["query"])["hits"]]
             places.append(min((ids.index(id) + 1 for id in one["right"] if id in ids), default=99))
         good = [query for query in asked["absent"] if answer(query)["good_match"]]
-    assert sum(place == 1 for place in places) >= 8 and sum(place <= 5 for place in places) >= 14, places
+    assert sum(place == 1 for place in places) >= 8 and sum(place <= 5 for place in places) >= 14, (
+        places
+    )
     assert len(good) <= len(asked["absent"]) / 20, good
 
 
 def test_one_refused_text_among_many_is_named(client: httpx.Client) -> None:
-    """By its place in what was sent, sounds between them counted, in the contract's shape and in OpenAI's."""
+    """By its place in what was sent, sounds between them counted, in the contract's shape and in
+    OpenAI's.
+    """
     refused = client.post("/v1/embed/text", json={"texts": ["a dog", "rain", " ", "a train"]})
     assert refused.status_code == 400
     assert refused.json()["error"] == {

@@ -44,12 +44,16 @@ def exchanged(port: int, *pieces: bytes) -> bytes:
         return answer
 
 
-def test_heads_are_neither_endless_nor_slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_heads_are_neither_endless_nor_slow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(protocol, "HEAD_S", 1.0)
     with listening(Settings(data=tmp_path / "data")) as port:
         before = psutil.Process().memory_info().rss
         one_header = exchanged(port, b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"y" * 200_000)
-        many = exchanged(port, b"GET / HTTP/1.1\r\n" + b"".join(b"X-%d: y\r\n" % n for n in range(20_000)))
+        many = exchanged(
+            port, b"GET / HTTP/1.1\r\n" + b"".join(b"X-%d: y\r\n" % n for n in range(20_000))
+        )
         long_url = exchanged(port, b"GET /" + b"z" * 200_000)
         for answer in (one_header, many, long_url):
             assert answer.startswith(b"HTTP/1.1 431") and b'"head_too_large"' in answer, answer[:80]
@@ -67,8 +71,12 @@ def test_heads_are_neither_endless_nor_slow(tmp_path: Path, monkeypatch: pytest.
         assert exchanged(port, two).count(b"HTTP/1.1 200") == 3
 
 
-def test_headers_after_a_body_and_bodies_that_nobody_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trailers are dropped: they cannot say who asks. What is left of a body after its answer has little time."""
+def test_headers_after_a_body_and_bodies_that_nobody_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trailers are dropped: they cannot say who asks. What is left of a body after its answer has
+    little time.
+    """
     monkeypatch.setattr(protocol, "LINGER_S", 0.5)
     monkeypatch.setattr(protocol, "HEAD_S", 1.0)
     with listening(Settings(data=tmp_path / "data", api_keys="sesame")) as port:
@@ -96,7 +104,9 @@ def test_headers_after_a_body_and_bodies_that_nobody_reads(tmp_path: Path, monke
 
 def test_without_keys_only_this_machine_is_answered(tmp_path: Path) -> None:
     """Not a page whose name was made to point here, nor one that sends a form across."""
-    with Client(create_app(Settings(data=tmp_path / "data", hosts="archive.home"), FakeEncoder())) as client:
+    with Client(
+        create_app(Settings(data=tmp_path / "data", hosts="archive.home"), FakeEncoder())
+    ) as client:
         refused(client.get("/v1/collections", headers={"Host": "evil.example"}), 421, "bad_host")
         for host in ("localhost:8000", "127.0.0.1", "[::1]:8000", "archive.home"):
             assert client.get("/v1/collections", headers={"Host": host}).status_code == 200
@@ -104,7 +114,9 @@ def test_without_keys_only_this_machine_is_answered(tmp_path: Path) -> None:
         refused(client.post("/v1/admin/reload", headers=across), 403, "cross_origin")
         refused(client.delete("/v1/collections/default", headers=across), 403, "cross_origin")
         own = {"Origin": "http://localhost"}
-        assert client.post("/v1/embed/text", json={"texts": ["red"]}, headers=own).status_code == 200
+        assert (
+            client.post("/v1/embed/text", json={"texts": ["red"]}, headers=own).status_code == 200
+        )
 
 
 def test_a_link_in_the_place_of_an_imported_file_is_not_followed(tmp_path: Path) -> None:
@@ -112,7 +124,9 @@ def test_a_link_in_the_place_of_an_imported_file_is_not_followed(tmp_path: Path)
     library.mkdir()
     secret.write_text("secret")
     tone = make_wav(library / "tone.wav", 1.0)
-    with Client(create_app(Settings(data=tmp_path / "data", imports=library), FakeEncoder())) as client:
+    with Client(
+        create_app(Settings(data=tmp_path / "data", imports=library), FakeEncoder())
+    ) as client:
         id = client.post("/v1/jobs", json={"path": "."}).json()["id"]
         while client.get(f"/v1/jobs/{id}").json()["state"] in ("queued", "running"):
             time.sleep(0.05)
@@ -141,26 +155,47 @@ def test_forms_with_too_many_parts_are_refused(tmp_path: Path) -> None:
         many = [("file", (f"{n}.wav", tone)) for n in range(5)]
         refused(client.post("/v1/embed/audio", files=many), 400, "bad_request")
         fields = {f"field{n}": "x" for n in range(2000)}
-        refused(client.post("/v1/collections/default/items", data=fields, files={"file": tone}), 400, "bad_request")
-        part = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\nX: ' + b"y" * 500_000
+        refused(
+            client.post("/v1/collections/default/items", data=fields, files={"file": tone}),
+            400,
+            "bad_request",
+        )
+        part = (
+            b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\nX: '
+            + b"y" * 500_000
+        )
         answer = client.post(
-            "/v1/embed/audio", content=part, headers={"content-type": "multipart/form-data; boundary=b"}
+            "/v1/embed/audio",
+            content=part,
+            headers={"content-type": "multipart/form-data; boundary=b"},
         )
         assert answer.status_code == 400 and list((tmp_path / "data" / "uploads").iterdir()) == []
 
 
 def test_json_that_explodes_is_refused(tmp_path: Path) -> None:
-    with Client(create_app(Settings(data=tmp_path / "data", json_max_mb=1), FakeEncoder())) as client:
+    with Client(
+        create_app(Settings(data=tmp_path / "data", json_max_mb=1), FakeEncoder())
+    ) as client:
         as_json = {"content-type": "application/json"}
         for body in (
             "[" * 100_000,
             '{"query":' * 50_000,
             '{"query": "a", "filter": ' + '{"$not":' * 500 + "1" + "}" * 501,
         ):
-            assert client.post("/v1/search/text-video", content=body, headers=as_json).status_code == 400
+            assert (
+                client.post("/v1/search/text-video", content=body, headers=as_json).status_code
+                == 400
+            )
         wide = {"$or": [{"a": n} for n in range(20_000)]}
-        assert client.post("/v1/search/text-video", json={"query": "a", "filter": wide}).status_code in (200, 400)
-        assert client.post("/v1/search/text-video", content=b" " * 2_000_000, headers=as_json).status_code == 413
+        assert client.post(
+            "/v1/search/text-video", json={"query": "a", "filter": wide}
+        ).status_code in (200, 400)
+        assert (
+            client.post(
+                "/v1/search/text-video", content=b" " * 2_000_000, headers=as_json
+            ).status_code
+            == 413
+        )
         assert client.get("/readyz").status_code == 200
 
 
@@ -177,10 +212,14 @@ def test_media_that_explode_cost_one_request(tmp_path: Path) -> None:
     at = clip.find(b"avc1") + 28  # width and height of the sample entry
     clip[at : at + 4] = b"\xff\xff\xff\xff"
     playlist = b"ffconcat version 1.0\nfile '/etc/passwd'\n"
-    with Client(create_app(Settings(data=tmp_path / "data", media_max_s=60.0), FakeEncoder())) as client:
+    with Client(
+        create_app(Settings(data=tmp_path / "data", media_max_s=60.0), FakeEncoder())
+    ) as client:
         refused(client.post("/v1/embed/audio", files=upload(silence)), 413, "too_long")
         for data in (bomb.getvalue(), playlist, b"#EXTM3U\nhttp://127.0.0.1/x.ts\n"):
-            refused(client.post("/v1/embed/video", files={"file": ("a.mp4", data)}), 415, "not_media")
+            refused(
+                client.post("/v1/embed/video", files={"file": ("a.mp4", data)}), 415, "not_media"
+            )
         for data in (bytes(liar), bytes(clip)):
             answer = client.post("/v1/embed/audio", files={"file": ("a", data)})
             assert answer.status_code in (200, 413, 415, 422), answer.text
@@ -188,9 +227,17 @@ def test_media_that_explode_cost_one_request(tmp_path: Path) -> None:
 
 
 def test_names_and_metadata_are_data(tmp_path: Path) -> None:
-    """Names that lead elsewhere, markup and SQL come back as they were, and nothing is written outside of the data."""
+    """Names that lead elsewhere, markup and SQL come back as they were, and nothing is written
+    outside of the data.
+    """
     tone = make_wav(tmp_path / "tone.wav", 1.0)
-    evil = ("../../../etc/passwd", "<script>alert(1)</script>", "'; DROP TABLE items; --", "a\\..\\b", "%2e%2e%2f")
+    evil = (
+        "../../../etc/passwd",
+        "<script>alert(1)</script>",
+        "'; DROP TABLE items; --",
+        "a\\..\\b",
+        "%2e%2e%2f",
+    )
     before = {p.name for p in tmp_path.iterdir()} | {"data"}
     with Client(create_app(Settings(data=tmp_path / "data"), FakeEncoder())) as client:
         for name in evil:
@@ -198,21 +245,29 @@ def test_names_and_metadata_are_data(tmp_path: Path) -> None:
             answer = client.post("/v1/collections/default/items", files=files, data={"id": name})
             assert answer.status_code == 201 and answer.json()["id"] == name
             client.post(
-                "/v1/collections/default/items", json={"text": "x", "id": f"t{name}", "metadata": {"name": name}}
+                "/v1/collections/default/items",
+                json={"text": "x", "id": f"t{name}", "metadata": {"name": name}},
             )
             found = search(client, "text-text", "x", filter={"name": name})
             assert [hit["metadata"] for hit in found["hits"]] == [{"name": name}]
         ids = {item["id"] for item in client.get("/v1/collections/default/items").json()["items"]}
         assert ids == {*evil, *(f"t{name}" for name in evil)}
-        for path in ("/v1/collections/..%2f..%2fetc/items", "/v1/collections/default/items/..%2f..%2fnone/media"):
+        for path in (
+            "/v1/collections/..%2f..%2fetc/items",
+            "/v1/collections/default/items/..%2f..%2fnone/media",
+        ):
             assert client.get(path).status_code == 404
-        kinds = {client.get("/v1/collections", headers={"accept": "text/html"}).headers["content-type"]}
+        kinds = {
+            client.get("/v1/collections", headers={"accept": "text/html"}).headers["content-type"]
+        }
         assert kinds == {"application/json"}
     assert {p.name for p in tmp_path.iterdir()} <= before
 
 
 def test_keys_are_not_guessed_by_time_or_shape(tmp_path: Path) -> None:
-    with Client(create_app(Settings(data=tmp_path / "data", api_keys="sesame"), FakeEncoder())) as client:
+    with Client(
+        create_app(Settings(data=tmp_path / "data", api_keys="sesame"), FakeEncoder())
+    ) as client:
         for header in (
             "",
             "Bearer",
@@ -228,7 +283,9 @@ def test_keys_are_not_guessed_by_time_or_shape(tmp_path: Path) -> None:
         for path in ("/v1/jobs", "/v1/admin/reload", "/v1/collections", "/v1/search/text-video"):
             assert client.post(path, json={}).status_code == 401
         assert client.get("/v1//models").status_code in (401, 404)
-        assert client.get("/v1/models", headers={"Authorization": "bearer sesame"}).status_code == 200
+        assert (
+            client.get("/v1/models", headers={"Authorization": "bearer sesame"}).status_code == 200
+        )
 
 
 def altered(link: str) -> list[str]:
@@ -236,12 +293,27 @@ def altered(link: str) -> list[str]:
     path, _, token = link.partition("?link=")
     ends, _, signature = token.partition(".")
     other = "B" if signature[0] == "A" else "A"
-    tokens = [f"{int(ends) + 1}.{signature}", f"{ends}.{other}{signature[1:]}", f"{ends}.{signature[:-1]}", f"{ends}."]
-    tokens += [f".{signature}", signature, "", f"{token}&link={token}", f"{token}=", f"0{token}", f"{token}%0A"]
+    tokens = [
+        f"{int(ends) + 1}.{signature}",
+        f"{ends}.{other}{signature[1:]}",
+        f"{ends}.{signature[:-1]}",
+        f"{ends}.",
+    ]
+    tokens += [
+        f".{signature}",
+        signature,
+        "",
+        f"{token}&link={token}",
+        f"{token}=",
+        f"0{token}",
+        f"{token}%0A",
+    ]
     return [f"{path}?link={token}" for token in tokens]
 
 
-def test_a_link_opens_one_item_for_a_while(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_link_opens_one_item_for_a_while(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.DEBUG)
     red = make_clip(tmp_path / "red.mp4", [RED])
     items, key = "/v1/collections/default/items", {"Authorization": "Bearer sesame"}
@@ -251,7 +323,9 @@ def test_a_link_opens_one_item_for_a_while(tmp_path: Path, caplog: pytest.LogCap
         for place in (items, "/v1/collections/other/items"):
             for id in ("a b/red", "a b/red2"):
                 with red.open("rb") as file:
-                    client.post(place, files={"file": file}, data={"id": id}, headers=key).raise_for_status()
+                    client.post(
+                        place, files={"file": file}, data={"id": id}, headers=key
+                    ).raise_for_status()
         refused(client.post(f"{items}/a b/red/link"), 401, "unauthorized")
         refused(client.post(f"{items}/none/link", headers=key), 404, "unknown_item")
         made = client.post(f"{items}/a b/red/link", headers=key)
@@ -281,7 +355,11 @@ def test_a_link_opens_one_item_for_a_while(tmp_path: Path, caplog: pytest.LogCap
         refused(client.post(f"{items}/a b/red/link?{query}"), 401, "bad_link")
         for address in altered(link["media"]):
             refused(client.get(address), 401, "bad_link")
-        refused(client.get(link["media"], headers={"Authorization": "Bearer guess"}), 401, "unauthorized")
+        refused(
+            client.get(link["media"], headers={"Authorization": "Bearer guess"}),
+            401,
+            "unauthorized",
+        )
         time.sleep(3.1)
         ended = client.get(link["media"], headers={"Range": "bytes=10-19"})
         refused(ended, 401, "bad_link")
@@ -292,7 +370,12 @@ def test_a_link_opens_one_item_for_a_while(tmp_path: Path, caplog: pytest.LogCap
     ours = [record for record in caplog.records if not record.name.startswith(others)]
     assert any(record.name == "tercet.requests" for record in ours)
     tokens = [made["media"].partition("link=")[2] for made in (link, {"media": again})]
-    assert not [r for r in ours for token in tokens if token in r.getMessage() or token in json.dumps(str(vars(r)))]
+    assert not [
+        r
+        for r in ours
+        for token in tokens
+        if token in r.getMessage() or token in json.dumps(str(vars(r)))
+    ]
 
 
 def test_a_link_ends_with_its_key_and_its_process() -> None:
@@ -310,7 +393,12 @@ def test_requests_by_a_link_are_of_the_key_that_made_it(tmp_path: Path) -> None:
     with Client(create_app(settings, FakeEncoder())) as client:
         headers = {"Authorization": "Bearer a"}
         tone = make_wav(tmp_path / "tone.wav", 1.0)
-        added = client.post("/v1/collections/default/items", files=upload(tone), data={"id": "tone"}, headers=headers)
+        added = client.post(
+            "/v1/collections/default/items",
+            files=upload(tone),
+            data={"id": "tone"},
+            headers=headers,
+        )
         assert added.status_code == 201
         link = client.post("/v1/collections/default/items/tone/link", headers=headers).json()
         assert link["poster"] is None
@@ -322,7 +410,11 @@ def test_where_no_key_is_wanted_a_link_is_the_plain_address(tmp_path: Path) -> N
     with Client(create_app(Settings(data=tmp_path / "data"), FakeEncoder())) as client:
         add(client, make_wav(tmp_path / "tone.wav", 1.0), id="tone")
         link = client.post("/v1/collections/default/items/tone/link").json()
-        assert link == {"media": "/v1/collections/default/items/tone/media", "poster": None, "expires_s": None}
+        assert link == {
+            "media": "/v1/collections/default/items/tone/media",
+            "poster": None,
+            "expires_s": None,
+        }
         client.post("/v1/collections/default/items", json={"text": "red", "id": "words"})
         refused(client.post("/v1/collections/default/items/words/link"), 404, "unknown_item")
 
@@ -331,7 +423,9 @@ def test_no_origin_is_let_in(tmp_path: Path) -> None:
     with Client(create_app(Settings(data=tmp_path / "data"), FakeEncoder())) as client:
         answer = client.get("/v1/models", headers={"Origin": "https://elsewhere.example"})
         assert not [name for name in answer.headers if name.startswith("access-control")]
-        asked = client.options("/v1/models", headers={"Origin": "https://x", "Access-Control-Request-Method": "GET"})
+        asked = client.options(
+            "/v1/models", headers={"Origin": "https://x", "Access-Control-Request-Method": "GET"}
+        )
         assert asked.status_code == 405
         add(client, make_wav(tmp_path / "page.html", 1.0), id="page")
         media = client.get("/v1/collections/default/items/page/media")
@@ -380,5 +474,9 @@ def test_a_decoder_that_burns_its_processor_is_ended(tmp_path: Path) -> None:
 
 def test_the_page_of_attacks_names_tests_that_exist() -> None:
     named = re.findall(r"`(test_\w+)`", (ROOT / "docs" / "security.md").read_text("utf-8"))
-    there = {name for file in (ROOT / "tests").glob("*.py") for name in re.findall(r"def (test_\w+)", file.read_text())}
+    there = {
+        name
+        for file in (ROOT / "tests").glob("*.py")
+        for name in re.findall(r"def (test_\w+)", file.read_text())
+    }
     assert len(named) > 20 and set(named) <= there, set(named) - there

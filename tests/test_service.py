@@ -49,11 +49,15 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory, clips: dict[str, Path]) -> Iterator[Client]:
-    app = create_app(settings(tmp_path_factory.mktemp("service") / "data", media_max_s=20.0), FakeEncoder())
+    app = create_app(
+        settings(tmp_path_factory.mktemp("service") / "data", media_max_s=20.0), FakeEncoder()
+    )
     with Client(app) as client:
         for id, path in clips.items():
             add(client, path, id=id, metadata=json.dumps({"name": id, "n": len(id)}))
-        client.post("/v1/collections/default/items", json={"text": "green blue", "id": "words"}).raise_for_status()
+        client.post(
+            "/v1/collections/default/items", json={"text": "green blue", "id": "words"}
+        ).raise_for_status()
         yield client
 
 
@@ -96,9 +100,13 @@ def test_text_finds_the_right_moment(client: Client) -> None:
     result = search(client, "text-video", "red")
     assert result["route"] == "text-video"
     assert result["plan"] == {"exact": True, "candidates": 5, "ways": ["scan"], "compared": 5}
-    assert {h["id"] for h in result["hits"][:2]} == {"red", "story"} and result["hits"][2]["id"] == "green"
+    assert {h["id"] for h in result["hits"][:2]} == {"red", "story"} and result["hits"][2][
+        "id"
+    ] == "green"
     story = next(h for h in result["hits"] if h["id"] == "story")
-    assert story["start_s"] == pytest.approx(4.0, abs=0.2) and story["end_s"] == pytest.approx(6.0, abs=0.2)
+    assert story["start_s"] == pytest.approx(4.0, abs=0.2) and story["end_s"] == pytest.approx(
+        6.0, abs=0.2
+    )
     assert story["moments"][0]["score"] == story["score"] == story["scores"]["video"] > 0.95
     assert story["scores"]["audio"] == 0.0 and story["metadata"] == {"name": "story", "n": 5}
 
@@ -111,11 +119,18 @@ def test_every_pair_of_modalities_can_be_searched(client: Client, clips: dict[st
         ("video", "video"): "green",
         ("video", "text"): "words",
     }
-    alike = {("text", "audio"): 0, ("audio", "text"): 0, ("audio", "video"): 0, ("video", "audio"): 0}
+    alike = {
+        ("text", "audio"): 0,
+        ("audio", "text"): 0,
+        ("audio", "video"): 0,
+        ("video", "audio"): 0,
+    }
     alike[("audio", "audio")] = 1  # every sound is the fourth axis, which nothing else has
     for query in ("text", "audio", "video"):
         for target in ("text", "audio", "video"):
-            result = search(client, f"{query}-{target}", "green" if query == "text" else files[query])
+            result = search(
+                client, f"{query}-{target}", "green" if query == "text" else files[query]
+            )
             assert result["hits"] and all(h["target"] == target for h in result["hits"])
             if (query, target) in best:
                 assert result["hits"][0]["id"] == best[(query, target)]
@@ -125,7 +140,9 @@ def test_every_pair_of_modalities_can_be_searched(client: Client, clips: dict[st
 
 
 def test_a_bundle_of_two_spaces(tmp_path: Path, clips: dict[str, Path]) -> None:
-    """Words are encoded once for pictures and once for sounds; a route takes the space that holds both its ends."""
+    """Words are encoded once for pictures and once for sounds; a route takes the space that holds
+    both its ends.
+    """
     spaces = {
         "sight": Space(4, {"text": "text@sight", "video": "video"}),
         "sound": Space(2, {"text": "text@sound", "audio": "audio"}),
@@ -136,7 +153,9 @@ def test_a_bundle_of_two_spaces(tmp_path: Path, clips: dict[str, Path]) -> None:
         assert model["spaces"]["sound"] == {"dim": 2, "modalities": ["text", "audio"]}
         assert add(client, clips["red"], id="red")["modalities"] == ["audio", "video"]
         add(client, clips["green"], id="green")
-        client.post("/v1/collections/default/items", json={"text": "red", "id": "words"}).raise_for_status()
+        client.post(
+            "/v1/collections/default/items", json={"text": "red", "id": "words"}
+        ).raise_for_status()
         assert client.get("/v1/collections/default").json()["vectors"] == {
             "text@sight": 1,
             "video": 2,
@@ -146,7 +165,11 @@ def test_a_bundle_of_two_spaces(tmp_path: Path, clips: dict[str, Path]) -> None:
         found = search(client, "text-video", "red")
         assert found["space"] == "sight" and [h["id"] for h in found["hits"]] == ["red", "green"]
         assert set(found["hits"][0]["scores"]) == {"video"}  # its sound is in another space
-        refused(client.post("/v1/search/text-video", json={"query": "red", "space": "sound"}), 422, "no_route")
+        refused(
+            client.post("/v1/search/text-video", json={"query": "red", "space": "sound"}),
+            422,
+            "no_route",
+        )
         assert search(client, "text-text", "red", space="sound")["space"] == "sound"
         found = search(client, "text-audio", "noise")
         assert found["space"] == "sound" and [h["id"] for h in found["hits"]] == ["red"]
@@ -160,16 +183,24 @@ def test_a_bundle_of_two_spaces(tmp_path: Path, clips: dict[str, Path]) -> None:
                 == (space or "sight", dim)
                 == (answer["space"], len(answer["data"][0]["embedding"]))
             )
-        refused(client.post("/v1/embed/audio", files=upload(clips["tone"]), data={"space": "sight"}), 422, "no_route")
+        refused(
+            client.post("/v1/embed/audio", files=upload(clips["tone"]), data={"space": "sight"}),
+            422,
+            "no_route",
+        )
 
 
 def test_a_composed_search(client: Client, clips: dict[str, Path]) -> None:
     """Worked out by the fake's axes, red, green, blue, sound."""
 
-    def compose(parts: list[dict[str, Any]], targets: list[str], files: Any = None, **options: Any) -> dict[str, Any]:
+    def compose(
+        parts: list[dict[str, Any]], targets: list[str], files: Any = None, **options: Any
+    ) -> dict[str, Any]:
         request = {"parts": parts, "targets": targets, **options}
         sent: dict[str, Any] = (
-            {"data": {"request": json.dumps(request)}, "files": files} if files else {"json": request}
+            {"data": {"request": json.dumps(request)}, "files": files}
+            if files
+            else {"json": request}
         )
         answer = client.post("/v1/search", **sent)
         assert answer.status_code == 200, answer.text
@@ -183,14 +214,22 @@ def test_a_composed_search(client: Client, clips: dict[str, Path]) -> None:
     found = compose([{"text": "red"}, {"text": "green", "weight": -0.5}], ["video"])
     assert found["hits"][-1]["id"] == "green" and found["hits"][-1]["score"] < 0
     best = found["hits"][0]
-    assert sum(best["parts"]) == pytest.approx(best["score"]) and best["parts"][0] == pytest.approx(2 / 3, abs=0.05)
+    assert sum(best["parts"]) == pytest.approx(best["score"]) and best["parts"][0] == pytest.approx(
+        2 / 3, abs=0.05
+    )
     files = {"tone": ("t.wav", clips["tone"].read_bytes())}
     parts = [{"text": "red", "weight": 1.0}, {"file": "tone", "modality": "audio", "weight": 1.0}]
     found = compose(parts, ["video", "audio"], files, top_k=3)
     first = found["hits"][0]
-    assert set(first["scores"]) == {"video", "audio"} and first["evidence"]["audio"]["score"] == pytest.approx(0.5)
-    assert found["route"] == "composed-video+audio" and found["good_match"] is None  # five windows tell nothing
-    twice = [{"file": "clip", "modality": "video"}, {"file": "clip", "modality": "audio", "weight": 0.1}]
+    assert set(first["scores"]) == {"video", "audio"} and first["evidence"]["audio"][
+        "score"
+    ] == pytest.approx(0.5)
+    # five windows tell nothing
+    assert found["route"] == "composed-video+audio" and found["good_match"] is None
+    twice = [
+        {"file": "clip", "modality": "video"},
+        {"file": "clip", "modality": "audio", "weight": 0.1},
+    ]
     both = {"clip": ("c.mp4", clips["red"].read_bytes())}
     assert {h["id"] for h in compose(twice, ["video"], both, top_k=2)["hits"]} == {"red", "story"}
     like = compose([{"item": "green", "modality": "video"}], ["video"], top_k=1)
@@ -207,15 +246,31 @@ def test_a_composed_search(client: Client, clips: dict[str, Path]) -> None:
     bad(422, "no_vectors", parts=[{"item": "words", "modality": "video"}], targets=["video"])
     bad(400, "bad_request", parts=[{"text": "red"}], targets=["smell"])
     refused(client.post("/v1/search", files={"x": ("x.wav", b"x")}), 400, "bad_request")
-    refused(client.post("/v1/search", data={"request": "{"}, files={"x": ("x.wav", b"x")}), 400, "bad_request")
+    refused(
+        client.post("/v1/search", data={"request": "{"}, files={"x": ("x.wav", b"x")}),
+        400,
+        "bad_request",
+    )
 
 
 def test_search_options(client: Client, clips: dict[str, Path]) -> None:
-    assert [h["id"] for h in search(client, "text-video", "red", filter={"name": "green"})["hits"]] == ["green"]
+    assert [
+        h["id"] for h in search(client, "text-video", "red", filter={"name": "green"})["hits"]
+    ] == ["green"]
     assert search(client, "text-video", "red", min_score=0.9999)["hits"] == []
     assert len(search(client, "text-video", "red", top_k=1)["hits"]) == 1
     assert (
-        len(search(client, "video-video", clips["red"], top_k=2, filter='{"n": {"$gte": 5}}', exact=True)["hits"]) == 2
+        len(
+            search(
+                client,
+                "video-video",
+                clips["red"],
+                top_k=2,
+                filter='{"n": {"$gte": 5}}',
+                exact=True,
+            )["hits"]
+        )
+        == 2
     )
 
 
@@ -224,8 +279,13 @@ def test_embeddings(client: Client, clips: dict[str, Path]) -> None:
     assert answer["dim"] == 4 and answer["space"] == "vlsa" and answer["fingerprint"] == "fake"
     assert np.allclose(answer["data"][1]["embedding"], [2**-0.5, 2**-0.5, 0, 0])
     story = client.post("/v1/embed/video", files=upload(clips["story"])).json()["data"][0]
-    assert [round(w["start_s"]) for w in story["windows"]] == [0, 2, 4] and len(story["embedding"]) == 4
-    assert np.argmax(story["windows"][0]["embedding"]) == 2 and np.argmax(story["windows"][2]["embedding"]) == 0
+    assert [round(w["start_s"]) for w in story["windows"]] == [0, 2, 4] and len(
+        story["embedding"]
+    ) == 4
+    assert (
+        np.argmax(story["windows"][0]["embedding"]) == 2
+        and np.argmax(story["windows"][2]["embedding"]) == 0
+    )
     sound = client.post("/v1/embed/audio", files=upload(clips["tone"])).json()["data"][0]
     assert sound["embedding"] == [0, 0, 0, 1] and sound["filename"] == "tone.wav"
 
@@ -244,16 +304,29 @@ def test_one_bad_file_among_good_ones(client: Client, clips: dict[str, Path]) ->
 
 
 def test_openai_shape(client: Client) -> None:
-    plain = client.post("/v1/embeddings", json={"input": ["red", "blue"], "model": "fake", "user": "x"}).json()
+    plain = client.post(
+        "/v1/embeddings", json={"input": ["red", "blue"], "model": "fake", "user": "x"}
+    ).json()
     assert plain["object"] == "list" and [d["index"] for d in plain["data"]] == [0, 1]
-    packed = client.post("/v1/embeddings", json={"input": "red", "encoding_format": "base64"}).json()
-    assert np.frombuffer(base64.b64decode(packed["data"][0]["embedding"]), "<f4").tolist() == [1, 0, 0, 0]
-    refused(client.post("/v1/embeddings", json={"input": "x", "model": "other"}), 404, "model_not_found")
+    packed = client.post(
+        "/v1/embeddings", json={"input": "red", "encoding_format": "base64"}
+    ).json()
+    assert np.frombuffer(base64.b64decode(packed["data"][0]["embedding"]), "<f4").tolist() == [
+        1,
+        0,
+        0,
+        0,
+    ]
+    refused(
+        client.post("/v1/embeddings", json={"input": "x", "model": "other"}), 404, "model_not_found"
+    )
     refused(client.post("/v1/embeddings", json={"input": []}), 400, "bad_request")
 
 
 def test_words_that_are_not_known_are_told(client: Client) -> None:
-    """A query of which nothing is known is refused; of which some is, answered, and nothing is sure."""
+    """A query of which nothing is known is refused; of which some is, answered, and nothing is
+    sure.
+    """
     for query in ("собака лает", "🐶"):
         refused(client.post("/v1/search/text-video", json={"query": query}), 400, "bad_text")
     assert search(client, "text-video", "red")["warnings"] == []
@@ -280,7 +353,9 @@ def test_embeddings_of_what_is_not_known_or_too_long(client: Client) -> None:
     refused(client.post("/v1/embeddings", json={"input": "собака"}), 400, "bad_text")
     both = client.post("/v1/embeddings", json={"input": ["собака", "лает"]}).json()["error"]
     assert both["param"] == "input[0]"
-    answer = client.post("/v1/embeddings", json={"input": ["red", "собака", "green " * 8 + "red"]}).json()
+    answer = client.post(
+        "/v1/embeddings", json={"input": ["red", "собака", "green " * 8 + "red"]}
+    ).json()
     assert [row["embedding"] for row in answer["data"]][::2] == [[1, 0, 0, 0], [0, 1, 0, 0]]
     assert answer["warnings"] == [
         "the text of index 1: none of its words is known: собака",
@@ -290,16 +365,28 @@ def test_embeddings_of_what_is_not_known_or_too_long(client: Client) -> None:
     assert "warnings" not in client.post("/v1/embeddings", json={"input": "red"}).json()
     refused(client.post("/v1/embed/text", json={"texts": ["🐶"]}), 400, "bad_text")
     answer = client.post("/v1/embed/text", json={"texts": ["red", "red 🐶"]}).json()
-    assert len(answer["data"]) == 2 and "index 1" in answer["warnings"][0] and "🐶" in answer["warnings"][0]
+    assert (
+        len(answer["data"]) == 2
+        and "index 1" in answer["warnings"][0]
+        and "🐶" in answer["warnings"][0]
+    )
 
 
 def test_long_and_unknown_text_items(tmp_path: Path) -> None:
-    """Nine words are two windows, of which the better counts; what says nothing is kept, and found by nothing."""
+    """Nine words are two windows, of which the better counts; what says nothing is kept, and found
+    by nothing.
+    """
     with Client(create_app(settings(tmp_path / "data"), FakeEncoder())) as client:
         items = "/v1/collections/default/items"
         long = client.post(items, json={"text": "green " * 8 + "red", "id": "long"})
         assert long.status_code == 201
-        assert long.json() == {"id": "long", "windows": 2, "modalities": ["text"], "duration_s": 0, "warnings": []}
+        assert long.json() == {
+            "id": "long",
+            "windows": 2,
+            "modalities": ["text"],
+            "duration_s": 0,
+            "warnings": [],
+        }
         mixed = client.post(items, json={"text": "blue собака", "id": "mixed"}).json()
         assert mixed["windows"] == 1 and "собака" in mixed["warnings"][0]
         strange = client.post(items, json={"text": "собака лает", "id": "strange"})
@@ -314,14 +401,27 @@ def test_long_and_unknown_text_items(tmp_path: Path) -> None:
 
 def test_items(client: Client, clips: dict[str, Path]) -> None:
     first = client.get("/v1/collections/default/items", params={"limit": 3}).json()
-    rest = client.get("/v1/collections/default/items", params={"limit": 3, "after": first["next"]}).json()
+    rest = client.get(
+        "/v1/collections/default/items", params={"limit": 3, "after": first["next"]}
+    ).json()
     ids = [i["id"] for i in first["items"] + rest["items"]]
-    assert ids == sorted(ids) and set(ids) >= {"red", "green", "story", "tone", "words"} and rest["next"] is None
+    assert (
+        ids == sorted(ids)
+        and set(ids) >= {"red", "green", "story", "tone", "words"}
+        and rest["next"] is None
+    )
     words = client.get("/v1/collections/default/items/words").json()
-    assert words["kind"] == "text" and words["text"] == "green blue" and words["modalities"] == ["text"]
+    assert (
+        words["kind"] == "text"
+        and words["text"] == "green blue"
+        and words["modalities"] == ["text"]
+    )
     media = client.get("/v1/collections/default/items/red/media", headers={"range": "bytes=4-7"})
     assert media.status_code == 206 and media.content == clips["red"].read_bytes()[4:8] == b"ftyp"
-    assert media.headers["content-type"] == "video/mp4" and media.headers["x-content-type-options"] == "nosniff"
+    assert (
+        media.headers["content-type"] == "video/mp4"
+        and media.headers["x-content-type-options"] == "nosniff"
+    )
     poster = client.get("/v1/collections/default/items/red/poster", params={"at_s": 1.0})
     assert poster.headers["content-type"] == "image/jpeg" and poster.content[:2] == b"\xff\xd8"
     heard = client.get("/v1/collections/default/items/tone/waveform").json()["peaks"]
@@ -335,7 +435,10 @@ def test_items(client: Client, clips: dict[str, Path]) -> None:
 
 def test_ids_may_look_like_paths(client: Client, clips: dict[str, Path]) -> None:
     add(client, clips["green"], id="a/../b ü.mp4")
-    assert client.get("/v1/collections/default/items/a%2F..%2Fb%20%C3%BC.mp4").json()["id"] == "a/../b ü.mp4"
+    assert (
+        client.get("/v1/collections/default/items/a%2F..%2Fb%20%C3%BC.mp4").json()["id"]
+        == "a/../b ü.mp4"
+    )
     assert client.delete("/v1/collections/default/items/a%2F..%2Fb%20%C3%BC.mp4").status_code == 204
 
 
@@ -354,13 +457,29 @@ def test_collections(client: Client, clips: dict[str, Path]) -> None:
     refused(client.get("/v1/collections/second"), 404, "unknown_collection")
 
 
-def test_bad_requests_are_told_what_is_wrong(client: Client, clips: dict[str, Path], tmp_path: Path) -> None:
+def test_bad_requests_are_told_what_is_wrong(
+    client: Client, clips: dict[str, Path], tmp_path: Path
+) -> None:
     items = "/v1/collections/default/items"
     red = {"file": ("red.mp4", clips["red"].read_bytes())}
-    refused(client.post("/v1/search/text-video", json={"query": "x", "topk": 3}), 400, "bad_request")
-    refused(client.post("/v1/search/text-video", json={"query": "x", "filter": {"$where": 1}}), 400, "bad_filter")
-    refused(client.post("/v1/search/text-video", json={"query": "x", "collection": "no"}), 404, "unknown_collection")
-    refused(client.post("/v1/search/text-video", json={"query": "x", "top_k": 10**6}), 400, "bad_request")
+    refused(
+        client.post("/v1/search/text-video", json={"query": "x", "topk": 3}), 400, "bad_request"
+    )
+    refused(
+        client.post("/v1/search/text-video", json={"query": "x", "filter": {"$where": 1}}),
+        400,
+        "bad_filter",
+    )
+    refused(
+        client.post("/v1/search/text-video", json={"query": "x", "collection": "no"}),
+        404,
+        "unknown_collection",
+    )
+    refused(
+        client.post("/v1/search/text-video", json={"query": "x", "top_k": 10**6}),
+        400,
+        "bad_request",
+    )
     refused(client.post("/v1/search/text-video", content=b"{"), 400, "bad_request")
     refused(client.post("/v1/search/text-smell", json={"query": "x"}), 404, "not_found")
     refused(client.get("/v1/search/text-video"), 405, "method_not_allowed")
@@ -370,7 +489,9 @@ def test_bad_requests_are_told_what_is_wrong(client: Client, clips: dict[str, Pa
     refused(client.post(items, files=red, data={"id": "x" * 600}), 400, "bad_request")
     refused(client.post(items, data={"id": "x"}), 400, "bad_request")
     refused(client.post(items, json={"txt": "x"}), 400, "bad_request")
-    refused(client.post(items, content=b"x", headers={"content-type": "text/plain"}), 400, "bad_request")
+    refused(
+        client.post(items, content=b"x", headers={"content-type": "text/plain"}), 400, "bad_request"
+    )
     refused(client.post("/v1/embed/video", files=upload(clips["tone"])), 422, "missing_modality")
     long = make_wav(tmp_path / "long.wav", 30.0, rate=8000)
     detail = refused(client.post("/v1/embed/audio", files=upload(long)), 413, "too_long")["detail"]
@@ -392,7 +513,12 @@ def test_metadata_that_could_not_be_given_back_is_refused(
     client: Client, clips: dict[str, Path], metadata: str
 ) -> None:
     items = "/v1/collections/default/items"
-    assert client.post(items, files=upload(clips["tone"]), data={"metadata": metadata, "id": "m"}).status_code == 400
+    assert (
+        client.post(
+            items, files=upload(clips["tone"]), data={"metadata": metadata, "id": "m"}
+        ).status_code
+        == 400
+    )
     assert (
         client.post(
             items,
@@ -417,21 +543,36 @@ def test_ids_that_could_not_be_asked_for_are_refused(client: Client, id: str) ->
 def test_odd_texts_and_forms_get_answers(client: Client, clips: dict[str, Path]) -> None:
     odd = {"query": "\ud800 \x00", "collection": "default"}
     as_json = {"content-type": "application/json"}
-    assert client.post("/v1/search/text-video", content=json.dumps(odd), headers=as_json).status_code == 200
+    assert (
+        client.post("/v1/search/text-video", content=json.dumps(odd), headers=as_json).status_code
+        == 200
+    )
     odd["collection"] = "\ud800"
-    refused(client.post("/v1/search/text-video", content=json.dumps(odd), headers=as_json), 404, "unknown_collection")
-    refused(client.post("/v1/collections", content='{"name": "\\ud800"}', headers=as_json), 400, "bad_name")
+    refused(
+        client.post("/v1/search/text-video", content=json.dumps(odd), headers=as_json),
+        404,
+        "unknown_collection",
+    )
+    refused(
+        client.post("/v1/collections", content='{"name": "\\ud800"}', headers=as_json),
+        400,
+        "bad_name",
+    )
     boundary = "multipart/form-data; boundary=x; charset=undefined"
     form = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\nz\r\n--x--\r\n'
     for path in ("/v1/collections/default/items", "/v1/embed/audio"):
         answer = client.post(path, content=form, headers={"content-type": boundary})
         assert answer.status_code in (400, 415) and answer.json()["error"]["code"], answer.text
-    plain = client.post("/v1/collections/default/items", data={"file": "no file"}, files={"x": b"1"})
+    plain = client.post(
+        "/v1/collections/default/items", data={"file": "no file"}, files={"x": b"1"}
+    )
     refused(plain, 400, "bad_request")
 
 
 def parts(*fields: tuple[str, str | bytes | tuple[str, bytes]]) -> list[tuple[str, Any]]:
-    """A form as curl sends it: texts, and files by name and content, in this order, under one name as often as said."""
+    """A form as curl sends it: texts, and files by name and content, in this order, under one name
+    as often as said.
+    """
     return [(name, value if isinstance(value, tuple) else (None, value)) for name, value in fields]
 
 
@@ -448,7 +589,9 @@ SLIPS = [  # what is beside the file, and the field that the answer names
 
 
 @pytest.mark.parametrize("beside, named", SLIPS, ids=range(len(SLIPS)))
-@pytest.mark.parametrize("route", ["collections/default/items", "search/audio-any", "embed/audio", "embed/video"])
+@pytest.mark.parametrize(
+    "route", ["collections/default/items", "search/audio-any", "embed/audio", "embed/video"]
+)
 def test_a_field_nobody_knows_is_named(
     client: Client, clips: dict[str, Path], route: str, beside: list[tuple[str, Any]], named: str
 ) -> None:
@@ -462,8 +605,14 @@ def test_a_field_nobody_knows_is_named(
     "route, fields",
     [
         ("collections/default/items", {"id": "x", "metadata": "{}"}),
-        ("search/video-video", {"top_k": "1", "filter": "{}", "collection": "default", "exact": "true"}),
-        ("search/audio-any", {"min_score": "0.1", "min_confidence": "0.1", "qb_norm": "true", "space": "vlsa"}),
+        (
+            "search/video-video",
+            {"top_k": "1", "filter": "{}", "collection": "default", "exact": "true"},
+        ),
+        (
+            "search/audio-any",
+            {"min_score": "0.1", "min_confidence": "0.1", "qb_norm": "true", "space": "vlsa"},
+        ),
         ("embed/audio", {"space": "vlsa"}),
         ("embed/video", {"space": "vlsa"}),
     ],
@@ -499,12 +648,16 @@ def test_fields_of_a_composed_search(client: Client, clips: dict[str, Path]) -> 
     ):
         answer = client.post("/v1/search", files=parts(*good, slip))
         assert repr(named) in refused(answer, 400, "bad_request")["message"]
-    as_file = client.post("/v1/search", files=parts(("request", ("r.json", request.encode())), ("a", film)))
+    as_file = client.post(
+        "/v1/search", files=parts(("request", ("r.json", request.encode())), ("a", film))
+    )
     assert "'request'" in refused(as_file, 400, "bad_request")["message"]
 
 
 def test_bodies_as_editors_and_proxies_leave_them(client: Client) -> None:
-    """JSON behind a byte order mark is taken everywhere; what is packed is refused by name (RFC 9110, 15.5.16)."""
+    """JSON behind a byte order mark is taken everywhere; what is packed is refused by name (RFC
+    9110, 15.5.16).
+    """
     as_json = {"content-type": "application/json"}
     for path, body in (
         ("collections/default/items", {"text": "rain", "id": "marked"}),
@@ -514,7 +667,9 @@ def test_bodies_as_editors_and_proxies_leave_them(client: Client) -> None:
         marked = codecs.BOM_UTF8 + json.dumps(body).encode()
         assert client.post(f"/v1/{path}", content=marked, headers=as_json).status_code in (200, 201)
         packed = client.post(
-            f"/v1/{path}", content=gzip.compress(marked), headers=as_json | {"content-encoding": "gzip"}
+            f"/v1/{path}",
+            content=gzip.compress(marked),
+            headers=as_json | {"content-encoding": "gzip"},
         )
         assert "'gzip'" in refused(packed, 415, "packed_body")["message"]
         assert packed.headers["accept-encoding"] == "identity"
@@ -527,10 +682,15 @@ def test_a_collection_of_another_bundle(tmp_path: Path) -> None:
         client.post("/v1/collections/default/items", json={"text": "red"}).raise_for_status()
     with Client(create_app(settings(tmp_path / "data"), FakeEncoder("two"))) as client:
         refused(client.get("/v1/collections/default"), 409, "fingerprint_conflict")
-        refused(client.post("/v1/search/text-video", json={"query": "red"}), 409, "fingerprint_conflict")
-        assert client.get("/readyz").status_code == 503 and "bundle one" in client.get("/readyz").text
+        refused(
+            client.post("/v1/search/text-video", json={"query": "red"}), 409, "fingerprint_conflict"
+        )
+        assert (
+            client.get("/readyz").status_code == 503 and "bundle one" in client.get("/readyz").text
+        )
         assert client.post("/v1/embed/text", json={"texts": ["red"]}).status_code == 200
-        assert client.get("/v1/collections/empty").json()["fingerprint"] == "two"  # there was nothing to lose
+        # there was nothing to lose
+        assert client.get("/v1/collections/empty").json()["fingerprint"] == "two"
         assert client.delete("/v1/collections/default").status_code == 204
         assert client.get("/readyz").status_code == 200
 
@@ -555,7 +715,13 @@ def test_a_client_that_hangs_up_takes_its_work_along(tmp_path: Path) -> None:
             encoder.rows = 0
             batcher = app.state.tenure.state.batcher
             gone, sent = asyncio.Event(), []
-            body = [{"type": "http.request", "body": b'{"texts": ["a", "b", "c", "d"]}', "more_body": False}]
+            body = [
+                {
+                    "type": "http.request",
+                    "body": b'{"texts": ["a", "b", "c", "d"]}',
+                    "more_body": False,
+                }
+            ]
 
             async def receive() -> Any:
                 if body:
@@ -588,8 +754,10 @@ def test_a_client_that_hangs_up_takes_its_work_along(tmp_path: Path) -> None:
             encoder.gate.set()
             fresh = await app.state.tenure.state.pipeline.asked("red", "text")
             assert fresh.vector.shape == (4,) and not sent
-            assert encoder.rows <= 3 and batcher.waiting()["text"] == 0  # the two on the device, and the fresh one
-            async with asyncio.timeout(2), app.state.tenure.handing_over():  # which waits for whoever is still served
+            # the two on the device, and the fresh one
+            assert encoder.rows <= 3 and batcher.waiting()["text"] == 0
+            # which waits for whoever is still served
+            async with asyncio.timeout(2), app.state.tenure.handing_over():
                 pass
 
     asyncio.run(asyncio.wait_for(work(), 30))
@@ -603,7 +771,10 @@ def test_decoders_killed_from_outside_are_replaced(tmp_path: Path, clips: dict[s
                 if "forkserver" in " ".join(child.cmdline()) and not child.children():
                     child.kill()
             time.sleep(0.5)
-            codes = [client.post("/v1/embed/video", files=upload(clips["red"])).status_code for _ in range(3)]
+            codes = [
+                client.post("/v1/embed/video", files=upload(clips["red"])).status_code
+                for _ in range(3)
+            ]
             assert codes[-1] == 200 and set(codes) <= {200, 422}
 
 
@@ -615,7 +786,8 @@ def test_health_models_metrics_and_the_api_page(client: Client) -> None:
     refused(client.post("/v1/embed/audio", files={"file": ("a.wav", b"none")}), 415, "not_media")
     metrics = client.get("/metrics").text
     assert (
-        'tercet_items{collection="default"}' in metrics and 'tercet_decoded_files_total{outcome="not_media"}' in metrics
+        'tercet_items{collection="default"}' in metrics
+        and 'tercet_decoded_files_total{outcome="not_media"}' in metrics
     )
     page = client.get("/docs").text
     assert "swagger" in page and "cdn." not in page
@@ -627,12 +799,20 @@ def test_keys(tmp_path: Path) -> None:
     app = create_app(settings(tmp_path / "data", api_keys=("one", "two")), FakeEncoder())
     with Client(app) as client:
         assert client.get("/healthz").status_code == client.get("/readyz").status_code == 200
-        for header in ({}, {"authorization": "Bearer three"}, {"authorization": "one"}, {"authorization": "Bearer "}):
+        for header in (
+            {},
+            {"authorization": "Bearer three"},
+            {"authorization": "one"},
+            {"authorization": "Bearer "},
+        ):
             answer = client.get("/v1/models", headers=header)
             refused(answer, 401, "unauthorized")
             assert answer.headers["www-authenticate"] == "Bearer"
         for key in ("one", "two"):
-            assert client.get("/v1/models", headers={"authorization": f"Bearer {key}"}).status_code == 200
+            assert (
+                client.get("/v1/models", headers={"authorization": f"Bearer {key}"}).status_code
+                == 200
+            )
 
 
 def test_a_body_over_the_limit_is_refused(tmp_path: Path) -> None:
@@ -649,11 +829,20 @@ def test_a_body_over_the_limit_is_refused(tmp_path: Path) -> None:
     app = create_app(settings(tmp_path / "data", json_max_mb=1), FakeEncoder())
     with Client(app) as client:  # calling itself a form does not make a text request a large one
         headers = {"content-type": "multipart/form-data; boundary=x"}
-        refused(client.post("/v1/embed/text", content=b"x" * 2_000_000, headers=headers), 413, "too_large")
-        assert client.post("/v1/embed/audio", files={"file": ("a.wav", b"\0" * 2_000_000)}).status_code == 415
+        refused(
+            client.post("/v1/embed/text", content=b"x" * 2_000_000, headers=headers),
+            413,
+            "too_large",
+        )
+        assert (
+            client.post("/v1/embed/audio", files={"file": ("a.wav", b"\0" * 2_000_000)}).status_code
+            == 415
+        )
 
 
-def test_an_encoder_that_fails_is_one_requests_error(tmp_path: Path, clips: dict[str, Path]) -> None:
+def test_an_encoder_that_fails_is_one_requests_error(
+    tmp_path: Path, clips: dict[str, Path]
+) -> None:
     encoder = FakeEncoder()
     with Client(create_app(settings(tmp_path / "data"), encoder)) as client:
         encoder.poison = "video"
@@ -668,5 +857,8 @@ def test_a_restart_keeps_everything(tmp_path: Path, clips: dict[str, Path]) -> N
         add(client, clips["red"], id="kept")
     with Client(create_app(settings(tmp_path / "data"), FakeEncoder())) as client:
         assert search(client, "text-video", "red")["hits"][0]["id"] == "kept"
-        assert client.get("/v1/collections/default/items/kept/media").content == clips["red"].read_bytes()
+        assert (
+            client.get("/v1/collections/default/items/kept/media").content
+            == clips["red"].read_bytes()
+        )
         assert not list((tmp_path / "data" / "uploads").iterdir())

@@ -1,4 +1,6 @@
-"""Published stems and their readings: against other ways to compute the same, and against cases worked out by hand."""
+"""Published stems and their readings: against other ways to compute the same, and against cases
+worked out by hand.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,16 @@ from torch import nn
 from export.bundle import open_bundle
 from export.encoder import OnnxEncoder
 from export.stems import halve
-from model.network.stems import SOUND_FFT, LogMel, PictureStem, SameConv, full_scale, fuse, loudest_block, mel_filters
+from model.network.stems import (
+    SOUND_FFT,
+    LogMel,
+    PictureStem,
+    SameConv,
+    full_scale,
+    fuse,
+    loudest_block,
+    mel_filters,
+)
 from model.training.readings import Linear, held_out, log_ranks, mean_within, ridge, unit
 
 from .makers import ROOT
@@ -86,7 +97,12 @@ def lite_weights() -> dict[str, torch.Tensor]:
 
     def conv(name: str, norm: str, *shape: int) -> None:
         weights[f"{name}.weight"] = torch.randn(*shape)
-        for key, value in (("weight", 1.0), ("bias", 0.1), ("running_mean", 0.2), ("running_var", 1.5)):
+        for key, value in (
+            ("weight", 1.0),
+            ("bias", 0.1),
+            ("running_mean", 0.2),
+            ("running_var", 1.5),
+        ):
             weights[f"{norm}.{key}"] = torch.full((shape[0],), value)
 
     conv("_conv_stem", "_bn0", 4, 3, 3, 3)
@@ -103,7 +119,11 @@ def lite_weights() -> dict[str, torch.Tensor]:
 def test_a_picture_stem_is_built_from_its_weights() -> None:
     stem = PictureStem(lite_weights()).eval()
     strides = [block.layers.filter.stride for block in stem.blocks]  # type: ignore[union-attr]
-    assert strides == [1, 2, 1] and [block.residual for block in stem.blocks] == [False, False, True]
+    assert strides == [1, 2, 1] and [block.residual for block in stem.blocks] == [
+        False,
+        False,
+        True,
+    ]
     frames = torch.randint(0, 256, (2, 3, 16, 16, 3), dtype=torch.uint8)
     features, logits = stem(frames)
     assert features.shape == (2, 3, 10) and logits.shape == (2, 3, 7)
@@ -112,21 +132,32 @@ def test_a_picture_stem_is_built_from_its_weights() -> None:
 
 def test_halved_weights_are_widened_in_the_graph() -> None:
     random = np.random.default_rng(0)
-    weight, bias = random.normal(size=(64, 32)).astype(np.float32), random.normal(size=32).astype(np.float32)
+    weight, bias = (
+        random.normal(size=(64, 32)).astype(np.float32),
+        random.normal(size=32).astype(np.float32),
+    )
     value = onnx.helper.make_tensor_value_info
     graph = onnx.helper.make_graph(
-        [onnx.helper.make_node("MatMul", ["x", "w"], ["y"]), onnx.helper.make_node("Add", ["y", "b"], ["z"])],
+        [
+            onnx.helper.make_node("MatMul", ["x", "w"], ["y"]),
+            onnx.helper.make_node("Add", ["y", "b"], ["z"]),
+        ],
         "linear",
         [value("x", onnx.TensorProto.FLOAT, ["n", 64])],
         [value("z", onnx.TensorProto.FLOAT, ["n", 32])],
         [onnx.numpy_helper.from_array(weight, "w"), onnx.numpy_helper.from_array(bias, "b")],
     )
-    proto = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
+    proto = onnx.helper.make_model(
+        graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10
+    )
     halve(proto)
     kept = {tensor.name: tensor.data_type for tensor in proto.graph.initializer}
-    assert kept == {"w_half": onnx.TensorProto.FLOAT16, "b": onnx.TensorProto.FLOAT}  # small ones stay
+    # small ones stay
+    assert kept == {"w_half": onnx.TensorProto.FLOAT16, "b": onnx.TensorProto.FLOAT}
     x = random.normal(size=(2, 64)).astype(np.float32)
-    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        proto.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
     assert np.allclose(session.run(None, {"x": x})[0], x @ weight + bias, atol=2e-2)
 
 
@@ -139,14 +170,18 @@ def test_a_ridge_leaves_out_what_it_is_told_to() -> None:
     assert (fitted(features) * targets).sum(axis=1).mean() > 0.95
     parts = np.repeat([0, 1, 2], 100)
     alone = ridge(features[100:], targets[100:], strength=0.1)(features[:100])
-    assert np.allclose(held_out(features, targets, parts, 0.1, centred=False)[:100], alone, atol=1e-5)
+    assert np.allclose(
+        held_out(features, targets, parts, 0.1, centred=False)[:100], alone, atol=1e-5
+    )
 
 
 def test_ranks_of_names_by_hand() -> None:
     """The second query's own name is ranked second; of two entries of one name the best counts."""
     gallery = unit(np.array([[1, 0], [0, 1], [1, 1]], np.float32))
     queries = unit(np.array([[1, 0], [1, 0.1], [1, 0]], np.float32))
-    assert np.exp(log_ranks(queries, gallery, ["a", "b", "a"])).tolist() == pytest.approx([1.0, 3.0, 1.0])
+    assert np.exp(log_ranks(queries, gallery, ["a", "b", "a"])).tolist() == pytest.approx(
+        [1.0, 3.0, 1.0]
+    )
     apart = mean_within(queries, gallery, np.array([0, 1, 2]), ["a", "b", "a"])
     assert apart == 0.0  # each searched alone
 
@@ -157,14 +192,29 @@ def test_a_linear_map_gives_unit_vectors() -> None:
 
 
 def test_the_command_names_what_it_lacks(tmp_path: Path) -> None:
-    command = ["export", "stems", "--out", str(tmp_path / "b"), "--open", str(tmp_path), "--teachers", str(tmp_path)]
-    ran = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, check=False)
+    command = [
+        "export",
+        "stems",
+        "--out",
+        str(tmp_path / "b"),
+        "--open",
+        str(tmp_path),
+        "--teachers",
+        str(tmp_path),
+    ]
+    ran = subprocess.run(
+        [sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert ran.returncode == 2 and "yamnet.tflite" in ran.stderr and not (tmp_path / "b").exists()
 
 
 def test_the_shipped_bundle_is_what_its_card_says() -> None:
     manifest = open_bundle(DEFAULT).manifest
-    assert manifest.name == "default" and manifest.inputs.audio and manifest.inputs.audio.sample_rate == 44_100
+    assert (
+        manifest.name == "default"
+        and manifest.inputs.audio
+        and manifest.inputs.audio.sample_rate == 44_100
+    )
     assert manifest.dims == {"video": 384, "audio": 384, "text": 384}
     assert 0 < manifest.audio_weights["stems"] < 1
     assert manifest.inputs.video and manifest.inputs.video.fit == "squash"

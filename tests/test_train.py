@@ -1,4 +1,6 @@
-"""Training: a split batch is a whole batch, a killed run is a whole run, and data comes as people have it."""
+"""Training: a split batch is a whole batch, a killed run is a whole run, and data comes as people
+have it.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,9 @@ def some_batch() -> Batch:
     there = torch.rand(4, 12, generator=random) < 0.75
     words = torch.randint(4, 200, (2, 12, 9), generator=random)
     return Batch(
-        frames=torch.randint(0, 256, (12, *ENCODER.video.shape), dtype=torch.uint8, generator=random),
+        frames=torch.randint(
+            0, 256, (12, *ENCODER.video.shape), dtype=torch.uint8, generator=random
+        ),
         waveforms=0.1 * torch.randn(12, ENCODER.samples, generator=random),
         sight=words[0],
         sound=words[1],
@@ -66,12 +70,19 @@ def gradients_of(config: TrainConfig) -> dict[str, torch.Tensor]:
     model = VLSA(config.encoder).train()
     model.recompute = config.recompute
     chance, rows = Chance.drawn(config, config.batch, seed=5), group.rows(config.batch)
-    terms = gradients(model, some_batch().take(rows), chance.take(rows, torch.device("cpu")), config, group)
+    terms = gradients(
+        model, some_batch().take(rows), chance.take(rows, torch.device("cpu")), config, group
+    )
     return terms | {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
 def one_of_two(rank: int, port: int, out: Path) -> None:
-    os.environ |= {"WORLD_SIZE": "2", "RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ |= {
+        "WORLD_SIZE": "2",
+        "RANK": str(rank),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
     torch.set_num_threads(1)
     found = gradients_of(SETTINGS)
     if rank == 1:
@@ -80,7 +91,11 @@ def one_of_two(rank: int, port: int, out: Path) -> None:
 
 
 def assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
-    assert found.keys() >= expected.keys() > {"audio_video", "audio_text", "video_text", "local", "total", "log_scale"}
+    assert (
+        found.keys()
+        >= expected.keys()
+        > {"audio_video", "audio_text", "video_text", "local", "total", "log_scale"}
+    )
     for name, value in expected.items():
         assert (found[name] - value).abs().max() <= 1e-5 * max(1.0, float(value.abs().max())), name
 
@@ -91,11 +106,15 @@ def whole() -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("size", [1, 4, 5])
-def test_a_batch_in_pieces_has_the_gradients_of_the_whole(whole: dict[str, torch.Tensor], size: int) -> None:
+def test_a_batch_in_pieces_has_the_gradients_of_the_whole(
+    whole: dict[str, torch.Tensor], size: int
+) -> None:
     assert_same(gradients_of(replace(SETTINGS, micro_batch=size)), whole)
 
 
-def test_two_processes_have_the_gradients_of_one(whole: dict[str, torch.Tensor], tmp_path: Path) -> None:
+def test_two_processes_have_the_gradients_of_one(
+    whole: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
     spawn(one_of_two, (free_port(), tmp_path / "found.pt"), nprocs=2)
     assert_same(torch.load(tmp_path / "found.pt"), whole)
 
@@ -116,7 +135,10 @@ def test_rows_without_a_modality_leave_its_terms_out() -> None:
     model = VLSA(ENCODER)
     terms = gradients(model, batch, Chance.drawn(SETTINGS, 12, 0), SETTINGS)
     assert set(terms) == {"audio_text", "audio_text_match", "local", "total"}
-    assert model.stems["video"].steps[0].weight.grad is None or not model.stems["video"].steps[0].weight.grad.any()
+    assert (
+        model.stems["video"].steps[0].weight.grad is None
+        or not model.stems["video"].steps[0].weight.grad.any()
+    )
 
 
 # ---------------------------------------------------------------- runs
@@ -154,13 +176,26 @@ def test_training_learns(smoke: tuple[TrainConfig, Path], tmp_path: Path) -> Non
 
 
 def test_a_resumed_run_repeats_a_whole_one(smoke: tuple[TrainConfig, Path], tmp_path: Path) -> None:
-    """Killed with -9 in the middle, resumed: the same weights and the same figures to the last bit."""
+    """Killed with -9 in the middle, resumed: the same weights
+    and the same figures to the last bit.
+    """
     config, out = smoke
     share(out, tmp_path)
     file = tmp_path / "config.json"
     file.write_text(json.dumps(config.to_json()))
-    command = [sys.executable, "-m", "model", "train", "--config", str(file), "--out", str(tmp_path)]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+    command = [
+        sys.executable,
+        "-m",
+        "model",
+        "train",
+        "--config",
+        str(file),
+        "--out",
+        str(tmp_path),
+    ]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
         while process.poll() is None:
             log = tmp_path / "metrics.jsonl"
             if log.exists() and log.read_text().count("\n") >= 13:
@@ -170,12 +205,19 @@ def test_a_resumed_run_repeats_a_whole_one(smoke: tuple[TrainConfig, Path], tmp_
     whole, resumed = load(out)[0], load(tmp_path)[0]
     for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
-    timeless = [[{k: v for k, v in row.items() if k not in TIMES} for row in rows_of(at)] for at in (out, tmp_path)]
+    timeless = [
+        [{k: v for k, v in row.items() if k not in TIMES} for row in rows_of(at)]
+        for at in (out, tmp_path)
+    ]
     assert timeless[0] == timeless[1]
 
 
-def test_a_whole_run_under_torchrun_is_the_run_of_one_process(smoke: tuple[TrainConfig, Path], tmp_path: Path) -> None:
-    """Two processes, each with half of every batch: the same terms to begin with, one checkpoint, resumed by one."""
+def test_a_whole_run_under_torchrun_is_the_run_of_one_process(
+    smoke: tuple[TrainConfig, Path], tmp_path: Path
+) -> None:
+    """Two processes, each with half of every batch: the same terms to begin with, one checkpoint,
+    resumed by one.
+    """
     config, out = smoke
     share(out, tmp_path)
     file = tmp_path / "config.json"
@@ -190,16 +232,26 @@ def test_a_whole_run_under_torchrun_is_the_run_of_one_process(smoke: tuple[Train
         str(free_port()),
     ]
     command = [*torchrun, "-m", "model", "train", "--config", str(file), "--out", str(tmp_path)]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    subprocess.run(
+        command,
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
     one, two = rows_of(out), rows_of(tmp_path)
     assert [row["step"] for row in two] == [row["step"] for row in one] and "R@10" in two[-1]
     for a, b in zip(one[:5], two[:5], strict=True):
-        assert all(abs(a[name] - b[name]) < 1e-3 * max(abs(a[name]), 1) for name in a if name not in TIMES), (a, b)
+        assert all(
+            abs(a[name] - b[name]) < 1e-3 * max(abs(a[name]), 1) for name in a if name not in TIMES
+        ), (a, b)
     train(replace(config, steps=22), tmp_path, resume=True)
     assert [row["step"] for row in rows_of(tmp_path)] == list(range(22))
 
 
-def test_a_run_that_diverges_names_its_batch(smoke: tuple[TrainConfig, Path], tmp_path: Path) -> None:
+def test_a_run_that_diverges_names_its_batch(
+    smoke: tuple[TrainConfig, Path], tmp_path: Path
+) -> None:
     config, out = smoke
     share(out, tmp_path)
     with pytest.raises(Diverged, match="train-"):
@@ -211,7 +263,11 @@ def test_a_run_stops_when_it_gets_no_better_and_keeps_the_best(
 ) -> None:
     config, out = smoke
     share(out, tmp_path)
-    train(replace(config, learning_rate=0.0, steps=20, checkpoint_steps=2, patience=3), tmp_path, resume=False)
+    train(
+        replace(config, learning_rate=0.0, steps=20, checkpoint_steps=2, patience=3),
+        tmp_path,
+        resume=False,
+    )
     assert "no better checkpoint since step 2" in capsys.readouterr().out
     assert load(tmp_path / "best")[2]["step"] == 2 and load(tmp_path)[2]["step"] == 8
 
@@ -221,7 +277,10 @@ def test_a_run_starts_from_another(smoke: tuple[TrainConfig, Path], tmp_path: Pa
     share(out, tmp_path)
     train(replace(config, start_from=str(out), learning_rate=0.0, steps=1), tmp_path, resume=False)
     model, _, state = load(tmp_path)
-    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), load(out)[0].parameters(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(model.parameters(), load(out)[0].parameters(), strict=True)
+    )
     assert state["provenance"]["started_from"]["trained_steps"] == 20
     with pytest.raises(BadConfig, match="another encoder"):
         train(replace(config, start_from=str(out), encoder=ENCODER), tmp_path, resume=False)
@@ -234,7 +293,9 @@ def test_a_run_starts_from_another(smoke: tuple[TrainConfig, Path], tmp_path: Pa
 def clips(smoke: tuple[TrainConfig, Path]) -> Path:
     """A folder of four rendered clips; the first has its words beside it."""
     folder = smoke[1] / "folder"
-    for row, name in zip(read_manifest(smoke[1] / "world/train-64/train/manifest.jsonl"), "abcd", strict=False):
+    for row, name in zip(
+        read_manifest(smoke[1] / "world/train-64/train/manifest.jsonl"), "abcd", strict=False
+    ):
         assert row.path is not None
         target = folder / ("balls" if name > "b" else "") / f"{name}_clip.mp4"
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -260,24 +321,43 @@ def write_shards(clips: Path, folder: Path) -> str:
         with webdataset.TarWriter(str(folder / f"clips-{shard}.tar")) as tar:
             for i in range(4):
                 media = next(clips.rglob(f"{'abcd'[i]}_clip.mp4")).read_bytes()
-                words = {"txt": f"words {i}\nmore words"} if i % 2 else {"json": {"text": "said", "licence": "CC0"}}
-                tar.write({"__key__": f"{shard}-{i}", "mp4": media if i < 3 else b"damaged", **words})
+                words = (
+                    {"txt": f"words {i}\nmore words"}
+                    if i % 2
+                    else {"json": {"text": "said", "licence": "CC0"}}
+                )
+                tar.write(
+                    {"__key__": f"{shard}-{i}", "mp4": media if i < 3 else b"damaged", **words}
+                )
     return str(folder / "clips-{0..1}.tar")
 
 
 def test_shards_are_data(clips: Path, smoke: tuple[TrainConfig, Path], tmp_path: Path) -> None:
-    """Every sample once an epoch, the same whether read through or come back to; a damaged one is without media."""
+    """Every sample once an epoch, the same whether read through or come back to; a damaged one is
+    without media.
+    """
     shards = Shards(write_shards(clips, tmp_path), SMOKE.inputs)
     assert len(shards) == 8 and {row.licence for row in shards.rows} == {"", "CC0"}
     drawn = [[d.row.id for d in shards.draw(step, 4, (0, 1))] for step in range(4)]
-    assert sorted(drawn[0] + drawn[1]) == sorted(drawn[2] + drawn[3]) == sorted(row.id for row in shards.rows)
+    assert (
+        sorted(drawn[0] + drawn[1])
+        == sorted(drawn[2] + drawn[3])
+        == sorted(row.id for row in shards.rows)
+    )
     assert drawn[0] + drawn[1] != drawn[2] + drawn[3]
     again = Shards(str(tmp_path / "clips-{0..1}.tar"), SMOKE.inputs)
-    assert [[d.row.id for d in again.draw(step, 4, (0, 1))] for step in (3, 1)] == [drawn[3], drawn[1]]
+    assert [[d.row.id for d in again.draw(step, 4, (0, 1))] for step in (3, 1)] == [
+        drawn[3],
+        drawn[1],
+    ]
     tokens = TextTokens(smoke[1] / "tokenizer.json", SMOKE.text)
     batch = Mixture([shards], [1.0], tokens, SMOKE, 8, seed=0).batch(0)
     damaged = torch.tensor([name.endswith("-3") for name in batch.ids])
-    assert (batch.has["video"] == ~damaged).all() and (batch.has["audio"] == ~damaged).all() and damaged.sum() == 2
+    assert (
+        (batch.has["video"] == ~damaged).all()
+        and (batch.has["audio"] == ~damaged).all()
+        and damaged.sum() == 2
+    )
     assert batch.has["sight"].all() and batch.frames[~damaged].any()
 
 
@@ -293,7 +373,9 @@ def test_shards_with_bad_words_are_named(tmp_path: Path) -> None:
 def test_alike_rows_come_together(smoke: tuple[TrainConfig, Path]) -> None:
     """Every row once an epoch, in runs that share what the epoch asks for."""
     out = smoke[1]
-    world = Clips.open("world:train:64", SMOKE.inputs, out / "cache", out / "world", alike=(("place",), ()))
+    world = Clips.open(
+        "world:train:64", SMOKE.inputs, out / "cache", out / "world", alike=(("place",), ())
+    )
     places = [[d.row.metadata["place"] for d in world.draw(epoch, 64, (0,))] for epoch in (0, 1)]
     assert sorted(places[0]) == sorted(places[1])
     changes = [sum(a != b for a, b in pairwise(row)) for row in places]
@@ -318,10 +400,17 @@ def lay_out(folder: Path, files: dict[str, str]) -> Path:
 
 
 ANNOTATION = {
-    "videos": [{"video_id": "video0", "split": "train"}, {"video_id": "video1", "split": "validate"}],
-    "sentences": [{"video_id": "video0", "caption": "a cat"}, {"video_id": "video0", "caption": "a kitten"}],
+    "videos": [
+        {"video_id": "video0", "split": "train"},
+        {"video_id": "video1", "split": "validate"},
+    ],
+    "sentences": [
+        {"video_id": "video0", "caption": "a cat"},
+        {"video_id": "video0", "caption": "a kitten"},
+    ],
 }
-# A set, its files in miniature, and the (path, captions) of its training part; one more clip is listed and not there.
+# A set, its files in miniature, and the (path, captions) of its training part; one more clip is
+# listed and not there.
 LAYOUTS = {
     "esc50": (
         {
@@ -359,7 +448,8 @@ LAYOUTS = {
     "msrvtt": (
         {
             "annotation/train_val_videodatainfo.json": json.dumps(
-                ANNOTATION | {"videos": [*ANNOTATION["videos"], {"video_id": "video9", "split": "train"}]}
+                ANNOTATION
+                | {"videos": [*ANNOTATION["videos"], {"video_id": "video9", "split": "train"}]}
             ),
             "videos/video0.mp4": "",
             "videos/video1.mp4": "",
@@ -376,7 +466,9 @@ def test_public_sets_are_read_as_they_are_distributed(name: str, tmp_path: Path)
     assert prepare(name, folder, "train", out) == (1, 1)
     rows = read_manifest(out)
     found = [
-        (row.path.resolve().relative_to(folder).as_posix(), [c.text for c in row.captions]) for row in rows if row.path
+        (row.path.resolve().relative_to(folder).as_posix(), [c.text for c in row.captions])
+        for row in rows
+        if row.path
     ]
     assert found == expected and all(row.licence for row in rows)
     with pytest.raises(BadManifest, match="not as its owners"):
@@ -385,8 +477,15 @@ def test_public_sets_are_read_as_they_are_distributed(name: str, tmp_path: Path)
 
 @pytest.mark.parametrize("kind", ["clip", "vit"])
 def test_the_trunk_can_start_from_a_published_transformer(tmp_path: Path, kind: str) -> None:
-    """By name, from a small random model of the library's class; its patches project as the original's do."""
-    shape = {"hidden_size": 32, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
+    """By name, from a small random model of the library's class; its patches project as the
+    original's do.
+    """
+    shape = {
+        "hidden_size": 32,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
     torch.manual_seed(3)
     if kind == "clip":
         vision = transformers.CLIPVisionConfig(**shape, image_size=32, patch_size=16)
@@ -394,7 +493,9 @@ def test_the_trunk_can_start_from_a_published_transformer(tmp_path: Path, kind: 
         config = transformers.CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict())
         theirs = transformers.CLIPModel(config)
     else:
-        theirs = transformers.ViTModel(transformers.ViTConfig(**shape, image_size=32, patch_size=16))
+        theirs = transformers.ViTModel(
+            transformers.ViTConfig(**shape, image_size=32, patch_size=16)
+        )
     theirs.save_pretrained(tmp_path)
     processor = transformers.CLIPImageProcessor(size={"shortest_edge": 32})
     processor.save_pretrained(tmp_path)
@@ -402,18 +503,25 @@ def test_the_trunk_can_start_from_a_published_transformer(tmp_path: Path, kind: 
 
     model, told = VLSA(SMOKE), []
     used = start_trunk(model, str(tmp_path), told.append)
-    assert len([name for name in used if re.search(r"layers?\.0\.", name)]) == 16  # SMOKE has one layer
+    # SMOKE has one layer
+    assert len([name for name in used if re.search(r"layers?\.0\.", name)]) == 16
     assert "2 of" not in told[0] and "layer" in told[1]
-    query = weights[next(name for name in used if re.search(r"layers?\.0\..*(q_proj|query)\.weight", name))]
+    query = weights[
+        next(name for name in used if re.search(r"layers?\.0\..*(q_proj|query)\.weight", name))
+    ]
     assert torch.equal(model.blocks[0].qkv.weight[:32], query)
     first = weights[next(name for name in used if re.search(r"norm1\.weight|before\.weight", name))]
     assert all(torch.equal(norm.weight, first) for norm in model.blocks[0].norm1.norms.values())
 
     picture = torch.rand(1, 3, 32, 32)
-    mean, deviation = (torch.tensor(v)[:, None, None] for v in (processor.image_mean, processor.image_std))
+    mean, deviation = (
+        torch.tensor(v)[:, None, None] for v in (processor.image_mean, processor.image_std)
+    )
     kernel = next(n for n in used if re.search(r"patch_embedding(s.projection)?.weight", n))
     bias = weights.get(kernel.replace("weight", "bias"))
-    expected = torch.nn.functional.conv2d((picture - mean) / deviation, weights[kernel], bias, stride=16)
+    expected = torch.nn.functional.conv2d(
+        (picture - mean) / deviation, weights[kernel], bias, stride=16
+    )
     found = model.stems["video"](picture * 2 - 1)
     assert torch.allclose(found, expected.flatten(2).transpose(1, 2), atol=1e-4)
     places = weights[next(n for n in used if "position_embedding" in n)].view(-1, 32)[1:]
@@ -430,16 +538,27 @@ def test_a_source_without_clips_is_named(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "none.tar", "w"):
         pass
     for name in ("none.jsonl", "none.tar"):
-        config = replace(PRESETS["smoke"], manifests=(str(tmp_path / name),), validation="world:validation:4")
+        config = replace(
+            PRESETS["smoke"], manifests=(str(tmp_path / name),), validation="world:validation:4"
+        )
         with pytest.raises(BadConfig, match=name):
             train(config, tmp_path / "run", resume=False, media=tmp_path)
 
 
 def test_the_ablation_spends_the_same_on_every_arm_and_goes_on_where_it_was(tmp_path: Path) -> None:
-    base = replace(PRESETS["smoke"], manifests=("world:train:24",), validation="world:validation:8", steps=3, batch=8)
+    base = replace(
+        PRESETS["smoke"],
+        manifests=("world:train:24",),
+        validation="world:validation:8",
+        steps=3,
+        batch=8,
+    )
     plan = Plan(base, fine_tuning_steps=2, test="world:test:8", seeds=1)
     arms = stages(plan, tmp_path)
-    spent = {arm: sum(c.steps * operations(c, tmp_path) for c in configs) for arm, configs in arms.items()}
+    spent = {
+        arm: sum(c.steps * operations(c, tmp_path) for c in configs)
+        for arm, configs in arms.items()
+    }
     a_step = max(operations(config, tmp_path) for configs in arms.values() for config in configs)
     aim = spent.pop(ARMS[1]) + 3 * operations(replace(base, video_text=False), tmp_path)
     assert all(0 <= aim - compute < a_step for compute in spent.values()), spent
@@ -451,7 +570,9 @@ def test_the_ablation_spends_the_same_on_every_arm_and_goes_on_where_it_was(tmp_
     assert all(f"| {arm} |" in said for arm in ARMS) and "gallery 8" in said
     assert "<svg" in (tmp_path / "ablation.svg").read_text()
 
-    done = {file: file.stat().st_mtime_ns for file in tmp_path.glob("*/stage-*/checkpoint/*/weights.pt")}
+    done = {
+        file: file.stat().st_mtime_ns for file in tmp_path.glob("*/stage-*/checkpoint/*/weights.pt")
+    }
     done |= {file: file.stat().st_mtime_ns for file in tmp_path.glob("*/result.json")}
     assert len(done) >= len(ARMS)
     assert ablation(plan, tmp_path, log=lambda _: None) == results

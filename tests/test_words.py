@@ -1,4 +1,6 @@
-"""Which words a tokenizer knows, and how a text that is longer than an encoder reads becomes windows."""
+"""Which words a tokenizer knows, and how a text that is longer than an encoder reads becomes
+windows.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ OTHER = "狗叫 собака كلب हवाई 강아지 개 Ελλάδα של
 
 @pytest.mark.parametrize("text", [*OTHER.split(), "x" * 101, "собака лает!"])
 def test_a_text_of_other_letters_has_no_known_word(tokens: TextTokens, text: str) -> None:
-    """The vocabulary has Cyrillic, Greek and other letters, 244 ideographs too, but no words of them."""
+    """The vocabulary has Cyrillic, Greek and other letters, 244 ideographs too, but no words of
+    them.
+    """
     reading = read(tokens, text)
     assert reading.words and not reading.known and reading.unknown
     with pytest.raises(BadText, match="none of its words is known"):
@@ -42,22 +46,40 @@ def test_a_text_of_other_letters_has_no_known_word(tokens: TextTokens, text: str
     assert "none of its words is known" in reading.warnings(cut=True)[0]
 
 
-LATIN = ["a dog barks", "Café naïve ÉCOLE über", "Tiếng Việt", "12 345", "don't!", "5 µm, π", "“well” — yes…", "qqq"]
+LATIN = [
+    "a dog barks",
+    "Café naïve ÉCOLE über",
+    "Tiếng Việt",
+    "12 345",
+    "don't!",
+    "5 µm, π",
+    "“well” — yes…",
+    "qqq",
+]
 
 
 @pytest.mark.parametrize("text", [*LATIN, "[UNK] [SEP]"])
 def test_a_text_of_latin_letters_digits_and_signs_is_known(tokens: TextTokens, text: str) -> None:
-    """Accents are taken off, what has no entry is spelled, punctuation is no word; "[UNK]" are three letters."""
+    """Accents are taken off, what has no entry is spelled, punctuation is no word; "[UNK]" are
+    three letters.
+    """
     reading = read(tokens, text)
-    assert reading.known == reading.words > 0 and not reading.warnings(cut=True) and reading.share == 1.0
+    assert (
+        reading.known == reading.words > 0
+        and not reading.warnings(cut=True)
+        and reading.share == 1.0
+    )
     reading.check()
 
 
 def test_unknown_words_are_named_once_and_shortened(tokens: TextTokens) -> None:
     reading = read(tokens, f"a red мяч, 狗叫 and мяч {'x' * 200}")
     assert reading.unknown == ("мяч", "狗叫", "x" * 40)
-    assert (reading.words, reading.known) == (8, 3) and reading.share == 3 / 8  # each ideograph is a word
-    assert reading.warnings(cut=False) == [f"unknown words, which say nothing here: мяч, 狗叫, {'x' * 40}"]
+    # each ideograph is a word
+    assert (reading.words, reading.known) == (8, 3) and reading.share == 3 / 8
+    assert reading.warnings(cut=False) == [
+        f"unknown words, which say nothing here: мяч, 狗叫, {'x' * 40}"
+    ]
     many = read(tokens, "ball " + " ".join(f"мяч{n}" for n in range(12)))
     assert many.names.endswith("мяч9 and 2 more")
 
@@ -75,15 +97,22 @@ def test_what_a_vocabulary_was_learned_from_it_reads(tmp_path: Path) -> None:
     learn_tokenizer(["собака лает", "красный мяч"] * 3, 200, tmp_path / "ru.json")
     russian = TextTokens(tmp_path / "ru.json", TextSpec(tokens=8))
     assert read(russian, "красный мяч").share == 1.0 and read(russian, "狗").known == 0
-    spelling = Tokenizer(models.BPE(vocab={c: n for n, c in enumerate(pre_tokenizers.ByteLevel.alphabet())}, merges=[]))
+    spelling = Tokenizer(
+        models.BPE(
+            vocab={c: n for n, c in enumerate(pre_tokenizers.ByteLevel.alphabet())}, merges=[]
+        )
+    )
     spelling.pre_tokenizer = pre_tokenizers.ByteLevel()
     spelling.save(str(tmp_path / "bytes.json"))
-    assert read(TextTokens(tmp_path / "bytes.json", TextSpec(tokens=64)), "狗叫 мяч 🐶").share == 1.0
+    assert (
+        read(TextTokens(tmp_path / "bytes.json", TextSpec(tokens=64)), "狗叫 мяч 🐶").share == 1.0
+    )
 
 
 def test_a_script_is_read_where_there_are_words_of_it() -> None:
     latin = [f"word{chr(97 + a)}{chr(97 + b)}" for a in range(10) for b in range(10)]
-    assert unread_scripts([*latin, "д", "##ов", "犬", "犭"], "##") == {"CYRILLIC"}  # two ideographs of a hundred words
+    # two ideographs of a hundred words
+    assert unread_scripts([*latin, "д", "##ов", "犬", "犭"], "##") == {"CYRILLIC"}
     assert unread_scripts([*latin, *latin[:1], "д", "##ов", "犬"], "##") == {"CYRILLIC", "CJK"}
     assert words_of("it's 5 °C") == [(0, 2), (3, 4), (5, 6), (7, 9)]
 
@@ -96,7 +125,9 @@ def numbered(count: int, every: int = 0) -> str:
 
 
 def test_a_long_text_becomes_windows_of_whole_words(tokens: TextTokens) -> None:
-    """Of 70 words 30 fit: 30, 30, and the last 30, as the rest begins earlier. Every id is there, ends stand around."""
+    """Of 70 words 30 fit: 30, 30, and the last 30, as the rest begins earlier. Every id is there,
+    ends stand around.
+    """
     reading = read(tokens, numbered(70))
     assert [len(row) for row in reading.rows] == [32, 32, 32]
     (whole,) = TextTokens(DEFAULT, TextSpec(tokens=128)).read([numbered(70)])
@@ -110,7 +141,9 @@ def test_a_long_text_becomes_windows_of_whole_words(tokens: TextTokens) -> None:
 
 
 def test_windows_end_with_sentences_where_they_can(tokens: TextTokens) -> None:
-    """Sentences of 12 words and a full stop: two are 26 tokens, and the third has a window of its own."""
+    """Sentences of 12 words and a full stop: two are 26 tokens, and the third has a window of its
+    own.
+    """
     reading = read(tokens, numbered(36, every=12))
     assert [len(row) - 2 for row in reading.rows] == [26, 13]
 
@@ -139,13 +172,18 @@ def test_the_end_of_a_long_text_counts(limit: int) -> None:
     """What comes after more than is read at once is found by one of the windows."""
     encoder = OnnxEncoder.open(ROOT / "bundles" / "default", threads=1)
     reader = TextTokens(DEFAULT, TextSpec(tokens=limit))
-    filler = "a man walks through a park on a quiet afternoon while people sit on benches and talk. " * 9
+    filler = (
+        "a man walks through a park on a quiet afternoon while people sit on benches and talk. " * 9
+    )
     asked = encoder.embed("text", encoder.tokens(["a dog barks loudly"], "text"))[0]
 
     def best(text: str) -> float:
         return float((row_vectors(encoder, "text", read(reader, text).rows) @ asked).max())
 
-    assert best(filler + "Then a dog barks loudly.") > best(filler + "Then a glass bell rings over the sea.") + 0.2
+    assert (
+        best(filler + "Then a dog barks loudly.")
+        > best(filler + "Then a glass bell rings over the sea.") + 0.2
+    )
 
 
 def test_a_vector_does_not_depend_on_padding() -> None:

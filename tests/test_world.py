@@ -54,11 +54,19 @@ def test_sound_and_sight_share_their_speed() -> None:
     """A fast bouncing thing hits more often than a slow one: count the peaks of its loudness."""
 
     def hits(speed: str) -> float:
-        found = [s for s in scenes("train", 3000) if (s.motion, s.material, s.speed) == ("bounce", "stone", speed)]
+        found = [
+            s
+            for s in scenes("train", 3000)
+            if (s.motion, s.material, s.speed) == ("bounce", "stone", speed)
+        ]
         counts = []
         for scene in found[:4]:
             loud = np.abs(sound(scene)).reshape(-1, 400).max(axis=1)
-            peaks = (loud[1:-1] > loud[:-2]) & (loud[1:-1] >= loud[2:]) & (loud[1:-1] > 0.6 * loud.max())
+            peaks = (
+                (loud[1:-1] > loud[:-2])
+                & (loud[1:-1] >= loud[2:])
+                & (loud[1:-1] > 0.6 * loud.max())
+            )
             counts.append(int(peaks.sum()))
         return float(np.mean(counts))
 
@@ -76,7 +84,9 @@ def test_every_material_sounds(material: str) -> None:
 def test_files_are_real_media(tmp_path: Path) -> None:
     one, two, three = scenes("test", 3)
     render(tmp_path, [("a.mp4", [one]), ("b.mp4", [two, three]), ("c.ogg", [one])], 48, "test")
-    rows = [json.loads(line) for line in (tmp_path / "manifest.jsonl").read_text("utf-8").splitlines()]
+    rows = [
+        json.loads(line) for line in (tmp_path / "manifest.jsonl").read_text("utf-8").splitlines()
+    ]
     assert [row["path"] for row in rows] == ["a.mp4", "b.mp4", "c.ogg"]
     assert rows[0]["metadata"] == one.attributes and len(rows[1]["metadata"]["scenes"]) == 2
     media = {row["path"]: read_media(tmp_path / row["path"], SPECS, Budget()) for row in rows}

@@ -1,1 +1,3 @@
-"""Files and texts to items: read, decoded, encoded and written, and encoded anew for another bundle."""
+"""Files and texts to items: read, decoded, encoded and written, and encoded anew for another
+bundle.
+"""

@@ -1,5 +1,5 @@
-"""Media that no item of a collection names, taken in as new items: records were lost, or put back from an older copy.
-No file is deleted or changed.
+"""Media that no item of a collection names, taken in as new items: records were lost, or put back
+from an older copy. No file is deleted or changed.
 """
 
 from __future__ import annotations
@@ -20,10 +20,14 @@ from .build import WINDOWS, Report, Source, decoded, distinct, encoded
 
 
 def adopt(
-    encoder: Encoder, collection: Collection, decoders: Decoders, budget: Budget, overlap: float = 0.0
+    encoder: Encoder,
+    collection: Collection,
+    decoders: Decoders,
+    budget: Budget,
+    overlap: float = 0.0,
 ) -> Iterator[tuple[int, int, Report]]:
-    """Make an item of each file that is set aside, by its name there; yields (done, total, report so far), and once
-    more at the end. A file that cannot be read stays where it is.
+    """Make an item of each file that is set aside, by its name there; yields (done, total, report
+    so far), and once more at the end. A file that cannot be read stays where it is.
     """
     report, found = Report(), collection.set_aside()
     sources = list(distinct(unused(collection, found), report))
@@ -31,7 +35,9 @@ def adopt(
     yield done, len(found), report
     with tempfile.TemporaryDirectory() as place:
         todo = [(source, "") for source in sources]
-        for source, stamp, outcome in decoded(todo, encoder, decoders, budget, Path(place), overlap):
+        for source, stamp, outcome in decoded(
+            todo, encoder, decoders, budget, Path(place), overlap
+        ):
             done += 1
             if isinstance(outcome, BadMedia):
                 report.failed[source.name] = str(outcome)
@@ -46,7 +52,9 @@ def adopt(
 
 
 def unused(collection: Collection, files: Iterable[Path]) -> list[Source]:
-    """The files as sources, with ids that no item has: their names, with a number where one is taken."""
+    """The files as sources, with ids that no item has: their names, with a number where one is
+    taken.
+    """
     with collection.held() as records:
         ids = set(records.versions())
     sources = []
@@ -59,9 +67,13 @@ def unused(collection: Collection, files: Iterable[Path]) -> list[Source]:
     return sources
 
 
-def take_in(encoder: Encoder, collection: Collection, ready: list[tuple[Source, str, Media]], report: Report) -> None:
+def take_in(
+    encoder: Encoder, collection: Collection, ready: list[tuple[Source, str, Media]], report: Report
+) -> None:
     if not ready:
         return
     items = encoded(encoder, ready)
-    collection.take_in([replace(item, media=item.filename, source=None, stamp=None) for item in items])
+    collection.take_in(
+        [replace(item, media=item.filename, source=None, stamp=None) for item in items]
+    )
     report.wrote(items)

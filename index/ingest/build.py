@@ -1,4 +1,6 @@
-"""Batch building: read, decode, encode, write, all at once. Resumes where it stopped; names every file that failed."""
+"""Batch building: read, decode, encode, write, all at once. Resumes where it stopped; names every
+file that failed.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ RESTAMPED = 256  # items whose new times are written together
 
 @dataclass(frozen=True)
 class Source:
-    """One thing to index: a file, one inside a tar shard, or words alone; and what is said of it."""
+    """One thing to index: a file, one inside a tar shard, or
+    words alone; and what is said of it.
+    """
 
     id: str
     path: Path | None
@@ -49,7 +53,13 @@ class Source:
     @property
     def name(self) -> str:
         """As people know it."""
-        return self.id if self.path is None else f"{self.path} ({self.id})" if self.member else str(self.path)
+        return (
+            self.id
+            if self.path is None
+            else f"{self.path} ({self.id})"
+            if self.member
+            else str(self.path)
+        )
 
     @property
     def stamp(self) -> str:
@@ -61,7 +71,9 @@ class Source:
             stat = self.path.stat()
         except OSError:
             return "missing"
-        return f"{stat.st_size}:{stat.st_mtime_ns}:{self.member.offset if self.member else ''}:{said}"
+        return (
+            f"{stat.st_size}:{stat.st_mtime_ns}:{self.member.offset if self.member else ''}:{said}"
+        )
 
 
 @dataclass
@@ -72,7 +84,8 @@ class Report:
     unchanged: int = 0
     ignored: int = 0
     failed: dict[str, str] = field(default_factory=dict)
-    warned: dict[str, str] = field(default_factory=dict)  # by id, what was indexed but not understood
+    # by id, what was indexed but not understood
+    warned: dict[str, str] = field(default_factory=dict)
     rewritten: int = 0  # other content in the size and time that a file had, where that was checked
 
     def wrote(self, items: list[NewItem]) -> None:
@@ -82,8 +95,8 @@ class Report:
 
 @dataclass
 class BuildPlan:
-    """What a build has to do. Of sources in `doubtful`, with their stamps, the content tells: whether it is that of the
-    item, or of the failure, that is known.
+    """What a build has to do. Of sources in `doubtful`, with their stamps, the content tells:
+    whether it is that of the item, or of the failure, that is known.
     """
 
     total: int
@@ -105,8 +118,9 @@ def hash_of(texts: tuple[str, ...], metadata: dict[str, Any]) -> str:
 
 
 def sources(paths: Iterable[Path], within: Path | None = None) -> tuple[list[Source], int]:
-    """Everything to index in the given folders, files, manifests and tar shards, and how many other files there were.
-    A file's id is its path from the parent of what was given, or from the folder `within`.
+    """Everything to index in the given folders, files, manifests and tar shards, and how many other
+    files there were. A file's id is its path from the parent of what was given, or from the folder
+    `within`.
 
     Raises:
         FileNotFoundError: a path that does not exist.
@@ -117,7 +131,9 @@ def sources(paths: Iterable[Path], within: Path | None = None) -> tuple[list[Sou
     for path in paths:
         base = within or path.resolve().parent
         if path.is_dir():
-            for file in sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith(".")):
+            for file in sorted(
+                p for p in path.rglob("*") if p.is_file() and not p.name.startswith(".")
+            ):
                 if file.suffix.lower() in MEDIA:
                     id = (path.resolve() / file.relative_to(path)).relative_to(base).as_posix()
                     found.append(Source(id, file.resolve()))
@@ -134,7 +150,11 @@ def sources(paths: Iterable[Path], within: Path | None = None) -> tuple[list[Sou
                 texts = one_line(row)
                 found.append(Source(row.id, path.resolve(), row.metadata, texts, member))
         else:
-            found.append(Source((path.resolve().parent / path.name).relative_to(base).as_posix(), path.resolve()))
+            found.append(
+                Source(
+                    (path.resolve().parent / path.name).relative_to(base).as_posix(), path.resolve()
+                )
+            )
     return found, ignored
 
 
@@ -173,11 +193,12 @@ def build(
     at_once: int = 1,
     check: bool = False,
 ) -> Iterator[tuple[int, int, Report]]:
-    """Index what is new or changed, and what failed before where `retry`, each window lying on a share `overlap` of the
-    one before; yields (done, total, report so far) as it goes, and once more at the end. While batches are encoded, so
-    many `at_once`, the next files are decoded and the last batch is written. Where there is a folder `within`, nothing
-    outside of it is read, whatever links and manifests say, and files go by their path in it. To `check` is to read
-    every file whose size and time are those it had, too.
+    """Index what is new or changed, and what failed before where `retry`, each window lying on a
+    share `overlap` of the one before; yields (done, total, report so far) as it goes, and once more
+    at the end. While batches are encoded, so many `at_once`, the next files are decoded and the
+    last batch is written. Where there is a folder `within`, nothing outside of it is read, whatever
+    links and manifests say, and files go by their path in it. To `check` is to read every file
+    whose size and time are those it had, too.
     """
     plan = plan_build(collection, paths, retry, overlap, within, check)
     total, report = plan.total, plan.report
@@ -193,7 +214,9 @@ def build(
         writing: Future[None] | None = None
 
         def write() -> int:
-            """Have the oldest batch written once the one before it has been; how many items it has."""
+            """Have the oldest batch written once the one before it has
+            been; how many items it has.
+            """
             nonlocal writing
             items = encoding.popleft().result()
             if writing is not None:
@@ -203,7 +226,9 @@ def build(
             return len(items)
 
         ready: list[tuple[Source, str, Media]] = []
-        for source, stamp, outcome in decode_with_digests(todo, encoder, decoders, budget, Path(place), overlap):
+        for source, stamp, outcome in decode_with_digests(
+            todo, encoder, decoders, budget, Path(place), overlap
+        ):
             if isinstance(outcome, BadMedia):
                 note_failure(collection, report, source, stamp, outcome)
                 done += 1
@@ -251,9 +276,16 @@ def plan_build(
                 plan.doubtful.append((source, stamp, item))
             else:
                 report.unchanged += 1
-        elif failure is not None and failure.name and failure.stamp == stamp and not (retry or check):
+        elif (
+            failure is not None and failure.name and failure.stamp == stamp and not (retry or check)
+        ):
             report.failed[source.name] = failure.reason
-        elif failure is not None and failure.digest and may_be_same(failure.stamp, stamp) and not retry:
+        elif (
+            failure is not None
+            and failure.digest
+            and may_be_same(failure.stamp, stamp)
+            and not retry
+        ):
             plan.doubtful.append((source, stamp, failure))
         elif item is not None and item.digest and may_be_same(item.stamp, stamp):
             plan.doubtful.append((source, stamp, item))
@@ -263,8 +295,8 @@ def plan_build(
 
 
 def settle_doubtful(collection: Collection, plan: BuildPlan) -> Iterator[None]:
-    """Read what is doubtful: what has the content that is known goes by the time it has now, the rest is to be done.
-    Yields as it goes, and once more at the end.
+    """Read what is doubtful: what has the content that is known goes by the time it has now, the
+    rest is to be done. Yields as it goes, and once more at the end.
     """
     readers, stamps = ThreadPoolExecutor(READERS), dict[str, tuple[str, str]]()
     try:
@@ -292,16 +324,25 @@ def settle_doubtful(collection: Collection, plan: BuildPlan) -> Iterator[None]:
         readers.shutdown(cancel_futures=True)
 
 
-def note_failure(collection: Collection, report: Report, source: Source, stamp: str, fault: BadMedia) -> None:
-    """Keep what is wrong with a source. An item that was made from what its file was before goes."""
+def note_failure(
+    collection: Collection, report: Report, source: Source, stamp: str, fault: BadMedia
+) -> None:
+    """Keep what is wrong with a source. An item that was made
+    from what its file was before goes.
+    """
     report.failed[source.name] = str(fault)
     if isinstance(fault, DecodersClosed):
         return
     with collection.held() as records:
         item = records.find(source.id)
-    if item is not None and item.source == str(source.path) and replaced(item, source, stamp, fault):
+    if (
+        item is not None
+        and item.source == str(source.path)
+        and replaced(item, source, stamp, fault)
+    ):
         collection.delete(source.id)
-    if isinstance(fault, DecoderFailed):  # that may have been the machine's fault: try again next time
+    # that may have been the machine's fault: try again next time
+    if isinstance(fault, DecoderFailed):
         stamp = ""
     failure = Failure(stamp, str(fault), source.name, str(source.path or ""), source.digest or None)
     collection.note_failure(source.id, failure)
@@ -320,17 +361,21 @@ def replaced(item: Item, source: Source, stamp: str, fault: BadMedia) -> bool:
 
 
 def standing_failures(collection: Collection) -> dict[str, str]:
-    """What could not be indexed, in this build or an earlier one, and why, by the names of the files. Of files that are
-    gone, or were indexed under another id, nothing is kept.
+    """What could not be indexed, in this build or an earlier one, and why, by the names of the
+    files. Of files that are gone, or were indexed under another id, nothing is kept.
     """
     with collection.held() as records:
         failures = records.failures()
-        indexed = {known.source for id, known in records.known_sources().items() if id not in failures}
+        indexed = {
+            known.source for id, known in records.known_sources().items() if id not in failures
+        }
     found, over = {}, []
     for id, failure in failures.items():
         if not failure.source or failure.name is None:
             continue
-        if not Path(failure.source).exists() or (failure.name == failure.source and failure.source in indexed):
+        if not Path(failure.source).exists() or (
+            failure.name == failure.source and failure.source in indexed
+        ):
             over.append(id)
         else:
             found[failure.name] = failure.reason
@@ -358,7 +403,8 @@ def decode_with_digests(
 
         for source, stamp, outcome in decoded(reading(), encoder, decoders, budget, place, overlap):
             digest = sums.popleft().result()
-            still = stamp.startswith(source.stamp)  # else one of the two may have read what came before
+            # else one of the two may have read what came before
+            still = stamp.startswith(source.stamp)
             yield replace(source, digest=digest if still else ""), stamp, outcome
 
 
@@ -370,18 +416,28 @@ def decoded(
     place: Path,
     overlap: float = 0.0,
 ) -> Iterator[Decoded]:
-    """Decode in order, some files ahead; files of shards are laid out in the folder `place` while they are read."""
+    """Decode in order, some files ahead; files of shards are laid out in the folder `place` while
+    they are read.
+    """
     queue: deque[tuple[Source, str, Future[Media | BadMedia] | None, Path | None]] = deque()
     rest = iter(todo)
 
     def fill() -> None:
         held = sum(size_of(future) for _, _, future, _ in queue)
-        while len(queue) < AHEAD and held < AHEAD_BYTES and (following := next(rest, None)) is not None:
+        while (
+            len(queue) < AHEAD
+            and held < AHEAD_BYTES
+            and (following := next(rest, None)) is not None
+        ):
             source, stamp = following
             fault: BadMedia | None = None
             path = source.path
             if path is not None and source.member is not None:
-                shard, path = path, place / f"{hashlib.sha256(source.id.encode()).hexdigest()}{source.member.suffix}"
+                shard, path = (
+                    path,
+                    place
+                    / f"{hashlib.sha256(source.id.encode()).hexdigest()}{source.member.suffix}",
+                )
                 fault = laid_out_at(path, shard, source.member)
             future: Future[Media | BadMedia] | None = None
             if fault is not None:
@@ -391,7 +447,9 @@ def decoded(
                 future = Future()
                 future.set_result(NotMedia("a link has taken its place"))
             elif path is not None:
-                future = decoders.start(path, encoder.manifest.inputs, budget, overlap=overlap, previews=True)
+                future = decoders.start(
+                    path, encoder.manifest.inputs, budget, overlap=overlap, previews=True
+                )
             queue.append((source, stamp, future, path if source.member is not None else None))
 
     fill()
@@ -400,7 +458,8 @@ def decoded(
         try:
             media = decoders.finish(future) if future is not None else Media(0.0, [], {})
             for encoding in encoder.manifest.encodings("text") if source.texts else ():
-                encoder.read(list(source.texts), encoding)  # what cannot be read is its fault, not a batch's
+                # what cannot be read is its fault, not a batch's
+                encoder.read(list(source.texts), encoding)
             yield source, stamp, media
         except BadMedia as fault:
             yield source, stamp, fault
@@ -410,7 +469,9 @@ def decoded(
 
 
 def laid_out_at(path: Path, shard: Path, member: Member) -> BadMedia | None:
-    """Write a shard's member to a file of its own; what is wrong if that could not be done whole."""
+    """Write a shard's member to a file of its own; what is
+    wrong if that could not be done whole.
+    """
     try:
         data = member.read(shard)
         path.write_bytes(data)
@@ -425,7 +486,11 @@ def size_of(future: Future[Media | BadMedia] | None) -> int:
     if future is None or not future.done() or future.cancelled() or future.exception() is not None:
         return 0
     outcome = future.result()
-    return 0 if isinstance(outcome, BadMedia) else sum(part.array.nbytes for part in outcome.parts.values())
+    return (
+        0
+        if isinstance(outcome, BadMedia)
+        else sum(part.array.nbytes for part in outcome.parts.values())
+    )
 
 
 def encoded(encoder: Encoder, ready: list[tuple[Source, str, Media]]) -> list[NewItem]:
@@ -469,8 +534,8 @@ def with_words(item: NewItem, source: Source, encoder: Encoder) -> NewItem:
 
 @dataclass(frozen=True)
 class Words:
-    """An item's texts as windows, one or more for each text: how many; by encoding, which of them say something, and
-    these as token ids; what whoever adds them is to be told.
+    """An item's texts as windows, one or more for each text: how many; by encoding, which of them
+    say something, and these as token ids; what whoever adds them is to be told.
     """
 
     windows: int
@@ -479,8 +544,8 @@ class Words:
 
 
 def read_words(encoder: Encoder, texts: list[str]) -> Words:
-    """Texts in every way the bundle reads them. Of a text none of whose words is known there is nothing to encode: it
-    would be like every other such text. Raises BadText.
+    """Texts in every way the bundle reads them. Of a text none of whose words is known there is
+    nothing to encode: it would be like every other such text. Raises BadText.
     """
     encodings = encoder.manifest.encodings("text") if texts else []
     readings = {encoding: encoder.read(texts, encoding) for encoding in encodings}
@@ -495,7 +560,9 @@ def read_words(encoder: Encoder, texts: list[str]) -> Words:
         windows += max((len(found[i].rows) for found in readings.values()), default=1)
     several = len(texts) > 1
     told = [
-        warning for found in readings.values() for warning in warnings_of(dict(enumerate(found)), several, cut=False)
+        warning
+        for found in readings.values()
+        for warning in warnings_of(dict(enumerate(found)), several, cut=False)
     ]
     return Words(windows, rows, tuple(dict.fromkeys(told)))
 
@@ -507,17 +574,26 @@ def row_vectors(encoder: Encoder, encoding: str, rows: list[list[int]]) -> np.nd
     return np.concatenate([encoder.embed(encoding, part) for part in parts])
 
 
-def encode_all(encoder: Encoder, items: list[Media]) -> list[dict[str, tuple[list[int], np.ndarray[Any, Any]]]]:
-    """For each item, by encoding, (which windows, vectors [n, dim]); each modality of all items in batches."""
+def encode_all(
+    encoder: Encoder, items: list[Media]
+) -> list[dict[str, tuple[list[int], np.ndarray[Any, Any]]]]:
+    """For each item, by encoding, (which windows, vectors [n, dim]); each modality of all items in
+    batches.
+    """
     out: list[dict[str, tuple[list[int], np.ndarray[Any, Any]]]] = [{} for _ in items]
     for encoding in encoder.manifest.graphs:
         modality = modality_of(encoding)
-        having = [(i, item.parts[modality]) for i, item in enumerate(items) if modality in item.parts]
+        having = [
+            (i, item.parts[modality]) for i, item in enumerate(items) if modality in item.parts
+        ]
         if not having:
             continue
         arrays = np.concatenate([part.array for _, part in having])
         vectors = np.concatenate(
-            [encoder.embed(encoding, arrays[i : i + WINDOWS]) for i in range(0, len(arrays), WINDOWS)]
+            [
+                encoder.embed(encoding, arrays[i : i + WINDOWS])
+                for i in range(0, len(arrays), WINDOWS)
+            ]
         )
         at = 0
         for i, part in having:

@@ -1,4 +1,6 @@
-"""Whether a file is what it was when it was indexed: by its size and time, and in doubt by its content."""
+"""Whether a file is what it was when it was indexed: by its size and time, and in doubt by its
+content.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +13,8 @@ from media.manifest import Member
 
 @dataclass(frozen=True)
 class Stamp:
-    """What a stamp says, `SIZE:TIME:OFFSET:SAID[:OVERLAP]`: of a file its size and time, of a shard's member the offset
-    there, a sum of what is said of it, and how its windows overlap.
+    """What a stamp says, `SIZE:TIME:OFFSET:SAID[:OVERLAP]`: of a file its size and time, of a
+    shard's member the offset there, a sum of what is said of it, and how its windows overlap.
     """
 
     size: str
@@ -28,7 +30,9 @@ class Stamp:
 
 
 def may_be_same(was: str, now: str) -> bool:
-    """Whether a file of one stamp may be that of another at another time. A shard may have grown around its member."""
+    """Whether a file of one stamp may be that of another at another time. A shard may have grown
+    around its member.
+    """
     old, new = Stamp.read(was), Stamp.read(now)
     if old is None or new is None or old.about != new.about or bool(old.offset) != bool(new.offset):
         return False
@@ -42,9 +46,12 @@ def is_other(was: str, now: str) -> bool:
 
 
 def digest_of(path: Path | None, member: Member | None = None) -> str:
-    """The SHA-256 of a file, or of a member of a shard; empty where there is none that can be read."""
+    """The SHA-256 of a file, or of a member of a shard; empty
+    where there is none that can be read.
+    """
     try:
-        if path is None or path != path.resolve() or not path.is_file():  # a link may lead to what has no end
+        # a link may lead to what has no end
+        if path is None or path != path.resolve() or not path.is_file():
             return ""
         if member is not None:
             return hashlib.sha256(member.read(path)).hexdigest()

@@ -18,7 +18,8 @@ OfWindows = tuple[list[int], NDArray[np.float32]]  # which windows, and their un
 def media_item(id: str, media: Media, vectors: dict[str, OfWindows], **said: Any) -> NewItem:
     """A file as an item; `said` are further fields of `NewItem`.
 
-    Windows of silence get no vector of sound: silence lies near phrases that have nothing to do with it.
+    Windows of silence get no vector of sound: silence lies near phrases that have nothing to do
+    with it.
     """
     silent = media.parts["audio"].empty if "audio" in media.parts else frozenset()
     heard = {
@@ -38,7 +39,9 @@ def media_item(id: str, media: Media, vectors: dict[str, OfWindows], **said: Any
     )
 
 
-def without(left_out: frozenset[int], windows: list[int], vectors: NDArray[np.float32]) -> OfWindows:
+def without(
+    left_out: frozenset[int], windows: list[int], vectors: NDArray[np.float32]
+) -> OfWindows:
     """Windows and their vectors but for some.
 
     >>> without(frozenset({4}), [3, 4], np.eye(2, dtype=np.float32))

@@ -1,7 +1,9 @@
-"""The stages of batch building on Ray Data: decoding and encoding by actors where the cluster has room, writing here.
+"""The stages of batch building on Ray Data: decoding and encoding by actors where the cluster has
+room, writing here.
 
-Files are read where an actor happens to be: every node needs them, and the bundle, under the same paths. What has been
-written need not be done again, so a build that was stopped goes on as the local one does.
+Files are read where an actor happens to be: every node needs them, and the bundle, under the same
+paths. What has been written need not be done again, so a build that was stopped goes on as the
+local one does.
 """
 
 from __future__ import annotations
@@ -21,7 +23,16 @@ from media.sandbox import Decoders
 
 from ..collection import Collection, CollectionError
 from ..records.database import NewItem
-from .build import WINDOWS, Report, Source, decode_with_digests, encoded, note_failure, plan_build, settle_doubtful
+from .build import (
+    WINDOWS,
+    Report,
+    Source,
+    decode_with_digests,
+    encoded,
+    note_failure,
+    plan_build,
+    settle_doubtful,
+)
 
 FILES = 8  # in one task
 
@@ -34,25 +45,33 @@ class NoRay(CollectionError):
 class Encode:
     """An actor: sources in, items with their vectors or what is wrong with each out."""
 
-    def __init__(self, bundle: Path, budget: Budget, memory_mb: int, max_s: float, overlap: float) -> None:
+    def __init__(
+        self, bundle: Path, budget: Budget, memory_mb: int, max_s: float, overlap: float
+    ) -> None:
         self.encoder = OnnxEncoder.open(bundle, threads=1)
         self.decoders, self.budget, self.overlap = Decoders(1, memory_mb, max_s), budget, overlap
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """{"source": pickled (source, stamp)} -> {"outcome": pickled (source, stamp, item or fault)}."""
+        """{"source": pickled (source, stamp)} -> {"outcome": pickled (source, stamp, item or
+        fault)}.
+        """
         todo: list[tuple[Source, str]] = [pickle.loads(row) for row in batch["source"]]
         outcomes: list[tuple[Source, str, NewItem | BadMedia]] = []
         with tempfile.TemporaryDirectory() as folder:
             ready = []
             place = Path(folder)
             how = (self.budget, place, self.overlap)
-            for source, stamp, outcome in decode_with_digests(todo, self.encoder, self.decoders, *how):
+            for source, stamp, outcome in decode_with_digests(
+                todo, self.encoder, self.decoders, *how
+            ):
                 if isinstance(outcome, BadMedia):
                     outcomes.append((source, stamp, outcome))
                 else:
                     ready.append((source, stamp, outcome))
         items = encoded(self.encoder, ready) if ready else []
-        outcomes += [(source, stamp, item) for (source, stamp, _), item in zip(ready, items, strict=True)]
+        outcomes += [
+            (source, stamp, item) for (source, stamp, _), item in zip(ready, items, strict=True)
+        ]
         return {"outcome": np.array([pickle.dumps(outcome) for outcome in outcomes], dtype=object)}
 
 
@@ -68,7 +87,9 @@ def build(
     overlap: float = 0.0,
     check: bool = False,
 ) -> Iterator[tuple[int, int, Report]]:
-    """See `build.build`; on the Ray cluster that is running, or on one made here for the time being."""
+    """See `build.build`; on the Ray cluster that is running, or on one made here for the time
+    being.
+    """
     try:
         import ray
     except ImportError as error:
@@ -82,7 +103,8 @@ def build(
         context = ray.data.DataContext.get_current()
         context.execution_options.preserve_order = True
         context.enable_progress_bars = False
-        # In as many blocks as there are tasks: a stage that splits them would want a processor that the actors hold.
+        # In as many blocks as there are tasks: a stage that splits them would want a processor that
+        # the actors hold.
         rows = [{"source": pickle.dumps(pair)} for pair in todo]
         made = ray.data.from_items(rows, override_num_blocks=-(-len(todo) // FILES)).map_batches(
             Encode,

@@ -1,8 +1,9 @@
-"""A collection in another bundle's vectors: made beside the old one, which serves on; compared; then put in its place.
+"""A collection in another bundle's vectors: made beside the old one, which serves on; compared;
+then put in its place.
 
-The new one grows in `reembed/NAME` of the data folder, under a lock of its own. It resumes where it was stopped, and
-follows what has changed in the old one meanwhile. The swap is two renames; one that was cut short is completed when the
-data folder is opened next.
+The new one grows in `reembed/NAME` of the data folder, under a lock of its own. It resumes where it
+was stopped, and follows what has changed in the old one meanwhile. The swap is two renames; one
+that was cut short is completed when the data folder is opened next.
 """
 
 from __future__ import annotations
@@ -23,7 +24,14 @@ from media.manifest import BadManifest, Member, read_shard
 from media.sandbox import Decoders
 from media.windows import Media
 
-from ..collection import NAME, Collection, CollectionError, RecordsLost, UnknownCollection, has_lost_records
+from ..collection import (
+    NAME,
+    Collection,
+    CollectionError,
+    RecordsLost,
+    UnknownCollection,
+    has_lost_records,
+)
 from ..library import READY, STAGED, complete_swaps, hold, old_of
 from ..query_bank import stock
 from ..records.database import Item, Records, UnknownItem
@@ -54,13 +62,19 @@ class Progress:
 
 
 def reembed(
-    data: Path, name: str, encoder: Encoder, decoders: Decoders, budget: Budget, overlap: float | None = None
+    data: Path,
+    name: str,
+    encoder: Encoder,
+    decoders: Decoders,
+    budget: Budget,
+    overlap: float | None = None,
 ) -> Iterator[Progress]:
-    """Bring the staged collection to where the old one is; the old one may be in use. Windows overlap as they do there,
-    if nothing else is said.
+    """Bring the staged collection to where the old one is; the old one may be in use. Windows
+    overlap as they do there, if nothing else is said.
 
     Raises:
-        UnknownCollection: there is no such collection. RecordsLost: nothing is known of its items. DataInUse: another
+        UnknownCollection: there is no such collection. RecordsLost: nothing is known of its items.
+            DataInUse: another
         process is at it.
     """
     old_folder, folder = data / "collections" / named(name), data / STAGED / name
@@ -69,13 +83,19 @@ def reembed(
     if not (old_folder / "records.sqlite").is_file():
         raise UnknownCollection(name)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with closing(hold(data / STAGED / "lock")), closing(Records(old_folder / "records.sqlite")) as old:
+    with (
+        closing(hold(data / STAGED / "lock")),
+        closing(Records(old_folder / "records.sqlite")) as old,
+    ):
         (folder / READY).unlink(missing_ok=True)
         staged = Collection(folder, encoder.manifest.fingerprint, encoder.manifest.dims)
         try:
             stock(staged, encoder)
             share = old.overlap() if overlap is None else overlap
-            work, progress = Work(old, old_folder, staged, encoder, decoders, budget, share), Progress()
+            work, progress = (
+                Work(old, old_folder, staged, encoder, decoders, budget, share),
+                Progress(),
+            )
             for _ in range(ROUNDS):
                 if not (yield from work.round(progress)):
                     break
@@ -96,9 +116,13 @@ def named(name: str) -> str:
 
 
 def stale(old: Records, new: Records) -> bool:
-    """Whether the old collection has an item that the new one has not as it is now, or has one no more."""
+    """Whether the old collection has an item that the new one has not as it is now, or has one no
+    more.
+    """
     wanted, held, made_from = old.versions(), new.versions().keys(), new.origins()
-    return wanted.keys() != held or any(made_from.get(id) != version for id, version in wanted.items())
+    return wanted.keys() != held or any(
+        made_from.get(id) != version for id, version in wanted.items()
+    )
 
 
 @dataclass
@@ -118,14 +142,18 @@ class Work:
             return records
 
     def round(self, progress: Progress) -> Generator[Progress, None, bool]:
-        """Every item that is not in the staged collection as it is in the old one; returns whether there was any."""
+        """Every item that is not in the staged collection as it is in the old one; returns whether
+        there was any.
+        """
         wanted = self.old.versions()
         progress.failed.clear()  # by now it may be there, or gone
         with self.staged.held() as records:
             there, held = records.origins(), set(records.versions())
         for id in held - wanted.keys():
             self.staged.delete(id)
-        behind = [id for id, version in wanted.items() if there.get(id) != version or id not in held]
+        behind = [
+            id for id, version in wanted.items() if there.get(id) != version or id not in held
+        ]
         todo = {id: item for id in behind if (item := self.old.find(id)) is not None}
         progress.done, progress.total = len(wanted) - len(todo), len(wanted)
         yield progress
@@ -147,17 +175,29 @@ class Work:
         self.write(ready, todo)
         return len(behind) > len(progress.failed)
 
-    def sources(self, items: dict[str, Item], versions: dict[str, str]) -> Iterator[tuple[Source, str]]:
-        """Where each item's media are now: in the old collection, where batch building found them, in a shard."""
+    def sources(
+        self, items: dict[str, Item], versions: dict[str, str]
+    ) -> Iterator[tuple[Source, str]]:
+        """Where each item's media are now: in the old collection, where batch building found them,
+        in a shard.
+        """
         shards: dict[str, dict[str, Member]] = {}
         for id, item in items.items():
             path, member = self.kept(item) or (Path(item.source) if item.source else None), None
             if item.source and not item.media and not item.filename:
                 if item.source not in shards:
                     with suppress(BadManifest, OSError):
-                        shards[item.source] = {row.id: part for row, part in read_shard(Path(item.source))}
+                        shards[item.source] = {
+                            row.id: part for row, part in read_shard(Path(item.source))
+                        }
                 member = shards.get(item.source, {}).get(id)
-            texts = () if not item.text else (item.text,) if item.source is None else tuple(item.text.split("\n"))
+            texts = (
+                ()
+                if not item.text
+                else (item.text,)
+                if item.source is None
+                else tuple(item.text.split("\n"))
+            )
             yield Source(id, path, item.metadata, texts, member), versions[id]
 
     def kept(self, item: Item) -> Path | None:
@@ -179,7 +219,9 @@ class Work:
         self.staged.put(made)
         there = {new.id for new in made}
         with self.staged.held() as records:
-            records.set_origins({source.id: version for source, version, _ in ready if source.id in there})
+            records.set_origins(
+                {source.id: version for source, version, _ in ready if source.id in there}
+            )
 
 
 @dataclass(frozen=True)
@@ -192,8 +234,8 @@ class Overlap:
 
 
 def overlaps(data: Path, name: str, compares: Callable[[str, str], bool]) -> list[Overlap]:
-    """The staged collection against the old one: by the everyday queries that both have in their banks and that compare
-    with what is searched, and by items taken by chance.
+    """The staged collection against the old one: by the everyday queries that both have in their
+    banks and that compare with what is searched, and by items taken by chance.
 
     Raises:
         NotReady: nothing is staged.
@@ -202,14 +244,23 @@ def overlaps(data: Path, name: str, compares: Callable[[str, str], bool]) -> lis
     if not place.is_file():
         raise NotReady(name, "nothing is staged")
     found = []
-    with closing(Records(data / "collections" / name / "records.sqlite")) as old, closing(Records(place)) as new:
+    with (
+        closing(Records(data / "collections" / name / "records.sqlite")) as old,
+        closing(Records(place)) as new,
+    ):
         shared = sorted(set(old.encodings()) & set(new.encodings()))
         for target in shared:
             sides = [Neighbours(records, target) for records in (old, new)]
             for source in sorted(set(old.bank_encodings()) & set(new.bank_encodings())):
-                if compares(source, target) and all(side.records.dim_of_bank(source) == side.dim for side in sides):
-                    asked = zip(*(side.records.bank(source, side.dim) for side in sides), strict=False)
-                    found.append(compared(f"{source}-{target}", sides, [(a, b, "") for a, b in asked]))
+                if compares(source, target) and all(
+                    side.records.dim_of_bank(source) == side.dim for side in sides
+                ):
+                    asked = zip(
+                        *(side.records.bank(source, side.dim) for side in sides), strict=False
+                    )
+                    found.append(
+                        compared(f"{source}-{target}", sides, [(a, b, "") for a, b in asked])
+                    )
             ids = sorted(set(sides[0].items) & set(sides[1].items))
             chosen = np.random.default_rng(0).permutation(len(ids))[:SAMPLED]
             own = []
@@ -242,7 +293,9 @@ class Neighbours:
         return [about[n].id for n in numbers if n in about and about[n].id != but][:TEN]
 
 
-def compared(route: str, sides: list[Neighbours], asked: list[tuple[Vectors, Vectors, str]]) -> Overlap:
+def compared(
+    route: str, sides: list[Neighbours], asked: list[tuple[Vectors, Vectors, str]]
+) -> Overlap:
     shares = []
     for a, b, but in asked:
         best = [set(side.best(query, but)) for side, query in zip(sides, (a, b), strict=True)]
@@ -267,15 +320,18 @@ def swap(data: Path, name: str) -> None:
 
 
 def check_ready(data: Path, name: str, fingerprint: str | None = None) -> None:
-    """Raises NotReady: what is staged is not all that the old collection is, or not in this bundle's vectors.
-    RecordsLost: nothing is known of the old one's items.
+    """Raises NotReady: what is staged is not all that the old collection is, or not in this
+    bundle's vectors. RecordsLost: nothing is known of the old one's items.
     """
     staged, there = data / STAGED / name, data / "collections" / name
     if has_lost_records(there):
         raise RecordsLost(name)
     if not (staged / READY).is_file():
         raise NotReady(name, "it has not been made anew" if fingerprint else "it is not complete")
-    with closing(Records(there / "records.sqlite")) as old, closing(Records(staged / "records.sqlite")) as new:
+    with (
+        closing(Records(there / "records.sqlite")) as old,
+        closing(Records(staged / "records.sqlite")) as new,
+    ):
         if fingerprint not in (None, new.meta()["fingerprint"]):
             raise NotReady(name, "it was made anew for another bundle")
         if stale(old, new):

@@ -1,7 +1,7 @@
 """SQLite: items, windows, vectors, metadata. The only truth; everything else is rebuilt from it.
 
-A write has happened when its transaction has reached the disk. Vector ids are never used twice, so "all vectors after
-id n, and all removals after number m" brings any older copy up to date.
+A write has happened when its transaction has reached the disk. Vector ids are never used twice, so
+"all vectors after id n, and all removals after number m" brings any older copy up to date.
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ PLACES = (
 LABELS = "select n, metadata, id, kind, duration_s, filename from items"
 ASKS = "asks:"  # before the name of a bank's encoding, a key
 CHUNK = 4096
-CACHE_KIB = 8 * 1024  # of pages, so that a search finds its hits without reading the trees above them
+# of pages, so that a search finds its hits without reading the trees above them
+CACHE_KIB = 8 * 1024
 FILTERS_KEPT, FILTER_KEPT_MOST = 16, 1_000_000  # and of how many vectors each
 
 
@@ -80,7 +81,9 @@ class UnknownSchema(Exception):
 
 @dataclass(frozen=True)
 class NewItem:
-    """What is written in one transaction. `vectors[e]`, of an encoding, is (which windows, unit vectors [n, dim])."""
+    """What is written in one transaction. `vectors[e]`, of an encoding, is (which windows, unit
+    vectors [n, dim]).
+    """
 
     id: str
     kind: str
@@ -125,7 +128,9 @@ class Known(NamedTuple):
 
 
 class Failure(NamedTuple):
-    """A source that could not be indexed; older records do not know its name, its file and the sum of its content."""
+    """A source that could not be indexed; older records do not know its name, its file and the sum
+    of its content.
+    """
 
     stamp: str
     reason: str
@@ -148,8 +153,8 @@ class About(NamedTuple):
 
 
 class Records:
-    """One collection's database. Not for several threads at once: its collection holds a lock. Opened `alone`, it needs
-    no room on the disk to be read, and no other connection has it.
+    """One collection's database. Not for several threads at once: its collection holds a lock.
+    Opened `alone`, it needs no room on the disk to be read, and no other connection has it.
     """
 
     def __init__(self, path: Path, alone: bool = False) -> None:
@@ -163,7 +168,8 @@ class Records:
     def _open(self, alone: bool) -> None:
         if alone:
             self._db.execute("pragma locking_mode = exclusive")
-        self._db.execute("pragma temp_store = memory")  # a deletion writes nothing but the database and its log
+        # a deletion writes nothing but the database and its log
+        self._db.execute("pragma temp_store = memory")
         self._db.execute("pragma journal_mode = wal")
         self._db.execute("pragma synchronous = full")
         self._db.execute("pragma foreign_keys = on")
@@ -187,7 +193,8 @@ class Records:
         if version == 1:  # when a vector's encoding was its modality
             self._db.execute("alter table vectors rename column modality to encoding")
             self._db.execute("alter table removed rename column modality to encoding")
-        if version in (1, 2):  # when filters read the metadata itself, and scores were not calibrated
+        # when filters read the metadata itself, and scores were not calibrated
+        if version in (1, 2):
             for statement in SCHEMA.split(";"):
                 if "facts" in statement or "table bank" in statement:
                     self._db.execute(statement)
@@ -197,7 +204,8 @@ class Records:
             for statement in SCHEMA.split(";"):
                 if "table pictures" in statement or "table sounds" in statement:
                     self._db.execute(statement)
-        if version in (1, 2, 3, 4):  # when a file was known by its size and time alone, and black was a match
+        # when a file was known by its size and time alone, and black was a match
+        if version in (1, 2, 3, 4):
             self._db.execute("alter table windows add column plain integer not null default 0")
             self._db.execute("alter table items add column digest text")
             for column in ("name", "source", "digest"):
@@ -222,7 +230,9 @@ class Records:
         self._db.close()
 
     def shorten_log(self) -> None:
-        """Carry SQLite's log over into the database, and give its room back, if nobody reads it at the moment."""
+        """Carry SQLite's log over into the database, and give its room back, if nobody reads it at
+        the moment.
+        """
         self._db.execute("pragma wal_checkpoint(truncate)").fetchall()
 
     def meta(self) -> dict[str, str]:
@@ -239,7 +249,8 @@ class Records:
     ) -> tuple[dict[str, tuple[list[int], NDArray[np.float32]]], list[str]]:
         """Write items in one transaction, each replacing an item of its id.
 
-        Returns, by encoding, the ids and vectors that were added, and the media files no longer used.
+        Returns, by encoding, the ids and vectors that were added, and the media files no longer
+        used.
         """
         added: dict[str, tuple[list[int], list[NDArray[np.float32]]]] = {}
         replaced: list[tuple[int, str | None]] = []
@@ -292,7 +303,9 @@ class Records:
                         assert n is not None
                         ids.append(n)
                         rows.append(vector)
-        return {e: (ids, np.stack(rows)) for e, (ids, rows) in added.items() if ids}, self._gone(replaced)
+        return {e: (ids, np.stack(rows)) for e, (ids, rows) in added.items() if ids}, self._gone(
+            replaced
+        )
 
     def remove(self, id: str) -> list[str]:
         """Delete an item; returns the media files no longer used.
@@ -314,7 +327,9 @@ class Records:
             " join windows w on w.n = v.window join items i on i.n = w.item where i.id = ?",
             (id,),
         )
-        return self._db.execute("delete from items where id = ? returning n, media", (id,)).fetchall()
+        return self._db.execute(
+            "delete from items where id = ? returning n, media", (id,)
+        ).fetchall()
 
     def _gone(self, items: list[tuple[int, str | None]]) -> list[str]:
         """Forget items that have been removed for good; returns their media files."""
@@ -378,8 +393,13 @@ class Records:
 
     def counts(self) -> dict[str, int]:
         """How many items, windows and vectors of each encoding."""
-        count = {t: self._db.execute(f"select count(*) from {t}").fetchone()[0] for t in ("items", "windows")}
-        return count | dict(self._db.execute("select encoding, count(*) from vectors group by encoding"))
+        count = {
+            t: self._db.execute(f"select count(*) from {t}").fetchone()[0]
+            for t in ("items", "windows")
+        }
+        return count | dict(
+            self._db.execute("select encoding, count(*) from vectors group by encoding")
+        )
 
     def alive(self, items: Ids) -> NDArray[np.bool_]:
         """Which of these items, by their numbers [n], are there still."""
@@ -388,13 +408,19 @@ class Records:
 
     def head(self) -> tuple[int, int]:
         """The numbers of the last vector added and the last one removed."""
-        last = dict(self._db.execute("select name, seq from sqlite_sequence where name in ('vectors', 'removed')"))
+        last = dict(
+            self._db.execute(
+                "select name, seq from sqlite_sequence where name in ('vectors', 'removed')"
+            )
+        )
         return last.get("vectors", 0), last.get("removed", 0)
 
     def vectors_after(
         self, encoding: str, n: int, dim: int, upto: int | None = None
     ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-        """The vectors of an encoding with a higher number, in chunks of (ids [k], vectors [k, dim])."""
+        """The vectors of an encoding with a higher number, in chunks of (ids [k], vectors [k,
+        dim]).
+        """
         last = self.head()[0] if upto is None else upto
         while True:
             rows = self._db.execute(
@@ -404,22 +430,33 @@ class Records:
             if not rows:
                 return
             ids = np.array([row[0] for row in rows], np.int64)
-            yield ids, np.frombuffer(b"".join(row[1] for row in rows), "<f4").reshape(len(rows), dim)
+            yield (
+                ids,
+                np.frombuffer(b"".join(row[1] for row in rows), "<f4").reshape(len(rows), dim),
+            )
             n = int(ids[-1])
 
-    def vectors_among(self, encoding: str, dim: int, most: int, seed: int = 0) -> tuple[Ids, NDArray[np.float32]]:
-        """At most so many vectors of an encoding, by chance: ids [k], ascending, and vectors [k, dim]."""
+    def vectors_among(
+        self, encoding: str, dim: int, most: int, seed: int = 0
+    ) -> tuple[Ids, NDArray[np.float32]]:
+        """At most so many vectors of an encoding, by chance: ids [k], ascending, and vectors [k,
+        dim].
+        """
         ids = self.places(encoding).ids
         if len(ids) > most:
             ids = np.sort(np.random.default_rng(seed).choice(ids, most, replace=False))
         return self.exact(ids, dim)
 
     def removed_after(self, encoding: str, n: int) -> NDArray[np.int64]:
-        rows = self._db.execute("select vector from removed where encoding = ? and n > ?", (encoding, n)).fetchall()
+        rows = self._db.execute(
+            "select vector from removed where encoding = ? and n > ?", (encoding, n)
+        ).fetchall()
         return np.array([row[0] for row in rows], np.int64)
 
     def forget_removed(self, upto: int) -> None:
-        """Drop the notes of removals that no snapshot needs any more; their numbers are not used again."""
+        """Drop the notes of removals that no snapshot needs any more; their numbers are not used
+        again.
+        """
         with self._transaction():
             self._db.execute("delete from removed where n <= ?", (upto,))
 
@@ -432,19 +469,29 @@ class Records:
         for part in parts(long):
             rows += self._db.execute(f"{LABELS} where n in ({marks(len(part))})", part)
         every = json.loads(f"[{','.join([row[1] for row in rows])}]")
-        return {n: About(metadata, *about) for (n, _, *about), metadata in zip(rows, every, strict=True)}
+        return {
+            n: About(metadata, *about) for (n, _, *about), metadata in zip(rows, every, strict=True)
+        }
 
     def exact(self, ids: Ids, dim: int) -> tuple[Ids, NDArray[np.float32]]:
-        """Vectors as they were given, by their ids, ascending: those that are there [k], and vectors [k, dim]."""
+        """Vectors as they were given, by their ids, ascending: those that are there [k], and
+        vectors [k, dim].
+        """
         found: dict[int, bytes] = {}
         for part in parts(ids.tolist()):
-            found |= dict(self._db.execute(f"select n, vector from vectors where n in ({marks(len(part))})", part))
+            found |= dict(
+                self._db.execute(
+                    f"select n, vector from vectors where n in ({marks(len(part))})", part
+                )
+            )
         there = np.array(sorted(found), np.int64)
         blobs = b"".join(found[n] for n in there.tolist())
         return there, np.frombuffer(blobs, "<f4").reshape(len(there), dim)
 
     def overlap(self) -> float:
-        """The share of a window of media that the next one lies on, as some item of three or more has it; else 0."""
+        """The share of a window of media that the next one lies on, as some item of three or more
+        has it; else 0.
+        """
         heard = "select 1 from vectors v where v.window = w.n and v.encoding not like 'text%'"
         long = f"select w.item from windows w where exists ({heard}) group by w.item having count(*) > 2 limit 1"
         rows = self._db.execute(
@@ -468,7 +515,9 @@ class Records:
 
     def bank(self, encoding: str, dim: int) -> NDArray[np.float32]:
         """The queries [n, dim] that scores are calibrated by."""
-        rows = self._db.execute("select vector from bank where encoding = ? order by rowid", (encoding,)).fetchall()
+        rows = self._db.execute(
+            "select vector from bank where encoding = ? order by rowid", (encoding,)
+        ).fetchall()
         return np.frombuffer(b"".join(row[0] for row in rows), "<f4").reshape(len(rows), dim)
 
     def set_bank(self, encoding: str, vectors: NDArray[np.float32], targets: list[str]) -> None:
@@ -476,8 +525,13 @@ class Records:
             self._db.execute("delete from bank where encoding = ?", (encoding,))
             blobs = [(encoding, np.asarray(v, "<f4").tobytes()) for v in vectors]
             self._db.executemany("insert into bank values (?, ?)", blobs)
-            about = {"targets": targets, "sha256": hashlib.sha256(b"".join(blob for _, blob in blobs)).hexdigest()}
-            self._db.execute("insert or replace into meta values (?, ?)", (ASKS + encoding, json.dumps(about)))
+            about = {
+                "targets": targets,
+                "sha256": hashlib.sha256(b"".join(blob for _, blob in blobs)).hexdigest(),
+            }
+            self._db.execute(
+                "insert or replace into meta values (?, ?)", (ASKS + encoding, json.dumps(about))
+            )
 
     def asking(self) -> dict[str, dict[str, Any]]:
         """The encodings that have a bank with targets: these, and the digest of its queries."""
@@ -485,19 +539,29 @@ class Records:
         return {key.removeprefix(ASKS): json.loads(value) for key, value in rows}
 
     def asked_by(self, encoding: str) -> str:
-        """The digests of the banks whose queries are asked of an encoding; empty where there are none."""
-        return "+".join(sorted(bank["sha256"] for bank in self.asking().values() if encoding in bank["targets"]))
+        """The digests of the banks whose queries are asked of an encoding; empty where there are
+        none.
+        """
+        return "+".join(
+            sorted(bank["sha256"] for bank in self.asking().values() if encoding in bank["targets"])
+        )
 
     def asked_of(self, encoding: str, dim: int, most: int) -> NDArray[np.float32]:
-        """What vectors of an encoding are searched by: queries [n, dim] of those banks, or where there are none its own
-        vectors, which an index finds more easily: it has them.
+        """What vectors of an encoding are searched by: queries [n, dim] of those banks, or where
+        there are none its own vectors, which an index finds more easily: it has them.
         """
-        banks = [self.bank(source, dim) for source, bank in self.asking().items() if encoding in bank["targets"]]
-        return np.concatenate(banks) if banks else self.vectors_among(encoding, dim, most, seed=1)[1]
+        banks = [
+            self.bank(source, dim)
+            for source, bank in self.asking().items()
+            if encoding in bank["targets"]
+        ]
+        return (
+            np.concatenate(banks) if banks else self.vectors_among(encoding, dim, most, seed=1)[1]
+        )
 
     def matching(self, condition: str, params: list[Any], target: Hashable, places: Places) -> Ids:
-        """Which of a target's vectors, which belong to `places`, are of items that meet an SQL condition from
-        `filters`; ascending.
+        """Which of a target's vectors, which belong to `places`, are of items that meet an SQL
+        condition from `filters`; ascending.
         """
         asked = (target, condition, *params)
         if asked not in self._matched:
@@ -515,11 +579,15 @@ class Records:
         return self._matched[asked]
 
     def places(self, encoding: str) -> Places:
-        """Where the vectors of an encoding belong; kept in memory, and read on after each write of this connection."""
+        """Where the vectors of an encoding belong; kept in memory, and read on after each write of
+        this connection.
+        """
         places = self._places.get(encoding)
         if places is None or places.read_at != self._db.total_changes:
             there = "select count(*) from vectors where encoding = ?"
-            places = self._places[encoding] = self._read_on(places or Places(), PLACES, there, encoding)
+            places = self._places[encoding] = self._read_on(
+                places or Places(), PLACES, there, encoding
+            )
         return places
 
     def labels(self) -> Labels:
@@ -542,7 +610,9 @@ class Records:
         return kept
 
     def media_files(self) -> set[str]:
-        return {row[0] for row in self._db.execute("select media from items where media is not null")}
+        return {
+            row[0] for row in self._db.execute("select media from items where media is not null")
+        }
 
     # ------------------------------------------------------------ another bundle's vectors
 
@@ -567,11 +637,15 @@ class Records:
 
     def dim(self, encoding: str) -> int:
         """How wide the vectors of an encoding are; 0 where there is none."""
-        row = self._db.execute("select length(vector) from vectors where encoding = ? limit 1", (encoding,)).fetchone()
+        row = self._db.execute(
+            "select length(vector) from vectors where encoding = ? limit 1", (encoding,)
+        ).fetchone()
         return int(row[0]) // 4 if row else 0
 
     def dim_of_bank(self, encoding: str) -> int:
-        row = self._db.execute("select length(vector) from bank where encoding = ? limit 1", (encoding,)).fetchone()
+        row = self._db.execute(
+            "select length(vector) from bank where encoding = ? limit 1", (encoding,)
+        ).fetchone()
         return int(row[0]) // 4 if row else 0
 
     def bank_encodings(self) -> list[str]:
@@ -589,23 +663,33 @@ class Records:
 
     def known_sources(self) -> dict[str, Known]:
         """What the items that batch building made were made from, by id."""
-        rows = self._db.execute("select id, source, stamp, digest from items where source is not null")
+        rows = self._db.execute(
+            "select id, source, stamp, digest from items where source is not null"
+        )
         return {id: Known(*known) for id, *known in rows}
 
     def restamp(self, stamps: dict[str, tuple[str, str]]) -> None:
-        """Note of items that batch building made, by id, (stamp, digest): the file has another time, or was read."""
+        """Note of items that batch building made, by id, (stamp, digest): the file has another
+        time, or was read.
+        """
         rows = [(*pair, id) for id, pair in stamps.items()]
         with self._transaction():
-            self._db.executemany("update items set stamp = ?, digest = ? where id = ? and source is not null", rows)
+            self._db.executemany(
+                "update items set stamp = ?, digest = ? where id = ? and source is not null", rows
+            )
 
     def failures(self) -> dict[str, Failure]:
         """The sources that could not be indexed, by id."""
-        rows = self._db.execute("select id, stamp, reason, name, source, digest from failures order by id")
+        rows = self._db.execute(
+            "select id, stamp, reason, name, source, digest from failures order by id"
+        )
         return {id: Failure(*failure) for id, *failure in rows}
 
     def fail(self, id: str, failure: Failure) -> None:
         with self._transaction():
-            self._db.execute("insert or replace into failures values (?, ?, ?, ?, ?, ?)", (id, *failure))
+            self._db.execute(
+                "insert or replace into failures values (?, ?, ?, ?, ?, ?)", (id, *failure)
+            )
 
     def forget_failures(self, ids: list[str]) -> None:
         with self._transaction():
@@ -618,7 +702,8 @@ def holds_records(path: Path) -> bool:
     Raises:
         sqlite3.Error: it cannot be read.
     """
-    if not path.is_file() or not path.stat().st_size:  # of an empty file, SQLite would delete the log
+    # of an empty file, SQLite would delete the log
+    if not path.is_file() or not path.stat().st_size:
         return False
     with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
         try:

@@ -1,5 +1,5 @@
-"""A small subset of Mongo's query language, compiled to SQL over an item's duration_s and the facts of its metadata. As
-there, a list has a value that any of its elements has.
+"""A small subset of Mongo's query language, compiled to SQL over an item's duration_s and the facts
+of its metadata. As there, a list has a value that any of its elements has.
 
 {"kind": "interview", "year": {"$gte": 2019}, "$or": [{"lang": "de"}, {"lang": {"$exists": false}}]}
 """
@@ -89,7 +89,9 @@ def term(key: str, value: Any, made: Statement, depth: int) -> str:
 def conditions(key: str, given: Any, made: Statement, depth: int) -> str:
     if not isinstance(given, dict) or not given:
         raise BadFilter("an object of operators is not empty")
-    return joined("and", [condition(key, op, value, made, depth + 1) for op, value in given.items()], "1")
+    return joined(
+        "and", [condition(key, op, value, made, depth + 1) for op, value in given.items()], "1"
+    )
 
 
 def condition(key: str, op: str, given: Any, made: Statement, depth: int) -> str:
@@ -112,7 +114,9 @@ def condition(key: str, op: str, given: Any, made: Statement, depth: int) -> str
 
 
 def among(key: str, made: Statement, condition: str = "") -> str:
-    """Whether an item has a fact at a field, for which a condition holds; a dot goes down into an object."""
+    """Whether an item has a fact at a field, for which a condition holds; a dot goes down into an
+    object.
+    """
     made.params.append(path(key))
     return f"items.n in (select item from facts where path = ?{condition})"
 
@@ -128,7 +132,9 @@ def checked(value: Any) -> Scalar:
         return value
     if isinstance(value, int | float) and abs(value) < 2**63:
         return value
-    raise BadFilter(f"a value is a string, a number, true, false or null, not {type(value).__name__}")
+    raise BadFilter(
+        f"a value is a string, a number, true, false or null, not {type(value).__name__}"
+    )
 
 
 def equal(key: str, value: Any, made: Statement) -> str:
@@ -136,12 +142,16 @@ def equal(key: str, value: Any, made: Statement) -> str:
         return "0" if key == "duration_s" else "not " + among(key, made, " and kind <> 'null'")
     value = checked(value)
     if isinstance(value, bool):
-        return "0" if key == "duration_s" else among(key, made, f" and kind = '{str(value).lower()}'")
+        return (
+            "0" if key == "duration_s" else among(key, made, f" and kind = '{str(value).lower()}'")
+        )
     return compare(key, "=", value, made)
 
 
 def compare(key: str, sign: str, value: Any, made: Statement) -> str:
-    """A comparison within one type: a number is never more or less than a string. True is no number."""
+    """A comparison within one type: a number is never more or less than a string. True is no
+    number.
+    """
     value = checked(value)
     if isinstance(value, bool):
         raise BadFilter("true and false have no order")
@@ -157,7 +167,8 @@ def compare(key: str, sign: str, value: Any, made: Statement) -> str:
 
 
 def facts(metadata: dict[str, Any]) -> Iterator[tuple[str, str, Scalar | None]]:
-    """What a filter can ask about metadata, as (path, kind, value); a list has its elements' kinds and values, too.
+    """What a filter can ask about metadata, as (path, kind, value); a list has its elements' kinds
+    and values, too.
 
     >>> list(facts({"lang": "de", "tags": ["a", {"b": 1}]}))
     [('$."lang"', 'text', 'de'), ('$."tags"', 'list', None), ('$."tags"', 'text', 'a')]

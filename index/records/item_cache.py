@@ -1,4 +1,6 @@
-"""What hits say of their items, held in memory: a search's ten are rarely those of the search before."""
+"""What hits say of their items, held in memory: a search's ten are rarely those of the search
+before.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ NOTHING = marshal.dumps(None)
 
 
 class Labels:
-    """Rows about items, by their numbers, which ascend; packed, so that a million of them are no million objects."""
+    """Rows about items, by their numbers, which ascend; packed, so that a million of them are no
+    million objects.
+    """
 
     def __init__(self) -> None:
         self._numbers, self._ends = Column(np.empty(0, np.int64)), Column(np.zeros(1, np.int64))
@@ -44,7 +48,11 @@ class Labels:
     def of(self, items: list[int]) -> tuple[list[tuple[Any, ...]], list[int]]:
         """The rows of those items that are there, and those of them whose rows are not held."""
         rows, long = list[tuple[Any, ...]](), list[int]()
-        numbers, ends, packed = self._numbers.values.data, self._ends.values.data, self._packed.values.data
+        numbers, ends, packed = (
+            self._numbers.values.data,
+            self._ends.values.data,
+            self._packed.values.data,
+        )
         first, last, most = numbers[0] if len(self) else 1, self.last, len(self) - 1
         for item in items:
             if item in self._gone or not first <= item <= last:

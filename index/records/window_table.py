@@ -14,7 +14,9 @@ from ..columns import Column, Ids
 
 
 class Place(NamedTuple):
-    """Where a vector belongs: which window, when it starts and ends, and whether only one colour is seen there."""
+    """Where a vector belongs: which window, when it starts and ends, and whether only one colour is
+    seen there.
+    """
 
     window: int
     start_s: float
@@ -22,11 +24,15 @@ class Place(NamedTuple):
     plain: bool
 
 
-PLACE = np.dtype([("window", np.int64), ("start_s", np.float64), ("end_s", np.float64), ("plain", np.bool_)])
+PLACE = np.dtype(
+    [("window", np.int64), ("start_s", np.float64), ("end_s", np.float64), ("plain", np.bool_)]
+)
 
 
 class PlaceColumns(NamedTuple):
-    """Vectors by their numbers, items, windows, and all that is known of where they belong; each [n]."""
+    """Vectors by their numbers, items, windows, and all that is known of where they belong; each
+    [n].
+    """
 
     ids: Ids
     items: Ids
@@ -35,14 +41,15 @@ class PlaceColumns(NamedTuple):
 
 
 class Places:
-    """Where every vector of an encoding belongs, as columns in the order of their ids: an item's lie side by side, and
-    items ascend, too. Deleted ones are among them.
+    """Where every vector of an encoding belongs, as columns in the order of their ids: an item's
+    lie side by side, and items ascend, too. Deleted ones are among them.
     """
 
     def __init__(self) -> None:
         self._ids, self._items = Column(np.empty(0, np.int64)), Column(np.empty(0, np.int64))
         self._places = Column(np.empty(0, PLACE))
-        self._owners = self.items.data  # one number of which is read more quickly than one of an array
+        # one number of which is read more quickly than one of an array
+        self._owners = self.items.data
         self.looked = 0  # how many there were when it was last seen how many are gone
         self.read_at = -1  # which change of the records
 
@@ -80,7 +87,9 @@ class Places:
         self._owners = self.items.data
 
     def append(self, rows: list[tuple[int, int, int, float, float, int]]) -> None:
-        """Rows of (vector, item, window, start_s, end_s, plain); numbers below 2 ** 53, which a float holds whole."""
+        """Rows of (vector, item, window, start_s, end_s, plain); numbers below 2 ** 53, which a
+        float holds whole.
+        """
         numbers = np.fromiter(chain.from_iterable(rows), np.float64, 6 * len(rows)).reshape(-1, 6)
         places = np.empty(len(rows), PLACE)
         for column, name in enumerate(PLACE.names or (), 2):
@@ -102,14 +111,18 @@ class Places:
         return found
 
     def run(self, item: int, near: int | None) -> tuple[int, int]:
-        """From which place to before which one an item's vectors lie; `near` is one of them, where one is known."""
+        """From which place to before which one an item's vectors lie; `near` is one of them, where
+        one is known.
+        """
         owners, end = self._owners, len(self._owners)
         if near is None:
             near = bisect_left(owners, item)
             if near == end or owners[near] != item:
                 return near, near
         first = bisect_left(owners, item, 0, near) if near and owners[near - 1] == item else near
-        return first, bisect_right(owners, item, near, end) if owners[min(near + 1, end - 1)] == item else near + 1
+        return first, bisect_right(owners, item, near, end) if owners[
+            min(near + 1, end - 1)
+        ] == item else near + 1
 
     def where(self, places: list[int]) -> list[Place]:
         return list(map(Place._make, self._places.values[places].tolist()))

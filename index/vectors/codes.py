@@ -1,14 +1,15 @@
 """4-bit codes of vectors (product quantization), searched in lists, with and without filters.
 
-Each vector has a code by product quantization (half as many pieces as dimensions, 16 values a piece) and lies in the
-list of its nearest centroid. A search reads codes with FAISS's fast scan; the best of them are compared anew by their
-stored vectors. Which codes are read:
+Each vector has a code by product quantization (half as many pieces as dimensions, 16 values a
+piece) and lies in the list of its nearest centroid. A search reads codes with FAISS's fast scan;
+the best of them are compared anew by their stored vectors. Which codes are read:
 
 - up to 50,000 vectors, all of them, in one list;
 - with more, the lists nearest to the query; how many, tuning finds;
 - where a filter leaves up to 131,072 vectors, a copy of their codes, whole;
-- where it leaves more, the nearest lists that hold any of them, and further lists for as long as these can be expected
-  to hold something better. Scores within a list are taken to be normally distributed around its centroid's.
+- where it leaves more, the nearest lists that hold any of them, and further lists for as long as
+  these can be expected to hold something better. Scores within a list are taken to be normally
+  distributed around its centroid's.
 
 Where many codes are about as good as the worst of what was found, more of them are compared.
 """
@@ -29,7 +30,8 @@ from ..columns import Column, Ids
 faiss: Any = untyped_faiss
 
 Vectors = NDArray[np.float32]
-Compare = Callable[[Ids], tuple[Ids, Vectors]]  # places to the best of them, best first, and their scores
+# places to the best of them, best first, and their scores
+Compare = Callable[[Ids], tuple[Ids, Vectors]]
 
 ONE_LIST = 50_000  # vectors, of which all codes are read
 COPIED = 131_072  # vectors left by a filter, of which the codes are copied, at most
@@ -38,7 +40,8 @@ FIRST = 4  # times the wanted are compared before it is known whether to read on
 GROWTH = 3  # times what has been read is read next, at most
 MISSED = 0.08  # of the wanted may be expected in lists that are not read
 SPREAD_OF = 16_384  # vectors that the spread within lists, and the error of codes, are measured on
-SURE = 1.5  # standard deviations of that error, by which the last code that is compared lies below the last hit
+# standard deviations of that error, by which the last code that is compared lies below the last hit
+SURE = 1.5
 BLOCK = 2**18  # numbers of a matrix that are multiplied at once
 DEEPER = 4  # times as many are compared where it does not
 
@@ -60,8 +63,8 @@ def described(dim: int, expected: int) -> str:
 
 @dataclass(frozen=True)
 class Subset:
-    """What a filter leaves: the places [n] of vectors, and either a copy of their codes, or FAISS's selector of them
-    and how many of them each list holds, [lists].
+    """What a filter leaves: the places [n] of vectors, and either a copy of their codes, or FAISS's
+    selector of them and how many of them each list holds, [lists].
     """
 
     places: Ids
@@ -71,8 +74,8 @@ class Subset:
 
 
 class Read(NamedTuple):
-    """Places [n] and scores [n] of what was found, best first; "codes" where the codes of all that may be found were
-    read, or "lists"; and how many that were.
+    """Places [n] and scores [n] of what was found, best first; "codes" where the codes of all that
+    may be found were read, or "lists"; and how many that were.
     """
 
     places: Ids
@@ -102,12 +105,16 @@ class Codes:
 
     @property
     def values(self) -> NDArray[np.uint8]:
-        """The codes [n, bytes] of all vectors, in the order of their places; none where there is one list."""
+        """The codes [n, bytes] of all vectors, in the order of their places; none where there is
+        one list.
+        """
         found: NDArray[np.uint8] = self._codes.values
         return found
 
     def follow(self, added: Vectors, codes: NDArray[np.uint8] | None = None) -> None:
-        """Keep the codes [n, bytes] of vectors [n, dim] that the index was given; worked out where none are given."""
+        """Keep the codes [n, bytes] of vectors [n, dim] that the index was given; worked out where
+        none are given.
+        """
         if self.lists > 1:
             self._codes.append(self._index.pq.compute_codes(added) if codes is None else codes)
 
@@ -172,8 +179,18 @@ class Codes:
             self._error, self._error_at = np.asarray(off.T @ off / len(some), np.float32), count
         return math.sqrt(max(float(query @ self._error @ query), 0.0))
 
-    def search(self, query: Vectors, k: int, depth: int, probes: int, subset: Subset | None, compare: Compare) -> Read:
-        """The best k for a query [dim]: the `depth` best by their codes compared, in `probes` lists at first."""
+    def search(
+        self,
+        query: Vectors,
+        k: int,
+        depth: int,
+        probes: int,
+        subset: Subset | None,
+        compare: Compare,
+    ) -> Read:
+        """The best k for a query [dim]: the `depth` best by their codes compared, in `probes` lists
+        at first.
+        """
         if self.lists > 1 and (subset is None or subset.copy is None):
             return self._walk(query, k, depth, probes, subset, compare)
         count = int(self._index.ntotal) if subset is None else len(subset.places)
@@ -197,7 +214,9 @@ class Codes:
         read: Callable[[int], tuple[Ids, Vectors]],
         compare: Compare,
     ) -> tuple[Ids, Vectors]:
-        """The best k of the `depth` best by their codes, or of more, up to `most`, where the codes are too alike."""
+        """The best k of the `depth` best by their codes, or of more, up to `most`, where the codes
+        are too alike.
+        """
         error = self._error_for(query)
         while True:
             places, codes = read(depth)
@@ -207,9 +226,18 @@ class Codes:
                 return found, scores
             depth = min(DEEPER * depth, most)
 
-    def _walk(self, query: Vectors, k: int, depth: int, probes: int, subset: Subset | None, compare: Compare) -> Read:
-        """Read the nearest lists. Where a filter leaves what may lie elsewhere, or too little was found, go on: what is
-        expected of a list is the tail of a normal distribution above the worst of the best k, times what it holds.
+    def _walk(
+        self,
+        query: Vectors,
+        k: int,
+        depth: int,
+        probes: int,
+        subset: Subset | None,
+        compare: Compare,
+    ) -> Read:
+        """Read the nearest lists. Where a filter leaves what may lie elsewhere, or too little was
+        found, go on: what is expected of a list is the tail of a normal distribution above the
+        worst of the best k, times what it holds.
         """
         self._count_lists()
         near = products(self._centroids, query)
@@ -265,7 +293,9 @@ class Codes:
         last: float,
         compare: Compare,
     ) -> tuple[Ids, Vectors]:
-        """The best k, with more of some lists compared as long as the last of them is too near by its code."""
+        """The best k, with more of some lists compared as long as the last of them is too near by
+        its code.
+        """
         most = int(self._sizes[part].sum())
         while depth < most and not last < worst_of(best, k) - SURE * self._error_for(query):
             depth = min(DEEPER * depth, most)
@@ -274,22 +304,35 @@ class Codes:
             last = float(codes[-1]) if len(codes) == depth else -math.inf
         return best
 
-    def _read(self, query: Vectors, part: Ids, near: Vectors, depth: int, selector: Any) -> tuple[Ids, Vectors]:
-        """The places of the best by their codes in some lists, which are so near, and what the codes say of them."""
+    def _read(
+        self, query: Vectors, part: Ids, near: Vectors, depth: int, selector: Any
+    ) -> tuple[Ids, Vectors]:
+        """The places of the best by their codes in some lists, which are so near, and what the
+        codes say of them.
+        """
         params = faiss.SearchParametersIVF(nprobe=len(part), sel=selector)
         lists, near = np.ascontiguousarray(part, np.int64), np.ascontiguousarray(near, np.float32)
         scores, found = np.empty(depth, np.float32), np.empty(depth, np.int64)
         point = faiss.swig_ptr
         self._index.search_preassigned_c(
-            1, point(query), depth, point(lists), point(near), point(scores), point(found), False, params, None
+            1,
+            point(query),
+            depth,
+            point(lists),
+            point(near),
+            point(scores),
+            point(found),
+            False,
+            params,
+            None,
         )
         count = depth if found[-1] >= 0 else int((found >= 0).sum())
         return found[:count], scores[:count]
 
 
 def products(matrix: Vectors, query: Vectors) -> Vectors:
-    """Inner products [n] of the rows of a matrix [n, dim] with a query [dim], block by block. BLAS shares a larger
-    product among threads, which wait for milliseconds where another core is busy.
+    """Inner products [n] of the rows of a matrix [n, dim] with a query [dim], block by block. BLAS
+    shares a larger product among threads, which wait for milliseconds where another core is busy.
     """
     rows = max(1, BLOCK // len(query))
     return np.concatenate([matrix[n : n + rows] @ query for n in range(0, len(matrix), rows)])
@@ -308,6 +351,9 @@ def worst_of(best: tuple[Ids, Vectors], k: int) -> float:
 def better(best: tuple[Ids, Vectors], more: tuple[Ids, Vectors], k: int) -> tuple[Ids, Vectors]:
     """The best k of both, each place once, best first."""
     fresh = np.isin(more[0], best[0], invert=True)
-    places, scores = np.concatenate([best[0], more[0][fresh]]), np.concatenate([best[1], more[1][fresh]])
+    places, scores = (
+        np.concatenate([best[0], more[0][fresh]]),
+        np.concatenate([best[1], more[1][fresh]]),
+    )
     order = np.argsort(-scores, kind="stable")[:k]
     return places[order], scores[order]

@@ -40,27 +40,30 @@ CODED = ("ivf", "small")  # see `codes`
 LEARNED = (*CODED, "gpu-ivf")  # from a sample of what they will hold
 LEARNABLE = 1_000  # vectors, below which there is nothing to learn from
 COMPARED_PER_MS = 5_000_000  # numbers that an exact scan gets through, about
-EXACT_MS = 0.25  # a search that takes no longer compares every vector: reading codes first gains nothing
+# a search that takes no longer compares every vector: reading codes first gains nothing
+EXACT_MS = 0.25
 HNSW_LINKS, HNSW_BUILD = 32, 120
 LISTS = "nprobe=32,k_factor_rf=32"
 SEARCHED = {"hnsw": "efSearch=128", "ivf": LISTS, "small": LISTS, "gpu-ivf": "nprobe=32"}  # untuned
 TUNED_FOR, RECALL = 10, 0.99  # hits, and how many of them tuning wants found
 SAMPLE = 100_000  # vectors that lists are learned from, at most
-SCAN_SHARE, SCAN_MOST = 0.3, 50_000  # of the vectors, and vectors: a filter that leaves less is answered by a scan
+# of the vectors, and vectors: a filter that leaves less is answered by a scan
+SCAN_SHARE, SCAN_MOST = 0.3, 50_000
 CODED_SCAN_MOST = 1_500  # vectors, the same where there are codes
 FILTERED_DEPTH = 320  # vectors compared under a filter, at least, of the best by their codes
 LEAST_PROBES = 8  # lists, whatever tuning finds: not all queries are like those that it asks
 FILTERS_KEPT = 4
 ROUGH_SHARE = 4  # of candidates, one in so many must be right
-WITNESSES = 2048  # vectors by which it is seen that the search of a graph under a filter stopped short
+# vectors by which it is seen that the search of a graph under a filter stopped short
+WITNESSES = 2048
 ROUNDING = 1e-5  # of a score
 WORN_SHARE = 0.2  # of its vectors removed, an index is made anew
 
 
 class Found(NamedTuple):
-    """The best for a query, best first: ids [n], scores [n]; by which way ("scan": every vector that may be found was
-    compared; "codes", "lists" and "graph": some; "milvus": it does not say), how many vectors or their codes were
-    compared, and whether nothing can have been missed.
+    """The best for a query, best first: ids [n], scores [n]; by which way ("scan": every vector
+    that may be found was compared; "codes", "lists" and "graph": some; "milvus": it does not say),
+    how many vectors or their codes were compared, and whether nothing can have been missed.
     """
 
     ids: Ids
@@ -74,7 +77,9 @@ NOTHING = Found(np.empty(0, np.int64), np.empty(0, np.float32))
 
 
 class VectorIndex(Protocol):
-    """Unit vectors by id. Score is the inner product, higher is closer; ids ascend as they are added."""
+    """Unit vectors by id. Score is the inner product, higher is closer; ids ascend as they are
+    added.
+    """
 
     @property
     def kind(self) -> str: ...
@@ -91,10 +96,16 @@ class VectorIndex(Protocol):
         ...
 
     def search(
-        self, query: Vectors, k: int, allowed: Ids | None = None, exact: bool = False, rough: bool = False
+        self,
+        query: Vectors,
+        k: int,
+        allowed: Ids | None = None,
+        exact: bool = False,
+        rough: bool = False,
     ) -> Found:
-        """The best of `allowed` (ascending; None: all) for a query [dim], at most k. `exact`: every vector compared.
-        `rough` where they are candidates for another order, of which the last may be missed.
+        """The best of `allowed` (ascending; None: all) for a query [dim], at most k. `exact`: every
+        vector compared. `rough` where they are candidates for another order, of which the last may
+        be missed.
         """
         ...
 
@@ -113,7 +124,9 @@ class FaissIndex:
 
     def __init__(self, dim: int, kind: str = "exact", expected: int = 0) -> None:
         self.kind, self.dim = kind, dim
-        self._faiss: Any = faiss.index_factory(dim, factory(dim, kind, expected), faiss.METRIC_INNER_PRODUCT)
+        self._faiss: Any = faiss.index_factory(
+            dim, factory(dim, kind, expected), faiss.METRIC_INNER_PRODUCT
+        )
         if kind == "hnsw":
             self._faiss.hnsw.efConstruction = HNSW_BUILD
         self.tuned, self.tuned_at = SEARCHED.get(kind, ""), 0  # and with how many vectors
@@ -130,7 +143,9 @@ class FaissIndex:
     def _read_codes(self) -> Codes | None:
         if self.kind not in CODED:
             return None
-        return Codes(faiss.downcast_index(faiss.downcast_index(self._faiss).base_index), self._stored)
+        return Codes(
+            faiss.downcast_index(faiss.downcast_index(self._faiss).base_index), self._stored
+        )
 
     @property
     def exact(self) -> bool:
@@ -157,7 +172,9 @@ class FaissIndex:
 
     @property
     def outgrown(self) -> bool:
-        """Whether its parameters were found when it had less than half of what it has: they find less now."""
+        """Whether its parameters were found when it had less than half of what it has: they find
+        less now.
+        """
         return not self.exact and len(self._ids) > 2 * self.tuned_at
 
     @property
@@ -199,7 +216,12 @@ class FaissIndex:
         return np.asarray(at[self._ids[at] == ids], np.int64)
 
     def search(
-        self, query: Vectors, k: int, allowed: Ids | None = None, exact: bool = False, rough: bool = False
+        self,
+        query: Vectors,
+        k: int,
+        allowed: Ids | None = None,
+        exact: bool = False,
+        rough: bool = False,
     ) -> Found:
         if k <= 0 or len(self) == 0 or (allowed is not None and len(allowed) == 0):
             return NOTHING
@@ -226,14 +248,26 @@ class FaissIndex:
         if shown is not None and self._stopped_short(query, shown, near[0], found[0], rough):
             return self._scan(query, k, shown)
         count = int((found[0] >= 0).sum())
-        return Found(self._ids[found[0, :count]], near[0, :count], "graph", min(wide * HNSW_LINKS, len(self)), False)
+        return Found(
+            self._ids[found[0, :count]],
+            near[0, :count],
+            "graph",
+            min(wide * HNSW_LINKS, len(self)),
+            False,
+        )
 
     def _search_codes(self, query: Vectors, k: int, shown: Shown | None, rough: bool) -> Found:
         codes, subset = self._codes, shown.subset if shown else None
         assert codes is not None
-        probes = max(int(self._tuned["nprobe"]), LEAST_PROBES, math.ceil(2 * k * codes.lists / len(self._ids)))
+        probes = max(
+            int(self._tuned["nprobe"]),
+            LEAST_PROBES,
+            math.ceil(2 * k * codes.lists / len(self._ids)),
+        )
         depth = self._depth(k, rough, shown is not None)
-        read = codes.search(query, k, depth, probes, subset, lambda places: self._compared(query, places, k))
+        read = codes.search(
+            query, k, depth, probes, subset, lambda places: self._compared(query, places, k)
+        )
         return Found(self._ids[read.places], read.scores, read.way, read.compared, False)
 
     def _scan(self, query: Vectors, k: int, shown: Shown | None) -> Found:
@@ -260,11 +294,14 @@ class FaissIndex:
 
     @property
     def _tuned(self) -> dict[str, float]:
-        return {name: float(value) for name, value in (pair.split("=") for pair in self.tuned.split(","))}
+        return {
+            name: float(value)
+            for name, value in (pair.split("=") for pair in self.tuned.split(","))
+        }
 
     def _depth(self, k: int, rough: bool, filtered: bool) -> int:
-        """How many of the best by their codes are compared anew for k: as many for the best one as for the best ten,
-        and fewer for each the more are wanted.
+        """How many of the best by their codes are compared anew for k: as many for the best one as
+        for the best ten, and fewer for each the more are wanted.
         """
         most = self._tuned["k_factor_rf"] * TUNED_FOR
         if filtered:
@@ -272,10 +309,13 @@ class FaissIndex:
         wanted = most * max(1.0, k / TUNED_FOR) ** 0.75
         return min(int(max(most, 4 * k) if rough else max(wanted, 2 * k)), len(self._ids))
 
-    def _stopped_short(self, query: Vectors, shown: Shown, scores: Vectors, at: Ids, rough: bool) -> bool:
-        """Whether a search under a selector has stopped before it got to what may be found: it found less than there
-        is, or of a sample of that some lie nearer than the last of what it found; of candidates, than the first fourth.
-        A graph walks toward the query through everything; where the allowed lie elsewhere, it ends among what is not.
+    def _stopped_short(
+        self, query: Vectors, shown: Shown, scores: Vectors, at: Ids, rough: bool
+    ) -> bool:
+        """Whether a search under a selector has stopped before it got to what may be found: it
+        found less than there is, or of a sample of that some lie nearer than the last of what it
+        found; of candidates, than the first fourth. A graph walks toward the query through
+        everything; where the allowed lie elsewhere, it ends among what is not.
         """
         wanted = min(len(at), shown.size)
         if int((at >= 0).sum()) < wanted:
@@ -294,14 +334,21 @@ class FaissIndex:
                     return None
                 probes = int(self.tuned.removeprefix("nprobe=")) if self.kind == "gpu-ivf" else None
                 scores, at = there.search(query, k, probes)
-            except RuntimeError as error:  # FAISS's, of memory that is not there and of devices that are lost
+            # FAISS's, of memory that is not there and of devices that are lost
+            except RuntimeError as error:
                 log.warning("a GPU could not be searched: %s", str(error).partition("\n")[0])
                 self._there = None
                 return None
         found = np.flatnonzero(~self._gone[at])[:k]
         whole = self.kind == "gpu"
         share = 1.0 if probes is None else min(1.0, probes / there.faiss.nlist)
-        return Found(self._ids[at[found]], scores[found], "scan" if whole else "lists", int(share * len(self)), whole)
+        return Found(
+            self._ids[at[found]],
+            scores[found],
+            "scan" if whole else "lists",
+            int(share * len(self)),
+            whole,
+        )
 
     @property
     def crowded(self) -> bool:
@@ -319,7 +366,9 @@ class FaissIndex:
             self._there = there
 
     def _followed(self, there: Copy | None) -> Copy:
-        """A copy on the GPU with what was added since, or a new one; in as many lists as it was tuned for."""
+        """A copy on the GPU with what was added since, or a new one; in as many lists as it was
+        tuned for.
+        """
         if there is None:
             shown, lists = np.flatnonzero(~self._gone), self.kind == "gpu-ivf"
             described = f"IVF{lists_for(self.tuned_at or len(shown))},Flat" if lists else "Flat"
@@ -332,8 +381,8 @@ class FaissIndex:
         return there
 
     def _shown(self, allowed: Ids | None, scan: bool) -> Shown | None:
-        """Which vectors may be found; None: all. People ask more than once with one filter, so the last are kept, until
-        there are other vectors.
+        """Which vectors may be found; None: all. People ask more than once with one filter, so the
+        last are kept, until there are other vectors.
         """
         if allowed is None and len(self) == len(self._ids):
             return None
@@ -354,7 +403,11 @@ class FaissIndex:
         if self._codes is not None and not scan:
             return Shown(at, allowed, one_in, subset=self._codes.subset(at))
         # a flat keeper goes through a list of places without looking at the others
-        listed = faiss.IDSelectorArray(at) if scan and self.kind != "small" else selector(at, len(self._ids))
+        listed = (
+            faiss.IDSelectorArray(at)
+            if scan and self.kind != "small"
+            else selector(at, len(self._ids))
+        )
         if scan or not len(at):
             return Shown(at, allowed, one_in, listed)
         witnesses = np.random.default_rng(0).choice(at, WITNESSES)
@@ -372,7 +425,9 @@ class FaissIndex:
 
     @property
     def _keeper(self) -> Any:
-        """The part that has every vector one by one, of FAISS's IndexFlat or IndexScalarQuantizer."""
+        """The part that has every vector one by one, of FAISS's
+        IndexFlat or IndexScalarQuantizer.
+        """
         keeper = faiss.downcast_index(self._faiss)
         if self.kind in ("ivf", "small"):
             keeper = faiss.downcast_index(keeper.refine_index)
@@ -384,16 +439,25 @@ class FaissIndex:
             return found
         if len(self._every) != len(self._ids):  # FAISS moves them when there are more
             keeper = self._keeper
-            self._every = faiss.rev_swig_ptr(keeper.get_xb(), int(keeper.ntotal) * self.dim).reshape(-1, self.dim)
+            self._every = faiss.rev_swig_ptr(
+                keeper.get_xb(), int(keeper.ntotal) * self.dim
+            ).reshape(-1, self.dim)
         return self._every[places]
 
     def vectors(self, ids: Ids) -> Vectors:
         return self._stored(self._places(ids))
 
-    def tune(self, queries: Vectors, latency_ms: float = math.inf, recall: float = RECALL, asked_by: str = "") -> None:
-        """Find the quickest parameters that give these queries [n, dim] so much of their true ten; where none do within
-        the latency, on one thread, the best that keep to it (FAISS's ParameterSpace). A GPU is timed by all queries at
-        once, and its lists are made anew, for as many vectors as there are now.
+    def tune(
+        self,
+        queries: Vectors,
+        latency_ms: float = math.inf,
+        recall: float = RECALL,
+        asked_by: str = "",
+    ) -> None:
+        """Find the quickest parameters that give these queries [n, dim] so much of their true ten;
+        where none do within the latency, on one thread, the best that keep to it (FAISS's
+        ParameterSpace). A GPU is timed by all queries at once, and its lists are made anew, for as
+        many vectors as there are now.
         """
         self.tuned_at, self.tuned_by = len(self._ids), asked_by
         if self.exact or len(self) < 100 or (self.kind in THERE and not gpus()):
@@ -403,7 +467,9 @@ class FaissIndex:
         queries = np.ascontiguousarray(queries, np.float32)
         if self.kind not in THERE:
             _, truth = self._keeper.search(queries, TUNED_FOR)
-            tried = explored(faiss.ParameterSpace(), self._faiss, queries, truth, faiss.omp_get_max_threads())
+            tried = explored(
+                faiss.ParameterSpace(), self._faiss, queries, truth, faiss.omp_get_max_threads()
+            )
             if tried:
                 self.tuned = chosen(tried, latency_ms, recall).key
             return
@@ -411,7 +477,12 @@ class FaissIndex:
         _, truth = self._faiss.search(queries, TUNED_FOR, params=faiss.SearchParameters(sel=shown))
         try:
             there = self._followed(None)
-            tried = explored(faiss.GpuParameterSpace(), there.faiss, queries, np.searchsorted(there.places, truth))
+            tried = explored(
+                faiss.GpuParameterSpace(),
+                there.faiss,
+                queries,
+                np.searchsorted(there.places, truth),
+            )
         except RuntimeError as error:
             log.warning("a GPU could not be tuned: %s", str(error).partition("\n")[0])
             return
@@ -427,8 +498,12 @@ class FaissIndex:
         np.savez(f"{path}.npz", ids=self._ids, gone=self._gone, codes=codes)
 
     @classmethod
-    def load(cls, path: Path, dim: int, kind: str, tuned: str, tuned_at: int = 0, tuned_by: str = "") -> FaissIndex:
-        """Read what `save` wrote. Only for files whose checksum has been compared: FAISS trusts what it reads."""
+    def load(
+        cls, path: Path, dim: int, kind: str, tuned: str, tuned_at: int = 0, tuned_by: str = ""
+    ) -> FaissIndex:
+        """Read what `save` wrote. Only for files whose checksum has been compared: FAISS trusts
+        what it reads.
+        """
         index = cls(dim, kind)
         index._faiss = faiss.read_index(f"{path}.faiss")
         index._codes = index._read_codes()
@@ -449,8 +524,9 @@ def few(allowed: Ids | None, count: int, most: float = SCAN_MOST) -> bool:
 
 
 class Shown(NamedTuple):
-    """The places [size] of vectors that may be found, by which filter, and one in how many they are. For FAISS, a
-    selector of them; for a graph some of them by chance [n], with their vectors [n, dim]; for codes what these need.
+    """The places [size] of vectors that may be found, by which filter, and one in how many they
+    are. For FAISS, a selector of them; for a graph some of them by chance [n], with their vectors
+    [n, dim]; for codes what these need.
     """
 
     places: Ids
@@ -475,7 +551,8 @@ class Tried(NamedTuple):
 
 
 def chosen(tried: list[Tried], latency_ms: float, recall: float) -> Tried:
-    """The quickest that finds enough; where none does in time, the best that is in time, or the quickest of all.
+    """The quickest that finds enough; where none does in time, the best that is in time, or the
+    quickest of all.
 
     >>> tried = [Tried(0.9, 1.0, "low"), Tried(0.95, 2.0, "middle"), Tried(0.99, 4.0, "high")]
     >>> [chosen(tried, ms, recall).key for ms, recall in ((9, 0.94), (9, 1.0), (3, 0.98), (0.5, 0.98))]
@@ -496,7 +573,9 @@ def explored(space: Any, index: Any, queries: Vectors, truth: Ids, threads: int 
     space.initialize(index)
     points = space.explore(index, queries, criterion)
     tried = [points.optimal_pts.at(i) for i in range(points.optimal_pts.size())]
-    return [Tried(one.perf, 1000 * threads * one.t / len(queries), one.key) for one in tried if one.key]
+    return [
+        Tried(one.perf, 1000 * threads * one.t / len(queries), one.key) for one in tried if one.key
+    ]
 
 
 def factory(dim: int, kind: str, expected: int) -> str:
@@ -521,8 +600,8 @@ def selector(places: Ids, count: int) -> Any:
 
 @dataclass(frozen=True)
 class Sizing:
-    """What a user says of the indexes: a kind, or "auto"; how much memory one may take (0: no limit), and how long one
-    search of it.
+    """What a user says of the indexes: a kind, or "auto"; how much memory one may take (0: no
+    limit), and how long one search of it.
     """
 
     kind: str = "auto"
@@ -531,8 +610,8 @@ class Sizing:
     milvus: str = ""  # the address of a Milvus that keeps the vectors instead
 
     def kind_for(self, count: int, dim: int, now: str = "exact") -> str:
-        """The kind for so many vectors: the simplest that is quick enough, within the memory. A kind that is no longer
-        needed stays until half of what it was needed for is left.
+        """The kind for so many vectors: the simplest that is quick enough, within the memory. A
+        kind that is no longer needed stays until half of what it was needed for is left.
 
         >>> [Sizing().kind_for(n, 256) for n in (1_000, 100_000, 3_000_000)], Sizing().kind_for(4_000, 256, "ivf")
         (['exact', 'ivf', 'ivf'], 'ivf')

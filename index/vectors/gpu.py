@@ -12,7 +12,8 @@ from ..columns import Column, Ids
 
 faiss: Any = untyped_faiss  # its stubs know no GPUs, and not every build has them
 Vectors = NDArray[np.float32]
-MOST = 2048  # vectors that one search of a GPU gives, removed ones among them, and lists that it looks through
+# vectors that one search of a GPU gives, removed ones among them, and lists that it looks through
+MOST = 2048
 SCRATCH = 64 << 20  # bytes that FAISS sets aside there for each index; by itself it takes 1.5 GiB
 CHUNK = 65_536  # vectors that go there at once
 
@@ -23,9 +24,10 @@ def gpus() -> int:
 
 
 class Copy:
-    """Vectors on the first GPU, by their places in the index that they are of. For one thread at a time. It cannot pass
-    over some of them: those that have been removed since are `hidden` among what it finds. When it grows, it is there
-    twice for a moment. `described` is FAISS's name for what it is, to be trained with a sample where that is IVF.
+    """Vectors on the first GPU, by their places in the index that they are of. For one thread at a
+    time. It cannot pass over some of them: those that have been removed since are `hidden` among
+    what it finds. When it grows, it is there twice for a moment. `described` is FAISS's name for
+    what it is, to be trained with a sample where that is IVF.
     """
 
     def __init__(self, dim: int, described: str, sample: Vectors) -> None:
@@ -48,8 +50,8 @@ class Copy:
         self._places.append(places)
 
     def search(self, query: Vectors, k: int, probes: int | None) -> tuple[Vectors, Ids]:
-        """Scores and places, best first, of which k are not hidden where it finds so many in that many lists, or in
-        more where k is large.
+        """Scores and places, best first, of which k are not hidden where it finds so many in that
+        many lists, or in more where k is large.
         """
         wanted, how = min(k + self.hidden, len(self.places)), None
         if probes is not None:

@@ -1,7 +1,9 @@
-"""Pictures and sound counted together: each window scored by the joint vector unit(video + audio_weight * audio).
+"""Pictures and sound counted together: each window scored by the joint vector unit(video +
+audio_weight * audio).
 
-Nothing is indexed a third time: candidates come from the indexes of both modalities, their joint scores from the stored
-vectors. What is kept for each window is which vectors it has and how long their sum is, in memory.
+Nothing is indexed a third time: candidates come from the indexes of both modalities, their joint
+scores from the stored vectors. What is kept for each window is which vectors it has and how long
+their sum is, in memory.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ from ..columns import Column, Ids
 from ..records.window_table import PLACE, Places
 from .faiss_index import Found, VectorIndex, Vectors
 
-CANDIDATES = 4  # windows by their pictures for each one that is wanted, and so many by their sound as it weighs
+# windows by their pictures for each one that is wanted, and so many by their sound as it weighs
+CANDIDATES = 4
 LEAST_WANTED = 10
 WIDENING = 4  # of the candidates, where what they leave out might be better
 FILTERS_KEPT = 4
@@ -28,8 +31,8 @@ NONE = -1
 
 @dataclass(frozen=True)
 class Side:
-    """One modality of a collection: its index, where its vectors belong, and how to read vectors [n, dim] of ids that
-    the index has no exact copy of, zeros where they have been deleted.
+    """One modality of a collection: its index, where its vectors belong, and how to read vectors
+    [n, dim] of ids that the index has no exact copy of, zeros where they have been deleted.
     """
 
     index: VectorIndex
@@ -38,7 +41,9 @@ class Side:
 
 
 class JointIndex:
-    """A VectorIndex whose ids are the numbers of windows. `follow` brings it to where the two sides are."""
+    """A VectorIndex whose ids are the numbers of windows. `follow` brings it to where the two sides
+    are.
+    """
 
     kind = "joint"
     faithful = True
@@ -50,7 +55,8 @@ class JointIndex:
 
     def _begin(self) -> None:
         self.places = Places()
-        self._vectors = [Column(np.empty(0, np.int64)), Column(np.empty(0, np.int64))]  # of each window, or NONE
+        # of each window, or NONE
+        self._vectors = [Column(np.empty(0, np.int64)), Column(np.empty(0, np.int64))]
         self._lengths = Column(np.empty(0, np.float32))  # of video + audio_weight * audio
         self._seen = [(0, NONE), (0, NONE)]  # of each side: how many vectors, and the last of them
         self._allowed: dict[int, tuple[Ids, list[Ids]]] = {}
@@ -60,16 +66,23 @@ class JointIndex:
     # ------------------------------------------------------------ following the two sides
 
     def follow(self, video: Side, audio: Side, alive: Callable[[Ids], NDArray[np.bool_]]) -> None:
-        """Take in the windows that were added since; `alive` says of items [n] which are there still."""
+        """Take in the windows that were added since; `alive` says of items [n] which are there
+        still.
+        """
         self._sides = (video, audio)
         self._alive = alive
         counts = [len(side.places) for side in self._sides]
         if counts == [count for count, _ in self._seen]:
             return
-        kept = [has_kept(side.places, *seen) for side, seen in zip(self._sides, self._seen, strict=True)]
+        kept = [
+            has_kept(side.places, *seen) for side, seen in zip(self._sides, self._seen, strict=True)
+        ]
         if not all(kept):  # the places were read anew
             self._begin()
-        fresh = [side.places.after(count) for side, (count, _) in zip(self._sides, self._seen, strict=True)]
+        fresh = [
+            side.places.after(count)
+            for side, (count, _) in zip(self._sides, self._seen, strict=True)
+        ]
         windows = np.union1d(fresh[0].windows, fresh[1].windows)
         items = np.empty(len(windows), np.int64)
         rows = np.empty(len(windows), PLACE)
@@ -92,14 +105,19 @@ class JointIndex:
         both = np.flatnonzero((video != NONE) & (audio != NONE))
         for first in range(0, len(both), CHUNK):
             at = both[first : first + CHUNK]
-            seen, heard = (stored(side, ids[at]) for side, ids in zip(self._sides, (video, audio), strict=True))
+            seen, heard = (
+                stored(side, ids[at]) for side, ids in zip(self._sides, (video, audio), strict=True)
+            )
             lengths[at] = np.linalg.norm(seen + self.audio_weight * heard, axis=1)
-        return np.where(lengths > SHORTEST, lengths, np.float32(1.0))  # deleted, or cancelling each other
+        # deleted, or cancelling each other
+        return np.where(lengths > SHORTEST, lengths, np.float32(1.0))
 
     # ------------------------------------------------------------ as a VectorIndex
 
     def __len__(self) -> int:
-        """How many windows have any of the two; deleted ones are among the places, but not counted."""
+        """How many windows have any of the two; deleted ones are
+        among the places, but not counted.
+        """
         if not self._has_deleted():
             return len(self.places)
         state = (*(len(side.index) for side in self._sides), len(self.places))
@@ -120,30 +138,46 @@ class JointIndex:
         """The joint vectors [n, dim] of windows."""
         rows = self.places.find(ids)
         sums = np.zeros((len(rows), self.dim), np.float32)
-        for side, column, weight in zip(self._sides, self._vectors, (1.0, self.audio_weight), strict=True):
+        for side, column, weight in zip(
+            self._sides, self._vectors, (1.0, self.audio_weight), strict=True
+        ):
             of = column.values[rows]
             has = np.flatnonzero(of != NONE)
             sums[has] += np.float32(weight) * stored(side, of[has])
-        return np.asarray(sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12), np.float32)
+        return np.asarray(
+            sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12), np.float32
+        )
 
     def sample(self, most: int) -> Vectors:
         """Joint vectors [n, dim] of at most so many windows, by chance; deleted ones left out."""
-        ids = self.places.ids[self._alive(self.places.items)] if self._has_deleted() else self.places.ids
+        ids = (
+            self.places.ids[self._alive(self.places.items)]
+            if self._has_deleted()
+            else self.places.ids
+        )
         if len(ids) > most:
             ids = np.sort(np.random.default_rng(0).choice(ids, most, replace=False))
         return self.vectors(ids)
 
     def search(
-        self, query: Vectors, k: int, allowed: Ids | None = None, exact: bool = False, rough: bool = False
+        self,
+        query: Vectors,
+        k: int,
+        allowed: Ids | None = None,
+        exact: bool = False,
+        rough: bool = False,
     ) -> Found:
-        """The best windows, candidates taken from both sides; where the sides compare everything, so many that nothing
-        is missed (the threshold algorithm of Fagin, Lotem and Naor).
+        """The best windows, candidates taken from both sides; where the sides compare everything,
+        so many that nothing is missed (the threshold algorithm of Fagin, Lotem and Naor).
         """
         parts = self._parts(allowed)
         compared = 0
         wanted = max(k, LEAST_WANTED)
         while True:
-            counts = (CANDIDATES * wanted, max(math.ceil(CANDIDATES * self.audio_weight * wanted), wanted))
+            counts = (
+                CANDIDATES * wanted,
+                max(math.ceil(CANDIDATES * self.audio_weight * wanted), wanted),
+            )
             found = [
                 side.index.search(query, count, part, exact, rough=count >= CANDIDATES * wanted)
                 for side, count, part in zip(self._sides, counts, parts, strict=True)
@@ -160,7 +194,9 @@ class JointIndex:
             wanted *= WIDENING
 
     def _parts(self, allowed: Ids | None) -> list[Ids | None]:
-        """The vectors of each side that allowed windows have; kept, since people ask with one filter more than once."""
+        """The vectors of each side that allowed windows have; kept, since people ask with one
+        filter more than once.
+        """
         if allowed is None:
             return [None, None]
         if id(allowed) not in self._allowed:
@@ -180,11 +216,15 @@ class JointIndex:
             at = side.places.find(ids)
             known = np.flatnonzero(at >= 0)
             rows_found.append(self.places.find(side.places.windows[at[known]]))
-            scores_found.append(near[known] if side.index.faithful else np.full(len(known), np.nan, np.float32))
+            scores_found.append(
+                near[known] if side.index.faithful else np.full(len(known), np.nan, np.float32)
+            )
         rows = np.array(sorted({*rows_found[0].tolist(), *rows_found[1].tolist()}), np.int64)
         both = np.ones(len(rows), bool)
         scores = []
-        for side, column, at, near in zip(self._sides, self._vectors, rows_found, scores_found, strict=True):
+        for side, column, at, near in zip(
+            self._sides, self._vectors, rows_found, scores_found, strict=True
+        ):
             of = column.values[rows]
             known = np.full(len(rows), np.nan, np.float32)
             known[rows.searchsorted(at)] = near
@@ -192,12 +232,19 @@ class JointIndex:
             known[missing] = stored(side, of[missing]) @ query
             both &= of != NONE
             scores.append(np.where(of == NONE, np.float32(0.0), known))
-        sums = scores[0] + np.where(both, np.float32(self.audio_weight), np.float32(1.0)) * scores[1]
+        sums = (
+            scores[0] + np.where(both, np.float32(self.audio_weight), np.float32(1.0)) * scores[1]
+        )
         return rows, sums / self._lengths.values[rows]
 
     def _most_unseen(self, found: list[Found], counts: tuple[int, int]) -> float:
-        """The highest score that a window can have which neither side has found; -inf where there is none."""
-        ends = [float(one.scores[-1]) if len(one.ids) == n else None for n, one in zip(counts, found, strict=True)]
+        """The highest score that a window can have which neither side has found; -inf where there
+        is none.
+        """
+        ends = [
+            float(one.scores[-1]) if len(one.ids) == n else None
+            for n, one in zip(counts, found, strict=True)
+        ]
         known = [end for end in ends if end is not None]
         if not known:
             return -np.inf

@@ -1,6 +1,8 @@
-"""Vectors kept in Milvus: the same protocol, past one machine. The records stay the truth; what is here is rebuilt.
+"""Vectors kept in Milvus: the same protocol, past one machine. The records stay the truth; what is
+here is rebuilt.
 
-Only what Milvus and milvus-lite have in common is used: upsert, delete, query, and search with a filter on ids.
+Only what Milvus and milvus-lite have in common is used: upsert, delete, query, and search with a
+filter on ids.
 """
 
 from __future__ import annotations
@@ -40,7 +42,9 @@ class MilvusIndex:
                 schema.add_field("vector", DataType.FLOAT_VECTOR, dim=dim)
                 by = self._client.prepare_index_params()
                 by.add_index("vector", index_type="AUTOINDEX", metric_type="IP")
-                self._client.create_collection(self.name, schema=schema, index_params=by, consistency_level="Strong")
+                self._client.create_collection(
+                    self.name, schema=schema, index_params=by, consistency_level="Strong"
+                )
             self._client.load_collection(self.name)
             counted = self._client.query(self.name, filter="id > 0", output_fields=["count(*)"])
             self._count = int(counted[0]["count(*)"])
@@ -54,7 +58,9 @@ class MilvusIndex:
         self._count = 0
 
     def last(self) -> int:
-        """The highest id there is; 0 where there is none. Ids ascend, so what is missing is behind it."""
+        """The highest id there is; 0 where there is none. Ids ascend, so what is missing is behind
+        it.
+        """
         low, high = 0, 1
         while self._beyond(high):
             low, high = high, 2 * high
@@ -65,26 +71,42 @@ class MilvusIndex:
 
     def _beyond(self, id: int) -> bool:
         with failing():
-            return len(self._client.query(self.name, filter=f"id > {id}", output_fields=["id"], limit=1)) > 0
+            return (
+                len(
+                    self._client.query(
+                        self.name, filter=f"id > {id}", output_fields=["id"], limit=1
+                    )
+                )
+                > 0
+            )
 
     def add(self, ids: Ids, vectors: Vectors) -> None:
         for at in range(0, len(ids), ROWS):
             part = zip(ids[at : at + ROWS].tolist(), vectors[at : at + ROWS].tolist(), strict=True)
             with failing():
-                self._client.upsert(self.name, [{"id": id, "vector": vector} for id, vector in part])
+                self._client.upsert(
+                    self.name, [{"id": id, "vector": vector} for id, vector in part]
+                )
         self._count += len(ids)
 
     def remove(self, ids: Ids) -> None:
         for at in range(0, len(ids), ROWS):
             part = ids[at : at + ROWS].tolist()
             with failing():
-                there = [row["id"] for row in self._client.get(self.name, ids=part, output_fields=["id"])]
+                there = [
+                    row["id"] for row in self._client.get(self.name, ids=part, output_fields=["id"])
+                ]
                 if there:
                     self._client.delete(self.name, ids=there)
             self._count -= len(there)
 
     def search(
-        self, query: Vectors, k: int, allowed: Ids | None = None, exact: bool = False, rough: bool = False
+        self,
+        query: Vectors,
+        k: int,
+        allowed: Ids | None = None,
+        exact: bool = False,
+        rough: bool = False,
     ) -> Found:
         if k <= 0 or len(self) == 0 or (allowed is not None and len(allowed) == 0):
             return NOTHING
@@ -95,11 +117,16 @@ class MilvusIndex:
         limit = min(MOST if many else k, len(self))
         with failing():
             (hits,) = self._client.search(
-                self.name, data=[query.tolist()], limit=limit, search_params={"metric_type": "IP"}, **only
+                self.name,
+                data=[query.tolist()],
+                limit=limit,
+                search_params={"metric_type": "IP"},
+                **only,
             )
         ids = np.array([hit["id"] for hit in hits], np.int64)
         scores = np.array([hit["distance"] for hit in hits], np.float32)
-        if allowed is not None and many:  # too many to name: take what is allowed from the best there are
+        # too many to name: take what is allowed from the best there are
+        if allowed is not None and many:
             fitting = np.isin(ids, allowed)
             ids, scores = ids[fitting][:k], scores[fitting][:k]
             if len(ids) < min(k, len(allowed)):
@@ -114,7 +141,10 @@ class MilvusIndex:
         """Fetch every allowed vector, a page at a time, and compare."""
         kept, kept_scores = np.empty(0, np.int64), np.empty(0, np.float32)
         for ids, vectors in self._pages(allowed):
-            ids, scores = np.concatenate([kept, ids]), np.concatenate([kept_scores, vectors @ query])
+            ids, scores = (
+                np.concatenate([kept, ids]),
+                np.concatenate([kept_scores, vectors @ query]),
+            )
             best = best_of(scores, k)
             kept, kept_scores = ids[best], scores[best]
         return Found(kept, kept_scores, "scan", len(self) if allowed is None else len(allowed))
@@ -124,7 +154,9 @@ class MilvusIndex:
         while allowed is None:
             with failing():
                 rows = self._client.query(
-                    self.name, filter=f"id > {at} and id <= {at + CHUNK}", output_fields=["id", "vector"]
+                    self.name,
+                    filter=f"id > {at} and id <= {at + CHUNK}",
+                    output_fields=["id", "vector"],
                 )
             if rows:
                 yield stacked(rows, self.dim)
@@ -136,7 +168,10 @@ class MilvusIndex:
 
     def _fetched(self, ids: Ids) -> tuple[Ids, Vectors]:
         with failing():
-            return stacked(self._client.get(self.name, ids=ids.tolist(), output_fields=["id", "vector"]), self.dim)
+            return stacked(
+                self._client.get(self.name, ids=ids.tolist(), output_fields=["id", "vector"]),
+                self.dim,
+            )
 
     def vectors(self, ids: Ids) -> Vectors:
         found, vectors = self._fetched(ids)
@@ -162,7 +197,9 @@ class MilvusStore:
         return MilvusIndex(self._uri, f"{self._id}_{encoding}", self._dims[encoding])
 
     def open(self, records: Records) -> None:
-        """Add what came after the last vector there, remove what was removed; if that does not add up, begin anew."""
+        """Add what came after the last vector there, remove what was removed; if that does not add
+        up, begin anew.
+        """
         counts, head, found = records.counts(), records.head()[0], {}
         for encoding in records.encodings():
             index = self._made(encoding)

@@ -25,7 +25,9 @@ def spare_cores() -> None:
 
 
 class Renewal:
-    """At most one index in the making. All but the making itself is called with the collection held."""
+    """At most one index in the making. All but the making itself is called with the collection
+    held.
+    """
 
     def __init__(self, records: Path, latency_ms: float) -> None:
         self._records, self._latency_ms = records, latency_ms
@@ -40,9 +42,22 @@ class Renewal:
     def going(self) -> bool:
         return self._encoding is not None
 
-    def start(self, encoding: str, kind: str, dim: int, upto: int, renewed: Callable[[str, FaissIndex], None]) -> None:
-        """Make an index of the vectors up to number `upto`, unless one is being made, and hand it to `renewed`."""
-        if self.going or self._stopped.is_set() or upto < 1.25 * self._failed.get((encoding, kind), 0):
+    def start(
+        self,
+        encoding: str,
+        kind: str,
+        dim: int,
+        upto: int,
+        renewed: Callable[[str, FaissIndex], None],
+    ) -> None:
+        """Make an index of the vectors up to number `upto`, unless one is being made, and hand it
+        to `renewed`.
+        """
+        if (
+            self.going
+            or self._stopped.is_set()
+            or upto < 1.25 * self._failed.get((encoding, kind), 0)
+        ):
             return
         log.info("making the index of %s anew, as %s, of %d vectors", encoding, kind, upto)
         self._encoding, self._changes, self._spoiled = encoding, [], False
@@ -53,7 +68,9 @@ class Renewal:
                 if index is not None:
                     renewed(encoding, index)
             except Exception:
-                log.exception("no %s index of %s could be made; the old one serves on", kind, encoding)
+                log.exception(
+                    "no %s index of %s could be made; the old one serves on", kind, encoding
+                )
                 self._failed[encoding, kind] = upto
                 self._encoding = None
 
@@ -72,8 +89,11 @@ class Renewal:
                     return None
                 index.add(ids, vectors)
             if not index.exact and len(index):
-                asked_by = records.asked_by(encoding)  # before the queries: what is set in between is asked by later
-                index.tune(records.asked_of(encoding, dim, TUNED_ON), self._latency_ms, asked_by=asked_by)
+                # before the queries: what is set in between is asked by later
+                asked_by = records.asked_by(encoding)
+                index.tune(
+                    records.asked_of(encoding, dim, TUNED_ON), self._latency_ms, asked_by=asked_by
+                )
         return None if self._stopped.is_set() else index
 
     def added(self, encoding: str, ids: Ids, vectors: Vectors) -> None:
@@ -89,7 +109,9 @@ class Renewal:
         self._spoiled = True
 
     def catch_up(self, index: FaissIndex) -> bool:
-        """Give an index that has just been made what has happened since it began; False where not all is known."""
+        """Give an index that has just been made what has happened since it began; False where not
+        all is known.
+        """
         for ids, vectors in self._changes:
             if vectors is None:
                 index.remove(ids)
@@ -101,5 +123,8 @@ class Renewal:
     def stop(self) -> None:
         """Give up what is being made, and wait for it to end."""
         self._stopped.set()
-        while (thread := self._thread) not in (None, threading.current_thread()) and thread.is_alive():
+        while (thread := self._thread) not in (
+            None,
+            threading.current_thread(),
+        ) and thread.is_alive():
             thread.join()

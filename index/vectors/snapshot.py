@@ -1,4 +1,6 @@
-"""Snapshots of the vector indexes: generations, written aside, checksummed and renamed. A cache, never the truth."""
+"""Snapshots of the vector indexes: generations, written aside, checksummed and renamed. A cache,
+never the truth.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ def write_durably(path: Path, data: bytes) -> None:
     sync(path.parent)
 
 
-def save(folder: Path, indexes: dict[str, FaissIndex], identity: str, head: tuple[int, int]) -> None:
+def save(
+    folder: Path, indexes: dict[str, FaissIndex], identity: str, head: tuple[int, int]
+) -> None:
     """Write a generation that holds everything up to `head`, then drop the older ones.
 
     `identity` says whose vectors these are: the collection's own id and its bundle's fingerprint.
@@ -81,13 +85,19 @@ def fill(half: Path, indexes: dict[str, FaissIndex], identity: str, head: tuple[
 def load(
     folder: Path, identity: str, dims: Mapping[str, int], head: tuple[int, int]
 ) -> tuple[dict[str, FaissIndex], tuple[int, int]] | None:
-    """The newest whole generation of this identity, not ahead of `head`, with where it stands; None where none is."""
+    """The newest whole generation of this identity, not ahead of `head`, with where it stands; None
+    where none is.
+    """
     if not folder.is_dir():
         return None
-    for generation in sorted((p for p in folder.iterdir() if not p.name.endswith(".part")), reverse=True):
+    for generation in sorted(
+        (p for p in folder.iterdir() if not p.name.endswith(".part")), reverse=True
+    ):
         try:
             state = json.loads((generation / STATE).read_text(encoding="utf-8"))
-            if state["identity"] != identity or any(a > b for a, b in zip(state["head"], head, strict=True)):
+            if state["identity"] != identity or any(
+                a > b for a, b in zip(state["head"], head, strict=True)
+            ):
                 continue
             parts = state["indexes"].items()
             sums = [pair for _, part in parts for pair in part["sha256"].items()]
@@ -95,7 +105,12 @@ def load(
                 continue
             tuned = ("tuned", "tuned_at", "tuned_by")
             indexes = {
-                e: FaissIndex.load(generation / e, dims[e], part["kind"], **{k: part[k] for k in tuned if k in part})
+                e: FaissIndex.load(
+                    generation / e,
+                    dims[e],
+                    part["kind"],
+                    **{k: part[k] for k in tuned if k in part},
+                )
                 for e, part in parts
             }
             return indexes, (state["head"][0], state["head"][1])

@@ -1,4 +1,6 @@
-"""Where a collection's vectors are searched: one index for each encoding, all derived from the records."""
+"""Where a collection's vectors are searched: one index for each encoding, all derived from the
+records.
+"""
 
 from __future__ import annotations
 
@@ -26,12 +28,15 @@ Held = Callable[[], AbstractContextManager[Records]]
 
 
 class VectorStoreFailed(Exception):
-    """A store of vectors outside this process that is not there, or says no. The records have everything."""
+    """A store of vectors outside this process that is not there, or says no. The records have
+    everything.
+    """
 
 
 class Store(Protocol):
-    """The indexes of one collection. Used while the collection is held, but for `keep` and `stop`. They are `behind`
-    where they could not follow the records: nothing of them is kept until they have been opened anew.
+    """The indexes of one collection. Used while the collection is held, but for `keep` and `stop`.
+    They are `behind` where they could not follow the records: nothing of them is kept until they
+    have been opened anew.
     """
 
     behind: bool
@@ -51,7 +56,9 @@ class Store(Protocol):
         ...
 
     def keep(self, held: Held) -> None:
-        """Leave what makes the next opening quick. Called while nothing is written; searches go on."""
+        """Leave what makes the next opening quick. Called while
+        nothing is written; searches go on.
+        """
         ...
 
     @property
@@ -73,8 +80,9 @@ class Store(Protocol):
 
 
 class FaissStore:
-    """Indexes in memory, with snapshots in the collection's folder and renewals in the background. `still` is the lock
-    of whoever writes: taken before the collection is held, it keeps the indexes as they are while searches go on.
+    """Indexes in memory, with snapshots in the collection's folder and renewals in the background.
+    `still` is the lock of whoever writes: taken before the collection is held, it keeps the indexes
+    as they are while searches go on.
     """
 
     def __init__(
@@ -87,11 +95,14 @@ class FaissStore:
         still: AbstractContextManager[Any],
     ) -> None:
         if sizing.kind in THERE and not gpus():
-            raise VectorStoreFailed("an index on a GPU: this build of FAISS, or this machine, has none")
+            raise VectorStoreFailed(
+                "an index on a GPU: this build of FAISS, or this machine, has none"
+            )
         self._snapshots, self._identity, self._dims = folder / "snapshots", identity, dims
         self._sizing, self._held, self._still = sizing, held, still
         self._renewal = Renewal(folder / "records.sqlite", sizing.latency_ms)
-        self._kept: tuple[int, int] | None = None  # what the snapshot on disk stands at, if it is these very indexes
+        # what the snapshot on disk stands at, if it is these very indexes
+        self._kept: tuple[int, int] | None = None
         self._tried = 0  # the last vector when a snapshot was written, or could not be
         self._indexes: dict[str, FaissIndex] = {}
         self.behind = False
@@ -99,8 +110,8 @@ class FaissStore:
         self._stopped = False
 
     def open(self, records: Records) -> None:
-        """The snapshot brought up to date, or everything from the records: compared one by one at first, whatever kind
-        they will become, so that opening does not wait for it.
+        """The snapshot brought up to date, or everything from the records: compared one by one at
+        first, whatever kind they will become, so that opening does not wait for it.
         """
         self._renewal.spoil()
         counts = records.counts()
@@ -119,7 +130,10 @@ class FaissStore:
                 index, self._kept = FaissIndex(self._dims[encoding]), None
                 replay(records, encoding, index, 0)
             elif index.outdated:
-                log.info("the index of %s is of an earlier version: it serves while it is made anew", encoding)
+                log.info(
+                    "the index of %s is of an earlier version: it serves while it is made anew",
+                    encoding,
+                )
             self._indexes[encoding] = index
         self.behind = False
 
@@ -136,16 +150,21 @@ class FaissStore:
             self._renewal.removed(encoding, ids)
 
     def tend(self, records: Records) -> None:
-        """Have an index made anew in the background that is worn or no longer of the right kind, and keep a snapshot
-        where many vectors have come since the last, or parameters are to be found anew.
+        """Have an index made anew in the background that is worn or no longer of the right kind,
+        and keep a snapshot where many vectors have come since the last, or parameters are to be
+        found anew.
         """
         for encoding, index in self._indexes.items():
             kind = self._sizing.kind_for(len(index), index.dim, index.kind)
             if index.worn or index.outdated or kind != index.kind:
                 self._renewal.start(encoding, kind, index.dim, records.head()[0], self._renewed)
-        most = min((TAIL[index.kind] for index in self._indexes.values() if not index.exact), default=math.inf)
+        most = min(
+            (TAIL[index.kind] for index in self._indexes.values() if not index.exact),
+            default=math.inf,
+        )
         due = records.head()[0] - self._tried > most or any(
-            index.crowded or self._mistuned(encoding, records) for encoding, index in self._indexes.items()
+            index.crowded or self._mistuned(encoding, records)
+            for encoding, index in self._indexes.items()
         )
         if due and not self._stopped and not self._keeping_up:
             upkeep = threading.Thread(target=self._keep_up, name="upkeep", daemon=True)
@@ -153,7 +172,9 @@ class FaissStore:
             self._upkeep = upkeep
 
     def _mistuned(self, encoding: str, records: Records) -> bool:
-        """Whether an index has outgrown its parameters, or they were found by other queries than it is asked now."""
+        """Whether an index has outgrown its parameters, or they were found by other queries than it
+        is asked now.
+        """
         index = self._indexes[encoding]
         return index.outgrown or not (index.exact or index.tuned_by == records.asked_by(encoding))
 
@@ -165,7 +186,10 @@ class FaissStore:
                 return
             for encoding, index in list(self._indexes.items()):
                 with self._held() as records:
-                    mistuned, asked_by = self._mistuned(encoding, records), records.asked_by(encoding)
+                    mistuned, asked_by = (
+                        self._mistuned(encoding, records),
+                        records.asked_by(encoding),
+                    )
                     queries = records.asked_of(encoding, index.dim, TUNED_ON) if mistuned else None
                 if queries is not None:
                     index.tune(queries, self._sizing.latency_ms, asked_by=asked_by)
@@ -188,7 +212,9 @@ class FaissStore:
             self.keep(self._held)
 
     def keep(self, held: Held) -> None:
-        """Leave a snapshot. One that cannot be written is no loss: the next opening takes longer."""
+        """Leave a snapshot. One that cannot be written is no loss:
+        the next opening takes longer.
+        """
         with held() as records:
             head, indexes = records.head(), dict(self._indexes)
             if not indexes or self._kept == head or self.behind:

@@ -29,13 +29,17 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def draw(self, step: int, count: int, key: tuple[int, ...]) -> list[Drawn]:
-        """The clips of a step, `count` of them: the same ones for the same arguments, on every machine."""
+        """The clips of a step, `count` of them: the same ones for the same arguments, on every
+        machine.
+        """
         ...
 
 
 @dataclass
 class Batch:
-    """Rows of a step. Absent modalities are zeros that `has` tells apart; nothing is computed from them."""
+    """Rows of a step. Absent modalities are zeros that `has` tells apart; nothing is computed from
+    them.
+    """
 
     frames: Tensor  # uint8 [B, F, H, W, 3]
     waveforms: Tensor  # float32 [B, samples]
@@ -58,13 +62,24 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         frames, waveforms, sight, sound, group = (
-            x.to(device, non_blocking=True) for x in (self.frames, self.waveforms, self.sight, self.sound, self.group)
+            x.to(device, non_blocking=True)
+            for x in (self.frames, self.waveforms, self.sight, self.sound, self.group)
         )
-        return Batch(frames, waveforms, sight, sound, {k: v.to(device) for k, v in self.has.items()}, group, self.ids)
+        return Batch(
+            frames,
+            waveforms,
+            sight,
+            sound,
+            {k: v.to(device) for k, v in self.has.items()},
+            group,
+            self.ids,
+        )
 
 
 class Mixture:
-    """Draws batches from several sets of clips. The batch of a step is a function of (seed, step) alone."""
+    """Draws batches from several sets of clips. The batch of a step is a function of (seed, step)
+    alone.
+    """
 
     def __init__(
         self,
@@ -100,7 +115,9 @@ class Mixture:
             if clip.frames is not None:
                 frames[at] = seen(clip.frames, random)
             if clip.waveform is not None:
-                waveforms[at] = heard(clip, clips[int(random.integers(len(clips)))].waveform, random)
+                waveforms[at] = heard(
+                    clip, clips[int(random.integers(len(clips)))].waveform, random
+                )
         ids = torch.from_numpy(self.tokens([text or "?" for text in sight + sound]))
         return Batch(
             frames=torch.from_numpy(frames),
@@ -124,26 +141,37 @@ def caption_about(row: Row, modality: str, random: np.random.Generator) -> str |
 
 
 def seen(frames: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uint8]:
-    """Frames with one flip, one shift of at most a twentieth of the picture and one brightness for the whole clip."""
+    """Frames with one flip, one shift of at most a twentieth of the picture and one brightness for
+    the whole clip.
+    """
     if random.uniform() < 0.5:
         frames = frames[:, :, ::-1]
     reach = frames.shape[1] // 20
     down, right = random.integers(-reach, reach + 1, 2)
-    rows, columns = (np.clip(np.arange(frames.shape[1]) + by, 0, frames.shape[1] - 1) for by in (down, right))
+    rows, columns = (
+        np.clip(np.arange(frames.shape[1]) + by, 0, frames.shape[1] - 1) for by in (down, right)
+    )
     lights = np.clip(np.arange(256) * random.uniform(0.85, 1.15), 0, 255).astype(np.uint8)
     return lights[frames[:, rows[:, None], columns]]
 
 
-def heard(clip: Clip, other: NDArray[np.floating] | None, random: np.random.Generator) -> NDArray[np.float32]:
-    """A waveform shifted in its window and played at another loudness. A sound without a picture is also played a
-    little faster or slower, with its bass or treble turned up or down, and half of the time with `other` behind it.
+def heard(
+    clip: Clip, other: NDArray[np.floating] | None, random: np.random.Generator
+) -> NDArray[np.float32]:
+    """A waveform shifted in its window and played at another loudness. A sound without a picture is
+    also played a little faster or slower, with its bass or treble turned up or down, and half of
+    the time with `other` behind it.
     """
     assert clip.waveform is not None
     waveform, length = clip.waveform.astype(np.float32), clip.heard
     if clip.frames is None:
         waveform, length = retold(waveform, length, random)
     room = len(waveform) - length
-    shift = int(random.integers(room)) if room > len(waveform) // 10 else int(random.integers(len(waveform)))
+    shift = (
+        int(random.integers(room))
+        if room > len(waveform) // 10
+        else int(random.integers(len(waveform)))
+    )
     waveform = np.roll(waveform, shift) * np.float32(10 ** random.uniform(-0.5, 0.25))
     if clip.frames is None and other is not None and random.uniform() < 0.5:
         waveform = waveform + random.uniform(0.02, 0.25) * level(waveform) / level(other) * other
@@ -154,8 +182,12 @@ def level(waveform: NDArray[np.floating]) -> np.float32:
     return np.float32(np.sqrt((waveform.astype(np.float32) ** 2).mean() + 1e-9))
 
 
-def retold(waveform: NDArray[np.float32], length: int, random: np.random.Generator) -> tuple[NDArray[np.float32], int]:
-    """The first `length` samples at 0.85 to 1.18 times their speed, tilted by up to 6 dB between bass and treble."""
+def retold(
+    waveform: NDArray[np.float32], length: int, random: np.random.Generator
+) -> tuple[NDArray[np.float32], int]:
+    """The first `length` samples at 0.85 to 1.18 times their speed, tilted by up to 6 dB between
+    bass and treble.
+    """
     speed = float(2 ** random.uniform(-0.24, 0.24))
     at = np.arange(min(len(waveform), int(length / speed))) * speed
     faster = np.zeros_like(waveform)

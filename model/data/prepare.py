@@ -38,7 +38,13 @@ SOUNDS = {
         "rainfall",
         "the sound of rain falling",
     ),
-    "sea_waves": ("sea waves", "waves on a beach", "the sound of the sea", "ocean waves crashing", "waves rolling in"),
+    "sea_waves": (
+        "sea waves",
+        "waves on a beach",
+        "the sound of the sea",
+        "ocean waves crashing",
+        "waves rolling in",
+    ),
     "crackling_fire": (
         "a crackling fire",
         "fire crackling",
@@ -53,7 +59,13 @@ SOUNDS = {
         "the cry of an infant",
         "the sound of a baby crying",
     ),
-    "sneezing": ("a sneeze", "a person sneezing", "someone sneezes", "sneezing", "the sound of a person sneezing"),
+    "sneezing": (
+        "a sneeze",
+        "a person sneezing",
+        "someone sneezes",
+        "sneezing",
+        "the sound of a person sneezing",
+    ),
     "clock_tick": (
         "a clock ticking",
         "the tick of a clock",
@@ -89,8 +101,8 @@ Rows = list[dict[str, Any]]
 
 
 def prepare(name: str, folder: Path, part: str, out: Path, fold: int = 5) -> tuple[int, int]:
-    """Write the rows of one set and part, "train", "validation" or "test"; returns how many, and how many the set lists
-    whose media are not in the folder.
+    """Write the rows of one set and part, "train", "validation" or "test"; returns how many, and
+    how many the set lists whose media are not in the folder.
 
     Raises:
         BadManifest: the folder has not the files the set comes with.
@@ -118,7 +130,9 @@ def media_below(folder: Path) -> dict[str, Path]:
     return {p.stem: p for p in sorted(folder.rglob("*")) if p.suffix.lower() in MEDIA}
 
 
-def clip_row(path: Path | None, name: str, captions: Sequence[str], licence: str, **more: Any) -> dict[str, Any]:
+def clip_row(
+    path: Path | None, name: str, captions: Sequence[str], licence: str, **more: Any
+) -> dict[str, Any]:
     """A row; `path` None where the set lists media that are not there."""
     return {"path": path, "id": name, "captions": list(captions), "licence": licence} | more
 
@@ -136,70 +150,112 @@ def esc50(folder: Path, part: str, fold: int) -> Rows:
 
 
 def audiocaps(folder: Path, part: str, fold: int) -> Rows:
-    """AudioCaps: train, val and test.csv; clips anywhere below, named by YouTube id, `Y` and id, or id and start."""
+    """AudioCaps: train, val and test.csv; clips anywhere below, named by YouTube id, `Y` and id, or
+    id and start.
+    """
     media = media_below(folder)
     clips: dict[tuple[str, str], list[str]] = {}
-    (file,) = folder.rglob({"train": "train.csv", "validation": "val.csv", "test": "test.csv"}[part])
+    (file,) = folder.rglob(
+        {"train": "train.csv", "validation": "val.csv", "test": "test.csv"}[part]
+    )
     for row in read_csv(file):
         clips.setdefault((row["youtube_id"], row["start_time"]), []).append(row["caption"])
     made = []
     for (name, start), captions in clips.items():
-        names = (f"{name}_{start}", f"Y{name}_{start}", f"{name}_{int(start):06d}", name, f"Y{name}")
+        names = (
+            f"{name}_{start}",
+            f"Y{name}_{start}",
+            f"{name}_{int(start):06d}",
+            name,
+            f"Y{name}",
+        )
         path = next((media[n] for n in names if n in media), None)
-        made.append(clip_row(path, f"{name}_{start}", captions, "AudioCaps: academic use; audio of its uploaders"))
+        made.append(
+            clip_row(
+                path, f"{name}_{start}", captions, "AudioCaps: academic use; audio of its uploaders"
+            )
+        )
     return made
 
 
 def clotho(folder: Path, part: str, fold: int) -> Rows:
-    """Clotho: clotho_captions_<part>.csv beside <part>/, the parts being development, validation and evaluation."""
+    """Clotho: clotho_captions_<part>.csv beside <part>/, the parts being development, validation
+    and evaluation.
+    """
     part = {"train": "development", "test": "evaluation"}.get(part, part)
     made = []
     for row in read_csv(folder / f"clotho_captions_{part}.csv"):
         file = folder / part / row["file_name"]
         captions = [row[f"caption_{i}"] for i in range(1, 6)]
         path = file if file.is_file() else None
-        made.append(clip_row(path, file.stem, captions, "Tampere University licence, non-commercial: Clotho"))
+        made.append(
+            clip_row(
+                path, file.stem, captions, "Tampere University licence, non-commercial: Clotho"
+            )
+        )
     return made
 
 
 def vggsound(folder: Path, part: str, fold: int) -> Rows:
-    """VGGSound: vggsound.csv of id, start, label and part; clips anywhere below, named id_start in six digits."""
+    """VGGSound: vggsound.csv of id, start, label and part; clips anywhere below, named id_start in
+    six digits.
+    """
     media, made = media_below(folder), []
     for row in read_csv(folder / "vggsound.csv", ("id", "start", "label", "part")):
         if row["part"] == part:
             name = f"{row['id']}_{int(row['start']):06d}"
-            captions = [row["label"], f"the sound of {row['label']}"] if part == "train" else [row["label"]]
+            captions = (
+                [row["label"], f"the sound of {row['label']}"]
+                if part == "train"
+                else [row["label"]]
+            )
             licence = "CC BY 4.0, VGGSound; media of their uploaders"
             made.append(clip_row(media.get(name), name, captions, licence, group=row["label"]))
     return made
 
 
 def msrvtt(folder: Path, part: str, fold: int) -> Rows:
-    """MSR-VTT: train_val_videodatainfo.json and test_videodatainfo.json anywhere below, videos by their ids."""
+    """MSR-VTT: train_val_videodatainfo.json and test_videodatainfo.json anywhere below, videos by
+    their ids.
+    """
     media = media_below(folder)
-    (file,) = folder.rglob("test_videodatainfo.json" if part == "test" else "train_val_videodatainfo.json")
+    (file,) = folder.rglob(
+        "test_videodatainfo.json" if part == "test" else "train_val_videodatainfo.json"
+    )
     info = json.loads(file.read_text(encoding="utf-8"))
     names: dict[str, list[str]] = {
-        v["video_id"]: [] for v in info["videos"] if v["split"] == part.replace("validation", "validate")
+        v["video_id"]: []
+        for v in info["videos"]
+        if v["split"] == part.replace("validation", "validate")
     }
     for sentence in info["sentences"]:
         if sentence["video_id"] in names:
             names[sentence["video_id"]].append(sentence["caption"])
-    return [clip_row(media.get(n), n, captions, "MSR-VTT; media of their uploaders") for n, captions in names.items()]
+    return [
+        clip_row(media.get(n), n, captions, "MSR-VTT; media of their uploaders")
+        for n, captions in names.items()
+    ]
 
 
 def esc10(folder: Path, part: str, fold: int) -> Rows:
-    """The ten classes of ESC-10 in this project's own collection of sounds; one fold is the test part."""
+    """The ten classes of ESC-10 in this project's own collection of sounds; one fold is the test
+    part.
+    """
     return rooted(folder, esc10_rows(own_rows(folder), part, fold))
 
 
 def digits(folder: Path, part: str, fold: int) -> Rows:
-    """Spoken digits in this project's own collection of sounds; takes 0-4 of each speaker are the test part."""
+    """Spoken digits in this project's own collection of sounds; takes 0-4 of each speaker are the
+    test part.
+    """
     return rooted(folder, digit_rows(own_rows(folder), part))
 
 
 def own_rows(folder: Path) -> Rows:
-    return [json.loads(line) for line in (folder / "manifest.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [
+        json.loads(line)
+        for line in (folder / "manifest.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
 
 
 def rooted(folder: Path, rows: Rows) -> Rows:
@@ -218,11 +274,17 @@ def wording(folder: Path, part: str, fold: int) -> Rows:
     with (folder / "vggsound_test.csv").open(encoding="utf-8", newline="") as file:
         for _, name in csv.reader(file):
             texts.setdefault(name, "CC BY 4.0, VGGSound class names")
-    return [{"captions": [{"text": t, "about": ["audio"]}], "licence": of} for t, of in texts.items() if t.strip()]
+    return [
+        {"captions": [{"text": t, "about": ["audio"]}], "licence": of}
+        for t, of in texts.items()
+        if t.strip()
+    ]
 
 
 def words(folder: Path, part: str, fold: int) -> Rows:
-    """Words without media or sense, by chance of BERT's frequent ones: what a language model makes of any word."""
+    """Words without media or sense, by chance of BERT's frequent ones: what a language model makes
+    of any word.
+    """
     known = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
     whole = [word for word in known if re.fullmatch("[a-z]{3,}", word)][:COMMON]
     doing = [word for word in whole if word.endswith("ing") and len(word) > 5]
@@ -230,7 +292,12 @@ def words(folder: Path, part: str, fold: int) -> Rows:
     for _ in range(12_000):
         a, b = chance.sample(whole, 2)
         text = chance.choice(NONSENSE).format(a=a, b=b, doing=chance.choice(doing))
-        made.append({"captions": [{"text": text, "about": ["audio"]}], "licence": "Apache-2.0, words of BERT"})
+        made.append(
+            {
+                "captions": [{"text": text, "about": ["audio"]}],
+                "licence": "Apache-2.0, words of BERT",
+            }
+        )
     return made
 
 
@@ -248,7 +315,11 @@ def digit_rows(rows: list[dict[str, Any]], part: str) -> list[dict[str, Any]]:
     digits = [row for row in rows if row["dataset"] == "Free Spoken Digit Dataset"]
     phrases = DIGIT if part == "train" else DIGIT[3:4]
     return [
-        row_of(row, f"digit {row['labels'][0]}", [phrase.format(row["labels"][0]) for phrase in phrases])
+        row_of(
+            row,
+            f"digit {row['labels'][0]}",
+            [phrase.format(row["labels"][0]) for phrase in phrases],
+        )
         for row in digits
         if (row["split"] == "test") == (part == "test")
     ]
@@ -270,5 +341,6 @@ NONSENSE = (
     "a {a} {doing} in the {b}",
 )
 PREPARERS: dict[str, Callable[[Path, str, int], Rows]] = {
-    f.__name__: f for f in (esc50, audiocaps, clotho, vggsound, msrvtt, esc10, digits, wording, words)
+    f.__name__: f
+    for f in (esc50, audiocaps, clotho, vggsound, msrvtt, esc10, digits, wording, words)
 }

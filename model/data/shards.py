@@ -1,7 +1,8 @@
-"""WebDataset tar shards as a source of training clips: read in sequence, as they lie, never unpacked.
+"""WebDataset tar shards as a source of training clips: read in sequence, as they lie, never
+unpacked.
 
-A sample of a shard is one media file with the words of it beside it under the same key: a `.txt` with a caption a
-line, or a `.json` with a manifest row's keys.
+A sample of a shard is one media file with the words of it beside it under the same key: a `.txt`
+with a caption a line, or a `.json` with a manifest row's keys.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ BUFFER = 256  # samples a shuffle chooses from
 
 
 class Shards:
-    """Tar shards by a name with braces, `clips-{000..015}.tar`. Each epoch takes them in another order and shuffles
-    within a buffer. The clips of a step are always the same; to go back, or on from a checkpoint, it reads forward to
-    the place.
+    """Tar shards by a name with braces, `clips-{000..015}.tar`. Each epoch takes them in another
+    order and shuffles within a buffer. The clips of a step are always the same; to go back, or on
+    from a checkpoint, it reads forward to the place.
     """
 
     def __init__(self, name: str, specs: InputSpecs) -> None:
@@ -76,17 +77,30 @@ class Shards:
             with Path(file).open("rb") as stream:
                 at = "start"
                 try:
-                    for sample in group_by_keys(tar_file_expander([{"url": file, "stream": stream}])):
+                    for sample in group_by_keys(
+                        tar_file_expander([{"url": file, "stream": stream}])
+                    ):
                         at = sample["__key__"]
                         suffix = next((f".{part}" for part in sample if f".{part}" in MEDIA), None)
                         if suffix is not None:
                             yield sample_row(sample, sample["__key__"]), suffix, sample[suffix[1:]]
-                except (tarfile.TarError, ValueError, KeyError, TypeError, AttributeError, BadMetadata) as error:
-                    raise BadManifest(Path(file).name, at, f"{type(error).__name__}: {error}") from error
+                except (
+                    tarfile.TarError,
+                    ValueError,
+                    KeyError,
+                    TypeError,
+                    AttributeError,
+                    BadMetadata,
+                ) as error:
+                    raise BadManifest(
+                        Path(file).name, at, f"{type(error).__name__}: {error}"
+                    ) from error
 
 
 def decode(specs: InputSpecs, row: Row, suffix: str, data: bytes) -> Clip:
-    """The first window of a file in memory, by the decoder that serves; with neither modality if it is damaged."""
+    """The first window of a file in memory, by the decoder that serves; with neither modality if it
+    is damaged.
+    """
     with tempfile.NamedTemporaryFile(suffix=suffix) as file:
         file.write(data)
         file.flush()

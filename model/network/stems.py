@@ -1,7 +1,9 @@
-"""Published networks as stems: pictures by EfficientNet-Lite, sounds by aiSFX, sentences by all-MiniLM-L6-v2.
+"""Published networks as stems: pictures by EfficientNet-Lite, sounds by aiSFX, sentences by
+all-MiniLM-L6-v2.
 
-B batch, F frames, T spectrogram frames, E embedding (384). What a stem knows is read into the space of
-sentence vectors by matrix products, so that the graphs meet in one space (ConSE, arXiv 1312.5650; DeViSE's linear map).
+B batch, F frames, T spectrogram frames, E embedding (384). What a stem knows is read into the space
+of sentence vectors by matrix products, so that the graphs meet in one space (ConSE, arXiv
+1312.5650; DeViSE's linear map).
 """
 
 from __future__ import annotations
@@ -41,13 +43,21 @@ def fuse(weight: Tensor, norm: Weights, epsilon: float) -> tuple[Tensor, Tensor]
 
 def part_of(weights: Weights, prefix: str) -> Weights:
     """The weights below a prefix, by the rest of their names."""
-    return {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+    return {
+        name.removeprefix(prefix): value
+        for name, value in weights.items()
+        if name.startswith(prefix)
+    }
 
 
 class SameConv(nn.Module):
-    """A convolution with its batch norm folded in, padded as TensorFlow's SAME does: more on the right."""
+    """A convolution with its batch norm folded in, padded as TensorFlow's SAME does: more on the
+    right.
+    """
 
-    def __init__(self, weight: Tensor, norm: Weights, stride: int = 1, groups: int = 1, active: bool = True) -> None:
+    def __init__(
+        self, weight: Tensor, norm: Weights, stride: int = 1, groups: int = 1, active: bool = True
+    ) -> None:
         super().__init__()
         fused, bias = fuse(weight, norm, LITE_EPSILON)
         self.weight = nn.Parameter(fused, requires_grad=False)
@@ -84,7 +94,9 @@ class LiteBlock(nn.Module):
         if "_expand_conv.weight" in weights:
             layers["expand"] = SameConv(weights["_expand_conv.weight"], part_of(weights, "_bn0."))
         depthwise = weights["_depthwise_conv.weight"]
-        layers["filter"] = SameConv(depthwise, part_of(weights, "_bn1."), stride, groups=len(depthwise))
+        layers["filter"] = SameConv(
+            depthwise, part_of(weights, "_bn1."), stride, groups=len(depthwise)
+        )
         project = weights["_project_conv.weight"]
         layers["project"] = SameConv(project, part_of(weights, "_bn2."), active=False)
         self.layers = nn.Sequential(layers)
@@ -97,8 +109,8 @@ class LiteBlock(nn.Module):
 
 
 class PictureStem(nn.Module):
-    """EfficientNet-Lite with weights named as in EfficientNet-PyTorch: frames uint8 [B, F, H, W, 3] -> features of the
-    frames [B, F, 1280] and logits of ImageNet's classes [B, F, 1000].
+    """EfficientNet-Lite with weights named as in EfficientNet-PyTorch: frames uint8 [B, F, H, W, 3]
+    -> features of the frames [B, F, 1280] and logits of ImageNet's classes [B, F, 1000].
     """
 
     def __init__(self, weights: Weights) -> None:
@@ -142,8 +154,9 @@ class SoundConv(nn.Module):
 
 
 class SoundStem(nn.Module):
-    """aiSFX with weights named as in its package: waveform [B, samples] at 44.1 kHz -> features [B, 512] of the loudest
-    block of 2.3 s. One block costs a third of what all of a window of 5 s do, and tells nearly as much.
+    """aiSFX with weights named as in its package: waveform [B, samples] at 44.1 kHz -> features [B,
+    512] of the loudest block of 2.3 s. One block costs a third of what all of a window of 5 s do,
+    and tells nearly as much.
     """
 
     def __init__(self, weights: Weights) -> None:
@@ -151,7 +164,9 @@ class SoundStem(nn.Module):
         pairs: list[nn.Module] = []
         for i in range(1, 5):
             block = part_of(weights, f"embedding_net.conv_block{i}.")
-            convolutions = [SoundConv(block[f"conv{j}.weight"], part_of(block, f"bn{j}.")) for j in (1, 2)]
+            convolutions = [
+                SoundConv(block[f"conv{j}.weight"], part_of(block, f"bn{j}.")) for j in (1, 2)
+            ]
             pairs.append(nn.Sequential(*convolutions))
         self.pairs = nn.ModuleList(pairs)
         self.spectrogram = LogMel()
@@ -173,15 +188,17 @@ def full_scale(waveform: Tensor) -> Tensor:
 
 
 def loudest_block(waveform: Tensor) -> Tensor:
-    """waveform [B, samples] -> the samples of 100 spectrogram frames [B, 103424], where the mean of the frames' log
-    power is highest, among five places that lie evenly.
+    """waveform [B, samples] -> the samples of 100 spectrogram frames [B, 103424], where the mean of
+    the frames' log power is highest, among five places that lie evenly.
     """
     padded = F.pad(waveform, (SOUND_FFT // 2, SOUND_FFT // 2))
     power = F.avg_pool1d(padded.square()[:, None], SOUND_FFT, SOUND_HOP)[:, 0]  # [B, T]
     loudness = torch.log10(1.0 + 10_000.0 * power)
     last = power.shape[1] - SOUND_BLOCK
     starts = [round(place * last / (SOUND_PLACES - 1)) for place in range(SOUND_PLACES)]
-    means = torch.stack([loudness[:, start : start + SOUND_BLOCK].mean(1) for start in starts], dim=1)
+    means = torch.stack(
+        [loudness[:, start : start + SOUND_BLOCK].mean(1) for start in starts], dim=1
+    )
     samples = (SOUND_BLOCK - 1) * SOUND_HOP + SOUND_FFT
     blocks = torch.stack([padded[:, start * SOUND_HOP :][:, :samples] for start in starts], dim=1)
     at = means.argmax(1)[:, None, None].expand(-1, 1, samples)
@@ -189,11 +206,12 @@ def loudest_block(waveform: Tensor) -> Tensor:
 
 
 class LogMel(nn.Module):
-    """waveform [B, samples] at 44.1 kHz -> log mel power [B, T, 96] of T whole frames, as aiSFX takes it:
-    log10(1 + 10,000 power) of triangular filters that each sum to one, divided by 9.46.
+    """waveform [B, samples] at 44.1 kHz -> log mel power [B, T, 96] of T whole frames, as aiSFX
+    takes it: log10(1 + 10,000 power) of triangular filters that each sum to one, divided by 9.46.
 
-    The DFT of 2,048 points is two products with small matrices and a turn of phases between them (Cooley and Tukey's
-    factorisation into 32 and 64), which exports as such and costs a twentieth of one product.
+    The DFT of 2,048 points is two products with small matrices and a turn of phases between them
+    (Cooley and Tukey's factorisation into 32 and 64), which exports as such and costs a twentieth
+    of one product.
     """
 
     def __init__(self) -> None:
@@ -204,9 +222,17 @@ class LogMel(nn.Module):
         self.second: Tensor
         self.filters: Tensor
         self.register_buffer("window", torch.hann_window(SOUND_FFT), persistent=False)
-        self.register_buffer("first", phases(torch.arange(32)[:, None] * torch.arange(32), 32), persistent=False)
-        self.register_buffer("turn", phases(torch.arange(32)[:, None] * torch.arange(64), SOUND_FFT), persistent=False)
-        self.register_buffer("second", phases(torch.arange(64)[:, None] * torch.arange(32), 64), persistent=False)
+        self.register_buffer(
+            "first", phases(torch.arange(32)[:, None] * torch.arange(32), 32), persistent=False
+        )
+        self.register_buffer(
+            "turn",
+            phases(torch.arange(32)[:, None] * torch.arange(64), SOUND_FFT),
+            persistent=False,
+        )
+        self.register_buffer(
+            "second", phases(torch.arange(64)[:, None] * torch.arange(32), 64), persistent=False
+        )
         self.register_buffer("filters", mel_filters(), persistent=False)
 
     def power(self, pieces: Tensor) -> Tensor:
@@ -232,7 +258,9 @@ def phases(turns: Tensor, of: int) -> Tensor:
 
 
 def mel_filters() -> Tensor:
-    """Triangular filters [1024 bins, 96] from 0 to 22,050 Hz, evenly spaced in HTK's mel, each summing to one."""
+    """Triangular filters [1024 bins, 96] from 0 to 22,050 Hz, evenly spaced in HTK's mel, each
+    summing to one.
+    """
     hz = torch.arange(SOUND_FFT // 2, dtype=torch.float64) * SOUND_RATE / SOUND_FFT
     top = 2595 * math.log10(1 + SOUND_RATE / 2 / 700)
     edges = 700 * (10 ** (torch.linspace(0, top, SOUND_MELS + 2, dtype=torch.float64) / 2595) - 1)
@@ -244,7 +272,9 @@ def mel_filters() -> Tensor:
 
 
 class Sentences(nn.Module):
-    """all-MiniLM-L6-v2 as published: token ids [B, T] -> the mean of its states, unit length [B, 384]."""
+    """all-MiniLM-L6-v2 as published: token ids [B, T] -> the mean of its states, unit length [B,
+    384].
+    """
 
     def __init__(self, vocabulary: int, tokens: int) -> None:
         super().__init__()
@@ -273,12 +303,18 @@ class LinearMap(nn.Module):
 
 
 class PictureEncoder(nn.Module):
-    """frames uint8 [B, F, H, W, 3] -> unit vectors [B, 384]: the mean probabilities of ImageNet's classes times the
-    classes' sentence vectors, and beside it, at `caption_weight`, a linear map from the mean features to captions.
+    """frames uint8 [B, F, H, W, 3] -> unit vectors [B, 384]: the mean probabilities of ImageNet's
+    classes times the classes' sentence vectors, and beside it, at `caption_weight`, a linear map
+    from the mean features to captions.
     """
 
     def __init__(
-        self, stem: PictureStem, sharpness: float, classes: LinearMap, captions: LinearMap, caption_weight: float
+        self,
+        stem: PictureStem,
+        sharpness: float,
+        classes: LinearMap,
+        captions: LinearMap,
+        caption_weight: float,
     ) -> None:
         super().__init__()
         self.stem = stem
@@ -290,12 +326,16 @@ class PictureEncoder(nn.Module):
     def forward(self, frames: Tensor) -> Tensor:
         features, logits = self.stem(frames)
         probabilities = (self.sharpness * logits).softmax(-1).mean(1)
-        reading = self.classes(probabilities) + self.caption_weight * self.captions(features.mean(1))
+        reading = self.classes(probabilities) + self.caption_weight * self.captions(
+            features.mean(1)
+        )
         return F.normalize(reading, dim=-1)
 
 
 class SoundEncoder(nn.Module):
-    """waveform [B, samples] at 44.1 kHz -> unit vectors [B, 384]: a linear map of the features of its loudest block."""
+    """waveform [B, samples] at 44.1 kHz -> unit vectors [B, 384]: a linear map of the features of
+    its loudest block.
+    """
 
     def __init__(self, stem: SoundStem, reading: LinearMap) -> None:
         super().__init__()
@@ -308,7 +348,9 @@ class SoundEncoder(nn.Module):
 
 
 class TextEncoder(nn.Module):
-    """token ids [B, T] -> unit vectors [B, 384]: sentence vectors less what all classes have in common."""
+    """token ids [B, T] -> unit vectors [B, 384]: sentence vectors less what all classes have in
+    common.
+    """
 
     def __init__(self, sentences: Sentences, mean: Tensor) -> None:
         super().__init__()

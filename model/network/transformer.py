@@ -1,17 +1,20 @@
 """VLSA: one transformer for video, audio and text (arXiv 2405.07202).
 
-B batch, T tokens, D width, F frames, N patches in a frame, P values in a patch, E embedding. A stack of images is
-[B, F, channels, height, width]; a spectrogram is a stack of one image of one channel.
+B batch, T tokens, D width, F frames, N patches in a frame, P values in a patch, E embedding. A
+stack of images is [B, F, channels, height, width]; a spectrogram is a stack of one image of one
+channel.
 
 The choices of this file:
-- Every number is in the graph: uint8 frames, raw samples and token ids go in, unit vectors come out.
-- Each modality is encoded alone, by the same trunk, for contrast and for serving. The joint pass exists for masked
-  modelling only: an embedding pooled from it would have seen its partner.
+- Every number is in the graph: uint8 frames, raw samples and token ids go in, unit vectors come
+  out.
+- Each modality is encoded alone, by the same trunk, for contrast and for serving. The joint pass
+  exists for masked modelling only: an embedding pooled from it would have seen its partner.
 - LayerNorms are per modality (CAV-MAE), attention and MLP weights are shared.
 - Average pooling, no CLS token; a linear projection per modality into the embedding space.
-- Stems are linear, as in the paper, or a few strided convolutions, which see a small thing wherever in a patch it is;
-  words come from an embedding table or from a frozen language model.
-- Masked tokens of every modality are dropped before the trunk (MAE); one decoder, run for each modality, fills them in.
+- Stems are linear, as in the paper, or a few strided convolutions, which see a small thing wherever
+  in a patch it is; words come from an embedding table or from a frozen language model.
+- Masked tokens of every modality are dropped before the trunk (MAE); one decoder, run for each
+  modality, fills them in.
 """
 
 from __future__ import annotations
@@ -46,13 +49,17 @@ class Norms(nn.Module):
     def __init__(self, width: int, per_modality: bool) -> None:
         super().__init__()
         self.names = {m: m if per_modality else "all" for m in MODALITIES}
-        self.norms = nn.ModuleDict({name: nn.LayerNorm(width) for name in sorted(set(self.names.values()))})
+        self.norms = nn.ModuleDict(
+            {name: nn.LayerNorm(width) for name in sorted(set(self.names.values()))}
+        )
 
     def forward(self, x: Tensor, segments: Segments) -> Tensor:
         if len(segments) == 1:
             return self.norms[self.names[segments[0][0]]](x)
         parts = x.split([length for _, length in segments], dim=1)
-        normed = [self.norms[self.names[m]](part) for (m, _), part in zip(segments, parts, strict=True)]
+        normed = [
+            self.norms[self.names[m]](part) for (m, _), part in zip(segments, parts, strict=True)
+        ]
         return torch.cat(normed, dim=1)
 
 
@@ -74,19 +81,22 @@ class Block(nn.Module):
         return x + self.down(F.gelu(self.up(self.norm2(x, segments))))
 
     def attend(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)  # [B, heads, T, d]
+        # [B, heads, T, d]
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         return self.out(mixed.transpose(1, 2).flatten(2))  # [B, T, D]
 
 
 def key_bias(present: Tensor) -> Tensor:
-    """present bool [B, T] -> what attention adds so that absent tokens are not seen, [B, 1, 1, T]."""
+    """present bool [B, T] -> what attention adds so that absent
+    tokens are not seen, [B, 1, 1, T].
+    """
     return torch.where(present, 0.0, -1e9)[:, None, None, :]
 
 
 class Spectrogram(nn.Module):
-    """waveform [B, samples] -> log power [B, bins, frames]: a windowed DFT, as a convolution, which exports cleanly; as
-    an FFT, which is many times faster, while training.
+    """waveform [B, samples] -> log power [B, bins, frames]: a windowed DFT, as a convolution, which
+    exports cleanly; as an FFT, which is many times faster, while training.
     """
 
     def __init__(self, config: EncoderConfig) -> None:
@@ -99,43 +109,52 @@ class Spectrogram(nn.Module):
         self.filters: Tensor
         self.register_buffer("window", (hann * (2 / hann.sum())).float(), persistent=False)
         turn = 2 * math.pi * torch.arange(n, dtype=torch.float64) / n
-        self.register_buffer("circle", torch.stack([turn.cos(), -turn.sin()]).float(), persistent=False)
+        self.register_buffer(
+            "circle", torch.stack([turn.cos(), -turn.sin()]).float(), persistent=False
+        )
         self.register_buffer("filters", filterbank(config), persistent=False)
         self.left = n // 2
         self.right = (self.frames - 1) * self.hop + n - self.left - config.samples
 
     def kernels(self) -> Tensor:
-        """The real rows of the windowed DFT above the imaginary ones, [n + 2, 1, n]: a graph makes them of one turn of
-        the circle rather than carry a megabyte of them.
+        """The real rows of the windowed DFT above the imaginary ones, [n + 2, 1, n]: a graph makes
+        them of one turn of the circle rather than carry a megabyte of them.
         """
         at = torch.arange(len(self.window), device=self.window.device)
         rows = self.circle[:, at[: len(at) // 2 + 1, None] * at % len(at)]  # [2, n / 2 + 1, n]
         return (rows * self.window).flatten(0, 1)[:, None, :]
 
     def turned_up(self, waveform: Tensor) -> Tensor:
-        """Windows [B, samples] quieter than `quiet_peak`, at that peak: near the floor of the logarithm speech at -40
-        dB, say, is cut to pieces.
+        """Windows [B, samples] quieter than `quiet_peak`, at that peak: near the floor of the
+        logarithm speech at -40 dB, say, is cut to pieces.
         """
         peak = waveform.abs().amax(dim=1, keepdim=True)
-        return waveform * (self.quiet_peak / peak.clamp(min=self.quiet_peak / MOST_GAIN)).clamp(min=1.0)
+        return waveform * (self.quiet_peak / peak.clamp(min=self.quiet_peak / MOST_GAIN)).clamp(
+            min=1.0
+        )
 
     def forward(self, waveform: Tensor) -> Tensor:
         if self.quiet_peak:
             waveform = self.turned_up(waveform)
         padded = F.pad(waveform, (self.left, self.right))
         if self.training:
-            pieces = padded.unfold(1, len(self.window), self.hop) * self.window  # [B, frames, n_fft]
+            # [B, frames, n_fft]
+            pieces = padded.unfold(1, len(self.window), self.hop) * self.window
             power = torch.view_as_real(torch.fft.rfft(pieces)).square().sum(-1).transpose(1, 2)
         else:
-            real, imaginary = F.conv1d(padded[:, None, :], self.kernels(), stride=self.hop).chunk(2, dim=1)
+            real, imaginary = F.conv1d(padded[:, None, :], self.kernels(), stride=self.hop).chunk(
+                2, dim=1
+            )
             power = real.square() + imaginary.square()
         return (torch.log(torch.matmul(self.filters, power) + LOG_FLOOR) + LOG_CENTRE) / LOG_SCALE
 
 
 def filterbank(config: EncoderConfig) -> Tensor:
-    """Triangular filters [bins, n_fft // 2 + 1], evenly spaced in mel or in log frequency; each averages its bins.
+    """Triangular filters [bins, n_fft // 2 + 1], evenly spaced in mel or in log frequency; each
+    averages its bins.
 
-    Made on the CPU whatever the default device is (findings/transformers-linspace-leaves-the-device.sh).
+    Made on the CPU whatever the default device is
+    (findings/transformers-linspace-leaves-the-device.sh).
     """
     nyquist = config.sample_rate / 2
     hz = torch.linspace(0, nyquist, config.n_fft // 2 + 1, dtype=torch.float64, device="cpu")
@@ -145,7 +164,9 @@ def filterbank(config: EncoderConfig) -> Tensor:
         edges = 700 * (10 ** (mels / 2595) - 1)
     else:
         count = config.bins + 2
-        edges = torch.logspace(math.log10(40), math.log10(nyquist), count, dtype=torch.float64, device="cpu")
+        edges = torch.logspace(
+            math.log10(40), math.log10(nyquist), count, dtype=torch.float64, device="cpu"
+        )
     step = hz[1]
     low = torch.minimum(edges[:-2], edges[1:-1] - step)  # no filter narrower than the DFT resolves
     high = torch.maximum(edges[2:], edges[1:-1] + step)
@@ -171,12 +192,16 @@ class LinearStem(nn.Module):
 
 
 class ConvolutionStem(nn.Module):
-    """Images [N, C, H, W] -> [N, tokens, D]: 3 x 3 convolutions of stride 2, down to a patch (after 2106.14881)."""
+    """Images [N, C, H, W] -> [N, tokens, D]: 3 x 3 convolutions of stride 2, down to a patch (after
+    2106.14881).
+    """
 
     def __init__(self, channels: int, patch: int, width: int) -> None:
         super().__init__()
         widths = [channels, *(32 << i for i in range(patch.bit_length() - 2)), width]
-        self.steps = nn.ModuleList(nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in pairwise(widths))
+        self.steps = nn.ModuleList(
+            nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in pairwise(widths)
+        )
         self.project = nn.Linear(width, width)
         self.norm = nn.LayerNorm(width)
 
@@ -191,13 +216,17 @@ class ConvolutionStem(nn.Module):
         return self.norm(self.project(features.flatten(2).transpose(1, 2)))
 
 
-STEMS: dict[str, type[LinearStem | ConvolutionStem]] = {"linear": LinearStem, "convolution": ConvolutionStem}
+STEMS: dict[str, type[LinearStem | ConvolutionStem]] = {
+    "linear": LinearStem,
+    "convolution": ConvolutionStem,
+}
 
 
 class MiniLMStem(nn.Module):
     """Token ids and which of them are seen, bool [B, T], -> [B, T, D] by a frozen language model.
 
-    Its states mean what the text means and blur which word says it, so the words themselves are added.
+    Its states mean what the text means and blur which word says it, so the words themselves are
+    added.
     """
 
     def __init__(self, vocabulary: int, tokens: int, width: int) -> None:
@@ -226,13 +255,16 @@ class EmbeddingStem(nn.Module):
 
 def cut_patches(images: Tensor, patch: int) -> Tensor:
     """[B, F, C, H, W] -> patch values [B, T, P]."""
-    x = images.unflatten(4, (-1, patch)).unflatten(3, (-1, patch))  # [B, F, C, rows, patch, columns, patch]
+    # [B, F, C, rows, patch, columns, patch]
+    x = images.unflatten(4, (-1, patch)).unflatten(3, (-1, patch))
     return x.permute(0, 1, 3, 5, 2, 4, 6).flatten(4).flatten(1, 3)
 
 
 @dataclass
 class Masked:
-    """What the joint pass predicts for one modality, beside the truth: [B, T, P] (text: logits [B, T, vocabulary])."""
+    """What the joint pass predicts for one modality, beside the truth: [B, T, P] (text: logits [B,
+    T, vocabulary]).
+    """
 
     predicted: Tensor
     target: Tensor
@@ -245,7 +277,11 @@ class VLSA(nn.Module):
         self.config = c = config
         self.recompute = False  # the trunk's activations in the backward pass, to save their memory
         self.spectrogram = Spectrogram(c)
-        self.values = {"video": c.patch * c.patch * 3, "audio": c.patch * c.patch, "text": c.vocabulary}
+        self.values = {
+            "video": c.patch * c.patch * 3,
+            "audio": c.patch * c.patch,
+            "text": c.vocabulary,
+        }
         self.stems = nn.ModuleDict(
             {
                 "video": STEMS[c.stem](3, c.patch, c.width),
@@ -255,9 +291,17 @@ class VLSA(nn.Module):
                 else EmbeddingStem(c.vocabulary, c.width),
             }
         )
-        rows = {f"{m}_{axis}": n for m in MODALITIES for axis, n in zip(("outer", "inner"), c.grid[m], strict=True)}
-        self.positions = nn.ParameterDict({k: nn.Parameter(0.02 * torch.randn(n, c.width)) for k, n in rows.items()})
-        self.blocks = nn.ModuleList(Block(c.width, c.heads, c.modality_norms) for _ in range(c.depth))
+        rows = {
+            f"{m}_{axis}": n
+            for m in MODALITIES
+            for axis, n in zip(("outer", "inner"), c.grid[m], strict=True)
+        }
+        self.positions = nn.ParameterDict(
+            {k: nn.Parameter(0.02 * torch.randn(n, c.width)) for k, n in rows.items()}
+        )
+        self.blocks = nn.ModuleList(
+            Block(c.width, c.heads, c.modality_norms) for _ in range(c.depth)
+        )
         self.norm = Norms(c.width, c.modality_norms)
         self.heads = nn.ModuleDict({m: nn.Linear(c.width, c.dim, bias=False) for m in MODALITIES})
         self.glances = nn.ModuleDict()
@@ -271,19 +315,28 @@ class VLSA(nn.Module):
             self.memory: Tensor
             self.register_buffer("memory", torch.zeros(c.memory, c.dim))
         self.log_scale = nn.Parameter(torch.tensor(0.0))
-        self.match = nn.ModuleDict({pair: nn.Linear(c.dim, 1) for pair in ("audio_video", "audio_text")})
+        self.match = nn.ModuleDict(
+            {pair: nn.Linear(c.dim, 1) for pair in ("audio_video", "audio_text")}
+        )
         self.into_decoder = nn.Linear(c.width, c.decoder_width)
         self.mask_token = nn.Parameter(0.02 * torch.randn(c.decoder_width))
         self.decoder_positions = nn.ParameterDict(
-            {m: nn.Parameter(0.02 * torch.randn(math.prod(c.grid[m]), c.decoder_width)) for m in MODALITIES}
+            {
+                m: nn.Parameter(0.02 * torch.randn(math.prod(c.grid[m]), c.decoder_width))
+                for m in MODALITIES
+            }
         )
         self.decoder = nn.ModuleList(
-            Block(c.decoder_width, c.decoder_heads, c.modality_norms) for _ in range(c.decoder_depth)
+            Block(c.decoder_width, c.decoder_heads, c.modality_norms)
+            for _ in range(c.decoder_depth)
         )
         self.decoder_norm = Norms(c.decoder_width, c.modality_norms)
-        self.fill = nn.ModuleDict({m: nn.Linear(c.decoder_width, self.values[m]) for m in MODALITIES})
+        self.fill = nn.ModuleDict(
+            {m: nn.Linear(c.decoder_width, self.values[m]) for m in MODALITIES}
+        )
         self.apply(self.start)
-        if c.glance and c.text_stem == "minilm":  # a text begins where its sentence lies; the trunk adds what it learns
+        # a text begins where its sentence lies; the trunk adds what it learns
+        if c.glance and c.text_stem == "minilm":
             glance, head = self.glances["text"], self.heads["text"]
             assert isinstance(glance, nn.Linear) and isinstance(head, nn.Linear)
             nn.init.orthogonal_(glance.weight)
@@ -315,15 +368,18 @@ class VLSA(nn.Module):
         return found + self.table(modality)
 
     def features(self, modality: str, images: Tensor) -> Tensor:
-        """What a stem makes of a stack of images before they are tokens; a linear stem, the images themselves."""
+        """What a stem makes of a stack of images before they are tokens; a linear stem, the images
+        themselves.
+        """
         stem = self.stems[modality]
         assert isinstance(stem, LinearStem | ConvolutionStem)
         return stem.features(images.flatten(0, 1))
 
     def glance(self, modality: str, features: Tensor) -> Tensor:
-        """What a convolution stem finds at its strongest in each frame, or at each time of a sound, as mean and
-        deviation over time, and a sound's peak in each band, in the embedding space [B, E]: around the trunk, which is
-        slow to learn where to look and loses a word of 0.4 s among the silence.
+        """What a convolution stem finds at its strongest in each frame, or at each time of a sound,
+        as mean and deviation over time, and a sound's peak in each band, in the embedding space [B,
+        E]: around the trunk, which is slow to learn where to look and loses a word of 0.4 s among
+        the silence.
         """
         if modality == "video":
             peaks = features.amax((2, 3)).unflatten(0, (-1, self.config.frames))  # [B, F, D]
@@ -336,7 +392,9 @@ class VLSA(nn.Module):
         return self.glances[modality](torch.cat(parts, dim=1))
 
     def words(self, ids: Tensor, seen: Tensor) -> Tensor:
-        """Token ids [B, T] -> tokens [B, T, D]; what is not `seen`, bool [B, T], has no say in the others."""
+        """Token ids [B, T] -> tokens [B, T, D]; what is not `seen`, bool [B, T], has no say in the
+        others.
+        """
         return self.stems["text"](ids, seen) + self.table("text")[: ids.shape[1]]
 
     def table(self, modality: str) -> Tensor:
@@ -354,9 +412,12 @@ class VLSA(nn.Module):
 
     # ------------------------------------------------------------ alone: embeddings
 
-    def embed(self, modality: str, x: Tensor, keep: Tensor | None = None, stretches: Tensor | None = None) -> Tensor:
-        """Unit vectors [B, E] of one modality seen alone. In training, `keep` int64 [B, K] says which tokens are not
-        dropped, `stretches` uniform [B, 4, 2] what of the spectrogram is hidden.
+    def embed(
+        self, modality: str, x: Tensor, keep: Tensor | None = None, stretches: Tensor | None = None
+    ) -> Tensor:
+        """Unit vectors [B, E] of one modality seen alone. In training, `keep` int64 [B, K] says
+        which tokens are not dropped, `stretches` uniform [B, 4, 2] what of the spectrogram is
+        hidden.
         """
         if modality == "text":
             return self.read(x)[0]
@@ -372,9 +433,10 @@ class VLSA(nn.Module):
         return vectors
 
     def recalled(self, vectors: Tensor) -> Tensor:
-        """Sounds [B, E] among the captions in memory: the mean of those that each is like, weighted by a softmax of the
-        cosines (DeCap's projection, 2303.03032), in which it itself stands for a cosine of `memory_floor`. A sound is
-        then as near to other words as its captions are; one that is like none of them stays where it is.
+        """Sounds [B, E] among the captions in memory: the mean of those that each is like, weighted
+        by a softmax of the cosines (DeCap's projection, 2303.03032), in which it itself stands for
+        a cosine of `memory_floor`. A sound is then as near to other words as its captions are; one
+        that is like none of them stays where it is.
         """
         floor = torch.full_like(vectors[:, :1], self.config.memory_floor)
         likeness = torch.cat([vectors @ self.memory.T, floor], dim=1)
@@ -388,8 +450,8 @@ class VLSA(nn.Module):
         self.memory[: len(vectors)] = vectors[: len(self.memory)]
 
     def read(self, ids: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Token ids [B, T] -> unit vectors [B, E] and, with a language model for a stem, its unit sentence vectors (its
-        mean states) [B, 384].
+        """Token ids [B, T] -> unit vectors [B, E] and, with a language model for a stem, its unit
+        sentence vectors (its mean states) [B, 384].
         """
         present = ids != PAD_ID
         stem = self.stems["text"]
@@ -399,18 +461,32 @@ class VLSA(nn.Module):
         weight = present.unsqueeze(-1).to(states.dtype)
         sentences = F.normalize((states * weight).sum(1), dim=-1)
         tokens = stem.project(ids, states) + self.table("text")[: ids.shape[1]]
-        vectors = self.pool("text", tokens, present, self.glances["text"](sentences) if self.config.glance else None)
+        vectors = self.pool(
+            "text", tokens, present, self.glances["text"](sentences) if self.config.glance else None
+        )
         return vectors, sentences
 
     def pool(
-        self, modality: str, tokens: Tensor, present: Tensor | None = None, glance: Tensor | None = None
+        self,
+        modality: str,
+        tokens: Tensor,
+        present: Tensor | None = None,
+        glance: Tensor | None = None,
     ) -> Tensor:
-        """The trunk's output, averaged over the tokens present, in the embedding space: unit vectors [B, E]."""
+        """The trunk's output, averaged over the tokens present, in the embedding space: unit
+        vectors [B, E].
+        """
         bias = None if present is None else key_bias(present)
-        return self.project(modality, self.trunk(tokens, [(modality, tokens.shape[1])], bias), present, glance)
+        return self.project(
+            modality, self.trunk(tokens, [(modality, tokens.shape[1])], bias), present, glance
+        )
 
     def project(
-        self, modality: str, out: Tensor, present: Tensor | None = None, glance: Tensor | None = None
+        self,
+        modality: str,
+        out: Tensor,
+        present: Tensor | None = None,
+        glance: Tensor | None = None,
     ) -> Tensor:
         if present is None:
             pooled = out.mean(1)
@@ -428,29 +504,42 @@ class VLSA(nn.Module):
     # ------------------------------------------------------------ together: masked modelling
 
     def together(self, inputs: list[tuple[str, Tensor, Tensor]]) -> list[Tensor]:
-        """Vectors [B, E] of each input (modality, values, present bool [B]), pooled from one pass over all of them."""
+        """Vectors [B, E] of each input (modality, values, present bool [B]), pooled from one pass
+        over all of them.
+        """
         tokens, exists = [], []
         for m, x, present in inputs:
             there = (x != PAD_ID) if m == "text" else None
-            found = self.tokens(m, self.features(m, self.images(m, x))) if there is None else self.words(x, there)
+            found = (
+                self.tokens(m, self.features(m, self.images(m, x)))
+                if there is None
+                else self.words(x, there)
+            )
             tokens.append(found)
-            exists.append(present[:, None].expand(found.shape[:2]) & (True if there is None else there))
+            exists.append(
+                present[:, None].expand(found.shape[:2]) & (True if there is None else there)
+            )
         segments = [(m, part.shape[1]) for (m, _, _), part in zip(inputs, tokens, strict=True)]
         out = self.trunk(torch.cat(tokens, dim=1), segments, key_bias(torch.cat(exists, dim=1)))
         parts = out.split([length for _, length in segments], dim=1)
-        return [self.project(m, part, e) for (m, _, _), part, e in zip(inputs, parts, exists, strict=True)]
+        return [
+            self.project(m, part, e)
+            for (m, _, _), part, e in zip(inputs, parts, exists, strict=True)
+        ]
 
     def masked(
         self, inputs: dict[str, Tensor], present: dict[str, Tensor], luck: dict[str, Tensor]
     ) -> dict[str, Masked]:
-        """The joint pass. `present` bool [B] says which rows have the modality at all; only seen tokens enter. `luck`,
-        uniform [B, T], decides what is hidden.
+        """The joint pass. `present` bool [B] says which rows have the modality at all; only seen
+        tokens enter. `luck`, uniform [B, T], decides what is hidden.
         """
         seen, bias, segments, orders, values, exists = [], [], [], {}, {}, {}
         for m, x in inputs.items():
             images = None if m == "text" else self.images(m, x)
             values[m] = x if images is None else cut_patches(images, self.config.patch)
-            exists[m] = present[m][:, None].expand(values[m].shape[:2]) & ((x != PAD_ID) if images is None else True)
+            exists[m] = present[m][:, None].expand(values[m].shape[:2]) & (
+                (x != PAD_ID) if images is None else True
+            )
             order, kept = orders[m] = self.mask(m, exists[m], luck[m][:, : exists[m].shape[1]])
             hidden = torch.ones_like(exists[m]).scatter(1, order[:, :kept], False)
             if images is None:
@@ -468,37 +557,62 @@ class VLSA(nn.Module):
         }
 
     def hide(self, images: Tensor, hidden: Tensor) -> Tensor:
-        """The images with their hidden patches, bool [B, T], blank: a convolution looks over the edge of its patch."""
+        """The images with their hidden patches, bool [B, T], blank: a convolution looks over the
+        edge of its patch.
+        """
         batch, frames, _, height, width = images.shape
         p = self.config.patch
         shown = ~hidden.view(batch, frames, 1, height // p, 1, width // p, 1)
-        return images * shown.expand(-1, -1, -1, -1, p, -1, p).reshape(batch, frames, 1, height, width)
+        return images * shown.expand(-1, -1, -1, -1, p, -1, p).reshape(
+            batch, frames, 1, height, width
+        )
 
     def hidden(self, modality: str, exists: Tensor) -> Tensor:
-        """How many of the tokens that exist, bool [B, T], masking hides, [B]; of a video the same in every frame."""
+        """How many of the tokens that exist, bool [B, T], masking hides, [B]; of a video the same
+        in every frame.
+        """
         c = self.config
         share = {"video": c.mask_video, "audio": c.mask_audio, "text": c.mask_text}[modality]
         _, patches = c.grid["video"]
         count = exists.sum(1)
-        return count // patches * round(patches * share) if modality == "video" else (count * share).round().long()
+        return (
+            count // patches * round(patches * share)
+            if modality == "video"
+            else (count * share).round().long()
+        )
 
     def hidden_counts(self, inputs: dict[str, Tensor], present: dict[str, Tensor]) -> Tensor:
         """How many tokens of each modality `masked` will hide in all, [3]."""
-        exists = {m: present[m][:, None].expand(-1, math.prod(self.config.grid[m])) for m in ("video", "audio")}
+        exists = {
+            m: present[m][:, None].expand(-1, math.prod(self.config.grid[m]))
+            for m in ("video", "audio")
+        }
         exists["text"] = present["text"][:, None] & (inputs["text"] != PAD_ID)
         return torch.stack([self.hidden(m, exists[m]).sum() for m in MODALITIES]).float()
 
     def mask(self, modality: str, exists: Tensor, luck: Tensor) -> tuple[Tensor, int]:
-        """An order of the tokens [B, T], those to be seen first, and how many are; video frame by frame."""
+        """An order of the tokens [B, T], those to be seen first, and how many are; video frame by
+        frame.
+        """
         frames, patches = self.config.grid["video"] if modality == "video" else (1, exists.shape[1])
         all_hidden = int(self.hidden(modality, torch.ones_like(exists[:1])))
-        rank = (luck + (~exists).float()).unflatten(1, (frames, patches)).argsort(2).argsort(2).flatten(1)
-        there = exists.sum(1, keepdim=True) // frames  # of each frame; what is absent ranks behind it
+        rank = (
+            (luck + (~exists).float())
+            .unflatten(1, (frames, patches))
+            .argsort(2)
+            .argsort(2)
+            .flatten(1)
+        )
+        # of each frame; what is absent ranks behind it
+        there = exists.sum(1, keepdim=True) // frames
         hidden = exists & (rank >= there - self.hidden(modality, exists)[:, None] // frames)
-        order = (luck + (~exists).float() + 2 * hidden.float()).argsort(1)  # seen, then absent, then hidden
+        # seen, then absent, then hidden
+        order = (luck + (~exists).float() + 2 * hidden.float()).argsort(1)
         return order, exists.shape[1] - all_hidden
 
-    def filled(self, m: str, seen: Tensor, order: Tensor, kept: int, values: Tensor, exists: Tensor) -> Masked:
+    def filled(
+        self, m: str, seen: Tensor, order: Tensor, kept: int, values: Tensor, exists: Tensor
+    ) -> Masked:
         """Decode one modality: mask tokens where nothing was seen, positions, blocks, values."""
         batch, length = order.shape
         blank = self.mask_token.expand(batch, length - kept, -1)
@@ -512,9 +626,9 @@ class VLSA(nn.Module):
 
 
 def spec_augment(images: Tensor, stretches: Tensor) -> Tensor:
-    """Spectrograms [B, 1, 1, bins, frames] with two stretches of time and of frequency each set to the clip's mean, at
-    most an eighth of its length and a fifth of its bins (SpecAugment, 1904.08779, without warping); `stretches` uniform
-    [B, 4, 2] says where and how long.
+    """Spectrograms [B, 1, 1, bins, frames] with two stretches of time and of frequency each set to
+    the clip's mean, at most an eighth of its length and a fifth of its bins (SpecAugment,
+    1904.08779, without warping); `stretches` uniform [B, 4, 2] says where and how long.
     """
     mean = images.mean((3, 4), keepdim=True)
     for i, (axis, share) in enumerate(((3, 0.2), (4, 0.125), (3, 0.2), (4, 0.125))):

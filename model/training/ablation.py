@@ -1,8 +1,9 @@
 """The paper's ablation in miniature: which terms of the objective earn their compute.
 
-Every arm has the same compute, counted in floating point operations of forward and backward passes: a pre-training with
-some of the terms and a fine-tuning for retrieval, alike for all; `neither` spends the whole of it on fine-tuning. Two
-more arms pre-train with the video-text term, and with contrast between vectors pooled from the joint pass: the trap.
+Every arm has the same compute, counted in floating point operations of forward and backward passes:
+a pre-training with some of the terms and a fine-tuning for retrieval, alike for all; `neither`
+spends the whole of it on fine-tuning. Two more arms pre-train with the video-text term, and with
+contrast between vectors pooled from the joint pass: the trap.
 """
 
 from __future__ import annotations
@@ -29,7 +30,12 @@ from .loop import embedder, lines_of, start, train
 from .step import Chance, gradients
 
 ROUTES = ("text-video", "text-audio", "audio-text")
-FINE_TUNING: dict[str, Any] = {"local_weight": 0.0, "video_text": True, "learning_rate": 1e-3, "seed": 1000}
+FINE_TUNING: dict[str, Any] = {
+    "local_weight": 0.0,
+    "video_text": True,
+    "learning_rate": 1e-3,
+    "seed": 1000,
+}
 PRE_TRAINING: dict[str, dict[str, Any]] = {
     "local": {"global_weight": 0.0, "video_text": False},
     "global": {"local_weight": 0.0, "video_text": False},
@@ -61,7 +67,9 @@ def operations(config: TrainConfig, media: Path) -> int:
 
 
 def stages(plan: Plan, media: Path) -> dict[str, list[TrainConfig]]:
-    """The runs of each arm, one after the other, of equal compute in all (but the arm that says otherwise)."""
+    """The runs of each arm, one after the other, of equal compute in all (but the arm that says
+    otherwise).
+    """
     tuned = replace(plan.base, **FINE_TUNING, steps=plan.fine_tuning_steps)
     tuning = operations(tuned, media)
     budget = plan.base.steps * operations(replace(plan.base, **PRE_TRAINING["both"]), media)
@@ -73,9 +81,11 @@ def stages(plan: Plan, media: Path) -> dict[str, list[TrainConfig]]:
     return found
 
 
-def run_arm(configs: list[TrainConfig], seed: int, test: str, out: Path, media: Path) -> dict[str, Any]:
-    """Train an arm's stages; returns retrieval after each and the training loss at the end of the first. An arm that
-    was run before is not run again.
+def run_arm(
+    configs: list[TrainConfig], seed: int, test: str, out: Path, media: Path
+) -> dict[str, Any]:
+    """Train an arm's stages; returns retrieval after each and the training loss at the end of the
+    first. An arm that was run before is not run again.
     """
     file = out / "result.json"
     plan = json.loads(json.dumps([test, *(config.to_json() for config in configs)]))
@@ -97,7 +107,9 @@ def run_arm(configs: list[TrainConfig], seed: int, test: str, out: Path, media: 
     result = {
         "after": after,
         "steps": [config.steps for config in configs],
-        "audio_text_loss": fmean(row["audio_text"] for row in last) if "audio_text" in last[0] else None,
+        "audio_text_loss": fmean(row["audio_text"] for row in last)
+        if "audio_text" in last[0]
+        else None,
         "minutes": (time.perf_counter() - began) / 60,
         "plan": plan,
     }
@@ -107,9 +119,11 @@ def run_arm(configs: list[TrainConfig], seed: int, test: str, out: Path, media: 
     return result
 
 
-def ablation(plan: Plan, out: Path, log: Callable[[str], None] = print) -> dict[str, list[dict[str, Any]]]:
-    """Every arm with every seed; `out` gets results.json, the tables as tables.md and the plot as ablation.svg. Stopped
-    and started again, it goes on where it was.
+def ablation(
+    plan: Plan, out: Path, log: Callable[[str], None] = print
+) -> dict[str, list[dict[str, Any]]]:
+    """Every arm with every seed; `out` gets results.json, the tables as tables.md and the plot as
+    ablation.svg. Stopped and started again, it goes on where it was.
     """
     arms = stages(plan, out)
     results: dict[str, list[dict[str, Any]]] = {arm: [] for arm in arms}
@@ -118,7 +132,9 @@ def ablation(plan: Plan, out: Path, log: Callable[[str], None] = print) -> dict[
             folder = out / f"{arm.replace(', ', '-').replace(' ', '-')}-{seed}"
             result = run_arm(configs, seed, plan.test, folder, out)
             results[arm].append(result)
-            found = ", ".join(f"{route} {result['after'][-1][route]['R@10']:.3f}" for route in ROUTES)
+            found = ", ".join(
+                f"{route} {result['after'][-1][route]['R@10']:.3f}" for route in ROUTES
+            )
             log(f"{arm}, seed {seed}: R@10 {found} ({result['minutes']:.1f} min)")
     (out / "results.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
     (out / "tables.md").write_text(tables(results), encoding="utf-8")
@@ -147,10 +163,20 @@ def tables(results: dict[str, list[dict[str, Any]]]) -> str:
         "|---" * (len(heads) + 1) + "|",
     ]
     for arm, runs in results.items():
-        cells = [spread([r["after"][-1][route][k] for r in runs]) for route in ROUTES for k in ("R@1", "R@10")]
+        cells = [
+            spread([r["after"][-1][route][k] for r in runs])
+            for route in ROUTES
+            for k in ("R@1", "R@10")
+        ]
         lines.append(f"| {arm} | {' | '.join(cells)} |")
     heads = ["steps", "audio-text loss while training", *(f"{route} R@10" for route in ROUTES)]
-    lines += ["", "As pre-training leaves it:", "", f"| pre-trained with | {' | '.join(heads)} |", "|---" * 6 + "|"]
+    lines += [
+        "",
+        "As pre-training leaves it:",
+        "",
+        f"| pre-trained with | {' | '.join(heads)} |",
+        "|---" * 6 + "|",
+    ]
     for arm in PRE_TRAINING:
         runs = results[arm]
         losses = [r["audio_text_loss"] for r in runs if r["audio_text_loss"] is not None]
@@ -158,7 +184,13 @@ def tables(results: dict[str, list[dict[str, Any]]]) -> str:
         cells += [spread([r["after"][0][route]["R@10"] for r in runs]) for route in ROUTES]
         lines.append(f"| {arm} | {' | '.join(cells)} |")
     minutes = sum(r["minutes"] for runs in results.values() for r in runs)
-    return "\n".join([*lines, "", f"{minutes:.0f} minutes of training in all, {torch.get_num_threads()} threads."])
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"{minutes:.0f} minutes of training in all, {torch.get_num_threads()} threads.",
+        ]
+    )
 
 
 def plot(results: dict[str, list[dict[str, Any]]], file: Path) -> None:

@@ -1,4 +1,6 @@
-"""Checkpoints: a folder with weights, optimiser, effective config, provenance and tokenizer; complete or absent."""
+"""Checkpoints: a folder with weights, optimiser, effective config, provenance and tokenizer;
+complete or absent.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +17,17 @@ from ..config import TrainConfig
 from ..network.transformer import VLSA
 
 
-def save(folder: Path, model: VLSA, optimiser: torch.optim.Optimizer, state: dict[str, Any], tokenizer: Path) -> None:
+def save(
+    folder: Path,
+    model: VLSA,
+    optimiser: torch.optim.Optimizer,
+    state: dict[str, Any],
+    tokenizer: Path,
+) -> None:
     """Write aside and rename, so that a kill leaves the old checkpoint or the new one.
 
-    `state` holds the step, the config and the provenance: what was trained, on what, under which licences.
+    `state` holds the step, the config and the provenance: what was trained, on what, under which
+    licences.
     """
     half, old = folder.with_suffix(".part"), folder.with_suffix(".old")
     for leftover in (half, old):
@@ -55,12 +64,15 @@ def folder_of(run: Path) -> Path:
 
 
 def state_of(run: Path) -> dict[str, Any]:
-    state: dict[str, Any] = json.loads((folder_of(run) / "checkpoint.json").read_text(encoding="utf-8"))
+    state: dict[str, Any] = json.loads(
+        (folder_of(run) / "checkpoint.json").read_text(encoding="utf-8")
+    )
     return state
 
 
 def load(run: Path) -> tuple[VLSA, TrainConfig, dict[str, Any]]:
-    """The model (in eval mode), its config and the checkpoint's state, from a run's folder or the checkpoint in it.
+    """The model (in eval mode), its config and the checkpoint's state, from a run's folder or the
+    checkpoint in it.
 
     Raises:
         BadConfig: no checkpoint there.

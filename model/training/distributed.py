@@ -1,4 +1,6 @@
-"""Several processes, one batch: what `torchrun` starts, seen as a group. A process alone is a group of one."""
+"""Several processes, one batch: what `torchrun` starts, seen as a group. A process alone is a group
+of one.
+"""
 
 from __future__ import annotations
 
@@ -26,12 +28,15 @@ class Group:
             dist.barrier()
 
     def rows(self, count: int) -> list[int]:
-        """Which rows of a batch this process encodes: every `size`-th, so that each gets its share of every set."""
+        """Which rows of a batch this process encodes: every `size`-th, so that each gets its share
+        of every set.
+        """
         return list(range(self.rank, count, self.size))
 
     def gather(self, x: Tensor) -> Tensor:
-        """The rows of every process [b, ...] in the order of the whole batch [b * size, ...]. Gradients flow back to
-        the process whose rows they are, summed over what each process made of them.
+        """The rows of every process [b, ...] in the order of the whole batch [b * size, ...].
+        Gradients flow back to the process whose rows they are, summed over what each process made
+        of them.
         """
         return x if self.size == 1 else Gather.apply(x, self)
 
@@ -50,8 +55,8 @@ class Group:
         return values[0]
 
     def sum_gradients(self, model: nn.Module) -> None:
-        """Every process's gradients become their sum. One message: the network's losses have many entrances, which a
-        wrapper around `forward` would not see.
+        """Every process's gradients become their sum. One message: the network's losses have many
+        entrances, which a wrapper around `forward` would not see.
         """
         if self.size == 1:
             return
@@ -101,4 +106,6 @@ def pick_device(name: str) -> torch.device:
     """`auto` is a GPU where there is one, each process of a machine its own."""
     if name != "auto":
         return torch.device(name)
-    return torch.device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu")
+    return torch.device(
+        f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
+    )

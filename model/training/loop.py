@@ -1,4 +1,6 @@
-"""The training loop. A step is a function of (seed, step) and the weights, so a resumed run repeats a whole one."""
+"""The training loop. A step is a function of (seed, step) and the weights, so a resumed run repeats
+a whole one.
+"""
 
 from __future__ import annotations
 
@@ -56,19 +58,31 @@ def learning_rate(step: int, config: TrainConfig) -> float:
     warm = max(1, round(config.warmup * config.steps))
     if step < warm:
         return config.learning_rate * (step + 1) / warm
-    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, config.steps - warm)))
+    return (
+        config.learning_rate
+        * 0.5
+        * (1 + math.cos(math.pi * (step - warm) / max(1, config.steps - warm)))
+    )
 
 
 def make_optimiser(model: VLSA, config: TrainConfig) -> torch.optim.AdamW:
     """AdamW; matrices decay, vectors (norms, biases, positions of width one) do not."""
     matrices = [p for p in model.parameters() if p.ndim > 1]
     vectors = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    groups = [
+        {"params": matrices, "weight_decay": config.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98))
 
 
 def train_step(
-    model: VLSA, optimiser: torch.optim.Optimizer, batch: Batch, config: TrainConfig, step: int, group: Group
+    model: VLSA,
+    optimiser: torch.optim.Optimizer,
+    batch: Batch,
+    config: TrainConfig,
+    step: int,
+    group: Group,
 ) -> dict[str, float]:
     """One update; returns every term, the total, the norm of the gradient and the learning rate.
 
@@ -95,7 +109,11 @@ def embedder(model: VLSA, tokens: TextTokens) -> Embedder:
 
     @torch.no_grad()
     def run(modality: str, x: NDArray[Any]) -> NDArray[np.float32]:
-        return model.embed(modality, torch.from_numpy(np.ascontiguousarray(x)).to(device)).cpu().numpy()
+        return (
+            model.embed(modality, torch.from_numpy(np.ascontiguousarray(x)).to(device))
+            .cpu()
+            .numpy()
+        )
 
     return Embedder(run, tokens)
 
@@ -115,8 +133,8 @@ def prepare_tokenizer(sets: Sequence[Source], config: TrainConfig, out: Path) ->
 
 
 def new_model(config: TrainConfig, tokenizer: Path, fresh: bool = True) -> VLSA:
-    """The network before its first step: by chance from the seed, with published words, or as another run left it. Not
-    `fresh`, its weights are about to be replaced by a checkpoint's.
+    """The network before its first step: by chance from the seed, with published words, or as
+    another run left it. Not `fresh`, its weights are about to be replaced by a checkpoint's.
     """
     if config.start_from:
         model, other, _ = checkpoint.load(Path(config.start_from))
@@ -139,9 +157,14 @@ def provenance(sets: Sequence[Source], config: TrainConfig) -> dict[str, Any]:
     licences = sorted({row.licence for source in sets for row in source.rows if row.licence})
     if config.encoder.text_stem == "minilm":
         licences.append("Apache-2.0, all-MiniLM-L6-v2 (language model, frozen)")
-    data = [{"manifest": Path(n).name, "clips": len(s)} for n, s in zip(config.manifests, sets, strict=True)]
+    data = [
+        {"manifest": Path(n).name, "clips": len(s)}
+        for n, s in zip(config.manifests, sets, strict=True)
+    ]
     if config.trunk_from:
-        licences.append(f"that of {Path(config.trunk_from).name}, whose weights the trunk started with")
+        licences.append(
+            f"that of {Path(config.trunk_from).name}, whose weights the trunk started with"
+        )
     made = {"data": data, "licences": licences, "seed": config.seed, "steps": config.steps}
     if not config.start_from:
         return made
@@ -177,18 +200,25 @@ class Run:
                 yield step, batch.to(device)
 
     def save(self) -> dict[str, float]:
-        """Measure on the held-out clips, then write the checkpoint and, where it is better than any before, `best`;
-        returns R@10 of every route.
+        """Measure on the held-out clips, then write the checkpoint and, where it is better than any
+        before, `best`; returns R@10 of every route.
         """
         self.model.eval()
         if self.config.encoder.memory:
             self.remember()
-        found = score(evaluate_first_windows(embedder(self.model, self.mixture.tokens), self.held_out))
+        found = score(
+            evaluate_first_windows(embedder(self.model, self.mixture.tokens), self.held_out)
+        )
         value = measure(found, self.config.best_by)
         better = value > self.best["value"]
         if better:
             self.best = {"step": self.step, "value": value}
-        state = {"step": self.step, "config": self.config.to_json(), "provenance": self.made_from, "best": self.best}
+        state = {
+            "step": self.step,
+            "config": self.config.to_json(),
+            "provenance": self.made_from,
+            "best": self.best,
+        }
         for folder in ["checkpoint", *(["best"] if better else [])]:
             checkpoint.save(self.out / folder, self.model, self.optimiser, state, self.tokenizer)
         return {route: round(m["R@10"], 4) for route, m in found.items()}
@@ -196,12 +226,17 @@ class Run:
     @torch.no_grad()
     def remember(self) -> None:
         """Put the commonest captions of sounds without pictures into the model's memory."""
-        clips = [source for source in self.mixture.sets if isinstance(source, Clips)]  # shards are not looked into
-        sounds = [s.rows[i] for s in clips for i in np.flatnonzero(s.has["audio"] & ~s.has["video"])]
+        # shards are not looked into
+        clips = [source for source in self.mixture.sets if isinstance(source, Clips)]
+        sounds = [
+            s.rows[i] for s in clips for i in np.flatnonzero(s.has["audio"] & ~s.has["video"])
+        ]
         said = Counter(said.text for row in sounds for said in row.said_of("audio"))
         texts = [text for text, _ in said.most_common(self.config.encoder.memory)]
         if texts:
-            ids = torch.from_numpy(self.mixture.tokens(texts)).to(next(self.model.parameters()).device)
+            ids = torch.from_numpy(self.mixture.tokens(texts)).to(
+                next(self.model.parameters()).device
+            )
             self.model.remember(self.model.read(ids)[0])
 
     @property
@@ -217,8 +252,12 @@ def open_source(name: str, config: TrainConfig, media: Path) -> Source:
     return Clips.open(name, config.encoder.inputs, media / "cache", media / "world", config.alike)
 
 
-def start(config: TrainConfig, out: Path, resume: bool, group: Group, media: Path | None = None) -> Run:
-    """Everything a run needs: clips rendered and decoded, tokenizer, network, and the checkpoint to go on from."""
+def start(
+    config: TrainConfig, out: Path, resume: bool, group: Group, media: Path | None = None
+) -> Run:
+    """Everything a run needs: clips rendered and decoded, tokenizer, network, and the checkpoint to
+    go on from.
+    """
     out.mkdir(parents=True, exist_ok=True)
     if config.batch % group.size:
         raise BadConfig(f"a batch of {config.batch} does not divide into {group.size} processes")
@@ -233,9 +272,13 @@ def start(config: TrainConfig, out: Path, resume: bool, group: Group, media: Pat
         group.wait()  # until the first process has rendered and decoded
     media = media or out
     sets = [open_source(name, config, media) for name in config.manifests]
-    if empty := [name for name, source in zip(config.manifests, sets, strict=True) if not len(source)]:
+    if empty := [
+        name for name, source in zip(config.manifests, sets, strict=True) if not len(source)
+    ]:
         raise BadConfig(f"{empty[0]} holds no clip that can be read")
-    held_out = Clips.open(config.validation, config.encoder.inputs, media / "cache", media / "world")
+    held_out = Clips.open(
+        config.validation, config.encoder.inputs, media / "cache", media / "world"
+    )
     tokenizer = prepare_tokenizer(sets, config, out)
     if group.leads:
         group.wait()
@@ -249,11 +292,15 @@ def start(config: TrainConfig, out: Path, resume: bool, group: Group, media: Pat
         for block in model.blocks:
             block.compile()
     optimiser = make_optimiser(model, config)
-    run = Run(config, out, group, model, optimiser, mixture, held_out, tokenizer, provenance(sets, config))
+    run = Run(
+        config, out, group, model, optimiser, mixture, held_out, tokenizer, provenance(sets, config)
+    )
     if at:
         device, state = next(model.parameters()).device, checkpoint.state_of(at)
         model.load_state_dict(torch.load(at / "weights.pt", weights_only=True, map_location=device))
-        optimiser.load_state_dict(torch.load(at / "optimiser.pt", weights_only=True, map_location=device))
+        optimiser.load_state_dict(
+            torch.load(at / "optimiser.pt", weights_only=True, map_location=device)
+        )
         run.step, run.best = state["step"], state["best"]
     return run
 
@@ -262,7 +309,9 @@ def start(config: TrainConfig, out: Path, resume: bool, group: Group, media: Pat
 
 
 class Journal:
-    """A run's figures: metrics.jsonl, TensorBoard, and a bar or lines. Steps a kill has taken back are taken out."""
+    """A run's figures: metrics.jsonl, TensorBoard, and a bar or lines. Steps a kill has taken back
+    are taken out.
+    """
 
     def __init__(self, run: Run) -> None:
         self.config, file = run.config, run.out / "metrics.jsonl"
@@ -276,7 +325,11 @@ class Journal:
         self.bar.update()
         self.bar.set_postfix(loss=f"{figures['total']:.3f}", per_s=f"{figures['triplets_s']:.0f}")
         if self.bar.disable and (step + 1) % LINE_STEPS == 0:
-            print(f"step {step + 1} of {self.config.steps}: loss {figures['total']:.3f}", file=sys.stderr, flush=True)
+            print(
+                f"step {step + 1} of {self.config.steps}: loss {figures['total']:.3f}",
+                file=sys.stderr,
+                flush=True,
+            )
         row: dict[str, Any] = {"step": step, **figures}
         for name, value in figures.items():
             self.board.add_scalar(name, value, step)
@@ -301,8 +354,8 @@ def lines_of(file: Path) -> list[str]:
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep what is freed: activations of many megabytes would go back to the system and be asked for again,
-    page by page, at every step (a third of a step's time on two cores).
+    """Have glibc keep what is freed: activations of many megabytes would go back to the system and
+    be asked for again, page by page, at every step (a third of a step's time on two cores).
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt:
@@ -311,11 +364,15 @@ def keep_freed_memory() -> None:
 
 
 def train(
-    config: TrainConfig, out: Path, resume: bool, log: Callable[[str], None] = print, media: Path | None = None
+    config: TrainConfig,
+    out: Path,
+    resume: bool,
+    log: Callable[[str], None] = print,
+    media: Path | None = None,
 ) -> VLSA:
-    """Train to `config.steps`: checkpoints in `out`/checkpoint, the best in `out`/best, figures in `out`/metrics.jsonl
-    and `out`/tensorboard; rendered and decoded clips below `media`, which is `out` unless runs share them. Under
-    `torchrun` every process trains its share of each batch.
+    """Train to `config.steps`: checkpoints in `out`/checkpoint, the best in `out`/best, figures in
+    `out`/metrics.jsonl and `out`/tensorboard; rendered and decoded clips below `media`, which is
+    `out` unless runs share them. Under `torchrun` every process trains its share of each batch.
 
     Raises:
         Diverged: a loss that is not finite; the last checkpoint stays.
@@ -325,7 +382,10 @@ def train(
     group = start_group()
     try:
         run = start(config, out, resume, group, media)
-        clips, size = sum(map(len, run.mixture.sets)), sum(p.numel() for p in run.model.parameters())
+        clips, size = (
+            sum(map(len, run.mixture.sets)),
+            sum(p.numel() for p in run.model.parameters()),
+        )
         if group.leads:
             log(f"{size:,} parameters, {clips:,} clips, from step {run.step}")
         with closing(Journal(run)) if group.leads else nullcontext() as journal:

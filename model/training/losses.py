@@ -9,8 +9,11 @@ from torch import Tensor
 from ..network.transformer import Masked
 
 
-def info_nce(a: Tensor, b: Tensor, scale: Tensor | float, group: Tensor, smoothing: float = 0.0) -> Tensor:
-    """Symmetric in-batch InfoNCE between unit vectors a, b [B, E]; a[i] belongs to every b[j] of its group [B].
+def info_nce(
+    a: Tensor, b: Tensor, scale: Tensor | float, group: Tensor, smoothing: float = 0.0
+) -> Tensor:
+    """Symmetric in-batch InfoNCE between unit vectors a, b [B, E]; a[i] belongs to every b[j] of
+    its group [B].
 
     The target is spread evenly over a row's group, then smoothed over all rows.
 
@@ -26,10 +29,11 @@ def info_nce(a: Tensor, b: Tensor, scale: Tensor | float, group: Tensor, smoothi
 
 
 def matching(head: torch.nn.Module, a: Tensor, b: Tensor, group: Tensor, luck: float) -> Tensor:
-    """Binary cross-entropy of a linear head telling true pairs from pairs whose b is another row's, `luck` in [0, 1)
-    saying which.
+    """Binary cross-entropy of a linear head telling true pairs from pairs whose b is another row's,
+    `luck` in [0, 1) saying which.
 
-    A pair is fused by its elementwise product: of what a linear head can read, it alone depends on both sides.
+    A pair is fused by its elementwise product: of what a linear head can read, it alone depends on
+    both sides.
     """
     shift = 1 + int(luck * (len(a) - 1))
     logits = torch.cat([head(a * b), head(a * b.roll(shift, 0))]).squeeze(-1)  # [2B]
@@ -38,19 +42,22 @@ def matching(head: torch.nn.Module, a: Tensor, b: Tensor, group: Tensor, luck: f
 
 
 def masked_patches(part: Masked, normalise: bool) -> Tensor:
-    """Summed over the masked patches, each one's mean squared error; `normalise` brings each to mean 0 and variance 1
-    first (MAE).
+    """Summed over the masked patches, each one's mean squared error; `normalise` brings each to
+    mean 0 and variance 1 first (MAE).
     """
     target = part.target
     if normalise:
-        target = (target - target.mean(-1, keepdim=True)) / (target.var(-1, keepdim=True) + 1e-6).sqrt()
+        target = (target - target.mean(-1, keepdim=True)) / (
+            target.var(-1, keepdim=True) + 1e-6
+        ).sqrt()
     error = (part.predicted.float() - target).square().mean(-1)  # [B, T]
     return (error * part.masked).sum()
 
 
 def geometry(vectors: Tensor, sentences: Tensor) -> Tensor:
-    """How differently two sets of unit vectors, [B, E] and [B, S], are placed among themselves: the mean squared
-    difference of their cosines (relational distillation, 1904.05068, with angles at the origin).
+    """How differently two sets of unit vectors, [B, E] and [B, S], are placed among themselves: the
+    mean squared difference of their cosines (relational distillation, 1904.05068, with angles at
+    the origin).
     """
     apart = (vectors @ vectors.T - sentences @ sentences.T).square()
     n = len(vectors)
@@ -59,11 +66,15 @@ def geometry(vectors: Tensor, sentences: Tensor) -> Tensor:
 
 def masked_tokens(part: Masked) -> Tensor:
     """Cross-entropy, summed over the masked tokens."""
-    return F.cross_entropy(part.predicted[part.masked].float(), part.target[part.masked], reduction="sum")
+    return F.cross_entropy(
+        part.predicted[part.masked].float(), part.target[part.masked], reduction="sum"
+    )
 
 
 def local_sums(parts: dict[str, Masked], normalise: bool) -> Tensor:
-    """Local-patch masked modelling: what L_v, L_a and L_t are the means of over their masked tokens, summed, [3]."""
+    """Local-patch masked modelling: what L_v, L_a and L_t are the means of over their masked
+    tokens, summed, [3].
+    """
     return torch.stack(
         [
             masked_patches(parts["video"], normalise),

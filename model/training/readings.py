@@ -1,4 +1,5 @@
-"""How the readings of published stems are fitted, and their strengths chosen on rows that were held out.
+"""How the readings of published stems are fitted, and their strengths chosen on rows that were held
+out.
 
 N rows, D features, C classes, E embedding. No torch: matrices and least squares.
 """
@@ -43,7 +44,8 @@ class Linear:
 
 
 def ridge(features: Matrix, targets: Matrix, strength: float, centred: bool = False) -> Linear:
-    """Ridge regression on standardised features (Hoerl and Kennard): the least |X W - Y|^2 + strength N |W|^2.
+    """Ridge regression on standardised features (Hoerl and Kennard): the least |X W - Y|^2 +
+    strength N |W|^2.
 
     The mean of the targets is left out of the result where it is to be `centred`.
 
@@ -64,7 +66,9 @@ def ridge(features: Matrix, targets: Matrix, strength: float, centred: bool = Fa
 
 
 def log_ranks(queries: Matrix, gallery: Matrix, names: Sequence[str]) -> NDArray[np.float64]:
-    """For each query, the logarithm of the rank of the best entry of its own name [N]; ties get their average rank."""
+    """For each query, the logarithm of the rank of the best entry of its own name [N]; ties get
+    their average rank.
+    """
     scores = queries @ gallery.T
     same = np.array(names)[:, None] == np.array(names)[None]
     best = np.where(same, scores, -np.inf).max(axis=1, keepdims=True)
@@ -75,12 +79,18 @@ def log_ranks(queries: Matrix, gallery: Matrix, names: Sequence[str]) -> NDArray
 
 
 def mean_reciprocal_rank(queries: Matrix, gallery: Matrix, names: Sequence[str]) -> float:
-    """How near the top the best entry of each query's own name is, 1 for first [N]: it counts the first places most."""
+    """How near the top the best entry of each query's own name is, 1 for first [N]: it counts the
+    first places most.
+    """
     return float(np.exp(-log_ranks(queries, gallery, names)).mean())
 
 
-def held_out(features: Matrix, targets: Matrix, parts: NDArray[np.int64], strength: float, centred: bool) -> Matrix:
-    """What a ridge gives for each row [N, E] when all rows of that row's part were left out of its fit."""
+def held_out(
+    features: Matrix, targets: Matrix, parts: NDArray[np.int64], strength: float, centred: bool
+) -> Matrix:
+    """What a ridge gives for each row [N, E] when all rows of that row's part were left out of its
+    fit.
+    """
     vectors = np.zeros_like(targets)
     for part in np.unique(parts):
         left_out = parts == part
@@ -91,7 +101,9 @@ def held_out(features: Matrix, targets: Matrix, parts: NDArray[np.int64], streng
 
 @dataclass(frozen=True)
 class Tried:
-    """Strengths and what they give on rows that were held out: the mean logarithm of the rank, or another loss."""
+    """Strengths and what they give on rows that were held out: the mean logarithm of the rank, or
+    another loss.
+    """
 
     strengths: tuple[float, ...]
     loss: float
@@ -101,7 +113,9 @@ def best_of(tried: Iterable[Tried]) -> Tried:
     return min(tried, key=lambda one: one.loss)
 
 
-def mean_within(queries: Matrix, vectors: Matrix, parts: NDArray[np.int64], names: Sequence[str]) -> float:
+def mean_within(
+    queries: Matrix, vectors: Matrix, parts: NDArray[np.int64], names: Sequence[str]
+) -> float:
     """The mean log rank, each part's rows searched among themselves."""
     found = []
     for part in np.unique(parts):

@@ -1,9 +1,11 @@
-"""One step of training: a batch to gradients, in one piece or in many, in one process or in several, with one result.
+"""One step of training: a batch to gradients, in one piece or in many, in one process or in
+several, with one result.
 
-The contrastive terms need the vectors of the whole batch at once, activations need not be there at once: with
-`micro_batch` the vectors are made without a graph, the loss is differentiated down to them, and each piece is then
-encoded again and handed its part of the gradient (Gao et al., 2101.06983). Chance is drawn for the whole batch
-beforehand, so the second encoding is the first one, and splitting a batch over processes changes nothing.
+The contrastive terms need the vectors of the whole batch at once, activations need not be there at
+once: with `micro_batch` the vectors are made without a graph, the loss is differentiated down to
+them, and each piece is then encoded again and handed its part of the gradient (Gao et al.,
+2101.06983). Chance is drawn for the whole batch beforehand, so the second encoding is the first
+one, and splitting a batch over processes changes nothing.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ from .distributed import Group
 
 PAIRS = ("audio_video", "audio_text", "video_text")
 GLOBAL_TERMS = (*PAIRS, *(f"{pair}_match" for pair in PAIRS))
-Features = dict[str, Tensor]  # vectors [B, E] of video, audio, sight and sound; zeros where a row has none
+# vectors [B, E] of video, audio, sight and sound; zeros where a row has none
+Features = dict[str, Tensor]
 
 
 @dataclass
@@ -47,9 +50,14 @@ class Chance:
         kept = {m: round(grid[m] * (1 - config.drop_tokens)) for m in ("video", "audio")}
         joint = torch.zeros(batch, dtype=torch.bool)
         if config.local_weight and config.local_share:
-            joint[torch.randperm(batch, generator=source)[: max(2, round(batch * config.local_share))]] = True
+            joint[
+                torch.randperm(batch, generator=source)[: max(2, round(batch * config.local_share))]
+            ] = True
         return cls(
-            keep={m: torch.rand(batch, grid[m], generator=source).argsort(1)[:, :k] for m, k in kept.items()},
+            keep={
+                m: torch.rand(batch, grid[m], generator=source).argsort(1)[:, :k]
+                for m, k in kept.items()
+            },
             stretches=torch.rand(batch, 4, 2, generator=source),
             mask={m: torch.rand(batch, n, generator=source) for m, n in grid.items()},
             joint=joint,
@@ -69,7 +77,8 @@ class Chance:
 def gradients(
     model: VLSA, batch: Batch, chance: Chance, config: TrainConfig, group: Group | None = None
 ) -> dict[str, Tensor]:
-    """Put the gradient of the objective over the whole batch into the model; returns every term and the total.
+    """Put the gradient of the objective over the whole batch into the model; returns every term and
+    the total.
 
     `batch` and `chance` hold this process's rows.
     """
@@ -95,9 +104,13 @@ def gradients(
         (weighted(terms, config) / group.size).backward()
         for piece, part in zip(pieces, parts, strict=True):
             again = encode(model, *part, config)
-            wanted = [(again[k], leaf.grad[piece]) for k, leaf in leaves.items() if leaf.grad is not None]
+            wanted = [
+                (again[k], leaf.grad[piece]) for k, leaf in leaves.items() if leaf.grad is not None
+            ]
             known = [(feature, gradient) for feature, gradient in wanted if feature.requires_grad]
-            torch.autograd.backward([feature for feature, _ in known], [gradient for _, gradient in known])
+            torch.autograd.backward(
+                [feature for feature, _ in known], [gradient for _, gradient in known]
+            )
     if config.local_weight and config.local_share:
         terms["local"] = local_gradients(model, parts, config, group)
     group.sum_gradients(model)
@@ -105,7 +118,8 @@ def gradients(
 
 
 def weighted(terms: dict[str, Tensor], config: TrainConfig) -> Tensor:
-    """L = w_local L_local + w_global L_global, the paper's weights being 1 and 5, and w_geometry L_geometry (ours).
+    """L = w_local L_local + w_global L_global, the paper's weights being 1 and 5, and w_geometry
+    L_geometry (ours).
 
     Raises KeyError: a term that has no weight.
     """
@@ -116,11 +130,15 @@ def weighted(terms: dict[str, Tensor], config: TrainConfig) -> Tensor:
 
 
 def autocast(config: TrainConfig, device: torch.device) -> Any:
-    return torch.autocast(device.type, torch.bfloat16) if config.precision == "bf16" else nullcontext()
+    return (
+        torch.autocast(device.type, torch.bfloat16) if config.precision == "bf16" else nullcontext()
+    )
 
 
 def encode(model: VLSA, batch: Batch, chance: Chance, config: TrainConfig) -> Features:
-    """Each row's vectors, and as `sentence` what a frozen language model makes of the text about its sound."""
+    """Each row's vectors, and as `sentence` what a frozen language model makes of the text about
+    its sound.
+    """
     has, dim = batch.has, (model.config.dim,)
     stretches = chance.stretches if config.spec_augment else None
 
@@ -133,43 +151,67 @@ def encode(model: VLSA, batch: Batch, chance: Chance, config: TrainConfig) -> Fe
             return joint_features(model, batch)
         features = {
             "video": placed(
-                has["video"], dim, lambda r: model.embed("video", batch.frames[r], chance.keep["video"][r])
+                has["video"],
+                dim,
+                lambda r: model.embed("video", batch.frames[r], chance.keep["video"][r]),
             ),
             "audio": placed(has["audio"], dim, hear),
         }
         said = torch.cat([has["sight"], has["sound"]])
-        distinct, which = torch.unique(torch.cat([batch.sight, batch.sound])[said], dim=0, return_inverse=True)
+        distinct, which = torch.unique(
+            torch.cat([batch.sight, batch.sound])[said], dim=0, return_inverse=True
+        )
         nothing = batch.waveforms.new_zeros(0, *dim), None
         vectors, sentences = model.read(distinct) if len(distinct) else nothing
         texts = placed(said, dim, lambda _: vectors[which])
         features["sight"], features["sound"] = texts.chunk(2)
         if sentences is not None and config.geometry_weight:
-            features["sentence"] = placed(said, sentences.shape[1:], lambda _: sentences[which]).chunk(2)[1]
+            features["sentence"] = placed(
+                said, sentences.shape[1:], lambda _: sentences[which]
+            ).chunk(2)[1]
     return features
 
 
 def placed(has: Tensor, shape: tuple[int, ...], made: Callable[[Tensor], Tensor]) -> Tensor:
-    """What is made of the rows that have it, bool [B], among zeros for the others, of which nothing is computed."""
+    """What is made of the rows that have it, bool [B], among zeros for the others, of which nothing
+    is computed.
+    """
     rows = has.nonzero().squeeze(1)
     blank = torch.zeros(len(has), *shape, device=has.device)
     return blank.index_put((rows,), made(rows).float()) if len(rows) else blank
 
 
 def joint_features(model: VLSA, batch: Batch) -> Features:
-    """Vectors pooled from one pass over everything a row has, each of which has seen its partners: the trap that the
-    ablation shows, not a way to train.
+    """Vectors pooled from one pass over everything a row has, each of which has seen its partners:
+    the trap that the ablation shows, not a way to train.
     """
-    inputs = {"video": batch.frames, "audio": batch.waveforms, "sight": batch.sight, "sound": batch.sound}
+    inputs = {
+        "video": batch.frames,
+        "audio": batch.waveforms,
+        "sight": batch.sight,
+        "sound": batch.sound,
+    }
     kinds = {"video": "video", "audio": "audio", "sight": "text", "sound": "text"}
     vectors = model.together([(kinds[k], x, batch.has[k]) for k, x in inputs.items()])
     return {k: v.float() for k, v in zip(inputs, vectors, strict=True)}
 
 
 def contrastive_terms(
-    model: VLSA, features: Features, has: dict[str, Tensor], same: Tensor, config: TrainConfig, shift: float
+    model: VLSA,
+    features: Features,
+    has: dict[str, Tensor],
+    same: Tensor,
+    config: TrainConfig,
+    shift: float,
 ) -> dict[str, Tensor]:
-    """Every contrastive term of the whole batch, unweighted. A term whose modalities are absent is left out."""
-    pairs = {"audio_video": ("audio", "video"), "audio_text": ("audio", "sound")} if config.global_weight else {}
+    """Every contrastive term of the whole batch, unweighted. A term whose modalities are absent is
+    left out.
+    """
+    pairs = (
+        {"audio_video": ("audio", "video"), "audio_text": ("audio", "sound")}
+        if config.global_weight
+        else {}
+    )
     if config.video_text:
         pairs["video_text"] = ("video", "sight")
     terms = {}
@@ -182,7 +224,8 @@ def contrastive_terms(
         if name in model.match:
             terms[f"{name}_match"] = objectives.matching(model.match[name], va, vb, group, shift)
     if "sentence" in features:
-        said = has["sound"] & ~has["video"]  # the world's captions are too alike for a language model
+        # the world's captions are too alike for a language model
+        said = has["sound"] & ~has["video"]
         heard = said & has["audio"]
         vectors = torch.cat([features["sound"][said], features["audio"][heard]])
         sentences = torch.cat([features["sentence"][said], features["sentence"][heard]])
@@ -190,8 +233,12 @@ def contrastive_terms(
     return terms
 
 
-def local_gradients(model: VLSA, parts: list[tuple[Batch, Chance]], config: TrainConfig, group: Group) -> Tensor:
-    """Masked modelling over the rows chosen for it, piece by piece; returns its loss over the whole batch."""
+def local_gradients(
+    model: VLSA, parts: list[tuple[Batch, Chance]], config: TrainConfig, group: Group
+) -> Tensor:
+    """Masked modelling over the rows chosen for it, piece by piece; returns its loss over the whole
+    batch.
+    """
     device = parts[0][0].frames.device
     jobs = [job for batch, chance in parts if (job := joint_rows(batch, chance)) is not None]
     hidden = torch.zeros(len(MODALITIES), device=device)
@@ -208,8 +255,12 @@ def local_gradients(model: VLSA, parts: list[tuple[Batch, Chance]], config: Trai
     return group.total(loss)
 
 
-def joint_rows(batch: Batch, chance: Chance) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]] | None:
-    """Inputs, presence and luck of the rows of a piece that go through the joint pass, if any do."""
+def joint_rows(
+    batch: Batch, chance: Chance
+) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]] | None:
+    """Inputs, presence and luck of the rows of a piece that go
+    through the joint pass, if any do.
+    """
     rows = chance.joint.nonzero().squeeze(1).tolist()
     if not rows:
         return None

@@ -1,4 +1,5 @@
-"""The HTTP contract, version 1, with a file for each subject. Each route does one thing, and lets errors pass.
+"""The HTTP contract, version 1, with a file for each subject. Each route does one thing, and lets
+errors pass.
 
 The order is that of the API document. Where two paths match a request, the first answers it.
 """

@@ -16,7 +16,9 @@ router = Router()
 
 
 @router.post("/v1/collections", status_code=201, tags=["collections"])
-async def create_collection(tercet: Tercet, request: schemas.NewCollection) -> schemas.CollectionFound:
+async def create_collection(
+    tercet: Tercet, request: schemas.NewCollection
+) -> schemas.CollectionFound:
     tercet.check_room()
     return collection_response(await asyncio.to_thread(create_with_bank, tercet, request.name))
 

@@ -39,7 +39,9 @@ COMPOSED_BODY = {
                 "schema": {
                     "type": "object",
                     "required": ["request"],
-                    "properties": {"request": {"type": "string", "description": "a ComposedSearch as JSON"}},
+                    "properties": {
+                        "request": {"type": "string", "description": "a ComposedSearch as JSON"}
+                    },
                     "additionalProperties": {"type": "string", "format": "binary"},
                 }
             },
@@ -51,17 +53,22 @@ COMPOSED_BODY = {
 
 @router.post("/v1/search", tags=["search"], openapi_extra=COMPOSED_BODY)
 async def composed_search(tercet: Tercet, request: Request) -> schemas.SearchResult:
-    """A query of several parts, texts, files and items of the collection, each with a weight, negative for what is not
-    wanted; over one target or several, fused. JSON will do where no part is a file.
+    """A query of several parts, texts, files and items of the collection, each with a weight,
+    negative for what is not wanted; over one target or several, fused. JSON will do where no part
+    is a file.
     """
     if content_type(request) == "application/json":
-        return await search_by_parts(tercet, parse_body(schemas.ComposedSearch, await request.body()), {})
+        return await search_by_parts(
+            tercet, parse_body(schemas.ComposedSearch, await request.body()), {}
+        )
     async with form_of(request, COMPOSED_FORM) as form:
         text = form.get("request")
         if not isinstance(text, str):
             raise BadRequest("there is no field 'request'")
         files = {name: part for name, part in form.multi_items() if not isinstance(part, str)}
-        return await search_by_parts(tercet, parse_body(schemas.ComposedSearch, text.encode()), files)
+        return await search_by_parts(
+            tercet, parse_body(schemas.ComposedSearch, text.encode()), files
+        )
 
 
 async def search_by_parts(
@@ -74,21 +81,33 @@ async def search_by_parts(
     sources = [source_modality(part) for part in request.parts]
     targets = list(dict.fromkeys(request.targets))
     found_routes = [
-        route for target in targets for route in tercet.encoder.manifest.routes(sources, target, request.space)
+        route
+        for target in targets
+        for route in tercet.encoder.manifest.routes(sources, target, request.space)
     ]
-    routes = list({route.target: route for route in found_routes}.values())  # "any" may lead to what is named beside it
+    # "any" may lead to what is named beside it
+    routes = list({route.target: route for route in found_routes}.values())
     encoded = await encode_parts(tercet, collection, request.parts, sources, routes, files)
-    leading = next(source for part, source in zip(request.parts, sources, strict=True) if part.weight > 0)
+    leading = next(
+        source for part, source in zip(request.parts, sources, strict=True) if part.weight > 0
+    )
     weights = tuple(part.weight for part in request.parts)
     aims = []
     for route in routes:
-        vectors = [found[route.encodings[source]].vector for found, source in zip(encoded, sources, strict=True)]
+        vectors = [
+            found[route.encodings[source]].vector
+            for found, source in zip(encoded, sources, strict=True)
+        ]
         aims.append(Aim.along(route, leading, np.stack(vectors), weights))
     queries = [query for found in encoded for query in found.values()]
     known = min(query.known for query in queries)
     called = targets[0] if len(targets) == 1 else None
-    answer = await run_search(tercet, collection, aims, replace(options, known=known, called=called))
-    return search_response(collection, f"composed-{'+'.join(targets)}", routes, answer, queries, began)
+    answer = await run_search(
+        tercet, collection, aims, replace(options, known=known, called=called)
+    )
+    return search_response(
+        collection, f"composed-{'+'.join(targets)}", routes, answer, queries, began
+    )
 
 
 def check_files(parts: list[Part], files: Mapping[str, UploadFile]) -> None:
@@ -114,11 +133,14 @@ async def encode_parts(
     routes: list[Route],
     files: Mapping[str, UploadFile],
 ) -> list[dict[str, Asked]]:
-    """Each part in every encoding that the routes need it in. `sources` are the parts' modalities. A file that several
-    parts name is saved once.
+    """Each part in every encoding that the routes need it in. `sources` are the parts' modalities.
+    A file that several parts name is saved once.
     """
     async with AsyncExitStack() as uploads:
-        paths = {name: await uploads.enter_async_context(save_upload(tercet, file)) for name, file in files.items()}
+        paths = {
+            name: await uploads.enter_async_context(save_upload(tercet, file))
+            for name, file in files.items()
+        }
         waiting = []
         for place, (part, source) in enumerate(zip(parts, sources, strict=True)):
             encodings = list(dict.fromkeys(route.encodings[source] for route in routes))
@@ -139,6 +161,9 @@ async def encode_part(
     if isinstance(part, schemas.TextPart):
         return {e: await tercet.pipeline.asked(part.text, e, index) for e in encodings}
     if isinstance(part, schemas.ItemPart):
-        return {e: Asked(direction(await asyncio.to_thread(collection.vectors, part.item, e))) for e in encodings}
+        return {
+            e: Asked(direction(await asyncio.to_thread(collection.vectors, part.item, e)))
+            for e in encodings
+        }
     embedded = await tercet.pipeline.file(paths[part.file], encodings)
     return {e: Asked(direction(embedded.vectors[e][1])) for e in encodings}

@@ -37,7 +37,9 @@ router = Router()
 async def openai_embeddings(tercet: Tercet, request: schemas.OpenAIEmbeddings) -> dict[str, Any]:
     """Embeddings of texts, and of sounds as content parts, in OpenAI's shape."""
     manifest = tercet.encoder.manifest
-    parts = [request.input] if isinstance(request.input, str) else check_count(tercet, request.input)
+    parts = (
+        [request.input] if isinstance(request.input, str) else check_count(tercet, request.input)
+    )
     sounds = {i: part for i, part in enumerate(parts) if isinstance(part, schemas.AudioContent)}
     texts = {
         i: part if isinstance(part, str) else part.text
@@ -59,7 +61,9 @@ async def openai_embeddings(tercet: Tercet, request: schemas.OpenAIEmbeddings) -
     if texts:
         encoding = space.encodings["text"]
         readings = await read_texts(tercet, texts, encoding, alone=not sounds)
-        text_vectors = await tercet.pipeline.rows([reading.rows[0] for reading in readings], encoding)
+        text_vectors = await tercet.pipeline.rows(
+            [reading.rows[0] for reading in readings], encoding
+        )
         vectors |= zip(texts, text_vectors, strict=True)
         answer["usage"] = {
             "prompt_tokens": sum(reading.read for reading in readings),
@@ -70,10 +74,16 @@ async def openai_embeddings(tercet: Tercet, request: schemas.OpenAIEmbeddings) -
             answer["warnings"] = warnings
     if sounds:
         encoding = space.encodings["audio"]
-        sound_vectors = await asyncio.gather(*(embed_sound(tercet, part, encoding) for part in sounds.values()))
+        sound_vectors = await asyncio.gather(
+            *(embed_sound(tercet, part, encoding) for part in sounds.values())
+        )
         vectors |= zip(sounds, sound_vectors, strict=True)
     answer["data"] = [
-        {"object": "embedding", "index": i, "embedding": encode_vector(vectors[i], request.encoding_format)}
+        {
+            "object": "embedding",
+            "index": i,
+            "embedding": encode_vector(vectors[i], request.encoding_format),
+        }
         for i in range(len(parts))
     ]
     return answer
@@ -94,9 +104,11 @@ def check_model(request: schemas.OpenAIEmbeddings, name: str, space: Space) -> N
         raise BadRequest(f"this model gives {space.dim} dimensions only")
 
 
-async def read_texts(tercet: State, texts: dict[int, str], encoding: str, alone: bool = True) -> list[Reading]:
-    """Texts, by their places in the request, as they are read. A text with no known word is refused where nothing else
-    in the request can be read. Among others it would cost them their vectors.
+async def read_texts(
+    tercet: State, texts: dict[int, str], encoding: str, alone: bool = True
+) -> list[Reading]:
+    """Texts, by their places in the request, as they are read. A text with no known word is refused
+    where nothing else in the request can be read. Among others it would cost them their vectors.
 
     Raises:
         BadText: with its place, where there are several.
@@ -144,7 +156,9 @@ async def embed_text(tercet: Tercet, request: schemas.Texts) -> schemas.Embeddin
     texts = dict(enumerate(check_count(tercet, request.texts)))
     readings = await read_texts(tercet, texts, encoding)
     vectors = await tercet.pipeline.rows([reading.rows[0] for reading in readings], encoding)
-    data = [schemas.Embedding(index=i, embedding=to_floats(vector)) for i, vector in enumerate(vectors)]
+    data = [
+        schemas.Embedding(index=i, embedding=to_floats(vector)) for i, vector in enumerate(vectors)
+    ]
     warnings = warnings_of(dict(enumerate(readings)), len(texts) > 1, cut=True)
     return embeddings_response(tercet, space, data, warnings)
 
@@ -173,9 +187,11 @@ def embed_by_file(modality: str) -> Callable[..., Awaitable[schemas.Embeddings]]
     return route
 
 
-async def embed_files(tercet: State, files: list[UploadFile], modality: str, wanted: str | None) -> schemas.Embeddings:
-    """Every file on its own, in the wanted space or the first that has the modality. A bad file has its error in its
-    place. One bad file alone is the request's error.
+async def embed_files(
+    tercet: State, files: list[UploadFile], modality: str, wanted: str | None
+) -> schemas.Embeddings:
+    """Every file on its own, in the wanted space or the first that has the modality. A bad file has
+    its error in its place. One bad file alone is the request's error.
     """
     manifest = tercet.encoder.manifest
     space = manifest.meeting((modality,), wanted)
@@ -190,14 +206,18 @@ async def embed_files(tercet: State, files: list[UploadFile], modality: str, wan
         except (BadMedia, Overloaded, OverQuota, TimedOut, ShuttingDown) as error:
             if len(files) == 1:
                 raise
-            return schemas.Embedding(index=index, filename=file.filename, error=schemas.ErrorBody(**body(error)))
+            return schemas.Embedding(
+                index=index, filename=file.filename, error=schemas.ErrorBody(**body(error))
+            )
         return file_embedding(index, file.filename, embedded, encoding)
 
     data = await asyncio.gather(*(embed_one(i, file) for i, file in enumerate(files)))
     return embeddings_response(tercet, space, data, warnings=[])
 
 
-def file_embedding(index: int, filename: str | None, embedded: Embedded, encoding: str) -> schemas.Embedding:
+def file_embedding(
+    index: int, filename: str | None, embedded: Embedded, encoding: str
+) -> schemas.Embedding:
     windows, vectors = embedded.vectors[encoding]
     times = [embedded.media.windows[window] for window in windows]
     return schemas.Embedding(

@@ -18,7 +18,9 @@ router = Router()
 
 
 def current_state(request: Request) -> State:
-    """The state that serves now. `Tercet` as a parameter waits while another bundle takes over; this does not."""
+    """The state that serves now. `Tercet` as a parameter waits while another bundle takes over;
+    this does not.
+    """
     state: State = request.app.state.tenure.state
     return state
 
@@ -47,5 +49,7 @@ async def metrics(request: Request) -> Response:
             counts = await asyncio.to_thread(collection.counts)
             tercet.metrics.items.labels(collection.name).set(counts["items"])
             for encoding in collection.dims:
-                tercet.metrics.vectors.labels(collection.name, encoding).set(counts.get(encoding, 0))
+                tercet.metrics.vectors.labels(collection.name, encoding).set(
+                    counts.get(encoding, 0)
+                )
     return Response(generate_latest(tercet.metrics.registry), media_type=CONTENT_TYPE_LATEST)

@@ -51,9 +51,13 @@ ITEM_BODIES = {
 }
 
 
-@router.post("/v1/collections/{name}/items", status_code=201, tags=["items"], openapi_extra=ITEM_BODIES)
+@router.post(
+    "/v1/collections/{name}/items", status_code=201, tags=["items"], openapi_extra=ITEM_BODIES
+)
 async def add_item(tercet: Tercet, name: str, request: Request) -> schemas.ItemAdded:
-    """Add a video or a sound (multipart) or a text (JSON). Answered when it is on disk; the same id again replaces."""
+    """Add a video or a sound (multipart) or a text (JSON). Answered when it is on disk; the same id
+    again replaces.
+    """
     collection = tercet.collections.get(name)
     kind = content_type(request)
     if kind == "multipart/form-data":
@@ -83,7 +87,9 @@ async def add_media(tercet: State, collection: Collection, request: Request) -> 
         manifest = tercet.encoder.manifest
         encodings = [*manifest.encodings("video"), *manifest.encodings("audio")]
         async with save_upload(tercet, file) as path:
-            embedded = await tercet.pipeline.file(path, encodings, tercet.settings.overlap, previews=True)
+            embedded = await tercet.pipeline.file(
+                path, encodings, tercet.settings.overlap, previews=True
+            )
             item = media_item(
                 id,
                 embedded.media,
@@ -147,7 +153,9 @@ def item_response(item: Item) -> schemas.ItemFound:
     )
 
 
-@router.get_and_head("/v1/collections/{name}/items/{id:path}/media", tags=["items"], response_class=FileResponse)
+@router.get_and_head(
+    "/v1/collections/{name}/items/{id:path}/media", tags=["items"], response_class=FileResponse
+)
 async def item_media(tercet: Tercet, name: str, id: str) -> Stored:
     """The stored media, with range requests."""
     return await asyncio.to_thread(media_response, tercet.collections.get(name), id)
@@ -170,7 +178,9 @@ def media_response(collection: Collection, id: str) -> Stored:
     response_class=Response,
     responses={200: {"content": {"image/jpeg": {}}}},
 )
-async def item_poster(tercet: Tercet, name: str, id: str, at_s: Annotated[float, Query(ge=0)] = 0.0) -> Picture:
+async def item_poster(
+    tercet: Tercet, name: str, id: str, at_s: Annotated[float, Query(ge=0)] = 0.0
+) -> Picture:
     """A small picture of an item around that second, made when it was added."""
     jpeg = await asyncio.to_thread(tercet.collections.get(name).picture, id, at_s)
     return Picture(jpeg, "image/jpeg", {"Cache-Control": "private, max-age=60"})
@@ -185,7 +195,9 @@ async def item_waveform(tercet: Tercet, name: str, id: str) -> schemas.Waveform:
 
 @router.post("/v1/collections/{name}/items/{id:path}/link", status_code=201, tags=["items"])
 async def link_item(request: Request, tercet: Tercet, name: str, id: str) -> schemas.ItemLink:
-    """Addresses of one item's media and pictures that open without a key for a while, for players."""
+    """Addresses of one item's media and pictures that open
+    without a key for a while, for players.
+    """
     collection = tercet.collections.get(name)
     item = await asyncio.to_thread(collection.item, id)
     await asyncio.to_thread(collection.media, id)
@@ -195,7 +207,9 @@ async def link_item(request: Request, tercet: Tercet, name: str, id: str) -> sch
         seconds = tercet.settings.link_s + item.duration_s
         token = request.app.state.links.token(who(), collection.name, item.id, seconds)
     poster = address(name, id, "poster", token) if item.kind == "video" else None
-    return schemas.ItemLink(media=address(name, id, "media", token), poster=poster, expires_s=seconds)
+    return schemas.ItemLink(
+        media=address(name, id, "media", token), poster=poster, expires_s=seconds
+    )
 
 
 @router.get("/v1/collections/{name}/items/{id:path}", tags=["items"])

@@ -14,7 +14,9 @@ router = Router()
 
 @router.post("/v1/jobs", status_code=202, tags=["jobs"])
 async def add_job(tercet: Tercet, request: schemas.NewJob) -> Job:
-    """Import a folder or a file that lies below the configured import folder. Answered when the job is on disk."""
+    """Import a folder or a file that lies below the configured import folder. Answered when the job
+    is on disk.
+    """
     tercet.collections.get(request.collection)
     tercet.check_room()
     await asyncio.to_thread(below, tercet.settings.imports, request.path)

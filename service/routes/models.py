@@ -27,7 +27,10 @@ async def models(tercet: Tercet) -> dict[str, Any]:
         "texts_max": settings.texts_max,
         "suffixes": sorted(MEDIA),
     }
-    spaces = {name: {"dim": space.dim, "modalities": list(space.encodings)} for name, space in manifest.spaces.items()}
+    spaces = {
+        name: {"dim": space.dim, "modalities": list(space.encodings)}
+        for name, space in manifest.spaces.items()
+    }
     model = {
         "id": manifest.name,
         "object": "model",

@@ -18,7 +18,9 @@ class Router(APIRouter):
     """Routes whose errors are in the API document."""
 
     def __init__(self) -> None:
-        super().__init__(responses={status: {"model": schemas.ErrorResponse} for status in ERROR_STATUSES})
+        super().__init__(
+            responses={status: {"model": schemas.ErrorResponse} for status in ERROR_STATUSES}
+        )
 
     def get_and_head(self, path: str, **options: Any) -> Callable[[Handler], Handler]:
         """A route that answers HEAD as it does GET, without the body."""

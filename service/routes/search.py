@@ -1,4 +1,6 @@
-"""Searches by one text or one file, a route for each pair of what is given and what is looked for."""
+"""Searches by one text or one file, a route for each pair
+of what is given and what is looked for.
+"""
 
 from __future__ import annotations
 
@@ -48,20 +50,31 @@ def search_options(tercet: State, request: schemas.SearchOptions) -> Options:
     )
 
 
-async def run_search(tercet: State, collection: Collection, aims: list[Aim], options: Options) -> Answer:
-    """The answer; of some searches it is then measured how it compares with every vector compared."""
+async def run_search(
+    tercet: State, collection: Collection, aims: list[Aim], options: Options
+) -> Answer:
+    """The answer; of some searches it is then measured how it
+    compares with every vector compared.
+    """
     with stage("search"):
         answer = await asyncio.to_thread(search, collection, aims, options)
     if answer.hits and not answer.plan.exact and random.random() < tercet.settings.recall_sample:
         exact = await asyncio.to_thread(search, collection, aims, replace(options, exact=True))
         found = {hit.id for hit in answer.hits}
-        recall = tercet.metrics.recall.labels("+".join(answer.plan.ways), "yes" if options.filter else "no")
+        recall = tercet.metrics.recall.labels(
+            "+".join(answer.plan.ways), "yes" if options.filter else "no"
+        )
         recall.observe(sum(hit.id in found for hit in exact.hits) / max(len(exact.hits), 1))
     return answer
 
 
 def search_response(
-    collection: Collection, name: str, routes: list[Route], answer: Answer, queries: list[Asked], began: float
+    collection: Collection,
+    name: str,
+    routes: list[Route],
+    answer: Answer,
+    queries: list[Asked],
+    began: float,
 ) -> schemas.SearchResult:
     """`name` says what was searched by and for, `began` when, as `time.perf_counter` tells it."""
     return schemas.SearchResult(
@@ -89,17 +102,25 @@ async def search_with(
     source: str,
     target: str,
 ) -> schemas.SearchResult:
-    """Search for `target` by one query of the modality `source`. It is made into a vector for each encoding needed."""
+    """Search for `target` by one query of the modality `source`. It is made into a vector for each
+    encoding needed.
+    """
     began = time.perf_counter()
     routes = tercet.encoder.manifest.routes([source], target, request.space)
     options = search_options(tercet, request)
     collection = tercet.collections.get(request.collection)
     encodings = dict.fromkeys(route.encodings[source] for route in routes)
     queries = {encoding: await encode_query(encoding) for encoding in encodings}
-    aims = [Aim.along(route, source, queries[route.encodings[source]].vector[None]) for route in routes]
+    aims = [
+        Aim.along(route, source, queries[route.encodings[source]].vector[None]) for route in routes
+    ]
     known = min(query.known for query in queries.values())
-    answer = await run_search(tercet, collection, aims, replace(options, known=known, called=target))
-    return search_response(collection, f"{source}-{target}", routes, answer, list(queries.values()), began)
+    answer = await run_search(
+        tercet, collection, aims, replace(options, known=known, called=target)
+    )
+    return search_response(
+        collection, f"{source}-{target}", routes, answer, list(queries.values()), began
+    )
 
 
 def search_by_text(target: str) -> Callable[..., Awaitable[schemas.SearchResult]]:
@@ -120,7 +141,9 @@ def search_by_file(source: str, target: str) -> Callable[..., Awaitable[schemas.
         top_k: Annotated[int, Form(ge=1, le=TOP_K_MAX)] = 10,
         filter: Annotated[str | SkipJsonSchema[None], Form(description="a filter as JSON")] = None,
         min_score: Annotated[float | SkipJsonSchema[None], Form(allow_inf_nan=False)] = None,
-        min_confidence: Annotated[Annotated[float, Field(ge=0, le=1)] | SkipJsonSchema[None], Form()] = None,
+        min_confidence: Annotated[
+            Annotated[float, Field(ge=0, le=1)] | SkipJsonSchema[None], Form()
+        ] = None,
         exact: Annotated[bool, Form()] = False,
         qb_norm: Annotated[bool, Form()] = False,
         space: Annotated[str | SkipJsonSchema[None], Form()] = None,
