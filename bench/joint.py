@@ -21,7 +21,7 @@ import numpy as np
 from export.bundle import Joint
 from index.collection import Collection
 from index.records.database import NewItem
-from index.search import Aim, Options, search
+from index.search import Options, TargetQuery, search
 from index.vectors.faiss_index import Vectors
 
 from .search import made
@@ -100,10 +100,12 @@ def measure(
             right = {str(n) for n in np.argpartition(-scores, TEN)[:TEN]}
             options = Options(TEN, wanted)
             for target, aim in (
-                ("video", Aim("video", query[None])),
-                ("any", Aim(JOINT, query[None])),
+                ("video", TargetQuery("video", query[None])),
+                ("any", TargetQuery(JOINT, query[None])),
             ):
-                aim = Aim(aim.target, aim.vectors, comparable=("video", "audio", "text", JOINT))
+                aim = TargetQuery(
+                    aim.target, aim.vectors, comparable=("video", "audio", "text", JOINT)
+                )
                 # what a filter leaves is kept: people ask more than once
                 search(box, [aim], options)
                 began = time.perf_counter()

@@ -41,7 +41,7 @@ from export.encoder import OnnxEncoder
 from index.collection import Collection
 from index.columns import Ids
 from index.records.database import NewItem
-from index.search import Aim, Options, search
+from index.search import Options, TargetQuery, search
 from index.vectors.faiss_index import FaissIndex, Vectors, selector
 
 from .others import Answer, Store, others
@@ -207,7 +207,9 @@ def true_ten(x: Vectors, queries: Vectors, allowed: Ids) -> list[set[int]]:
 
 def ours(box: Collection, filter: dict[str, Any] | None = None) -> Answer:
     options = Options(TEN, filter)
-    return lambda q: [int(hit.id) for hit in search(box, [Aim("video", q[None])], options).hits]
+    return lambda q: [
+        int(hit.id) for hit in search(box, [TargetQuery("video", q[None])], options).hits
+    ]
 
 
 def direct(index: FaissIndex) -> Answer:

@@ -40,7 +40,7 @@ class Clip:
 
 
 @dataclass(frozen=True)
-class Drawn:
+class LazyClip:
     """A clip chosen for a batch; `open` reads it."""
 
     row: Row
@@ -116,11 +116,11 @@ class Clips:
         waveform = self.waveforms[i] if self.has["audio"][i] else None
         return Clip(self.rows[i], frames, waveform, int(self.heard[i]))
 
-    def draw(self, step: int, count: int, key: tuple[int, ...]) -> list[Drawn]:
+    def draw(self, step: int, count: int, key: tuple[int, ...]) -> list[LazyClip]:
         """`count` clips for a step, going through all of them each epoch, in another order."""
         places = (divmod(at, len(self)) for at in range(step * count, (step + 1) * count))
         chosen = [int(self.order(epoch, key)[place]) for epoch, place in places]
-        return [Drawn(self.rows[i], partial(self.clip, i)) for i in chosen]
+        return [LazyClip(self.rows[i], partial(self.clip, i)) for i in chosen]
 
     def order_of(self, epoch: int, key: tuple[int, ...]) -> NDArray[np.int64]:
         """The order of an epoch: by chance, or in runs of rows that have some of their metadata

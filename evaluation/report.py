@@ -149,7 +149,7 @@ def shown(entry: Text | Row, kind: str, media: Path) -> str:
     """Words as words, a clip as a player of a copy of it, with its captions."""
     if isinstance(entry, Text):
         return f"<p>{escape(entry.text)}</p>"
-    captions = list(entry.captions) if kind == "any" else entry.said_of(kind)
+    captions = list(entry.captions) if kind == "any" else entry.public_message(kind)
     said = "; ".join(c.text for c in captions[:2]) or entry.id
     if entry.path is None:
         return f"<p>{escape(said)}</p>"

@@ -277,7 +277,7 @@ def texts_about(rows: list[Row], modality: str, every: bool) -> list[Text]:
     """
     found: dict[tuple[str, str], Text] = {}
     for row in rows:
-        fitting = list(row.captions) if modality == "any" else row.said_of(modality)
+        fitting = list(row.captions) if modality == "any" else row.public_message(modality)
         for c in fitting if every else fitting[:1]:
             found.setdefault((c.text, row.group), Text(c.text, c.states, row.group))
     return list(found.values())

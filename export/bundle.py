@@ -208,7 +208,7 @@ class Manifest:
     def spaces_with(self, modality: str) -> list[str]:
         return [name for name, space in self.spaces.items() if modality in space.encodings]
 
-    def meeting(self, modalities: Iterable[str], space: str | None = None) -> str:
+    def space_for(self, modalities: Iterable[str], space: str | None = None) -> str:
         """The named space, or the first, that holds all of these modalities.
 
         Raises:
@@ -232,7 +232,7 @@ class Manifest:
         """
         wanted = tuple(dict.fromkeys(queries))
         if target != ANY:
-            name = self.meeting((*wanted, target), space)
+            name = self.space_for((*wanted, target), space)
             return [Route(name, self.spaces[name].encodings, self.spaces[name].encodings[target])]
         for name, held in self.spaces.items():
             joint = self.joint(name)

@@ -34,12 +34,12 @@ from .ingest.adopt import adopt
 from .ingest.build import Report, build, row_vectors, standing_failures
 from .ingest.reembed import Overlap, Progress, drop, overlaps, reembed, swap
 from .library import Collections
-from .query_bank import stock
+from .query_bank import ensure_query_bank
 from .records.database import Item, UnknownSchema
 from .records.filters import BadFilter
 from .report import report
 from .report import table as worth_table
-from .search import Aim, Answer, Hit, Options, direction, search
+from .search import Answer, Hit, Options, TargetQuery, direction, search
 from .vectors.faiss_index import KINDS, Sizing
 from .vectors.store import VectorStoreFailed
 
@@ -292,7 +292,7 @@ def build_and_tell(args: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     try:
         adopted = adopt_command(args, encoder, collections) if args.adopt else Report()
         collection = collections.ensure(args.collection)
-        stock(collection, encoder)
+        ensure_query_bank(collection, encoder)
         report = shown(progress_of(args, encoder, collection)) if args.paths else Report()
         before = {
             name: why
@@ -340,7 +340,7 @@ def adopt_command(
     """Tell what will be taken in, then take it in."""
     collections.adopt(args.collection)
     collection = collections.get(args.collection)
-    stock(collection, encoder)
+    ensure_query_bank(collection, encoder)
     files = collection.set_aside()
     print(
         f"{args.collection}: {len(files)} media files that no item names will be taken in as items"
@@ -428,11 +428,11 @@ def search_command(args: argparse.Namespace) -> int:
             known = min(known, reading.share)
         else:
             vector = file_vector(encoder, encoding, args.audio or args.video)
-        aims.append(Aim.along(route, query, vector[None]))
+        aims.append(TargetQuery.along(route, query, vector[None]))
     collections = opened(args, encoder.manifest)
     try:
         collection = collections.get(args.collection)
-        stock(collection, encoder)
+        ensure_query_bank(collection, encoder)
         options = Options(
             args.top_k, args.filter, exact=args.exact, known=known, called=args.target
         )

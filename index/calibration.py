@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from .columns import Ids
 from .records.database import Records
-from .records.window_table import Places
+from .records.window_table import WindowTable
 from .vectors.faiss_index import VectorIndex, Vectors
 
 ASKED = 64  # queries of the bank
@@ -80,7 +80,7 @@ def gumbel(values: NDArray[np.floating[Any]]) -> tuple[float, float]:
 
 
 def background(
-    records: Records, index: VectorIndex, places: Places, sample: Vectors, source: str
+    records: Records, index: VectorIndex, places: WindowTable, sample: Vectors, source: str
 ) -> Background | None:
     """Of the route from an encoding to an index whose vectors belong to `places`, of which `sample`
     [n, dim] are some by chance; None where the collection is too small to tell.

@@ -30,7 +30,7 @@ from export.bundle import Joint
 from .calibration import SAMPLE, Background, background
 from .columns import Ids
 from .records.database import Failure, Item, NewItem, Records, UnknownItem, holds_records
-from .records.window_table import Places
+from .records.window_table import WindowTable
 from .reserve import Reserve, is_full
 from .vectors import snapshot
 from .vectors.faiss_index import FaissIndex, Sizing, VectorIndex, Vectors
@@ -276,7 +276,7 @@ class Collection:
             finally:
                 with self._lock:
                     self._closed = True
-                    self._store.let_go()
+                    self._store.release()
                     self._records.close()
 
     # ------------------------------------------------------------ writing
@@ -533,7 +533,7 @@ class Collection:
 
         return Side(self._encoding_index(encoding), self._records.places(encoding), read)
 
-    def places(self, target: str | Joint) -> Places:
+    def places(self, target: str | Joint) -> WindowTable:
         """Where the vectors of an encoding belong, or those windows that have any of two. To be
         used while the collection is `held`.
         """

@@ -26,7 +26,7 @@ def phrases() -> list[str]:
     return [" ".join(thing.split()) for thing in THINGS.split(";")]
 
 
-def stock(collection: Collection, encoder: Encoder) -> None:
+def ensure_query_bank(collection: Collection, encoder: Encoder) -> None:
     """Give a collection that has none its bank of queries, for
     each way the encoder has with words.
     """

@@ -20,7 +20,7 @@ LEFT_OUT = 20_000  # vectors nearest to a query that the filter against it leave
 
 
 @dataclass(frozen=True)
-class Worth:
+class IndexStats:
     """One index, asked for ten. `queries` says what was asked: the bank of words, or vectors of its
     own. `filter`: none, a half drawn by chance, or all but the half (at most 20,000) that is
     nearest to each query. `ways`: see `search.Plan`.
@@ -39,7 +39,7 @@ class Worth:
     exact_p50_ms: float
 
 
-def report(collection: Collection, compares: Callable[[str, str], bool]) -> list[Worth]:
+def report(collection: Collection, compares: Callable[[str, str], bool]) -> list[IndexStats]:
     """Every index of a collection, by the queries of its bank that compare with it and by vectors
     of its own taken by chance.
     """
@@ -62,7 +62,7 @@ def report(collection: Collection, compares: Callable[[str, str], bool]) -> list
 
 def worths(
     encoding: str, index: VectorIndex, asked: str, queries: Vectors, every: Ids
-) -> list[Worth]:
+) -> list[IndexStats]:
     """By queries [n, dim], without a filter and with two; `every` has the ids of all vectors,
     ascending.
     """
@@ -109,11 +109,11 @@ def worths(
             p99,
             exact_p50,
         )
-        found.append(Worth(*row))
+        found.append(IndexStats(*row))
     return found
 
 
-def table(found: list[Worth]) -> str:
+def table(found: list[IndexStats]) -> str:
     head = f"{'encoding':12s} {'kind':6s} {'vectors':>9s} {'bytes':>6s} {'asked':8s} {'filter':8s} {'ways':10s}"
     lines = [f"{head} {'recall@10':>9s} {'p50 ms':>8s} {'p99 ms':>8s} {'exact ms':>8s}"]
     for w in found:

@@ -28,8 +28,10 @@ from .records.database import About, Records
 from .records.filters import compile_filter
 from .records.window_table import Place
 
-WIDEN = 4  # how much wider each further try is, where windows were of fewer items than are wanted
-WIDE = 32  # windows, at least, that another order is made of
+OVERFETCH_FACTOR = (
+    4  # how much wider each further try is, where windows were of fewer items than are wanted
+)
+MIN_RERANK_CANDIDATES = 32  # windows, at least, that another order is made of
 MOMENT_SHARE = 0.8  # a window belongs to a moment when it scores this share of its item's best
 SUREST = 0.9  # that a hit can be where a word of the query is not known; below a good match
 Vectors = NDArray[np.float32]
@@ -44,7 +46,7 @@ def direction(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 @dataclass(frozen=True)
-class Aim:
+class TargetQuery:
     """One encoding to be searched, or two counted together: what the query's parts, unit vectors
     [parts, dim], are in its space and what each weighs; by which encoding the first was made; what
     else they can be compared with.
@@ -59,7 +61,7 @@ class Aim:
     @classmethod
     def along(
         cls, route: Route, source: str, vectors: Vectors, weights: tuple[float, ...] = (1.0,)
-    ) -> Aim:
+    ) -> TargetQuery:
         """What a route leads to, for vectors [parts, dim] of which the first is of modality
         `source`.
         """
@@ -166,12 +168,12 @@ class Windows(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Look:
+class TargetMatches:
     """What one aim has found: the scores of windows by their places, best first; the numbers of
     their items in that order, each with the first of its places.
     """
 
-    aim: Aim
+    aim: TargetQuery
     calibration: Calibration | None
     exact: bool
     candidates: int
@@ -185,7 +187,7 @@ class Look:
         return self.calibration.confidence(score) if self.calibration else min(max(score, 0.0), 1.0)
 
 
-def search(collection: Collection, aims: list[Aim], options: Options = Options()) -> Answer:
+def search(collection: Collection, aims: list[TargetQuery], options: Options = Options()) -> Answer:
     """The best items for a query, best first: by score where there is one aim, by confidence where
     there are more.
 
@@ -193,16 +195,16 @@ def search(collection: Collection, aims: list[Aim], options: Options = Options()
         BadFilter: the filter is outside the subset.
     """
     with collection.held() as records:
-        looks = [
-            look(collection, records, aim, options, wide=len(aims) > 1 or options.qb_norm)
+        matches = [
+            retrieve(collection, records, aim, options, wide=len(aims) > 1 or options.qb_norm)
             for aim in aims
         ]
-        items = list(dict.fromkeys(item for found in looks for item in found.items))
-        if len(looks) == 1:
+        items = list(dict.fromkeys(item for found in matches for item in found.items))
+        if len(matches) == 1:
             items = items[: options.top_k]
         about = records.about(items)
         items = [item for item in items if item in about]
-        by_target = {found.aim.target: found for found in looks}
+        by_target = {found.aim.target: found for found in matches}
         scored = len(aims) == len(aims[0].weights) == 1  # no other query asks for a window's vector
         targets = dict.fromkeys([*collection.dims, *by_target])
         has = {
@@ -210,17 +212,17 @@ def search(collection: Collection, aims: list[Aim], options: Options = Options()
             for target in targets
             if len(collection.places(target))
         }
-    views = [View(found, has, options.min_score) for found in looks]
+    views = [ItemScorer(found, has, options.min_score) for found in matches]
     hits = [
         hit for n, item in enumerate(items) if (hit := hit_of(n, about[item], views)) is not None
     ]
-    if len(looks) > 1:
+    if len(matches) > 1:
         hits = sorted(hits, key=lambda hit: -hit.score)[: options.top_k]
     known = {
-        modality_of(found.aim.target): found.calibration for found in looks if found.calibration
+        modality_of(found.aim.target): found.calibration for found in matches if found.calibration
     }
     good = (
-        any((hit.confidence or 0.0) >= GOOD for hit in hits) if len(known) == len(looks) else None
+        any((hit.confidence or 0.0) >= GOOD for hit in hits) if len(known) == len(matches) else None
     )
     if options.known < 1.0:
         good, hits = False, [held_back(hit, options.known) for hit in hits]
@@ -233,15 +235,17 @@ def search(collection: Collection, aims: list[Aim], options: Options = Options()
     if options.called:
         hits = [replace(hit, target=options.called) for hit in hits]
     plan = Plan(
-        all(found.exact for found in looks),
-        sum(found.candidates for found in looks),
-        sorted({way for found in looks for way in found.ways}),
-        sum(found.compared for found in looks),
+        all(found.exact for found in matches),
+        sum(found.candidates for found in matches),
+        sorted({way for found in matches for way in found.ways}),
+        sum(found.compared for found in matches),
     )
     return Answer(hits, plan, good, known)
 
 
-def look(collection: Collection, records: Records, aim: Aim, options: Options, wide: bool) -> Look:
+def retrieve(
+    collection: Collection, records: Records, aim: TargetQuery, options: Options, wide: bool
+) -> TargetMatches:
     """Search one encoding, wider and wider until there are items enough; `wide` from the beginning
     where what is found will be put in another order.
     """
@@ -253,7 +257,7 @@ def look(collection: Collection, records: Records, aim: Aim, options: Options, w
     )
     candidates = len(index) if allowed is None else len(allowed)
     about = collection.background(aim.source, aim.target)
-    wanted = max(WIDEN * options.top_k, WIDE) if wide else options.top_k
+    wanted = max(OVERFETCH_FACTOR * options.top_k, MIN_RERANK_CANDIDATES) if wide else options.top_k
     least = -math.inf if options.min_score is None else options.min_score
     compared = 0
     while True:
@@ -273,13 +277,13 @@ def look(collection: Collection, records: Records, aim: Aim, options: Options, w
             or scores[-1] < least
         ):
             break
-        wanted *= WIDEN
+        wanted *= OVERFETCH_FACTOR
     if options.qb_norm and about is not None and len(ids) and ids[0] in about.popular:
         order = less_popular(index.vectors(ids), query, about)
         found = {at[i]: found[at[i]] for i in order if at[i] in found}
         items = places.owners(found)
     calibration = about.calibration if about else None
-    return Look(
+    return TargetMatches(
         aim, calibration, best.exact, candidates, best.way.split("+"), compared, found, items
     )
 
@@ -299,7 +303,7 @@ def windows_of(
     records: Records,
     target: str | Joint,
     items: list[int],
-    look: Look | None,
+    retrieve: TargetMatches | None,
     scored: bool,
 ) -> Windows:
     """All that items have of a target, of which a look may have found some; where scores will do,
@@ -308,17 +312,17 @@ def windows_of(
     index, places, found = (
         collection.index(target),
         collection.places(target),
-        look.items if look else {},
+        retrieve.items if retrieve else {},
     )
     bounds, at = [0], list[int]()
     for item in items:
         at += range(*places.run(item, found.get(item)))
         bounds.append(len(at))
     where = places.where(at)
-    if scored and look and index.faithful and look.scores.keys() >= set(at):
-        return Windows(bounds, where, None, [look.scores[place] for place in at])
+    if scored and retrieve and index.stores_original_vectors and retrieve.scores.keys() >= set(at):
+        return Windows(bounds, where, None, [retrieve.scores[place] for place in at])
     ids = places.ids[at]
-    if index.faithful and len(own := index.vectors(ids)) == len(ids):
+    if index.stores_original_vectors and len(own := index.vectors(ids)) == len(ids):
         return Windows(bounds, where, own)
     known, vectors = records.exact(np.sort(ids), index.dim)
     return Windows(bounds, where, vectors[np.searchsorted(known, ids)])
@@ -330,13 +334,17 @@ def scores_of(windows: Windows, query: Vectors) -> list[float]:
     return [min(max(score, -1.0), 1.0) for score in scores or ()]
 
 
-class View:
+class ItemScorer:
     """What items have to show for themselves in the light of one aim."""
 
     def __init__(
-        self, look: Look, has: dict[str | Joint, Windows], min_score: float | None
+        self, retrieve: TargetMatches, has: dict[str | Joint, Windows], min_score: float | None
     ) -> None:
-        aim, self.look, self._least = look.aim, look, -1.0 if min_score is None else min_score
+        aim, self.retrieve, self._least = (
+            retrieve.aim,
+            retrieve,
+            -1.0 if min_score is None else min_score,
+        )
         self._target = modality_of(aim.target)
         self._every = sorted(
             (modality_of(of), windows.bounds) for of, windows in has.items() if isinstance(of, str)
@@ -349,7 +357,7 @@ class View:
 
     def hit(self, n: int, about: About) -> Hit | None:
         """The n-th item; None where it has nothing of what was looked for."""
-        aim, calibration = self.look.aim, self.look.calibration
+        aim, calibration = self.retrieve.aim, self.retrieve.calibration
         if aim.target not in self._seen:
             return None
         _, (bounds, places, *_), found = self._seen[aim.target]
@@ -405,18 +413,18 @@ class View:
 
     def _parts(self, at: int) -> list[float]:
         """What each part of the query contributes to the score of one of the target's windows."""
-        aim = self.look.aim
+        aim = self.retrieve.aim
         vectors = self._seen[aim.target][1].vectors
         assert vectors is not None
         shares: list[float] = (aim.shares * (aim.vectors @ vectors[at])).tolist()
         return shares
 
 
-def hit_of(n: int, about: About, views: list[View]) -> Hit | None:
+def hit_of(n: int, about: About, views: list[ItemScorer]) -> Hit | None:
     """What the n-th item has to show for itself, all aims taken together."""
     if len(views) == 1:
         return views[0].hit(n, about)
-    found = [(view.look, hit) for view in views if (hit := view.hit(n, about)) is not None]
+    found = [(view.retrieve, hit) for view in views if (hit := view.hit(n, about)) is not None]
     if not found:
         return None
     sure = [

@@ -96,7 +96,7 @@ class Row:
     metadata: dict[str, Any]
     licence: str = ""
 
-    def said_of(self, modality: str) -> list[Said]:
+    def public_message(self, modality: str) -> list[Said]:
         """The captions about a modality."""
         return [said for said in self.captions if not said.about or modality in said.about]
 

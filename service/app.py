@@ -34,7 +34,7 @@ from .pipeline import UPLOAD
 from .reload import Reloader
 from .routes import ROUTES
 from .settings import Settings, is_loopback
-from .state import UPLOADS, Tenure, leave, new_decoders, opened
+from .state import UPLOADS, ActiveState, leave, new_decoders, opened
 from .trace import ACCESS, CURRENT, Trace, span
 
 UPLOAD_PATHS = re.compile(
@@ -67,7 +67,9 @@ def create_app(
         encoder, held = first.pop()
         clear(uploads)  # of a process that was killed
         decoders = await asyncio.to_thread(new_decoders, settings)
-        tenure = app.state.tenure = Tenure(await opened(settings, encoder, decoders, metrics, held))
+        tenure = app.state.tenure = ActiveState(
+            await opened(settings, encoder, decoders, metrics, held)
+        )
         del encoder, held
         reloader = app.state.reloader = Reloader(tenure, again)
         reloader.listen()
@@ -86,13 +88,17 @@ def create_app(
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
         lifespan=lifespan,
-        telemetry={"tracing": False, "metrics": False, "logs": False},  # `Gate` has its own
+        telemetry={
+            "tracing": False,
+            "metrics": False,
+            "logs": False,
+        },  # `RequestMiddleware` has its own
         routes=ROUTES,  # not included: a router within a router looks for its routes twice as long
     )
     app.state.links = Links()
     errors.install(app)
     patch_fastapi(app, docs_url="/docs")
-    app.add_middleware(Gate, metrics=metrics)
+    app.add_middleware(RequestMiddleware, metrics=metrics)
     return app
 
 
@@ -116,7 +122,7 @@ class Service(FastAPI):
         return document
 
 
-class Gate:
+class RequestMiddleware:
     """Keys, quotas, limits of a body, security headers, ids, logs and metrics: before and after
     everything else.
     """
@@ -183,7 +189,7 @@ class Gate:
         """Raises BadHost, CrossOrigin, BadKey, OverQuota."""
         state = scope["app"].state.tenure.state
         if not state.settings.api_keys and not state.settings.allow_open:
-            check_neighbour(scope["method"], headers, state.settings.hosts)
+            check_same_origin(scope["method"], headers, state.settings.hosts)
         if not scope["path"].startswith("/v1/"):
             return
         if state.settings.api_keys:
@@ -238,7 +244,7 @@ def allowed(scope: Scope) -> bytes:
     ).encode()
 
 
-def check_neighbour(method: str, headers: dict[bytes, bytes], hosts: tuple[str, ...]) -> None:
+def check_same_origin(method: str, headers: dict[bytes, bytes], hosts: tuple[str, ...]) -> None:
     """Without keys, whoever asks has to be on this machine, and no page that was loaded from
     elsewhere.
 

@@ -22,21 +22,21 @@ TURN = 4  # batches of a queue before one behind it gets its turn
 OVERLOADED_S = 1  # until a full queue is worth asking again
 # people's tokens in a lane that make a batch worth reading the weights for, beside another of
 # theirs
-COMPANY = 40
-SOON = 160  # tokens of that other one, at most: it will soon be done
+MIN_BATCH_TOKENS = 40
+SHORT_BATCH_TOKENS = 160  # tokens of that other one, at most: it will soon be done
 # bulk leaves in so small a part of a batch while people have asked in the last seconds
 BULK_SHARE, PEOPLE_S = 16, 2.0
 
 
 @dataclass(frozen=True)
-class Lane:
+class QueueSpec:
     """One kind of array: what a row costs and what pads rows of differing length."""
 
     tokens: int | None = None  # of every row; None: rows are token ids, as long as they are
     pad: int = 0
 
 
-class Order(NamedTuple):
+class QueueKey(NamedTuple):
     """A queue's place in line: people's requests before bulk, the quickest lane first, short rows
     before long ones.
     """
@@ -57,7 +57,7 @@ class Job:
     since: float = field(default_factory=time.monotonic)
 
 
-class Fair:
+class RoundRobinQueue:
     """Jobs by who asks, each in turn."""
 
     def __init__(self) -> None:
@@ -85,7 +85,7 @@ class Fair:
 class Running(NamedTuple):
     """What a thread of the device is at."""
 
-    order: Order
+    order: QueueKey
     jobs: list[Job]
 
     @property
@@ -124,7 +124,7 @@ class Batcher:
 
     A batch leaves when the device is free, with what waits in its queue up to `max_tokens`, taken
     from those who ask in turn: the device's own threads take it, so that the device never waits for
-    the event loop. Beside a short batch of its lane it leaves once it is worth it (`COMPANY`). What
+    the event loop. Beside a short batch of its lane it leaves once it is worth it (`MIN_BATCH_TOKENS`). What
     nobody waits for any more is dropped. A batch that fails is halved until the row that fails is
     alone. Every future is completed on every path, shutdown included.
     """
@@ -132,7 +132,7 @@ class Batcher:
     def __init__(
         self,
         run: Run,
-        lanes: Mapping[str, Lane],
+        lanes: Mapping[str, QueueSpec],
         max_tokens: int,
         max_waiting: int,
         observe: Callable[[Batch], None] = lambda batch: None,
@@ -144,14 +144,14 @@ class Batcher:
         self._loop = asyncio.get_running_loop()
         # held by whoever looks at the queues; told of every change
         self._work = threading.Condition()
-        self._queues: dict[Order, Fair] = {}
+        self._queues: dict[QueueKey, RoundRobinQueue] = {}
         self._waiting = {(bulk, lane): 0 for lane in lanes for bulk in (False, True)}
         self._running: dict[str, Running] = {}  # by thread
         self._moved: dict[str, float] = {}  # when each thread last began to run something
         self.failing = 0  # batches that failed, one after the other
         self._asked = -PEOPLE_S  # when somebody other than bulk did
         self._closing = False
-        own: dict[str, Callable[[Order], bool]] = {"encode": lambda order: True}
+        own: dict[str, Callable[[QueueKey], bool]] = {"encode": lambda order: True}
         if quick:
             own["encode-quick"] = lambda order: order.lane in quick and not order.bulk
         self._threads = [
@@ -195,7 +195,9 @@ class Batcher:
                 raise Overloaded(lane, OVERLOADED_S)
             if not bulk:
                 self._asked = time.monotonic()
-            queue = self._queues.setdefault(Order(bulk, self._ranks[lane], lane, length), Fair())
+            queue = self._queues.setdefault(
+                QueueKey(bulk, self._ranks[lane], lane, length), RoundRobinQueue()
+            )
             for job in jobs:
                 queue.add(who, job)
             self._waiting[bulk, lane] += cost
@@ -244,7 +246,7 @@ class Batcher:
             for running in self._running.values():
                 fail(running.jobs, ShuttingDown())
 
-    def _serve(self, name: str, mine: Callable[[Order], bool]) -> None:
+    def _serve(self, name: str, mine: Callable[[QueueKey], bool]) -> None:
         """What a thread of the device does, with the queues that are its own."""
         for turn in count(1):
             with self._work:
@@ -259,7 +261,7 @@ class Batcher:
                 self._moved[name] = time.monotonic()
             self._answer(order.lane, jobs)
 
-    def _next(self, mine: Callable[[Order], bool], served: int) -> Order | None:
+    def _next(self, mine: Callable[[QueueKey], bool], served: int) -> QueueKey | None:
         """The first queue with work; now and then one behind it, each in turn, so that no queue
         starves.
         """
@@ -272,18 +274,20 @@ class Batcher:
         behind = busy[1:]
         return behind[turn % len(behind)] if behind and rest == 0 else busy[0]
 
-    def _too_few(self, order: Order) -> bool:
+    def _too_few(self, order: QueueKey) -> bool:
         """Whether it had better wait for others, until a short batch of its lane that is being run
         has ended. Bulk does not wait, as it never would be its turn, nor does anyone for bulk.
         """
-        if order.bulk or self._closing or self._waiting[False, order.lane] >= COMPANY:
+        if order.bulk or self._closing or self._waiting[False, order.lane] >= MIN_BATCH_TOKENS:
             return False
         return any(
-            running.order.lane == order.lane and not running.order.bulk and running.tokens <= SOON
+            running.order.lane == order.lane
+            and not running.order.bulk
+            and running.tokens <= SHORT_BATCH_TOKENS
             for running in self._running.values()
         )
 
-    def _take(self, order: Order) -> list[Job]:
+    def _take(self, order: QueueKey) -> list[Job]:
         """What leaves now: live jobs up to `max_tokens`; of bulk less, where people would wait for
         it.
         """

@@ -18,14 +18,14 @@ from index.records.database import Records
 
 from .errors import CannotReload
 from .settings import Settings
-from .state import State, Tenure, new_decoders, opened
+from .state import ActiveState, State, new_decoders, opened
 
 LOG = logging.getLogger("tercet")
 
 
 class Reloader:
     def __init__(
-        self, tenure: Tenure, again: Callable[[], tuple[Settings, Encoder]] | None
+        self, tenure: ActiveState, again: Callable[[], tuple[Settings, Encoder]] | None
     ) -> None:
         self._tenure, self._again = tenure, again
         self._task: asyncio.Task[State] | None = None

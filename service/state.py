@@ -25,14 +25,14 @@ from export.encoder import Encoder
 from index.collection import FingerprintConflict, RecordsLost
 from index.ingest.build import build
 from index.library import Collections
-from index.query_bank import stock
+from index.query_bank import ensure_query_bank
 from index.reserve import is_full
 from index.vectors.faiss_index import Sizing
 from media.containers import Budget
 from media.sandbox import Decoders
 from media.text import Reading
 
-from .batching import Batcher, Lane
+from .batching import Batcher, QueueSpec
 from .errors import DiskFull, ShuttingDown, body, entry
 from .jobs import FAILURES, Failure, Job, Jobs, Progress, below
 from .metrics import Metrics
@@ -132,22 +132,22 @@ def sound(encoder: Encoder) -> bool:
     return True
 
 
-def lanes_of(manifest: Manifest) -> dict[str, Lane]:
+def lanes_of(manifest: Manifest) -> dict[str, QueueSpec]:
     """The encodings, the quickest first, and what a row of each costs."""
     ordered = sorted(manifest.graphs, key=lambda encoding: LANES.index(modality_of(encoding)))
     lanes = {}
     for encoding in ordered:
         modality, inputs = modality_of(encoding), manifest.inputs
         if modality == "text":
-            lanes[encoding] = Lane(pad=manifest.tokenizers[encoding].spec.pad_id)
+            lanes[encoding] = QueueSpec(pad=manifest.tokenizers[encoding].spec.pad_id)
         elif modality == "audio":
             assert inputs.audio is not None
-            lanes[encoding] = Lane(
+            lanes[encoding] = QueueSpec(
                 tokens=max(1, round(inputs.audio.samples / inputs.audio.sample_rate / PATCH_S))
             )
         else:
             assert inputs.video is not None
-            lanes[encoding] = Lane(
+            lanes[encoding] = QueueSpec(
                 tokens=inputs.video.frames * (-(-inputs.video.size // PATCH)) ** 2
             )
     return lanes
@@ -175,7 +175,7 @@ def open_data(settings: Settings, encoder: Encoder) -> Collections:
             with suppress(FingerprintConflict, RecordsLost):
                 collections.ensure("default")
             for collection in collections.all():
-                stock(collection, encoder)
+                ensure_query_bank(collection, encoder)
         except (OSError, sqlite3.OperationalError) as error:
             if not is_full(error):
                 raise
@@ -214,12 +214,12 @@ async def opened(
         importing = Importing(
             settings, Bulk(encoder, batcher, asyncio.get_running_loop()), collections
         )
-        jobs = Jobs(settings.data / "jobs", importing, said_of)
+        jobs = Jobs(settings.data / "jobs", importing, public_message)
         undo.pop_all()
     return State(settings, encoder, collections, batcher, pipeline, metrics, jobs, decoders, quotas)
 
 
-def said_of(error: Exception) -> str:
+def public_message(error: Exception) -> str:
     """What clients may read of an error that ended a job."""
     known = entry(type(error))[1] != "internal"
     return str(body(error)["message"]) if known else "an internal error; the log says which"
@@ -302,7 +302,7 @@ class Importing:
             self._decoders.close()
 
 
-class Tenure:
+class ActiveState:
     """Who serves at present. Requests that come in while another takes over wait for it."""
 
     def __init__(self, state: State) -> None:
@@ -339,7 +339,7 @@ class Tenure:
 
 async def state(request: Request) -> State:
     """Who serves, held until the request is answered."""
-    tenure: Tenure = request.app.state.tenure
+    tenure: ActiveState = request.app.state.tenure
     found = await tenure.enter()
     request.scope["tercet.leave"] = tenure.leave
     return found

@@ -13,10 +13,10 @@ import pytest
 from numpy.typing import NDArray
 
 from service import batching
-from service.batching import Batcher, Lane
+from service.batching import Batcher, QueueSpec
 from service.errors import Overloaded, ShuttingDown, TimedOut
 
-ROW = Lane(tokens=1)
+ROW = QueueSpec(tokens=1)
 LANES = {"text": ROW, "video": ROW}
 
 
@@ -71,7 +71,7 @@ def test_rows_of_differing_length_are_padded_as_their_lane_says() -> None:
             time.sleep(0.05)
             return np.ones((len(array), 2), np.float32)
 
-        batcher = Batcher(device, {"text@clap": Lane(pad=1)}, max_tokens=32, max_waiting=100)
+        batcher = Batcher(device, {"text@clap": QueueSpec(pad=1)}, max_tokens=32, max_waiting=100)
         texts = [np.array([[0, 7, 8, 2]]), np.array([[0, 9, 2]]), np.array([[0, 5, 2]])]
         await asyncio.gather(*(batcher.submit("text@clap", ids) for ids in texts))
         rows_seen = [row for batch in seen for row in batch]
@@ -132,7 +132,7 @@ def test_texts_share_a_batch_with_those_about_as_long() -> None:
             shapes.append(array.shape)
             return np.asarray(array[:, :1], np.float32)
 
-        batcher = Batcher(device, {"text": Lane()}, max_tokens=1000, max_waiting=1000)
+        batcher = Batcher(device, {"text": QueueSpec()}, max_tokens=1000, max_waiting=1000)
         first = asyncio.create_task(batcher.submit("text", np.array([[9, 9]])))
         await asyncio.sleep(0.05)  # it is on the device
         long = asyncio.create_task(batcher.submit("text", np.full((2, 40), 6)))
@@ -153,7 +153,10 @@ def test_a_batch_is_as_large_as_its_tokens_allow() -> None:
     async def work() -> None:
         device = Device()
         batcher = Batcher(
-            device, {"text": Lane(), "video": Lane(tokens=30)}, max_tokens=100, max_waiting=10_000
+            device,
+            {"text": QueueSpec(), "video": QueueSpec(tokens=30)},
+            max_tokens=100,
+            max_waiting=10_000,
         )
         await asyncio.gather(
             batcher.submit("video", rows(*range(7))), batcher.submit("text", np.ones((25, 8)))
@@ -311,7 +314,11 @@ def test_a_few_words_wait_for_company_beside_words_and_not_beside_pictures() -> 
 
         words = np.ones((1, 4), np.int64)
         batcher = Batcher(
-            device, {"text": Lane(), "video": ROW}, max_tokens=400, max_waiting=900, quick=("text",)
+            device,
+            {"text": QueueSpec(), "video": ROW},
+            max_tokens=400,
+            max_waiting=900,
+            quick=("text",),
         )
         tasks = [asyncio.create_task(batcher.submit("text", words))]
         await seen(("text", 1))
@@ -353,7 +360,7 @@ def test_people_do_not_wait_for_the_words_of_an_import() -> None:
             return np.ones((len(array), 2), np.float32)
 
         batcher = Batcher(
-            device, {"text": Lane()}, max_tokens=400, max_waiting=900, quick=("text",)
+            device, {"text": QueueSpec()}, max_tokens=400, max_waiting=900, quick=("text",)
         )
         imported = asyncio.create_task(batcher.submit("text", np.ones((1, 6), np.int64), bulk=True))
         await asyncio.sleep(0.05)

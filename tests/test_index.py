@@ -37,7 +37,7 @@ from index.library import Collections
 from index.records.database import NewItem, Records, UnknownItem
 from index.records.filters import BadFilter, compile_filter
 from index.report import report
-from index.search import Aim, Answer, Options, search
+from index.search import Answer, Options, TargetQuery, search
 from index.vectors import snapshot
 from index.vectors.faiss_index import KINDS, FaissIndex, Sizing, gpus
 from index.vectors.milvus import MilvusIndex
@@ -81,7 +81,7 @@ def box(tmp_path: Path) -> Collection:
 
 
 def ask(box: Collection, query: Array, target: str = "video", **options: Any) -> Answer:
-    return search(box, [Aim(target, query[None])], Options(**options))
+    return search(box, [TargetQuery(target, query[None])], Options(**options))
 
 
 def found(box: Collection, query: Array, target: str = "video", **options: Any) -> list[str]:
@@ -306,12 +306,12 @@ def test_lists_on_a_gpu(gpu: None) -> None:
     for index in (there, here):
         index.remove(gone)
     assert (
-        there.crowded
+        there.too_many_deleted_for_gpu
         and there.search(query, 1000)[0].tolist() == here.search(query, 1000)[0].tolist()
     )
     there.copy_anew()
     assert (
-        not there.crowded
+        not there.too_many_deleted_for_gpu
         and recall(there, here) > 0.9
         and not np.isin(there.search(query, 10)[0], gone).any()
     )
@@ -492,9 +492,9 @@ def test_a_composed_query(box: Collection) -> None:
     """Score: (2 v.a - 1 v.b) / 3; what each part contributes is told."""
     a, b = unit(1, 0, 0), unit(0, 1, 0)
     box.put([item("a", a), item("b", b), item("ab", unit(1, 1, 0)), item("c", unit(0, 0, 1))])
-    both = search(box, [Aim("video", np.stack([a, b]), (1.0, 1.0))], Options()).hits
+    both = search(box, [TargetQuery("video", np.stack([a, b]), (1.0, 1.0))], Options()).hits
     assert both[0].id == "ab" and both[0].score == pytest.approx(2**-0.5)
-    hits = search(box, [Aim("video", np.stack([a, b]), (2.0, -1.0))], Options()).hits
+    hits = search(box, [TargetQuery("video", np.stack([a, b]), (2.0, -1.0))], Options()).hits
     assert [(h.id, round(h.score, 4)) for h in hits] == [
         ("a", 0.6667),
         ("ab", 0.2357),
@@ -514,7 +514,9 @@ def test_two_targets_are_fused(box: Collection) -> None:
         vectors = {"video": ([0], along(seen)[None]), "audio": ([0], along(heard)[None])}
         box.put([NewItem(name, "video", 5.0, [(0.0, 5.0)], vectors)])
     box.put([item("heard", along(0.95), modality="audio")])
-    hits = search(box, [Aim("video", q[None]), Aim("audio", q[None])], Options()).hits
+    hits = search(
+        box, [TargetQuery("video", q[None]), TargetQuery("audio", q[None])], Options()
+    ).hits
     assert [(h.id, round(h.score, 3)) for h in hits] == [
         ("heard", 0.95),
         ("both", 0.92),
@@ -578,7 +580,9 @@ def test_pictures_of_one_colour_are_no_confident_match(tmp_path: Path) -> None:
     assert ask(box, x[7], top_k=2).good_match  # another of its windows
     near = unit(*(q + 0.1 * x[3]))
     box.put([item("heard", q, modality="audio")])
-    both = search(box, [Aim("video", near[None]), Aim("audio", near[None])], Options())
+    both = search(
+        box, [TargetQuery("video", near[None]), TargetQuery("audio", near[None])], Options()
+    )
     assert both.good_match and both.hits[0].id == "heard"
 
 
@@ -593,7 +597,7 @@ def test_an_example_is_calibrated_by_the_collection_itself(tmp_path: Path) -> No
             for n, (v, w) in enumerate(zip(x, cloud(40, 64, 1), strict=True))
         ]
     )
-    answer = search(box, [Aim("video", x[:1], source="video")], Options())
+    answer = search(box, [TargetQuery("video", x[:1], source="video")], Options())
     assert answer.good_match and [h.id for h in answer.hits if (h.confidence or 0) > 0.95] == ["i0"]
 
 
@@ -694,7 +698,7 @@ def test_a_collection_that_grows_gets_another_index_while_it_serves(
     wait(lambda: box.index("video").kind == kind)
     index = box.index("video")
     assert isinstance(index, FaissIndex)
-    wait(lambda: not index.outgrown)  # its parameters are found anew as it grows
+    wait(lambda: not index.tuning_is_stale)  # its parameters are found anew as it grows
     assert len(index) == len(x) - len(x) // 500 and box.counts()["video"] == len(box.index("video"))
     assert found(box, x[8])[0] == "i0008" and "i0007" not in found(box, x[7])
     assert not ask(box, x[8]).plan.exact and ask(box, x[8], exact=True).plan.exact
@@ -1279,7 +1283,7 @@ def test_what_lies_near_removed_vectors_is_found(kind: str) -> None:
     ids = np.arange(1, len(x) + 1)
     index.add(ids, x)
     index.remove(ids[10:800])
-    assert not index.worn
+    assert not index.needs_compaction
     left = np.r_[0:10, 800 : len(x)]
     recall = []
     for query in x[10:50]:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from export.bundle import Joint, NoRoute, Space, planned
 from index.collection import Collection
 from index.records.database import NewItem
-from index.search import Aim, Answer, Options, search
+from index.search import Answer, Options, TargetQuery, search
 from index.vectors.faiss_index import Sizing, Vectors
 from media.windows import InputSpecs
 
@@ -41,7 +41,7 @@ def item(id: str, video: Vectors | None, audio: Vectors | None, **metadata: str)
 
 def ask(box: Collection, query: Vectors, top_k: int = 10, **options: object) -> Answer:
     return search(
-        box, [Aim(JOINT, query[None], comparable=(*DIMS, JOINT))], Options(top_k, **options)
+        box, [TargetQuery(JOINT, query[None], comparable=(*DIMS, JOINT))], Options(top_k, **options)
     )  # type: ignore[arg-type]
 
 
@@ -191,7 +191,7 @@ def test_sounds_without_pictures_are_found_under_a_filter(tmp_path: Path) -> Non
     light = Joint("video", "audio", 0.2)
     recall = []
     for query in near[:30]:
-        aim = Aim(light, query[None], comparable=(*DIMS, light))
+        aim = TargetQuery(light, query[None], comparable=(*DIMS, light))
         found = {hit.id for hit in search(box, [aim], Options(10, {"shelf": "far"})).hits}
         right = {f"f{i}" for i in np.argsort(-(far @ query))[:10]}
         recall.append(len(found & right) / 10)

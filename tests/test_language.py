@@ -17,7 +17,7 @@ from model.network.language import MiniLM, cut_tokenizer, published
 from model.network.transformer import VLSA
 from model.training.loop import new_model, train
 from model.training.losses import geometry
-from model.training.step import Chance, gradients
+from model.training.step import StepRandomness, gradients
 
 from .makers import make_wav
 from .test_train import some_batch
@@ -97,7 +97,7 @@ def test_the_default_recipe_takes_a_step(tokenizer: Path) -> None:
     )
     config = TrainConfig(encoder, batch=12, geometry_weight=1.0, spec_augment=True)
     model = new_model(config, tokenizer)
-    terms = gradients(model, some_batch(), Chance.drawn(config, 12, 0), config)
+    terms = gradients(model, some_batch(), StepRandomness.drawn(config, 12, 0), config)
     assert 0 < terms["geometry"] < 4 and terms["total"].isfinite()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 

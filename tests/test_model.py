@@ -57,8 +57,8 @@ def test_masks_hide_what_the_paper_hides() -> None:
         "audio": torch.tensor([True, True]),
         "text": torch.tensor([True, True]),
     }
-    luck = {m: torch.rand(2, math.prod(TINY.grid[m])) for m in inputs}
-    parts = model.masked(inputs, present, luck)
+    mask_noise = {m: torch.rand(2, math.prod(TINY.grid[m])) for m in inputs}
+    parts = model.masked(inputs, present, mask_noise)
     assert model.hidden_counts(inputs, present).tolist() == [96, 192, 5]
     hidden = parts["video"].masked.unflatten(1, (8, 16))
     assert (hidden[0].sum(1) == 12).all() and not hidden[1].any()

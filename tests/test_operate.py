@@ -375,7 +375,7 @@ def test_a_full_disk_refuses_what_would_fill_it_further(
         def fail(*_: object) -> None:
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr("service.routes.collections.stock", fail)
+        monkeypatch.setattr("service.routes.collections.ensure_query_bank", fail)
         half = client.post("/v1/collections", json={"name": "half"})
         assert (half.status_code, half.json()["error"]["code"]) == (503, "storage")
         assert client.get("/v1/collections/half").status_code == 404

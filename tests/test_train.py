@@ -30,13 +30,13 @@ from model.config import PRESETS, SMOKE, TrainConfig
 from model.data.batches import Batch, Mixture
 from model.data.prepare import prepare
 from model.data.shards import Shards
-from model.network.pretrained_vit import start_trunk
+from model.network.pretrained_vit import load_pretrained_vit
 from model.network.transformer import VLSA
 from model.training.ablation import ARMS, Plan, ablation, operations, stages
 from model.training.checkpoint import load
 from model.training.distributed import end_group, start_group
 from model.training.loop import Diverged, train
-from model.training.step import Chance, gradients
+from model.training.step import StepRandomness, gradients
 
 from .makers import ROOT, free_port
 
@@ -69,7 +69,7 @@ def gradients_of(config: TrainConfig) -> dict[str, torch.Tensor]:
     torch.manual_seed(0)
     model = VLSA(config.encoder).train()
     model.recompute = config.recompute
-    chance, rows = Chance.drawn(config, config.batch, seed=5), group.rows(config.batch)
+    chance, rows = StepRandomness.drawn(config, config.batch, seed=5), group.rows(config.batch)
     terms = gradients(
         model, some_batch().take(rows), chance.take(rows, torch.device("cpu")), config, group
     )
@@ -133,7 +133,7 @@ def test_rows_without_a_modality_leave_its_terms_out() -> None:
     batch = some_batch()
     batch.has |= {m: torch.zeros(12, dtype=torch.bool) for m in ("video", "sight")}
     model = VLSA(ENCODER)
-    terms = gradients(model, batch, Chance.drawn(SETTINGS, 12, 0), SETTINGS)
+    terms = gradients(model, batch, StepRandomness.drawn(SETTINGS, 12, 0), SETTINGS)
     assert set(terms) == {"audio_text", "audio_text_match", "local", "total"}
     assert (
         model.stems["video"].steps[0].weight.grad is None
@@ -502,7 +502,7 @@ def test_the_trunk_can_start_from_a_published_transformer(tmp_path: Path, kind: 
     weights = load_file(tmp_path / "model.safetensors")
 
     model, told = VLSA(SMOKE), []
-    used = start_trunk(model, str(tmp_path), told.append)
+    used = load_pretrained_vit(model, str(tmp_path), told.append)
     # SMOKE has one layer
     assert len([name for name in used if re.search(r"layers?\.0\.", name)]) == 16
     assert "2 of" not in told[0] and "layer" in told[1]
@@ -528,9 +528,9 @@ def test_the_trunk_can_start_from_a_published_transformer(tmp_path: Path, kind: 
     assert torch.allclose(model.positions["video_inner"], places)
 
     with pytest.raises(BadConfig, match="32 wide"):
-        start_trunk(VLSA(replace(SMOKE, width=64)), str(tmp_path))
+        load_pretrained_vit(VLSA(replace(SMOKE, width=64)), str(tmp_path))
     with pytest.raises(BadConfig, match=r"no model\.safetensors"):
-        start_trunk(model, str(ROOT / "docs"))
+        load_pretrained_vit(model, str(ROOT / "docs"))
 
 
 def test_a_source_without_clips_is_named(tmp_path: Path) -> None:

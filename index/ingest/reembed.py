@@ -33,7 +33,7 @@ from ..collection import (
     has_lost_records,
 )
 from ..library import READY, STAGED, complete_swaps, hold, old_of
-from ..query_bank import stock
+from ..query_bank import ensure_query_bank
 from ..records.database import Item, Records, UnknownItem
 from ..search import direction
 from ..vectors.faiss_index import FaissIndex, Vectors
@@ -90,7 +90,7 @@ def reembed(
         (folder / READY).unlink(missing_ok=True)
         staged = Collection(folder, encoder.manifest.fingerprint, encoder.manifest.dims)
         try:
-            stock(staged, encoder)
+            ensure_query_bank(staged, encoder)
             share = old.overlap() if overlap is None else overlap
             work, progress = (
                 Work(old, old_folder, staged, encoder, decoders, budget, share),

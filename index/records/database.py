@@ -22,8 +22,8 @@ from export.bundle import modality_of
 
 from ..columns import Ids
 from .filters import facts
-from .item_cache import Labels
-from .window_table import Places
+from .item_cache import ItemCache
+from .window_table import WindowTable
 
 SCHEMA_VERSION = 5
 SCHEMA = """
@@ -139,7 +139,7 @@ class Failure(NamedTuple):
     digest: str | None = None
 
 
-Kept = TypeVar("Kept", Places, Labels)
+Kept = TypeVar("Kept", WindowTable, ItemCache)
 
 
 class About(NamedTuple):
@@ -174,18 +174,18 @@ class Records:
         self._db.execute("pragma synchronous = full")
         self._db.execute("pragma foreign_keys = on")
         self._db.execute(f"pragma cache_size = -{CACHE_KIB}")
-        self._places: dict[str, Places] = {}
-        self._labels = Labels()
+        self._places: dict[str, WindowTable] = {}
+        self._labels = ItemCache()
         self._matched: dict[tuple[Any, ...], Ids] = {}  # what filters left, until the next write
         version = self._db.execute("pragma user_version").fetchone()[0]
         if version not in range(SCHEMA_VERSION + 1):
             raise UnknownSchema(version)
         if version < SCHEMA_VERSION:
             with self._transaction():
-                self._carry_over(version)
+                self._migrate(version)
                 self._db.execute(f"pragma user_version = {SCHEMA_VERSION}")
 
-    def _carry_over(self, version: int) -> None:
+    def _migrate(self, version: int) -> None:
         """From an older schema to this one; 0 is a database with nothing in it."""
         if version == 0:
             for statement in SCHEMA.split(";"):
@@ -467,7 +467,7 @@ class Records:
         """What is said of items that are there, by their numbers."""
         rows, long = self.labels().of(items)
         for part in parts(long):
-            rows += self._db.execute(f"{LABELS} where n in ({marks(len(part))})", part)
+            rows += self._db.execute(f"{LABELS} where n in ({placeholders(len(part))})", part)
         every = json.loads(f"[{','.join([row[1] for row in rows])}]")
         return {
             n: About(metadata, *about) for (n, _, *about), metadata in zip(rows, every, strict=True)
@@ -481,7 +481,7 @@ class Records:
         for part in parts(ids.tolist()):
             found |= dict(
                 self._db.execute(
-                    f"select n, vector from vectors where n in ({marks(len(part))})", part
+                    f"select n, vector from vectors where n in ({placeholders(len(part))})", part
                 )
             )
         there = np.array(sorted(found), np.int64)
@@ -559,7 +559,9 @@ class Records:
             np.concatenate(banks) if banks else self.vectors_among(encoding, dim, most, seed=1)[1]
         )
 
-    def matching(self, condition: str, params: list[Any], target: Hashable, places: Places) -> Ids:
+    def matching(
+        self, condition: str, params: list[Any], target: Hashable, places: WindowTable
+    ) -> Ids:
         """Which of a target's vectors, which belong to `places`, are of items that meet an SQL
         condition from `filters`; ascending.
         """
@@ -578,7 +580,7 @@ class Records:
             self._matched[asked] = found
         return self._matched[asked]
 
-    def places(self, encoding: str) -> Places:
+    def places(self, encoding: str) -> WindowTable:
         """Where the vectors of an encoding belong; kept in memory, and read on after each write of
         this connection.
         """
@@ -586,11 +588,11 @@ class Records:
         if places is None or places.read_at != self._db.total_changes:
             there = "select count(*) from vectors where encoding = ?"
             places = self._places[encoding] = self._read_on(
-                places or Places(), PLACES, there, encoding
+                places or WindowTable(), PLACES, there, encoding
             )
         return places
 
-    def labels(self) -> Labels:
+    def labels(self) -> ItemCache:
         """What is said of items, kept in the same way."""
         if self._labels.read_at != self._db.total_changes:
             there = "select count(*) from items"
@@ -723,5 +725,5 @@ def parts(values: list[int]) -> Iterator[list[int]]:
     return (values[at : at + 500] for at in range(0, len(values), 500))
 
 
-def marks(count: int) -> str:
+def placeholders(count: int) -> str:
     return ",".join("?" * count)

@@ -16,7 +16,7 @@ LONG = 512  # bytes of a row; a longer one is not held
 NOTHING = marshal.dumps(None)
 
 
-class Labels:
+class ItemCache:
     """Rows about items, by their numbers, which ascend; packed, so that a million of them are no
     million objects.
     """

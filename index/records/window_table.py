@@ -40,7 +40,7 @@ class PlaceColumns(NamedTuple):
     places: NDArray[Any]
 
 
-class Places:
+class WindowTable:
     """Where every vector of an encoding belongs, as columns in the order of their ids: an item's
     lie side by side, and items ascend, too. Deleted ones are among them.
     """

@@ -34,8 +34,8 @@ faiss: Any = untyped_faiss  # its stubs know neither numpy arguments nor search 
 Vectors = NDArray[np.float32]
 
 KINDS = ("exact", "hnsw", "ivf", "small", "gpu", "gpu-ivf")
-WHOLE = ("exact", "gpu")  # which compare every vector
-THERE = ("gpu", "gpu-ivf")  # on a GPU; here they are as exact ones
+EXHAUSTIVE_KINDS = ("exact", "gpu")  # which compare every vector
+GPU_KINDS = ("gpu", "gpu-ivf")  # on a GPU; here they are as exact ones
 CODED = ("ivf", "small")  # see `codes`
 LEARNED = (*CODED, "gpu-ivf")  # from a sample of what they will hold
 LEARNABLE = 1_000  # vectors, below which there is nothing to learn from
@@ -110,7 +110,7 @@ class VectorIndex(Protocol):
         ...
 
     @property
-    def faithful(self) -> bool:
+    def stores_original_vectors(self) -> bool:
         """Whether it has the vectors at hand as they were given."""
         ...
 
@@ -120,7 +120,7 @@ class VectorIndex(Protocol):
 
 
 class FaissIndex:
-    """See VectorIndex. Removed vectors are hidden; `worn` says when they have become too many."""
+    """See VectorIndex. Removed vectors are hidden; `needs_compaction` says when they have become too many."""
 
     def __init__(self, dim: int, kind: str = "exact", expected: int = 0) -> None:
         self.kind, self.dim = kind, dim
@@ -135,7 +135,7 @@ class FaissIndex:
         self._count = 0
         self._there: Copy | None = None  # on the GPU
         self._one_there = threading.Lock()  # held while it is searched, or another takes its place
-        self._every: Vectors = np.empty((0, dim), np.float32)  # FAISS's own
+        self._raw_vectors: Vectors = np.empty((0, dim), np.float32)  # FAISS's own
         self._codes = self._read_codes()
         self._shown_last: dict[tuple[int, bool], Shown] = {}
         self._shown_of = 0, 0  # when there were so many places, and vectors
@@ -149,10 +149,10 @@ class FaissIndex:
 
     @property
     def exact(self) -> bool:
-        return self.kind in WHOLE
+        return self.kind in EXHAUSTIVE_KINDS
 
     @property
-    def faithful(self) -> bool:
+    def stores_original_vectors(self) -> bool:
         return self.kind != "small"
 
     def __len__(self) -> int:
@@ -167,11 +167,11 @@ class FaissIndex:
         return self._hidden.values
 
     @property
-    def worn(self) -> bool:
+    def needs_compaction(self) -> bool:
         return len(self._ids) - self._count > WORN_SHARE * max(len(self._ids), 1)
 
     @property
-    def outgrown(self) -> bool:
+    def tuning_is_stale(self) -> bool:
         """Whether its parameters were found when it had less than half of what it has: they find
         less now.
         """
@@ -225,7 +225,7 @@ class FaissIndex:
     ) -> Found:
         if k <= 0 or len(self) == 0 or (allowed is not None and len(allowed) == 0):
             return NOTHING
-        there = self.kind in THERE and allowed is None and not exact and k <= MOST and gpus()
+        there = self.kind in GPU_KINDS and allowed is None and not exact and k <= MOST and gpus()
         if there and (answer := self._search_there(query, k)) is not None:
             return answer
         k, query = min(k, len(self)), np.ascontiguousarray(query, np.float32)
@@ -276,7 +276,7 @@ class FaissIndex:
             at, scores = self._compared(query, shown.places, k)
         else:
             params = faiss.SearchParameters(sel=shown and shown.selector)
-            near, found = self._keeper.search(query[None], k, params=params)
+            near, found = self._raw_storage.search(query[None], k, params=params)
             at, scores = found[0, found[0] >= 0], near[0, found[0] >= 0]
         return Found(self._ids[at], scores, "scan", shown.size if shown else len(self))
 
@@ -289,7 +289,7 @@ class FaissIndex:
             best = np.argsort(-scores, kind="stable")[:k]
             return places[best], scores[best]
         params = faiss.SearchParameters(sel=faiss.IDSelectorArray(places))
-        near, found = self._keeper.search(query[None], min(k, len(places)), params=params)
+        near, found = self._raw_storage.search(query[None], min(k, len(places)), params=params)
         return found[0], near[0]
 
     @property
@@ -351,7 +351,7 @@ class FaissIndex:
         )
 
     @property
-    def crowded(self) -> bool:
+    def too_many_deleted_for_gpu(self) -> bool:
         """Whether what has been removed is soon more than a GPU can leave out."""
         return self._there is not None and self._there.hidden > MOST // 2
 
@@ -415,7 +415,7 @@ class FaissIndex:
 
     def _scans(self, allowed: Ids | None, exact: bool) -> bool:
         """Whether a search compares every vector that may be found, from the start."""
-        if exact or self.kind == "exact" or self.kind in THERE:
+        if exact or self.kind == "exact" or self.kind in GPU_KINDS:
             return True
         if self._codes is not None:
             return allowed is not None and len(allowed) <= CODED_SCAN_MOST
@@ -424,7 +424,7 @@ class FaissIndex:
         return few(allowed, len(self), most)
 
     @property
-    def _keeper(self) -> Any:
+    def _raw_storage(self) -> Any:
         """The part that has every vector one by one, of FAISS's
         IndexFlat or IndexScalarQuantizer.
         """
@@ -435,14 +435,14 @@ class FaissIndex:
 
     def _stored(self, places: Ids) -> Vectors:
         if self.kind == "small":
-            found: Vectors = self._keeper.reconstruct_batch(places)
+            found: Vectors = self._raw_storage.reconstruct_batch(places)
             return found
-        if len(self._every) != len(self._ids):  # FAISS moves them when there are more
-            keeper = self._keeper
-            self._every = faiss.rev_swig_ptr(
+        if len(self._raw_vectors) != len(self._ids):  # FAISS moves them when there are more
+            keeper = self._raw_storage
+            self._raw_vectors = faiss.rev_swig_ptr(
                 keeper.get_xb(), int(keeper.ntotal) * self.dim
             ).reshape(-1, self.dim)
-        return self._every[places]
+        return self._raw_vectors[places]
 
     def vectors(self, ids: Ids) -> Vectors:
         return self._stored(self._places(ids))
@@ -460,13 +460,13 @@ class FaissIndex:
         many vectors as there are now.
         """
         self.tuned_at, self.tuned_by = len(self._ids), asked_by
-        if self.exact or len(self) < 100 or (self.kind in THERE and not gpus()):
+        if self.exact or len(self) < 100 or (self.kind in GPU_KINDS and not gpus()):
             return
         if self._codes is not None and self._codes.lists == 1:  # nothing to choose
             return
         queries = np.ascontiguousarray(queries, np.float32)
-        if self.kind not in THERE:
-            _, truth = self._keeper.search(queries, TUNED_FOR)
+        if self.kind not in GPU_KINDS:
+            _, truth = self._raw_storage.search(queries, TUNED_FOR)
             tried = explored(
                 faiss.ParameterSpace(), self._faiss, queries, truth, faiss.omp_get_max_threads()
             )
@@ -620,7 +620,7 @@ class Sizing:
         """
         if self.kind != "auto":
             return self.kind if count >= LEARNABLE or self.kind not in LEARNED else "exact"
-        lenient, most = 1 if now in WHOLE else 2, self.memory_mb * 1_000_000 or math.inf
+        lenient, most = 1 if now in EXHAUSTIVE_KINDS else 2, self.memory_mb * 1_000_000 or math.inf
         quick = count * lenient * dim <= min(self.latency_ms, EXACT_MS) * COMPARED_PER_MS
         if count < LEARNABLE or (quick and bytes_for("exact", dim) * count <= most):
             return "exact"

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..columns import Column, Ids
-from ..records.window_table import PLACE, Places
+from ..records.window_table import PLACE, WindowTable
 from .faiss_index import Found, VectorIndex, Vectors
 
 # windows by their pictures for each one that is wanted, and so many by their sound as it weighs
@@ -36,7 +36,7 @@ class Side:
     """
 
     index: VectorIndex
-    places: Places
+    places: WindowTable
     read: Callable[[Ids], Vectors]
 
 
@@ -46,7 +46,7 @@ class JointIndex:
     """
 
     kind = "joint"
-    faithful = True
+    stores_original_vectors = True
 
     def __init__(self, dim: int, audio_weight: float) -> None:
         self.dim = dim
@@ -54,7 +54,7 @@ class JointIndex:
         self._begin()
 
     def _begin(self) -> None:
-        self.places = Places()
+        self.places = WindowTable()
         # of each window, or NONE
         self._vectors = [Column(np.empty(0, np.int64)), Column(np.empty(0, np.int64))]
         self._lengths = Column(np.empty(0, np.float32))  # of video + audio_weight * audio
@@ -217,7 +217,9 @@ class JointIndex:
             known = np.flatnonzero(at >= 0)
             rows_found.append(self.places.find(side.places.windows[at[known]]))
             scores_found.append(
-                near[known] if side.index.faithful else np.full(len(known), np.nan, np.float32)
+                near[known]
+                if side.index.stores_original_vectors
+                else np.full(len(known), np.nan, np.float32)
             )
         rows = np.array(sorted({*rows_found[0].tolist(), *rows_found[1].tolist()}), np.int64)
         both = np.ones(len(rows), bool)
@@ -255,13 +257,13 @@ class JointIndex:
         return max(*known, together / self._shortest if together > 0 else together)
 
 
-def has_kept(places: Places, count: int, last: int) -> bool:
+def has_kept(places: WindowTable, count: int, last: int) -> bool:
     """Whether the first so many places are those that were there before."""
     return count == 0 or (len(places) >= count and int(places.ids[count - 1]) == last)
 
 
 def stored(side: Side, ids: Ids) -> Vectors:
     """The vectors [n, dim] of ids, in their order."""
-    if side.index.faithful and len(own := side.index.vectors(ids)) == len(ids):
+    if side.index.stores_original_vectors and len(own := side.index.vectors(ids)) == len(ids):
         return own
     return side.read(ids)

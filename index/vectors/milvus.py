@@ -28,7 +28,7 @@ FILTERED = 10_000  # ids that a filter names, at most
 class MilvusIndex:
     """See VectorIndex: one Milvus collection, whose search may miss (`AUTOINDEX` chooses how)."""
 
-    kind, worn = "milvus", False
+    kind, needs_compaction = "milvus", False
 
     def __init__(self, uri: str, name: str, dim: int) -> None:
         self.name, self.dim = re.sub(r"\W", "_", f"tercet_{name}"), dim
@@ -134,7 +134,7 @@ class MilvusIndex:
         return Found(ids, scores, "milvus", len(self) if allowed is None else len(allowed), False)
 
     @property
-    def faithful(self) -> bool:
+    def stores_original_vectors(self) -> bool:
         return False
 
     def _scan(self, query: Vectors, k: int, allowed: Ids | None) -> Found:
@@ -247,7 +247,7 @@ class MilvusStore:
         for index in self._indexes.values():
             index.drop()
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         for index in self._indexes.values():
             index.close()
         self._indexes = {}

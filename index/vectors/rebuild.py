@@ -24,7 +24,7 @@ def spare_cores() -> None:
     faiss.omp_set_num_threads(max(1, (os.cpu_count() or 2) // 2))
 
 
-class Renewal:
+class BackgroundRebuild:
     """At most one index in the making. All but the making itself is called with the collection
     held.
     """
@@ -104,7 +104,7 @@ class Renewal:
         if self.going and encoding == self._encoding and len(ids):
             self._changes.append((ids, None))
 
-    def spoil(self) -> None:
+    def invalidate(self) -> None:
         """Changes have been missed: what is being made is not to be used."""
         self._spoiled = True
 

@@ -17,9 +17,9 @@ from typing import Any, Protocol
 from ..columns import Ids
 from ..records.database import Records
 from . import snapshot
-from .faiss_index import THERE, FaissIndex, Sizing, VectorIndex, Vectors
+from .faiss_index import GPU_KINDS, FaissIndex, Sizing, VectorIndex, Vectors
 from .gpu import gpus
-from .rebuild import TUNED_ON, Renewal, spare_cores
+from .rebuild import TUNED_ON, BackgroundRebuild, spare_cores
 
 log = logging.getLogger(__name__)
 # Vectors that may follow a snapshot before another is due: as many as take seconds to add again.
@@ -74,7 +74,7 @@ class Store(Protocol):
         """Remove whatever is kept outside the collection's folder."""
         ...
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """Nobody will ask it any more: give back what it holds in memory."""
         ...
 
@@ -94,13 +94,13 @@ class FaissStore:
         held: Held,
         still: AbstractContextManager[Any],
     ) -> None:
-        if sizing.kind in THERE and not gpus():
+        if sizing.kind in GPU_KINDS and not gpus():
             raise VectorStoreFailed(
                 "an index on a GPU: this build of FAISS, or this machine, has none"
             )
         self._snapshots, self._identity, self._dims = folder / "snapshots", identity, dims
         self._sizing, self._held, self._still = sizing, held, still
-        self._renewal = Renewal(folder / "records.sqlite", sizing.latency_ms)
+        self._renewal = BackgroundRebuild(folder / "records.sqlite", sizing.latency_ms)
         # what the snapshot on disk stands at, if it is these very indexes
         self._kept: tuple[int, int] | None = None
         self._tried = 0  # the last vector when a snapshot was written, or could not be
@@ -113,7 +113,7 @@ class FaissStore:
         """The snapshot brought up to date, or everything from the records: compared one by one at
         first, whatever kind they will become, so that opening does not wait for it.
         """
-        self._renewal.spoil()
+        self._renewal.invalidate()
         counts = records.counts()
         loaded = snapshot.load(self._snapshots, self._identity, self._dims, records.head())
         indexes, (vector, removed) = loaded or ({}, (0, 0))
@@ -156,14 +156,14 @@ class FaissStore:
         """
         for encoding, index in self._indexes.items():
             kind = self._sizing.kind_for(len(index), index.dim, index.kind)
-            if index.worn or index.outdated or kind != index.kind:
+            if index.needs_compaction or index.outdated or kind != index.kind:
                 self._renewal.start(encoding, kind, index.dim, records.head()[0], self._renewed)
         most = min(
             (TAIL[index.kind] for index in self._indexes.values() if not index.exact),
             default=math.inf,
         )
         due = records.head()[0] - self._tried > most or any(
-            index.crowded or self._mistuned(encoding, records)
+            index.too_many_deleted_for_gpu or self._mistuned(encoding, records)
             for encoding, index in self._indexes.items()
         )
         if due and not self._stopped and not self._keeping_up:
@@ -176,7 +176,9 @@ class FaissStore:
         is asked now.
         """
         index = self._indexes[encoding]
-        return index.outgrown or not (index.exact or index.tuned_by == records.asked_by(encoding))
+        return index.tuning_is_stale or not (
+            index.exact or index.tuned_by == records.asked_by(encoding)
+        )
 
     def _keep_up(self) -> None:
         """Tune what is mistuned, and leave a snapshot; writers wait, searches do not."""
@@ -194,7 +196,7 @@ class FaissStore:
                 if queries is not None:
                     index.tune(queries, self._sizing.latency_ms, asked_by=asked_by)
                     self._kept = None
-                if index.crowded:
+                if index.too_many_deleted_for_gpu:
                     index.copy_anew()
             self.keep(self._held)
 
@@ -245,7 +247,7 @@ class FaissStore:
     def drop(self) -> None:
         """Everything is in the collection's folder."""
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         self._indexes = {}
 
 

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from evaluation.clips import Clip, Drawn
+from evaluation.clips import Clip, LazyClip
 from media.manifest import Row
 from media.text import TextTokens
 
@@ -28,7 +28,7 @@ class Source(Protocol):
 
     def __len__(self) -> int: ...
 
-    def draw(self, step: int, count: int, key: tuple[int, ...]) -> list[Drawn]:
+    def draw(self, step: int, count: int, key: tuple[int, ...]) -> list[LazyClip]:
         """The clips of a step, `count` of them: the same ones for the same arguments, on every
         machine.
         """
@@ -98,7 +98,7 @@ class Mixture:
 
     def batch(self, step: int, chosen: list[int] | None = None) -> Batch:
         """The batch of a step, or the chosen rows of it."""
-        drawn: list[Drawn] = []
+        drawn: list[LazyClip] = []
         for s, (source, count) in enumerate(zip(self.sets, self.counts, strict=True)):
             drawn += source.draw(step, count, (self.seed, s))
         groups = {g: n for n, g in enumerate(dict.fromkeys(d.row.group for d in drawn))}
@@ -136,7 +136,7 @@ class Mixture:
 
 
 def caption_about(row: Row, modality: str, random: np.random.Generator) -> str | None:
-    fitting = row.said_of(modality)
+    fitting = row.public_message(modality)
     return fitting[int(random.integers(len(fitting)))].text if fitting else None
 
 

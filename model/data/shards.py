@@ -20,7 +20,7 @@ from tqdm import tqdm
 from webdataset.filters import shuffle
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
-from evaluation.clips import Clip, Drawn, first_of, heard_samples, read_row
+from evaluation.clips import Clip, LazyClip, first_of, heard_samples, read_row
 from media.containers import MEDIA
 from media.manifest import BadManifest, BadMetadata, Row, sample_row
 from media.windows import InputSpecs
@@ -50,21 +50,21 @@ class Shards:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def draw(self, step: int, count: int, key: tuple[int, ...]) -> list[Drawn]:
+    def draw(self, step: int, count: int, key: tuple[int, ...]) -> list[LazyClip]:
         if self.next != (step, count, key):
             epoch, place = divmod(step * count, len(self))
             self.stream = islice(self.epochs(epoch, key), place, None)
         self.next = (step + 1, count, key)
         return [
-            Drawn(row, partial(decode, self.specs, row, suffix, data))
+            LazyClip(row, partial(decode, self.specs, row, suffix, data))
             for row, suffix, data in islice(self.stream, count)
         ]
 
     def epochs(self, epoch: int, key: tuple[int, ...]) -> Iterator[tuple[Row, str, bytes]]:
         while True:
-            luck = random.Random(repr((key, epoch)))
-            files = luck.sample(self.files, len(self.files))
-            yield from shuffle(BUFFER, initial=BUFFER, rng=luck)(self.samples(files))
+            mask_noise = random.Random(repr((key, epoch)))
+            files = mask_noise.sample(self.files, len(self.files))
+            yield from shuffle(BUFFER, initial=BUFFER, rng=mask_noise)(self.samples(files))
             epoch += 1
 
     def samples(self, files: list[str]) -> Iterator[tuple[Row, str, bytes]]:

@@ -61,7 +61,7 @@ def files_of(source: str) -> Path:
 
 
 @torch.no_grad()
-def start_trunk(model: VLSA, source: str, log: Callable[[str], None] = print) -> list[str]:
+def load_pretrained_vit(model: VLSA, source: str, log: Callable[[str], None] = print) -> list[str]:
     """Put the weights of a published vision transformer where they fit; returns the names of those
     that were used.
 

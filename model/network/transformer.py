@@ -528,10 +528,10 @@ class VLSA(nn.Module):
         ]
 
     def masked(
-        self, inputs: dict[str, Tensor], present: dict[str, Tensor], luck: dict[str, Tensor]
+        self, inputs: dict[str, Tensor], present: dict[str, Tensor], mask_noise: dict[str, Tensor]
     ) -> dict[str, Masked]:
         """The joint pass. `present` bool [B] says which rows have the modality at all; only seen
-        tokens enter. `luck`, uniform [B, T], decides what is hidden.
+        tokens enter. `mask_noise`, uniform [B, T], decides what is hidden.
         """
         seen, bias, segments, orders, values, exists = [], [], [], {}, {}, {}
         for m, x in inputs.items():
@@ -540,7 +540,9 @@ class VLSA(nn.Module):
             exists[m] = present[m][:, None].expand(values[m].shape[:2]) & (
                 (x != PAD_ID) if images is None else True
             )
-            order, kept = orders[m] = self.mask(m, exists[m], luck[m][:, : exists[m].shape[1]])
+            order, kept = orders[m] = self.mask(
+                m, exists[m], mask_noise[m][:, : exists[m].shape[1]]
+            )
             hidden = torch.ones_like(exists[m]).scatter(1, order[:, :kept], False)
             if images is None:
                 tokens = self.words(x, exists[m] & ~hidden)
@@ -590,14 +592,14 @@ class VLSA(nn.Module):
         exists["text"] = present["text"][:, None] & (inputs["text"] != PAD_ID)
         return torch.stack([self.hidden(m, exists[m]).sum() for m in MODALITIES]).float()
 
-    def mask(self, modality: str, exists: Tensor, luck: Tensor) -> tuple[Tensor, int]:
+    def mask(self, modality: str, exists: Tensor, mask_noise: Tensor) -> tuple[Tensor, int]:
         """An order of the tokens [B, T], those to be seen first, and how many are; video frame by
         frame.
         """
         frames, patches = self.config.grid["video"] if modality == "video" else (1, exists.shape[1])
         all_hidden = int(self.hidden(modality, torch.ones_like(exists[:1])))
         rank = (
-            (luck + (~exists).float())
+            (mask_noise + (~exists).float())
             .unflatten(1, (frames, patches))
             .argsort(2)
             .argsort(2)
@@ -607,7 +609,7 @@ class VLSA(nn.Module):
         there = exists.sum(1, keepdim=True) // frames
         hidden = exists & (rank >= there - self.hidden(modality, exists)[:, None] // frames)
         # seen, then absent, then hidden
-        order = (luck + (~exists).float() + 2 * hidden.float()).argsort(1)
+        order = (mask_noise + (~exists).float() + 2 * hidden.float()).argsort(1)
         return order, exists.shape[1] - all_hidden
 
     def filled(
@@ -633,8 +635,8 @@ def spec_augment(images: Tensor, stretches: Tensor) -> Tensor:
     mean = images.mean((3, 4), keepdim=True)
     for i, (axis, share) in enumerate(((3, 0.2), (4, 0.125), (3, 0.2), (4, 0.125))):
         size = images.shape[axis]
-        luck, length = stretches[:, i : i + 1].unbind(2)  # [B, 1]
-        start = luck * size
+        mask_noise, length = stretches[:, i : i + 1].unbind(2)  # [B, 1]
+        start = mask_noise * size
         at = torch.arange(size, device=images.device)[None]
         hidden = (at >= start) & (at < start + length * share * size)  # [B, size]
         shape = [len(images), 1, 1, 1, 1]

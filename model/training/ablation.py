@@ -27,7 +27,7 @@ from media.text import TextTokens
 from ..config import TrainConfig
 from .distributed import Group
 from .loop import embedder, lines_of, start, train
-from .step import Chance, gradients
+from .step import StepRandomness, gradients
 
 ROUTES = ("text-video", "text-audio", "audio-text")
 FINE_TUNING: dict[str, Any] = {
@@ -60,7 +60,7 @@ class Plan:
 def operations(config: TrainConfig, media: Path) -> int:
     """Floating point operations of one step, forward and backward."""
     run = start(config, media / "counted", False, Group(), media)
-    batch, chance = run.mixture.batch(0), Chance.drawn(config, config.batch, 0)
+    batch, chance = run.mixture.batch(0), StepRandomness.drawn(config, config.batch, 0)
     with FlopCounterMode(display=False) as counter:
         gradients(run.model.train(), batch, chance, config)
     return int(counter.get_total_flops())

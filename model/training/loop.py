@@ -33,11 +33,11 @@ from ..config import TrainConfig
 from ..data.batches import Batch, Mixture, Source
 from ..data.shards import Shards
 from ..network.language import cut_tokenizer
-from ..network.pretrained_vit import start_trunk
+from ..network.pretrained_vit import load_pretrained_vit
 from ..network.transformer import VLSA, MiniLMStem
 from . import checkpoint
 from .distributed import Group, end_group, pick_device, start_group
-from .step import Chance, gradients
+from .step import StepRandomness, gradients
 
 LINE_STEPS = 50  # where there is no bar
 STEP_SEEDS = 1_000_003
@@ -93,7 +93,7 @@ def train_step(
     for settings in optimiser.param_groups:
         settings["lr"] = learning_rate(step, config)
     optimiser.zero_grad()
-    whole = Chance.drawn(config, config.batch, config.seed * STEP_SEEDS + step)
+    whole = StepRandomness.drawn(config, config.batch, config.seed * STEP_SEEDS + step)
     chance = whole.take(group.rows(config.batch), batch.frames.device)
     terms = {k: v.item() for k, v in gradients(model, batch, chance, config, group).items()}
     norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm))
@@ -149,7 +149,7 @@ def new_model(config: TrainConfig, tokenizer: Path, fresh: bool = True) -> VLSA:
     if isinstance(stem, MiniLMStem):
         stem.model.load_published(tokenizer)
     if config.trunk_from and fresh:
-        start_trunk(model, config.trunk_from)
+        load_pretrained_vit(model, config.trunk_from)
     return model
 
 
@@ -231,7 +231,7 @@ class Run:
         sounds = [
             s.rows[i] for s in clips for i in np.flatnonzero(s.has["audio"] & ~s.has["video"])
         ]
-        said = Counter(said.text for row in sounds for said in row.said_of("audio"))
+        said = Counter(said.text for row in sounds for said in row.public_message("audio"))
         texts = [text for text, _ in said.most_common(self.config.encoder.memory)]
         if texts:
             ids = torch.from_numpy(self.mixture.tokens(texts)).to(
@@ -308,7 +308,7 @@ def start(
 # ---------------------------------------------------------------- what a run tells
 
 
-class Journal:
+class MetricsLogger:
     """A run's figures: metrics.jsonl, TensorBoard, and a bar or lines. Steps a kill has taken back
     are taken out.
     """
@@ -388,7 +388,7 @@ def train(
         )
         if group.leads:
             log(f"{size:,} parameters, {clips:,} clips, from step {run.step}")
-        with closing(Journal(run)) if group.leads else nullcontext() as journal:
+        with closing(MetricsLogger(run)) if group.leads else nullcontext() as journal:
             began = time.perf_counter()
             for step, batch in run.batches():
                 figures = train_step(run.model, run.optimiser, batch, config, step, group)

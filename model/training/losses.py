@@ -28,14 +28,16 @@ def info_nce(
     return 0.5 * (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target))
 
 
-def matching(head: torch.nn.Module, a: Tensor, b: Tensor, group: Tensor, luck: float) -> Tensor:
+def matching(
+    head: torch.nn.Module, a: Tensor, b: Tensor, group: Tensor, mask_noise: float
+) -> Tensor:
     """Binary cross-entropy of a linear head telling true pairs from pairs whose b is another row's,
-    `luck` in [0, 1) saying which.
+    `mask_noise` in [0, 1) saying which.
 
     A pair is fused by its elementwise product: of what a linear head can read, it alone depends on
     both sides.
     """
-    shift = 1 + int(luck * (len(a) - 1))
+    shift = 1 + int(mask_noise * (len(a) - 1))
     logits = torch.cat([head(a * b), head(a * b.roll(shift, 0))]).squeeze(-1)  # [2B]
     labels = torch.cat([torch.ones_like(group), (group == group.roll(shift, 0)).to(group.dtype)])
     return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))

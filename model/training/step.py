@@ -4,7 +4,7 @@ several, with one result.
 The contrastive terms need the vectors of the whole batch at once, activations need not be there at
 once: with `micro_batch` the vectors are made without a graph, the loss is differentiated down to
 them, and each piece is then encoded again and handed its part of the gradient (Gao et al.,
-2101.06983). Chance is drawn for the whole batch beforehand, so the second encoding is the first
+2101.06983). StepRandomness is drawn for the whole batch beforehand, so the second encoding is the first
 one, and splitting a batch over processes changes nothing.
 """
 
@@ -34,7 +34,7 @@ Features = dict[str, Tensor]
 
 
 @dataclass
-class Chance:
+class StepRandomness:
     """All that a step leaves to chance. Rows are those of the whole batch until they are taken."""
 
     keep: dict[str, Tensor]  # video, audio: which tokens survive DropToken, int64 [B, K]
@@ -44,7 +44,7 @@ class Chance:
     shift: float  # whom matching pairs with whom, uniform
 
     @classmethod
-    def drawn(cls, config: TrainConfig, batch: int, seed: int) -> Chance:
+    def drawn(cls, config: TrainConfig, batch: int, seed: int) -> StepRandomness:
         source = torch.Generator().manual_seed(seed)
         grid = {m: math.prod(shape) for m, shape in config.encoder.grid.items()}
         kept = {m: round(grid[m] * (1 - config.drop_tokens)) for m in ("video", "audio")}
@@ -64,8 +64,8 @@ class Chance:
             shift=float(torch.rand((), generator=source)),
         )
 
-    def take(self, rows: list[int] | slice, device: torch.device) -> Chance:
-        return Chance(
+    def take(self, rows: list[int] | slice, device: torch.device) -> StepRandomness:
+        return StepRandomness(
             keep={m: x[rows].to(device) for m, x in self.keep.items()},
             stretches=self.stretches[rows].to(device),
             mask={m: x[rows].to(device) for m, x in self.mask.items()},
@@ -75,7 +75,11 @@ class Chance:
 
 
 def gradients(
-    model: VLSA, batch: Batch, chance: Chance, config: TrainConfig, group: Group | None = None
+    model: VLSA,
+    batch: Batch,
+    chance: StepRandomness,
+    config: TrainConfig,
+    group: Group | None = None,
 ) -> dict[str, Tensor]:
     """Put the gradient of the objective over the whole batch into the model; returns every term and
     the total.
@@ -135,7 +139,7 @@ def autocast(config: TrainConfig, device: torch.device) -> Any:
     )
 
 
-def encode(model: VLSA, batch: Batch, chance: Chance, config: TrainConfig) -> Features:
+def encode(model: VLSA, batch: Batch, chance: StepRandomness, config: TrainConfig) -> Features:
     """Each row's vectors, and as `sentence` what a frozen language model makes of the text about
     its sound.
     """
@@ -234,7 +238,7 @@ def contrastive_terms(
 
 
 def local_gradients(
-    model: VLSA, parts: list[tuple[Batch, Chance]], config: TrainConfig, group: Group
+    model: VLSA, parts: list[tuple[Batch, StepRandomness]], config: TrainConfig, group: Group
 ) -> Tensor:
     """Masked modelling over the rows chosen for it, piece by piece; returns its loss over the whole
     batch.
@@ -246,9 +250,9 @@ def local_gradients(
         hidden += model.hidden_counts(inputs, present)
     hidden = group.total(hidden).clamp(min=1.0)
     loss = torch.zeros((), device=device)
-    for inputs, present, luck in jobs:
+    for inputs, present, mask_noise in jobs:
         with autocast(config, device):
-            masked = model.masked(inputs, present, luck)
+            masked = model.masked(inputs, present, mask_noise)
         piece = (objectives.local_sums(masked, config.encoder.normalise_targets) / hidden).sum()
         (config.local_weight * piece).backward()
         loss += piece.detach()
@@ -256,7 +260,7 @@ def local_gradients(
 
 
 def joint_rows(
-    batch: Batch, chance: Chance
+    batch: Batch, chance: StepRandomness
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]] | None:
     """Inputs, presence and luck of the rows of a piece that go
     through the joint pass, if any do.
@@ -264,8 +268,8 @@ def joint_rows(
     rows = chance.joint.nonzero().squeeze(1).tolist()
     if not rows:
         return None
-    some, luck = batch.take(rows), chance.take(rows, batch.frames.device).mask
+    some, mask_noise = batch.take(rows), chance.take(rows, batch.frames.device).mask
     sight, sound = some.has["sight"], some.has["sound"]
     text = torch.where(sight[:, None], some.sight, some.sound)
     present = {"video": some.has["video"], "audio": some.has["audio"], "text": sight | sound}
-    return {"video": some.frames, "audio": some.waveforms, "text": text}, present, luck
+    return {"video": some.frames, "audio": some.waveforms, "text": text}, present, mask_noise

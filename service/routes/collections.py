@@ -6,7 +6,7 @@ import asyncio
 from contextlib import suppress
 
 from index.collection import Collection, UnknownCollection
-from index.query_bank import stock
+from index.query_bank import ensure_query_bank
 
 from .. import schemas
 from ..state import State, Tercet
@@ -27,7 +27,7 @@ def create_with_bank(tercet: State, name: str) -> Collection:
     """A new collection with its bank of queries: both or neither."""
     collection = tercet.collections.create(name)
     try:
-        stock(collection, tercet.encoder)
+        ensure_query_bank(collection, tercet.encoder)
     except BaseException:
         tercet.collections.delete(name)
         raise

@@ -15,7 +15,7 @@ from starlette.datastructures import UploadFile
 
 from export.bundle import Route
 from index.collection import Collection
-from index.search import Aim, direction
+from index.search import TargetQuery, direction
 
 from .. import schemas
 from ..errors import BadRequest
@@ -98,7 +98,7 @@ async def search_by_parts(
             found[route.encodings[source]].vector
             for found, source in zip(encoded, sources, strict=True)
         ]
-        aims.append(Aim.along(route, leading, np.stack(vectors), weights))
+        aims.append(TargetQuery.along(route, leading, np.stack(vectors), weights))
     queries = [query for found in encoded for query in found.values()]
     known = min(query.known for query in queries)
     called = targets[0] if len(targets) == 1 else None

@@ -48,7 +48,7 @@ async def openai_embeddings(tercet: Tercet, request: schemas.OpenAIEmbeddings) -
     }
     if len(sounds) > tercet.settings.files_max:
         raise BadRequest(f"{len(sounds)} sounds, the limit is {tercet.settings.files_max}")
-    space = manifest.spaces[manifest.meeting(("text", "audio") if sounds else ("text",))]
+    space = manifest.spaces[manifest.space_for(("text", "audio") if sounds else ("text",))]
     check_model(request, manifest.name, space)
     if not parts:
         raise BadRequest("input is empty")
@@ -151,7 +151,7 @@ def to_floats(vector: Vectors) -> list[float]:
 @router.post("/v1/embed/text", tags=["embed"], response_model_exclude_none=True)
 async def embed_text(tercet: Tercet, request: schemas.Texts) -> schemas.Embeddings:
     manifest = tercet.encoder.manifest
-    space = manifest.meeting(("text",), request.space)
+    space = manifest.space_for(("text",), request.space)
     encoding = manifest.spaces[space].encodings["text"]
     texts = dict(enumerate(check_count(tercet, request.texts)))
     readings = await read_texts(tercet, texts, encoding)
@@ -194,7 +194,7 @@ async def embed_files(
     its error in its place. One bad file alone is the request's error.
     """
     manifest = tercet.encoder.manifest
-    space = manifest.meeting((modality,), wanted)
+    space = manifest.space_for((modality,), wanted)
     encoding = manifest.spaces[space].encodings[modality]
     if len(files) > tercet.settings.files_max:
         raise BadRequest(f"{len(files)} files, the limit is {tercet.settings.files_max}")

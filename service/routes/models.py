@@ -38,7 +38,7 @@ async def models(tercet: Tercet) -> dict[str, Any]:
         "fingerprint": manifest.fingerprint,
         "modalities": list(manifest.modalities),
         "spaces": spaces,
-        "dim": manifest.spaces[manifest.meeting((manifest.modalities[0],))].dim,
+        "dim": manifest.spaces[manifest.space_for((manifest.modalities[0],))].dim,
         "limits": limits,
         "provenance": manifest.provenance,
     }

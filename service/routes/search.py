@@ -17,7 +17,7 @@ from pydantic.json_schema import SkipJsonSchema
 
 from export.bundle import ANY, Route
 from index.collection import Collection
-from index.search import Aim, Answer, Options, search
+from index.search import Answer, Options, TargetQuery, search
 from media.modality import MODALITIES
 
 from .. import schemas
@@ -51,7 +51,7 @@ def search_options(tercet: State, request: schemas.SearchOptions) -> Options:
 
 
 async def run_search(
-    tercet: State, collection: Collection, aims: list[Aim], options: Options
+    tercet: State, collection: Collection, aims: list[TargetQuery], options: Options
 ) -> Answer:
     """The answer; of some searches it is then measured how it
     compares with every vector compared.
@@ -112,7 +112,8 @@ async def search_with(
     encodings = dict.fromkeys(route.encodings[source] for route in routes)
     queries = {encoding: await encode_query(encoding) for encoding in encodings}
     aims = [
-        Aim.along(route, source, queries[route.encodings[source]].vector[None]) for route in routes
+        TargetQuery.along(route, source, queries[route.encodings[source]].vector[None])
+        for route in routes
     ]
     known = min(query.known for query in queries.values())
     answer = await run_search(
