@@ -39,7 +39,7 @@ class Load:
     """What one client does, one thing after the other, until told to stop."""
 
     def __init__(self, port: int, files: list[Path], seed: int) -> None:
-        self.port, self.files, self.mask_noise, self.seed = port, files, random.Random(seed), seed
+        self.port, self.files, self.rng, self.seed = port, files, random.Random(seed), seed
         self.http = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=120)
         self.seen: Counter[str] = Counter()
 
@@ -53,17 +53,17 @@ class Load:
         ]
         acts += [self.texts, self.search, self.embed, self.nonsense, self.vanish]
         while not stop.is_set():
-            act = self.mask_noise.choice(acts)
+            act = self.rng.choice(acts)
             answer = act()
             self.seen[f"{act.__name__} {answer.status_code if answer is not None else 'gone'}"] += 1
 
     def words(self) -> str:
-        return self.mask_noise.choice(phrases())
+        return self.rng.choice(phrases())
 
     def texts(self) -> httpx.Response:
         return self.http.post(
             "/v1/embed/text",
-            json={"texts": [self.words() for _ in range(self.mask_noise.randrange(1, 9))]},
+            json={"texts": [self.words() for _ in range(self.rng.randrange(1, 9))]},
         )
 
     def search(self) -> httpx.Response:
@@ -72,7 +72,7 @@ class Load:
         )
 
     def sent(self, path: str, **fields: str) -> httpx.Response:
-        file = self.mask_noise.choice(self.files)
+        file = self.rng.choice(self.files)
         return self.http.post(path, files={"file": (file.name, file.read_bytes())}, data=fields)
 
     def example(self) -> httpx.Response:
@@ -93,13 +93,13 @@ class Load:
 
     def nonsense(self) -> httpx.Response:
         return self.http.post(
-            "/v1/embed/audio", files={"file": ("x.wav", self.mask_noise.randbytes(5000))}
+            "/v1/embed/audio", files={"file": ("x.wav", self.rng.randbytes(5000))}
         )
 
     def vanish(self) -> None:
         whole = raw("/v1/embed/text", {"texts": [self.words()]})
         with socket.create_connection(("127.0.0.1", self.port)) as client:
-            client.sendall(whole[: self.mask_noise.randrange(len(whole) + 1)])
+            client.sendall(whole[: self.rng.randrange(len(whole) + 1)])
 
 
 def state(server: psutil.Process) -> dict[str, float]:

@@ -135,7 +135,7 @@ def test_what_was_acknowledged_survives_kill_9(tmp_path: Path) -> None:
     """500 items from four clients, killed ten times at random: every 201 is there, and nothing is
     half there.
     """
-    data, port, mask_noise = tmp_path / "data", 8463, random.Random(5)
+    data, port, rng = tmp_path / "data", 8463, random.Random(5)
     wav = make_wav(tmp_path / "t.wav", 0.5, rate=8000).read_bytes()
     todo, done, lock = list(range(500)), set[int](), threading.Lock()
 
@@ -173,7 +173,7 @@ def test_what_was_acknowledged_survives_kill_9(tmp_path: Path) -> None:
                 for thread in threads:
                     thread.start()
             if kill < 10:
-                target = len(done) + mask_noise.randrange(10, 45)
+                target = len(done) + rng.randrange(10, 45)
                 while len(done) < min(target, 499) and process.poll() is None:
                     time.sleep(0.005)
                 acknowledged = set(done)

@@ -159,13 +159,6 @@ def test_routes_of_every_subject_lie_in_one_list() -> None:
     assert all(route in app.routes for router in routers for route in router.routes)
 
 
-def test_functions_stay_short() -> None:
-    for path in (p for room in ROOMS for p in (ROOT / room).rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                assert (node.end_lineno or 0) - node.lineno < 80, f"{path}: {node.name}"
-
-
 def test_the_readmes_tree_is_true() -> None:
     readme = (ROOT / "README.md").read_text("utf-8")
     tree = readme.split("```text\n")[1].split("```")[0]

@@ -108,11 +108,11 @@ def life_of_a_writer(folder: Path) -> None:
 def restless_life(folder: Path, seed: int) -> None:
     """Put, replace, delete and snapshot for ever."""
     codes_from(40)
-    mask_noise, box, n = random.Random(seed), Collection(folder, "f1", dims(8)), seed * 10_000
+    rng, box, n = random.Random(seed), Collection(folder, "f1", dims(8)), seed * 10_000
     media = folder.parent / "m.wav"
     while True:
         n += 1
-        id, act = f"i{luck.randrange(60)}", mask_noise.random()
+        id, act = f"i{rng.randrange(60)}", rng.random()
         if act < 0.75:
             media.write_bytes(b"%d" % n)
             box.put_media(made(id, n), media)
@@ -312,10 +312,10 @@ def test_killed_at_random_moments(tmp_path: Path, lives: Lives) -> None:
     one.
     """
     expected: dict[str, int] = {}
-    mask_noise = random.Random(0)
+    rng = random.Random(0)
     for seed in range(1, 101):
         ended, told = lives.live(
-            "restless_life", tmp_path / "box", seed, after_s=mask_noise.uniform(0.05, 0.3)
+            "restless_life", tmp_path / "box", seed, after_s=rng.uniform(0.05, 0.3)
         )
         assert ended == -signal.SIGKILL
         follow(expected, told)

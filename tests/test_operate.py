@@ -438,9 +438,10 @@ def test_a_hung_encoder_is_not_ready(tmp_path: Path) -> None:
     with Client(app) as client:
         Hung.gate.clear()
         codes: list[int] = []
-        ask = lambda: codes.append(
-            client.post("/v1/embed/text", json={"texts": ["red"]}).status_code
-        )
+
+        def ask() -> None:
+            codes.append(client.post("/v1/embed/text", json={"texts": ["red"]}).status_code)
+
         threads = [threading.Thread(target=ask) for _ in range(3)]
         for thread in threads:
             thread.start()
