@@ -22,7 +22,7 @@ from export.bundle import Joint
 from index.collection import Collection
 from index.records.database import NewItem
 from index.search import Options, TargetQuery, search
-from index.vectors.faiss_index import Vectors
+from index.vectors.base import Vectors
 
 from .search import made
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index.columns import Ids
-from index.vectors.faiss_index import Vectors
+from index.vectors.base import Vectors
 from tests.makers import running_milvus
 
 TEN, CHUNK = 10, 1000

@@ -42,7 +42,8 @@ from index.collection import Collection
 from index.columns import Ids
 from index.records.database import NewItem
 from index.search import Options, TargetQuery, search
-from index.vectors.faiss_index import FaissIndex, Vectors, selector
+from index.vectors.faiss_index import FaissIndex
+from index.vectors.base import Vectors, bitmap_selector
 
 from .others import Answer, Store, others
 
@@ -214,10 +215,7 @@ def ours(box: Collection, filter: dict[str, Any] | None = None) -> Answer:
 
 def direct(index: FaissIndex) -> Answer:
     """FAISS's own call, with the parameters that tuning found."""
-    found = {
-        name: int(float(value))
-        for name, value in (pair.split("=") for pair in index.tuned.split(",") if pair)
-    }
+    found = {name: int(value) for name, value in index.tuning.values.items()}
     params = faiss.SearchParameters()
     if index.kind in ("ivf", "small"):
         lists = faiss.SearchParametersIVF(nprobe=found.get("nprobe", 1))
@@ -226,7 +224,7 @@ def direct(index: FaissIndex) -> Answer:
         )
     elif index.kind == "hnsw":
         params = faiss.SearchParametersHNSW(efSearch=found["efSearch"])
-    return lambda q: index._faiss.search(q[None], TEN, params=params)[1][0].tolist()
+    return lambda q: index.faiss.search(q[None], TEN, params=params)[1][0].tolist()
 
 
 def graph(x: Vectors) -> Callable[[Ids | None], Answer]:
@@ -236,7 +234,7 @@ def graph(x: Vectors) -> Callable[[Ids | None], Answer]:
     index.add(x)
 
     def among(places: Ids | None) -> Answer:
-        chosen = None if places is None else selector(places, len(x))
+        chosen = None if places is None else bitmap_selector(places, len(x))
         params = faiss.SearchParametersHNSW(efSearch=128, sel=chosen)
         return lambda q: index.search(q[None], TEN, params=params)[1][0].tolist()
 
@@ -421,7 +419,7 @@ def bench(
     for name, (p50, p99, recall), once in rows:
         row = f"| {count:,} | {name} | {p50:.2f} | {p99:.2f} | {recall:.3f} | {p50 / plain[0]:.2f} | {once} |"
         print(row, flush=True)
-    kept = f"{count:,}: {index.kind} ({index.tuned or 'untuned'}), {held:,.0f} bytes of memory a vector"
+    kept = f"{count:,}: {index.kind} ({index.tuning.key or 'untuned'}), {held:,.0f} bytes of memory a vector"
     rate = f", written in {wrote:.0f} s, its index ready after {ready:.0f} s" if wrote else ""
     notes.append(
         f"{kept}{rate}, first search in {first:.2f} s, closed in {closed:.1f} s, opened in {opened:.2f} s, after a kill"

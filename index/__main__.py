@@ -40,7 +40,8 @@ from .records.filters import BadFilter
 from .report import report
 from .report import table as worth_table
 from .search import Answer, Hit, Options, TargetQuery, direction, search
-from .vectors.faiss_index import KINDS, Sizing
+from .vectors.kinds import KINDS
+from .vectors.sizing import Sizing
 from .vectors.store import VectorStoreFailed
 
 BUILD_BUDGET = Budget(seconds=2 * 3600.0, frames=2 * 3600 * 60, samples=2 * 3600 * 48_000 * 8)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from .columns import Ids
 from .records.database import Records
 from .records.window_table import WindowTable
-from .vectors.faiss_index import VectorIndex, Vectors
+from .vectors.base import VectorIndex, Vectors
 
 ASKED = 64  # queries of the bank
 SAMPLE = 1000  # windows by chance

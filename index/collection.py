@@ -33,9 +33,11 @@ from .records.database import Failure, Item, NewItem, Records, UnknownItem, hold
 from .records.window_table import WindowTable
 from .reserve import Reserve, is_full
 from .vectors import snapshot
-from .vectors.faiss_index import FaissIndex, Sizing, VectorIndex, Vectors
+from .vectors.base import VectorIndex, Vectors
+from .vectors.faiss_index import FaissIndex
 from .vectors.joint import JointIndex, Side
 from .vectors.milvus import MilvusStore
+from .vectors.sizing import Sizing
 from .vectors.store import FaissStore, Store, VectorStoreFailed
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
@@ -196,7 +198,7 @@ class Collection:
             self._records.close()
             raise
         self._set_orphans_aside()
-        self._store.tend(self._records)
+        self._store.run_maintenance(self._records)
 
     # ------------------------------------------------------------ opening and closing
 
@@ -248,7 +250,7 @@ class Collection:
     def snapshot(self) -> None:
         """Keep what makes the next opening quick."""
         with self._writing:
-            self._store.keep(self.held)
+            self._store.save_snapshot(self.held)
 
     @property
     def busy(self) -> bool:
@@ -266,7 +268,7 @@ class Collection:
                 return
             try:
                 if keep:
-                    self._store.keep(self.held)
+                    self._store.save_snapshot(self.held)
                 with self._lock:
                     self._closed = True
                 if not keep:
@@ -383,21 +385,21 @@ class Collection:
         """
         try:
             self._changes += sum(self._records.head()) - sum(before)
-            if self._store.behind:
+            if self._store.stale:
                 self._catch_up()
                 return
             for encoding, (ids, vectors) in added.items():
                 self._store.add(encoding, np.array(ids, np.int64), vectors)
             for encoding in self.dims:
                 self._store.remove(encoding, self._records.removed_after(encoding, before[1]))
-            self._store.tend(self._records)
+            self._store.run_maintenance(self._records)
         except Exception:
             log.exception("the indexes of %s are behind their records", self.name)
-            self._store.behind = True
+            self._store.stale = True
 
     def _catch_up(self) -> None:
         """Raises VectorStoreFailed where that is what it waits for."""
-        if self._store.behind:
+        if self._store.stale:
             self._store.open(self._records)
 
     def drop_media(self, names: list[str]) -> None:
@@ -494,7 +496,7 @@ class Collection:
         with self.held() as records:
             records.set_bank(encoding, vectors, targets)
             self._backgrounds.clear()
-            self._store.tend(records)
+            self._store.run_maintenance(records)
 
     def has_bank(self, encoding: str) -> bool:
         """Whether there is one, and it is known what its queries are asked of."""

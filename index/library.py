@@ -34,7 +34,7 @@ from .collection import (
 from .records.database import Records
 from .reserve import Reserve, is_full
 from .vectors import snapshot
-from .vectors.faiss_index import Sizing
+from .vectors.sizing import Sizing
 
 STAGED, READY = "reembed", "ready"  # see `reembed`
 # deleted, or not yet restored

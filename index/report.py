@@ -12,7 +12,7 @@ import numpy as np
 
 from .collection import Collection
 from .columns import Ids
-from .vectors.faiss_index import VectorIndex, Vectors, bytes_for
+from .vectors.base import VectorIndex, Vectors
 
 QUERIES, FILTERED_QUERIES = 200, 20
 TEN = 10
@@ -95,7 +95,7 @@ def worths(
             hits, wanted = hits + len(np.intersect1d(best.ids, truth)), wanted + len(truth)
         p50, p99 = (1000 * float(np.percentile(times, q)) for q in (50, 99))
         exact_p50, recall = 1000 * float(np.median(exact_times)), hits / max(wanted, 1)
-        size = None if index.kind == "milvus" else bytes_for(index.kind, index.dim)
+        size = index.bytes_per_vector
         row = (
             encoding,
             index.kind,

@@ -27,7 +27,7 @@ from index.ingest.build import build
 from index.library import Collections
 from index.query_bank import ensure_query_bank
 from index.reserve import is_full
-from index.vectors.faiss_index import Sizing
+from index.vectors.sizing import Sizing
 from media.containers import Budget
 from media.sandbox import Decoders
 from media.text import Reading

@@ -39,9 +39,13 @@ from index.records.filters import BadFilter, compile_filter
 from index.report import report
 from index.search import Answer, Options, TargetQuery, search
 from index.vectors import snapshot
-from index.vectors.faiss_index import KINDS, FaissIndex, Sizing, gpus
+from index.vectors.faiss_index import FaissIndex
+from index.vectors.gpu import gpus
+from index.vectors.kinds import KINDS
 from index.vectors.milvus import MilvusIndex
+from index.vectors.sizing import Sizing
 from index.vectors.store import VectorStoreFailed
+from index.vectors.tuning import Goal
 from media.containers import Budget
 from media.sandbox import Decoders
 from service.reload import check_all
@@ -289,8 +293,8 @@ def test_lists_on_a_gpu(gpu: None) -> None:
     for index in (there, here):
         index.add(np.arange(3000), x[:3000])
         index.remove(np.arange(0, 3000, 7))
-    there.tune(cloud(50, 16, seed=2), recall=0.99)
-    assert recall(there, here) > 0.97 and there.tuned != "nprobe=1" and not there.exact
+    there.tune(cloud(50, 16, seed=2), Goal(recall=0.99))
+    assert recall(there, here) > 0.97 and there.tuning.key != "nprobe=1" and not there.exact
     for index in (there, here):
         index.add(np.arange(3000, 6000), x[3000:])
         index.remove(np.arange(1, 6000, 7))
@@ -411,8 +415,8 @@ def test_an_index_survives_its_file(tmp_path: Path) -> None:
         index.remove(np.array([5], np.int64))
         index.tune(cloud(20, 8, seed=4))
         index.save(tmp_path / kind)
-        again = FaissIndex.load(tmp_path / kind, 8, kind, index.tuned)
-        assert len(again) == 999 and again.tuned == index.tuned
+        again = FaissIndex.load(tmp_path / kind, 8, kind, index.tuning)
+        assert len(again) == 999 and again.tuning == index.tuning
         query = cloud(1, 8, seed=3)[0]
         assert [a.tolist() for a in again.search(query, 9)[:2]] == [
             a.tolist() for a in index.search(query, 9)[:2]
@@ -687,7 +691,7 @@ def test_an_index_is_tuned_by_what_is_asked_of_it(tmp_path: Path) -> None:
 def test_a_collection_that_grows_gets_another_index_while_it_serves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory_mb: int, kind: str
 ) -> None:
-    monkeypatch.setattr("index.vectors.faiss_index.COMPARED_PER_MS", 1500 * 64 / 0.25)
+    monkeypatch.setattr("index.vectors.sizing.COMPARED_PER_MS", 1500 * 64 / 0.25)
     sizing = Sizing(memory_mb=memory_mb)
     box = Collection(tmp_path / "box", "f1", dims(64), sizing)
     x = cloud(3000, 64) if kind == "ivf" else cloud(6000, 64)
@@ -1357,8 +1361,8 @@ def test_a_collection_of_codes_against_the_twin(
     """Items come, are replaced and go, topic by topic, while indexes are made anew; filters leave a
     topic out.
     """
-    monkeypatch.setattr("index.vectors.faiss_index.LEARNABLE", 200)
-    monkeypatch.setattr("index.vectors.faiss_index.EXACT_MS", 1e-6)
+    monkeypatch.setattr("index.vectors.sizing.LEARNABLE", 200)
+    monkeypatch.setattr("index.vectors.sizing.EXACT_MS", 1e-6)
     monkeypatch.setattr("index.vectors.codes.ONE_LIST", 300)
     random = np.random.default_rng(seed)
     centres = cloud(16, 16, seed=seed)
@@ -1413,8 +1417,8 @@ def test_codes_of_an_earlier_version_serve_until_they_are_made_anew(
     x = cloud(1500, 16)
 
     def save(self: FaissIndex, path: Path) -> None:
-        faiss.write_index(self._faiss, f"{path}.faiss")
-        np.savez(f"{path}.npz", ids=self._ids, gone=self._gone)
+        faiss.write_index(self.faiss, f"{path}.faiss")
+        np.savez(f"{path}.npz", ids=self._rows.ids, gone=self._rows.deleted)
 
     with monkeypatch.context() as earlier:
         earlier.setattr("index.vectors.codes.pieces", lambda dim: dim // 4)

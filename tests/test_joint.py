@@ -13,7 +13,8 @@ from export.bundle import Joint, NoRoute, Space, planned
 from index.collection import Collection
 from index.records.database import NewItem
 from index.search import Answer, Options, TargetQuery, search
-from index.vectors.faiss_index import Sizing, Vectors
+from index.vectors.base import Vectors
+from index.vectors.sizing import Sizing
 from media.windows import InputSpecs
 
 JOINT = Joint("video", "audio", 0.5)

@@ -29,8 +29,7 @@ from index.ingest import reembed
 from index.ingest.adopt import adopt
 from index.library import Collections
 from index.records.database import NewItem, Records
-from index.vectors import codes, snapshot
-from index.vectors import faiss_index as vectors
+from index.vectors import codes, sizing, snapshot
 from index.vectors.faiss_index import FaissIndex
 from media.containers import Budget
 from media.sandbox import Decoders
@@ -71,8 +70,9 @@ def acknowledge(*items: tuple[str, int | None]) -> None:
 
 def codes_from(count: int) -> None:
     """Have vectors of 8 dimensions kept in lists of codes as soon as there are so many."""
-    vectors.COMPARED_PER_MS = int(8 * count / vectors.EXACT_MS)
-    vectors.LEARNABLE, codes.ONE_LIST = count, count // 4
+    sizing.COMPARED_PER_MS = int(8 * count / sizing.EXACT_MS)
+    sizing.LEARNABLE = count
+    codes.ONE_LIST = count // 4
 
 
 def life_of_a_writer(folder: Path) -> None:

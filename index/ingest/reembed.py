@@ -36,7 +36,8 @@ from ..library import READY, STAGED, complete_swaps, hold, old_of
 from ..query_bank import ensure_query_bank
 from ..records.database import Item, Records, UnknownItem
 from ..search import direction
-from ..vectors.faiss_index import FaissIndex, Vectors
+from ..vectors.base import Vectors
+from ..vectors.faiss_index import FaissIndex
 from ..vectors.snapshot import sync
 from ..vectors.store import replay
 from .build import WINDOWS, Source, decoded, encoded

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ..columns import Column, Ids
 from ..records.window_table import PLACE, WindowTable
-from .faiss_index import Found, VectorIndex, Vectors
+from .base import Found, VectorIndex, Vectors
 
 # windows by their pictures for each one that is wanted, and so many by their sound as it weighs
 CANDIDATES = 4
@@ -46,6 +46,7 @@ class JointIndex:
     """
 
     kind = "joint"
+    bytes_per_vector: int | None = None
     stores_original_vectors = True
 
     def __init__(self, dim: int, audio_weight: float) -> None:

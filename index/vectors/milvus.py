@@ -16,7 +16,7 @@ import numpy as np
 
 from ..columns import Ids
 from ..records.database import Records
-from .faiss_index import NOTHING, Found, Vectors, few
+from .base import NOTHING, Found, Vectors, is_few
 from .store import Held, VectorStoreFailed, replay
 
 CHUNK = 16_384  # ids looked through at a time
@@ -110,7 +110,8 @@ class MilvusIndex:
     ) -> Found:
         if k <= 0 or len(self) == 0 or (allowed is not None and len(allowed) == 0):
             return NOTHING
-        if exact or few(allowed, len(self)) or k > MOST:
+        few = allowed is not None and is_few(len(allowed), len(self))
+        if exact or few or k > MOST:
             return self._scan(query, k, allowed)
         many = allowed is not None and len(allowed) > FILTERED
         only = {} if allowed is None or many else {"filter": f"id in {allowed.tolist()}"}
@@ -132,6 +133,8 @@ class MilvusIndex:
             if len(ids) < min(k, len(allowed)):
                 return self._scan(query, k, allowed)
         return Found(ids, scores, "milvus", len(self) if allowed is None else len(allowed), False)
+
+    bytes_per_vector: int | None = None
 
     @property
     def stores_original_vectors(self) -> bool:
@@ -190,7 +193,7 @@ class MilvusStore:
 
     def __init__(self, uri: str, id: str, dims: Mapping[str, int]) -> None:
         self._uri, self._id, self._dims = uri, id, dims
-        self.behind = False
+        self.stale = False
         self._indexes: dict[str, MilvusIndex] = {}
 
     def _made(self, encoding: str) -> MilvusIndex:
@@ -214,7 +217,7 @@ class MilvusStore:
         old, self._indexes = self._indexes, found
         for index in old.values():
             index.close()
-        self.behind = False
+        self.stale = False
 
     def index(self, encoding: str) -> MilvusIndex | None:
         return self._indexes.get(encoding)
@@ -228,12 +231,12 @@ class MilvusStore:
         if encoding in self._indexes:
             self._indexes[encoding].remove(ids)
 
-    def tend(self, records: Records) -> None:
+    def run_maintenance(self, records: Records) -> None:
         """Milvus tends itself."""
 
-    def keep(self, held: Held) -> None:
+    def save_snapshot(self, held: Held) -> None:
         with held() as records:
-            if not self.behind:
+            if not self.stale:
                 records.forget_removed(records.head()[1])
 
     @property

@@ -13,7 +13,10 @@ import faiss
 
 from ..columns import Ids
 from ..records.database import Records
-from .faiss_index import SAMPLE, FaissIndex, Vectors
+from .base import Vectors
+from .faiss_index import FaissIndex
+from .gpu import SAMPLE
+from .tuning import Goal
 
 TUNED_ON = 200  # vectors taken for queries where there are no others
 log = logging.getLogger(__name__)
@@ -91,9 +94,8 @@ class BackgroundRebuild:
             if not index.exact and len(index):
                 # before the queries: what is set in between is asked by later
                 asked_by = records.asked_by(encoding)
-                index.tune(
-                    records.asked_of(encoding, dim, TUNED_ON), self._latency_ms, asked_by=asked_by
-                )
+                queries = records.asked_of(encoding, dim, TUNED_ON)
+                index.tune(queries, Goal(self._latency_ms), asked_by)
         return None if self._stopped.is_set() else index
 
     def added(self, encoding: str, ids: Ids, vectors: Vectors) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from export.bundle import digest
 
 from .faiss_index import FaissIndex
+from .tuning import Tuning
 
 STATE = "snapshot.json"
 
@@ -73,9 +74,9 @@ def fill(half: Path, indexes: dict[str, FaissIndex], identity: str, head: tuple[
             sums[file.name] = digest(file)
         state["indexes"][encoding] = {
             "kind": index.kind,
-            "tuned": index.tuned,
-            "tuned_at": index.tuned_at,
-            "tuned_by": index.tuned_by,
+            "tuned": index.tuning.key,
+            "tuned_at": index.tuning.count,
+            "tuned_by": index.tuning.queries,
             "sha256": sums,
         }
     (half / STATE).write_text(json.dumps(state), encoding="utf-8")
@@ -103,17 +104,18 @@ def load(
             sums = [pair for _, part in parts for pair in part["sha256"].items()]
             if any(digest(generation / file) != expected for file, expected in sums):
                 continue
-            tuned = ("tuned", "tuned_at", "tuned_by")
             indexes = {
-                e: FaissIndex.load(
-                    generation / e,
-                    dims[e],
-                    part["kind"],
-                    **{k: part[k] for k in tuned if k in part},
+                encoding: FaissIndex.load(
+                    generation / encoding, dims[encoding], part["kind"], tuning_of(part)
                 )
-                for e, part in parts
+                for encoding, part in parts
             }
             return indexes, (state["head"][0], state["head"][1])
         except (OSError, ValueError, KeyError, TypeError, RuntimeError):
             continue  # torn or foreign: the records hold everything
     return None
+
+
+def tuning_of(part: dict[str, Any]) -> Tuning:
+    """What a snapshot says of an index's search parameters; older ones say less."""
+    return Tuning(part["tuned"], part.get("tuned_at", 0), part.get("tuned_by", ""))

@@ -17,9 +17,13 @@ from typing import Any, Protocol
 from ..columns import Ids
 from ..records.database import Records
 from . import snapshot
-from .faiss_index import GPU_KINDS, FaissIndex, Sizing, VectorIndex, Vectors
+from .base import VectorIndex, Vectors
+from .faiss_index import FaissIndex
 from .gpu import gpus
+from .kinds import GPU_KINDS
 from .rebuild import TUNED_ON, BackgroundRebuild, spare_cores
+from .sizing import Sizing
+from .tuning import Goal
 
 log = logging.getLogger(__name__)
 # Vectors that may follow a snapshot before another is due: as many as take seconds to add again.
@@ -34,12 +38,12 @@ class VectorStoreFailed(Exception):
 
 
 class Store(Protocol):
-    """The indexes of one collection. Used while the collection is held, but for `keep` and `stop`.
-    They are `behind` where they could not follow the records: nothing of them is kept until they
-    have been opened anew.
+    """The indexes of one collection. All but `save_snapshot` and `stop` are called while the
+    collection is held. `stale` says that they could not follow the records: no snapshot is saved
+    until they have been opened anew.
     """
 
-    behind: bool
+    stale: bool
 
     def open(self, records: Records) -> None:
         """Bring every index to where the records are."""
@@ -51,11 +55,11 @@ class Store(Protocol):
 
     def remove(self, encoding: str, ids: Ids) -> None: ...
 
-    def tend(self, records: Records) -> None:
+    def run_maintenance(self, records: Records) -> None:
         """After each write: whatever upkeep is due, without keeping the writer waiting."""
         ...
 
-    def keep(self, held: Held) -> None:
+    def save_snapshot(self, held: Held) -> None:
         """Leave what makes the next opening quick. Called while
         nothing is written; searches go on.
         """
@@ -105,7 +109,7 @@ class FaissStore:
         self._kept: tuple[int, int] | None = None
         self._tried = 0  # the last vector when a snapshot was written, or could not be
         self._indexes: dict[str, FaissIndex] = {}
-        self.behind = False
+        self.stale = False
         self._upkeep: threading.Thread | None = None
         self._stopped = False
 
@@ -135,7 +139,7 @@ class FaissStore:
                     encoding,
                 )
             self._indexes[encoding] = index
-        self.behind = False
+        self.stale = False
 
     def index(self, encoding: str) -> FaissIndex | None:
         return self._indexes.get(encoding)
@@ -149,7 +153,7 @@ class FaissStore:
             self._indexes[encoding].remove(ids)
             self._renewal.removed(encoding, ids)
 
-    def tend(self, records: Records) -> None:
+    def run_maintenance(self, records: Records) -> None:
         """Have an index made anew in the background that is worn or no longer of the right kind,
         and keep a snapshot where many vectors have come since the last, or parameters are to be
         found anew.
@@ -177,14 +181,14 @@ class FaissStore:
         """
         index = self._indexes[encoding]
         return index.tuning_is_stale or not (
-            index.exact or index.tuned_by == records.asked_by(encoding)
+            index.exact or index.tuning.queries == records.asked_by(encoding)
         )
 
     def _keep_up(self) -> None:
         """Tune what is mistuned, and leave a snapshot; writers wait, searches do not."""
         spare_cores()
         with self._still:
-            if self._stopped or self.behind:
+            if self._stopped or self.stale:
                 return
             for encoding, index in list(self._indexes.items()):
                 with self._held() as records:
@@ -194,32 +198,32 @@ class FaissStore:
                     )
                     queries = records.asked_of(encoding, index.dim, TUNED_ON) if mistuned else None
                 if queries is not None:
-                    index.tune(queries, self._sizing.latency_ms, asked_by=asked_by)
+                    index.tune(queries, Goal(self._sizing.latency_ms), asked_by)
                     self._kept = None
                 if index.too_many_deleted_for_gpu:
                     index.copy_anew()
-            self.keep(self._held)
+            self.save_snapshot(self._held)
 
     def _renewed(self, encoding: str, index: FaissIndex) -> None:
         """Put a new index in its place, brought up to date; called by the thread that made it."""
         with self._still:
             with self._held() as records:
-                whole = self._renewal.catch_up(index) and not self.behind
+                whole = self._renewal.catch_up(index) and not self.stale
                 if not whole or len(index) != records.counts().get(encoding, 0):
                     log.warning("a new index of %s missed something, and is not used", encoding)
                     return
                 self._indexes[encoding] = index
                 self._kept = None
-                self.tend(records)
-            self.keep(self._held)
+                self.run_maintenance(records)
+            self.save_snapshot(self._held)
 
-    def keep(self, held: Held) -> None:
+    def save_snapshot(self, held: Held) -> None:
         """Leave a snapshot. One that cannot be written is no loss:
         the next opening takes longer.
         """
         with held() as records:
             head, indexes = records.head(), dict(self._indexes)
-            if not indexes or self._kept == head or self.behind:
+            if not indexes or self._kept == head or self.stale:
                 return
             self._tried = head[0]
         try:
