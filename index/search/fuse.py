@@ -1,0 +1,96 @@
+"""Step four: hits of several targets become one, and the answer says what they are worth.
+
+What two targets have both found, they have found more surely: confidences a and b are fused to
+1 - (1 - a)(1 - b).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+from export.bundle import modality_of
+
+from ..calibration import GOOD
+from .answer import Answer, Hit, Moment, Plan
+from .query import Options
+from .retrieve import TargetMatches
+
+# That a hit can be where a word of the query is not known; below a good match.
+SUREST = 0.9
+
+
+def fuse_hits(matches: Sequence[TargetMatches], hits: Sequence[Hit | None]) -> Hit | None:
+    """One item's hits, one of each target's matches, as one; None where there is none."""
+    if len(hits) == 1:
+        return hits[0]
+    found = [(target, hit) for target, hit in zip(matches, hits, strict=True) if hit is not None]
+    if not found:
+        return None
+    confidences = [
+        target.confidence(hit.score) if hit.confidence is None else hit.confidence
+        for target, hit in found
+    ]
+    fused = 1.0 - math.prod(1.0 - confidence for confidence in confidences)
+    surest = found[confidences.index(max(confidences))][1]
+    evidence = fuse_evidence([hit for _, hit in found])
+    calibrated = all(target.calibration for target, _ in found)
+    return replace(
+        surest,
+        score=fused,
+        confidence=fused if calibrated else None,
+        scores={modality: moment.score for modality, moment in evidence.items()},
+        evidence=evidence,
+    )
+
+
+def fuse_evidence(hits: list[Hit]) -> dict[str, Moment]:
+    """Each modality's moment by the query that was made for it, else by the first that has one."""
+    evidence: dict[str, Moment] = {}
+    for hit in reversed(hits):
+        evidence |= hit.evidence
+    for hit in hits:
+        if hit.target in hit.evidence:
+            evidence[hit.target] = hit.evidence[hit.target]
+    return evidence
+
+
+def conclude(matches: list[TargetMatches], hits: list[Hit], options: Options) -> Answer:
+    """The answer: hits in their order, those that are not sure enough left out."""
+    if len(matches) > 1:
+        hits = sorted(hits, key=lambda hit: -hit.score)[: options.top_k]
+    calibrations = {
+        modality_of(found.query.target): found.calibration
+        for found in matches
+        if found.calibration is not None
+    }
+    good_match = None
+    if len(calibrations) == len(matches):
+        good_match = any(hit.confidence is not None and hit.confidence >= GOOD for hit in hits)
+    if options.known < 1.0:
+        good_match = False
+        hits = [lower_confidence(hit, options.known) for hit in hits]
+    if options.min_confidence is not None:
+        hits = [hit for hit in hits if is_sure(hit, options.min_confidence)]
+    if options.called:
+        hits = [replace(hit, target=options.called) for hit in hits]
+    plan = Plan(
+        exact=all(found.exact for found in matches),
+        candidates=sum(found.candidates for found in matches),
+        ways=sorted(set().union(*(found.ways for found in matches))),
+        compared=sum(found.compared for found in matches),
+    )
+    return Answer(hits, plan, good_match, calibrations)
+
+
+def is_sure(hit: Hit, min_confidence: float) -> bool:
+    """Whether a hit is sure enough, or nobody can tell."""
+    return hit.confidence is None or hit.confidence >= min_confidence
+
+
+def lower_confidence(hit: Hit, known: float) -> Hit:
+    """A hit of a query of which only a share is known: less sure, and never a good match."""
+    if hit.confidence is None:
+        return hit
+    return replace(hit, confidence=hit.confidence * min(known, SUREST))

@@ -1,0 +1,101 @@
+"""Step three: an item's windows become a hit with its moments."""
+
+from __future__ import annotations
+
+from export.bundle import ANY
+
+from ..records.database import About
+from .answer import Hit, Moment
+from .score import ItemScores
+
+# A window belongs to a moment when it scores this share of its item's best.
+MOMENT_SHARE = 0.8
+# Windows whose ends are no further apart touch.
+TOUCHING_S = 1e-6
+
+
+def group_hit(n: int, about: About, scores: ItemScores, min_score: float | None) -> Hit | None:
+    """The n-th item as a hit; None where it has no window of the target."""
+    target = scores.target
+    if target is None or not target.span(n):
+        return None
+    span = target.span(n)
+    places = target.windows.places
+    best = max(span, key=lambda i: target.scores[i])
+    best_score = target.scores[best]
+    calibration = scores.matches.calibration
+    confidence = calibration.confidence(best_score) if calibration else None
+    if calibration and places[best].plain and target.modality in ("video", ANY):
+        confidence = 0.0  # pictures of one colour are near much that they do not show
+    least = best_score * MOMENT_SHARE if best_score > 0 else best_score
+    if min_score is not None:
+        # The index may have rounded the best score to the other side of the minimum.
+        least = min(max(least, min_score), best_score)
+    good = [i for i in span if target.scores[i] >= least]
+    moments = merge_moments(
+        [Moment(places[i].start_s, places[i].end_s, target.scores[i]) for i in good]
+    )
+    contributions = scores.contributions
+    return Hit(
+        id=about.id,
+        kind=about.kind,
+        duration_s=about.duration_s,
+        filename=about.filename,
+        modalities=list(scores.modalities[n]),
+        score=best_score,
+        confidence=confidence,
+        target=target.modality,
+        start_s=moments[0].start_s,
+        end_s=moments[0].end_s,
+        scores=window_scores(n, places[best].window, scores),
+        evidence=collect_evidence(n, scores),
+        metadata=about.metadata,
+        moments=moments,
+        parts=None if contributions is None else contributions[best],
+    )
+
+
+def window_scores(n: int, window: int, scores: ItemScores) -> dict[str, float]:
+    """How one window of the n-th item scores in each modality."""
+    found = {}
+    for encoding in scores.comparable:
+        if encoding.modality != ANY:
+            for i in encoding.span(n):
+                if encoding.windows.places[i].window == window:
+                    found[encoding.modality] = encoding.scores[i]
+    return found
+
+
+def collect_evidence(n: int, scores: ItemScores) -> dict[str, Moment]:
+    """The n-th item's best window in each modality."""
+    found: dict[str, Moment] = {}
+    for encoding in scores.comparable:
+        span = encoding.span(n)
+        if not span or encoding.modality == ANY:
+            continue
+        best = max(span, key=lambda i: encoding.scores[i])
+        score = encoding.scores[best]
+        if encoding.modality not in found or score > found[encoding.modality].score:
+            place = encoding.windows.places[best]
+            found[encoding.modality] = Moment(place.start_s, place.end_s, score)
+    return found
+
+
+def merge_moments(windows: list[Moment]) -> list[Moment]:
+    """Windows that touch or overlap become one moment with the best score; best moment first.
+
+    >>> merged = merge_moments([Moment(0, 5, 0.2), Moment(9, 14, 0.4), Moment(5, 10, 0.3)])
+    >>> [(moment.start_s, moment.end_s, moment.score) for moment in merged]
+    [(0, 14, 0.4)]
+    """
+    if len(windows) == 1:
+        return windows
+    moments: list[Moment] = []
+    for window in sorted(windows, key=lambda moment: (moment.start_s, moment.end_s, moment.score)):
+        if moments and window.start_s <= moments[-1].end_s + TOUCHING_S:
+            last = moments[-1]
+            last.end_s = max(last.end_s, window.end_s)
+            last.score = max(last.score, window.score)
+        else:
+            moments.append(window)
+    return sorted(moments, key=lambda moment: -moment.score)

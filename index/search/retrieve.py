@@ -1,0 +1,115 @@
+"""Step one: ask a target's index for windows, until they are of items enough."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from evaluation.retrieval import popularity
+
+from ..calibration import Background, Calibration
+from ..collection import Collection
+from ..records.database import Records
+from ..records.filters import compile_filter
+from ..vectors.base import Found, VectorIndex
+from .query import Options, TargetQuery, Vectors
+
+# How many times as many windows each further try asks for.
+OVERFETCH_FACTOR = 4
+# Windows, at least, that are put into another order.
+MIN_RERANK_CANDIDATES = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetMatches:
+    """What was found for one target.
+
+    `scores` has windows by their rows in the target's window table, best first; `items` the items
+    of these, in their order, each with the first of its rows. The rest is as in `Plan`.
+    """
+
+    query: TargetQuery
+    calibration: Calibration | None
+    exact: bool
+    candidates: int
+    ways: list[str]
+    compared: int
+    scores: dict[int, float]
+    items: dict[int, int]
+
+    def confidence(self, score: float) -> float:
+        """How surely a score is a match. Where nothing is calibrated, the score itself."""
+        if self.calibration is None:
+            return min(max(score, 0.0), 1.0)
+        return self.calibration.confidence(score)
+
+
+def retrieve(
+    collection: Collection,
+    records: Records,
+    query: TargetQuery,
+    options: Options,
+    overfetch: bool,
+) -> TargetMatches:
+    """Search one target. Where its windows are of fewer items than are wanted, search again for
+    more of them; `overfetch` asks for more from the beginning, for another order.
+    """
+    index = collection.index(query.target)
+    table = collection.places(query.target)
+    allowed = None
+    if options.filter:
+        allowed = records.matching(*compile_filter(options.filter), query.target, table)
+    candidates = len(index) if allowed is None else len(allowed)
+    wanted = options.top_k
+    if overfetch:
+        wanted = max(OVERFETCH_FACTOR * options.top_k, MIN_RERANK_CANDIDATES)
+    least = -math.inf if options.min_score is None else options.min_score
+    compared = 0
+    while True:
+        best = index.search(query.query, wanted, allowed, options.exact)
+        compared += best.compared
+        rows = table.find(best.ids).tolist()
+        scores = {
+            row: score
+            for row, score in zip(rows, best.scores.tolist(), strict=True)
+            if row >= 0 and score >= least
+        }
+        items = table.owners(scores)
+        nothing_more = len(best.ids) < wanted or wanted >= candidates
+        if len(items) >= options.top_k or nothing_more or best.scores[-1] < least:
+            break
+        wanted *= OVERFETCH_FACTOR
+    background = collection.background(query.source, query.target)
+    if options.qb_norm and background is not None and is_popular(best, background):
+        order = order_by_qb_norm(index, best, query.query, background)
+        scores = {rows[n]: scores[rows[n]] for n in order if rows[n] in scores}
+        items = table.owners(scores)
+    return TargetMatches(
+        query=query,
+        calibration=background.calibration if background else None,
+        exact=best.exact,
+        candidates=candidates,
+        ways=best.way.split("+"),
+        compared=compared,
+        scores=scores,
+        items=items,
+    )
+
+
+def is_popular(found: Found, background: Background) -> bool:
+    """Whether the best window is one that queries of the bank like best, too."""
+    return len(found.ids) > 0 and found.ids[0] in background.popular
+
+
+def order_by_qb_norm(
+    index: VectorIndex, found: Found, query: Vectors, background: Background
+) -> list[int]:
+    """The order of QB-Norm (arXiv 2112.12777): windows by their score for the query above what all
+    queries of the bank find in them.
+    """
+    vectors = index.vectors(found.ids)
+    above = popularity(background.bank @ vectors.T) - vectors @ query
+    order: list[int] = np.argsort(above, kind="stable").tolist()
+    return order

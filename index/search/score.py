@@ -1,0 +1,175 @@
+"""Step two: every window of the items that were found is compared with the query."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from export.bundle import Joint, modality_of
+
+from ..collection import Collection
+from ..records.database import Records
+from ..records.window_table import Place
+from .query import TargetQuery, Vectors
+from .retrieve import TargetMatches
+
+Target = str | Joint
+
+
+@dataclass(frozen=True)
+class Windows:
+    """The windows of items in one encoding, side by side: the n-th item's lie from bounds[n] to
+    before bounds[n + 1], [items + 1]. `rows` are theirs in the encoding's window table.
+    """
+
+    bounds: list[int]
+    rows: list[int]
+    places: list[Place]
+
+
+class ItemWindows:
+    """The windows and vectors that some items have, read from the collection while it is held."""
+
+    def __init__(
+        self,
+        collection: Collection,
+        records: Records,
+        items: list[int],
+        matches: list[TargetMatches],
+    ) -> None:
+        self._collection = collection
+        self._records = records
+        self._items = items
+        self._windows: dict[Target, Windows] = {}
+        self._vectors: dict[Target, Vectors] = {}
+        known_rows = {found.query.target: found.items for found in matches}
+        for target in dict.fromkeys([*collection.dims, *known_rows]):
+            if len(collection.places(target)):
+                self._windows[target] = self._read_windows(target, known_rows.get(target, {}))
+
+    @property
+    def count(self) -> int:
+        """How many items there are."""
+        return len(self._items)
+
+    @property
+    def targets(self) -> list[Target]:
+        """The encodings of which the collection has any windows."""
+        return list(self._windows)
+
+    def windows(self, target: Target) -> Windows:
+        return self._windows[target]
+
+    def _read_windows(self, target: Target, known_rows: dict[int, int]) -> Windows:
+        """`known_rows` has one row of those items of which one is known: others are looked for."""
+        table = self._collection.places(target)
+        bounds = [0]
+        rows: list[int] = []
+        for item in self._items:
+            rows += range(*table.run(item, known_rows.get(item)))
+            bounds.append(len(rows))
+        return Windows(bounds, rows, table.where(rows))
+
+    def vectors(self, target: Target) -> Vectors:
+        """Vectors [windows, dim] as they were given, in the order of the windows."""
+        if target not in self._vectors:
+            self._vectors[target] = self._read_vectors(target)
+        return self._vectors[target]
+
+    def _read_vectors(self, target: Target) -> Vectors:
+        index = self._collection.index(target)
+        ids = self._collection.places(target).ids[self._windows[target].rows]
+        if index.stores_original_vectors:
+            vectors = index.vectors(ids)
+            if len(vectors) == len(ids):
+                return vectors
+        known, vectors = self._records.exact(np.sort(ids), index.dim)
+        return vectors[np.searchsorted(known, ids)]
+
+    def score(self, target: Target, found: TargetMatches) -> list[float]:
+        """Scores [windows] in [-1, 1], whatever the rounding. Those that the search has given, if
+        it has given all of them by the vectors themselves.
+        """
+        rows = self._windows[target].rows
+        query = found.query
+        single = len(query.weights) == 1 and target == query.target
+        given = single and self._collection.index(target).stores_original_vectors
+        if given and found.scores.keys() >= set(rows):
+            scores = [found.scores[row] for row in rows]
+        else:
+            scores = (self.vectors(target) @ query.query).tolist()
+        return [min(max(score, -1.0), 1.0) for score in scores]
+
+    def contributions(self, query: TargetQuery) -> list[list[float]] | None:
+        """What each part of a composed query contributes to scores, [windows][parts] of its
+        target; None for a query of one part.
+        """
+        if len(query.weights) == 1:
+            return None
+        inner = self.vectors(query.target) @ query.vectors.T
+        contributions: list[list[float]] = (inner * query.shares).tolist()
+        return contributions
+
+
+@dataclass(frozen=True)
+class EncodingScores:
+    """The scores [windows] of items' windows in one encoding."""
+
+    modality: str
+    windows: Windows
+    scores: list[float]
+
+    def span(self, n: int) -> range:
+        """The n-th item's windows."""
+        return range(self.windows.bounds[n], self.windows.bounds[n + 1])
+
+
+@dataclass(frozen=True, kw_only=True)
+class ItemScores:
+    """What a query for one target finds in items.
+
+    `target` is None where the collection has no window of it. `comparable` has all encodings that
+    the query can be compared with, the target's too. `modalities` says which the n-th item has.
+    """
+
+    matches: TargetMatches
+    target: EncodingScores | None
+    comparable: list[EncodingScores]
+    contributions: list[list[float]] | None
+    modalities: list[list[str]]
+
+
+def score(windows: ItemWindows, found: TargetMatches) -> ItemScores:
+    """Compare a query with all windows of the items, in every encoding that it can be compared
+    with.
+    """
+    query = found.query
+    scores = {
+        target: EncodingScores(
+            modality_of(target), windows.windows(target), windows.score(target, found)
+        )
+        for target in windows.targets
+        if target == query.target or target in query.comparable
+    }
+    return ItemScores(
+        matches=found,
+        target=scores.get(query.target),
+        comparable=list(scores.values()),
+        contributions=windows.contributions(query) if query.target in scores else None,
+        modalities=item_modalities(windows),
+    )
+
+
+def item_modalities(windows: ItemWindows) -> list[list[str]]:
+    """The modalities that each item has windows of, in alphabetical order."""
+    encodings = [encoding for encoding in windows.targets if isinstance(encoding, str)]
+    encodings.sort(key=modality_of)
+    found: list[list[str]] = [[] for _ in range(windows.count)]
+    for encoding in encodings:
+        bounds = windows.windows(encoding).bounds
+        for n, modalities in enumerate(found):
+            modality = modality_of(encoding)
+            if bounds[n] < bounds[n + 1] and modality not in modalities:
+                modalities.append(modality)
+    return found
