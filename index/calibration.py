@@ -1,9 +1,9 @@
-"""What a search finds where there is nothing to find: from this, what a score means.
+"""What a score means: how surely a query that nothing matches would have found less.
 
-A bank of queries is asked of a collection. The best that each of them finds is what a non-match
-looks like, so long as no more than half of them do match something: the shortest interval that
-holds half of these scores (the shorth) says where they lie and how they spread, whatever the rest
-does. The best of many follows Gumbel's distribution; a match is what stands out from it.
+A bank of queries is asked of a collection. The best score that each finds is taken for that of a
+non-match. No more than half of the queries may match something: where the scores lie, and how they
+spread, is read from the shortest interval that holds half of them (the shorth), whatever the rest
+does. The best of many scores follows Gumbel's distribution; a match stands out from it.
 """
 
 from __future__ import annotations
@@ -20,20 +20,31 @@ from .records.database import Records
 from .records.window_table import WindowTable
 from .vectors.base import VectorIndex, Vectors
 
-ASKED = 64  # queries of the bank
-SAMPLE = 1000  # windows by chance
-LEAST_WINDOWS, LEAST_ASKED = 50, 16  # with fewer there is nothing to go by
-NEAR = 64  # best windows of a query among which one of another item is looked for
-LEAST_SCALE = 0.005  # of a cosine
+# Queries of the bank that are asked.
+ASKED = 64
+# Windows drawn by chance.
+SAMPLE = 1000
+# With fewer windows or queries a collection is too small to tell.
+LEAST_WINDOWS = 50
+LEAST_ASKED = 16
+# A window that is a query finds itself: one of another item is looked for among so many.
+NEAR = 64
+# Of cosines: a smaller spread is taken for this one.
+LEAST_SCALE = 0.005
+# The confidence from which on a hit is a good match.
 GOOD = 0.95
-# of the shortest interval with half of the standard Gumbel distribution
-HALF_WIDTH, HALF_MEAN = 1.48240, 0.08373
+# The shortest interval that holds half of the standard Gumbel distribution: its width, and the
+# distribution's mean within it. With the quantile q(p) = -ln(-ln p), the interval from q(p) to
+# q(p + 1/2) is shortest where p = 0.14691; the mean is that of q over these p.
+HALF_WIDTH = 1.48240
+HALF_MEAN = 0.08373
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What a route's scores mean: `typical` is a window by chance, `non_match` the best that a
-    query finds that nothing matches, `good` a score that such a query reaches one time in twenty.
+    """What a route's scores mean. `typical` is a window's drawn by chance. `non_match` is the
+    median of the best that queries find which nothing matches, `good` what one in twenty of them
+    reaches.
     """
 
     typical: float
@@ -41,76 +52,85 @@ class Calibration:
     good: float
 
     def confidence(self, score: float) -> float:
-        """How surely a query that nothing matches would have found less, in [0, 1]."""
-        above = (score - self.non_match) / (self.good - self.non_match) * (
-            AT_GOOD - AT_HALF
-        ) + AT_HALF
+        """How surely a query that nothing matches would have found less, in [0, 1]: the Gumbel
+        distribution that is 0.5 at `non_match` and 0.95 at `good`.
+        """
+        share = (score - self.non_match) / (self.good - self.non_match)
+        above = AT_HALF + share * (AT_GOOD - AT_HALF)
         return math.exp(-math.exp(min(-above, 700.0)))
 
 
 @dataclass(frozen=True)
 class Background:
-    """A route's calibration, and the windows that queries of its bank [n, dim] like best."""
+    """A route's calibration, its bank of queries [n, dim], and the windows that these find best."""
 
     calibration: Calibration
     popular: Ids
     bank: Vectors
 
 
-def quantile(share: float) -> float:
-    """Of the standard Gumbel distribution."""
+def gumbel_quantile(share: float) -> float:
+    """What a share of the standard Gumbel distribution lies below."""
     return -math.log(-math.log(share))
 
 
-AT_GOOD, AT_HALF = quantile(GOOD), quantile(0.5)
+AT_GOOD = gumbel_quantile(GOOD)
+AT_HALF = gumbel_quantile(0.5)
 
 
-def gumbel(values: NDArray[np.floating[Any]]) -> tuple[float, float]:
+def fit_gumbel(values: NDArray[np.floating[Any]]) -> tuple[float, float]:
     """Mode and scale of the Gumbel distribution that the shortest half of some numbers comes from.
 
-    >>> mode, scale = gumbel(np.array([quantile((n + 0.5) / 1000) for n in range(1000)]))
+    >>> quantiles = [gumbel_quantile((n + 0.5) / 1000) for n in range(1000)]
+    >>> mode, scale = fit_gumbel(np.array(quantiles))
     >>> round(mode, 2) + 0.0, round(scale, 2)
     (0.0, 1.0)
     """
-    ordered, half = np.sort(values), len(values) // 2
+    ordered = np.sort(values)
+    half = len(values) // 2
     widths = ordered[half:] - ordered[: len(values) - half]
     at = int(widths.argmin())
     scale = float(widths[at]) / HALF_WIDTH
-    return float(ordered[at : at + half + 1].mean()) - HALF_MEAN * scale, scale
+    mean = float(ordered[at : at + half + 1].mean())
+    return mean - HALF_MEAN * scale, scale
 
 
-def background(
-    records: Records, index: VectorIndex, places: WindowTable, sample: Vectors, source: str
+def calibrate(
+    records: Records, index: VectorIndex, table: WindowTable, sample: Vectors, source: str
 ) -> Background | None:
-    """Of the route from an encoding to an index whose vectors belong to `places`, of which `sample`
-    [n, dim] are some by chance; None where the collection is too small to tell.
+    """The background of the route from an encoding to an index, whose windows are in `table` and of
+    whose vectors `sample` [n, dim] are some by chance. None where the collection is too small.
 
-    Queries are the collection's bank, or where it has none its own vectors of that encoding: those
-    find themselves, and the best of another item counts.
+    Queries are the collection's bank. Where it has none, they are its own vectors of that encoding:
+    those find themselves, and the best of another item counts.
     """
-    dim = index.dim
-    bank = records.bank(source, dim)
-    own = np.empty(0, np.int64)
-    if not len(bank):
-        own, bank = records.vectors_among(source, dim, ASKED, seed=1)
-    bank = bank[:: -(-len(bank) // ASKED)] if len(bank) > ASKED else bank
-    asking = records.places(source)
-    owners = asking.items[asking.find(own)]
-    best, popular = [], []
-    for i, query in enumerate(bank):
-        found = index.search(query, NEAR if len(own) else 1)
-        ids, scores = found.ids, found.scores
-        if len(own):
-            at = places.find(ids)
-            other = (at >= 0) & (places.items[at] != owners[i])
-            ids, scores = ids[other], scores[other]
-        if len(ids):
-            best.append(float(scores[0]))
-            popular.append(int(ids[0]))
-    if len(sample) < LEAST_WINDOWS or len(best) < LEAST_ASKED:
+    bank = records.bank(source, index.dim)
+    own = len(bank) == 0
+    ids = np.empty(0, np.int64)
+    if own:
+        ids, bank = records.vectors_among(source, index.dim, ASKED, seed=1)
+    elif len(bank) > ASKED:
+        bank = bank[:: -(-len(bank) // ASKED)]
+    sources = records.places(source)
+    owners = sources.items[sources.find(ids)]
+    scores = []
+    popular = []
+    for n, query in enumerate(bank):
+        found = index.search(query, NEAR if own else 1)
+        at = np.arange(len(found.ids))
+        if own:
+            rows = table.find(found.ids)
+            at = np.flatnonzero((rows >= 0) & (table.items[rows] != owners[n]))
+        if len(at):
+            scores.append(float(found.scores[at[0]]))
+            popular.append(int(found.ids[at[0]]))
+    if len(sample) < LEAST_WINDOWS or len(scores) < LEAST_ASKED:
         return None
-    mode, scale = gumbel(np.array(best))
-    non_match, good = (mode + quantile(share) * max(scale, LEAST_SCALE) for share in (0.5, GOOD))
-    return Background(
-        Calibration(float((bank @ sample.T).mean()), non_match, good), np.unique(popular), bank
+    mode, scale = fit_gumbel(np.array(scores))
+    scale = max(scale, LEAST_SCALE)
+    calibration = Calibration(
+        typical=float((bank @ sample.T).mean()),
+        non_match=mode + AT_HALF * scale,
+        good=mode + AT_GOOD * scale,
     )
+    return Background(calibration, np.unique(popular), bank)

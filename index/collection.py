@@ -27,7 +27,7 @@ import numpy as np
 
 from export.bundle import Joint
 
-from .calibration import SAMPLE, Background, background
+from .calibration import SAMPLE, Background, calibrate
 from .columns import Ids
 from .records.database import Failure, Item, NewItem, Records, UnknownItem, holds_records
 from .records.window_table import WindowTable
@@ -485,7 +485,7 @@ class Collection:
                 sample = self._joint_index(target).sample(SAMPLE)
             else:
                 _, sample = self._records.vectors_among(target, index.dim, SAMPLE)
-            made = background(self._records, index, self.places(target), sample, source)
+            made = calibrate(self._records, index, self.places(target), sample, source)
             self._backgrounds[source, target] = self._changes, made
         return made
 

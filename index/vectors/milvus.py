@@ -1,5 +1,5 @@
-"""Vectors kept in Milvus: the same protocol, past one machine. The records stay the truth; what is
-here is rebuilt.
+"""Vectors kept in Milvus, for more than one machine holds. The records stay the truth: what Milvus
+has is rebuilt from them.
 
 Only what Milvus and milvus-lite have in common is used: upsert, delete, query, and search with a
 filter on ids.
@@ -19,19 +19,26 @@ from ..records.database import Records
 from .base import NOTHING, Found, Vectors, is_few
 from .store import Held, VectorStoreFailed, replay
 
-CHUNK = 16_384  # ids looked through at a time
-ROWS = 1000  # in one message, which has 64 MB at most
-MOST = 16_384  # hits that Milvus gives, at most
-FILTERED = 10_000  # ids that a filter names, at most
+# Ids in a page of a scan.
+PAGE = 16_384
+# Rows in one message, which has 64 MB at most.
+ROWS = 1000
+# Hits that Milvus gives, at most.
+MOST = 16_384
+# Ids that a filter names, at most.
+FILTERED = 10_000
 
 
 class MilvusIndex:
-    """See VectorIndex: one Milvus collection, whose search may miss (`AUTOINDEX` chooses how)."""
+    """See VectorIndex. One Milvus collection; its `AUTOINDEX` chooses the kind of index, so a
+    search may miss.
+    """
 
-    kind, needs_compaction = "milvus", False
+    kind = "milvus"
 
     def __init__(self, uri: str, name: str, dim: int) -> None:
-        self.name, self.dim = re.sub(r"\W", "_", f"tercet_{name}"), dim
+        self.name = re.sub(r"\W", "_", f"tercet_{name}")
+        self.dim = dim
         with failing():
             from pymilvus import DataType, MilvusClient
 
@@ -58,27 +65,27 @@ class MilvusIndex:
         self._count = 0
 
     def last(self) -> int:
-        """The highest id there is; 0 where there is none. Ids ascend, so what is missing is behind
-        it.
+        """The highest id there is; 0 where there is none. Found by doubling, then by halves: Milvus
+        cannot sort.
         """
-        low, high = 0, 1
-        while self._beyond(high):
-            low, high = high, 2 * high
+        low = 0
+        high = 1
+        while self._has_beyond(high):
+            low = high
+            high *= 2
         while low < high:
             middle = (low + high) // 2
-            low, high = (middle + 1, high) if self._beyond(middle) else (low, middle)
+            if self._has_beyond(middle):
+                low = middle + 1
+            else:
+                high = middle
         return low
 
-    def _beyond(self, id: int) -> bool:
+    def _has_beyond(self, id: int) -> bool:
+        """Whether there is a higher id."""
         with failing():
-            return (
-                len(
-                    self._client.query(
-                        self.name, filter=f"id > {id}", output_fields=["id"], limit=1
-                    )
-                )
-                > 0
-            )
+            rows = self._client.query(self.name, filter=f"id > {id}", output_fields=["id"], limit=1)
+        return len(rows) > 0
 
     def add(self, ids: Ids, vectors: Vectors) -> None:
         for at in range(0, len(ids), ROWS):
@@ -93,9 +100,8 @@ class MilvusIndex:
         for at in range(0, len(ids), ROWS):
             part = ids[at : at + ROWS].tolist()
             with failing():
-                there = [
-                    row["id"] for row in self._client.get(self.name, ids=part, output_fields=["id"])
-                ]
+                rows = self._client.get(self.name, ids=part, output_fields=["id"])
+                there = [row["id"] for row in rows]
                 if there:
                     self._client.delete(self.name, ids=there)
             self._count -= len(there)
@@ -113,26 +119,32 @@ class MilvusIndex:
         few = allowed is not None and is_few(len(allowed), len(self))
         if exact or few or k > MOST:
             return self._scan(query, k, allowed)
-        many = allowed is not None and len(allowed) > FILTERED
-        only = {} if allowed is None or many else {"filter": f"id in {allowed.tolist()}"}
-        limit = min(MOST if many else k, len(self))
+        if allowed is None:
+            ids, scores = self._ask(query, min(k, len(self)))
+            return Found(ids, scores, "milvus", len(self), False)
+        if len(allowed) <= FILTERED:
+            ids, scores = self._ask(query, min(k, len(self)), filter=f"id in {allowed.tolist()}")
+            return Found(ids, scores, "milvus", len(allowed), False)
+        # Too many to name: of the best there are, those that are allowed.
+        ids, scores = self._ask(query, min(MOST, len(self)))
+        fitting = np.flatnonzero(np.isin(ids, allowed))[:k]
+        if len(fitting) < min(k, len(allowed)):
+            return self._scan(query, k, allowed)
+        return Found(ids[fitting], scores[fitting], "milvus", len(allowed), False)
+
+    def _ask(self, query: Vectors, limit: int, **filtered: str) -> tuple[Ids, Vectors]:
+        """Ids and scores of Milvus's own search, best first."""
         with failing():
             (hits,) = self._client.search(
                 self.name,
                 data=[query.tolist()],
                 limit=limit,
                 search_params={"metric_type": "IP"},
-                **only,
+                **filtered,
             )
         ids = np.array([hit["id"] for hit in hits], np.int64)
         scores = np.array([hit["distance"] for hit in hits], np.float32)
-        # too many to name: take what is allowed from the best there are
-        if allowed is not None and many:
-            fitting = np.isin(ids, allowed)
-            ids, scores = ids[fitting][:k], scores[fitting][:k]
-            if len(ids) < min(k, len(allowed)):
-                return self._scan(query, k, allowed)
-        return Found(ids, scores, "milvus", len(self) if allowed is None else len(allowed), False)
+        return ids, scores
 
     bytes_per_vector: int | None = None
 
@@ -142,43 +154,41 @@ class MilvusIndex:
 
     def _scan(self, query: Vectors, k: int, allowed: Ids | None) -> Found:
         """Fetch every allowed vector, a page at a time, and compare."""
-        kept, kept_scores = np.empty(0, np.int64), np.empty(0, np.float32)
-        for ids, vectors in self._pages(allowed):
-            ids, scores = (
-                np.concatenate([kept, ids]),
-                np.concatenate([kept_scores, vectors @ query]),
-            )
+        kept, kept_scores = NOTHING.ids, NOTHING.scores
+        for page, vectors in self._pages(allowed):
+            ids = np.concatenate([kept, page])
+            scores = np.concatenate([kept_scores, vectors @ query])
             best = best_of(scores, k)
-            kept, kept_scores = ids[best], scores[best]
+            kept = ids[best]
+            kept_scores = scores[best]
         return Found(kept, kept_scores, "scan", len(self) if allowed is None else len(allowed))
 
     def _pages(self, allowed: Ids | None) -> Iterator[tuple[Ids, Vectors]]:
+        """Ids [n], ascending, and their vectors [n, dim]: the allowed ones, or all."""
+        if allowed is not None:
+            for start in range(0, len(allowed), ROWS):
+                yield self._fetch(allowed[start : start + ROWS])
+            return
         at = 0
-        while allowed is None:
+        while self._has_beyond(at):
             with failing():
                 rows = self._client.query(
                     self.name,
-                    filter=f"id > {at} and id <= {at + CHUNK}",
+                    filter=f"id > {at} and id <= {at + PAGE}",
                     output_fields=["id", "vector"],
                 )
             if rows:
-                yield stacked(rows, self.dim)
-            at += CHUNK
-            if not self._beyond(at):
-                return
-        for start in range(0, len(allowed), ROWS):
-            yield self._fetched(allowed[start : start + ROWS])
+                yield stack(rows, self.dim)
+            at += PAGE
 
-    def _fetched(self, ids: Ids) -> tuple[Ids, Vectors]:
+    def _fetch(self, ids: Ids) -> tuple[Ids, Vectors]:
         with failing():
-            return stacked(
-                self._client.get(self.name, ids=ids.tolist(), output_fields=["id", "vector"]),
-                self.dim,
-            )
+            rows = self._client.get(self.name, ids=ids.tolist(), output_fields=["id", "vector"])
+            return stack(rows, self.dim)
 
     def vectors(self, ids: Ids) -> Vectors:
-        found, vectors = self._fetched(ids)
-        return vectors[np.searchsorted(found, ids)]
+        fetched, vectors = self._fetch(ids)
+        return vectors[np.searchsorted(fetched, ids)]
 
     def drop(self) -> None:
         with failing():
@@ -192,39 +202,44 @@ class MilvusStore:
     """See Store: the indexes of the collection with this id, in one Milvus."""
 
     def __init__(self, uri: str, id: str, dims: Mapping[str, int]) -> None:
-        self._uri, self._id, self._dims = uri, id, dims
+        self._uri = uri
+        self._id = id
+        self._dims = dims
         self.stale = False
         self._indexes: dict[str, MilvusIndex] = {}
 
-    def _made(self, encoding: str) -> MilvusIndex:
+    def _connect(self, encoding: str) -> MilvusIndex:
         return MilvusIndex(self._uri, f"{self._id}_{encoding}", self._dims[encoding])
 
     def open(self, records: Records) -> None:
-        """Add what came after the last vector there, remove what was removed; if that does not add
-        up, begin anew.
+        """Add what came after the last vector there, and remove what was removed. If that does not
+        add up, fill it anew.
         """
-        counts, head, found = records.counts(), records.head()[0], {}
+        indexes = {}
         for encoding in records.encodings():
-            index = self._made(encoding)
-            last = index.last()
-            if last <= head:
-                replay(records, encoding, index, last)
-                index.remove(records.removed_after(encoding, 0))
-            if last > head or len(index) != counts[encoding]:  # of another history
-                index.clear()
-                replay(records, encoding, index, 0)
-            found[encoding] = index
-        old, self._indexes = self._indexes, found
-        for index in old.values():
-            index.close()
+            index = self._connect(encoding)
+            self._update(records, encoding, index)
+            indexes[encoding] = index
+        self.release()
+        self._indexes = indexes
         self.stale = False
+
+    def _update(self, records: Records, encoding: str, index: MilvusIndex) -> None:
+        last = index.last()
+        ahead = last > records.head()[0]  # it has another history
+        if not ahead:
+            replay(records, encoding, index, last)
+            index.remove(records.removed_after(encoding, 0))
+        if ahead or len(index) != records.counts()[encoding]:
+            index.clear()
+            replay(records, encoding, index, 0)
 
     def index(self, encoding: str) -> MilvusIndex | None:
         return self._indexes.get(encoding)
 
     def add(self, encoding: str, ids: Ids, vectors: Vectors) -> None:
         if encoding not in self._indexes:
-            self._indexes[encoding] = self._made(encoding)
+            self._indexes[encoding] = self._connect(encoding)
         self._indexes[encoding].add(ids, vectors)
 
     def remove(self, encoding: str, ids: Ids) -> None:
@@ -232,7 +247,7 @@ class MilvusStore:
             self._indexes[encoding].remove(ids)
 
     def run_maintenance(self, records: Records) -> None:
-        """Milvus tends itself."""
+        """Milvus does its own."""
 
     def save_snapshot(self, held: Held) -> None:
         with held() as records:
@@ -256,7 +271,7 @@ class MilvusStore:
         self._indexes = {}
 
 
-def stacked(rows: list[dict[str, Any]], dim: int) -> tuple[Ids, Vectors]:
+def stack(rows: list[dict[str, Any]], dim: int) -> tuple[Ids, Vectors]:
     """Rows as ids [n], ascending, and vectors [n, dim]."""
     rows = sorted(rows, key=lambda row: int(row["id"]))
     return (

@@ -1,4 +1,4 @@
-"""A vector index made anew in the background, while the old one serves and takes what comes."""
+"""A vector index is made anew in the background, while the old one serves."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ from .faiss_index import FaissIndex
 from .gpu import SAMPLE
 from .tuning import Goal
 
-TUNED_ON = 200  # vectors taken for queries where there are no others
+# Vectors that are taken for queries where there are no others.
+TUNED_ON = 200
+# After a failure, an index is tried again when there are so many times as many vectors.
+GROWN = 1.25
 log = logging.getLogger(__name__)
 
 
@@ -28,18 +31,21 @@ def spare_cores() -> None:
 
 
 class BackgroundRebuild:
-    """At most one index in the making. All but the making itself is called with the collection
+    """At most one index in the making. Everything but the making is called with the collection
     held.
     """
 
     def __init__(self, records: Path, latency_ms: float) -> None:
-        self._records, self._latency_ms = records, latency_ms
+        self._records = records
+        self._latency_ms = latency_ms
         self._thread: threading.Thread | None = None
         self._stopped = threading.Event()
-        self._failed: dict[tuple[str, str], int] = {}  # how many vectors there were
-        self._encoding: str | None = None  # of what is being made
-        self._changes: list[tuple[Ids, Vectors | None]] = []  # since it began: added, or removed
-        self._spoiled = False  # something that happened since is not among them
+        # How many vectors there were when an encoding's kind could not be made.
+        self._failed_at: dict[tuple[str, str], int] = {}
+        self._encoding: str | None = None  # whose index is being made
+        # Vectors added, or None where ids were removed, since it began.
+        self._changes: list[tuple[Ids, Vectors | None]] = []
+        self._invalid = False
 
     @property
     def going(self) -> bool:
@@ -51,36 +57,35 @@ class BackgroundRebuild:
         kind: str,
         dim: int,
         upto: int,
-        renewed: Callable[[str, FaissIndex], None],
+        replace: Callable[[str, FaissIndex], None],
     ) -> None:
         """Make an index of the vectors up to number `upto`, unless one is being made, and hand it
-        to `renewed`.
+        to `replace`.
         """
-        if (
-            self.going
-            or self._stopped.is_set()
-            or upto < 1.25 * self._failed.get((encoding, kind), 0)
-        ):
+        failed_at = self._failed_at.get((encoding, kind), 0)
+        if self.going or self._stopped.is_set() or upto < GROWN * failed_at:
             return
         log.info("making the index of %s anew, as %s, of %d vectors", encoding, kind, upto)
-        self._encoding, self._changes, self._spoiled = encoding, [], False
+        self._encoding = encoding
+        self._changes = []
+        self._invalid = False
 
         def work() -> None:
             try:
-                index = self._made(encoding, kind, dim, upto)
+                index = self._make(encoding, kind, dim, upto)
                 if index is not None:
-                    renewed(encoding, index)
+                    replace(encoding, index)
             except Exception:
                 log.exception(
                     "no %s index of %s could be made; the old one serves on", kind, encoding
                 )
-                self._failed[encoding, kind] = upto
+                self._failed_at[encoding, kind] = upto
                 self._encoding = None
 
-        self._thread = threading.Thread(target=work, name="renewal", daemon=True)
+        self._thread = threading.Thread(target=work, name="index-rebuild", daemon=True)
         self._thread.start()
 
-    def _made(self, encoding: str, kind: str, dim: int, upto: int) -> FaissIndex | None:
+    def _make(self, encoding: str, kind: str, dim: int, upto: int) -> FaissIndex | None:
         """The index; None if it was stopped on the way."""
         spare_cores()
         with closing(Records(self._records)) as records:
@@ -92,7 +97,7 @@ class BackgroundRebuild:
                     return None
                 index.add(ids, vectors)
             if not index.exact and len(index):
-                # before the queries: what is set in between is asked by later
+                # Read before the queries: what is set in between is then seen as a change.
                 asked_by = records.asked_by(encoding)
                 queries = records.asked_of(encoding, dim, TUNED_ON)
                 index.tune(queries, Goal(self._latency_ms), asked_by)
@@ -107,26 +112,29 @@ class BackgroundRebuild:
             self._changes.append((ids, None))
 
     def invalidate(self) -> None:
-        """Changes have been missed: what is being made is not to be used."""
-        self._spoiled = True
+        """Changes have been missed: what is being made must not be used."""
+        self._invalid = True
 
     def catch_up(self, index: FaissIndex) -> bool:
-        """Give an index that has just been made what has happened since it began; False where not
-        all is known.
+        """Give an index that has just been made the changes since it began. False where changes
+        have been missed.
         """
         for ids, vectors in self._changes:
             if vectors is None:
                 index.remove(ids)
             else:
                 index.add(ids, vectors)
-        self._encoding, self._changes = None, []
-        return not self._spoiled
+        self._encoding = None
+        self._changes = []
+        return not self._invalid
 
     def stop(self) -> None:
-        """Give up what is being made, and wait for it to end."""
+        """Give up what is being made, and wait for it to end. A thread may start another before it
+        ends, so that one is waited for, too.
+        """
         self._stopped.set()
-        while (thread := self._thread) not in (
-            None,
-            threading.current_thread(),
-        ) and thread.is_alive():
+        while True:
+            thread = self._thread
+            if thread is None or thread is threading.current_thread() or not thread.is_alive():
+                return
             thread.join()

@@ -17,6 +17,7 @@ from .faiss_index import FaissIndex
 from .tuning import Tuning
 
 STATE = "snapshot.json"
+STAGING = ".part"
 
 
 def sync(path: Path) -> None:
@@ -30,32 +31,32 @@ def sync(path: Path) -> None:
 
 def write_durably(path: Path, data: bytes) -> None:
     """Replace a small file, whole or not at all."""
-    half = path.with_name(f"{path.name}.part")
-    half.write_bytes(data)
-    sync(half)
-    half.rename(path)
+    staging = path.with_name(f"{path.name}{STAGING}")
+    staging.write_bytes(data)
+    sync(staging)
+    staging.rename(path)
     sync(path.parent)
 
 
 def save(
     folder: Path, indexes: dict[str, FaissIndex], identity: str, head: tuple[int, int]
 ) -> None:
-    """Write a generation that holds everything up to `head`, then drop the older ones.
+    """Write a generation that holds everything up to `head`, then delete the older ones.
 
     `identity` says whose vectors these are: the collection's own id and its bundle's fingerprint.
     """
     folder.mkdir(exist_ok=True)
     name = f"{head[0]:012d}-{head[1]:012d}"
-    half = folder / f"{name}.part"
-    for torn in folder.glob("*.part"):
+    staging = folder / f"{name}{STAGING}"
+    for torn in folder.glob(f"*{STAGING}"):
         shutil.rmtree(torn, ignore_errors=True)
-    half.mkdir()
+    staging.mkdir()
     try:
-        fill(half, indexes, identity, head)
+        fill(staging, indexes, identity, head)
         shutil.rmtree(folder / name, ignore_errors=True)
-        half.rename(folder / name)
+        staging.rename(folder / name)
     except BaseException:
-        shutil.rmtree(half, ignore_errors=True)  # a full disk has no room for half a snapshot
+        shutil.rmtree(staging, ignore_errors=True)  # a full disk has no room for a part of it
         raise
     sync(folder)
     for other in folder.iterdir():
@@ -63,13 +64,15 @@ def save(
             shutil.rmtree(other, ignore_errors=True)
 
 
-def fill(half: Path, indexes: dict[str, FaissIndex], identity: str, head: tuple[int, int]) -> None:
+def fill(
+    staging: Path, indexes: dict[str, FaissIndex], identity: str, head: tuple[int, int]
+) -> None:
     """Write a generation's files, durably."""
     state: dict[str, Any] = {"identity": identity, "head": head, "indexes": {}}
     for encoding, index in indexes.items():
-        index.save(half / encoding)
+        index.save(staging / encoding)
         sums = {}
-        for file in (half / f"{encoding}.faiss", half / f"{encoding}.npz"):
+        for file in (staging / f"{encoding}.faiss", staging / f"{encoding}.npz"):
             sync(file)
             sums[file.name] = digest(file)
         state["indexes"][encoding] = {
@@ -79,43 +82,56 @@ def fill(half: Path, indexes: dict[str, FaissIndex], identity: str, head: tuple[
             "tuned_by": index.tuning.queries,
             "sha256": sums,
         }
-    (half / STATE).write_text(json.dumps(state), encoding="utf-8")
-    sync(half / STATE)
+    (staging / STATE).write_text(json.dumps(state), encoding="utf-8")
+    sync(staging / STATE)
 
 
 def load(
     folder: Path, identity: str, dims: Mapping[str, int], head: tuple[int, int]
 ) -> tuple[dict[str, FaissIndex], tuple[int, int]] | None:
-    """The newest whole generation of this identity, not ahead of `head`, with where it stands; None
-    where none is.
+    """The newest whole generation of this identity that is not ahead of `head`, with the head that
+    it stands at. None where there is none.
     """
     if not folder.is_dir():
         return None
-    for generation in sorted(
-        (p for p in folder.iterdir() if not p.name.endswith(".part")), reverse=True
-    ):
+    generations = [path for path in folder.iterdir() if not path.name.endswith(STAGING)]
+    for generation in sorted(generations, reverse=True):
         try:
             state = json.loads((generation / STATE).read_text(encoding="utf-8"))
-            if state["identity"] != identity or any(
-                a > b for a, b in zip(state["head"], head, strict=True)
-            ):
+            if state["identity"] != identity or is_ahead(state["head"], head):
                 continue
-            parts = state["indexes"].items()
-            sums = [pair for _, part in parts for pair in part["sha256"].items()]
-            if any(digest(generation / file) != expected for file, expected in sums):
-                continue
-            indexes = {
-                encoding: FaissIndex.load(
-                    generation / encoding, dims[encoding], part["kind"], tuning_of(part)
-                )
-                for encoding, part in parts
-            }
-            return indexes, (state["head"][0], state["head"][1])
+            if is_whole(generation, state["indexes"]):
+                return load_indexes(generation, state["indexes"], dims), tuple(state["head"])
         except (OSError, ValueError, KeyError, TypeError, RuntimeError):
             continue  # torn or foreign: the records hold everything
     return None
 
 
-def tuning_of(part: dict[str, Any]) -> Tuning:
+def is_ahead(of_snapshot: list[int], of_records: tuple[int, int]) -> bool:
+    """Whether a snapshot has seen vectors or removals that the records do not have."""
+    return any(seen > there for seen, there in zip(of_snapshot, of_records, strict=True))
+
+
+def is_whole(generation: Path, indexes: dict[str, Any]) -> bool:
+    """Whether every file has the checksum that it was written with."""
+    for part in indexes.values():
+        for file, expected in part["sha256"].items():
+            if digest(generation / file) != expected:
+                return False
+    return True
+
+
+def load_indexes(
+    generation: Path, indexes: dict[str, Any], dims: Mapping[str, int]
+) -> dict[str, FaissIndex]:
+    return {
+        encoding: FaissIndex.load(
+            generation / encoding, dims[encoding], part["kind"], read_tuning(part)
+        )
+        for encoding, part in indexes.items()
+    }
+
+
+def read_tuning(part: dict[str, Any]) -> Tuning:
     """What a snapshot says of an index's search parameters; older ones say less."""
     return Tuning(part["tuned"], part.get("tuned_at", 0), part.get("tuned_by", ""))

@@ -1,11 +1,8 @@
-"""Where a collection's vectors are searched: one index for each encoding, all derived from the
-records.
-"""
+"""A collection's vector indexes: one for each encoding, all derived from the records."""
 
 from __future__ import annotations
 
 import logging
-import math
 import shutil
 import sqlite3
 import threading
@@ -32,7 +29,7 @@ Held = Callable[[], AbstractContextManager[Records]]
 
 
 class VectorStoreFailed(Exception):
-    """A store of vectors outside this process that is not there, or says no. The records have
+    """A store of vectors outside this process is not there, or refuses. The records have
     everything.
     """
 
@@ -56,13 +53,11 @@ class Store(Protocol):
     def remove(self, encoding: str, ids: Ids) -> None: ...
 
     def run_maintenance(self, records: Records) -> None:
-        """After each write: whatever upkeep is due, without keeping the writer waiting."""
+        """After each write: start whatever is due, without keeping the writer waiting."""
         ...
 
     def save_snapshot(self, held: Held) -> None:
-        """Leave what makes the next opening quick. Called while
-        nothing is written; searches go on.
-        """
+        """Save what makes the next opening quick. Called while nothing is written."""
         ...
 
     @property
@@ -84,9 +79,10 @@ class Store(Protocol):
 
 
 class FaissStore:
-    """Indexes in memory, with snapshots in the collection's folder and renewals in the background.
-    `still` is the lock of whoever writes: taken before the collection is held, it keeps the indexes
-    as they are while searches go on.
+    """Indexes in memory, with snapshots in the collection's folder and rebuilds in the background.
+
+    `write_lock` is the lock of whoever writes. Taken before the collection is held, it keeps the
+    indexes as they are while searches go on.
     """
 
     def __init__(
@@ -96,157 +92,183 @@ class FaissStore:
         dims: Mapping[str, int],
         sizing: Sizing,
         held: Held,
-        still: AbstractContextManager[Any],
+        write_lock: AbstractContextManager[Any],
     ) -> None:
         if sizing.kind in GPU_KINDS and not gpus():
             raise VectorStoreFailed(
                 "an index on a GPU: this build of FAISS, or this machine, has none"
             )
-        self._snapshots, self._identity, self._dims = folder / "snapshots", identity, dims
-        self._sizing, self._held, self._still = sizing, held, still
-        self._renewal = BackgroundRebuild(folder / "records.sqlite", sizing.latency_ms)
-        # what the snapshot on disk stands at, if it is these very indexes
-        self._kept: tuple[int, int] | None = None
-        self._tried = 0  # the last vector when a snapshot was written, or could not be
+        self._snapshots = folder / "snapshots"
+        self._identity = identity
+        self._dims = dims
+        self._sizing = sizing
+        self._held = held
+        self._write_lock = write_lock
+        self._rebuild = BackgroundRebuild(folder / "records.sqlite", sizing.latency_ms)
+        # What the snapshot on disk stands at, if it is of these very indexes.
+        self._snapshot_head: tuple[int, int] | None = None
+        # The last vector when a snapshot was written, or could not be.
+        self._attempted_at = 0
         self._indexes: dict[str, FaissIndex] = {}
         self.stale = False
-        self._upkeep: threading.Thread | None = None
+        self._maintenance: threading.Thread | None = None
         self._stopped = False
 
     def open(self, records: Records) -> None:
-        """The snapshot brought up to date, or everything from the records: compared one by one at
-        first, whatever kind they will become, so that opening does not wait for it.
+        """Bring the snapshot up to date. Without one, add every vector of the records to indexes
+        that compare all, whatever kind they will become: so opening does not wait for it.
         """
-        self._renewal.invalidate()
-        counts = records.counts()
+        self._rebuild.invalidate()
         loaded = snapshot.load(self._snapshots, self._identity, self._dims, records.head())
-        indexes, (vector, removed) = loaded or ({}, (0, 0))
-        self._kept, self._tried = (vector, removed) if loaded else None, vector
         if loaded is None:  # torn, foreign, or of records that have been put back since
             shutil.rmtree(self._snapshots, ignore_errors=True)
+        indexes, head = loaded or ({}, (0, 0))
+        self._snapshot_head = head if loaded else None
+        self._attempted_at = head[0]
         self._indexes = {}
         for encoding in records.encodings():
-            index = indexes.get(encoding)
-            if index is not None:
-                replay(records, encoding, index, vector)
-                index.remove(records.removed_after(encoding, removed))
-            if index is None or len(index) != counts[encoding]:  # none, or one of another history
-                index, self._kept = FaissIndex(self._dims[encoding]), None
+            index = self._updated(records, encoding, indexes.get(encoding), head)
+            if index is None:
+                self._snapshot_head = None
+                index = FaissIndex(self._dims[encoding])
                 replay(records, encoding, index, 0)
-            elif index.outdated:
-                log.info(
-                    "the index of %s is of an earlier version: it serves while it is made anew",
-                    encoding,
-                )
             self._indexes[encoding] = index
         self.stale = False
+
+    def _updated(
+        self, records: Records, encoding: str, index: FaissIndex | None, head: tuple[int, int]
+    ) -> FaissIndex | None:
+        """A snapshot's index with what has changed since its head; None where there is no index, or
+        it is of another history.
+        """
+        if index is None:
+            return None
+        vector, removal = head
+        replay(records, encoding, index, vector)
+        index.remove(records.removed_after(encoding, removal))
+        if len(index) != records.counts()[encoding]:
+            return None
+        if index.outdated:
+            log.info(
+                "the index of %s is of an earlier version: it serves while it is made anew",
+                encoding,
+            )
+        return index
 
     def index(self, encoding: str) -> FaissIndex | None:
         return self._indexes.get(encoding)
 
     def add(self, encoding: str, ids: Ids, vectors: Vectors) -> None:
-        self._indexes.setdefault(encoding, FaissIndex(self._dims[encoding])).add(ids, vectors)
-        self._renewal.added(encoding, ids, vectors)
+        if encoding not in self._indexes:
+            self._indexes[encoding] = FaissIndex(self._dims[encoding])
+        self._indexes[encoding].add(ids, vectors)
+        self._rebuild.added(encoding, ids, vectors)
 
     def remove(self, encoding: str, ids: Ids) -> None:
         if encoding in self._indexes:
             self._indexes[encoding].remove(ids)
-            self._renewal.removed(encoding, ids)
+            self._rebuild.removed(encoding, ids)
 
     def run_maintenance(self, records: Records) -> None:
-        """Have an index made anew in the background that is worn or no longer of the right kind,
-        and keep a snapshot where many vectors have come since the last, or parameters are to be
-        found anew.
+        """Have an index rebuilt in the background that has too many deletions or should be of
+        another kind. Save a snapshot where many vectors have come since the last, and tune what
+        needs it.
         """
         for encoding, index in self._indexes.items():
             kind = self._sizing.kind_for(len(index), index.dim, index.kind)
             if index.needs_compaction or index.outdated or kind != index.kind:
-                self._renewal.start(encoding, kind, index.dim, records.head()[0], self._renewed)
-        most = min(
-            (TAIL[index.kind] for index in self._indexes.values() if not index.exact),
-            default=math.inf,
+                self._rebuild.start(encoding, kind, index.dim, records.head()[0], self._replace)
+        if self._stopped or self._is_maintaining or not self._is_due(records):
+            return
+        self._maintenance = threading.Thread(
+            target=self._maintain, name="index-maintenance", daemon=True
         )
-        due = records.head()[0] - self._tried > most or any(
-            index.too_many_deleted_for_gpu or self._mistuned(encoding, records)
+        self._maintenance.start()
+
+    def _is_due(self, records: Records) -> bool:
+        """Whether there are too many vectors since the last snapshot, or an index is to be tuned or
+        copied.
+        """
+        tails = [TAIL[index.kind] for index in self._indexes.values() if not index.exact]
+        if tails and records.head()[0] - self._attempted_at > min(tails):
+            return True
+        return any(
+            index.too_many_deleted_for_gpu or self._needs_tuning(encoding, records)
             for encoding, index in self._indexes.items()
         )
-        if due and not self._stopped and not self._keeping_up:
-            upkeep = threading.Thread(target=self._keep_up, name="upkeep", daemon=True)
-            upkeep.start()
-            self._upkeep = upkeep
 
-    def _mistuned(self, encoding: str, records: Records) -> bool:
-        """Whether an index has outgrown its parameters, or they were found by other queries than it
-        is asked now.
+    def _needs_tuning(self, encoding: str, records: Records) -> bool:
+        """Whether an index has grown since its parameters were found, or is asked other queries
+        now.
         """
         index = self._indexes[encoding]
-        return index.tuning_is_stale or not (
-            index.exact or index.tuning.queries == records.asked_by(encoding)
-        )
+        if index.exact:
+            return False
+        return index.tuning_is_stale or index.tuning.queries != records.asked_by(encoding)
 
-    def _keep_up(self) -> None:
-        """Tune what is mistuned, and leave a snapshot; writers wait, searches do not."""
+    def _maintain(self) -> None:
+        """Tune what needs it, and save a snapshot. Writers wait, searches do not."""
         spare_cores()
-        with self._still:
+        with self._write_lock:
             if self._stopped or self.stale:
                 return
             for encoding, index in list(self._indexes.items()):
-                with self._held() as records:
-                    mistuned, asked_by = (
-                        self._mistuned(encoding, records),
-                        records.asked_by(encoding),
-                    )
-                    queries = records.asked_of(encoding, index.dim, TUNED_ON) if mistuned else None
-                if queries is not None:
-                    index.tune(queries, Goal(self._sizing.latency_ms), asked_by)
-                    self._kept = None
+                self._tune(encoding, index)
                 if index.too_many_deleted_for_gpu:
                     index.copy_anew()
             self.save_snapshot(self._held)
 
-    def _renewed(self, encoding: str, index: FaissIndex) -> None:
-        """Put a new index in its place, brought up to date; called by the thread that made it."""
-        with self._still:
+    def _tune(self, encoding: str, index: FaissIndex) -> None:
+        with self._held() as records:
+            if not self._needs_tuning(encoding, records):
+                return
+            asked_by = records.asked_by(encoding)
+            queries = records.asked_of(encoding, index.dim, TUNED_ON)
+        index.tune(queries, Goal(self._sizing.latency_ms), asked_by)
+        self._snapshot_head = None
+
+    def _replace(self, encoding: str, index: FaissIndex) -> None:
+        """Put a rebuilt index in its place, brought up to date. The thread that made it calls."""
+        with self._write_lock:
             with self._held() as records:
-                whole = self._renewal.catch_up(index) and not self.stale
+                whole = self._rebuild.catch_up(index) and not self.stale
                 if not whole or len(index) != records.counts().get(encoding, 0):
                     log.warning("a new index of %s missed something, and is not used", encoding)
                     return
                 self._indexes[encoding] = index
-                self._kept = None
+                self._snapshot_head = None
                 self.run_maintenance(records)
             self.save_snapshot(self._held)
 
     def save_snapshot(self, held: Held) -> None:
-        """Leave a snapshot. One that cannot be written is no loss:
-        the next opening takes longer.
-        """
+        """Save a snapshot. Without one nothing is lost, but the next opening takes longer."""
         with held() as records:
-            head, indexes = records.head(), dict(self._indexes)
-            if not indexes or self._kept == head or self.stale:
+            head = records.head()
+            indexes = dict(self._indexes)
+            if not indexes or self._snapshot_head == head or self.stale:
                 return
-            self._tried = head[0]
+            self._attempted_at = head[0]
         try:
             snapshot.save(self._snapshots, indexes, self._identity, head)
             with held() as records:
                 records.forget_removed(head[1])  # the only snapshot there is knows of them
-            self._kept = head
+            self._snapshot_head = head
         except (OSError, RuntimeError, sqlite3.Error) as error:  # FAISS's are RuntimeErrors
             log.warning("no snapshot could be written: %s", str(error).partition("\n")[0])
 
     @property
     def busy(self) -> bool:
-        return self._renewal.going or self._keeping_up
+        return self._rebuild.going or self._is_maintaining
 
     @property
-    def _keeping_up(self) -> bool:
-        return self._upkeep is not None and self._upkeep.is_alive()
+    def _is_maintaining(self) -> bool:
+        return self._maintenance is not None and self._maintenance.is_alive()
 
     def stop(self) -> None:
         self._stopped = True
-        self._renewal.stop()
-        if self._upkeep is not None:
-            self._upkeep.join()
+        self._rebuild.stop()
+        if self._maintenance is not None:
+            self._maintenance.join()
 
     def drop(self) -> None:
         """Everything is in the collection's folder."""
