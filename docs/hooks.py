@@ -217,6 +217,9 @@ FORMS = {
 }
 
 
+BODIES = {"application/json": "JSON", "multipart/form-data": "form"}
+
+
 def document() -> Schema:
     """The service's OpenAPI document. No encoder is asked for it."""
     return create_app(Settings(), cast(Encoder, None)).openapi()
@@ -235,9 +238,27 @@ def http_reference() -> str:
     for path, method, operation in operations():
         lines = by_tag.setdefault(operation["tags"][0], [])
         lines += operation_section(path, method, operation, components)
-    return "\n".join(
-        line for tag, lines in by_tag.items() for line in ["", f"## {tag.capitalize()}", "", *lines]
-    )
+    lines = types_section(components)
+    for tag in reversed(by_tag):
+        lines = ["", f"## {tag.capitalize()}", "", *by_tag[tag], *lines]
+    return "\n".join(lines)
+
+
+def types_section(components: Schema) -> list[str]:
+    """What bodies and answers are made of; the forms of single routes are with their routes."""
+    lines = ["", "## Types", ""]
+    for name, schema in components.items():
+        if "properties" not in schema or name.startswith("Body_"):
+            continue
+        lines += ["", f"### {name}", "", cell(schema.get("description", ""))]
+        lines += table(("field", "type", "what"), answer_fields(schema, components))
+    return lines
+
+
+def answer_fields(schema: Schema, components: Schema) -> Iterator[tuple[str, str, str]]:
+    for name, field in schema["properties"].items():
+        said = resolve(field, components).get("description", "")
+        yield f"`{name}`", cell(kind_of(field)), "" if "$ref" in field else cell(said)
 
 
 def operation_section(path: str, method: str, operation: Schema, components: Schema) -> list[str]:
@@ -250,9 +271,7 @@ def operation_section(path: str, method: str, operation: Schema, components: Sch
         schema = resolve(content["schema"], components)
         needed = schema.get("required", [])
         fields = (
-            field_row(
-                name, kind.removeprefix("application/"), name in needed, resolve(s, components)
-            )
+            field_row(name, BODIES[kind], name in needed, resolve(s, components))
             for name, s in schema.get("properties", {}).items()
         )
         lines += table(("field", "of", "type", "what"), fields)
@@ -283,7 +302,8 @@ def resolve(schema: Schema, components: Schema) -> Schema:
 
 def kind_of(schema: Schema) -> str:
     if "$ref" in schema:
-        return str(schema["$ref"]).rpartition("/")[2]
+        name = str(schema["$ref"]).rpartition("/")[2]
+        return f"[{name}](#{name.lower()})"
     if "anyOf" in schema:
         kinds = [kind_of(option) for option in schema["anyOf"]]
         return " or ".join(kind for kind in dict.fromkeys(kinds) if kind != "null")
@@ -293,7 +313,9 @@ def kind_of(schema: Schema) -> str:
         return "file"
     if schema.get("type") == "array":
         return f"array of {kind_of(schema.get('items', {}))}"
-    return str(schema.get("title") if schema.get("type") == "object" else schema.get("type", "any"))
+    if schema.get("type") == "object" and isinstance(schema.get("additionalProperties"), dict):
+        return f"object of {kind_of(schema['additionalProperties'])}"
+    return str(schema.get("type", "any"))
 
 
 def example_commands(path: str, method: str, operation: Schema, components: Schema) -> list[str]:
@@ -331,12 +353,8 @@ def answer_section(operation: Schema, components: Schema) -> list[str]:
         content = response.get("content", {}).get("application/json", {})
         schema = resolve(content.get("schema", {}), components)
         lines += [f"Answers {status}" + (", with" if "properties" in schema else "."), ""]
-        fields = (
-            (f"`{name}`", cell(kind_of(s)), cell(resolve(s, components).get("description", "")))
-            for name, s in schema.get("properties", {}).items()
-        )
         if "properties" in schema:
-            lines += table(("field", "type", "what"), fields)
+            lines += table(("field", "type", "what"), answer_fields(schema, components))
     return lines
 
 
