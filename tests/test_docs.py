@@ -131,3 +131,10 @@ def test_files_that_pages_name_are_there() -> None:
         for name in re.findall(r"`([\w-]+/[\w/.-]+\.(?:py|json|yml|toml))`", text):
             if name.split("/")[0] in {*ROOMS, "tests", "bench", "docs", "deploy"}:
                 assert (ROOT / name).exists() or "NAME" in name or "SUBJECT" in name, (page, name)
+
+
+def test_tests_that_pages_name_are_there() -> None:
+    tests = "".join(path.read_text("utf-8") for path in (ROOT / "tests").glob("*.py"))
+    for page in PAGES:
+        for name in re.findall(r"`(test_\w+)`", page.read_text("utf-8")):
+            assert f"def {name}(" in tests, (page, name)
