@@ -18,7 +18,7 @@ LIBRARY := sample/manifest.jsonl
 COLLECTION := default
 endif
 
-.PHONY: run setup test check lint types train ablation demo sources clean
+.PHONY: run setup test check lint types docs train ablation demo sources clean
 
 run: setup
 	$(BIN)/python -m index build --reembed --collection $(COLLECTION) "$(LIBRARY)" || test -e "$(LIBRARY)"
@@ -47,6 +47,14 @@ types: .venv/.dev
 	$(BIN)/mypy
 
 check: lint types test
+
+# The documentation as a site, in build/site. SERVE=1 serves it on http://127.0.0.1:8010 while it is written.
+docs: .venv/.docs
+	$(BIN)/python -m mkdocs $(if $(SERVE),serve --dev-addr 127.0.0.1:8010,build)
+
+.venv/.docs: .venv/.serve
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[cpu,docs]"
+	touch $@
 
 # What the default encoder's recipe needs beside the world: ESC-10 and the spoken digits, and words of sounds.
 SOUNDS ?= ../shared/data/sounds

@@ -1,4 +1,4 @@
-"""The guides' commands, as they stand but for the ports, and the links of every page."""
+"""Commands of README and of every page, as they stand but for the ports; every page's links."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ import pytest
 from .makers import BLUE, GREEN, RED, ROOT, free_port, make_clip, make_wav
 from .test_pretrained import clip as clip_weights
 
-PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
-NOT_RUN = "# not run here\n"
+PAGES = [*ROOT.glob("*.md"), *sorted(ROOT.glob("docs/**/*.md"))]
+NOT_RUN = re.compile(r"# not run here: \S")
+BOX = re.compile(r"^```(sh|python)\n(.*?)^```", re.S | re.M)
 
 
 def anchor(heading: str) -> str:
@@ -30,35 +31,40 @@ def test_links_lead_somewhere() -> None:
                 continue
             file, _, fragment = link.partition("#")
             there = (page.parent / file).resolve() if file else page
-            assert there.exists(), (page.name, link)
+            assert there.is_file(), (page.name, link)
             if fragment:
                 found = re.findall(r"^#+ (.+)$", there.read_text("utf-8"), re.M)
                 assert fragment in map(anchor, found), (page.name, link)
 
 
-def sections() -> dict[str, list[str]]:
-    """The boxes of commands that can be run here, in order, under each heading of the guides that
-    has any.
-    """
-    parts = re.split(r"^## (.+)$", (ROOT / "docs" / "guides.md").read_text("utf-8"), flags=re.M)[1:]
-    found = {}
-    for name, text in zip(parts[::2], parts[1::2], strict=True):
-        boxes = re.findall(r"```sh\n(.*?)```", text, re.S)
-        if runnable := [box for box in boxes if not box.startswith(NOT_RUN)]:
-            found[name] = runnable
+def boxes_of(page: Path) -> list[str]:
+    """The commands of a page in order, those of Python behind `python`; without what is not run."""
+    found = []
+    for language, box in BOX.findall(page.read_text("utf-8")):
+        if NOT_RUN.match(box):
+            continue
+        found.append(box if language == "sh" else f"python - <<'PYTHON'\n{box}PYTHON\n")
     return found
+
+
+RUN = {str(page.relative_to(ROOT)): page for page in PAGES if boxes_of(page)}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the commands are typed: an environment, the default bundle, some clips, a published
-    encoder's weights.
+    """Where the commands are typed: an environment, the shipped bundles, the sample library, some
+    clips, a published encoder's weights.
     """
     place = tmp_path_factory.mktemp("guides")
     (place / ".venv").symlink_to(sys.prefix)
-    for name in ("bundles", "clips", "captioned", "weights/clip"):
+    for name in ("bin", "bundles", "clips", "captioned", "weights/clip"):
         (place / name).mkdir(parents=True)
-    (place / "bundles" / "default").symlink_to(ROOT / "bundles" / "default")
+    for name, command in {"tercet": " -m service.cli", "python": ""}.items():
+        script = place / "bin" / name
+        script.write_text(f'#!/bin/sh\nexec {sys.executable}{command} "$@"\n')
+        script.chmod(0o755)
+    for name in ("bundles/default", "bundles/world", "sample"):
+        (place / name).symlink_to(ROOT / name)
     make_wav(place / "clips" / "tone.wav", 3.0)
     for n, colours in enumerate(([RED] * 2, [GREEN, BLUE], [BLUE] * 7)):
         make_clip(place / "clips" / f"{n}.mp4", colours)
@@ -69,15 +75,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-@pytest.mark.parametrize("section", sections())
-def test_every_command_of_the_guides(folder: Path, section: str) -> None:
-    """Section by section: what one has made, later ones use."""
+@pytest.mark.parametrize("page", RUN)
+def test_every_command_of_a_page(folder: Path, page: str) -> None:
+    """A page makes what it uses. Where another has made it before, it is there already."""
     ports = {"8000": str(free_port()), "19530": str(free_port())}
     script = re.sub(
-        r"\b(8000|19530)\b", lambda found: ports[found.group()], "\n".join(sections()[section])
+        r"\b(8000|19530)\b", lambda found: ports[found.group()], "\n".join(boxes_of(RUN[page]))
     )
     env = {key: value for key, value in os.environ.items() if not key.startswith("TERCET_")}
     env |= {
+        "PATH": f"{folder / 'bin'}:{env['PATH']}",
         "PYTHONPATH": str(ROOT),
         "TERCET_PORT": ports["8000"],
         "RAY_TMPDIR": "/tmp",
@@ -89,4 +96,15 @@ def test_every_command_of_the_guides(folder: Path, section: str) -> None:
     ran = subprocess.run(
         ["bash", "script.sh"], cwd=folder, env=env, capture_output=True, text=True, timeout=600
     )
-    assert ran.returncode == 0, ran.stderr[-4000:]
+    assert ran.returncode == 0, ran.stdout[-2000:] + ran.stderr[-4000:]
+
+
+def test_what_is_not_run_says_why() -> None:
+    for page in PAGES:
+        for _, box in BOX.findall(page.read_text("utf-8")):
+            assert "# not run here" not in box or NOT_RUN.match(box), (page.name, box)
+
+
+def test_every_guide_has_a_command_that_is_run() -> None:
+    guides = {str(path.relative_to(ROOT)) for path in ROOT.glob("docs/guides/*.md")}
+    assert guides - RUN.keys() == {"docs/guides/docker.md"}
