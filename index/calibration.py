@@ -94,7 +94,7 @@ def background(
     if not len(bank):
         own, bank = records.vectors_among(source, dim, ASKED, seed=1)
     bank = bank[:: -(-len(bank) // ASKED)] if len(bank) > ASKED else bank
-    asking = records.places(source)
+    asking = records.window_table(source)
     owners = asking.items[asking.find(own)]
     best, popular = [], []
     for i, query in enumerate(bank):

@@ -194,7 +194,7 @@ def search(collection: Collection, aims: list[TargetQuery], options: Options = O
     Raises:
         BadFilter: the filter is outside the subset.
     """
-    with collection.held() as records:
+    with collection.hold_for_reading() as records:
         matches = [
             retrieve(collection, records, aim, options, wide=len(aims) > 1 or options.qb_norm)
             for aim in aims
@@ -210,7 +210,7 @@ def search(collection: Collection, aims: list[TargetQuery], options: Options = O
         has = {
             target: windows_of(collection, records, target, items, by_target.get(target), scored)
             for target in targets
-            if len(collection.places(target))
+            if len(collection.window_table(target))
         }
     views = [ItemScorer(found, has, options.min_score) for found in matches]
     hits = [
@@ -249,7 +249,11 @@ def retrieve(
     """Search one encoding, wider and wider until there are items enough; `wide` from the beginning
     where what is found will be put in another order.
     """
-    index, places, query = collection.index(aim.target), collection.places(aim.target), aim.query
+    index, places, query = (
+        collection.index(aim.target),
+        collection.window_table(aim.target),
+        aim.query,
+    )
     allowed = (
         records.matching(*compile_filter(options.filter), aim.target, places)
         if options.filter
@@ -309,22 +313,19 @@ def windows_of(
     """All that items have of a target, of which a look may have found some; where scores will do,
     those that it has given, if it has given all.
     """
-    index, places, found = (
-        collection.index(target),
-        collection.places(target),
-        retrieve.items if retrieve else {},
-    )
+    index = collection.index(target)
+    places = collection.window_table(target)
     bounds, at = [0], list[int]()
-    for item in items:
-        at += range(*places.run(item, found.get(item)))
+    for first, end in places.row_ranges(items):
+        at += range(first, end)
         bounds.append(len(at))
-    where = places.where(at)
+    where = places.places(at)
     if scored and retrieve and index.stores_original_vectors and retrieve.scores.keys() >= set(at):
         return Windows(bounds, where, None, [retrieve.scores[place] for place in at])
     ids = places.ids[at]
     if index.stores_original_vectors and len(own := index.vectors(ids)) == len(ids):
         return Windows(bounds, where, own)
-    known, vectors = records.exact(np.sort(ids), index.dim)
+    known, vectors = records.read_vectors(np.sort(ids), index.dim)
     return Windows(bounds, where, vectors[np.searchsorted(known, ids)])
 
 

@@ -200,13 +200,13 @@ class MilvusStore:
         """Add what came after the last vector there, remove what was removed; if that does not add
         up, begin anew.
         """
-        counts, head, found = records.counts(), records.head()[0], {}
+        counts, head, found = records.counts().vectors, records.head()[0], {}
         for encoding in records.encodings():
             index = self._made(encoding)
             last = index.last()
             if last <= head:
                 replay(records, encoding, index, last)
-                index.remove(records.removed_after(encoding, 0))
+                index.remove(records.tombstones_after(encoding, 0))
             if last > head or len(index) != counts[encoding]:  # of another history
                 index.clear()
                 replay(records, encoding, index, 0)
@@ -234,7 +234,7 @@ class MilvusStore:
     def keep(self, held: Held) -> None:
         with held() as records:
             if not self.behind:
-                records.forget_removed(records.head()[1])
+                records.forget_tombstones(records.head()[1])
 
     @property
     def busy(self) -> bool:

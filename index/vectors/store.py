@@ -114,7 +114,7 @@ class FaissStore:
         first, whatever kind they will become, so that opening does not wait for it.
         """
         self._renewal.invalidate()
-        counts = records.counts()
+        counts = records.counts().vectors
         loaded = snapshot.load(self._snapshots, self._identity, self._dims, records.head())
         indexes, (vector, removed) = loaded or ({}, (0, 0))
         self._kept, self._tried = (vector, removed) if loaded else None, vector
@@ -125,7 +125,7 @@ class FaissStore:
             index = indexes.get(encoding)
             if index is not None:
                 replay(records, encoding, index, vector)
-                index.remove(records.removed_after(encoding, removed))
+                index.remove(records.tombstones_after(encoding, removed))
             if index is None or len(index) != counts[encoding]:  # none, or one of another history
                 index, self._kept = FaissIndex(self._dims[encoding]), None
                 replay(records, encoding, index, 0)
@@ -177,7 +177,7 @@ class FaissStore:
         """
         index = self._indexes[encoding]
         return index.tuning_is_stale or not (
-            index.exact or index.tuned_by == records.asked_by(encoding)
+            index.exact or index.tuned_by == records.tuning_digest(encoding)
         )
 
     def _keep_up(self) -> None:
@@ -190,9 +190,11 @@ class FaissStore:
                 with self._held() as records:
                     mistuned, asked_by = (
                         self._mistuned(encoding, records),
-                        records.asked_by(encoding),
+                        records.tuning_digest(encoding),
                     )
-                    queries = records.asked_of(encoding, index.dim, TUNED_ON) if mistuned else None
+                    queries = (
+                        records.tuning_queries(encoding, index.dim, TUNED_ON) if mistuned else None
+                    )
                 if queries is not None:
                     index.tune(queries, self._sizing.latency_ms, asked_by=asked_by)
                     self._kept = None
@@ -205,7 +207,7 @@ class FaissStore:
         with self._still:
             with self._held() as records:
                 whole = self._renewal.catch_up(index) and not self.behind
-                if not whole or len(index) != records.counts().get(encoding, 0):
+                if not whole or len(index) != records.counts().vectors.get(encoding, 0):
                     log.warning("a new index of %s missed something, and is not used", encoding)
                     return
                 self._indexes[encoding] = index
@@ -225,7 +227,7 @@ class FaissStore:
         try:
             snapshot.save(self._snapshots, indexes, self._identity, head)
             with held() as records:
-                records.forget_removed(head[1])  # the only snapshot there is knows of them
+                records.forget_tombstones(head[1])  # the only snapshot there is knows of them
             self._kept = head
         except (OSError, RuntimeError, sqlite3.Error) as error:  # FAISS's are RuntimeErrors
             log.warning("no snapshot could be written: %s", str(error).partition("\n")[0])
