@@ -65,13 +65,22 @@ def filled(
     """
     dim = video.shape[1]
     box = Collection(folder, "bench", {"video": dim, "audio": dim, "text": dim})
-    there = box.counts()["items"] == len(video)
+    there = box.counts().items == len(video)
     for first in range(0, 0 if there else len(video), CHUNK):
         items = []
         for n in range(first, min(first + CHUNK, len(video))):
             vectors = {"video": ([0], video[n : n + 1]), "audio": ([0], audio[n : n + 1])}
             metadata = {"topic": int(topic[n]), "half": bool(half[n])}
-            items.append(NewItem(str(n), "video", 5.0, [(0.0, 5.0)], vectors, metadata))
+            items.append(
+                NewItem(
+                    id=str(n),
+                    kind="video",
+                    duration_s=5.0,
+                    windows=[(0.0, 5.0)],
+                    vectors=vectors,
+                    metadata=metadata,
+                )
+            )
         box.put(items)
     if not box.has_bank("text"):
         box.set_bank("text", made(64, dim, 4), ["video", "audio"])

@@ -58,7 +58,14 @@ def fill(data: Path, bundle: Path, count: int) -> None:
         vectors = {n: {"video": ([0], x[n : n + 1])} for n in rows}
         box.put(
             [
-                NewItem(f"clip {n}", "video", 5.0, [(0.0, 5.0)], vectors[n], {"shelf": n % 7})
+                NewItem(
+                    id=f"clip {n}",
+                    kind="video",
+                    duration_s=5.0,
+                    windows=[(0.0, 5.0)],
+                    vectors=vectors[n],
+                    metadata={"shelf": n % 7},
+                )
                 for n in rows
             ]
         )

@@ -150,17 +150,17 @@ def filled(folder: Path, x: Vectors, topics: Ids, bank: Vectors) -> tuple[Collec
         time.perf_counter(),
     )
     rank = ranks(len(x))
-    there = box.counts()["items"] == len(x)
+    there = box.counts().items == len(x)
     for at in range(0, 0 if there else len(x), CHUNK):
         box.put(
             [
                 NewItem(
-                    str(n),
-                    "video",
-                    5.0,
-                    [(0.0, 5.0)],
-                    {"video": ([0], x[n : n + 1])},
-                    {"rank": float(rank[n]), "topic": int(topics[n])},
+                    id=str(n),
+                    kind="video",
+                    duration_s=5.0,
+                    windows=[(0.0, 5.0)],
+                    vectors={"video": ([0], x[n : n + 1])},
+                    metadata={"rank": float(rank[n]), "topic": int(topics[n])},
                 )
                 for n in range(at, min(at + CHUNK, len(x)))
             ]

@@ -35,8 +35,9 @@ from .ingest.build import Report, build, row_vectors, standing_failures
 from .ingest.reembed import Overlap, Progress, drop, overlaps, reembed, swap
 from .library import Collections
 from .query_bank import ensure_query_bank
-from .records.database import Item, UnknownSchema
+from .records.database import Item
 from .records.filters import BadFilter
+from .records.schema import UnknownSchema
 from .report import report
 from .report import table as worth_table
 from .search import Answer, Hit, Options, TargetQuery, direction, search

@@ -111,7 +111,7 @@ def calibrate(
         ids, bank = records.vectors_among(source, index.dim, ASKED, seed=1)
     elif len(bank) > ASKED:
         bank = bank[:: -(-len(bank) // ASKED)]
-    sources = records.places(source)
+    sources = records.window_table(source)
     owners = sources.items[sources.find(ids)]
     scores = []
     popular = []

@@ -29,7 +29,17 @@ from export.bundle import Joint
 
 from .calibration import SAMPLE, Background, calibrate
 from .columns import Ids
-from .records.database import Failure, Item, NewItem, Records, UnknownItem, holds_records
+from .records.database import (
+    Counts,
+    Failure,
+    Item,
+    KnownSource,
+    NewItem,
+    Origin,
+    Records,
+    UnknownItem,
+    holds_records,
+)
 from .records.window_table import WindowTable
 from .reserve import Reserve, is_full
 from .vectors import snapshot
@@ -186,14 +196,19 @@ class Collection:
             self._store = MilvusStore(sizing.milvus, meta["id"], dims)
         else:
             self._store = FaissStore(
-                folder, f"{meta['id']}/{fingerprint}", dims, sizing, self.held, self._writing
+                folder,
+                f"{meta['id']}/{fingerprint}",
+                dims,
+                sizing,
+                self._hold_for_writing,
+                self._writing,
             )
         self._changes = 0  # vectors added and removed since it was opened
         try:
             self._store.open(self._records)
-            self._records.labels()  # so that no search waits for it
+            self._records.item_cache()  # so that no search waits for it
             for encoding in self._records.encodings():
-                self._records.places(encoding)
+                self._records.window_table(encoding)
         except BaseException:
             self._records.close()
             raise
@@ -235,14 +250,25 @@ class Collection:
             log.warning(message, len(orphans), self.name, aside)
 
     @contextmanager
-    def held(self) -> Iterator[Records]:
-        """Hold the collection still: its records and indexes agree and stay so. Nothing is written
-        from within.
+    def hold_for_reading(self) -> Iterator[Records]:
+        """Hold the collection still: its records and indexes agree and stay so.
 
         Raises:
             UnknownCollection: it has been closed or deleted.
+            RuntimeError: something is written from within.
         """
         with self._lock:
+            if self._closed:
+                raise UnknownCollection(self.name)
+            with self._records.refuse_writes():
+                yield self._records
+
+    @contextmanager
+    def _hold_for_writing(self) -> Iterator[Records]:
+        """Be the only one who writes or reads. Raises UnknownCollection: it has been closed or
+        deleted.
+        """
+        with self._writing, self._lock:
             if self._closed:
                 raise UnknownCollection(self.name)
             yield self._records
@@ -250,12 +276,12 @@ class Collection:
     def snapshot(self) -> None:
         """Keep what makes the next opening quick."""
         with self._writing:
-            self._store.save_snapshot(self.held)
+            self._store.save_snapshot(self._hold_for_writing)
 
     @property
     def busy(self) -> bool:
         """Whether an index is being made or tuned in the background."""
-        with self.held():  # not between one that is done and the next that it makes due
+        with self.hold_for_reading():  # not between one that is done and the next that it makes due
             return self._store.busy
 
     def close(self, keep: bool = True) -> None:
@@ -268,7 +294,7 @@ class Collection:
                 return
             try:
                 if keep:
-                    self._store.save_snapshot(self.held)
+                    self._store.save_snapshot(self._hold_for_writing)
                 with self._lock:
                     self._closed = True
                 if not keep:
@@ -287,7 +313,7 @@ class Collection:
         """Copy a file into the collection, durably; returns the name to give to `put`."""
         name = stored_name(filename)
         target = self.folder / MEDIA / name
-        with self.held():
+        with self.hold_for_reading():
             target.touch()
         try:
             shutil.copyfile(file, target)
@@ -311,7 +337,7 @@ class Collection:
 
     def put(self, items: list[NewItem]) -> None:
         """Add or replace items; when this returns they are on disk and found by searches."""
-        with self._writing, self.held() as records:
+        with self._hold_for_writing() as records:
             before = records.head()
             added, unused = records.put(items, self.dims)
             self._follow(added, before)
@@ -326,11 +352,11 @@ class Collection:
                 raise
             with self._reserve.given_up():
                 self._delete(id)
-                with self.held() as records:
-                    records.shorten_log()
+                with self._hold_for_writing() as records:
+                    records.truncate_log()
 
     def _delete(self, id: str) -> None:
-        with self._writing, self.held() as records:
+        with self._hold_for_writing() as records:
             before = records.head()
             unused = records.remove(id)
             self._follow({}, before)
@@ -338,17 +364,22 @@ class Collection:
 
     def restamp(self, stamps: dict[str, tuple[str, str]]) -> None:
         """See `Records.restamp`."""
-        with self._writing, self.held() as records:
+        with self._hold_for_writing() as records:
             records.restamp(stamps)
 
     def note_failure(self, id: str, failure: Failure) -> None:
         """Keep why a source could not be indexed."""
-        with self._writing, self.held() as records:
-            records.fail(id, failure)
+        with self._hold_for_writing() as records:
+            records.note_failure(id, failure)
 
     def forget_failures(self, ids: list[str]) -> None:
-        with self._writing, self.held() as records:
+        with self._hold_for_writing() as records:
             records.forget_failures(ids)
+
+    def note_copied_versions(self, versions: dict[str, str]) -> None:
+        """Keep, by id, which version of another collection's item each item was made from."""
+        with self._hold_for_writing() as records:
+            records.set_copied_versions(versions)
 
     def set_aside(self) -> list[Path]:
         """The media that no item names, by name."""
@@ -364,7 +395,7 @@ class Collection:
         """
         aside, media = self.folder / SET_ASIDE, self.folder / MEDIA
         with self._writing:
-            with self.held() as records:
+            with self.hold_for_reading() as records:
                 for item in items:
                     if records.find(item.id) is not None:
                         raise ItemExists(item.id)
@@ -379,7 +410,7 @@ class Collection:
             snapshot.sync(aside)
             self.put(taken)
 
-    def _follow(self, added: dict[str, tuple[list[int], Vectors]], before: tuple[int, int]) -> None:
+    def _follow(self, added: dict[str, tuple[Ids, Vectors]], before: tuple[int, int]) -> None:
         """Tell the indexes what was added and removed since a head. It is written already: where
         they cannot follow, they are brought up to date before they are used next.
         """
@@ -389,9 +420,9 @@ class Collection:
                 self._catch_up()
                 return
             for encoding, (ids, vectors) in added.items():
-                self._store.add(encoding, np.array(ids, np.int64), vectors)
+                self._store.add(encoding, ids, vectors)
             for encoding in self.dims:
-                self._store.remove(encoding, self._records.removed_after(encoding, before[1]))
+                self._store.remove(encoding, self._records.tombstones_after(encoding, before[1]))
             self._store.run_maintenance(self._records)
         except Exception:
             log.exception("the indexes of %s are behind their records", self.name)
@@ -414,25 +445,40 @@ class Collection:
 
     def item(self, id: str) -> Item:
         """Raises UnknownItem."""
-        with self.held() as records:
+        with self.hold_for_reading() as records:
             return records.item(id)
 
     def vectors(self, id: str, encoding: str) -> Vectors:
         """An item's vectors [n, dim] of an encoding. Raises UnknownItem; NoVectors where it has
         none.
         """
-        with self.held() as records:
-            found = records.vectors_of(id, encoding, self.dims[encoding])
+        with self.hold_for_reading() as records:
+            found = records.item_vectors(id, encoding, self.dims[encoding])
         if not len(found):
             raise NoVectors(id, encoding)
         return found
 
+    def find(self, id: str) -> Item | None:
+        """The item of that id; None where there is none."""
+        with self.hold_for_reading() as records:
+            return records.find(id)
+
+    def ids(self) -> set[str]:
+        """The ids of all items."""
+        with self.hold_for_reading() as records:
+            return set(records.versions())
+
+    def sources(self) -> tuple[dict[str, KnownSource], dict[str, Failure]]:
+        """What batch building made items from, and what it could not index; each by id."""
+        with self.hold_for_reading() as records:
+            return records.known_sources(), records.failures()
+
     def page(self, limit: int, after: str = "") -> list[Item]:
-        with self.held() as records:
+        with self.hold_for_reading() as records:
             return records.page(limit, after)
 
-    def counts(self) -> dict[str, int]:
-        with self.held() as records:
+    def counts(self) -> Counts:
+        with self.hold_for_reading() as records:
             return records.counts()
 
     def media(self, id: str) -> tuple[Path, str]:
@@ -443,8 +489,8 @@ class Collection:
         """
         item = self.item(id)
         path = self.folder / MEDIA / item.media if item.media else None
-        # one in a tar shard has no file of its own
-        if path is None and item.source and item.filename:
+        if path is None and item.origin == Origin.FILE:
+            assert item.source is not None
             path = Path(item.source)
             if path != path.resolve():  # a link has taken its place
                 raise UnknownItem(id)
@@ -456,7 +502,7 @@ class Collection:
         """A JPEG of an item around a second. Raises UnknownItem;
         NoPreview where it shows nothing.
         """
-        with self.held() as records:
+        with self.hold_for_reading() as records:
             found = records.picture(records.item(id).id, at_s)
         if found is None:
             raise NoPreview(id)
@@ -466,7 +512,7 @@ class Collection:
         """How loud an item is, see `media.preview`. Raises UnknownItem; NoPreview where it has no
         sound.
         """
-        with self.held() as records:
+        with self.hold_for_reading() as records:
             found = records.peaks(records.item(id).id)
         if not found:
             raise NoPreview(id)
@@ -485,7 +531,7 @@ class Collection:
                 sample = self._joint_index(target).sample(SAMPLE)
             else:
                 _, sample = self._records.vectors_among(target, index.dim, SAMPLE)
-            made = calibrate(self._records, index, self.places(target), sample, source)
+            made = calibrate(self._records, index, self.window_table(target), sample, source)
             self._backgrounds[source, target] = self._changes, made
         return made
 
@@ -493,15 +539,15 @@ class Collection:
         """Keep the queries [n, dim] of an encoding that scores are calibrated, and indexes of
         targets tuned by.
         """
-        with self.held() as records:
+        with self._hold_for_writing() as records:
             records.set_bank(encoding, vectors, targets)
             self._backgrounds.clear()
             self._store.run_maintenance(records)
 
     def has_bank(self, encoding: str) -> bool:
         """Whether there is one, and it is known what its queries are asked of."""
-        with self.held() as records:
-            return encoding in records.asking()
+        with self.hold_for_reading() as records:
+            return encoding in records.query_sources()
 
     def index(self, target: str | Joint) -> VectorIndex:
         """The vectors of an encoding, or the joint vectors of two; empty where there are none. To
@@ -527,18 +573,18 @@ class Collection:
 
     def _side(self, encoding: str) -> Side:
         def read(ids: Ids) -> Vectors:
-            known, vectors = self._records.exact(np.unique(ids), self.dims[encoding])
+            known, vectors = self._records.read_vectors(np.unique(ids), self.dims[encoding])
             found = np.zeros((len(ids), self.dims[encoding]), np.float32)
             there = np.flatnonzero(np.isin(ids, known))
             found[there] = vectors[np.searchsorted(known, ids[there])]
             return found
 
-        return Side(self._encoding_index(encoding), self._records.places(encoding), read)
+        return Side(self._encoding_index(encoding), self._records.window_table(encoding), read)
 
-    def places(self, target: str | Joint) -> WindowTable:
+    def window_table(self, target: str | Joint) -> WindowTable:
         """Where the vectors of an encoding belong, or those windows that have any of two. To be
         used while the collection is `held`.
         """
         if isinstance(target, Joint):
             return self._joint_index(target).places
-        return self._records.places(target)
+        return self._records.window_table(target)

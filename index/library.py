@@ -82,7 +82,7 @@ class Collections:
             self._open[folder.name] = self._opened(folder)
         except FingerprintConflict as conflict:
             with closing(Records(folder / RECORDS, alone=True)) as records:
-                empty = not records.counts()["items"]
+                empty = not records.counts().items
             if not empty or holds_files(folder, (MEDIA, SET_ASIDE)):
                 self.conflicts[folder.name] = conflict
                 return
@@ -232,7 +232,7 @@ def succeed(old: Path, there: Path) -> None:
         )
         return
     with closing(Records(there / RECORDS)) as records:
-        records.forget_origins()
+        records.forget_copied_versions()
     (there / READY).unlink(missing_ok=True)
     if old.exists():
         keep_unnamed(old, there)

@@ -45,8 +45,8 @@ def report(collection: Collection, compares: Callable[[str, str], bool]) -> list
     """
     found = []
     for encoding, dim in collection.dims.items():
-        with collection.held() as records:
-            index, every = collection.index(encoding), collection.places(encoding).ids
+        with collection.hold_for_reading() as records:
+            index, every = collection.index(encoding), collection.window_table(encoding).ids
             own = records.vectors_among(encoding, dim, QUERIES, seed=2)[1]
             banks = [
                 bank

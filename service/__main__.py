@@ -20,7 +20,7 @@ from pydantic_settings import CliSettingsSource
 from export.bundle import BadBundle
 from export.encoder import EncoderError, OnnxEncoder
 from index.collection import CollectionError
-from index.records.database import UnknownSchema
+from index.records.schema import UnknownSchema
 from index.vectors.store import VectorStoreFailed
 from media.commands import epilog, not_installed
 

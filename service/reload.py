@@ -123,7 +123,7 @@ def check_all(data: Path, before: str, fingerprint: str) -> list[str]:
         ):
             continue
         with closing(Records(folder / "records.sqlite")) as records:
-            if records.meta().get("fingerprint") == before and records.counts()["items"]:
+            if records.meta().get("fingerprint") == before and records.counts().items:
                 names.append(folder.name)
     for name in names:
         check_ready(data, name, fingerprint)

@@ -61,7 +61,7 @@ def test_a_backup_taken_in_use_is_restored_whole(tmp_path: Path) -> None:
         again = Collections(tmp_path / f"back{n}", "f1", dims(8))
         held = again.get("a")
         items = held.page(100)
-        assert len(items) == saved["a"].items >= 20 and again.get("empty").counts()["items"] == 0
+        assert len(items) == saved["a"].items >= 20 and again.get("empty").counts().items == 0
         for one in items:
             file, _ = held.media(one.id)
             expected = (

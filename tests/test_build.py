@@ -446,7 +446,17 @@ def test_an_item_stays_where_its_file_may_still_be_what_it_was(tmp_path: Path) -
     assert standing_failures(box) == {}  # it is gone
     (tmp_path / "b.wav").rename(file)
     assert failing(DecoderFailed("it ran out of memory"), "another") == []
-    box.put_media(NewItem("a.wav", "audio", 2.0, [(0.0, 2.0)], {}, filename="a.wav"), file)
+    box.put_media(
+        NewItem(
+            id="a.wav",
+            kind="audio",
+            duration_s=2.0,
+            windows=[(0.0, 2.0)],
+            vectors={},
+            filename="a.wav",
+        ),
+        file,
+    )
     file.write_bytes(b"broken")
     assert built() == ["a.wav"] and box.media("a.wav")[0].read_bytes() != b"broken"
     decoders.close()

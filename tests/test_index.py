@@ -34,7 +34,7 @@ from index.collection import (
 )
 from index.ingest.reembed import reembed
 from index.library import Collections
-from index.records.database import NewItem, Records, UnknownItem
+from index.records.database import Counts, NewItem, Records, UnknownItem
 from index.records.filters import BadFilter, compile_filter
 from index.report import report
 from index.search import Answer, Options, TargetQuery, search
@@ -70,12 +70,12 @@ def cloud(n: int, dim: int, seed: int = 0) -> Array:
 def item(id: str, *vectors: Array, modality: str = "video", **metadata: Any) -> NewItem:
     windows = [(5.0 * i, 5.0 * i + 5.0) for i in range(len(vectors))]
     return NewItem(
-        id,
-        modality,
-        windows[-1][1],
-        windows,
-        {modality: (list(range(len(vectors))), np.stack(vectors))},
-        metadata,
+        id=id,
+        kind=modality,
+        duration_s=windows[-1][1],
+        windows=windows,
+        vectors={modality: (list(range(len(vectors))), np.stack(vectors))},
+        metadata=metadata,
     )
 
 
@@ -104,46 +104,6 @@ class Twin:
     def search(self, query: Array, k: int, allowed: set[int] | None = None) -> list[int]:
         ids = [i for i in self.rows if allowed is None or i in allowed]
         return sorted(ids, key=lambda i: -float(self.rows[i] @ query))[:k]
-
-
-@pytest.mark.parametrize("version", [1, 2, 3, 4])
-def test_records_of_older_schemas_are_carried_over(tmp_path: Path, version: int) -> None:
-    box = Collection(tmp_path / "box", "f1", dims(3))
-    box.put([item("a", unit(1, 0, 0), lang="de"), item("b", unit(0, 1, 0))])
-    box.delete("b")
-    box.close(keep=False)
-    with closing(sqlite3.connect(tmp_path / "box" / "records.sqlite")) as db:
-        db.executescript(
-            "alter table items drop column digest; alter table windows drop column plain"
-        )
-        for column in ("name", "source", "digest"):
-            db.execute(f"alter table failures drop column {column}")
-        if version < 4:
-            db.executescript("drop table pictures; drop table sounds")
-        if version < 3:
-            db.executescript("drop table facts; drop table bank")
-        for table in ("vectors", "removed") if version == 1 else ():
-            db.execute(f"alter table {table} rename column encoding to modality")
-        db.execute(f"pragma user_version = {version}")
-        db.commit()
-    box = Collection(tmp_path / "box", "f1", dims(3))
-    assert found(box, unit(1, 0, 0), filter={"lang": "de"}) == ["a"]
-    with pytest.raises(NoPreview):
-        box.picture("a", 0.0)
-    box.put(
-        [
-            replace(
-                item("a", unit(1, 0, 0), unit(0, 1, 0)),
-                pictures={0: b"first", 1: b"second"},
-                peaks=b"\0\1",
-            )
-        ]
-    )
-    assert (box.picture("a", 3.0), box.picture("a", 99.0), box.peaks("a")) == (
-        b"first",
-        b"second",
-        b"\0\1",
-    )
 
 
 class Device:
@@ -438,7 +398,7 @@ def test_add_replace_delete(box: Collection) -> None:
     assert sorted(found(box, unit(1, 1, 1))) == ["green", "red"]
     with pytest.raises(UnknownItem):
         box.delete("mixed")
-    assert box.counts() == {"items": 2, "windows": 2, "video": 2}
+    assert box.counts() == Counts(items=2, windows=2, vectors={"video": 2})
 
 
 def test_windows_are_grouped_into_moments(box: Collection) -> None:
@@ -455,7 +415,7 @@ def test_windows_are_grouped_into_moments(box: Collection) -> None:
 
 def test_a_hit_has_a_score_for_each_modality(box: Collection) -> None:
     both = {"video": ([0], unit(1, 0, 0)[None]), "audio": ([0], unit(0.6, 0.8, 0)[None])}
-    box.put([NewItem("clip", "video", 5.0, [(0.0, 5.0)], both)])
+    box.put([NewItem(id="clip", kind="video", duration_s=5.0, windows=[(0.0, 5.0)], vectors=both)])
     (hit,) = ask(box, unit(1, 0, 0)).hits
     assert hit.scores == pytest.approx({"video": 1.0, "audio": 0.6})
     assert found(box, unit(1, 0, 0), "text") == []
@@ -486,7 +446,17 @@ def test_a_hit_tells_each_modalitys_best_moment(box: Collection) -> None:
         np.stack([unit(0, 1, 0), unit(0.8, 0.6, 0)]),
     )
     vectors = {"video": ([0, 1], seen), "audio": ([0, 1], heard)}
-    box.put([NewItem("clip", "video", 10.0, [(0.0, 5.0), (5.0, 10.0)], vectors)])
+    box.put(
+        [
+            NewItem(
+                id="clip",
+                kind="video",
+                duration_s=10.0,
+                windows=[(0.0, 5.0), (5.0, 10.0)],
+                vectors=vectors,
+            )
+        ]
+    )
     (hit,) = ask(box, unit(1, 0, 0)).hits
     assert hit.scores == pytest.approx({"video": 1.0, "audio": 0.0})
     assert (hit.evidence["audio"].start_s, hit.evidence["audio"].score) == (5.0, pytest.approx(0.8))
@@ -516,7 +486,9 @@ def test_two_targets_are_fused(box: Collection) -> None:
     q = unit(1, 0, 0)
     for name, seen, heard in (("both", 0.6, 0.8), ("seen", 0.9, 0.0), ("neither", 0.1, 0.1)):
         vectors = {"video": ([0], along(seen)[None]), "audio": ([0], along(heard)[None])}
-        box.put([NewItem(name, "video", 5.0, [(0.0, 5.0)], vectors)])
+        box.put(
+            [NewItem(id=name, kind="video", duration_s=5.0, windows=[(0.0, 5.0)], vectors=vectors)]
+        )
     box.put([item("heard", along(0.95), modality="audio")])
     hits = search(
         box, [TargetQuery("video", q[None]), TargetQuery("audio", q[None])], Options()
@@ -703,7 +675,9 @@ def test_a_collection_that_grows_gets_another_index_while_it_serves(
     index = box.index("video")
     assert isinstance(index, FaissIndex)
     wait(lambda: not index.tuning_is_stale)  # its parameters are found anew as it grows
-    assert len(index) == len(x) - len(x) // 500 and box.counts()["video"] == len(box.index("video"))
+    assert len(index) == len(x) - len(x) // 500 and box.counts().vectors["video"] == len(
+        box.index("video")
+    )
     assert found(box, x[8])[0] == "i0008" and "i0007" not in found(box, x[7])
     assert not ask(box, x[8]).plan.exact and ask(box, x[8], exact=True).plan.exact
     narrow = ask(box, x[8], filter={"n": 8})
@@ -769,11 +743,11 @@ def test_an_index_that_could_not_follow_is_not_kept(
     box.close()
     box = Collection(tmp_path / "box", "f1", dims(3))
     assert found(box, unit(0, 0, 1), top_k=1) == ["a"]
-    with box.held() as records:
+    with box.hold_for_reading() as records:
         asked = np.array([1, 2, 3, 99])  # the first is gone, the last never was
-        places = records.places("video")
-        at = places.find(asked).tolist()
-        assert at == [-1, 0, 1, -1] and places.items.tolist() == [2, 3]
+        table = records.window_table("video")
+        at = table.find(asked).tolist()
+        assert at == [-1, 0, 1, -1] and table.items.tolist() == [2, 3]
     box.close()
 
 
@@ -788,11 +762,11 @@ def test_a_hit_tells_what_its_item_is_and_scores_as_it_was_given(
     box = Collection(tmp_path / "box", "f1", dims(16), Sizing(kind))
     items = [
         NewItem(
-            f"i{n}",
-            "video",
-            10.0,
-            [(0.0, 5.0), (5.0, 10.0)],
-            {"video": ([0, 1], x[[n, n - 1]])},
+            id=f"i{n}",
+            kind="video",
+            duration_s=10.0,
+            windows=[(0.0, 5.0), (5.0, 10.0)],
+            vectors={"video": ([0, 1], x[[n, n - 1]])},
             filename=f"{n}.mp4",
         )
         for n in range(1500)
@@ -841,7 +815,7 @@ def test_searches_go_on_while_a_snapshot_is_written(
     assert began.wait(30)
     writing.start()
     assert found(box, unit(1, 0, 0)) == ["a"] and box.item("a").id == "a"
-    assert writing.is_alive() and box.counts()["items"] == 1
+    assert writing.is_alive() and box.counts().items == 1
     go_on.set()
     saving.join()
     writing.join()
@@ -909,8 +883,8 @@ def test_calibration_follows_what_is_replaced(tmp_path: Path) -> None:
     assert after.non_match > before.non_match + 0.2
     for _ in range(100):
         box.put([item(f"i{n}", v) for n, v in enumerate(cloud(100, 64))])
-        with box.held() as records:
-            kept = records.places("video"), records.labels()
+        with box.hold_for_reading() as records:
+            kept = records.window_table("video"), records.item_cache()
     assert all(len(one) < 2 * 100 + 2 * 4096 for one in kept)  # those that are gone are forgotten
 
 
@@ -993,12 +967,26 @@ def test_media_that_was_never_acknowledged_is_dropped(tmp_path: Path) -> None:
     )
     assert "/" not in lost and kept.endswith(".mp4")
     vectors = {"video": ([0], unit(1, 0, 0)[None])}
-    box.put([NewItem("a", "video", 5.0, [(0.0, 5.0)], vectors, media=kept, filename="a.MP4")])
+    box.put(
+        [
+            NewItem(
+                id="a",
+                kind="video",
+                duration_s=5.0,
+                windows=[(0.0, 5.0)],
+                vectors=vectors,
+                media=kept,
+                filename="a.MP4",
+            )
+        ]
+    )
     box.close()
     box = Collection(tmp_path / "box", "f1", dims(3))
     assert [p.name for p in (tmp_path / "box" / "media").iterdir()] == [kept]
     assert box.media("a")[0].read_bytes() == b"media"
-    box.put([NewItem("a", "video", 5.0, [(0.0, 5.0)], vectors)])  # replaced by one without media
+    box.put(
+        [NewItem(id="a", kind="video", duration_s=5.0, windows=[(0.0, 5.0)], vectors=vectors)]
+    )  # replaced by one without media
     assert not list((tmp_path / "box" / "media").iterdir())
     with pytest.raises(UnknownItem):
         box.media("a")
@@ -1432,7 +1420,7 @@ def test_codes_of_an_earlier_version_serve_until_they_are_made_anew(
     assert "earlier version" in caplog.text and len(box.index("video")) == 1500
     assert found(box, x[7])[0] == "i7" and found(box, x[9], filter={"n": {"$gt": 3}})[0] == "i9"
     wait(lambda: not box.busy)
-    with box.held():
+    with box.hold_for_reading():
         index = box.index("video")
         assert isinstance(index, FaissIndex) and not index.outdated and index.kind == "ivf"
     assert found(box, x[7])[0] == "i7"

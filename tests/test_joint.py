@@ -36,7 +36,12 @@ def item(id: str, video: Vectors | None, audio: Vectors | None, **metadata: str)
     parts = {"video": video, "audio": audio}
     vectors = {name: (list(range(len(x))), x) for name, x in parts.items() if x is not None}
     return NewItem(
-        id, "video", 5.0 * n, [(5.0 * i, 5.0 * i + 5.0) for i in range(n)], vectors, dict(metadata)
+        id=id,
+        kind="video",
+        duration_s=5.0 * n,
+        windows=[(5.0 * i, 5.0 * i + 5.0) for i in range(n)],
+        vectors=vectors,
+        metadata=dict(metadata),
     )
 
 
@@ -70,7 +75,13 @@ def test_a_window_is_scored_by_the_sum_of_its_vectors(tmp_path: Path) -> None:
     """
     box = Collection(tmp_path / "c", "f", DIMS)
     seen_and_heard = item("both", axis(1)[None], axis(0, 1)[None])
-    words = NewItem("words", "text", 0.0, [(0.0, 0.0)], {"text": ([0], axis(1, 1)[None])})
+    words = NewItem(
+        id="words",
+        kind="text",
+        duration_s=0.0,
+        windows=[(0.0, 0.0)],
+        vectors={"text": ([0], axis(1, 1)[None])},
+    )
     box.put(
         [
             seen_and_heard,

@@ -52,12 +52,12 @@ STEPS: tuple[tuple[Any, str], ...] = (
     (shutil, "copyfile"),
     (Records, "put"),
     (Records, "_remove"),
-    (Records, "_add_facts"),
+    (Records, "_insert_metadata_values"),
     (Records, "set_meta"),
     (Records, "set_bank"),
-    (Records, "set_origins"),
-    (Records, "forget_removed"),
-    (Records, "forget_origins"),
+    (Records, "set_copied_versions"),
+    (Records, "forget_tombstones"),
+    (Records, "forget_copied_versions"),
     (Collection, "_follow"),
     (Collection, "drop_media"),
 )
@@ -99,7 +99,7 @@ def life_of_a_writer(folder: Path) -> None:
     acknowledge(*((f"m{n}", 100 + n) for n in range(45)))
     while box.busy:
         time.sleep(0.01)
-    with box.held():
+    with box.hold_for_reading():
         assert box.index("video").kind == "ivf"
     put("i3", 3)
     box.close()
@@ -169,7 +169,13 @@ def made(id: str, n: int) -> NewItem:
 def words(id: str) -> NewItem:
     vector = FakeEncoder().embed("text", np.array([[1]]))
     return NewItem(
-        id, "text", 0.0, [(0.0, 0.0)], {"text": ([0], vector)}, {"n": int(id[1:])}, text="red"
+        id=id,
+        kind="text",
+        duration_s=0.0,
+        windows=[(0.0, 0.0)],
+        vectors={"text": ([0], vector)},
+        metadata={"n": int(id[1:])},
+        texts=("red",),
     )
 
 
@@ -365,7 +371,12 @@ def archive(folder: Path, sounds: Path) -> set[bytes]:
             m: (part.windows, encoder.embed(m, part.array)) for m, part in media.parts.items()
         }
         new = NewItem(
-            f"i{n}", "audio", media.duration_s, media.windows, vectors, filename=sound.name
+            id=f"i{n}",
+            kind="audio",
+            duration_s=media.duration_s,
+            windows=media.windows,
+            vectors=vectors,
+            filename=sound.name,
         )
         opened.ensure("a").put_media(new, sound)
     opened.close()
@@ -395,7 +406,7 @@ def test_killed_before_each_step_of_adopting(tmp_path: Path, lives: Lives) -> No
         box = opened.get("a")
         assert {
             box.media(item.id)[0].read_bytes() for item in box.page(10)
-        } == sounds and box.counts()["items"] == 3
+        } == sounds and box.counts().items == 3
         assert box.set_aside() == [] and list((box.folder / "set-aside" / "records").iterdir())
         opened.close()
         shutil.rmtree(folder)
@@ -431,7 +442,7 @@ def test_killed_before_each_step_of_succeeding(tmp_path: Path, lives: Lives) -> 
             reembed.swap(folder, "a")
             opened = Collections(folder, "another", new.manifest.dims)
         box = opened.get("a")
-        assert kept(folder) == sounds and box.counts()["items"] == 3
+        assert kept(folder) == sounds and box.counts().items == 3
         assert {path.read_bytes() for path in box.set_aside()} == {
             b"unnamed",
             b"aside",
@@ -474,9 +485,7 @@ def test_a_full_disk_loses_nothing(four_mb: Path, tmp_path: Path) -> None:
     for id in acknowledged[:10]:
         box.delete(id)
     box.put([made("new", 7)])
-    assert (
-        ask(box, cloud(1, 8, 7)[0], top_k=2).hits and box.counts()["items"] == len(acknowledged) - 9
-    )
+    assert ask(box, cloud(1, 8, 7)[0], top_k=2).hits and box.counts().items == len(acknowledged) - 9
     box.close(keep=False)
 
 

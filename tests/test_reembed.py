@@ -55,7 +55,15 @@ def data(tmp_path: Path) -> Path:
         pass
     media = decoders.finish(decoders.start(place / "1.mp4", encoder.manifest.inputs, Budget()))
     vectors = {m: (part.windows, encoder.embed(m, part.array)) for m, part in media.parts.items()}
-    new = NewItem("uploaded", "video", media.duration_s, media.windows, vectors, {"n": 1}, "u.mp4")
+    new = NewItem(
+        id="uploaded",
+        kind="video",
+        duration_s=media.duration_s,
+        windows=media.windows,
+        vectors=vectors,
+        metadata={"n": 1},
+        filename="u.mp4",
+    )
     box.put_media(new, place / "1.mp4")
     decoders.close()
     collections.close()
@@ -70,9 +78,29 @@ def test_a_long_text_is_windows_of_the_other_bundle_too(data: Path) -> None:
     live = opened(data, old)
     vectors = {"text": ([0], old.embed("text", np.array([[2]])))}
     live.get("a").put(
-        [NewItem("long", "text", 0.0, [(0.0, 0.0)], vectors, text="green " * 8 + "red")]
+        [
+            NewItem(
+                id="long",
+                kind="text",
+                duration_s=0.0,
+                windows=[(0.0, 0.0)],
+                vectors=vectors,
+                texts=("green " * 8 + "red",),
+            )
+        ]
     )
-    live.get("a").put([NewItem("strange", "text", 0.0, [(0.0, 0.0)], {}, text="собака")])
+    live.get("a").put(
+        [
+            NewItem(
+                id="strange",
+                kind="text",
+                duration_s=0.0,
+                windows=[(0.0, 0.0)],
+                vectors={},
+                texts=("собака",),
+            )
+        ]
+    )
     live.close()
     assert run(data, new).failed == {}
     swap(data, "a")
@@ -116,12 +144,12 @@ def test_beside_the_old_then_in_its_place(data: Path) -> None:
     live.get("a").put(
         [
             NewItem(
-                "late",
-                "text",
-                0.0,
-                [(0.0, 0.0)],
-                {"text": ([0], old.embed("text", np.array([[1]])))},
-                text="red",
+                id="late",
+                kind="text",
+                duration_s=0.0,
+                windows=[(0.0, 0.0)],
+                vectors={"text": ([0], old.embed("text", np.array([[1]])))},
+                texts=("red",),
             )
         ]
     )
@@ -131,7 +159,18 @@ def test_beside_the_old_then_in_its_place(data: Path) -> None:
     shared = {overlap.route: overlap for overlap in overlaps(data, "a", new.manifest.compares)}
     assert {"video-video", "audio-audio"} <= set(shared)
     assert all(overlap.at_10 == 1.0 for overlap in shared.values())
-    live.get("a").put([NewItem("later", "text", 0.0, [(0.0, 0.0)], {}, text="blue")])
+    live.get("a").put(
+        [
+            NewItem(
+                id="later",
+                kind="text",
+                duration_s=0.0,
+                windows=[(0.0, 0.0)],
+                vectors={},
+                texts=("blue",),
+            )
+        ]
+    )
     live.close()
     with pytest.raises(NotReady, match="changed since"):
         swap(data, "a")
@@ -218,7 +257,9 @@ def test_a_swap_that_is_cut_short_is_completed(
     with monkeypatch.context() as patched:
         patched.setattr(Path, "rename", dying(Path.rename))
         patched.setattr("index.vectors.snapshot.sync", dying(lambda path, **_: None))
-        patched.setattr("index.records.database.Records.forget_origins", dying(lambda self: None))
+        patched.setattr(
+            "index.records.database.Records.forget_copied_versions", dying(lambda self: None)
+        )
         patched.setattr("index.library.shutil.rmtree", dying(lambda path, **_: None))
         try:
             swap(data, "a")

@@ -16,6 +16,7 @@ from media.sandbox import Decoders
 from media.windows import Media
 
 from ..collection import Collection
+from ..records.database import Origin
 from .build import WINDOWS, Report, Source, decoded, distinct, encoded
 
 
@@ -55,8 +56,7 @@ def unused(collection: Collection, files: Iterable[Path]) -> list[Source]:
     """The files as sources, with ids that no item has: their names, with a number where one is
     taken.
     """
-    with collection.held() as records:
-        ids = set(records.versions())
+    ids = collection.ids()
     sources = []
     for file in files:
         id, n = file.name, 1
@@ -74,6 +74,9 @@ def take_in(
         return
     items = encoded(encoder, ready)
     collection.take_in(
-        [replace(item, media=item.filename, source=None, stamp=None) for item in items]
+        [
+            replace(item, origin=Origin.UPLOAD, media=item.filename, source=None, stamp=None)
+            for item in items
+        ]
     )
     report.wrote(items)

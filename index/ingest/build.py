@@ -26,7 +26,7 @@ from media.text import padded, warnings_of
 from media.windows import Media
 
 from ..collection import Collection
-from ..records.database import Failure, Item, Known, NewItem
+from ..records.database import Failure, Item, KnownSource, NewItem, Origin
 from .content import digest_of, is_other, may_be_same
 from .items import media_item
 
@@ -60,6 +60,17 @@ class Source:
             if self.member
             else str(self.path)
         )
+
+    @property
+    def origin(self) -> Origin:
+        if self.path is None:
+            return Origin.LINE
+        return Origin.FILE if self.member is None else Origin.MEMBER
+
+    @property
+    def file(self) -> str | None:
+        """The path of its file, or of its shard; None of words alone."""
+        return None if self.path is None else str(self.path)
 
     @property
     def stamp(self) -> str:
@@ -102,7 +113,7 @@ class BuildPlan:
     total: int
     report: Report
     todo: list[tuple[Source, str]] = field(default_factory=list)
-    doubtful: deque[tuple[Source, str, Known | Failure]] = field(default_factory=deque)
+    doubtful: deque[tuple[Source, str, KnownSource | Failure]] = field(default_factory=deque)
 
     @property
     def done(self) -> int:
@@ -144,11 +155,26 @@ def sources(paths: Iterable[Path], within: Path | None = None) -> tuple[list[Sou
         elif path.suffix == ".jsonl":
             for row in read_manifest(path):
                 texts = one_line(row)
-                found.append(Source(row.id, row.path and row.path.resolve(), row.metadata, texts))
+                found.append(
+                    Source(
+                        id=row.id,
+                        path=row.path and row.path.resolve(),
+                        metadata=row.metadata,
+                        texts=texts,
+                    )
+                )
         elif path.suffix == ".tar":
             for row, member in read_shard(path):
                 texts = one_line(row)
-                found.append(Source(row.id, path.resolve(), row.metadata, texts, member))
+                found.append(
+                    Source(
+                        id=row.id,
+                        path=path.resolve(),
+                        metadata=row.metadata,
+                        texts=texts,
+                        member=member,
+                    )
+                )
         else:
             found.append(
                 Source(
@@ -159,7 +185,7 @@ def sources(paths: Iterable[Path], within: Path | None = None) -> tuple[list[Sou
 
 
 def one_line(row: Row) -> tuple[str, ...]:
-    """A row's captions, each as one line: an item keeps its texts a line each."""
+    """A row's captions, each as one line: people are shown an item's texts a line each."""
     lines = (" ".join(caption.text.splitlines()).strip() for caption in row.captions)
     return tuple(line for line in lines if line)
 
@@ -260,16 +286,15 @@ def plan_build(
     """What is to be done with the sources that there are, by what is known of them."""
     found, ignored = sources(paths, within)
     report = Report(ignored=ignored)
-    plan = BuildPlan(len(found), report)
-    with collection.held() as records:
-        known, failures = records.known_sources(), records.failures()
+    plan = BuildPlan(total=len(found), report=report)
+    known, failures = collection.sources()
     for source in distinct(found, report):
         if within and source.path and not source.path.is_relative_to(within):
             report.failed[source.id] = "it lies outside of the folder"
             continue
         stamp = f"{source.stamp}:{overlap}" if overlap else source.stamp
         item, failure = known.get(source.id), failures.get(source.id)
-        if item is not None and item.source != str(source.path or ""):
+        if item is not None and item.source != source.file:
             item = None
         if item is not None and item.stamp == stamp:
             if check and source.path is not None:
@@ -306,7 +331,7 @@ def settle_doubtful(collection: Collection, plan: BuildPlan) -> Iterator[None]:
             if not digest or digest != (known.digest or digest):
                 plan.report.rewritten += stamp == known.stamp
                 plan.todo.append((source, stamp))
-            elif isinstance(known, Known):
+            elif isinstance(known, KnownSource):
                 plan.report.unchanged += 1
                 if (stamp, digest) != (known.stamp, known.digest):
                     stamps[source.id] = stamp, digest
@@ -333,18 +358,24 @@ def note_failure(
     report.failed[source.name] = str(fault)
     if isinstance(fault, DecodersClosed):
         return
-    with collection.held() as records:
-        item = records.find(source.id)
+    item = collection.find(source.id)
     if (
         item is not None
-        and item.source == str(source.path)
+        and item.origin == source.origin
+        and item.source == source.file
         and replaced(item, source, stamp, fault)
     ):
         collection.delete(source.id)
     # that may have been the machine's fault: try again next time
     if isinstance(fault, DecoderFailed):
         stamp = ""
-    failure = Failure(stamp, str(fault), source.name, str(source.path or ""), source.digest or None)
+    failure = Failure(
+        stamp=stamp,
+        reason=str(fault),
+        name=source.name,
+        source=str(source.path or ""),
+        digest=source.digest or None,
+    )
     collection.note_failure(source.id, failure)
 
 
@@ -364,11 +395,8 @@ def standing_failures(collection: Collection) -> dict[str, str]:
     """What could not be indexed, in this build or an earlier one, and why, by the names of the
     files. Of files that are gone, or were indexed under another id, nothing is kept.
     """
-    with collection.held() as records:
-        failures = records.failures()
-        indexed = {
-            known.source for id, known in records.known_sources().items() if id not in failures
-        }
+    known, failures = collection.sources()
+    indexed = {item.source for id, item in known.items() if id not in failures}
     found, over = {}, []
     for id, failure in failures.items():
         if not failure.source or failure.name is None:
@@ -503,11 +531,12 @@ def encoded(encoder: Encoder, ready: list[tuple[Source, str, Media]]) -> list[Ne
             media,
             of_item,
             metadata=source.metadata,
-            filename=None if source.path is None or source.member else source.path.name,
-            source=str(source.path or ""),
+            filename=source.path.name if source.path and not source.member else None,
+            origin=source.origin,
+            source=source.file,
             stamp=stamp,
             digest=source.digest or None,
-            text="\n".join(source.texts) or None,
+            texts=source.texts,
         )
         items.append(with_words(item, source, encoder))
     return items

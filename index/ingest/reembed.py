@@ -34,7 +34,7 @@ from ..collection import (
 )
 from ..library import READY, STAGED, complete_swaps, hold, old_of
 from ..query_bank import ensure_query_bank
-from ..records.database import Item, Records, UnknownItem
+from ..records.database import Item, Origin, Records, UnknownItem
 from ..search import direction
 from ..vectors.base import Vectors
 from ..vectors.faiss_index import FaissIndex
@@ -92,7 +92,7 @@ def reembed(
         staged = Collection(folder, encoder.manifest.fingerprint, encoder.manifest.dims)
         try:
             ensure_query_bank(staged, encoder)
-            share = old.overlap() if overlap is None else overlap
+            share = old.window_overlap() if overlap is None else overlap
             work, progress = (
                 Work(old, old_folder, staged, encoder, decoders, budget, share),
                 Progress(),
@@ -100,7 +100,8 @@ def reembed(
             for _ in range(ROUNDS):
                 if not (yield from work.round(progress)):
                     break
-            ready = not stale(old, work.staged_records())
+            with staged.hold_for_reading() as new:
+                ready = not stale(old, new)
         finally:
             staged.close()
         if ready:
@@ -120,7 +121,7 @@ def stale(old: Records, new: Records) -> bool:
     """Whether the old collection has an item that the new one has not as it is now, or has one no
     more.
     """
-    wanted, held, made_from = old.versions(), new.versions().keys(), new.origins()
+    wanted, held, made_from = old.versions(), new.versions().keys(), new.copied_versions()
     return wanted.keys() != held or any(
         made_from.get(id) != version for id, version in wanted.items()
     )
@@ -138,18 +139,14 @@ class Work:
     budget: Budget
     overlap: float
 
-    def staged_records(self) -> Records:
-        with self.staged.held() as records:
-            return records
-
     def round(self, progress: Progress) -> Generator[Progress, None, bool]:
         """Every item that is not in the staged collection as it is in the old one; returns whether
         there was any.
         """
         wanted = self.old.versions()
         progress.failed.clear()  # by now it may be there, or gone
-        with self.staged.held() as records:
-            there, held = records.origins(), set(records.versions())
+        with self.staged.hold_for_reading() as records:
+            there, held = records.copied_versions(), set(records.versions())
         for id in held - wanted.keys():
             self.staged.delete(id)
         behind = [
@@ -182,24 +179,23 @@ class Work:
         """Where each item's media are now: in the old collection, where batch building found them,
         in a shard.
         """
-        shards: dict[str, dict[str, Member]] = {}
+        shards: dict[Path, dict[str, Member]] = {}
         for id, item in items.items():
-            path, member = self.kept(item) or (Path(item.source) if item.source else None), None
-            if item.source and not item.media and not item.filename:
-                if item.source not in shards:
+            path = self.kept(item)
+            member: Member | None = None
+            if path is None and item.source is not None:
+                path = Path(item.source)
+            if item.origin == Origin.MEMBER:
+                assert path is not None
+                if path not in shards:
+                    shards[path] = {}
                     with suppress(BadManifest, OSError):
-                        shards[item.source] = {
-                            row.id: part for row, part in read_shard(Path(item.source))
-                        }
-                member = shards.get(item.source, {}).get(id)
-            texts = (
-                ()
-                if not item.text
-                else (item.text,)
-                if item.source is None
-                else tuple(item.text.split("\n"))
+                        shards[path] = {row.id: part for row, part in read_shard(path)}
+                member = shards[path].get(id)
+            yield (
+                Source(id=id, path=path, metadata=item.metadata, texts=item.texts, member=member),
+                versions[id],
             )
-            yield Source(id, path, item.metadata, texts, member), versions[id]
 
     def kept(self, item: Item) -> Path | None:
         return self.old_folder / "media" / item.media if item.media else None
@@ -215,14 +211,24 @@ class Work:
                 media = self.staged.store_media(kept, item.filename or "") if kept else None
             except FileNotFoundError:  # deleted or replaced meanwhile: the next round sees to it
                 continue
-            new = replace(new, media=media, kind=item.kind, filename=item.filename, text=item.text)
-            made.append(replace(new, source=item.source, stamp=item.stamp, digest=item.digest))
+            made.append(
+                replace(
+                    new,
+                    kind=item.kind,
+                    filename=item.filename,
+                    origin=item.origin,
+                    media=media,
+                    source=item.source,
+                    stamp=item.stamp,
+                    digest=item.digest,
+                    texts=item.texts,
+                )
+            )
         self.staged.put(made)
         there = {new.id for new in made}
-        with self.staged.held() as records:
-            records.set_origins(
-                {source.id: version for source, version, _ in ready if source.id in there}
-            )
+        self.staged.note_copied_versions(
+            {source.id: version for source, version, _ in ready if source.id in there}
+        )
 
 
 @dataclass(frozen=True)
@@ -254,7 +260,7 @@ def overlaps(data: Path, name: str, compares: Callable[[str, str], bool]) -> lis
             sides = [Neighbours(records, target) for records in (old, new)]
             for source in sorted(set(old.bank_encodings()) & set(new.bank_encodings())):
                 if compares(source, target) and all(
-                    side.records.dim_of_bank(source) == side.dim for side in sides
+                    side.records.bank_dim(source) == side.dim for side in sides
                 ):
                     asked = zip(
                         *(side.records.bank(source, side.dim) for side in sides), strict=False
@@ -280,15 +286,15 @@ class Neighbours:
         self.records, self.encoding, self.dim = records, encoding, records.dim(encoding)
         self.index = FaissIndex(self.dim)
         replay(records, encoding, self.index, 0)
-        self.items = records.items_with(encoding)
+        self.items = records.ids_with(encoding)
 
     def of(self, id: str) -> Vectors:
-        return self.records.vectors_of(id, self.encoding, self.dim)
+        return self.records.item_vectors(id, self.encoding, self.dim)
 
     def best(self, query: Vectors, but: str) -> list[str]:
         """The ten best items but one."""
         ids = self.index.search(query, 20 * TEN).ids
-        places = self.records.places(self.encoding)
+        places = self.records.window_table(self.encoding)
         numbers = list(places.owners(places.find(ids).tolist()))[: TEN + 1]
         about = self.records.about(numbers)
         return [about[n].id for n in numbers if n in about and about[n].id != but][:TEN]

@@ -12,6 +12,7 @@ import sqlite3
 from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -21,47 +22,23 @@ from numpy.typing import NDArray
 from export.bundle import modality_of
 
 from ..columns import Ids
-from .filters import facts
+from .filters import metadata_values
 from .item_cache import ItemCache
+from .schema import SCHEMA_VERSION, migrate, read_version
 from .window_table import WindowTable
 
-SCHEMA_VERSION = 5
-SCHEMA = """
-create table meta (key text primary key, value text not null) strict;
-create table items (
-    n integer primary key autoincrement, id text not null unique, kind text not null, duration_s real not null,
-    filename text, media text, source text, stamp text, text text, metadata text not null, digest text) strict;
-create table facts (
-    item integer not null references items on delete cascade,
-    path text not null, kind text not null, value any) strict;
-create index facts_item on facts (item);
-create index facts_value on facts (path, kind, value, item);
-create table windows (
-    n integer primary key autoincrement, item integer not null references items on delete cascade,
-    start_s real not null, end_s real not null, plain integer not null default 0) strict;
-create index windows_item on windows (item);
-create table vectors (
-    n integer primary key autoincrement, window integer not null references windows on delete cascade,
-    encoding text not null, vector blob not null) strict;
-create index vectors_window on vectors (window);
-create index vectors_encoding on vectors (encoding);
-create table pictures (window integer primary key references windows on delete cascade, jpeg blob not null) strict;
-create table sounds (item integer primary key references items on delete cascade, peaks blob not null) strict;
-create table bank (encoding text not null, vector blob not null) strict;
-create table removed (n integer primary key autoincrement, vector integer not null, encoding text not null) strict;
-create table failures (
-    id text primary key, stamp text not null, reason text not null, name text, source text, digest text) strict;
-"""
-PLACES = (
+WINDOWS_QUERY = (
     "select v.n, w.item, w.n, w.start_s, w.end_s, w.plain from vectors v join windows w on w.n = v.window"
     " where v.encoding = ? and v.n > ? order by v.n"
 )
-LABELS = "select n, metadata, id, kind, duration_s, filename from items"
-ASKS = "asks:"  # before the name of a bank's encoding, a key
+ITEMS_QUERY = "select n, metadata, id, kind, duration_s, filename from items"
+BANK_PREFIX = "asks:"  # of keys in `meta`, before the name of a bank's encoding
+COPIED_PREFIX = "from:"  # of keys in `meta`, before the id of an item that was copied
 CHUNK = 4096
 # of pages, so that a search finds its hits without reading the trees above them
 CACHE_KIB = 8 * 1024
-FILTERS_KEPT, FILTER_KEPT_MOST = 16, 1_000_000  # and of how many vectors each
+FILTERS_KEPT = 16  # whose results are remembered
+FILTER_KEPT_MOST = 1_000_000  # vectors of one of them
 
 
 class UnknownItem(Exception):
@@ -73,16 +50,19 @@ class UnknownItem(Exception):
         return f"no item {self.id!r}"
 
 
-class UnknownSchema(Exception):
-    def __init__(self, found: int) -> None:
-        super().__init__(f"records of version {found}; this version reads {SCHEMA_VERSION}")
-        self.found = found
+class Origin(StrEnum):
+    """Where an item comes from, and so where its media can be read again."""
+
+    UPLOAD = "upload"  # added one by one: its media, if any, were copied into the collection
+    FILE = "file"  # a file that lies where batch building found it
+    MEMBER = "member"  # of a tar shard that lies where batch building found it
+    LINE = "line"  # words alone, on a line of a manifest
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class NewItem:
-    """What is written in one transaction. `vectors[e]`, of an encoding, is (which windows, unit
-    vectors [n, dim]).
+    """What is written in one transaction. `vectors` has by encoding (which windows, unit vectors
+    [n, dim]).
     """
 
     id: str
@@ -92,44 +72,51 @@ class NewItem:
     vectors: dict[str, tuple[list[int], NDArray[np.float32]]]
     metadata: dict[str, Any] = field(default_factory=dict)
     filename: str | None = None
+    origin: Origin = Origin.UPLOAD
     media: str | None = None  # the stored copy, relative to the collection
-    source: str | None = None  # where batch building found it
+    source: str | None = None  # the file or shard that batch building read
     stamp: str | None = None  # the size and time it had there
-    digest: str | None = None  # the sum of its content there, where it is known
-    text: str | None = None
-    plain: Collection[int] = ()  # windows of which the pictures show one colour and nothing else
-    pictures: dict[int, bytes] = field(default_factory=dict)  # of windows, as JPEG
+    digest: str | None = None  # SHA-256 of its content there, where it is known
+    texts: tuple[str, ...] = ()
+    plain: Collection[int] = ()  # windows whose pictures show one colour and nothing else
+    pictures: dict[int, bytes] = field(default_factory=dict)  # by window, as JPEG
     peaks: bytes = b""  # see `media.preview`
-    warnings: tuple[str, ...] = ()  # what whoever adds it is told; not kept
+    warnings: tuple[str, ...] = ()  # for whoever adds it; not stored
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Item:
     id: str
     kind: str
     duration_s: float
     filename: str | None
+    origin: Origin
     media: str | None
     source: str | None
     stamp: str | None
     digest: str | None
-    text: str | None
+    texts: tuple[str, ...]
     metadata: dict[str, Any]
     windows: int
     modalities: tuple[str, ...]
 
+    @property
+    def text(self) -> str | None:
+        """Its texts, a line each; None where it has none."""
+        return "\n".join(self.texts) or None
 
-class Known(NamedTuple):
-    """What batch building made an item from."""
 
-    source: str
+class KnownSource(NamedTuple):
+    """What batch building made an item from; `source` is None for a line of a manifest."""
+
+    source: str | None
     stamp: str
     digest: str | None
 
 
 class Failure(NamedTuple):
-    """A source that could not be indexed; older records do not know its name, its file and the sum
-    of its content.
+    """A source that could not be indexed. Failures noted by earlier versions have no name, source
+    and digest.
     """
 
     stamp: str
@@ -137,6 +124,13 @@ class Failure(NamedTuple):
     name: str | None = None
     source: str | None = None
     digest: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counts:
+    items: int
+    windows: int
+    vectors: dict[str, int]  # by encoding; those that have any
 
 
 Kept = TypeVar("Kept", WindowTable, ItemCache)
@@ -174,49 +168,27 @@ class Records:
         self._db.execute("pragma synchronous = full")
         self._db.execute("pragma foreign_keys = on")
         self._db.execute(f"pragma cache_size = -{CACHE_KIB}")
-        self._places: dict[str, WindowTable] = {}
-        self._labels = ItemCache()
+        self._window_tables: dict[str, WindowTable] = {}
+        self._item_cache = ItemCache()
         self._matched: dict[tuple[Any, ...], Ids] = {}  # what filters left, until the next write
-        version = self._db.execute("pragma user_version").fetchone()[0]
-        if version not in range(SCHEMA_VERSION + 1):
-            raise UnknownSchema(version)
-        if version < SCHEMA_VERSION:
+        self._readers = 0  # who hold the records still at the moment
+        if read_version(self._db) < SCHEMA_VERSION:
             with self._transaction():
-                self._migrate(version)
-                self._db.execute(f"pragma user_version = {SCHEMA_VERSION}")
+                migrate(self._db)
 
-    def _migrate(self, version: int) -> None:
-        """From an older schema to this one; 0 is a database with nothing in it."""
-        if version == 0:
-            for statement in SCHEMA.split(";"):
-                self._db.execute(statement)
-        if version == 1:  # when a vector's encoding was its modality
-            self._db.execute("alter table vectors rename column modality to encoding")
-            self._db.execute("alter table removed rename column modality to encoding")
-        # when filters read the metadata itself, and scores were not calibrated
-        if version in (1, 2):
-            for statement in SCHEMA.split(";"):
-                if "facts" in statement or "table bank" in statement:
-                    self._db.execute(statement)
-            for n, metadata in self._db.execute("select n, metadata from items").fetchall():
-                self._add_facts(n, json.loads(metadata))
-        if version in (1, 2, 3):  # when the page had nothing to show before it played
-            for statement in SCHEMA.split(";"):
-                if "table pictures" in statement or "table sounds" in statement:
-                    self._db.execute(statement)
-        # when a file was known by its size and time alone, and black was a match
-        if version in (1, 2, 3, 4):
-            self._db.execute("alter table windows add column plain integer not null default 0")
-            self._db.execute("alter table items add column digest text")
-            for column in ("name", "source", "digest"):
-                self._db.execute(f"alter table failures add column {column} text")
-
-    def _add_facts(self, item: int, metadata: dict[str, Any]) -> None:
-        rows = [(item, *fact) for fact in facts(metadata)]
-        self._db.executemany("insert into facts values (?, ?, ?, ?)", rows)
+    @contextmanager
+    def refuse_writes(self) -> Iterator[None]:
+        """Have every write fail with RuntimeError meanwhile: somebody reads, and relies on it."""
+        self._readers += 1
+        try:
+            yield
+        finally:
+            self._readers -= 1
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
+        if self._readers:
+            raise RuntimeError("the records are held for reading: nothing is written meanwhile")
         self._db.execute("begin immediate")
         try:
             yield
@@ -229,7 +201,7 @@ class Records:
     def close(self) -> None:
         self._db.close()
 
-    def shorten_log(self) -> None:
+    def truncate_log(self) -> None:
         """Carry SQLite's log over into the database, and give its room back, if nobody reads it at
         the moment.
         """
@@ -246,66 +218,95 @@ class Records:
 
     def put(
         self, items: list[NewItem], dims: Mapping[str, int]
-    ) -> tuple[dict[str, tuple[list[int], NDArray[np.float32]]], list[str]]:
+    ) -> tuple[dict[str, tuple[Ids, NDArray[np.float32]]], list[str]]:
         """Write items in one transaction, each replacing an item of its id.
 
-        Returns, by encoding, the ids and vectors that were added, and the media files no longer
-        used.
+        Returns, by encoding, the numbers [n] and vectors [n, dim] that were added, and the media
+        files that are no longer used.
+
+        Raises:
+            ValueError: a vector has other dimensions than `dims` says of its encoding.
         """
-        added: dict[str, tuple[list[int], list[NDArray[np.float32]]]] = {}
+        numbers: dict[str, list[int]] = {}
+        vectors: dict[str, list[NDArray[np.float32]]] = {}
         replaced: list[tuple[int, str | None]] = []
         self._matched.clear()
         with self._transaction():
             for item in items:
                 replaced += self._remove(item.id)
                 self._db.execute("delete from failures where id = ?", (item.id,))
-                row = self._db.execute(
-                    "insert into items (id, kind, duration_s, filename, media, source, stamp, digest, text, metadata)"
-                    " values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                    (
-                        item.id,
-                        item.kind,
-                        item.duration_s,
-                        item.filename,
-                        item.media,
-                        item.source,
-                        item.stamp,
-                        item.digest,
-                        item.text,
-                        json.dumps(item.metadata, ensure_ascii=False),
-                    ),
-                ).lastrowid
-                assert row is not None
-                self._add_facts(row, item.metadata)
-                windows = [
-                    self._db.execute(
-                        "insert into windows (item, start_s, end_s, plain) values (?, ?, ?, ?)",
-                        (row, start_s, end_s, place in item.plain),
-                    ).lastrowid
-                    for place, (start_s, end_s) in enumerate(item.windows)
-                ]
-                seen = [(windows[w], jpeg) for w, jpeg in item.pictures.items()]
-                self._db.executemany("insert into pictures values (?, ?)", seen)
-                if item.peaks:
-                    self._db.execute("insert into sounds values (?, ?)", (row, item.peaks))
-                for encoding, (which, vectors) in item.vectors.items():
-                    ids, rows = added.setdefault(encoding, ([], []))
-                    for w, vector in zip(which, vectors, strict=True):
-                        if vector.shape != (dims[encoding],):
-                            raise ValueError(
-                                f"a vector of shape {vector.shape}, {encoding} has {dims[encoding]} dimensions"
-                            )
-                        blob = np.asarray(vector, "<f4").tobytes()
-                        n = self._db.execute(
-                            "insert into vectors (window, encoding, vector) values (?, ?, ?)",
-                            (windows[w], encoding, blob),
-                        ).lastrowid
-                        assert n is not None
-                        ids.append(n)
-                        rows.append(vector)
-        return {e: (ids, np.stack(rows)) for e, (ids, rows) in added.items() if ids}, self._gone(
-            replaced
-        )
+                row = self._insert_item(item)
+                windows = self._insert_windows(row, item)
+                for encoding, (which, rows) in item.vectors.items():
+                    check_width(encoding, rows, dims[encoding])
+                    owners = [windows[window] for window in which]
+                    new = self._insert_vectors(encoding, owners, rows)
+                    numbers.setdefault(encoding, []).extend(new)
+                    vectors.setdefault(encoding, []).extend(rows)
+        added = {
+            encoding: (np.array(numbers[encoding], np.int64), np.stack(rows))
+            for encoding, rows in vectors.items()
+            if rows
+        }
+        return added, self._forget(replaced)
+
+    def _insert_item(self, item: NewItem) -> int:
+        """An item with its texts, metadata and waveform; returns its number."""
+        row = self._db.execute(
+            "insert into items (id, kind, duration_s, filename, origin, media, source, stamp,"
+            " digest, metadata) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                item.id,
+                item.kind,
+                item.duration_s,
+                item.filename,
+                item.origin,
+                item.media,
+                item.source,
+                item.stamp,
+                item.digest,
+                json.dumps(item.metadata, ensure_ascii=False),
+            ),
+        ).lastrowid
+        assert row is not None
+        texts = [(row, position, text) for position, text in enumerate(item.texts)]
+        self._db.executemany("insert into texts values (?, ?, ?)", texts)
+        self._insert_metadata_values(row, item.metadata)
+        if item.peaks:
+            self._db.execute("insert into sounds values (?, ?)", (row, item.peaks))
+        return row
+
+    def _insert_metadata_values(self, item: int, metadata: dict[str, Any]) -> None:
+        rows = [(item, *value) for value in metadata_values(metadata)]
+        self._db.executemany("insert into metadata_values values (?, ?, ?, ?)", rows)
+
+    def _insert_windows(self, row: int, item: NewItem) -> list[int]:
+        """An item's windows with their pictures; returns the windows' numbers."""
+        numbers: list[int] = []
+        for position, (start_s, end_s) in enumerate(item.windows):
+            number = self._db.execute(
+                "insert into windows (item, start_s, end_s, plain) values (?, ?, ?, ?)",
+                (row, start_s, end_s, position in item.plain),
+            ).lastrowid
+            assert number is not None
+            numbers.append(number)
+        pictures = [(numbers[window], jpeg) for window, jpeg in item.pictures.items()]
+        self._db.executemany("insert into pictures values (?, ?)", pictures)
+        return numbers
+
+    def _insert_vectors(
+        self, encoding: str, windows: list[int], vectors: NDArray[np.float32]
+    ) -> list[int]:
+        """Vectors [n, dim] of windows, by their numbers [n]; returns the vectors' numbers."""
+        numbers: list[int] = []
+        for window, vector in zip(windows, vectors, strict=True):
+            number = self._db.execute(
+                "insert into vectors (window, encoding, vector) values (?, ?, ?)",
+                (window, encoding, np.asarray(vector, "<f4").tobytes()),
+            ).lastrowid
+            assert number is not None
+            numbers.append(number)
+        return numbers
 
     def remove(self, id: str) -> list[str]:
         """Delete an item; returns the media files no longer used.
@@ -318,12 +319,12 @@ class Records:
             if self._db.execute("select 1 from items where id = ?", (id,)).fetchone() is None:
                 raise UnknownItem(id)
             removed = self._remove(id)
-        return self._gone(removed)
+        return self._forget(removed)
 
     def _remove(self, id: str) -> list[tuple[int, str | None]]:
-        """The number and the media file of an item that was there."""
+        """Delete an item if it is there; returns its number and its media file."""
         self._db.execute(
-            "insert into removed (vector, encoding) select v.n, v.encoding from vectors v"
+            "insert into tombstones (vector, encoding) select v.n, v.encoding from vectors v"
             " join windows w on w.n = v.window join items i on i.n = w.item where i.id = ?",
             (id,),
         )
@@ -331,9 +332,9 @@ class Records:
             "delete from items where id = ? returning n, media", (id,)
         ).fetchall()
 
-    def _gone(self, items: list[tuple[int, str | None]]) -> list[str]:
-        """Forget items that have been removed for good; returns their media files."""
-        self._labels.forget([n for n, _ in items])
+    def _forget(self, items: list[tuple[int, str | None]]) -> list[str]:
+        """Drop deleted items from the cache; returns their media files."""
+        self._item_cache.forget([n for n, _ in items])
         return [media for _, media in items if media is not None]
 
     # ------------------------------------------------------------ reading
@@ -351,29 +352,16 @@ class Records:
 
     def _items(self, where: str, params: tuple[Any, ...]) -> list[Item]:
         rows = self._db.execute(
-            "select i.id, i.kind, i.duration_s, i.filename, i.media, i.source, i.stamp, i.digest, i.text, i.metadata,"
+            "select i.id, i.kind, i.duration_s, i.filename, i.origin, i.media, i.source, i.stamp,"
+            " i.digest, i.metadata,"
+            " (select json_group_array(text) from"
+            "  (select text from texts t where t.item = i.n order by position)),"
             " (select count(*) from windows w where w.item = i.n),"
             " (select group_concat(distinct v.encoding) from vectors v join windows w on w.n = v.window"
             f"  where w.item = i.n) from items i {where}",
             params,
         )
-        return [
-            Item(
-                id,
-                kind,
-                seconds,
-                name,
-                media,
-                source,
-                stamp,
-                digest,
-                text,
-                json.loads(about),
-                windows,
-                modalities_of((has or "").split(",")),
-            )
-            for id, kind, seconds, name, media, source, stamp, digest, text, about, windows, has in rows.fetchall()
-        ]
+        return [make_item(*row) for row in rows.fetchall()]
 
     def picture(self, id: str, at_s: float) -> bytes | None:
         """A JPEG of the window nearest to a second of an item; None where it has none."""
@@ -391,15 +379,11 @@ class Records:
         ).fetchone()
         return row[0] if row else b""
 
-    def counts(self) -> dict[str, int]:
-        """How many items, windows and vectors of each encoding."""
-        count = {
-            t: self._db.execute(f"select count(*) from {t}").fetchone()[0]
-            for t in ("items", "windows")
-        }
-        return count | dict(
-            self._db.execute("select encoding, count(*) from vectors group by encoding")
-        )
+    def counts(self) -> Counts:
+        items = self._db.execute("select count(*) from items").fetchone()[0]
+        windows = self._db.execute("select count(*) from windows").fetchone()[0]
+        rows = self._db.execute("select encoding, count(*) from vectors group by encoding")
+        return Counts(items=items, windows=windows, vectors=dict(rows))
 
     def alive(self, items: Ids) -> NDArray[np.bool_]:
         """Which of these items, by their numbers [n], are there still."""
@@ -410,10 +394,10 @@ class Records:
         """The numbers of the last vector added and the last one removed."""
         last = dict(
             self._db.execute(
-                "select name, seq from sqlite_sequence where name in ('vectors', 'removed')"
+                "select name, seq from sqlite_sequence where name in ('vectors', 'tombstones')"
             )
         )
-        return last.get("vectors", 0), last.get("removed", 0)
+        return last.get("vectors", 0), last.get("tombstones", 0)
 
     def vectors_after(
         self, encoding: str, n: int, dim: int, upto: int | None = None
@@ -442,43 +426,40 @@ class Records:
         """At most so many vectors of an encoding, by chance: ids [k], ascending, and vectors [k,
         dim].
         """
-        ids = self.places(encoding).ids
+        ids = self.window_table(encoding).ids
         if len(ids) > most:
             ids = np.sort(np.random.default_rng(seed).choice(ids, most, replace=False))
-        return self.exact(ids, dim)
+        return self.read_vectors(ids, dim)
 
-    def removed_after(self, encoding: str, n: int) -> NDArray[np.int64]:
+    def tombstones_after(self, encoding: str, n: int) -> NDArray[np.int64]:
         rows = self._db.execute(
-            "select vector from removed where encoding = ? and n > ?", (encoding, n)
+            "select vector from tombstones where encoding = ? and n > ?", (encoding, n)
         ).fetchall()
         return np.array([row[0] for row in rows], np.int64)
 
-    def forget_removed(self, upto: int) -> None:
+    def forget_tombstones(self, upto: int) -> None:
         """Drop the notes of removals that no snapshot needs any more; their numbers are not used
         again.
         """
         with self._transaction():
-            self._db.execute("delete from removed where n <= ?", (upto,))
+            self._db.execute("delete from tombstones where n <= ?", (upto,))
 
     def encodings(self) -> list[str]:
         return [row[0] for row in self._db.execute("select distinct encoding from vectors")]
 
     def about(self, items: list[int]) -> dict[int, About]:
-        """What is said of items that are there, by their numbers."""
-        rows, long = self.labels().of(items)
-        for part in parts(long):
-            rows += self._db.execute(f"{LABELS} where n in ({placeholders(len(part))})", part)
-        every = json.loads(f"[{','.join([row[1] for row in rows])}]")
-        return {
-            n: About(metadata, *about) for (n, _, *about), metadata in zip(rows, every, strict=True)
-        }
+        """What hits say of items that are there, by their numbers."""
+        rows, too_long = self.item_cache().get(items)
+        for part in split(too_long):
+            rows += self._db.execute(f"{ITEMS_QUERY} where n in ({placeholders(len(part))})", part)
+        return {n: About(json.loads(metadata), *others) for n, metadata, *others in rows}
 
-    def exact(self, ids: Ids, dim: int) -> tuple[Ids, NDArray[np.float32]]:
+    def read_vectors(self, ids: Ids, dim: int) -> tuple[Ids, NDArray[np.float32]]:
         """Vectors as they were given, by their ids, ascending: those that are there [k], and
         vectors [k, dim].
         """
         found: dict[int, bytes] = {}
-        for part in parts(ids.tolist()):
+        for part in split(ids.tolist()):
             found |= dict(
                 self._db.execute(
                     f"select n, vector from vectors where n in ({placeholders(len(part))})", part
@@ -488,7 +469,7 @@ class Records:
         blobs = b"".join(found[n] for n in there.tolist())
         return there, np.frombuffer(blobs, "<f4").reshape(len(there), dim)
 
-    def overlap(self) -> float:
+    def window_overlap(self) -> float:
         """The share of a window of media that the next one lies on, as some item of three or more
         has it; else 0.
         """
@@ -503,7 +484,7 @@ class Records:
         (start, end), (following, _) = rows
         return float(max(0.0, (end - following) / (end - start)))
 
-    def vectors_of(self, id: str, encoding: str, dim: int) -> NDArray[np.float32]:
+    def item_vectors(self, id: str, encoding: str, dim: int) -> NDArray[np.float32]:
         """An item's vectors [n, dim] of an encoding. Raises UnknownItem."""
         self.item(id)
         rows = self._db.execute(
@@ -530,29 +511,36 @@ class Records:
                 "sha256": hashlib.sha256(b"".join(blob for _, blob in blobs)).hexdigest(),
             }
             self._db.execute(
-                "insert or replace into meta values (?, ?)", (ASKS + encoding, json.dumps(about))
+                "insert or replace into meta values (?, ?)",
+                (BANK_PREFIX + encoding, json.dumps(about)),
             )
 
-    def asking(self) -> dict[str, dict[str, Any]]:
+    def query_sources(self) -> dict[str, dict[str, Any]]:
         """The encodings that have a bank with targets: these, and the digest of its queries."""
-        rows = self._db.execute("select key, value from meta where key like ?", (f"{ASKS}%",))
-        return {key.removeprefix(ASKS): json.loads(value) for key, value in rows}
+        rows = self._db.execute(
+            "select key, value from meta where key like ?", (f"{BANK_PREFIX}%",)
+        )
+        return {key.removeprefix(BANK_PREFIX): json.loads(value) for key, value in rows}
 
-    def asked_by(self, encoding: str) -> str:
+    def tuning_digest(self, encoding: str) -> str:
         """The digests of the banks whose queries are asked of an encoding; empty where there are
         none.
         """
         return "+".join(
-            sorted(bank["sha256"] for bank in self.asking().values() if encoding in bank["targets"])
+            sorted(
+                bank["sha256"]
+                for bank in self.query_sources().values()
+                if encoding in bank["targets"]
+            )
         )
 
-    def asked_of(self, encoding: str, dim: int, most: int) -> NDArray[np.float32]:
+    def tuning_queries(self, encoding: str, dim: int, most: int) -> NDArray[np.float32]:
         """What vectors of an encoding are searched by: queries [n, dim] of those banks, or where
         there are none its own vectors, which an index finds more easily: it has them.
         """
         banks = [
             self.bank(source, dim)
-            for source, bank in self.asking().items()
+            for source, bank in self.query_sources().items()
             if encoding in bank["targets"]
         ]
         return (
@@ -560,55 +548,59 @@ class Records:
         )
 
     def matching(
-        self, condition: str, params: list[Any], target: Hashable, places: WindowTable
+        self, condition: str, params: list[Any], target: Hashable, table: WindowTable
     ) -> Ids:
-        """Which of a target's vectors, which belong to `places`, are of items that meet an SQL
-        condition from `filters`; ascending.
+        """Which of a target's vectors, the rows of `table`, are of items that meet an SQL condition
+        from `filters`; ascending. The same array as before, if nothing was written meanwhile.
         """
-        asked = (target, condition, *params)
-        if asked not in self._matched:
-            rows = self._db.execute(f"select n from items where {condition}", params).fetchall()
-            ids, items = places.ids, places.items
-            meets = np.zeros(int(items.max(initial=0)) + 1, bool)
-            chosen = np.fromiter((row[0] for row in rows), np.int64, len(rows))
-            meets[chosen[chosen < len(meets)]] = True
-            while len(self._matched) >= FILTERS_KEPT:
-                self._matched.pop(next(iter(self._matched)))
-            found = ids[meets[items]]
-            if len(found) > FILTER_KEPT_MOST:
-                return found
-            self._matched[asked] = found
-        return self._matched[asked]
+        key = (target, condition, *params)
+        if key in self._matched:
+            return self._matched[key]
+        rows = self._db.execute(f"select n from items where {condition}", params)
+        chosen = np.fromiter((row[0] for row in rows), np.int64)
+        meets = np.zeros(int(table.items.max(initial=0)) + 1, bool)
+        meets[chosen[chosen < len(meets)]] = True
+        ids = table.ids[meets[table.items]]
+        while len(self._matched) >= FILTERS_KEPT:
+            self._matched.pop(next(iter(self._matched)))
+        if len(ids) <= FILTER_KEPT_MOST:
+            self._matched[key] = ids
+        return ids
 
-    def places(self, encoding: str) -> WindowTable:
-        """Where the vectors of an encoding belong; kept in memory, and read on after each write of
-        this connection.
+    def window_table(self, encoding: str) -> WindowTable:
+        """The windows that the vectors of an encoding are of. It is kept in memory, and read on
+        after each write of this connection.
         """
-        places = self._places.get(encoding)
-        if places is None or places.read_at != self._db.total_changes:
-            there = "select count(*) from vectors where encoding = ?"
-            places = self._places[encoding] = self._read_on(
-                places or WindowTable(), PLACES, there, encoding
-            )
-        return places
+        table = self._window_tables.get(encoding)
+        if table is None or table.read_at != self._db.total_changes:
+            table = table or WindowTable()
+            count = "select count(*) from vectors where encoding = ?"
+            table = self._read_on(table, WINDOWS_QUERY, count, encoding)
+            self._window_tables[encoding] = table
+        return table
 
-    def labels(self) -> ItemCache:
-        """What is said of items, kept in the same way."""
-        if self._labels.read_at != self._db.total_changes:
-            there = "select count(*) from items"
-            self._labels = self._read_on(self._labels, f"{LABELS} where n > ? order by n", there)
-        return self._labels
+    def item_cache(self) -> ItemCache:
+        """What hits say of items, kept in the same way."""
+        if self._item_cache.read_at != self._db.total_changes:
+            query = f"{ITEMS_QUERY} where n > ? order by n"
+            count = "select count(*) from items"
+            self._item_cache = self._read_on(self._item_cache, query, count)
+        return self._item_cache
 
-    def _read_on(self, kept: Kept, query: str, there: str, *params: Any) -> Kept:
-        """What is kept with what came after its last; read anew where most is gone by now."""
+    def _read_on(self, kept: Kept, query: str, count: str, *params: Any) -> Kept:
+        """Add the rows of `query` that came after the last of those kept. All are read anew where
+        most of those kept are deleted by now, as `count` tells.
+        """
         rows = self._db.execute(query, (*params, kept.last))
         while some := rows.fetchmany(CHUNK):
             kept.append(some)
         kept.read_at = self._db.total_changes
-        if len(kept) > 2 * kept.looked + CHUNK:  # so that they need not be counted after each write
-            kept.looked = len(kept)
-            if len(kept) > 2 * self._db.execute(there, params).fetchone()[0]:
-                return self._read_on(type(kept)(), query, there, *params)
+        # counting takes long: only after the number of rows has doubled
+        if len(kept) > 2 * kept.counted_at + CHUNK:
+            kept.counted_at = len(kept)
+            there = self._db.execute(count, params).fetchone()[0]
+            if len(kept) > 2 * there:
+                return self._read_on(type(kept)(), query, count, *params)
         return kept
 
     def media_files(self) -> set[str]:
@@ -622,15 +614,15 @@ class Records:
         """What changes, by id, whenever an item is put again."""
         return {id: str(n) for id, n in self._db.execute("select id, n from items order by n")}
 
-    def origins(self) -> dict[str, str]:
+    def copied_versions(self) -> dict[str, str]:
         """The versions, by id, that a staged collection's items were made from."""
         rows = self._db.execute("select key, value from meta where key like 'from:%'")
         return {key.removeprefix("from:"): value for key, value in rows}
 
-    def set_origins(self, versions: dict[str, str]) -> None:
+    def set_copied_versions(self, versions: dict[str, str]) -> None:
         self.set_meta({f"from:{id}": version for id, version in versions.items()})
 
-    def forget_origins(self) -> None:
+    def forget_copied_versions(self) -> None:
         with self._transaction():
             self._db.execute("delete from meta where key like 'from:%'")
 
@@ -644,7 +636,7 @@ class Records:
         ).fetchone()
         return int(row[0]) // 4 if row else 0
 
-    def dim_of_bank(self, encoding: str) -> int:
+    def bank_dim(self, encoding: str) -> int:
         row = self._db.execute(
             "select length(vector) from bank where encoding = ? limit 1", (encoding,)
         ).fetchone()
@@ -653,7 +645,7 @@ class Records:
     def bank_encodings(self) -> list[str]:
         return [row[0] for row in self._db.execute("select distinct encoding from bank")]
 
-    def items_with(self, encoding: str) -> list[str]:
+    def ids_with(self, encoding: str) -> list[str]:
         rows = self._db.execute(
             "select distinct i.id from items i join windows w on w.item = i.n join vectors v on v.window = w.n"
             " where v.encoding = ?",
@@ -663,21 +655,21 @@ class Records:
 
     # ------------------------------------------------------------ batch building
 
-    def known_sources(self) -> dict[str, Known]:
+    def known_sources(self) -> dict[str, KnownSource]:
         """What the items that batch building made were made from, by id."""
         rows = self._db.execute(
-            "select id, source, stamp, digest from items where source is not null"
+            "select id, source, stamp, digest from items where origin <> 'upload'"
         )
-        return {id: Known(*known) for id, *known in rows}
+        return {id: KnownSource(*known) for id, *known in rows}
 
     def restamp(self, stamps: dict[str, tuple[str, str]]) -> None:
-        """Note of items that batch building made, by id, (stamp, digest): the file has another
-        time, or was read.
+        """Note new (stamp, digest), by id, of items that batch building made: the file has another
+        time, or its content was read.
         """
-        rows = [(*pair, id) for id, pair in stamps.items()]
+        rows = [(stamp, digest, id) for id, (stamp, digest) in stamps.items()]
         with self._transaction():
             self._db.executemany(
-                "update items set stamp = ?, digest = ? where id = ? and source is not null", rows
+                "update items set stamp = ?, digest = ? where id = ? and origin <> 'upload'", rows
             )
 
     def failures(self) -> dict[str, Failure]:
@@ -687,7 +679,7 @@ class Records:
         )
         return {id: Failure(*failure) for id, *failure in rows}
 
-    def fail(self, id: str, failure: Failure) -> None:
+    def note_failure(self, id: str, failure: Failure) -> None:
         with self._transaction():
             self._db.execute(
                 "insert or replace into failures values (?, ?, ?, ?, ?, ?)", (id, *failure)
@@ -716,11 +708,38 @@ def holds_records(path: Path) -> bool:
             raise
 
 
-def modalities_of(encodings: Iterable[str]) -> tuple[str, ...]:
+def check_width(encoding: str, vectors: NDArray[np.float32], dim: int) -> None:
+    """Raises ValueError where vectors [n, dim] of an encoding are not that wide."""
+    if vectors.shape[1:] != (dim,):
+        raise ValueError(f"vectors have shape {vectors.shape}, and {encoding} has {dim} dimensions")
+
+
+def make_item(*row: Any) -> Item:
+    """An item from a row of `Records._items`."""
+    id, kind, duration_s, filename, origin, media, source, stamp, digest = row[:9]
+    metadata, texts, windows, encodings = row[9:]
+    return Item(
+        id=id,
+        kind=kind,
+        duration_s=duration_s,
+        filename=filename,
+        origin=Origin(origin),
+        media=media,
+        source=source,
+        stamp=stamp,
+        digest=digest,
+        texts=tuple(json.loads(texts)),
+        metadata=json.loads(metadata),
+        windows=windows,
+        modalities=list_modalities((encodings or "").split(",")),
+    )
+
+
+def list_modalities(encodings: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted({modality_of(e) for e in encodings if e}))
 
 
-def parts(values: list[int]) -> Iterator[list[int]]:
+def split(values: list[int]) -> Iterator[list[int]]:
     """As many at a time as one statement takes."""
     return (values[at : at + 500] for at in range(0, len(values), 500))
 

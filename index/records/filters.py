@@ -1,5 +1,5 @@
-"""A small subset of Mongo's query language, compiled to SQL over an item's duration_s and the facts
-of its metadata. As there, a list has a value that any of its elements has.
+"""A small subset of Mongo's query language, compiled to SQL over an item's duration_s and its
+metadata. As there, a list has a value that any of its elements has.
 
 {"kind": "interview", "year": {"$gte": 2019}, "$or": [{"lang": "de"}, {"lang": {"$exists": false}}]}
 """
@@ -42,7 +42,7 @@ class Statement:
 
 
 def compile_filter(query: dict[str, Any]) -> tuple[str, list[Any]]:
-    """A filter to an SQL condition over the tables `items` and `facts`, with its parameters.
+    """A filter to an SQL condition over the tables `items` and `metadata_values`, with its parameters.
 
     Raises:
         BadFilter: an unknown operator, a value of the wrong type, or one too deep or too long.
@@ -114,11 +114,11 @@ def condition(key: str, op: str, given: Any, made: Statement, depth: int) -> str
 
 
 def among(key: str, made: Statement, condition: str = "") -> str:
-    """Whether an item has a fact at a field, for which a condition holds; a dot goes down into an
+    """Whether an item has a value at a field, for which a condition holds; a dot goes down into an
     object.
     """
     made.params.append(path(key))
-    return f"items.n in (select item from facts where path = ?{condition})"
+    return f"items.n in (select item from metadata_values where path = ?{condition})"
 
 
 def path(key: str) -> str:
@@ -166,31 +166,43 @@ def compare(key: str, sign: str, value: Any, made: Statement) -> str:
     return where
 
 
-def facts(metadata: dict[str, Any]) -> Iterator[tuple[str, str, Scalar | None]]:
-    """What a filter can ask about metadata, as (path, kind, value); a list has its elements' kinds
-    and values, too.
+Row = tuple[str, str, Scalar | None]  # a path in metadata, a kind, a value
 
-    >>> list(facts({"lang": "de", "tags": ["a", {"b": 1}]}))
+
+def metadata_values(metadata: dict[str, Any]) -> Iterator[Row]:
+    """What a filter can ask about metadata, as (path, kind, value). A list has the kinds and values
+    of its elements, too.
+
+    >>> list(metadata_values({"lang": "de", "tags": ["a", {"b": 1}]}))
     [('$."lang"', 'text', 'de'), ('$."tags"', 'list', None), ('$."tags"', 'text', 'a')]
     """
-    yield from facts_below("$", metadata)
+    for key, value in metadata.items():
+        yield from values_at(f'$."{key}"', value)
 
 
-def facts_below(at: str, value: Any) -> Iterator[tuple[str, str, Scalar | None]]:
+def values_at(path: str, value: Any) -> Iterator[Row]:
+    """The rows of a value of metadata, and of what is in it."""
     if isinstance(value, dict):
+        yield path, "object", None
         for key, inner in value.items():
-            here = f'{at}."{key}"'
-            yield from [(here, "object", None)] if isinstance(inner, dict) else []
-            yield from facts_below(here, inner)
+            yield from values_at(f'{path}."{key}"', inner)
     elif isinstance(value, list):
-        yield at, "list", None
+        yield path, "list", None
         for inner in value:
-            yield from [] if isinstance(inner, dict | list) else facts_below(at, inner)
-    elif isinstance(value, bool):
-        yield at, str(value).lower(), None
-    elif isinstance(value, str):
-        yield at, "text", value
-    elif value is None:
-        yield at, "null", None
+            if not isinstance(inner, dict | list):
+                yield scalar_row(path, inner)
     else:
-        yield at, "number", value if abs(value) < 2**63 else math.inf if value > 0 else -math.inf
+        yield scalar_row(path, value)
+
+
+def scalar_row(path: str, value: Scalar | None) -> Row:
+    if value is None:
+        return path, "null", None
+    if isinstance(value, bool):
+        return path, str(value).lower(), None
+    if isinstance(value, str):
+        return path, "text", value
+    if abs(value) < 2**63:
+        return path, "number", value
+    # more than SQLite's integers hold
+    return path, "number", math.inf if value > 0 else -math.inf

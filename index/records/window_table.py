@@ -1,8 +1,7 @@
-"""Where vectors belong, held in memory: their items, their windows and when these are."""
+"""The windows that vectors are of, held in memory: their items, when they start and end."""
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from itertools import chain
 from typing import Any, NamedTuple
@@ -14,8 +13,8 @@ from ..columns import Column, Ids
 
 
 class Place(NamedTuple):
-    """Where a vector belongs: which window, when it starts and ends, and whether only one colour is
-    seen there.
+    """The window that a vector is of: its number, when it starts and ends, and whether its pictures
+    show one colour only.
     """
 
     window: int
@@ -30,8 +29,8 @@ PLACE = np.dtype(
 
 
 class PlaceColumns(NamedTuple):
-    """Vectors by their numbers, items, windows, and all that is known of where they belong; each
-    [n].
+    """Rows of the table as columns, each [n]: the numbers of vectors, of their items and of their
+    windows, and their places as PLACE rows.
     """
 
     ids: Ids
@@ -41,23 +40,25 @@ class PlaceColumns(NamedTuple):
 
 
 class WindowTable:
-    """Where every vector of an encoding belongs, as columns in the order of their ids: an item's
-    lie side by side, and items ascend, too. Deleted ones are among them.
+    """A row for each vector of an encoding, in the order of the vectors' numbers. The rows of one
+    item are neighbours, and the numbers of items ascend, too. Rows of deleted vectors remain.
     """
 
     def __init__(self) -> None:
-        self._ids, self._items = Column(np.empty(0, np.int64)), Column(np.empty(0, np.int64))
+        self._ids = Column(np.empty(0, np.int64))
+        self._items = Column(np.empty(0, np.int64))
         self._places = Column(np.empty(0, PLACE))
-        # one number of which is read more quickly than one of an array
+        # the same numbers as a memoryview, from which a single one is read faster
         self._owners = self.items.data
-        self.looked = 0  # how many there were when it was last seen how many are gone
-        self.read_at = -1  # which change of the records
+        self.counted_at = 0  # how many rows there were when the deleted ones were last counted
+        self.read_at = -1  # the connection's count of changes when it was last read on
 
     def __len__(self) -> int:
         return len(self.ids)
 
     @property
     def last(self) -> int:
+        """The highest number of a vector; 0 where there is none."""
         return int(self.ids[-1]) if len(self) else 0
 
     @property
@@ -70,25 +71,27 @@ class WindowTable:
 
     @property
     def windows(self) -> Ids:
-        """Which window each vector is of."""
-        found: Ids = self._places.values["window"]
-        return found
+        """The number of each vector's window."""
+        numbers: Ids = self._places.values["window"]
+        return numbers
 
     def after(self, count: int) -> PlaceColumns:
-        """Everything but the first so many vectors."""
+        """All rows but the first so many."""
         places = self._places.values[count:]
         return PlaceColumns(self.ids[count:], self.items[count:], places["window"], places)
 
     def append_columns(self, ids: Ids, items: Ids, places: NDArray[Any]) -> None:
-        """Numbers [n] that ascend beyond those there are, their items [n], and PLACE rows [n]."""
+        """Numbers of vectors [n], higher than those there are and ascending, of their items [n],
+        and PLACE rows [n].
+        """
         self._places.append(places)
         self._items.append(items)
         self._ids.append(ids)
         self._owners = self.items.data
 
     def append(self, rows: list[tuple[int, int, int, float, float, int]]) -> None:
-        """Rows of (vector, item, window, start_s, end_s, plain); numbers below 2 ** 53, which a
-        float holds whole.
+        """Rows of (vector, item, window, start_s, end_s, plain). Numbers are below 2 ** 53: a
+        float64 holds those exactly.
         """
         numbers = np.fromiter(chain.from_iterable(rows), np.float64, 6 * len(rows)).reshape(-1, 6)
         places = np.empty(len(rows), PLACE)
@@ -97,32 +100,31 @@ class WindowTable:
         self.append_columns(numbers[:, 0].astype(np.int64), numbers[:, 1].astype(np.int64), places)
 
     def find(self, ids: Ids) -> Ids:
-        """The places of vectors [n]; -1 for one that nothing is known of."""
+        """The rows of vectors [n]; -1 for one that has none."""
         if not len(self):
             return np.full(len(ids), -1)
         at = self.ids.searchsorted(ids)
         return np.where(self.ids.take(at, mode="clip") == ids, at, -1)
 
-    def owners(self, places: Iterable[int]) -> dict[int, int]:
-        """The items that places are of, in their order, and the first place of each."""
-        found: dict[int, int] = {}
-        for at in places:
-            found.setdefault(self._owners[at], at)
-        return found
+    def owners(self, rows: Iterable[int]) -> dict[int, int]:
+        """The items of rows, in the order of the rows, and the first of its rows that each had."""
+        first: dict[int, int] = {}
+        for row in rows:
+            first.setdefault(self._owners[row], row)
+        return first
 
-    def run(self, item: int, near: int | None) -> tuple[int, int]:
-        """From which place to before which one an item's vectors lie; `near` is one of them, where
-        one is known.
+    def row_ranges(self, items: list[int]) -> list[tuple[int, int]]:
+        """For each item, its rows as [first, end); an empty range for one that has none.
+
+        >>> table = WindowTable()
+        >>> table.append([(1, 7, 1, 0.0, 5.0, 0), (2, 7, 2, 5.0, 10.0, 0), (3, 9, 3, 0.0, 5.0, 0)])
+        >>> table.row_ranges([9, 7, 8])
+        [(2, 3), (0, 2), (2, 2)]
         """
-        owners, end = self._owners, len(self._owners)
-        if near is None:
-            near = bisect_left(owners, item)
-            if near == end or owners[near] != item:
-                return near, near
-        first = bisect_left(owners, item, 0, near) if near and owners[near - 1] == item else near
-        return first, bisect_right(owners, item, near, end) if owners[
-            min(near + 1, end - 1)
-        ] == item else near + 1
+        wanted = np.array(items, np.int64)
+        first = self.items.searchsorted(wanted, "left").tolist()
+        end = self.items.searchsorted(wanted, "right").tolist()
+        return list(zip(first, end, strict=True))
 
-    def where(self, places: list[int]) -> list[Place]:
-        return list(map(Place._make, self._places.values[places].tolist()))
+    def places(self, rows: list[int]) -> list[Place]:
+        return [Place._make(place) for place in self._places.values[rows].tolist()]

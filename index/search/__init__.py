@@ -28,7 +28,7 @@ def search(
         BadFilter: the filter is outside the subset.
     """
     overfetch = len(queries) > 1 or options.qb_norm
-    with collection.held() as records:
+    with collection.hold_for_reading() as records:
         matches = [retrieve(collection, records, query, options, overfetch) for query in queries]
         items = list(dict.fromkeys(item for found in matches for item in found.items))
         if len(matches) == 1:

@@ -57,7 +57,7 @@ def retrieve(
     more of them; `overfetch` asks for more from the beginning, for another order.
     """
     index = collection.index(query.target)
-    table = collection.places(query.target)
+    table = collection.window_table(query.target)
     allowed = None
     if options.filter:
         allowed = records.matching(*compile_filter(options.filter), query.target, table)

@@ -43,10 +43,10 @@ class ItemWindows:
         self._items = items
         self._windows: dict[Target, Windows] = {}
         self._vectors: dict[Target, Vectors] = {}
-        known_rows = {found.query.target: found.items for found in matches}
-        for target in dict.fromkeys([*collection.dims, *known_rows]):
-            if len(collection.places(target)):
-                self._windows[target] = self._read_windows(target, known_rows.get(target, {}))
+        searched = [found.query.target for found in matches]
+        for target in dict.fromkeys([*collection.dims, *searched]):
+            if len(collection.window_table(target)):
+                self._windows[target] = self._read_windows(target)
 
     @property
     def count(self) -> int:
@@ -61,15 +61,14 @@ class ItemWindows:
     def windows(self, target: Target) -> Windows:
         return self._windows[target]
 
-    def _read_windows(self, target: Target, known_rows: dict[int, int]) -> Windows:
-        """`known_rows` has one row of those items of which one is known: others are looked for."""
-        table = self._collection.places(target)
+    def _read_windows(self, target: Target) -> Windows:
+        table = self._collection.window_table(target)
         bounds = [0]
         rows: list[int] = []
-        for item in self._items:
-            rows += range(*table.run(item, known_rows.get(item)))
+        for first, end in table.row_ranges(self._items):
+            rows += range(first, end)
             bounds.append(len(rows))
-        return Windows(bounds, rows, table.where(rows))
+        return Windows(bounds, rows, table.places(rows))
 
     def vectors(self, target: Target) -> Vectors:
         """Vectors [windows, dim] as they were given, in the order of the windows."""
@@ -79,12 +78,12 @@ class ItemWindows:
 
     def _read_vectors(self, target: Target) -> Vectors:
         index = self._collection.index(target)
-        ids = self._collection.places(target).ids[self._windows[target].rows]
+        ids = self._collection.window_table(target).ids[self._windows[target].rows]
         if index.stores_original_vectors:
             vectors = index.vectors(ids)
             if len(vectors) == len(ids):
                 return vectors
-        known, vectors = self._records.exact(np.sort(ids), index.dim)
+        known, vectors = self._records.read_vectors(np.sort(ids), index.dim)
         return vectors[np.searchsorted(known, ids)]
 
     def score(self, target: Target, found: TargetMatches) -> list[float]:

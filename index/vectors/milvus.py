@@ -229,8 +229,8 @@ class MilvusStore:
         ahead = last > records.head()[0]  # it has another history
         if not ahead:
             replay(records, encoding, index, last)
-            index.remove(records.removed_after(encoding, 0))
-        if ahead or len(index) != records.counts()[encoding]:
+            index.remove(records.tombstones_after(encoding, 0))
+        if ahead or len(index) != records.counts().vectors[encoding]:
             index.clear()
             replay(records, encoding, index, 0)
 
@@ -252,7 +252,7 @@ class MilvusStore:
     def save_snapshot(self, held: Held) -> None:
         with held() as records:
             if not self.stale:
-                records.forget_removed(records.head()[1])
+                records.forget_tombstones(records.head()[1])
 
     @property
     def busy(self) -> bool:

@@ -89,7 +89,7 @@ class BackgroundRebuild:
         """The index; None if it was stopped on the way."""
         spare_cores()
         with closing(Records(self._records)) as records:
-            index = FaissIndex(dim, kind, records.counts().get(encoding, 0))
+            index = FaissIndex(dim, kind, records.counts().vectors.get(encoding, 0))
             if not index.trained:
                 index.train(records.vectors_among(encoding, dim, SAMPLE)[1])
             for ids, vectors in records.vectors_after(encoding, 0, dim, upto):
@@ -98,8 +98,8 @@ class BackgroundRebuild:
                 index.add(ids, vectors)
             if not index.exact and len(index):
                 # Read before the queries: what is set in between is then seen as a change.
-                asked_by = records.asked_by(encoding)
-                queries = records.asked_of(encoding, dim, TUNED_ON)
+                asked_by = records.tuning_digest(encoding)
+                queries = records.tuning_queries(encoding, dim, TUNED_ON)
                 index.tune(queries, Goal(self._latency_ms), asked_by)
         return None if self._stopped.is_set() else index
 

@@ -145,8 +145,8 @@ class FaissStore:
             return None
         vector, removal = head
         replay(records, encoding, index, vector)
-        index.remove(records.removed_after(encoding, removal))
-        if len(index) != records.counts()[encoding]:
+        index.remove(records.tombstones_after(encoding, removal))
+        if len(index) != records.counts().vectors[encoding]:
             return None
         if index.outdated:
             log.info(
@@ -204,7 +204,7 @@ class FaissStore:
         index = self._indexes[encoding]
         if index.exact:
             return False
-        return index.tuning_is_stale or index.tuning.queries != records.asked_by(encoding)
+        return index.tuning_is_stale or index.tuning.queries != records.tuning_digest(encoding)
 
     def _maintain(self) -> None:
         """Tune what needs it, and save a snapshot. Writers wait, searches do not."""
@@ -222,8 +222,8 @@ class FaissStore:
         with self._held() as records:
             if not self._needs_tuning(encoding, records):
                 return
-            asked_by = records.asked_by(encoding)
-            queries = records.asked_of(encoding, index.dim, TUNED_ON)
+            asked_by = records.tuning_digest(encoding)
+            queries = records.tuning_queries(encoding, index.dim, TUNED_ON)
         index.tune(queries, Goal(self._sizing.latency_ms), asked_by)
         self._snapshot_head = None
 
@@ -232,7 +232,7 @@ class FaissStore:
         with self._write_lock:
             with self._held() as records:
                 whole = self._rebuild.catch_up(index) and not self.stale
-                if not whole or len(index) != records.counts().get(encoding, 0):
+                if not whole or len(index) != records.counts().vectors.get(encoding, 0):
                     log.warning("a new index of %s missed something, and is not used", encoding)
                     return
                 self._indexes[encoding] = index
@@ -251,7 +251,7 @@ class FaissStore:
         try:
             snapshot.save(self._snapshots, indexes, self._identity, head)
             with held() as records:
-                records.forget_removed(head[1])  # the only snapshot there is knows of them
+                records.forget_tombstones(head[1])  # the only snapshot there is knows of them
             self._snapshot_head = head
         except (OSError, RuntimeError, sqlite3.Error) as error:  # FAISS's are RuntimeErrors
             log.warning("no snapshot could be written: %s", str(error).partition("\n")[0])

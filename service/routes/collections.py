@@ -39,9 +39,13 @@ def collection_response(collection: Collection) -> schemas.CollectionFound:
     return schemas.CollectionFound(
         name=collection.name,
         fingerprint=collection.fingerprint,
-        items=counts["items"],
-        windows=counts["windows"],
-        vectors={encoding: counts[encoding] for encoding in collection.dims if encoding in counts},
+        items=counts.items,
+        windows=counts.windows,
+        vectors={
+            encoding: counts.vectors[encoding]
+            for encoding in collection.dims
+            if encoding in counts.vectors
+        },
     )
 
 

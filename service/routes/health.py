@@ -47,9 +47,9 @@ async def metrics(request: Request) -> Response:
     for collection in tercet.collections.all():
         with suppress(UnknownCollection):  # deleted in the meantime
             counts = await asyncio.to_thread(collection.counts)
-            tercet.metrics.items.labels(collection.name).set(counts["items"])
+            tercet.metrics.items.labels(collection.name).set(counts.items)
             for encoding in collection.dims:
                 tercet.metrics.vectors.labels(collection.name, encoding).set(
-                    counts.get(encoding, 0)
+                    counts.vectors.get(encoding, 0)
                 )
     return Response(generate_latest(tercet.metrics.registry), media_type=CONTENT_TYPE_LATEST)

@@ -12,7 +12,7 @@ from fastapi.responses import FileResponse, Response
 from index.collection import Collection
 from index.ingest.build import read_words
 from index.ingest.items import media_item
-from index.records.database import Item, NewItem, UnknownItem, modalities_of
+from index.records.database import Item, NewItem, UnknownItem, list_modalities
 from media.manifest import checked_metadata
 
 from .. import schemas
@@ -69,7 +69,7 @@ async def add_item(tercet: Tercet, name: str, request: Request) -> schemas.ItemA
     return schemas.ItemAdded(
         id=item.id,
         windows=len(item.windows),
-        modalities=list(modalities_of(item.vectors)),
+        modalities=list(list_modalities(item.vectors)),
         duration_s=item.duration_s,
         warnings=list(item.warnings),
     )
@@ -124,7 +124,7 @@ async def text_item(tercet: State, request: schemas.TextItem) -> NewItem:
         windows=[(0.0, 0.0)] * words.windows,
         vectors=vectors,
         metadata=request.metadata,
-        text=request.text,
+        texts=(request.text,),
         warnings=words.warnings,
     )
 

@@ -1,0 +1,181 @@
+"""The tables of a collection's records, and how records of an earlier version become these.
+
+UnknownSchema    records of a later version than this one reads
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable
+
+from .filters import metadata_values
+
+SCHEMA_VERSION = 6
+# A statement each, so that all of them run in one transaction.
+SCHEMA = (
+    "create table meta (key text primary key, value text not null) strict",
+    "create table items ("
+    " n integer primary key autoincrement, id text not null unique, kind text not null,"
+    " duration_s real not null, filename text, media text, source text, stamp text,"
+    " metadata text not null, digest text,"
+    " origin text not null default 'upload'"
+    " check (origin in ('upload', 'file', 'member', 'line'))) strict",
+    "create table texts ("
+    " item integer not null references items on delete cascade, position integer not null,"
+    " text text not null, primary key (item, position)) strict, without rowid",
+    "create table metadata_values ("
+    " item integer not null references items on delete cascade,"
+    " path text not null, kind text not null, value any) strict",
+    "create index metadata_values_item on metadata_values (item)",
+    "create index metadata_values_value on metadata_values (path, kind, value, item)",
+    "create table windows ("
+    " n integer primary key autoincrement, item integer not null references items"
+    " on delete cascade, start_s real not null, end_s real not null,"
+    " plain integer not null default 0) strict",
+    "create index windows_item on windows (item)",
+    "create table vectors ("
+    " n integer primary key autoincrement, window integer not null references windows"
+    " on delete cascade, encoding text not null, vector blob not null) strict",
+    "create index vectors_window on vectors (window)",
+    "create index vectors_encoding on vectors (encoding)",
+    "create table pictures ("
+    " window integer primary key references windows on delete cascade, jpeg blob not null) strict",
+    "create table sounds ("
+    " item integer primary key references items on delete cascade, peaks blob not null) strict",
+    "create table bank (encoding text not null, vector blob not null) strict",
+    "create table tombstones ("
+    " n integer primary key autoincrement, vector integer not null,"
+    " encoding text not null) strict",
+    "create table failures ("
+    " id text primary key, stamp text not null, reason text not null, name text, source text,"
+    " digest text) strict",
+)
+
+
+class UnknownSchema(Exception):
+    def __init__(self, found: int) -> None:
+        super().__init__(
+            f"the records are of version {found}, and this program reads versions up to"
+            f" {SCHEMA_VERSION}: use the newer program that wrote them"
+        )
+        self.found = found
+
+
+def migrate(db: sqlite3.Connection) -> None:
+    """Bring a database to this version's tables; an empty one gets them. To be called within a
+    transaction.
+
+    Raises:
+        UnknownSchema: a later version wrote it. Nothing is changed.
+    """
+    version = read_version(db)
+    if version == 0:
+        for statement in SCHEMA:
+            db.execute(statement)
+    else:
+        for step in MIGRATIONS[version - 1 :]:
+            step(db)
+    db.execute(f"pragma user_version = {SCHEMA_VERSION}")
+
+
+def read_version(db: sqlite3.Connection) -> int:
+    """The version of a database's tables; 0 where it has none. Raises UnknownSchema."""
+    version = int(db.execute("pragma user_version").fetchone()[0])
+    if not 0 <= version <= SCHEMA_VERSION:
+        raise UnknownSchema(version)
+    return version
+
+
+# ---------------------------------------------------------------- the steps
+# Each speaks the SQL of its own time, and is not changed when SCHEMA is.
+
+
+def rename_modality(db: sqlite3.Connection) -> None:
+    """1 to 2: a vector has an encoding, since a bundle may have two for one modality."""
+    db.execute("alter table vectors rename column modality to encoding")
+    db.execute("alter table removed rename column modality to encoding")
+
+
+def add_facts_and_bank(db: sqlite3.Connection) -> None:
+    """2 to 3: filters read a table of metadata values; queries that calibrate scores are kept."""
+    db.execute(
+        "create table facts ("
+        " item integer not null references items on delete cascade,"
+        " path text not null, kind text not null, value any) strict"
+    )
+    db.execute("create index facts_item on facts (item)")
+    db.execute("create index facts_value on facts (path, kind, value, item)")
+    db.execute("create table bank (encoding text not null, vector blob not null) strict")
+    for item, metadata in db.execute("select n, metadata from items"):
+        rows = [(item, *value) for value in metadata_values(json.loads(metadata))]
+        db.executemany("insert into facts values (?, ?, ?, ?)", rows)
+
+
+def add_previews(db: sqlite3.Connection) -> None:
+    """3 to 4: pictures of windows and waveforms of items."""
+    db.execute(
+        "create table pictures ("
+        " window integer primary key references windows on delete cascade,"
+        " jpeg blob not null) strict"
+    )
+    db.execute(
+        "create table sounds ("
+        " item integer primary key references items on delete cascade, peaks blob not null) strict"
+    )
+
+
+def add_digests(db: sqlite3.Connection) -> None:
+    """4 to 5: a file is known by its content too, a failure by its file; windows of one colour
+    are marked.
+    """
+    db.execute("alter table windows add column plain integer not null default 0")
+    db.execute("alter table items add column digest text")
+    for column in ("name", "source", "digest"):
+        db.execute(f"alter table failures add column {column} text")
+
+
+def add_origin_and_texts(db: sqlite3.Connection) -> None:
+    """5 to 6: where an item comes from has a column, and each of its texts a row.
+
+    Until then only batch building set `source`, which was empty for a manifest's line; a member of
+    a shard had no filename; the texts of what was built were the lines of one string.
+    """
+    db.execute(
+        "alter table items add column origin text not null default 'upload'"
+        " check (origin in ('upload', 'file', 'member', 'line'))"
+    )
+    db.execute(
+        "update items set origin = case"
+        " when source = '' then 'line'"
+        " when filename is null and media is null then 'member'"
+        " else 'file' end"
+        " where source is not null"
+    )
+    db.execute("update items set source = null where source = ''")
+    db.execute(
+        "create table texts ("
+        " item integer not null references items on delete cascade, position integer not null,"
+        " text text not null, primary key (item, position)) strict, without rowid"
+    )
+    rows = db.execute("select n, origin, text from items where text <> ''")
+    for item, origin, text in rows:
+        texts = [text] if origin == "upload" else text.split("\n")
+        for position, each in enumerate(texts):
+            db.execute("insert into texts values (?, ?, ?)", (item, position, each))
+    db.execute("alter table items drop column text")
+    db.execute("alter table removed rename to tombstones")
+    db.execute("alter table facts rename to metadata_values")
+    db.execute("drop index facts_item")
+    db.execute("drop index facts_value")
+    db.execute("create index metadata_values_item on metadata_values (item)")
+    db.execute("create index metadata_values_value on metadata_values (path, kind, value, item)")
+
+
+MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (
+    rename_modality,
+    add_facts_and_bank,
+    add_previews,
+    add_digests,
+    add_origin_and_texts,
+)
