@@ -647,12 +647,14 @@ def test_an_index_is_tuned_by_what_is_asked_of_it(tmp_path: Path) -> None:
         ]
         return sum(map(len, both)) / (10 * len(others))
 
-    assert recall() < 0.95  # some 0.9: a graph that two threads make is another one each time
+    recall()  # some 0.9, by how quick each parameter was in that moment
+    index = box.index("video")
+    assert isinstance(index, FaissIndex) and index.tuning.queries == ""
     folder = shutil.copytree(tmp_path / "box", tmp_path / "killed")
     with closing(Records(folder / "records.sqlite")) as records:
         records.set_bank("text", words, ["video"])  # and then it was killed
     box.set_bank("text", words, ["video"])
-    assert recall() > 0.95
+    assert recall() > 0.95 and index.tuning.queries != ""
     box.close()
     box = Collection(folder, "f1", dims(64), Sizing("hnsw", latency_ms=1000))
     assert recall() > 0.95
