@@ -53,7 +53,7 @@ docs: .venv/.docs
 	$(BIN)/python -m mkdocs $(if $(SERVE),serve --dev-addr 127.0.0.1:8010,build)
 
 .venv/.docs: .venv/.serve
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[cpu,docs]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[cpu,mcp,docs]"
 	touch $@
 
 # What the default encoder's recipe needs beside the world: ESC-10 and the spoken digits, and words of sounds.

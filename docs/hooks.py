@@ -131,7 +131,9 @@ def command_section(name: str) -> list[str]:
     lines = ["", f"### tercet {name}", ""]
     parser = parser_behind(name)
     if parser is None:
-        return [*lines, f"{COMMANDS[name].summary} (extra `{COMMANDS[name].extra}`)", ""]
+        summary = COMMANDS[name].summary
+        needs = f"Needs the extra `{COMMANDS[name].extra}`."
+        return [*lines, f"{summary[0].upper()}{summary[1:]}.", "", needs, ""]
     within = commands_of(parser)
     if not within:
         return lines + parser_section(parser, COMMANDS[name].extra)

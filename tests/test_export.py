@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -339,19 +340,24 @@ def test_verify_notices_a_vector_that_depends_on_its_batch(
         assert abs(found.cosine - found.alike) < 1e-4, encoding
 
 
-def test_readmes_commands_of_precision_run_where_only_the_extra_cpu_is(tmp_path: Path) -> None:
+def test_the_guides_commands_of_precision_run_where_only_the_extra_cpu_is(tmp_path: Path) -> None:
     """`verify` measures a bundle and writes it down, then int8 is served. The bundle is the smaller
     one.
     """
-    boxes = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.S)
+    page = (ROOT / "docs" / "guides" / "gpu.md").read_text("utf-8")
+    boxes = re.findall(r"```sh\n(?:#.*\n)?(.*?)```", page, re.S)
     verified, served = next(box for box in boxes if "TERCET_PRECISION=int8" in box).splitlines()
     folder = tmp_path / "bundles" / "default"
     shutil.copytree(ROOT / "bundles" / "world", folder)
     write_manifest(folder, replace(open_bundle(folder).manifest, variants={}))
-    (tmp_path / ".venv").symlink_to(sys.prefix)
     (tmp_path / "sample").symlink_to(ROOT / "sample")
     (tmp_path / "only").mkdir()
     env = only_installed_by(tmp_path / "only", "cpu") | {"TERCET_PORT": str(free_port())}
+    command = tmp_path / "bin" / "tercet"
+    command.parent.mkdir()
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m service.cli "$@"\n')
+    command.chmod(0o755)
+    env["PATH"] = f"{command.parent}:{os.environ['PATH']}"
     imports = subprocess.run(
         [sys.executable, "-c", "import sympy"], env=env, capture_output=True, text=True
     )
