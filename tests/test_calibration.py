@@ -199,3 +199,18 @@ def test_an_item_alone_finds_nothing() -> None:
     nothing = np.empty((0, 2), np.float32)
     measured, _ = measure(FakeRecords(nothing, on_circle(np.arange(60)), [7] * 60), "video")
     assert measured is None
+
+
+def test_each_item_finds_its_nearest() -> None:
+    """Sixty items of one window each, ever farther apart: each finds the one before, the first the
+    second.
+    """
+    n = np.arange(60)
+    nothing = np.empty((0, 2), np.float32)
+    records = FakeRecords(nothing, on_circle(n + 0.01 * n**2), list(range(60)))
+    assert measure(records, "video")[0].popular.tolist() == list(range(1, 60))
+
+
+def test_an_empty_collection_is_too_little_to_tell() -> None:
+    nothing = np.empty((0, 2), np.float32)
+    assert measure(FakeRecords(nothing, nothing, []), "video") == (None, [])

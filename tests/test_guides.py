@@ -69,6 +69,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("section", sections())
 def test_every_command_of_the_guides(folder: Path, section: str) -> None:
     """Section by section: what one has made, later ones use."""

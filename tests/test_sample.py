@@ -19,7 +19,6 @@ import httpx
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from openai import OpenAI
 
 from .makers import ROOT, SHARED, free_port, needs_shared, serving
 
@@ -98,11 +97,13 @@ def test_a_moment_inside_a_longer_clip(client: httpx.Client) -> None:
     assert (hit["id"], hit["start_s"]) == ("instruments", 10.0)
 
 
+@pytest.mark.foreign
 def test_openai_client_as_readme_has_it(client: httpx.Client) -> None:
     line = re.search(r"`(OpenAI\(.+\))`", (ROOT / "README.md").read_text("utf-8"))
     assert line, "README has no line of OpenAI's client"
     typed = line[1].replace("http://127.0.0.1:8000", str(client.base_url).rstrip("/"))
-    embedded = eval(typed, {"OpenAI": OpenAI})
+    openai = pytest.importorskip("openai")
+    embedded = eval(typed, {"OpenAI": openai.OpenAI})
     assert len(embedded.data[0].embedding) == 384
 
 
@@ -182,6 +183,7 @@ def results(name: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 @needs_shared
 @pytest.mark.parametrize(
     ("name", "route", "least"),
@@ -197,6 +199,7 @@ def test_it_finds_real_things(name: str, route: str, least: dict[str, float]) ->
     assert all(found[measure] >= value for measure, value in least.items()), found
 
 
+@pytest.mark.slow
 @needs_shared
 def test_queries_in_everyday_words(tmp_path: Path) -> None:
     """Of twenty queries written before any encoder saw the clips, how many find a right clip first,
