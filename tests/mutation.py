@@ -12,6 +12,7 @@ import ast
 import hashlib
 import os
 import random
+import resource
 import shlex
 import shutil
 import subprocess
@@ -31,6 +32,7 @@ from cosmic_ray.work_item import MutationSpec, TestOutcome, WorkResult
 ROOT = Path(__file__).parent.parent
 WORK = ROOT / "build" / "mutation"
 COPY = WORK / "copy"  # mutants are written here, never into the checkout
+MEMORY = 8 << 30  # bytes of address space of each process: some mutants fill what there is
 Span = tuple[tuple[int, int], tuple[int, int]]
 
 
@@ -157,6 +159,7 @@ def main() -> None:
     chosen = parser.parse_args().modules or list(modules)
     copy_checkout()
     os.chdir(COPY)
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     until = time.monotonic() + 60 * table["minutes"]
     lines = [run_module(name, table, modules[name], until) for name in chosen]
     print("\n| module | killed | survived | timed out | share noticed | not run |")
