@@ -1,5 +1,7 @@
 # make run [MEDIA=FOLDER]: set everything up, index the folder or else the sample library, serve the search page.
-# make test: set everything up, run all tests.
+# make test: set everything up, run the tests, but for those that are slow or need other people's programs.
+# make test-all: those too, half an hour more.
+# make mutate [MODULE=filters]: put small errors into the core and see whether its tests notice; docs/mutation.md.
 PYTHON ?= python3.11
 BIN := .venv/bin
 export TERCET_HOST ?= 127.0.0.1
@@ -18,7 +20,7 @@ LIBRARY := sample/manifest.jsonl
 COLLECTION := default
 endif
 
-.PHONY: run setup test check lint types docs train ablation demo sources clean
+.PHONY: run setup test test-all mutate check lint types docs train ablation demo sources clean
 
 run: setup
 	$(BIN)/python -m index build --reembed --collection $(COLLECTION) "$(LIBRARY)" || test -e "$(LIBRARY)"
@@ -36,8 +38,25 @@ setup: .venv/.serve
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[cpu,train,dev]"
 	touch $@
 
+.venv/.foreign: .venv/.dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[cpu,train,dev,foreign]"
+	touch $@
+
+.venv/.mutation: .venv/.dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[cpu,train,dev,mutation]"
+	touch $@
+
+PYTEST := $(BIN)/python -m pytest -rs -n $(JOBS) --dist loadfile
 test: .venv/.dev
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+	$(PYTEST) -m "not slow and not foreign"
+
+test-all: test .venv/.foreign
+	$(PYTEST) -m "slow or foreign" tests
+
+# Goes on if stopped.
+MODULE ?=
+mutate: .venv/.mutation
+	$(BIN)/python tests/mutation.py $(MODULE)
 
 lint: .venv/.dev
 	$(BIN)/ruff format --check .

@@ -1,11 +1,222 @@
-"""Scores and what they mean, by worked-out distributions."""
+"""What a score means: confidence, the Gumbel fit, and how a route's calibration is measured."""
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+from typing import Any, cast
+
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from index.calibration import HALF_MEAN, HALF_WIDTH, Calibration, fit_gumbel
+from index.calibration import (
+    ASKED,
+    HALF_MEAN,
+    HALF_WIDTH,
+    LEAST_ASKED,
+    LEAST_SCALE,
+    LEAST_WINDOWS,
+    NEAR,
+    Calibration,
+    calibrate,
+    fit_gumbel,
+    gumbel_quantile,
+)
+from index.records.database import Records
+from index.records.window_table import PLACE, WindowTable
+from index.vectors.base import Found
+from index.vectors.faiss_index import FaissIndex
+
+Array = NDArray[np.float32]
+
+
+def test_quantiles_of_the_gumbel_distribution() -> None:
+    """The share p lies below -ln(-ln p): at e^-1 that is 0, at one half 0.3665."""
+    assert gumbel_quantile(math.exp(-1)) == pytest.approx(0.0)
+    assert gumbel_quantile(0.5) == pytest.approx(0.36651292)
+    assert gumbel_quantile(0.95) == pytest.approx(2.97019525)
+
+
+def test_confidence_by_worked_out_values() -> None:
+    """One half at `non_match`, 0.95 at `good`, and Gumbel's distribution beyond both."""
+    known = Calibration(typical=0.0, non_match=0.2, good=0.4)
+    assert known.confidence(0.2) == pytest.approx(0.5)
+    assert known.confidence(0.4) == pytest.approx(0.95)
+    # halfway 1.66835: exp(-exp(-1.66835)); as far again, 5.57388 and -2.23717
+    assert known.confidence(0.3) == pytest.approx(0.82815, abs=1e-4)
+    assert known.confidence(0.6) == pytest.approx(0.99621, abs=1e-4)
+    assert known.confidence(0.0) == pytest.approx(0.00009, abs=1e-5)
+    # where exp() itself would overflow
+    assert known.confidence(-1e6) == 0.0 and known.confidence(1e6) == 1.0
+
+
+def test_the_shortest_half_says_where_the_rest_lies() -> None:
+    """Of 7 numbers the 4 that lie closest are 1, 1.1, 1.3 and 1.5: 0.5 wide, 1.225 their mean."""
+    values = np.array([9.0, 1.0, 1.3, 0.0, 1.1, 1.5, 5.0])
+    mode, scale = fit_gumbel(values)
+    assert scale == pytest.approx(0.5 / 1.4824)
+    assert mode == pytest.approx(1.225 - 0.08373 * scale)
+    # of an even count, one more than half
+    mode, scale = fit_gumbel(np.array([0.0, 2.0, 2.5, 9.0]))
+    assert scale == pytest.approx(2.5 / 1.4824)
+    assert mode == pytest.approx(1.5 - 0.08373 * scale)
+
+
+def test_outliers_of_less_than_half_change_nothing() -> None:
+    spread = np.linspace(0.1, 0.2, 60)
+    alone = fit_gumbel(np.concatenate([spread, np.full(40, 7.0) + np.arange(40)]))
+    farther = fit_gumbel(np.concatenate([spread, np.full(40, 900.0) + np.arange(40)]))
+    assert alone == farther
+
+
+@dataclass
+class FakeRecords:
+    """A bank of queries for "text"; vectors of "video" by their ids, and the items they are of."""
+
+    queries: Array
+    vectors: Array
+    owners: list[int]
+
+    def bank(self, encoding: str, dim: int) -> Array:
+        return self.queries if encoding == "text" else np.empty((0, dim), np.float32)
+
+    def vectors_among(
+        self, encoding: str, dim: int, most: int, seed: int = 0
+    ) -> tuple[NDArray[np.int64], Array]:
+        assert most == ASKED
+        ids = np.arange(1, len(self.vectors) + 1)[:most]
+        return ids, self.vectors[ids - 1]
+
+    def window_table(self, encoding: str) -> WindowTable:
+        table = WindowTable()
+        if encoding == "video":
+            ids = np.arange(1, len(self.vectors) + 1)
+            table.append_columns(ids, np.array(self.owners), np.zeros(len(ids), PLACE))
+        return table
+
+
+class AskedIndex(FaissIndex):
+    """An exact index that notes how many hits it is asked for."""
+
+    def __init__(self, vectors: Array) -> None:
+        super().__init__(vectors.shape[1], "exact")
+        self.add(np.arange(1, len(vectors) + 1), vectors)
+        self.asked: list[int] = []
+
+    def search(self, query: Array, k: int, *rest: Any, **options: Any) -> Found:
+        self.asked.append(k)
+        return super().search(query, k, *rest, **options)
+
+
+def measure(records: FakeRecords, source: str, sample: Array | None = None) -> Any:
+    index = AskedIndex(records.vectors)
+    sample = records.vectors if sample is None else sample
+    places = records.window_table("video")
+    measured = calibrate(cast(Records, records), index, places, sample, source)
+    return measured, index.asked
+
+
+def on_circle(degrees: NDArray[Any]) -> Array:
+    turns = np.deg2rad(degrees)
+    return np.stack([np.cos(turns), np.sin(turns)], axis=1).astype(np.float32)
+
+
+def test_a_route_is_measured_by_its_bank() -> None:
+    """Windows at 0, 1, ... 59 degrees; queries at 60, 61, ... 79: the best is 59 for each."""
+    windows, queries = on_circle(np.arange(60)), on_circle(np.arange(60, 80))
+    measured, asked = measure(FakeRecords(queries, windows, list(range(60))), "text")
+    assert asked == [1] * 20
+    assert measured.popular.tolist() == [60]
+    assert measured.bank.tolist() == queries.tolist()
+    best = np.cos(np.deg2rad(np.arange(60, 80) - 59))
+    mode, scale = fit_gumbel(best)
+    assert scale > LEAST_SCALE
+    known = measured.calibration
+    assert known.typical == pytest.approx(float((queries @ windows.T).mean()), abs=1e-6)
+    assert known.non_match == pytest.approx(mode + 0.36651292 * scale, abs=1e-5)
+    assert known.good == pytest.approx(mode + 2.97019525 * scale, abs=1e-5)
+
+
+def test_scores_that_hardly_differ_are_spread_a_little() -> None:
+    """Twenty times the same query: no spread at all, of which 0.005 is made."""
+    windows, queries = on_circle(np.arange(60)), on_circle(np.full(20, 69))
+    known = measure(FakeRecords(queries, windows, list(range(60))), "text")[0].calibration
+    best = math.cos(math.radians(10))
+    assert known.non_match == pytest.approx(best + 0.36651292 * 0.005, abs=1e-6)
+    assert known.good == pytest.approx(best + 2.97019525 * 0.005, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("size", "used"), [(63, 63), (64, 64), (65, 33), (128, 64), (129, 43), (193, 49)]
+)
+def test_a_long_bank_is_thinned_evenly(size: int, used: int) -> None:
+    """Every second of 65 queries, every third of 129, so that at most 64 are asked."""
+    queries = on_circle(np.linspace(60, 90, size))
+    measured, asked = measure(FakeRecords(queries, on_circle(np.arange(60)), [1] * 60), "text")
+    assert len(asked) == len(measured.bank) == used
+    assert measured.bank.tolist() == queries[:: -(-size // 64)].tolist()
+
+
+@pytest.mark.parametrize(
+    ("windows", "queries", "enough"),
+    [(50, 16, True), (49, 16, False), (50, 15, False), (49, 15, False)],
+)
+def test_too_little_to_tell(windows: int, queries: int, enough: bool) -> None:
+    assert (LEAST_WINDOWS, LEAST_ASKED) == (50, 16)
+    vectors = on_circle(np.arange(windows))
+    records = FakeRecords(on_circle(np.arange(60, 60 + queries)), vectors, [1] * windows)
+    assert (measure(records, "text")[0] is not None) == enough
+
+
+def test_without_a_bank_a_collection_asks_itself() -> None:
+    """Thirty items of two windows each, at 3 n and 3 n + 1 degrees. The best window of another
+    item lies two degrees away, but three from the very first window and from the very last.
+    """
+    degrees = np.array([3 * n + part for n in range(30) for part in (0, 1)])
+    owners = [n for n in range(30) for _ in range(2)]
+    nothing = np.empty((0, 2), np.float32)
+    measured, asked = measure(FakeRecords(nothing, on_circle(degrees), owners), "video")
+    assert asked == [NEAR] * 60
+    # the first window of an item finds the second of the one before, and the other way round
+    popular = {2 * n + 2 for n in range(29)} | {2 * n + 1 for n in range(1, 30)}
+    assert set(measured.popular.tolist()) == popular
+    known = measured.calibration
+    # 58 of 60 scores are the same: the shortest half has no width
+    best = math.cos(math.radians(2))
+    assert known.non_match == pytest.approx(best + 0.36651292 * 0.005, abs=1e-5)
+    assert known.good == pytest.approx(best + 2.97019525 * 0.005, abs=1e-5)
+
+
+def test_windows_that_are_gone_are_no_findings() -> None:
+    """An index that still has vectors which the table does not know."""
+    records = FakeRecords(np.empty((0, 2), np.float32), on_circle(np.arange(60)), list(range(60)))
+    index, places = AskedIndex(records.vectors), WindowTable()
+    places.append_columns(np.arange(1, 31), np.arange(30), np.zeros(30, PLACE))
+    measured = calibrate(cast(Records, records), index, places, records.vectors, "video")
+    assert measured is not None and set(measured.popular.tolist()) <= set(range(1, 31))
+
+
+def test_an_item_alone_finds_nothing() -> None:
+    """All windows are of one item: none of another is found, and nothing can be told."""
+    nothing = np.empty((0, 2), np.float32)
+    measured, _ = measure(FakeRecords(nothing, on_circle(np.arange(60)), [7] * 60), "video")
+    assert measured is None
+
+
+def test_each_item_finds_its_nearest() -> None:
+    """Sixty items of one window each, ever farther apart: each finds the one before, the first the
+    second.
+    """
+    n = np.arange(60)
+    nothing = np.empty((0, 2), np.float32)
+    records = FakeRecords(nothing, on_circle(n + 0.01 * n**2), list(range(60)))
+    assert measure(records, "video")[0].popular.tolist() == list(range(1, 60))
+
+
+def test_an_empty_collection_is_too_little_to_tell() -> None:
+    nothing = np.empty((0, 2), np.float32)
+    assert measure(FakeRecords(nothing, nothing, []), "video") == (None, [])
 
 
 def test_the_shortest_half_of_a_gumbel_distribution() -> None:
@@ -27,12 +238,3 @@ def test_matches_do_not_move_what_a_non_match_is() -> None:
     mode, scale = fit_gumbel(np.concatenate([others, random.normal(0.8, 0.05, 10_000)]))
     assert mode == pytest.approx(0.2, abs=0.01)
     assert 0.02 < scale < 0.04
-
-
-def test_confidence_is_a_half_at_a_non_match() -> None:
-    calibration = Calibration(typical=0.0, non_match=0.2, good=0.3)
-    assert calibration.confidence(0.2) == pytest.approx(0.5)
-    assert calibration.confidence(0.3) == pytest.approx(0.95)
-    # exp(-exp(-x)) with x = ln(1 / ln 2) + 2 (x_0.95 - x_0.5) = 0.3665 + 2 * 2.6037
-    assert calibration.confidence(0.4) == pytest.approx(0.99621, abs=1e-5)
-    assert calibration.confidence(-1.0) == 0.0

@@ -140,6 +140,7 @@ def test_compose_keeps_to_the_specification() -> None:
     assert checked.returncode == 0, checked.stdout
 
 
+@pytest.mark.foreign
 def test_prometheus_answers_every_query_of_the_dashboard(tmp_path: Path) -> None:
     """Debian's Prometheus with the shipped configuration, but for the address and a shorter
     interval.

@@ -300,6 +300,7 @@ def test_eight_bits_keep_a_matrix_to_half_a_step_of_its_blocks() -> None:
     assert not found[:, 37:].any() and not found[3].any() and values.min() >= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bundle", ["default", "world"])
 def test_in_int8_an_item_has_the_vector_that_it_has_alone(bundle: str) -> None:
     """Among loud, quiet, busy, long and odd ones, in batches of 2, 7 and 32; recordings of the
@@ -340,6 +341,7 @@ def test_verify_notices_a_vector_that_depends_on_its_batch(
         assert abs(found.cosine - found.alike) < 1e-4, encoding
 
 
+@pytest.mark.slow
 def test_the_guides_commands_of_precision_run_where_only_the_extra_cpu_is(tmp_path: Path) -> None:
     """`verify` measures a bundle and writes it down, then int8 is served. The bundle is the smaller
     one.
@@ -412,6 +414,7 @@ def test_a_triton_repository_meets_tritons_own_schema(
             write_repository(bundle, tmp_path / "models")
 
 
+@pytest.mark.slow
 def test_memory_stays_flat_over_two_thousand_requests() -> None:
     """Batches of every size and texts of every length; what the allocator keeps it reuses."""
     encoder, random = (

@@ -75,6 +75,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", RUN)
 def test_every_command_of_a_page(folder: Path, page: str) -> None:
     """A page makes what it uses. Where another has made it before, it is there already."""

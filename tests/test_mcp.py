@@ -17,6 +17,7 @@ from .makers import BLUE, RED, ROOT, make_clip
 from .test_operate import listening
 
 
+@pytest.mark.foreign
 def test_an_assistant_looks_through_an_archive(tmp_path: Path) -> None:
     make_clip(tmp_path / "story.mp4", [BLUE, BLUE, RED, RED])
     (tmp_path.parent / "secret.mp4").write_bytes(b"x")

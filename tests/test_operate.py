@@ -17,7 +17,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import openai
 import pytest
 import uvicorn
 
@@ -298,7 +297,9 @@ def test_log_lines_are_json() -> None:
     )
 
 
+@pytest.mark.foreign
 def test_openai_s_own_client(tmp_path: Path) -> None:
+    openai = pytest.importorskip("openai")
     with Client(create_app(Settings(data=tmp_path / "data", api_keys="k"), FakeEncoder())) as http:
         ai = openai.OpenAI(
             api_key="k", base_url="http://localhost/v1", http_client=http, max_retries=0
@@ -609,11 +610,13 @@ def server(tmp_path: Path) -> Iterator[int]:
         yield port
 
 
+@pytest.mark.foreign
 @pytest.mark.parametrize("key", ["", "secret"])
 def test_the_api_document_is_kept(tmp_path: Path, key: str) -> None:
     """Schemathesis over the whole of it, requests in sequence too: no check fails, nothing answers
     5xx.
     """
+    pytest.importorskip("schemathesis")
     (tmp_path / "library").mkdir()
     settings = Settings(
         data=tmp_path / "data", imports=tmp_path / "library", api_keys=key, top_k_max=TOP_K_MAX

@@ -19,6 +19,7 @@ from .test_build import BUNDLE, build, contents
 pytest.importorskip("ray")
 
 
+@pytest.mark.foreign
 @pytest.mark.filterwarnings("ignore")
 def test_a_cluster_that_loses_a_node_builds_the_same(tmp_path: Path) -> None:
     from ray.cluster_utils import Cluster

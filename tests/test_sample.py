@@ -97,6 +97,7 @@ def test_a_moment_inside_a_longer_clip(client: httpx.Client) -> None:
     assert (hit["id"], hit["start_s"]) == ("instruments", 10.0)
 
 
+@pytest.mark.foreign
 def test_openai_client_as_readme_has_it(client: httpx.Client) -> None:
     boxes = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.S)
     box = next(box for box in boxes if "import OpenAI" in box)
@@ -181,6 +182,7 @@ def results(name: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 @needs_shared
 @pytest.mark.parametrize(
     ("name", "route", "least"),
@@ -196,6 +198,7 @@ def test_it_finds_real_things(name: str, route: str, least: dict[str, float]) ->
     assert all(found[measure] >= value for measure, value in least.items()), found
 
 
+@pytest.mark.slow
 @needs_shared
 def test_queries_in_everyday_words(tmp_path: Path) -> None:
     """Of twenty queries written before any encoder saw the clips, how many find a right clip first,

@@ -35,6 +35,7 @@ from .build import (
 )
 
 FILES = 8  # in one task
+MAX_ACTOR_DEATHS = 3  # of actors that start, one after the other, before the build fails
 
 
 class NoRay(CollectionError):
@@ -103,6 +104,10 @@ def build(
         context = ray.data.DataContext.get_current()
         context.execution_options.preserve_order = True
         context.enable_progress_bars = False
+        # Ray's default of 0 ends the build at the first actor that dies before it is ready, as it
+        # does where its node goes while the encoder is still being opened. One that can never start
+        # still ends the build, after so many attempts.
+        context.max_consecutive_actor_init_deaths = MAX_ACTOR_DEATHS
         # In as many blocks as there are tasks: a stage that splits them would want a processor that
         # the actors hold.
         rows = [{"source": pickle.dumps(pair)} for pair in todo]

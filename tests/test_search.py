@@ -1,0 +1,160 @@
+"""The parts of a search by worked-out values: queries, moments, wider tries, fused targets."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from index.collection import Collection
+from index.records.database import NewItem
+from index.search import (
+    Answer,
+    Moment,
+    Options,
+    TargetQuery,
+    direction,
+    merged,
+    search,
+)
+from media.modality import MODALITIES
+
+from .makers import dims
+
+Array = NDArray[np.float32]
+
+
+def vector(*values: float) -> Array:
+    return np.array(values, np.float32)
+
+
+@pytest.fixture
+def box(tmp_path: Path) -> Iterator[Collection]:
+    collection = Collection(tmp_path / "box", "f1", dims(2))
+    yield collection
+    collection.close()
+
+
+def turned(*degrees: float) -> Array:
+    """Unit vectors [n, 2], whose cosine with the first axis is that of the angle."""
+    turns = np.deg2rad(degrees)
+    return np.stack([np.cos(turns), np.sin(turns)], axis=1).astype(np.float32)
+
+
+def item(id: str, *degrees: float, modality: str = "video", step_s: float = 5.0) -> NewItem:
+    """An item of windows of five seconds, each `step_s` after the one before."""
+    windows = [(step_s * n, step_s * n + 5.0) for n in range(len(degrees))]
+    vectors = {modality: (list(range(len(degrees))), turned(*degrees))}
+    return NewItem(id, modality, windows[-1][1], windows, vectors)
+
+
+def ask(box: Collection, target: str = "video", **options: Any) -> Answer:
+    """What lies near the first axis."""
+    return search(box, [TargetQuery(target, turned(0))], Options(**options))
+
+
+def test_the_direction_of_several_windows() -> None:
+    assert direction(turned(0, 90)).tolist() == pytest.approx([2**-0.5, 2**-0.5])
+    assert direction(turned(30)).tolist() == pytest.approx([math.cos(math.pi / 6), 0.5])
+    # opposite ones have none
+    assert direction(np.array([[1, 0], [-1, 0]], np.float32)).tolist() == [0.0, 0.0]
+
+
+def test_a_query_is_the_weighted_mean_of_its_parts() -> None:
+    parts = turned(0, 90)
+    assert TargetQuery("video", parts, (3.0, -1.0)).shares.tolist() == [0.75, -0.25]
+    assert TargetQuery("video", parts, (3.0, -1.0)).query.tolist() == pytest.approx([0.75, -0.25])
+    # one part alone is asked as it is, whatever it weighs, and turned round below zero
+    assert TargetQuery("video", parts[:1], (0.5,)).query.tolist() == [1.0, 0.0]
+    assert TargetQuery("video", parts[:1], (-2.0,)).query.tolist() == [-1.0, 0.0]
+    assert TargetQuery("video", parts).comparable == MODALITIES
+
+
+def test_options_unless_told() -> None:
+    assert Options() == Options(10, None, None, None, False, False, 1.0, None)
+
+
+def test_windows_that_touch_are_one_moment() -> None:
+    assert merged([(0.0, 5.0, 0.3)]) == [Moment(0.0, 5.0, 0.3)]
+    # the first two touch, the next two overlap, the last is apart; the best comes first
+    windows = [(30.0, 35.0, 0.9), (0.0, 5.0, 0.3), (12.0, 17.0, 0.5), (5.0, 10.0, 0.4)]
+    windows.append((15.0, 16.0, 0.6))
+    assert merged(windows) == [
+        Moment(30.0, 35.0, 0.9),
+        Moment(12.0, 17.0, 0.6),
+        Moment(0.0, 10.0, 0.4),
+    ]
+    # a gap below a millionth of a second is rounding
+    assert len(merged([(0.0, 5.0, 0.1), (5.0000005, 9.0, 0.1)])) == 1
+    assert len(merged([(0.0, 5.0, 0.1), (5.00001, 9.0, 0.1)])) == 2
+
+
+def test_a_moment_holds_windows_of_eight_tenths_of_the_best(box: Collection) -> None:
+    """Cosines of 1, 0.82, 0.78, 1: the third window is no part of any moment."""
+    angles = [math.degrees(math.acos(cosine)) for cosine in (1.0, 0.82, 0.78, 1.0)]
+    box.put([item("a", *angles)])
+    (hit,) = ask(box).hits
+    assert [(m.start_s, m.end_s) for m in hit.moments] == [(0.0, 10.0), (15.0, 20.0)]
+    assert hit.evidence["video"] == Moment(0.0, 5.0, pytest.approx(1.0))
+    # asked for more than that, by a score
+    (hit,) = ask(box, min_score=0.9).hits
+    assert [(m.start_s, m.end_s) for m in hit.moments] == [(0.0, 5.0), (15.0, 20.0)]
+    # below zero there is no share: only the best window
+    box.put([item("a", 120.0, 121.0)])
+    (hit,) = ask(box).hits
+    assert hit.score == pytest.approx(-0.5) and [m.end_s for m in hit.moments] == [5.0]
+
+
+def test_what_a_hit_says_of_its_item(box: Collection) -> None:
+    box.put([item("a", 60.0, 0.0), item("s", 0.0, modality="audio")])
+    (hit,) = ask(box).hits
+    assert (hit.id, hit.kind, hit.duration_s, hit.filename) == ("a", "video", 10.0, None)
+    assert (hit.modalities, hit.target, hit.metadata) == (["video"], "video", {})
+    assert (hit.start_s, hit.end_s) == (5.0, 10.0)
+    assert hit.scores == {"video": pytest.approx(1.0)} and hit.parts is None
+    assert (hit.confidence, ask(box).good_match) == (None, None)
+    assert [h.target for h in ask(box, called="any").hits] == ["any"]
+    assert ask(box, min_confidence=0.99).hits  # uncalibrated, it does not hold
+
+
+def test_it_looks_wider_until_there_are_items_enough(box: Collection) -> None:
+    """Forty windows of one item come before the others': of three hits, tries of 3, 12 and 48."""
+    box.put([item("many", *np.linspace(0, 8, 40))])
+    box.put([item(f"i{n}", 10.0 + n) for n in range(10)])
+    answer = ask(box, top_k=3)
+    assert [hit.id for hit in answer.hits] == ["many", "i0", "i1"]
+    assert answer.plan.candidates == 50 and answer.plan.exact and answer.plan.ways == ["scan"]
+    assert answer.plan.compared == 3 * 50
+    # one try is enough where there are items enough, or nothing more good enough
+    assert ask(box, top_k=1).plan.compared == 50
+    answer = ask(box, top_k=3, min_score=math.cos(math.radians(0.3)))  # two windows of "many"
+    assert [hit.id for hit in answer.hits] == ["many"] and answer.plan.compared == 50
+
+
+def test_two_targets_look_wider_from_the_beginning(box: Collection) -> None:
+    """Of one hit, 32 windows are looked at in each, so that the best of both together is found."""
+    box.put([item(f"v{n}", 40.0 + n) for n in range(40)])
+    both = {"video": ([0], turned(50.5)), "audio": ([0], turned(45.0))}
+    box.put([NewItem("both", "video", 5.0, [(0.0, 5.0)], both)])
+    aims = [TargetQuery("video", turned(0)), TargetQuery("audio", turned(0))]
+    (hit,) = search(box, aims, Options(top_k=1)).hits
+    assert hit.id == "both" and hit.target == "audio"
+    seen, heard = math.cos(math.radians(50.5)), math.cos(math.radians(45.0))
+    assert hit.score == pytest.approx(1 - (1 - seen) * (1 - heard), abs=1e-6)
+    assert hit.scores == pytest.approx({"video": seen, "audio": heard}, abs=1e-6)
+    assert hit.evidence["audio"].score == pytest.approx(heard, abs=1e-6)
+    assert hit.confidence is None
+
+
+def test_scores_outside_of_shares_are_no_confidences(box: Collection) -> None:
+    """Uncalibrated: a score below zero counts as no confidence at all, not as a negative one."""
+    pair = {"video": ([0], turned(120.0)), "audio": ([0], turned(60.0))}
+    box.put([NewItem("a", "video", 5.0, [(0.0, 5.0)], pair)])
+    aims = [TargetQuery("video", turned(0)), TargetQuery("audio", turned(0))]
+    (hit,) = search(box, aims).hits
+    assert hit.score == pytest.approx(0.5, abs=1e-6) and hit.target == "audio"
