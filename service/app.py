@@ -28,6 +28,7 @@ from export.encoder import Encoder
 from index.library import Collections
 
 from . import errors
+from .faults import BadHost, BadKey, BodyTooLarge, CrossOrigin, PackedBody, ServiceError, SlowBody
 from .links import Links, token_in
 from .metrics import Metrics
 from .pipeline import UPLOAD
@@ -96,7 +97,7 @@ def create_app(
         routes=ROUTES,  # not included: a router within a router looks for its routes twice as long
     )
     app.state.links = Links()
-    errors.install(app)
+    errors.install_handlers(app)
     patch_fastapi(app, docs_url="/docs")
     app.add_middleware(RequestMiddleware, metrics=metrics)
     return app
@@ -173,13 +174,13 @@ class RequestMiddleware:
                     status = GONE
         except ClientDisconnect:
             status = GONE
-        except errors.ServiceError as error:
-            await errors.response(scope, error)(scope, receive, answer)
+        except ServiceError as error:
+            await errors.error_response(scope, error)(scope, receive, answer)
         except Exception:  # what nobody foresaw says nothing of the inside
             ACCESS.exception("%s %s failed", scope["method"], scope["path"])
             if body.answered.is_set():
                 raise
-            await errors.answer(scope, errors.INTERNAL, 500)(scope, receive, answer)
+            await errors.json_response(scope, errors.INTERNAL, 500)(scope, receive, answer)
         finally:
             leave(scope)
             self.tell(scope, status, time.perf_counter() - began)
@@ -255,10 +256,10 @@ def check_same_origin(method: str, headers: dict[bytes, bytes], hosts: tuple[str
     host = headers.get(b"host", b"localhost").decode("latin-1").lower()
     name = urlsplit(f"//{host}").hostname or ""
     if not is_loopback(name) and name not in hosts:
-        raise errors.BadHost(host)
+        raise BadHost(host)
     origin = headers.get(b"origin", b"").decode("latin-1").lower()
     if method not in ("GET", "HEAD", "OPTIONS") and origin and urlsplit(origin).netloc != host:
-        raise errors.CrossOrigin(origin)
+        raise CrossOrigin(origin)
 
 
 def known(header: bytes, keys: tuple[str, ...]) -> str:
@@ -268,7 +269,7 @@ def known(header: bytes, keys: tuple[str, ...]) -> str:
     scheme, _, key = header.partition(b" ")
     given = hashlib.sha256(key.strip()).hexdigest()
     if scheme.lower() != b"bearer" or not sum(hmac.compare_digest(given, key) for key in keys):
-        raise errors.BadKey
+        raise BadKey
     return called(given)
 
 
@@ -298,9 +299,9 @@ class Body:
     def check_announced(self) -> None:
         """Raises BodyTooLarge, PackedBody."""
         if self._coding.strip().lower() not in ("", "identity"):
-            raise errors.PackedBody(self._coding)
+            raise PackedBody(self._coding)
         if self._announced.isdigit() and int(self._announced) > self._limit_mb * 1_000_000:
-            raise errors.BodyTooLarge(self._limit_mb)
+            raise BodyTooLarge(self._limit_mb)
 
     async def receive(self) -> Message:
         if self.received.is_set():
@@ -309,12 +310,12 @@ class Body:
             async with asyncio.timeout(self._end - time.monotonic()):
                 message = await self._receive()
         except TimeoutError:  # FastAPI lets only its own kind of error out of a body's parser
-            raise HTTPException(408, str(errors.SlowBody(self._max_s))) from None
+            raise HTTPException(408, str(SlowBody(self._max_s))) from None
         if not message.get("more_body", False):
             self.received.set()
         self._got += len(message.get("body", b""))
         if self._got > self._limit_mb * 1_000_000:
-            raise HTTPException(413, str(errors.BodyTooLarge(self._limit_mb)))
+            raise HTTPException(413, str(BodyTooLarge(self._limit_mb)))
         return message
 
 

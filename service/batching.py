@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import Overloaded, ShuttingDown, TimedOut
+from .faults import Overloaded, ShuttingDown, TimedOut
 
 Run = Callable[[str, NDArray[Any]], NDArray[np.float32]]
 TURN = 4  # batches of a queue before one behind it gets its turn

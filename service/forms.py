@@ -13,7 +13,7 @@ from typing import Any
 from fastapi import Depends, Request
 from starlette.datastructures import FormData
 
-from .errors import BadRequest
+from .faults import BadRequest
 
 NAME_SHOWN = 100  # letters of a name that is told back
 # files, and texts, of a form: more than any route takes, so that what is too much can be named

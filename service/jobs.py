@@ -40,6 +40,8 @@ class NoImports(JobError):
 
 
 class UnknownPath(JobError):
+    detail_fields = ("path",)
+
     def __init__(self, path: str) -> None:
         super().__init__(f"there is no {path!r} in the import folder")
         self.path = path
@@ -47,6 +49,7 @@ class UnknownPath(JobError):
 
 class TooManyJobs(JobError):
     retry_s = 60
+    detail_fields = ("limit",)
 
     def __init__(self, limit: int) -> None:
         super().__init__(f"{limit} jobs wait already")
@@ -54,6 +57,8 @@ class TooManyJobs(JobError):
 
 
 class UnknownJob(JobError):
+    detail_fields = ("id",)
+
     def __init__(self, id: str) -> None:
         super().__init__(f"there is no job {id!r}")
         self.id = id

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable
 from urllib.parse import parse_qs, quote
 
-from .errors import BadLink
+from .faults import BadLink
 
 COVERED = re.compile(r"/v1/collections/([^/]+)/items/(.+)/(?:media|poster)")
 TOKEN = re.compile(r"([1-9][0-9]{0,10})\.([A-Za-z0-9_-]{43})")

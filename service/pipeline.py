@@ -26,7 +26,7 @@ from media.text import Reading, padded
 from media.windows import Media
 
 from .batching import Batcher
-from .errors import Overloaded
+from .faults import Overloaded
 from .metrics import Metrics
 from .quotas import Quota
 from .settings import Settings

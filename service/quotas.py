@@ -9,7 +9,7 @@ import limits
 from limits.storage import MemoryStorage
 from limits.strategies import SlidingWindowCounterRateLimiter
 
-from .errors import OverQuota
+from .faults import OverQuota
 from .settings import Settings
 
 

@@ -16,7 +16,7 @@ from index.collection import has_lost_records
 from index.ingest.reembed import check_ready, swap
 from index.records.database import Records
 
-from .errors import CannotReload
+from .faults import CannotReload
 from .settings import Settings
 from .state import ActiveState, State, new_decoders, opened
 

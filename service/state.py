@@ -33,7 +33,8 @@ from media.sandbox import Decoders
 from media.text import Reading
 
 from .batching import Batcher, QueueSpec
-from .errors import DiskFull, ShuttingDown, body, entry
+from .errors import error_body, status_and_code
+from .faults import DiskFull, ShuttingDown
 from .jobs import FAILURES, Failure, Job, Jobs, Progress, below
 from .metrics import Metrics
 from .pipeline import Pipeline
@@ -221,8 +222,8 @@ async def opened(
 
 def public_message(error: Exception) -> str:
     """What clients may read of an error that ended a job."""
-    known = entry(type(error))[1] != "internal"
-    return str(body(error)["message"]) if known else "an internal error; the log says which"
+    known = status_and_code(type(error))[1] != "internal"
+    return str(error_body(error)["message"]) if known else "an internal error; the log says which"
 
 
 @dataclass(frozen=True)

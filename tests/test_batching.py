@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from service import batching
 from service.batching import Batcher, QueueSpec
-from service.errors import Overloaded, ShuttingDown, TimedOut
+from service.faults import Overloaded, ShuttingDown, TimedOut
 
 ROW = QueueSpec(tokens=1)
 LANES = {"text": ROW, "video": ROW}

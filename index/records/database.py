@@ -65,6 +65,8 @@ FILTERS_KEPT, FILTER_KEPT_MOST = 16, 1_000_000  # and of how many vectors each
 
 
 class UnknownItem(Exception):
+    detail_fields = ("id",)
+
     def __init__(self, id: str) -> None:
         super().__init__(id)
         self.id = id
@@ -74,6 +76,8 @@ class UnknownItem(Exception):
 
 
 class UnknownSchema(Exception):
+    detail_fields = ("found",)
+
     def __init__(self, found: int) -> None:
         super().__init__(f"records of version {found}; this version reads {SCHEMA_VERSION}")
         self.found = found

@@ -18,7 +18,7 @@ from index.collection import Collection
 from index.search import TargetQuery, direction
 
 from .. import schemas
-from ..errors import BadRequest
+from ..faults import BadRequest
 from ..forms import Fields, form_of
 from ..pipeline import Asked
 from ..state import State, Tercet

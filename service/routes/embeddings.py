@@ -18,7 +18,8 @@ from media.errors import BadMedia, BadText
 from media.text import Reading, warnings_of
 
 from .. import schemas
-from ..errors import BadRequest, Overloaded, OverQuota, ShuttingDown, TimedOut, UnknownModel, body
+from ..errors import error_body
+from ..faults import BadRequest, Overloaded, OverQuota, ShuttingDown, TimedOut, UnknownModel
 from ..forms import Fields, only
 from ..pipeline import Embedded, Vectors, on_disk
 from ..state import State, Tercet
@@ -207,7 +208,7 @@ async def embed_files(
             if len(files) == 1:
                 raise
             return schemas.Embedding(
-                index=index, filename=file.filename, error=schemas.ErrorBody(**body(error))
+                index=index, filename=file.filename, error=schemas.ErrorBody(**error_body(error))
             )
         return file_embedding(index, file.filename, embedded, encoding)
 

@@ -16,7 +16,7 @@ from index.records.database import Item, NewItem, UnknownItem, modalities_of
 from media.manifest import checked_metadata
 
 from .. import schemas
-from ..errors import BadRequest
+from ..faults import BadRequest
 from ..forms import Fields, form_of
 from ..links import address
 from ..media import Picture, Stored

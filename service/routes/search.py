@@ -21,7 +21,7 @@ from index.search import Answer, Options, TargetQuery, search
 from media.modality import MODALITIES
 
 from .. import schemas
-from ..errors import BadRequest
+from ..faults import BadRequest
 from ..forms import Fields, only
 from ..pipeline import Asked
 from ..settings import TOP_K_MAX
