@@ -33,14 +33,11 @@ from .links import Links, token_in
 from .metrics import Metrics
 from .pipeline import UPLOAD
 from .reload import Reloader
-from .routes import ROUTES
+from .routes import ROUTES, takes_files
 from .settings import Settings, is_loopback
 from .state import UPLOADS, ActiveState, leave, new_decoders, opened
 from .trace import ACCESS, CURRENT, Trace, span
 
-UPLOAD_PATHS = re.compile(
-    r"/v1/(embed/(audio|video)|collections/[^/]+/items|search(/(audio|video)-\w+)?)/?$"
-)
 REQUEST_ID = re.compile(rb"[\w.-]{1,64}")
 GONE = 499  # what proxies log for a client that left before its answer
 HEADERS = (
@@ -288,7 +285,7 @@ class Body:
     ) -> None:
         form = headers.get(b"content-type", b"").lower().startswith(b"multipart/")
         self._limit_mb = (
-            settings.upload_max_mb if form and UPLOAD_PATHS.match(path) else settings.json_max_mb
+            settings.upload_max_mb if form and takes_files(path) else settings.json_max_mb
         )
         self._announced = headers.get(b"content-length", b"")
         self._coding = headers.get(b"content-encoding", b"identity").decode("latin-1")

@@ -14,7 +14,8 @@ from urllib.parse import parse_qs, quote
 
 from .faults import BadLink
 
-COVERED = re.compile(r"/v1/collections/([^/]+)/items/(.+)/(?:media|poster)")
+LINKED_PARTS = ("media", "poster")  # of an item, what its link opens
+COVERED = re.compile(rf"/v1/collections/([^/]+)/items/(.+)/(?:{'|'.join(LINKED_PARTS)})")
 TOKEN = re.compile(r"([1-9][0-9]{0,10})\.([A-Za-z0-9_-]{43})")
 
 

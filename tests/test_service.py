@@ -16,10 +16,14 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from fastapi.routing import APIRoute
 from starlette.testclient import TestClient
 
 from export.bundle import Space
 from service.app import create_app
+from service.links import LINKED_PARTS
+from service.routes import ROUTES, takes_files
+from service.schemas import ITEM_PARTS
 from service.settings import Settings
 
 from .makers import BLUE, GREEN, RED, FakeEncoder, make_clip, make_wav
@@ -538,6 +542,35 @@ def test_ids_that_could_not_be_asked_for_are_refused(client: Client, id: str) ->
         headers={"content-type": "application/json"},
     )
     refused(answer, 400, "bad_request")
+
+
+def test_every_path_below_an_item_is_a_reserved_ending() -> None:
+    item = "/v1/collections/{name}/items/{id:path}/"
+    readable = [
+        route.path for route in ROUTES if isinstance(route, APIRoute) and "GET" in route.methods
+    ]
+    below = {path.removeprefix(item) for path in readable if path.startswith(item)}
+    assert below == set(ITEM_PARTS) >= set(LINKED_PARTS)
+
+
+@pytest.mark.parametrize(
+    "path, expected",
+    [
+        ("/v1/embed/audio", True),
+        ("/v1/embed/video/", True),
+        ("/v1/embed/text", False),
+        ("/v1/embeddings", False),
+        ("/v1/collections/a b/items", True),
+        ("/v1/collections/a/items/b", False),
+        ("/v1/collections", False),
+        ("/v1/search", True),
+        ("/v1/search/video-any", True),
+        ("/v1/search/text-video", False),
+        ("/v1/jobs", False),
+    ],
+)
+def test_forms_with_files_have_their_own_limit(path: str, expected: bool) -> None:
+    assert takes_files(path) is expected
 
 
 def test_odd_texts_and_forms_get_answers(client: Client, clips: dict[str, Path]) -> None:

@@ -51,7 +51,7 @@ COMPOSED_BODY = {
 }
 
 
-@router.post("/v1/search", tags=["search"], openapi_extra=COMPOSED_BODY)
+@router.post_files("/v1/search", tags=["search"], openapi_extra=COMPOSED_BODY)
 async def composed_search(tercet: Tercet, request: Request) -> schemas.SearchResult:
     """A query of several parts, texts, files and items of the collection, each with a weight,
     negative for what is not wanted; over one target or several, fused. JSON will do where no part

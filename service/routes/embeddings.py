@@ -236,7 +236,7 @@ FILE_FORM = Fields(texts=frozenset({"space"}), files=frozenset({"file"}), repeat
 FILE_ROUTES = {"audio": "sound", "video": "pictures"}
 
 for _modality, _content in FILE_ROUTES.items():
-    router.post(
+    router.post_files(
         f"/v1/embed/{_modality}",
         tags=["embed"],
         name=f"embed_{_modality}",

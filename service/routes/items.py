@@ -51,7 +51,7 @@ ITEM_BODIES = {
 }
 
 
-@router.post(
+@router.post_files(
     "/v1/collections/{name}/items", status_code=201, tags=["items"], openapi_extra=ITEM_BODIES
 )
 async def add_item(tercet: Tercet, name: str, request: Request) -> schemas.ItemAdded:

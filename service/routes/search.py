@@ -171,12 +171,18 @@ def search_by_file(source: str, target: str) -> Callable[..., Awaitable[schemas.
 
 SEARCH_FORM = Fields(texts=frozenset(schemas.SearchOptions.model_fields), files=frozenset({"file"}))
 
+
+def add_routes(source: str, target: str) -> None:
+    path = f"/v1/search/{source}-{target}"
+    names: dict[str, Any] = {"name": f"{source}-{target}", "summary": f"{source} to {target}"}
+    if source == "text":
+        router.post(path, tags=["search"], **names)(search_by_text(target))
+    else:
+        by_file = search_by_file(source, target)
+        only_known = [only(SEARCH_FORM)]
+        router.post_files(path, tags=["search"], dependencies=only_known, **names)(by_file)
+
+
 for _target in (*MODALITIES, ANY):
     for _source in MODALITIES:
-        router.post(
-            f"/v1/search/{_source}-{_target}",
-            tags=["search"],
-            name=f"{_source}-{_target}",
-            summary=f"{_source} to {_target}",
-            dependencies=[] if _source == "text" else [only(SEARCH_FORM)],
-        )(search_by_text(_target) if _source == "text" else search_by_file(_source, _target))
+        add_routes(_source, _target)
