@@ -113,7 +113,7 @@ STATUS: dict[type[Exception], tuple[int, str | None]] = {
 }
 INTERNAL: dict[str, Any] = {
     "code": "internal",
-    "message": "an internal error; the log says which",
+    "message": "an internal error; see the log",
     "detail": {},
 }
 PROBLEMS_MAX = 2000  # letters

@@ -746,7 +746,7 @@ def test_a_client_that_hangs_up_takes_its_work_along(tmp_path: Path) -> None:
         async with app.router.lifespan_context(app):
             encoder.gate.clear()
             encoder.rows = 0
-            batcher = app.state.tenure.state.batcher
+            batcher = app.state.owner.active.state.batcher
             gone, sent = asyncio.Event(), []
             body = [
                 {
@@ -785,12 +785,12 @@ def test_a_client_that_hangs_up_takes_its_work_along(tmp_path: Path) -> None:
             gone.set()
             await asyncio.wait_for(request, 5)
             encoder.gate.set()
-            fresh = await app.state.tenure.state.pipeline.asked("red", "text")
+            fresh = await app.state.owner.active.state.pipeline.encode_query_text("red", "text", "")
             assert fresh.vector.shape == (4,) and not sent
             # the two on the device, and the fresh one
             assert encoder.rows <= 3 and batcher.waiting()["text"] == 0
             # which waits for whoever is still served
-            async with asyncio.timeout(2), app.state.tenure.handing_over():
+            async with asyncio.timeout(2), app.state.owner.active.handing_over():
                 pass
 
     asyncio.run(asyncio.wait_for(work(), 30))

@@ -1,4 +1,4 @@
-"""Bodies of requests read: JSON, values in forms, uploaded files."""
+"""Read the bodies of requests: JSON, values in forms, uploaded files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from starlette.datastructures import UploadFile
 from .. import schemas
 from ..errors import describe_problems
 from ..faults import BadRequest
-from ..pipeline import on_disk
+from ..pipeline import temporary_file
 from ..state import State
 
 Body = TypeVar("Body", bound=schemas.Strict)
@@ -50,6 +50,6 @@ def parse_json(field: str, value: Any) -> Any:
         raise BadRequest(f"{field} is not JSON") from error
 
 
-def save_upload(tercet: State, file: UploadFile) -> AbstractAsyncContextManager[Path]:
-    """An uploaded file on disk, until the context ends."""
-    return on_disk(file.file, tercet.uploads, file.filename)
+def saved_upload(tercet: State, file: UploadFile) -> AbstractAsyncContextManager[Path]:
+    """An uploaded file on disk until the context ends."""
+    return temporary_file(file.file, tercet.uploads, file.filename)
