@@ -46,12 +46,16 @@ class BadBundle(Exception):
 
 
 class MissingFile(BadBundle):
+    detail_fields = ("file",)
+
     def __init__(self, file: str) -> None:
         super().__init__(f"{file} is missing from the bundle")
         self.file = file
 
 
 class AlteredFile(BadBundle):
+    detail_fields = ("file",)
+
     def __init__(self, file: str) -> None:
         super().__init__(
             f"{file} is not the file the bundle was written with: its checksum differs"
@@ -60,18 +64,24 @@ class AlteredFile(BadBundle):
 
 
 class UnknownFormat(BadBundle):
+    detail_fields = ("problem",)
+
     def __init__(self, problem: str) -> None:
         super().__init__(f"{MANIFEST}: {problem}")
         self.problem = problem
 
 
 class InTheWay(BadBundle):
+    detail_fields = ("folder",)
+
     def __init__(self, folder: str) -> None:
         super().__init__(f"{folder} is there already and is no bundle: nothing was written")
         self.folder = folder
 
 
 class WrongVectors(BadBundle):
+    detail_fields = ("encoding", "error")
+
     def __init__(self, encoding: str, error: float) -> None:
         super().__init__(
             f"the {encoding} graph gives vectors {error:.2g} away from the bundle's golden ones"
@@ -81,6 +91,8 @@ class WrongVectors(BadBundle):
 
 class NoRoute(Exception):
     """No space of the bundle holds what was asked for."""
+
+    detail_fields = ("space",)
 
     def __init__(
         self, modalities: tuple[str, ...], where: dict[str, list[str]], space: str | None = None

@@ -52,6 +52,8 @@ class EncoderError(Exception):
 class CannotRun(EncoderError):
     """A provider, and what this machine lacks for it."""
 
+    detail_fields = ("provider", "lacks")
+
     def __init__(self, provider: str, lacks: str) -> None:
         super().__init__(f"provider {provider} cannot run here: {lacks}")
         self.provider, self.lacks = provider, lacks
@@ -59,6 +61,8 @@ class CannotRun(EncoderError):
 
 class WrongPrecision(EncoderError):
     """A precision that a provider gains nothing by."""
+
+    detail_fields = ("precision", "provider")
 
     def __init__(self, precision: str, provider: str) -> None:
         owners = [name for name, faster in GAINFUL.items() if precision in faster]
@@ -73,6 +77,8 @@ class WrongPrecision(EncoderError):
 class UnverifiedPrecision(EncoderError):
     """A precision that was not measured on this bundle, or lost too much."""
 
+    detail_fields = ("precision", "problem")
+
     def __init__(self, precision: str, problem: str) -> None:
         super().__init__(f"precision {precision} of this bundle {problem}")
         self.precision, self.problem = precision, problem
@@ -80,6 +86,8 @@ class UnverifiedPrecision(EncoderError):
 
 class BadVectors(EncoderError):
     """An encoder gave something that is not unit vectors of its dimension."""
+
+    detail_fields = ("encoding", "problem")
 
     def __init__(self, encoding: str, problem: str) -> None:
         super().__init__(f"{encoding}: {problem}")

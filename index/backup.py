@@ -41,6 +41,8 @@ TRIES = 20  # while a writer deletes what is being copied
 
 
 class BadBackup(CollectionError):
+    detail_fields = ("problem",)
+
     def __init__(self, problem: str) -> None:
         super().__init__(problem)
         self.problem = problem

@@ -94,18 +94,24 @@ class CollectionError(Exception):
 
 
 class UnknownCollection(CollectionError):
+    detail_fields = ("name",)
+
     def __init__(self, name: str) -> None:
         super().__init__(f"no collection {name!r}")
         self.name = name
 
 
 class CollectionExists(CollectionError):
+    detail_fields = ("name",)
+
     def __init__(self, name: str) -> None:
         super().__init__(f"there is a collection {name!r} already")
         self.name = name
 
 
 class BadName(CollectionError):
+    detail_fields = ("name",)
+
     def __init__(self, name: str) -> None:
         super().__init__(
             "a collection's name is 1-63 of a-z, 0-9, - and _, the first a letter or digit"
@@ -114,6 +120,8 @@ class BadName(CollectionError):
 
 
 class FingerprintConflict(CollectionError):
+    detail_fields = ("name", "collection", "bundle")
+
     def __init__(self, name: str, collection: str, bundle: str) -> None:
         super().__init__(
             f"collection {name!r} was embedded with bundle {collection}, this is {bundle}: re-embed it with"
@@ -124,6 +132,8 @@ class FingerprintConflict(CollectionError):
 
 
 class RecordsLost(CollectionError):
+    detail_fields = ("name",)
+
     def __init__(self, name: str) -> None:
         super().__init__(
             f"the records of collection {name!r} are missing or empty, but its folder holds uploads or snapshots."
@@ -135,18 +145,24 @@ class RecordsLost(CollectionError):
 
 
 class NoVectors(CollectionError):
+    detail_fields = ("id", "encoding")
+
     def __init__(self, id: str, encoding: str) -> None:
         super().__init__(f"item {id!r} has no {encoding} to compare with")
         self.id, self.encoding = id, encoding
 
 
 class ItemExists(CollectionError):
+    detail_fields = ("id",)
+
     def __init__(self, id: str) -> None:
         super().__init__(f"there is an item {id!r} already")
         self.id = id
 
 
 class NoPreview(CollectionError):
+    detail_fields = ("id",)
+
     def __init__(self, id: str) -> None:
         super().__init__(f"item {id!r} has nothing of that to show")
         self.id = id

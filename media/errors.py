@@ -15,13 +15,15 @@ from __future__ import annotations
 
 
 class BadMedia(Exception):
-    """An input that cannot be encoded. Its fields are the error's data."""
+    """An input that cannot be encoded. `detail_fields` names what clients are told of it."""
 
     code = "bad_media"
+    detail_fields: tuple[str, ...] = ()
 
 
 class NotMedia(BadMedia):
     code = "not_media"
+    detail_fields = ("reason",)
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -33,6 +35,7 @@ class NotMedia(BadMedia):
 
 class Damaged(BadMedia):
     code = "damaged"
+    detail_fields = ("reason",)
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -44,6 +47,7 @@ class Damaged(BadMedia):
 
 class MissingModality(BadMedia):
     code = "missing_modality"
+    detail_fields = ("modality",)
 
     def __init__(self, modality: str) -> None:
         super().__init__(modality)
@@ -55,6 +59,7 @@ class MissingModality(BadMedia):
 
 class BeyondBudget(BadMedia):
     code = "too_large"
+    detail_fields: tuple[str, ...] = ("what", "amount", "limit")
 
     def __init__(self, what: str, amount: float, limit: float) -> None:
         super().__init__(what, amount, limit)
@@ -66,6 +71,7 @@ class BeyondBudget(BadMedia):
 
 class TooLong(BeyondBudget):
     code = "too_long"
+    detail_fields = ("limit", "seconds")
 
     def __init__(self, seconds: float, limit: float) -> None:
         super().__init__("seconds", seconds, limit)
@@ -75,6 +81,7 @@ class TooLong(BeyondBudget):
 
 class DecoderFailed(BadMedia):
     code = "decoder_failed"
+    detail_fields = ("reason",)
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -95,6 +102,7 @@ class BadText(BadMedia):
     """`index` says which of several texts, counted from 0."""
 
     code = "bad_text"
+    detail_fields = ("reason", "index")
 
     def __init__(self, reason: str, index: int | None = None) -> None:
         super().__init__(reason, index)

@@ -22,6 +22,8 @@ METADATA_MAX_DEPTH = 16
 
 
 class BadManifest(Exception):
+    detail_fields = ("manifest", "at", "problem")
+
     def __init__(self, manifest: str, at: str, problem: str) -> None:
         super().__init__(manifest, at, problem)
         self.manifest, self.at, self.problem = manifest, at, problem
@@ -31,6 +33,8 @@ class BadManifest(Exception):
 
 
 class BadMetadata(Exception):
+    detail_fields = ("problem",)
+
     def __init__(self, problem: str) -> None:
         super().__init__(f"metadata is a JSON object: {problem}")
         self.problem = problem

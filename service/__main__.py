@@ -39,7 +39,7 @@ KEPT_S = 75
 SWITCH_S = 0.0005
 
 
-def read(argv: Sequence[str], prog: str) -> Settings:
+def read_settings(argv: Sequence[str], prog: str) -> Settings:
     """Flags before environment before the file that TERCET_ENV_FILE names."""
     file = os.environ.get("TERCET_ENV_FILE")
     if file and not Path(file).is_file():
@@ -55,15 +55,15 @@ def read(argv: Sequence[str], prog: str) -> Settings:
     return Settings(_cli_settings_source=flags(args=list(argv)), _env_file=file)
 
 
-def opened(settings: Settings) -> OnnxEncoder:
+def open_encoder(settings: Settings) -> OnnxEncoder:
     return OnnxEncoder.open(
         settings.bundle, settings.provider, settings.threads, settings.precision, shared=True
     )
 
 
-def again(argv: Sequence[str], prog: str) -> tuple[Settings, OnnxEncoder]:
-    settings = read(argv, prog)
-    return settings, opened(settings)
+def reload_config(argv: Sequence[str], prog: str) -> tuple[Settings, OnnxEncoder]:
+    settings = read_settings(argv, prog)
+    return settings, open_encoder(settings)
 
 
 def main() -> int:
@@ -84,7 +84,7 @@ def mcp_command(argv: Sequence[str], prog: str) -> int:
 def serve(argv: Sequence[str], prog: str) -> int:
     """Serve until interrupted, as the flags say. Returns the exit status."""
     try:
-        settings = read(argv, prog)
+        settings = read_settings(argv, prog)
     except ValidationError as error:
         for problem in error.errors():
             print(
@@ -107,9 +107,9 @@ def serve(argv: Sequence[str], prog: str) -> int:
             print("--traces: OpenTelemetry is not installed (extra 'otel')", file=sys.stderr)
             return 2
     try:
-        encoder = opened(settings)
+        encoder = open_encoder(settings)
         app = create_app(
-            settings, encoder, open_data(settings, encoder), partial(again, argv, prog)
+            settings, encoder, open_data(settings, encoder), partial(reload_config, argv, prog)
         )
         del encoder  # the application lets go of it at a reload
         config = uvicorn.Config(

@@ -8,99 +8,98 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import count
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import Overloaded, ShuttingDown, TimedOut
+from .faults import Overloaded, ShuttingDown, TimedOut
 
 Run = Callable[[str, NDArray[Any]], NDArray[np.float32]]
-TURN = 4  # batches of a queue before one behind it gets its turn
-OVERLOADED_S = 1  # until a full queue is worth asking again
-# people's tokens in a lane that make a batch worth reading the weights for, beside another of
-# theirs
+FIRST_QUEUE_BATCHES = 4  # of these batches, the last is from a queue behind the first
+RETRY_S = 1  # when to ask again after a full queue
+# Reading the weights for a small batch beside a running one is worth it from this many tokens.
 MIN_BATCH_TOKENS = 40
-SHORT_BATCH_TOKENS = 160  # tokens of that other one, at most: it will soon be done
-# bulk leaves in so small a part of a batch while people have asked in the last seconds
-BULK_SHARE, PEOPLE_S = 16, 2.0
+# A running batch of no more tokens will soon be done: waiting for it costs little.
+SHORT_BATCH_TOKENS = 160
+# Background batches are this many times smaller while interactive requests are recent.
+BACKGROUND_SHARE = 16
+INTERACTIVE_S = 2.0
 
 
 @dataclass(frozen=True)
 class QueueSpec:
-    """One kind of array: what a row costs and what pads rows of differing length."""
+    """The arrays of one encoding: what a row costs, and what pads rows of differing length."""
 
-    tokens: int | None = None  # of every row; None: rows are token ids, as long as they are
+    tokens: int | None = None  # of every row; None: rows are token ids, and cost their length
     pad: int = 0
 
 
 class QueueKey(NamedTuple):
-    """A queue's place in line: people's requests before bulk, the quickest lane first, short rows
-    before long ones.
-    """
+    """A queue's place in line: interactive before background, then by encoding, then by length."""
 
-    bulk: bool
-    rank: int
-    lane: str
+    background: bool
+    rank: int  # of the encoding
+    encoding: str
     length: int
 
 
-@dataclass
-class Job:
-    """Rows of one request and the future that its caller awaits."""
+@dataclass(kw_only=True)
+class PendingRows:
+    """Rows of one request, and the future that its caller awaits."""
 
     array: NDArray[Any]
-    cost: int
+    tokens: int
     future: asyncio.Future[NDArray[np.float32]]
-    since: float = field(default_factory=time.monotonic)
+    since: float  # when they were queued, in seconds of the batcher's clock
 
 
 class RoundRobinQueue:
-    """Jobs by who asks, each in turn."""
+    """Pending rows by client. Each client has its turn."""
 
     def __init__(self) -> None:
-        self._of: OrderedDict[str, deque[Job]] = OrderedDict()
+        self._by_client: OrderedDict[str, deque[PendingRows]] = OrderedDict()
 
     def __bool__(self) -> bool:
-        return bool(self._of)
+        return bool(self._by_client)
 
-    def add(self, who: str, job: Job) -> None:
-        self._of.setdefault(who, deque()).append(job)
+    def add(self, client: str, rows: PendingRows) -> None:
+        self._by_client.setdefault(client, deque()).append(rows)
 
-    def next(self) -> Job:
-        return next(iter(self._of.values()))[0]
+    def peek(self) -> PendingRows:
+        return next(iter(self._by_client.values()))[0]
 
-    def take(self) -> Job:
-        """The job of `next`; whose it was asks again behind everyone else."""
-        who, jobs = next(iter(self._of.items()))
-        job = jobs.popleft()
-        self._of.move_to_end(who)
-        if not jobs:
-            del self._of[who]
-        return job
+    def pop(self) -> PendingRows:
+        """Remove what `peek` returns. Its client goes to the end of the line."""
+        client, waiting = next(iter(self._by_client.items()))
+        rows = waiting.popleft()
+        self._by_client.move_to_end(client)
+        if not waiting:
+            del self._by_client[client]
+        return rows
 
 
-class Running(NamedTuple):
-    """What a thread of the device is at."""
+class RunningBatch(NamedTuple):
+    """What a thread of the device runs now."""
 
-    order: QueueKey
-    jobs: list[Job]
+    key: QueueKey
+    rows: list[PendingRows]
 
     @property
     def tokens(self) -> int:
-        return sum(job.cost for job in self.jobs)
+        return sum(rows.tokens for rows in self.rows)
 
 
-@dataclass(frozen=True)
-class Batch:
+@dataclass(frozen=True, kw_only=True)
+class BatchStats:
     """What has been run together."""
 
-    lane: str
+    encoding: str
     rows: int
     seconds: float
-    waits: list[float]  # of each job in the queue, seconds
+    waits: list[float]  # seconds in the queue, of each request's rows
 
 
 def stack(arrays: Sequence[NDArray[Any]], pad: int = 0) -> NDArray[Any]:
@@ -118,120 +117,154 @@ def stack(arrays: Sequence[NDArray[Any]], pad: int = 0) -> NDArray[Any]:
 
 
 class Batcher:
-    """Queues by lane and length, the lanes given first going first; one batch at a time on the
-    device, and beside it one of the lanes that are `quick`, which then need not wait for a long
-    one.
+    """Queues rows by encoding and length, and runs one batch at a time on the device.
 
-    A batch leaves when the device is free, with what waits in its queue up to `max_tokens`, taken
-    from those who ask in turn: the device's own threads take it, so that the device never waits for
-    the event loop. Beside a short batch of its lane it leaves once it is worth it (`MIN_BATCH_TOKENS`). What
-    nobody waits for any more is dropped. A batch that fails is halved until the row that fails is
-    alone. Every future is completed on every path, shutdown included.
+    - Encodings given first go first. Now and then a queue behind the first gets a batch.
+    - The `quick` encodings have a second thread. They need not wait for a long batch of others.
+    - A batch leaves when the device is free, with what waits in its queue up to `max_tokens`. The
+      device's threads take it themselves, so that the device never waits for the event loop.
+    - Clients have turns. Rows that nobody waits for any more are dropped.
+    - A batch below `MIN_BATCH_TOKENS` waits while a short one of its encoding runs.
+    - A batch that fails is halved until the row that fails is alone.
+    - Every future is completed on every path, shutdown included.
+
+    `clock` returns seconds. It only measures: nothing sleeps by it.
     """
 
     def __init__(
         self,
         run: Run,
-        lanes: Mapping[str, QueueSpec],
+        specs: Mapping[str, QueueSpec],
+        *,
         max_tokens: int,
         max_waiting: int,
-        observe: Callable[[Batch], None] = lambda batch: None,
+        observe: Callable[[BatchStats], None] = lambda stats: None,
         quick: Collection[str] = (),
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._run, self._lanes, self._observe = run, lanes, observe
-        self._max_tokens, self._max_waiting = max_tokens, max_waiting
-        self._ranks = {lane: rank for rank, lane in enumerate(lanes)}
+        self._run = run
+        self._specs = specs
+        self._max_tokens = max_tokens
+        self._max_waiting = max_waiting
+        self._observe = observe
+        self._clock = clock
+        self._ranks = {encoding: rank for rank, encoding in enumerate(specs)}
         self._loop = asyncio.get_running_loop()
-        # held by whoever looks at the queues; told of every change
+        # guards the fields below, and is notified of every change of the queues
         self._work = threading.Condition()
         self._queues: dict[QueueKey, RoundRobinQueue] = {}
-        self._waiting = {(bulk, lane): 0 for lane in lanes for bulk in (False, True)}
-        self._running: dict[str, Running] = {}  # by thread
-        self._moved: dict[str, float] = {}  # when each thread last began to run something
+        # tokens, by whether they are background work and by encoding
+        self._waiting = {
+            (background, encoding): 0 for encoding in specs for background in (False, True)
+        }
+        self._running: dict[str, RunningBatch] = {}  # by thread
+        self._started: dict[str, float] = {}  # when each thread last began to run something
         self.failing = 0  # batches that failed, one after the other
-        self._asked = -PEOPLE_S  # when somebody other than bulk did
+        self._last_interactive = -INTERACTIVE_S
         self._closing = False
-        own: dict[str, Callable[[QueueKey], bool]] = {"encode": lambda order: True}
+        accepts: dict[str, Callable[[QueueKey], bool]] = {"encode": lambda key: True}
         if quick:
-            own["encode-quick"] = lambda order: order.lane in quick and not order.bulk
+            accepts["encode-quick"] = lambda key: key.encoding in quick and not key.background
         self._threads = [
-            threading.Thread(target=self._serve, args=(name, mine), name=name, daemon=True)
-            for name, mine in own.items()
+            threading.Thread(target=self._serve, args=(name, accepted), name=name, daemon=True)
+            for name, accepted in accepts.items()
         ]
         for thread in self._threads:
             thread.start()
 
     async def submit(
         self,
-        lane: str,
+        encoding: str,
         array: NDArray[Any],
-        who: str = "",
-        bulk: bool = False,
+        client: str = "",
+        background: bool = False,
         max_s: float | None = None,
     ) -> NDArray[np.float32]:
-        """Rows [n, ...] to vectors [n, dim], in company. `who` asks has turns with others; `bulk`
-        goes behind everyone, and is never refused for want of room.
+        """Rows [n, ...] to vectors [n, dim], batched with the rows of others.
+
+        Clients have turns. Background work goes behind everything else and is never refused for
+        want of room.
 
         Raises:
             Overloaded: too many tokens wait already.
-            TimedOut: it was not done within `max_s`.
-            ShuttingDown: it has been closed.
+            TimedOut: it was not done within `max_s` seconds.
+            ShuttingDown: the batcher has been closed.
             Whatever running these rows alone raises.
         """
-        each = self._lanes[lane].tokens or array.shape[1]
-        cost = each * len(array)
-        rows = max(1, self._max_tokens // (BULK_SHARE if bulk else 1) // max(each, 1))
-        pieces = [array[i : i + rows] for i in range(0, len(array), rows)]
-        jobs = [Job(piece, each * len(piece), self._loop.create_future()) for piece in pieces]
-        length = 0 if self._lanes[lane].tokens else 1 << (array.shape[1] - 1).bit_length()
+        pending = self._split(encoding, array, background)
+        tokens = sum(rows.tokens for rows in pending)
         with self._work:
             if self._closing:
                 raise ShuttingDown
-            if (
-                not bulk
-                and (wait := self._waiting[False, lane])
-                and wait + cost > self._max_waiting
-            ):
-                raise Overloaded(lane, OVERLOADED_S)
-            if not bulk:
-                self._asked = time.monotonic()
+            if not background:
+                waiting = self._waiting[False, encoding]
+                if waiting and waiting + tokens > self._max_waiting:
+                    raise Overloaded(encoding, RETRY_S)
+                self._last_interactive = self._clock()
             queue = self._queues.setdefault(
-                QueueKey(bulk, self._ranks[lane], lane, length), RoundRobinQueue()
+                self._key(encoding, array, background), RoundRobinQueue()
             )
-            for job in jobs:
-                queue.add(who, job)
-            self._waiting[bulk, lane] += cost
+            for rows in pending:
+                queue.add(client, rows)
+            self._waiting[background, encoding] += tokens
             self._work.notify_all()
-        late = None if max_s is None else self._loop.call_later(max_s, fail, jobs, TimedOut(max_s))
+        timer = None
+        if max_s is not None:
+            timer = self._loop.call_later(max_s, fail, pending, TimedOut(max_s))
         try:
-            return np.concatenate([await job.future for job in jobs])
+            return np.concatenate([await rows.future for rows in pending])
         finally:
-            if late is not None:
-                late.cancel()
-            for job in jobs:  # a caller that went away takes its rows with it
-                if not job.future.cancel() and not job.future.cancelled():
-                    job.future.exception()  # seen: more than one piece may have failed
+            if timer is not None:
+                timer.cancel()
+            for rows in pending:  # a caller that went away takes its rows with it
+                if not rows.future.cancel() and not rows.future.cancelled():
+                    rows.future.exception()  # retrieved: more than one piece may have failed
+
+    def _split(self, encoding: str, array: NDArray[Any], background: bool) -> list[PendingRows]:
+        """Rows [n, ...] as pieces that fit into a batch."""
+        each = self._specs[encoding].tokens or array.shape[1]
+        fit = max(1, self._max_tokens // (BACKGROUND_SHARE if background else 1) // max(each, 1))
+        pending = []
+        for at in range(0, len(array), fit):
+            piece = array[at : at + fit]
+            rows = PendingRows(
+                array=piece,
+                tokens=each * len(piece),
+                future=self._loop.create_future(),
+                since=self._clock(),
+            )
+            pending.append(rows)
+        return pending
+
+    def _key(self, encoding: str, array: NDArray[Any], background: bool) -> QueueKey:
+        # rows of token ids share a queue where their lengths round up to one power of two
+        of_one_length = self._specs[encoding].tokens is not None
+        length = 0 if of_one_length else 1 << (array.shape[1] - 1).bit_length()
+        return QueueKey(background, self._ranks[encoding], encoding, length)
 
     def waiting(self) -> dict[str, int]:
-        """Tokens that wait, by lane."""
+        """Tokens that wait, by encoding."""
         return {
-            lane: self._waiting[False, lane] + self._waiting[True, lane] for lane in self._lanes
+            encoding: self._waiting[False, encoding] + self._waiting[True, encoding]
+            for encoding in self._specs
         }
 
     @property
     def stuck_s(self) -> float:
-        """How long the batch has been on the device that is there longest, or, where there is none,
-        what waits has waited; more than anything if a thread of the device has died.
+        """Seconds that the longest running batch has run, or, where none runs, that the oldest rows
+        have waited. Infinite where a thread of the device has died.
         """
         if not self._closing and not all(thread.is_alive() for thread in self._threads):
             return float("inf")
         with self._work:
-            now, running = time.monotonic(), [self._moved[name] for name in self._running]
-            waiting = [queue.next().since for queue in self._queues.values() if queue]
-        return now - min(running, default=min(waiting, default=now))
+            now = self._clock()
+            since = [self._started[name] for name in self._running]
+            if not since:
+                since = [queue.peek().since for queue in self._queues.values() if queue]
+        return now - min(since, default=now)
 
     async def close(self, drain_s: float = 5.0) -> None:
-        """Serve what waits for a while, then fail the rest."""
+        """Run what waits, for up to `drain_s` seconds. Then fail the rest."""
         end = time.monotonic() + drain_s
         with self._work:
             self._closing = True
@@ -241,106 +274,125 @@ class Batcher:
         with self._work:
             for queue in self._queues.values():
                 while queue:
-                    fail([queue.take()], ShuttingDown())
+                    fail([queue.pop()], ShuttingDown())
             self._waiting = dict.fromkeys(self._waiting, 0)
             for running in self._running.values():
-                fail(running.jobs, ShuttingDown())
+                fail(running.rows, ShuttingDown())
 
-    def _serve(self, name: str, mine: Callable[[QueueKey], bool]) -> None:
-        """What a thread of the device does, with the queues that are its own."""
+    def _serve(self, name: str, accepted: Callable[[QueueKey], bool]) -> None:
+        """The loop of a device's thread, over the queues that it accepts."""
         for turn in count(1):
             with self._work:
                 if self._running.pop(name, None) and any(self._waiting.values()):
-                    self._work.notify_all()  # what was too little beside it
-                while (order := self._next(mine, turn)) is None:
+                    self._work.notify_all()  # a batch may have waited for this one to end
+                key = self._choose_queue(accepted, turn)
+                while key is None:
                     if self._closing:
                         return
                     self._work.wait()
-                jobs = self._take(order)
-                self._running[name] = Running(order, jobs)
-                self._moved[name] = time.monotonic()
-            self._answer(order.lane, jobs)
+                    key = self._choose_queue(accepted, turn)
+                batch = self._take_batch(key)
+                self._running[name] = RunningBatch(key, batch)
+                self._started[name] = self._clock()
+            self._run_batch(key.encoding, batch)
 
-    def _next(self, mine: Callable[[QueueKey], bool], served: int) -> QueueKey | None:
-        """The first queue with work; now and then one behind it, each in turn, so that no queue
-        starves.
+    def _choose_queue(self, accepted: Callable[[QueueKey], bool], turn: int) -> QueueKey | None:
+        """The first queue with work. Every few batches one behind it, each in turn, so that no
+        queue starves.
         """
-        busy = sorted(
-            o for o, queue in self._queues.items() if queue and mine(o) and not self._too_few(o)
+        ready = sorted(
+            key
+            for key, queue in self._queues.items()
+            if queue and accepted(key) and not self._should_wait(key)
         )
-        if not busy:
+        if not ready:
             return None
-        turn, rest = divmod(served, TURN)
-        behind = busy[1:]
-        return behind[turn % len(behind)] if behind and rest == 0 else busy[0]
+        behind = ready[1:]
+        if behind and turn % FIRST_QUEUE_BATCHES == 0:
+            return behind[turn // FIRST_QUEUE_BATCHES % len(behind)]
+        return ready[0]
 
-    def _too_few(self, order: QueueKey) -> bool:
-        """Whether it had better wait for others, until a short batch of its lane that is being run
-        has ended. Bulk does not wait, as it never would be its turn, nor does anyone for bulk.
+    def _should_wait(self, key: QueueKey) -> bool:
+        """Whether a small batch waits until a short running one of its encoding has ended.
+
+        More requests may join it meanwhile. Background work does not wait: it might never get its
+        turn. Nothing waits for background work either.
         """
-        if order.bulk or self._closing or self._waiting[False, order.lane] >= MIN_BATCH_TOKENS:
+        if key.background or self._closing:
+            return False
+        if self._waiting[False, key.encoding] >= MIN_BATCH_TOKENS:
             return False
         return any(
-            running.order.lane == order.lane
-            and not running.order.bulk
+            running.key.encoding == key.encoding
+            and not running.key.background
             and running.tokens <= SHORT_BATCH_TOKENS
             for running in self._running.values()
         )
 
-    def _take(self, order: QueueKey) -> list[Job]:
-        """What leaves now: live jobs up to `max_tokens`; of bulk less, where people would wait for
-        it.
+    def _take_batch(self, key: QueueKey) -> list[PendingRows]:
+        """What leaves now: live rows up to `max_tokens`. Fewer of background work, so that
+        interactive requests need not wait for long.
         """
-        taken: list[Job] = []
-        tokens, queue, most = 0, self._queues[order], self._max_tokens
-        if order.bulk and time.monotonic() - self._asked < PEOPLE_S:
-            most //= BULK_SHARE
-        while queue and (not taken or tokens + queue.next().cost <= most):
-            job = queue.take()
-            self._waiting[order.bulk, order.lane] -= job.cost
-            if not job.future.done():
-                taken.append(job)
-                tokens += job.cost
-        return taken
+        queue = self._queues[key]
+        limit = self._max_tokens
+        if key.background and self._clock() - self._last_interactive < INTERACTIVE_S:
+            limit //= BACKGROUND_SHARE
+        batch: list[PendingRows] = []
+        tokens = 0
+        while queue and (not batch or tokens + queue.peek().tokens <= limit):
+            rows = queue.pop()
+            self._waiting[key.background, key.encoding] -= rows.tokens
+            if not rows.future.done():
+                batch.append(rows)
+                tokens += rows.tokens
+        return batch
 
-    def _answer(self, lane: str, jobs: list[Job]) -> None:
-        jobs = [job for job in jobs if not job.future.done()]
-        if not jobs:
+    def _run_batch(self, encoding: str, batch: list[PendingRows]) -> None:
+        live = [rows for rows in batch if not rows.future.done()]
+        if not live:
             return
-        began = self._moved[threading.current_thread().name] = time.monotonic()
+        began = self._clock()
+        self._started[threading.current_thread().name] = began
         try:
-            array = stack([job.array for job in jobs], self._lanes[lane].pad)
-            vectors = self._run(lane, array)
+            array = stack([rows.array for rows in live], self._specs[encoding].pad)
+            vectors = self._run(encoding, array)
             if len(vectors) != len(array):
                 raise RuntimeError(f"{len(array)} rows gave {len(vectors)} vectors")
         except Exception as error:
-            if len(jobs) == 1:
+            if len(live) == 1:
                 self.failing += 1
-                self._tell(fail, jobs, error)
+                self._call_in_loop(fail, live, error)
             else:
-                self._answer(lane, jobs[: len(jobs) // 2])
-                self._answer(lane, jobs[len(jobs) // 2 :])
+                half = len(live) // 2
+                self._run_batch(encoding, live[:half])
+                self._run_batch(encoding, live[half:])
             return
-        took, self.failing = time.monotonic() - began, 0
-        self._tell(deliver, jobs, vectors)
-        self._observe(Batch(lane, len(array), took, [began - job.since for job in jobs]))
+        self.failing = 0
+        stats = BatchStats(
+            encoding=encoding,
+            rows=len(array),
+            seconds=self._clock() - began,
+            waits=[began - rows.since for rows in live],
+        )
+        self._call_in_loop(deliver, live, vectors)
+        self._observe(stats)
 
-    def _tell(self, what: Callable[..., None], *args: Any) -> None:
-        """Have something done by the event loop, unless that has ended."""
+    def _call_in_loop(self, function: Callable[..., None], *args: Any) -> None:
+        """Have the event loop call a function, unless the loop has ended."""
         with suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(what, *args)
+            self._loop.call_soon_threadsafe(function, *args)
 
 
-def deliver(jobs: list[Job], vectors: NDArray[np.float32]) -> None:
-    """Give each job its rows."""
+def deliver(batch: list[PendingRows], vectors: NDArray[np.float32]) -> None:
+    """Give each request its rows of the batch's vectors [n, dim]."""
     at = 0
-    for job in jobs:
-        if not job.future.done():
-            job.future.set_result(vectors[at : at + len(job.array)])
-        at += len(job.array)
+    for rows in batch:
+        if not rows.future.done():
+            rows.future.set_result(vectors[at : at + len(rows.array)])
+        at += len(rows.array)
 
 
-def fail(jobs: list[Job], error: Exception) -> None:
-    for job in jobs:
-        if not job.future.done():
-            job.future.set_exception(error)
+def fail(batch: list[PendingRows], error: Exception) -> None:
+    for rows in batch:
+        if not rows.future.done():
+            rows.future.set_exception(error)

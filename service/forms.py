@@ -1,6 +1,4 @@
-"""Forms: a field that a route does not know is an error, not a silent nothing; so is one that comes
-twice.
-"""
+"""Forms. A field that a route does not know is an error, and so is one that comes twice."""
 
 from __future__ import annotations
 
@@ -13,17 +11,17 @@ from typing import Any
 from fastapi import Depends, Request
 from starlette.datastructures import FormData
 
-from .errors import BadRequest
+from .faults import BadRequest
 
-NAME_SHOWN = 100  # letters of a name that is told back
-# files, and texts, of a form: more than any route takes, so that what is too much can be named
-PARTS_MOST = 32
+QUOTED_MAX = 100  # letters of a field's name in a message
+# files of a form, and texts: more than any route takes, so that a superfluous one can be named
+PARTS_MAX = 32
 
 
 @dataclass(frozen=True)
 class Fields:
-    """What a form may hold: texts, and files, which may come `repeated`, or under any name where
-    `any_file`.
+    """What a form may hold: texts and files by name. A file may come several times where
+    `repeated`, and under any name where `any_file`.
     """
 
     texts: frozenset[str]
@@ -36,28 +34,24 @@ class Fields:
         for name, value in form.multi_items():
             is_text = isinstance(value, str)
             if name in self.texts and not is_text:
-                raise BadRequest(
-                    f"field {shown(name)} is a text, not a file: send it without a file name"
-                )
+                raise BadRequest(f"field {quote(name)} is a text: send it without a file name")
             if name in self.files and is_text:
-                raise BadRequest(f"field {shown(name)} is a file: send it with a file name")
+                raise BadRequest(f"field {quote(name)} is a file: send it with a file name")
             known = name in self.texts or name in self.files or (self.any_file and not is_text)
             if not known:
-                there = ", ".join(sorted(self.texts | self.files))
-                raise BadRequest(
-                    f"there is no field {shown(name)} in this form; there are: {there}"
-                )
+                fields = ", ".join(sorted(self.texts | self.files))
+                raise BadRequest(f"unknown field {quote(name)}; this form has: {fields}")
         for name, times in Counter(name for name, _ in form.multi_items()).items():
             if times > 1 and not (self.repeated and name in self.files):
-                raise BadRequest(f"field {shown(name)} comes {times} times; it may come once")
+                raise BadRequest(f"field {quote(name)} comes {times} times; it may come once")
 
 
-def shown(name: str) -> str:
-    return repr(name[:NAME_SHOWN])
+def quote(name: str) -> str:
+    return repr(name[:QUOTED_MAX])
 
 
-def only(fields: Fields) -> Any:
-    """A dependency of routes whose forms FastAPI reads, and would take what it knows from."""
+def check_fields(fields: Fields) -> Any:
+    """A dependency that checks a form which FastAPI reads. FastAPI ignores unknown fields."""
 
     async def check(request: Request) -> None:
         fields.check(await request.form())
@@ -66,11 +60,11 @@ def only(fields: Fields) -> Any:
 
 
 @asynccontextmanager
-async def form_of(request: Request, fields: Fields) -> AsyncIterator[FormData]:
-    """A form, read. Raises BadRequest."""
+async def read_form(request: Request, fields: Fields) -> AsyncIterator[FormData]:
+    """A request's form, read and checked. Raises BadRequest."""
     try:
-        form = await request.form(max_files=PARTS_MOST, max_fields=PARTS_MOST)
-    except (LookupError, ValueError) as error:  # a charset nobody knows, bytes that are not in it
+        form = await request.form(max_files=PARTS_MAX, max_fields=PARTS_MAX)
+    except (LookupError, ValueError) as error:  # an unknown charset, or bytes outside of it
         raise BadRequest("the form cannot be read") from error
     try:
         fields.check(form)

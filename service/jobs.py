@@ -1,5 +1,6 @@
-"""Long work on a user's behalf: importing what lies below the import folder. One job at a time,
-each kept in a file of its own, so that a job goes on after a restart where it stopped.
+"""Long work on a user's behalf: importing what lies below the import folder.
+
+One job runs at a time. Each is kept in a file of its own, so that it goes on after a restart.
 
 JobError
 ├── NoImports      no import folder is configured
@@ -23,15 +24,15 @@ from typing import Literal, Protocol
 from index.vectors.snapshot import write_durably
 
 LOG = logging.getLogger("tercet.jobs")
-FAILURES = 100  # listed of a job, as many warnings, too; all are counted
-KEPT = 500  # jobs that have ended, the last of them
-WAITING = 100  # jobs that have not
-SAVED_S = 1.0  # between two savings of how far a job is
-States = Literal["queued", "running", "done", "failed", "cancelled"]
+LISTED_MAX = 100  # failures of a job, and warnings; all are counted
+ENDED_MAX = 500  # jobs that have ended and are kept, the latest of them
+WAITING_MAX = 100  # jobs that have not ended
+SAVE_EVERY_S = 1.0  # how far a job is
+JobState = Literal["queued", "running", "done", "failed", "cancelled"]
 
 
 class JobError(Exception):
-    """A job that cannot be had."""
+    """What is wrong with a request about jobs."""
 
 
 class NoImports(JobError):
@@ -40,6 +41,8 @@ class NoImports(JobError):
 
 
 class UnknownPath(JobError):
+    detail_fields = ("path",)
+
     def __init__(self, path: str) -> None:
         super().__init__(f"there is no {path!r} in the import folder")
         self.path = path
@@ -47,6 +50,7 @@ class UnknownPath(JobError):
 
 class TooManyJobs(JobError):
     retry_s = 60
+    detail_fields = ("limit",)
 
     def __init__(self, limit: int) -> None:
         super().__init__(f"{limit} jobs wait already")
@@ -54,6 +58,8 @@ class TooManyJobs(JobError):
 
 
 class UnknownJob(JobError):
+    detail_fields = ("id",)
+
     def __init__(self, id: str) -> None:
         super().__init__(f"there is no job {id!r}")
         self.id = id
@@ -65,16 +71,16 @@ class Failure:
     reason: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Job:
-    """What is asked, and how far it is. Times are seconds since 1970."""
+    """A job and how far it is. Times are seconds since 1970."""
 
     id: str
     kind: Literal["import"]
     collection: str
     path: str  # below the import folder
     created: float
-    state: States = "queued"
+    state: JobState = "queued"
     done: int = 0
     total: int = 0
     indexed: int = 0
@@ -91,7 +97,7 @@ class Job:
         return self.state not in ("queued", "running")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Progress:
     """How far a job is."""
 
@@ -106,17 +112,17 @@ class Progress:
 
 
 class Work(Protocol):
-    """What does the jobs."""
+    """Does a job, and yields how far it is."""
 
     def __call__(self, job: Job) -> Iterator[Progress]: ...
 
     def stop(self) -> None:
-        """End soon what is being done, from another thread."""
+        """Called from another thread: end the job soon."""
         ...
 
 
 def below(root: Path | None, path: str) -> Path:
-    """What a path below the import folder means. Raises NoImports, UnknownPath."""
+    """A path below the import folder, resolved. Raises NoImports, UnknownPath."""
     if root is None:
         raise NoImports
     try:
@@ -131,11 +137,16 @@ def below(root: Path | None, path: str) -> Path:
 class Jobs:
     """The jobs of a data folder, done one after the other by a thread of their own."""
 
-    def __init__(self, folder: Path, work: Work, told: Callable[[Exception], str] = str) -> None:
-        """`told` says of an error what clients may read."""
-        self._folder, self._work, self._told = folder, work, told
+    def __init__(
+        self, folder: Path, work: Work, public_message: Callable[[Exception], str] = str
+    ) -> None:
+        """`public_message` returns what clients may read of an error."""
+        self._folder = folder
+        self._work = work
+        self._public_message = public_message
         self._folder.mkdir(exist_ok=True)
-        self._lock, self._stopping = threading.RLock(), False
+        self._lock = threading.RLock()
+        self._stopping = False
         self._jobs = {job.id: job for job in sorted(self._stored(), key=lambda job: job.created)}
         self._cancelled: set[str] = set()
         self._queue: SimpleQueue[str | None] = SimpleQueue()
@@ -149,13 +160,11 @@ class Jobs:
         for file in self._folder.glob("*.json"):
             try:
                 row = json.loads(file.read_text(encoding="utf-8"))
-                told = {
-                    kind: [Failure(**one) for one in row.get(kind, [])]
-                    for kind in ("failures", "warnings")
-                }
-                yield Job(**row | told)
+                for listed in ("failures", "warnings"):
+                    row[listed] = [Failure(**entry) for entry in row.get(listed, [])]
+                yield Job(**row)
             except (ValueError, TypeError, KeyError) as error:
-                LOG.warning("%s is no job: %s", file.name, error)
+                LOG.warning("%s is not a job: %s", file.name, error)
 
     @property
     def alive(self) -> bool:
@@ -173,24 +182,32 @@ class Jobs:
             return self._jobs[id]
 
     def add(self, collection: str, path: str) -> Job:
-        """A new job, on disk when this returns; where the same one waits already, that one. Raises
-        TooManyJobs.
+        """A new job, on disk when this returns. Where the same one waits already, that one.
+
+        Raises TooManyJobs.
         """
         with self._lock:
             waiting = [job for job in self._jobs.values() if not job.ended]
             for job in waiting:
                 if (job.collection, job.path, job.state) == (collection, path, "queued"):
                     return job
-            if len(waiting) >= WAITING:
-                raise TooManyJobs(WAITING)
-            job = Job(uuid.uuid4().hex, "import", collection, path, time.time())
+            if len(waiting) >= WAITING_MAX:
+                raise TooManyJobs(WAITING_MAX)
+            job = Job(
+                id=uuid.uuid4().hex,
+                kind="import",
+                collection=collection,
+                path=path,
+                created=time.time(),
+            )
             self._write(job)
             self._jobs[job.id] = job
         self._queue.put(job.id)
         return job
 
     def cancel(self, id: str) -> None:
-        """End a job that has not; what it has indexed stays. One that has ended is forgotten.
+        """End a job. What it has indexed stays. One that has ended already is forgotten.
+
         Raises UnknownJob.
         """
         with self._lock:
@@ -203,7 +220,7 @@ class Jobs:
                 self._keep(replace(job, state="cancelled", finished=time.time()))
 
     def close(self, wait_s: float = 10.0) -> None:
-        """Stop; the job at hand goes on when the folder is opened again."""
+        """Stop. The running job goes on when the folder is opened again."""
         self._stopping = True
         self._queue.put(None)
         self._work.stop()
@@ -213,14 +230,15 @@ class Jobs:
         write_durably(self._folder / f"{job.id}.json", json.dumps(asdict(job)).encode())
 
     def _keep(self, job: Job) -> None:
-        """Remember how a job stands; on disk, too, unless that cannot be written: then it is done
-        again one day.
+        """Remember how far a job is, on disk too. Where the disk cannot be written, the job is done
+        again after a restart.
         """
         with self._lock:
             self._jobs[job.id] = job
             try:
                 self._write(job)
-                for id in [id for id, known in self._jobs.items() if known.ended][:-KEPT]:
+                ended = [id for id, kept in self._jobs.items() if kept.ended]
+                for id in ended[:-ENDED_MAX]:
                     self._forget(id)
             except OSError as error:
                 LOG.warning("job %s could not be written: %s", job.id, error.strerror)
@@ -230,7 +248,10 @@ class Jobs:
         (self._folder / f"{id}.json").unlink(missing_ok=True)
 
     def _run(self) -> None:
-        while not self._stopping and (id := self._queue.get()) is not None:
+        while not self._stopping:
+            id = self._queue.get()
+            if id is None:
+                return
             with self._lock:
                 job = self._jobs.get(id)
                 if job is None or job.ended:
@@ -250,15 +271,19 @@ class Jobs:
                 if job.id in self._cancelled:
                     self._keep(replace(job, state="cancelled", finished=time.time()))
                     return
-                if time.monotonic() - saved > SAVED_S:
+                if time.monotonic() - saved > SAVE_EVERY_S:
                     self._keep(job)
                     saved = time.monotonic()
                 else:
                     with self._lock:
                         self._jobs[job.id] = job
             self._keep(replace(job, state="done", finished=time.time()))
-        except Exception as error:  # whatever befalls a job is that job's
+        except Exception as error:  # it ends this job, not the thread
             if self._stopping:
                 return
             LOG.exception("job %s failed", job.id)
-            self._keep(replace(job, state="failed", error=self._told(error), finished=time.time()))
+            self._keep(
+                replace(
+                    job, state="failed", error=self._public_message(error), finished=time.time()
+                )
+            )

@@ -21,7 +21,8 @@ from starlette.datastructures import Headers
 from starlette.responses import FileResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from .errors import BadRange, answer, response
+from .errors import error_response, json_response
+from .faults import BadRange
 
 RANGES_MOST = 100  # a request for more parts gets the whole
 DIGITS_MOST = 18  # of a place in a file: beyond the end of every file
@@ -166,12 +167,12 @@ class Stored(FileResponse):
             try:
                 ranges = ranges_of(asked["range"], self._size)
             except BadRange as problem:
-                await response(scope, problem)(scope, receive, send)
+                await error_response(scope, problem)(scope, receive, send)
                 return
         if ranges == []:
             said = f"there is no such range of bytes; there are {self._size}"
             there = {"Content-Range": f"bytes */{self._size}"} | self.version.headers()
-            await answer(scope, error("bad_range", said), 416, there)(scope, receive, send)
+            await json_response(scope, error("bad_range", said), 416, there)(scope, receive, send)
             return
         if ranges:
             written = ",".join(f"{first}-{end - 1}" for first, end in ranges)
@@ -219,7 +220,7 @@ def refused(
         return Response(status_code=304, headers=version.headers() | dict(headers))
     if status == 412:
         said = "this is not the version that the request is about: it has been replaced"
-        return answer(scope, error("precondition_failed", said), 412, version.headers())
+        return json_response(scope, error("precondition_failed", said), 412, version.headers())
     return None
 
 

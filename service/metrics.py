@@ -1,19 +1,22 @@
-"""What Prometheus sees."""
+"""The metrics that Prometheus collects."""
 
 from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from .batching import Batch
+from .batching import BatchStats
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
 
 class Metrics:
-    """One registry an app, so that several apps can live in one process."""
+    """One registry an app, so that several apps can live in one process. The label `lane` is the
+    encoding.
+    """
 
     def __init__(self) -> None:
-        self.registry = r = CollectorRegistry()
+        r = CollectorRegistry()
+        self.registry = r
         self.requests = Counter(
             "tercet_requests_total", "Requests answered", ["route", "status"], registry=r
         )
@@ -35,7 +38,8 @@ class Metrics:
         )
         self.recall = Histogram(
             "tercet_search_recall",
-            "Share of a search's hits that comparing every vector finds too, by the ways that answered it",
+            "Share of a search's hits that comparing every vector finds too, by the ways that "
+            "answered it",
             ["ways", "filtered"],
             buckets=(0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 1.0),
             registry=r,
@@ -61,11 +65,11 @@ class Metrics:
             "tercet_vectors", "Vectors stored", ["collection", "encoding"], registry=r
         )
 
-    def batch(self, batch: Batch) -> None:
-        self.batch_rows.labels(batch.lane).observe(batch.rows)
-        self.encode_seconds.labels(batch.lane).observe(batch.seconds)
-        for wait in batch.waits:
-            self.queued.labels(batch.lane).observe(wait)
+    def observe_batch(self, stats: BatchStats) -> None:
+        self.batch_rows.labels(stats.encoding).observe(stats.rows)
+        self.encode_seconds.labels(stats.encoding).observe(stats.seconds)
+        for wait_s in stats.waits:
+            self.queued.labels(stats.encoding).observe(wait_s)
 
-    def stage(self, name: str, seconds: float) -> None:
+    def observe_stage(self, name: str, seconds: float) -> None:
         self.stages.labels(name).observe(seconds)

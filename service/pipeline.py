@@ -1,4 +1,7 @@
-"""From what a request holds to unit vectors: decode in confinement, then encode in company."""
+"""From what a request holds to unit vectors: decode in a confined process, then encode in batches.
+
+`client` is the digest of the key that asks, or "". Quotas and turns are counted by it.
+"""
 
 from __future__ import annotations
 
@@ -26,29 +29,31 @@ from media.text import Reading, padded
 from media.windows import Media
 
 from .batching import Batcher
-from .errors import Overloaded
+from .faults import Overloaded
 from .metrics import Metrics
 from .quotas import Quota
 from .settings import Settings
-from .trace import stage, who
+from .trace import stage
 
 Vectors = NDArray[np.float32]
-UPLOAD = "upload-"  # begins the name of a folder that holds one
-AT_ONCE = 500  # letters that take less time to split than a thread to be told of
+UPLOAD_PREFIX = "upload-"  # of the name of a folder that holds one upload
+INLINE_LETTERS = 500  # texts up to here are tokenized faster than a thread can be started
 
 
 @dataclass(frozen=True)
-class Embedded:
-    """A decoded item and, by encoding, which windows have a vector and the vectors [n, dim]."""
+class EmbeddedMedia:
+    """A decoded item. `vectors` has, by encoding, which windows have a vector, and the vectors
+    [n, dim].
+    """
 
     media: Media
     vectors: dict[str, tuple[list[int], Vectors]]
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What is searched by, in one encoding: its unit vector [dim], what whoever asks is to be told
-    of it, and how much of it is known, in [0, 1].
+class EncodedQuery:
+    """One query in one encoding: its unit vector [dim], warnings for the user, and the share of its
+    words that are known, in [0, 1].
     """
 
     vector: Vectors
@@ -59,154 +64,170 @@ class Asked:
 class Pipeline:
     def __init__(
         self,
+        *,
         encoder: Encoder,
         batcher: Batcher,
         decoders: Decoders,
         settings: Settings,
         metrics: Metrics,
-        quota: Quota,
+        media_quota: Quota,
     ):
-        self.encoder, self.batcher, self.decoders, self.metrics = (
-            encoder,
-            batcher,
-            decoders,
-            metrics,
-        )
+        self.encoder = encoder
+        self._batcher = batcher
+        self._decoders = decoders
+        self._metrics = metrics
+        self._media_quota = media_quota
         seconds = settings.media_max_s
         self._budget = Budget(
             seconds=seconds, frames=round(seconds * 120), samples=round(seconds * 48_000 * 8)
         )
-        self._max_waiting, self._max_s = settings.decode_waiting_max, settings.request_max_s
-        self._quota = quota
+        self._waiting_max = settings.decode_waiting_max
+        self._request_max_s = settings.request_max_s
         self._decoding = 0
-        self._moved = time.monotonic()
+        self._last_moved = time.monotonic()
 
     @property
     def stuck_s(self) -> float:
-        """How long no file has left the decoders while some are there."""
-        return time.monotonic() - self._moved if self._decoding else 0.0
+        """Seconds since a file last entered or left the decoders; 0 where none is there."""
+        return time.monotonic() - self._last_moved if self._decoding else 0.0
 
-    async def encode(self, encoding: str, array: NDArray[Any]) -> Vectors:
-        """Rows to unit vectors, in company. Raises Overloaded, TimedOut."""
+    async def encode(self, encoding: str, array: NDArray[Any], client: str) -> Vectors:
+        """Input rows [n, ...] to unit vectors [n, dim]. Raises Overloaded, TimedOut."""
         with stage("encode"):
-            return await self.batcher.submit(encoding, array, who(), max_s=self._max_s)
+            return await self._batcher.submit(encoding, array, client, max_s=self._request_max_s)
 
-    async def read(self, texts: list[str], encoding: str) -> list[Reading]:
-        """Texts as windows of token ids; where they are long, beside the event loop. Raises
-        BadText.
-        """
-        if sum(map(len, texts)) <= AT_ONCE:
+    async def read_texts(self, texts: list[str], encoding: str) -> list[Reading]:
+        """Texts as windows of token ids. Long ones are read in a thread. Raises BadText."""
+        if sum(map(len, texts)) <= INLINE_LETTERS:
             return self.encoder.read(texts, encoding)
         return await asyncio.to_thread(self.encoder.read, texts, encoding)
 
-    async def rows(self, rows: list[list[int]], encoding: str) -> Vectors:
-        """Windows of token ids to unit vectors [n, dim], short ones apart from long ones. Raises
-        Overloaded.
+    async def encode_tokens(self, rows: list[list[int]], encoding: str, client: str) -> Vectors:
+        """Windows of token ids to unit vectors [n, dim]. Raises Overloaded, TimedOut.
+
+        Windows are encoded with others of about their length, so that little is padded.
         """
         spec = self.encoder.manifest.tokenizers[encoding].spec
-        alike: dict[int, list[int]] = {}
+        by_length: dict[int, list[int]] = {}
         for i, row in enumerate(rows):
-            alike.setdefault((len(row) - 1).bit_length(), []).append(i)
-        made = await asyncio.gather(
-            *(
-                self.encode(encoding, padded([rows[i] for i in which], spec))
-                for which in alike.values()
-            )
-        )
-        vectors = np.empty((len(rows), made[0].shape[1]), np.float32)
-        for which, found in zip(alike.values(), made, strict=True):
-            vectors[which] = found
+            by_length.setdefault((len(row) - 1).bit_length(), []).append(i)
+        waiting = []
+        for indices in by_length.values():
+            array = padded([rows[i] for i in indices], spec)
+            waiting.append(self.encode(encoding, array, client))
+        groups = await asyncio.gather(*waiting)
+        vectors = np.empty((len(rows), groups[0].shape[1]), np.float32)
+        for indices, group in zip(by_length.values(), groups, strict=True):
+            vectors[indices] = group
         return vectors
 
-    async def asked(self, text: str, encoding: str, index: int | None = None) -> Asked:
-        """Words to search by: as much as is read at once. `index` says which of several parts they
-        are.
+    async def encode_query_text(
+        self, text: str, encoding: str, client: str, index: int | None = None
+    ) -> EncodedQuery:
+        """A query of words: as much as the encoder reads at once. `index` is its place among the
+        parts of a composed query.
 
         Raises:
-            BadText: there are none, or none that are known. Overloaded.
+            BadText: it is empty, or none of its words is known.
+            Overloaded, TimedOut.
         """
         try:
-            (reading,) = await self.read([text], encoding)
+            (reading,) = await self.read_texts([text], encoding)
             reading.check()
         except BadText as error:
             raise BadText(error.reason, index) from None
-        vectors = await self.rows(reading.rows[:1], encoding)
-        return Asked(vectors[0], tuple(reading.warnings(cut=True)), reading.share)
+        vectors = await self.encode_tokens(reading.rows[:1], encoding, client)
+        return EncodedQuery(vectors[0], tuple(reading.warnings(cut=True)), reading.share)
 
-    async def file(
-        self, path: Path, encodings: Collection[str], overlap: float = 0.0, previews: bool = False
-    ) -> Embedded:
-        """A media file to the vectors of the wanted encodings that its streams allow, its windows
-        overlapping or not, with what people see of it or not.
+    async def encode_query_file(self, path: Path, encoding: str, client: str) -> EncodedQuery:
+        """A query by example: the direction of all its windows. Raises what `embed_file` does."""
+        embedded = await self.embed_file(path, (encoding,), client)
+        _, vectors = embedded.vectors[encoding]
+        return EncodedQuery(direction(vectors))
+
+    async def embed_file(
+        self,
+        path: Path,
+        encodings: Collection[str],
+        client: str,
+        overlap: float = 0.0,
+        previews: bool = False,
+    ) -> EmbeddedMedia:
+        """The vectors of a media file, in each wanted encoding that its streams allow.
+
+        `overlap` is the share of a window that the next one lies on. With `previews` the media have
+        small pictures and a waveform.
 
         Raises:
-            BadMedia: what is wrong with it. Overloaded: too many files wait. OverQuota: the key has
-                had its share.
+            BadMedia: what is wrong with it.
+            Overloaded: too many files wait. TimedOut.
+            OverQuota: the client has had its seconds of media.
         """
-        self._quota.check(who())
+        self._media_quota.check(client)
+        modalities = list(dict.fromkeys(map(modality_of, encodings)))
         with stage("decode"):
-            media = await self._decode(
-                path, list(dict.fromkeys(map(modality_of, encodings))), overlap, previews
-            )
-        self._quota.take(who(), math.ceil(media.duration_s))
+            media = await self._decode(path, modalities, overlap, previews)
+        self._media_quota.take(client, math.ceil(media.duration_s))
         parts = {e: media.parts[modality_of(e)] for e in encodings if modality_of(e) in media.parts}
-        vectors = await asyncio.gather(*(self.encode(e, part.array) for e, part in parts.items()))
-        return Embedded(
-            media,
-            {e: (part.windows, v) for (e, part), v in zip(parts.items(), vectors, strict=True)},
+        arrays = await asyncio.gather(
+            *(self.encode(encoding, part.array, client) for encoding, part in parts.items())
         )
-
-    async def query(self, path: Path, encoding: str) -> Vectors:
-        """One unit vector [dim] for a file used as an example."""
-        embedded = await self.file(path, (encoding,))
-        return direction(embedded.vectors[encoding][1])
+        vectors = {}
+        for (encoding, part), array in zip(parts.items(), arrays, strict=True):
+            vectors[encoding] = (part.windows, array)
+        return EmbeddedMedia(media, vectors)
 
     async def _decode(
-        self, path: Path, wanted: Collection[str], overlap: float, previews: bool
+        self, path: Path, modalities: list[str], overlap: float, previews: bool
     ) -> Media:
-        if self._decoding >= self._max_waiting:
+        if self._decoding >= self._waiting_max:
             raise Overloaded("decoding")
         if not self._decoding:
-            self._moved = time.monotonic()
+            self._last_moved = time.monotonic()
         self._decoding += 1
         outcome = "cancelled"
         try:
-            future = self.decoders.start(
-                path, self.encoder.manifest.inputs, self._budget, wanted, overlap, previews
+            future = self._decoders.start(
+                path,
+                self.encoder.manifest.inputs,
+                self._budget,
+                wanted=modalities,
+                overlap=overlap,
+                previews=previews,
             )
             try:
                 await asyncio.wait([asyncio.wrap_future(future)])
             except asyncio.CancelledError:
                 future.cancel()
                 raise
-            media = self.decoders.finish(future)
+            media = self._decoders.finish(future)
             outcome = "good"
         except BadMedia as fault:
             outcome = fault.code
             raise
         finally:
             self._decoding -= 1
-            self._moved = time.monotonic()
-            self.metrics.decoded.labels(outcome).inc()
+            self._last_moved = time.monotonic()
+            self._metrics.decoded.labels(outcome).inc()
         if not media.parts:
-            raise MissingModality(" or ".join(wanted))
+            raise MissingModality(" or ".join(modalities))
         return media
 
 
 @asynccontextmanager
-async def on_disk(upload: BinaryIO, folder: Path, name: str | None) -> AsyncIterator[Path]:
-    """An upload as a file of its own, gone afterwards. The client's name for it never becomes a
-    path.
+async def temporary_file(upload: BinaryIO, folder: Path, name: str | None) -> AsyncIterator[Path]:
+    """An upload as a file in a folder of its own, deleted afterwards. Of the client's name for it
+    only the suffix becomes part of the path.
     """
-    with tempfile.TemporaryDirectory(dir=folder, prefix=UPLOAD) as place:
-        path = Path(place) / f"media{media_suffix(name)}"
+    with tempfile.TemporaryDirectory(dir=folder, prefix=UPLOAD_PREFIX) as own:
+        path = Path(own) / f"media{media_suffix(name)}"
         await asyncio.to_thread(copy, upload, path)
         yield path
 
 
 def media_suffix(name: str | None) -> str:
-    """The suffix of a client's name for a file where it is one of media's: FFmpeg weighs it where a
-    long tag hides the rest.
+    """The suffix of a client's name for a file, where it is one of media. FFmpeg goes by it where a
+    long tag hides the start of a file.
 
     >>> media_suffix("../Song.FLAC"), media_suffix("song.sh")
     ('.flac', '')

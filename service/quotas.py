@@ -1,4 +1,4 @@
-"""How much each key may ask for."""
+"""How much each key may ask for in a stretch of time."""
 
 from __future__ import annotations
 
@@ -9,42 +9,41 @@ import limits
 from limits.storage import MemoryStorage
 from limits.strategies import SlidingWindowCounterRateLimiter
 
-from .errors import OverQuota
+from .faults import OverQuota
 from .settings import Settings
 
 
 class Quota:
-    """At most so much of something, by each key, in any stretch of time; as much as one likes where
-    `rule` is empty.
+    """At most so much of something for each client in a stretch of time: `rule` is as in
+    "600/minute". No limit where it is empty.
     """
 
     def __init__(self, what: str, rule: str) -> None:
-        self.rule, self._what = rule, what
+        self.rule = rule
+        self._what = what
         self._limit = limits.parse(rule) if rule else None
         self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
 
-    def take(self, who: str, amount: int = 1) -> None:
+    def take(self, client: str, amount: int = 1) -> None:
         """Raises OverQuota, having taken nothing."""
-        if self._limit is not None and not self._limiter.hit(self._limit, who, cost=amount):
-            raise self._over(who, amount)
+        if self._limit is not None and not self._limiter.hit(self._limit, client, cost=amount):
+            raise self._over(client, amount)
 
-    def check(self, who: str) -> None:
-        """Raises OverQuota: there is nothing left."""
-        if self._limit is not None and not self._limiter.test(self._limit, who):
-            raise self._over(who, 1)
+    def check(self, client: str) -> None:
+        """Raises OverQuota where nothing is left."""
+        if self._limit is not None and not self._limiter.test(self._limit, client):
+            raise self._over(client, 1)
 
-    def _over(self, who: str, amount: int) -> OverQuota:
+    def _over(self, client: str, amount: int) -> OverQuota:
         assert self._limit is not None
-        left = self._limiter.get_window_stats(self._limit, who).reset_time - time.time()
-        # never, within one window
+        left = self._limiter.get_window_stats(self._limit, client).reset_time - time.time()
+        # what is more than the whole limit never fits into one window
         least = self._limit.get_expiry() if amount > self._limit.amount else 1
         return OverQuota(self._what, str(self._limit), max(least, math.ceil(left)))
 
 
 class Quotas:
-    """Those of a service; what has been taken of a rule that
-    stays is still taken after a reload.
-    """
+    """The quotas of a service. A reload that keeps a rule keeps what has been taken of it."""
 
     def __init__(self, settings: Settings, before: Quotas | None = None) -> None:
         self.requests = Quota("requests", settings.quota_requests)

@@ -1,5 +1,5 @@
-"""Another bundle or other settings without a stop: opened and checked while the old ones serve;
-then requests wait for the moment in which the data folder changes hands.
+"""Reloads settings and bundle without a stop. The new ones are opened and checked while the old
+ones serve. Then requests wait while the data folder changes hands.
 """
 
 from __future__ import annotations
@@ -16,120 +16,141 @@ from index.collection import has_lost_records
 from index.ingest.reembed import check_ready, swap
 from index.records.database import Records
 
-from .errors import CannotReload
+from .active import ActiveState
+from .faults import CannotReload
 from .settings import Settings
-from .state import ActiveState, State, new_decoders, opened
+from .state import State, new_decoders, open_state
 
 LOG = logging.getLogger("tercet")
+ReloadConfig = Callable[[], tuple[Settings, Encoder]]  # reads settings, opens the encoder anew
 
 
 class Reloader:
-    def __init__(
-        self, tenure: ActiveState, again: Callable[[], tuple[Settings, Encoder]] | None
-    ) -> None:
-        self._tenure, self._again = tenure, again
+    def __init__(self, active: ActiveState, reload_config: ReloadConfig | None) -> None:
+        self._active = active
+        self._reload_config = reload_config
         self._task: asyncio.Task[State] | None = None
         self._closed = False
 
     def listen(self) -> None:
-        """Reload on SIGHUP, where signals can be had."""
+        """Reload on SIGHUP, where the platform has signals."""
         with suppress(NotImplementedError, RuntimeError, ValueError):
-            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._signalled)
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._on_signal)
 
-    def _signalled(self) -> None:
+    def _on_signal(self) -> None:
         try:
-            self._begin().add_done_callback(tell)
+            self._begin().add_done_callback(log_outcome)
         except CannotReload as error:
             LOG.error("not reloaded: %s", error)
 
     def _begin(self) -> asyncio.Task[State]:
-        if self._again is None:
+        if self._reload_config is None:
             raise CannotReload("this service was not started by its command")
-        if self._closed or (self._task is not None and not self._task.done()):
-            raise CannotReload(
-                "the service is shutting down" if self._closed else "a reload is under way"
-            )
-        self._task = asyncio.create_task(self._reload(self._again))
+        if self._closed:
+            raise CannotReload("the service is shutting down")
+        if self._task is not None and not self._task.done():
+            raise CannotReload("a reload is under way")
+        self._task = asyncio.create_task(self._reload(self._reload_config))
         return self._task
 
     async def reload(self) -> State:
-        """Put new settings and a newly opened bundle in place, with every collection that has been
-        made anew for that bundle (`python -m index reembed`). It goes on when its caller leaves.
+        """Serve with new settings and a newly opened bundle, and with every collection that has
+        been re-embedded for that bundle. Goes on when its caller leaves.
+
+        The old ones serve on where it fails.
 
         Raises:
-            CannotReload: this process cannot read its settings again, or a reload is under way, or
-                they are unsafe.
-            NotReady: a collection that has not been made anew for the new bundle.
-            Whatever is wrong with the new settings or bundle. The old ones then serve on.
+            CannotReload: this process cannot read its settings again, a reload is under way, or the
+                new settings are unsafe.
+            NotReady: a collection has not been re-embedded for the new bundle.
+            Whatever is wrong with the new settings or bundle.
         """
         return await asyncio.shield(self._begin())
 
     async def close(self) -> None:
-        """Let a reload that is under way end; begin no other."""
+        """Let a reload under way end. No other begins."""
         self._closed = True
         if self._task is not None:
             await asyncio.wait([self._task])
 
-    async def _reload(self, again: Callable[[], tuple[Settings, Encoder]]) -> State:
-        settings, encoder = await asyncio.to_thread(again)
-        old = self._tenure.state
-        before, fingerprint = old.encoder.manifest.fingerprint, encoder.manifest.fingerprint
-        if settings.data.resolve() != old.settings.data.resolve():
-            raise CannotReload("the data folder cannot change")
-        settings = settings.model_copy(
-            update={"host": old.settings.host, "port": old.settings.port}
-        )
-        if settings.unguarded:
-            raise CannotReload(
-                "others than this machine may connect, and the new settings have no keys"
-            )
-        await asyncio.to_thread(check_all, settings.data, before, fingerprint)
+    async def _reload(self, reload_config: ReloadConfig) -> State:
+        settings, encoder = await asyncio.to_thread(reload_config)
+        old = self._active.state
+        settings = check_settings(settings, old.settings)
+        data = settings.data
+        fingerprint_before = old.encoder.manifest.fingerprint
+        fingerprint = encoder.manifest.fingerprint
+        await asyncio.to_thread(check_all, data, fingerprint_before, fingerprint)
         decoders = await asyncio.to_thread(new_decoders, settings)
-        async with self._tenure.handing_over():
+        async with self._active.handing_over():
             await old.close()
             swapped = False
             try:
-                for name in await asyncio.to_thread(check_all, settings.data, before, fingerprint):
-                    await asyncio.to_thread(swap, settings.data, name)
+                names = await asyncio.to_thread(check_all, data, fingerprint_before, fingerprint)
+                for name in names:
+                    await asyncio.to_thread(swap, data, name)
                     swapped = True
-                self._tenure.state = await opened(settings, encoder, decoders, old)
+                self._active.state = await open_state(
+                    settings, encoder, decoders, old.metrics, quotas_before=old.quotas
+                )
             except Exception as error:
                 LOG.exception("the new bundle could not take over")
                 await asyncio.to_thread(decoders.close)
-                back = (settings, encoder) if swapped else (old.settings, old.encoder)
-                # until what follows has succeeded
-                old.gone = f"a reload failed: {type(error).__name__}"
-                self._tenure.state = await opened(
-                    *back, await asyncio.to_thread(new_decoders, back[0]), old
-                )
+                # unset by the state that `_go_back` opens, if it can
+                old.reload_error = f"a reload failed: {type(error).__name__}"
                 if not swapped:
+                    await self._go_back(old, old.settings, old.encoder)
                     raise
+                # some collections are the new bundle's already
+                await self._go_back(old, settings, encoder)
         LOG.info("serving bundle %s", fingerprint)
-        return self._tenure.state
+        return self._active.state
+
+    async def _go_back(self, old: State, settings: Settings, encoder: Encoder) -> None:
+        decoders = await asyncio.to_thread(new_decoders, settings)
+        self._active.state = await open_state(
+            settings, encoder, decoders, old.metrics, quotas_before=old.quotas
+        )
 
 
-def check_all(data: Path, before: str, fingerprint: str) -> list[str]:
-    """The collections with items of the bundle that served before. Raises NotReady: one has not
-    been made anew.
+def check_settings(new: Settings, old: Settings) -> Settings:
+    """The new settings with the address that is listened on already.
+
+    Raises:
+        CannotReload: they name another data folder, or would leave the service open to others.
     """
-    names: list[str] = []
-    if before == fingerprint:
-        return names
+    if new.data.resolve() != old.data.resolve():
+        raise CannotReload("the data folder cannot change")
+    kept = new.model_copy(update={"host": old.host, "port": old.port})
+    if kept.unguarded:
+        raise CannotReload("other machines may connect, and the new settings have no keys")
+    return kept
+
+
+def check_all(data: Path, fingerprint_before: str, fingerprint: str) -> list[str]:
+    """The collections with items of the bundle that served before, if another serves now. Raises
+    NotReady where one has not been re-embedded.
+    """
+    if fingerprint_before == fingerprint:
+        return []
+    names = []
     for folder in sorted((data / "collections").iterdir()):
-        if (
-            folder.name.startswith(".")
-            or not (folder / "records.sqlite").is_file()
-            or has_lost_records(folder)
-        ):
+        database = folder / "records.sqlite"
+        hidden = folder.name.startswith(".")
+        if hidden or not database.is_file() or has_lost_records(folder):
             continue
-        with closing(Records(folder / "records.sqlite")) as records:
-            if records.meta().get("fingerprint") == before and records.counts().items:
+        with closing(Records(database)) as records:
+            of_before = records.meta().get("fingerprint") == fingerprint_before
+            if of_before and records.counts().items:
                 names.append(folder.name)
     for name in names:
         check_ready(data, name, fingerprint)
     return names
 
 
-def tell(task: asyncio.Task[State]) -> None:
-    if not task.cancelled() and (error := task.exception()) is not None:
+def log_outcome(task: asyncio.Task[State]) -> None:
+    if task.cancelled():
+        return
+    error = task.exception()
+    if error is not None:
         LOG.error("not reloaded: %s", error)

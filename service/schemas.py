@@ -24,18 +24,22 @@ from media.manifest import checked_metadata, encodable
 from .jobs import Job
 from .settings import TOP_K_MAX
 
+ITEM_PARTS = ("media", "poster", "waveform")  # of an item, each at a path below the item's own
+RESERVED_ENDINGS = tuple(f"/{part}" for part in ITEM_PARTS)
 
-def reachable(id: str) -> str:
-    """An id that can be stored, and asked for in a URL."""
-    if id in (".", "..") or id.endswith(("/media", "/poster", "/waveform")):
-        raise ValueError("an id is not '.' or '..' and does not end with '/media'")
+
+def check_reachable(id: str) -> str:
+    """An id that can be stored, and asked for in a URL. Raises ValueError."""
+    if id in (".", "..") or id.endswith(RESERVED_ENDINGS):
+        endings = ", ".join(f"'{ending}'" for ending in RESERVED_ENDINGS)
+        raise ValueError(f"an id may not be '.' or '..', and may not end with {endings}")
     return encodable(id)
 
 
 ItemId = Annotated[
     str,
     StringConstraints(min_length=1, max_length=512, pattern=r"^[^\x00-\x1f\x7f]+$"),
-    AfterValidator(reachable),
+    AfterValidator(check_reachable),
 ]
 Text = Annotated[str, AfterValidator(encodable)]
 Metadata = Annotated[dict[str, Any], AfterValidator(checked_metadata)]

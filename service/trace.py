@@ -1,4 +1,4 @@
-"""The request at hand: its id, who asks, and how long each stage of it took; in logs, in
+"""The current request: its id, and how long each stage of it took. Shown in logs, in the header
 Server-Timing, in metrics, and as OpenTelemetry spans where these are sent somewhere.
 """
 
@@ -13,15 +13,13 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
-TRACER: Any = None  # of OpenTelemetry, where spans are sent
+TRACER: Any = None  # OpenTelemetry's, where spans are sent
 ACCESS = logging.getLogger("tercet.requests")
 
 
 @dataclass
 class Trace:
     id: str
-    who: str = ""  # a digest of the key that asks
-    by_link: bool = False  # or that made the link by which is asked
     observe: Callable[[str, float], None] = lambda stage, seconds: None
     stages: dict[str, float] = field(default_factory=dict)
 
@@ -31,7 +29,7 @@ class Trace:
 
     @property
     def server_timing(self) -> str:
-        """The stages so far, in milliseconds, as the header of that name has them."""
+        """The value of the header Server-Timing: the stages so far, in milliseconds."""
         return ", ".join(
             f"{stage};dur={1000 * seconds:.1f}" for stage, seconds in self.stages.items()
         )
@@ -40,15 +38,11 @@ class Trace:
 CURRENT: ContextVar[Trace | None] = ContextVar("trace", default=None)
 
 
-def who() -> str:
-    trace = CURRENT.get()
-    return trace.who if trace else ""
-
-
 @contextmanager
 def stage(name: str) -> Iterator[None]:
-    """Time a stage of the request at hand; a span of its own."""
-    trace, began = CURRENT.get(), time.perf_counter()
+    """Time a stage of the current request, as a span of its own."""
+    trace = CURRENT.get()
+    began = time.perf_counter()
     try:
         with span(name):
             yield
@@ -58,18 +52,17 @@ def stage(name: str) -> Iterator[None]:
 
 
 def span(name: str, headers: Mapping[bytes, bytes] | None = None) -> AbstractContextManager[Any]:
-    """An OpenTelemetry span, below the one that a request's headers tell of; nothing where nobody
-    is sent any.
+    """An OpenTelemetry span, as a child of the one that the request's headers name. Does nothing
+    where spans are sent nowhere.
     """
     if TRACER is None:
         return nullcontext()
     from opentelemetry import propagate
 
-    context = (
-        propagate.extract({k.decode("latin-1"): v.decode("latin-1") for k, v in headers.items()})
-        if headers
-        else None
-    )
+    context = None
+    if headers:
+        carrier = {k.decode("latin-1"): v.decode("latin-1") for k, v in headers.items()}
+        context = propagate.extract(carrier)
     started: AbstractContextManager[Any] = TRACER.start_as_current_span(name, context)
     return started
 
@@ -92,9 +85,9 @@ class JsonLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         trace = CURRENT.get()
+        second = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
         row: dict[str, Any] = {
-            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
-            + f".{record.msecs:03.0f}Z",
+            "time": f"{second}.{record.msecs:03.0f}Z",
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
@@ -108,7 +101,7 @@ class JsonLines(logging.Formatter):
 
 
 def log_config(as_json: bool) -> dict[str, Any]:
-    """What uvicorn sets logging up with."""
+    """uvicorn's `log_config`: lines on standard error."""
     plain = {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}
     return {
         "version": 1,

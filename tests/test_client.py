@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
+from index import search
+from index.calibration import Calibration
+from service import client, jobs, schemas
 from service.client import AsyncClient, Client, Refused
 from service.settings import Settings
 
@@ -92,6 +97,32 @@ def test_everything_awaited(address: str, clips: dict[str, Path]) -> None:
             assert len(await tercet.collections()) == 1
 
     asyncio.run(work())
+
+
+@pytest.mark.parametrize(
+    "answer, fields",
+    [
+        (client.Found, schemas.SearchResult.model_fields),
+        (client.Added, schemas.ItemAdded.model_fields),
+        (client.Hit, [field.name for field in dataclasses.fields(search.Hit)]),
+        (client.Moment, [field.name for field in dataclasses.fields(search.Moment)]),
+        (client.Plan, [field.name for field in dataclasses.fields(search.Plan)]),
+        (client.Calibration, [field.name for field in dataclasses.fields(Calibration)]),
+        (client.Job, [field.name for field in dataclasses.fields(jobs.Job)]),
+    ],
+)
+def test_an_answers_type_has_every_field_that_the_service_sends(
+    answer: Any, fields: Iterable[str]
+) -> None:
+    assert list(answer.__annotations__) == list(fields)
+
+
+def test_both_clients_have_the_same_methods() -> None:
+    def methods(of: type) -> set[str]:
+        return {name for name in dir(of) if not name.startswith("_")}
+
+    assert methods(Client) == methods(AsyncClient) >= {"search", "add", "wait"}
+    assert Client.search.__doc__ == AsyncClient.search.__doc__
 
 
 def test_it_asks_again_when_it_is_told_to_wait(clips: dict[str, Path]) -> None:
@@ -228,7 +259,8 @@ def test_connections_closed_under_those_that_wait(clips: dict[str, Path]) -> Non
 
 def test_a_connection_that_a_server_closes_while_it_rests() -> None:
     """A real one, which goes away as soon as a second request comes in over it."""
-    answer = b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 19\r\n\r\n{"collections": []}'
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 19\r\n\r\n"
+    answer = head + b'{"collections": []}'
     connections: list[int] = []
 
     def serve(server: socket.socket) -> None:

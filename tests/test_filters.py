@@ -30,7 +30,9 @@ ITEMS: dict[str, tuple[float, dict[str, Any]]] = {
 def items() -> Iterator[sqlite3.Connection]:
     db = sqlite3.connect(":memory:")
     db.execute("create table items (n integer primary key, id text, duration_s real) strict")
-    db.execute("create table metadata_values (item integer, path text, kind text, value any) strict")
+    db.execute(
+        "create table metadata_values (item integer, path text, kind text, value any) strict"
+    )
     for n, (name, (duration_s, metadata)) in enumerate(ITEMS.items()):
         db.execute("insert into items values (?, ?, ?)", (n, name, duration_s))
         rows = [(n, *fact) for fact in metadata_values(metadata)]

@@ -22,7 +22,7 @@ import model
 import service
 from service import routes
 from service.app import create_app
-from service.errors import STATUS, entry
+from service.errors import STATUS, status_and_code
 from service.settings import Settings
 
 from .makers import ROOMS, ROOT, FakeEncoder, installed_by
@@ -113,7 +113,7 @@ def test_every_error_has_a_status() -> None:
                 and cls.__module__ == name
                 and cls.__name__ not in elsewhere
             ):
-                assert entry(cls)[1] != "internal", cls
+                assert status_and_code(cls)[1] != "internal", cls
     assert all(400 <= status < 600 for status, _ in STATUS.values())
 
 

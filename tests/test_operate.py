@@ -5,6 +5,7 @@ oddly.
 from __future__ import annotations
 
 import base64
+import gc
 import json
 import logging
 import socket
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +27,7 @@ from index.ingest.reembed import reembed
 from media.containers import Budget
 from media.sandbox import Decoders
 from service.app import create_app
-from service.jobs import WAITING, Job, Jobs, Progress, TooManyJobs
+from service.jobs import WAITING_MAX, Job, Jobs, Progress, TooManyJobs
 from service.protocol import Protocol
 from service.settings import TOP_K_MAX, Settings
 from service.trace import CURRENT, JsonLines, Trace
@@ -136,6 +138,10 @@ def test_jobs_need_a_folder_a_collection_and_sense(tmp_path: Path, library: Path
         refused(client.delete("/v1/jobs/none"), 404, "unknown_job")
 
 
+def progress(done: int, total: int) -> Progress:
+    return Progress(done=done, total=total, indexed=done, unchanged=0, failed=0, failures=[])
+
+
 def test_a_job_goes_on_after_a_stop_and_can_be_cancelled(tmp_path: Path) -> None:
     """Stopped after two steps of five and opened again, it is done anew; one that waits or runs can
     be cancelled.
@@ -146,7 +152,7 @@ def test_a_job_goes_on_after_a_stop_and_can_be_cancelled(tmp_path: Path) -> None
         def __call__(self, job: Job) -> Iterator[Progress]:
             for n in range(5):
                 steps.append((job.path, n))
-                yield Progress(n, 5, n, 0, 0, [])
+                yield progress(n, 5)
                 if n == 1:
                     gate.wait(10)
 
@@ -191,7 +197,7 @@ def test_a_job_is_cancelled_while_it_is_planned_and_a_full_disk_ends_no_thread(
         def __call__(self, job: Job) -> Iterator[Progress]:
             begun.set()
             gate.wait(10)
-            yield Progress(1, 1, 1, 0, 0, [])
+            yield progress(1, 1)
 
         def stop(self) -> None:
             gate.set()
@@ -223,7 +229,7 @@ def test_a_job_is_cancelled_while_it_is_planned_and_a_full_disk_ends_no_thread(
     running = jobs.add("default", "d")
     while jobs.get(running.id).state != "running":
         time.sleep(0.01)
-    waiting = [jobs.add("default", str(n)) for n in range(WAITING - 1)]
+    waiting = [jobs.add("default", str(n)) for n in range(WAITING_MAX - 1)]
     assert jobs.add("default", "0") == waiting[0]
     with pytest.raises(TooManyJobs):
         jobs.add("default", "one too many")
@@ -468,7 +474,9 @@ def test_a_new_bundle_takes_over_while_the_old_one_serves(tmp_path: Path) -> Non
     current: dict[str, Encoder] = {"encoder": FakeEncoder("one")}
     settings = Settings(data=data)
     with Client(
-        create_app(settings, current["encoder"], again=lambda: (settings, current["encoder"]))
+        create_app(
+            settings, current["encoder"], reload_config=lambda: (settings, current["encoder"])
+        )
     ) as client:
         add(client, clip, id="red")
         client.post("/v1/collections", json={"name": "empty"}).raise_for_status()
@@ -505,12 +513,43 @@ def test_a_new_bundle_takes_over_while_the_old_one_serves(tmp_path: Path) -> Non
         add(client, clip, id="later")
 
 
+def test_an_app_starts_again_with_what_a_reload_brought(tmp_path: Path) -> None:
+    settings = Settings(data=tmp_path / "data")
+    app = create_app(
+        settings, FakeEncoder("one"), reload_config=lambda: (settings, FakeEncoder("two"))
+    )
+
+    def fingerprint(client: Client) -> str:
+        return str(client.get("/v1/models").json()["data"][0]["fingerprint"])
+
+    with Client(app) as client:
+        assert fingerprint(client) == "one"
+    with Client(app) as client:
+        assert fingerprint(client) == "one"
+        assert client.post("/v1/admin/reload").json() == {"fingerprint": "two"}
+    with Client(app) as client:
+        assert fingerprint(client) == "two"
+
+
+def test_a_reload_frees_the_encoder_before(tmp_path: Path) -> None:
+    settings = Settings(data=tmp_path / "data")
+    first = FakeEncoder("one")
+    seen = weakref.ref(first)
+    app = create_app(settings, first, reload_config=lambda: (settings, FakeEncoder("two")))
+    del first
+    with Client(app) as client:
+        assert seen() is not None
+        assert client.post("/v1/admin/reload").json() == {"fingerprint": "two"}
+        gc.collect()
+        assert seen() is None
+
+
 def test_what_cannot_be_opened_does_not_take_over(tmp_path: Path) -> None:
     def broken() -> tuple[Settings, Encoder]:
         raise OSError(2, "no such bundle")
 
     with Client(
-        create_app(Settings(data=tmp_path / "data"), FakeEncoder(), again=broken)
+        create_app(Settings(data=tmp_path / "data"), FakeEncoder(), reload_config=broken)
     ) as client:
         refused(client.post("/v1/admin/reload"), 503, "storage")
         assert client.post("/v1/embed/text", json={"texts": ["red"]}).status_code == 200
@@ -533,7 +572,7 @@ def test_nothing_that_was_answered_is_lost_by_a_reload(tmp_path: Path) -> None:
     Slow.gate.set()
     settings = Settings(data=tmp_path / "data")
     with Client(
-        create_app(settings, Slow("one"), again=lambda: (settings, FakeEncoder("two")))
+        create_app(settings, Slow("one"), reload_config=lambda: (settings, FakeEncoder("two")))
     ) as client:
         Slow.gate.clear()
         answers: dict[str, int] = {}
@@ -563,7 +602,7 @@ def test_a_takeover_that_fails_leaves_the_old_one_serving(tmp_path: Path) -> Non
 
     settings = Settings(data=tmp_path / "data")
     with Client(
-        create_app(settings, FakeEncoder("one"), again=lambda: (settings, Broken("two")))
+        create_app(settings, FakeEncoder("one"), reload_config=lambda: (settings, Broken("two")))
     ) as client:
         client.post("/v1/collections", json={"name": "other"}).raise_for_status()
         assert client.post("/v1/admin/reload").status_code == 500
@@ -575,7 +614,9 @@ def test_a_takeover_that_fails_leaves_the_old_one_serving(tmp_path: Path) -> Non
 def test_a_reload_does_not_open_the_door(tmp_path: Path) -> None:
     guarded = Settings(data=tmp_path / "data", host="0.0.0.0", api_keys="k")
     bare = Settings(data=tmp_path / "data")
-    with Client(create_app(guarded, FakeEncoder(), again=lambda: (bare, FakeEncoder()))) as client:
+    with Client(
+        create_app(guarded, FakeEncoder(), reload_config=lambda: (bare, FakeEncoder()))
+    ) as client:
         key = {"Authorization": "Bearer k"}
         refused(client.post("/v1/admin/reload", headers=key), 409, "cannot_reload")
         assert client.get("/v1/models").status_code == 401

@@ -21,7 +21,7 @@ from media.errors import BadMedia
 from media.sandbox import Decoders
 from service import protocol
 from service.app import create_app
-from service.errors import BadLink
+from service.faults import BadLink
 from service.links import Links
 from service.settings import Settings
 

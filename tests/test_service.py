@@ -16,10 +16,14 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from fastapi.routing import APIRoute
 from starlette.testclient import TestClient
 
 from export.bundle import Space
 from service.app import create_app
+from service.links import LINKED_PARTS
+from service.routes import ROUTES, takes_files
+from service.schemas import ITEM_PARTS
 from service.settings import Settings
 
 from .makers import BLUE, GREEN, RED, FakeEncoder, make_clip, make_wav
@@ -540,6 +544,35 @@ def test_ids_that_could_not_be_asked_for_are_refused(client: Client, id: str) ->
     refused(answer, 400, "bad_request")
 
 
+def test_every_path_below_an_item_is_a_reserved_ending() -> None:
+    item = "/v1/collections/{name}/items/{id:path}/"
+    readable = [
+        route.path for route in ROUTES if isinstance(route, APIRoute) and "GET" in route.methods
+    ]
+    below = {path.removeprefix(item) for path in readable if path.startswith(item)}
+    assert below == set(ITEM_PARTS) >= set(LINKED_PARTS)
+
+
+@pytest.mark.parametrize(
+    "path, expected",
+    [
+        ("/v1/embed/audio", True),
+        ("/v1/embed/video/", True),
+        ("/v1/embed/text", False),
+        ("/v1/embeddings", False),
+        ("/v1/collections/a b/items", True),
+        ("/v1/collections/a/items/b", False),
+        ("/v1/collections", False),
+        ("/v1/search", True),
+        ("/v1/search/video-any", True),
+        ("/v1/search/text-video", False),
+        ("/v1/jobs", False),
+    ],
+)
+def test_forms_with_files_have_their_own_limit(path: str, expected: bool) -> None:
+    assert takes_files(path) is expected
+
+
 def test_odd_texts_and_forms_get_answers(client: Client, clips: dict[str, Path]) -> None:
     odd = {"query": "\ud800 \x00", "collection": "default"}
     as_json = {"content-type": "application/json"}
@@ -713,7 +746,7 @@ def test_a_client_that_hangs_up_takes_its_work_along(tmp_path: Path) -> None:
         async with app.router.lifespan_context(app):
             encoder.gate.clear()
             encoder.rows = 0
-            batcher = app.state.tenure.state.batcher
+            batcher = app.state.owner.active.state.batcher
             gone, sent = asyncio.Event(), []
             body = [
                 {
@@ -752,12 +785,12 @@ def test_a_client_that_hangs_up_takes_its_work_along(tmp_path: Path) -> None:
             gone.set()
             await asyncio.wait_for(request, 5)
             encoder.gate.set()
-            fresh = await app.state.tenure.state.pipeline.asked("red", "text")
+            fresh = await app.state.owner.active.state.pipeline.encode_query_text("red", "text", "")
             assert fresh.vector.shape == (4,) and not sent
             # the two on the device, and the fresh one
             assert encoder.rows <= 3 and batcher.waiting()["text"] == 0
             # which waits for whoever is still served
-            async with asyncio.timeout(2), app.state.tenure.handing_over():
+            async with asyncio.timeout(2), app.state.owner.active.handing_over():
                 pass
 
     asyncio.run(asyncio.wait_for(work(), 30))

@@ -48,6 +48,8 @@ TEN = 10
 
 
 class NotReady(CollectionError):
+    detail_fields = ("name", "problem")
+
     def __init__(self, name: str, problem: str) -> None:
         super().__init__(f"{name!r} cannot be swapped: {problem}")
         self.name, self.problem = name, problem

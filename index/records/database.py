@@ -42,6 +42,8 @@ FILTER_KEPT_MOST = 1_000_000  # vectors of one of them
 
 
 class UnknownItem(Exception):
+    detail_fields = ("id",)
+
     def __init__(self, id: str) -> None:
         super().__init__(id)
         self.id = id

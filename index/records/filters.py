@@ -23,6 +23,8 @@ Scalar = str | int | float | bool
 class BadFilter(Exception):
     """A filter outside the subset."""
 
+    detail_fields = ("problem",)
+
     def __init__(self, problem: str) -> None:
         super().__init__(problem)
         self.problem = problem

@@ -54,6 +54,8 @@ SCHEMA = (
 
 
 class UnknownSchema(Exception):
+    detail_fields = ("found",)
+
     def __init__(self, found: int) -> None:
         super().__init__(
             f"the records are of version {found}, and this program reads versions up to"

@@ -10,3 +10,10 @@ from . import admin, collections, composed, embeddings, health, items, jobs, mod
 
 SUBJECTS = (page, health, models, embeddings, collections, items, composed, jobs, admin, search)
 ROUTES = [route for subject in SUBJECTS for route in subject.router.routes]
+UPLOADS = [route for subject in SUBJECTS for route in subject.router.uploads]
+
+
+def takes_files(path: str) -> bool:
+    """Whether a form that is sent to this path may hold files."""
+    without_slash = path.removesuffix("/")
+    return any(route.path_regex.match(without_slash) for route in UPLOADS)

@@ -11,6 +11,6 @@ router = Router()
 
 @router.post("/v1/admin/reload", tags=["admin"])
 async def reload(request: Request) -> dict[str, str]:
-    """Open the bundle and read the settings again, as SIGHUP does; answered when they serve."""
-    state = await request.app.state.reloader.reload()
+    """Read the settings and open the bundle again, as SIGHUP does. Answered when they serve."""
+    state = await request.app.state.owner.reloader.reload()
     return {"fingerprint": state.encoder.manifest.fingerprint}

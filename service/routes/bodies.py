@@ -1,4 +1,4 @@
-"""Bodies of requests read: JSON, values in forms, uploaded files."""
+"""Read the bodies of requests: JSON, values in forms, uploaded files."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from pydantic import TypeAdapter, ValidationError
 from starlette.datastructures import UploadFile
 
 from .. import schemas
-from ..errors import BadRequest
-from ..pipeline import on_disk
+from ..errors import describe_problems
+from ..faults import BadRequest
+from ..pipeline import temporary_file
 from ..state import State
 
 Body = TypeVar("Body", bound=schemas.Strict)
@@ -30,7 +31,7 @@ def parse_body(model: type[Body], raw: bytes) -> Body:
     try:
         return model.model_validate_json(raw.removeprefix(codecs.BOM_UTF8))
     except ValidationError as error:
-        raise BadRequest(describe_errors(error)) from error
+        raise BadRequest(describe_problems(error.errors())) from error
 
 
 def parse_value(kind: Any, value: Any) -> Any:
@@ -38,7 +39,7 @@ def parse_value(kind: Any, value: Any) -> Any:
     try:
         return TypeAdapter(kind).validate_python(value)
     except ValidationError as error:
-        raise BadRequest(describe_errors(error)) from error
+        raise BadRequest(describe_problems(error.errors())) from error
 
 
 def parse_json(field: str, value: Any) -> Any:
@@ -49,11 +50,6 @@ def parse_json(field: str, value: Any) -> Any:
         raise BadRequest(f"{field} is not JSON") from error
 
 
-def describe_errors(error: ValidationError) -> str:
-    problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
-    return "; ".join(problems)[:2000]
-
-
-def save_upload(tercet: State, file: UploadFile) -> AbstractAsyncContextManager[Path]:
-    """An uploaded file on disk, until the context ends."""
-    return on_disk(file.file, tercet.uploads, file.filename)
+def saved_upload(tercet: State, file: UploadFile) -> AbstractAsyncContextManager[Path]:
+    """An uploaded file on disk until the context ends."""
+    return temporary_file(file.file, tercet.uploads, file.filename)

@@ -1,4 +1,4 @@
-"""Collections: made, listed, deleted."""
+"""Create, list and delete collections."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from index.collection import Collection, UnknownCollection
 from index.query_bank import ensure_query_bank
 
 from .. import schemas
-from ..state import State, Tercet
+from ..active import Tercet
+from ..state import State
 from .router import Router
 
 router = Router()
@@ -24,7 +25,7 @@ async def create_collection(
 
 
 def create_with_bank(tercet: State, name: str) -> Collection:
-    """A new collection with its bank of queries: both or neither."""
+    """A new collection with its bank of queries, both or neither."""
     collection = tercet.collections.create(name)
     try:
         ensure_query_bank(collection, tercet.encoder)
@@ -36,16 +37,13 @@ def create_with_bank(tercet: State, name: str) -> Collection:
 
 def collection_response(collection: Collection) -> schemas.CollectionFound:
     counts = collection.counts()
+    encodings = [encoding for encoding in collection.dims if encoding in counts.vectors]
     return schemas.CollectionFound(
         name=collection.name,
         fingerprint=collection.fingerprint,
         items=counts.items,
         windows=counts.windows,
-        vectors={
-            encoding: counts.vectors[encoding]
-            for encoding in collection.dims
-            if encoding in counts.vectors
-        },
+        vectors={encoding: counts.vectors[encoding] for encoding in encodings},
     )
 
 

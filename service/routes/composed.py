@@ -1,4 +1,4 @@
-"""Searches by several parts, each a text, a file or an item with a weight."""
+"""Search by several parts, each a text, a file or an item, with a weight."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ import numpy as np
 from fastapi import Request
 from starlette.datastructures import UploadFile
 
-from export.bundle import Route
+from export.bundle import Joint, Route
 from index.collection import Collection
 from index.search import TargetQuery, direction
 
 from .. import schemas
-from ..errors import BadRequest
-from ..forms import Fields, form_of
-from ..pipeline import Asked
-from ..state import State, Tercet
-from .bodies import content_type, parse_body, save_upload
+from ..active import ClientId, Tercet
+from ..faults import BadRequest
+from ..forms import Fields, read_form
+from ..pipeline import EncodedQuery
+from ..state import State
+from .bodies import content_type, parse_body, saved_upload
 from .router import Router
-from .search import run_search, search_options, search_response
+from .search import parse_options, run_search, search_response
 
 router = Router()
 
@@ -51,67 +52,73 @@ COMPOSED_BODY = {
 }
 
 
-@router.post("/v1/search", tags=["search"], openapi_extra=COMPOSED_BODY)
-async def composed_search(tercet: Tercet, request: Request) -> schemas.SearchResult:
-    """A query of several parts, texts, files and items of the collection, each with a weight,
-    negative for what is not wanted; over one target or several, fused. JSON will do where no part
-    is a file.
+@router.post_files("/v1/search", tags=["search"], openapi_extra=COMPOSED_BODY)
+async def composed_search(
+    tercet: Tercet, client: ClientId, request: Request
+) -> schemas.SearchResult:
+    """A query of several parts: texts, files and items of the collection. Each has a weight,
+    negative for what is not wanted. Several targets are fused. Where no part is a file, the request
+    may be JSON.
     """
     if content_type(request) == "application/json":
-        return await search_by_parts(
-            tercet, parse_body(schemas.ComposedSearch, await request.body()), {}
-        )
-    async with form_of(request, COMPOSED_FORM) as form:
+        composed = parse_body(schemas.ComposedSearch, await request.body())
+        return await search_by_parts(tercet, client, composed, {})
+    async with read_form(request, COMPOSED_FORM) as form:
         text = form.get("request")
         if not isinstance(text, str):
             raise BadRequest("there is no field 'request'")
         files = {name: part for name, part in form.multi_items() if not isinstance(part, str)}
-        return await search_by_parts(
-            tercet, parse_body(schemas.ComposedSearch, text.encode()), files
-        )
+        composed = parse_body(schemas.ComposedSearch, text.encode())
+        return await search_by_parts(tercet, client, composed, files)
 
 
 async def search_by_parts(
-    tercet: State, request: schemas.ComposedSearch, files: Mapping[str, UploadFile]
+    tercet: State,
+    client: str,
+    request: schemas.ComposedSearch,
+    files: Mapping[str, UploadFile],
 ) -> schemas.SearchResult:
     began = time.perf_counter()
-    options = search_options(tercet, request)
+    options = parse_options(tercet, request)
     collection = tercet.collections.get(request.collection)
     check_files(request.parts, files)
     sources = [source_modality(part) for part in request.parts]
     targets = list(dict.fromkeys(request.targets))
-    found_routes = [
-        route
-        for target in targets
-        for route in tercet.encoder.manifest.routes(sources, target, request.space)
-    ]
-    # "any" may lead to what is named beside it
-    routes = list({route.target: route for route in found_routes}.values())
-    encoded = await encode_parts(tercet, collection, request.parts, sources, routes, files)
+    # by target: "any" may lead to one that is named beside it
+    by_target: dict[str | Joint, Route] = {}
+    for target in targets:
+        for route in tercet.encoder.manifest.routes(sources, target, request.space):
+            by_target[route.target] = route
+    routes = list(by_target.values())
+    encoded = await encode_parts(tercet, client, collection, request.parts, routes, files)
     leading = next(
         source for part, source in zip(request.parts, sources, strict=True) if part.weight > 0
     )
     weights = tuple(part.weight for part in request.parts)
-    aims = []
+    target_queries = []
     for route in routes:
         vectors = [
-            found[route.encodings[source]].vector
-            for found, source in zip(encoded, sources, strict=True)
+            by_encoding[route.encodings[source]].vector
+            for by_encoding, source in zip(encoded, sources, strict=True)
         ]
-        aims.append(TargetQuery.along(route, leading, np.stack(vectors), weights))
-    queries = [query for found in encoded for query in found.values()]
+        target_queries.append(TargetQuery.along(route, leading, np.stack(vectors), weights))
+    queries = [query for by_encoding in encoded for query in by_encoding.values()]
     known = min(query.known for query in queries)
     called = targets[0] if len(targets) == 1 else None
-    answer = await run_search(
-        tercet, collection, aims, replace(options, known=known, called=called)
-    )
+    options = replace(options, known=known, called=called)
+    answer = await run_search(tercet, collection, target_queries, options)
     return search_response(
-        collection, f"composed-{'+'.join(targets)}", routes, answer, queries, began
+        collection=collection,
+        name=f"composed-{'+'.join(targets)}",
+        routes=routes,
+        answer=answer,
+        queries=queries,
+        began=began,
     )
 
 
 def check_files(parts: list[Part], files: Mapping[str, UploadFile]) -> None:
-    """Raises BadRequest: a part's file is not there, or a file is of no part."""
+    """Raises BadRequest where a part's file is missing, or no part names a file."""
     named = [part.file for part in parts if isinstance(part, schemas.FilePart)]
     unknown = [name for name in named if name not in files]
     if unknown:
@@ -127,43 +134,62 @@ def source_modality(part: Part) -> str:
 
 async def encode_parts(
     tercet: State,
+    client: str,
     collection: Collection,
     parts: list[Part],
-    sources: list[str],
     routes: list[Route],
     files: Mapping[str, UploadFile],
-) -> list[dict[str, Asked]]:
-    """Each part in every encoding that the routes need it in. `sources` are the parts' modalities.
-    A file that several parts name is saved once.
+) -> list[dict[str, EncodedQuery]]:
+    """Each part in every encoding that the routes need it in. A file that several parts name is
+    saved once.
     """
     async with AsyncExitStack() as uploads:
-        paths = {
-            name: await uploads.enter_async_context(save_upload(tercet, file))
-            for name, file in files.items()
-        }
+        paths = {}
+        for name, file in files.items():
+            paths[name] = await uploads.enter_async_context(saved_upload(tercet, file))
         waiting = []
-        for place, (part, source) in enumerate(zip(parts, sources, strict=True)):
+        for place, part in enumerate(parts):
+            source = source_modality(part)
             encodings = list(dict.fromkeys(route.encodings[source] for route in routes))
-            index = place if len(parts) > 1 else None
-            waiting.append(encode_part(tercet, collection, part, encodings, paths, index))
+            if isinstance(part, schemas.TextPart):
+                index = place if len(parts) > 1 else None
+                waiting.append(encode_text(tercet, client, part, encodings, index))
+            elif isinstance(part, schemas.ItemPart):
+                waiting.append(read_item(collection, part, encodings))
+            else:
+                waiting.append(encode_file(tercet, client, paths[part.file], encodings))
         return await asyncio.gather(*waiting)
 
 
-async def encode_part(
-    tercet: State,
-    collection: Collection,
-    part: Part,
-    encodings: list[str],
-    paths: Mapping[str, Path],
-    index: int | None,
-) -> dict[str, Asked]:
-    """One part in each of the encodings; `index` is its place among several."""
-    if isinstance(part, schemas.TextPart):
-        return {e: await tercet.pipeline.asked(part.text, e, index) for e in encodings}
-    if isinstance(part, schemas.ItemPart):
-        return {
-            e: Asked(direction(await asyncio.to_thread(collection.vectors, part.item, e)))
-            for e in encodings
-        }
-    embedded = await tercet.pipeline.file(paths[part.file], encodings)
-    return {e: Asked(direction(embedded.vectors[e][1])) for e in encodings}
+async def encode_text(
+    tercet: State, client: str, part: schemas.TextPart, encodings: list[str], index: int | None
+) -> dict[str, EncodedQuery]:
+    """`index` is the part's place among several."""
+    queries = {}
+    for encoding in encodings:
+        queries[encoding] = await tercet.pipeline.encode_query_text(
+            part.text, encoding, client, index
+        )
+    return queries
+
+
+async def read_item(
+    collection: Collection, part: schemas.ItemPart, encodings: list[str]
+) -> dict[str, EncodedQuery]:
+    """An item by the vectors that are stored of it. Raises UnknownItem, NoVectors."""
+    queries = {}
+    for encoding in encodings:
+        vectors = await asyncio.to_thread(collection.vectors, part.item, encoding)
+        queries[encoding] = EncodedQuery(direction(vectors))
+    return queries
+
+
+async def encode_file(
+    tercet: State, client: str, path: Path, encodings: list[str]
+) -> dict[str, EncodedQuery]:
+    embedded = await tercet.pipeline.embed_file(path, encodings, client)
+    queries = {}
+    for encoding in encodings:
+        _, vectors = embedded.vectors[encoding]
+        queries[encoding] = EncodedQuery(direction(vectors))
+    return queries

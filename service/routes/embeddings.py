@@ -1,4 +1,4 @@
-"""Vectors of texts and files: in OpenAI's shape, and in our own with a vector for each window."""
+"""Embed texts and files: in OpenAI's shape, and in our own with a vector for each window."""
 
 from __future__ import annotations
 
@@ -18,11 +18,13 @@ from media.errors import BadMedia, BadText
 from media.text import Reading, warnings_of
 
 from .. import schemas
-from ..errors import BadRequest, Overloaded, OverQuota, ShuttingDown, TimedOut, UnknownModel, body
-from ..forms import Fields, only
-from ..pipeline import Embedded, Vectors, on_disk
-from ..state import State, Tercet
-from .bodies import save_upload
+from ..active import ClientId, Tercet
+from ..errors import error_body
+from ..faults import BadRequest, Overloaded, OverQuota, ShuttingDown, TimedOut, UnknownModel
+from ..forms import Fields, check_fields
+from ..pipeline import EmbeddedMedia, Vectors, temporary_file
+from ..state import State
+from .bodies import saved_upload
 from .router import Router
 
 Text = TypeVar("Text")
@@ -34,12 +36,16 @@ router = Router()
 
 
 @router.post("/v1/embeddings", tags=["embed"])
-async def openai_embeddings(tercet: Tercet, request: schemas.OpenAIEmbeddings) -> dict[str, Any]:
+async def openai_embeddings(
+    tercet: Tercet, client: ClientId, request: schemas.OpenAIEmbeddings
+) -> dict[str, Any]:
     """Embeddings of texts, and of sounds as content parts, in OpenAI's shape."""
     manifest = tercet.encoder.manifest
-    parts = (
-        [request.input] if isinstance(request.input, str) else check_count(tercet, request.input)
-    )
+    parts: list[str | schemas.TextContent | schemas.AudioContent]
+    if isinstance(request.input, str):
+        parts = [request.input]
+    else:
+        parts = check_count(tercet, request.input)
     sounds = {i: part for i, part in enumerate(parts) if isinstance(part, schemas.AudioContent)}
     texts = {
         i: part if isinstance(part, str) else part.text
@@ -61,9 +67,8 @@ async def openai_embeddings(tercet: Tercet, request: schemas.OpenAIEmbeddings) -
     if texts:
         encoding = space.encodings["text"]
         readings = await read_texts(tercet, texts, encoding, alone=not sounds)
-        text_vectors = await tercet.pipeline.rows(
-            [reading.rows[0] for reading in readings], encoding
-        )
+        rows = [reading.rows[0] for reading in readings]
+        text_vectors = await tercet.pipeline.encode_tokens(rows, encoding, client)
         vectors |= zip(texts, text_vectors, strict=True)
         answer["usage"] = {
             "prompt_tokens": sum(reading.read for reading in readings),
@@ -75,7 +80,7 @@ async def openai_embeddings(tercet: Tercet, request: schemas.OpenAIEmbeddings) -
     if sounds:
         encoding = space.encodings["audio"]
         sound_vectors = await asyncio.gather(
-            *(embed_sound(tercet, part, encoding) for part in sounds.values())
+            *(embed_sound(tercet, client, part, encoding) for part in sounds.values())
         )
         vectors |= zip(sounds, sound_vectors, strict=True)
     answer["data"] = [
@@ -107,15 +112,18 @@ def check_model(request: schemas.OpenAIEmbeddings, name: str, space: Space) -> N
 async def read_texts(
     tercet: State, texts: dict[int, str], encoding: str, alone: bool = True
 ) -> list[Reading]:
-    """Texts, by their places in the request, as they are read. A text with no known word is refused
-    where nothing else in the request can be read. Among others it would cost them their vectors.
+    """Texts, by their places in the request, as windows of token ids. `alone`: there is nothing
+    beside texts in the request.
+
+    A text without a known word is refused only where nothing else in the request can be read:
+    among others it would cost them their vectors.
 
     Raises:
         BadText: with its place, where there are several.
     """
     places = list(texts)
     try:
-        readings = await tercet.pipeline.read(list(texts.values()), encoding)
+        readings = await tercet.pipeline.read_texts(list(texts.values()), encoding)
     except BadText as error:  # its index is among the texts, without the sounds between them
         raise error if error.index is None else BadText(error.reason, places[error.index]) from None
     if alone and not any(reading.known for reading in readings):
@@ -123,15 +131,18 @@ async def read_texts(
     return readings
 
 
-async def embed_sound(tercet: State, part: schemas.AudioContent, encoding: str) -> Vectors:
+async def embed_sound(
+    tercet: State, client: str, part: schemas.AudioContent, encoding: str
+) -> Vectors:
     """One unit vector [dim] for a sound that came in base64."""
     try:
         data = base64.b64decode(part.input_audio.data, validate=True)
     except ValueError as error:
         raise BadRequest("input_audio.data is not base64") from error
     name = f"sound.{part.input_audio.format}" if part.input_audio.format else None
-    async with on_disk(io.BytesIO(data), tercet.uploads, name) as path:
-        return await tercet.pipeline.query(path, encoding)
+    async with temporary_file(io.BytesIO(data), tercet.uploads, name) as path:
+        query = await tercet.pipeline.encode_query_file(path, encoding, client)
+    return query.vector
 
 
 def encode_vector(vector: Vectors, encoding_format: str) -> list[float] | str:
@@ -149,13 +160,16 @@ def to_floats(vector: Vectors) -> list[float]:
 
 
 @router.post("/v1/embed/text", tags=["embed"], response_model_exclude_none=True)
-async def embed_text(tercet: Tercet, request: schemas.Texts) -> schemas.Embeddings:
+async def embed_text(
+    tercet: Tercet, client: ClientId, request: schemas.Texts
+) -> schemas.Embeddings:
     manifest = tercet.encoder.manifest
     space = manifest.space_for(("text",), request.space)
     encoding = manifest.spaces[space].encodings["text"]
     texts = dict(enumerate(check_count(tercet, request.texts)))
     readings = await read_texts(tercet, texts, encoding)
-    vectors = await tercet.pipeline.rows([reading.rows[0] for reading in readings], encoding)
+    rows = [reading.rows[0] for reading in readings]
+    vectors = await tercet.pipeline.encode_tokens(rows, encoding, client)
     data = [
         schemas.Embedding(index=i, embedding=to_floats(vector)) for i, vector in enumerate(vectors)
     ]
@@ -179,35 +193,36 @@ def embeddings_response(
 def embed_by_file(modality: str) -> Callable[..., Awaitable[schemas.Embeddings]]:
     async def route(
         tercet: Tercet,
+        client: ClientId,
         file: Annotated[list[UploadFile], File(min_length=1)],
         space: Annotated[str | SkipJsonSchema[None], Form()] = None,
     ) -> schemas.Embeddings:
-        return await embed_files(tercet, file, modality, space)
+        return await embed_files(tercet, client, file, modality, space)
 
     return route
 
 
 async def embed_files(
-    tercet: State, files: list[UploadFile], modality: str, wanted: str | None
+    tercet: State, client: str, files: list[UploadFile], modality: str, wanted_space: str | None
 ) -> schemas.Embeddings:
     """Every file on its own, in the wanted space or the first that has the modality. A bad file has
     its error in its place. One bad file alone is the request's error.
     """
     manifest = tercet.encoder.manifest
-    space = manifest.space_for((modality,), wanted)
+    space = manifest.space_for((modality,), wanted_space)
     encoding = manifest.spaces[space].encodings[modality]
     if len(files) > tercet.settings.files_max:
         raise BadRequest(f"{len(files)} files, the limit is {tercet.settings.files_max}")
 
     async def embed_one(index: int, file: UploadFile) -> schemas.Embedding:
         try:
-            async with save_upload(tercet, file) as path:
-                embedded = await tercet.pipeline.file(path, (encoding,))
+            async with saved_upload(tercet, file) as path:
+                embedded = await tercet.pipeline.embed_file(path, (encoding,), client)
         except (BadMedia, Overloaded, OverQuota, TimedOut, ShuttingDown) as error:
             if len(files) == 1:
                 raise
             return schemas.Embedding(
-                index=index, filename=file.filename, error=schemas.ErrorBody(**body(error))
+                index=index, filename=file.filename, error=schemas.ErrorBody(**error_body(error))
             )
         return file_embedding(index, file.filename, embedded, encoding)
 
@@ -216,7 +231,7 @@ async def embed_files(
 
 
 def file_embedding(
-    index: int, filename: str | None, embedded: Embedded, encoding: str
+    index: int, filename: str | None, embedded: EmbeddedMedia, encoding: str
 ) -> schemas.Embedding:
     windows, vectors = embedded.vectors[encoding]
     times = [embedded.media.windows[window] for window in windows]
@@ -235,11 +250,11 @@ FILE_FORM = Fields(texts=frozenset({"space"}), files=frozenset({"file"}), repeat
 FILE_ROUTES = {"audio": "sound", "video": "pictures"}
 
 for _modality, _content in FILE_ROUTES.items():
-    router.post(
+    router.post_files(
         f"/v1/embed/{_modality}",
         tags=["embed"],
         name=f"embed_{_modality}",
         description=f"The {_content} of each file: a vector for each window and one for the whole.",
         response_model_exclude_none=True,
-        dependencies=[only(FILE_FORM)],
+        dependencies=[check_fields(FILE_FORM)],
     )(embed_by_file(_modality))

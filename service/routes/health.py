@@ -1,4 +1,4 @@
-"""Whether the service lives, whether it is ready, and what it counts."""
+"""Whether the service lives, whether it is ready, and its metrics."""
 
 from __future__ import annotations
 
@@ -18,10 +18,8 @@ router = Router()
 
 
 def current_state(request: Request) -> State:
-    """The state that serves now. `Tercet` as a parameter waits while another bundle takes over;
-    this does not.
-    """
-    state: State = request.app.state.tenure.state
+    """The state that serves now. A parameter `Tercet` would wait during a reload."""
+    state: State = request.app.state.owner.active.state
     return state
 
 
@@ -32,7 +30,7 @@ async def healthz() -> str:
 
 @router.get("/readyz", tags=["health"])
 async def readyz(request: Request) -> JSONResponse:
-    """Whether every stage moves; said even while another bundle takes over."""
+    """Whether every stage moves. Answered even while another bundle takes over."""
     problems = await current_state(request).problems()
     return JSONResponse({"ready": not problems, "reasons": problems}, 503 if problems else 200)
 
@@ -40,8 +38,8 @@ async def readyz(request: Request) -> JSONResponse:
 @router.get("/metrics", response_class=PlainTextResponse, tags=["health"])
 async def metrics(request: Request) -> Response:
     tercet = current_state(request)
-    for lane, tokens in tercet.batcher.waiting().items():
-        tercet.metrics.waiting.labels(lane).set(tokens)
+    for encoding, tokens in tercet.batcher.waiting().items():
+        tercet.metrics.waiting.labels(encoding).set(tokens)
     tercet.metrics.items.clear()
     tercet.metrics.vectors.clear()
     for collection in tercet.collections.all():

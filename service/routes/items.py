@@ -1,4 +1,4 @@
-"""Items of a collection: added, listed, shown, deleted; their media and pictures."""
+"""Add, list, read and delete a collection's items, their media and their pictures."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from index.records.database import Item, NewItem, UnknownItem, list_modalities
 from media.manifest import checked_metadata
 
 from .. import schemas
-from ..errors import BadRequest
-from ..forms import Fields, form_of
-from ..links import address
+from ..active import ClientId, Tercet
+from ..faults import BadRequest
+from ..forms import Fields, read_form
+from ..links import Links, item_address
 from ..media import Picture, Stored
 from ..mediatypes import media_type
-from ..state import State, Tercet
-from ..trace import stage, who
-from .bodies import content_type, parse_body, parse_json, parse_value, save_upload
+from ..state import State
+from ..trace import stage
+from .bodies import content_type, parse_body, parse_json, parse_value, saved_upload
 from .router import Router
 
 router = Router()
@@ -51,21 +52,23 @@ ITEM_BODIES = {
 }
 
 
-@router.post(
+@router.post_files(
     "/v1/collections/{name}/items", status_code=201, tags=["items"], openapi_extra=ITEM_BODIES
 )
-async def add_item(tercet: Tercet, name: str, request: Request) -> schemas.ItemAdded:
-    """Add a video or a sound (multipart) or a text (JSON). Answered when it is on disk; the same id
-    again replaces.
+async def add_item(
+    tercet: Tercet, client: ClientId, name: str, request: Request
+) -> schemas.ItemAdded:
+    """Add a video or a sound (multipart), or a text (JSON). Answered when it is on disk. The same
+    id again replaces the item.
     """
     collection = tercet.collections.get(name)
     kind = content_type(request)
     if kind == "multipart/form-data":
-        item = await add_media(tercet, collection, request)
+        item = await add_media(tercet, client, collection, request)
     elif kind == "application/json":
-        item = await add_text(tercet, collection, request)
+        item = await add_text(tercet, client, collection, request)
     else:
-        raise BadRequest("an item is multipart/form-data with a file, or JSON with a text")
+        raise BadRequest("send an item as multipart/form-data with a file, or as JSON with a text")
     return schemas.ItemAdded(
         id=item.id,
         windows=len(item.windows),
@@ -75,9 +78,11 @@ async def add_item(tercet: Tercet, name: str, request: Request) -> schemas.ItemA
     )
 
 
-async def add_media(tercet: State, collection: Collection, request: Request) -> NewItem:
-    async with form_of(request, ITEM_FORM) as form:
-        tercet.check_room()  # once the body is here: few clients read an answer while they send
+async def add_media(
+    tercet: State, client: str, collection: Collection, request: Request
+) -> NewItem:
+    async with read_form(request, ITEM_FORM) as form:
+        tercet.check_room()  # after the body: few clients read an answer while they send
         file = form.get("file")
         if file is None or isinstance(file, str):
             raise BadRequest("there is no part 'file' with a file name")
@@ -86,9 +91,10 @@ async def add_media(tercet: State, collection: Collection, request: Request) -> 
         metadata = checked_metadata(parse_json("metadata", given)) if given else {}
         manifest = tercet.encoder.manifest
         encodings = [*manifest.encodings("video"), *manifest.encodings("audio")]
-        async with save_upload(tercet, file) as path:
-            embedded = await tercet.pipeline.file(
-                path, encodings, tercet.settings.overlap, previews=True
+        overlap = tercet.settings.overlap
+        async with saved_upload(tercet, file) as path:
+            embedded = await tercet.pipeline.embed_file(
+                path, encodings, client, overlap=overlap, previews=True
             )
             item = media_item(
                 id,
@@ -102,21 +108,20 @@ async def add_media(tercet: State, collection: Collection, request: Request) -> 
     return item
 
 
-async def add_text(tercet: State, collection: Collection, request: Request) -> NewItem:
+async def add_text(tercet: State, client: str, collection: Collection, request: Request) -> NewItem:
     text = parse_body(schemas.TextItem, await request.body())
     tercet.check_room()
-    item = await text_item(tercet, text)
+    item = await encode_text_item(tercet, client, text)
     with stage("write"):
         await tercet.write(collection.put, [item])
     return item
 
 
-async def text_item(tercet: State, request: schemas.TextItem) -> NewItem:
+async def encode_text_item(tercet: State, client: str, request: schemas.TextItem) -> NewItem:
     words = await asyncio.to_thread(read_words, tercet.encoder, [request.text])
-    vectors = {
-        encoding: (windows, await tercet.pipeline.rows(rows, encoding))
-        for encoding, (windows, rows) in words.rows.items()
-    }
+    vectors = {}
+    for encoding, (windows, rows) in words.rows.items():
+        vectors[encoding] = (windows, await tercet.pipeline.encode_tokens(rows, encoding, client))
     return NewItem(
         id=request.id or uuid.uuid4().hex,
         kind="text",
@@ -194,7 +199,9 @@ async def item_waveform(tercet: Tercet, name: str, id: str) -> schemas.Waveform:
 
 
 @router.post("/v1/collections/{name}/items/{id:path}/link", status_code=201, tags=["items"])
-async def link_item(request: Request, tercet: Tercet, name: str, id: str) -> schemas.ItemLink:
+async def link_item(
+    request: Request, tercet: Tercet, client: ClientId, name: str, id: str
+) -> schemas.ItemLink:
     """Addresses of one item's media and pictures that open
     without a key for a while, for players.
     """
@@ -205,10 +212,11 @@ async def link_item(request: Request, tercet: Tercet, name: str, id: str) -> sch
     seconds = None
     if tercet.settings.api_keys:
         seconds = tercet.settings.link_s + item.duration_s
-        token = request.app.state.links.token(who(), collection.name, item.id, seconds)
-    poster = address(name, id, "poster", token) if item.kind == "video" else None
+        links: Links = request.app.state.owner.links
+        token = links.token(client, collection.name, item.id, seconds)
+    poster = item_address(name, id, "poster", token) if item.kind == "video" else None
     return schemas.ItemLink(
-        media=address(name, id, "media", token), poster=poster, expires_s=seconds
+        media=item_address(name, id, "media", token), poster=poster, expires_s=seconds
     )
 
 

@@ -1,12 +1,12 @@
-"""Jobs that import folders."""
+"""Start, list and cancel jobs that import folders."""
 
 from __future__ import annotations
 
 import asyncio
 
 from .. import schemas
+from ..active import Tercet
 from ..jobs import Job, below
-from ..state import Tercet
 from .router import Router
 
 router = Router()
@@ -35,5 +35,5 @@ async def get_job(tercet: Tercet, id: str) -> Job:
 
 @router.delete("/v1/jobs/{id}", status_code=204, tags=["jobs"])
 async def cancel_job(tercet: Tercet, id: str) -> None:
-    """End a job; what it has indexed stays. One that has ended is forgotten."""
+    """End a job. What it has indexed stays. One that has ended already is forgotten."""
     await asyncio.to_thread(tercet.jobs.cancel, id)

@@ -1,4 +1,4 @@
-"""The bundle that serves, and its limits, in the shape of OpenAI's list of models."""
+"""The bundle that serves and the limits, in the shape of OpenAI's list of models."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from media.containers import MEDIA
 from media.text import LETTERS_MAX
 
-from ..state import Tercet
+from ..active import Tercet
 from .router import Router
 
 router = Router()

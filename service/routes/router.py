@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from fastapi import APIRouter
+from fastapi.routing import APIRoute
 
 from .. import schemas
 
@@ -21,6 +22,19 @@ class Router(APIRouter):
         super().__init__(
             responses={status: {"model": schemas.ErrorResponse} for status in ERROR_STATUSES}
         )
+        self.uploads: list[APIRoute] = []
+
+    def post_files(self, path: str, **options: Any) -> Callable[[Handler], Handler]:
+        """A POST route whose form may hold files, and so be as large as `upload_max_mb`."""
+
+        def register(handler: Handler) -> Handler:
+            self.post(path, **options)(handler)
+            route = self.routes[-1]
+            assert isinstance(route, APIRoute)
+            self.uploads.append(route)
+            return handler
+
+        return register
 
     def get_and_head(self, path: str, **options: Any) -> Callable[[Handler], Handler]:
         """A route that answers HEAD as it does GET, without the body."""

@@ -1,6 +1,4 @@
-"""Searches by one text or one file, a route for each pair
-of what is given and what is looked for.
-"""
+"""Search by one text or one file. There is a route for each pair of query and target."""
 
 from __future__ import annotations
 
@@ -11,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Annotated, Any
 
-from fastapi import File, Form, UploadFile
+from fastapi import Depends, File, Form, UploadFile
 from pydantic import Field
 from pydantic.json_schema import SkipJsonSchema
 
@@ -21,13 +19,14 @@ from index.search import Answer, Options, TargetQuery, search
 from media.modality import MODALITIES
 
 from .. import schemas
-from ..errors import BadRequest
-from ..forms import Fields, only
-from ..pipeline import Asked
+from ..active import ClientId, Tercet
+from ..faults import BadRequest
+from ..forms import Fields, check_fields
+from ..pipeline import EncodedQuery
 from ..settings import TOP_K_MAX
-from ..state import State, Tercet
+from ..state import State
 from ..trace import stage
-from .bodies import parse_json, parse_value, save_upload
+from .bodies import parse_json, parse_value, saved_upload
 from .router import Router
 
 router = Router()
@@ -36,7 +35,7 @@ router = Router()
 # ---------------------------------------------------------------- for every kind of query
 
 
-def search_options(tercet: State, request: schemas.SearchOptions) -> Options:
+def parse_options(tercet: State, request: schemas.SearchOptions) -> Options:
     """Raises BadRequest."""
     if request.top_k > tercet.settings.top_k_max:
         raise BadRequest(f"top_k is at most {tercet.settings.top_k_max}")
@@ -51,32 +50,30 @@ def search_options(tercet: State, request: schemas.SearchOptions) -> Options:
 
 
 async def run_search(
-    tercet: State, collection: Collection, aims: list[TargetQuery], options: Options
+    tercet: State, collection: Collection, queries: list[TargetQuery], options: Options
 ) -> Answer:
-    """The answer; of some searches it is then measured how it
-    compares with every vector compared.
-    """
+    """Search, and for a sample of searches measure recall against comparing every vector."""
     with stage("search"):
-        answer = await asyncio.to_thread(search, collection, aims, options)
+        answer = await asyncio.to_thread(search, collection, queries, options)
     if answer.hits and not answer.plan.exact and random.random() < tercet.settings.recall_sample:
-        exact = await asyncio.to_thread(search, collection, aims, replace(options, exact=True))
-        found = {hit.id for hit in answer.hits}
-        recall = tercet.metrics.recall.labels(
-            "+".join(answer.plan.ways), "yes" if options.filter else "no"
-        )
-        recall.observe(sum(hit.id in found for hit in exact.hits) / max(len(exact.hits), 1))
+        exact = await asyncio.to_thread(search, collection, queries, replace(options, exact=True))
+        ids = {hit.id for hit in answer.hits}
+        recall = sum(hit.id in ids for hit in exact.hits) / max(len(exact.hits), 1)
+        filtered = "yes" if options.filter else "no"
+        tercet.metrics.recall.labels("+".join(answer.plan.ways), filtered).observe(recall)
     return answer
 
 
 def search_response(
+    *,
     collection: Collection,
     name: str,
     routes: list[Route],
     answer: Answer,
-    queries: list[Asked],
+    queries: list[EncodedQuery],
     began: float,
 ) -> schemas.SearchResult:
-    """`name` says what was searched by and for, `began` when, as `time.perf_counter` tells it."""
+    """`name` is query and target, as in "text-video"; `began` is of `time.perf_counter`."""
     return schemas.SearchResult(
         collection=collection.name,
         fingerprint=collection.fingerprint,
@@ -97,72 +94,82 @@ def search_response(
 async def search_with(
     tercet: State,
     request: schemas.SearchOptions,
-    encode_query: Callable[[str], Awaitable[Asked]],
+    encode_query: Callable[[str], Awaitable[EncodedQuery]],
     *,
     source: str,
     target: str,
 ) -> schemas.SearchResult:
-    """Search for `target` by one query of the modality `source`. It is made into a vector for each
-    encoding needed.
-    """
+    """Search for `target` by one query of the modality `source`, in each encoding needed."""
     began = time.perf_counter()
     routes = tercet.encoder.manifest.routes([source], target, request.space)
-    options = search_options(tercet, request)
+    options = parse_options(tercet, request)
     collection = tercet.collections.get(request.collection)
     encodings = dict.fromkeys(route.encodings[source] for route in routes)
     queries = {encoding: await encode_query(encoding) for encoding in encodings}
-    aims = [
+    target_queries = [
         TargetQuery.along(route, source, queries[route.encodings[source]].vector[None])
         for route in routes
     ]
     known = min(query.known for query in queries.values())
-    answer = await run_search(
-        tercet, collection, aims, replace(options, known=known, called=target)
-    )
+    options = replace(options, known=known, called=target)
+    answer = await run_search(tercet, collection, target_queries, options)
     return search_response(
-        collection, f"{source}-{target}", routes, answer, list(queries.values()), began
+        collection=collection,
+        name=f"{source}-{target}",
+        routes=routes,
+        answer=answer,
+        queries=list(queries.values()),
+        began=began,
     )
 
 
 def search_by_text(target: str) -> Callable[..., Awaitable[schemas.SearchResult]]:
-    async def route(tercet: Tercet, request: schemas.TextSearch) -> schemas.SearchResult:
-        async def encode_query(encoding: str) -> Asked:
-            return await tercet.pipeline.asked(request.query, encoding)
+    async def route(
+        tercet: Tercet, client: ClientId, request: schemas.TextSearch
+    ) -> schemas.SearchResult:
+        async def encode_query(encoding: str) -> EncodedQuery:
+            return await tercet.pipeline.encode_query_text(request.query, encoding, client)
 
         return await search_with(tercet, request, encode_query, source="text", target=target)
 
     return route
 
 
+async def search_form(
+    collection: Annotated[str, Form()] = "default",
+    top_k: Annotated[int, Form(ge=1, le=TOP_K_MAX)] = 10,
+    filter: Annotated[str | SkipJsonSchema[None], Form(description="a filter as JSON")] = None,
+    min_score: Annotated[float | SkipJsonSchema[None], Form(allow_inf_nan=False)] = None,
+    min_confidence: Annotated[
+        Annotated[float, Field(ge=0, le=1)] | SkipJsonSchema[None], Form()
+    ] = None,
+    exact: Annotated[bool, Form()] = False,
+    qb_norm: Annotated[bool, Form()] = False,
+    space: Annotated[str | SkipJsonSchema[None], Form()] = None,
+) -> schemas.SearchOptions:
+    """`SearchOptions` as fields of a form, where numbers and JSON are text. Raises BadRequest."""
+    return schemas.SearchOptions(
+        collection=collection,
+        top_k=top_k,
+        filter=parse_value(dict[str, Any], parse_json("filter", filter)) if filter else None,
+        min_score=min_score,
+        min_confidence=min_confidence,
+        exact=exact,
+        qb_norm=qb_norm,
+        space=space,
+    )
+
+
 def search_by_file(source: str, target: str) -> Callable[..., Awaitable[schemas.SearchResult]]:
     async def route(
         tercet: Tercet,
+        client: ClientId,
         file: Annotated[UploadFile, File()],
-        collection: Annotated[str, Form()] = "default",
-        top_k: Annotated[int, Form(ge=1, le=TOP_K_MAX)] = 10,
-        filter: Annotated[str | SkipJsonSchema[None], Form(description="a filter as JSON")] = None,
-        min_score: Annotated[float | SkipJsonSchema[None], Form(allow_inf_nan=False)] = None,
-        min_confidence: Annotated[
-            Annotated[float, Field(ge=0, le=1)] | SkipJsonSchema[None], Form()
-        ] = None,
-        exact: Annotated[bool, Form()] = False,
-        qb_norm: Annotated[bool, Form()] = False,
-        space: Annotated[str | SkipJsonSchema[None], Form()] = None,
+        request: Annotated[schemas.SearchOptions, Depends(search_form)],
     ) -> schemas.SearchResult:
-        request = schemas.SearchOptions(
-            collection=collection,
-            top_k=top_k,
-            filter=parse_value(dict[str, Any], parse_json("filter", filter)) if filter else None,
-            min_score=min_score,
-            min_confidence=min_confidence,
-            exact=exact,
-            qb_norm=qb_norm,
-            space=space,
-        )
-
-        async def encode_query(encoding: str) -> Asked:
-            async with save_upload(tercet, file) as path:
-                return Asked(await tercet.pipeline.query(path, encoding))
+        async def encode_query(encoding: str) -> EncodedQuery:
+            async with saved_upload(tercet, file) as path:
+                return await tercet.pipeline.encode_query_file(path, encoding, client)
 
         return await search_with(tercet, request, encode_query, source=source, target=target)
 
@@ -171,12 +178,18 @@ def search_by_file(source: str, target: str) -> Callable[..., Awaitable[schemas.
 
 SEARCH_FORM = Fields(texts=frozenset(schemas.SearchOptions.model_fields), files=frozenset({"file"}))
 
+
+def add_routes(source: str, target: str) -> None:
+    path = f"/v1/search/{source}-{target}"
+    names: dict[str, Any] = {"name": f"{source}-{target}", "summary": f"{source} to {target}"}
+    if source == "text":
+        router.post(path, tags=["search"], **names)(search_by_text(target))
+    else:
+        by_file = search_by_file(source, target)
+        dependencies = [check_fields(SEARCH_FORM)]
+        router.post_files(path, tags=["search"], dependencies=dependencies, **names)(by_file)
+
+
 for _target in (*MODALITIES, ANY):
     for _source in MODALITIES:
-        router.post(
-            f"/v1/search/{_source}-{_target}",
-            tags=["search"],
-            name=f"{_source}-{_target}",
-            summary=f"{_source} to {_target}",
-            dependencies=[] if _source == "text" else [only(SEARCH_FORM)],
-        )(search_by_text(_target) if _source == "text" else search_by_file(_source, _target))
+        add_routes(_source, _target)
