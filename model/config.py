@@ -108,6 +108,11 @@ class EncoderConfig:
         }
 
     @property
+    def mask_shares(self) -> dict[str, float]:
+        """The share of each modality's tokens that masked modelling hides."""
+        return {"video": self.mask_video, "audio": self.mask_audio, "text": self.mask_text}
+
+    @property
     def video(self) -> VideoSpec:
         return VideoSpec(frames=self.frames, size=self.size)
 

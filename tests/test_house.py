@@ -29,6 +29,7 @@ from .makers import ROOMS, ROOT, FakeEncoder, installed_by
 
 TORCH = {
     "model.network.transformer",
+    "model.network.masking",
     "model.network.language",
     "model.training.losses",
     "model.training.step",

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from model.config import BASE, PRESETS, SMOKE, TINY, BadConfig, TrainConfig
+from model.network.masking import blank_patches, choose_hidden, put_back, sort_tokens
 from model.network.transformer import VLSA, Masked, Spectrogram
 from model.training.losses import info_nce, masked_patches, masked_tokens, matching
 from model.training.step import weighted
@@ -66,6 +67,51 @@ def test_masks_hide_what_the_paper_hides() -> None:
     assert parts["text"].masked.sum(1).tolist() == [3, 2]  # of 20 and of 10, rounded to even
     assert not parts["text"].masked[1, 10:].any()
     assert parts["video"].predicted.shape == (2, 128, 768)
+
+
+def test_tokens_are_sorted_visible_then_absent_then_hidden() -> None:
+    """A whole row and one whose last three tokens are absent; a third of six tokens is two."""
+    noise = torch.tensor([[0.5, 0.9, 0.1, 0.3, 0.8, 0.2], [0.5, 0.9, 0.1, 0.3, 0.8, 0.2]])
+    exists = torch.tensor([[True] * 6, [True] * 3 + [False] * 3])
+    found = sort_tokens(noise, exists, share=1 / 3)
+    assert found.visible == 4
+    assert found.order.tolist() == [[2, 5, 3, 0, 4, 1], [2, 0, 5, 3, 4, 1]]
+    assert found.kept.tolist() == [[2, 5, 3, 0], [2, 0, 5, 3]]
+    assert found.left_out.tolist() == [
+        [False, True, False, False, True, False],
+        [False, True, False, False, True, False],
+    ]
+
+
+def test_every_frame_hides_as_many_patches() -> None:
+    """The noisiest four lie in the first frame; each of the two frames still hides two."""
+    noise = torch.tensor([[0.9, 0.8, 0.7, 0.6, 0.1, 0.4, 0.3, 0.2]])
+    exists = torch.ones(1, 8, dtype=torch.bool)
+    found = sort_tokens(noise, exists, share=0.5, frame_patches=4)
+    assert found.order.tolist() == [[4, 7, 3, 2, 6, 5, 1, 0]]
+    hidden = choose_hidden(noise, exists, torch.tensor([4]), frames=2)
+    assert torch.equal(hidden, found.left_out)
+
+
+def test_a_row_without_the_modality_hides_nothing() -> None:
+    exists = torch.zeros(1, 4, dtype=torch.bool)
+    found = sort_tokens(torch.tensor([[0.3, 0.2, 0.9, 0.1]]), exists, 0.5, frame_patches=2)
+    assert found.visible == 2 and found.order.tolist() == [[3, 1, 0, 2]]
+    assert not (found.left_out & exists).any()
+
+
+def test_visible_tokens_go_back_to_their_places() -> None:
+    found = sort_tokens(torch.tensor([[0.7, 0.1, 0.9, 0.3]]), torch.ones(1, 4) > 0, share=0.5)
+    visible = torch.tensor([[[10.0], [30.0]]])  # tokens 1 and 3
+    put = put_back(visible, torch.tensor([0.5]), found)
+    assert put.flatten().tolist() == [0.5, 10.0, 0.5, 30.0]
+
+
+def test_left_out_patches_are_blank() -> None:
+    """An image of 2 x 4 pixels in patches of 2: the right one is left out."""
+    images = torch.ones(1, 1, 1, 2, 4)
+    blank = blank_patches(images, torch.tensor([[False, True]]), patch=2)
+    assert blank[0, 0, 0].tolist() == [[1, 1, 0, 0], [1, 1, 0, 0]]
 
 
 def test_an_embedding_sees_its_own_input_only() -> None:

@@ -33,6 +33,14 @@ from media.text import PAD_ID
 
 from ..config import EncoderConfig
 from . import language
+from .masking import (
+    TokenOrder,
+    blank_patches,
+    count_hidden,
+    put_back,
+    sort_tokens,
+    take_tokens,
+)
 
 LOG_FLOOR = 1e-6  # power below which there is silence; a full-scale sine has power 1
 MOST_GAIN = 32.0  # by which a quiet window is turned up, 30 dB; silence stays silence
@@ -271,6 +279,17 @@ class Masked:
     masked: Tensor  # bool [B, T]: where the loss counts
 
 
+@dataclass(frozen=True, kw_only=True)
+class Hidden:
+    """One modality of the joint pass, sorted into visible and hidden tokens."""
+
+    visible: Tensor  # [B, K, D]: the tokens that the trunk sees
+    visible_exists: Tensor  # bool [B, K]: those of them that are not absent
+    order: TokenOrder
+    exists: Tensor  # bool [B, T]
+    targets: Tensor  # as `Masked.target`
+
+
 class VLSA(nn.Module):
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
@@ -427,7 +446,9 @@ class VLSA(nn.Module):
         features = self.features(modality, images)
         tokens = self.tokens(modality, features)
         glance = self.glance(modality, features) if self.config.glance else None
-        vectors = self.pool(modality, tokens if keep is None else take(tokens, keep), glance=glance)
+        vectors = self.pool(
+            modality, tokens if keep is None else take_tokens(tokens, keep), glance=glance
+        )
         if modality == "audio" and self.config.memory and not self.training:
             return self.recalled(vectors)
         return vectors
@@ -530,101 +551,76 @@ class VLSA(nn.Module):
     def masked(
         self, inputs: dict[str, Tensor], present: dict[str, Tensor], mask_noise: dict[str, Tensor]
     ) -> dict[str, Masked]:
-        """The joint pass. `present` bool [B] says which rows have the modality at all; only seen
-        tokens enter. `mask_noise`, uniform [B, T], decides what is hidden.
+        """The joint pass: hide tokens of every modality, encode the others together, and predict
+        what was hidden.
+
+        `present` bool [B] says which rows have the modality at all. `mask_noise`, uniform [B, T],
+        decides which tokens are hidden.
         """
-        seen, bias, segments, orders, values, exists = [], [], [], {}, {}, {}
-        for m, x in inputs.items():
-            images = None if m == "text" else self.images(m, x)
-            values[m] = x if images is None else cut_patches(images, self.config.patch)
-            exists[m] = present[m][:, None].expand(values[m].shape[:2]) & (
-                (x != PAD_ID) if images is None else True
-            )
-            order, kept = orders[m] = self.mask(
-                m, exists[m], mask_noise[m][:, : exists[m].shape[1]]
-            )
-            hidden = torch.ones_like(exists[m]).scatter(1, order[:, :kept], False)
-            if images is None:
-                tokens = self.words(x, exists[m] & ~hidden)
-            else:
-                tokens = self.tokens(m, self.features(m, self.hide(images, hidden)))
-            seen.append(take(tokens, order[:, :kept]))
-            bias.append(exists[m].gather(1, order[:, :kept]))
-            segments.append((m, kept))
-        out = self.trunk(torch.cat(seen, dim=1), segments, key_bias(torch.cat(bias, dim=1)))
-        parts = self.into_decoder(out).split([kept for _, kept in segments], dim=1)
+        parts = {m: self.hide(m, x, present[m], mask_noise[m]) for m, x in inputs.items()}
+        segments = [(m, part.visible.shape[1]) for m, part in parts.items()]
+        tokens = torch.cat([part.visible for part in parts.values()], dim=1)
+        exists = torch.cat([part.visible_exists for part in parts.values()], dim=1)
+        encoded = self.into_decoder(self.trunk(tokens, segments, key_bias(exists)))
+        pieces = encoded.split([length for _, length in segments], dim=1)
         return {
-            m: self.filled(m, part, *orders[m], values[m], exists[m])
-            for (m, _), part in zip(segments, parts, strict=True)
+            m: self.decode(m, piece, part)
+            for (m, part), piece in zip(parts.items(), pieces, strict=True)
         }
 
-    def hide(self, images: Tensor, hidden: Tensor) -> Tensor:
-        """The images with their hidden patches, bool [B, T], blank: a convolution looks over the
-        edge of its patch.
-        """
-        batch, frames, _, height, width = images.shape
-        p = self.config.patch
-        shown = ~hidden.view(batch, frames, 1, height // p, 1, width // p, 1)
-        return images * shown.expand(-1, -1, -1, -1, p, -1, p).reshape(
-            batch, frames, 1, height, width
+    def hide(self, modality: str, x: Tensor, present: Tensor, noise: Tensor) -> Hidden:
+        """One modality of the joint pass before the trunk: its visible tokens, and its targets."""
+        patch = self.config.patch
+        if modality == "text":
+            targets = x  # [B, T]
+            exists = present[:, None] & (x != PAD_ID)
+        else:
+            images = self.images(modality, x)
+            targets = cut_patches(images, patch)  # [B, T, P]
+            exists = present[:, None].expand(targets.shape[:2])
+        order = sort_tokens(noise[:, : exists.shape[1]], exists, *self.masking(modality))
+        if modality == "text":
+            tokens = self.words(x, exists & ~order.left_out)
+        else:
+            shown = blank_patches(images, order.left_out, patch)
+            tokens = self.tokens(modality, self.features(modality, shown))
+        return Hidden(
+            visible=take_tokens(tokens, order.kept),
+            visible_exists=exists.gather(1, order.kept),
+            order=order,
+            exists=exists,
+            targets=targets,
         )
 
-    def hidden(self, modality: str, exists: Tensor) -> Tensor:
-        """How many of the tokens that exist, bool [B, T], masking hides, [B]; of a video the same
-        in every frame.
+    def masking(self, modality: str) -> tuple[float, int | None]:
+        """The share of a modality's tokens to hide, and the patches of a frame if masked by frame.
+
+        A video hides as many patches in every frame (VLSA, 2405.07202).
         """
-        c = self.config
-        share = {"video": c.mask_video, "audio": c.mask_audio, "text": c.mask_text}[modality]
-        _, patches = c.grid["video"]
-        count = exists.sum(1)
-        return (
-            count // patches * round(patches * share)
-            if modality == "video"
-            else (count * share).round().long()
-        )
+        _, patches = self.config.grid["video"]
+        return self.config.mask_shares[modality], patches if modality == "video" else None
 
     def hidden_counts(self, inputs: dict[str, Tensor], present: dict[str, Tensor]) -> Tensor:
-        """How many tokens of each modality `masked` will hide in all, [3]."""
-        exists = {
-            m: present[m][:, None].expand(-1, math.prod(self.config.grid[m]))
-            for m in ("video", "audio")
-        }
-        exists["text"] = present["text"][:, None] & (inputs["text"] != PAD_ID)
-        return torch.stack([self.hidden(m, exists[m]).sum() for m in MODALITIES]).float()
+        """How many tokens of each modality `masked` will hide in all rows, [3]."""
+        counts = []
+        for m in MODALITIES:
+            if m == "text":
+                exists = present[m][:, None] & (inputs[m] != PAD_ID)
+            else:
+                exists = present[m][:, None].expand(-1, math.prod(self.config.grid[m]))
+            counts.append(count_hidden(exists, *self.masking(m)).sum())
+        return torch.stack(counts).float()
 
-    def mask(self, modality: str, exists: Tensor, mask_noise: Tensor) -> tuple[Tensor, int]:
-        """An order of the tokens [B, T], those to be seen first, and how many are; video frame by
-        frame.
-        """
-        frames, patches = self.config.grid["video"] if modality == "video" else (1, exists.shape[1])
-        all_hidden = int(self.hidden(modality, torch.ones_like(exists[:1])))
-        rank = (
-            (mask_noise + (~exists).float())
-            .unflatten(1, (frames, patches))
-            .argsort(2)
-            .argsort(2)
-            .flatten(1)
-        )
-        # of each frame; what is absent ranks behind it
-        there = exists.sum(1, keepdim=True) // frames
-        hidden = exists & (rank >= there - self.hidden(modality, exists)[:, None] // frames)
-        # seen, then absent, then hidden
-        order = (mask_noise + (~exists).float() + 2 * hidden.float()).argsort(1)
-        return order, exists.shape[1] - all_hidden
-
-    def filled(
-        self, m: str, seen: Tensor, order: Tensor, kept: int, values: Tensor, exists: Tensor
-    ) -> Masked:
-        """Decode one modality: mask tokens where nothing was seen, positions, blocks, values."""
-        batch, length = order.shape
-        blank = self.mask_token.expand(batch, length - kept, -1)
-        back = order.argsort(1)
-        tokens = take(torch.cat([seen, blank], dim=1), back) + self.decoder_positions[m][:length]
-        bias = key_bias(exists)
+    def decode(self, modality: str, encoded: Tensor, hidden: Hidden) -> Masked:
+        """Predict one modality from its encoded visible tokens [B, K, decoder width]."""
+        tokens = put_back(encoded, self.mask_token, hidden.order)
+        length = tokens.shape[1]
+        tokens = tokens + self.decoder_positions[modality][:length]
+        bias = key_bias(hidden.exists)
         for block in self.decoder:
-            tokens = block(tokens, [(m, length)], bias)
-        predicted = self.fill[m](self.decoder_norm(tokens, [(m, length)]))
-        return Masked(predicted, values, (back >= kept) & exists)
+            tokens = block(tokens, [(modality, length)], bias)
+        predicted = self.fill[modality](self.decoder_norm(tokens, [(modality, length)]))
+        return Masked(predicted, hidden.targets, hidden.order.left_out & hidden.exists)
 
 
 def spec_augment(images: Tensor, stretches: Tensor) -> Tensor:
@@ -643,8 +639,3 @@ def spec_augment(images: Tensor, stretches: Tensor) -> Tensor:
         shape[axis] = size
         images = torch.where(hidden.view(shape), mean, images)
     return images
-
-
-def take(tokens: Tensor, order: Tensor) -> Tensor:
-    """tokens [B, T, D] at order [B, K] -> [B, K, D]."""
-    return tokens.gather(1, order.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
