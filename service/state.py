@@ -29,8 +29,9 @@ from index.query_bank import ensure_query_bank
 from index.reserve import is_full
 from index.vectors.faiss_index import Sizing
 from media.containers import Budget
+from media.modality import MODALITY_TABLE, TEXT
 from media.sandbox import Decoders
-from media.text import Reading
+from media.text import Reading, TextSpec
 
 from .batching import Batcher, QueueSpec
 from .errors import DiskFull, ShuttingDown, body, entry
@@ -41,9 +42,6 @@ from .quotas import Quotas
 from .settings import Settings
 
 LOG = logging.getLogger("tercet")
-LANES = ("text", "audio", "video")  # those of the first go first
-# what a token covers of a picture's side, and of time in a sound, as a tiny VLSA has it
-PATCH, PATCH_S = 16, 0.04
 FAILING = 3  # batches that fail one after the other before the encoder itself is doubted
 DRAIN_S = 10.0
 UPLOADS = "uploads"  # in the data folder
@@ -134,22 +132,17 @@ def sound(encoder: Encoder) -> bool:
 
 def lanes_of(manifest: Manifest) -> dict[str, QueueSpec]:
     """The encodings, the quickest first, and what a row of each costs."""
-    ordered = sorted(manifest.graphs, key=lambda encoding: LANES.index(modality_of(encoding)))
+
+    def rank(encoding: str) -> int:
+        return MODALITY_TABLE[modality_of(encoding)].queue_rank
+
     lanes = {}
-    for encoding in ordered:
-        modality, inputs = modality_of(encoding), manifest.inputs
-        if modality == "text":
-            lanes[encoding] = QueueSpec(pad=manifest.tokenizers[encoding].spec.pad_id)
-        elif modality == "audio":
-            assert inputs.audio is not None
-            lanes[encoding] = QueueSpec(
-                tokens=max(1, round(inputs.audio.samples / inputs.audio.sample_rate / PATCH_S))
-            )
+    for encoding in sorted(manifest.graphs, key=rank):
+        spec = manifest.spec(encoding)
+        if isinstance(spec, TextSpec):
+            lanes[encoding] = QueueSpec(pad=spec.pad_id)
         else:
-            assert inputs.video is not None
-            lanes[encoding] = QueueSpec(
-                tokens=inputs.video.frames * (-(-inputs.video.size // PATCH)) ** 2
-            )
+            lanes[encoding] = QueueSpec(tokens=spec.tokens)
     return lanes
 
 
@@ -207,7 +200,7 @@ async def opened(
         lanes = lanes_of(encoder.manifest)
         quotas = Quotas(settings, None if isinstance(before, Metrics) else before.quotas)
         most, waiting = settings.batch_max_tokens, settings.queue_max_tokens
-        quick = [e for e in lanes if modality_of(e) == "text" and settings.provider == "cpu"]
+        quick = [e for e in lanes if modality_of(e) == TEXT and settings.provider == "cpu"]
         batcher = Batcher(encoder.embed, lanes, most, waiting, metrics.batch, quick)
         undo.push_async_callback(batcher.close)
         pipeline = Pipeline(encoder, batcher, decoders, settings, metrics, quotas.media)
