@@ -24,9 +24,10 @@ import torch
 from numpy.typing import NDArray
 
 from export.bundle import Bundle, modality_of, open_bundle
-from export.encoder import INPUT, PROVIDERS, OnnxEncoder
+from export.encoder import PROVIDERS, OnnxEncoder
 from export.precision import GAINFUL, derived
 from export.verify import probes
+from media.modality import MODALITY_TABLE
 from model.training import checkpoint
 
 BATCHES = (1, 8, 32)
@@ -67,7 +68,7 @@ def where(bundle: Bundle, encoding: str, precision: str, x: NDArray[Any]) -> str
         source: str | bytes = str(graph) if precision == "fp32" else derived(graph, precision)
         run = onnxruntime.InferenceSession(source, options, providers=[PROVIDERS["cpu"]])
         for _ in range(10):
-            run.run(None, {INPUT[modality_of(encoding)]: x})
+            run.run(None, {MODALITY_TABLE[modality_of(encoding)].graph_input: x})
         events = json.loads(Path(run.end_profiling()).read_text(encoding="utf-8"))
     times: Counter[str] = Counter()
     for event in events:

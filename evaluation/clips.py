@@ -21,10 +21,12 @@ from tqdm import tqdm
 from media.containers import Budget
 from media.errors import BadMedia
 from media.manifest import Row, read_folder, read_manifest
+from media.modality import AUDIO, MODALITY_TABLE, RECORDED, VIDEO
 from media.progress import followed
 from media.windows import InputSpecs, Part, read_media
 
 RUN = 8  # rows in a run of an order
+LAYOUT = 2  # of the files in a cache folder
 
 
 @dataclass(frozen=True)
@@ -72,8 +74,10 @@ def rows_of(name: str, worlds: Path) -> tuple[list[Row], str]:
 
 
 class Clips:
-    """The first window of every readable row, decoded once: frames and waveforms mapped from a
-    cache folder.
+    """The first window of every readable row, decoded once and mapped from a cache folder.
+
+    `arrays[modality]` is [rows, ...], `has[modality]` [rows] says which rows have that modality,
+    and `heard` [rows] how many samples of each waveform are no padding.
     """
 
     def __init__(
@@ -84,15 +88,17 @@ class Clips:
         cache: Path,
         alike: Sequence[tuple[str, ...]] = (),
     ) -> None:
-        folder = cache / hashlib.sha256(f"{specs}{state}".encode()).hexdigest()[:16]
+        stamp = hashlib.sha256(f"{LAYOUT}{specs}{state}".encode()).hexdigest()
+        folder = cache / stamp[:16]
         if not (folder / "index.json").exists():
             decode_all(rows, specs, folder)
         index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
         self.rows: list[Row] = [rows[i] for i in index["rows"]]
-        self.has = {m: np.array(index[m], dtype=bool) for m in ("video", "audio")}
-        self.heard = np.array(index["heard"])  # samples that are not padding
-        self.frames = np.load(folder / "frames.npy", mmap_mode="r")
-        self.waveforms = np.load(folder / "waveforms.npy", mmap_mode="r")
+        self.has = {name: np.array(index["has"][name], dtype=bool) for name in RECORDED}
+        self.heard = np.array(index["heard"])
+        self.arrays = {
+            name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in specs.recorded()
+        }
         self.alike = alike
         self.order = lru_cache(maxsize=2)(self.order_of)
 
@@ -112,9 +118,13 @@ class Clips:
         return len(self.rows)
 
     def clip(self, i: int) -> Clip:
-        frames = self.frames[i] if self.has["video"][i] else None
-        waveform = self.waveforms[i] if self.has["audio"][i] else None
-        return Clip(self.rows[i], frames, waveform, int(self.heard[i]))
+        found = {name: array[i] for name, array in self.arrays.items() if self.has[name][i]}
+        return Clip(
+            row=self.rows[i],
+            frames=found.get(VIDEO),
+            waveform=found.get(AUDIO),
+            heard=int(self.heard[i]),
+        )
 
     def draw(self, step: int, count: int, key: tuple[int, ...]) -> list[LazyClip]:
         """`count` clips for a step, going through all of them each epoch, in another order."""
@@ -164,33 +174,34 @@ def decoded_rows(rows: list[Row], specs: InputSpecs) -> Iterator[dict[str, Part]
 
 
 def decode_all(rows: list[Row], specs: InputSpecs, folder: Path) -> None:
-    """Write frames.npy uint8 and waveforms.npy float16 with a row for each decodable clip;
-    index.json comes last.
-    """
+    """Write `<modality>.npy` with a row for each decodable clip; index.json comes last."""
     folder.mkdir(parents=True, exist_ok=True)
-    shape = (len(rows), *(specs.video.shape if specs.video else (1,)))
-    frames = np.lib.format.open_memmap(folder / "frames.npy", "w+", np.uint8, shape)
-    samples = specs.audio.samples if specs.audio else 1
-    waveforms = np.lib.format.open_memmap(
-        folder / "waveforms.npy", "w+", np.float16, (len(rows), samples)
-    )
-    index: dict[str, list[Any]] = {"rows": [], "video": [], "audio": [], "heard": []}
+    arrays = {
+        name: np.lib.format.open_memmap(
+            folder / f"{name}.npy",
+            "w+",
+            MODALITY_TABLE[name].stored_dtype,
+            (len(rows), *spec.shape),
+        )
+        for name, spec in specs.recorded().items()
+    }
+    kept: list[int] = []
+    heard: list[int] = []
+    has: dict[str, list[bool]] = {name: [] for name in RECORDED}
     for i, parts in enumerate(decoded_rows(rows, specs)):
         if isinstance(parts, str):
             tqdm.write(f"left out {rows[i].id}: {parts}")
             continue
         first = first_of(parts)
-        at = len(index["rows"])
-        index["rows"].append(i)
-        index["video"].append("video" in first)
-        index["audio"].append("audio" in first)
-        if "video" in first:
-            frames[at] = first["video"]
-        if "audio" in first:
-            waveforms[at] = first["audio"]
-        index["heard"].append(heard_samples(first.get("audio")))
-    frames.flush()
-    waveforms.flush()
+        for name, array in first.items():
+            arrays[name][len(kept)] = array
+        for name, known in has.items():
+            known.append(name in first)
+        kept.append(i)
+        heard.append(heard_samples(first.get(AUDIO)))
+    for stored in arrays.values():
+        stored.flush()
+    index = {"rows": kept, "has": has, "heard": heard}
     (folder / "index.json").write_text(json.dumps(index), encoding="utf-8")
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from media.manifest import Row
+from media.modality import AUDIO
 from media.windows import InputSpecs
 
 from .clips import Clips, rows_of
@@ -156,7 +157,7 @@ def shown(entry: Text | Row, kind: str, media: Path) -> str:
     copy = media / f"{hashlib.sha256(str(entry.path).encode()).hexdigest()[:12]}{entry.path.suffix}"
     if not copy.exists():
         shutil.copy(entry.path, copy)
-    tag = "audio" if kind == "audio" else "video"  # which plays a sound, too
+    tag = "audio" if kind == AUDIO else "video"  # which plays a sound, too
     return (
         f'<{tag} controls preload="metadata" src="media/{copy.name}"></{tag}><p>{escape(said)}</p>'
     )

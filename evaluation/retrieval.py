@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from media.errors import BadConfig
 from media.manifest import Row
-from media.modality import MODALITIES
+from media.modality import AUDIO, MODALITIES, MODALITY_TABLE, RECORDED, TEXT, VIDEO
 from media.windows import InputSpecs
 
 from .clips import Clips, decoded_rows
@@ -38,14 +38,14 @@ class Embedder:
 
     def texts(self, texts: list[str], size: int = 64) -> NDArray[np.float32]:
         pages = [self.tokens(texts[at : at + size]) for at in range(0, len(texts), size)]
-        return np.concatenate([self.embed("text", page) for page in pages])
+        return np.concatenate([self.embed(TEXT, page) for page in pages])
 
     def media(
         self, modality: str, array: NDArray[Any], rows: list[int], size: int = 32
     ) -> NDArray[np.float32]:
         """The vectors of some rows of stored frames or waveforms."""
-        wide = np.float32 if modality == "audio" else np.uint8
-        pages = [array[rows[at : at + size]].astype(wide) for at in range(0, len(rows), size)]
+        dtype = MODALITY_TABLE[modality].dtype
+        pages = [array[rows[at : at + size]].astype(dtype) for at in range(0, len(rows), size)]
         return np.concatenate([self.embed(modality, page) for page in pages])
 
 
@@ -220,9 +220,8 @@ def joint(video: Gallery, audio: Gallery, audio_weight: float) -> Gallery:
 
 def first_windows(space: Embedder, clips: Clips) -> dict[str, Gallery]:
     """The first window of each clip, by modality."""
-    arrays = {"video": clips.frames, "audio": clips.waveforms}
     found = {}
-    for modality, array in arrays.items():
+    for modality, array in clips.arrays.items():
         owners = np.flatnonzero(clips.has[modality]).astype(np.int64)
         if len(owners) and modality in space.modalities:
             vectors = space.media(modality, array, owners.tolist())
@@ -234,8 +233,8 @@ def every_window(space: Embedder, rows: list[Row], specs: InputSpecs) -> dict[st
     """All windows of each readable row, by modality. Rows that cannot be read are named and left
     out.
     """
-    vectors: dict[str, list[NDArray[np.float32]]] = {"video": [], "audio": []}
-    places: dict[str, list[tuple[int, int]]] = {"video": [], "audio": []}
+    vectors: dict[str, list[NDArray[np.float32]]] = {name: [] for name in RECORDED}
+    places: dict[str, list[tuple[int, int]]] = {name: [] for name in RECORDED}
     for i, media in enumerate(decoded_rows(rows, specs)):
         if isinstance(media, str):
             tqdm.write(f"left out {rows[i].id}: {media}", file=sys.stderr)
@@ -296,9 +295,9 @@ def evaluate(
     out = []
     targets = dict(galleries)
     if len(galleries) > 1:
-        targets["any"] = joint(galleries["video"], galleries["audio"], space.audio_weight)
+        targets["any"] = joint(galleries[VIDEO], galleries[AUDIO], space.audio_weight)
     for name, gallery in targets.items():
-        if "text" not in space.modalities:
+        if TEXT not in space.modalities:
             break
         if phrases is None:
             texts = texts_about(gallery.items, name, every_caption)
@@ -392,7 +391,7 @@ def measure(results: dict[str, dict[str, float]], name: str) -> float:
             )
         return results[route][what]
     return float(
-        np.mean([m[what] for r, m in results.items() if "text" in r and not r.endswith("-any")])
+        np.mean([m[what] for r, m in results.items() if TEXT in r and not r.endswith("-any")])
     )
 
 
@@ -413,7 +412,7 @@ def with_bank(space: Embedder, found: list[Route], bank: list[Row]) -> list[Rout
     out = []
     for route in found:
         query, target = route.name.split("-")
-        if query == "text" and (texts := texts_about(bank, target, every=True)):
+        if query == TEXT and (texts := texts_about(bank, target, every=True)):
             asked = best_of_windows(
                 space.texts([t.text for t in texts]) @ route.vectors.T, route.entries
             )

@@ -24,6 +24,7 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
+from media.modality import AUDIO, VIDEO
 from media.progress import followed
 
 Floats = NDArray[np.floating[Any]]
@@ -588,7 +589,7 @@ def sight_caption(scene: Scene, random: np.random.Generator) -> Caption:
     text = f"{pick(random, LEADS)}{thing} {doing}".strip()
     if place := word.get("place"):
         text = f"{text} {place}" if random.uniform() < 0.7 else f"{place}, {text}"
-    return Caption(text, ("video",), says)
+    return Caption(text, (VIDEO,), says)
 
 
 def sound_caption(scene: Scene, random: np.random.Generator) -> Caption:
@@ -604,7 +605,7 @@ def sound_caption(scene: Scene, random: np.random.Generator) -> Caption:
     text = f"{pick(random, SOUND_LEADS)}{text}"
     if place := word.get("place"):
         text = f"{text} {place}" if random.uniform() < 0.8 else f"{place}, {text}"
-    return Caption(text, ("audio",), says)
+    return Caption(text, (AUDIO,), says)
 
 
 def captions(scene: Scene, each: int = 4) -> list[Caption]:
@@ -658,7 +659,7 @@ def write_row(out: Path, pixels: int, job: tuple[str, list[Scene]]) -> dict[str,
     write_clip(path, parts, pixels)
     said = [caption for scene in parts for caption in captions(scene)]
     if path.suffix == ".ogg":
-        said = [caption for caption in said if "audio" in caption.about]
+        said = [caption for caption in said if AUDIO in caption.about]
     metadata: dict[str, Any] = (
         parts[0].attributes if len(parts) == 1 else {"scenes": [p.attributes for p in parts]}
     )

@@ -25,9 +25,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from media.audio import AudioSpec
+from media.modality import AUDIO, RECORDED, VIDEO, Spec
 from media.text import TextSpec
-from media.video import VideoSpec
 from media.windows import InputSpecs
 
 FORMAT = 2
@@ -210,6 +209,15 @@ class Manifest:
         """How wide the vectors of each encoding are."""
         return {e: space.dim for space in self.spaces.values() for e in space.encodings.values()}
 
+    def spec(self, encoding: str) -> Spec:
+        """How the inputs of an encoding are prepared. Raises KeyError: an unknown encoding."""
+        tokenizer = self.tokenizers.get(encoding)
+        return tokenizer.spec if tokenizer else self.inputs.recorded()[modality_of(encoding)]
+
+    def golden_input(self, encoding: str) -> NDArray[Any]:
+        """What the golden vectors of an encoding were made of, [GOLDEN_ITEMS, ...]."""
+        return self.spec(encoding).golden_input(GOLDEN_ITEMS)
+
     def encodings(self, modality: str) -> list[str]:
         return [e for e in self.graphs if modality_of(e) == modality]
 
@@ -251,7 +259,7 @@ class Manifest:
             if joint and space in (None, name) and set(wanted) <= set(held.encodings):
                 return [Route(name, held.encodings, joint)]
         found: list[Route] = []
-        for modality in ("video", "audio"):
+        for modality in RECORDED:
             with suppress(NoRoute):
                 found += self.routes(wanted, modality, space)
         if not found:
@@ -261,10 +269,10 @@ class Manifest:
     def joint(self, space: str) -> Joint | None:
         """How pictures and sound are added in a space; None where it does not hold both."""
         encodings = self.spaces[space].encodings
-        if not {"video", "audio"} <= set(encodings):
+        if not {VIDEO, AUDIO} <= set(encodings):
             return None
         return Joint(
-            encodings["video"], encodings["audio"], self.audio_weights.get(space, EQUAL_WEIGHT)
+            encodings[VIDEO], encodings[AUDIO], self.audio_weights.get(space, EQUAL_WEIGHT)
         )
 
 
@@ -432,12 +440,7 @@ def parse(raw: bytes) -> Manifest:
     if hashlib.sha256(canonical(values)).hexdigest() != checksum:
         raise AlteredFile(MANIFEST)
     try:
-        given = values["inputs"]
-        values["inputs"] = InputSpecs(
-            given["window_s"],
-            VideoSpec(**given["video"]) if given["video"] else None,
-            AudioSpec(**given["audio"]) if given["audio"] else None,
-        )
+        values["inputs"] = InputSpecs.from_json(values["inputs"])
         values["spaces"] = {k: Space(**v) for k, v in values["spaces"].items()}
         values["tokenizers"] = {
             k: Tokenizer(v["file"], TextSpec(**v["spec"])) for k, v in values["tokenizers"].items()
@@ -449,27 +452,3 @@ def parse(raw: bytes) -> Manifest:
         return Manifest(**values)
     except (KeyError, TypeError, AttributeError) as error:
         raise UnknownFormat(f"missing or wrong key ({error})") from error
-
-
-def golden_input(inputs: InputSpecs, encoding: str, text: TextSpec | None = None) -> NDArray[Any]:
-    """The input of an encoding's golden vectors, by formula: the same numbers on every machine and
-    in every version.
-    """
-    n, modality = GOLDEN_ITEMS, modality_of(encoding)
-    if modality == "video":
-        assert inputs.video
-        shape = (n, *inputs.video.shape)
-        counted = np.arange(int(np.prod(shape)), dtype=np.int64).reshape(shape)
-        return (counted * 37 % 251).astype(np.uint8)
-    if modality == "audio":
-        assert inputs.audio
-        t = np.arange(inputs.audio.samples, dtype=np.float64) / inputs.audio.sample_rate
-        tones = np.stack(
-            [0.3 * np.sin(2 * np.pi * 220 * (i + 1) * t * (1 + 0.1 * t)) for i in range(n)]
-        )
-        return tones.astype(np.float32)
-    assert text
-    rows = np.array([[2, 5 + i, 9 + i, 3, text.pad_id] for i in range(n)], dtype=np.int64)
-    return np.pad(
-        rows, ((0, 0), (0, text.tokens - 5 if text.whole else 0)), constant_values=text.pad_id
-    )

@@ -18,6 +18,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from evaluation.retrieval import Embedder
+from media.modality import MODALITY_TABLE, TEXT
 from media.text import Reading, TextTokens
 
 from .bundle import (
@@ -25,13 +26,11 @@ from .bundle import (
     Bundle,
     Manifest,
     WrongVectors,
-    golden_input,
     modality_of,
     open_bundle,
 )
 from .precision import GAINFUL, derived
 
-INPUT = {"video": "frames", "audio": "waveform", "text": "tokens"}
 GOLDEN_TOLERANCE = 1e-3
 UNIT_TOLERANCE = 1e-3
 PROVIDERS = {
@@ -136,7 +135,7 @@ class OnnxEncoder:
         cores = threads or os.cpu_count() or 1
         # Texts are small and many: of two batches side by side each has its own thread and both the
         # session's others, which wait less for each other than one batch's on every core.
-        texts = {e for e in bundle.manifest.graphs if modality_of(e) == "text"}
+        texts = {e for e in bundle.manifest.graphs if modality_of(e) == TEXT}
         self._sessions = {
             e: session(
                 bundle.graph(e),
@@ -191,8 +190,8 @@ class OnnxEncoder:
     def check(self) -> None:
         """Compare with the golden vectors; of another precision, as closely as was measured."""
         for encoding in self._sessions:
-            x = self.golden_input(encoding)
-            found, expected = self.embed(encoding, x), np.array(self.manifest.golden[encoding])
+            found = self.embed(encoding, self.manifest.golden_input(encoding))
+            expected = np.array(self.manifest.golden[encoding])
             error = float(np.abs(found - expected).max())
             good = error <= GOLDEN_TOLERANCE
             if self.precision != "fp32":
@@ -200,16 +199,12 @@ class OnnxEncoder:
             if not good:
                 raise WrongVectors(encoding, error)
 
-    def golden_input(self, encoding: str) -> NDArray[Any]:
-        tokenizer = self.manifest.tokenizers.get(encoding)
-        return golden_input(self.manifest.inputs, encoding, tokenizer.spec if tokenizer else None)
-
     def warm(self) -> None:
         """Run every shape that a device will see, so that no request waits for its kernels."""
         if self.provider == "cpu":
             return
         for encoding in self._sessions:
-            x = self.golden_input(encoding)[:1]
+            x = self.manifest.golden_input(encoding)[:1]
             tokenizer = self.manifest.tokenizers.get(encoding)
             lengths = (
                 range(x.shape[1], max(WARM_LENGTH, x.shape[1]) + 1, DEVICE_LENGTH)
@@ -232,13 +227,14 @@ class OnnxEncoder:
         joint = self.manifest.joint(name)
         return Embedder(
             lambda modality, x: self.embed(encodings[modality], x),
-            lambda texts: self.tokens(texts, encodings["text"]),
+            lambda texts: self.tokens(texts, encodings[TEXT]),
             tuple(encodings),
             audio_weight=joint.audio_weight if joint else 1.0,
         )
 
     def embed(self, encoding: str, arrays: NDArray[Any]) -> NDArray[np.float32]:
-        run, name = self._sessions[encoding], INPUT[modality_of(encoding)]
+        run = self._sessions[encoding]
+        name = MODALITY_TABLE[modality_of(encoding)].graph_input
         if self.provider == "cpu":
             vectors: NDArray[np.float32] = run.run(None, {name: arrays})[0]
         else:

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from media.audio import AudioSpec
 from media.containers import Budget
 from media.errors import BadMedia
+from media.modality import AUDIO
 from media.progress import followed
 from media.video import VideoSpec, square
 from media.windows import InputSpecs, read_media
@@ -124,8 +125,8 @@ class SoundFeatures:
         rows, features, scores = [], [], []
         for row, path in enumerate(paths):
             try:
-                windows = read_media(path, specs, Budget(), ("audio",)).parts["audio"].array
-                heard = read_media(path, lower, Budget(), ("audio",)).parts["audio"].array
+                windows = read_media(path, specs, Budget(), (AUDIO,)).parts[AUDIO].array
+                heard = read_media(path, lower, Budget(), (AUDIO,)).parts[AUDIO].array
             except BadMedia:
                 continue
             for window, lower_window in zip(windows, heard, strict=False):

@@ -419,9 +419,11 @@ def bundle_of(parts: list[Published], cards: list[dict[str, Any]], out: Path) ->
         next((p.video for p in parts if p.video), None),
         next((p.audio for p in parts if p.audio), None),
     )
-    protos = {
-        e: trace(tower, e, inputs, part.text) for part in parts for e, tower in part.towers.items()
-    }
+    protos: dict[str, Any] = {}
+    for part in parts:
+        for encoding, tower in part.towers.items():
+            spec = inputs.recorded().get(modality_of(encoding), part.text)
+            protos[encoding] = trace(tower, encoding, spec)
     widths = {
         e: proto.graph.output[0].type.tensor_type.shape.dim[1].dim_value
         for e, proto in protos.items()

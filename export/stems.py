@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer as WordPiece
 from torch import Tensor, nn
 
+from media.modality import AUDIO, MODALITIES, TEXT, VIDEO
 from media.text import PAD_ID, TextSpec
 from media.windows import InputSpecs
 from model.network.language import cut_tokenizer, published
@@ -268,7 +269,7 @@ def fit(sources: Sources, stem: str, sentences: SentenceVectors) -> Fit:
         sources,
     )
     sounds = Seen.of(
-        [row for row in rows if row["modality"] == "audio"],
+        [row for row in rows if row["modality"] == AUDIO],
         SoundFeatures(sources.wheels, sources.teachers),
         "sounds",
         sources,
@@ -439,7 +440,7 @@ def towers(
     )
     sounds = SoundEncoder(SoundStem(aisfx_weights(wheels)), linear_map(fitted.sound))
     mean: Tensor = torch.from_numpy(fitted.mean.astype(np.float32))
-    return {"video": pictures, "audio": sounds, "text": TextEncoder(sentences.network, mean)}
+    return {VIDEO: pictures, AUDIO: sounds, TEXT: TextEncoder(sentences.network, mean)}
 
 
 def attribution(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -505,11 +506,12 @@ def export_stems(
     fitted = fit(sources, stem, sentences)
     inputs = InputSpecs(WINDOW_S, picture_spec(stem, frames, FIT), sound_spec())
     text = TextSpec(TOKENS)
+    specs = inputs.recorded() | {TEXT: text}
 
     def fill(folder: Path) -> None:
         protos = {}
         for modality, tower in towers(fitted, stem, sentences, sources.wheels).items():
-            protos[modality] = trace(tower, modality, inputs, text)
+            protos[modality] = trace(tower, modality, specs[modality])
             halve(protos[modality])
         write_graphs(protos, folder)
         cut_tokenizer([], VOCABULARY, folder / TOKENIZER)
@@ -519,8 +521,8 @@ def export_stems(
     plan = planned(
         out.name,
         inputs,
-        {SPACE: Space(DIM, {modality: modality for modality in ("video", "audio", "text")})},
-        {"text": Tokenizer(TOKENIZER, text)},
+        {SPACE: Space(DIM, {modality: modality for modality in MODALITIES})},
+        {TEXT: Tokenizer(TOKENIZER, text)},
         card(fitted, stem),
         {SPACE: fitted.audio_weight},
     )

@@ -16,25 +16,23 @@ from numpy.typing import NDArray
 from onnxscript import optimizer
 from torch import Tensor, nn
 
-from media.modality import MODALITIES
-from media.text import TextSpec
-from media.windows import InputSpecs
+from media.modality import MODALITIES, MODALITY_TABLE, TEXT, Spec
 from model.config import TrainConfig
 from model.network.transformer import VLSA
 from model.training import checkpoint
 
 from .bundle import (
+    GOLDEN_ITEMS,
     TOKENIZER,
     WEIGHTS,
     Bundle,
     Space,
     Tokenizer,
-    golden_input,
     modality_of,
     planned,
     write_bundle,
 )
-from .encoder import INPUT, OnnxEncoder
+from .encoder import OnnxEncoder
 
 OPSET = 20
 # elements: constants made of more stay formulas, or the DFT would become a megabyte again
@@ -54,15 +52,15 @@ class Tower(nn.Module):
         return self.model.embed(self.modality, x)
 
 
-def trace(tower: nn.Module, encoding: str, inputs: InputSpecs, text: TextSpec) -> onnx.ModelProto:
-    """The graph of one encoding; the batch varies, and for texts that are not padded to one length
-    the length.
+def trace(tower: nn.Module, encoding: str, spec: Spec) -> onnx.ModelProto:
+    """The graph of one encoding. The size of the batch is free, and the length of inputs where the
+    spec's shape has a -1.
     """
-    modality = modality_of(encoding)
-    example = torch.from_numpy(golden_input(inputs, encoding, text))
+    example = torch.from_numpy(spec.golden_input(GOLDEN_ITEMS))
     free: dict[int, Any] = {0: torch.export.Dim("batch", min=1, max=65_536)}
-    if modality == "text" and not text.whole:
-        free[1] = torch.export.Dim("length", min=2, max=text.tokens)
+    for axis, size in enumerate(spec.shape, 1):
+        if size == -1:
+            free[axis] = torch.export.Dim("length", min=2, max=spec.tokens)
     with warnings.catch_warnings(), torch.no_grad():
         # the exporter's own deprecations, nothing a caller can act on
         warnings.simplefilter("ignore")
@@ -70,7 +68,7 @@ def trace(tower: nn.Module, encoding: str, inputs: InputSpecs, text: TextSpec) -
         program = torch.onnx.export(
             tower.eval(),
             (example,),
-            input_names=[INPUT[modality]],
+            input_names=[MODALITY_TABLE[modality_of(encoding)].graph_input],
             output_names=["vector"],
             dynamic_shapes=(free,),
             opset_version=OPSET,
@@ -137,7 +135,7 @@ def published(config: TrainConfig) -> dict[str, Any]:
 def golden_vectors(bundle: Bundle) -> dict[str, NDArray[np.float32]]:
     """What every graph of a bundle in the making gives for its golden input."""
     encoder = OnnxEncoder(bundle)
-    return {e: encoder.embed(e, encoder.golden_input(e)) for e in bundle.manifest.graphs}
+    return {e: encoder.embed(e, bundle.manifest.golden_input(e)) for e in bundle.manifest.graphs}
 
 
 def export_checkpoint(folder: Path, out: Path, name: str | None = None) -> Bundle:
@@ -148,18 +146,17 @@ def export_checkpoint(folder: Path, out: Path, name: str | None = None) -> Bundl
     """
     model, config, state = checkpoint.load(folder)
     inputs = config.encoder.inputs
+    specs = inputs.recorded() | {TEXT: config.encoder.text}
 
     def fill(half: Path) -> None:
-        write_graphs(
-            {m: trace(Tower(model, m), m, inputs, config.encoder.text) for m in MODALITIES}, half
-        )
+        write_graphs({m: trace(Tower(model, m), m, specs[m]) for m in MODALITIES}, half)
         shutil.copy(state["folder"] / TOKENIZER, half / TOKENIZER)
 
     plan = planned(
         name or out.name,
         inputs,
         {"vlsa": Space(config.encoder.dim, {m: m for m in MODALITIES})},
-        {"text": Tokenizer(TOKENIZER, config.encoder.text)},
+        {TEXT: Tokenizer(TOKENIZER, config.encoder.text)},
         state["provenance"] | {"trained_steps": state["step"], "config": published(config)},
     )
     return write_bundle(out, plan, fill, golden_vectors)

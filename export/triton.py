@@ -7,15 +7,21 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import numpy as np
+
+from media.modality import MODALITY_TABLE
+
 from .bundle import TOKENIZER, WEIGHTS, Bundle, InTheWay, modality_of
-from .encoder import INPUT
 
 LARGEST_BATCH = 64
 PREFERRED = (8, 32)
-WAIT_US = {"text": 500, "audio": 4000, "video": 4000}  # how long a batch may wait to fill up
-TYPES = {"video": "TYPE_UINT8", "audio": "TYPE_FP32", "text": "TYPE_INT64"}
-# priorities: a request asks for the first by name, and has the second if it says nothing
-URGENT, BULK = 1, 2
+# Triton's names of the types of inputs
+TYPES: dict[type[np.generic], str] = {
+    np.uint8: "TYPE_UINT8",
+    np.float32: "TYPE_FP32",
+    np.int64: "TYPE_INT64",
+}
+PRIORITIES = 2  # a request that names none has the last; 1 goes before it
 
 
 def write_repository(bundle: Bundle, out: Path, instances: int = 1) -> list[str]:
@@ -47,32 +53,19 @@ def write_repository(bundle: Bundle, out: Path, instances: int = 1) -> list[str]
 
 def configuration(bundle: Bundle, name: str, encoding: str, instances: int) -> str:
     """The text form of Triton's ModelConfig."""
-    modality = modality_of(encoding)
-    dims = ", ".join(map(str, shape(bundle, encoding)))
+    modality = MODALITY_TABLE[modality_of(encoding)]
+    dims = ", ".join(map(str, bundle.manifest.spec(encoding).shape))
     return f"""name: "{name}"
 backend: "onnxruntime"
 max_batch_size: {LARGEST_BATCH}
-input [ {{ name: "{INPUT[modality]}" data_type: {TYPES[modality]} dims: [ {dims} ] }} ]
+input [ {{ name: "{modality.graph_input}" data_type: {TYPES[modality.dtype]} dims: [ {dims} ] }} ]
 output [ {{ name: "vector" data_type: TYPE_FP32 dims: [ {bundle.manifest.dims[encoding]} ] }} ]
 instance_group [ {{ kind: KIND_AUTO count: {instances} }} ]
 dynamic_batching {{
   preferred_batch_size: [ {", ".join(map(str, PREFERRED))} ]
-  max_queue_delay_microseconds: {WAIT_US[modality]}
-  priority_levels: {BULK}
-  default_priority_level: {BULK}
+  max_queue_delay_microseconds: {modality.batch_wait_us}
+  priority_levels: {PRIORITIES}
+  default_priority_level: {PRIORITIES}
 }}
 parameters {{ key: "fingerprint" value: {{ string_value: "{bundle.manifest.fingerprint}" }} }}
 """
-
-
-def shape(bundle: Bundle, encoding: str) -> tuple[int, ...]:
-    """Of one input, without the batch; -1 is any length."""
-    inputs, modality = bundle.manifest.inputs, modality_of(encoding)
-    if modality == "text":
-        spec = bundle.manifest.tokenizers[encoding].spec
-        return (spec.tokens if spec.whole else -1,)
-    if modality == "video":
-        assert inputs.video
-        return inputs.video.shape
-    assert inputs.audio
-    return (inputs.audio.samples,)

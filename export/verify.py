@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from evaluation.clips import Clips, first_of, read_row
 from evaluation.retrieval import Embedder, evaluate_first_windows, score
 from media.manifest import Row, read_manifest
-from media.windows import InputSpecs
+from media.modality import TEXT
 
 from .bundle import LEAST_ALIKE, Measured, modality_of, open_bundle, write_manifest
 from .encoder import PROVIDERS, CannotRun, OnnxEncoder
@@ -25,20 +25,6 @@ from .precision import GAINFUL
 
 PARITY = 1e-5
 BATCHES = (1, 2, 7, 32)
-PROBE_WORDS = (
-    "a",
-    "red",
-    "dog",
-    "barking",
-    "the",
-    "sound",
-    "of",
-    "rain",
-    "loudly",
-    "two",
-    "people",
-    "clapping",
-)
 PROBES = "world:test:200"  # the built-in probe set, rendered where it is needed
 RECORDINGS = (
     "sample/manifest.jsonl",
@@ -47,7 +33,6 @@ RECORDINGS = (
 )
 FILES = 24  # of each of these manifests, evenly
 SAID = 100  # their texts, of each
-LONG = "the dog barks, and then again it rains on a tin roof while two people talk, " * 8
 
 Items = dict[str, list[Any]]  # modality -> what is encoded: texts, or arrays of one row
 
@@ -68,25 +53,15 @@ class Check:
 
 def probes(encoder: OnnxEncoder, encoding: str, n: int) -> NDArray[Any]:
     """Random inputs [n, ...] of an encoding; texts of differing lengths."""
-    random, inputs, modality = (
-        np.random.default_rng(n),
-        encoder.manifest.inputs,
-        modality_of(encoding),
-    )
-    if modality == "video":
-        assert inputs.video
-        return random.integers(0, 256, (n, *inputs.video.shape), dtype=np.uint8)
-    if modality == "audio":
-        assert inputs.audio
-        loud = random.uniform(0.001, 0.5, (n, 1))
-        return (loud * random.normal(size=(n, inputs.audio.samples))).clip(-1, 1).astype(np.float32)
-    return encoder.tokens(probe_texts(n), encoding)
+    spec = encoder.manifest.spec(encoding)
+    return as_batch(encoder, encoding, spec.random_inputs(n, np.random.default_rng(n)))
 
 
-def probe_texts(n: int) -> list[str]:
-    """Texts of one to eight words, by chance."""
-    random = np.random.default_rng(n)
-    return [" ".join(random.choice(PROBE_WORDS, random.integers(1, 9))) for _ in range(n)]
+def as_batch(encoder: OnnxEncoder, encoding: str, items: Sequence[Any]) -> NDArray[Any]:
+    """Texts, or arrays of one row, as what the graph takes, [items, ...]."""
+    if encoding in encoder.manifest.tokenizers:
+        return encoder.tokens(list(items), encoding)
+    return np.stack(items)
 
 
 def everything(encoder: OnnxEncoder) -> Items:
@@ -97,39 +72,19 @@ def everything(encoder: OnnxEncoder) -> Items:
     for encoding in encoder.manifest.graphs:
         modality = modality_of(encoding)
         if modality not in found:
-            by_chance = (
-                probe_texts(BATCHES[-1])
-                if modality == "text"
-                else list(probes(encoder, encoding, BATCHES[-1]))
-            )
-            found[modality] = by_chance + odd(encoder.manifest.inputs, modality)
+            spec = encoder.manifest.spec(encoding)
+            most = BATCHES[-1]
+            by_chance = spec.random_inputs(most, np.random.default_rng(most))
+            found[modality] = [*by_chance, *spec.odd_inputs()]
     for rows in recordings():
         texts = [said.text for row in rows for said in row.captions]
-        found.get("text", []).extend(evenly(texts, SAID))
+        found.get(TEXT, []).extend(evenly(texts, SAID))
         for row in evenly([row for row in rows if row.path], FILES):
             parts = read_row(encoder.manifest.inputs, row.path)
             if not isinstance(parts, str):
                 for modality, array in first_of(parts).items():
                     found.get(modality, []).append(array)
     return found
-
-
-def odd(inputs: InputSpecs, modality: str) -> list[Any]:
-    """Of pictures black, white and a chessboard; of sounds silence, a faint, a loud and a clipped
-    one and a click; of texts a long one, one of a letter and one without words.
-    """
-    if modality == "video":
-        assert inputs.video
-        shape = inputs.video.shape
-        board = np.indices(shape).sum(axis=0) % 2 * 255
-        return [np.zeros(shape, np.uint8), np.full(shape, 255, np.uint8), board.astype(np.uint8)]
-    if modality == "audio":
-        assert inputs.audio
-        tone = np.sin(0.05 * np.arange(inputs.audio.samples), dtype=np.float32)
-        click = np.zeros_like(tone)
-        click[len(click) // 2] = 1.0
-        return [np.zeros_like(tone), 1e-4 * tone, tone, np.sign(tone), click]
-    return [LONG, "a", "?!"]
 
 
 def recordings() -> Iterator[list[Row]]:
@@ -153,12 +108,7 @@ def evenly(things: list[Any], n: int) -> list[Any]:
 
 def encoded(encoder: OnnxEncoder, encoding: str, items: Sequence[Any]) -> NDArray[np.float32]:
     """Texts, or arrays of one row, as one batch."""
-    batch = (
-        encoder.tokens(list(items), encoding)
-        if encoding in encoder.manifest.tokenizers
-        else np.stack(items)
-    )
-    return encoder.embed(encoding, batch)
+    return encoder.embed(encoding, as_batch(encoder, encoding, items))
 
 
 def in_batches(encoder: OnnxEncoder, encoding: str, items: Sequence[Any]) -> NDArray[np.float32]:
@@ -250,9 +200,7 @@ def measure(
             for n, r in before
             if encoding in [manifest.spaces[n].encodings.get(m) for m in r.split("-")]
         ]
-        with_words = [
-            key for key in mine if "text" in key[1] and not key[1].endswith("-any")
-        ] or mine
+        with_words = [key for key in mine if TEXT in key[1] and not key[1].endswith("-any")] or mine
         change = (
             float(np.mean([after[key] - before[key] for key in with_words])) if with_words else 0.0
         )

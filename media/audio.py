@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 SILENT_PEAK = 10 ** (-70 / 20)  # ten steps of 16 bits
+TOKEN_S = 0.04  # seconds: what one token covers
 LOUDEST = 2.0**31  # the range of the largest whole samples, which some programmes write as floats
 
 
@@ -19,6 +20,34 @@ class AudioSpec:
     samples: int
     # behind a sound that is shorter; or "repeat": the sound again, as often as it fits whole
     fill: str = "zeros"
+
+    @property
+    def shape(self) -> tuple[int]:
+        return (self.samples,)
+
+    @property
+    def tokens(self) -> int:
+        """Stretches of TOKEN_S seconds, as a tiny VLSA has them."""
+        return max(1, round(self.samples / self.sample_rate / TOKEN_S))
+
+    def golden_input(self, n: int) -> NDArray[np.float32]:
+        """Tones of 220 Hz and its multiples that rise slowly."""
+        t = np.arange(self.samples, dtype=np.float64) / self.sample_rate
+        tones = [0.3 * np.sin(2 * np.pi * 220 * (i + 1) * t * (1 + 0.1 * t)) for i in range(n)]
+        return np.stack(tones).astype(np.float32)
+
+    def random_inputs(self, n: int, random: np.random.Generator) -> NDArray[np.float32]:
+        """Noise, each input of its own loudness."""
+        loudness = random.uniform(0.001, 0.5, (n, 1))
+        noise = loudness * random.normal(size=(n, self.samples))
+        return noise.clip(-1, 1).astype(np.float32)
+
+    def odd_inputs(self) -> list[NDArray[np.float32]]:
+        """Silence, a faint, a loud and a clipped tone, and a click."""
+        tone = np.sin(0.05 * np.arange(self.samples), dtype=np.float32)
+        click = np.zeros_like(tone)
+        click[len(click) // 2] = 1.0
+        return [np.zeros_like(tone), 1e-4 * tone, tone, np.sign(tone), click]
 
 
 def samples_only(waveform: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -20,6 +20,7 @@ from pebble import ProcessPool
 
 from .containers import Budget
 from .errors import BadMedia, DecoderFailed, DecodersClosed
+from .modality import RECORDED
 from .windows import InputSpecs, Media, read_media
 
 MIB = 1024 * 1024
@@ -101,7 +102,7 @@ class Decoders:
         path: Path,
         specs: InputSpecs,
         budget: Budget,
-        wanted: Collection[str] = ("video", "audio"),
+        wanted: Collection[str] = RECORDED,
         overlap: float = 0.0,
         previews: bool = False,
     ) -> Future[Media | BadMedia]:

@@ -34,6 +34,12 @@ CHARACTERS_A_TOKEN = 64
 LETTERS_MAX = 1_000_000  # of a text that is read whole; half a megabyte takes a second
 NAMED, NAME_LETTERS = 10, 40  # unknown words that are named, and how much of each
 INSIDE, BETWEEN_PIECES, BETWEEN_WORDS, BETWEEN_SENTENCES = range(4)  # what lies before a token
+# fmt: off
+RANDOM_WORDS = (
+    "a", "red", "dog", "barking", "the", "sound", "of", "rain", "loudly", "two", "people", "clapping",
+)
+# fmt: on
+LONG_TEXT = "the dog barks, and then again it rains on a tin roof while two people talk, " * 8
 SENTENCE_ENDS, CLOSING = ".!?…。！？", "\"'”’»)]"
 
 
@@ -46,6 +52,24 @@ class TextSpec:
     tokens: int
     pad_id: int = PAD_ID
     whole: bool = False
+
+    @property
+    def shape(self) -> tuple[int]:
+        return (self.tokens if self.whole else -1,)
+
+    def golden_input(self, n: int) -> NDArray[np.int64]:
+        """Ids of five tokens, the last of them padding."""
+        rows = np.array([[2, 5 + i, 9 + i, 3, self.pad_id] for i in range(n)], dtype=np.int64)
+        missing = self.tokens - rows.shape[1] if self.whole else 0
+        return np.pad(rows, ((0, 0), (0, missing)), constant_values=self.pad_id)
+
+    def random_inputs(self, n: int, random: np.random.Generator) -> list[str]:
+        """Texts of one to eight words."""
+        return [" ".join(random.choice(RANDOM_WORDS, random.integers(1, 9))) for _ in range(n)]
+
+    def odd_inputs(self) -> list[str]:
+        """A long text, one of a single letter and one without words."""
+        return [LONG_TEXT, "a", "?!"]
 
 
 @dataclass(frozen=True)

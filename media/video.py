@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from .hdr import beyond_bt709, to_bt709
 PLAIN_RANGE = 12  # of 255: what compression and noise make of one colour
 # a very wide or tall frame is squeezed until its long side is this many times its short one
 MAX_STRETCH = 4
+PATCH = 16  # pixels: the side of what one token covers
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,26 @@ class VideoSpec:
     @property
     def shape(self) -> tuple[int, int, int, int]:
         return self.frames, self.size, self.size, 3
+
+    @property
+    def tokens(self) -> int:
+        """Square patches of PATCH pixels, as a tiny VLSA has them."""
+        return int(self.frames * (-(-self.size // PATCH)) ** 2)
+
+    def golden_input(self, n: int) -> NDArray[np.uint8]:
+        count = n * math.prod(self.shape)
+        numbers = np.arange(count, dtype=np.int64) * 37 % 251
+        return numbers.astype(np.uint8).reshape(n, *self.shape)
+
+    def random_inputs(self, n: int, random: np.random.Generator) -> NDArray[np.uint8]:
+        return random.integers(0, 256, (n, *self.shape), dtype=np.uint8)
+
+    def odd_inputs(self) -> list[NDArray[np.uint8]]:
+        """Black, white and a chessboard."""
+        board = np.indices(self.shape).sum(axis=0) % 2 * 255
+        black = np.zeros(self.shape, np.uint8)
+        white = np.full(self.shape, 255, np.uint8)
+        return [black, white, board.astype(np.uint8)]
 
 
 def frame_times(start_s: float, end_s: float, frames: int) -> list[float]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ from .audio import AudioSpec, cut, is_silent
 from .containers import Budget
 from .decode import PictureTimes, read_frames, read_picture_times, read_waveform
 from .errors import Damaged, MissingModality
+from .modality import AUDIO, RECORDED, VIDEO, Spec
 from .preview import peaks
 from .video import VideoSpec, frame_times, is_plain
 
@@ -23,11 +25,29 @@ DRIFT_S = 0.05  # where packets end this far from what was decoded, the frames a
 
 @dataclass(frozen=True)
 class InputSpecs:
-    """Everything Python must know to prepare inputs; the rest of the numbers live in the graphs."""
+    """How files become inputs: the length of a window, and the spec of each modality that is read
+    from files. Scaling and normalisation are inside the graphs.
+    """
 
     window_s: float
     video: VideoSpec | None
     audio: AudioSpec | None
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> InputSpecs:
+        """What `dataclasses.asdict` has made of specs. Raises KeyError or TypeError."""
+        video = values["video"]
+        audio = values["audio"]
+        return cls(
+            values["window_s"],
+            VideoSpec(**video) if video else None,
+            AudioSpec(**audio) if audio else None,
+        )
+
+    def recorded(self) -> dict[str, Spec]:
+        """The specs there are, by the modality's name."""
+        found = {name: getattr(self, name) for name in RECORDED}
+        return {name: spec for name, spec in found.items() if spec is not None}
 
 
 @dataclass(frozen=True)
@@ -82,7 +102,7 @@ def read_media(
     path: Path,
     specs: InputSpecs,
     budget: Budget,
-    wanted: Collection[str] = ("video", "audio"),
+    wanted: Collection[str] = RECORDED,
     overlap: float = 0.0,
     previews: bool = False,
 ) -> Media:
@@ -93,14 +113,14 @@ def read_media(
             yields the good one.
     """
     waveform, audio_s, faults = None, 0.0, []
-    if "audio" in wanted and specs.audio:
+    if AUDIO in wanted and specs.audio:
         try:
             waveform = read_waveform(path, specs.audio.sample_rate, budget)
         except Damaged as fault:
             faults.append(fault)
         if waveform is not None:
             audio_s = len(waveform) / specs.audio.sample_rate
-    if "video" in wanted and specs.video and (told := read_picture_times(path, budget)) is not None:
+    if VIDEO in wanted and specs.video and (told := read_picture_times(path, budget)) is not None:
         try:
             duration_s, windows, video, pictures = read_video(
                 path,
@@ -114,13 +134,15 @@ def read_media(
         except Damaged as fault:
             faults.append(fault)
         else:
-            parts = {"video": video} | audio_part(waveform, windows, specs)
+            parts = {VIDEO: video} | audio_part(waveform, windows, specs)
             return Media(
                 duration_s, windows, parts, pictures, shape(waveform, duration_s, specs, previews)
             )
     if waveform is None:
-        could = {"video": specs.video, "audio": specs.audio}
-        raise faults[0] if faults else MissingModality(" or ".join(m for m in wanted if could[m]))
+        if faults:
+            raise faults[0]
+        known = specs.recorded()
+        raise MissingModality(" or ".join(name for name in wanted if name in known))
     windows = plan_windows(audio_s, specs.window_s, overlap)
     parts = audio_part(waveform, windows, specs)
     return Media(audio_s, windows, parts, peaks=shape(waveform, audio_s, specs, previews))
@@ -186,4 +208,4 @@ def audio_part(
             heard.append(i)
             if is_silent(piece):
                 silent.add(i)
-    return {"audio": Part(heard, array[: len(heard)], frozenset(silent))}
+    return {AUDIO: Part(heard, array[: len(heard)], frozenset(silent))}

@@ -21,7 +21,9 @@ from index.library import Collections
 from index.query_bank import ensure_query_bank
 from index.reserve import is_full
 from index.vectors.sizing import Sizing
+from media.modality import MODALITY_TABLE, TEXT
 from media.sandbox import Decoders
+from media.text import TextSpec
 
 from .batching import Batcher, QueueSpec
 from .errors import error_body, status_and_code
@@ -34,10 +36,6 @@ from .quotas import Quotas
 from .settings import Settings
 
 LOG = logging.getLogger("tercet")
-QUICKEST_FIRST = ("text", "audio", "video")  # the order in which the encoder takes them
-# what a token covers, as in a tiny VLSA: pixels of a picture's side, and seconds of a sound
-PATCH = 16
-PATCH_S = 0.04
 FAILING_BATCHES = 3  # in a row, before the encoder itself is checked
 UPLOADS = "uploads"  # in the data folder
 WRITERS = 2  # threads that change collections
@@ -127,21 +125,17 @@ def passes_check(encoder: Encoder) -> bool:
 
 def queue_specs(manifest: Manifest) -> dict[str, QueueSpec]:
     """The batcher's queues: by encoding, the quickest first, what a row costs in tokens."""
-    ordered = sorted(manifest.graphs, key=lambda e: QUICKEST_FIRST.index(modality_of(e)))
-    inputs = manifest.inputs
+
+    def rank(encoding: str) -> int:
+        return MODALITY_TABLE[modality_of(encoding)].queue_rank
+
     specs = {}
-    for encoding in ordered:
-        modality = modality_of(encoding)
-        if modality == "text":
-            specs[encoding] = QueueSpec(pad=manifest.tokenizers[encoding].spec.pad_id)
-        elif modality == "audio":
-            assert inputs.audio is not None
-            seconds = inputs.audio.samples / inputs.audio.sample_rate
-            specs[encoding] = QueueSpec(tokens=max(1, round(seconds / PATCH_S)))
+    for encoding in sorted(manifest.graphs, key=rank):
+        spec = manifest.spec(encoding)
+        if isinstance(spec, TextSpec):
+            specs[encoding] = QueueSpec(pad=spec.pad_id)
         else:
-            assert inputs.video is not None
-            patches_a_side = -(-inputs.video.size // PATCH)
-            specs[encoding] = QueueSpec(tokens=inputs.video.frames * patches_a_side**2)
+            specs[encoding] = QueueSpec(tokens=spec.tokens)
     return specs
 
 
@@ -213,7 +207,7 @@ async def open_state(
             max_tokens=settings.batch_max_tokens,
             max_waiting=settings.queue_max_tokens,
             observe=metrics.observe_batch,
-            quick=[e for e in specs if modality_of(e) == "text" and on_cpu],
+            quick=[e for e in specs if modality_of(e) == TEXT and on_cpu],
         )
         undo.push_async_callback(batcher.close)
         quotas = Quotas(settings, quotas_before)

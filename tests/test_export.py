@@ -57,13 +57,16 @@ from export.verify import (
     probes,
     torch_parity,
 )
-from media.text import learn_tokenizer
+from media.audio import AudioSpec
+from media.modality import Spec
+from media.text import TextSpec, learn_tokenizer
+from media.video import VideoSpec
 from model.config import SMOKE, TrainConfig
 from model.network.transformer import VLSA
 from model.training import checkpoint
 from model.training.loop import make_optimiser
 
-from .makers import MODALITIES, ROOT, free_port, only_installed_by, wait_ready
+from .makers import MODALITIES, ROOT, SPECS, TEXT, free_port, only_installed_by, wait_ready
 
 
 @pytest.fixture(scope="module")
@@ -196,6 +199,30 @@ def test_golden_vectors_guard_the_graphs(exported: tuple[Path, Path]) -> None:
     encoder = OnnxEncoder(replace(bundle, manifest=replace(bundle.manifest, golden=wrong)))
     with pytest.raises(WrongVectors):
         encoder.check()
+
+
+def test_golden_inputs_are_formulas() -> None:
+    """The vectors of every bundle ever written were made of these numbers."""
+    video = VideoSpec(frames=1, size=4).golden_input(2)
+    assert video.shape == (2, 1, 4, 4, 3) and video.dtype == np.uint8
+    assert video.ravel()[:8].tolist() == [0, 37, 74, 111, 148, 185, 222, 8]  # 7 * 37 - 251
+    audio = AudioSpec(sample_rate=880, samples=3).golden_input(2)
+    assert audio.shape == (2, 3) and audio.dtype == np.float32
+    # a quarter of a period of 220 Hz, and half a period of 440 Hz
+    assert audio[:, 1].tolist() == pytest.approx([0.3, 0.0], abs=1e-3)
+    assert TextSpec(tokens=9).golden_input(2).tolist() == [[2, 5, 9, 3, 0], [2, 6, 10, 3, 0]]
+    whole = TextSpec(tokens=7, pad_id=1, whole=True).golden_input(1)
+    assert whole.tolist() == [[2, 5, 9, 3, 1, 1, 1]]
+
+
+@pytest.mark.parametrize("spec", [SPECS.video, SPECS.audio, TEXT])
+def test_inputs_of_a_spec_have_its_shape(spec: Spec) -> None:
+    random = np.random.default_rng(0)
+    inputs = [spec.golden_input(3)[0], spec.random_inputs(3, random)[0], *spec.odd_inputs()]
+    arrays = [one for one in inputs if isinstance(one, np.ndarray)]
+    for array in arrays:
+        assert array.dtype == arrays[0].dtype
+        assert -1 in spec.shape or array.shape == spec.shape
 
 
 def test_the_fingerprint_is_of_weights_graphs_and_specs(exported: tuple[Path, Path]) -> None:

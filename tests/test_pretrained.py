@@ -27,7 +27,7 @@ from tokenizers.processors import TemplateProcessing
 from export.bundle import NoRoute, open_bundle
 from export.encoder import OnnxEncoder
 from export.pretrained import CannotFetch, UnknownFamily, bundle_of, import_pretrained, of_both
-from export.verify import batch_invariance, probe_texts, probes, verify
+from export.verify import batch_invariance, probes, verify
 from media.containers import Budget
 from media.windows import read_media
 
@@ -351,7 +351,8 @@ def test_pe_av_has_a_space_for_each_pair(tmp_path: Path) -> None:
     x = {e: probes(encoder, e, 3) for e in manifest.graphs}
     mean = std = torch.full((3, 1, 1), 0.5)
     pixels = (torch.from_numpy(x["video"]).float().permute(0, 1, 4, 2, 3) / 255 - mean) / std
-    words = tokenizer(probe_texts(3), padding=True, return_tensors="pt")
+    texts = manifest.spec("text@video").random_inputs(3, np.random.default_rng(3))
+    words = tokenizer(texts, padding=True, return_tensors="pt")
     with torch.no_grad():
         theirs = model(
             input_ids=words["input_ids"],

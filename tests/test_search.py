@@ -19,14 +19,18 @@ from index.search import (
     Options,
     TargetQuery,
     direction,
-    merged,
     search,
 )
+from index.search.group import merge_moments
 from media.modality import MODALITIES
 
 from .makers import dims
 
 Array = NDArray[np.float32]
+
+
+def merged(windows: list[tuple[float, float, float]]) -> list[Moment]:
+    return merge_moments([Moment(*window) for window in windows])
 
 
 def vector(*values: float) -> Array:
@@ -50,7 +54,14 @@ def item(id: str, *degrees: float, modality: str = "video", step_s: float = 5.0)
     """An item of windows of five seconds, each `step_s` after the one before."""
     windows = [(step_s * n, step_s * n + 5.0) for n in range(len(degrees))]
     vectors = {modality: (list(range(len(degrees))), turned(*degrees))}
-    return NewItem(id, modality, windows[-1][1], windows, vectors)
+    return NewItem(
+        id=id, kind=modality, duration_s=windows[-1][1], windows=windows, vectors=vectors
+    )
+
+
+def make_pair(id: str, vectors: dict[str, Any]) -> NewItem:
+    """An item of one window."""
+    return NewItem(id=id, kind="video", duration_s=5.0, windows=[(0.0, 5.0)], vectors=vectors)
 
 
 def ask(box: Collection, target: str = "video", **options: Any) -> Answer:
@@ -140,7 +151,7 @@ def test_two_targets_look_wider_from_the_beginning(box: Collection) -> None:
     """Of one hit, 32 windows are looked at in each, so that the best of both together is found."""
     box.put([item(f"v{n}", 40.0 + n) for n in range(40)])
     both = {"video": ([0], turned(50.5)), "audio": ([0], turned(45.0))}
-    box.put([NewItem("both", "video", 5.0, [(0.0, 5.0)], both)])
+    box.put([make_pair("both", both)])
     aims = [TargetQuery("video", turned(0)), TargetQuery("audio", turned(0))]
     (hit,) = search(box, aims, Options(top_k=1)).hits
     assert hit.id == "both" and hit.target == "audio"
@@ -154,7 +165,7 @@ def test_two_targets_look_wider_from_the_beginning(box: Collection) -> None:
 def test_scores_outside_of_shares_are_no_confidences(box: Collection) -> None:
     """Uncalibrated: a score below zero counts as no confidence at all, not as a negative one."""
     pair = {"video": ([0], turned(120.0)), "audio": ([0], turned(60.0))}
-    box.put([NewItem("a", "video", 5.0, [(0.0, 5.0)], pair)])
+    box.put([make_pair("a", pair)])
     aims = [TargetQuery("video", turned(0)), TargetQuery("audio", turned(0))]
     (hit,) = search(box, aims).hits
     assert hit.score == pytest.approx(0.5, abs=1e-6) and hit.target == "audio"
