@@ -79,7 +79,10 @@ def test_serving_loads_no_torch(entrance: str) -> None:
 
 
 def test_serving_loads_nothing_of_training() -> None:
-    code = "import service.app, sys; assert not [name for name in sys.modules if name.split('.')[0] == 'model']"
+    code = (
+        "import service.app, sys;"
+        " assert not [name for name in sys.modules if name.split('.')[0] == 'model']"
+    )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
