@@ -1,0 +1,285 @@
+"""The records by worked-out values: what is written is read back, counted, and forgotten."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from index.records.database import (
+    Failure,
+    Known,
+    NewItem,
+    Records,
+    UnknownItem,
+    UnknownSchema,
+    holds_records,
+    modalities_of,
+    parts,
+)
+from index.records.filters import compile_filter
+
+Array = NDArray[np.float32]
+DIMS = {"video": 2, "audio": 3, "text": 2}
+
+
+@pytest.fixture
+def records(tmp_path: Path) -> Iterator[Records]:
+    opened = Records(tmp_path / "records.sqlite")
+    yield opened
+    opened.close()
+
+
+def numbered(first: int, count: int, dim: int = 2) -> Array:
+    """Vectors [count, dim] that hold first, first + 1 and so on."""
+    return np.repeat(np.arange(first, first + count, dtype=np.float32)[:, None], dim, axis=1)
+
+
+def item(id: str, first: int = 0, windows: int = 1, **more: Any) -> NewItem:
+    """An item of pictures, of windows of two seconds, one a second."""
+    times = [(float(n), n + 2.0) for n in range(windows)]
+    vectors = {"video": (list(range(windows)), numbered(first, windows))}
+    return NewItem(
+        **{"vectors": vectors} | more, id=id, kind="video", duration_s=9.0, windows=times
+    )
+
+
+def test_an_item_is_read_back(records: Records) -> None:
+    whole = item(
+        "a",
+        windows=2,
+        metadata={"straße": ["grün", 1.5]},
+        filename="a.mp4",
+        media="a1.mp4",
+        source="/in/a.mp4",
+        stamp="5-6",
+        digest="d",
+        text="words",
+        vectors={"video": ([0, 1], numbered(1, 2)), "audio": ([1], numbered(7, 1, 3))},
+    )
+    added, gone = records.put([whole], DIMS)
+    assert gone == []
+    assert {e: (ids, v.tolist()) for e, (ids, v) in added.items()} == {
+        "video": ([1, 2], [[1.0, 1.0], [2.0, 2.0]]),
+        "audio": ([3], [[7.0, 7.0, 7.0]]),
+    }
+    read = records.item("a")
+    assert (read.id, read.kind, read.duration_s) == ("a", "video", 9.0)
+    assert (read.filename, read.media, read.source) == ("a.mp4", "a1.mp4", "/in/a.mp4")
+    assert (read.stamp, read.digest, read.text) == ("5-6", "d", "words")
+    assert read.metadata == {"straße": ["grün", 1.5]}
+    assert (read.windows, read.modalities) == (2, ("audio", "video"))
+    assert records.find("a") == read and records.find("b") is None
+    assert records.counts() == {"items": 1, "windows": 2, "video": 2, "audio": 1}
+    assert records.vectors_of("a", "video", 2).tolist() == [[1.0, 1.0], [2.0, 2.0]]
+    with pytest.raises(UnknownItem, match="no item 'b'"):
+        records.item("b")
+    with pytest.raises(UnknownItem):
+        records.vectors_of("b", "video", 2)
+    with pytest.raises(UnknownItem):
+        records.remove("b")
+
+
+def test_a_vector_of_another_width_writes_nothing(records: Records) -> None:
+    with pytest.raises(ValueError, match="2 dimensions"):
+        records.put([item("a"), item("b", vectors={"video": ([0], numbered(0, 1, 3))})], DIMS)
+    # and so does one too few
+    with pytest.raises(ValueError):
+        records.put([item("a", vectors={"video": ([0, 0], numbered(0, 1))})], DIMS)
+    assert records.counts() == {"items": 0, "windows": 0} and records.head() == (0, 0)
+
+
+def test_replacing_and_removing(records: Records) -> None:
+    records.put([item("a", 1, 2, media="a1.mp4"), item("b", 3)], DIMS)
+    added, gone = records.put([item("a", 4, media="a2.mp4")], DIMS)
+    assert added["video"][0] == [4] and gone == ["a1.mp4"]
+    assert records.head() == (4, 2)
+    assert records.removed_after("video", 0).tolist() == [1, 2]
+    assert records.removed_after("video", 1).tolist() == [2]
+    assert records.removed_after("audio", 0).tolist() == []
+    assert records.remove("b") == [] and records.remove("a") == ["a2.mp4"]
+    assert records.head() == (4, 4)
+    records.forget_removed(3)
+    assert records.removed_after("video", 0).tolist() == [4]
+    # numbers are not used again
+    records.put([item("c", 9)], DIMS)
+    assert records.head() == (5, 4) and records.encodings() == ["video"]
+
+
+def test_vectors_by_their_numbers(records: Records) -> None:
+    records.put([item("a", 1, 4)], DIMS)
+    ids, vectors = records.exact(np.array([2, 4, 9]), 2)
+    assert ids.tolist() == [2, 4] and vectors[:, 0].tolist() == [2.0, 4.0]
+    ((ids, vectors),) = records.vectors_after("video", 1, 2)
+    assert ids.tolist() == [2, 3, 4] and vectors[:, 0].tolist() == [2.0, 3.0, 4.0]
+    ((ids, _),) = records.vectors_after("video", 1, 2, upto=3)
+    assert ids.tolist() == [2, 3]
+    assert list(records.vectors_after("video", 4, 2)) == []
+    assert records.vectors_among("video", 2, 4)[0].tolist() == [1, 2, 3, 4]
+    ids, vectors = records.vectors_among("video", 2, 3)
+    assert len(set(ids.tolist())) == 3 and (np.diff(ids) > 0).all()
+    assert vectors[:, 0].tolist() == ids.tolist()
+    assert records.dim("video") == 2 and records.dim("audio") == 0
+    assert records.items_with("video") == ["a"] and records.items_with("audio") == []
+
+
+def test_many_vectors_come_in_chunks(records: Records) -> None:
+    """4,096 at a time when read on, 500 at a time by their numbers."""
+    count = 4097
+    every = {"video": ([0] * count, numbered(1, count))}
+    records.put([item("a", vectors=every)], DIMS)
+    chunks = [ids.tolist() for ids, _ in records.vectors_after("video", 0, 2)]
+    assert [len(chunk) for chunk in chunks] == [4096, 1]
+    assert [n for chunk in chunks for n in chunk] == list(range(1, count + 1))
+    ids, vectors = records.exact(np.arange(1, 1002), 2)
+    assert ids.tolist() == vectors[:, 0].tolist() == list(range(1, 1002))
+    assert [len(part) for part in parts(list(range(1001)))] == [500, 500, 1]
+
+
+def test_pages_of_items(records: Records) -> None:
+    records.put([item("c"), item("a"), item("b")], DIMS)
+    assert [found.id for found in records.page(2)] == ["a", "b"]
+    assert [found.id for found in records.page(2, "b")] == ["c"]
+    assert records.alive(np.array([1, 4])).tolist() == [True, False]
+    assert records.versions() == {"c": "1", "a": "2", "b": "3"}
+    assert {n: about.id for n, about in records.about([1, 3, 9]).items()} == {1: "c", 3: "b"}
+
+
+def test_what_people_see(records: Records) -> None:
+    """Windows [0, 2), [1, 3) and [2, 4): the nearest middle to 1.4 s is 1, to 1.6 s is 2."""
+    pictures = {0: b"first", 1: b"second"}
+    records.put([item("a", 1, 3, pictures=pictures, peaks=b"\1\2"), item("b")], DIMS)
+    assert records.picture("a", 1.4) == b"first" and records.picture("a", 1.6) == b"second"
+    assert records.picture("a", 9.0) == b"second" and records.picture("b", 0.0) is None
+    assert records.peaks("a") == b"\1\2" and records.peaks("b") == b""
+
+
+def test_the_overlap_of_windows(records: Records) -> None:
+    """Of two seconds, one is shared; an item of two windows does not tell."""
+    records.put([item("a", 1, 2), item("t", vectors={"text": ([0], numbered(0, 1))})], DIMS)
+    assert records.overlap() == 0.0
+    records.put([item("b", 3, 3)], DIMS)
+    assert records.overlap() == 0.5
+
+
+def test_windows_that_lie_apart_do_not_overlap(records: Records) -> None:
+    times = [(0.0, 2.0), (3.0, 5.0), (6.0, 8.0)]
+    vectors = {"video": ([0, 1, 2], numbered(1, 3))}
+    records.put([NewItem("a", "video", 8.0, times, vectors, plain={1})], DIMS)
+    assert records.overlap() == 0.0
+    places = records.places("video").where([0, 1, 2])
+    assert [(p.start_s, p.end_s, bool(p.plain)) for p in places] == [
+        (0.0, 2.0, False),
+        (3.0, 5.0, True),
+        (6.0, 8.0, False),
+    ]
+
+
+def test_banks(records: Records) -> None:
+    records.put([item("a", 1, 3)], DIMS)
+    assert records.asked_by("video") == "" and records.bank("text", 2).shape == (0, 2)
+    assert records.asked_of("video", 2, 2).shape == (2, 2)
+    records.set_bank("text", numbered(5, 2), ["video", "text"])
+    records.set_bank("audio", numbered(8, 1), ["video"])
+    assert records.bank("text", 2)[:, 0].tolist() == [5.0, 6.0]
+    assert sorted(records.bank_encodings()) == ["audio", "text"]
+    assert (records.dim_of_bank("text"), records.dim_of_bank("video")) == (2, 0)
+    asking = records.asking()
+    assert {source: bank["targets"] for source, bank in asking.items()} == {
+        "text": ["video", "text"],
+        "audio": ["video"],
+    }
+    sums = {source: bank["sha256"] for source, bank in asking.items()}
+    assert records.asked_by("video") == "+".join(sorted(sums.values()))
+    assert records.asked_by("text") == sums["text"] and records.asked_by("audio") == ""
+    assert sorted(records.asked_of("video", 2, 2)[:, 0].tolist()) == [5.0, 6.0, 8.0]
+    records.set_bank("text", numbered(7, 1), ["video"])
+    assert records.bank("text", 2)[:, 0].tolist() == [7.0]
+
+
+def test_what_a_filter_leaves_is_kept_until_the_next_write(records: Records) -> None:
+    records.put([item("a", 1, 2, metadata={"n": 1}), item("b", 3, metadata={"n": 2})], DIMS)
+
+    def left(query: dict[str, Any]) -> list[int]:
+        return records.matching(*compile_filter(query), "video", records.places("video")).tolist()
+
+    assert left({"n": 1}) == [1, 2] and left({"n": 2}) == [3] and left({"n": 3}) == []
+    kept = records.matching(*compile_filter({"n": 1}), "video", records.places("video"))
+    assert kept is records.matching(*compile_filter({"n": 1}), "video", records.places("video"))
+    records.put([item("c", 4, metadata={"n": 1})], DIMS)
+    assert left({"n": 1}) == [1, 2, 4]
+    # the latest sixteen are kept: the first is asked anew after as many others
+    kept = records.matching(*compile_filter({"n": 1}), "video", records.places("video"))
+    for n in range(2, 17):
+        left({"n": n})
+    assert kept is records.matching(*compile_filter({"n": 1}), "video", records.places("video"))
+    left({"n": 17})
+    again = records.matching(*compile_filter({"n": 1}), "video", records.places("video"))
+    assert again is not kept and again.tolist() == [1, 2, 4]
+
+
+def test_sources_and_failures(records: Records) -> None:
+    records.put([item("a", source="/a", stamp="1", digest="x"), item("b")], DIMS)
+    assert records.known_sources() == {"a": Known("/a", "1", "x")}
+    records.restamp({"a": ("2", "y"), "b": ("2", "y")})
+    assert records.known_sources() == {"a": Known("/a", "2", "y")}
+    assert records.item("b").stamp is None
+    lost = Failure("1", "broken", "c.mp4", "/c", "z")
+    records.fail("c", lost)
+    records.fail("d", Failure("1", "broken"))
+    assert records.failures() == {"c": lost, "d": Failure("1", "broken", None, None, None)}
+    records.put([item("d")], DIMS)
+    records.forget_failures(["c", "none"])
+    assert records.failures() == {}
+
+
+def test_media_and_origins(records: Records) -> None:
+    records.put([item("a", media="a.mp4"), item("b")], DIMS)
+    assert records.media_files() == {"a.mp4"}
+    records.set_origins({"a": "1"})
+    records.set_meta({"fingerprint": "f"})
+    assert records.origins() == {"a": "1"} and records.meta()["fingerprint"] == "f"
+    records.forget_origins()
+    assert records.origins() == {} and records.meta() == {"fingerprint": "f"}
+
+
+def test_versions_of_the_schema(tmp_path: Path) -> None:
+    path = tmp_path / "records.sqlite"
+    Records(path).close()
+    db = sqlite3.connect(path)
+    assert db.execute("pragma user_version").fetchone() == (5,)
+    for version in (6, -1):
+        db.execute(f"pragma user_version = {version}")
+        with pytest.raises(UnknownSchema) as raised:
+            Records(path)
+        assert raised.value.found == version
+    db.close()
+
+
+def test_which_files_hold_records(tmp_path: Path) -> None:
+    path = tmp_path / "records.sqlite"
+    assert not holds_records(path)
+    path.touch()
+    assert not holds_records(path)
+    with sqlite3.connect(path) as db:
+        db.execute("create table other (n integer)")
+    db.close()
+    assert not holds_records(path)
+    path.unlink()
+    records = Records(path)
+    assert not holds_records(path)
+    records.set_meta({"fingerprint": "f"})
+    assert holds_records(path)
+    records.close()
+    path.write_bytes(b"x" * 5000)
+    with pytest.raises(sqlite3.Error):
+        holds_records(path)
+
+
+def test_modalities() -> None:
+    assert modalities_of(["video", "", "audio", "video"]) == ("audio", "video")
