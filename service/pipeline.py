@@ -22,7 +22,7 @@ from index.search import direction
 from media.containers import MEDIA, Budget
 from media.errors import BadMedia, BadText, MissingModality
 from media.sandbox import Decoders
-from media.text import Reading, padded
+from media.text import Reading, pad_tokens
 from media.windows import Media
 
 from .batching import Batcher
@@ -109,7 +109,7 @@ class Pipeline:
             alike.setdefault((len(row) - 1).bit_length(), []).append(i)
         made = await asyncio.gather(
             *(
-                self.encode(encoding, padded([rows[i] for i in which], spec))
+                self.encode(encoding, pad_tokens([rows[i] for i in which], spec))
                 for which in alike.values()
             )
         )

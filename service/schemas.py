@@ -19,7 +19,7 @@ from pydantic import Strict as StrictNumber
 from index.calibration import Calibration
 from index.collection import NAME
 from index.search import Hit, Plan
-from media.manifest import checked_metadata, encodable
+from media.manifest import check_metadata, check_string
 
 from .jobs import Job
 from .settings import TOP_K_MAX
@@ -29,7 +29,7 @@ def reachable(id: str) -> str:
     """An id that can be stored, and asked for in a URL."""
     if id in (".", "..") or id.endswith(("/media", "/poster", "/waveform")):
         raise ValueError("an id is not '.' or '..' and does not end with '/media'")
-    return encodable(id)
+    return check_string(id)
 
 
 ItemId = Annotated[
@@ -37,8 +37,8 @@ ItemId = Annotated[
     StringConstraints(min_length=1, max_length=512, pattern=r"^[^\x00-\x1f\x7f]+$"),
     AfterValidator(reachable),
 ]
-Text = Annotated[str, AfterValidator(encodable)]
-Metadata = Annotated[dict[str, Any], AfterValidator(checked_metadata)]
+Text = Annotated[str, AfterValidator(check_string)]
+Metadata = Annotated[dict[str, Any], AfterValidator(check_metadata)]
 
 
 class Strict(BaseModel):
