@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from export.bundle import Bundle, modality_of, open_bundle
 from export.encoder import PROVIDERS, OnnxEncoder
-from export.precision import GAINFUL, derived
+from export.precision import GAINFUL, derive_graph
 from export.verify import probes
 from media.modality import MODALITY_TABLE
 from model.training import checkpoint
@@ -65,7 +65,7 @@ def where(bundle: Bundle, encoding: str, precision: str, x: NDArray[Any]) -> str
         options = onnxruntime.SessionOptions()
         options.enable_profiling, options.profile_file_prefix = True, f"{folder}/profile"
         graph = bundle.graph(encoding)
-        source: str | bytes = str(graph) if precision == "fp32" else derived(graph, precision)
+        source: str | bytes = str(graph) if precision == "fp32" else derive_graph(graph, precision)
         run = onnxruntime.InferenceSession(source, options, providers=[PROVIDERS["cpu"]])
         for _ in range(10):
             run.run(None, {MODALITY_TABLE[modality_of(encoding)].graph_input: x})

@@ -19,14 +19,14 @@ from pathlib import Path
 import psutil
 
 from export.bundle import open_bundle
-from export.encoder import session
+from export.encoder import open_session
 
 
 def opened(bundle: Path, encodings: list[str]) -> dict[str, float]:
     """Seconds, and MiB of USS and RSS, that opening these graphs takes."""
     found = open_bundle(bundle)
     before, began = psutil.Process().memory_full_info(), time.perf_counter()
-    held = [session(found.graph(e), "cpu", os.cpu_count() or 1, "fp32") for e in encodings]
+    held = [open_session(found.graph(e), "cpu", os.cpu_count() or 1, "fp32") for e in encodings]
     took, after = time.perf_counter() - began, psutil.Process().memory_full_info()
     assert len(held) == len(encodings)
     return {

@@ -24,14 +24,14 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from export.bundle import Bundle, open_bundle
 from export.encoder import OnnxEncoder, modality_of
-from export.precision import before_logarithms, folded
-from export.verify import encoded, everything, in_batches, least_cosine
+from export.precision import find_logarithm_inputs, fold_constants
+from export.verify import collect_items, encode_in_batches, encode_items, least_cosine
 
 STOCK = "quantize_dynamic"
 ROWS = (1, 16)
 
 
-def widening(model: Any) -> list[str]:
+def mlp_up_projections(model: Any) -> list[str]:
     """The products that begin an MLP, four times as wide as what they read."""
     shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
     weights = [
@@ -47,7 +47,7 @@ class Stock(OnnxEncoder):
         super().__init__(bundle, threads=1)
         for encoding in bundle.manifest.graphs:
             with tempfile.TemporaryDirectory() as place:
-                model = folded(bundle.graph(encoding), Path(place))
+                model = fold_constants(bundle.graph(encoding), Path(place))
                 out = Path(place) / "int8.onnx"
                 quantize_dynamic(
                     model,
@@ -55,7 +55,7 @@ class Stock(OnnxEncoder):
                     weight_type=QuantType.QInt8,
                     per_channel=True,
                     op_types_to_quantize=["MatMul"],
-                    nodes_to_exclude=[*widening(model), *before_logarithms(model)],
+                    nodes_to_exclude=[*mlp_up_projections(model), *find_logarithm_inputs(model)],
                 )
                 options = onnxruntime.SessionOptions()
                 options.intra_op_num_threads = 1
@@ -74,7 +74,7 @@ def best_ms(
     for n in range(rounds + 1):
         for name, encoder in encoders.items():
             began = time.perf_counter()
-            encoded(encoder, encoding, items)
+            encode_items(encoder, encoding, items)
             took = 1000 * (time.perf_counter() - began)
             best[name] = min(best[name], took) if n else best[name]
     return best
@@ -92,7 +92,7 @@ def main() -> None:
         STOCK: Stock(bundle),
         "int8": OnnxEncoder(bundle, threads=1, precision="int8"),
     }
-    items = everything(encoders["fp32"])
+    items = collect_items(encoders["fp32"])
     print(
         "| encoding | runs in | one row, ms | of fp32 | sixteen, ms | of fp32 | to fp32 | alone |"
     )
@@ -102,9 +102,9 @@ def main() -> None:
         random = np.random.default_rng(0).permutation(len(some))
         chosen = [some[i] for i in random[: max(ROWS)]]
         times = [best_ms(encoders, encoding, chosen[:n], args.rounds) for n in ROWS]
-        expected = in_batches(encoders["fp32"], encoding, some)[0]
+        expected = encode_in_batches(encoders["fp32"], encoding, some)[0]
         for name, encoder in encoders.items():
-            vectors = in_batches(encoder, encoding, some)
+            vectors = encode_in_batches(encoder, encoding, some)
             cells = [f"{t[name]:.1f} | {t['fp32'] / t[name]:.2f}" for t in times]
             seen = (
                 f"{least_cosine(vectors, expected):.5f} | {least_cosine(vectors, vectors[0]):.5f}"

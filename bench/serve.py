@@ -35,7 +35,7 @@ from typing import Any
 import numpy as np
 
 from export.bundle import open_bundle
-from export.encoder import OnnxEncoder, session
+from export.encoder import OnnxEncoder, open_session
 from index.query_bank import phrases
 
 CONCURRENCY = (1, 8, 32, 128)
@@ -50,7 +50,9 @@ class Loops:
     def __init__(self, bundle: Path, seconds: float) -> None:
         encoder = OnnxEncoder.open(bundle)
         encoding = encoder.manifest.encodings("text")[0]
-        alone = session(open_bundle(bundle).graph(encoding), "cpu", os.cpu_count() or 1, "fp32")
+        alone = open_session(
+            open_bundle(bundle).graph(encoding), "cpu", os.cpu_count() or 1, "fp32"
+        )
         pool = ThreadPoolExecutor(2)
 
         def one(texts: list[str]) -> None:

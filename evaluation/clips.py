@@ -22,7 +22,7 @@ from media.containers import Budget
 from media.errors import BadMedia
 from media.manifest import Row, read_folder, read_manifest
 from media.modality import AUDIO, MODALITY_TABLE, RECORDED, VIDEO
-from media.progress import followed
+from media.progress import show_progress
 from media.windows import InputSpecs, Part, read_media
 
 RUN = 8  # rows in a run of an order
@@ -49,7 +49,7 @@ class LazyClip:
     open: Callable[[], Clip]
 
 
-def rows_of(name: str, worlds: Path) -> tuple[list[Row], str]:
+def load_rows(name: str, worlds: Path) -> tuple[list[Row], str]:
     """The rows of a manifest, of a folder of media, or of `world:SPLIT:COUNT`, which is rendered
     below `worlds` first; and what tells this state of them from another.
     """
@@ -86,7 +86,7 @@ class Clips:
         state: str,
         specs: InputSpecs,
         cache: Path,
-        alike: Sequence[tuple[str, ...]] = (),
+        batch_together_by: Sequence[tuple[str, ...]] = (),
     ) -> None:
         stamp = hashlib.sha256(f"{LAYOUT}{specs}{state}".encode()).hexdigest()
         folder = cache / stamp[:16]
@@ -99,8 +99,8 @@ class Clips:
         self.arrays = {
             name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in specs.recorded()
         }
-        self.alike = alike
-        self.order = lru_cache(maxsize=2)(self.order_of)
+        self.batch_together_by = batch_together_by
+        self.order = lru_cache(maxsize=2)(self.epoch_order)
 
     @classmethod
     def open(
@@ -109,10 +109,10 @@ class Clips:
         specs: InputSpecs,
         cache: Path,
         worlds: Path,
-        alike: Sequence[tuple[str, ...]] = (),
+        batch_together_by: Sequence[tuple[str, ...]] = (),
     ) -> Clips:
-        """See `rows_of` for what a name may be, and `order_of` for what rows may have alike."""
-        return cls(*rows_of(name, worlds), specs, cache, alike)
+        """Load and decode a set; see `load_rows` for its name, `epoch_order` for the last argument."""
+        return cls(*load_rows(name, worlds), specs, cache, batch_together_by)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -126,20 +126,21 @@ class Clips:
             heard=int(self.heard[i]),
         )
 
-    def draw(self, step: int, count: int, key: tuple[int, ...]) -> list[LazyClip]:
+    def draw(self, step: int, count: int, seed: tuple[int, ...]) -> list[LazyClip]:
         """`count` clips for a step, going through all of them each epoch, in another order."""
         places = (divmod(at, len(self)) for at in range(step * count, (step + 1) * count))
-        chosen = [int(self.order(epoch, key)[place]) for epoch, place in places]
+        chosen = [int(self.order(epoch, seed)[place]) for epoch, place in places]
         return [LazyClip(self.rows[i], partial(self.clip, i)) for i in chosen]
 
-    def order_of(self, epoch: int, key: tuple[int, ...]) -> NDArray[np.int64]:
-        """The order of an epoch: by chance, or in runs of rows that have some of their metadata
-        alike, another choice of it each epoch. What is alike within a batch cannot tell its rows
-        apart: the rest must be learned.
+    def epoch_order(self, epoch: int, seed: tuple[int, ...]) -> NDArray[np.int64]:
+        """The order of the rows in an epoch, [rows]: random, or in runs of RUN rows that share the
+        metadata values named by `batch_together_by`, whose entries take turns by epoch. Rows that
+        share them are harder negatives for each other.
         """
-        random = np.random.default_rng([*key, epoch])
+        random = np.random.default_rng([*seed, epoch])
         order = random.permutation(len(self))
-        keys = self.alike[epoch % len(self.alike)] if self.alike else ()
+        choices = self.batch_together_by or ((),)
+        keys = choices[epoch % len(choices)]
         cells: dict[tuple[str, ...], list[int]] = {}
         for i in order:
             cells.setdefault(tuple(str(self.rows[i].metadata.get(k)) for k in keys), []).append(
@@ -161,16 +162,16 @@ def read_row(specs: InputSpecs, path: Path | None) -> dict[str, Part] | str:
         return str(fault)
 
 
-def first_of(parts: dict[str, Part]) -> dict[str, NDArray[Any]]:
+def take_first_windows(parts: dict[str, Part]) -> dict[str, NDArray[Any]]:
     """The arrays of the first window, by modality."""
     return {modality: part.array[0] for modality, part in parts.items() if part.windows[0] == 0}
 
 
-def decoded_rows(rows: list[Row], specs: InputSpecs) -> Iterator[dict[str, Part] | str]:
+def decode_rows(rows: list[Row], specs: InputSpecs) -> Iterator[dict[str, Part] | str]:
     """`read_row` of each row, in their order, by two processes."""
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         done = pool.map(partial(read_row, specs), [row.path for row in rows], chunksize=8)
-        yield from followed(done, len(rows), "decoding", "clip")
+        yield from show_progress(done, len(rows), "decoding", "clip")
 
 
 def decode_all(rows: list[Row], specs: InputSpecs, folder: Path) -> None:
@@ -188,23 +189,23 @@ def decode_all(rows: list[Row], specs: InputSpecs, folder: Path) -> None:
     kept: list[int] = []
     heard: list[int] = []
     has: dict[str, list[bool]] = {name: [] for name in RECORDED}
-    for i, parts in enumerate(decoded_rows(rows, specs)):
+    for i, parts in enumerate(decode_rows(rows, specs)):
         if isinstance(parts, str):
             tqdm.write(f"left out {rows[i].id}: {parts}")
             continue
-        first = first_of(parts)
+        first = take_first_windows(parts)
         for name, array in first.items():
             arrays[name][len(kept)] = array
         for name, known in has.items():
             known.append(name in first)
         kept.append(i)
-        heard.append(heard_samples(first.get(AUDIO)))
+        heard.append(count_heard_samples(first.get(AUDIO)))
     for stored in arrays.values():
         stored.flush()
     index = {"rows": kept, "has": has, "heard": heard}
     (folder / "index.json").write_text(json.dumps(index), encoding="utf-8")
 
 
-def heard_samples(waveform: NDArray[Any] | None) -> int:
+def count_heard_samples(waveform: NDArray[Any] | None) -> int:
     """How many samples there are before the padding."""
     return 0 if waveform is None or not waveform.any() else int(np.flatnonzero(waveform)[-1]) + 1

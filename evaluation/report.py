@@ -22,28 +22,28 @@ from media.manifest import Row
 from media.modality import AUDIO
 from media.windows import InputSpecs
 
-from .clips import Clips, rows_of
+from .clips import Clips, load_rows
 from .retrieval import (
     Embedder,
     Gallery,
+    GroupedCaption,
     Route,
-    Text,
+    attribute_accuracy,
+    build_routes,
     dual_softmax,
-    evaluate,
-    every_window,
-    first_windows,
-    gained,
-    metrics,
+    embed_every_window,
+    embed_first_windows,
+    find_gained,
+    find_worst,
+    format_table,
+    normalise_by_bank,
+    ranking_metrics,
     ranks,
-    score,
-    stated_right,
-    table,
-    with_bank,
-    worst,
+    summarise,
 )
 
-FOUND = 3  # hits shown of each query
-GAINED = 4  # queries shown of each route that training has brought
+HITS_SHOWN = 3  # hits shown of each query
+GAINED_SHOWN = 4  # queries shown of each route that training has brought
 STYLE = """
 :root { color-scheme: light dark; font: 15px/1.45 system-ui, sans-serif }
 body { max-width: 72rem; margin: 2rem auto; padding: 0 1rem }
@@ -71,18 +71,18 @@ def write_report(
     (out / "media").mkdir(parents=True, exist_ok=True)
     title = "What is found, and what is not" if before else "Where retrieval fails"
     body = [f"<h1>{title}</h1>"]
-    body += ["<h2>Before training</h2>", summary(before), "<h2>After</h2>"] if before else []
-    body.append(summary(routes))
+    body += ["<h2>Before training</h2>", render_summary(before), "<h2>After</h2>"] if before else []
+    body.append(render_summary(routes))
     for n, route in enumerate(routes):
         if before:
             body.append(f"<h2>{route.name}: found now</h2>")
             body += [
-                article(route, i, out / "media", before[n])
-                for i in gained(before[n], route, GAINED)
+                render_query(route, i, out / "media", before[n])
+                for i in find_gained(before[n], route, GAINED_SHOWN)
             ]
-        failed = worst(route, count)
+        failed = find_worst(route, count)
         body.append(f"<h2>{route.name}: not found</h2>" if before else f"<h2>{route.name}</h2>")
-        body += [article(route, i, out / "media") for i in failed] or [
+        body += [render_query(route, i, out / "media") for i in failed] or [
             "<p>Every best hit is right.</p>"
         ]
     page = out / "index.html"
@@ -94,9 +94,9 @@ def write_report(
     return page
 
 
-def summary(routes: list[Route]) -> str:
+def render_summary(routes: list[Route]) -> str:
     rows = [
-        (route.name, metrics(route.scores, route.relevant))
+        (route.name, ranking_metrics(route.scores, route.relevant))
         for route in routes
         if route.relevant.any()
     ]
@@ -108,20 +108,23 @@ def summary(routes: list[Route]) -> str:
     return f"<table><tr>{head}</tr>{''.join(lines)}</table>"
 
 
-def article(route: Route, i: int, media: Path, before: Route | None = None) -> str:
+def render_query(route: Route, i: int, media: Path, before: Route | None = None) -> str:
     """One query, its best-ranked right answer, what came before it, and what came first before
     training.
     """
     place = ranks(route.scores[i : i + 1])[0]
     expected = int(np.where(route.relevant[i], route.scores[i], -np.inf).argmax())
     found = [
-        int(j) for j in np.argsort(-route.scores[i], kind="stable")[: FOUND - (before is not None)]
+        int(j)
+        for j in np.argsort(-route.scores[i], kind="stable")[: HITS_SHOWN - (before is not None)]
     ]
     kinds = route.name.split("-")
-    cells = [cell("asked", shown(route.queries[i], kinds[0], media), "")]
+    cells = [render_cell("asked", render_entry(route.queries[i], kinds[0], media), "")]
     if before is None:
         label = f"expected, rank {place[expected]:g}"
-        cells.append(cell(label, shown(route.gallery[expected], kinds[1], media), "right"))
+        cells.append(
+            render_cell(label, render_entry(route.gallery[expected], kinds[1], media), "right")
+        )
     else:
         first = int(before.scores[i].argmax())
         was = ranks(before.scores[i : i + 1])[0][expected]
@@ -130,11 +133,11 @@ def article(route: Route, i: int, media: Path, before: Route | None = None) -> s
             (f"expected, then at rank {was:g}", expected),
         ):
             kind = "right" if route.relevant[i, j] else "wrong"
-            cells.append(cell(label, shown(route.gallery[j], kinds[1], media), kind))
+            cells.append(render_cell(label, render_entry(route.gallery[j], kinds[1], media), kind))
     cells += [
-        cell(
+        render_cell(
             f"found, {route.scores[i, j]:.2f}",
-            shown(route.gallery[j], kinds[1], media),
+            render_entry(route.gallery[j], kinds[1], media),
             "right" if route.relevant[i, j] else "wrong",
         )
         for j in found
@@ -142,15 +145,15 @@ def article(route: Route, i: int, media: Path, before: Route | None = None) -> s
     return f"<article>{''.join(cells)}</article>"
 
 
-def cell(label: str, content: str, kind: str) -> str:
+def render_cell(label: str, content: str, kind: str) -> str:
     return f'<div class="{kind}"><small>{label}</small>{content}</div>'
 
 
-def shown(entry: Text | Row, kind: str, media: Path) -> str:
+def render_entry(entry: GroupedCaption | Row, kind: str, media: Path) -> str:
     """Words as words, a clip as a player of a copy of it, with its captions."""
-    if isinstance(entry, Text):
+    if isinstance(entry, GroupedCaption):
         return f"<p>{escape(entry.text)}</p>"
-    captions = list(entry.captions) if kind == "any" else entry.public_message(kind)
+    captions = list(entry.captions) if kind == "any" else entry.captions_about(kind)
     said = "; ".join(c.text for c in captions[:2]) or entry.id
     if entry.path is None:
         return f"<p>{escape(said)}</p>"
@@ -207,16 +210,18 @@ def add_before(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def gallery_maker(
+def choose_galleries(
     manifest: str, specs: InputSpecs, cache: Path, windows: str
 ) -> Callable[[Embedder], dict[str, Gallery]]:
     """What makes the galleries of a manifest in a space: of every window, or of the first one of
     each item.
     """
     if windows == "first":
-        return partial(first_windows, clips=Clips.open(manifest, specs, cache, cache / "world"))
-    rows, _ = rows_of(manifest, cache / "world")
-    return partial(every_window, rows=rows, specs=specs)
+        return partial(
+            embed_first_windows, clips=Clips.open(manifest, specs, cache, cache / "world")
+        )
+    rows, _ = load_rows(manifest, cache / "world")
+    return partial(embed_every_window, rows=rows, specs=specs)
 
 
 def run(
@@ -230,34 +235,38 @@ def run(
     """
     worlds = args.cache / "world"
     phrases = json.loads(args.phrases.read_text(encoding="utf-8")) if args.phrases else None
-    galleries_of = gallery_maker(args.manifest, specs, args.cache, args.windows)
-    bank = rows_of(args.bank, worlds)[0] if args.bank else []
+    galleries_of = choose_galleries(args.manifest, specs, args.cache, args.windows)
+    bank = load_rows(args.bank, worlds)[0] if args.bank else []
     found: list[Route] = []
     normalised: list[Route] = []
     for space in spaces:
         known = {route.name for route in found}
         routes = [
             r
-            for r in evaluate(space, galleries_of(space), args.every_caption, phrases)
+            for r in build_routes(space, galleries_of(space), args.every_caption, phrases)
             if r.name not in known
         ]
-        normalised += with_bank(space, routes, bank)
+        normalised += normalise_by_bank(space, routes, bank)
         found += routes
-    apart: dict[str, Any] = {"qb_norm": score(normalised)} if args.bank else {}
+    apart: dict[str, Any] = {"qb_norm": summarise(normalised)} if args.bank else {}
     if args.dual_softmax:
-        apart["dual_softmax"] = score([replace(r, scores=dual_softmax(r.scores)) for r in found])
-    stated = {r.name: said for r in found if (said := stated_right(r))}
+        apart["dual_softmax"] = summarise(
+            [replace(r, scores=dual_softmax(r.scores)) for r in found]
+        )
+    stated = {r.name: said for r in found if (said := attribute_accuracy(r))}
     if args.report:
         earlier = (
-            evaluate(before, galleries_of(before), args.every_caption, phrases) if before else None
+            build_routes(before, galleries_of(before), args.every_caption, phrases)
+            if before
+            else None
         )
         print(write_report(found, args.report, before=earlier), file=sys.stderr)
     if args.json:
-        print(json.dumps(score(found) | apart | {"stated": stated}, indent=1))
+        print(json.dumps(summarise(found) | apart | {"stated": stated}, indent=1))
         return
-    print(table(score(found)))
+    print(format_table(summarise(found)))
     for name, results in apart.items():
-        print(f"\n{name}\n{table(results)}")
+        print(f"\n{name}\n{format_table(results)}")
     for route, right in stated.items():
         print(
             f"\n{route}, best hit has what is stated: {', '.join(f'{k} {v:.3f}' for k, v in right.items())}"

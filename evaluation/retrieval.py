@@ -22,7 +22,7 @@ from media.manifest import Row
 from media.modality import AUDIO, MODALITIES, MODALITY_TABLE, RECORDED, TEXT, VIDEO
 from media.windows import InputSpecs
 
-from .clips import Clips, decoded_rows
+from .clips import Clips, decode_rows
 
 
 @dataclass(frozen=True)
@@ -64,14 +64,16 @@ def ranks(scores: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     return out
 
 
-def metrics(scores: NDArray[np.floating[Any]], relevant: NDArray[np.bool_]) -> dict[str, float]:
+def ranking_metrics(
+    scores: NDArray[np.floating[Any]], relevant: NDArray[np.bool_]
+) -> dict[str, float]:
     """R@1, R@5, R@10, median rank (all of the best-ranked relevant entry) and mAP@10, over queries
     with any relevant.
 
     scores and relevant are [queries, gallery]. mAP@10 = mean over queries of (sum over relevant
     entries in the top ten of (their place among the relevant) / rank) / min(number relevant, 10).
 
-    >>> metrics(np.array([[0.9, 0.1], [0.8, 0.2]]), np.eye(2, dtype=bool))["R@1"]
+    >>> ranking_metrics(np.array([[0.9, 0.1], [0.8, 0.2]]), np.eye(2, dtype=bool))["R@1"]
     0.5
     """
     asked = relevant.any(axis=1)
@@ -131,7 +133,7 @@ def dual_softmax(
 
 
 @dataclass(frozen=True)
-class Text:
+class GroupedCaption:
     """A caption in the evaluation: its words, what it commits to, and the group it belongs to."""
 
     text: str
@@ -139,7 +141,7 @@ class Text:
     group: str
 
 
-def agrees(text: Text, row: Row) -> bool:
+def is_relevant(text: GroupedCaption, row: Row) -> bool:
     """A caption is right for a clip of its own group, or for one that has every attribute it
     states.
     """
@@ -148,9 +150,9 @@ def agrees(text: Text, row: Row) -> bool:
     return text.group == row.group
 
 
-def relevance(texts: list[Text], rows: list[Row]) -> NDArray[np.bool_]:
+def relevance(texts: list[GroupedCaption], rows: list[Row]) -> NDArray[np.bool_]:
     """bool [texts, rows]."""
-    return np.array([[agrees(t, row) for row in rows] for t in texts], dtype=bool).reshape(
+    return np.array([[is_relevant(t, row) for row in rows] for t in texts], dtype=bool).reshape(
         len(texts), len(rows)
     )
 
@@ -203,7 +205,7 @@ def best_of_windows(
     return np.asarray(np.maximum.reduceat(scores, first_places(entries), axis=1))
 
 
-def joint(video: Gallery, audio: Gallery, audio_weight: float) -> Gallery:
+def join_galleries(video: Gallery, audio: Gallery, audio_weight: float) -> Gallery:
     """Each window as unit(video + audio_weight * audio), or as the one of them that it has."""
     keys = [
         list(zip(one.owners.tolist(), one.windows.tolist(), strict=True)) for one in (video, audio)
@@ -218,7 +220,7 @@ def joint(video: Gallery, audio: Gallery, audio_weight: float) -> Gallery:
     return Gallery(video.rows, vectors, owners, windows)
 
 
-def first_windows(space: Embedder, clips: Clips) -> dict[str, Gallery]:
+def embed_first_windows(space: Embedder, clips: Clips) -> dict[str, Gallery]:
     """The first window of each clip, by modality."""
     found = {}
     for modality, array in clips.arrays.items():
@@ -229,13 +231,13 @@ def first_windows(space: Embedder, clips: Clips) -> dict[str, Gallery]:
     return found
 
 
-def every_window(space: Embedder, rows: list[Row], specs: InputSpecs) -> dict[str, Gallery]:
+def embed_every_window(space: Embedder, rows: list[Row], specs: InputSpecs) -> dict[str, Gallery]:
     """All windows of each readable row, by modality. Rows that cannot be read are named and left
     out.
     """
     vectors: dict[str, list[NDArray[np.float32]]] = {name: [] for name in RECORDED}
     places: dict[str, list[tuple[int, int]]] = {name: [] for name in RECORDED}
-    for i, media in enumerate(decoded_rows(rows, specs)):
+    for i, media in enumerate(decode_rows(rows, specs)):
         if isinstance(media, str):
             tqdm.write(f"left out {rows[i].id}: {media}", file=sys.stderr)
             continue
@@ -263,26 +265,26 @@ class Route:
     name: str
     scores: NDArray[np.floating[Any]]
     relevant: NDArray[np.bool_]
-    queries: list[Text] | list[Row]
-    gallery: list[Text] | list[Row]
+    queries: list[GroupedCaption] | list[Row]
+    gallery: list[GroupedCaption] | list[Row]
     vectors: NDArray[np.float32]
     entries: NDArray[np.int64]
 
 
-def texts_about(rows: list[Row], modality: str, every: bool) -> list[Text]:
+def select_captions(rows: list[Row], modality: str, every: bool) -> list[GroupedCaption]:
     """Of each row the first caption about a modality ("any": about whichever), or every one.
     Captions of the same words and group count once, so that a set of ten classes has a gallery of
     ten texts.
     """
-    found: dict[tuple[str, str], Text] = {}
+    found: dict[tuple[str, str], GroupedCaption] = {}
     for row in rows:
-        fitting = list(row.captions) if modality == "any" else row.public_message(modality)
+        fitting = list(row.captions) if modality == "any" else row.captions_about(modality)
         for c in fitting if every else fitting[:1]:
-            found.setdefault((c.text, row.group), Text(c.text, c.states, row.group))
+            found.setdefault((c.text, row.group), GroupedCaption(c.text, c.states, row.group))
     return list(found.values())
 
 
-def evaluate(
+def build_routes(
     space: Embedder,
     galleries: dict[str, Gallery],
     every_caption: bool = False,
@@ -295,14 +297,16 @@ def evaluate(
     out = []
     targets = dict(galleries)
     if len(galleries) > 1:
-        targets["any"] = joint(galleries[VIDEO], galleries[AUDIO], space.audio_weight)
+        targets["any"] = join_galleries(galleries[VIDEO], galleries[AUDIO], space.audio_weight)
     for name, gallery in targets.items():
         if TEXT not in space.modalities:
             break
         if phrases is None:
-            texts = texts_about(gallery.items, name, every_caption)
+            texts = select_captions(gallery.items, name, every_caption)
         else:
-            texts = [Text(said, {}, group) for group, each in phrases.items() for said in each]
+            texts = [
+                GroupedCaption(said, {}, group) for group, each in phrases.items() for said in each
+            ]
         if not texts:
             continue
         said = space.texts([t.text for t in texts])
@@ -334,37 +338,37 @@ def evaluate(
     return out
 
 
-def evaluate_first_windows(space: Embedder, clips: Clips) -> list[Route]:
-    return evaluate(space, first_windows(space, clips))
+def build_first_window_routes(space: Embedder, clips: Clips) -> list[Route]:
+    return build_routes(space, embed_first_windows(space, clips))
 
 
-def score(routes: list[Route]) -> dict[str, dict[str, float]]:
+def summarise(routes: list[Route]) -> dict[str, dict[str, float]]:
     return {
-        route.name: metrics(route.scores, route.relevant)
+        route.name: ranking_metrics(route.scores, route.relevant)
         for route in routes
         if route.relevant.any()
     }
 
 
-def stated_right(route: Route) -> dict[str, float]:
+def attribute_accuracy(route: Route) -> dict[str, float]:
     """Of each attribute that queries of words state, how often the best hit has it."""
     right: dict[str, list[bool]] = {}
     for text, line in zip(route.queries, route.scores, strict=True):
         best = route.gallery[int(line.argmax())]
-        if isinstance(text, Text) and isinstance(best, Row):
+        if isinstance(text, GroupedCaption) and isinstance(best, Row):
             for key, value in text.states.items():
                 right.setdefault(key, []).append(best.metadata.get(key) == value)
     return {key: float(np.mean(found)) for key, found in right.items()}
 
 
-def worst(route: Route, count: int) -> list[int]:
+def find_worst(route: Route, count: int) -> list[int]:
     """The queries whose best right answer ranks worst, worst first."""
     best = np.where(route.relevant, ranks(route.scores), np.inf).min(axis=1)
     missed = np.where(np.isfinite(best) & (best > 1), best, 0)
     return [int(i) for i in np.argsort(-missed, kind="stable")[:count] if missed[i]]
 
 
-def gained(before: Route, after: Route, count: int) -> list[int]:
+def find_gained(before: Route, after: Route, count: int) -> list[int]:
     """The queries that now find something right first and were furthest from it before, the
     furthest first.
     """
@@ -373,11 +377,11 @@ def gained(before: Route, after: Route, count: int) -> list[int]:
     return [int(i) for i in np.argsort(-further, kind="stable")[:count] if further[i] > 0]
 
 
-def measure(results: dict[str, dict[str, float]], name: str) -> float:
+def select_metric(results: dict[str, dict[str, float]], name: str) -> float:
     """One number of the results by name: a route and a measure, or the "mean" of a measure over the
     routes with text.
 
-    >>> measure({"text-video": {"R@1": 0.25}, "text-audio": {"R@1": 0.5}, "audio-video": {"R@1": 0.9}}, "mean R@1")
+    >>> select_metric({"text-video": {"R@1": 0.25}, "text-audio": {"R@1": 0.5}, "audio-video": {"R@1": 0.9}}, "mean R@1")
     0.375
 
     Raises:
@@ -395,7 +399,7 @@ def measure(results: dict[str, dict[str, float]], name: str) -> float:
     )
 
 
-def table(results: dict[str, dict[str, float]]) -> str:
+def format_table(results: dict[str, dict[str, float]]) -> str:
     """Results as lines a person can read."""
     head = f"{'route':14s} {'R@1':>6s} {'R@5':>6s} {'R@10':>6s} {'mAP@10':>7s} {'median':>7s} {'queries':>8s}"
     head += f" {'gallery':>8s}"
@@ -407,12 +411,12 @@ def table(results: dict[str, dict[str, float]]) -> str:
     return "\n".join([head, *lines])
 
 
-def with_bank(space: Embedder, found: list[Route], bank: list[Row]) -> list[Route]:
+def normalise_by_bank(space: Embedder, found: list[Route], bank: list[Row]) -> list[Route]:
     """The routes from words, normalised by the bank's captions about the same modality."""
     out = []
     for route in found:
         query, target = route.name.split("-")
-        if query == TEXT and (texts := texts_about(bank, target, every=True)):
+        if query == TEXT and (texts := select_captions(bank, target, every=True)):
             asked = best_of_windows(
                 space.texts([t.text for t in texts]) @ route.vectors.T, route.entries
             )

@@ -13,7 +13,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from fractions import Fraction
 from functools import partial
 from multiprocessing import get_context
@@ -24,8 +24,9 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
+from media.manifest import Caption
 from media.modality import AUDIO, VIDEO
-from media.progress import followed
+from media.progress import show_progress
 
 Floats = NDArray[np.floating[Any]]
 
@@ -92,14 +93,7 @@ class Scene:
         return {k: v for k, v in asdict(self).items() if k != "seed"}
 
 
-@dataclass(frozen=True)
-class Caption:
-    text: str
-    about: tuple[str, ...]
-    states: dict[str, str] = field(default_factory=dict)
-
-
-def split_of(shape: str, colour: str, material: str, motion: str) -> str:
+def assign_split(shape: str, colour: str, material: str, motion: str) -> str:
     """train, validation or test: a thing and its motion belong to one split only, by a hash of the
     combination.
     """
@@ -107,14 +101,14 @@ def split_of(shape: str, colour: str, material: str, motion: str) -> str:
     return "test" if digest[0] < 32 else "validation" if digest[0] < 48 else "train"
 
 
-def scenes(split: str, count: int, seed: int = 0) -> list[Scene]:
+def draw_scenes(split: str, count: int, seed: int = 0) -> list[Scene]:
     """`count` scenes of a split, drawn evenly."""
     random = np.random.default_rng([seed, {"train": 0, "validation": 1, "test": 2}[split]])
     found: list[Scene] = []
     while len(found) < count:
         shape, colour = str(random.choice(SHAPES)), str(random.choice(list(COLOURS)))
         material, motion = str(random.choice(list(MATERIALS))), str(random.choice(MOTIONS))
-        if split_of(shape, colour, material, motion) != split:
+        if assign_split(shape, colour, material, motion) != split:
             continue
         speed, size = str(random.choice(list(SPEEDS_HZ))), str(random.choice(list(SIZES)))
         place = str(random.choice(PLACES))
@@ -146,7 +140,7 @@ class Course:
     reach: float
 
 
-def course(scene: Scene) -> Course:
+def draw_course(scene: Scene) -> Course:
     random = np.random.default_rng([scene.seed, 1])
     return Course(
         rate_hz=SPEEDS_HZ[scene.speed] * float(random.uniform(0.88, 1.14)),
@@ -300,7 +294,7 @@ def string(p: Pose, x: Floats, y: Floats) -> NDArray[np.bool_]:
     return np.hypot(x - along * dx, y + 0.95 - along * dy) < 0.025
 
 
-def draw(scene: Scene, p: Pose, t: float, canvas: Floats) -> Floats:
+def draw_thing(scene: Scene, p: Pose, t: float, canvas: Floats) -> Floats:
     """The canvas [h, w, 3] with the thing on it; only the square around the thing is computed."""
     pixels = len(canvas)
     size = SIZES[scene.size] * p.scale
@@ -324,9 +318,9 @@ def draw(scene: Scene, p: Pose, t: float, canvas: Floats) -> Floats:
     return drawn
 
 
-def picture(scene: Scene, pixels: int) -> Iterator[NDArray[np.uint8]]:
+def render_frames(scene: Scene, pixels: int) -> Iterator[NDArray[np.uint8]]:
     """The clip's frames, uint8 [pixels, pixels, 3], each exposed over the shutter's time."""
-    c = course(scene)
+    c = draw_course(scene)
     axis = np.linspace(-1, 1, pixels, dtype=np.float32)
     x, y = np.meshgrid(axis, axis)
     still = backdrop(scene, x, y, np.random.default_rng([scene.seed, 2]))
@@ -337,7 +331,7 @@ def picture(scene: Scene, pixels: int) -> Iterator[NDArray[np.uint8]]:
         if scene.motion == "swing":
             canvas[string(pose("swing", c, t), x, y)] = 0.15
         exposed = sum(
-            draw(scene, pose(scene.motion, c, t + part / FPS), t, canvas) for part in SHUTTER
+            draw_thing(scene, pose(scene.motion, c, t + part / FPS), t, canvas) for part in SHUTTER
         )
         grain = noise.integers(-7, 8, (pixels, pixels, 1), dtype=np.int16)
         yield np.clip(exposed * (255 / len(SHUTTER)) + grain, 0, 255).astype(np.uint8)
@@ -346,7 +340,7 @@ def picture(scene: Scene, pixels: int) -> Iterator[NDArray[np.uint8]]:
 # ---------------------------------------------------------------- sound
 
 
-def hit(material: Material, pitch_hz: float, random: np.random.Generator) -> Floats:
+def render_hit(material: Material, pitch_hz: float, random: np.random.Generator) -> Floats:
     """One impact: decaying partials and a burst of noise."""
     t = np.arange(round(min(6 * material.decay_s, 1.6) * RATE)) / RATE
     bend = t + material.glide * t**2 / (2 * material.decay_s * 4)
@@ -363,7 +357,7 @@ def hit(material: Material, pitch_hz: float, random: np.random.Generator) -> Flo
     return np.asarray(sound * (1 - np.exp(-t / 0.0006)), np.float32)
 
 
-def struck(times_s: Floats, hits: list[Floats], samples: int) -> Floats:
+def place_hits(times_s: Floats, hits: list[Floats], samples: int) -> Floats:
     out = np.zeros(samples, np.float32)
     for i, at in enumerate(times_s):
         sound = hits[i % len(hits)]
@@ -373,61 +367,63 @@ def struck(times_s: Floats, hits: list[Floats], samples: int) -> Floats:
     return out
 
 
-def excited(sound: Floats, samples: int, random: np.random.Generator) -> Floats:
+def apply_friction(sound: Floats, samples: int, random: np.random.Generator) -> Floats:
     """The material under constant friction: noise through the response of a hit."""
     noise = random.normal(size=samples + len(sound))
     size = len(noise) + len(sound)
     out = np.fft.irfft(np.fft.rfft(noise, size) * np.fft.rfft(sound, size), size)
-    return normal(out[len(sound) : len(sound) + samples].astype(np.float32))
+    return normalise_loudness(out[len(sound) : len(sound) + samples].astype(np.float32))
 
 
-def normal(sound: Floats) -> Floats:
+def normalise_loudness(sound: Floats) -> Floats:
     return np.asarray(sound / (np.sqrt(np.mean(sound**2)) + 1e-6), np.float32)
 
 
-def voice(scene: Scene, c: Course, samples: int, random: np.random.Generator) -> Floats:
+def render_voice(scene: Scene, c: Course, samples: int, random: np.random.Generator) -> Floats:
     """What the thing sounds like as it moves."""
     material = MATERIALS[scene.material]
     pitch = material.pitch_hz * PITCHES[scene.size] * float(random.uniform(0.93, 1.07))
-    sound = hit(material, pitch, random)
+    sound = render_hit(material, pitch, random)
     t = np.arange(samples) / RATE
     turn = c.rate_hz * t + c.phase
     whole = (np.arange(0, 40) - c.phase) / c.rate_hz  # the times at which `turn` is a whole number
     match scene.motion:
         case "bounce":
-            return struck(whole, [sound], samples)
+            return place_hits(whole, [sound], samples)
         case "swing":
-            return struck(
-                whole + 0.5 / c.rate_hz, [sound, hit(material, pitch * 0.70, random)], samples
+            return place_hits(
+                whole + 0.5 / c.rate_hz,
+                [sound, render_hit(material, pitch * 0.70, random)],
+                samples,
             )
         case "shake":
             rattle = (whole[:, None] + np.arange(0, 0.5 / c.rate_hz, 1 / 19)).ravel()
-            return struck(rattle + random.uniform(-0.008, 0.008, len(rattle)), [sound], samples)
+            return place_hits(rattle + random.uniform(-0.008, 0.008, len(rattle)), [sound], samples)
         case "roll":
-            low = excited(hit(MATERIALS["stone"], 90, random), samples, random)
+            low = apply_friction(render_hit(MATERIALS["stone"], 90, random), samples, random)
             return (
-                excited(sound, samples, random) * (0.8 + 0.2 * np.sin(2 * np.pi * turn))
+                apply_friction(sound, samples, random) * (0.8 + 0.2 * np.sin(2 * np.pi * turn))
                 + 0.35 * low
             )
         case "spin":
-            return excited(sound, samples, random) * np.mod(6 * turn, 1.0).astype(np.float32)
+            return apply_friction(sound, samples, random) * np.mod(6 * turn, 1.0).astype(np.float32)
         case "glide":
             return (
-                excited(sound, samples, random)
+                apply_friction(sound, samples, random)
                 * np.sin(np.pi * (turn + 0.5)).astype(np.float32) ** 4
             )
         case "circle":
             warped = t + 0.16 * np.sin(2 * np.pi * turn) / (2 * np.pi * c.rate_hz)
-            return np.interp(warped, t, excited(sound, samples, random)).astype(np.float32)
+            return np.interp(warped, t, apply_friction(sound, samples, random)).astype(np.float32)
         case "pulse":
             return (
-                excited(sound, samples, random)
+                apply_friction(sound, samples, random)
                 * (0.5 + 0.5 * np.sin(2 * np.pi * turn)).astype(np.float32) ** 1.5
             )
     raise ValueError(scene.motion)
 
 
-def ambience(place: str, samples: int, random: np.random.Generator) -> Floats:
+def render_ambience(place: str, samples: int, random: np.random.Generator) -> Floats:
     t = np.arange(samples) / RATE
     noise = random.normal(size=samples)
     spectrum, hz = np.fft.rfft(noise), np.fft.rfftfreq(samples, 1 / RATE)
@@ -435,37 +431,39 @@ def ambience(place: str, samples: int, random: np.random.Generator) -> Floats:
         case "rain":
             hiss = np.fft.irfft(spectrum * (hz > 1800) * (hz / 4000) ** 0.5, samples)
             drops = (random.uniform(size=samples) < 0.004) * random.exponential(1.0, samples)
-            return normal((normal(hiss.astype(np.float32)) + 6 * drops).astype(np.float32))
+            return normalise_loudness(
+                (normalise_loudness(hiss.astype(np.float32)) + 6 * drops).astype(np.float32)
+            )
         case "wind":
             gust = 0.55 + 0.45 * np.sin(2 * np.pi * (0.3 * t + random.uniform()))
-            return normal(
+            return normalise_loudness(
                 (np.fft.irfft(spectrum * np.exp(-hz / 260), samples) * gust).astype(np.float32)
             )
         case "night":
             chirp = (np.mod(t * random.uniform(1.8, 2.3) + random.uniform(), 1) < 0.4) & (
                 np.mod(t * 31, 1) < 0.5
             )
-            return normal(
+            return normalise_loudness(
                 (np.sin(2 * np.pi * random.uniform(4200, 4700) * t) * chirp).astype(np.float32)
             )
         case "workshop":
             hum = sum(
                 np.sin(2 * np.pi * 100 * k * t + random.uniform(0, 6)) / k for k in (1, 2, 3, 5, 7)
             )
-            return normal(np.asarray(hum, np.float32))
+            return normalise_loudness(np.asarray(hum, np.float32))
         case "room":
-            return normal(
+            return normalise_loudness(
                 np.fft.irfft(spectrum * np.exp(-hz / 3000), samples).astype(np.float32)
             ) * np.float32(0.03)
     raise ValueError(place)
 
 
-def sound(scene: Scene) -> Floats:
+def render_sound(scene: Scene) -> Floats:
     """The clip's sound, float32 [CLIP_S * RATE] within [-1, 1]."""
     samples = round(CLIP_S * RATE)
     random = np.random.default_rng([scene.seed, 4])
-    own = normal(voice(scene, course(scene), samples, random))
-    mixed = own + float(random.uniform(0.18, 0.45)) * ambience(scene.place, samples, random)
+    own = normalise_loudness(render_voice(scene, draw_course(scene), samples, random))
+    mixed = own + float(random.uniform(0.18, 0.45)) * render_ambience(scene.place, samples, random)
     mixed = mixed / (np.abs(mixed).max() + 1e-6) * float(random.uniform(0.35, 0.9))
     return np.asarray(mixed, np.float32)
 
@@ -535,7 +533,7 @@ WORDS: dict[str, dict[str, tuple[str, ...]]] = {
         "room": ("in silence", "with nothing else to hear", "in a quiet room"),
     },
 }
-SOUND_OF = {
+AUDIO_WORDS = {
     "motion": "noise",
     "size": "pitch",
     "speed": "rhythm",
@@ -546,11 +544,11 @@ LEADS = ("", "", "", "there is ", "a video of ", "we see ", "this shows ")
 SOUND_LEADS = ("", "", "", "the sound of ", "we hear ", "a recording of ", "listen to ")
 
 
-def pick(random: np.random.Generator, words: tuple[str, ...]) -> str:
+def choose_word(random: np.random.Generator, words: tuple[str, ...]) -> str:
     return words[int(random.integers(len(words)))]
 
 
-def stated(
+def choose_attributes(
     scene: Scene, chances: dict[str, float], least: int, random: np.random.Generator
 ) -> dict[str, str]:
     """Which attributes a caption mentions. Middling sizes and speeds go without saying."""
@@ -563,11 +561,11 @@ def stated(
             return chosen
 
 
-def article(words: str) -> str:
+def with_article(words: str) -> str:
     return ("an " if words[0] in "aeiou" else "a ") + words
 
 
-def sight_caption(scene: Scene, random: np.random.Generator) -> Caption:
+def make_video_caption(scene: Scene, random: np.random.Generator) -> Caption:
     chances = {
         "shape": 0.85,
         "colour": 0.85,
@@ -577,42 +575,42 @@ def sight_caption(scene: Scene, random: np.random.Generator) -> Caption:
         "speed": 0.4,
         "place": 0.4,
     }
-    says = stated(scene, chances, 3, random)
-    word = {k: pick(random, WORDS[k][v]) for k, v in says.items()}
+    says = choose_attributes(scene, chances, 3, random)
+    word = {k: choose_word(random, WORDS[k][v]) for k, v in says.items()}
     thing = " ".join(w for k in ("size", "colour", "material") if (w := word.get(k)))
-    thing = article(
-        f"{thing} {word.get('shape', pick(random, ('thing', 'object', 'shape')))}".strip()
+    thing = with_article(
+        f"{thing} {word.get('shape', choose_word(random, ('thing', 'object', 'shape')))}".strip()
     )
     doing = " ".join(w for k in ("motion", "speed") if (w := word.get(k)))
     if "motion" not in word and "speed" in word:
         doing = f"moving {doing}"
-    text = f"{pick(random, LEADS)}{thing} {doing}".strip()
+    text = f"{choose_word(random, LEADS)}{thing} {doing}".strip()
     if place := word.get("place"):
         text = f"{text} {place}" if random.uniform() < 0.7 else f"{place}, {text}"
     return Caption(text, (VIDEO,), says)
 
 
-def sound_caption(scene: Scene, random: np.random.Generator) -> Caption:
+def make_audio_caption(scene: Scene, random: np.random.Generator) -> Caption:
     chances = {"material": 0.8, "motion": 0.8, "size": 0.5, "speed": 0.5, "place": 0.5}
-    says = stated(scene, chances, 2, random)
-    word = {k: pick(random, WORDS[SOUND_OF[k]][v]) for k, v in says.items()}
+    says = choose_attributes(scene, chances, 2, random)
+    word = {k: choose_word(random, WORDS[AUDIO_WORDS[k]][v]) for k, v in says.items()}
     kind = " ".join(w for k in ("speed", "size", "material") if (w := word.get(k)))
-    noise = word.get("motion", pick(random, ("noises", "sounds")))
+    noise = word.get("motion", choose_word(random, ("noises", "sounds")))
     if random.uniform() < 0.5 and kind:
         text = f"{noise} of something {kind}" if "speed" not in word else f"{noise}, {kind}"
     else:
         text = f"{kind} {noise}".strip()
-    text = f"{pick(random, SOUND_LEADS)}{text}"
+    text = f"{choose_word(random, SOUND_LEADS)}{text}"
     if place := word.get("place"):
         text = f"{text} {place}" if random.uniform() < 0.8 else f"{place}, {text}"
     return Caption(text, (AUDIO,), says)
 
 
-def captions(scene: Scene, each: int = 4) -> list[Caption]:
+def make_captions(scene: Scene, each: int = 4) -> list[Caption]:
     """Several captions about what is seen and as many about what is heard."""
     random = np.random.default_rng([scene.seed, 5])
-    seen = [sight_caption(scene, random) for _ in range(each)]
-    return seen + [sound_caption(scene, random) for _ in range(each)]
+    seen = [make_video_caption(scene, random) for _ in range(each)]
+    return seen + [make_audio_caption(scene, random) for _ in range(each)]
 
 
 # ---------------------------------------------------------------- files
@@ -623,7 +621,7 @@ def write_clip(path: Path, parts: list[Scene], pixels: int) -> None:
     ends in .ogg.
     """
     with av.open(str(path), "w") as container:
-        waveform = np.concatenate([sound(scene) for scene in parts])
+        waveform = np.concatenate([render_sound(scene) for scene in parts])
         video = None
         if path.suffix != ".ogg":
             video = container.add_stream(
@@ -640,7 +638,7 @@ def write_clip(path: Path, parts: list[Scene], pixels: int) -> None:
             )
         if video is not None:
             for scene in parts:
-                for image in picture(scene, pixels):
+                for image in render_frames(scene, pixels):
                     container.mux(video.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
             container.mux(video.encode(None))
         for start in range(0, len(waveform), RATE):
@@ -657,7 +655,7 @@ def write_row(out: Path, pixels: int, job: tuple[str, list[Scene]]) -> dict[str,
     path = out / name
     path.parent.mkdir(parents=True, exist_ok=True)
     write_clip(path, parts, pixels)
-    said = [caption for scene in parts for caption in captions(scene)]
+    said = [caption for scene in parts for caption in make_captions(scene)]
     if path.suffix == ".ogg":
         said = [caption for caption in said if AUDIO in caption.about]
     metadata: dict[str, Any] = (
@@ -681,16 +679,18 @@ def render(
     out.mkdir(parents=True, exist_ok=True)
     work = partial(write_row, out, pixels)
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        rows = list(followed(pool.map(work, jobs, chunksize=4), len(jobs), label, "clip"))
+        rows = list(show_progress(pool.map(work, jobs, chunksize=4), len(jobs), label, "clip"))
     text = "".join(json.dumps(row) + "\n" for row in rows)
-    half = out / "manifest.jsonl.part"
-    half.write_text(text, encoding="utf-8")
-    half.rename(out / "manifest.jsonl")
+    staging = out / "manifest.jsonl.part"
+    staging.write_text(text, encoding="utf-8")
+    staging.rename(out / "manifest.jsonl")
 
 
 def render_split(out: Path, split: str, count: int, seed: int = 0) -> None:
     """A split of the world below `out`/`split`."""
-    jobs = [(f"{split}-{i:05d}.mp4", [scene]) for i, scene in enumerate(scenes(split, count, seed))]
+    jobs = [
+        (f"{split}-{i:05d}.mp4", [scene]) for i, scene in enumerate(draw_scenes(split, count, seed))
+    ]
     render(out / split, jobs, PIXELS, f"rendering {split}")
 
 
@@ -698,7 +698,7 @@ def render_sample(out: Path) -> None:
     """The sample library of `make run`: 40 clips, 8 of three scenes each, 16 sounds; from the test
     split.
     """
-    drawn = scenes("test", 40 + 24 + 16, seed=7)
+    drawn = draw_scenes("test", 40 + 24 + 16, seed=7)
     jobs = [
         (f"{s.colour}-{s.material}-{s.shape}-{s.motion}-{i:02d}.mp4", [s])
         for i, s in enumerate(drawn[:40])

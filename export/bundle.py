@@ -157,7 +157,7 @@ def modality_of(encoding: str | Joint) -> str:
 
 
 @dataclass(frozen=True)
-class Measured:
+class PrecisionLoss:
     """What an encoding loses in another precision: the largest difference of a component and the
     least cosine, of any item in any batch; the mean change of R@10 over the routes from and to
     words on clips of the world, in points; and the least cosine between an item's vectors made
@@ -196,7 +196,7 @@ class Manifest:
     golden: dict[str, list[list[float]]]  # encoding -> vectors of `golden_input`
     provenance: dict[str, Any]
     # provider/precision -> encoding
-    variants: dict[str, dict[str, Measured]] = field(default_factory=dict)
+    variants: dict[str, dict[str, PrecisionLoss]] = field(default_factory=dict)
     # space -> what a sound weighs beside its pictures
     audio_weights: dict[str, float] = field(default_factory=dict)
 
@@ -292,7 +292,7 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def canonical(value: Any) -> bytes:
+def to_canonical_json(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
 
 
@@ -311,10 +311,10 @@ def fingerprint(
         "graphs": graphs,
         "tokenizers": {k: asdict(v) for k, v in tokenizers.items()},
     }
-    return hashlib.sha256(canonical(parts)).hexdigest()[:32]
+    return hashlib.sha256(to_canonical_json(parts)).hexdigest()[:32]
 
 
-def planned(
+def draft_manifest(
     name: str,
     inputs: InputSpecs,
     spaces: dict[str, Space],
@@ -343,30 +343,30 @@ def write_bundle(
     out: Path,
     plan: Manifest,
     fill: Callable[[Path], None],
-    vectors_of: Callable[[Bundle], dict[str, NDArray[np.float32]]],
+    compute_vectors: Callable[[Bundle], dict[str, NDArray[np.float32]]],
 ) -> Bundle:
     """Write a bundle beside `out` and rename it into place; an existing one is replaced in the same
     way.
 
     `fill` writes the graphs that are planned, the weights and the tokenizers into the folder it
-    gets; `vectors_of` runs every graph on its golden input.
+    gets; `compute_vectors` runs every graph on its golden input.
     """
     if out.exists() and not (out / MANIFEST).is_file():
         raise InTheWay(out.name)
     out.parent.mkdir(parents=True, exist_ok=True)
     place = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
-        half = place / "new"
-        half.mkdir()
-        fill(half)
-        write_manifest(half, completed(half, plan, vectors_of))
-        for path in half.iterdir():
+        staging = place / "new"
+        staging.mkdir()
+        fill(staging)
+        write_manifest(staging, complete_manifest(staging, plan, compute_vectors))
+        for path in staging.iterdir():
             with path.open("rb") as file:
                 os.fsync(file.fileno())
         if out.exists():
             out.rename(place / "old")
         try:
-            half.rename(out)
+            staging.rename(out)
         except OSError:
             if (place / "old").exists():
                 (place / "old").rename(out)
@@ -376,15 +376,17 @@ def write_bundle(
     return open_bundle(out)
 
 
-def completed(
-    half: Path, plan: Manifest, vectors_of: Callable[[Bundle], dict[str, NDArray[np.float32]]]
+def complete_manifest(
+    staging: Path,
+    plan: Manifest,
+    compute_vectors: Callable[[Bundle], dict[str, NDArray[np.float32]]],
 ) -> Manifest:
     """The plan with what the written files add to it: their checksums, the fingerprint, golden
     vectors.
     """
-    files = {path.name: digest(path) for path in sorted(half.iterdir())}
+    files = {path.name: digest(path) for path in sorted(staging.iterdir())}
     stamp = fingerprint(files, plan.inputs, plan.spaces, plan.graphs, plan.tokenizers)
-    made = vectors_of(Bundle(half, replace(plan, files=files, fingerprint=stamp)))
+    made = compute_vectors(Bundle(staging, replace(plan, files=files, fingerprint=stamp)))
     golden = {
         e: [[round(float(x), 7) for x in row] for row in vectors] for e, vectors in made.items()
     }
@@ -394,12 +396,12 @@ def completed(
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Put the manifest in its place, with its checksum, in one step."""
     values = asdict(manifest)
-    values["checksum"] = hashlib.sha256(canonical(values)).hexdigest()
-    half = folder / f"{MANIFEST}.part"
-    half.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-    with half.open("rb") as file:
+    values["checksum"] = hashlib.sha256(to_canonical_json(values)).hexdigest()
+    partial = folder / f"{MANIFEST}.part"
+    partial.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    with partial.open("rb") as file:
         os.fsync(file.fileno())
-    half.replace(folder / MANIFEST)
+    partial.replace(folder / MANIFEST)
 
 
 def open_bundle(folder: Path) -> Bundle:
@@ -410,7 +412,7 @@ def open_bundle(folder: Path) -> Bundle:
     """
     if not (folder / MANIFEST).is_file():
         raise MissingFile(MANIFEST)
-    manifest = parse((folder / MANIFEST).read_bytes())
+    manifest = parse_manifest((folder / MANIFEST).read_bytes())
     for file, expected in manifest.files.items():
         if Path(file).name != file or not (folder / file).is_file():
             raise MissingFile(file)
@@ -427,7 +429,7 @@ def open_bundle(folder: Path) -> Bundle:
     return Bundle(folder, manifest)
 
 
-def parse(raw: bytes) -> Manifest:
+def parse_manifest(raw: bytes) -> Manifest:
     try:
         values = json.loads(raw)
         if values["format"] != FORMAT:
@@ -437,7 +439,7 @@ def parse(raw: bytes) -> Manifest:
         raise UnknownFormat(f"not a bundle's manifest ({type(error).__name__})") from error
     if unknown := set(values) - {f.name for f in fields(Manifest)}:
         raise UnknownFormat(f"unknown key {', '.join(sorted(unknown))}")
-    if hashlib.sha256(canonical(values)).hexdigest() != checksum:
+    if hashlib.sha256(to_canonical_json(values)).hexdigest() != checksum:
         raise AlteredFile(MANIFEST)
     try:
         values["inputs"] = InputSpecs.from_json(values["inputs"])
@@ -446,7 +448,7 @@ def parse(raw: bytes) -> Manifest:
             k: Tokenizer(v["file"], TextSpec(**v["spec"])) for k, v in values["tokenizers"].items()
         }
         values["variants"] = {
-            p: {m: Measured(**v) for m, v in by.items()}
+            p: {m: PrecisionLoss(**v) for m, v in by.items()}
             for p, by in values.get("variants", {}).items()
         }
         return Manifest(**values)

@@ -29,7 +29,7 @@ from .bundle import (
     modality_of,
     open_bundle,
 )
-from .precision import GAINFUL, derived
+from .precision import GAINFUL, derive_graph
 
 GOLDEN_TOLERANCE = 1e-3
 UNIT_TOLERANCE = 1e-3
@@ -137,7 +137,7 @@ class OnnxEncoder:
         # session's others, which wait less for each other than one batch's on every core.
         texts = {e for e in bundle.manifest.graphs if modality_of(e) == TEXT}
         self._sessions = {
-            e: session(
+            e: open_session(
                 bundle.graph(e),
                 provider,
                 max(1, cores - 1) if e in texts else cores,
@@ -213,7 +213,9 @@ class OnnxEncoder:
             )
             for length in lengths:
                 for rows in DEVICE_ROWS:
-                    self.embed(encoding, np.repeat(self.widened(encoding, x, length), rows, axis=0))
+                    self.embed(
+                        encoding, np.repeat(self.pad_to_bucket(encoding, x, length), rows, axis=0)
+                    )
 
     def tokens(self, texts: list[str], encoding: str) -> NDArray[np.int64]:
         return self._tokens[encoding](texts)
@@ -238,12 +240,12 @@ class OnnxEncoder:
         if self.provider == "cpu":
             vectors: NDArray[np.float32] = run.run(None, {name: arrays})[0]
         else:
-            shaped, largest = self.widened(encoding, arrays, arrays.shape[1]), DEVICE_ROWS[-1]
+            shaped, largest = self.pad_to_bucket(encoding, arrays, arrays.shape[1]), DEVICE_ROWS[-1]
             pieces = [shaped[at : at + largest] for at in range(0, len(shaped), largest)]
-            vectors = np.concatenate([on_device(run, name, piece) for piece in pieces])
-        return checked(encoding, vectors, self.manifest.dims[encoding])
+            vectors = np.concatenate([run_on_device(run, name, piece) for piece in pieces])
+        return check_vectors(encoding, vectors, self.manifest.dims[encoding])
 
-    def widened(self, encoding: str, arrays: NDArray[Any], length: int) -> NDArray[Any]:
+    def pad_to_bucket(self, encoding: str, arrays: NDArray[Any], length: int) -> NDArray[Any]:
         """Token ids padded to the next of the fixed lengths; anything else as it is."""
         tokenizer = self.manifest.tokenizers.get(encoding)
         if tokenizer is None:
@@ -253,7 +255,7 @@ class OnnxEncoder:
         return np.pad(arrays, more, constant_values=tokenizer.spec.pad_id)
 
 
-def session(
+def open_session(
     graph: Path, provider: str, threads: int, precision: str, spin: bool = True
 ) -> onnxruntime.InferenceSession:
     """A graph ready to run. Between the operations of a run its threads `spin`, which takes a tenth
@@ -278,7 +280,7 @@ def session(
     options.enable_mem_pattern = False
     source: str | bytes = str(graph)
     if precision != "fp32":
-        source = derived(graph, precision)
+        source = derive_graph(graph, precision)
     chosen: list[Any] = [PROVIDERS[provider]]
     if provider == "cuda":  # which rounds fp32 to 10 bits of fraction unless told
         chosen = [(PROVIDERS[provider], {"use_tf32": str(int(precision != "fp32"))})]
@@ -293,7 +295,7 @@ def session(
     return opened
 
 
-def on_device(
+def run_on_device(
     run: onnxruntime.InferenceSession, name: str, arrays: NDArray[Any]
 ) -> NDArray[np.float32]:
     """Rows [n, ...], padded to one of the fixed sizes, copied to the device and back once."""
@@ -308,7 +310,7 @@ def on_device(
     return vectors
 
 
-def checked(encoding: str, vectors: NDArray[np.float32], dim: int) -> NDArray[np.float32]:
+def check_vectors(encoding: str, vectors: NDArray[np.float32], dim: int) -> NDArray[np.float32]:
     """The vectors, if each is finite, `dim` wide and of length one.
 
     Raises:

@@ -25,8 +25,8 @@ from media.audio import AudioSpec
 from media.containers import Budget
 from media.errors import BadMedia
 from media.modality import AUDIO
-from media.progress import followed
-from media.video import VideoSpec, square
+from media.progress import show_progress
+from media.video import VideoSpec, fit_square
 from media.windows import InputSpecs, read_media
 from model.network import stems
 from model.network.stems import LITE_SIZES, SOUND_RATE, PictureStem, SoundStem, Weights
@@ -104,7 +104,7 @@ class PictureFeatures:
 def read_picture(path: Path, spec: VideoSpec) -> NDArray[np.uint8]:
     """A picture file as the video graph sees a frame, [size, size, 3]."""
     with av.open(str(path)) as container:
-        return square(next(container.decode(video=0)), spec)
+        return fit_square(next(container.decode(video=0)), spec)
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ class Teacher:
         return np.asarray(np.mean(found, axis=0), np.float32)
 
 
-def kept_features(
+def load_or_compute_features(
     paths: list[Path], compute: Callable[[list[Path]], Arrays], label: str, cache: Path
 ) -> Arrays:
     """The features of files, in their order: `row` [N] is the place in `paths`. What a run before
@@ -182,7 +182,7 @@ def kept_features(
     # decoders leak a little with each file
     with get_context("spawn").Pool(WORKERS, maxtasksperchild=1) as pool:
         done: Iterable[None] = pool.imap_unordered(partial(compute_chunk, compute), jobs)
-        for _ in followed(done, len(jobs), label, "chunk"):
+        for _ in show_progress(done, len(jobs), label, "chunk"):
             pass
     chunks = []
     for start in starts:

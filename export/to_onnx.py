@@ -28,8 +28,8 @@ from .bundle import (
     Bundle,
     Space,
     Tokenizer,
+    draft_manifest,
     modality_of,
-    planned,
     write_bundle,
 )
 from .encoder import OnnxEncoder
@@ -52,7 +52,7 @@ class Tower(nn.Module):
         return self.model.embed(self.modality, x)
 
 
-def trace(tower: nn.Module, encoding: str, spec: Spec) -> onnx.ModelProto:
+def trace_graph(tower: nn.Module, encoding: str, spec: Spec) -> onnx.ModelProto:
     """The graph of one encoding. The size of the batch is free, and the length of inputs where the
     spec's shape has a -1.
     """
@@ -117,7 +117,7 @@ def set_external(tensor: onnx.TensorProto, offset: int, length: int) -> None:
         tensor.external_data.add(key=key, value=value)
 
 
-def published(config: TrainConfig) -> dict[str, Any]:
+def describe_recipe(config: TrainConfig) -> dict[str, Any]:
     """The recipe, with manifests by name: a bundle travels, the paths of the machine it was made on
     do not.
     """
@@ -132,7 +132,7 @@ def published(config: TrainConfig) -> dict[str, Any]:
     return config.to_json() | {"manifests": names[:-1], "validation": names[-1]} | before
 
 
-def golden_vectors(bundle: Bundle) -> dict[str, NDArray[np.float32]]:
+def compute_golden_vectors(bundle: Bundle) -> dict[str, NDArray[np.float32]]:
     """What every graph of a bundle in the making gives for its golden input."""
     encoder = OnnxEncoder(bundle)
     return {e: encoder.embed(e, bundle.manifest.golden_input(e)) for e in bundle.manifest.graphs}
@@ -148,15 +148,15 @@ def export_checkpoint(folder: Path, out: Path, name: str | None = None) -> Bundl
     inputs = config.encoder.inputs
     specs = inputs.recorded() | {TEXT: config.encoder.text}
 
-    def fill(half: Path) -> None:
-        write_graphs({m: trace(Tower(model, m), m, specs[m]) for m in MODALITIES}, half)
-        shutil.copy(state["folder"] / TOKENIZER, half / TOKENIZER)
+    def fill(staging: Path) -> None:
+        write_graphs({m: trace_graph(Tower(model, m), m, specs[m]) for m in MODALITIES}, staging)
+        shutil.copy(state["folder"] / TOKENIZER, staging / TOKENIZER)
 
-    plan = planned(
+    plan = draft_manifest(
         name or out.name,
         inputs,
         {"vlsa": Space(config.encoder.dim, {m: m for m in MODALITIES})},
         {TEXT: Tokenizer(TOKENIZER, config.encoder.text)},
-        state["provenance"] | {"trained_steps": state["step"], "config": published(config)},
+        state["provenance"] | {"trained_steps": state["step"], "config": describe_recipe(config)},
     )
-    return write_bundle(out, plan, fill, golden_vectors)
+    return write_bundle(out, plan, fill, compute_golden_vectors)

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.clips import Clips, first_of, read_row
-from evaluation.retrieval import Embedder, evaluate_first_windows, score
+from evaluation.clips import Clips, read_row, take_first_windows
+from evaluation.retrieval import Embedder, build_first_window_routes, summarise
 from media.manifest import Row, read_manifest
 from media.modality import TEXT
 
-from .bundle import LEAST_ALIKE, Measured, modality_of, open_bundle, write_manifest
+from .bundle import LEAST_ALIKE, PrecisionLoss, modality_of, open_bundle, write_manifest
 from .encoder import PROVIDERS, CannotRun, OnnxEncoder
 from .precision import GAINFUL
 
@@ -32,7 +32,7 @@ RECORDINGS = (
     "../shared/data/real/sound-captions.jsonl",
 )
 FILES = 24  # of each of these manifests, evenly
-SAID = 100  # their texts, of each
+CAPTIONS = 100  # their texts, of each
 
 Items = dict[str, list[Any]]  # modality -> what is encoded: texts, or arrays of one row
 
@@ -64,7 +64,7 @@ def as_batch(encoder: OnnxEncoder, encoding: str, items: Sequence[Any]) -> NDArr
     return np.stack(items)
 
 
-def everything(encoder: OnnxEncoder) -> Items:
+def collect_items(encoder: OnnxEncoder) -> Items:
     """What invariance is checked on, by modality: random inputs, odd ones beside which others may
     come off badly, and the recordings and captions that are there.
     """
@@ -76,18 +76,18 @@ def everything(encoder: OnnxEncoder) -> Items:
             most = BATCHES[-1]
             by_chance = spec.random_inputs(most, np.random.default_rng(most))
             found[modality] = [*by_chance, *spec.odd_inputs()]
-    for rows in recordings():
+    for rows in read_recordings():
         texts = [said.text for row in rows for said in row.captions]
-        found.get(TEXT, []).extend(evenly(texts, SAID))
-        for row in evenly([row for row in rows if row.path], FILES):
+        found.get(TEXT, []).extend(sample_evenly(texts, CAPTIONS))
+        for row in sample_evenly([row for row in rows if row.path], FILES):
             parts = read_row(encoder.manifest.inputs, row.path)
             if not isinstance(parts, str):
-                for modality, array in first_of(parts).items():
+                for modality, array in take_first_windows(parts).items():
                     found.get(modality, []).append(array)
     return found
 
 
-def recordings() -> Iterator[list[Row]]:
+def read_recordings() -> Iterator[list[Row]]:
     """The rows of those manifests of recordings that are there; the paths are relative to where the
     command is run.
     """
@@ -96,29 +96,31 @@ def recordings() -> Iterator[list[Row]]:
             yield read_manifest(Path(name))
 
 
-def evenly(things: list[Any], n: int) -> list[Any]:
+def sample_evenly(things: list[Any], n: int) -> list[Any]:
     """At most n of them, evenly apart.
 
-    >>> evenly([0, 1, 2, 3, 4], 2)
+    >>> sample_evenly([0, 1, 2, 3, 4], 2)
     [0, 2]
     """
     n = min(n, len(things))
     return [things[i * len(things) // n] for i in range(n)]
 
 
-def encoded(encoder: OnnxEncoder, encoding: str, items: Sequence[Any]) -> NDArray[np.float32]:
+def encode_items(encoder: OnnxEncoder, encoding: str, items: Sequence[Any]) -> NDArray[np.float32]:
     """Texts, or arrays of one row, as one batch."""
     return encoder.embed(encoding, as_batch(encoder, encoding, items))
 
 
-def in_batches(encoder: OnnxEncoder, encoding: str, items: Sequence[Any]) -> NDArray[np.float32]:
+def encode_in_batches(
+    encoder: OnnxEncoder, encoding: str, items: Sequence[Any]
+) -> NDArray[np.float32]:
     """Every item alone, and in a batch of each size among others by chance: [sizes, items, dim]."""
     vectors = []
     for size in BATCHES:
         order = np.random.default_rng(size).permutation(len(items))
         batches = [order[at : at + size] for at in range(0, len(order), size)]
         made = np.concatenate(
-            [encoded(encoder, encoding, [items[i] for i in batch]) for batch in batches]
+            [encode_items(encoder, encoding, [items[i] for i in batch]) for batch in batches]
         )
         vectors.append(made[np.argsort(order)])
     return np.stack(vectors)
@@ -128,25 +130,27 @@ def least_cosine(vectors: NDArray[np.float32], others: NDArray[np.float32]) -> f
     return float((vectors * others).sum(axis=-1).min())
 
 
-def within(encoding: str, provider: str, what: str, error: float) -> Check:
+def check_parity(encoding: str, provider: str, what: str, error: float) -> Check:
     return Check(
         encoding, provider, "fp32", what, f"max abs {error:.1e}, limit {PARITY:g}", error <= PARITY
     )
 
 
-def batch_invariance(encoder: OnnxEncoder, items: Items | None = None) -> Iterator[Check]:
+def check_batch_invariance(encoder: OnnxEncoder, items: Items | None = None) -> Iterator[Check]:
     """Each item alone against the same item in batches of every
     size; a text alone has no padding.
     """
-    items = items or everything(encoder)
+    items = items or collect_items(encoder)
     for encoding in encoder.manifest.graphs:
         some = items[modality_of(encoding)]
-        vectors = in_batches(encoder, encoding, some)
+        vectors = encode_in_batches(encoder, encoding, some)
         what = f"alone = in batches, {len(some)} items"
-        yield within(encoding, encoder.provider, what, float(np.abs(vectors - vectors[0]).max()))
+        yield check_parity(
+            encoding, encoder.provider, what, float(np.abs(vectors - vectors[0]).max())
+        )
 
 
-def torch_parity(encoder: OnnxEncoder, checkpoint: Path) -> Iterator[Check]:
+def check_torch_parity(encoder: OnnxEncoder, checkpoint: Path) -> Iterator[Check]:
     """The graphs against the network they were traced from (needs torch)."""
     import torch
 
@@ -160,7 +164,7 @@ def torch_parity(encoder: OnnxEncoder, checkpoint: Path) -> Iterator[Check]:
             with torch.no_grad():
                 expected = model.embed(modality, torch.from_numpy(x)).numpy()
             worst = max(worst, float(np.abs(encoder.embed(modality, x) - expected).max()))
-        yield within(
+        yield check_parity(
             modality,
             encoder.provider,
             f"torch = ONNX, batches {', '.join(map(str, BATCHES))}",
@@ -168,9 +172,9 @@ def torch_parity(encoder: OnnxEncoder, checkpoint: Path) -> Iterator[Check]:
         )
 
 
-def measure(
+def measure_losses(
     plain: OnnxEncoder, variant: OnnxEncoder, clips: Clips, items: Items
-) -> dict[str, Measured]:
+) -> dict[str, PrecisionLoss]:
     """What each encoding loses when it alone is made by the variant; the worst of all items in all
     batches.
     """
@@ -183,17 +187,17 @@ def measure(
             changed = [m for m, e in space.encodings.items() if e == encoding]
             mixed = replace(
                 plain.space(name),
-                embed=partial(either, plain.space(name), variant.space(name), changed),
+                embed=partial(mixed_embed, plain.space(name), variant.space(name), changed),
             )
-            for route, m in score(evaluate_first_windows(mixed, clips)).items():
+            for route, m in summarise(build_first_window_routes(mixed, clips)).items():
                 found[name, route] = m["R@10"]
         return found
 
     before, out = recall(""), {}
     for encoding in manifest.graphs:
         some = items[modality_of(encoding)]
-        expected = np.concatenate([encoded(plain, encoding, [item]) for item in some])
-        vectors = in_batches(variant, encoding, some)
+        expected = np.concatenate([encode_items(plain, encoding, [item]) for item in some])
+        vectors = encode_in_batches(variant, encoding, some)
         after = recall(encoding)
         mine = [
             (n, r)
@@ -204,7 +208,7 @@ def measure(
         change = (
             float(np.mean([after[key] - before[key] for key in with_words])) if with_words else 0.0
         )
-        out[encoding] = Measured(
+        out[encoding] = PrecisionLoss(
             max_abs=round(float(np.abs(vectors - expected).max()), 5),
             cosine=round(least_cosine(vectors, expected), 5),
             points=round(100 * change, 2),
@@ -213,13 +217,13 @@ def measure(
     return out
 
 
-def either(
+def mixed_embed(
     plain: Embedder, variant: Embedder, changed: list[str], modality: str, x: NDArray[Any]
 ) -> NDArray[np.float32]:
     return (variant if modality in changed else plain).embed(modality, x)
 
 
-def variants(folder: Path, plain: OnnxEncoder, items: Items) -> Iterator[Check]:
+def measure_precisions(folder: Path, plain: OnnxEncoder, items: Items) -> Iterator[Check]:
     """Measure the precisions the provider gains by, and write what was found into the manifest."""
     bundle = open_bundle(folder)
     with tempfile.TemporaryDirectory() as place:
@@ -227,7 +231,7 @@ def variants(folder: Path, plain: OnnxEncoder, items: Items) -> Iterator[Check]:
             PROBES, bundle.manifest.inputs, Path(place) / "cache", Path(place) / "world"
         )
         for precision in GAINFUL[plain.provider]:
-            found = measure(
+            found = measure_losses(
                 plain, OnnxEncoder(bundle, plain.provider, precision=precision), clips, items
             )
             known = bundle.manifest.variants | {f"{plain.provider}/{precision}": found}
@@ -261,8 +265,8 @@ def verify(
             if provider:
                 raise
             continue
-        items = everything(encoder)
-        yield from batch_invariance(encoder, items)
+        items = collect_items(encoder)
+        yield from check_batch_invariance(encoder, items)
         if checkpoint:
-            yield from torch_parity(encoder, checkpoint)
-        yield from variants(folder, encoder, items)
+            yield from check_torch_parity(encoder, checkpoint)
+        yield from measure_precisions(folder, encoder, items)

@@ -50,7 +50,7 @@ class AudioSpec:
         return [np.zeros_like(tone), 1e-4 * tone, tone, np.sign(tone), click]
 
 
-def samples_only(waveform: NDArray[np.float32]) -> NDArray[np.float32]:
+def silence_invalid_samples(waveform: NDArray[np.float32]) -> NDArray[np.float32]:
     """Float files may hold NaN, infinity or 1e30 and decode
     without an error: no sound, so silence.
     """
@@ -58,22 +58,22 @@ def samples_only(waveform: NDArray[np.float32]) -> NDArray[np.float32]:
     return waveform if kept.all() else np.where(kept, waveform, np.float32(0))
 
 
-def within_full_scale(waveform: NDArray[np.float32]) -> NDArray[np.float32]:
+def limit_to_full_scale(waveform: NDArray[np.float32]) -> NDArray[np.float32]:
     """A waveform that goes beyond 1, turned down until it does not; any other as it is.
 
-    >>> within_full_scale(np.array([0.5, -2.0], np.float32)).tolist()
+    >>> limit_to_full_scale(np.array([0.5, -2.0], np.float32)).tolist()
     [0.25, -1.0]
     """
     peak = max(waveform.max(initial=0.0), -waveform.min(initial=0.0))
     return waveform / np.float32(peak) if peak > 1.0 else waveform
 
 
-def cut(
+def cut_window(
     waveform: NDArray[np.float32], start_s: float, end_s: float, spec: AudioSpec
 ) -> NDArray[np.float32] | None:
     """The samples of [start_s, end_s), filled up to [spec.samples]; None where there are none.
 
-    >>> cut(np.ones(3, np.float32), 0.0, 2.0, AudioSpec(sample_rate=2, samples=4)).tolist()
+    >>> cut_window(np.ones(3, np.float32), 0.0, 2.0, AudioSpec(sample_rate=2, samples=4)).tolist()
     [1.0, 1.0, 1.0, 0.0]
     """
     start = round(start_s * spec.sample_rate)

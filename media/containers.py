@@ -18,7 +18,7 @@ from av.container import InputContainer
 from av.stream import Discard, Disposition
 
 from .errors import BeyondBudget, NotMedia, TooLong
-from .repair import Span, opened_repaired
+from .repair import Span, open_repaired
 
 # A demuxer outside this list is never tried: playlists and concat scripts would open other files.
 # fmt: off
@@ -50,7 +50,9 @@ class Budget:
 
 
 @contextmanager
-def opened(path: Path, budget: Budget, span: Span | None = None) -> Iterator[InputContainer]:
+def open_container(
+    path: Path, budget: Budget, span: Span | None = None
+) -> Iterator[InputContainer]:
     """The container at `path`, or in a span of its bytes; its announced length and number of
     streams within the budget.
 
@@ -58,7 +60,7 @@ def opened(path: Path, budget: Budget, span: Span | None = None) -> Iterator[Inp
         NotMedia: no listed demuxer takes it.
         TooLong, BeyondBudget: it announces more than the budget allows.
     """
-    with opened_repaired(path, span) as file:
+    with open_repaired(path, span) as file:
         try:
             # "file:" keeps a name such as "-x.mp4" or "a:b.mp4" from being read as a protocol.
             container = av.open(
@@ -68,7 +70,7 @@ def opened(path: Path, budget: Budget, span: Span | None = None) -> Iterator[Inp
                 metadata_errors="replace",
             )
         except (av.FFmpegError, OSError, ValueError) as error:
-            raise NotMedia(reason(error)) from error
+            raise NotMedia(describe_fault(error)) from error
         with container:
             if len(container.streams) > budget.streams:
                 raise BeyondBudget("streams", len(container.streams), budget.streams)
@@ -78,7 +80,7 @@ def opened(path: Path, budget: Budget, span: Span | None = None) -> Iterator[Inp
             yield container
 
 
-def reason(error: Exception) -> str:
+def describe_fault(error: Exception) -> str:
     """FFmpeg's words for a fault, without the path of the file."""
     return getattr(error, "strerror", None) or type(error).__name__
 
@@ -117,7 +119,7 @@ def audio_stream(container: InputContainer) -> av.AudioStream | None:
     return best if best in playable else next(iter(playable), None)
 
 
-def decoder_of(
+def make_decoder(
     stream: av.VideoStream | av.AudioStream,
 ) -> av.VideoCodecContext | av.AudioCodecContext:
     """What decodes a stream, on one thread. FFmpeg's own decoders of VP8 and VP9 leave transparency
@@ -133,7 +135,7 @@ def decoder_of(
     return codec  # type: ignore[no-any-return]
 
 
-def packets_of(
+def read_packets(
     container: InputContainer, stream: av.VideoStream | av.AudioStream
 ) -> Iterator[av.Packet[Any]]:
     """Packets of one stream; where the container has them apart, those of others are not even read.

@@ -15,23 +15,23 @@ import numpy as np
 from av.container import InputContainer
 from numpy.typing import NDArray
 
-from .audio import within_full_scale
+from .audio import limit_to_full_scale
 from .containers import (
     MICROSECONDS,
     Budget,
     audio_stream,
-    decoder_of,
-    opened,
+    describe_fault,
+    make_decoder,
+    open_container,
     origin_s,
-    packets_of,
-    reason,
+    read_packets,
     video_stream,
 )
 from .errors import BeyondBudget, Damaged, TooLong
 from .mono import MonoResampler
-from .preview import picture
-from .repair import ogg_links
-from .video import VideoSpec, square
+from .preview import encode_jpeg
+from .repair import find_ogg_links
+from .video import VideoSpec, fit_square
 
 TIMED = {"mp4", "matroska", "mpegts"}  # containers that say when each packet is shown
 GAP_S = 0.05  # a stream that starts later than this after its file is padded
@@ -45,19 +45,19 @@ def read_waveform(path: Path, sample_rate: int, budget: Budget) -> NDArray[np.fl
     whole.
 
     Raises:
-        NotMedia, TooLong, BeyondBudget: see `opened`.
+        NotMedia, TooLong, BeyondBudget: see `open_container`.
         Damaged: it has an audio stream of which nothing decodes.
     """
-    sound = Sound(sample_rate, budget)
-    for span in ogg_links(path):
-        with opened(path, budget, span) as container:
+    sound = SoundReader(sample_rate, budget)
+    for span in find_ogg_links(path):
+        with open_container(path, budget, span) as container:
             stream = audio_stream(container)
             if stream is not None:
                 sound.add(container, stream)
     return sound.waveform()
 
 
-class Sound:
+class SoundReader:
     """Streams one after the other, as one waveform."""
 
     def __init__(self, sample_rate: int, budget: Budget) -> None:
@@ -68,7 +68,7 @@ class Sound:
     def add(self, container: InputContainer, stream: av.AudioStream) -> None:
         self._streams += 1
         layout, resampler = None, None
-        for frame in decoded(container, stream):
+        for frame in decode_frames(container, stream):
             assert isinstance(frame, av.AudioFrame)
             if layout is None and frame.time is not None:
                 late_s = frame.time - origin_s(container)
@@ -103,17 +103,17 @@ class Sound:
             raise Damaged("the audio stream holds no samples")
         if not self._samples:
             return np.zeros(1, np.float32)  # less than one sample at our rate
-        return within_full_scale(np.concatenate(self._pieces))
+        return limit_to_full_scale(np.concatenate(self._pieces))
 
 
-def decoded(
+def decode_frames(
     container: InputContainer, stream: av.VideoStream | av.AudioStream
 ) -> Iterator[av.VideoFrame | av.AudioFrame]:
     """Frames of one stream, skipping packets that do not decode and ending at the first fault of
     the container.
     """
-    decoder = decoder_of(stream)
-    for packet in packets_of(container, stream):
+    decoder = make_decoder(stream)
+    for packet in read_packets(container, stream):
         try:
             frames = decoder.decode(packet)
         except (av.FFmpegError, ValueError):
@@ -141,19 +141,19 @@ def read_picture_times(path: Path, budget: Budget) -> PictureTimes | None:
     """What the packets of a file's pictures say of their times; None without pictures.
 
     Raises:
-        NotMedia, TooLong, BeyondBudget: see `opened`.
+        NotMedia, TooLong, BeyondBudget: see `open_container`.
     """
-    with opened(path, budget) as container:
+    with open_container(path, budget) as container:
         stream = video_stream(container)
         if stream is None:
             return None
         packets: list[PacketTimes] = []
         whole = True
-        for packet in packets_of(container, stream):
+        for packet in read_packets(container, stream):
             if is_picture(packet):
                 whole = whole and not packet.is_corrupt and len(packets) < budget.frames
                 packets.append(PacketTimes(packet.pts, packet.dts, packet.duration or 0))
-        found = picture_times(packets, container, stream)
+        found = compute_picture_times(packets, container, stream)
         if found.starts and found.starts[-1][1] > budget.seconds:
             raise TooLong(round(found.starts[-1][1], 1), budget.seconds)
         trusted = whole and TIMED & set(container.format.name.split(","))
@@ -177,14 +177,14 @@ def is_picture(packet: av.Packet[Any]) -> bool:
     return not packet.is_discard and (packet.size > 0 or packet.pts is not None)
 
 
-def picture_times(
+def compute_picture_times(
     packets: list[PacketTimes], container: InputContainer, stream: av.VideoStream
 ) -> PictureTimes:
     """See `read_picture_times`."""
     base, zero_s, frame_s = (
         stream.time_base or Fraction(0),
         origin_s(container),
-        1.0 / rate_of(stream),
+        1.0 / frame_rate(stream),
     )
 
     def seconds(ticks: int) -> float:
@@ -192,7 +192,7 @@ def picture_times(
         # one
         return ticks * base.numerator / base.denominator - zero_s
 
-    if tells_order_only(packets, container, stream):
+    if has_only_decoding_order(packets, container, stream):
         decoded_at = [packet.dts for packet in packets if packet.dts is not None]
         lengths_s = [float(packet.duration * base) or frame_s for packet in packets]
         if len(decoded_at) == len(packets) and all(a < b for a, b in pairwise(decoded_at)):
@@ -208,7 +208,7 @@ def picture_times(
     return PictureTimes(starts if len(shown) == len(packets) else [], [], end_s)
 
 
-def tells_order_only(
+def has_only_decoding_order(
     packets: list[PacketTimes], container: InputContainer, stream: av.VideoStream
 ) -> bool:
     """Whether packets say when they are decoded and not when they are shown: those of AVI, of bare
@@ -224,7 +224,7 @@ def tells_order_only(
     return bool(stream.codec_context.has_b_frames) and len(packets) > 1 and len(steps) == 1
 
 
-def rate_of(stream: av.VideoStream) -> float:
+def frame_rate(stream: av.VideoStream) -> float:
     """Pictures a second."""
     return float(stream.average_rate or 0) or 25.0
 
@@ -269,7 +269,7 @@ def read_frames(
     their times.
 
     Raises:
-        NotMedia, TooLong, BeyondBudget: see `opened`.
+        NotMedia, TooLong, BeyondBudget: see `open_container`.
         Damaged: no frame decodes.
     """
     told = told or read_picture_times(path, budget)
@@ -299,22 +299,22 @@ def read_few_frames(
     shown = {pts for pts, t in zip(wanted, times_s, strict=True) if t in shown_s}
     frames: dict[int, NDArray[np.uint8]] = {}
     jpegs: dict[int, bytes | None] = {}
-    with opened(path, budget) as container:
+    with open_container(path, budget) as container:
         stream = video_stream(container)
         assert stream is not None
-        missing, decoder, aspect = set(wanted), decoder_of(stream), pixel_aspect(stream)
+        missing, decoder, aspect = set(wanted), make_decoder(stream), pixel_aspect(stream)
         assert isinstance(decoder, av.VideoCodecContext)
         try:
-            for packet in packets_of(container, stream):
+            for packet in read_packets(container, stream):
                 decoder.skip_frame = (
                     "DEFAULT" if packet.pts in missing or packet.pts is None else "NONREF"
                 )
                 for frame in decoder.decode(packet):
                     check_size(frame, budget)
                     if frame.pts in missing:
-                        frames[frame.pts] = squared(frame, spec, aspect)
+                        frames[frame.pts] = scale_frame(frame, spec, aspect)
                         if frame.pts in shown:
-                            jpegs[frame.pts] = picture(frame, aspect)
+                            jpegs[frame.pts] = encode_jpeg(frame, aspect)
                         missing.discard(frame.pts)
                 if not missing:
                     asked = [
@@ -338,7 +338,7 @@ def read_every_frame(
     told: PictureTimes,
 ) -> Frames:
     """See `read_frames`."""
-    with opened(path, budget) as container:
+    with open_container(path, budget) as container:
         stream = video_stream(container)
         if stream is None:
             raise Damaged("no video stream")
@@ -349,8 +349,10 @@ def read_every_frame(
         last_s = 0.0
 
         def choose(frame: av.VideoFrame, times: Sequence[float]) -> None:
-            chosen.extend([squared(frame, spec, aspect)] * len(times))
-            if (asked := [t for t in times if t in shown_s]) and (made := picture(frame, aspect)):
+            chosen.extend([scale_frame(frame, spec, aspect)] * len(times))
+            if (asked := [t for t in times if t in shown_s]) and (
+                made := encode_jpeg(frame, aspect)
+            ):
                 jpegs.update(dict.fromkeys(asked, made))
 
         for frame, now_s in timed_frames(container, stream, budget, told.ticks_s):
@@ -363,7 +365,7 @@ def read_every_frame(
             raise Damaged("no frame decodes")
         if len(chosen) < len(times_s):
             choose(shown, times_s[len(chosen) :])
-        lasts_s = frame_s(shown, rate_of(stream))
+        lasts_s = frame_s(shown, frame_rate(stream))
         end_s = picture_end_s(max(last_s, 0.0), lasts_s, announced_end_s(container, stream))
         return np.stack(chosen), end_s, jpegs
 
@@ -375,10 +377,10 @@ def timed_frames(
     `ticks_s` are known, the n-th of them for the n-th frame, since decoders give frames in the
     order shown.
     """
-    decoder, zero_s, rate = decoder_of(stream), origin_s(container), rate_of(stream)
+    decoder, zero_s, rate = make_decoder(stream), origin_s(container), frame_rate(stream)
     assert isinstance(decoder, av.VideoCodecContext)
     count, last = 0, None
-    for packet in packets_of(container, stream):
+    for packet in read_packets(container, stream):
         try:
             frames = (
                 decoder.decode(packet)
@@ -421,8 +423,8 @@ def frame_s(frame: av.VideoFrame, rate: float) -> float:
     return 1.0 / rate
 
 
-def squared(frame: av.VideoFrame, spec: VideoSpec, aspect: float) -> NDArray[np.uint8]:
+def scale_frame(frame: av.VideoFrame, spec: VideoSpec, aspect: float) -> NDArray[np.uint8]:
     try:
-        return square(frame, spec, aspect)
+        return fit_square(frame, spec, aspect)
     except (av.FFmpegError, ValueError, MemoryError) as error:
-        raise Damaged(f"its frames cannot be scaled ({reason(error)})") from error
+        raise Damaged(f"its frames cannot be scaled ({describe_fault(error)})") from error

@@ -27,7 +27,7 @@ TO_BT709: dict[int, NDArray[np.float32]] = {
 }
 
 
-def beyond_bt709(curve: int, primaries: int) -> bool:
+def exceeds_bt709(curve: int, primaries: int) -> bool:
     """Whether brightness or colours go beyond those of BT.709."""
     return curve in HDR_CURVES or primaries in TO_BT709
 

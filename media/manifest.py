@@ -40,7 +40,7 @@ class BadMetadata(Exception):
         self.problem = problem
 
 
-def checked_metadata(value: Any) -> dict[str, Any]:
+def check_metadata(value: Any) -> dict[str, Any]:
     """Metadata that can be stored, filtered and given back as JSON.
 
     Raises:
@@ -50,7 +50,7 @@ def checked_metadata(value: Any) -> dict[str, Any]:
         raise BadMetadata(f"this is a {type(value).__name__}")
     try:
         size = len(json.dumps(value, allow_nan=False, ensure_ascii=False).encode("utf-8"))
-        deep = depth(value)
+        deep = nesting_depth(value)
     except (ValueError, RecursionError) as error:
         raise BadMetadata("it holds a number, a character or a depth that JSON has not") from error
     if size > METADATA_MAX_BYTES or deep > METADATA_MAX_DEPTH:
@@ -58,19 +58,19 @@ def checked_metadata(value: Any) -> dict[str, Any]:
     return value
 
 
-def depth(value: Any) -> int:
+def nesting_depth(value: Any) -> int:
     """How deeply lists and objects are nested.
 
-    >>> depth({"a": [1]})
+    >>> nesting_depth({"a": [1]})
     2
     """
     inner = (
         value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
     )
-    return 0 if inner is None else 1 + max(map(depth, inner), default=0)
+    return 0 if inner is None else 1 + max(map(nesting_depth, inner), default=0)
 
 
-def encodable(text: Any) -> str:
+def check_string(text: Any) -> str:
     """A string that UTF-8 can hold, as it is; TypeError or ValueError for anything else."""
     if not isinstance(text, str):
         raise TypeError(f"a string, not {type(text).__name__}")
@@ -81,7 +81,7 @@ def encodable(text: Any) -> str:
 
 
 @dataclass(frozen=True)
-class Said:
+class Caption:
     """A caption: its words, the modalities it is about (empty: whatever the row has) and what it
     commits to.
     """
@@ -95,12 +95,12 @@ class Said:
 class Row:
     id: str
     path: Path | None
-    captions: tuple[Said, ...]
+    captions: tuple[Caption, ...]
     group: str
     metadata: dict[str, Any]
     licence: str = ""
 
-    def public_message(self, modality: str) -> list[Said]:
+    def captions_about(self, modality: str) -> list[Caption]:
         """The captions about a modality."""
         return [said for said in self.captions if not said.about or modality in said.about]
 
@@ -113,20 +113,20 @@ def parse_row(value: dict[str, Any], base: Path, name: str) -> Row:
     """
     said = value.get("captions") or ([value["text"]] if value.get("text") else [])
     captions = tuple(
-        Said(encodable(c))
+        Caption(check_string(c))
         if isinstance(c, str)
-        else Said(encodable(c["text"]), tuple(c.get("about", ())), c.get("states", {}))
+        else Caption(check_string(c["text"]), tuple(c.get("about", ())), c.get("states", {}))
         for c in said
     )
-    name = encodable(value.get("id") or value.get("path") or name)
-    path = base / encodable(value["path"]) if "path" in value else None
-    group = encodable(value.get("group", name))
+    name = check_string(value.get("id") or value.get("path") or name)
+    path = base / check_string(value["path"]) if "path" in value else None
+    group = check_string(value.get("group", name))
     return Row(
         name,
         path,
         captions,
         group,
-        checked_metadata(value.get("metadata", {})),
+        check_metadata(value.get("metadata", {})),
         value.get("licence", ""),
     )
 
@@ -258,6 +258,6 @@ def read_folder(folder: Path) -> list[Row]:
             said = [re.sub(r"[\W_]+", " ", path.parent.name if inside else path.stem).strip()]
             group = path.parent.relative_to(folder).as_posix() if inside else name
         rows.append(
-            Row(name, path, tuple(Said(encodable(text)) for text in said if text), group, {})
+            Row(name, path, tuple(Caption(check_string(text)) for text in said if text), group, {})
         )
     return rows

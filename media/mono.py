@@ -6,8 +6,8 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from .audio import samples_only
-from .containers import reason
+from .audio import silence_invalid_samples
+from .containers import describe_fault
 from .errors import Damaged
 
 SAMPLES_AT_ONCE = 32_768  # of each channel: a call of FFmpeg's costs more than a frame's samples
@@ -45,9 +45,9 @@ class MonoResampler:
                 ready += self._resampled(piece)
             if frame is None:
                 ready += self._resampler.resample(None)
-            return [samples_only(out.to_ndarray()[0]) for out in ready]
+            return [silence_invalid_samples(out.to_ndarray()[0]) for out in ready]
         except (av.FFmpegError, ValueError, MemoryError) as error:
-            raise Damaged(f"its audio cannot be resampled ({reason(error)})") from error
+            raise Damaged(f"its audio cannot be resampled ({describe_fault(error)})") from error
 
     def _resampled(self, piece: av.AudioFrame) -> list[av.AudioFrame]:
         if self._mixes is None:
@@ -57,10 +57,10 @@ class MonoResampler:
                 return ready
             except (av.FFmpegError, ValueError):
                 self._resampler, self._mixes = self._new_resampler(), False
-        return self._resampler.resample(piece if self._mixes else averaged(piece))
+        return self._resampler.resample(piece if self._mixes else average_channels(piece))
 
 
-def averaged(frame: av.AudioFrame) -> av.AudioFrame:
+def average_channels(frame: av.AudioFrame) -> av.AudioFrame:
     """The mean of a frame's channels, as a mono frame."""
     [floats] = av.AudioResampler("flt").resample(frame)
     mean = floats.to_ndarray().reshape(frame.samples, -1).mean(axis=1, dtype=np.float32)

@@ -8,38 +8,38 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from .video import painted
+from .video import render_frame
 
-WIDE = 320  # pixels, the longer side of a picture
-QUALITY = {"qmin": "5", "qmax": "5"}  # FFmpeg's scale for JPEG: 2 is best, 31 worst
-PEAKS_PER_S, PEAKS_MOST = 20.0, 2000
+LONGER_SIDE = 320  # pixels, the longer side of a picture
+JPEG_QUALITY = {"qmin": "5", "qmax": "5"}  # FFmpeg's scale for JPEG: 2 is best, 31 worst
+PEAKS_PER_S, MAX_PEAKS = 20.0, 2000
 
 
-def picture(frame: av.VideoFrame, aspect: float = 1.0) -> bytes | None:
+def encode_jpeg(frame: av.VideoFrame, aspect: float = 1.0) -> bytes | None:
     """A frame as a JPEG, as a screen shows it but small; None where it cannot be made into one."""
     shown_width = frame.width * aspect
-    scale = min(1.0, WIDE / max(shown_width, frame.height))
+    scale = min(1.0, LONGER_SIDE / max(shown_width, frame.height))
     width, height = (max(2 * round(side * scale / 2), 2) for side in (shown_width, frame.height))
     try:
-        rgb = painted(frame, width, height, "area")
+        rgb = render_frame(frame, width, height, "area")
         small = av.VideoFrame.from_ndarray(rgb, format="rgb24").reformat(format="yuvj420p")
         codec = av.CodecContext.create("mjpeg", "w")
         assert isinstance(codec, av.VideoCodecContext)
         codec.width, codec.height, codec.pix_fmt = small.width, small.height, "yuvj420p"
-        codec.time_base, codec.options, codec.thread_count = Fraction(1, 25), QUALITY, 1
+        codec.time_base, codec.options, codec.thread_count = Fraction(1, 25), JPEG_QUALITY, 1
         return b"".join(bytes(packet) for packet in [*codec.encode(small), *codec.encode(None)])
     except (av.FFmpegError, ValueError, MemoryError):
         return None
 
 
-def peaks(waveform: NDArray[np.float32], sample_rate: int, duration_s: float) -> bytes:
+def compute_peaks(waveform: NDArray[np.float32], sample_rate: int, duration_s: float) -> bytes:
     """The loudest of each twentieth of a second of an item as a byte, 255 for full scale; of a long
     one, of longer stretches. The sound may end before the item does.
 
-    >>> list(peaks(np.repeat(np.array([0.0, 1.0, -0.5], np.float32), 50), 1000, 0.2))
+    >>> list(compute_peaks(np.repeat(np.array([0.0, 1.0, -0.5], np.float32), 50), 1000, 0.2))
     [0, 255, 128, 0]
     """
-    count = min(max(round(duration_s * PEAKS_PER_S), 1), PEAKS_MOST)
+    count = min(max(round(duration_s * PEAKS_PER_S), 1), MAX_PEAKS)
     edges = np.linspace(0, max(duration_s * sample_rate, len(waveform)), count + 1).astype(int)[:-1]
     heard = edges[edges < len(waveform)]
     found = np.zeros(count, np.float32)

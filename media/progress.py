@@ -12,7 +12,7 @@ Item = TypeVar("Item")
 LINES = 10
 
 
-def followed(items: Iterable[Item], total: int, label: str, unit: str) -> Iterator[Item]:
+def show_progress(items: Iterable[Item], total: int, label: str, unit: str) -> Iterator[Item]:
     """The items, as they come, with their progress on stderr."""
     with tqdm(total=total, desc=label, unit=unit, disable=None) as bar:
         for done, item in enumerate(items, 1):

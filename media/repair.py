@@ -73,7 +73,7 @@ class PatchedFile(io.RawIOBase):
 
 
 @contextmanager
-def opened_repaired(path: Path, span: Span | None) -> Iterator[PatchedFile | None]:
+def open_repaired(path: Path, span: Span | None) -> Iterator[PatchedFile | None]:
     """What FFmpeg is to read in the place of a file; None where the file will do as it is."""
     try:
         file = path.open("rb")
@@ -81,14 +81,14 @@ def opened_repaired(path: Path, span: Span | None) -> Iterator[PatchedFile | Non
         yield None
         return
     with file:
-        patches = wave_patches(file) or gif_patches(file)
+        patches = find_wave_patches(file) or find_gif_patches(file)
         if span is None and not patches:
             yield None
         else:
             yield PatchedFile(file, span or (0, path.stat().st_size), patches)
 
 
-def wave_patches(file: BinaryIO) -> list[Patch]:
+def find_wave_patches(file: BinaryIO) -> list[Patch]:
     """The bits a sample of a WAV or W64 file has by the size of its blocks, where the header says
     something else.
     """
@@ -96,9 +96,9 @@ def wave_patches(file: BinaryIO) -> list[Patch]:
     head = file.read(40)
     order = ">" if head[:4] == b"RIFX" else "<"
     if head[:4] in (b"RIFF", b"RF64", b"BW64", b"RIFX") and head[8:12] == b"WAVE":
-        at = format_chunk(file, at=12, header=f"{order}4sI", align=2)
+        at = find_format_chunk(file, at=12, header=f"{order}4sI", align=2)
     elif head[:4] == b"riff" and head[24:28] == b"wave":
-        at = format_chunk(file, at=40, header="<4s12xQ", align=8)
+        at = find_format_chunk(file, at=40, header="<4s12xQ", align=8)
     else:
         return []
     file.seek(at)
@@ -121,7 +121,7 @@ def wave_patches(file: BinaryIO) -> list[Patch]:
     return [(place, struct.pack(f"{order}H", held)) for place in places]
 
 
-def format_chunk(file: BinaryIO, at: int, header: str, align: int) -> int:
+def find_format_chunk(file: BinaryIO, at: int, header: str, align: int) -> int:
     """Where what a format chunk holds begins; 0 where there is none."""
     length = struct.calcsize(header)
     for _ in range(CHUNKS_MOST):
@@ -139,7 +139,7 @@ def format_chunk(file: BinaryIO, at: int, header: str, align: int) -> int:
     return 0
 
 
-def gif_patches(file: BinaryIO) -> list[Patch]:
+def find_gif_patches(file: BinaryIO) -> list[Patch]:
     """A tenth of a second for the pictures of a GIF that ask for a hundredth, as browsers show
     them.
     """
@@ -174,7 +174,7 @@ def colour_table_bytes(flags: int) -> int:
     return 3 * 2 ** ((flags & 7) + 1) if flags & 0x80 else 0
 
 
-def ogg_links(path: Path) -> list[Span | None]:
+def find_ogg_links(path: Path) -> list[Span | None]:
     """The files that a chained Ogg file is made of; [None], the file as it is, where it is not one.
 
     Raises:
@@ -183,7 +183,7 @@ def ogg_links(path: Path) -> list[Span | None]:
     starts: list[int] = []
     with path.open("rb") as file:
         began = True  # whether pages that begin no stream have been met since the last link began
-        for at, flags in ogg_pages(file):
+        for at, flags in read_ogg_pages(file):
             if flags & BOS and began:
                 starts.append(at)
                 if len(starts) > LINKS_MOST:
@@ -194,7 +194,7 @@ def ogg_links(path: Path) -> list[Span | None]:
     return list(zip(starts, [*starts[1:], path.stat().st_size], strict=True))
 
 
-def ogg_pages(file: BinaryIO) -> Iterator[tuple[int, int]]:
+def read_ogg_pages(file: BinaryIO) -> Iterator[tuple[int, int]]:
     """(offset, flags) of the pages of an Ogg file, as far as they follow each other; none of
     another file.
     """

@@ -25,7 +25,7 @@ from tokenizers import (
 )
 
 from .errors import BadText
-from .words import spelled, unread_scripts, words_of
+from .words import find_unread_scripts, find_words, is_spelled
 
 PAD, UNK, START, END = "[PAD]", "[UNK]", "[CLS]", "[SEP]"
 PAD_ID = 0
@@ -126,7 +126,7 @@ class Reading:
         return told
 
 
-def warnings_of(readings: Mapping[int, Reading], named: bool, cut: bool) -> list[str]:
+def list_warnings(readings: Mapping[int, Reading], named: bool, cut: bool) -> list[str]:
     """Those of all texts, which are `named` by their places."""
     return [
         f"the text of index {place}: {warning}" if named else warning
@@ -150,8 +150,10 @@ class TextTokens:
         to the longest. Raises BadText.
         """
         most = CHARACTERS_A_TOKEN * self._spec.tokens
-        encodings = self._tokenizer.encode_batch(encodable([text.strip()[:most] for text in texts]))
-        return padded([encoding.ids for encoding in encodings], self._spec)
+        encodings = self._tokenizer.encode_batch(
+            replace_surrogates([text.strip()[:most] for text in texts])
+        )
+        return pad_tokens([encoding.ids for encoding in encodings], self._spec)
 
     def read(self, texts: Sequence[str]) -> list[Reading]:
         """All of each text, in as many windows as it takes. Raises BadText: empty, or longer than
@@ -161,7 +163,7 @@ class TextTokens:
             if len(text) > LETTERS_MAX:
                 reason = f"it has {len(text)} letters, the limit is {LETTERS_MAX}"
                 raise BadText(reason, i if len(texts) > 1 else None)
-        whole = encodable([text.strip() for text in texts])
+        whole = replace_surrogates([text.strip() for text in texts])
         return [
             self._reading(text, e)
             for text, e in zip(whole, self._tokenizer.encode_batch(whole), strict=True)
@@ -171,17 +173,17 @@ class TextTokens:
         words, known, unknown = self._known(text, encoding)
         if not encoding.overflowing:
             return Reading([encoding.ids], len(encoding.ids), words, known, unknown)
-        ids, ranks = tokens_of(text, encoding)
-        before, behind = special_ends(encoding)
+        ids, ranks = list_tokens(text, encoding)
+        before, behind = find_special_ends(encoding)
         room = max(1, self._spec.tokens - len(before) - len(behind))
-        rows = [[*before, *ids[first:last], *behind] for first, last in stretches(ranks, room)]
+        rows = [[*before, *ids[first:last], *behind] for first, last in split_tokens(ranks, room)]
         return Reading(rows, len(before) + len(ids) + len(behind), words, known, unknown)
 
     def _known(self, text: str, encoding: Encoding) -> tuple[int, int, tuple[str, ...]]:
         """How many words a text has, how many are known, and the
         others, those side by side as one.
         """
-        spans = words_of(text)
+        spans = find_words(text)
         parts = [encoding, *encoding.overflowing]
         bad = [
             offset[0]
@@ -198,7 +200,7 @@ class TextTokens:
         count = 0
         for first, last in spans:
             at = bisect_left(bad, first)
-            if (at < len(bad) and bad[at] < last) or spelled(text[first:last], self._unread):
+            if (at < len(bad) and bad[at] < last) or is_spelled(text[first:last], self._unread):
                 count += 1
                 joined = bool(strange) and strange[-1][1] == first
                 first = strange.pop()[0] if joined else first
@@ -227,10 +229,10 @@ class TextTokens:
     def _unread(self) -> frozenset[str]:
         if self._model["type"] != "WordPiece":
             return frozenset()
-        return unread_scripts(self._model["vocab"], self._model["continuing_subword_prefix"])
+        return find_unread_scripts(self._model["vocab"], self._model["continuing_subword_prefix"])
 
 
-def encodable(texts: Sequence[str]) -> list[str]:
+def replace_surrogates(texts: Sequence[str]) -> list[str]:
     """The texts without lone surrogates, which are valid in a Python string and in JSON, but not in
     UTF-8.
 
@@ -242,11 +244,11 @@ def encodable(texts: Sequence[str]) -> list[str]:
     return [text.encode("utf-8", "replace").decode("utf-8") for text in texts]
 
 
-def padded(rows: Sequence[Sequence[int]], spec: TextSpec) -> NDArray[np.int64]:
+def pad_tokens(rows: Sequence[Sequence[int]], spec: TextSpec) -> NDArray[np.int64]:
     """Token ids as an array [n, length], padded to the longest, or where `whole` to the full
     length.
 
-    >>> padded([[1, 2], [3]], TextSpec(tokens=4, pad_id=9)).tolist()
+    >>> pad_tokens([[1, 2], [3]], TextSpec(tokens=4, pad_id=9)).tolist()
     [[1, 2], [3, 9]]
     """
     width = spec.tokens if spec.whole else max(map(len, rows))
@@ -256,14 +258,14 @@ def padded(rows: Sequence[Sequence[int]], spec: TextSpec) -> NDArray[np.int64]:
     return out
 
 
-def special_ends(encoding: Encoding) -> tuple[list[int], list[int]]:
+def find_special_ends(encoding: Encoding) -> tuple[list[int], list[int]]:
     """The ids that stand before and behind a text of any length."""
     mask = encoding.special_tokens_mask
     first, last = mask.index(0), len(mask) - mask[::-1].index(0)
     return encoding.ids[:first], encoding.ids[last:]
 
 
-def tokens_of(text: str, encoding: Encoding) -> tuple[list[int], NDArray[np.int8]]:
+def list_tokens(text: str, encoding: Encoding) -> tuple[list[int], NDArray[np.int8]]:
     """All token ids of a text, without those around it, and what lies before each [n]."""
     ids: list[int] = []
     ranks: list[int] = []
@@ -274,12 +276,14 @@ def tokens_of(text: str, encoding: Encoding) -> tuple[list[int], NDArray[np.int8
             if special:
                 continue
             ids.append(id)
-            ranks.append(rank(text, end, first) or (INSIDE if of_word == word else BETWEEN_PIECES))
+            ranks.append(
+                classify_break(text, end, first) or (INSIDE if of_word == word else BETWEEN_PIECES)
+            )
             word, end = of_word, last
     return ids, np.array(ranks, np.int8)
 
 
-def rank(text: str, end: int, first: int) -> int:
+def classify_break(text: str, end: int, first: int) -> int:
     """What lies between a token that ends and one that begins at these letters, if there is a
     space.
     """
@@ -293,20 +297,20 @@ def rank(text: str, end: int, first: int) -> int:
     )
 
 
-def stretches(ranks: NDArray[np.int8], room: int) -> list[tuple[int, int]]:
+def split_tokens(ranks: NDArray[np.int8], room: int) -> list[tuple[int, int]]:
     """Stretches of at most `room` tokens that cover all of them, for what lies before each token
     [n]. One ends with the last sentence in its second half, else with a word; where it ends inside
     a sentence, and the rest is short, the rest begins earlier.
 
-    >>> stretches(np.array([0, 2, 2, 3, 2, 2, 2], np.int8), 4)
+    >>> split_tokens(np.array([0, 2, 2, 3, 2, 2, 2], np.int8), 4)
     [(0, 3), (3, 7)]
-    >>> stretches(np.array([0, 2, 2, 0, 2, 2], np.int8), 4)
+    >>> split_tokens(np.array([0, 2, 2, 0, 2, 2], np.int8), 4)
     [(0, 4), (2, 6)]
     """
     found: list[tuple[int, int]] = []
     begin = 0
     while len(ranks) - begin > room:
-        end = begin + 1 + last_break(ranks[begin + 1 : begin + room + 1])
+        end = begin + 1 + find_last_break(ranks[begin + 1 : begin + room + 1])
         found.append((begin, end))
         begin = end
     if found and ranks[begin] < BETWEEN_SENTENCES:
@@ -315,7 +319,7 @@ def stretches(ranks: NDArray[np.int8], room: int) -> list[tuple[int, int]]:
     return [*found, (begin, len(ranks))]
 
 
-def last_break(ranks: NDArray[np.int8]) -> int:
+def find_last_break(ranks: NDArray[np.int8]) -> int:
     """The best place to end among those [n] before which
     something lies: the last of the best kind.
     """

@@ -11,7 +11,7 @@ import numpy as np
 from av.sidedata.sidedata import SideData
 from numpy.typing import NDArray
 
-from .hdr import beyond_bt709, to_bt709
+from .hdr import exceeds_bt709, to_bt709
 
 PLAIN_RANGE = 12  # of 255: what compression and noise make of one colour
 # a very wide or tall frame is squeezed until its long side is this many times its short one
@@ -68,7 +68,7 @@ def is_plain(frames: NDArray[np.uint8]) -> bool:
     return bool((np.ptp(frames, axis=(1, 2)) <= PLAIN_RANGE).all())
 
 
-def square(frame: av.VideoFrame, spec: VideoSpec, aspect: float = 1.0) -> NDArray[np.uint8]:
+def fit_square(frame: av.VideoFrame, spec: VideoSpec, aspect: float = 1.0) -> NDArray[np.uint8]:
     """One decoded frame to uint8 [size, size, 3], scaled and cropped as the spec says; `aspect` is
     how much wider than tall its pixels are shown.
     """
@@ -79,12 +79,14 @@ def square(frame: av.VideoFrame, spec: VideoSpec, aspect: float = 1.0) -> NDArra
         scale = size / min(shown_width, frame.height)
         width = min(max(round(shown_width * scale), size), MAX_STRETCH * size)
         height = min(max(round(frame.height * scale), size), MAX_STRETCH * size)
-    rgb = painted(frame, width, height, spec.interpolation)
+    rgb = render_frame(frame, width, height, spec.interpolation)
     top, left = (rgb.shape[0] - size) // 2, (rgb.shape[1] - size) // 2
     return np.ascontiguousarray(rgb[top : top + size, left : left + size])
 
 
-def painted(frame: av.VideoFrame, width: int, height: int, interpolation: str) -> NDArray[np.uint8]:
+def render_frame(
+    frame: av.VideoFrame, width: int, height: int, interpolation: str
+) -> NDArray[np.uint8]:
     """A frame as a screen shows it, RGB uint8 [height, width, 3], sides swapped where it is shown
     turned: scaled, over white where it is transparent, HDR and wide colours brought to BT.709,
     turned and mirrored by its display matrix.
@@ -93,15 +95,15 @@ def painted(frame: av.VideoFrame, width: int, height: int, interpolation: str) -
     """
     matrix, way = display_matrix(frame), interpolation.upper()
     if has_transparency(frame):
-        frame = over_white(frame)
-    wide = beyond_bt709(frame.color_trc, frame.color_primaries)
+        frame = flatten_on_white(frame)
+    wide = exceeds_bt709(frame.color_trc, frame.color_primaries)
     pixels = "rgb48le" if wide else "rgb24"
     scaled = frame.reformat(
         width=width, height=height, format=pixels, interpolation=way, threads=1
     ).to_ndarray()
     if wide:
         scaled = to_bt709(np.asarray(scaled, np.uint16), frame.color_trc, frame.color_primaries)
-    return upright(np.asarray(scaled, np.uint8), matrix)
+    return apply_display_matrix(np.asarray(scaled, np.uint8), matrix)
 
 
 def has_transparency(frame: av.VideoFrame) -> bool:
@@ -109,7 +111,7 @@ def has_transparency(frame: av.VideoFrame) -> bool:
     return pixels.has_palette or any(part.is_alpha for part in pixels.components)
 
 
-def over_white(frame: av.VideoFrame) -> av.VideoFrame:
+def flatten_on_white(frame: av.VideoFrame) -> av.VideoFrame:
     """A frame with transparency over white, before it is scaled: colours below what is transparent
     must not bleed.
     """
@@ -130,11 +132,13 @@ def display_matrix(frame: av.VideoFrame) -> tuple[int, int, int, int] | None:
     return a, b, c, d
 
 
-def upright(rgb: NDArray[np.uint8], matrix: tuple[int, int, int, int] | None) -> NDArray[np.uint8]:
+def apply_display_matrix(
+    rgb: NDArray[np.uint8], matrix: tuple[int, int, int, int] | None
+) -> NDArray[np.uint8]:
     """A picture turned by quarters and mirrored as a display matrix says.
 
     >>> picture = np.array([[[1], [2]]], np.uint8)  # one row, from left to right 1, 2
-    >>> upright(picture, (0, 1, -1, 0))[..., 0].tolist()  # x is shown downwards
+    >>> apply_display_matrix(picture, (0, 1, -1, 0))[..., 0].tolist()  # x is shown downwards
     [[1], [2]]
     """
     if matrix is None:

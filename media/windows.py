@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .audio import AudioSpec, cut, is_silent
+from .audio import AudioSpec, cut_window, is_silent
 from .containers import Budget
 from .decode import PictureTimes, read_frames, read_picture_times, read_waveform
 from .errors import Damaged, MissingModality
 from .modality import AUDIO, RECORDED, VIDEO, Spec
-from .preview import peaks
+from .preview import compute_peaks
 from .video import VideoSpec, frame_times, is_plain
 
 TAIL = 0.1  # an end shorter than this share of a window gets no window of its own
@@ -134,9 +134,13 @@ def read_media(
         except Damaged as fault:
             faults.append(fault)
         else:
-            parts = {VIDEO: video} | audio_part(waveform, windows, specs)
+            parts = {VIDEO: video} | make_audio_part(waveform, windows, specs)
             return Media(
-                duration_s, windows, parts, pictures, shape(waveform, duration_s, specs, previews)
+                duration_s,
+                windows,
+                parts,
+                pictures,
+                make_peaks(waveform, duration_s, specs, previews),
             )
     if waveform is None:
         if faults:
@@ -144,16 +148,16 @@ def read_media(
         known = specs.recorded()
         raise MissingModality(" or ".join(name for name in wanted if name in known))
     windows = plan_windows(audio_s, specs.window_s, overlap)
-    parts = audio_part(waveform, windows, specs)
-    return Media(audio_s, windows, parts, peaks=shape(waveform, audio_s, specs, previews))
+    parts = make_audio_part(waveform, windows, specs)
+    return Media(audio_s, windows, parts, peaks=make_peaks(waveform, audio_s, specs, previews))
 
 
-def shape(
+def make_peaks(
     waveform: NDArray[np.float32] | None, duration_s: float, specs: InputSpecs, wanted: bool
 ) -> bytes:
     """The peaks of an item's sound, where it has any and they are wanted."""
     return (
-        peaks(waveform, specs.audio.sample_rate, duration_s)
+        compute_peaks(waveform, specs.audio.sample_rate, duration_s)
         if wanted and waveform is not None and specs.audio
         else b""
     )
@@ -193,7 +197,7 @@ def read_video(
     return duration_s, windows, Part(seen, frames[rows], plain), pictures
 
 
-def audio_part(
+def make_audio_part(
     waveform: NDArray[np.float32] | None, windows: list[tuple[float, float]], specs: InputSpecs
 ) -> dict[str, Part]:
     if waveform is None or specs.audio is None:
@@ -202,7 +206,7 @@ def audio_part(
     # filled in place: an hour is 600 MB
     array = np.empty((len(windows), specs.audio.samples), np.float32)
     for i, (start, end) in enumerate(windows):
-        piece = cut(waveform, start, end, specs.audio)
+        piece = cut_window(waveform, start, end, specs.audio)
         if piece is not None:
             array[len(heard)] = piece
             heard.append(i)

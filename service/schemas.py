@@ -19,7 +19,7 @@ from pydantic import Strict as StrictNumber
 from index.calibration import Calibration
 from index.collection import NAME
 from index.search import Hit, Plan
-from media.manifest import checked_metadata, encodable
+from media.manifest import check_metadata, check_string
 
 from .jobs import Job
 from .settings import TOP_K_MAX
@@ -33,7 +33,7 @@ def check_reachable(id: str) -> str:
     if id in (".", "..") or id.endswith(RESERVED_ENDINGS):
         endings = ", ".join(f"'{ending}'" for ending in RESERVED_ENDINGS)
         raise ValueError(f"an id may not be '.' or '..', and may not end with {endings}")
-    return encodable(id)
+    return check_string(id)
 
 
 ItemId = Annotated[
@@ -41,8 +41,8 @@ ItemId = Annotated[
     StringConstraints(min_length=1, max_length=512, pattern=r"^[^\x00-\x1f\x7f]+$"),
     AfterValidator(check_reachable),
 ]
-Text = Annotated[str, AfterValidator(encodable)]
-Metadata = Annotated[dict[str, Any], AfterValidator(checked_metadata)]
+Text = Annotated[str, AfterValidator(check_string)]
+Metadata = Annotated[dict[str, Any], AfterValidator(check_metadata)]
 
 
 class Strict(BaseModel):

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from media.audio import AudioSpec, cut, samples_only
+from media.audio import AudioSpec, cut_window, silence_invalid_samples
 from media.containers import Budget
 from media.decode import (
     PictureTimes,
@@ -151,14 +151,14 @@ def test_sound_is_resampled_to_mono(tmp_path: Path) -> None:
 
 def test_a_short_sound_is_padded() -> None:
     spec = AudioSpec(sample_rate=10, samples=20)
-    piece = cut(np.ones(5, np.float32), 0.0, 2.0, spec)
+    piece = cut_window(np.ones(5, np.float32), 0.0, 2.0, spec)
     assert piece is not None and piece.tolist() == [1.0] * 5 + [0.0] * 15
-    assert cut(np.ones(5, np.float32), 2.0, 4.0, spec) is None
+    assert cut_window(np.ones(5, np.float32), 2.0, 4.0, spec) is None
 
 
 def test_samples_that_are_no_numbers_become_silence(tmp_path: Path) -> None:
     wild = np.array([np.nan, np.inf, -np.inf, 1e30, 0.25], np.float32)
-    assert samples_only(wild).tolist() == [0.0, 0.0, 0.0, 0.0, 0.25]
+    assert silence_invalid_samples(wild).tolist() == [0.0, 0.0, 0.0, 0.0, 0.25]
     write_wav(tmp_path / "w.wav", np.tile(wild, 2000), 8000)
     waveform = read_waveform(tmp_path / "w.wav", 8000, Budget())
     assert waveform is not None and np.isfinite(waveform).all() and np.abs(waveform).max() <= 1

@@ -13,17 +13,17 @@ from hypothesis.extra.numpy import arrays
 
 from evaluation.report import write_report
 from evaluation.retrieval import (
+    GroupedCaption,
     Route,
-    Text,
+    attribute_accuracy,
     dual_softmax,
-    gained,
-    metrics,
+    find_gained,
+    find_worst,
     querybank_normalised,
+    ranking_metrics,
     ranks,
     relevance,
-    score,
-    stated_right,
-    worst,
+    summarise,
 )
 from media.manifest import Row
 
@@ -38,7 +38,7 @@ def test_ranks_add_up(scores: np.ndarray) -> None:  # type: ignore[type-arg]
 
 
 def test_a_collapsed_encoder_scores_chance() -> None:
-    result = metrics(np.ones((100, 100)), np.eye(100, dtype=bool))
+    result = ranking_metrics(np.ones((100, 100)), np.eye(100, dtype=bool))
     assert result["R@1"] == result["R@10"] == 0 and result["median_rank"] == 50.5
 
 
@@ -46,7 +46,7 @@ def test_metrics_by_hand() -> None:
     scores = np.array([[0.9, 0.8, 0.7], [0.1, 0.2, 0.3], [0.5, 0.4, 0.3]])
     # the third query has no right answer
     relevant = np.array([[0, 1, 1], [0, 0, 1], [0, 0, 0]], bool)
-    result = metrics(scores, relevant)
+    result = ranking_metrics(scores, relevant)
     assert result["queries"] == 2 and result["gallery"] == 3
     assert result["R@1"] == 0.5 and result["R@5"] == 1.0 and result["median_rank"] == 1.5
     assert result["mAP@10"] == pytest.approx(((1 / 2 + 2 / 3) / 2 + 1) / 2)
@@ -57,7 +57,10 @@ def row(name: str, **metadata: str) -> Row:
 
 
 def test_a_caption_is_right_for_whatever_it_describes() -> None:
-    texts = [Text("a red thing", {"colour": "red"}, "a"), Text("a dog", {}, "dog")]
+    texts = [
+        GroupedCaption("a red thing", {"colour": "red"}, "a"),
+        GroupedCaption("a dog", {}, "dog"),
+    ]
     rows = [row("a", colour="red"), row("b", colour="red"), row("dog", colour="blue")]
     assert relevance(texts, rows).tolist() == [[True, True, False], [False, False, True]]
 
@@ -69,7 +72,7 @@ def test_five_captions_a_clip() -> None:
     # one clip against six captions, five of them its own
     scores = np.array([[0.9, 0.2, 0.8, 0.1, 0.7, 0.6]])
     own = np.array([[True, True, True, True, True, False]])
-    result = metrics(scores, own)
+    result = ranking_metrics(scores, own)
     assert result["R@1"] == 1.0
     assert result["mAP@10"] == pytest.approx((1 / 1 + 2 / 2 + 3 / 3 + 4 / 5 + 5 / 6) / 5)
 
@@ -93,8 +96,8 @@ def test_dual_softmax_gives_each_entry_to_one_query() -> None:
 @pytest.fixture
 def route() -> Route:
     texts = [
-        Text("a red ball", {"colour": "red", "shape": "ball"}, "x"),
-        Text("a box", {"shape": "box"}, "y"),
+        GroupedCaption("a red ball", {"colour": "red", "shape": "ball"}, "x"),
+        GroupedCaption("a box", {"shape": "box"}, "y"),
     ]
     rows = [row("p", colour="red", shape="box"), row("q", colour="red", shape="ball")]
     scores = np.array([[0.9, 0.1], [0.9, 0.1]])
@@ -110,9 +113,9 @@ def route() -> Route:
 
 
 def test_what_is_stated_and_what_fails(route: Route) -> None:
-    assert stated_right(route) == {"colour": 1.0, "shape": 0.5}
-    assert worst(route, 5) == [0]
-    assert score([route])["text-video"]["R@1"] == 0.5
+    assert attribute_accuracy(route) == {"colour": 1.0, "shape": 0.5}
+    assert find_worst(route, 5) == [0]
+    assert summarise([route])["text-video"]["R@1"] == 0.5
 
 
 def test_the_report_shows_what_fails(route: Route, tmp_path: Path) -> None:
@@ -126,7 +129,7 @@ def test_the_report_shows_what_training_has_brought(route: Route, tmp_path: Path
     """
     after = replace(route, scores=np.array([[0.1, 0.9], [0.9, 0.1]]))
     before = replace(route, scores=np.array([[0.1, 0.9], [0.1, 0.9]]))
-    assert gained(before, after, 5) == [1] and gained(after, after, 5) == []
+    assert find_gained(before, after, 5) == [1] and find_gained(after, after, 5) == []
     page = write_report([after], tmp_path, before=[before]).read_text("utf-8")
     assert (
         "found before training" in page

@@ -27,13 +27,13 @@ from export.bundle import (
     AlteredFile,
     BadBundle,
     InTheWay,
-    Measured,
     MissingFile,
+    PrecisionLoss,
     UnknownFormat,
     WrongVectors,
+    draft_manifest,
     fingerprint,
     open_bundle,
-    planned,
     write_bundle,
     write_manifest,
 )
@@ -43,19 +43,19 @@ from export.encoder import (
     OnnxEncoder,
     UnverifiedPrecision,
     WrongPrecision,
-    checked,
+    check_vectors,
 )
-from export.precision import eight_bits
-from export.to_onnx import export_checkpoint, golden_vectors
+from export.precision import quantise_matrix
+from export.to_onnx import compute_golden_vectors, export_checkpoint
 from export.triton import write_repository
 from export.verify import (
     PARITY,
-    batch_invariance,
-    everything,
-    in_batches,
-    measure,
+    check_batch_invariance,
+    check_torch_parity,
+    collect_items,
+    encode_in_batches,
+    measure_losses,
     probes,
-    torch_parity,
 )
 from media.audio import AudioSpec
 from media.modality import Spec
@@ -88,7 +88,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def test_torch_and_onnx_agree_and_batches_do_not_matter(exported: tuple[Path, Path]) -> None:
     """Batches of 1, 2, 7 and 32; each item alone and in company."""
     encoder = OnnxEncoder.open(exported[1])
-    checks = [*batch_invariance(encoder), *torch_parity(encoder, exported[0])]
+    checks = [*check_batch_invariance(encoder), *check_torch_parity(encoder, exported[0])]
     assert [c.encoding for c in checks] == 2 * ["video", "audio", "text"]
     assert all(c.good for c in checks), checks
 
@@ -120,9 +120,9 @@ def test_a_precision_is_served_once_measured_and_only_if_it_keeps_its_recall(
         (0.0, 0.97, None, False),
         (0.0, 0.99, 0.99989, False),
     ):
-        fine = Measured(0.01, 0.99, 0.0)
+        fine = PrecisionLoss(0.01, 0.99, 0.0)
         measured = {
-            m: Measured(0.01, cosine, points, alike) if m == "audio" else fine
+            m: PrecisionLoss(0.01, cosine, points, alike) if m == "audio" else fine
             for m in manifest.modalities
         }
         write_manifest(folder, replace(manifest, variants={"cpu/int8": measured}))
@@ -241,10 +241,10 @@ def test_the_fingerprint_is_of_weights_graphs_and_specs(exported: tuple[Path, Pa
 
 def test_outputs_are_checked() -> None:
     good = np.eye(3, dtype=np.float32)
-    assert checked("text", good, 3) is good
+    assert check_vectors("text", good, 3) is good
     for bad in (good * 2, good[:, :2], np.full((1, 3), np.nan, np.float32)):
         with pytest.raises(BadVectors):
-            checked("text", bad, 3)
+            check_vectors("text", bad, 3)
 
 
 @pytest.mark.skipif(
@@ -264,14 +264,14 @@ def test_export_replaces_a_bundle_whole(exported: tuple[Path, Path], tmp_path: P
         for file in m.files:
             shutil.copy(exported[1] / file, half / file)
 
-    plan = planned(m.name, m.inputs, m.spaces, m.tokenizers, m.provenance)
-    again = write_bundle(out, plan, fill, golden_vectors)
+    plan = draft_manifest(m.name, m.inputs, m.spaces, m.tokenizers, m.provenance)
+    again = write_bundle(out, plan, fill, compute_golden_vectors)
     assert [p.name for p in tmp_path.iterdir()] == ["bundle"] and not (out / "old").exists()
     assert again.manifest == m and m.provenance["licences"] == ["CC0"]
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("x")
     with pytest.raises(InTheWay):
-        write_bundle(tmp_path / "mine", plan, fill, golden_vectors)
+        write_bundle(tmp_path / "mine", plan, fill, compute_golden_vectors)
     assert (tmp_path / "mine" / "thesis.txt").exists()
 
 
@@ -318,7 +318,7 @@ def test_eight_bits_keep_a_matrix_to_half_a_step_of_its_blocks() -> None:
         * np.logspace(-6, 3, 37, dtype=np.float32)[:, None]
     )
     weight[:, 3] = 0.0
-    values, scales = eight_bits(weight)
+    values, scales = quantise_matrix(weight)
     found = ((values.astype(np.float32) - 128) * scales[..., None]).reshape(5, -1)
     assert np.all(
         np.abs(found[:, :37] - weight.T).reshape(-1)
@@ -334,9 +334,9 @@ def test_in_int8_an_item_has_the_vector_that_it_has_alone(bundle: str) -> None:
     sample library, too.
     """
     encoder = OnnxEncoder(open_bundle(ROOT / "bundles" / bundle), precision="int8")
-    for modality, items in everything(encoder).items():
+    for modality, items in collect_items(encoder).items():
         some = items[::3] if modality != "text" else items
-        vectors = in_batches(encoder, modality, some)
+        vectors = encode_in_batches(encoder, modality, some)
         assert (vectors * vectors[0]).sum(axis=-1).min() >= 0.9999, modality
 
 
@@ -358,12 +358,12 @@ def test_verify_notices_a_vector_that_depends_on_its_batch(
     """
     bundle = open_bundle(exported[1])
     plain, leaking = OnnxEncoder(bundle), Leaking(bundle)
-    items = everything(plain)
-    assert not any(check.good for check in batch_invariance(leaking, items))
+    items = collect_items(plain)
+    assert not any(check.good for check in check_batch_invariance(leaking, items))
     clips = Clips.open(
         "world:test:8", bundle.manifest.inputs, tmp_path / "cache", tmp_path / "world"
     )
-    for encoding, found in measure(plain, leaking, clips, items).items():
+    for encoding, found in measure_losses(plain, leaking, clips, items).items():
         assert found.alike is not None and found.alike < 0.9999 and not found.good
         assert abs(found.cosine - found.alike) < 1e-4, encoding
 

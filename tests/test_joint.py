@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from export.bundle import Joint, NoRoute, Space, planned
+from export.bundle import Joint, NoRoute, Space, draft_manifest
 from index.collection import Collection
 from index.records.database import NewItem
 from index.search import Answer, Options, TargetQuery, search
@@ -178,12 +178,12 @@ def test_without_a_common_space_any_means_both_of_them(tmp_path: Path) -> None:
         "eye": Space(8, {"video": "video", "text": "text@eye"}),
         "ear": Space(8, {"audio": "audio", "text": "text@ear"}),
     }
-    plan = planned("pair", inputs, apart, {}, {})
+    plan = draft_manifest("pair", inputs, apart, {}, {})
     assert [route.target for route in plan.routes(["text"], "any")] == ["video", "audio"]
     assert [route.target for route in plan.routes(["audio"], "any")] == ["audio"]
     with pytest.raises(NoRoute):
         plan.routes(["audio", "video"], "any")
-    one = planned("one", inputs, {"s": Space(8, {m: m for m in DIMS})}, {}, {}, {"s": 0.5})
+    one = draft_manifest("one", inputs, {"s": Space(8, {m: m for m in DIMS})}, {}, {}, {"s": 0.5})
     assert [route.target for route in one.routes(["text"], "any")] == [JOINT]
 
 

@@ -22,7 +22,7 @@ from media.decode import read_frames, read_waveform
 from media.errors import NotMedia, TooLong
 from media.hdr import to_bt709
 from media.mono import MonoResampler
-from media.video import VideoSpec, painted, square
+from media.video import VideoSpec, fit_square, render_frame
 from media.windows import InputSpecs, read_media
 
 from .makers import BLUE, GREEN, RED, make_tone, write_wav
@@ -330,7 +330,7 @@ def test_colours_below_transparency_are_not_seen() -> None:
     """Composed over white, also where the frame is scaled."""
     rgba = np.zeros((64, 64, 4), np.uint8)
     rgba[:, :32], rgba[:, 32:] = (255, 0, 0, 0), (0, 255, 0, 255)
-    seen = square(av.VideoFrame.from_ndarray(rgba, format="rgba"), SIZE)
+    seen = fit_square(av.VideoFrame.from_ndarray(rgba, format="rgba"), SIZE)
     assert seen[16, 4].tolist() == [255, 255, 255] and seen[16, 28].tolist() == [0, 255, 0]
     assert (seen[..., 1] == 255).all()  # no red, not even between the two
 
@@ -392,7 +392,7 @@ def test_hdr_is_seen_in_the_colours_of_sdr(curve: int, signal: Any) -> None:
 def test_a_frame_in_hdr_is_scaled_and_converted() -> None:
     frame = av.VideoFrame.from_ndarray(np.full((64, 96, 3), 38_000, np.uint16), format="rgb48le")
     frame.color_trc, frame.color_primaries = ColorTrc.SMPTE2084, ColorPrimaries.BT2020
-    seen = painted(frame, 48, 32, "area")
+    seen = render_frame(frame, 48, 32, "area")
     # 0.58 of PQ is white
     assert seen.shape == (32, 48, 3) and np.abs(seen.astype(int) - 255).max() <= 3
 

@@ -26,8 +26,14 @@ from tokenizers.processors import TemplateProcessing
 
 from export.bundle import NoRoute, open_bundle
 from export.encoder import OnnxEncoder
-from export.pretrained import CannotFetch, UnknownFamily, bundle_of, import_pretrained, of_both
-from export.verify import batch_invariance, probes, verify
+from export.pretrained import (
+    CannotFetch,
+    UnknownFamily,
+    adapt_joint_model,
+    import_pretrained,
+    write_published_bundle,
+)
+from export.verify import check_batch_invariance, probes, verify
 from media.containers import Budget
 from media.windows import read_media
 
@@ -255,7 +261,9 @@ def test_words_get_the_librarys_vectors(bundles: dict[str, tuple[Path, Path]], f
     encoder = OnnxEncoder.open(bundle)
     found = encoder.embed("text", encoder.tokens(TEXTS, "text"))
     assert (found * text_vectors(family, folder)).sum(axis=1).min() >= 0.9999
-    assert all(check.good for check in batch_invariance(encoder)), list(batch_invariance(encoder))
+    assert all(check.good for check in check_batch_invariance(encoder)), list(
+        check_batch_invariance(encoder)
+    )
 
 
 @pytest.mark.parametrize("family", ["clip", "siglip", "xclip"])
@@ -336,8 +344,8 @@ def test_pe_av_has_a_space_for_each_pair(tmp_path: Path) -> None:
     torch.manual_seed(4)
     folder = tmp_path / "published"
     model = pe_av(folder)
-    manifest = bundle_of(
-        [of_both("facebook/pe-av", str(folder), model)], [{}], tmp_path / "bundle"
+    manifest = write_published_bundle(
+        [adapt_joint_model("facebook/pe-av", str(folder), model)], [{}], tmp_path / "bundle"
     ).manifest
     routes = {
         pair: manifest.routes([pair.split("-")[0]], pair.split("-")[1])[0].space

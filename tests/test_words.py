@@ -14,7 +14,7 @@ from export.encoder import OnnxEncoder
 from index.ingest.build import row_vectors
 from media.errors import BadText
 from media.text import LETTERS_MAX, Reading, TextSpec, TextTokens, learn_tokenizer
-from media.words import unread_scripts, words_of
+from media.words import find_unread_scripts, find_words
 
 from .makers import ROOT
 
@@ -112,9 +112,9 @@ def test_what_a_vocabulary_was_learned_from_it_reads(tmp_path: Path) -> None:
 def test_a_script_is_read_where_there_are_words_of_it() -> None:
     latin = [f"word{chr(97 + a)}{chr(97 + b)}" for a in range(10) for b in range(10)]
     # two ideographs of a hundred words
-    assert unread_scripts([*latin, "д", "##ов", "犬", "犭"], "##") == {"CYRILLIC"}
-    assert unread_scripts([*latin, *latin[:1], "д", "##ов", "犬"], "##") == {"CYRILLIC", "CJK"}
-    assert words_of("it's 5 °C") == [(0, 2), (3, 4), (5, 6), (7, 9)]
+    assert find_unread_scripts([*latin, "д", "##ов", "犬", "犭"], "##") == {"CYRILLIC"}
+    assert find_unread_scripts([*latin, *latin[:1], "д", "##ов", "犬"], "##") == {"CYRILLIC", "CJK"}
+    assert find_words("it's 5 °C") == [(0, 2), (3, 4), (5, 6), (7, 9)]
 
 
 def numbered(count: int, every: int = 0) -> str:

@@ -8,8 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evaluation.retrieval import Text, agrees
-from evaluation.world import MATERIALS, WORDS, captions, picture, render, scenes, sound
+from evaluation.retrieval import GroupedCaption, is_relevant
+from evaluation.world import (
+    MATERIALS,
+    WORDS,
+    draw_scenes,
+    make_captions,
+    render,
+    render_frames,
+    render_sound,
+)
 from media.containers import Budget
 from media.manifest import Row
 from media.windows import read_media
@@ -19,7 +27,7 @@ from .makers import SPECS
 
 def test_splits_share_no_combination() -> None:
     seen = {
-        split: {(s.shape, s.colour, s.material, s.motion) for s in scenes(split, 800)}
+        split: {(s.shape, s.colour, s.material, s.motion) for s in draw_scenes(split, 800)}
         for split in ("train", "validation", "test")
     }
     assert not seen["train"] & seen["test"]
@@ -28,17 +36,17 @@ def test_splits_share_no_combination() -> None:
 
 
 def test_the_same_seed_gives_the_same_world() -> None:
-    a, b = scenes("test", 3), scenes("test", 3)
-    assert a == b and (sound(a[0]) == sound(b[0])).all()
-    assert (next(picture(a[1], 32)) == next(picture(b[1], 32))).all()
+    a, b = draw_scenes("test", 3), draw_scenes("test", 3)
+    assert a == b and (render_sound(a[0]) == render_sound(b[0])).all()
+    assert (next(render_frames(a[1], 32)) == next(render_frames(b[1], 32))).all()
 
 
 def test_captions_state_what_is_so() -> None:
-    for scene in scenes("train", 60):
-        for caption in captions(scene):
+    for scene in draw_scenes("train", 60):
+        for caption in make_captions(scene):
             assert caption.states and caption.about in (("video",), ("audio",))
             row = Row("other", None, (), "other", scene.attributes)
-            assert agrees(Text(caption.text, caption.states, "g"), row)
+            assert is_relevant(GroupedCaption(caption.text, caption.states, "g"), row)
             if "colour" in caption.states:
                 assert any(word in caption.text for word in WORDS["colour"][scene.colour])
             if caption.about == ("audio",):
@@ -46,7 +54,7 @@ def test_captions_state_what_is_so() -> None:
 
 
 def test_captions_vary() -> None:
-    texts = {c.text for s in scenes("train", 50) for c in captions(s)}
+    texts = {c.text for s in draw_scenes("train", 50) for c in make_captions(s)}
     assert len(texts) > 380  # of 400
 
 
@@ -56,12 +64,12 @@ def test_sound_and_sight_share_their_speed() -> None:
     def hits(speed: str) -> float:
         found = [
             s
-            for s in scenes("train", 3000)
+            for s in draw_scenes("train", 3000)
             if (s.motion, s.material, s.speed) == ("bounce", "stone", speed)
         ]
         counts = []
         for scene in found[:4]:
-            loud = np.abs(sound(scene)).reshape(-1, 400).max(axis=1)
+            loud = np.abs(render_sound(scene)).reshape(-1, 400).max(axis=1)
             peaks = (
                 (loud[1:-1] > loud[:-2])
                 & (loud[1:-1] >= loud[2:])
@@ -75,14 +83,14 @@ def test_sound_and_sight_share_their_speed() -> None:
 
 @pytest.mark.parametrize("material", list(MATERIALS))
 def test_every_material_sounds(material: str) -> None:
-    for scene in [s for s in scenes("train", 300) if s.material == material][:4]:
-        waveform = sound(scene)
+    for scene in [s for s in draw_scenes("train", 300) if s.material == material][:4]:
+        waveform = render_sound(scene)
         assert waveform.shape == (80_000,) and np.isfinite(waveform).all()
         assert 0.3 < np.abs(waveform).max() <= 1.0
 
 
 def test_files_are_real_media(tmp_path: Path) -> None:
-    one, two, three = scenes("test", 3)
+    one, two, three = draw_scenes("test", 3)
     render(tmp_path, [("a.mp4", [one]), ("b.mp4", [two, three]), ("c.ogg", [one])], 48, "test")
     rows = [
         json.loads(line) for line in (tmp_path / "manifest.jsonl").read_text("utf-8").splitlines()

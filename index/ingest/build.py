@@ -20,9 +20,9 @@ from export.bundle import modality_of
 from export.encoder import Encoder
 from media.containers import MEDIA, Budget
 from media.errors import BadMedia, DecoderFailed, DecodersClosed, NotMedia
-from media.manifest import Member, Row, encodable, read_manifest, read_shard
+from media.manifest import Member, Row, check_string, read_manifest, read_shard
 from media.sandbox import Decoders
-from media.text import padded, warnings_of
+from media.text import list_warnings, pad_tokens
 from media.windows import Media
 
 from ..collection import Collection
@@ -195,8 +195,8 @@ def distinct(found: list[Source], report: Report) -> Iterator[Source]:
     taken: dict[str, Source] = {}
     for source in found:
         try:
-            encodable(source.id)
-            encodable(str(source.path))
+            check_string(source.id)
+            check_string(str(source.path))
         except ValueError:
             report.failed[ascii(source.name)] = "its name is not UTF-8"
             continue
@@ -591,7 +591,7 @@ def read_words(encoder: Encoder, texts: list[str]) -> Words:
     told = [
         warning
         for found in readings.values()
-        for warning in warnings_of(dict(enumerate(found)), several, cut=False)
+        for warning in list_warnings(dict(enumerate(found)), several, cut=False)
     ]
     return Words(windows, rows, tuple(dict.fromkeys(told)))
 
@@ -599,7 +599,7 @@ def read_words(encoder: Encoder, texts: list[str]) -> Words:
 def row_vectors(encoder: Encoder, encoding: str, rows: list[list[int]]) -> np.ndarray[Any, Any]:
     """Unit vectors [n, dim] of token ids."""
     spec = encoder.manifest.tokenizers[encoding].spec
-    parts = [padded(rows[at : at + WINDOWS], spec) for at in range(0, len(rows), WINDOWS)]
+    parts = [pad_tokens(rows[at : at + WINDOWS], spec) for at in range(0, len(rows), WINDOWS)]
     return np.concatenate([encoder.embed(encoding, part) for part in parts])
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from media.manifest import encodable
+from media.manifest import check_string
 
 COMPARISONS = {"$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
 MAX_DEPTH = 16  # of nested operators
@@ -56,7 +56,7 @@ def compile_filter(query: dict[str, Any]) -> tuple[str, list[Any]]:
     where = conjunction(query, made, 0)
     try:
         for text in (p for p in made.params if isinstance(p, str)):
-            encodable(text)
+            check_string(text)
     except ValueError as error:
         raise BadFilter("a text is not UTF-8") from error
     return where, made.params

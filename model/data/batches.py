@@ -136,7 +136,7 @@ class Mixture:
 
 
 def caption_about(row: Row, modality: str, random: np.random.Generator) -> str | None:
-    fitting = row.public_message(modality)
+    fitting = row.captions_about(modality)
     return fitting[int(random.integers(len(fitting)))].text if fitting else None
 
 

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from webdataset.filters import shuffle
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
-from evaluation.clips import Clip, LazyClip, first_of, heard_samples, read_row
+from evaluation.clips import Clip, LazyClip, count_heard_samples, read_row, take_first_windows
 from media.containers import MEDIA
 from media.manifest import BadManifest, BadMetadata, Row, sample_row
 from media.windows import InputSpecs
@@ -108,6 +108,6 @@ def decode(specs: InputSpecs, row: Row, suffix: str, data: bytes) -> Clip:
     if isinstance(parts, str):
         tqdm.write(f"left out {row.id}: {parts}")
         parts = {}
-    found = first_of(parts)
+    found = take_first_windows(parts)
     waveform = found.get("audio")
-    return Clip(row, found.get("video"), waveform, heard_samples(waveform))
+    return Clip(row, found.get("video"), waveform, count_heard_samples(waveform))

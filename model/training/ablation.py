@@ -21,7 +21,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from evaluation.clips import Clips
-from evaluation.retrieval import evaluate_first_windows, score
+from evaluation.retrieval import build_first_window_routes, summarise
 from media.text import TextTokens
 
 from ..config import TrainConfig
@@ -101,7 +101,7 @@ def run_arm(
         model = train(config, folder, resume=True, log=lambda _: None, media=media)
         clips = Clips.open(test, config.encoder.inputs, media / "cache", media / "world")
         tokens = TextTokens(folder / "tokenizer.json", config.encoder.text)
-        after.append(score(evaluate_first_windows(embedder(model, tokens), clips)))
+        after.append(summarise(build_first_window_routes(embedder(model, tokens), clips)))
         before = str(folder)
     last = [json.loads(line) for line in lines_of(out / "stage-0" / "metrics.jsonl")[-LAST:]]
     result = {

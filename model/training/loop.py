@@ -25,7 +25,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from evaluation.clips import Clips
-from evaluation.retrieval import Embedder, evaluate_first_windows, measure, score
+from evaluation.retrieval import Embedder, build_first_window_routes, select_metric, summarise
 from media.errors import BadConfig
 from media.text import TextTokens, learn_tokenizer
 
@@ -206,10 +206,10 @@ class Run:
         self.model.eval()
         if self.config.encoder.memory:
             self.remember()
-        found = score(
-            evaluate_first_windows(embedder(self.model, self.mixture.tokens), self.held_out)
+        found = summarise(
+            build_first_window_routes(embedder(self.model, self.mixture.tokens), self.held_out)
         )
-        value = measure(found, self.config.best_by)
+        value = select_metric(found, self.config.best_by)
         better = value > self.best["value"]
         if better:
             self.best = {"step": self.step, "value": value}
@@ -231,7 +231,7 @@ class Run:
         sounds = [
             s.rows[i] for s in clips for i in np.flatnonzero(s.has["audio"] & ~s.has["video"])
         ]
-        said = Counter(said.text for row in sounds for said in row.public_message("audio"))
+        said = Counter(said.text for row in sounds for said in row.captions_about("audio"))
         texts = [text for text, _ in said.most_common(self.config.encoder.memory)]
         if texts:
             ids = torch.from_numpy(self.mixture.tokens(texts)).to(

@@ -15,7 +15,7 @@ from pydantic.json_schema import SkipJsonSchema
 from export.bundle import Space
 from index.search import direction
 from media.errors import BadMedia, BadText
-from media.text import Reading, warnings_of
+from media.text import Reading, list_warnings
 
 from .. import schemas
 from ..active import ClientId, Tercet
@@ -74,7 +74,7 @@ async def openai_embeddings(
             "prompt_tokens": sum(reading.read for reading in readings),
             "total_tokens": sum(reading.tokens for reading in readings),
         }
-        warnings = warnings_of(dict(zip(texts, readings, strict=True)), len(parts) > 1, cut=True)
+        warnings = list_warnings(dict(zip(texts, readings, strict=True)), len(parts) > 1, cut=True)
         if warnings:
             answer["warnings"] = warnings
     if sounds:
@@ -173,7 +173,7 @@ async def embed_text(
     data = [
         schemas.Embedding(index=i, embedding=to_floats(vector)) for i, vector in enumerate(vectors)
     ]
-    warnings = warnings_of(dict(enumerate(readings)), len(texts) > 1, cut=True)
+    warnings = list_warnings(dict(enumerate(readings)), len(texts) > 1, cut=True)
     return embeddings_response(tercet, space, data, warnings)
 
 

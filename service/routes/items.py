@@ -13,7 +13,7 @@ from index.collection import Collection
 from index.ingest.build import read_words
 from index.ingest.items import media_item
 from index.records.database import Item, NewItem, UnknownItem, list_modalities
-from media.manifest import checked_metadata
+from media.manifest import check_metadata
 
 from .. import schemas
 from ..active import ClientId, Tercet
@@ -88,7 +88,7 @@ async def add_media(
             raise BadRequest("there is no part 'file' with a file name")
         id = parse_value(schemas.ItemId, form.get("id") or uuid.uuid4().hex)
         given = form.get("metadata")
-        metadata = checked_metadata(parse_json("metadata", given)) if given else {}
+        metadata = check_metadata(parse_json("metadata", given)) if given else {}
         manifest = tercet.encoder.manifest
         encodings = [*manifest.encodings("video"), *manifest.encodings("audio")]
         overlap = tercet.settings.overlap
