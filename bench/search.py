@@ -42,8 +42,8 @@ from index.collection import Collection
 from index.columns import Ids
 from index.records.database import NewItem
 from index.search import Options, TargetQuery, search
-from index.vectors.faiss_index import FaissIndex
 from index.vectors.base import Vectors, bitmap_selector
+from index.vectors.faiss_index import FaissIndex
 
 from .others import Answer, Store, others
 

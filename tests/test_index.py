@@ -28,7 +28,6 @@ from index.collection import (
     CollectionExists,
     DataInUse,
     FingerprintConflict,
-    NoPreview,
     RecordsLost,
     UnknownCollection,
 )
