@@ -348,7 +348,7 @@ class Collection:
         except (OSError, sqlite3.OperationalError) as error:
             if not is_full(error):
                 raise
-            with self._reserve.given_up():
+            with self._reserve.release():
                 self._delete(id)
                 with self._hold_for_writing() as records:
                     records.truncate_log()
