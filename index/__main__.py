@@ -285,8 +285,8 @@ def build_and_report(args: argparse.Namespace) -> tuple[int, dict[str, Any]]:
         reembedded = reembed_with_progress(args, encoder, overlap=None)
         if reembedded.failed:
             print(
-                f"{args.collection}: {len(reembedded.failed)} of {reembedded.total} items could not be"
-                " read, so nothing was swapped: put their files back, or delete these items with"
+                f"{args.collection}: {len(reembedded.failed)} of {reembedded.total} items could not"
+                " be read, so nothing was swapped: put their files back, or delete these items with"
                 " the bundle they were made by; then run this again",
                 file=sys.stderr,
             )
@@ -627,7 +627,8 @@ def print_saved(folder: Path, saved: dict[str, Saved], as_json: bool) -> int:
 
 def format_hits(hits: list[Hit]) -> str:
     rows = [
-        f"{hit.score:6.3f}  {format_confidence(hit):>5s}  {hit.start_s:8.1f} - {hit.end_s:8.1f} s  {hit.id}"
+        f"{hit.score:6.3f}  {format_confidence(hit):>5s}  {hit.start_s:8.1f} - {hit.end_s:8.1f} s"
+        f"  {hit.id}"
         for hit in hits
     ]
     return "\n".join([f"{'score':>6s}  {'sure':>5s}  {'moment':>21s}  item", *rows])
