@@ -26,7 +26,7 @@ import psutil
 from export.encoder import OnnxEncoder
 from index.__main__ import BUILD_BUDGET, DECODE_MEMORY_MB
 from index.collection import Collection
-from index.ingest.build import WINDOWS, Source, build, decoded, encoded, plan_build
+from index.ingest.build import WINDOWS, Source, build, decode_sources, encode_items, plan_build
 from media.errors import BadMedia
 from media.sandbox import Decoders
 from media.windows import Media
@@ -47,7 +47,7 @@ def decode_alone(
     decoders, readable = Decoders(workers, DECODE_MEMORY_MB, FILE_S), 0
     decoders.warm()
     began = time.perf_counter()
-    for _, _, outcome in decoded(todo, encoder, decoders, BUILD_BUDGET, place):
+    for _, _, outcome in decode_sources(todo, encoder, decoders, BUILD_BUDGET, folder=place):
         readable += not isinstance(outcome, BadMedia)
     took = time.perf_counter() - began
     decoders.close()
@@ -59,7 +59,7 @@ def encode_alone(bundle: Path, todo: list[tuple[Source, str]], workers: int, pla
     core and as many at once as there are cores.
     """
     decoders, encoder = Decoders(workers, DECODE_MEMORY_MB, FILE_S), OnnxEncoder.open(bundle)
-    outcomes = list(decoded(todo, encoder, decoders, BUILD_BUDGET, place))
+    outcomes = list(decode_sources(todo, encoder, decoders, BUILD_BUDGET, folder=place))
     decoders.close()
     batches: list[Ready] = [[]]
     for source, stamp, media in outcomes:
@@ -71,10 +71,10 @@ def encode_alone(bundle: Path, todo: list[tuple[Source, str]], workers: int, pla
     took = []
     for threads, at_once in ((0, 1), (1, os.cpu_count() or 1)):
         encoder = OnnxEncoder.open(bundle, threads=threads)
-        encoded(encoder, batches[0])
+        encode_items(encoder, batches[0])
         with ThreadPoolExecutor(at_once) as device:
             began = time.perf_counter()
-            list(device.map(partial(encoded, encoder), batches))
+            list(device.map(partial(encode_items, encoder), batches))
             took.append(time.perf_counter() - began)
     return min(took) / sum(map(len, batches))
 
@@ -107,8 +107,15 @@ def ray_alone(args: argparse.Namespace, encoder: OnnxEncoder, data: Path) -> tup
     ray.init(num_cpus=args.workers, include_dashboard=False, log_to_driver=False)
     box, indexed = Collection(data, encoder.manifest.fingerprint, encoder.manifest.dims), 0
     began = time.perf_counter()
-    limits = (BUILD_BUDGET, DECODE_MEMORY_MB, FILE_S, args.workers)
-    for _, _, report in ray_build.build(args.bundle, box, args.paths, *limits):
+    for _, _, report in ray_build.build(
+        args.bundle,
+        box,
+        args.paths,
+        budget=BUILD_BUDGET,
+        memory_mb=DECODE_MEMORY_MB,
+        max_s=FILE_S,
+        workers=args.workers,
+    ):
         indexed = report.indexed
     took = time.perf_counter() - began
     box.close()
@@ -129,7 +136,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         empty = Collection(place / "empty", encoder.manifest.fingerprint, encoder.manifest.dims)
-        todo = plan_build(empty, args.paths, False, 0.0).todo
+        todo = plan_build(empty, args.paths, retry=False, overlap=0.0).todo
         empty.close()
         some = [
             todo[i]

@@ -21,7 +21,7 @@ from playwright.sync_api import sync_playwright
 
 from export.bundle import open_bundle
 from index.library import Collections
-from index.query_bank import phrases
+from index.query_bank import list_queries
 from index.records.database import NewItem
 
 from .search import CHUNK, made
@@ -92,7 +92,7 @@ def main() -> None:
             page.locator("#collection option").first.wait_for(state="attached")
             typed = 0
             while typed < args.keystrokes:
-                for letter in phrases()[typed % len(phrases())]:
+                for letter in list_queries()[typed % len(list_queries())]:
                     page.keyboard.type(letter)
                     page.wait_for_timeout(600)
                     typed += 1

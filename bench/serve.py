@@ -36,7 +36,7 @@ import numpy as np
 
 from export.bundle import open_bundle
 from export.encoder import OnnxEncoder, open_session
-from index.query_bank import phrases
+from index.query_bank import list_queries
 
 CONCURRENCY = (1, 8, 32, 128)
 BATCHES = (1, 8, 16, 32, 64, 128)
@@ -82,11 +82,11 @@ class Loops:
 
 def rate(embed: Callable[[list[str]], Any], batch: int, seconds: float) -> float:
     """Texts a second of a function that takes so many at once."""
-    texts, done = phrases() * 3, 0
+    texts, done = list_queries() * 3, 0
     embed(texts[:batch])
     began = time.perf_counter()
     while time.perf_counter() - began < seconds:
-        at = done % len(phrases())
+        at = done % len(list_queries())
         embed(texts[at : at + batch])
         done += batch
     return done / (time.perf_counter() - began)
@@ -204,9 +204,9 @@ def main() -> None:
     parser.add_argument("--beside", type=int, metavar="PORT")
     parser.add_argument("--model", default="default", help="what the other server calls its model")
     args = parser.parse_args()
-    embeds = [raw("/v1/embed/text", {"texts": [text]}) for text in phrases()]
-    others = [raw("/embeddings", {"model": args.model, "input": [text]}) for text in phrases()]
-    searches = [raw("/v1/search/text-video", {"query": text}) for text in phrases()]
+    embeds = [raw("/v1/embed/text", {"texts": [text]}) for text in list_queries()]
+    others = [raw("/embeddings", {"model": args.model, "input": [text]}) for text in list_queries()]
+    searches = [raw("/v1/search/text-video", {"query": text}) for text in list_queries()]
     with (
         tempfile.TemporaryDirectory() as folder,
         served(args.bundle, Path(folder) / "data", args.imports) as port,

@@ -26,7 +26,7 @@ import httpx
 import numpy as np
 import psutil
 
-from index.query_bank import phrases
+from index.query_bank import list_queries
 from media.containers import MEDIA
 
 from .serve import ask, free, raw
@@ -58,7 +58,7 @@ class Load:
             self.seen[f"{act.__name__} {answer.status_code if answer is not None else 'gone'}"] += 1
 
     def words(self) -> str:
-        return self.rng.choice(phrases())
+        return self.rng.choice(list_queries())
 
     def texts(self) -> httpx.Response:
         return self.http.post(

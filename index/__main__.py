@@ -31,15 +31,14 @@ from media.sandbox import Decoders
 from .backup import Saved, backup, restore
 from .collection import Collection, CollectionError, FingerprintConflict
 from .ingest.adopt import adopt
-from .ingest.build import Report, build, row_vectors, standing_failures
-from .ingest.reembed import Overlap, Progress, drop, overlaps, reembed, swap
+from .ingest.build import Report, build, embed_rows, list_failures
+from .ingest.reembed import Overlap, Progress, drop, measure_overlaps, reembed, swap
 from .library import Collections
 from .query_bank import ensure_query_bank
 from .records.database import Item
 from .records.filters import BadFilter
 from .records.schema import UnknownSchema
-from .report import report
-from .report import table as worth_table
+from .report import format_stats, report
 from .search import Answer, Hit, Options, TargetQuery, direction, search
 from .vectors.kinds import KINDS
 from .vectors.sizing import Sizing
@@ -50,8 +49,8 @@ PROG = "python -m index"
 PAGE = 1000  # items read at once
 LINE_S = 5.0  # between two lines of progress where there is no terminal
 OVERLAP_MAX = 0.9
-OVERLAP = "of a window that the next one lies on, 0 to 0.9"
-DECODE_MEMORY_MB = 6144  # two hours of sound at 44.1 kHz are 1.3 GB, a few times over
+OVERLAP = "share of a window that the next one covers too, 0 to 0.9"
+DECODE_MEMORY_MB = 6144  # a few copies of two hours of sound at 44.1 kHz, 1.3 GB each
 
 
 def arguments(prog: str = PROG) -> argparse.ArgumentParser:
@@ -102,10 +101,10 @@ def add_sizing(command: argparse.ArgumentParser) -> None:
         "--index", choices=["auto", *KINDS], default="auto", help="kind of the vector indexes"
     )
     command.add_argument(
-        "--index-memory-mb", type=int, default=0, help="that one index may take; 0: no limit"
+        "--index-memory-mb", type=int, default=0, help="memory for one index; 0: no limit"
     )
     command.add_argument(
-        "--index-latency-ms", type=float, default=2.0, help="that one search of it may take, about"
+        "--index-latency-ms", type=float, default=2.0, help="time for one search of an index, about"
     )
     command.add_argument(
         "--milvus", default="", help="address of a Milvus that keeps the vectors instead"
@@ -124,18 +123,19 @@ def build_parser(commands: Commands) -> argparse.ArgumentParser:
     building.add_argument(
         "--adopt",
         action="store_true",
-        help="make items of media in the collection's folder that none names; begin it anew if its records are lost",
+        help="make items of media in the collection's folder that no item names, and begin it anew"
+        " if its records are lost",
     )
     building.add_argument(
-        "--check", action="store_true", help="read files whose size and time are as they were, too"
+        "--check", action="store_true", help="read files of unchanged size and time, too"
     )
     building.add_argument(
         "--reembed",
         action="store_true",
-        help="a collection in another bundle's vectors: make it anew in this one's first",
+        help="re-embed the collection first if it was embedded with another bundle",
     )
     building.add_argument(
-        "--retry-failed", action="store_true", help="try what failed before again"
+        "--retry-failed", action="store_true", help="try again what failed in earlier builds"
     )
     building.add_argument(
         "--workers", type=int, default=2, help="decoding processes; of ray, actors"
@@ -146,7 +146,7 @@ def build_parser(commands: Commands) -> argparse.ArgumentParser:
     building.add_argument(
         "--file-max-s", type=float, default=600.0, help="seconds one file may take to decode"
     )
-    building.add_argument("--overlap", type=share, default=0.0, help=OVERLAP)
+    building.add_argument("--overlap", type=parse_overlap, default=0.0, help=OVERLAP)
     return building
 
 
@@ -164,9 +164,9 @@ def search_parser(commands: Commands) -> argparse.ArgumentParser:
     query.add_argument("--video", type=Path, metavar="FILE")
     searching.add_argument("--target", choices=[ANY, *MODALITIES], default=ANY)
     searching.add_argument(
-        "--space", help="of a bundle that has several; else the first that holds both ends"
+        "--space", help="embedding space of the bundle; default: the first that has both modalities"
     )
-    searching.add_argument("--top-k", type=positive, default=10)
+    searching.add_argument("--top-k", type=parse_count, default=10)
     searching.add_argument("--exact", action="store_true", help="compare every vector")
     searching.add_argument("--filter", type=json.loads, help="a filter as JSON")
     return searching
@@ -180,8 +180,10 @@ def items_parser(commands: Commands) -> argparse.ArgumentParser:
         "--data mine --limit 20",
         "--data mine --limit 20 --after clip-20.mp4 --json",
     )
-    listing.add_argument("--limit", type=positive, help="at most so many; default: all")
-    listing.add_argument("--after", default="", metavar="ID", help="only those behind this one")
+    listing.add_argument("--limit", type=parse_count, help="how many at most; default: all")
+    listing.add_argument(
+        "--after", default="", metavar="ID", help="only items whose ids come after this one"
+    )
     return listing
 
 
@@ -189,7 +191,7 @@ def reembed_parser(commands: Commands) -> argparse.ArgumentParser:
     embedding = add_command(
         commands,
         "reembed",
-        "make a collection anew in another bundle's vectors, beside the old",
+        "re-embed a collection with another bundle, beside the old one",
         "--data mine --bundle bundles/mine",
         "--data mine --swap",
     )
@@ -199,24 +201,24 @@ def reembed_parser(commands: Commands) -> argparse.ArgumentParser:
     )
     ending = embedding.add_mutually_exclusive_group()
     ending.add_argument(
-        "--swap", action="store_true", help="put what has been made in the old one's place"
+        "--swap", action="store_true", help="put the re-embedded collection in the old one's place"
     )
-    ending.add_argument("--drop", action="store_true", help="forget what has been made")
+    ending.add_argument("--drop", action="store_true", help="delete the re-embedded collection")
     embedding.add_argument(
-        "--overlap", type=share, default=None, help=f"{OVERLAP}; as the old one's if not given"
+        "--overlap", type=parse_overlap, default=None, help=f"{OVERLAP}; default: as in the old one"
     )
     return embedding
 
 
-def positive(text: str) -> int:
-    """Argparse's type of a count."""
+def parse_count(text: str) -> int:
+    """A count of one or more. Raises ValueError."""
     if int(text) < 1:
         raise ValueError(text)
     return int(text)
 
 
-def share(text: str) -> float:
-    """Argparse's type of an overlap."""
+def parse_overlap(text: str) -> float:
+    """An overlap of windows. Raises ValueError."""
     value = float(text)
     if not 0.0 <= value <= OVERLAP_MAX:
         raise ValueError(text)
@@ -250,9 +252,11 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
         return 1
 
 
-def opened(args: argparse.Namespace, manifest: Manifest, make: bool = False) -> Collections:
-    """The data folder, made where there is none only if told. Raises FileNotFoundError,
-    CollectionError.
+def open_collections(
+    args: argparse.Namespace, manifest: Manifest, make: bool = False
+) -> Collections:
+    """Open the data folder; one that does not exist is created if `make`. Raises
+    FileNotFoundError, CollectionError.
     """
     if not make and not args.data.is_dir():
         raise FileNotFoundError(f"{args.data} does not exist")
@@ -262,56 +266,56 @@ def opened(args: argparse.Namespace, manifest: Manifest, make: bool = False) -> 
 
 def build_command(args: argparse.Namespace) -> int:
     if not args.json:
-        return build_and_tell(args)[0]
+        return build_and_report(args)[0]
     with redirect_stdout(sys.stderr):  # the lines for people
-        status, document = build_and_tell(args)
+        status, document = build_and_report(args)
     print(json.dumps(document, indent=1))
     return status
 
 
-def build_and_tell(args: argparse.Namespace) -> tuple[int, dict[str, Any]]:
+def build_and_report(args: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     """Build as the arguments say. Returns the exit status and what was done."""
     missing = [path for path in args.paths if not path.exists()]
     if missing:
         raise FileNotFoundError(f"{missing[0]} does not exist")
     # a core for each of the batches that are encoded at once
     encoder = OnnxEncoder.open(args.bundle, threads=1)
-    collections = opened(args, encoder.manifest, make=not args.adopt)
+    collections = open_collections(args, encoder.manifest, make=not args.adopt)
     if args.reembed and isinstance(collections.conflicts.get(args.collection), FingerprintConflict):
         collections.close()
         reembedded = reembed_with_progress(args, encoder, overlap=None)
         if reembedded.failed:
             print(
-                f"{args.collection}: {len(reembedded.failed)} of {reembedded.total} items could not be read, so nothing"
-                " was swapped: put their files back, or delete these items with the bundle they were made by; then run"
-                " this again",
+                f"{args.collection}: {len(reembedded.failed)} of {reembedded.total} items could not"
+                " be read, so nothing was swapped: put their files back, or delete these items with"
+                " the bundle they were made by; then run this again",
                 file=sys.stderr,
             )
             return 1, {"reembed": asdict(reembedded)}
-        print(f"{args.collection}: {reembedded.total} items embedded anew with this bundle")
+        print(f"{args.collection}: {reembedded.total} items re-embedded with this bundle")
         swap(args.data, args.collection)
-        collections = opened(args, encoder.manifest)
+        collections = open_collections(args, encoder.manifest)
     try:
         adopted = adopt_command(args, encoder, collections) if args.adopt else Report()
         collection = collections.ensure(args.collection)
         ensure_query_bank(collection, encoder)
-        report = shown(progress_of(args, encoder, collection)) if args.paths else Report()
+        report = follow_build(run_build(args, encoder, collection)) if args.paths else Report()
         before = {
             name: why
-            for name, why in standing_failures(collection).items()
+            for name, why in list_failures(collection).items()
             if name not in report.failed
         }
     finally:
         collections.close()
-    tell(args.data / f"{args.collection}-failures.jsonl", report, before, bool(args.paths))
+    report_build(args.data / f"{args.collection}-failures.jsonl", report, before, bool(args.paths))
     done = asdict(report) | {"failed_before": before}
     if args.adopt:
         done |= {"adopted": asdict(adopted)}
     return (1 if report.failed or adopted.failed else 0), done
 
 
-def tell(failures: Path, report: Report, before: dict[str, str], built: bool) -> None:
-    """What a build did, and what failed in it and `before`, which goes to a file, too."""
+def report_build(failures: Path, report: Report, before: dict[str, str], built: bool) -> None:
+    """Print what a build did. What failed in it and `before` is written to a file, too."""
     every = report.failed | before
     lines = [
         json.dumps({"source": name, "reason": reason}) + "\n" for name, reason in every.items()
@@ -351,7 +355,7 @@ def adopt_command(
         print(f"  {file} ({file.stat().st_size} bytes)")
     decoders = Decoders(args.workers, DECODE_MEMORY_MB, args.file_max_s)
     try:
-        report = shown(adopt(encoder, collection, decoders, BUILD_BUDGET, args.overlap))
+        report = follow_build(adopt(encoder, collection, decoders, BUILD_BUDGET, args.overlap))
     finally:
         decoders.close()
     for name, reason in report.failed.items():
@@ -360,33 +364,36 @@ def adopt_command(
     return report
 
 
-def progress_of(
+def run_build(
     args: argparse.Namespace, encoder: OnnxEncoder, collection: Collection
 ) -> Iterator[tuple[int, int, Report]]:
-    """A build by the chosen engine."""
+    """Build with the chosen engine; yields (done, total, report so far)."""
     if args.engine == "ray":
         from .ingest import ray_build
 
-        limits = (BUILD_BUDGET, DECODE_MEMORY_MB, args.file_max_s, args.workers)
         yield from ray_build.build(
             args.bundle,
             collection,
             args.paths,
-            *limits,
-            args.retry_failed,
-            args.overlap,
-            args.check,
+            budget=BUILD_BUDGET,
+            memory_mb=DECODE_MEMORY_MB,
+            max_s=args.file_max_s,
+            workers=args.workers,
+            retry=args.retry_failed,
+            overlap=args.overlap,
+            check=args.check,
         )
         return
     decoders = Decoders(args.workers, DECODE_MEMORY_MB, args.file_max_s)
     try:
-        how = (BUILD_BUDGET, args.retry_failed, args.overlap)
         yield from build(
             encoder,
             collection,
             args.paths,
             decoders,
-            *how,
+            BUILD_BUDGET,
+            retry=args.retry_failed,
+            overlap=args.overlap,
             at_once=os.cpu_count() or 1,
             check=args.check,
         )
@@ -394,24 +401,26 @@ def progress_of(
         decoders.close()
 
 
-def shown(progress: Iterator[tuple[int, int, Report]]) -> Report:
-    """Follow a build: a bar on a terminal, a plain line now and then elsewhere, with the rate and
-    the time left.
+def follow_build(progress: Iterator[tuple[int, int, Report]]) -> Report:
+    """Show a bar on a terminal, or now and then a line with the rate and the time left; returns the
+    last report.
     """
-    report, told, began, first = Report(), time.monotonic(), time.monotonic(), -1
+    report = Report()
+    began = time.monotonic()
+    printed = began
+    first = -1
     with tqdm(unit="file", desc="indexing", disable=not sys.stderr.isatty()) as bar:
         for done, total, now in progress:
-            report, bar.total = now, total
+            report = now
+            bar.total = total
             bar.update(done - bar.n)
             first = done if first < 0 else first
-            if bar.disable and time.monotonic() - told > LINE_S:
-                told = time.monotonic()
-                rate = (done - first) / (told - began)
-                left = (
-                    f"{rate:.1f} files/s, {(total - done) / rate:.0f} s left"
-                    if rate
-                    else "no rate yet"
-                )
+            if bar.disable and time.monotonic() - printed > LINE_S:
+                printed = time.monotonic()
+                rate = (done - first) / (printed - began)
+                left = "no rate yet"
+                if rate:
+                    left = f"{rate:.1f} files/s, {(total - done) / rate:.0f} s left"
                 print(f"{done} of {total} files, {left}", file=sys.stderr)
     return report
 
@@ -419,19 +428,21 @@ def shown(progress: Iterator[tuple[int, int, Report]]) -> Report:
 def search_command(args: argparse.Namespace) -> int:
     encoder = OnnxEncoder.open(args.bundle)
     query = "text" if args.text is not None else "audio" if args.audio else "video"
-    aims, warnings, known = [], dict[str, None](), 1.0
+    aims = []
+    warnings: dict[str, None] = {}  # in order, each once
+    known = 1.0
     for route in encoder.manifest.routes([query], args.target, args.space):
         encoding = route.encodings[query]
         if args.text is not None:
             (reading,) = encoder.read([args.text], encoding)
             reading.check()
-            vector = row_vectors(encoder, encoding, reading.rows[:1])[0]
+            vector = embed_rows(encoder, encoding, reading.rows[:1])[0]
             warnings |= dict.fromkeys(reading.warnings(cut=True))
             known = min(known, reading.share)
         else:
-            vector = file_vector(encoder, encoding, args.audio or args.video)
+            vector = embed_file(encoder, encoding, args.audio or args.video)
         aims.append(TargetQuery.along(route, query, vector[None]))
-    collections = opened(args, encoder.manifest)
+    collections = open_collections(args, encoder.manifest)
     try:
         collection = collections.get(args.collection)
         ensure_query_bank(collection, encoder)
@@ -444,9 +455,10 @@ def search_command(args: argparse.Namespace) -> int:
     if args.json:
         print(search_document(collection, f"{query}-{args.target}", answer, list(warnings)))
         return 0
-    print(table(answer.hits))
+    print(format_hits(answer.hits))
     how = "exact" if answer.plan.exact else "approximate"
-    ways, compared = " and ".join(answer.plan.ways), answer.plan.compared
+    ways = " and ".join(answer.plan.ways)
+    compared = answer.plan.compared
     print(
         f"{how} among {answer.plan.candidates} windows: {ways}, {compared} compared",
         file=sys.stderr,
@@ -465,16 +477,16 @@ def search_document(collection: Collection, route: str, answer: Answer, warnings
 
 
 def items_command(args: argparse.Namespace) -> int:
-    collections = opened(args, open_bundle(args.bundle).manifest)
+    collections = open_collections(args, open_bundle(args.bundle).manifest)
     try:
         collection = collections.get(args.collection)
-        items = list(islice(items_after(collection, args.after), args.limit))
+        items = list(islice(list_items_after(collection, args.after), args.limit))
         following = bool(items) and bool(collection.page(1, items[-1].id))
     finally:
         collections.close()
     if args.json:
         page = {
-            "items": [about(item) for item in items],
+            "items": [item_document(item) for item in items],
             "next": items[-1].id if following else None,
         }
         print(json.dumps(page, indent=1))
@@ -487,20 +499,21 @@ def items_command(args: argparse.Namespace) -> int:
     return 0
 
 
-def items_after(collection: Collection, id: str) -> Iterator[Item]:
-    """Every item behind one, by id."""
-    while page := collection.page(PAGE, id):
+def list_items_after(collection: Collection, id: str) -> Iterator[Item]:
+    """Every item whose id comes after one, in order."""
+    page = collection.page(PAGE, id)
+    while page:
         yield from page
-        id = page[-1].id
+        page = collection.page(PAGE, page[-1].id)
 
 
-def about(item: Item) -> dict[str, Any]:
-    """An item as the service tells of it over HTTP."""
+def item_document(item: Item) -> dict[str, Any]:
+    """An item as the service describes it over HTTP."""
     names = ("id", "windows", "modalities", "duration_s", "kind", "filename", "text", "metadata")
     return {name: getattr(item, name) for name in names}
 
 
-def file_vector(encoder: OnnxEncoder, encoding: str, file: Path) -> NDArray[np.float32]:
+def embed_file(encoder: OnnxEncoder, encoding: str, file: Path) -> NDArray[np.float32]:
     """One query vector for a file: the mean direction of its windows."""
     modality = modality_of(encoding)
     decoders = Decoders(1, max_s=60.0)
@@ -517,16 +530,15 @@ def file_vector(encoder: OnnxEncoder, encoding: str, file: Path) -> NDArray[np.f
 
 def report_command(args: argparse.Namespace) -> int:
     encoder = OnnxEncoder.open(args.bundle)
-    collections = opened(args, encoder.manifest)
+    collections = open_collections(args, encoder.manifest)
     try:
         found = report(collections.get(args.collection), encoder.manifest.compares)
     finally:
         collections.close()
-    print(
-        json.dumps([asdict(worth) for worth in found], indent=1)
-        if args.json
-        else worth_table(found)
-    )
+    if args.json:
+        print(json.dumps([asdict(stats) for stats in found], indent=1))
+    else:
+        print(format_stats(found))
     return 0
 
 
@@ -545,16 +557,18 @@ def reembed_command(args: argparse.Namespace) -> int:
         return 0
     encoder = OnnxEncoder.open(args.bundle, shared=True)
     progress = reembed_with_progress(args, encoder, args.overlap)
-    found = overlaps(args.data, args.collection, encoder.manifest.compares)
+    found = measure_overlaps(args.data, args.collection, encoder.manifest.compares)
     if args.json:
         print(reembed_document(args.collection, progress, found))
         return 1 if progress.failed else 0
     print(
-        f"{progress.total - len(progress.failed)} of {progress.total} items are in the vectors of {args.bundle}"
+        f"{progress.total - len(progress.failed)} of {progress.total} items are in the vectors of"
+        f" {args.bundle}"
     )
     for overlap in found:
         print(
-            f"{overlap.route:24s} {overlap.at_10:6.3f} of the best ten are the same, {overlap.queries} queries"
+            f"{overlap.route:24s} {overlap.at_10:6.3f} of the best ten are the same,"
+            f" {overlap.queries} queries"
         )
     return 1 if progress.failed else 0
 
@@ -573,15 +587,15 @@ def reembed_with_progress(
     progress = Progress()
     decoders = Decoders(args.workers, DECODE_MEMORY_MB, args.file_max_s)
     try:
-        told = time.monotonic()
+        printed = time.monotonic()
         with tqdm(unit="item", desc="embedding", disable=not sys.stderr.isatty()) as bar:
             for progress in reembed(
                 args.data, args.collection, encoder, decoders, BUILD_BUDGET, overlap
             ):
                 bar.total = progress.total
                 bar.update(progress.done - bar.n)
-                if bar.disable and time.monotonic() - told > LINE_S:
-                    told = time.monotonic()
+                if bar.disable and time.monotonic() - printed > LINE_S:
+                    printed = time.monotonic()
                     print(f"{progress.done} of {progress.total} items", file=sys.stderr)
     finally:
         decoders.close()
@@ -591,14 +605,14 @@ def reembed_with_progress(
 
 
 def backup_command(args: argparse.Namespace) -> int:
-    return summary(args.out, backup(args.data, args.out), args.json)
+    return print_saved(args.out, backup(args.data, args.out), args.json)
 
 
 def restore_command(args: argparse.Namespace) -> int:
-    return summary(args.data, restore(args.backup, args.data), args.json)
+    return print_saved(args.data, restore(args.backup, args.data), args.json)
 
 
-def summary(folder: Path, saved: dict[str, Saved], as_json: bool) -> int:
+def print_saved(folder: Path, saved: dict[str, Saved], as_json: bool) -> int:
     if as_json:
         counts = {
             name: {"items": one.items, "media_files": len(one.files) - 1}
@@ -612,15 +626,16 @@ def summary(folder: Path, saved: dict[str, Saved], as_json: bool) -> int:
     return 0
 
 
-def table(hits: list[Hit]) -> str:
+def format_hits(hits: list[Hit]) -> str:
     rows = [
-        f"{hit.score:6.3f}  {sure(hit):>5s}  {hit.start_s:8.1f} - {hit.end_s:8.1f} s  {hit.id}"
+        f"{hit.score:6.3f}  {format_confidence(hit):>5s}  {hit.start_s:8.1f} - {hit.end_s:8.1f} s"
+        f"  {hit.id}"
         for hit in hits
     ]
     return "\n".join([f"{'score':>6s}  {'sure':>5s}  {'moment':>21s}  item", *rows])
 
 
-def sure(hit: Hit) -> str:
+def format_confidence(hit: Hit) -> str:
     return "-" if hit.confidence is None else f"{hit.confidence:.0%}"
 
 

@@ -1,10 +1,10 @@
-"""Backup and restore: a data folder's collections as plain files, checked by their sums.
+"""Backup and restore: a data folder's collections as plain files, checked by their checksums.
 
 A backup can be taken while a service writes: SQLite gives a consistent copy of the records, and the
-media files that they name never change. Vector indexes are not in it; they are made from the
+media files that they name never change. Vector indexes are not in it: they are made from the
 records.
 
-BadBackup    a folder that is no whole backup, naming what is wrong
+BadBackup    a folder that is no complete backup; its message names what is wrong
 """
 
 from __future__ import annotations
@@ -26,18 +26,20 @@ from export.bundle import digest
 from .collection import (
     MEDIA,
     NAME,
+    RECORDS,
     STORED,
     CollectionError,
     CollectionExists,
     RecordsLost,
     has_lost_records,
 )
-from .library import STAGED, hold
+from .library import STAGED, lock_file
 from .vectors.snapshot import sync
 
-FORMAT, MANIFEST, RECORDS = 1, "backup.json", "records.sqlite"
-COPIED = re.compile(f"{MEDIA}/{STORED.pattern}")
-TRIES = 20  # while a writer deletes what is being copied
+FORMAT = 1
+MANIFEST = "backup.json"
+MEDIA_PATH = re.compile(f"{MEDIA}/{STORED.pattern}")
+TRIES = 20  # while a writer deletes files that are being copied
 
 
 class BadBackup(CollectionError):
@@ -48,7 +50,7 @@ class BadBackup(CollectionError):
         self.problem = problem
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Saved:
     """One collection in a backup."""
 
@@ -58,61 +60,64 @@ class Saved:
 
 
 @contextmanager
-def beside(target: Path) -> Iterator[Path]:
-    """A folder beside `target` that becomes it when all has gone well, and is gone otherwise."""
+def stage(target: Path) -> Iterator[Path]:
+    """A folder beside `target` that is renamed to it at the end. If anything fails, it is removed
+    instead.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
-    half = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
-        yield half
-        for path in [half, *half.rglob("*")]:
+        yield staging
+        for path in [staging, *staging.rglob("*")]:
             sync(path)
-        half.rename(target)
+        staging.rename(target)
         sync(target.parent)
     finally:
-        shutil.rmtree(half, ignore_errors=True)
+        shutil.rmtree(staging, ignore_errors=True)
 
 
 def backup(data: Path, out: Path) -> dict[str, Saved]:
     """Copy every collection of a data folder, in use or not, into a new folder.
 
     Raises:
-        BadBackup: there is something at `out`, or no data folder. RecordsLost: of a collection.
-            OSError: as the disk
-        says.
+        BadBackup: there is something at `out`, there is no data folder, or a swap was interrupted.
+        RecordsLost: of a collection.
+        OSError: a file cannot be read or written.
     """
     if out.exists():
-        raise BadBackup(f"{out} is there already")
+        raise BadBackup(f"{out} exists already: name a new folder")
     if not (data / "collections").is_dir():
-        raise BadBackup(f"{data} is no data folder")
-    with beside(out) as half:
-        saved = {}
-        if unfinished := sorted((data / STAGED).glob(".*.old")):
+        raise BadBackup(f"{data} is not a data folder")
+    with stage(out) as staging:
+        unfinished = sorted((data / STAGED).glob(".*.old"))
+        if unfinished:
             raise BadBackup(
-                f"a swap was cut short ({unfinished[0].name}): start the service, or swap again"
+                f"a swap was interrupted ({unfinished[0].name}): start the service, or swap again"
             )
+        saved: dict[str, Saved] = {}
         for folder in sorted((data / "collections").iterdir()):
-            if not folder.name.startswith(".") and has_lost_records(folder):
+            if folder.name.startswith("."):
+                continue
+            if has_lost_records(folder):
                 raise RecordsLost(folder.name)
-            if (
-                not folder.name.startswith(".")
-                and (folder / RECORDS).is_file()
-                and (one := copied(folder, half))
-            ):
-                saved[folder.name] = one
+            if (folder / RECORDS).is_file():
+                copy = copy_collection(folder, staging)
+                if copy is not None:
+                    saved[folder.name] = copy
         manifest = {
             "format": FORMAT,
             "collections": {name: vars(one) for name, one in saved.items()},
         }
-        (half / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+        (staging / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
     return saved
 
 
-def copied(folder: Path, half: Path) -> Saved | None:
-    """A collection's records as they are at one moment, and the media that they name; None of one
-    just being made.
+def copy_collection(folder: Path, staging: Path) -> Saved | None:
+    """Copy a collection's records as they are at one moment, and the media that they name. None
+    where it is being created at this moment.
     """
-    target = half / folder.name
-    (target / "media").mkdir(parents=True)
+    target = staging / folder.name
+    (target / MEDIA).mkdir(parents=True)
     for _ in range(TRIES):
         (target / RECORDS).unlink(missing_ok=True)
         with (
@@ -121,31 +126,26 @@ def copied(folder: Path, half: Path) -> Saved | None:
         ):
             live.backup(copy)
             copy.execute("pragma journal_mode = delete")
-            named = {
-                row[0] for row in copy.execute("select media from items where media is not null")
-            }
+            rows = copy.execute("select media from items where media is not null")
+            named = sorted({row[0] for row in rows})
             items = int(copy.execute("select count(*) from items").fetchone()[0])
             made = copy.execute("select value from meta where key = 'fingerprint'").fetchone()
         if made is None:
             shutil.rmtree(target)
             return None
-        if all(
-            copy_file(folder / "media" / name, target / "media" / name) for name in sorted(named)
-        ):
-            for path in (target / "media").iterdir():
-                if path.name not in named:
+        if all(copy_media(folder / MEDIA / name, target / MEDIA / name) for name in named):
+            for path in (target / MEDIA).iterdir():
+                if path.name not in named:  # of a try before
                     path.unlink()
             files = {RECORDS: digest(target / RECORDS)}
-            return Saved(
-                str(made[0]),
-                items,
-                files | {f"media/{n}": digest(target / "media" / n) for n in sorted(named)},
-            )
-    raise BadBackup(f"{folder.name} is being changed too fast")
+            for name in named:
+                files[f"{MEDIA}/{name}"] = digest(target / MEDIA / name)
+            return Saved(fingerprint=str(made[0]), items=items, files=files)
+    raise BadBackup(f"{folder.name} is being changed too fast: try again later")
 
 
-def copy_file(source: Path, target: Path) -> bool:
-    """Copy a media file that is not copied yet; False where it has been deleted meanwhile."""
+def copy_media(source: Path, target: Path) -> bool:
+    """Copy a media file that is not copied yet; False if it has been deleted meanwhile."""
     try:
         if not target.exists():
             shutil.copyfile(source, target)
@@ -154,58 +154,60 @@ def copy_file(source: Path, target: Path) -> bool:
     return True
 
 
-def checked(folder: Path) -> dict[str, Saved]:
-    """What a backup holds, every file compared with its sum.
+def verify(folder: Path) -> dict[str, Saved]:
+    """Read what a backup holds, and compare every file with its checksum.
 
     Raises:
-        BadBackup: what is wrong with it.
+        BadBackup: something is wrong with it.
     """
     try:
         manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         if manifest["format"] != FORMAT:
-            raise BadBackup(f"format {manifest['format']!r}, this version reads {FORMAT}")
+            raise BadBackup(
+                f"the backup has format {manifest['format']!r}, this program reads {FORMAT}"
+            )
         saved = {name: Saved(**one) for name, one in manifest["collections"].items()}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadBackup(f"{folder} is no backup ({type(error).__name__})") from error
+        raise BadBackup(f"{folder} is not a backup ({type(error).__name__})") from error
     for name, one in saved.items():
         if not NAME.fullmatch(name):
-            raise BadBackup(f"{name!a} is no collection's name")
+            raise BadBackup(f"{name!a} is not a name of a collection")
         for file, expected in one.files.items():
             path = folder / name / file
-            if file != RECORDS and not COPIED.fullmatch(file):
+            if file != RECORDS and not MEDIA_PATH.fullmatch(file):
                 raise BadBackup(f"{name}/{file!a} does not belong into a backup")
             if path.is_symlink() or not path.is_file():
                 raise BadBackup(f"{name}/{file} is missing from the backup")
             if digest(path) != expected:
-                raise BadBackup(
-                    f"{name}/{file} is not the file that was backed up: its checksum differs"
-                )
+                raise BadBackup(f"{name}/{file} has changed since the backup: its checksum differs")
     return saved
 
 
 def restore(folder: Path, data: Path) -> dict[str, Saved]:
-    """Put the collections of a backup into a data folder that nobody has open and that has none of
-    their names.
+    """Put the collections of a backup into a data folder that no process has open and that has none
+    of their names. After an error nothing is written.
 
     Raises:
-        BadBackup: nothing was written. CollectionExists: nothing was written. DataInUse: a service
-            is running.
+        BadBackup: see `verify`.
+        CollectionExists: the data folder has a collection of one of the names.
+        DataInUse: another process, a service say, has the data folder open.
     """
-    saved, root = checked(folder), data / "collections"
+    saved = verify(folder)
+    root = data / "collections"
     root.mkdir(parents=True, exist_ok=True)
-    with closing(hold(data / "lock")):
-        if taken := [name for name in saved if (root / name).exists()]:
-            raise CollectionExists(taken[0])
-        with ExitStack() as all_of_them:  # each is put in its place when all are there
+    with closing(lock_file(data / "lock")):
+        for name in saved:
+            if (root / name).exists():
+                raise CollectionExists(name)
+        with ExitStack() as stages:  # each is renamed when all are complete
             for name, one in saved.items():
-                half = all_of_them.enter_context(beside(root / name))
-                (half / "media").mkdir()
+                staging = stages.enter_context(stage(root / name))
+                (staging / MEDIA).mkdir()
                 for file in one.files:
-                    shutil.copyfile(folder / name / file, half / file)
-                # what is kept elsewhere is the original's
-                with closing(sqlite3.connect(half / RECORDS)) as records:
-                    records.execute(
-                        "update meta set value = ? where key = 'id'", (uuid.uuid4().hex,)
-                    )
+                    shutil.copyfile(folder / name / file, staging / file)
+                # a vector store outside the folder keeps the original's vectors by its id
+                with closing(sqlite3.connect(staging / RECORDS)) as records:
+                    new_id = uuid.uuid4().hex
+                    records.execute("update meta set value = ? where key = 'id'", (new_id,))
                     records.commit()
     return saved

@@ -62,17 +62,17 @@ def holds_files(folder: Path, among: tuple[str, ...] = (MEDIA, SET_ASIDE, SNAPSH
 
 
 def has_lost_records(folder: Path) -> bool:
-    """Whether a collection's records are missing or empty, though it has files. Nothing is changed
-    by the question.
-    """
+    """Whether a collection's records are missing or empty, though it has files. Only reads."""
     return holds_files(folder) and not holds_records(folder / RECORDS)
 
 
 def move_aside(path: Path, aside: Path) -> Path:
     """Move a file into a folder, under a name that nothing there has; returns where it is."""
-    target, n = aside / path.name, 1
+    target = aside / path.name
+    number = 1
     while target.exists():
-        target, n = aside / f"{path.stem}-{n}{path.suffix}", n + 1
+        target = aside / f"{path.stem}-{number}{path.suffix}"
+        number += 1
     aside.mkdir(exist_ok=True)
     path.rename(target)
     snapshot.sync(aside)
@@ -124,9 +124,9 @@ class FingerprintConflict(CollectionError):
 
     def __init__(self, name: str, collection: str, bundle: str) -> None:
         super().__init__(
-            f"collection {name!r} was embedded with bundle {collection}, this is {bundle}: re-embed it with"
-            f" `python -m index reembed --data DIR --collection {name}` for this data folder and bundle, then the same"
-            " with --swap"
+            f"collection {name!r} was embedded with bundle {collection}, this is {bundle}:"
+            f" re-embed it with `python -m index reembed --data DIR --collection {name}` for this"
+            " data folder and bundle, then the same with --swap"
         )
         self.name, self.collection, self.bundle = name, collection, bundle
 
@@ -136,9 +136,10 @@ class RecordsLost(CollectionError):
 
     def __init__(self, name: str) -> None:
         super().__init__(
-            f"the records of collection {name!r} are missing or empty, but its folder holds uploads or snapshots."
-            " Nothing was changed. Put records.sqlite back from a backup, together with records.sqlite-wal if there is"
-            f" one; or begin anew with `python -m index build --adopt --data DIR --collection {name}` for this data"
+            f"the records of collection {name!r} are missing or empty, but its folder holds"
+            " uploads or snapshots. Nothing was changed. Put records.sqlite back from a backup,"
+            " together with records.sqlite-wal if there is one; or begin anew with"
+            f" `python -m index build --adopt --data DIR --collection {name}` for this data"
             " folder, which makes items of the uploads that are there and deletes none"
         )
         self.name = name
@@ -164,7 +165,7 @@ class NoPreview(CollectionError):
     detail_fields = ("id",)
 
     def __init__(self, id: str) -> None:
-        super().__init__(f"item {id!r} has nothing of that to show")
+        super().__init__(f"item {id!r} has no thumbnail or waveform")
         self.id = id
 
 
@@ -177,8 +178,8 @@ class DataInUse(CollectionError):
 
 class Collection:
     """One collection, with vectors of each encoding in `dims`. Every method may be called from any
-    thread. Opened `alone`, on a full disk, it can be searched; `anew`, it begins where its records
-    are lost.
+    thread. Opened `alone` it needs no room on a full disk, and can only be searched. Opened `anew`
+    it begins without its records, which are lost.
     """
 
     def __init__(
@@ -187,21 +188,26 @@ class Collection:
         fingerprint: str,
         dims: Mapping[str, int],
         sizing: Sizing = Sizing(),
+        *,
         reserve: Reserve | None = None,
         alone: bool = False,
         anew: bool = False,
     ) -> None:
-        self.name, self.folder, self.dims, self.fingerprint = folder.name, folder, dims, fingerprint
+        self.name = folder.name
+        self.folder = folder
+        self.dims = dims
+        self.fingerprint = fingerprint
         if not alone and not anew and has_lost_records(folder):
             raise RecordsLost(self.name)
         (folder / MEDIA).mkdir(parents=True, exist_ok=True)
         self._reserve = reserve or Reserve()
         # taken before the other, by whoever changes vectors or wants none changed
         self._writing = threading.RLock()
-        self._lock, self._closed = threading.RLock(), False
+        self._lock = threading.RLock()
+        self._closed = False
         self._records = Records(folder / RECORDS, alone)
         try:
-            meta = self._claimed(anew)
+            meta = self._claim(anew)
         except BaseException:
             self._records.close()
             raise
@@ -233,9 +239,11 @@ class Collection:
 
     # ------------------------------------------------------------ opening and closing
 
-    def _claimed(self, anew: bool) -> dict[str, str]:
-        """What the records say of the collection as a whole; of new ones, after they have been
-        begun.
+    def _claim(self, anew: bool) -> dict[str, str]:
+        """The records' identity and fingerprint, written first if the records are new.
+
+        Raises:
+            RecordsLost, FingerprintConflict.
         """
         meta = self._records.meta()
         if not meta:
@@ -249,11 +257,12 @@ class Collection:
         return meta
 
     def _set_orphans_aside(self) -> None:
-        """Move media that no item names out of the way: of an item that was never acknowledged, or
-        was deleted just before a kill, or of one that older records do not know. What cannot be
-        moved now is at the next opening.
+        """Move media that no item names out of the way: of an item that was never acknowledged,
+        that was deleted just before a kill, or that older records do not know. What cannot be moved
+        now will be at the next opening.
         """
-        named, aside = self._records.media_files(), self.folder / SET_ASIDE
+        named = self._records.media_files()
+        aside = self.folder / SET_ASIDE
         orphans = [path for path in (self.folder / MEDIA).iterdir() if path.name not in named]
         try:
             for path in orphans:
@@ -262,8 +271,13 @@ class Collection:
             log.warning("media that no item of collection %s names: %s", self.name, error.strerror)
             return
         if orphans:
-            message = "%d media files that no item of collection %s names are in %s now; nothing deletes them"
-            log.warning(message, len(orphans), self.name, aside)
+            log.warning(
+                "%d media files that no item of collection %s names are in %s now; nothing deletes"
+                " them",
+                len(orphans),
+                self.name,
+                aside,
+            )
 
     @contextmanager
     def hold_for_reading(self) -> Iterator[Records]:
@@ -290,7 +304,7 @@ class Collection:
             yield self._records
 
     def snapshot(self) -> None:
-        """Keep what makes the next opening quick."""
+        """Save the indexes, so that the next opening is quick."""
         with self._writing:
             self._store.save_snapshot(self._hold_for_writing)
 
@@ -301,8 +315,8 @@ class Collection:
             return self._store.busy
 
     def close(self, keep: bool = True) -> None:
-        """Leave a snapshot, so that the next open is quick; where there is nothing to `keep`,
-        nothing at all.
+        """Close, with a snapshot that makes the next opening quick, or without one if not `keep`:
+        the collection is about to be deleted.
         """
         self._store.stop()
         with self._writing:
@@ -348,7 +362,7 @@ class Collection:
         except BaseException:
             with self._lock:
                 if not self._closed and name not in self._records.media_files():
-                    self.drop_media([name])
+                    self.delete_media([name])
             raise
 
     def put(self, items: list[NewItem]) -> None:
@@ -356,17 +370,17 @@ class Collection:
         with self._hold_for_writing() as records:
             before = records.head()
             added, unused = records.put(items, self.dims)
-            self._follow(added, before)
-        self.drop_media(unused)
+            self._update_indexes(added, before)
+        self.delete_media(unused)
 
     def delete(self, id: str) -> None:
-        """Remove an item; on a full disk, with the room that is kept for it. Raises UnknownItem."""
+        """Remove an item. On a full disk the reserve is used. Raises UnknownItem."""
         try:
             self._delete(id)
         except (OSError, sqlite3.OperationalError) as error:
             if not is_full(error):
                 raise
-            with self._reserve.given_up():
+            with self._reserve.release():
                 self._delete(id)
                 with self._hold_for_writing() as records:
                     records.truncate_log()
@@ -375,8 +389,8 @@ class Collection:
         with self._hold_for_writing() as records:
             before = records.head()
             unused = records.remove(id)
-            self._follow({}, before)
-        self.drop_media(unused)
+            self._update_indexes({}, before)
+        self.delete_media(unused)
 
     def restamp(self, stamps: dict[str, tuple[str, str]]) -> None:
         """See `Records.restamp`."""
@@ -398,13 +412,13 @@ class Collection:
             records.set_copied_versions(versions)
 
     def set_aside(self) -> list[Path]:
-        """The media that no item names, by name."""
+        """The media files that no item names, in the order of their names."""
         aside = self.folder / SET_ASIDE
         return sorted(path for path in aside.iterdir() if path.is_file()) if aside.is_dir() else []
 
     def take_in(self, items: list[NewItem]) -> None:
-        """Add items of media that is set aside, each called there as its `media` says; none may
-        replace another.
+        """Add items whose media is set aside, under the name in `media`. No item may replace
+        another.
 
         Raises:
             ItemExists: an item of that id is there.
@@ -426,9 +440,11 @@ class Collection:
             snapshot.sync(aside)
             self.put(taken)
 
-    def _follow(self, added: dict[str, tuple[Ids, Vectors]], before: tuple[int, int]) -> None:
-        """Tell the indexes what was added and removed since a head. It is written already: where
-        they cannot follow, they are brought up to date before they are used next.
+    def _update_indexes(
+        self, added: dict[str, tuple[Ids, Vectors]], before: tuple[int, int]
+    ) -> None:
+        """Tell the indexes what was added and removed since `before`, see `Records.head`. It is
+        written already: if this fails, they are brought up to date before they are used next.
         """
         try:
             self._changes += sum(self._records.head()) - sum(before)
@@ -445,11 +461,11 @@ class Collection:
             self._store.stale = True
 
     def _catch_up(self) -> None:
-        """Raises VectorStoreFailed where that is what it waits for."""
+        """Bring the indexes up to date if an update failed. Raises VectorStoreFailed."""
         if self._store.stale:
             self._store.open(self._records)
 
-    def drop_media(self, names: list[str]) -> None:
+    def delete_media(self, names: list[str]) -> None:
         """Delete media whose items were removed. What cannot be deleted is set aside at the next
         opening.
         """
@@ -515,9 +531,7 @@ class Collection:
         return path, item.filename or path.name
 
     def picture(self, id: str, at_s: float) -> bytes:
-        """A JPEG of an item around a second. Raises UnknownItem;
-        NoPreview where it shows nothing.
-        """
+        """A JPEG of an item around a second. Raises UnknownItem; NoPreview: it has no picture."""
         with self.hold_for_reading() as records:
             found = records.picture(records.item(id).id, at_s)
         if found is None:
@@ -535,8 +549,8 @@ class Collection:
         return found
 
     def background(self, source: str, target: str | Joint) -> Background | None:
-        """What queries of one encoding find in another where there is nothing to find; made anew
-        when a quarter of the vectors is new. To be used while the collection is `held`.
+        """How queries of one encoding score in another where nothing matches. Measured anew when a
+        quarter of the vectors is new. To be called within `hold_for_reading`.
         """
         index = self.index(target)
         if source not in self.dims or not len(index):
@@ -552,8 +566,8 @@ class Collection:
         return made
 
     def set_bank(self, encoding: str, vectors: Vectors, targets: list[str]) -> None:
-        """Keep the queries [n, dim] of an encoding that scores are calibrated, and indexes of
-        targets tuned by.
+        """Store the queries [n, dim] of an encoding by which scores are calibrated, and the indexes
+        of `targets` are tuned.
         """
         with self._hold_for_writing() as records:
             records.set_bank(encoding, vectors, targets)
@@ -561,13 +575,13 @@ class Collection:
             self._store.run_maintenance(records)
 
     def has_bank(self, encoding: str) -> bool:
-        """Whether there is one, and it is known what its queries are asked of."""
+        """Whether there is one, with its targets."""
         with self.hold_for_reading() as records:
             return encoding in records.query_sources()
 
     def index(self, target: str | Joint) -> VectorIndex:
-        """The vectors of an encoding, or the joint vectors of two; empty where there are none. To
-        be used while the collection is `held`.
+        """The vectors of an encoding, or the joint vectors of two; empty if there are none. To be
+        called within `hold_for_reading`.
 
         Raises:
             VectorStoreFailed: they are kept elsewhere, and that is not there.
@@ -598,8 +612,8 @@ class Collection:
         return Side(self._encoding_index(encoding), self._records.window_table(encoding), read)
 
     def window_table(self, target: str | Joint) -> WindowTable:
-        """Where the vectors of an encoding belong, or those windows that have any of two. To be
-        used while the collection is `held`.
+        """The windows that vectors of an encoding are of, or that have a vector of either of two.
+        To be called within `hold_for_reading`.
         """
         if isinstance(target, Joint):
             return self._joint_index(target).places

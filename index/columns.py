@@ -14,15 +14,17 @@ class Column:
     """An array [n, ...] that is appended to in place. Its capacity doubles when it is full."""
 
     def __init__(self, values: NDArray[Any]) -> None:
-        self._capacity = self.values = values
+        self.values = values
+        self._capacity = values
 
     def append(self, values: NDArray[Any]) -> None:
-        before, n = len(self.values), len(self.values) + len(values)
-        if n > len(self._capacity):
-            grown = np.empty(
-                (max(n, 2 * len(self._capacity)), *values.shape[1:]), self._capacity.dtype
-            )
+        """Add values [k, ...] at the end."""
+        before = len(self.values)
+        after = before + len(values)
+        if after > len(self._capacity):
+            capacity = max(after, 2 * len(self._capacity))
+            grown = np.empty((capacity, *values.shape[1:]), self._capacity.dtype)
             grown[:before] = self.values
             self._capacity = grown
-        self._capacity[before:n] = values
-        self.values = self._capacity[:n]
+        self._capacity[before:after] = values
+        self.values = self._capacity[:after]

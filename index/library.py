@@ -36,50 +36,54 @@ from .reserve import Reserve, is_full
 from .vectors import snapshot
 from .vectors.sizing import Sizing
 
-STAGED, READY = "reembed", "ready"  # see `reembed`
-# deleted, or not yet restored
-HALVES = re.compile(r"\.[a-z0-9][a-z0-9_-]{0,62}-([0-9a-f]{32}|[a-z0-9_]{8})")
+STAGED = "reembed"  # the folder of collections that are being re-embedded, see `ingest.reembed`
+READY = "ready"  # the file that says of one of them that it is complete
+# what deleting or restoring a collection leaves when it is interrupted
+LEFTOVERS = re.compile(r"\.[a-z0-9][a-z0-9_-]{0,62}-([0-9a-f]{32}|[a-z0-9_]{8})")
 log = logging.getLogger(__name__)
 
 
 class Collections:
-    """The collections of a data folder, which this process holds."""
+    """The collections of a data folder, which this process has locked.
+
+    Raises:
+        DataInUse: another process has locked it.
+    """
 
     def __init__(
         self, data: Path, fingerprint: str, dims: Mapping[str, int], sizing: Sizing = Sizing()
     ) -> None:
-        self._root, self._fingerprint, self._dims, self._sizing = (
-            data / "collections",
-            fingerprint,
-            dims,
-            sizing,
-        )
+        self._root = data / "collections"
+        self._fingerprint = fingerprint
+        self._dims = dims
+        self._sizing = sizing
         self._root.mkdir(parents=True, exist_ok=True)
         self._lock = threading.Lock()
-        self._held = hold(data / "lock")
+        self._folder_lock = lock_file(data / "lock")
         self._reserve = Reserve(data / "reserve")
         self._open: dict[str, Collection] = {}
         self.conflicts: dict[str, FingerprintConflict | RecordsLost] = {}
         try:
             complete_swaps(data)
             for folder in sorted(self._root.iterdir()):
-                if HALVES.fullmatch(folder.name):
+                if LEFTOVERS.fullmatch(folder.name):
                     shutil.rmtree(folder)
-                elif not folder.name.startswith(".") and (
-                    (folder / RECORDS).exists() or holds_files(folder)
-                ):
+                elif folder.name.startswith("."):
+                    continue
+                elif (folder / RECORDS).exists() or holds_files(folder):
                     self._admit(folder)
         except BaseException:
             self.close()
             raise
-        self._reserve.keep()
+        self._reserve.allocate()
 
     def _admit(self, folder: Path) -> None:
-        """Open a collection. One of another bundle is left alone, and told of when it is asked for;
-        without items and files, it is begun anew. So is one left alone whose records are lost.
+        """Open a collection, or keep the error for whoever asks for it: it belongs to another
+        bundle, or its records are lost. One of another bundle that has neither items nor media is
+        replaced by a new one.
         """
         try:
-            self._open[folder.name] = self._opened(folder)
+            self._open[folder.name] = self._open_collection(folder)
         except FingerprintConflict as conflict:
             with closing(Records(folder / RECORDS, alone=True)) as records:
                 empty = not records.counts().items
@@ -87,26 +91,33 @@ class Collections:
                 self.conflicts[folder.name] = conflict
                 return
             shutil.rmtree(folder)
-            self._open[folder.name] = self._made(folder)
-        except RecordsLost as fault:
-            self.conflicts[folder.name] = fault
+            self._open[folder.name] = self._make(folder)
+        except RecordsLost as error:
+            self.conflicts[folder.name] = error
 
-    def _made(self, folder: Path, alone: bool = False, anew: bool = False) -> Collection:
-        how = (self._fingerprint, self._dims, self._sizing, self._reserve)
-        return Collection(folder, *how, alone=alone, anew=anew)
+    def _make(self, folder: Path, alone: bool = False, anew: bool = False) -> Collection:
+        return Collection(
+            folder,
+            self._fingerprint,
+            self._dims,
+            self._sizing,
+            reserve=self._reserve,
+            alone=alone,
+            anew=anew,
+        )
 
-    def _opened(self, folder: Path) -> Collection:
-        """A collection; on a full disk with the room that is kept, and without any to be searched
-        at least.
+    def _open_collection(self, folder: Path) -> Collection:
+        """Open a collection. On a full disk the reserve is used; if that does not suffice, the
+        collection can be searched but not written.
         """
         try:
-            return self._made(folder)
+            return self._make(folder)
         except (OSError, sqlite3.OperationalError) as error:
             if not is_full(error):
                 raise
         try:
-            with self._reserve.given_up():
-                return self._made(folder)
+            with self._reserve.release():
+                return self._make(folder)
         except (OSError, sqlite3.OperationalError) as error:
             if not is_full(error):
                 raise
@@ -114,16 +125,16 @@ class Collections:
                 "the disk is full: collection %s can be searched; make room, and start again",
                 folder.name,
             )
-            return self._made(folder, alone=True)
+            return self._make(folder, alone=True)
 
     def close(self) -> None:
         try:
-            with ExitStack() as closing:  # each is closed, whatever becomes of the others
+            with ExitStack() as closing:  # every collection is closed, even if one raises
                 for collection in self._open.values():
                     closing.callback(collection.close)
         finally:
-            self._reserve.keep()  # before anyone else takes what has become free
-            self._held.close()
+            self._reserve.allocate()  # before another process takes the space that became free
+            self._folder_lock.close()
 
     def all(self) -> list[Collection]:
         return [collection for _, collection in sorted(self._open.items())]
@@ -145,20 +156,20 @@ class Collections:
             if name in self._open or name in self.conflicts:
                 raise CollectionExists(name)
             folder = self._root / name
-            there = folder.exists()
+            existed = folder.exists()
             try:
-                self._open[name] = self._made(folder)
-            except BaseException:  # what has not been acknowledged is not there after a restart
-                if not there:
+                self._open[name] = self._make(folder)
+            except BaseException:  # nothing of it may be there after a restart
+                if not existed:
                     shutil.rmtree(folder, ignore_errors=True)
                 raise
             snapshot.sync(self._root)
             return self._open[name]
 
     def adopt(self, name: str) -> None:
-        """Begin a collection anew whose records are lost. What is left of them is moved into its
-        `set-aside/records`, its media into `set-aside`; nothing is deleted. Any other collection
-        stays as it is.
+        """Begin a collection anew whose records are lost. What is left of the records is moved into
+        its `set-aside/records`, its media into `set-aside`. Nothing is deleted. Any other
+        collection stays as it is.
 
         Raises:
             UnknownCollection, FingerprintConflict.
@@ -171,14 +182,16 @@ class Collections:
             (folder / SET_ASIDE).mkdir(exist_ok=True)
             for left in sorted(folder.glob(f"{RECORDS}*")):
                 move_aside(left, folder / SET_ASIDE / "records")
-            self._open[name] = self._made(folder, anew=True)
+            self._open[name] = self._make(folder, anew=True)
             del self.conflicts[name]
 
     def ensure(self, name: str) -> Collection:
-        """The collection of that name, made where there is none. Raises BadName,
+        """The collection of that name; it is created if there is none. Raises BadName,
         FingerprintConflict, RecordsLost.
         """
-        return self.get(name) if name in self._open or name in self.conflicts else self.create(name)
+        if name in self._open or name in self.conflicts:
+            return self.get(name)
+        return self.create(name)
 
     def delete(self, name: str) -> None:
         """Raises UnknownCollection."""
@@ -187,79 +200,79 @@ class Collections:
                 raise UnknownCollection(name)
             if name in self._open:
                 self._open[name].close(keep=False)
-            gone = self._root / f".{name}-{uuid.uuid4().hex}"
-            (self._root / name).rename(gone)
+            doomed = self._root / f".{name}-{uuid.uuid4().hex}"
+            (self._root / name).rename(doomed)
             snapshot.sync(self._root)
             self._open.pop(name, None)
             self.conflicts.pop(name, None)
-        shutil.rmtree(gone)
-        # what was to take its place
+        shutil.rmtree(doomed)
+        # its re-embedding, if one was under way
         shutil.rmtree(self._root.parent / STAGED / name, ignore_errors=True)
 
 
-def old_of(data: Path, name: str) -> Path:
-    """Where a collection goes that another is about to take the place of."""
+def replaced_path(data: Path, name: str) -> Path:
+    """Where a swap moves the old collection to, before the new one takes its place."""
     return data / STAGED / f".{name}.old"
 
 
 def complete_swaps(data: Path) -> None:
-    """Finish every swap that has begun: the old collection is out of the way, the new one is
-    complete.
+    """Finish every swap that was interrupted after the old collection had been moved away: the new
+    one is complete.
     """
     for old in (data / STAGED).glob(".*.old"):
         name = old.name[1:].removesuffix(".old")
-        there, staged = data / "collections" / name, data / STAGED / name
-        if not there.exists():
-            (staged if staged.exists() else old).rename(there)
-            snapshot.sync(there.parent)
+        target = data / "collections" / name
+        staged = data / STAGED / name
+        if not target.exists():
+            (staged if staged.exists() else old).rename(target)
+            snapshot.sync(target.parent)
         try:
-            succeed(old, there)
+            finish_swap(old, target)
         except (OSError, sqlite3.OperationalError) as error:
             if not is_full(error):
                 raise
-            log.warning("the disk is full: %s is removed when there is room", old)
-    for gone in (data / STAGED).glob(".*.gone"):
-        shutil.rmtree(gone, ignore_errors=True)
+            log.warning("the disk is full: %s will be removed when there is room", old)
+    for doomed in (data / STAGED).glob(".*.gone"):
+        shutil.rmtree(doomed, ignore_errors=True)
 
 
-def succeed(old: Path, there: Path) -> None:
-    """Take an old collection's place: what none of its items names goes over, the rest is no longer
-    needed.
+def finish_swap(old: Path, new: Path) -> None:
+    """Move to the new collection what no item of the old one names, and mark the rest of the old
+    one for removal.
     """
-    if has_lost_records(there) or (old.exists() and has_lost_records(old)):
+    if has_lost_records(new) or (old.exists() and has_lost_records(old)):
         log.warning(
-            "records of %s are lost: what it was before it was swapped stays in %s", there.name, old
+            "records of %s are lost: what it was before its swap stays in %s", new.name, old
         )
         return
-    with closing(Records(there / RECORDS)) as records:
+    with closing(Records(new / RECORDS)) as records:
         records.forget_copied_versions()
-    (there / READY).unlink(missing_ok=True)
+    (new / READY).unlink(missing_ok=True)
     if old.exists():
-        keep_unnamed(old, there)
-        old.rename(old.with_name(f".{there.name}-{uuid.uuid4().hex}.gone"))
+        move_unnamed(old, new)
+        old.rename(old.with_name(f".{new.name}-{uuid.uuid4().hex}.gone"))
 
 
-def keep_unnamed(old: Path, new: Path) -> None:
-    """Move what no item of an old collection names, and what it has set aside, to what the new one
-    has set aside.
+def move_unnamed(old: Path, new: Path) -> None:
+    """Move the media that no item of an old collection names, and what it has set aside, to what
+    the new one has set aside.
     """
     with closing(Records(old / RECORDS)) as records:
         named = records.media_files()
-    unnamed = (
-        [path for path in (old / MEDIA).iterdir() if path.name not in named]
-        if (old / MEDIA).is_dir()
-        else []
-    )
-    aside = list((old / SET_ASIDE).iterdir()) if (old / SET_ASIDE).is_dir() else []
-    for path in [*unnamed, *aside]:
+    unnamed: list[Path] = []
+    if (old / MEDIA).is_dir():
+        unnamed += [path for path in (old / MEDIA).iterdir() if path.name not in named]
+    if (old / SET_ASIDE).is_dir():
+        unnamed += (old / SET_ASIDE).iterdir()
+    for path in unnamed:
         move_aside(path, new / SET_ASIDE)
 
 
-def hold(path: Path) -> IO[bytes]:
-    """Hold a lock on a file until it is closed or the process ends.
+def lock_file(path: Path) -> IO[bytes]:
+    """Lock a file until it is closed or the process ends.
 
     Raises:
-        DataInUse: another process holds it.
+        DataInUse: another process has locked it.
     """
     file = path.open("ab")
     try:

@@ -1,4 +1,4 @@
-"""What a collection's indexes are worth: recall against an exact search with and without filters,
+"""How good a collection's indexes are: recall against an exact search with and without filters,
 times, memory.
 """
 
@@ -14,16 +14,19 @@ from .collection import Collection
 from .columns import Ids
 from .vectors.base import VectorIndex, Vectors
 
-QUERIES, FILTERED_QUERIES = 200, 20
+QUERIES = 200
+FILTERED_QUERIES = 20
 TEN = 10
-LEFT_OUT = 20_000  # vectors nearest to a query that the filter against it leaves out, at most
+LEFT_OUT = 20_000  # vectors nearest to a query, at most, that the filter against it leaves out
+AllowedFor = Callable[[Vectors], Ids | None]  # the ids that a filter allows, by query
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class IndexStats:
-    """One index, asked for ten. `queries` says what was asked: the bank of words, or vectors of its
-    own. `filter`: none, a half drawn by chance, or all but the half (at most 20,000) that is
-    nearest to each query. `ways`: see `search.Plan`.
+    """Searches of one index for the best ten. `queries` says which were used: the query bank's
+    ("words"), or vectors of the index ("its own"). `filter`: "none"; "a half", drawn at random;
+    "not near", which leaves out the half, or the 20,000 if that is less, nearest to each query.
+    `ways`: see `search.Plan`.
     """
 
     encoding: str
@@ -40,86 +43,107 @@ class IndexStats:
 
 
 def report(collection: Collection, compares: Callable[[str, str], bool]) -> list[IndexStats]:
-    """Every index of a collection, by the queries of its bank that compare with it and by vectors
-    of its own taken by chance.
+    """Measure every index of a collection. `compares` tells whether vectors of one encoding can be
+    compared with those of another.
     """
-    found = []
+    stats: list[IndexStats] = []
     for encoding, dim in collection.dims.items():
         with collection.hold_for_reading() as records:
-            index, every = collection.index(encoding), collection.window_table(encoding).ids
-            own = records.vectors_among(encoding, dim, QUERIES, seed=2)[1]
+            index = collection.index(encoding)
+            ids = collection.window_table(encoding).ids
+            queries: dict[str, Vectors] = {}
             banks = [
-                bank
-                for e, d in collection.dims.items()
-                if compares(e, encoding) and len(bank := records.bank(e, d))
+                records.bank(source, source_dim)
+                for source, source_dim in collection.dims.items()
+                if compares(source, encoding)
             ]
-            asked = {"words": np.concatenate(banks)} if banks else {}
-            for name, queries in (asked | {"its own": own}).items():
-                if len(index) and len(queries):
-                    found += worths(encoding, index, name, queries, every)
-    return found
+            banks = [bank for bank in banks if len(bank)]
+            if banks:
+                queries["words"] = np.concatenate(banks)
+            queries["its own"] = records.vectors_among(encoding, dim, QUERIES, seed=2)[1]
+            for name, vectors in queries.items():
+                if len(index) and len(vectors):
+                    stats += measure_index(encoding, index, name, vectors, ids)
+    return stats
 
 
-def worths(
-    encoding: str, index: VectorIndex, asked: str, queries: Vectors, every: Ids
+def measure_index(
+    encoding: str, index: VectorIndex, name: str, queries: Vectors, ids: Ids
 ) -> list[IndexStats]:
-    """By queries [n, dim], without a filter and with two; `every` has the ids of all vectors,
-    ascending.
+    """Ask queries [n, dim] called `name` without a filter and with two; `ids` are those of all
+    vectors, ascending.
     """
-    half = every[np.random.default_rng(0).random(len(every)) < 0.5]
+    half = ids[np.random.default_rng(0).random(len(ids)) < 0.5]
 
-    def far(query: Vectors) -> Ids:
-        near = index.search(query, min(len(every) // 2, LEFT_OUT), exact=True).ids
-        return np.setdiff1d(every, near, assume_unique=True)
+    def leave_out_near(query: Vectors) -> Ids:
+        near = index.search(query, min(len(ids) // 2, LEFT_OUT), exact=True).ids
+        return np.setdiff1d(ids, near, assume_unique=True)
 
-    filters: dict[str, Callable[[Vectors], Ids | None]] = {
-        "none": lambda _: None,
-        "a half": lambda _: half,
-        "not near": far,
+    filters: dict[str, tuple[AllowedFor, int]] = {
+        "none": (lambda _: None, QUERIES),
+        "a half": (lambda _: half, FILTERED_QUERIES),
+        "not near": (leave_out_near, FILTERED_QUERIES),
     }
-    found = []
-    for name, allowed_for in filters.items():
-        times, exact_times, ways, hits, wanted = [], [], set[str](), 0, 0
-        for query in queries[: None if name == "none" else FILTERED_QUERIES]:
-            allowed = allowed_for(query)
-            if name != "none":
-                # what a filter leaves is kept: people ask more than once
-                index.search(query, TEN, allowed)
-            began = time.perf_counter()
-            best = index.search(query, TEN, allowed)
-            between = time.perf_counter()
-            truth = index.search(query, TEN, allowed, exact=True).ids
-            times.append(between - began)
-            exact_times.append(time.perf_counter() - between)
-            ways.add(best.way)
-            hits, wanted = hits + len(np.intersect1d(best.ids, truth)), wanted + len(truth)
-        p50, p99 = (1000 * float(np.percentile(times, q)) for q in (50, 99))
-        exact_p50, recall = 1000 * float(np.median(exact_times)), hits / max(wanted, 1)
-        size = index.bytes_per_vector
-        row = (
-            encoding,
-            index.kind,
-            len(index),
-            size,
-            asked,
-            name,
-            "+".join(sorted(ways)),
-            recall,
-            p50,
-            p99,
-            exact_p50,
-        )
-        found.append(IndexStats(*row))
-    return found
+    return [
+        measure_filter(encoding, index, name, queries[:most], filter_name, allowed_for)
+        for filter_name, (allowed_for, most) in filters.items()
+    ]
 
 
-def table(found: list[IndexStats]) -> str:
-    head = f"{'encoding':12s} {'kind':6s} {'vectors':>9s} {'bytes':>6s} {'asked':8s} {'filter':8s} {'ways':10s}"
-    lines = [f"{head} {'recall@10':>9s} {'p50 ms':>8s} {'p99 ms':>8s} {'exact ms':>8s}"]
-    for w in found:
-        size = "-" if w.bytes_per_vector is None else str(w.bytes_per_vector)
+def measure_filter(
+    encoding: str,
+    index: VectorIndex,
+    name: str,
+    queries: Vectors,
+    filter_name: str,
+    allowed_for: AllowedFor,
+) -> IndexStats:
+    times_ms = []
+    exact_times_ms = []
+    ways: set[str] = set()
+    found = 0
+    wanted = 0
+    for query in queries:
+        allowed = allowed_for(query)
+        if allowed is not None:
+            # the first search with a filter prepares it, and people search with one more than once
+            index.search(query, TEN, allowed)
+        began = time.perf_counter()
+        best = index.search(query, TEN, allowed)
+        between = time.perf_counter()
+        truth = index.search(query, TEN, allowed, exact=True).ids
+        ended = time.perf_counter()
+        times_ms.append(1000 * (between - began))
+        exact_times_ms.append(1000 * (ended - between))
+        ways.add(best.way)
+        found += len(np.intersect1d(best.ids, truth))
+        wanted += len(truth)
+    return IndexStats(
+        encoding=encoding,
+        kind=index.kind,
+        vectors=len(index),
+        bytes_per_vector=index.bytes_per_vector,
+        queries=name,
+        filter=filter_name,
+        ways="+".join(sorted(ways)),
+        recall_at_10=found / max(wanted, 1),
+        p50_ms=float(np.percentile(times_ms, 50)),
+        p99_ms=float(np.percentile(times_ms, 99)),
+        exact_p50_ms=float(np.median(exact_times_ms)),
+    )
+
+
+def format_stats(stats: list[IndexStats]) -> str:
+    """A table with a line for each."""
+    lines = [
+        f"{'encoding':12s} {'kind':6s} {'vectors':>9s} {'bytes':>6s} {'asked':8s} {'filter':8s}"
+        f" {'ways':10s} {'recall@10':>9s} {'p50 ms':>8s} {'p99 ms':>8s} {'exact ms':>8s}"
+    ]
+    for one in stats:
+        size = "-" if one.bytes_per_vector is None else str(one.bytes_per_vector)
         lines.append(
-            f"{w.encoding:12s} {w.kind:6s} {w.vectors:9d} {size:>6s} {w.queries:8s} {w.filter:8s} {w.ways:10s}"
-            f" {w.recall_at_10:9.3f} {w.p50_ms:8.2f} {w.p99_ms:8.2f} {w.exact_p50_ms:8.2f}"
+            f"{one.encoding:12s} {one.kind:6s} {one.vectors:9d} {size:>6s} {one.queries:8s}"
+            f" {one.filter:8s} {one.ways:10s} {one.recall_at_10:9.3f} {one.p50_ms:8.2f}"
+            f" {one.p99_ms:8.2f} {one.exact_p50_ms:8.2f}"
         )
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""Room kept on a disk, so that something can be deleted when there is no other."""
+"""Disk space held back, so that items can be deleted when the disk is full."""
 
 from __future__ import annotations
 
@@ -11,39 +11,39 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-LARGEST = 8_000_000  # a film of two hours takes some 3 MB of SQLite's log to delete
-SHARE = 16  # of a small disk, one part in so many
-SMALLEST = 4096
-# as a full disk has it, by file
+RESERVE_MAX = 8_000_000  # bytes; deleting a film of two hours writes some 3 MB to SQLite's log
+SHARE_OF_DISK = 16  # of a small disk, at most one part in so many
+STEP_MIN = 4096  # bytes
+# what SQLite reports on a full disk, depending on the file it could not write
 SQLITE_FULL = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
 
 
 def is_full(error: Exception) -> bool:
-    """Whether an error may come from a disk without room."""
+    """Whether an error may come from a full disk."""
     if isinstance(error, sqlite3.OperationalError):
         return getattr(error, "sqlite_errorcode", 0) & 0xFF in SQLITE_FULL
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 class Reserve:
-    """A file that holds the room; without one, nothing is kept."""
+    """A file that takes the space up; without a file, none is held back."""
 
     def __init__(self, file: Path | None = None) -> None:
         self._file = file
         self._lock = threading.RLock()
 
-    def keep(self) -> None:
-        """Take the room, or as much of it as there is."""
+    def allocate(self) -> None:
+        """Take the space, or as much of it as there is."""
         if self._file is None:
             return
         with self._lock, suppress(OSError):
-            size = min(LARGEST, shutil.disk_usage(self._file.parent).total // SHARE)
+            size = min(RESERVE_MAX, shutil.disk_usage(self._file.parent).total // SHARE_OF_DISK)
             with self._file.open("ab") as file:
-                fill(file.fileno(), size)
+                grow(file.fileno(), size)
 
     @contextmanager
-    def given_up(self) -> Iterator[None]:
-        """With the room free, for one at a time; what is left of it is taken again."""
+    def release(self) -> Iterator[None]:
+        """Free the space for the time of a `with` block, for one thread at a time."""
         with self._lock:
             if self._file is not None:
                 with suppress(OSError):
@@ -51,16 +51,16 @@ class Reserve:
             try:
                 yield
             finally:
-                self.keep()
+                self.allocate()
 
 
-def fill(handle: int, size: int) -> None:
-    """Allocate a file up to a size, or to as much as fits."""
-    have = os.fstat(handle).st_size
-    step = size - have
-    while step >= SMALLEST and have < size:
+def grow(handle: int, size: int) -> None:
+    """Allocate an open file up to a size in bytes, or as far as the disk has room."""
+    current = os.fstat(handle).st_size
+    step = size - current
+    while step >= STEP_MIN and current < size:
         try:
-            os.posix_fallocate(handle, have, min(step, size - have))
-            have = os.fstat(handle).st_size
+            os.posix_fallocate(handle, current, min(step, size - current))
+            current = os.fstat(handle).st_size
         except OSError:
             step //= 2

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from index.backup import BadBackup, backup, checked, restore
+from index.backup import BadBackup, backup, restore, verify
 from index.collection import CollectionExists, DataInUse
 from index.library import Collections
 
@@ -78,9 +78,9 @@ def test_what_is_no_whole_backup_is_refused_and_writes_nothing(tmp_path: Path) -
     filled(tmp_path / "data", 3).close()
     backup(tmp_path / "data", tmp_path / "b")
     manifest = (tmp_path / "b" / "backup.json").read_bytes()
-    with pytest.raises(BadBackup, match="there already"):
+    with pytest.raises(BadBackup, match="exists already"):
         backup(tmp_path / "data", tmp_path / "b")
-    with pytest.raises(BadBackup, match="no data folder"):
+    with pytest.raises(BadBackup, match="not a data folder"):
         backup(tmp_path / "nowhere", tmp_path / "c")
     with pytest.raises(CollectionExists):
         restore(tmp_path / "b", tmp_path / "data")
@@ -106,8 +106,8 @@ def test_what_is_no_whole_backup_is_refused_and_writes_nothing(tmp_path: Path) -
             "collections": {name: {"fingerprint": "f1", "items": 0, "files": {file: "0"}}},
         }
         (tmp_path / "b" / "backup.json").write_text(json.dumps(stolen))
-        with pytest.raises(BadBackup, match=r"no collection's name|does not belong"):
+        with pytest.raises(BadBackup, match=r"not a name|does not belong"):
             restore(tmp_path / "b", tmp_path / "back")
     (tmp_path / "b" / "backup.json").write_bytes(manifest)
-    assert not list(tmp_path.glob("back/collections/*")) and checked(tmp_path / "b")["a"].items == 3
+    assert not list(tmp_path.glob("back/collections/*")) and verify(tmp_path / "b")["a"].items == 3
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]

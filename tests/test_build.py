@@ -21,7 +21,7 @@ import pytest
 
 from export.encoder import OnnxEncoder
 from index.collection import Collection
-from index.ingest.build import Report, Source, note_failure, standing_failures
+from index.ingest.build import Report, Source, list_failures, note_failure
 from index.ingest.build import build as build_all
 from index.library import Collections
 from index.records.database import NewItem
@@ -443,7 +443,7 @@ def test_an_item_stays_where_its_file_may_still_be_what_it_was(tmp_path: Path) -
     assert failing(NotMedia("Permission denied")) == ["a.wav"]
     file.rename(tmp_path / "b.wav")
     assert failing(NotMedia("No such file")) == ["a.wav"]
-    assert standing_failures(box) == {}  # it is gone
+    assert list_failures(box) == {}  # it is gone
     (tmp_path / "b.wav").rename(file)
     assert failing(DecoderFailed("it ran out of memory"), "another") == []
     box.put_media(

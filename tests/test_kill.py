@@ -58,8 +58,8 @@ STEPS: tuple[tuple[Any, str], ...] = (
     (Records, "set_copied_versions"),
     (Records, "forget_tombstones"),
     (Records, "forget_copied_versions"),
-    (Collection, "_follow"),
-    (Collection, "drop_media"),
+    (Collection, "_update_indexes"),
+    (Collection, "delete_media"),
 )
 
 

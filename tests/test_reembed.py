@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from index.collection import DataInUse, FingerprintConflict, UnknownCollection
 from index.ingest.build import build
-from index.ingest.reembed import NotReady, Progress, drop, overlaps, reembed, swap
+from index.ingest.reembed import NotReady, Progress, drop, measure_overlaps, reembed, swap
 from index.library import Collections
 from index.records.database import NewItem
 from media.containers import Budget
@@ -156,7 +156,9 @@ def test_beside_the_old_then_in_its_place(data: Path) -> None:
     assert run(data, new).total == 5
     with pytest.raises(DataInUse):
         swap(data, "a")
-    shared = {overlap.route: overlap for overlap in overlaps(data, "a", new.manifest.compares)}
+    shared = {
+        overlap.route: overlap for overlap in measure_overlaps(data, "a", new.manifest.compares)
+    }
     assert {"video-video", "audio-audio"} <= set(shared)
     assert all(overlap.at_10 == 1.0 for overlap in shared.values())
     live.get("a").put(

@@ -154,7 +154,7 @@ def test_an_older_bundles_collection_is_told_and_embedded_anew(tmp_path: Path) -
     )
     built = index(old, "build", "--reembed", str(texts))
     assert built.returncode == 0, built.stderr
-    assert f"{len(texts.read_text().splitlines())} items embedded anew" in built.stdout
+    assert f"{len(texts.read_text().splitlines())} items re-embedded" in built.stdout
     assert index(old, "search", "--text", "a dog", "--target", "text").returncode == 0
 
 

@@ -11,7 +11,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from export.encoder import OnnxEncoder
-from index.ingest.build import row_vectors
+from index.ingest.build import embed_rows
 from media.errors import BadText
 from media.text import LETTERS_MAX, Reading, TextSpec, TextTokens, learn_tokenizer
 from media.words import find_unread_scripts, find_words
@@ -178,7 +178,7 @@ def test_the_end_of_a_long_text_counts(limit: int) -> None:
     asked = encoder.embed("text", encoder.tokens(["a dog barks loudly"], "text"))[0]
 
     def best(text: str) -> float:
-        return float((row_vectors(encoder, "text", read(reader, text).rows) @ asked).max())
+        return float((embed_rows(encoder, "text", read(reader, text).rows) @ asked).max())
 
     assert (
         best(filler + "Then a dog barks loudly.")
@@ -189,6 +189,6 @@ def test_the_end_of_a_long_text_counts(limit: int) -> None:
 def test_a_vector_does_not_depend_on_padding() -> None:
     encoder = OnnxEncoder.open(ROOT / "bundles" / "default", threads=1)
     readings = encoder.read(["a dog", "church bells ring far away", numbered(120)], "text")
-    together = row_vectors(encoder, "text", [reading.rows[0] for reading in readings])
+    together = embed_rows(encoder, "text", [reading.rows[0] for reading in readings])
     for reading, vector in zip(readings, together, strict=True):
-        assert np.allclose(row_vectors(encoder, "text", [reading.rows[0]])[0], vector, atol=1e-5)
+        assert np.allclose(embed_rows(encoder, "text", [reading.rows[0]])[0], vector, atol=1e-5)

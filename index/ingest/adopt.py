@@ -1,4 +1,4 @@
-"""Media that no item of a collection names, taken in as new items: records were lost, or put back
+"""Media that no item of a collection names, made into new items: records were lost, or put back
 from an older copy. No file is deleted or changed.
 """
 
@@ -13,11 +13,18 @@ from export.encoder import Encoder
 from media.containers import Budget
 from media.errors import BadMedia
 from media.sandbox import Decoders
-from media.windows import Media
 
 from ..collection import Collection
 from ..records.database import Origin
-from .build import WINDOWS, Report, Source, decoded, distinct, encoded
+from .build import (
+    Ready,
+    Report,
+    Source,
+    decode_sources,
+    encode_items,
+    fills_batch,
+    keep_distinct,
+)
 
 
 def adopt(
@@ -27,56 +34,57 @@ def adopt(
     budget: Budget,
     overlap: float = 0.0,
 ) -> Iterator[tuple[int, int, Report]]:
-    """Make an item of each file that is set aside, by its name there; yields (done, total, report
-    so far), and once more at the end. A file that cannot be read stays where it is.
+    """Make an item of each file that is set aside, with its name there as the id. Yields (done,
+    total, report so far), and once more at the end. A file that cannot be read stays where it is.
     """
-    report, found = Report(), collection.set_aside()
-    sources = list(distinct(unused(collection, found), report))
-    done, ready = len(found) - len(sources), list[tuple[Source, str, Media]]()
-    yield done, len(found), report
-    with tempfile.TemporaryDirectory() as place:
+    report = Report()
+    files = collection.set_aside()
+    sources = list(keep_distinct(name_sources(collection, files), report))
+    done = len(files) - len(sources)
+    ready: list[Ready] = []
+    yield done, len(files), report
+    with tempfile.TemporaryDirectory() as folder:
         todo = [(source, "") for source in sources]
-        for source, stamp, outcome in decoded(
-            todo, encoder, decoders, budget, Path(place), overlap
+        for source, stamp, outcome in decode_sources(
+            todo, encoder, decoders, budget, folder=Path(folder), overlap=overlap
         ):
             done += 1
             if isinstance(outcome, BadMedia):
                 report.failed[source.name] = str(outcome)
             else:
                 ready.append((source, stamp, outcome))
-            if sum(max(len(media.windows), 1) for _, _, media in ready) >= WINDOWS:
-                take_in(encoder, collection, ready, report)
+            if fills_batch(ready):
+                add_items(encoder, collection, ready, report)
                 ready = []
-            yield done, len(found), report
-    take_in(encoder, collection, ready, report)
-    yield done, len(found), report
+            yield done, len(files), report
+    add_items(encoder, collection, ready, report)
+    yield done, len(files), report
 
 
-def unused(collection: Collection, files: Iterable[Path]) -> list[Source]:
+def name_sources(collection: Collection, files: Iterable[Path]) -> list[Source]:
     """The files as sources, with ids that no item has: their names, with a number where one is
     taken.
     """
-    ids = collection.ids()
+    taken = collection.ids()
     sources = []
     for file in files:
-        id, n = file.name, 1
-        while id in ids:
-            id, n = f"{file.stem}-{n}{file.suffix}", n + 1
-        ids.add(id)
+        id = file.name
+        number = 1
+        while id in taken:
+            id = f"{file.stem}-{number}{file.suffix}"
+            number += 1
+        taken.add(id)
         sources.append(Source(id, file.resolve()))
     return sources
 
 
-def take_in(
-    encoder: Encoder, collection: Collection, ready: list[tuple[Source, str, Media]], report: Report
-) -> None:
+def add_items(encoder: Encoder, collection: Collection, ready: list[Ready], report: Report) -> None:
     if not ready:
         return
-    items = encoded(encoder, ready)
-    collection.take_in(
-        [
-            replace(item, origin=Origin.UPLOAD, media=item.filename, source=None, stamp=None)
-            for item in items
-        ]
-    )
-    report.wrote(items)
+    items = encode_items(encoder, ready)
+    uploads = [
+        replace(item, origin=Origin.UPLOAD, media=item.filename, source=None, stamp=None)
+        for item in items
+    ]
+    collection.take_in(uploads)
+    report.count_written(items)

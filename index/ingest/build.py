@@ -1,5 +1,5 @@
-"""Batch building: read, decode, encode, write, all at once. Resumes where it stopped; names every
-file that failed.
+"""Batch building: files are decoded, encoded and written at the same time. A build that was
+stopped goes on where it was, and every file that failed is reported.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from media.windows import Media
 
 from ..collection import Collection
 from ..records.database import Failure, Item, KnownSource, NewItem, Origin
-from .content import digest_of, is_other, may_be_same
+from .content import hash_content, is_other, may_be_same
 from .items import media_item
 
-AHEAD = 16  # files being decoded or waiting to be encoded, and
-AHEAD_BYTES = 256_000_000  # what those that are decoded may hold
-WINDOWS = 32  # windows encoded and committed together
+AHEAD = 16  # files being decoded or waiting to be encoded
+AHEAD_BYTES = 256_000_000  # of memory that the decoded ones may take
+WINDOWS = 32  # encoded and written together
 READERS = 2  # threads that read files whose content is in doubt
-RESTAMPED = 256  # items whose new times are written together
+RESTAMPED = 256  # items whose new stamps are written together
 
 
 @dataclass(frozen=True)
 class Source:
-    """One thing to index: a file, one inside a tar shard, or
-    words alone; and what is said of it.
+    """One thing to index: a file, a member of a tar shard, or words alone; with its texts and its
+    metadata.
     """
 
     id: str
@@ -48,18 +48,14 @@ class Source:
     metadata: dict[str, Any] = field(default_factory=dict)
     texts: tuple[str, ...] = ()
     member: Member | None = None
-    digest: str = ""  # the sum of its content, once that has been read
+    digest: str = ""  # SHA-256 of its content, once that has been read
 
     @property
     def name(self) -> str:
-        """As people know it."""
-        return (
-            self.id
-            if self.path is None
-            else f"{self.path} ({self.id})"
-            if self.member
-            else str(self.path)
-        )
+        """How messages call it."""
+        if self.path is None:
+            return self.id
+        return f"{self.path} ({self.id})" if self.member else str(self.path)
 
     @property
     def origin(self) -> Origin:
@@ -74,17 +70,16 @@ class Source:
 
     @property
     def stamp(self) -> str:
-        """Changes when the file or what is said of it does."""
-        said = hash_of(self.texts, self.metadata)
+        """Changes when the file, its texts or its metadata change; see `content.Stamp`."""
+        description = hash_description(self.texts, self.metadata)
         if self.path is None:
-            return said
+            return description
         try:
             stat = self.path.stat()
         except OSError:
             return "missing"
-        return (
-            f"{stat.st_size}:{stat.st_mtime_ns}:{self.member.offset if self.member else ''}:{said}"
-        )
+        offset = self.member.offset if self.member else ""
+        return f"{stat.st_size}:{stat.st_mtime_ns}:{offset}:{description}"
 
 
 @dataclass
@@ -95,19 +90,19 @@ class Report:
     unchanged: int = 0
     ignored: int = 0
     failed: dict[str, str] = field(default_factory=dict)
-    # by id, what was indexed but not understood
+    # by id: what was indexed, though some of its words are not known, say
     warned: dict[str, str] = field(default_factory=dict)
-    rewritten: int = 0  # other content in the size and time that a file had, where that was checked
+    rewritten: int = 0  # files of other content that kept size and time; counted where checked
 
-    def wrote(self, items: list[NewItem]) -> None:
+    def count_written(self, items: list[NewItem]) -> None:
         self.indexed += len(items)
         self.warned |= {item.id: "; ".join(item.warnings) for item in items if item.warnings}
 
 
-@dataclass
+@dataclass(kw_only=True)
 class BuildPlan:
-    """What a build has to do. Of sources in `doubtful`, with their stamps, the content tells:
-    whether it is that of the item, or of the failure, that is known.
+    """What a build has to do, as sources with their stamps. Those in `doubtful` must be read: their
+    content tells whether they are what the item, or the failure, was made from.
     """
 
     total: int
@@ -120,17 +115,19 @@ class BuildPlan:
         return self.total - len(self.todo) - len(self.doubtful)
 
 
-Decoded = tuple[Source, str, Media | BadMedia]  # and its stamp, from before it was read
+Decoded = tuple[Source, str, Media | BadMedia]  # with the stamp from before it was read
+Ready = tuple[Source, str, Media]  # to be encoded
 
 
-def hash_of(texts: tuple[str, ...], metadata: dict[str, Any]) -> str:
-    said = json.dumps([texts, metadata], sort_keys=True).encode()
-    return hashlib.sha256(said).hexdigest()[:8]
+def hash_description(texts: tuple[str, ...], metadata: dict[str, Any]) -> str:
+    """Eight hex digits."""
+    described = json.dumps([texts, metadata], sort_keys=True).encode()
+    return hashlib.sha256(described).hexdigest()[:8]
 
 
-def sources(paths: Iterable[Path], within: Path | None = None) -> tuple[list[Source], int]:
+def find_sources(paths: Iterable[Path], within: Path | None = None) -> tuple[list[Source], int]:
     """Everything to index in the given folders, files, manifests and tar shards, and how many other
-    files there were. A file's id is its path from the parent of what was given, or from the folder
+    files there are. A file's id is its path from the parent of the given path, or from the folder
     `within`.
 
     Raises:
@@ -142,9 +139,9 @@ def sources(paths: Iterable[Path], within: Path | None = None) -> tuple[list[Sou
     for path in paths:
         base = within or path.resolve().parent
         if path.is_dir():
-            for file in sorted(
-                p for p in path.rglob("*") if p.is_file() and not p.name.startswith(".")
-            ):
+            for file in sorted(path.rglob("*")):
+                if not file.is_file() or file.name.startswith("."):
+                    continue
                 if file.suffix.lower() in MEDIA:
                     id = (path.resolve() / file.relative_to(path)).relative_to(base).as_posix()
                     found.append(Source(id, file.resolve()))
@@ -154,18 +151,12 @@ def sources(paths: Iterable[Path], within: Path | None = None) -> tuple[list[Sou
             raise FileNotFoundError(f"{path} does not exist")
         elif path.suffix == ".jsonl":
             for row in read_manifest(path):
-                texts = one_line(row)
-                found.append(
-                    Source(
-                        id=row.id,
-                        path=row.path and row.path.resolve(),
-                        metadata=row.metadata,
-                        texts=texts,
-                    )
-                )
+                file_path = row.path and row.path.resolve()
+                texts = list_captions(row)
+                found.append(Source(id=row.id, path=file_path, metadata=row.metadata, texts=texts))
         elif path.suffix == ".tar":
             for row, member in read_shard(path):
-                texts = one_line(row)
+                texts = list_captions(row)
                 found.append(
                     Source(
                         id=row.id,
@@ -176,22 +167,21 @@ def sources(paths: Iterable[Path], within: Path | None = None) -> tuple[list[Sou
                     )
                 )
         else:
-            found.append(
-                Source(
-                    (path.resolve().parent / path.name).relative_to(base).as_posix(), path.resolve()
-                )
-            )
+            id = (path.resolve().parent / path.name).relative_to(base).as_posix()
+            found.append(Source(id, path.resolve()))
     return found, ignored
 
 
-def one_line(row: Row) -> tuple[str, ...]:
+def list_captions(row: Row) -> tuple[str, ...]:
     """A row's captions, each as one line: people are shown an item's texts a line each."""
     lines = (" ".join(caption.text.splitlines()).strip() for caption in row.captions)
     return tuple(line for line in lines if line)
 
 
-def distinct(found: list[Source], report: Report) -> Iterator[Source]:
-    """The sources that can be told apart and stored; the others are reported as failed."""
+def keep_distinct(found: list[Source], report: Report) -> Iterator[Source]:
+    """The sources whose names are text and whose ids are their own; the others are reported as
+    failed.
+    """
     taken: dict[str, Source] = {}
     for source in found:
         try:
@@ -204,7 +194,7 @@ def distinct(found: list[Source], report: Report) -> Iterator[Source]:
             taken[source.id] = source
             yield source
         elif taken[source.id] != source:
-            report.failed[f"{source.path} ({source.id})"] = "its id is taken by another"
+            report.failed[f"{source.path} ({source.id})"] = "its id is taken by another file"
 
 
 def build(
@@ -213,61 +203,68 @@ def build(
     paths: Iterable[Path],
     decoders: Decoders,
     budget: Budget,
+    *,
     retry: bool = False,
     overlap: float = 0.0,
     within: Path | None = None,
     at_once: int = 1,
     check: bool = False,
 ) -> Iterator[tuple[int, int, Report]]:
-    """Index what is new or changed, and what failed before where `retry`, each window lying on a
-    share `overlap` of the one before; yields (done, total, report so far) as it goes, and once more
-    at the end. While batches are encoded, so many `at_once`, the next files are decoded and the
-    last batch is written. Where there is a folder `within`, nothing outside of it is read, whatever
-    links and manifests say, and files go by their path in it. To `check` is to read every file
-    whose size and time are those it had, too.
+    """Index what is new or changed. Yields (done, total, report so far) as it goes, and once more
+    at the end. While some batches are encoded, the next files are decoded and the batch before is
+    written.
+
+    Args:
+        retry: whether to try again what failed before.
+        overlap: the share of each window that the next one covers too.
+        within: a folder. Nothing outside it is read, whatever links and manifests say, and the ids
+            of files are their paths in it.
+        at_once: batches that are encoded at the same time.
+        check: whether to read files whose size and time have not changed, too.
     """
-    plan = plan_build(collection, paths, retry, overlap, within, check)
-    total, report = plan.total, plan.report
+    plan = plan_build(collection, paths, retry=retry, overlap=overlap, within=within, check=check)
+    total = plan.total
+    report = plan.report
     for _ in settle_doubtful(collection, plan):
         yield plan.done, total, report
-    done, todo = plan.done, plan.todo
+    done = plan.done
     with (
         ThreadPoolExecutor(at_once) as device,
         ThreadPoolExecutor(1) as writer,
-        tempfile.TemporaryDirectory() as place,
+        tempfile.TemporaryDirectory() as folder,
     ):
         encoding: deque[Future[list[NewItem]]] = deque()
         writing: Future[None] | None = None
 
         def write() -> int:
-            """Have the oldest batch written once the one before it has
-            been; how many items it has.
+            """Have the oldest batch written when the one before it has been; returns how many items
+            it has.
             """
             nonlocal writing
             items = encoding.popleft().result()
             if writing is not None:
                 writing.result()
             writing = writer.submit(collection.put, items)
-            report.wrote(items)
+            report.count_written(items)
             return len(items)
 
-        ready: list[tuple[Source, str, Media]] = []
+        ready: list[Ready] = []
         for source, stamp, outcome in decode_with_digests(
-            todo, encoder, decoders, budget, Path(place), overlap
+            plan.todo, encoder, decoders, budget, folder=Path(folder), overlap=overlap
         ):
             if isinstance(outcome, BadMedia):
                 note_failure(collection, report, source, stamp, outcome)
                 done += 1
             else:
                 ready.append((source, stamp, outcome))
-            if sum(max(len(media.windows), 1) for _, _, media in ready) >= WINDOWS:
-                encoding.append(device.submit(encoded, encoder, ready))
+            if fills_batch(ready):
+                encoding.append(device.submit(encode_items, encoder, ready))
                 ready = []
             if len(encoding) > at_once:
                 done += write()
             yield done, total, report
         if ready:
-            encoding.append(device.submit(encoded, encoder, ready))
+            encoding.append(device.submit(encode_items, encoder, ready))
         while encoding:
             write()
         if writing is not None:
@@ -275,25 +272,32 @@ def build(
     yield total, total, report
 
 
+def fills_batch(ready: list[Ready]) -> bool:
+    """Whether there are windows enough to encode; words alone count as one."""
+    return sum(max(len(media.windows), 1) for _, _, media in ready) >= WINDOWS
+
+
 def plan_build(
     collection: Collection,
     paths: Iterable[Path],
+    *,
     retry: bool,
     overlap: float,
     within: Path | None = None,
     check: bool = False,
 ) -> BuildPlan:
-    """What is to be done with the sources that there are, by what is known of them."""
-    found, ignored = sources(paths, within)
+    """Compare the sources that there are with what is known of earlier builds; see `build`."""
+    found, ignored = find_sources(paths, within)
     report = Report(ignored=ignored)
     plan = BuildPlan(total=len(found), report=report)
     known, failures = collection.sources()
-    for source in distinct(found, report):
+    for source in keep_distinct(found, report):
         if within and source.path and not source.path.is_relative_to(within):
-            report.failed[source.id] = "it lies outside of the folder"
+            report.failed[source.id] = "it is outside the folder"
             continue
         stamp = f"{source.stamp}:{overlap}" if overlap else source.stamp
-        item, failure = known.get(source.id), failures.get(source.id)
+        item = known.get(source.id)
+        failure = failures.get(source.id)
         if item is not None and item.source != source.file:
             item = None
         if item is not None and item.stamp == stamp:
@@ -320,13 +324,15 @@ def plan_build(
 
 
 def settle_doubtful(collection: Collection, plan: BuildPlan) -> Iterator[None]:
-    """Read what is doubtful: what has the content that is known goes by the time it has now, the
-    rest is to be done. Yields as it goes, and once more at the end.
+    """Read the doubtful sources. Those of known content get the stamp they have now; the others are
+    added to what is to be done. Yields as it goes, and once more at the end.
     """
-    readers, stamps = ThreadPoolExecutor(READERS), dict[str, tuple[str, str]]()
+    readers = ThreadPoolExecutor(READERS)
+    stamps: dict[str, tuple[str, str]] = {}
     try:
-        sums = readers.map(lambda doubt: digest_of(doubt[0].path, doubt[0].member), plan.doubtful)
-        for digest in sums:
+        doubtful = [source for source, _, _ in plan.doubtful]
+        digests = readers.map(lambda source: hash_content(source.path, source.member), doubtful)
+        for digest in digests:
             source, stamp, known = plan.doubtful.popleft()
             if not digest or digest != (known.digest or digest):
                 plan.report.rewritten += stamp == known.stamp
@@ -352,8 +358,8 @@ def settle_doubtful(collection: Collection, plan: BuildPlan) -> Iterator[None]:
 def note_failure(
     collection: Collection, report: Report, source: Source, stamp: str, fault: BadMedia
 ) -> None:
-    """Keep what is wrong with a source. An item that was made
-    from what its file was before goes.
+    """Report and store what is wrong with a source. An item that was made from another content of
+    its file is deleted.
     """
     report.failed[source.name] = str(fault)
     if isinstance(fault, DecodersClosed):
@@ -363,7 +369,7 @@ def note_failure(
         item is not None
         and item.origin == source.origin
         and item.source == source.file
-        and replaced(item, source, stamp, fault)
+        and was_replaced(item, source, stamp, fault)
     ):
         collection.delete(source.id)
     # that may have been the machine's fault: try again next time
@@ -379,8 +385,8 @@ def note_failure(
     collection.note_failure(source.id, failure)
 
 
-def replaced(item: Item, source: Source, stamp: str, fault: BadMedia) -> bool:
-    """Whether an item's file is there, and without doubt another one now."""
+def was_replaced(item: Item, source: Source, stamp: str, fault: BadMedia) -> bool:
+    """Whether an item's file exists and surely has another content now."""
     was = item.stamp or ""
     if is_other(was, stamp):
         return True
@@ -391,25 +397,26 @@ def replaced(item: Item, source: Source, stamp: str, fault: BadMedia) -> bool:
     return may_be_same(was, stamp) and not isinstance(fault, DecoderFailed)
 
 
-def standing_failures(collection: Collection) -> dict[str, str]:
-    """What could not be indexed, in this build or an earlier one, and why, by the names of the
-    files. Of files that are gone, or were indexed under another id, nothing is kept.
+def list_failures(collection: Collection) -> dict[str, str]:
+    """Why files could not be indexed, in this build or an earlier one, by their names. Failures of
+    files that no longer exist, or were indexed under another id, are forgotten.
     """
     known, failures = collection.sources()
     indexed = {item.source for id, item in known.items() if id not in failures}
-    found, over = {}, []
+    standing: dict[str, str] = {}
+    settled: list[str] = []
     for id, failure in failures.items():
         if not failure.source or failure.name is None:
             continue
         if not Path(failure.source).exists() or (
             failure.name == failure.source and failure.source in indexed
         ):
-            over.append(id)
+            settled.append(id)
         else:
-            found[failure.name] = failure.reason
-    if over:
-        collection.forget_failures(over)
-    return found
+            standing[failure.name] = failure.reason
+    if settled:
+        collection.forget_failures(settled)
+    return standing
 
 
 def decode_with_digests(
@@ -417,119 +424,119 @@ def decode_with_digests(
     encoder: Encoder,
     decoders: Decoders,
     budget: Budget,
-    place: Path,
+    *,
+    folder: Path,
     overlap: float = 0.0,
 ) -> Iterator[Decoded]:
-    """As `decoded`; the sources come with the sums of their contents, which are read meanwhile."""
-    sums: deque[Future[str]] = deque()
+    """As `decode_sources`; the sources get the hashes of their contents, computed meanwhile."""
+    digests: deque[Future[str]] = deque()
     with ThreadPoolExecutor(1) as reader:
 
-        def reading() -> Iterator[tuple[Source, str]]:
+        def read_along() -> Iterator[tuple[Source, str]]:
             for source, stamp in todo:
-                sums.append(reader.submit(digest_of, source.path, source.member))
+                digests.append(reader.submit(hash_content, source.path, source.member))
                 yield source, stamp
 
-        for source, stamp, outcome in decoded(reading(), encoder, decoders, budget, place, overlap):
-            digest = sums.popleft().result()
-            # else one of the two may have read what came before
-            still = stamp.startswith(source.stamp)
-            yield replace(source, digest=digest if still else ""), stamp, outcome
+        for source, stamp, outcome in decode_sources(
+            read_along(), encoder, decoders, budget, folder=folder, overlap=overlap
+        ):
+            digest = digests.popleft().result()
+            if not stamp.startswith(source.stamp):
+                digest = ""  # it has changed, and the two may have read different contents
+            yield replace(source, digest=digest), stamp, outcome
 
 
-def decoded(
+def decode_sources(
     todo: Iterable[tuple[Source, str]],
     encoder: Encoder,
     decoders: Decoders,
     budget: Budget,
-    place: Path,
+    *,
+    folder: Path,
     overlap: float = 0.0,
 ) -> Iterator[Decoded]:
-    """Decode in order, some files ahead; files of shards are laid out in the folder `place` while
-    they are read.
+    """Decode in order, some files ahead. Members of shards are extracted into `folder` for that
+    time.
     """
     queue: deque[tuple[Source, str, Future[Media | BadMedia] | None, Path | None]] = deque()
     rest = iter(todo)
 
+    def start(source: Source) -> tuple[Future[Media | BadMedia] | None, Path | None]:
+        """A source's media to come, None of words alone; and the file made for a member."""
+        if source.path is None:
+            return None, None
+        path = source.path
+        extracted: Path | None = None
+        fault: BadMedia | None = None
+        if source.member is not None:
+            name = hashlib.sha256(source.id.encode()).hexdigest() + source.member.suffix
+            path = extracted = folder / name
+            fault = extract_member(source.path, source.member, extracted)
+        if fault is None and path != path.resolve():
+            fault = NotMedia("a link has taken its place")
+        if fault is not None:
+            failed: Future[Media | BadMedia] = Future()
+            failed.set_result(fault)
+            return failed, extracted
+        inputs = encoder.manifest.inputs
+        return decoders.start(path, inputs, budget, overlap=overlap, previews=True), extracted
+
     def fill() -> None:
-        held = sum(size_of(future) for _, _, future, _ in queue)
-        while (
-            len(queue) < AHEAD
-            and held < AHEAD_BYTES
-            and (following := next(rest, None)) is not None
-        ):
+        held = sum(decoded_bytes(future) for _, _, future, _ in queue)
+        while len(queue) < AHEAD and held < AHEAD_BYTES:
+            following = next(rest, None)
+            if following is None:
+                return
             source, stamp = following
-            fault: BadMedia | None = None
-            path = source.path
-            if path is not None and source.member is not None:
-                shard, path = (
-                    path,
-                    place
-                    / f"{hashlib.sha256(source.id.encode()).hexdigest()}{source.member.suffix}",
-                )
-                fault = laid_out_at(path, shard, source.member)
-            future: Future[Media | BadMedia] | None = None
-            if fault is not None:
-                future = Future()
-                future.set_result(fault)
-            elif path is not None and path != path.resolve():
-                future = Future()
-                future.set_result(NotMedia("a link has taken its place"))
-            elif path is not None:
-                future = decoders.start(
-                    path, encoder.manifest.inputs, budget, overlap=overlap, previews=True
-                )
-            queue.append((source, stamp, future, path if source.member is not None else None))
+            queue.append((source, stamp, *start(source)))
 
     fill()
     while queue:
-        source, stamp, future, laid_out = queue.popleft()
+        source, stamp, future, extracted = queue.popleft()
         try:
             media = decoders.finish(future) if future is not None else Media(0.0, [], {})
-            for encoding in encoder.manifest.encodings("text") if source.texts else ():
-                # what cannot be read is its fault, not a batch's
-                encoder.read(list(source.texts), encoding)
+            if source.texts:
+                # so that words that cannot be read fail alone, and not with their batch
+                for encoding in encoder.manifest.encodings("text"):
+                    encoder.read(list(source.texts), encoding)
             yield source, stamp, media
         except BadMedia as fault:
             yield source, stamp, fault
-        if laid_out is not None:
-            laid_out.unlink(missing_ok=True)
+        if extracted is not None:
+            extracted.unlink(missing_ok=True)
         fill()
 
 
-def laid_out_at(path: Path, shard: Path, member: Member) -> BadMedia | None:
-    """Write a shard's member to a file of its own; what is
-    wrong if that could not be done whole.
-    """
+def extract_member(shard: Path, member: Member, target: Path) -> BadMedia | None:
+    """Write a shard's member to a file of its own; returns what is wrong if that fails."""
     try:
         data = member.read(shard)
-        path.write_bytes(data)
+        target.write_bytes(data)
     except OSError as error:
-        path.unlink(missing_ok=True)
-        return DecoderFailed(f"it could not be taken out of its shard ({error.strerror})")
+        target.unlink(missing_ok=True)
+        return DecoderFailed(f"it could not be read from its shard ({error.strerror})")
     return None if len(data) == member.size else DecoderFailed("its shard ends before it does")
 
 
-def size_of(future: Future[Media | BadMedia] | None) -> int:
-    """Bytes that a decoded file holds in memory; none of one that is not there yet."""
+def decoded_bytes(future: Future[Media | BadMedia] | None) -> int:
+    """Bytes of memory that a decoded file takes; 0 while it is not decoded."""
     if future is None or not future.done() or future.cancelled() or future.exception() is not None:
         return 0
     outcome = future.result()
-    return (
-        0
-        if isinstance(outcome, BadMedia)
-        else sum(part.array.nbytes for part in outcome.parts.values())
-    )
+    if isinstance(outcome, BadMedia):
+        return 0
+    return sum(part.array.nbytes for part in outcome.parts.values())
 
 
-def encoded(encoder: Encoder, ready: list[tuple[Source, str, Media]]) -> list[NewItem]:
-    """What is decoded as items with their vectors, made in batches by modality."""
+def encode_items(encoder: Encoder, ready: list[Ready]) -> list[NewItem]:
+    """Decoded sources as items with their vectors, encoded in batches by modality."""
     vectors = encode_all(encoder, [media for _, _, media in ready])
     items = []
-    for (source, stamp, media), of_item in zip(ready, vectors, strict=True):
+    for (source, stamp, media), item_vectors in zip(ready, vectors, strict=True):
         item = media_item(
             source.id,
             media,
-            of_item,
+            item_vectors,
             metadata=source.metadata,
             filename=source.path.name if source.path and not source.member else None,
             origin=source.origin,
@@ -538,43 +545,42 @@ def encoded(encoder: Encoder, ready: list[tuple[Source, str, Media]]) -> list[Ne
             digest=source.digest or None,
             texts=source.texts,
         )
-        items.append(with_words(item, source, encoder))
+        items.append(add_text_windows(item, source, encoder))
     return items
 
 
-def with_words(item: NewItem, source: Source, encoder: Encoder) -> NewItem:
-    """An item with what its source says of it; each text is about the whole item."""
+def add_text_windows(item: NewItem, source: Source, encoder: Encoder) -> NewItem:
+    """An item with windows for the texts of its source; each is about the whole item."""
     if not source.texts:
         return item
     words = read_words(encoder, list(source.texts))
     first = len(item.windows)
-    of_words = {
-        encoding: ([first + n for n in which], row_vectors(encoder, encoding, rows))
-        for encoding, (which, rows) in words.rows.items()
-    }
+    vectors = dict(item.vectors)
+    for encoding, (which, rows) in words.rows.items():
+        windows = [first + window for window in which]
+        vectors[encoding] = windows, embed_rows(encoder, encoding, rows)
     return replace(
         item,
         kind="text" if source.path is None else item.kind,
         windows=item.windows + [(0.0, item.duration_s)] * words.windows,
-        vectors=item.vectors | of_words,
+        vectors=vectors,
         warnings=words.warnings,
     )
 
 
 @dataclass(frozen=True)
 class Words:
-    """An item's texts as windows, one or more for each text: how many; by encoding, which of them
-    say something, and these as token ids; what whoever adds them is to be told.
-    """
+    """An item's texts as windows, one or more for each text."""
 
-    windows: int
+    windows: int  # how many there are
+    # by encoding: which windows have words that it knows, and the token ids of these
     rows: dict[str, tuple[list[int], list[list[int]]]]
-    warnings: tuple[str, ...]
+    warnings: tuple[str, ...]  # for whoever adds the item
 
 
 def read_words(encoder: Encoder, texts: list[str]) -> Words:
-    """Texts in every way the bundle reads them. Of a text none of whose words is known there is
-    nothing to encode: it would be like every other such text. Raises BadText.
+    """Read texts by every text encoding of the bundle. A text of unknown words only is not encoded:
+    its vector would equal that of every other such text. Raises BadText.
     """
     encodings = encoder.manifest.encodings("text") if texts else []
     readings = {encoding: encoder.read(texts, encoding) for encoding in encodings}
@@ -588,16 +594,14 @@ def read_words(encoder: Encoder, texts: list[str]) -> Words:
                 ids += found[i].rows
         windows += max((len(found[i].rows) for found in readings.values()), default=1)
     several = len(texts) > 1
-    told = [
-        warning
-        for found in readings.values()
-        for warning in list_warnings(dict(enumerate(found)), several, cut=False)
-    ]
-    return Words(windows, rows, tuple(dict.fromkeys(told)))
+    warnings: list[str] = []
+    for found in readings.values():
+        warnings += list_warnings(dict(enumerate(found)), several, cut=False)
+    return Words(windows, rows, tuple(dict.fromkeys(warnings)))
 
 
-def row_vectors(encoder: Encoder, encoding: str, rows: list[list[int]]) -> np.ndarray[Any, Any]:
-    """Unit vectors [n, dim] of token ids."""
+def embed_rows(encoder: Encoder, encoding: str, rows: list[list[int]]) -> np.ndarray[Any, Any]:
+    """Unit vectors [n, dim] of n rows of token ids."""
     spec = encoder.manifest.tokenizers[encoding].spec
     parts = [pad_tokens(rows[at : at + WINDOWS], spec) for at in range(0, len(rows), WINDOWS)]
     return np.concatenate([encoder.embed(encoding, part) for part in parts])
@@ -606,26 +610,26 @@ def row_vectors(encoder: Encoder, encoding: str, rows: list[list[int]]) -> np.nd
 def encode_all(
     encoder: Encoder, items: list[Media]
 ) -> list[dict[str, tuple[list[int], np.ndarray[Any, Any]]]]:
-    """For each item, by encoding, (which windows, vectors [n, dim]); each modality of all items in
-    batches.
+    """For each item, by encoding, (which windows, vectors [n, dim]). Each modality of all items is
+    encoded in batches.
     """
     out: list[dict[str, tuple[list[int], np.ndarray[Any, Any]]]] = [{} for _ in items]
     for encoding in encoder.manifest.graphs:
         modality = modality_of(encoding)
         having = [
-            (i, item.parts[modality]) for i, item in enumerate(items) if modality in item.parts
+            (position, item.parts[modality])
+            for position, item in enumerate(items)
+            if modality in item.parts
         ]
         if not having:
             continue
         arrays = np.concatenate([part.array for _, part in having])
-        vectors = np.concatenate(
-            [
-                encoder.embed(encoding, arrays[i : i + WINDOWS])
-                for i in range(0, len(arrays), WINDOWS)
-            ]
-        )
-        at = 0
-        for i, part in having:
-            out[i][encoding] = (part.windows, vectors[at : at + len(part.windows)])
-            at += len(part.windows)
+        starts = range(0, len(arrays), WINDOWS)
+        batches = [encoder.embed(encoding, arrays[at : at + WINDOWS]) for at in starts]
+        vectors = np.concatenate(batches)
+        first = 0
+        for position, part in having:
+            end = first + len(part.windows)
+            out[position][encoding] = part.windows, vectors[first:end]
+            first = end
     return out

@@ -1,5 +1,5 @@
-"""Whether a file is what it was when it was indexed: by its size and time, and in doubt by its
-content.
+"""Whether a file is the one that was indexed: by its size and time, and where these leave a doubt
+by its content.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from media.manifest import Member
 
 @dataclass(frozen=True)
 class Stamp:
-    """What a stamp says, `SIZE:TIME:OFFSET:SAID[:OVERLAP]`: of a file its size and time, of a
-    shard's member the offset there, a sum of what is said of it, and how its windows overlap.
+    """The parts of a stamp, `SIZE:TIME:OFFSET:DESCRIPTION[:OVERLAP]`: a file's size and time, a
+    member's offset in its shard, and a hash of the texts and metadata with the overlap of windows.
     """
 
     size: str
@@ -24,33 +24,33 @@ class Stamp:
 
     @classmethod
     def read(cls, stamp: str) -> Stamp | None:
-        """None of words alone, or of a file that was missing."""
+        """None for words alone, or for a file that was missing."""
         parts = stamp.split(":", 3)
         return cls(*parts) if len(parts) == 4 else None
 
 
 def may_be_same(was: str, now: str) -> bool:
-    """Whether a file of one stamp may be that of another at another time. A shard may have grown
+    """Whether two stamps may be of one content that only has another time. A shard may have grown
     around its member.
     """
-    old, new = Stamp.read(was), Stamp.read(now)
+    old = Stamp.read(was)
+    new = Stamp.read(now)
     if old is None or new is None or old.about != new.about or bool(old.offset) != bool(new.offset):
         return False
     return bool(new.offset) or old.size == new.size
 
 
 def is_other(was: str, now: str) -> bool:
-    """Whether the sizes alone tell that a file is there, and another one."""
-    old, new = Stamp.read(was), Stamp.read(now)
+    """Whether a file is there, and its size alone tells that it is another one."""
+    old = Stamp.read(was)
+    new = Stamp.read(now)
     return old is not None and new is not None and not new.offset and old.size != new.size
 
 
-def digest_of(path: Path | None, member: Member | None = None) -> str:
-    """The SHA-256 of a file, or of a member of a shard; empty
-    where there is none that can be read.
-    """
+def hash_content(path: Path | None, member: Member | None = None) -> str:
+    """The SHA-256 of a file, or of a member of a shard; empty where it cannot be read."""
     try:
-        # a link may lead to what has no end
+        # a link may lead to a device, which has no end
         if path is None or path != path.resolve() or not path.is_file():
             return ""
         if member is not None:

@@ -12,40 +12,42 @@ from media.windows import Media
 
 from ..records.database import NewItem
 
-OfWindows = tuple[list[int], NDArray[np.float32]]  # which windows, and their unit vectors [n, dim]
+WindowVectors = tuple[list[int], NDArray[np.float32]]  # which windows, their unit vectors [n, dim]
 
 
-def media_item(id: str, media: Media, vectors: dict[str, OfWindows], **said: Any) -> NewItem:
-    """A file as an item; `said` are further fields of `NewItem`.
+def media_item(id: str, media: Media, vectors: dict[str, WindowVectors], **fields: Any) -> NewItem:
+    """A file as an item, with vectors by encoding; `fields` are further ones of `NewItem`.
 
-    Windows of silence get no vector of sound: silence lies near phrases that have nothing to do
-    with it.
+    Silent windows get no vector of sound: it would be near queries that have nothing to do with
+    silence.
     """
     silent = media.parts["audio"].empty if "audio" in media.parts else frozenset()
-    heard = {
-        encoding: without(silent, *found) if modality_of(encoding) == "audio" else found
-        for encoding, found in vectors.items()
-    }
+    audible: dict[str, WindowVectors] = {}
+    for encoding, (windows, rows) in vectors.items():
+        if modality_of(encoding) == "audio":
+            audible[encoding] = drop_windows(silent, windows, rows)
+        else:
+            audible[encoding] = windows, rows
     return NewItem(
         id=id,
         kind="video" if "video" in media.parts else "audio",
         duration_s=media.duration_s,
         windows=list(media.windows),
-        vectors=heard,
+        vectors=audible,
         plain=media.parts["video"].empty if "video" in media.parts else (),
         pictures=media.pictures,
         peaks=media.peaks,
-        **said,
+        **fields,
     )
 
 
-def without(
-    left_out: frozenset[int], windows: list[int], vectors: NDArray[np.float32]
-) -> OfWindows:
-    """Windows and their vectors but for some.
+def drop_windows(
+    dropped: frozenset[int], windows: list[int], vectors: NDArray[np.float32]
+) -> WindowVectors:
+    """Windows and their vectors [n, dim] but for those `dropped`.
 
-    >>> without(frozenset({4}), [3, 4], np.eye(2, dtype=np.float32))
+    >>> drop_windows(frozenset({4}), [3, 4], np.eye(2, dtype=np.float32))
     ([3], array([[1., 0.]], dtype=float32))
     """
-    kept = [row for row, window in enumerate(windows) if window not in left_out]
+    kept = [row for row, window in enumerate(windows) if window not in dropped]
     return [windows[row] for row in kept], vectors[kept]

@@ -1,9 +1,7 @@
-"""The stages of batch building on Ray Data: decoding and encoding by actors where the cluster has
-room, writing here.
+"""Batch building on Ray Data: actors on the cluster decode and encode, this process writes.
 
-Files are read where an actor happens to be: every node needs them, and the bundle, under the same
-paths. What has been written need not be done again, so a build that was stopped goes on as the
-local one does.
+Every node needs the files and the bundle under the same paths, since an actor may run on any of
+them. A build that was stopped goes on where it was, as the local one does.
 """
 
 from __future__ import annotations
@@ -28,7 +26,7 @@ from .build import (
     Report,
     Source,
     decode_with_digests,
-    encoded,
+    encode_items,
     note_failure,
     plan_build,
     settle_doubtful,
@@ -44,13 +42,15 @@ class NoRay(CollectionError):
 
 
 class Encode:
-    """An actor: sources in, items with their vectors or what is wrong with each out."""
+    """An actor: takes sources, and gives for each an item with its vectors, or what is wrong."""
 
     def __init__(
         self, bundle: Path, budget: Budget, memory_mb: int, max_s: float, overlap: float
     ) -> None:
         self.encoder = OnnxEncoder.open(bundle, threads=1)
-        self.decoders, self.budget, self.overlap = Decoders(1, memory_mb, max_s), budget, overlap
+        self.decoders = Decoders(1, memory_mb, max_s)
+        self.budget = budget
+        self.overlap = overlap
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """{"source": pickled (source, stamp)} -> {"outcome": pickled (source, stamp, item or
@@ -60,16 +60,19 @@ class Encode:
         outcomes: list[tuple[Source, str, NewItem | BadMedia]] = []
         with tempfile.TemporaryDirectory() as folder:
             ready = []
-            place = Path(folder)
-            how = (self.budget, place, self.overlap)
             for source, stamp, outcome in decode_with_digests(
-                todo, self.encoder, self.decoders, *how
+                todo,
+                self.encoder,
+                self.decoders,
+                self.budget,
+                folder=Path(folder),
+                overlap=self.overlap,
             ):
                 if isinstance(outcome, BadMedia):
                     outcomes.append((source, stamp, outcome))
                 else:
                     ready.append((source, stamp, outcome))
-        items = encoded(self.encoder, ready) if ready else []
+        items = encode_items(self.encoder, ready) if ready else []
         outcomes += [
             (source, stamp, item) for (source, stamp, _), item in zip(ready, items, strict=True)
         ]
@@ -80,6 +83,7 @@ def build(
     bundle: Path,
     collection: Collection,
     paths: Iterable[Path],
+    *,
     budget: Budget,
     memory_mb: int,
     max_s: float,
@@ -88,18 +92,18 @@ def build(
     overlap: float = 0.0,
     check: bool = False,
 ) -> Iterator[tuple[int, int, Report]]:
-    """See `build.build`; on the Ray cluster that is running, or on one made here for the time
-    being.
-    """
+    """See `build.build`. Uses the Ray cluster that is running, or starts one for this build."""
     try:
         import ray
     except ImportError as error:
         raise NoRay from error
-    plan = plan_build(collection, paths, retry, overlap, check=check)
-    total, report = plan.total, plan.report
+    plan = plan_build(collection, paths, retry=retry, overlap=overlap, check=check)
+    total = plan.total
+    report = plan.report
     for _ in settle_doubtful(collection, plan):
         yield plan.done, total, report
-    done, todo = plan.done, plan.todo
+    done = plan.done
+    todo = plan.todo
     if todo:
         context = ray.data.DataContext.get_current()
         context.execution_options.preserve_order = True
@@ -108,8 +112,8 @@ def build(
         # does where its node goes while the encoder is still being opened. One that can never start
         # still ends the build, after so many attempts.
         context.max_consecutive_actor_init_deaths = MAX_ACTOR_DEATHS
-        # In as many blocks as there are tasks: a stage that splits them would want a processor that
-        # the actors hold.
+        # As many blocks as tasks: otherwise a stage that splits blocks would wait for a processor
+        # that the actors hold.
         rows = [{"source": pickle.dumps(pair)} for pair in todo]
         made = ray.data.from_items(rows, override_num_blocks=-(-len(todo) // FILES)).map_batches(
             Encode,
@@ -121,7 +125,7 @@ def build(
             outcomes = [pickle.loads(row) for row in batch["outcome"]]
             items = [outcome for _, _, outcome in outcomes if isinstance(outcome, NewItem)]
             collection.put(items)
-            report.wrote(items)
+            report.count_written(items)
             for source, stamp, outcome in outcomes:
                 if isinstance(outcome, BadMedia):
                     note_failure(collection, report, source, stamp, outcome)

@@ -1,9 +1,10 @@
-"""A collection in another bundle's vectors: made beside the old one, which serves on; compared;
-then put in its place.
+"""Re-embedding: a collection in another bundle's vectors, made beside the old one, which goes on
+serving; compared with it; then put in its place.
 
-The new one grows in `reembed/NAME` of the data folder, under a lock of its own. It resumes where it
-was stopped, and follows what has changed in the old one meanwhile. The swap is two renames; one
-that was cut short is completed when the data folder is opened next.
+The new collection grows in `reembed/NAME` of the data folder, under a lock of its own. A
+re-embedding that was stopped is resumed, and follows what has changed in the old collection
+meanwhile. The swap is two renames. One that was interrupted is completed when the data folder is
+opened next.
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ from media.containers import Budget
 from media.errors import BadMedia
 from media.manifest import BadManifest, Member, read_shard
 from media.sandbox import Decoders
-from media.windows import Media
 
 from ..collection import (
     NAME,
@@ -32,7 +32,7 @@ from ..collection import (
     UnknownCollection,
     has_lost_records,
 )
-from ..library import READY, STAGED, complete_swaps, hold, old_of
+from ..library import READY, STAGED, complete_swaps, lock_file, replaced_path
 from ..query_bank import ensure_query_bank
 from ..records.database import Item, Origin, Records, UnknownItem
 from ..search import direction
@@ -40,10 +40,10 @@ from ..vectors.base import Vectors
 from ..vectors.faiss_index import FaissIndex
 from ..vectors.snapshot import sync
 from ..vectors.store import replay
-from .build import WINDOWS, Source, decoded, encoded
+from .build import Ready, Source, decode_sources, encode_items, fills_batch
 
-ROUNDS = 5  # of following a collection that is being written
-SAMPLED = 100  # queries that the two are compared by
+ROUNDS = 5  # at most, over a collection that is written meanwhile
+SAMPLED = 100  # items by which the two are compared
 TEN = 10
 
 
@@ -57,7 +57,9 @@ class NotReady(CollectionError):
 
 @dataclass
 class Progress:
-    """How far it is, and which items have no media that can be read any more."""
+    """How many items are done, and why others failed, by id: their media cannot be read any more,
+    say.
+    """
 
     done: int = 0
     total: int = 0
@@ -72,22 +74,23 @@ def reembed(
     budget: Budget,
     overlap: float | None = None,
 ) -> Iterator[Progress]:
-    """Bring the staged collection to where the old one is; the old one may be in use. Windows
-    overlap as they do there, if nothing else is said.
+    """Bring the staged collection to where the old one is, which may be in use. If `overlap` is
+    None, windows overlap as they do in the old one.
 
     Raises:
-        UnknownCollection: there is no such collection. RecordsLost: nothing is known of its items.
-            DataInUse: another
-        process is at it.
+        UnknownCollection: there is no such collection.
+        RecordsLost: nothing is known of its items.
+        DataInUse: another process is re-embedding.
     """
-    old_folder, folder = data / "collections" / named(name), data / STAGED / name
+    old_folder = data / "collections" / check_name(name)
+    folder = data / STAGED / name
     if has_lost_records(old_folder):
         raise RecordsLost(name)
     if not (old_folder / "records.sqlite").is_file():
         raise UnknownCollection(name)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with (
-        closing(hold(data / STAGED / "lock")),
+        closing(lock_file(data / STAGED / "lock")),
         closing(Records(old_folder / "records.sqlite")) as old,
     ):
         (folder / READY).unlink(missing_ok=True)
@@ -95,15 +98,22 @@ def reembed(
         try:
             ensure_query_bank(staged, encoder)
             share = old.window_overlap() if overlap is None else overlap
-            work, progress = (
-                Work(old, old_folder, staged, encoder, decoders, budget, share),
-                Progress(),
+            work = Work(
+                old=old,
+                old_folder=old_folder,
+                staged=staged,
+                encoder=encoder,
+                decoders=decoders,
+                budget=budget,
+                overlap=share,
             )
+            progress = Progress()
             for _ in range(ROUNDS):
-                if not (yield from work.round(progress)):
+                changed = yield from work.run_round(progress)
+                if not changed:
                     break
             with staged.hold_for_reading() as new:
-                ready = not stale(old, new)
+                ready = not is_stale(old, new)
         finally:
             staged.close()
         if ready:
@@ -112,26 +122,27 @@ def reembed(
     yield progress
 
 
-def named(name: str) -> str:
-    """A collection's name, and nothing that leads elsewhere. Raises UnknownCollection."""
+def check_name(name: str) -> str:
+    """The name, if it is one of a collection and no path to elsewhere. Raises UnknownCollection."""
     if not NAME.fullmatch(name):
         raise UnknownCollection(name)
     return name
 
 
-def stale(old: Records, new: Records) -> bool:
-    """Whether the old collection has an item that the new one has not as it is now, or has one no
-    more.
+def is_stale(old: Records, new: Records) -> bool:
+    """Whether the new collection lacks an item of the old one, has it as it was before, or has one
+    that the old one no longer has.
     """
-    wanted, held, made_from = old.versions(), new.versions().keys(), new.copied_versions()
-    return wanted.keys() != held or any(
-        made_from.get(id) != version for id, version in wanted.items()
-    )
+    wanted = old.versions()
+    if wanted.keys() != new.versions().keys():
+        return True
+    copied = new.copied_versions()
+    return any(copied.get(id) != version for id, version in wanted.items())
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Work:
-    """Two collections and what brings the one's items into the other."""
+    """Two collections, and what it takes to bring the items of one into the other."""
 
     old: Records
     old_folder: Path
@@ -141,49 +152,60 @@ class Work:
     budget: Budget
     overlap: float
 
-    def round(self, progress: Progress) -> Generator[Progress, None, bool]:
-        """Every item that is not in the staged collection as it is in the old one; returns whether
-        there was any.
+    def run_round(self, progress: Progress) -> Generator[Progress, None, bool]:
+        """Embed every item that is not in the staged collection as it is in the old one. Returns
+        whether there was any that could be read.
         """
         wanted = self.old.versions()
-        progress.failed.clear()  # by now it may be there, or gone
+        progress.failed.clear()  # their media may be back by now, or they may be deleted
         with self.staged.hold_for_reading() as records:
-            there, held = records.copied_versions(), set(records.versions())
-        for id in held - wanted.keys():
+            copied = records.copied_versions()
+            there = set(records.versions())
+        for id in there - wanted.keys():
             self.staged.delete(id)
         behind = [
-            id for id, version in wanted.items() if there.get(id) != version or id not in held
+            id for id, version in wanted.items() if copied.get(id) != version or id not in there
         ]
-        todo = {id: item for id in behind if (item := self.old.find(id)) is not None}
-        progress.done, progress.total = len(wanted) - len(todo), len(wanted)
+        todo: dict[str, Item] = {}
+        for id in behind:
+            item = self.old.find(id)
+            if item is not None:  # else it was deleted meanwhile
+                todo[id] = item
+        progress.done = len(wanted) - len(todo)
+        progress.total = len(wanted)
         yield progress
-        ready: list[tuple[Source, str, Media]] = []
-        with tempfile.TemporaryDirectory() as place:
-            sources = list(self.sources(todo, wanted))
-            for source, version, outcome in decoded(
-                sources, self.encoder, self.decoders, self.budget, Path(place), self.overlap
+        ready: list[Ready] = []
+        with tempfile.TemporaryDirectory() as folder:
+            for source, version, outcome in decode_sources(
+                self.list_sources(todo, wanted),
+                self.encoder,
+                self.decoders,
+                self.budget,
+                folder=Path(folder),
+                overlap=self.overlap,
             ):
                 progress.done += 1
                 if isinstance(outcome, BadMedia):
                     progress.failed[source.id] = str(outcome)
                 else:
                     ready.append((source, version, outcome))
-                if sum(max(len(media.windows), 1) for _, _, media in ready) >= WINDOWS:
+                if fills_batch(ready):
                     self.write(ready, todo)
                     ready = []
                 yield progress
         self.write(ready, todo)
         return len(behind) > len(progress.failed)
 
-    def sources(
+    def list_sources(
         self, items: dict[str, Item], versions: dict[str, str]
-    ) -> Iterator[tuple[Source, str]]:
-        """Where each item's media are now: in the old collection, where batch building found them,
-        in a shard.
+    ) -> list[tuple[Source, str]]:
+        """Where the media of items are read: in the old collection, or where batch building found
+        them. With the version of each item.
         """
+        found: list[tuple[Source, str]] = []
         shards: dict[Path, dict[str, Member]] = {}
         for id, item in items.items():
-            path = self.kept(item)
+            path = self.stored_copy(item)
             member: Member | None = None
             if path is None and item.source is not None:
                 path = Path(item.source)
@@ -194,25 +216,29 @@ class Work:
                     with suppress(BadManifest, OSError):
                         shards[path] = {row.id: part for row, part in read_shard(path)}
                 member = shards[path].get(id)
-            yield (
-                Source(id=id, path=path, metadata=item.metadata, texts=item.texts, member=member),
-                versions[id],
+            source = Source(
+                id=id, path=path, metadata=item.metadata, texts=item.texts, member=member
             )
+            found.append((source, versions[id]))
+        return found
 
-    def kept(self, item: Item) -> Path | None:
+    def stored_copy(self, item: Item) -> Path | None:
         return self.old_folder / "media" / item.media if item.media else None
 
-    def write(self, ready: list[tuple[Source, str, Media]], items: dict[str, Item]) -> None:
+    def write(self, ready: list[Ready], items: dict[str, Item]) -> None:
+        """Encode what is ready and write it, with all that the old items say beside vectors."""
         if not ready:
             return
         made = []
-        for new in encoded(self.encoder, ready):
+        for new in encode_items(self.encoder, ready):
             item = items[new.id]
-            kept = self.kept(item)
-            try:
-                media = self.staged.store_media(kept, item.filename or "") if kept else None
-            except FileNotFoundError:  # deleted or replaced meanwhile: the next round sees to it
-                continue
+            copy = self.stored_copy(item)
+            media: str | None = None
+            if copy is not None:
+                try:
+                    media = self.staged.store_media(copy, item.filename or "")
+                except FileNotFoundError:  # deleted or replaced meanwhile: left to the next round
+                    continue
             made.append(
                 replace(
                     new,
@@ -227,133 +253,148 @@ class Work:
                 )
             )
         self.staged.put(made)
-        there = {new.id for new in made}
-        self.staged.note_copied_versions(
-            {source.id: version for source, version, _ in ready if source.id in there}
-        )
+        written = {new.id for new in made}
+        versions = {source.id: version for source, version, _ in ready if source.id in written}
+        self.staged.note_copied_versions(versions)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Overlap:
-    """How much of the ten best items two collections share, on average, for the same queries."""
+    """The share of the ten best items that two collections have in common, as a mean over queries
+    of one route.
+    """
 
     route: str
     queries: int
     at_10: float
 
 
-def overlaps(data: Path, name: str, compares: Callable[[str, str], bool]) -> list[Overlap]:
-    """The staged collection against the old one: by the everyday queries that both have in their
-    banks and that compare with what is searched, and by items taken by chance.
+Query = tuple[Vectors, Vectors, str]  # in the vectors of either side, and the item it was made from
+
+
+def measure_overlaps(data: Path, name: str, compares: Callable[[str, str], bool]) -> list[Overlap]:
+    """Compare the staged collection with the old one: by the queries that both have in their banks
+    and that compare with the target, and by items drawn at random.
 
     Raises:
         NotReady: nothing is staged.
     """
-    place = data / STAGED / name / "records.sqlite"
-    if not place.is_file():
+    staged = data / STAGED / name / "records.sqlite"
+    if not staged.is_file():
         raise NotReady(name, "nothing is staged")
-    found = []
+    overlaps: list[Overlap] = []
     with (
         closing(Records(data / "collections" / name / "records.sqlite")) as old,
-        closing(Records(place)) as new,
+        closing(Records(staged)) as new,
     ):
-        shared = sorted(set(old.encodings()) & set(new.encodings()))
-        for target in shared:
+        sources = sorted(set(old.bank_encodings()) & set(new.bank_encodings()))
+        for target in sorted(set(old.encodings()) & set(new.encodings())):
             sides = [Neighbours(records, target) for records in (old, new)]
-            for source in sorted(set(old.bank_encodings()) & set(new.bank_encodings())):
-                if compares(source, target) and all(
-                    side.records.bank_dim(source) == side.dim for side in sides
-                ):
-                    asked = zip(
-                        *(side.records.bank(source, side.dim) for side in sides), strict=False
-                    )
-                    found.append(
-                        compared(f"{source}-{target}", sides, [(a, b, "") for a, b in asked])
-                    )
-            ids = sorted(set(sides[0].items) & set(sides[1].items))
-            chosen = np.random.default_rng(0).permutation(len(ids))[:SAMPLED]
-            own = []
-            for id in (ids[i] for i in sorted(chosen.tolist())):
-                with suppress(UnknownItem):  # deleted meanwhile
-                    a, b = (side.of(id) for side in sides)
-                    own += [(direction(a), direction(b), id)] if len(a) and len(b) else []
-            found.append(compared(f"{target}-{target}", sides, own))
-    return [overlap for overlap in found if overlap.queries]
+            for source in sources:
+                comparable = all(side.records.bank_dim(source) == side.dim for side in sides)
+                if comparable and compares(source, target):
+                    banks = [side.records.bank(source, side.dim) for side in sides]
+                    queries = [(a, b, "") for a, b in zip(*banks, strict=False)]
+                    overlaps.append(compare_sides(f"{source}-{target}", sides, queries))
+            overlaps.append(compare_sides(f"{target}-{target}", sides, sample_items(sides)))
+    return [overlap for overlap in overlaps if overlap.queries]
+
+
+def sample_items(sides: list[Neighbours]) -> list[Query]:
+    """Items that both sides have, drawn at random, as queries."""
+    ids = sorted(set(sides[0].items) & set(sides[1].items))
+    chosen = np.random.default_rng(0).permutation(len(ids))[:SAMPLED]
+    queries: list[Query] = []
+    for position in sorted(chosen.tolist()):
+        id = ids[position]
+        with suppress(UnknownItem):  # deleted meanwhile
+            a, b = (side.item_vectors(id) for side in sides)
+            if len(a) and len(b):
+                queries.append((direction(a), direction(b), id))
+    return queries
 
 
 class Neighbours:
     """One encoding of a collection's records, searched exactly."""
 
     def __init__(self, records: Records, encoding: str) -> None:
-        self.records, self.encoding, self.dim = records, encoding, records.dim(encoding)
+        self.records = records
+        self.encoding = encoding
+        self.dim = records.dim(encoding)
         self.index = FaissIndex(self.dim)
         replay(records, encoding, self.index, 0)
         self.items = records.ids_with(encoding)
 
-    def of(self, id: str) -> Vectors:
+    def item_vectors(self, id: str) -> Vectors:
         return self.records.item_vectors(id, self.encoding, self.dim)
 
-    def best(self, query: Vectors, but: str) -> list[str]:
-        """The ten best items but one."""
+    def find_best(self, query: Vectors, excluded: str) -> list[str]:
+        """The ids of the ten best items, one left out."""
         ids = self.index.search(query, 20 * TEN).ids
-        places = self.records.window_table(self.encoding)
-        numbers = list(places.owners(places.find(ids).tolist()))[: TEN + 1]
+        table = self.records.window_table(self.encoding)
+        numbers = list(table.owners(table.find(ids).tolist()))[: TEN + 1]
         about = self.records.about(numbers)
-        return [about[n].id for n in numbers if n in about and about[n].id != but][:TEN]
+        found = [about[number].id for number in numbers if number in about]
+        return [id for id in found if id != excluded][:TEN]
 
 
-def compared(
-    route: str, sides: list[Neighbours], asked: list[tuple[Vectors, Vectors, str]]
-) -> Overlap:
+def compare_sides(route: str, sides: list[Neighbours], queries: list[Query]) -> Overlap:
     shares = []
-    for a, b, but in asked:
-        best = [set(side.best(query, but)) for side, query in zip(sides, (a, b), strict=True)]
-        if any(best):
-            shares.append(len(best[0] & best[1]) / max(len(best[0]), len(best[1])))
-    return Overlap(route, len(shares), float(np.mean(shares)) if shares else 0.0)
+    for a, b, excluded in queries:
+        old = set(sides[0].find_best(a, excluded))
+        new = set(sides[1].find_best(b, excluded))
+        if old or new:
+            shares.append(len(old & new) / max(len(old), len(new)))
+    mean = float(np.mean(shares)) if shares else 0.0
+    return Overlap(route=route, queries=len(shares), at_10=mean)
 
 
 def swap(data: Path, name: str) -> None:
-    """Put the staged collection in the old one's place, which is then gone.
+    """Put the staged collection in the place of the old one, which is deleted.
 
     Raises:
-        NotReady: it is not complete. DataInUse: a service has the data folder open.
+        NotReady: it is not complete.
+        DataInUse: another process, a service say, has the data folder open.
     """
-    if not (data / STAGED / named(name)).is_dir():
+    if not (data / STAGED / check_name(name)).is_dir():
         raise NotReady(name, "nothing is staged")
-    with closing(hold(data / "lock")), closing(hold(data / STAGED / "lock")):
+    with closing(lock_file(data / "lock")), closing(lock_file(data / STAGED / "lock")):
         complete_swaps(data)
         check_ready(data, name)
-        (data / "collections" / name).rename(old_of(data, name))
+        (data / "collections" / name).rename(replaced_path(data, name))
         complete_swaps(data)
 
 
 def check_ready(data: Path, name: str, fingerprint: str | None = None) -> None:
-    """Raises NotReady: what is staged is not all that the old collection is, or not in this
-    bundle's vectors. RecordsLost: nothing is known of the old one's items.
+    """Check that a staged collection can take the old one's place.
+
+    Raises:
+        NotReady: it is not complete, or not in the vectors of the bundle of that fingerprint.
+        RecordsLost: nothing is known of the old one's items.
     """
-    staged, there = data / STAGED / name, data / "collections" / name
-    if has_lost_records(there):
+    staged = data / STAGED / name
+    live = data / "collections" / name
+    if has_lost_records(live):
         raise RecordsLost(name)
     if not (staged / READY).is_file():
-        raise NotReady(name, "it has not been made anew" if fingerprint else "it is not complete")
+        raise NotReady(name, "it has not been re-embedded" if fingerprint else "it is not complete")
     with (
-        closing(Records(there / "records.sqlite")) as old,
+        closing(Records(live / "records.sqlite")) as old,
         closing(Records(staged / "records.sqlite")) as new,
     ):
         if fingerprint not in (None, new.meta()["fingerprint"]):
-            raise NotReady(name, "it was made anew for another bundle")
-        if stale(old, new):
+            raise NotReady(name, "it was re-embedded for another bundle")
+        if is_stale(old, new):
             raise NotReady(name, "the old collection has changed since: run reembed again")
 
 
 def drop(data: Path, name: str) -> None:
-    """Forget what is staged. Raises NotReady: nothing is."""
-    staged = data / STAGED / named(name)
+    """Delete what is staged. Raises NotReady: nothing is."""
+    staged = data / STAGED / check_name(name)
     if not staged.is_dir():
         raise NotReady(name, "nothing is staged")
-    with closing(hold(data / STAGED / "lock")):
-        if old_of(data, name).exists():
-            raise NotReady(name, "its swap was cut short: start the service, or swap again")
+    with closing(lock_file(data / STAGED / "lock")):
+        if replaced_path(data, name).exists():
+            raise NotReady(name, "its swap was interrupted: start the service, or swap again")
         (staged / READY).unlink(missing_ok=True)
         shutil.rmtree(staged)

@@ -1,7 +1,8 @@
-"""SQLite: items, windows, vectors, metadata. The only truth; everything else is rebuilt from it.
+"""The records in SQLite: items, windows, vectors, metadata. All else is rebuilt from them.
 
-A write has happened when its transaction has reached the disk. Vector ids are never used twice, so
-"all vectors after id n, and all removals after number m" brings any older copy up to date.
+A write has happened when its transaction has reached the disk. Numbers of vectors and of tombstones
+are never used twice. So the vectors after one number, and the tombstones after another, bring any
+older copy up to date.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ from .schema import SCHEMA_VERSION, migrate, read_version
 from .window_table import WindowTable
 
 WINDOWS_QUERY = (
-    "select v.n, w.item, w.n, w.start_s, w.end_s, w.plain from vectors v join windows w on w.n = v.window"
-    " where v.encoding = ? and v.n > ? order by v.n"
+    "select v.n, w.item, w.n, w.start_s, w.end_s, w.plain"
+    " from vectors v join windows w on w.n = v.window where v.encoding = ? and v.n > ? order by v.n"
 )
 ITEMS_QUERY = "select n, metadata, id, kind, duration_s, filename from items"
 BANK_PREFIX = "asks:"  # of keys in `meta`, before the name of a bank's encoding
@@ -149,8 +150,8 @@ class About(NamedTuple):
 
 
 class Records:
-    """One collection's database. Not for several threads at once: its collection holds a lock.
-    Opened `alone`, it needs no room on the disk to be read, and no other connection has it.
+    """One collection's database. For one thread at a time: the collection has a lock for that.
+    Opened `alone` it can be read on a full disk, and no other connection can open it.
     """
 
     def __init__(self, path: Path, alone: bool = False) -> None:
@@ -204,8 +205,8 @@ class Records:
         self._db.close()
 
     def truncate_log(self) -> None:
-        """Carry SQLite's log over into the database, and give its room back, if nobody reads it at
-        the moment.
+        """Move the content of SQLite's log into the database and empty the log, if no other
+        connection reads it.
         """
         self._db.execute("pragma wal_checkpoint(truncate)").fetchall()
 
@@ -359,7 +360,8 @@ class Records:
             " (select json_group_array(text) from"
             "  (select text from texts t where t.item = i.n order by position)),"
             " (select count(*) from windows w where w.item = i.n),"
-            " (select group_concat(distinct v.encoding) from vectors v join windows w on w.n = v.window"
+            " (select group_concat(distinct v.encoding)"
+            "  from vectors v join windows w on w.n = v.window"
             f"  where w.item = i.n) from items i {where}",
             params,
         )
@@ -368,7 +370,8 @@ class Records:
     def picture(self, id: str, at_s: float) -> bytes | None:
         """A JPEG of the window nearest to a second of an item; None where it has none."""
         row = self._db.execute(
-            "select p.jpeg from items i join windows w on w.item = i.n join pictures p on p.window = w.n where i.id = ?"
+            "select p.jpeg from items i join windows w on w.item = i.n"
+            " join pictures p on p.window = w.n where i.id = ?"
             " order by abs((w.start_s + w.end_s) / 2 - ?) limit 1",
             (id, at_s),
         ).fetchone()
@@ -393,7 +396,7 @@ class Records:
         return np.isin(items, there)
 
     def head(self) -> tuple[int, int]:
-        """The numbers of the last vector added and the last one removed."""
+        """The numbers of the last vector and of the last tombstone."""
         last = dict(
             self._db.execute(
                 "select name, seq from sqlite_sequence where name in ('vectors', 'tombstones')"
@@ -410,7 +413,8 @@ class Records:
         last = self.head()[0] if upto is None else upto
         while True:
             rows = self._db.execute(
-                "select n, vector from vectors where encoding = ? and n > ? and n <= ? order by n limit ?",
+                "select n, vector from vectors where encoding = ? and n > ? and n <= ?"
+                " order by n limit ?",
                 (encoding, n, last, CHUNK),
             ).fetchall()
             if not rows:
@@ -440,9 +444,7 @@ class Records:
         return np.array([row[0] for row in rows], np.int64)
 
     def forget_tombstones(self, upto: int) -> None:
-        """Drop the notes of removals that no snapshot needs any more; their numbers are not used
-        again.
-        """
+        """Delete tombstones that no snapshot needs any more."""
         with self._transaction():
             self._db.execute("delete from tombstones where n <= ?", (upto,))
 
@@ -450,7 +452,7 @@ class Records:
         return [row[0] for row in self._db.execute("select distinct encoding from vectors")]
 
     def about(self, items: list[int]) -> dict[int, About]:
-        """What hits say of items that are there, by their numbers."""
+        """What hits say of those items that are there, by their numbers."""
         rows, too_long = self.item_cache().get(items)
         for part in split(too_long):
             rows += self._db.execute(f"{ITEMS_QUERY} where n in ({placeholders(len(part))})", part)
@@ -476,7 +478,10 @@ class Records:
         has it; else 0.
         """
         heard = "select 1 from vectors v where v.window = w.n and v.encoding not like 'text%'"
-        long = f"select w.item from windows w where exists ({heard}) group by w.item having count(*) > 2 limit 1"
+        long = (
+            f"select w.item from windows w where exists ({heard})"
+            " group by w.item having count(*) > 2 limit 1"
+        )
         rows = self._db.execute(
             f"select w.start_s, w.end_s from windows w where w.item = ({long}) and exists ({heard})"
             " order by w.start_s limit 2"
@@ -490,8 +495,8 @@ class Records:
         """An item's vectors [n, dim] of an encoding. Raises UnknownItem."""
         self.item(id)
         rows = self._db.execute(
-            "select v.vector from items i join windows w on w.item = i.n join vectors v on v.window = w.n"
-            " where i.id = ? and v.encoding = ? order by v.n",
+            "select v.vector from items i join windows w on w.item = i.n"
+            " join vectors v on v.window = w.n where i.id = ? and v.encoding = ? order by v.n",
             (id, encoding),
         ).fetchall()
         return np.frombuffer(b"".join(row[0] for row in rows), "<f4").reshape(len(rows), dim)
@@ -518,27 +523,22 @@ class Records:
             )
 
     def query_sources(self) -> dict[str, dict[str, Any]]:
-        """The encodings that have a bank with targets: these, and the digest of its queries."""
+        """By encoding that has a query bank: the `targets` that its queries are asked of, and the
+        `sha256` of the queries.
+        """
         rows = self._db.execute(
             "select key, value from meta where key like ?", (f"{BANK_PREFIX}%",)
         )
         return {key.removeprefix(BANK_PREFIX): json.loads(value) for key, value in rows}
 
     def tuning_digest(self, encoding: str) -> str:
-        """The digests of the banks whose queries are asked of an encoding; empty where there are
-        none.
-        """
-        return "+".join(
-            sorted(
-                bank["sha256"]
-                for bank in self.query_sources().values()
-                if encoding in bank["targets"]
-            )
-        )
+        """The hashes of the banks whose queries are asked of an encoding; empty without a bank."""
+        banks = self.query_sources().values()
+        return "+".join(sorted(bank["sha256"] for bank in banks if encoding in bank["targets"]))
 
     def tuning_queries(self, encoding: str, dim: int, most: int) -> NDArray[np.float32]:
-        """What vectors of an encoding are searched by: queries [n, dim] of those banks, or where
-        there are none its own vectors, which an index finds more easily: it has them.
+        """Queries [n, dim] to tune the index of an encoding by: those of the banks. Without a bank,
+        vectors of the index itself; these are easier to find than real queries.
         """
         banks = [
             self.bank(source, dim)
@@ -613,7 +613,7 @@ class Records:
     # ------------------------------------------------------------ another bundle's vectors
 
     def versions(self) -> dict[str, str]:
-        """What changes, by id, whenever an item is put again."""
+        """By id, a string that changes whenever an item is put again."""
         return {id: str(n) for id, n in self._db.execute("select id, n from items order by n")}
 
     def copied_versions(self) -> dict[str, str]:
@@ -649,8 +649,8 @@ class Records:
 
     def ids_with(self, encoding: str) -> list[str]:
         rows = self._db.execute(
-            "select distinct i.id from items i join windows w on w.item = i.n join vectors v on v.window = w.n"
-            " where v.encoding = ?",
+            "select distinct i.id from items i join windows w on w.item = i.n"
+            " join vectors v on v.window = w.n where v.encoding = ?",
             (encoding,),
         )
         return [row[0] for row in rows]

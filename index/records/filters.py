@@ -44,7 +44,8 @@ class Statement:
 
 
 def compile_filter(query: dict[str, Any]) -> tuple[str, list[Any]]:
-    """A filter to an SQL condition over the tables `items` and `metadata_values`, with its parameters.
+    """Compile a filter to an SQL condition over the tables `items` and `metadata_values`, with its
+    parameters.
 
     Raises:
         BadFilter: an unknown operator, a value of the wrong type, or one too deep or too long.
