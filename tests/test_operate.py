@@ -397,7 +397,7 @@ def test_a_full_disk_refuses_what_would_fill_it_further(
             client.post("/v1/jobs", json={"kind": "import", "collection": "default", "path": "."}),
         ):
             assert (full.status_code, full.json()["error"]["code"]) == (503, "storage")
-            assert "items can be found and deleted" in full.json()["error"]["message"]
+            assert "items can be found and deleted." in full.json()["error"]["message"]
         assert client.post("/v1/search/text-text", json={"query": "red"}).json()["hits"]
         assert (
             client.post("/v1/search/audio-audio", files={"file": ("t.wav", tone)}).status_code
