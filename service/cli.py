@@ -111,6 +111,37 @@ def evaluate(argv: list[str]) -> int:
     return perform_model(args)
 
 
+# Completes the commands' names, then a command's flags as its --help lists them, else files.
+COMPLETION = """\
+_tercet() {{
+  local word="${{COMP_WORDS[COMP_CWORD]}}" command="${{COMP_WORDS[1]}}"
+  COMPREPLY=()
+  if [ "$COMP_CWORD" -eq 1 ]; then
+    COMPREPLY=($(compgen -W "{names}" -- "$word"))
+  elif [ "${{word#-}}" != "$word" ]; then
+    local flags="$(tercet "$command" --help 2>/dev/null | grep -oE -e '--[a-z][a-z0-9-]*')"
+    COMPREPLY=($(compgen -W "$flags" -- "$word"))
+  fi
+}}
+complete -o bashdefault -o default -F _tercet tercet
+"""
+ZSH_FIRST = "autoload -U +X compinit && compinit\nautoload -U +X bashcompinit && bashcompinit\n"
+
+
+def completion(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="tercet completion",
+        description="Print a script that completes commands and flags in a shell.",
+        epilog=epilog("bash >> ~/.bashrc", "zsh >> ~/.zshrc"),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("shell", choices=("bash", "zsh"))
+    args = parser.parse_args(argv)
+    script = COMPLETION.format(names=" ".join(COMMANDS))
+    print((ZSH_FIRST if args.shell == "zsh" else "") + script, end="")
+    return 0
+
+
 GROUPS = {
     "Serve and search": {
         "serve": Command("serve a data folder over HTTP, with the search page", serve, "cpu"),
@@ -138,6 +169,9 @@ GROUPS = {
         ),
         "verify": Command("open a bundle with every check and compare its vectors", verify, "cpu"),
     },
+    "Shell": {
+        "completion": Command("print a script that completes commands", completion, "cpu"),
+    },
 }
 COMMANDS = {name: command for group in GROUPS.values() for name, command in group.items()}
 
@@ -148,7 +182,7 @@ def command_parser() -> argparse.ArgumentParser:
     for title, commands in GROUPS.items():
         lines += [
             f"{title}:",
-            *(f"  {name:9s} {command.summary}" for name, command in commands.items()),
+            *(f"  {name:10s} {command.summary}" for name, command in commands.items()),
             "",
         ]
     parser = argparse.ArgumentParser(

@@ -43,7 +43,7 @@ class Settings(BaseSettings):
     )
     hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
-        description="host names besides localhost that are served without keys, with commas between",
+        description="host names besides localhost to serve without keys, separated by commas",
     )
     link_s: float = Field(
         3600.0,
