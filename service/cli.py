@@ -119,7 +119,8 @@ _tercet() {{
   if [ "$COMP_CWORD" -eq 1 ]; then
     COMPREPLY=($(compgen -W "{names}" -- "$word"))
   elif [ "${{word#-}}" != "$word" ]; then
-    local flags="$(tercet "$command" --help 2>/dev/null | grep -oE -e '--[a-z][a-z0-9-]*')"
+    local help="$(tercet "$command" --help 2>/dev/null)"
+    local flags="$(grep -oE -e '--[a-z][a-z0-9-]*' <<< "$help" | sort -u)"
     COMPREPLY=($(compgen -W "$flags" -- "$word"))
   fi
 }}
