@@ -41,7 +41,8 @@ class UnknownModel(ServiceError):
 
     def __init__(self, model: str, known: str) -> None:
         super().__init__(f"Unknown model {model!r}. This service has {known!r}.")
-        self.model, self.known = model, known
+        self.model = model
+        self.known = known
 
 
 class BadKey(ServiceError):
@@ -108,7 +109,8 @@ class Overloaded(ServiceError):
 
     def __init__(self, queue: str, retry_s: int = 1) -> None:
         super().__init__(f"The {queue} queue is full. Try again later.")
-        self.queue, self.retry_s = queue, retry_s
+        self.queue = queue
+        self.retry_s = retry_s
 
 
 class OverQuota(ServiceError):
@@ -116,7 +118,9 @@ class OverQuota(ServiceError):
 
     def __init__(self, what: str, allowed: str, retry_s: int) -> None:
         super().__init__(f"Rate limit of {what} exceeded: {allowed}.")
-        self.what, self.allowed, self.retry_s = what, allowed, retry_s
+        self.what = what
+        self.allowed = allowed
+        self.retry_s = retry_s
 
 
 class SlowBody(ServiceError):
@@ -151,7 +155,8 @@ class TimedOut(ServiceError):
 
     def __init__(self, limit_s: float, retry_s: int = 1) -> None:
         super().__init__(f"Not encoded within {limit_s:g} s. Try again later.")
-        self.limit_s, self.retry_s = limit_s, retry_s
+        self.limit_s = limit_s
+        self.retry_s = retry_s
 
 
 class ShuttingDown(ServiceError):

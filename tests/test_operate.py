@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from media.containers import Budget
 from media.sandbox import Decoders
 from service.app import create_app
 from service.jobs import WAITING_MAX, Job, Jobs, Progress, TooManyJobs
+from service.links import Links
 from service.protocol import Protocol
 from service.settings import TOP_K_MAX, Settings
 from service.trace import CURRENT, JsonLines, Trace
@@ -625,14 +626,14 @@ def test_a_reload_does_not_open_the_door(tmp_path: Path) -> None:
 
 
 @contextmanager
-def listening(settings: Settings) -> Iterator[int]:
-    """A real server in a thread, for clients that do not speak HTTP as they should; its port."""
+def listening(settings: Settings, clock: Callable[[], float] = time.time) -> Iterator[int]:
+    """A real server in a thread, for clients that do not speak HTTP as they should; its port. Links
+    expire by `clock`, which returns seconds since 1970.
+    """
     port = free_port()
-    running = uvicorn.Server(
-        uvicorn.Config(
-            create_app(settings, FakeEncoder()), port=port, http=Protocol, log_config=None
-        )
-    )
+    app = create_app(settings, FakeEncoder())
+    app.state.owner.links = Links(clock)
+    running = uvicorn.Server(uvicorn.Config(app, port=port, http=Protocol, log_config=None))
     thread = threading.Thread(target=running.run)
     thread.start()
     while not running.started:
