@@ -107,8 +107,10 @@ def until(page: Page, truth: str) -> None:
 def middle_of(page: Page, image: str) -> str:
     """The strongest colour in the middle of a picture."""
     pixel = page.evaluate(
-        """image => { const seen = document.querySelector(image), canvas = document.createElement('canvas');
-        canvas.width = canvas.height = 9; const ink = canvas.getContext('2d'); ink.drawImage(seen, 0, 0, 9, 9);
+        """image => { const seen = document.querySelector(image);
+        const canvas = document.createElement('canvas');
+        canvas.width = canvas.height = 9;
+        const ink = canvas.getContext('2d'); ink.drawImage(seen, 0, 0, 9, 9);
         return [...ink.getImageData(4, 4, 1, 1).data].slice(0, 3); }""",
         image,
     )
@@ -143,7 +145,8 @@ def test_a_dropped_sound_and_more_like_this(page: Page, library: dict[str, Path]
     assert set(page.locator("#hits h2").all_inner_texts()) == titles
     data = page.evaluate_handle(
         """bytes => { const data = new DataTransfer();
-        data.items.add(new File([new Uint8Array(bytes)], 'dropped.wav', {type: 'audio/wav'})); return data; }""",
+        const file = new File([new Uint8Array(bytes)], 'dropped.wav', {type: 'audio/wav'});
+        data.items.add(file); return data; }""",
         list(library["tone"].read_bytes()),
     )
     page.dispatch_event("body", "dragenter", {"dataTransfer": data})
@@ -180,7 +183,8 @@ def test_a_dropped_clip_is_added_and_one_finds_its_like(
 ) -> None:
     data = page.evaluate_handle(
         """bytes => { const data = new DataTransfer();
-        data.items.add(new File([new Uint8Array(bytes)], 'dropped.mp4', {type: 'video/mp4'})); return data; }""",
+        const file = new File([new Uint8Array(bytes)], 'dropped.mp4', {type: 'video/mp4'});
+        data.items.add(file); return data; }""",
         list(library["late"].read_bytes()),
     )
     page.dispatch_event("body", "dragenter", {"dataTransfer": data})
@@ -360,7 +364,8 @@ def open_hit(page: Page, address: str, id: str, at_s: float, **headers: str) -> 
 
 
 HEARD = """async () => {
-  const media = document.querySelector('#hits audio'), context = new AudioContext(), ear = context.createAnalyser();
+  const media = document.querySelector('#hits audio');
+  const context = new AudioContext(), ear = context.createAnalyser();
   ear.fftSize = 16384;
   context.createMediaElementSource(media).connect(ear).connect(context.destination);
   await new Promise((done) => setTimeout(done, 700));
@@ -464,15 +469,20 @@ def test_a_sound_without_a_table_is_heard_from_the_second_asked_for(
 
 LIKE_FIREFOX = """() => {
   // What has come is taken for the whole, and a jump ends there.
-  const own = HTMLMediaElement.prototype, time = Object.getOwnPropertyDescriptor(own, 'currentTime');
+  const own = HTMLMediaElement.prototype;
+  const time = Object.getOwnPropertyDescriptor(own, 'currentTime');
   window.come = 2;
   const set = function (at) { time.set.call(this, Math.min(at, window.come)); };
   Object.defineProperty(own, 'currentTime', { get: time.get, set });
   Object.defineProperty(own, 'duration', { get: () => window.come });
-  for (const name of ['buffered', 'seekable']) Object.defineProperty(own, name, { get: () => ({ length: 0 }) });
+  const nothing = { get: () => ({ length: 0 }) };
+  for (const name of ['buffered', 'seekable']) Object.defineProperty(own, name, nothing);
   Object.defineProperty(own, 'networkState', { get: () => HTMLMediaElement.NETWORK_LOADING });
 }"""
-MORE = "seconds => { window.come = seconds; document.querySelector('video').dispatchEvent(new Event('progress')); }"
+MORE = """seconds => {
+  window.come = seconds;
+  document.querySelector('video').dispatchEvent(new Event('progress'));
+}"""
 
 
 def test_a_jump_is_repeated_until_it_is_reached(browser: Browser, odd: tuple[str, Path]) -> None:

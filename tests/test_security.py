@@ -80,7 +80,8 @@ def test_headers_after_a_body_and_bodies_that_nobody_reads(
     monkeypatch.setattr(protocol, "LINGER_S", 0.5)
     monkeypatch.setattr(protocol, "HEAD_S", 1.0)
     with listening(Settings(data=tmp_path / "data", api_keys="sesame")) as port:
-        head = b"POST /v1/collections HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+        head = b"POST /v1/collections HTTP/1.1\r\nHost: localhost\r\n"
+        head += b"Transfer-Encoding: chunked\r\n\r\n"
         late = b"2\r\n{}\r\n0\r\nAuthorization: Bearer sesame\r\n\r\n"
         with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
             client.sendall(head + late)
