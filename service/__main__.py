@@ -30,23 +30,23 @@ from .settings import Settings
 from .state import open_data
 from .trace import log_config, send_spans
 
-COLLECT_AFTER = 20_000  # objects; Python's 700 are those of a few requests
-# a connection that rests: longer than clients keep theirs, so that none sends into one that is
-# closing
-KEPT_S = 75
-# Python lets a thread wait ten times as long for another's turn: the encoder would, after each
-# batch
-SWITCH_S = 0.0005
+# New objects before a garbage collection. Python's default of 700 is reached by a few requests.
+GC_THRESHOLD = 20_000
+# Clients close idle connections sooner, so that none sends into one that is being closed.
+KEEP_ALIVE_S = 75
+# A tenth of Python's default, so that encoder threads resume quickly after a batch.
+GIL_SWITCH_S = 0.0005
 
 
 def read_settings(argv: Sequence[str], prog: str) -> Settings:
-    """Flags before environment before the file that TERCET_ENV_FILE names."""
+    """Settings from flags, else the environment, else the file that TERCET_ENV_FILE names."""
     file = os.environ.get("TERCET_ENV_FILE")
     if file and not Path(file).is_file():
-        raise FileNotFoundError(2, "TERCET_ENV_FILE is not there")
+        raise FileNotFoundError(2, "The file that TERCET_ENV_FILE names does not exist.")
     parser = argparse.ArgumentParser(
         prog=prog,
-        description="Serve a data folder over HTTP. Each flag can be a variable, too: --data is TERCET_DATA.",
+        description="Serve a data folder over HTTP. Each flag can also be an environment variable:"
+        " --data is TERCET_DATA.",
         epilog=epilog("--data mine", "--data mine --port 8080 --precision int8"),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -96,7 +96,8 @@ def serve(argv: Sequence[str], prog: str) -> int:
         return 2
     if settings.unguarded:
         print(
-            "without keys (--api-keys) only this machine may connect; --allow-open says otherwise",
+            "Other machines may connect only with keys: set --api-keys, or --allow-open to serve"
+            " without.",
             file=sys.stderr,
         )
         return 2
@@ -111,25 +112,25 @@ def serve(argv: Sequence[str], prog: str) -> int:
         app = create_app(
             settings, encoder, open_data(settings, encoder), partial(reload_config, argv, prog)
         )
-        del encoder  # the application lets go of it at a reload
+        del encoder  # else it could not be freed after a reload
         config = uvicorn.Config(
             app,
             settings.host,
             settings.port,
             timeout_graceful_shutdown=10,
-            timeout_keep_alive=KEPT_S,
+            timeout_keep_alive=KEEP_ALIVE_S,
             server_header=False,
             http=Protocol,
             access_log=False,
             log_config=log_config(settings.log_json),
         )
-        sys.setswitchinterval(SWITCH_S)
+        sys.setswitchinterval(GIL_SWITCH_S)
         gc.collect()
-        gc.freeze()  # what has been imported stays: no collection need look at it
-        gc.set_threshold(COLLECT_AFTER)
+        gc.freeze()  # what has been imported stays: collections skip it
+        gc.set_threshold(GC_THRESHOLD)
         uvicorn.Server(config).run()
     except KeyboardInterrupt:
-        pass  # uvicorn hands the interrupt on once it has shut down cleanly
+        pass  # uvicorn raises it again after a clean shutdown
     except (
         BadBundle,
         CollectionError,

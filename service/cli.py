@@ -19,8 +19,8 @@ from media.commands import epilog, not_installed
 
 @dataclass(frozen=True)
 class Command:
-    """`run` takes the arguments behind the name and returns the exit status. `extra` installs what
-    it needs.
+    """`run` takes the arguments after the name and returns the exit status. `extra` is the extra of
+    the package that installs what it needs.
     """
 
     summary: str
@@ -40,7 +40,7 @@ def mcp(argv: list[str]) -> int:
     return mcp_command(argv, "tercet mcp")
 
 
-def of_index(name: str, summary: str) -> Command:
+def index_command(name: str, summary: str) -> Command:
     def run(argv: list[str]) -> int:
         from index.__main__ import main
 
@@ -49,7 +49,7 @@ def of_index(name: str, summary: str) -> Command:
     return Command(summary, run, "cpu")
 
 
-def of_model(name: str, summary: str) -> Command:
+def model_command(name: str, summary: str) -> Command:
     def run(argv: list[str]) -> int:
         from model.__main__ import main
 
@@ -81,7 +81,8 @@ def evaluate(argv: list[str]) -> int:
 
     parser = argparse.ArgumentParser(
         prog="tercet evaluate",
-        description="Measure retrieval of a bundle, or of a training run's checkpoint, on a manifest.",
+        description="Measure retrieval of a bundle, or of a training run's checkpoint, on a"
+        " manifest.",
         epilog=epilog("bundles/default sample/manifest.jsonl", "runs/tiny world:test:100 --json"),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -110,48 +111,85 @@ def evaluate(argv: list[str]) -> int:
     return perform_model(args)
 
 
+# Completes the commands' names, then a command's flags as its --help lists them, else files.
+COMPLETION = """\
+_tercet() {{
+  local word="${{COMP_WORDS[COMP_CWORD]}}" command="${{COMP_WORDS[1]}}"
+  COMPREPLY=()
+  if [ "$COMP_CWORD" -eq 1 ]; then
+    COMPREPLY=($(compgen -W "{names}" -- "$word"))
+  elif [ "${{word#-}}" != "$word" ]; then
+    local help="$(tercet "$command" --help 2>/dev/null)"
+    local flags="$(grep -oE -e '--[a-z][a-z0-9-]*' <<< "$help" | sort -u)"
+    COMPREPLY=($(compgen -W "$flags" -- "$word"))
+  fi
+}}
+complete -o bashdefault -o default -F _tercet tercet
+"""
+ZSH_FIRST = "autoload -U +X compinit && compinit\nautoload -U +X bashcompinit && bashcompinit\n"
+
+
+def completion(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="tercet completion",
+        description="Print a script that completes commands and flags in a shell.",
+        epilog=epilog("bash >> ~/.bashrc", "zsh >> ~/.zshrc"),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("shell", choices=("bash", "zsh"))
+    args = parser.parse_args(argv)
+    script = COMPLETION.format(names=" ".join(COMMANDS))
+    print((ZSH_FIRST if args.shell == "zsh" else "") + script, end="")
+    return 0
+
+
 GROUPS = {
     "Serve and search": {
         "serve": Command("serve a data folder over HTTP, with the search page", serve, "cpu"),
-        "search": of_index("search", "search a collection"),
-        "items": of_index("items", "list the items of a collection"),
+        "search": index_command("search", "search a collection"),
+        "items": index_command("items", "list the items of a collection"),
         "mcp": Command("let an assistant search and fill an archive", mcp, "mcp"),
     },
     "Build": {
-        "build": of_index("build", "index folders, files, manifests and tar shards"),
-        "report": of_index("report", "recall, times and memory of a collection's indexes"),
-        "reembed": of_index("reembed", "make a collection anew in another bundle's vectors"),
-        "backup": of_index("backup", "copy every collection of a data folder"),
-        "restore": of_index("restore", "put the collections of a backup into a data folder"),
+        "build": index_command("build", "index folders, files, manifests and tar shards"),
+        "report": index_command("report", "recall, times and memory of a collection's indexes"),
+        "reembed": index_command("reembed", "re-embed a collection with another bundle"),
+        "backup": index_command("backup", "copy every collection of a data folder"),
+        "restore": index_command("restore", "put the collections of a backup into a data folder"),
     },
     "Train": {
-        "sample": of_model("sample", "render a small library of the procedural world"),
-        "prepare": of_model("prepare", "write a manifest for a public set"),
-        "train": of_model("train", "train an encoder"),
-        "ablation": of_model("ablation", "measure which terms of the objective earn their compute"),
+        "sample": model_command("sample", "render a small library of the procedural world"),
+        "prepare": model_command("prepare", "write a manifest for a public data set"),
+        "train": model_command("train", "train an encoder"),
+        "ablation": model_command(
+            "ablation", "measure what each term of the objective contributes"
+        ),
         "evaluate": Command("measure retrieval of a bundle or a checkpoint", evaluate, "cpu"),
         "export": Command(
             "write a bundle, or a repository for Triton, from an encoder", export, "cpu"
         ),
         "verify": Command("open a bundle with every check and compare its vectors", verify, "cpu"),
     },
+    "Shell": {
+        "completion": Command("print a script that completes commands", completion, "cpu"),
+    },
 }
 COMMANDS = {name: command for group in GROUPS.values() for name, command in group.items()}
 
 
-def parser_of_names() -> argparse.ArgumentParser:
-    """What reads the command's name. Its help has the commands in their groups."""
+def command_parser() -> argparse.ArgumentParser:
+    """Parses the command's name. Its help lists the commands by group."""
     lines = []
     for title, commands in GROUPS.items():
         lines += [
             f"{title}:",
-            *(f"  {name:9s} {command.summary}" for name, command in commands.items()),
+            *(f"  {name:10s} {command.summary}" for name, command in commands.items()),
             "",
         ]
     parser = argparse.ArgumentParser(
         prog="tercet",
         usage="tercet COMMAND ...",
-        description="Find moments of video and sound. `tercet COMMAND --help` says what a command takes.",
+        description="Find moments of video and sound. See `tercet COMMAND --help` for a command.",
         epilog="\n".join(lines).rstrip(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -170,14 +208,14 @@ def version() -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command. Returns 0 when all is done, 1 when something failed, 2 where the command is
-    not installed.
+    """Run a command. Returns 0 when all is done, 1 when something failed, 2 where packages that the
+    command needs are not installed.
 
     Raises:
-        SystemExit: with status 2 where it was called wrongly, 0 after help.
+        SystemExit: with status 2 after a usage error, 0 after help.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    name: str = parser_of_names().parse_args(arguments[:1]).command
+    name: str = command_parser().parse_args(arguments[:1]).command
     try:
         return COMMANDS[name].run(arguments[1:])
     except ModuleNotFoundError as error:

@@ -114,7 +114,7 @@ STATUS: dict[type[Exception], tuple[int, str | None]] = {
 }
 INTERNAL: dict[str, Any] = {
     "code": "internal",
-    "message": "an internal error; see the log",
+    "message": "Internal error. See the log.",
     "detail": {},
 }
 PROBLEMS_MAX = 2000  # letters
@@ -138,7 +138,11 @@ def error_body(error: Exception) -> dict[str, Any]:
     _, code = status_and_code(type(error))
     if isinstance(error, OSError):
         # its own text has a path of this machine
-        return {"code": code, "message": error.strerror or "a file could not be used", "detail": {}}
+        return {
+            "code": code,
+            "message": error.strerror or "A file could not be used.",
+            "detail": {},
+        }
     fields = {name: getattr(error, name) for name in getattr(error, "detail_fields", ())}
     body = {
         "code": code or getattr(error, "code", "error"),

@@ -1,22 +1,22 @@
 """What the service refuses, and what it fails at. `service/errors.py` has the status of each.
 
 ServiceError
-├── BadRequest       a request that makes no sense
-├── UnknownModel     embeddings of a model that this service has not
-├── BadKey           no key, or none we know
-│   └── BadLink      a link that has ended, or is of something else
-├── BadHost          a service without keys, asked by a name that is not its own
-├── CrossOrigin      a page of another origin wants to change something
-├── BadRange         ranges of bytes that are none
-├── PackedBody       a body in a coding that is not undone here
+├── BadRequest       a malformed request
+├── UnknownModel     embeddings by a model that is not served here
+├── BadKey           a missing or invalid key
+│   └── BadLink      an expired link, or one for something else
+├── BadHost          without keys: a request under a foreign host name
+├── CrossOrigin      without keys: a page of another origin wants to change something
+├── BadRange         a malformed range of bytes
+├── PackedBody       a compressed body
 ├── BodyTooLarge     more bytes than a request may have
-├── SlowBody         bytes that trickle in
+├── SlowBody         a body that took too long to arrive
 ├── Overloaded       a queue is full
-├── OverQuota        a key has had its share
-├── CannotReload     not now, or not this process
+├── OverQuota        a client's rate limit is exceeded
+├── CannotReload     not now, or not in this process
 ├── DiskFull         nothing can be added
-├── TimedOut         it was not encoded in time
-└── ShuttingDown     the service is going away
+├── TimedOut         encoding took too long
+└── ShuttingDown     the service is shutting down
 
 A class names in `detail_fields` the attributes that clients get as the error's detail.
 """
@@ -25,7 +25,7 @@ from __future__ import annotations
 
 
 class ServiceError(Exception):
-    """A request the service turns down."""
+    """A request that the service refuses, or fails at."""
 
 
 class BadRequest(ServiceError):
@@ -40,20 +40,23 @@ class UnknownModel(ServiceError):
     detail_fields = ("model", "known")
 
     def __init__(self, model: str, known: str) -> None:
-        super().__init__(f"no model {model!r}; this service has {known!r}")
-        self.model, self.known = model, known
+        super().__init__(f"Unknown model {model!r}. This service has {known!r}.")
+        self.model = model
+        self.known = known
 
 
 class BadKey(ServiceError):
     def __init__(
-        self, problem: str = "this service wants a key it knows, as 'Authorization: Bearer KEY'"
+        self, problem: str = "Missing or invalid API key. Send 'Authorization: Bearer KEY'."
     ) -> None:
         super().__init__(problem)
 
 
 class BadLink(BadKey):
     def __init__(self) -> None:
-        super().__init__("this link has ended, or is not for this: ask for another, with the key")
+        super().__init__(
+            "This link has expired or is for something else. Request a new one with the key."
+        )
 
 
 class BadHost(ServiceError):
@@ -61,7 +64,8 @@ class BadHost(ServiceError):
 
     def __init__(self, host: str) -> None:
         super().__init__(
-            f"without keys this service goes by localhost, not {host!r} (TERCET_HOSTS)"
+            f"Without keys this service answers to localhost, not to {host!r}. Add other names to"
+            " TERCET_HOSTS."
         )
         self.host = host
 
@@ -70,7 +74,7 @@ class CrossOrigin(ServiceError):
     detail_fields = ("origin",)
 
     def __init__(self, origin: str) -> None:
-        super().__init__(f"a page of {origin!r} may not change anything here")
+        super().__init__(f"A page of {origin!r} may not change anything here.")
         self.origin = origin
 
 
@@ -78,7 +82,7 @@ class BadRange(ServiceError):
     detail_fields = ("range",)
 
     def __init__(self, range: str) -> None:
-        super().__init__(f"{range[:80]!r} is no range of bytes; as in bytes=0-99")
+        super().__init__(f"{range[:80]!r} is not a range of bytes. Example: bytes=0-99.")
         self.range = range[:80]
 
 
@@ -86,7 +90,9 @@ class PackedBody(ServiceError):
     detail_fields = ("coding",)
 
     def __init__(self, coding: str) -> None:
-        super().__init__(f"send the body as it is: the coding {coding[:80]!r} is not undone here")
+        super().__init__(
+            f"Content-Encoding {coding[:80]!r} is not supported. Send the body uncompressed."
+        )
         self.coding = coding[:80]
 
 
@@ -94,7 +100,7 @@ class BodyTooLarge(ServiceError):
     detail_fields = ("limit_mb",)
 
     def __init__(self, limit_mb: int) -> None:
-        super().__init__(f"a request may have at most {limit_mb} MB")
+        super().__init__(f"The request is larger than {limit_mb} MB.")
         self.limit_mb = limit_mb
 
 
@@ -102,23 +108,26 @@ class Overloaded(ServiceError):
     detail_fields = ("queue", "retry_s")
 
     def __init__(self, queue: str, retry_s: int = 1) -> None:
-        super().__init__(f"the {queue} queue is full")
-        self.queue, self.retry_s = queue, retry_s
+        super().__init__(f"The {queue} queue is full. Try again later.")
+        self.queue = queue
+        self.retry_s = retry_s
 
 
 class OverQuota(ServiceError):
     detail_fields = ("what", "allowed", "retry_s")
 
     def __init__(self, what: str, allowed: str, retry_s: int) -> None:
-        super().__init__(f"this key has had its {what}: {allowed}")
-        self.what, self.allowed, self.retry_s = what, allowed, retry_s
+        super().__init__(f"Rate limit of {what} exceeded: {allowed}.")
+        self.what = what
+        self.allowed = allowed
+        self.retry_s = retry_s
 
 
 class SlowBody(ServiceError):
     detail_fields = ("limit_s",)
 
     def __init__(self, limit_s: float) -> None:
-        super().__init__(f"the request's body took longer than {limit_s:g} s to arrive")
+        super().__init__(f"The request's body took longer than {limit_s:g} s to arrive.")
         self.limit_s = limit_s
 
 
@@ -135,7 +144,8 @@ class DiskFull(ServiceError):
 
     def __init__(self, limit_mb: int) -> None:
         super().__init__(
-            f"the disk is full: less than {limit_mb} MB are free; items can be found and deleted"
+            f"The disk is full: less than {limit_mb} MB are free. Nothing can be added. "
+            "Still, items can be found and deleted."
         )
         self.limit_mb = limit_mb
 
@@ -144,10 +154,11 @@ class TimedOut(ServiceError):
     detail_fields = ("limit_s", "retry_s")
 
     def __init__(self, limit_s: float, retry_s: int = 1) -> None:
-        super().__init__(f"it was not encoded within {limit_s:g} s")
-        self.limit_s, self.retry_s = limit_s, retry_s
+        super().__init__(f"Not encoded within {limit_s:g} s. Try again later.")
+        self.limit_s = limit_s
+        self.retry_s = retry_s
 
 
 class ShuttingDown(ServiceError):
     def __init__(self) -> None:
-        super().__init__("the service is shutting down")
+        super().__init__("The service is shutting down.")

@@ -37,14 +37,14 @@ class JobError(Exception):
 
 class NoImports(JobError):
     def __init__(self) -> None:
-        super().__init__("this service has no folder to import from (TERCET_IMPORTS)")
+        super().__init__("No import folder is configured. Set TERCET_IMPORTS.")
 
 
 class UnknownPath(JobError):
     detail_fields = ("path",)
 
     def __init__(self, path: str) -> None:
-        super().__init__(f"there is no {path!r} in the import folder")
+        super().__init__(f"Nothing is at {path!r} in the import folder.")
         self.path = path
 
 
@@ -53,7 +53,7 @@ class TooManyJobs(JobError):
     detail_fields = ("limit",)
 
     def __init__(self, limit: int) -> None:
-        super().__init__(f"{limit} jobs wait already")
+        super().__init__(f"{limit} jobs are waiting already. Try again later.")
         self.limit = limit
 
 
@@ -61,7 +61,7 @@ class UnknownJob(JobError):
     detail_fields = ("id",)
 
     def __init__(self, id: str) -> None:
-        super().__init__(f"there is no job {id!r}")
+        super().__init__(f"No job {id!r}.")
         self.id = id
 
 

@@ -1,10 +1,9 @@
-"""An assistant's door to an archive: a server of the Model Context Protocol in front of a running
-service.
+"""A server of the Model Context Protocol in front of a running service. It lets an assistant search
+and fill an archive.
 
     tercet mcp [--url http://127.0.0.1:8000] [--key KEY] [--files FOLDER]
 
-It speaks on standard input and output. Files are added only from below the folder it was given, if
-any.
+It speaks on standard input and output. Files are added only from the folder given by --files.
 """
 
 from __future__ import annotations
@@ -24,35 +23,36 @@ from media.commands import epilog
 
 from .client import Client, Refused, Target
 
-DESCRIPTION = """Let an assistant search and fill an archive: a server of the Model Context Protocol in front of a
-running service. It speaks on standard input and output."""
-INSTRUCTIONS = """Tercet finds moments of video and sound by words. Describe what is seen or heard plainly, as a caption
-would: "a dog barking far away", "waves on a beach at night". A hit has the id of its item, the stretch in seconds that
-matches and, where it can be told, how sure it is, in [0, 1]; good_match says whether anything stands out at all, and
-warnings which words are not known."""
+DESCRIPTION = """Let an assistant search and fill an archive: a server of the Model Context
+Protocol in front of a running service. It speaks on standard input and output."""
+INSTRUCTIONS = """Tercet finds moments of video and sound by words. Describe plainly what is seen or
+heard, as a caption would: "a dog barking far away", "waves on a beach at night". A hit has the id
+of its item, the stretch that matches, in seconds, and a confidence in [0, 1] where it is known.
+good_match is false where nothing matches well. warnings name words that are not known."""
 
 
 @contextmanager
-def telling() -> Iterator[None]:
-    """Tell the assistant what is wrong in the service's words: of other errors it is told nothing.
+def tool_errors() -> Iterator[None]:
+    """Pass the service's own message on to the assistant. Other errors tell it nothing.
 
     Raises:
-        ToolError: whatever the service, or the way to it, says.
+        ToolError: with the message of the service, or of the connection to it.
     """
     try:
         yield
     except (Refused, ValueError) as error:
         raise ToolError(str(error)) from None
     except httpx.HTTPError as error:
-        raise ToolError(f"the service could not be asked: {error}") from None
+        raise ToolError(f"The service could not be reached: {error}") from None
 
 
-def server(url: str, key: str | None, files: Path | None) -> MCPServer:
+def create_server(url: str, key: str | None, files: Path | None) -> MCPServer:
     """Tools that ask the service at an address."""
-    tercet, tools = Client(url, key), MCPServer("tercet", instructions=INSTRUCTIONS)
+    tercet = Client(url, key)
+    tools = MCPServer("tercet", instructions=INSTRUCTIONS)
 
     @tools.tool()
-    @telling()
+    @tool_errors()
     def search(
         words: str,
         target: Target = "any",
@@ -69,7 +69,7 @@ def server(url: str, key: str | None, files: Path | None) -> MCPServer:
         return {"good_match": found["good_match"], "warnings": found["warnings"], "hits": hits}
 
     @tools.tool()
-    @telling()
+    @tool_errors()
     def describe(id: str, collection: str = "default", limit: int = 5) -> dict[str, Any]:
         """What is known of an item, and the texts of the collection
         that it looks and sounds like.
@@ -90,7 +90,7 @@ def server(url: str, key: str | None, files: Path | None) -> MCPServer:
         return {"item": item, "like": texts}
 
     @tools.tool()
-    @telling()
+    @tool_errors()
     def collections() -> list[dict[str, Any]]:
         """The collections there are, and how much each holds."""
         return tercet.collections()
@@ -99,7 +99,7 @@ def server(url: str, key: str | None, files: Path | None) -> MCPServer:
         root = files.resolve()
 
         @tools.tool()
-        @telling()
+        @tool_errors()
         def add(
             path: str,
             collection: str = "default",
@@ -109,7 +109,7 @@ def server(url: str, key: str | None, files: Path | None) -> MCPServer:
             """Add a video or a sound that lies below the folder this server was given."""
             file = (root / path).resolve()
             if not file.is_relative_to(root) or not file.is_file():
-                raise ValueError(f"there is no {path!r} in the folder")
+                raise ValueError(f"No file {path!r} in the folder.")
             return dict(tercet.add(collection, file, id, metadata))
 
     return tools
@@ -122,11 +122,13 @@ def main(argv: Sequence[str], prog: str) -> int:
         epilog=epilog("--url http://127.0.0.1:8000 --files FOLDER"),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--url", default="http://127.0.0.1:8000", help="of the running service")
     parser.add_argument(
-        "--key", default=os.environ.get("TERCET_KEY"), help="that it wants, if it does; TERCET_KEY"
+        "--url", default="http://127.0.0.1:8000", help="address of the running service"
     )
-    parser.add_argument("--files", type=Path, help="folder that may be added from")
+    parser.add_argument(
+        "--key", default=os.environ.get("TERCET_KEY"), help="API key; default $TERCET_KEY"
+    )
+    parser.add_argument("--files", type=Path, help="folder that files may be added from")
     args = parser.parse_args(argv)
-    server(args.url, args.key, args.files).run()
+    create_server(args.url, args.key, args.files).run()
     return 0

@@ -170,7 +170,7 @@ class Stored(FileResponse):
                 await error_response(scope, problem)(scope, receive, send)
                 return
         if ranges == []:
-            said = f"there is no such range of bytes; there are {self._size}"
+            said = f"The file has no such range of bytes: it has {self._size} bytes."
             there = {"Content-Range": f"bytes */{self._size}"} | self.version.headers()
             await json_response(scope, error("bad_range", said), 416, there)(scope, receive, send)
             return
@@ -219,7 +219,7 @@ def refused(
     if status == 304:
         return Response(status_code=304, headers=version.headers() | dict(headers))
     if status == 412:
-        said = "this is not the version that the request is about: it has been replaced"
+        said = "Precondition failed: the item has been replaced since."
         return json_response(scope, error("precondition_failed", said), 412, version.headers())
     return None
 

@@ -1,6 +1,6 @@
-"""HTTP by uvicorn and httptools, with what they leave open: how large the head of a request may be
-and how long it may take to arrive, that it names a host; and refusals in the shape of every other
-error.
+"""HTTP by uvicorn and httptools, with limits that they leave open: how large the head of a request
+may be, how long it may take to arrive, and that it names a host. Refusals have the shape of every
+other error.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ LINGER_S = 5.0
 
 
 class Protocol(HttpToolsProtocol):
-    """One connection. Headers that come after a body are dropped: nobody has checked them."""
+    """One connection. Trailers, headers after a body, are dropped: nothing has checked them."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._head, self._reading_head = 0, True
+        self._head_bytes = 0
+        self._reading_head = True
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -39,14 +40,13 @@ class Protocol(HttpToolsProtocol):
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        self._head, self._reading_head = 0, False
+        self._head_bytes = 0
+        self._reading_head = False
         self._stop_waiting()
         hosts = sum(name == b"host" for name, _ in self.headers)
         if self.parser.get_http_version() == "1.1" and hosts != 1:  # RFC 9112, 3.2
-            self._refuse(
-                400, "bad_request", "a request has one header Host, which names whom it asks"
-            )
-            raise HttpParserError  # nothing more is read of it
+            self._refuse(400, "bad_request", "A request needs exactly one Host header.")
+            raise HttpParserError  # nothing more of it is read
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
@@ -56,46 +56,55 @@ class Protocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        # of a body that nobody wants any more, some is let in, so that the answer is heard
+        # read on for a while: a client that still sends its body could not read the answer
         if not self._reading_head:
             self._stop_waiting()
             self._timer = self.loop.call_later(LINGER_S, self.transport.close)
 
     def data_received(self, data: bytes) -> None:
         if self._reading_head:
-            self._head += len(data)
+            self._head_bytes += len(data)
             if self._timer is None:
                 self._wait_for_head()
         super().data_received(data)
-        if self._reading_head and self._head > HEAD_BYTES:
+        if self._reading_head and self._head_bytes > HEAD_BYTES:
             self._refuse(
-                431, "head_too_large", f"the head of a request has at most {HEAD_BYTES} bytes"
+                431, "head_too_large", f"The head of a request may have at most {HEAD_BYTES} bytes."
             )
 
     def send_400_response(self, msg: str) -> None:
         self._refuse(400, "bad_request", msg)
 
     def _wait_for_head(self) -> None:
-        self._timer = self.loop.call_later(HEAD_S, self._late)
+        self._timer = self.loop.call_later(HEAD_S, self._on_timeout)
 
     def _stop_waiting(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
-    def _late(self) -> None:
+    def _on_timeout(self) -> None:
         if self.cycle is not None and not self.cycle.response_complete:
-            self._wait_for_head()  # the one before it is still being answered
+            self._wait_for_head()  # the request before it is still being answered
         else:
-            self._refuse(408, "too_slow", f"the head of a request takes at most {HEAD_S:g} s")
+            message = f"The head of a request took longer than {HEAD_S:g} s to arrive."
+            self._refuse(408, "too_slow", message)
 
     def _refuse(self, status: int, code: str, message: str) -> None:
-        """Say so and hang up; in the middle of another answer, only hang up."""
+        """Answer with an error and close the connection. In the middle of another answer, only
+        close it.
+        """
         if self.transport.is_closing():
             return
         if self.cycle is None or self.cycle.response_complete:
-            said = json.dumps({"error": {"code": code, "message": message, "detail": {}}}).encode()
-            head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\ncontent-type: application/json\r\n"
-            head += f"content-length: {len(said)}\r\nconnection: close\r\n\r\n"
-            self.transport.write(head.encode() + said)
+            error = {"code": code, "message": message, "detail": {}}
+            body = json.dumps({"error": error}).encode()
+            lines = [
+                f"HTTP/1.1 {status} {HTTPStatus(status).phrase}",
+                "content-type: application/json",
+                f"content-length: {len(body)}",
+                "connection: close",
+            ]
+            head = "".join(f"{line}\r\n" for line in lines) + "\r\n"
+            self.transport.write(head.encode() + body)
         self.transport.close()

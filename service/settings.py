@@ -32,62 +32,78 @@ class Settings(BaseSettings):
     provider: Literal["cpu", "cuda", "tensorrt"] = Field(
         "cpu", description="what ONNX Runtime runs on"
     )
-    precision: Literal["fp32", "fp16", "int8"] = Field(
-        "fp32", description="of the encoder's numbers"
-    )
+    precision: Literal["fp32", "fp16", "int8"] = Field("fp32", description="encoder precision")
     threads: int = Field(
         0,
         ge=0,
-        description="cores that a batch is encoded on, of texts two batches at once; 0: all",
+        description="threads that encode a batch; 0: all cores. Two text batches may run at once",
     )
     api_keys: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="bearer keys, separated by commas"
     )
     hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
-        description="names besides localhost that a service without keys goes by, separated by commas",
+        description="host names besides localhost to serve without keys, separated by commas",
     )
     link_s: float = Field(
-        3600.0, gt=0, description="how long a link opens an item's media, beyond its length"
+        3600.0,
+        gt=0,
+        description="seconds that a link to an item's media is valid, beyond the item's length",
     )
-    allow_open: bool = Field(False, description="listen beyond this machine without keys")
-    upload_max_mb: int = Field(512, gt=0, description="largest request")
-    json_max_mb: int = Field(16, gt=0, description="largest request that is not a form with files")
+    allow_open: bool = Field(False, description="let other machines connect without keys")
+    upload_max_mb: int = Field(512, gt=0, description="largest request, in MB")
+    json_max_mb: int = Field(16, gt=0, description="largest request without files, in MB")
     files_max: int = Field(64, gt=0, description="files in one request")
     texts_max: int = Field(1024, gt=0, description="texts in one request")
     overlap: float = Field(
-        0.0, ge=0.0, le=0.9, description="share of an item's window that the next one lies on"
+        0.0, ge=0.0, le=0.9, description="share of a window that the next one overlaps"
     )
-    media_max_s: float = Field(600.0, gt=0, description="longest media decoded for a request")
+    media_max_s: float = Field(
+        600.0, gt=0, description="longest media decoded for a request, in seconds"
+    )
     decode_workers: int = Field(2, gt=0, description="decoding processes")
-    decode_memory_mb: int = Field(1024, gt=0, description="address space of a decoding process")
-    decode_max_s: float = Field(10.0, gt=0, description="time one file may take to decode")
-    decode_waiting_max: int = Field(
-        128, gt=0, description="files decoding or waiting to; beyond, 429"
+    decode_memory_mb: int = Field(
+        1024, gt=0, description="address space of a decoding process, in MB"
     )
-    imports: Path | None = Field(None, description="folder below which jobs may import")
-    request_max_s: float = Field(60.0, gt=0, description="wait for the encoder; beyond, 503")
+    decode_max_s: float = Field(10.0, gt=0, description="seconds that one file may take to decode")
+    decode_waiting_max: int = Field(
+        128, gt=0, description="files that decode or wait to; more are refused with 429"
+    )
+    imports: Path | None = Field(None, description="folder that jobs may import from")
+    request_max_s: float = Field(
+        60.0, gt=0, description="seconds that a request waits for the encoder, then 503"
+    )
     upload_max_s: float = Field(
-        600.0, gt=0, description="time a request's body may take to arrive; beyond, 408"
+        600.0, gt=0, description="seconds that a request's body may take to arrive, then 408"
     )
     batch_max_tokens: int = Field(
-        2048, gt=0, description="tokens encoded together: a window of 5 s has some 128"
+        2048, gt=0, description="tokens encoded together; a window of 5 s has some 128"
     )
     queue_max_tokens: int = Field(
-        262_144, gt=0, description="tokens waiting for the encoder; beyond, 429"
+        262_144, gt=0, description="tokens that wait for the encoder; more are refused with 429"
     )
-    quota_requests: str = Field("", description="of each key, '600/minute' say; beyond, 429")
+    quota_requests: str = Field(
+        "", description="requests of each key, as in '600/minute'; beyond, 429"
+    )
     quota_media: str = Field(
-        "", description="seconds of media decoded for each key, '36000/hour' say; beyond, 429"
+        "",
+        description="seconds of media decoded for each key, as in '36000/hour'; beyond, 429",
     )
     stall_s: float = Field(
-        30.0, gt=0, description="a stage that has not moved for longer while work waits: not ready"
+        30.0,
+        gt=0,
+        description="not ready when a stage has work but has not moved for so many seconds",
     )
     free_disk_mb: int = Field(
-        64, ge=0, description="less free than this: not ready, and nothing is added"
+        64,
+        ge=0,
+        description="not ready, and nothing is added, with less free disk than this, in MB",
     )
     recall_sample: float = Field(
-        0.0, ge=0, le=1, description="share of searches measured against comparing every vector"
+        0.0,
+        ge=0,
+        le=1,
+        description="share of searches whose recall is measured against comparing every vector",
     )
     traces: str = Field(
         "",
@@ -98,45 +114,44 @@ class Settings(BaseSettings):
         "auto", description="kind of the vector indexes"
     )
     index_memory_mb: int = Field(
-        0, ge=0, description="memory that one vector index may take; 0: no limit"
+        0, ge=0, description="memory that one vector index may take, in MB; 0: no limit"
     )
     index_latency_ms: float = Field(
-        2.0, gt=0, description="time that one vector index may take for a search, about"
+        2.0, gt=0, description="milliseconds that a search of one vector index should take"
     )
     milvus: str = Field(
-        "", description="address of a Milvus that keeps the vectors instead of FAISS"
+        "", description="address of a Milvus server that keeps the vectors instead of FAISS"
     )
-    top_k_max: int = Field(1000, gt=0, le=TOP_K_MAX, description="most hits one search may ask for")
+    top_k_max: int = Field(
+        1000, gt=0, le=TOP_K_MAX, description="most hits that one search may ask for"
+    )
 
     @field_validator("quota_requests", "quota_media")
     @classmethod
-    def countable(cls, value: str) -> str:
+    def check_rule(cls, value: str) -> str:
         if value and len(limits.parse_many(value)) != 1:
-            raise ValueError("one rule, '600/minute' say")
+            raise ValueError("write one rule, as in '600/minute'")
         return value
 
     @field_validator("hosts", mode="before")
     @classmethod
-    def names(cls, value: object) -> object:
-        return (
-            tuple(name.strip().lower() for name in value.split(",") if name.strip())
-            if isinstance(value, str)
-            else value
-        )
+    def split_names(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        return tuple(name.strip().lower() for name in value.split(",") if name.strip())
 
     @field_validator("api_keys", mode="before")
     @classmethod
-    def split(cls, value: object) -> object:
-        """Keys are kept as their SHA-256 only."""
+    def hash_keys(cls, value: object) -> object:
+        """Only the SHA-256 of each key is kept."""
         keys = value.split(",") if isinstance(value, str) else value
         assert isinstance(keys, list | tuple)
-        return tuple(hashlib.sha256(k.strip().encode()).hexdigest() for k in keys if k.strip())
+        stripped = [key.strip() for key in keys]
+        return tuple(hashlib.sha256(key.encode()).hexdigest() for key in stripped if key)
 
     @property
     def unguarded(self) -> bool:
-        """Whether others than this machine may connect, without a key, and nobody said that they
-        may.
-        """
+        """Whether other machines could connect without a key, though `allow_open` is not set."""
         return not (self.loopback or self.api_keys or self.allow_open)
 
     @property

@@ -244,4 +244,4 @@ async def open_state(
 def public_message(error: Exception) -> str:
     """What clients may read of an error that ended a job."""
     listed = status_and_code(type(error))[1] != "internal"
-    return str(error_body(error)["message"]) if listed else "an internal error; see the log"
+    return str(error_body(error)["message"]) if listed else "Internal error. See the log."

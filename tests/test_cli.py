@@ -127,6 +127,27 @@ def test_the_help_of_a_package_has_the_packages_name() -> None:
     )
 
 
+def test_bash_completes_commands_and_flags(console: Path) -> None:
+    script = tercet("completion", "bash").stdout
+    assert tercet("completion", "zsh").stdout.endswith(script)
+    asked = """
+COMP_WORDS=(tercet re) COMP_CWORD=1; _tercet; echo "${COMPREPLY[@]}"
+COMP_WORDS=(tercet search --te) COMP_CWORD=2; _tercet; echo "${COMPREPLY[@]}"
+COMP_WORDS=(tercet search fi) COMP_CWORD=2; _tercet; echo "${COMPREPLY[@]}"
+"""
+    env = plain_environment()
+    env["PATH"] = f"{console}{os.pathsep}{env['PATH']}"
+    ran = subprocess.run(
+        ["bash", "-c", script + asked],
+        cwd=ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ran.stdout.splitlines() == ["report reembed restore", "--text", ""], ran.stderr
+
+
 def test_the_version_is_the_projects() -> None:
     assert metadata.version("tercet") == PROJECT["version"]
     assert tercet("--version").stdout == f"tercet {PROJECT['version']}\n"

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from media.containers import Budget
 from media.sandbox import Decoders
 from service.app import create_app
 from service.jobs import WAITING_MAX, Job, Jobs, Progress, TooManyJobs
+from service.links import Links
 from service.protocol import Protocol
 from service.settings import TOP_K_MAX, Settings
 from service.trace import CURRENT, JsonLines, Trace
@@ -398,7 +399,7 @@ def test_a_full_disk_refuses_what_would_fill_it_further(
             client.post("/v1/jobs", json={"kind": "import", "collection": "default", "path": "."}),
         ):
             assert (full.status_code, full.json()["error"]["code"]) == (503, "storage")
-            assert "items can be found and deleted" in full.json()["error"]["message"]
+            assert "items can be found and deleted." in full.json()["error"]["message"]
         assert client.post("/v1/search/text-text", json={"query": "red"}).json()["hits"]
         assert (
             client.post("/v1/search/audio-audio", files={"file": ("t.wav", tone)}).status_code
@@ -626,14 +627,14 @@ def test_a_reload_does_not_open_the_door(tmp_path: Path) -> None:
 
 
 @contextmanager
-def listening(settings: Settings) -> Iterator[int]:
-    """A real server in a thread, for clients that do not speak HTTP as they should; its port."""
+def listening(settings: Settings, clock: Callable[[], float] = time.time) -> Iterator[int]:
+    """A real server in a thread, for clients that do not speak HTTP as they should; its port. Links
+    expire by `clock`, which returns seconds since 1970.
+    """
     port = free_port()
-    running = uvicorn.Server(
-        uvicorn.Config(
-            create_app(settings, FakeEncoder()), port=port, http=Protocol, log_config=None
-        )
-    )
+    app = create_app(settings, FakeEncoder())
+    app.state.owner.links = Links(clock)
+    running = uvicorn.Server(uvicorn.Config(app, port=port, http=Protocol, log_config=None))
     thread = threading.Thread(target=running.run)
     thread.start()
     while not running.started:

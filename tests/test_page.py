@@ -107,8 +107,10 @@ def until(page: Page, truth: str) -> None:
 def middle_of(page: Page, image: str) -> str:
     """The strongest colour in the middle of a picture."""
     pixel = page.evaluate(
-        """image => { const seen = document.querySelector(image), canvas = document.createElement('canvas');
-        canvas.width = canvas.height = 9; const ink = canvas.getContext('2d'); ink.drawImage(seen, 0, 0, 9, 9);
+        """image => { const seen = document.querySelector(image);
+        const canvas = document.createElement('canvas');
+        canvas.width = canvas.height = 9;
+        const ink = canvas.getContext('2d'); ink.drawImage(seen, 0, 0, 9, 9);
         return [...ink.getImageData(4, 4, 1, 1).data].slice(0, 3); }""",
         image,
     )
@@ -143,7 +145,8 @@ def test_a_dropped_sound_and_more_like_this(page: Page, library: dict[str, Path]
     assert set(page.locator("#hits h2").all_inner_texts()) == titles
     data = page.evaluate_handle(
         """bytes => { const data = new DataTransfer();
-        data.items.add(new File([new Uint8Array(bytes)], 'dropped.wav', {type: 'audio/wav'})); return data; }""",
+        const file = new File([new Uint8Array(bytes)], 'dropped.wav', {type: 'audio/wav'});
+        data.items.add(file); return data; }""",
         list(library["tone"].read_bytes()),
     )
     page.dispatch_event("body", "dragenter", {"dataTransfer": data})
@@ -180,7 +183,8 @@ def test_a_dropped_clip_is_added_and_one_finds_its_like(
 ) -> None:
     data = page.evaluate_handle(
         """bytes => { const data = new DataTransfer();
-        data.items.add(new File([new Uint8Array(bytes)], 'dropped.mp4', {type: 'video/mp4'})); return data; }""",
+        const file = new File([new Uint8Array(bytes)], 'dropped.mp4', {type: 'video/mp4'});
+        data.items.add(file); return data; }""",
         list(library["late"].read_bytes()),
     )
     page.dispatch_event("body", "dragenter", {"dataTransfer": data})
@@ -206,7 +210,7 @@ def test_filters(page: Page) -> None:
     expect(page.locator("#hits h2").first).to_be_visible()
     page.get_by_label("Value").fill("2030")
     page.get_by_label("Value").press("Tab")
-    expect(page.get_by_role("status")).to_have_text("Nothing is there to be found.")
+    expect(page.get_by_role("status")).to_have_text("No moments found.")
     page.get_by_role("button", name="Remove this condition").click()
     expect(page.locator("#hits h2").first).to_have_text("red.mp4")
 
@@ -360,7 +364,8 @@ def open_hit(page: Page, address: str, id: str, at_s: float, **headers: str) -> 
 
 
 HEARD = """async () => {
-  const media = document.querySelector('#hits audio'), context = new AudioContext(), ear = context.createAnalyser();
+  const media = document.querySelector('#hits audio');
+  const context = new AudioContext(), ear = context.createAnalyser();
   ear.fftSize = 16384;
   context.createMediaElementSource(media).connect(ear).connect(context.destination);
   await new Promise((done) => setTimeout(done, 700));
@@ -464,15 +469,20 @@ def test_a_sound_without_a_table_is_heard_from_the_second_asked_for(
 
 LIKE_FIREFOX = """() => {
   // What has come is taken for the whole, and a jump ends there.
-  const own = HTMLMediaElement.prototype, time = Object.getOwnPropertyDescriptor(own, 'currentTime');
+  const own = HTMLMediaElement.prototype;
+  const time = Object.getOwnPropertyDescriptor(own, 'currentTime');
   window.come = 2;
   const set = function (at) { time.set.call(this, Math.min(at, window.come)); };
   Object.defineProperty(own, 'currentTime', { get: time.get, set });
   Object.defineProperty(own, 'duration', { get: () => window.come });
-  for (const name of ['buffered', 'seekable']) Object.defineProperty(own, name, { get: () => ({ length: 0 }) });
+  const nothing = { get: () => ({ length: 0 }) };
+  for (const name of ['buffered', 'seekable']) Object.defineProperty(own, name, nothing);
   Object.defineProperty(own, 'networkState', { get: () => HTMLMediaElement.NETWORK_LOADING });
 }"""
-MORE = "seconds => { window.come = seconds; document.querySelector('video').dispatchEvent(new Event('progress')); }"
+MORE = """seconds => {
+  window.come = seconds;
+  document.querySelector('video').dispatchEvent(new Event('progress'));
+}"""
 
 
 def test_a_jump_is_repeated_until_it_is_reached(browser: Browser, odd: tuple[str, Path]) -> None:
@@ -481,7 +491,7 @@ def test_a_jump_is_repeated_until_it_is_reached(browser: Browser, odd: tuple[str
     page.evaluate(LIKE_FIREFOX)
     page.locator("#hits .cover").click()
     said, film = page.locator("#hits .note"), "document.querySelector('#hits video')"
-    expect(said).to_have_text("Being fetched up to 0:06, as its file tells no length …")
+    expect(said).to_have_text("Loading up to 0:06: the file does not state its length …")
     assert page.evaluate(f"[{film}.currentTime, {film}.paused]") == [2, True]
     page.evaluate(MORE, 4)
     page.wait_for_timeout(200)
@@ -500,7 +510,7 @@ def test_a_jump_is_given_up_where_one_goes_elsewhere(
     page.evaluate(LIKE_FIREFOX)
     page.locator("#hits .cover").click()
     said, film = page.locator("#hits .note"), "document.querySelector('#hits video')"
-    expect(said).to_contain_text("Being fetched up to 0:06")
+    expect(said).to_contain_text("Loading up to 0:06")
     page.evaluate(f"{film}.currentTime = 1")
     expect(said).to_have_text("")
     page.evaluate(MORE, 8)
@@ -522,7 +532,7 @@ def test_a_jump_in_a_film_that_tells_no_length_and_one_beyond_its_end(
     open_hit(page, odd[0], "fragments.mp4", 60.0)
     page.locator("#hits .cover").click()
     expect(page.locator("#hits .note")).to_have_text(
-        "It could not be reached beyond 0:08.", timeout=10_000
+        "Playback cannot go beyond 0:08.", timeout=10_000
     )
     page.close()
 
@@ -566,8 +576,8 @@ def test_a_dropped_folder_adds_its_files(browser: Browser, tmp_path: Path) -> No
         drop_folder(page, folder, "add")
         uploads = page.get_by_role("list", name="Uploads")
         expect(uploads).to_contain_text("of 105 files")
-        expect(uploads).to_contain_text("104 files added; 1 not added; 5 left out", timeout=60_000)
-        expect(uploads).to_contain_text("as they are of no kind that is known here:")
+        expect(uploads).to_contain_text("104 files added; 1 not added; 5 skipped", timeout=60_000)
+        expect(uploads).to_contain_text("not audio or video:")
         expect(uploads.locator("li")).to_have_count(2)
         expect(uploads).to_contain_text("sea/broken.wav")
         assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
@@ -613,7 +623,7 @@ def test_a_key_is_asked_for(browser: Browser, tmp_path: Path, library: dict[str,
     with listening(Settings(data=tmp_path / "data", api_keys="sesame")) as port:
         page = browser.new_page()
         page.goto(f"http://127.0.0.1:{port}")
-        page.get_by_role("textbox", name="This service wants a key").fill("sesame")
+        page.get_by_role("textbox", name="API key").fill("sesame")
         page.keyboard.press("Enter")
         expect(page.locator("#collection")).to_contain_text("default")
         page.locator("#add").set_input_files(library["red"])

@@ -80,7 +80,8 @@ def test_headers_after_a_body_and_bodies_that_nobody_reads(
     monkeypatch.setattr(protocol, "LINGER_S", 0.5)
     monkeypatch.setattr(protocol, "HEAD_S", 1.0)
     with listening(Settings(data=tmp_path / "data", api_keys="sesame")) as port:
-        head = b"POST /v1/collections HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+        head = b"POST /v1/collections HTTP/1.1\r\nHost: localhost\r\n"
+        head += b"Transfer-Encoding: chunked\r\n\r\n"
         late = b"2\r\n{}\r\n0\r\nAuthorization: Bearer sesame\r\n\r\n"
         with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
             client.sendall(head + late)
@@ -318,7 +319,11 @@ def test_a_link_opens_one_item_for_a_while(
     red = make_clip(tmp_path / "red.mp4", [RED])
     items, key = "/v1/collections/default/items", {"Authorization": "Bearer sesame"}
     settings = Settings(data=tmp_path / "data", api_keys="sesame", link_s=1.0)
-    with listening(settings) as port, httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
+    now_s = 1_900_000_000.0
+    with (
+        listening(settings, clock=lambda: now_s) as port,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}") as client,
+    ):
         client.post("/v1/collections", json={"name": "other"}, headers=key).raise_for_status()
         for place in (items, "/v1/collections/other/items"):
             for id in ("a b/red", "a b/red2"):
@@ -360,7 +365,7 @@ def test_a_link_opens_one_item_for_a_while(
             401,
             "unauthorized",
         )
-        time.sleep(3.1)
+        now_s += 3
         ended = client.get(link["media"], headers={"Range": "bytes=10-19"})
         refused(ended, 401, "bad_link")
         assert ended.headers["www-authenticate"] == "Bearer"

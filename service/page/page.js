@@ -18,7 +18,7 @@ async function ask(path, options = {}) {
   try {
     answer = await fetch(path, { ...options, headers: { ...headers(), ...options.headers } });
   } catch {
-    throw new Error("The service does not answer.");
+    throw new Error("The service cannot be reached.");
   }
   if (answer.status === 401) {
     await askForKey();
@@ -119,7 +119,7 @@ function show(found, ms) {
   const by = example ? ` like ${example.name}` : "";
   const moments = `${found.hits.length} ${found.hits.length === 1 ? "moment" : "moments"}${by}, ${Math.round(ms)} ms.`;
   const warnings = (found.warnings ?? []).map((warning) => ` ${sentence(warning)}`).join("");
-  if (!found.hits.length) say(`Nothing is there to be found.${warnings}`);
+  if (!found.hits.length) say(`No moments found.${warnings}`);
   else if (found.good_match === false) say(`No confident match. The nearest ${moments}${warnings}`);
   else say(`${moments}${warnings}`);
 }
@@ -275,7 +275,7 @@ async function addressOf(path) {
 async function loaded(node, media, hit, path, still) {
   const wrong = Math.abs(media.duration - hit.duration_s) > Math.max(0.5, 0.005 * hit.duration_s);
   if (hit.kind === "audio" && wrong && !media.src.startsWith("blob:")) {
-    note(node, "Being fetched whole, as its file does not say where its seconds are …");
+    note(node, "Loading the whole file, as it has no time index …");
     const whole = await withTable(media.src).catch(() => null);
     note(node, "");
     if (whole) {
@@ -305,11 +305,11 @@ const named = (hit) => hit.filename || hit.id;
 async function failed(node, media, hit, path, still) {
   const own = media.src.startsWith("blob:");
   const answer = own ? null : await fetch(media.src, { method: "HEAD" }).catch(() => null);
-  if (!own && !answer) note(node, "The service does not answer.");
+  if (!own && !answer) note(node, "The service cannot be reached.");
   else if (answer?.status === 401) {
     media.dataset.at = media.currentTime || media.dataset.at;
     load(node, media, path);
-  } else if (!own && !answer.ok) note(node, `It could not be fetched: ${answer.status}.`);
+  } else if (!own && !answer.ok) note(node, `Loading failed: ${answer.status}.`);
   else {
     media.controls = false;
     if (still) media.before(still);
@@ -388,10 +388,10 @@ function jump(node, media, at) {
     if (media.seeking || media.error) return;
     if (media.currentTime > at - 0.25) return play("");
     waiting = true;
-    note(node, `Being fetched up to ${clock(at)}, as its file tells no length …`);
+    note(node, `Loading up to ${clock(at)}: the file does not state its length …`);
     const idle = media.networkState !== HTMLMediaElement.NETWORK_LOADING;
     if (known(media) > tried && (idle || known(media) >= at)) go();
-    else if (idle) patience = setTimeout(() => play(`It could not be reached beyond ${clock(media.currentTime)}.`), 3000);
+    else if (idle) patience = setTimeout(() => play(`Playback cannot go beyond ${clock(media.currentTime)}.`), 3000);
   };
   ended.signal.addEventListener("abort", () => {
     clearTimeout(patience);
@@ -409,7 +409,7 @@ function jump(node, media, at) {
 /** What lies there as an address of this page's own. Throws an Error that says what the service says. */
 async function copyOf(path) {
   const answer = await fetch(path, { headers: headers() }).catch(() => null);
-  if (!answer?.ok) throw new Error(answer ? `It could not be fetched: ${answer.status}.` : "The service does not answer.");
+  if (!answer?.ok) throw new Error(answer ? `Loading failed: ${answer.status}.` : "The service cannot be reached.");
   return URL.createObjectURL(await answer.blob());
 }
 
@@ -438,7 +438,7 @@ async function record() {
   try {
     stream = await navigator.mediaDevices.getUserMedia({ audio: true });
   } catch {
-    return say("This browser gives no microphone.", true);
+    return say("The microphone is not available. Allow it in the browser.", true);
   }
   const pieces = [];
   recorder = new MediaRecorder(stream);
@@ -499,7 +499,7 @@ function addFiles(files) {
 async function send(file, shown) {
   for (let tries = 1; ; tries += 1) {
     const { status, body, retry_s } = await sendOnce(file, shown);
-    if (status === 0) return { added: false, text: "It could not be sent." };
+    if (status === 0) return { added: false, text: "Upload failed. Try again." };
     if (status === 201) return { added: true, text: `Added, ${clock(body.duration_s)}.` };
     const busy = (status === 429 || status === 503) && retry_s <= AGAIN_S && tries < 5;
     if (!busy) return { added: false, text: sentence(body.error?.message ?? `The service answers ${status}`) };
@@ -513,7 +513,7 @@ function sendOnce(file, shown) {
   form.append("file", file, file.name);
   request.upload.addEventListener("progress", (event) => {
     shown.bar.value = event.loaded / event.total;
-    if (event.loaded === event.total) shown.said.textContent = "Being looked at …";
+    if (event.loaded === event.total) shown.said.textContent = "Processing …";
   });
   request.responseType = "json"; // null of what is none, an answer of something between here and the service
   request.open("POST", `/v1/collections/${encodeURIComponent(collection.value)}/items`);
@@ -553,7 +553,7 @@ async function addFolder(folder) {
     shown.ended(text, bad);
     say(`${folder.name}: ${text}`, bad);
   };
-  shown.said.textContent = "Being looked through …";
+  shown.said.textContent = "Reading the folder …";
   const unread = [];
   let entries, suffixes;
   try {
@@ -579,7 +579,7 @@ async function addFolder(folder) {
   const parts = [added === 1 ? "1 file added" : `${added} files added`];
   if (failed) parts.push(`${failed} not added`);
   if (unread.length) parts.push(`not readable: ${listed(unread)}`);
-  if (others.length) parts.push(`${others.length} left out, as they are of no kind that is known here: ${listed(others)}`);
+  if (others.length) parts.push(`${others.length} skipped, not audio or video: ${listed(others)}`);
   end(`${parts.join("; ")}.`, added === 0 || failed > 0 || unread.length > 0);
   if (!others.length && !shown.row.classList.contains("bad")) setTimeout(() => shown.row.remove(), 8000);
 }
