@@ -160,11 +160,13 @@ def test_what_people_see(records: Records) -> None:
 
 
 def test_the_overlap_of_windows(records: Records) -> None:
-    """Of two seconds, one is shared; an item of two windows does not tell."""
+    """Of two seconds, one and a half are shared; an item of two windows does not tell."""
     records.put([item("a", 1, 2), item("t", vectors={"text": ([0], numbered(0, 1))})], DIMS)
     assert records.overlap() == 0.0
-    records.put([item("b", 3, 3)], DIMS)
-    assert records.overlap() == 0.5
+    times = [(4.0, 6.0), (4.5, 6.5), (5.0, 7.0)]
+    vectors = {"video": ([0, 1, 2], numbered(1, 3))}
+    records.put([NewItem("b", "video", 7.0, times, vectors)], DIMS)
+    assert records.overlap() == 0.75
 
 
 def test_windows_that_lie_apart_do_not_overlap(records: Records) -> None:
