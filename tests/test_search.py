@@ -71,7 +71,7 @@ def test_a_query_is_the_weighted_mean_of_its_parts() -> None:
     assert TargetQuery("video", parts, (3.0, -1.0)).query.tolist() == pytest.approx([0.75, -0.25])
     # one part alone is asked as it is, whatever it weighs, and turned round below zero
     assert TargetQuery("video", parts[:1], (0.5,)).query.tolist() == [1.0, 0.0]
-    assert TargetQuery("video", parts[:1], (-2.0,)).query.tolist() == [-1.0, 0.0]
+    assert TargetQuery("video", parts[:1], (-0.5,)).query.tolist() == [-1.0, 0.0]
     assert TargetQuery("video", parts).comparable == MODALITIES
 
 
