@@ -33,6 +33,8 @@ ROOT = Path(__file__).parent.parent
 WORK = ROOT / "build" / "mutation"
 COPY = WORK / "copy"  # mutants are written here, never into the checkout
 MEMORY = 8 << 30  # bytes of address space of each process: some mutants fill what there is
+# Of small numbers these are the same as == and !=, as long as the interpreter keeps one of each.
+OPERATORS_LEFT_OUT = ("_Is", "_IsNot")
 Span = tuple[tuple[int, int], tuple[int, int]]
 
 
@@ -91,7 +93,8 @@ def prepare(session: Path, files: list[Path], count: int, seed: int) -> None:
         mutants = [
             (item.job_id, item.mutations[0])
             for item in every.work_items
-            if not any(
+            if not item.mutations[0].operator_name.endswith(OPERATORS_LEFT_OUT)
+            and not any(
                 start <= item.mutations[0].start_pos < end
                 for start, end in left_out[item.mutations[0].module_path]
             )

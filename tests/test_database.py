@@ -13,16 +13,16 @@ from numpy.typing import NDArray
 
 from index.records.database import (
     Failure,
-    Known,
+    KnownSource,
+    Origin,
     NewItem,
     Records,
     UnknownItem,
-    UnknownSchema,
     holds_records,
-    modalities_of,
-    parts,
+    list_modalities,
 )
 from index.records.filters import compile_filter
+from index.records.schema import UnknownSchema
 
 Array = NDArray[np.float32]
 DIMS = {"video": 2, "audio": 3, "text": 2}
@@ -76,11 +76,11 @@ def test_an_item_is_read_back(records: Records) -> None:
     assert (read.windows, read.modalities) == (2, ("audio", "video"))
     assert records.find("a") == read and records.find("b") is None
     assert records.counts() == {"items": 1, "windows": 2, "video": 2, "audio": 1}
-    assert records.vectors_of("a", "video", 2).tolist() == [[1.0, 1.0], [2.0, 2.0]]
+    assert records.item_vectors("a", "video", 2).tolist() == [[1.0, 1.0], [2.0, 2.0]]
     with pytest.raises(UnknownItem, match="no item 'b'"):
         records.item("b")
     with pytest.raises(UnknownItem):
-        records.vectors_of("b", "video", 2)
+        records.item_vectors("b", "video", 2)
     with pytest.raises(UnknownItem):
         records.remove("b")
 
@@ -99,13 +99,13 @@ def test_replacing_and_removing(records: Records) -> None:
     added, gone = records.put([item("a", 4, media="a2.mp4")], DIMS)
     assert added["video"][0] == [4] and gone == ["a1.mp4"]
     assert records.head() == (4, 2)
-    assert records.removed_after("video", 0).tolist() == [1, 2]
-    assert records.removed_after("video", 1).tolist() == [2]
-    assert records.removed_after("audio", 0).tolist() == []
+    assert records.tombstones_after("video", 0).tolist() == [1, 2]
+    assert records.tombstones_after("video", 1).tolist() == [2]
+    assert records.tombstones_after("audio", 0).tolist() == []
     assert records.remove("b") == [] and records.remove("a") == ["a2.mp4"]
     assert records.head() == (4, 4)
-    records.forget_removed(3)
-    assert records.removed_after("video", 0).tolist() == [4]
+    records.forget_tombstones(3)
+    assert records.tombstones_after("video", 0).tolist() == [4]
     # numbers are not used again
     records.put([item("c", 9)], DIMS)
     assert records.head() == (5, 4) and records.encodings() == ["video"]
@@ -113,7 +113,7 @@ def test_replacing_and_removing(records: Records) -> None:
 
 def test_vectors_by_their_numbers(records: Records) -> None:
     records.put([item("a", 1, 4)], DIMS)
-    ids, vectors = records.exact(np.array([2, 4, 9]), 2)
+    ids, vectors = records.read_vectors(np.array([2, 4, 9]), 2)
     assert ids.tolist() == [2, 4] and vectors[:, 0].tolist() == [2.0, 4.0]
     ((ids, vectors),) = records.vectors_after("video", 1, 2)
     assert ids.tolist() == [2, 3, 4] and vectors[:, 0].tolist() == [2.0, 3.0, 4.0]
@@ -136,7 +136,7 @@ def test_many_vectors_come_in_chunks(records: Records) -> None:
     chunks = [ids.tolist() for ids, _ in records.vectors_after("video", 0, 2)]
     assert [len(chunk) for chunk in chunks] == [4096, 1]
     assert [n for chunk in chunks for n in chunk] == list(range(1, count + 1))
-    ids, vectors = records.exact(np.arange(1, 1002), 2)
+    ids, vectors = records.read_vectors(np.arange(1, 1002), 2)
     assert ids.tolist() == vectors[:, 0].tolist() == list(range(1, 1002))
     assert [len(part) for part in parts(list(range(1001)))] == [500, 500, 1]
 
@@ -160,11 +160,13 @@ def test_what_people_see(records: Records) -> None:
 
 
 def test_the_overlap_of_windows(records: Records) -> None:
-    """Of two seconds, one is shared; an item of two windows does not tell."""
+    """Of two seconds, one and a half are shared; an item of two windows does not tell."""
     records.put([item("a", 1, 2), item("t", vectors={"text": ([0], numbered(0, 1))})], DIMS)
     assert records.overlap() == 0.0
-    records.put([item("b", 3, 3)], DIMS)
-    assert records.overlap() == 0.5
+    times = [(4.0, 6.0), (4.5, 6.5), (5.0, 7.0)]
+    vectors = {"video": ([0, 1, 2], numbered(1, 3))}
+    records.put([NewItem("b", "video", 7.0, times, vectors)], DIMS)
+    assert records.overlap() == 0.75
 
 
 def test_windows_that_lie_apart_do_not_overlap(records: Records) -> None:
@@ -172,7 +174,7 @@ def test_windows_that_lie_apart_do_not_overlap(records: Records) -> None:
     vectors = {"video": ([0, 1, 2], numbered(1, 3))}
     records.put([NewItem("a", "video", 8.0, times, vectors, plain={1})], DIMS)
     assert records.overlap() == 0.0
-    places = records.places("video").where([0, 1, 2])
+    places = records.window_table("video").where([0, 1, 2])
     assert [(p.start_s, p.end_s, bool(p.plain)) for p in places] == [
         (0.0, 2.0, False),
         (3.0, 5.0, True),
@@ -182,8 +184,8 @@ def test_windows_that_lie_apart_do_not_overlap(records: Records) -> None:
 
 def test_banks(records: Records) -> None:
     records.put([item("a", 1, 3)], DIMS)
-    assert records.asked_by("video") == "" and records.bank("text", 2).shape == (0, 2)
-    assert records.asked_of("video", 2, 2).shape == (2, 2)
+    assert records.tuning_digest("video") == "" and records.bank("text", 2).shape == (0, 2)
+    assert records.tuning_queries("video", 2, 2).shape == (2, 2)
     records.set_bank("text", numbered(5, 2), ["video", "text"])
     records.set_bank("audio", numbered(8, 1), ["video"])
     assert records.bank("text", 2)[:, 0].tolist() == [5.0, 6.0]
@@ -195,9 +197,9 @@ def test_banks(records: Records) -> None:
         "audio": ["video"],
     }
     sums = {source: bank["sha256"] for source, bank in asking.items()}
-    assert records.asked_by("video") == "+".join(sorted(sums.values()))
-    assert records.asked_by("text") == sums["text"] and records.asked_by("audio") == ""
-    assert sorted(records.asked_of("video", 2, 2)[:, 0].tolist()) == [5.0, 6.0, 8.0]
+    assert records.tuning_digest("video") == "+".join(sorted(sums.values()))
+    assert records.tuning_digest("text") == sums["text"] and records.tuning_digest("audio") == ""
+    assert sorted(records.tuning_queries("video", 2, 2)[:, 0].tolist()) == [5.0, 6.0, 8.0]
     records.set_bank("text", numbered(7, 1), ["video"])
     assert records.bank("text", 2)[:, 0].tolist() == [7.0]
 
@@ -206,28 +208,28 @@ def test_what_a_filter_leaves_is_kept_until_the_next_write(records: Records) -> 
     records.put([item("a", 1, 2, metadata={"n": 1}), item("b", 3, metadata={"n": 2})], DIMS)
 
     def left(query: dict[str, Any]) -> list[int]:
-        return records.matching(*compile_filter(query), "video", records.places("video")).tolist()
+        return records.matching(*compile_filter(query), "video", records.window_table("video")).tolist()
 
     assert left({"n": 1}) == [1, 2] and left({"n": 2}) == [3] and left({"n": 3}) == []
-    kept = records.matching(*compile_filter({"n": 1}), "video", records.places("video"))
-    assert kept is records.matching(*compile_filter({"n": 1}), "video", records.places("video"))
+    kept = records.matching(*compile_filter({"n": 1}), "video", records.window_table("video"))
+    assert kept is records.matching(*compile_filter({"n": 1}), "video", records.window_table("video"))
     records.put([item("c", 4, metadata={"n": 1})], DIMS)
     assert left({"n": 1}) == [1, 2, 4]
     # the latest sixteen are kept: the first is asked anew after as many others
-    kept = records.matching(*compile_filter({"n": 1}), "video", records.places("video"))
+    kept = records.matching(*compile_filter({"n": 1}), "video", records.window_table("video"))
     for n in range(2, 17):
         left({"n": n})
-    assert kept is records.matching(*compile_filter({"n": 1}), "video", records.places("video"))
+    assert kept is records.matching(*compile_filter({"n": 1}), "video", records.window_table("video"))
     left({"n": 17})
-    again = records.matching(*compile_filter({"n": 1}), "video", records.places("video"))
+    again = records.matching(*compile_filter({"n": 1}), "video", records.window_table("video"))
     assert again is not kept and again.tolist() == [1, 2, 4]
 
 
 def test_sources_and_failures(records: Records) -> None:
     records.put([item("a", source="/a", stamp="1", digest="x"), item("b")], DIMS)
-    assert records.known_sources() == {"a": Known("/a", "1", "x")}
+    assert records.known_sources() == {"a": KnownSource("/a", "1", "x")}
     records.restamp({"a": ("2", "y"), "b": ("2", "y")})
-    assert records.known_sources() == {"a": Known("/a", "2", "y")}
+    assert records.known_sources() == {"a": KnownSource("/a", "2", "y")}
     assert records.item("b").stamp is None
     lost = Failure("1", "broken", "c.mp4", "/c", "z")
     records.fail("c", lost)
@@ -241,11 +243,11 @@ def test_sources_and_failures(records: Records) -> None:
 def test_media_and_origins(records: Records) -> None:
     records.put([item("a", media="a.mp4"), item("b")], DIMS)
     assert records.media_files() == {"a.mp4"}
-    records.set_origins({"a": "1"})
+    records.set_copied_versions({"a": "1"})
     records.set_meta({"fingerprint": "f"})
-    assert records.origins() == {"a": "1"} and records.meta()["fingerprint"] == "f"
-    records.forget_origins()
-    assert records.origins() == {} and records.meta() == {"fingerprint": "f"}
+    assert records.copied_versions() == {"a": "1"} and records.meta()["fingerprint"] == "f"
+    records.forget_copied_versions()
+    assert records.copied_versions() == {} and records.meta() == {"fingerprint": "f"}
 
 
 def test_versions_of_the_schema(tmp_path: Path) -> None:
@@ -282,4 +284,4 @@ def test_which_files_hold_records(tmp_path: Path) -> None:
 
 
 def test_modalities() -> None:
-    assert modalities_of(["video", "", "audio", "video"]) == ("audio", "video")
+    assert list_modalities(["video", "", "audio", "video"]) == ("audio", "video")

@@ -303,6 +303,7 @@ def test_decoding_less_chooses_the_same_frames(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 @needs_shared
 def test_decoding_less_chooses_the_same_frames_of_real_and_odd_files() -> None:
     """Every file whose packets tell their times; the others are decoded whole."""

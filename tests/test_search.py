@@ -82,7 +82,7 @@ def test_a_query_is_the_weighted_mean_of_its_parts() -> None:
     assert TargetQuery("video", parts, (3.0, -1.0)).query.tolist() == pytest.approx([0.75, -0.25])
     # one part alone is asked as it is, whatever it weighs, and turned round below zero
     assert TargetQuery("video", parts[:1], (0.5,)).query.tolist() == [1.0, 0.0]
-    assert TargetQuery("video", parts[:1], (-2.0,)).query.tolist() == [-1.0, 0.0]
+    assert TargetQuery("video", parts[:1], (-0.5,)).query.tolist() == [-1.0, 0.0]
     assert TargetQuery("video", parts).comparable == MODALITIES
 
 
@@ -169,3 +169,15 @@ def test_scores_outside_of_shares_are_no_confidences(box: Collection) -> None:
     aims = [TargetQuery("video", turned(0)), TargetQuery("audio", turned(0))]
     (hit,) = search(box, aims).hits
     assert hit.score == pytest.approx(0.5, abs=1e-6) and hit.target == "audio"
+
+
+def test_the_evidence_of_two_targets_is_each_ones_own(box: Collection) -> None:
+    """Pictures at 0 degrees are asked for at 0, sounds at 60 at 90: cosines 1 and 0.866. What
+    either query finds in the other's windows, 0 and 0.5, is not told.
+    """
+    pair = {"video": ([0], turned(0.0)), "audio": ([0], turned(60.0))}
+    box.put([NewItem("a", "video", 5.0, [(0.0, 5.0)], pair)])
+    for order in (1, -1):
+        aims = [TargetQuery("video", turned(0)), TargetQuery("audio", turned(90))][::order]
+        (hit,) = search(box, aims).hits
+        assert hit.scores == pytest.approx({"video": 1.0, "audio": 3**0.5 / 2}, abs=1e-6)
