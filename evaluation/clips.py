@@ -111,7 +111,7 @@ class Clips:
         worlds: Path,
         batch_together_by: Sequence[tuple[str, ...]] = (),
     ) -> Clips:
-        """Load and decode a set; see `load_rows` for its name, `epoch_order` for the last argument."""
+        """A set by its name, see `load_rows`; for the last argument see `epoch_order`."""
         return cls(*load_rows(name, worlds), specs, cache, batch_together_by)
 
     def __len__(self) -> int:
