@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from service.batching import Batch, Batcher, QueueSpec, stack
-from service.errors import Overloaded
+from service.batching import Batcher, BatchStats, QueueSpec, stack
+from service.faults import Overloaded
 
 ROW = QueueSpec(tokens=1)
 
@@ -47,8 +47,8 @@ class Gated:
 
 @asynccontextmanager
 async def batcher_of(device: Gated, **options: Any) -> AsyncIterator[Batcher]:
-    lanes = {"text": ROW, "video": ROW}
-    batcher = Batcher(device, **{"lanes": lanes, "max_tokens": 1, "max_waiting": 100} | options)
+    specs = {"text": ROW, "video": ROW}
+    batcher = Batcher(device, **{"specs": specs, "max_tokens": 1, "max_waiting": 100} | options)
     try:
         yield batcher
     finally:
@@ -97,14 +97,14 @@ def test_tokens_that_wait_are_counted_by_lane() -> None:
     async def work() -> None:
         device = Gated()
         async with batcher_of(
-            device, lanes={"text": ROW, "video": QueueSpec(tokens=30)}
+            device, specs={"text": ROW, "video": QueueSpec(tokens=30)}
         ) as batcher:
             tasks = await started(batcher.submit("text", rows(0)))
             await device.seen(("text", 1))
             assert batcher.waiting() == {"text": 0, "video": 0}
             tasks += await started(
                 batcher.submit("text", rows(1, 2)),
-                batcher.submit("text", rows(1, 2, 3), bulk=True),
+                batcher.submit("text", rows(1, 2, 3), background=True),
                 batcher.submit("video", rows(1, 2)),
             )
             assert batcher.waiting() == {"text": 5, "video": 60}
@@ -166,8 +166,8 @@ def test_words_leave_beside_words_once_they_are_worth_it() -> None:
 
     async def work() -> None:
         device = Gated()
-        lanes = {"text": QueueSpec(), "video": ROW}
-        options: dict[str, Any] = {"lanes": lanes, "max_tokens": 400, "quick": ("text",)}
+        specs = {"text": QueueSpec(), "video": ROW}
+        options: dict[str, Any] = {"specs": specs, "max_tokens": 400, "quick": ("text",)}
         words = np.ones((1, 4), np.int64)
         async with batcher_of(device, **options, max_waiting=900) as batcher:
             tasks = await started(batcher.submit("text", words))
@@ -186,7 +186,7 @@ def test_words_leave_beside_words_once_they_are_worth_it() -> None:
 def test_what_is_observed_of_a_batch() -> None:
     async def work() -> None:
         device = Gated()
-        observed: list[Batch] = []
+        observed: list[BatchStats] = []
         async with batcher_of(device, max_tokens=3, observe=observed.append) as batcher:
             tasks = await started(batcher.submit("text", rows(0)))
             await device.seen(("text", 1))
@@ -196,8 +196,8 @@ def test_what_is_observed_of_a_batch() -> None:
             device.gate.set()
             await asyncio.gather(*tasks)
         first, second = observed
-        assert (first.lane, first.rows, len(first.waits)) == ("text", 1, 1)
-        assert (second.lane, second.rows, len(second.waits)) == ("text", 3, 2)
+        assert (first.encoding, first.rows, len(first.waits)) == ("text", 1, 1)
+        assert (second.encoding, second.rows, len(second.waits)) == ("text", 3, 2)
         assert first.seconds > 0 and second.seconds > 0
         assert all(0 <= wait < 20 for wait in (*first.waits, *second.waits))
 

@@ -12,14 +12,16 @@ import pytest
 from numpy.typing import NDArray
 
 from index.records.database import (
+    Counts,
     Failure,
     KnownSource,
-    Origin,
     NewItem,
+    Origin,
     Records,
     UnknownItem,
     holds_records,
     list_modalities,
+    split,
 )
 from index.records.filters import compile_filter
 from index.records.schema import UnknownSchema
@@ -40,26 +42,33 @@ def numbered(first: int, count: int, dim: int = 2) -> Array:
     return np.repeat(np.arange(first, first + count, dtype=np.float32)[:, None], dim, axis=1)
 
 
-def item(id: str, first: int = 0, windows: int = 1, **more: Any) -> NewItem:
+def item(id: str, first: int = 0, count: int = 1, **more: Any) -> NewItem:
     """An item of pictures, of windows of two seconds, one a second."""
-    times = [(float(n), n + 2.0) for n in range(windows)]
-    vectors = {"video": (list(range(windows)), numbered(first, windows))}
-    return NewItem(
-        **{"vectors": vectors} | more, id=id, kind="video", duration_s=9.0, windows=times
-    )
+    made: dict[str, Any] = {
+        "kind": "video",
+        "duration_s": 9.0,
+        "windows": [(float(n), n + 2.0) for n in range(count)],
+        "vectors": {"video": (list(range(count)), numbered(first, count))},
+    }
+    return NewItem(id=id, **made | more)
+
+
+def matching(records: Records, query: dict[str, Any]) -> NDArray[np.int64]:
+    return records.matching(*compile_filter(query), "video", records.window_table("video"))
 
 
 def test_an_item_is_read_back(records: Records) -> None:
     whole = item(
         "a",
-        windows=2,
+        count=2,
         metadata={"straße": ["grün", 1.5]},
         filename="a.mp4",
         media="a1.mp4",
         source="/in/a.mp4",
         stamp="5-6",
         digest="d",
-        text="words",
+        origin=Origin.FILE,
+        texts=("words",),
         vectors={"video": ([0, 1], numbered(1, 2)), "audio": ([1], numbered(7, 1, 3))},
     )
     added, gone = records.put([whole], DIMS)
@@ -75,7 +84,7 @@ def test_an_item_is_read_back(records: Records) -> None:
     assert read.metadata == {"straße": ["grün", 1.5]}
     assert (read.windows, read.modalities) == (2, ("audio", "video"))
     assert records.find("a") == read and records.find("b") is None
-    assert records.counts() == {"items": 1, "windows": 2, "video": 2, "audio": 1}
+    assert records.counts() == Counts(items=1, windows=2, vectors={"video": 2, "audio": 1})
     assert records.item_vectors("a", "video", 2).tolist() == [[1.0, 1.0], [2.0, 2.0]]
     with pytest.raises(UnknownItem, match="no item 'b'"):
         records.item("b")
@@ -91,7 +100,7 @@ def test_a_vector_of_another_width_writes_nothing(records: Records) -> None:
     # and so does one too few
     with pytest.raises(ValueError):
         records.put([item("a", vectors={"video": ([0, 0], numbered(0, 1))})], DIMS)
-    assert records.counts() == {"items": 0, "windows": 0} and records.head() == (0, 0)
+    assert records.counts() == Counts(items=0, windows=0, vectors={}) and records.head() == (0, 0)
 
 
 def test_replacing_and_removing(records: Records) -> None:
@@ -125,7 +134,7 @@ def test_vectors_by_their_numbers(records: Records) -> None:
     assert len(set(ids.tolist())) == 3 and (np.diff(ids) > 0).all()
     assert vectors[:, 0].tolist() == ids.tolist()
     assert records.dim("video") == 2 and records.dim("audio") == 0
-    assert records.items_with("video") == ["a"] and records.items_with("audio") == []
+    assert records.ids_with("video") == ["a"] and records.ids_with("audio") == []
 
 
 def test_many_vectors_come_in_chunks(records: Records) -> None:
@@ -138,7 +147,7 @@ def test_many_vectors_come_in_chunks(records: Records) -> None:
     assert [n for chunk in chunks for n in chunk] == list(range(1, count + 1))
     ids, vectors = records.read_vectors(np.arange(1, 1002), 2)
     assert ids.tolist() == vectors[:, 0].tolist() == list(range(1, 1002))
-    assert [len(part) for part in parts(list(range(1001)))] == [500, 500, 1]
+    assert [len(part) for part in split(list(range(1001)))] == [500, 500, 1]
 
 
 def test_pages_of_items(records: Records) -> None:
@@ -162,19 +171,19 @@ def test_what_people_see(records: Records) -> None:
 def test_the_overlap_of_windows(records: Records) -> None:
     """Of two seconds, one and a half are shared; an item of two windows does not tell."""
     records.put([item("a", 1, 2), item("t", vectors={"text": ([0], numbered(0, 1))})], DIMS)
-    assert records.overlap() == 0.0
+    assert records.window_overlap() == 0.0
     times = [(4.0, 6.0), (4.5, 6.5), (5.0, 7.0)]
     vectors = {"video": ([0, 1, 2], numbered(1, 3))}
-    records.put([NewItem("b", "video", 7.0, times, vectors)], DIMS)
-    assert records.overlap() == 0.75
+    records.put([item("b", duration_s=7.0, windows=times, vectors=vectors)], DIMS)
+    assert records.window_overlap() == 0.75
 
 
 def test_windows_that_lie_apart_do_not_overlap(records: Records) -> None:
     times = [(0.0, 2.0), (3.0, 5.0), (6.0, 8.0)]
     vectors = {"video": ([0, 1, 2], numbered(1, 3))}
-    records.put([NewItem("a", "video", 8.0, times, vectors, plain={1})], DIMS)
-    assert records.overlap() == 0.0
-    places = records.window_table("video").where([0, 1, 2])
+    records.put([item("a", duration_s=8.0, windows=times, vectors=vectors, plain={1})], DIMS)
+    assert records.window_overlap() == 0.0
+    places = records.window_table("video").places([0, 1, 2])
     assert [(p.start_s, p.end_s, bool(p.plain)) for p in places] == [
         (0.0, 2.0, False),
         (3.0, 5.0, True),
@@ -190,8 +199,8 @@ def test_banks(records: Records) -> None:
     records.set_bank("audio", numbered(8, 1), ["video"])
     assert records.bank("text", 2)[:, 0].tolist() == [5.0, 6.0]
     assert sorted(records.bank_encodings()) == ["audio", "text"]
-    assert (records.dim_of_bank("text"), records.dim_of_bank("video")) == (2, 0)
-    asking = records.asking()
+    assert (records.bank_dim("text"), records.bank_dim("video")) == (2, 0)
+    asking = records.query_sources()
     assert {source: bank["targets"] for source, bank in asking.items()} == {
         "text": ["video", "text"],
         "audio": ["video"],
@@ -208,32 +217,34 @@ def test_what_a_filter_leaves_is_kept_until_the_next_write(records: Records) -> 
     records.put([item("a", 1, 2, metadata={"n": 1}), item("b", 3, metadata={"n": 2})], DIMS)
 
     def left(query: dict[str, Any]) -> list[int]:
-        return records.matching(*compile_filter(query), "video", records.window_table("video")).tolist()
+        return matching(records, query).tolist()
 
     assert left({"n": 1}) == [1, 2] and left({"n": 2}) == [3] and left({"n": 3}) == []
-    kept = records.matching(*compile_filter({"n": 1}), "video", records.window_table("video"))
-    assert kept is records.matching(*compile_filter({"n": 1}), "video", records.window_table("video"))
+    kept = matching(records, {"n": 1})
+    assert kept is matching(records, {"n": 1})
     records.put([item("c", 4, metadata={"n": 1})], DIMS)
     assert left({"n": 1}) == [1, 2, 4]
     # the latest sixteen are kept: the first is asked anew after as many others
-    kept = records.matching(*compile_filter({"n": 1}), "video", records.window_table("video"))
+    kept = matching(records, {"n": 1})
     for n in range(2, 17):
         left({"n": n})
-    assert kept is records.matching(*compile_filter({"n": 1}), "video", records.window_table("video"))
+    assert kept is matching(records, {"n": 1})
     left({"n": 17})
-    again = records.matching(*compile_filter({"n": 1}), "video", records.window_table("video"))
+    again = matching(records, {"n": 1})
     assert again is not kept and again.tolist() == [1, 2, 4]
 
 
 def test_sources_and_failures(records: Records) -> None:
-    records.put([item("a", source="/a", stamp="1", digest="x"), item("b")], DIMS)
+    records.put(
+        [item("a", origin=Origin.FILE, source="/a", stamp="1", digest="x"), item("b")], DIMS
+    )
     assert records.known_sources() == {"a": KnownSource("/a", "1", "x")}
     records.restamp({"a": ("2", "y"), "b": ("2", "y")})
     assert records.known_sources() == {"a": KnownSource("/a", "2", "y")}
     assert records.item("b").stamp is None
     lost = Failure("1", "broken", "c.mp4", "/c", "z")
-    records.fail("c", lost)
-    records.fail("d", Failure("1", "broken"))
+    records.note_failure("c", lost)
+    records.note_failure("d", Failure("1", "broken"))
     assert records.failures() == {"c": lost, "d": Failure("1", "broken", None, None, None)}
     records.put([item("d")], DIMS)
     records.forget_failures(["c", "none"])
@@ -254,8 +265,8 @@ def test_versions_of_the_schema(tmp_path: Path) -> None:
     path = tmp_path / "records.sqlite"
     Records(path).close()
     db = sqlite3.connect(path)
-    assert db.execute("pragma user_version").fetchone() == (5,)
-    for version in (6, -1):
+    assert db.execute("pragma user_version").fetchone() == (6,)
+    for version in (7, -1):
         db.execute(f"pragma user_version = {version}")
         with pytest.raises(UnknownSchema) as raised:
             Records(path)

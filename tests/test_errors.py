@@ -42,8 +42,9 @@ from index.collection import (
 )
 from index.ingest.ray_build import NoRay
 from index.ingest.reembed import NotReady
-from index.records.database import UnknownItem, UnknownSchema
+from index.records.database import UnknownItem
 from index.records.filters import BadFilter
+from index.records.schema import UnknownSchema
 from index.vectors.store import VectorStoreFailed
 from media.errors import (
     BadConfig,

@@ -176,7 +176,7 @@ def test_the_evidence_of_two_targets_is_each_ones_own(box: Collection) -> None:
     either query finds in the other's windows, 0 and 0.5, is not told.
     """
     pair = {"video": ([0], turned(0.0)), "audio": ([0], turned(60.0))}
-    box.put([NewItem("a", "video", 5.0, [(0.0, 5.0)], pair)])
+    box.put([make_pair("a", pair)])
     for order in (1, -1):
         aims = [TargetQuery("video", turned(0)), TargetQuery("audio", turned(90))][::order]
         (hit,) = search(box, aims).hits

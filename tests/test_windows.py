@@ -19,11 +19,11 @@ from media.video import VideoSpec
 from media.windows import (
     InputSpecs,
     Media,
-    audio_part,
+    make_audio_part,
+    make_peaks,
     plan_windows,
     read_media,
     read_video,
-    shape,
 )
 
 from .makers import BLUE, GREEN, RED, SPECS, make_clip, make_tone, make_wav, write_wav
@@ -58,7 +58,7 @@ def test_windows_of_sound() -> None:
     loud = np.tile(np.array([0.5, -0.5], np.float32), 10)
     waveform = np.concatenate([loud, np.zeros(20, np.float32), loud[:10]])
     windows = [(0.0, 2.0), (2.0, 4.0), (4.0, 6.0), (6.0, 8.0)]
-    part = audio_part(waveform, windows, specs)["audio"]
+    part = make_audio_part(waveform, windows, specs)["audio"]
     assert part.windows == [0, 1, 2] and part.empty == {1}
     assert part.array.dtype == np.float32
     assert part.array.tolist() == [
@@ -67,19 +67,19 @@ def test_windows_of_sound() -> None:
         [*loud[:10].tolist(), *[0.0] * 10],
     ]
     # one that is beyond the sound between two that are not
-    part = audio_part(waveform, [(9.0, 11.0), (0.0, 2.0)], specs)["audio"]
+    part = make_audio_part(waveform, [(9.0, 11.0), (0.0, 2.0)], specs)["audio"]
     assert part.windows == [1] and part.array.tolist() == [loud.tolist()]
-    assert audio_part(None, windows, specs) == {}
-    assert audio_part(waveform, windows, replace(specs, audio=None)) == {}
+    assert make_audio_part(None, windows, specs) == {}
+    assert make_audio_part(waveform, windows, replace(specs, audio=None)) == {}
 
 
 def test_the_shape_of_a_sound_where_it_is_wanted() -> None:
     specs = InputSpecs(2.0, None, AudioSpec(sample_rate=100, samples=200))
     waveform = np.repeat(np.array([0.0, 1.0], np.float32), 5)
-    assert list(shape(waveform, 0.1, specs, True)) == [0, 255]
-    assert shape(waveform, 0.1, specs, False) == b""
-    assert shape(None, 0.1, specs, True) == b""
-    assert shape(waveform, 0.1, replace(specs, audio=None), True) == b""
+    assert list(make_peaks(waveform, 0.1, specs, True)) == [0, 255]
+    assert make_peaks(waveform, 0.1, specs, False) == b""
+    assert make_peaks(None, 0.1, specs, True) == b""
+    assert make_peaks(waveform, 0.1, replace(specs, audio=None), True) == b""
 
 
 def colours(frames: np.ndarray) -> list[Colour]:  # type: ignore[type-arg]
