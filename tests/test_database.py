@@ -73,7 +73,7 @@ def test_an_item_is_read_back(records: Records) -> None:
     )
     added, gone = records.put([whole], DIMS)
     assert gone == []
-    assert {e: (ids, v.tolist()) for e, (ids, v) in added.items()} == {
+    assert {e: (ids.tolist(), v.tolist()) for e, (ids, v) in added.items()} == {
         "video": ([1, 2], [[1.0, 1.0], [2.0, 2.0]]),
         "audio": ([3], [[7.0, 7.0, 7.0]]),
     }
@@ -106,7 +106,7 @@ def test_a_vector_of_another_width_writes_nothing(records: Records) -> None:
 def test_replacing_and_removing(records: Records) -> None:
     records.put([item("a", 1, 2, media="a1.mp4"), item("b", 3)], DIMS)
     added, gone = records.put([item("a", 4, media="a2.mp4")], DIMS)
-    assert added["video"][0] == [4] and gone == ["a1.mp4"]
+    assert added["video"][0].tolist() == [4] and gone == ["a1.mp4"]
     assert records.head() == (4, 2)
     assert records.tombstones_after("video", 0).tolist() == [1, 2]
     assert records.tombstones_after("video", 1).tolist() == [2]
