@@ -1,5 +1,6 @@
-"""How fast each runtime encodes: torch eager, torch.compile, ONNX Runtime in fp32 and int8 (on a
-GPU fp16), as ratios.
+"""How fast each runtime encodes: torch eager, torch.compile, and ONNX Runtime in fp32 and int8.
+
+On a GPU it is fp16 instead of int8. Ratios are to torch eager.
 
     python -m bench.encode CHECKPOINT BUNDLE [--provider cpu] [--threads 0]
 
@@ -57,13 +58,12 @@ def runtimes(args: argparse.Namespace) -> dict[str, Run]:
     return found
 
 
-def where(bundle: Bundle, encoding: str, precision: str, x: NDArray[Any]) -> str:
-    """The share of the time that each kind of operation takes
-    on the CPU, those above a twentieth.
-    """
+def time_shares(bundle: Bundle, encoding: str, precision: str, x: NDArray[Any]) -> str:
+    """The share of the CPU's time that each kind of operation takes, those above a twentieth."""
     with tempfile.TemporaryDirectory() as folder:
         options = onnxruntime.SessionOptions()
-        options.enable_profiling, options.profile_file_prefix = True, f"{folder}/profile"
+        options.enable_profiling = True
+        options.profile_file_prefix = f"{folder}/profile"
         graph = bundle.graph(encoding)
         source: str | bytes = str(graph) if precision == "fp32" else derive_graph(graph, precision)
         run = onnxruntime.InferenceSession(source, options, providers=[PROVIDERS["cpu"]])
@@ -90,10 +90,10 @@ def main() -> None:
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
-    runs, plain = runtimes(args), OnnxEncoder(open_bundle(args.bundle))
-    print(
-        "| modality, batch | runtime | latency, ms | a second | of torch eager |\n|---|---|---|---|---|"
-    )
+    runs = runtimes(args)
+    plain = OnnxEncoder(open_bundle(args.bundle))
+    print("| modality, batch | runtime | latency, ms | a second | of torch eager |")
+    print("|---|---|---|---|---|")
     for modality in plain.manifest.modalities:
         for n in BATCHES:
             x = probes(plain, modality, n)
@@ -108,18 +108,15 @@ def main() -> None:
                     best[name] = min(best[name], time.perf_counter() - began)
             for name, took in best.items():
                 ratio = best["torch eager"] / took
-                print(
-                    f"| {modality}, {n} | {name} | {1000 * took:.1f} | {n / took:.0f} | {ratio:.2f} |",
-                    flush=True,
-                )
+                figures = f"{1000 * took:.1f} | {n / took:.0f} | {ratio:.2f}"
+                print(f"| {modality}, {n} | {name} | {figures} |", flush=True)
     if args.provider == "cpu":
         bundle = open_bundle(args.bundle)
         print("\nWhere the time goes, batch 8:\n")
         for encoding in bundle.manifest.graphs:
             for precision in ("fp32", *GAINFUL["cpu"]):
-                print(
-                    f"- {encoding}, {precision}: {where(bundle, encoding, precision, probes(plain, encoding, 8))}"
-                )
+                shares = time_shares(bundle, encoding, precision, probes(plain, encoding, 8))
+                print(f"- {encoding}, {precision}: {shares}")
 
 
 if __name__ == "__main__":

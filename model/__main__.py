@@ -118,9 +118,9 @@ def run(args: argparse.Namespace) -> int:
         return train_command(args)
     elif args.command == "ablation":
         from .config import TrainConfig
-        from .training.ablation import Plan, ablation
+        from .training.ablation import AblationPlan, run_ablation
 
-        ablation(Plan(TrainConfig.load(args.config), seeds=args.seeds), args.out)
+        run_ablation(AblationPlan(TrainConfig.load(args.config), seeds=args.seeds), args.out)
     else:
         return evaluate_command(args)
     return 0

@@ -1,12 +1,14 @@
-"""Every number of the encoder and its training, by name. `base` is the paper's model (arXiv
-2405.07202).
+"""Every number of the encoder and its training, by name.
+
+The recipes are JSON files in `presets`. `base` is the paper's model (VLSA, arXiv 2405.07202); what
+the paper leaves open is marked (ours).
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,57 +18,77 @@ from media.text import TextSpec
 from media.video import VideoSpec
 from media.windows import InputSpecs
 
-CHOICES = {
+from .renames import translate_settings
+
+PRESETS = Path(__file__).parent / "presets"
+ENCODER_CHOICES = {
     "frequency_scale": ("mel", "log"),
     "stem": ("linear", "convolution"),
     "tokenizer": ("learned", "bert"),
     "text_stem": ("embedding", "minilm"),
 }
+TRAIN_CHOICES = {"precision": ("fp32", "bf16"), "pool_from": ("alone", "joint")}
 
 
 def check_choices(config: Any, choices: Mapping[str, tuple[str, ...]]) -> None:
-    for key, known in choices.items():
-        if getattr(config, key) not in known:
-            raise BadConfig(f"{key} is one of {', '.join(known)}, not {getattr(config, key)!r}")
+    """Raises BadConfig: a setting has none of its choices."""
+    for name, known in choices.items():
+        value = getattr(config, name)
+        if value not in known:
+            raise BadConfig(f"{name} is one of {', '.join(known)}, not {value!r}")
 
 
-@dataclass(frozen=True)
+def freeze_lists(value: Any) -> Any:
+    """JSON's lists as tuples.
+
+    >>> freeze_lists([["colour"], []])
+    (('colour',), ())
+    """
+    return tuple(map(freeze_lists, value)) if isinstance(value, list) else value
+
+
+def preset_names() -> list[str]:
+    return sorted(file.stem for file in PRESETS.glob("*.json"))
+
+
+@dataclass(frozen=True, kw_only=True)
 class EncoderConfig:
-    """The network. What the paper leaves open is marked (ours)."""
+    """The network and its inputs."""
 
-    width: int
-    depth: int
+    width: int  # D of the trunk
+    depth: int  # blocks of the trunk
     heads: int
-    dim: int  # of the embedding; (ours) the paper pools to `width` and does not project
-    frames: int
-    size: int
-    patch: int
+    dim: int  # E, of the embedding; (ours) the paper pools to `width` and does not project
+    frames: int  # of a window of video
+    size: int  # pixels, the height and width of a frame
+    patch: int  # pixels, and bins or columns of the spectrogram
     window_s: float
     sample_rate: int
     n_fft: int
     hop: int
     bins: int
     frequency_scale: str  # "mel" or "log"
-    tokens: int
+    tokens: int  # of a text
     vocabulary: int
     decoder_width: int
     decoder_depth: int
     decoder_heads: int
-    # the paper's; (ours) "convolution" finds small things wherever in a patch they are
+    # "linear" is the paper's; (ours) "convolution" finds small things wherever in a patch they are
     stem: str = "linear"
-    # (ours) the convolutions' peaks, and a sentence, also reach the embedding around the trunk
-    glance: bool = False
-    # from the captions (ours), or the paper's "bert", the `vocabulary` most useful entries
+    # (ours) the convolutions' maxima, and a sentence, also reach the embedding around the trunk
+    stem_skip: bool = False
+    # "bert" is the paper's, cut to `vocabulary` entries; (ours) "learned" from the captions
     tokenizer: str = "learned"
-    # the paper's; (ours) "minilm" starts from the states of a frozen language model
+    # "embedding" is the paper's; (ours) "minilm" starts from the states of a frozen language model
     text_stem: str = "embedding"
-    # (ours, after 2303.03032) captions of sounds that a sound is moved to, where it is like them
+    # (ours, after 2303.03032) how many captions of sounds are remembered; a sound is moved to those
+    # that it is like
     memory: int = 0
-    memory_scale: float = 40.0  # how sharply it is told which ones,
-    memory_floor: float = 0.55  # and the cosine below which it rather stays where it is
-    # (ours) windows quieter than this peak are turned up to it, before the spectrogram
+    memory_scale: float = 40.0  # the inverse temperature of that likeness
+    caption_memory_threshold: float = 0.55  # the cosine below which a sound stays where it is
+    # (ours) windows with a lower peak are amplified to it, before the spectrogram; 0: none
     quiet_peak: float = 0.0
-    # (ours, after CAV-MAE) LayerNorms per modality keep separate passes on distribution
+    # (ours, after CAV-MAE, 2210.07839) LayerNorms per modality suit separate passes
     modality_norms: bool = True
     normalise_targets: bool = True  # (ours) the paper predicts raw pixels and raw spectrogram
     mask_video: float = 0.75  # of each frame, independently
@@ -79,14 +101,12 @@ class EncoderConfig:
         if self.size % self.patch or self.bins % self.patch:
             raise BadConfig("size and bins must be multiples of patch")
         if self.stem == "convolution" and self.patch & (self.patch - 1):
-            raise BadConfig(
-                "a convolution stem halves its way down to a patch, which must be a power of two"
-            )
-        if self.glance and self.stem != "convolution":
-            raise BadConfig("a glance is taken from a convolution stem")
+            raise BadConfig("stem 'convolution' needs a patch that is a power of two")
+        if self.stem_skip and self.stem != "convolution":
+            raise BadConfig("stem_skip needs stem 'convolution'")
         if self.text_stem == "minilm" and self.tokenizer != "bert":
-            raise BadConfig("text_stem 'minilm' reads the entries of tokenizer 'bert'")
-        check_choices(self, CHOICES)
+            raise BadConfig("text_stem 'minilm' needs tokenizer 'bert'")
+        check_choices(self, ENCODER_CHOICES)
 
     @property
     def samples(self) -> int:
@@ -129,17 +149,18 @@ class EncoderConfig:
         return InputSpecs(self.window_s, self.video, self.audio)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """One training run: the encoder, its data and its schedule."""
 
     encoder: EncoderConfig
-    # JSONL files; `world:SPLIT:COUNT` renders that much of the world first
+    # JSONL files, tar shards, folders, or `world:SPLIT:COUNT`, which renders that much of the world
     manifests: tuple[str, ...] = ()
     validation: str = "world:validation:400"
-    shares: tuple[float, ...] = ()  # of each batch, one for each manifest; empty: by their sizes
-    # (ours) metadata by which an epoch brings rows together, epoch by epoch
-    alike: tuple[tuple[str, ...], ...] = ()
+    # of each batch, one for each manifest; empty: by their sizes
+    shares: tuple[float, ...] = ()
+    # (ours) metadata that the rows of a batch share: one choice an epoch, in turn
+    batch_together_by: tuple[tuple[str, ...], ...] = ()
     steps: int = 1000
     batch: int = 64
     learning_rate: float = 1e-3
@@ -147,20 +168,20 @@ class TrainConfig:
     warmup: float = 0.1  # share of the steps
     clip_norm: float = 1.0
     seed: int = 0
-    # (ours) where the learned one starts; its inverse is kept at most 100
-    temperature: float = 0.07
-    smoothing: float = 0.05
-    drop_tokens: float = 0.5  # of video and audio in the contrastive passes (VATT's DropToken)
+    temperature: float = 0.07  # (ours) the learned one's start; its inverse is kept at most 100
+    smoothing: float = 0.05  # (ours) of the labels of contrast
+    drop_tokens: float = 0.5  # of video and audio in contrastive passes (VATT's DropToken)
+    # The weights of the objective's terms: see training/losses.py.
     local_weight: float = 1.0
     local_share: float = 1.0  # of each batch that goes through the joint, masked pass
     global_weight: float = 5.0
-    # (ours) texts of sounds alone, and the sounds, lie as their sentences in that model
-    geometry_weight: float = 0.0
+    # (ours) texts of sounds alone, and the sounds, lie as their sentences do in that model
+    relational_distillation_weight: float = 0.0
     spec_augment: bool = False  # (ours)
     # a published CLIP or ViT, a folder or a hub id, whose weights the trunk starts with
     trunk_from: str = ""
     start_from: str = ""  # a run whose weights and tokenizer this one starts from
-    # "joint" shows the trap: contrast between vectors that have seen each other
+    # "joint" shows cross-modal leakage: contrast between vectors that have seen each other
     pool_from: str = "alone"
     video_text: bool = True  # (ours) the paper aligns video and text through audio only
     checkpoint_steps: int = 200
@@ -174,235 +195,45 @@ class TrainConfig:
     recompute: bool = False  # activations, in the backward pass
     compile: bool = False  # the transformer's blocks
 
+    def __post_init__(self) -> None:
+        if self.trunk_from and self.start_from:
+            raise BadConfig("trunk_from and start_from are mutually exclusive")
+        check_choices(self, TRAIN_CHOICES)
+
     @classmethod
     def load(cls, name_or_file: str) -> TrainConfig:
-        """A preset by name or a JSON file of the same keys.
+        """A preset by name, or a JSON file of the same keys.
 
         Raises:
             BadConfig: no such preset or file, or a key that is unknown or missing.
         """
-        if name_or_file in PRESETS:
-            return PRESETS[name_or_file]
-        path = Path(name_or_file)
-        if not path.is_file():
-            raise BadConfig(f"{name_or_file} is neither a file nor one of {', '.join(PRESETS)}")
-        return cls.from_json(json.loads(path.read_text(encoding="utf-8")))
-
-    @property
-    def contrasts(self) -> bool:
-        """Whether any term needs the vectors of each modality alone."""
-        return bool(self.global_weight or self.video_text or self.geometry_weight)
-
-    def __post_init__(self) -> None:
-        if self.trunk_from and self.start_from:
-            raise BadConfig("trunk_from and start_from are two beginnings")
-        check_choices(self, {"precision": ("fp32", "bf16"), "pool_from": ("alone", "joint")})
+        names = preset_names()
+        file = PRESETS / f"{name_or_file}.json" if name_or_file in names else Path(name_or_file)
+        if not file.is_file():
+            raise BadConfig(f"{name_or_file} is neither a file nor one of {', '.join(names)}")
+        return cls.from_json(json.loads(file.read_text(encoding="utf-8")))
 
     @classmethod
-    def from_json(cls, values: dict[str, Any]) -> Self:
-        """Of `to_json`; the encoder may be a preset's by name. Raises BadConfig."""
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """What `to_json` gives; the encoder may be a preset's, by name.
+
+        "about" may say what the settings are for. Old names of settings are translated.
+
+        Raises:
+            BadConfig: a key that is unknown or missing, or values that do not fit together.
+        """
+        settings = translate_settings(values)
+        settings.pop("about", None)
         try:
-            named = values["encoder"]
-            encoder = PRESETS[named].encoder if isinstance(named, str) else EncoderConfig(**named)
-            return cls(
-                encoder=encoder, **{k: frozen(v) for k, v in values.items() if k != "encoder"}
-            )
+            encoder = settings.pop("encoder")
+            if isinstance(encoder, str):
+                config = TrainConfig.load(encoder).encoder
+            else:
+                config = EncoderConfig(**encoder)
+            frozen = {name: freeze_lists(value) for name, value in settings.items()}
+            return cls(encoder=config, **frozen)
         except (KeyError, TypeError) as error:
             raise BadConfig(str(error)) from error
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
-
-
-def frozen(value: Any) -> Any:
-    """JSON's lists as tuples."""
-    return tuple(map(frozen, value)) if isinstance(value, list) else value
-
-
-TINY = EncoderConfig(
-    width=192,
-    depth=5,
-    heads=4,
-    dim=256,
-    frames=8,
-    size=64,
-    patch=16,
-    window_s=5.0,
-    sample_rate=16_000,
-    n_fft=512,
-    hop=160,
-    bins=64,
-    frequency_scale="mel",
-    tokens=32,
-    vocabulary=1024,
-    decoder_width=96,
-    decoder_depth=2,
-    decoder_heads=3,
-)
-DEFAULT = replace(
-    TINY,
-    depth=3,
-    stem="convolution",
-    glance=True,
-    tokenizer="bert",
-    text_stem="minilm",
-    vocabulary=22_900,
-    memory=128,
-    quiet_peak=0.2,
-)
-SMALL = replace(
-    TINY,
-    width=384,
-    depth=12,
-    heads=6,
-    size=112,
-    bins=128,
-    vocabulary=8192,
-    tokens=40,
-    decoder_width=192,
-    decoder_depth=4,
-)
-BASE = EncoderConfig(
-    width=768,
-    depth=12,
-    heads=12,
-    dim=768,
-    frames=8,
-    size=224,
-    patch=16,
-    window_s=65_536 / 11_025,
-    sample_rate=11_025,
-    n_fft=1022,
-    hop=256,
-    bins=256,
-    frequency_scale="log",
-    tokenizer="bert",
-    tokens=40,
-    vocabulary=30_522,
-    decoder_width=512,
-    decoder_depth=8,
-    decoder_heads=16,
-    modality_norms=False,
-    normalise_targets=False,
-)
-MINIATURE = replace(
-    TINY,
-    width=128,
-    depth=3,
-    dim=128,
-    size=48,
-    hop=320,
-    bins=32,
-    vocabulary=512,
-    decoder_width=64,
-    decoder_depth=1,
-    decoder_heads=2,
-    stem="convolution",
-    glance=True,
-)
-SMOKE = replace(
-    TINY,
-    width=32,
-    depth=1,
-    heads=2,
-    dim=16,
-    frames=2,
-    size=32,
-    sample_rate=8000,
-    n_fft=256,
-    bins=32,
-    decoder_width=16,
-    decoder_depth=1,
-    decoder_heads=2,
-)
-
-
-def preset(encoder: EncoderConfig, **changes: Any) -> TrainConfig:
-    return replace(TrainConfig(encoder=encoder, manifests=("world:train:12000",)), **changes)
-
-
-# What both runs behind the default encoder have in common.
-SOUND_AND_SIGHT: dict[str, Any] = {
-    "alike": (
-        (),
-        ("colour", "place"),
-        ("motion", "material"),
-        ("shape", "place"),
-        ("material", "size"),
-        ("motion", "colour"),
-    ),
-    "local_share": 0.08,
-    "spec_augment": True,
-    "checkpoint_steps": 200,
-}
-PRESETS: dict[str, TrainConfig] = {
-    "smoke": preset(
-        SMOKE, manifests=("world:train:64",), validation="world:validation:16", steps=20, batch=16
-    ),
-    "demo": preset(
-        TINY,
-        manifests=("world:train:1500",),
-        validation="world:validation:100",
-        steps=300,
-        batch=48,
-    ),
-    # What `model ablation` switches terms of.
-    "miniature": preset(
-        MINIATURE,
-        manifests=("world:train:3000",),
-        validation="world:validation:100",
-        steps=100,
-        batch=48,
-        learning_rate=2e-3,
-        checkpoint_steps=1_000_000,
-    ),
-    "tiny": preset(TINY, steps=2400, local_share=0.25),
-    # The world, spoken digits and words: what a fine-tuning on ESC-10's real sounds starts from.
-    # `make sources` prepares the files.
-    "default-start": preset(
-        DEFAULT,
-        **SOUND_AND_SIGHT,
-        manifests=(
-            "world:train:12000",
-            "runs/sources/digits-train.jsonl",
-            "runs/sources/wording.jsonl",
-            "runs/sources/words.jsonl",
-        ),
-        shares=(44, 20, 4, 12),
-        steps=1600,
-        batch=80,
-        learning_rate=2e-3,
-        warmup=0.05,
-        geometry_weight=100.0,
-    ),
-    # Then ESC-10's real sounds, with some of everything before: bundles/default.
-    "default": preset(
-        DEFAULT,
-        **SOUND_AND_SIGHT,
-        start_from="runs/default-start",
-        manifests=(
-            "world:train:12000",
-            "runs/sources/esc10-train.jsonl",
-            "runs/sources/digits-train.jsonl",
-            "runs/sources/wording.jsonl",
-            "runs/sources/words.jsonl",
-        ),
-        shares=(10, 32, 24, 8, 20),
-        steps=240,
-        batch=94,
-        learning_rate=1e-3,
-        warmup=0.1,
-        geometry_weight=400.0,
-    ),
-    "small": preset(SMALL, steps=20_000, batch=256, learning_rate=5e-4),
-    "base": preset(
-        BASE,
-        steps=200_000,
-        batch=2048,
-        learning_rate=1e-4,
-        weight_decay=0.01,
-        smoothing=0.0,
-        drop_tokens=0.0,
-        video_text=False,
-    ),
-}

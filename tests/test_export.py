@@ -61,12 +61,14 @@ from media.audio import AudioSpec
 from media.modality import Spec
 from media.text import TextSpec, learn_tokenizer
 from media.video import VideoSpec
-from model.config import SMOKE, TrainConfig
+from model.config import TrainConfig
 from model.network.transformer import VLSA
 from model.training import checkpoint
 from model.training.loop import make_optimiser
 
 from .makers import MODALITIES, ROOT, SPECS, TEXT, free_port, only_installed_by, wait_ready
+
+SMOKE = TrainConfig.load("smoke").encoder
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +77,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     place = tmp_path_factory.mktemp("export")
     learn_tokenizer(["a red ball bounces", "the sound of rain"], 200, place / "tokenizer.json")
     torch.manual_seed(0)
-    config = TrainConfig(encoder=replace(SMOKE, stem="convolution", glance=True))
+    config = TrainConfig(encoder=replace(SMOKE, stem="convolution", stem_skip=True))
     model = VLSA(config.encoder)
     state = {"step": 1, "config": config.to_json(), "provenance": {"licences": ["CC0"]}, "best": {}}
     checkpoint.save(

@@ -11,17 +11,18 @@ import torch
 
 from media.errors import BadConfig
 from media.text import TextSpec, TextTokens
-from model.config import PRESETS, SMOKE, TrainConfig
+from model.config import TrainConfig
 from model.data.prepare import prepare
 from model.network.language import MiniLM, cut_tokenizer, published
 from model.network.transformer import VLSA
 from model.training.loop import new_model, train
-from model.training.losses import geometry
-from model.training.step import StepRandomness, gradients
+from model.training.losses import relational_distillation
+from model.training.step import StepRandomness, compute_gradients
 
 from .makers import make_wav
 from .test_train import some_batch
 
+SMOKE = TrainConfig.load("smoke").encoder
 SAID = ["a rooster crowing", "a dog barking"]
 
 
@@ -44,7 +45,7 @@ def test_a_cut_tokenizer_keeps_the_words_of_the_captions(tokenizer: Path) -> Non
 
 
 def test_the_whole_tokenizer_is_the_papers(tmp_path: Path) -> None:
-    cut_tokenizer([], PRESETS["base"].encoder.vocabulary, tmp_path / "t.json")
+    cut_tokenizer([], TrainConfig.load("base").encoder.vocabulary, tmp_path / "t.json")
     ids = TextTokens(tmp_path / "t.json", TextSpec(tokens=40))(["a dog barking"])
     assert ids.tolist() == [[101, 1037, 3899, 19372, 102]]  # bert-base-uncased
 
@@ -90,15 +91,17 @@ def test_the_default_recipe_takes_a_step(tokenizer: Path) -> None:
     encoder = replace(
         SMOKE,
         stem="convolution",
-        glance=True,
+        stem_skip=True,
         tokenizer="bert",
         text_stem="minilm",
         vocabulary=16_000,
     )
-    config = TrainConfig(encoder, batch=12, geometry_weight=1.0, spec_augment=True)
+    config = TrainConfig(
+        encoder=encoder, batch=12, relational_distillation_weight=1.0, spec_augment=True
+    )
     model = new_model(config, tokenizer)
-    terms = gradients(model, some_batch(), StepRandomness.drawn(config, 12, 0), config)
-    assert 0 < terms["geometry"] < 4 and terms["total"].isfinite()
+    terms = compute_gradients(model, some_batch(), StepRandomness.draw(config, 12, 0), config)
+    assert 0 < terms["relational_distillation"] < 4 and terms["total"].isfinite()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
@@ -107,22 +110,25 @@ def test_a_sound_is_moved_to_the_captions_it_is_like() -> None:
     stays.
     """
     model = VLSA(replace(SMOKE, dim=3, memory=4))
-    model.remember(torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]))
+    model.fill_memory(torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]))
     like, unlike = torch.tensor([[0.9, 0.0, 0.19**0.5]]), torch.tensor([[0.3, 0.3, 0.82**0.5]])
-    assert torch.allclose(model.recalled(like), torch.tensor([[1.0, 0.0, 0.0]]), atol=1e-5)
-    assert torch.allclose(model.recalled(unlike), unlike, atol=1e-3)
-    both = model.recalled(torch.tensor([[0.5**0.5, 0.5**0.5, 0.0]]))
+    assert torch.allclose(model.move_to_memory(like), torch.tensor([[1.0, 0.0, 0.0]]), atol=1e-5)
+    assert torch.allclose(model.move_to_memory(unlike), unlike, atol=1e-3)
+    both = model.move_to_memory(torch.tensor([[0.5**0.5, 0.5**0.5, 0.0]]))
     # between the two
     assert torch.allclose(both, torch.tensor([[0.5**0.5, 0.5**0.5, 0.0]]), atol=1e-5)
 
 
-def test_geometry_is_the_difference_of_cosines() -> None:
+def test_relational_distillation_is_the_difference_of_cosines() -> None:
     """Two vectors at a right angle whose sentences are one: (0 - 1)^2 for the one pair, seen from
     both ends.
     """
     vectors, same = torch.eye(2), torch.tensor([[1.0, 0.0], [1.0, 0.0]])
-    assert geometry(vectors, same).item() == 1.0 and geometry(vectors, -vectors).item() == 0.0
-    assert geometry(vectors[:1], same[:1]).item() == 0.0
+    assert (
+        relational_distillation(vectors, same).item() == 1.0
+        and relational_distillation(vectors, -vectors).item() == 0.0
+    )
+    assert relational_distillation(vectors[:1], same[:1]).item() == 0.0
 
 
 def test_words_by_chance_are_the_same_for_everyone(tmp_path: Path) -> None:
@@ -148,7 +154,7 @@ def test_training_remembers_the_captions_of_sounds(tmp_path: Path) -> None:
     ]
     (tmp_path / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     config = TrainConfig(
-        replace(SMOKE, memory=8),
+        encoder=replace(SMOKE, memory=8),
         manifests=(str(tmp_path / "m.jsonl"),),
         validation=str(tmp_path / "m.jsonl"),
         steps=2,
@@ -157,7 +163,9 @@ def test_training_remembers_the_captions_of_sounds(tmp_path: Path) -> None:
     )
     model = train(config, tmp_path / "run", resume=False, log=lambda _: None)
     tokens = TextTokens(tmp_path / "run" / "tokenizer.json", config.encoder.text)
-    expected = model.read(torch.from_numpy(tokens(["a low tone", "a hum", "a high tone"])))[0]
+    expected = model.encode_text(torch.from_numpy(tokens(["a low tone", "a hum", "a high tone"])))[
+        0
+    ]
     assert torch.allclose(model.memory[:3], expected, atol=1e-6) and not model.memory[3:].any()
     with pytest.raises(BadConfig, match="cannot be measured"):
         train(

@@ -10,15 +10,33 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.config import BASE, PRESETS, SMOKE, TINY, BadConfig, TrainConfig
+from media.errors import BadConfig
+from model.config import PRESETS, TrainConfig, preset_names
 from model.network.masking import blank_patches, choose_hidden, put_back, sort_tokens
 from model.network.transformer import VLSA, Masked, Spectrogram
-from model.training.losses import info_nce, masked_patches, masked_tokens, matching
-from model.training.step import weighted
+from model.training import checkpoint
+from model.training.loop import make_optimiser
+from model.training.losses import (
+    TERMS,
+    LossTerm,
+    TermInputs,
+    compute_terms,
+    contrast_term,
+    info_nce,
+    masked_patches,
+    masked_tokens,
+    matching,
+    needed_vectors,
+    weighted_sum,
+)
+
+SMOKE = TrainConfig.load("smoke").encoder
+TINY = TrainConfig.load("tiny").encoder
+BASE = TrainConfig.load("base").encoder
 
 
 def tokens_of(config: str) -> list[int]:
-    return [math.prod(g) for g in PRESETS[config].encoder.grid.values()]
+    return [math.prod(g) for g in TrainConfig.load(config).encoder.grid.values()]
 
 
 def test_base_has_the_papers_tokens() -> None:
@@ -190,18 +208,153 @@ def test_the_papers_weights() -> None:
         "audio_text": torch.tensor(2.0),
         "local": torch.tensor(4.0),
     }
-    assert weighted(terms, PRESETS["base"]).item() == 5 * 3 + 4
+    assert weighted_sum(terms, TrainConfig.load("base")).item() == 5 * 3 + 4
     with pytest.raises(KeyError, match="audio_vidoe"):
-        weighted({"audio_vidoe": torch.tensor(1.0)}, PRESETS["base"])
+        weighted_sum({"audio_vidoe": torch.tensor(1.0)}, TrainConfig.load("base"))
+
+
+def test_every_term_is_a_row_with_a_weight_in_the_config() -> None:
+    """Two rows at right angles, temperature 1: each row's contrast is log(1 + 1/e)."""
+    config = replace(TrainConfig.load("smoke"), smoothing=0.0)
+    model = VLSA(replace(SMOKE, dim=2))
+    for head in model.match.values():
+        torch.nn.init.zeros_(head.weight)  # knows nothing: log 2
+        torch.nn.init.zeros_(head.bias)
+    names = ("video", "audio", "video_caption", "audio_caption")
+    inputs = TermInputs(
+        model=model,
+        vectors=dict.fromkeys(names, torch.eye(2)),
+        has=dict.fromkeys(names, torch.tensor([True, True])),
+        group_ids=torch.arange(2),
+        smoothing=config.smoothing,
+        match_shift=0.0,
+    )
+    terms = compute_terms(inputs, config)
+    contrast = math.log(1 + math.exp(-1))
+    assert {name: round(term.item(), 4) for name, term in terms.items()} == {
+        "audio_video": round(contrast, 4),
+        "audio_video_match": round(math.log(2), 4),
+        "audio_text": round(contrast, 4),
+        "audio_text_match": round(math.log(2), 4),
+        "video_text": round(contrast, 4),
+    }
+    expected = 5 * (3 * contrast + 2 * math.log(2))
+    assert weighted_sum(terms, config).item() == pytest.approx(expected)
+    one_video = {**inputs.has, "video": torch.tensor([True, False])}
+    fewer = compute_terms(replace(inputs, has=one_video, pairs={}), config)
+    assert set(fewer) == {"audio_text", "audio_text_match"}
+
+
+def test_terms_that_are_off_need_no_vectors() -> None:
+    config = TrainConfig.load("smoke")
+    assert needed_vectors(config) == {"audio", "video", "audio_caption", "video_caption"}
+    distilled = replace(config, relational_distillation_weight=1.0)
+    assert needed_vectors(distilled) - needed_vectors(config) == {"sentence"}
+    assert not needed_vectors(replace(config, global_weight=0.0, video_text=False))
+    assert len({term.name for term in TERMS}) == len(TERMS)
+
+
+def test_a_term_of_a_setting_that_is_not_there_is_an_error() -> None:
+    with pytest.raises(ValueError, match="no setting globl_weight"):
+        LossTerm(name="new", needs=("audio", "video"), weight="globl_weight", loss=contrast_term)
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_presets_are_read_by_name(name: str) -> None:
+    """Every key is a setting, and a setting at its default isn't repeated."""
+    config = TrainConfig.load(name)
+    written = json.loads((PRESETS / f"{name}.json").read_text("utf-8"))
+    settings = config.to_json()
+    assert written.pop("about") and written.pop("encoder")
+    assert written.keys() <= settings.keys()
+    assert {key: json.loads(json.dumps(settings[key])) for key in written} == written
+    assert config.manifests and config.steps > 0
+
+
+def test_presets_hold_what_was_trained() -> None:
+    """The settings that tell the recipes apart."""
+    names = ["base", "default", "default-start", "demo", "miniature", "small", "smoke", "tiny"]
+    assert preset_names() == names
+    loaded = {name: TrainConfig.load(name) for name in names}
+    assert {name: (c.steps, c.batch, c.learning_rate) for name, c in loaded.items()} == {
+        "base": (200_000, 2048, 1e-4),
+        "default": (240, 94, 1e-3),
+        "default-start": (1600, 80, 2e-3),
+        "demo": (300, 48, 1e-3),
+        "miniature": (100, 48, 2e-3),
+        "small": (20_000, 256, 5e-4),
+        "smoke": (20, 16, 1e-3),
+        "tiny": (2400, 64, 1e-3),
+    }
+    shapes = {n: (c.encoder.width, c.encoder.depth, c.encoder.size) for n, c in loaded.items()}
+    assert shapes == {
+        "base": (768, 12, 224),
+        "default": (192, 3, 64),
+        "default-start": (192, 3, 64),
+        "demo": (192, 5, 64),
+        "miniature": (128, 3, 48),
+        "small": (384, 12, 112),
+        "smoke": (32, 1, 32),
+        "tiny": (192, 5, 64),
+    }
+    default = loaded["default"]
+    assert default.encoder == loaded["default-start"].encoder
+    assert default.batch_together_by == loaded["default-start"].batch_together_by
+    assert default.batch_together_by[:2] == ((), ("colour", "place"))
+    assert default.relational_distillation_weight == 400.0
+    assert loaded["base"].encoder.window_s == 65_536 / 11_025
+
+
+def test_old_names_of_settings_and_weights_are_read(tmp_path: Path) -> None:
+    """A checkpoint as it was written before the names changed, and its weights."""
+    encoder = replace(SMOKE, stem="convolution", stem_skip=True, caption_memory_threshold=0.4)
+    config = TrainConfig(
+        encoder=encoder, batch_together_by=(("place",),), relational_distillation_weight=2.0
+    )
+    model = VLSA(encoder)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    state = {"step": 1, "config": config.to_json(), "provenance": {}}
+    tokenizer = tmp_path / "tokenizer.json"
+    checkpoint.save(tmp_path / "checkpoint", model, make_optimiser(model, config), state, tokenizer)
+
+    old = state["config"]
+    assert isinstance(old, dict)
+    old["alike"] = old.pop("batch_together_by")
+    old["geometry_weight"] = old.pop("relational_distillation_weight")
+    old["encoder"]["glance"] = old["encoder"].pop("stem_skip")
+    old["encoder"]["memory_floor"] = old["encoder"].pop("caption_memory_threshold")
+    (tmp_path / "checkpoint" / "checkpoint.json").write_text(json.dumps(state))
+    weights = {
+        name.replace("stem_skips.", "glances."): value for name, value in model.state_dict().items()
+    }
+    assert "glances.audio.weight" in weights
+    torch.save(weights, tmp_path / "checkpoint" / "weights.pt")
+
+    loaded, found, _ = checkpoint.load(tmp_path)
+    assert found == config
+    skips = zip(loaded.stem_skips.parameters(), model.stem_skips.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in skips)
+
+
+def test_parameters_keep_the_order_that_checkpoints_have() -> None:
+    """An optimiser's states are stored by the order of the parameters, without names."""
+    names = [name for name, _ in VLSA(SMOKE).named_parameters()]
+    positions = [name.removeprefix("positions.") for name in names if name.startswith("positions.")]
+    assert positions == [
+        f"{m}_{axis}" for m in ("audio", "text", "video") for axis in ("inner", "outer")
+    ]
+    assert names[0] == "log_scale" and names[1] == "mask_token"
 
 
 def test_configs_are_read_back_and_checked(tmp_path: Path) -> None:
     file = tmp_path / "c.json"
-    file.write_text(json.dumps(PRESETS["tiny"].to_json()))
-    assert TrainConfig.load(str(file)) == PRESETS["tiny"]
+    file.write_text(json.dumps(TrainConfig.load("tiny").to_json()))
+    assert TrainConfig.load(str(file)) == TrainConfig.load("tiny")
     with pytest.raises(BadConfig):
         TrainConfig.load("no-such-preset")
     with pytest.raises(BadConfig):
         TrainConfig.from_json({"encoder": {}, "nonsense": 1})
+    with pytest.raises(BadConfig, match="vocabulry"):
+        TrainConfig.from_json({"encoder": {"vocabulry": 1}})
     with pytest.raises(BadConfig):
         replace(TINY, width=190)

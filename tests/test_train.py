@@ -26,23 +26,32 @@ from evaluation.clips import Clips
 from media.errors import BadConfig
 from media.manifest import BadManifest, read_manifest
 from media.text import TextTokens
-from model.config import PRESETS, SMOKE, TrainConfig
+from model.config import TrainConfig
 from model.data.batches import Batch, Mixture
 from model.data.prepare import prepare
 from model.data.shards import Shards
 from model.network.pretrained_vit import load_pretrained_vit
 from model.network.transformer import VLSA
-from model.training.ablation import ARMS, Plan, ablation, operations, stages
+from model.training.ablation import (
+    ARMS,
+    AblationPlan,
+    count_operations,
+    plan_stages,
+    run_ablation,
+)
 from model.training.checkpoint import load
-from model.training.distributed import end_group, start_group
+from model.training.distributed import join_process_group, leave_process_group
 from model.training.loop import Diverged, train
-from model.training.step import StepRandomness, gradients
+from model.training.step import StepRandomness, compute_gradients
 
 from .makers import ROOT, free_port
 
-ENCODER = replace(SMOKE, stem="convolution", glance=True)
+RUN = TrainConfig.load("smoke")
+SMOKE = RUN.encoder
+ENCODER = replace(SMOKE, stem="convolution", stem_skip=True)
+NAMES = ("video", "audio", "video_caption", "audio_caption")
 TIMES = ("triplets_s",)  # of a step's figures, those that no two runs share
-SETTINGS = TrainConfig(ENCODER, batch=12, spec_augment=True, local_share=0.5)
+SETTINGS = TrainConfig(encoder=ENCODER, batch=12, spec_augment=True, local_share=0.5)
 
 
 def some_batch() -> Batch:
@@ -55,23 +64,28 @@ def some_batch() -> Batch:
             0, 256, (12, *ENCODER.video.shape), dtype=torch.uint8, generator=random
         ),
         waveforms=0.1 * torch.randn(12, ENCODER.samples, generator=random),
-        sight=words[0],
-        sound=words[1],
-        has=dict(zip(("video", "audio", "sight", "sound"), there, strict=True)),
-        group=torch.tensor([0, 0, *range(1, 11)]),
+        video_caption=words[0],
+        audio_caption=words[1],
+        has=dict(zip(NAMES, there, strict=True)),
+        group_ids=torch.tensor([0, 0, *range(1, 11)]),
         ids=[f"row {i}" for i in range(12)],
     )
 
 
 def gradients_of(config: TrainConfig) -> dict[str, torch.Tensor]:
     """Terms and gradients of one step on `some_batch`, by this process's share of it."""
-    group = start_group()
+    processes = join_process_group()
     torch.manual_seed(0)
     model = VLSA(config.encoder).train()
     model.recompute = config.recompute
-    chance, rows = StepRandomness.drawn(config, config.batch, seed=5), group.rows(config.batch)
-    terms = gradients(
-        model, some_batch().take(rows), chance.take(rows, torch.device("cpu")), config, group
+    rows = processes.rows(config.batch)
+    randomness = StepRandomness.draw(config, config.batch, seed=5)
+    terms = compute_gradients(
+        model,
+        some_batch().take(rows),
+        randomness.take(rows, torch.device("cpu")),
+        config,
+        processes,
     )
     return terms | {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
@@ -87,7 +101,7 @@ def one_of_two(rank: int, port: int, out: Path) -> None:
     found = gradients_of(SETTINGS)
     if rank == 1:
         torch.save(found, out)
-    end_group()
+    leave_process_group()
 
 
 def assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
@@ -131,9 +145,9 @@ def test_half_precision_is_close(whole: dict[str, torch.Tensor]) -> None:
 
 def test_rows_without_a_modality_leave_its_terms_out() -> None:
     batch = some_batch()
-    batch.has |= {m: torch.zeros(12, dtype=torch.bool) for m in ("video", "sight")}
+    batch.has |= {m: torch.zeros(12, dtype=torch.bool) for m in ("video", "video_caption")}
     model = VLSA(ENCODER)
-    terms = gradients(model, batch, StepRandomness.drawn(SETTINGS, 12, 0), SETTINGS)
+    terms = compute_gradients(model, batch, StepRandomness.draw(SETTINGS, 12, 0), SETTINGS)
     assert set(terms) == {"audio_text", "audio_text_match", "local", "total"}
     assert (
         model.stems["video"].steps[0].weight.grad is None
@@ -148,7 +162,7 @@ def test_rows_without_a_modality_leave_its_terms_out() -> None:
 def smoke(tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainConfig, Path]:
     """A run of 20 steps, whole."""
     out = tmp_path_factory.mktemp("smoke")
-    config = replace(PRESETS["smoke"], checkpoint_steps=10, threads=1)
+    config = replace(RUN, checkpoint_steps=10, threads=1)
     train(config, out, resume=False)
     return config, out
 
@@ -351,14 +365,14 @@ def test_shards_are_data(clips: Path, smoke: tuple[TrainConfig, Path], tmp_path:
         drawn[1],
     ]
     tokens = TextTokens(smoke[1] / "tokenizer.json", SMOKE.text)
-    batch = Mixture([shards], [1.0], tokens, SMOKE, 8, seed=0).batch(0)
+    batch = Mixture([shards], [1.0], tokens, SMOKE, batch=8, seed=0).read_batch(0)
     damaged = torch.tensor([name.endswith("-3") for name in batch.ids])
     assert (
         (batch.has["video"] == ~damaged).all()
         and (batch.has["audio"] == ~damaged).all()
         and damaged.sum() == 2
     )
-    assert batch.has["sight"].all() and batch.frames[~damaged].any()
+    assert batch.has["video_caption"].all() and batch.frames[~damaged].any()
 
 
 def test_shards_with_bad_words_are_named(tmp_path: Path) -> None:
@@ -414,7 +428,8 @@ ANNOTATION = {
 LAYOUTS = {
     "esc50": (
         {
-            "meta/esc50.csv": "filename,fold,target,category,esc10,src_file,take\n1-1-A-0.wav,1,0,sea_waves,True,1,A\n"
+            "meta/esc50.csv": "filename,fold,target,category,esc10,src_file,take\n"
+            "1-1-A-0.wav,1,0,sea_waves,True,1,A\n"
             "1-2-A-0.wav,2,0,dog,True,1,A\n5-1-A-0.wav,5,0,dog,True,1,A\n",
             "audio/1-1-A-0.wav": "",
             "audio/5-1-A-0.wav": "",
@@ -431,7 +446,8 @@ LAYOUTS = {
     ),
     "clotho": (
         {
-            "clotho_captions_development.csv": "file_name,caption_1,caption_2,caption_3,caption_4,caption_5\n"
+            "clotho_captions_development.csv": "file_name,"
+            "caption_1,caption_2,caption_3,caption_4,caption_5\n"
             "Rain 1.wav,a,b,c,d,e\ngone.wav,a,b,c,d,e\n",
             "development/Rain 1.wav": "",
         },
@@ -439,7 +455,8 @@ LAYOUTS = {
     ),
     "vggsound": (
         {
-            "vggsound.csv": '---x_Zd,20,"dog barking, far",train\ngone,1,cat,train\nother,5,cat,test\n',
+            "vggsound.csv": '---x_Zd,20,"dog barking, far",train\n'
+            "gone,1,cat,train\nother,5,cat,test\n",
             "video/---x_Zd_000020.mp4": "",
             "video/other_000005.mp4": "",
         },
@@ -538,32 +555,32 @@ def test_a_source_without_clips_is_named(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "none.tar", "w"):
         pass
     for name in ("none.jsonl", "none.tar"):
-        config = replace(
-            PRESETS["smoke"], manifests=(str(tmp_path / name),), validation="world:validation:4"
-        )
+        config = replace(RUN, manifests=(str(tmp_path / name),), validation="world:validation:4")
         with pytest.raises(BadConfig, match=name):
             train(config, tmp_path / "run", resume=False, media=tmp_path)
 
 
 def test_the_ablation_spends_the_same_on_every_arm_and_goes_on_where_it_was(tmp_path: Path) -> None:
     base = replace(
-        PRESETS["smoke"],
+        RUN,
         manifests=("world:train:24",),
         validation="world:validation:8",
         steps=3,
         batch=8,
     )
-    plan = Plan(base, fine_tuning_steps=2, test="world:test:8", seeds=1)
-    arms = stages(plan, tmp_path)
+    plan = AblationPlan(base, fine_tuning_steps=2, test="world:test:8", seeds=1)
+    arms = plan_stages(plan, tmp_path)
     spent = {
-        arm: sum(c.steps * operations(c, tmp_path) for c in configs)
+        arm: sum(c.steps * count_operations(c, tmp_path) for c in configs)
         for arm, configs in arms.items()
     }
-    a_step = max(operations(config, tmp_path) for configs in arms.values() for config in configs)
-    aim = spent.pop(ARMS[1]) + 3 * operations(replace(base, video_text=False), tmp_path)
+    a_step = max(
+        count_operations(config, tmp_path) for configs in arms.values() for config in configs
+    )
+    aim = spent.pop(ARMS[1]) + 3 * count_operations(replace(base, video_text=False), tmp_path)
     assert all(0 <= aim - compute < a_step for compute in spent.values()), spent
 
-    results = ablation(plan, tmp_path, log=lambda _: None)
+    results = run_ablation(plan, tmp_path, log=lambda _: None)
     assert list(results) == list(ARMS) and all(len(runs) == 1 for runs in results.values())
     assert all("text-video" in run["after"][-1] for (run,) in results.values())
     said = (tmp_path / "tables.md").read_text()
@@ -575,5 +592,5 @@ def test_the_ablation_spends_the_same_on_every_arm_and_goes_on_where_it_was(tmp_
     }
     done |= {file: file.stat().st_mtime_ns for file in tmp_path.glob("*/result.json")}
     assert len(done) >= len(ARMS)
-    assert ablation(plan, tmp_path, log=lambda _: None) == results
+    assert run_ablation(plan, tmp_path, log=lambda _: None) == results
     assert all(file.stat().st_mtime_ns == then for file, then in done.items())

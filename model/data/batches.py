@@ -1,11 +1,14 @@
-"""Clips to batches: which rows, which of their captions, and how they are varied."""
+"""Clips to batches: which rows, which of their captions, and how they are augmented.
+
+B batch, F frames, H height, W width, T tokens of a caption.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -19,6 +22,8 @@ from media.text import TextTokens
 
 from ..config import EncoderConfig
 
+ABSENT = "?"  # what is tokenised where a row has no caption; `Batch.has` tells it apart
+
 
 class Source(Protocol):
     """Something to draw clips from."""
@@ -28,169 +33,190 @@ class Source(Protocol):
 
     def __len__(self) -> int: ...
 
-    def draw(self, step: int, count: int, key: tuple[int, ...]) -> list[LazyClip]:
-        """The clips of a step, `count` of them: the same ones for the same arguments, on every
-        machine.
-        """
+    def draw(self, step: int, count: int, seed: tuple[int, ...]) -> list[LazyClip]:
+        """The `count` clips of a step: the same ones for the same arguments, on every machine."""
         ...
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Batch:
-    """Rows of a step. Absent modalities are zeros that `has` tells apart; nothing is computed from
-    them.
+    """Rows of a step.
+
+    What a row lacks is zeros, and `has` says so. Nothing is computed from it.
     """
 
     frames: Tensor  # uint8 [B, F, H, W, 3]
     waveforms: Tensor  # float32 [B, samples]
-    sight: Tensor  # int64 [B, T], a caption about what is seen
-    sound: Tensor  # int64 [B, T], a caption about what is heard
-    has: dict[str, Tensor]  # bool [B] for video, audio, sight, sound
-    group: Tensor  # int64 [B]: rows of one group mean the same
+    video_caption: Tensor  # int64 [B, T], a caption about what is seen
+    audio_caption: Tensor  # int64 [B, T], a caption about what is heard
+    has: dict[str, Tensor]  # bool [B] for video, audio, video_caption, audio_caption
+    group_ids: Tensor  # int64 [B]: rows of one group mean the same
     ids: list[str]
 
     def take(self, rows: list[int] | slice) -> Batch:
         return Batch(
-            self.frames[rows],
-            self.waveforms[rows],
-            self.sight[rows],
-            self.sound[rows],
-            {k: v[rows] for k, v in self.has.items()},
-            self.group[rows],
-            self.ids[rows] if isinstance(rows, slice) else [self.ids[i] for i in rows],
+            frames=self.frames[rows],
+            waveforms=self.waveforms[rows],
+            video_caption=self.video_caption[rows],
+            audio_caption=self.audio_caption[rows],
+            has={name: x[rows] for name, x in self.has.items()},
+            group_ids=self.group_ids[rows],
+            ids=self.ids[rows] if isinstance(rows, slice) else [self.ids[i] for i in rows],
         )
 
     def to(self, device: torch.device) -> Batch:
-        frames, waveforms, sight, sound, group = (
-            x.to(device, non_blocking=True)
-            for x in (self.frames, self.waveforms, self.sight, self.sound, self.group)
-        )
-        return Batch(
-            frames,
-            waveforms,
-            sight,
-            sound,
-            {k: v.to(device) for k, v in self.has.items()},
-            group,
-            self.ids,
+        return replace(
+            self,
+            frames=self.frames.to(device, non_blocking=True),
+            waveforms=self.waveforms.to(device, non_blocking=True),
+            video_caption=self.video_caption.to(device, non_blocking=True),
+            audio_caption=self.audio_caption.to(device, non_blocking=True),
+            has={name: x.to(device) for name, x in self.has.items()},
+            group_ids=self.group_ids.to(device, non_blocking=True),
         )
 
 
 class Mixture:
-    """Draws batches from several sets of clips. The batch of a step is a function of (seed, step)
-    alone.
+    """Draws batches from several sources. A batch is a function of the seed and the step alone.
+
+    `shares` says how much of each batch comes from each source. Sources get whole rows; the first
+    one takes what rounding leaves.
     """
 
     def __init__(
         self,
-        sets: Sequence[Source],
+        sources: Sequence[Source],
         shares: Sequence[float],
         tokens: TextTokens,
         encoder: EncoderConfig,
+        *,
         batch: int,
         seed: int,
     ) -> None:
-        self.sets, self.tokens, self.encoder, self.seed = sets, tokens, encoder, seed
+        self.sources = sources
+        self.tokens = tokens
+        self.encoder = encoder
+        self.seed = seed
         total = sum(shares)
         self.counts = [max(1, round(batch * share / total)) for share in shares]
         self.counts[0] += batch - sum(self.counts)
         self.pool = ThreadPoolExecutor(os.cpu_count())
 
-    def batch(self, step: int, chosen: list[int] | None = None) -> Batch:
-        """The batch of a step, or the chosen rows of it."""
+    def draw_clips(self, step: int) -> list[LazyClip]:
+        """The clips of a step, source by source."""
         drawn: list[LazyClip] = []
-        for s, (source, count) in enumerate(zip(self.sets, self.counts, strict=True)):
-            drawn += source.draw(step, count, (self.seed, s))
-        groups = {g: n for n, g in enumerate(dict.fromkeys(d.row.group for d in drawn))}
-        chosen = list(range(len(drawn))) if chosen is None else chosen
-        clips = list(self.pool.map(lambda i: drawn[i].open(), chosen))
+        for i, (source, count) in enumerate(zip(self.sources, self.counts, strict=True)):
+            drawn += source.draw(step, count, (self.seed, i))
+        return drawn
+
+    def read_batch(self, step: int, rows: list[int] | None = None) -> Batch:
+        """The batch of a step, or some rows of it."""
+        drawn = self.draw_clips(step)
+        rows = list(range(len(drawn))) if rows is None else rows
+        clips = list(self.pool.map(lambda i: drawn[i].open(), rows))
         frames = np.zeros((len(clips), *self.encoder.video.shape), np.uint8)
         waveforms = np.zeros((len(clips), self.encoder.audio.samples), np.float32)
-        sight: list[str | None] = []
-        sound: list[str | None] = []
-        for at, (i, clip) in enumerate(zip(chosen, clips, strict=True)):
-            random = np.random.default_rng([self.seed, step, i])
-            sight.append(caption_about(clip.row, "video", random))
-            sound.append(caption_about(clip.row, "audio", random))
+        video_captions: list[str | None] = []
+        audio_captions: list[str | None] = []
+        for at, (row, clip) in enumerate(zip(rows, clips, strict=True)):
+            random = np.random.default_rng([self.seed, step, row])
+            video_captions.append(draw_caption(clip.row, "video", random))
+            audio_captions.append(draw_caption(clip.row, "audio", random))
             if clip.frames is not None:
-                frames[at] = seen(clip.frames, random)
+                frames[at] = augment_frames(clip.frames, random)
             if clip.waveform is not None:
-                waveforms[at] = heard(
-                    clip, clips[int(random.integers(len(clips)))].waveform, random
-                )
-        ids = torch.from_numpy(self.tokens([text or "?" for text in sight + sound]))
+                background = clips[int(random.integers(len(clips)))].waveform
+                waveforms[at] = augment_waveform(clip, background, random)
+        captions = video_captions + audio_captions
+        token_ids = torch.from_numpy(self.tokens([text or ABSENT for text in captions]))
+        video_caption, audio_caption = token_ids.split(len(clips))
         return Batch(
             frames=torch.from_numpy(frames),
             waveforms=torch.from_numpy(waveforms),
-            sight=ids[: len(clips)],
-            sound=ids[len(clips) :],
+            video_caption=video_caption,
+            audio_caption=audio_caption,
             has={
                 "video": torch.tensor([clip.frames is not None for clip in clips]),
                 "audio": torch.tensor([clip.waveform is not None for clip in clips]),
-                "sight": torch.tensor([text is not None for text in sight]),
-                "sound": torch.tensor([text is not None for text in sound]),
+                "video_caption": torch.tensor([text is not None for text in video_captions]),
+                "audio_caption": torch.tensor([text is not None for text in audio_captions]),
             },
-            group=torch.tensor([groups[clip.row.group] for clip in clips]),
+            group_ids=torch.tensor(number_groups(drawn, rows)),
             ids=[clip.row.id for clip in clips],
         )
 
 
-def caption_about(row: Row, modality: str, random: np.random.Generator) -> str | None:
-    fitting = row.captions_about(modality)
-    return fitting[int(random.integers(len(fitting)))].text if fitting else None
+def number_groups(drawn: Sequence[LazyClip], rows: Sequence[int]) -> list[int]:
+    """A number for the group of each of the rows, the same in every process of a step."""
+    numbers: dict[str, int] = {}
+    for clip in drawn:
+        numbers.setdefault(clip.row.group, len(numbers))
+    return [numbers[drawn[i].row.group] for i in rows]
 
 
-def seen(frames: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uint8]:
-    """Frames with one flip, one shift of at most a twentieth of the picture and one brightness for
-    the whole clip.
+def draw_caption(row: Row, modality: str, random: np.random.Generator) -> str | None:
+    """One of a row's captions about a modality; None if it has none."""
+    captions = row.captions_about(modality)
+    return captions[int(random.integers(len(captions)))].text if captions else None
+
+
+def augment_frames(frames: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uint8]:
+    """Flip, shift and brighten all frames of a clip alike, uint8 [F, H, W, 3].
+
+    The shift is at most a twentieth of the picture, the brightness 0.85 to 1.15.
     """
     if random.uniform() < 0.5:
         frames = frames[:, :, ::-1]
-    reach = frames.shape[1] // 20
+    size = frames.shape[1]
+    reach = size // 20
     down, right = random.integers(-reach, reach + 1, 2)
-    rows, columns = (
-        np.clip(np.arange(frames.shape[1]) + by, 0, frames.shape[1] - 1) for by in (down, right)
-    )
-    lights = np.clip(np.arange(256) * random.uniform(0.85, 1.15), 0, 255).astype(np.uint8)
-    return lights[frames[:, rows[:, None], columns]]
+    rows = np.clip(np.arange(size) + down, 0, size - 1)
+    columns = np.clip(np.arange(size) + right, 0, size - 1)
+    brightness = np.clip(np.arange(256) * random.uniform(0.85, 1.15), 0, 255).astype(np.uint8)
+    return brightness[frames[:, rows[:, None], columns]]
 
 
-def heard(
-    clip: Clip, other: NDArray[np.floating] | None, random: np.random.Generator
+def augment_waveform(
+    clip: Clip, background: NDArray[np.floating] | None, random: np.random.Generator
 ) -> NDArray[np.float32]:
-    """A waveform shifted in its window and played at another loudness. A sound without a picture is
-    also played a little faster or slower, with its bass or treble turned up or down, and half of
-    the time with `other` behind it.
+    """Shift a clip's waveform [samples] in its window and change its loudness by -10 to 5 dB.
+
+    A sound without a picture also changes its speed and tilt. Half of the time it gets `background`
+    behind it, at 2 to 25 % of its own level.
     """
     assert clip.waveform is not None
-    waveform, length = clip.waveform.astype(np.float32), clip.heard
+    waveform = clip.waveform.astype(np.float32)
+    length = clip.heard
     if clip.frames is None:
-        waveform, length = retold(waveform, length, random)
-    room = len(waveform) - length
-    shift = (
-        int(random.integers(room))
-        if room > len(waveform) // 10
-        else int(random.integers(len(waveform)))
-    )
+        waveform, length = change_speed_and_tilt(waveform, length, random)
+    padding = len(waveform) - length
+    # With little padding the sound goes round: its end comes before its beginning.
+    longest_shift = padding if padding > len(waveform) // 10 else len(waveform)
+    shift = int(random.integers(longest_shift))
     waveform = np.roll(waveform, shift) * np.float32(10 ** random.uniform(-0.5, 0.25))
-    if clip.frames is None and other is not None and random.uniform() < 0.5:
-        waveform = waveform + random.uniform(0.02, 0.25) * level(waveform) / level(other) * other
+    if clip.frames is None and background is not None and random.uniform() < 0.5:
+        gain = random.uniform(0.02, 0.25) * rms_level(waveform) / rms_level(background)
+        waveform = waveform + gain * background
     return np.asarray(np.clip(waveform, -1, 1), np.float32)
 
 
-def level(waveform: NDArray[np.floating]) -> np.float32:
+def rms_level(waveform: NDArray[np.floating]) -> np.float32:
+    """The root mean square of a waveform [samples], never zero."""
     return np.float32(np.sqrt((waveform.astype(np.float32) ** 2).mean() + 1e-9))
 
 
-def retold(
+def change_speed_and_tilt(
     waveform: NDArray[np.float32], length: int, random: np.random.Generator
 ) -> tuple[NDArray[np.float32], int]:
-    """The first `length` samples at 0.85 to 1.18 times their speed, tilted by up to 6 dB between
-    bass and treble.
+    """Play the first `length` samples of [samples] at 0.85 to 1.18 times their speed.
+
+    Then tilt them by up to 6 dB between bass and treble. Returns the waveform, as long as before
+    with its padding, and how many samples are no padding.
     """
     speed = float(2 ** random.uniform(-0.24, 0.24))
     at = np.arange(min(len(waveform), int(length / speed))) * speed
     faster = np.zeros_like(waveform)
     faster[: len(at)] = np.interp(at, np.arange(len(waveform)), waveform)
     smooth = np.convolve(faster, np.full(9, 1 / 9, np.float32), "same")
-    return faster + np.float32(random.uniform(-0.5, 0.5)) * (faster - smooth), len(at)
+    tilt = np.float32(random.uniform(-0.5, 0.5))
+    return faster + tilt * (faster - smooth), len(at)

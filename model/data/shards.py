@@ -1,8 +1,7 @@
-"""WebDataset tar shards as a source of training clips: read in sequence, as they lie, never
-unpacked.
+"""WebDataset tar shards as a source of training clips, read in sequence and never unpacked.
 
-A sample of a shard is one media file with the words of it beside it under the same key: a `.txt`
-with a caption a line, or a `.json` with a manifest row's keys.
+A sample of a shard is one media file with its captions beside it under the same key: a `.txt` with
+a caption a line, or a `.json` with a manifest row's keys.
 """
 
 from __future__ import annotations
@@ -26,45 +25,61 @@ from media.manifest import BadManifest, BadMetadata, Row, sample_row
 from media.windows import InputSpecs
 
 BUFFER = 256  # samples a shuffle chooses from
+UNREADABLE = (
+    tarfile.TarError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    BadMetadata,
+)
 
 
 class Shards:
-    """Tar shards by a name with braces, `clips-{000..015}.tar`. Each epoch takes them in another
-    order and shuffles within a buffer. The clips of a step are always the same; to go back, or on
-    from a checkpoint, it reads forward to the place.
+    """Tar shards by a name with braces, `clips-{000..015}.tar`.
+
+    Each epoch takes them in another order and shuffles within a buffer. The clips of a step are
+    always the same. A step that does not follow the last one is found by reading from the start of
+    its epoch.
+
+    Raises:
+        FileNotFoundError: one of the shards does not exist.
     """
 
     def __init__(self, name: str, specs: InputSpecs) -> None:
         self.files = list(braceexpand(name))
-        if missing := [file for file in self.files if not Path(file).is_file()]:
-            raise FileNotFoundError(f"{missing[0]} does not exist")
+        for file in self.files:
+            if not Path(file).is_file():
+                raise FileNotFoundError(f"{file} does not exist")
         self.specs = specs
         self.next: tuple[int, int, tuple[int, ...]] | None = None
         self.stream: Iterator[tuple[Row, str, bytes]] = iter(())
 
     @cached_property
     def rows(self) -> list[Row]:
-        """Every row there is: one pass over the shards, for their words and licences."""
+        """Every row, for the captions and licences; the first use reads all shards."""
         return [row for row, _, _ in self.samples(self.files)]
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def draw(self, step: int, count: int, key: tuple[int, ...]) -> list[LazyClip]:
-        if self.next != (step, count, key):
+    def draw(self, step: int, count: int, seed: tuple[int, ...]) -> list[LazyClip]:
+        if self.next != (step, count, seed):
             epoch, place = divmod(step * count, len(self))
-            self.stream = islice(self.epochs(epoch, key), place, None)
-        self.next = (step + 1, count, key)
+            self.stream = islice(self.epochs(epoch, seed), place, None)
+        self.next = (step + 1, count, seed)
         return [
-            LazyClip(row, partial(decode, self.specs, row, suffix, data))
+            LazyClip(row, partial(decode_sample, self.specs, row, suffix, data))
             for row, suffix, data in islice(self.stream, count)
         ]
 
-    def epochs(self, epoch: int, key: tuple[int, ...]) -> Iterator[tuple[Row, str, bytes]]:
+    def epochs(self, epoch: int, seed: tuple[int, ...]) -> Iterator[tuple[Row, str, bytes]]:
+        """The samples of an epoch, then those of the next ones, without end."""
         while True:
-            mask_noise = random.Random(repr((key, epoch)))
-            files = mask_noise.sample(self.files, len(self.files))
-            yield from shuffle(BUFFER, initial=BUFFER, rng=mask_noise)(self.samples(files))
+            random_of_epoch = random.Random(repr((seed, epoch)))
+            files = random_of_epoch.sample(self.files, len(self.files))
+            shuffled = shuffle(BUFFER, initial=BUFFER, rng=random_of_epoch)
+            yield from shuffled(self.samples(files))
             epoch += 1
 
     def samples(self, files: list[str]) -> Iterator[tuple[Row, str, bytes]]:
@@ -76,30 +91,22 @@ class Shards:
         for file in files:
             with Path(file).open("rb") as stream:
                 at = "start"
+                members = tar_file_expander([{"url": file, "stream": stream}])
                 try:
-                    for sample in group_by_keys(
-                        tar_file_expander([{"url": file, "stream": stream}])
-                    ):
+                    for sample in group_by_keys(members):
                         at = sample["__key__"]
                         suffix = next((f".{part}" for part in sample if f".{part}" in MEDIA), None)
                         if suffix is not None:
-                            yield sample_row(sample, sample["__key__"]), suffix, sample[suffix[1:]]
-                except (
-                    tarfile.TarError,
-                    ValueError,
-                    KeyError,
-                    TypeError,
-                    AttributeError,
-                    BadMetadata,
-                ) as error:
-                    raise BadManifest(
-                        Path(file).name, at, f"{type(error).__name__}: {error}"
-                    ) from error
+                            yield sample_row(sample, at), suffix, sample[suffix[1:]]
+                except UNREADABLE as error:
+                    problem = f"{type(error).__name__}: {error}"
+                    raise BadManifest(Path(file).name, at, problem) from error
 
 
-def decode(specs: InputSpecs, row: Row, suffix: str, data: bytes) -> Clip:
-    """The first window of a file in memory, by the decoder that serves; with neither modality if it
-    is damaged.
+def decode_sample(specs: InputSpecs, row: Row, suffix: str, data: bytes) -> Clip:
+    """The first window of a media file in memory, by the decoder that serves.
+
+    A damaged file gives a clip with neither modality.
     """
     with tempfile.NamedTemporaryFile(suffix=suffix) as file:
         file.write(data)

@@ -96,8 +96,8 @@ def sort_tokens(
     Within a state tokens are sorted by their noise. Every row has as many places for visible
     tokens as a row with all its tokens needs, so that rows make one tensor.
 
-    Of these four tokens the third is absent. Half of the other three is round(1.5) = 2: the two with
-    the most noise, the first and the last, are hidden.
+    Of these four tokens the third is absent. Half of the other three is round(1.5) = 2. The first
+    and the last have the most noise, so they are hidden.
 
     >>> noise = torch.tensor([[0.8, 0.1, 0.2, 0.9]])
     >>> exists = torch.tensor([[True, True, False, True]])

@@ -98,10 +98,10 @@ def fill_layers(model: VLSA, weights: dict[str, Tensor]) -> list[str]:
         if len(names) < 2 * len(ROLES):
             continue
         part = {key: weights[name] for key, name in names.items()}
-        if part["query.weight"].shape[0] != block.out.out_features:
-            raise BadConfig(
-                f"its layers are {part['query.weight'].shape[0]} wide, this encoder's {block.out.out_features}"
-            )
+        width = len(part["query.weight"])
+        expected = block.out.out_features
+        if width != expected:
+            raise BadConfig(f"its layers are {width} wide, this encoder's {expected}")
         if part["up.weight"].shape != block.up.weight.shape:
             continue
         for kind in ("weight", "bias"):

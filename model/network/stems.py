@@ -287,7 +287,7 @@ class Sentences(nn.Module):
         return F.normalize((states * shares[..., None]).sum(1), dim=-1)
 
 
-# ---------------------------------------------------------------- readings: what a stem knows, as a vector
+# ---------------------------------------------------------------- features -> vectors
 
 
 class LinearMap(nn.Module):

@@ -1,20 +1,21 @@
 """VLSA: one transformer for video, audio and text (arXiv 2405.07202).
 
-B batch, T tokens, D width, F frames, N patches in a frame, P values in a patch, E embedding. A
-stack of images is [B, F, channels, height, width]; a spectrogram is a stack of one image of one
-channel.
+B batch, T tokens, K visible tokens, D width, F frames, N patches in a frame, P values in a patch,
+E embedding, C channels, H height, W width in pixels. A stack of images is [B, F, C, H, W]; a
+spectrogram is a stack of one image of one channel.
 
 The choices of this file:
 - Every number is in the graph: uint8 frames, raw samples and token ids go in, unit vectors come
   out.
 - Each modality is encoded alone, by the same trunk, for contrast and for serving. The joint pass
-  exists for masked modelling only: an embedding pooled from it would have seen its partner.
-- LayerNorms are per modality (CAV-MAE), attention and MLP weights are shared.
+  is for masked modelling only. A vector pooled from it would have seen its partner: cross-modal
+  leakage.
+- LayerNorms are per modality (CAV-MAE, 2210.07839). Attention and MLP weights are shared.
 - Average pooling, no CLS token; a linear projection per modality into the embedding space.
 - Stems are linear, as in the paper, or a few strided convolutions, which see a small thing wherever
-  in a patch it is; words come from an embedding table or from a frozen language model.
-- Masked tokens of every modality are dropped before the trunk (MAE); one decoder, run for each
-  modality, fills them in.
+  in a patch it is. Words come from an embedding table or from a frozen language model.
+- Hidden tokens of every modality are dropped before the trunk (MAE, 2111.06377). One decoder, run
+  for each modality, predicts them.
 """
 
 from __future__ import annotations
@@ -43,16 +44,17 @@ from .masking import (
 )
 
 LOG_FLOOR = 1e-6  # power below which there is silence; a full-scale sine has power 1
-MOST_GAIN = 32.0  # by which a quiet window is turned up, 30 dB; silence stays silence
-LOG_CENTRE, LOG_SCALE = 7.0, 3.5  # brings log power into about [-2, 2]
-MAX_SCALE = 100.0
+MOST_GAIN = 32.0  # the most a quiet window is turned up, 30 dB; silence stays silence
+LOG_CENTRE = 7.0  # with LOG_SCALE, brings log power into about [-2, 2]
+LOG_SCALE = 3.5
+MAX_SCALE = 100.0  # the inverse temperature's limit, as in CLIP
 WORD_SCALE = 10.0  # brings the language model's table of words to the size of its states
 
 Segments = list[tuple[str, int]]  # which modality each stretch of tokens is, and how long
 
 
 class Norms(nn.Module):
-    """LayerNorm per modality, or one for all."""
+    """LayerNorm of tokens [B, T, D], one per modality or one for all."""
 
     def __init__(self, width: int, per_modality: bool) -> None:
         super().__init__()
@@ -72,7 +74,10 @@ class Norms(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm attention and MLP."""
+    """A transformer block on tokens [B, T, D]: pre-norm attention, then a pre-norm MLP.
+
+    `bias` [B, 1, 1, T] is added to the attention's logits, see `key_bias`.
+    """
 
     def __init__(self, width: int, heads: int, per_modality: bool) -> None:
         super().__init__()
@@ -89,27 +94,32 @@ class Block(nn.Module):
         return x + self.down(F.gelu(self.up(self.norm2(x, segments))))
 
     def attend(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        # [B, heads, T, d]
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        q, k, v = qkv.unbind(0)  # [B, heads, T, D / heads]
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         return self.out(mixed.transpose(1, 2).flatten(2))  # [B, T, D]
 
 
 def key_bias(present: Tensor) -> Tensor:
-    """present bool [B, T] -> what attention adds so that absent
-    tokens are not seen, [B, 1, 1, T].
+    """What attention adds to its logits so that tokens that are not `present` have no weight.
+
+    Bool [B, T] -> [B, 1, 1, T].
     """
     return torch.where(present, 0.0, -1e9)[:, None, None, :]
 
 
 class Spectrogram(nn.Module):
-    """waveform [B, samples] -> log power [B, bins, frames]: a windowed DFT, as a convolution, which
-    exports cleanly; as an FFT, which is many times faster, while training.
+    """Waveform [B, samples] -> log power [B, bins, frames].
+
+    A windowed DFT as a convolution, which exports cleanly. In training it is an FFT, which is many
+    times faster.
     """
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
-        n, self.hop, self.frames = config.n_fft, config.hop, config.spectrogram_frames
+        n = config.n_fft
+        self.hop = config.hop
+        self.frames = config.spectrogram_frames
         self.quiet_peak = config.quiet_peak
         hann = torch.hann_window(n, dtype=torch.float64)
         self.window: Tensor
@@ -117,52 +127,51 @@ class Spectrogram(nn.Module):
         self.filters: Tensor
         self.register_buffer("window", (hann * (2 / hann.sum())).float(), persistent=False)
         turn = 2 * math.pi * torch.arange(n, dtype=torch.float64) / n
-        self.register_buffer(
-            "circle", torch.stack([turn.cos(), -turn.sin()]).float(), persistent=False
-        )
+        circle = torch.stack([turn.cos(), -turn.sin()]).float()
+        self.register_buffer("circle", circle, persistent=False)
         self.register_buffer("filters", filterbank(config), persistent=False)
         self.left = n // 2
         self.right = (self.frames - 1) * self.hop + n - self.left - config.samples
 
     def kernels(self) -> Tensor:
-        """The real rows of the windowed DFT above the imaginary ones, [n + 2, 1, n]: a graph makes
-        them of one turn of the circle rather than carry a megabyte of them.
+        """The real rows of the windowed DFT above the imaginary ones, [n + 2, 1, n].
+
+        The graph makes them from one turn of the circle. They would be a megabyte in it.
         """
-        at = torch.arange(len(self.window), device=self.window.device)
-        rows = self.circle[:, at[: len(at) // 2 + 1, None] * at % len(at)]  # [2, n / 2 + 1, n]
+        n = len(self.window)
+        at = torch.arange(n, device=self.window.device)
+        rows = self.circle[:, at[: n // 2 + 1, None] * at % n]  # [2, n / 2 + 1, n]
         return (rows * self.window).flatten(0, 1)[:, None, :]
 
-    def turned_up(self, waveform: Tensor) -> Tensor:
-        """Windows [B, samples] quieter than `quiet_peak`, at that peak: near the floor of the
-        logarithm speech at -40 dB, say, is cut to pieces.
+    def amplify_quiet(self, waveform: Tensor) -> Tensor:
+        """Windows [B, samples] quieter than `quiet_peak`, brought to that peak.
+
+        The floor of the logarithm would cut speech at -40 dB, say, to pieces.
         """
         peak = waveform.abs().amax(dim=1, keepdim=True)
-        return waveform * (self.quiet_peak / peak.clamp(min=self.quiet_peak / MOST_GAIN)).clamp(
-            min=1.0
-        )
+        gain = self.quiet_peak / peak.clamp(min=self.quiet_peak / MOST_GAIN)
+        return waveform * gain.clamp(min=1.0)
 
     def forward(self, waveform: Tensor) -> Tensor:
         if self.quiet_peak:
-            waveform = self.turned_up(waveform)
+            waveform = self.amplify_quiet(waveform)
         padded = F.pad(waveform, (self.left, self.right))
         if self.training:
             # [B, frames, n_fft]
             pieces = padded.unfold(1, len(self.window), self.hop) * self.window
             power = torch.view_as_real(torch.fft.rfft(pieces)).square().sum(-1).transpose(1, 2)
         else:
-            real, imaginary = F.conv1d(padded[:, None, :], self.kernels(), stride=self.hop).chunk(
-                2, dim=1
-            )
+            dft = F.conv1d(padded[:, None, :], self.kernels(), stride=self.hop)
+            real, imaginary = dft.chunk(2, dim=1)
             power = real.square() + imaginary.square()
         return (torch.log(torch.matmul(self.filters, power) + LOG_FLOOR) + LOG_CENTRE) / LOG_SCALE
 
 
 def filterbank(config: EncoderConfig) -> Tensor:
-    """Triangular filters [bins, n_fft // 2 + 1], evenly spaced in mel or in log frequency; each
-    averages its bins.
+    """Triangular filters [bins, n_fft // 2 + 1], evenly spaced in mel or in log frequency.
 
-    Made on the CPU whatever the default device is
-    (findings/transformers-linspace-leaves-the-device.sh).
+    Each is a weighted mean of its frequencies. They are made on the CPU whatever the default device
+    is (findings/transformers-linspace-leaves-the-device.sh).
     """
     nyquist = config.sample_rate / 2
     hz = torch.linspace(0, nyquist, config.n_fft // 2 + 1, dtype=torch.float64, device="cpu")
@@ -185,7 +194,7 @@ def filterbank(config: EncoderConfig) -> Tensor:
 
 
 class LinearStem(nn.Module):
-    """Images [N, C, H, W] -> [N, tokens, D], a projection of each patch."""
+    """Images [B F, C, H, W] -> [B F, N, D], a projection of each patch."""
 
     def __init__(self, channels: int, patch: int, width: int) -> None:
         super().__init__()
@@ -200,8 +209,10 @@ class LinearStem(nn.Module):
 
 
 class ConvolutionStem(nn.Module):
-    """Images [N, C, H, W] -> [N, tokens, D]: 3 x 3 convolutions of stride 2, down to a patch (after
-    2106.14881).
+    """Images [B F, C, H, W] -> [B F, N, D] by 3 x 3 convolutions of stride 2.
+
+    Each convolution halves the picture, until a pixel stands for a patch. After Xiao et al.
+    (2106.14881).
     """
 
     def __init__(self, channels: int, patch: int, width: int) -> None:
@@ -214,7 +225,7 @@ class ConvolutionStem(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def features(self, images: Tensor) -> Tensor:
-        """[N, D, rows, columns], one column of D a patch."""
+        """[B F, D, rows, columns], a vector of D for each patch."""
         images = images.contiguous(memory_format=torch.channels_last)  # twice as fast on a CPU
         for step in self.steps:
             images = F.relu(step(images))
@@ -231,10 +242,10 @@ STEMS: dict[str, type[LinearStem | ConvolutionStem]] = {
 
 
 class MiniLMStem(nn.Module):
-    """Token ids and which of them are seen, bool [B, T], -> [B, T, D] by a frozen language model.
+    """Token ids int64 [B, T] -> [B, T, D] by a frozen language model.
 
-    Its states mean what the text means and blur which word says it, so the words themselves are
-    added.
+    It attends only to the tokens that are `visible`, bool [B, T]. Its states mean what the text
+    means and blur which word says it, so the words themselves are added.
     """
 
     def __init__(self, vocabulary: int, tokens: int, width: int) -> None:
@@ -243,35 +254,36 @@ class MiniLMStem(nn.Module):
         self.states = nn.Linear(language.WIDTH, width)
         self.words = nn.Linear(language.WIDTH, width, bias=False)
 
-    def forward(self, ids: Tensor, seen: Tensor) -> Tensor:
-        return self.project(ids, self.model(ids, seen))
+    def forward(self, ids: Tensor, visible: Tensor) -> Tensor:
+        return self.project(ids, self.model(ids, visible))
 
     def project(self, ids: Tensor, states: Tensor) -> Tensor:
         return self.states(states) + self.words(self.model.words.rows(ids) * WORD_SCALE)
 
 
 class EmbeddingStem(nn.Module):
-    """Token ids -> [B, T, D], a row of a table each."""
+    """Token ids int64 [B, T] -> [B, T, D], a row of a table for each."""
 
     def __init__(self, vocabulary: int, width: int) -> None:
         super().__init__()
         self.table = nn.Embedding(vocabulary, width)
 
-    def forward(self, ids: Tensor, seen: Tensor) -> Tensor:
+    def forward(self, ids: Tensor, visible: Tensor) -> Tensor:
         return self.table(ids)
 
 
 def cut_patches(images: Tensor, patch: int) -> Tensor:
-    """[B, F, C, H, W] -> patch values [B, T, P]."""
-    # [B, F, C, rows, patch, columns, patch]
-    x = images.unflatten(4, (-1, patch)).unflatten(3, (-1, patch))
+    """Images [B, F, C, H, W] -> the values of their patches [B, T, P]."""
+    x = images.unflatten(4, (-1, patch)).unflatten(3, (-1, patch))  # F, C, rows, P, columns, P
     return x.permute(0, 1, 3, 5, 2, 4, 6).flatten(4).flatten(1, 3)
 
 
 @dataclass
 class Masked:
-    """What the joint pass predicts for one modality, beside the truth: [B, T, P] (text: logits [B,
-    T, vocabulary]).
+    """What the joint pass predicts for one modality, and the truth.
+
+    Of video and audio both are [B, T, P]. Of text, `predicted` is logits [B, T, vocabulary] and
+    `target` token ids [B, T].
     """
 
     predicted: Tensor
@@ -291,16 +303,13 @@ class Hidden:
 
 
 class VLSA(nn.Module):
+    """The network. `embed` is what is served; `masked` is for training only."""
+
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.config = c = config
         self.recompute = False  # the trunk's activations in the backward pass, to save their memory
         self.spectrogram = Spectrogram(c)
-        self.values = {
-            "video": c.patch * c.patch * 3,
-            "audio": c.patch * c.patch,
-            "text": c.vocabulary,
-        }
         self.stems = nn.ModuleDict(
             {
                 "video": STEMS[c.stem](3, c.patch, c.width),
@@ -310,26 +319,24 @@ class VLSA(nn.Module):
                 else EmbeddingStem(c.vocabulary, c.width),
             }
         )
-        rows = {
-            f"{m}_{axis}": n
-            for m in MODALITIES
-            for axis, n in zip(("outer", "inner"), c.grid[m], strict=True)
-        }
-        self.positions = nn.ParameterDict(
-            {k: nn.Parameter(0.02 * torch.randn(n, c.width)) for k, n in rows.items()}
-        )
+        positions = {}
+        for m in MODALITIES:
+            for axis, length in zip(("outer", "inner"), c.grid[m], strict=True):
+                positions[f"{m}_{axis}"] = random_rows(length, c.width)
+        # From a dict, so that it sorts the names: the optimiser's states go by this order.
+        self.positions = nn.ParameterDict(positions)
         self.blocks = nn.ModuleList(
             Block(c.width, c.heads, c.modality_norms) for _ in range(c.depth)
         )
         self.norm = Norms(c.width, c.modality_norms)
         self.heads = nn.ModuleDict({m: nn.Linear(c.width, c.dim, bias=False) for m in MODALITIES})
-        self.glances = nn.ModuleDict()
-        if c.glance:
+        self.stem_skips = nn.ModuleDict()
+        if c.stem_skip:
             bands, _ = c.grid["audio"]
-            self.glances["video"] = nn.Linear(2 * c.width, c.dim)
-            self.glances["audio"] = nn.Linear((2 + bands) * c.width, c.dim)
+            self.stem_skips["video"] = nn.Linear(2 * c.width, c.dim)
+            self.stem_skips["audio"] = nn.Linear((2 + bands) * c.width, c.dim)
             if c.text_stem == "minilm":
-                self.glances["text"] = nn.Linear(language.WIDTH, c.dim)
+                self.stem_skips["text"] = nn.Linear(language.WIDTH, c.dim)
         if c.memory:
             self.memory: Tensor
             self.register_buffer("memory", torch.zeros(c.memory, c.dim))
@@ -340,88 +347,77 @@ class VLSA(nn.Module):
         self.into_decoder = nn.Linear(c.width, c.decoder_width)
         self.mask_token = nn.Parameter(0.02 * torch.randn(c.decoder_width))
         self.decoder_positions = nn.ParameterDict(
-            {
-                m: nn.Parameter(0.02 * torch.randn(math.prod(c.grid[m]), c.decoder_width))
-                for m in MODALITIES
-            }
+            {m: random_rows(math.prod(c.grid[m]), c.decoder_width) for m in MODALITIES}
         )
         self.decoder = nn.ModuleList(
             Block(c.decoder_width, c.decoder_heads, c.modality_norms)
             for _ in range(c.decoder_depth)
         )
         self.decoder_norm = Norms(c.decoder_width, c.modality_norms)
-        self.fill = nn.ModuleDict(
-            {m: nn.Linear(c.decoder_width, self.values[m]) for m in MODALITIES}
-        )
-        self.apply(self.start)
-        # a text begins where its sentence lies; the trunk adds what it learns
-        if c.glance and c.text_stem == "minilm":
-            glance, head = self.glances["text"], self.heads["text"]
-            assert isinstance(glance, nn.Linear) and isinstance(head, nn.Linear)
-            nn.init.orthogonal_(glance.weight)
+        values = {"video": c.patch**2 * 3, "audio": c.patch**2, "text": c.vocabulary}
+        self.fill = nn.ModuleDict({m: nn.Linear(c.decoder_width, values[m]) for m in MODALITIES})
+        self.apply(initialise)
+        if "text" in self.stem_skips:
+            # A text starts at its sentence's place; the trunk adds what it learns.
+            skip = self.stem_skips["text"]
+            head = self.heads["text"]
+            assert isinstance(skip, nn.Linear) and isinstance(head, nn.Linear)
+            nn.init.orthogonal_(skip.weight)
             nn.init.zeros_(head.weight)
-
-    @staticmethod
-    def start(module: nn.Module) -> None:
-        if isinstance(module, nn.Linear):
-            nn.init.xavier_uniform_(module.weight)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-        elif isinstance(module, nn.Embedding):
-            nn.init.normal_(module.weight, std=0.02)
 
     # ------------------------------------------------------------ inputs to tokens
 
     def images(self, modality: str, x: Tensor) -> Tensor:
-        """frames uint8 [B, F, H, W, 3] or waveform [B, samples] -> a stack of images."""
+        """Frames uint8 [B, F, H, W, 3] or waveform [B, samples] -> a stack of images."""
         if modality == "video":
             return (x.float() / 127.5 - 1.0).permute(0, 1, 4, 2, 3)
         return self.spectrogram(x)[:, None, None]
 
-    def tokens(self, modality: str, features: Tensor) -> Tensor:
-        """A stem's features of a stack of images -> tokens [B, T, D] with their positions."""
-        frames = self.config.frames if modality == "video" else 1
-        found = self.stems[modality](features).unflatten(0, (-1, frames)).flatten(1, 2)
-        return found + self.table(modality)
-
     def features(self, modality: str, images: Tensor) -> Tensor:
-        """What a stem makes of a stack of images before they are tokens; a linear stem, the images
-        themselves.
+        """What a stem makes of a stack of images before they are tokens.
+
+        A convolution stem gives [B F, D, rows, columns], a linear stem the images themselves.
         """
         stem = self.stems[modality]
         assert isinstance(stem, LinearStem | ConvolutionStem)
         return stem.features(images.flatten(0, 1))
 
-    def glance(self, modality: str, features: Tensor) -> Tensor:
-        """What a convolution stem finds at its strongest in each frame, or at each time of a sound,
-        as mean and deviation over time, and a sound's peak in each band, in the embedding space [B,
-        E]: around the trunk, which is slow to learn where to look and loses a word of 0.4 s among
-        the silence.
+    def image_tokens(self, modality: str, features: Tensor) -> Tensor:
+        """A stem's features of a stack of images -> tokens [B, T, D] with their positions."""
+        frames = self.config.frames if modality == "video" else 1
+        tokens = self.stems[modality](features).unflatten(0, (-1, frames)).flatten(1, 2)
+        return tokens + self.position_table(modality)
+
+    def text_tokens(self, ids: Tensor, visible: Tensor) -> Tensor:
+        """Token ids [B, T] -> tokens [B, T, D]; only the `visible`, bool [B, T], affect others."""
+        return self.stems["text"](ids, visible) + self.position_table("text")[: ids.shape[1]]
+
+    def position_table(self, modality: str) -> Tensor:
+        """Position embeddings [T, D], a sum over the two axes of the modality's grid."""
+        outer = self.positions[f"{modality}_outer"]
+        inner = self.positions[f"{modality}_inner"]
+        return (outer[:, None] + inner[None]).flatten(0, 1)
+
+    def skip_vector(self, modality: str, features: Tensor) -> Tensor:
+        """The strongest features of a convolution stem, led around the trunk: [B, E].
+
+        They are the maxima over each frame, or over each time of a sound, as mean and deviation
+        over time. A sound adds the maximum of each band. The trunk is slow to learn where to look,
+        and averages a word of 0.4 s with the silence around it.
         """
         if modality == "video":
             peaks = features.amax((2, 3)).unflatten(0, (-1, self.config.frames))  # [B, F, D]
         else:
             peaks = features.amax(2).transpose(1, 2)  # [B, time, D]
         mean = peaks.mean(1)
-        parts = [mean, ((peaks - mean[:, None]).square().mean(1) + 1e-6).sqrt()]
+        deviation = ((peaks - mean[:, None]).square().mean(1) + 1e-6).sqrt()
+        parts = [mean, deviation]
         if modality == "audio":
             parts.append(features.amax(3).flatten(1))  # [B, D * bands]
-        return self.glances[modality](torch.cat(parts, dim=1))
+        return self.stem_skips[modality](torch.cat(parts, dim=1))
 
-    def words(self, ids: Tensor, seen: Tensor) -> Tensor:
-        """Token ids [B, T] -> tokens [B, T, D]; what is not `seen`, bool [B, T], has no say in the
-        others.
-        """
-        return self.stems["text"](ids, seen) + self.table("text")[: ids.shape[1]]
-
-    def table(self, modality: str) -> Tensor:
-        """Position embeddings [T, D], a sum over the two axes of the modality's grid."""
-        outer, inner = self.positions[f"{modality}_outer"], self.positions[f"{modality}_inner"]
-        return (outer[:, None] + inner[None]).flatten(0, 1)
-
-    def trunk(self, tokens: Tensor, segments: Segments, bias: Tensor | None) -> Tensor:
+    def run_trunk(self, tokens: Tensor, segments: Segments, bias: Tensor | None) -> Tensor:
+        """Tokens [B, T, D] of one modality or of several -> [B, T, D]; `bias` as in `Block`."""
         for block in self.blocks:
             if self.recompute and torch.is_grad_enabled():
                 tokens = checkpoint(block, tokens, segments, bias, use_reentrant=False)
@@ -432,90 +428,102 @@ class VLSA(nn.Module):
     # ------------------------------------------------------------ alone: embeddings
 
     def embed(
-        self, modality: str, x: Tensor, keep: Tensor | None = None, stretches: Tensor | None = None
+        self,
+        modality: str,
+        x: Tensor,
+        kept_tokens: Tensor | None = None,
+        stretches: Tensor | None = None,
     ) -> Tensor:
-        """Unit vectors [B, E] of one modality seen alone. In training, `keep` int64 [B, K] says
-        which tokens are not dropped, `stretches` uniform [B, 4, 2] what of the spectrogram is
-        hidden.
+        """Unit vectors [B, E] of one modality, encoded alone.
+
+        Video is uint8 [B, F, H, W, 3], audio float32 [B, samples], text int64 [B, T]. In training,
+        `kept_tokens` int64 [B, K] says which tokens DropToken leaves (VATT, 2104.11178), and
+        `stretches` [B, 4, 2] is for `spec_augment`.
         """
         if modality == "text":
-            return self.read(x)[0]
+            return self.encode_text(x)[0]
         images = self.images(modality, x)
         if stretches is not None:
             images = spec_augment(images, stretches)
         features = self.features(modality, images)
-        tokens = self.tokens(modality, features)
-        glance = self.glance(modality, features) if self.config.glance else None
-        vectors = self.pool(
-            modality, tokens if keep is None else take_tokens(tokens, keep), glance=glance
-        )
+        tokens = self.image_tokens(modality, features)
+        skip = self.skip_vector(modality, features) if self.config.stem_skip else None
+        if kept_tokens is not None:
+            tokens = take_tokens(tokens, kept_tokens)
+        vectors = self.encode_tokens(modality, tokens, skip=skip)
         if modality == "audio" and self.config.memory and not self.training:
-            return self.recalled(vectors)
+            return self.move_to_memory(vectors)
         return vectors
 
-    def recalled(self, vectors: Tensor) -> Tensor:
-        """Sounds [B, E] among the captions in memory: the mean of those that each is like, weighted
-        by a softmax of the cosines (DeCap's projection, 2303.03032), in which it itself stands for
-        a cosine of `memory_floor`. A sound is then as near to other words as its captions are; one
-        that is like none of them stays where it is.
+    def move_to_memory(self, vectors: Tensor) -> Tensor:
+        """Move vectors of sounds [B, E] to the captions in memory that each is like.
+
+        It is the mean of the captions, weighted by a softmax of the cosines (DeCap, 2303.03032). In
+        that softmax the sound itself counts as a caption of cosine `caption_memory_threshold`. A
+        sound is then as near to other words as its captions are. A sound that is like none of them
+        stays where it is.
         """
-        floor = torch.full_like(vectors[:, :1], self.config.memory_floor)
-        likeness = torch.cat([vectors @ self.memory.T, floor], dim=1)
-        weights = (self.config.memory_scale * likeness).softmax(dim=1)
+        threshold = torch.full_like(vectors[:, :1], self.config.caption_memory_threshold)
+        cosines = torch.cat([vectors @ self.memory.T, threshold], dim=1)
+        weights = (self.config.memory_scale * cosines).softmax(dim=1)
         return F.normalize(weights[:, :-1] @ self.memory + weights[:, -1:] * vectors, dim=-1)
 
     @torch.no_grad()
-    def remember(self, vectors: Tensor) -> None:
+    def fill_memory(self, vectors: Tensor) -> None:
         """Keep the vectors [n, E] of captions, as many as there is room for."""
         self.memory.zero_()
         self.memory[: len(vectors)] = vectors[: len(self.memory)]
 
-    def read(self, ids: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Token ids [B, T] -> unit vectors [B, E] and, with a language model for a stem, its unit
-        sentence vectors (its mean states) [B, 384].
+    def encode_text(self, ids: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Token ids [B, T] -> unit vectors [B, E] and unit sentence vectors [B, S].
+
+        The sentence vectors are the mean states of the frozen language model, S = 384. Without such
+        a model they are None.
         """
         present = ids != PAD_ID
         stem = self.stems["text"]
         if not isinstance(stem, MiniLMStem):
-            return self.pool("text", self.words(ids, present), present), None
+            return self.encode_tokens("text", self.text_tokens(ids, present), present), None
         states = stem.model.by_length(ids, present) if self.training else stem.model(ids, present)
         weight = present.unsqueeze(-1).to(states.dtype)
         sentences = F.normalize((states * weight).sum(1), dim=-1)
-        tokens = stem.project(ids, states) + self.table("text")[: ids.shape[1]]
-        vectors = self.pool(
-            "text", tokens, present, self.glances["text"](sentences) if self.config.glance else None
-        )
-        return vectors, sentences
+        tokens = stem.project(ids, states) + self.position_table("text")[: ids.shape[1]]
+        skip = self.stem_skips["text"](sentences) if self.config.stem_skip else None
+        return self.encode_tokens("text", tokens, present, skip), sentences
 
-    def pool(
+    def encode_tokens(
         self,
         modality: str,
         tokens: Tensor,
         present: Tensor | None = None,
-        glance: Tensor | None = None,
+        skip: Tensor | None = None,
     ) -> Tensor:
-        """The trunk's output, averaged over the tokens present, in the embedding space: unit
-        vectors [B, E].
+        """Tokens [B, T, D] of one modality through the trunk -> unit vectors [B, E].
+
+        `present` bool [B, T]; None if all tokens are. `skip` as in `pool`.
         """
         bias = None if present is None else key_bias(present)
-        return self.project(
-            modality, self.trunk(tokens, [(modality, tokens.shape[1])], bias), present, glance
-        )
+        out = self.run_trunk(tokens, [(modality, tokens.shape[1])], bias)
+        return self.pool(modality, out, present, skip)
 
-    def project(
+    def pool(
         self,
         modality: str,
         out: Tensor,
         present: Tensor | None = None,
-        glance: Tensor | None = None,
+        skip: Tensor | None = None,
     ) -> Tensor:
+        """The trunk's output [B, T, D], averaged and projected -> unit vectors [B, E].
+
+        `skip` [B, E] is what came around the trunk, see `skip_vector`.
+        """
         if present is None:
             pooled = out.mean(1)
         else:
             weight = present.unsqueeze(-1).to(out.dtype)
             pooled = (out * weight).sum(1) / weight.sum(1).clamp(min=1.0)
         vector = self.heads[modality](pooled)
-        return F.normalize(vector if glance is None else vector + glance, dim=-1)
+        return F.normalize(vector if skip is None else vector + skip, dim=-1)
 
     @property
     def scale(self) -> Tensor:
@@ -524,28 +532,29 @@ class VLSA(nn.Module):
 
     # ------------------------------------------------------------ together: masked modelling
 
-    def together(self, inputs: list[tuple[str, Tensor, Tensor]]) -> list[Tensor]:
-        """Vectors [B, E] of each input (modality, values, present bool [B]), pooled from one pass
-        over all of them.
+    def encode_together(self, inputs: list[tuple[str, Tensor, Tensor]]) -> list[Tensor]:
+        """Unit vectors [B, E] of each input, pooled from one pass over all of them.
+
+        An input is (modality, values as `embed` takes them, present bool [B]).
         """
-        tokens, exists = [], []
+        tokens = []
+        exists = []
         for m, x, present in inputs:
-            there = (x != PAD_ID) if m == "text" else None
-            found = (
-                self.tokens(m, self.features(m, self.images(m, x)))
-                if there is None
-                else self.words(x, there)
-            )
-            tokens.append(found)
-            exists.append(
-                present[:, None].expand(found.shape[:2]) & (True if there is None else there)
-            )
+            if m == "text":
+                words = x != PAD_ID
+                tokens.append(self.text_tokens(x, words))
+                exists.append(present[:, None] & words)
+            else:
+                part = self.image_tokens(m, self.features(m, self.images(m, x)))
+                tokens.append(part)
+                exists.append(present[:, None].expand(part.shape[:2]))
         segments = [(m, part.shape[1]) for (m, _, _), part in zip(inputs, tokens, strict=True)]
-        out = self.trunk(torch.cat(tokens, dim=1), segments, key_bias(torch.cat(exists, dim=1)))
+        bias = key_bias(torch.cat(exists, dim=1))
+        out = self.run_trunk(torch.cat(tokens, dim=1), segments, bias)
         parts = out.split([length for _, length in segments], dim=1)
         return [
-            self.project(m, part, e)
-            for (m, _, _), part, e in zip(inputs, parts, exists, strict=True)
+            self.pool(m, part, part_exists)
+            for (m, _), part, part_exists in zip(segments, parts, exists, strict=True)
         ]
 
     def masked(
@@ -561,7 +570,7 @@ class VLSA(nn.Module):
         segments = [(m, part.visible.shape[1]) for m, part in parts.items()]
         tokens = torch.cat([part.visible for part in parts.values()], dim=1)
         exists = torch.cat([part.visible_exists for part in parts.values()], dim=1)
-        encoded = self.into_decoder(self.trunk(tokens, segments, key_bias(exists)))
+        encoded = self.into_decoder(self.run_trunk(tokens, segments, key_bias(exists)))
         pieces = encoded.split([length for _, length in segments], dim=1)
         return {
             m: self.decode(m, piece, part)
@@ -580,10 +589,10 @@ class VLSA(nn.Module):
             exists = present[:, None].expand(targets.shape[:2])
         order = sort_tokens(noise[:, : exists.shape[1]], exists, *self.masking(modality))
         if modality == "text":
-            tokens = self.words(x, exists & ~order.left_out)
+            tokens = self.text_tokens(x, exists & ~order.left_out)
         else:
             shown = blank_patches(images, order.left_out, patch)
-            tokens = self.tokens(modality, self.features(modality, shown))
+            tokens = self.image_tokens(modality, self.features(modality, shown))
         return Hidden(
             visible=take_tokens(tokens, order.kept),
             visible_exists=exists.gather(1, order.kept),
@@ -623,19 +632,37 @@ class VLSA(nn.Module):
         return Masked(predicted, hidden.targets, hidden.order.left_out & hidden.exists)
 
 
+def random_rows(rows: int, width: int) -> nn.Parameter:
+    return nn.Parameter(0.02 * torch.randn(rows, width))
+
+
+def initialise(module: nn.Module) -> None:
+    """The first weights of a layer, by chance: Xavier's, He's for convolutions."""
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.Conv2d):
+        nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+    elif isinstance(module, nn.Embedding):
+        nn.init.normal_(module.weight, std=0.02)
+
+
 def spec_augment(images: Tensor, stretches: Tensor) -> Tensor:
-    """Spectrograms [B, 1, 1, bins, frames] with two stretches of time and of frequency each set to
-    the clip's mean, at most an eighth of its length and a fifth of its bins (SpecAugment,
-    1904.08779, without warping); `stretches` uniform [B, 4, 2] says where and how long.
+    """Set two stretches of time and two of frequency to the mean of the clip.
+
+    SpecAugment (1904.08779) without warping, on spectrograms [B, 1, 1, bins, frames]. A stretch is
+    at most a fifth of the bins or an eighth of the frames. `stretches`, uniform [B, 4, 2], says
+    where each begins and how long it is.
     """
     mean = images.mean((3, 4), keepdim=True)
     for i, (axis, share) in enumerate(((3, 0.2), (4, 0.125), (3, 0.2), (4, 0.125))):
         size = images.shape[axis]
-        mask_noise, length = stretches[:, i : i + 1].unbind(2)  # [B, 1]
-        start = mask_noise * size
+        where, length = stretches[:, i : i + 1].unbind(2)  # [B, 1]
+        start = where * size
         at = torch.arange(size, device=images.device)[None]
-        hidden = (at >= start) & (at < start + length * share * size)  # [B, size]
+        blank = (at >= start) & (at < start + length * share * size)  # [B, size]
         shape = [len(images), 1, 1, 1, 1]
         shape[axis] = size
-        images = torch.where(hidden.view(shape), mean, images)
+        images = torch.where(blank.view(shape), mean, images)
     return images

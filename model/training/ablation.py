@@ -1,9 +1,9 @@
 """The paper's ablation in miniature: which terms of the objective earn their compute.
 
-Every arm has the same compute, counted in floating point operations of forward and backward passes:
-a pre-training with some of the terms and a fine-tuning for retrieval, alike for all; `neither`
-spends the whole of it on fine-tuning. Two more arms pre-train with the video-text term, and with
-contrast between vectors pooled from the joint pass: the trap.
+Every arm has the same compute, counted in floating point operations of forward and backward passes.
+An arm pre-trains with some of the terms, then fine-tunes for retrieval as all others do. `neither`
+spends all of it on fine-tuning. Two more arms pre-train with the video-text term, and with contrast
+between vectors pooled from the joint pass, which shows cross-modal leakage.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ from evaluation.retrieval import build_first_window_routes, summarise
 from media.text import TextTokens
 
 from ..config import TrainConfig
-from .distributed import Group
-from .loop import embedder, lines_of, start, train
-from .step import StepRandomness, gradients
+from ..renames import translate_settings
+from .distributed import ProcessGroup
+from .loop import embedder, read_lines, start_run, train
+from .step import StepRandomness, compute_gradients
 
 ROUTES = ("text-video", "text-audio", "audio-text")
 FINE_TUNING: dict[str, Any] = {
@@ -44,11 +45,12 @@ PRE_TRAINING: dict[str, dict[str, Any]] = {
     "both, pooled from the joint pass": {"pool_from": "joint", "video_text": False},
 }
 ARMS = ("neither", "neither, fine-tuned no longer than the others", *PRE_TRAINING)
-LAST = 20  # steps whose training loss is averaged
+LAST_STEPS = 20  # whose training loss is averaged
+Result = dict[str, Any]  # of one arm and seed, see `run_arm`
 
 
 @dataclass(frozen=True)
-class Plan:
+class AblationPlan:
     """What every arm shares. `base.steps` are those of pre-training with both terms."""
 
     base: TrainConfig
@@ -57,44 +59,58 @@ class Plan:
     seeds: int = 3
 
 
-def operations(config: TrainConfig, media: Path) -> int:
+def count_operations(config: TrainConfig, media: Path) -> int:
     """Floating point operations of one step, forward and backward."""
-    run = start(config, media / "counted", False, Group(), media)
-    batch, chance = run.mixture.batch(0), StepRandomness.drawn(config, config.batch, 0)
+    run = start_run(config, media / "counted", resume=False, processes=ProcessGroup(), media=media)
+    batch = run.mixture.read_batch(0)
+    randomness = StepRandomness.draw(config, config.batch, seed=0)
     with FlopCounterMode(display=False) as counter:
-        gradients(run.model.train(), batch, chance, config)
+        compute_gradients(run.model.train(), batch, randomness, config)
     return int(counter.get_total_flops())
 
 
-def stages(plan: Plan, media: Path) -> dict[str, list[TrainConfig]]:
-    """The runs of each arm, one after the other, of equal compute in all (but the arm that says
-    otherwise).
+def plan_stages(plan: AblationPlan, media: Path) -> dict[str, list[TrainConfig]]:
+    """The runs of each arm, one after the other.
+
+    All arms have the same compute, but for the one whose name says otherwise.
     """
     tuned = replace(plan.base, **FINE_TUNING, steps=plan.fine_tuning_steps)
-    tuning = operations(tuned, media)
-    budget = plan.base.steps * operations(replace(plan.base, **PRE_TRAINING["both"]), media)
-    longer = replace(tuned, steps=plan.fine_tuning_steps + max(1, budget // tuning))
-    found = {ARMS[0]: [longer], ARMS[1]: [tuned]}
+    tuning_cost = count_operations(tuned, media)
+    both = replace(plan.base, **PRE_TRAINING["both"])
+    budget = plan.base.steps * count_operations(both, media)
+    longer = replace(tuned, steps=plan.fine_tuning_steps + max(1, budget // tuning_cost))
+    stages = {ARMS[0]: [longer], ARMS[1]: [tuned]}
     for arm, changes in PRE_TRAINING.items():
         config = replace(plan.base, **changes)
-        found[arm] = [replace(config, steps=max(1, budget // operations(config, media))), tuned]
-    return found
+        steps = max(1, budget // count_operations(config, media))
+        stages[arm] = [replace(config, steps=steps), tuned]
+    return stages
 
 
-def run_arm(
-    configs: list[TrainConfig], seed: int, test: str, out: Path, media: Path
-) -> dict[str, Any]:
-    """Train an arm's stages; returns retrieval after each and the training loss at the end of the
-    first. An arm that was run before is not run again.
+def read_result(file: Path, plan: list[Any]) -> Result | None:
+    """The result that a file holds, if it is of this plan."""
+    if not file.exists():
+        return None
+    result: Result = json.loads(file.read_text(encoding="utf-8"))
+    test, *configs = result["plan"]
+    return result if [test, *map(translate_settings, configs)] == plan else None
+
+
+def run_arm(configs: list[TrainConfig], *, seed: int, test: str, out: Path, media: Path) -> Result:
+    """Train an arm's stages, unless `out` holds the result.
+
+    The result has the retrieval after each stage, and the training loss at the end of the first.
     """
     file = out / "result.json"
     plan = json.loads(json.dumps([test, *(config.to_json() for config in configs)]))
+    known = read_result(file, plan)
+    if known is not None:
+        return known
     if file.exists():
-        known: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        if known["plan"] == plan:
-            return known
         shutil.rmtree(out)  # of another plan
-    began, after, before = time.perf_counter(), [], ""
+    began = time.perf_counter()
+    after = []
+    before = ""
     for stage, config in enumerate(configs):
         folder = out / f"stage-{stage}"
         config = replace(config, seed=config.seed + seed, start_from=before)
@@ -103,105 +119,123 @@ def run_arm(
         tokens = TextTokens(folder / "tokenizer.json", config.encoder.text)
         after.append(summarise(build_first_window_routes(embedder(model, tokens), clips)))
         before = str(folder)
-    last = [json.loads(line) for line in lines_of(out / "stage-0" / "metrics.jsonl")[-LAST:]]
+    lines = read_lines(out / "stage-0" / "metrics.jsonl")[-LAST_STEPS:]
+    losses = [json.loads(line).get("audio_text") for line in lines]
     result = {
         "after": after,
         "steps": [config.steps for config in configs],
-        "audio_text_loss": fmean(row["audio_text"] for row in last)
-        if "audio_text" in last[0]
-        else None,
+        "audio_text_loss": None if losses[0] is None else fmean(losses),
         "minutes": (time.perf_counter() - began) / 60,
         "plan": plan,
     }
-    half = file.with_suffix(".part")
-    half.write_text(json.dumps(result, indent=1), encoding="utf-8")
-    half.replace(file)
+    staging = file.with_suffix(".part")
+    staging.write_text(json.dumps(result, indent=1), encoding="utf-8")
+    staging.replace(file)
     return result
 
 
-def ablation(
-    plan: Plan, out: Path, log: Callable[[str], None] = print
-) -> dict[str, list[dict[str, Any]]]:
-    """Every arm with every seed; `out` gets results.json, the tables as tables.md and the plot as
-    ablation.svg. Stopped and started again, it goes on where it was.
+def run_ablation(
+    plan: AblationPlan, out: Path, log: Callable[[str], None] = print
+) -> dict[str, list[Result]]:
+    """Train every arm with every seed.
+
+    `out` gets results.json, the tables as tables.md and the plot as ablation.svg. Stopped and
+    started again, it goes on where it was.
     """
-    arms = stages(plan, out)
-    results: dict[str, list[dict[str, Any]]] = {arm: [] for arm in arms}
+    arms = plan_stages(plan, out)
+    results: dict[str, list[Result]] = {arm: [] for arm in arms}
     for seed in range(plan.seeds):
         for arm, configs in arms.items():
             folder = out / f"{arm.replace(', ', '-').replace(' ', '-')}-{seed}"
-            result = run_arm(configs, seed, plan.test, folder, out)
+            result = run_arm(configs, seed=seed, test=plan.test, out=folder, media=out)
             results[arm].append(result)
-            found = ", ".join(
+            recall = ", ".join(
                 f"{route} {result['after'][-1][route]['R@10']:.3f}" for route in ROUTES
             )
-            log(f"{arm}, seed {seed}: R@10 {found} ({result['minutes']:.1f} min)")
+            log(f"{arm}, seed {seed}: R@10 {recall} ({result['minutes']:.1f} min)")
+    tables = format_tables(results)
     (out / "results.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
-    (out / "tables.md").write_text(tables(results), encoding="utf-8")
+    (out / "tables.md").write_text(tables, encoding="utf-8")
     plot(results, out / "ablation.svg")
-    log(tables(results))
+    log(tables)
     return results
 
 
-def spread(values: list[float]) -> str:
+def format_spread(values: list[float]) -> str:
     """Mean and standard deviation of the sample.
 
-    >>> spread([0.25, 0.5, 0.75])
+    >>> format_spread([0.25, 0.5, 0.75])
     '0.500 ± 0.250'
     """
-    return f"{fmean(values):.3f} ± {stdev(values) if len(values) > 1 else 0:.3f}"
+    deviation = stdev(values) if len(values) > 1 else 0
+    return f"{fmean(values):.3f} ± {deviation:.3f}"
 
 
-def tables(results: dict[str, list[dict[str, Any]]]) -> str:
-    """After fine-tuning, and as pre-training leaves it, in Markdown."""
-    gallery = next(iter(results.values()))[0]["after"][-1]["text-video"]["gallery"]
-    heads = [f"{route} {k}" for route in ROUTES for k in ("R@1", "R@10")]
-    lines = [
-        f"After fine-tuning, gallery {gallery}, mean and standard deviation of {len(results['both'])} seeds:",
-        "",
-        f"| pre-trained with | {' | '.join(heads)} |",
-        "|---" * (len(heads) + 1) + "|",
-    ]
+def format_table(heads: list[str], rows: list[list[str]]) -> list[str]:
+    """The lines of a Markdown table.
+
+    >>> format_table(["arm", "R@1"], [["both", "0.5"]])
+    ['| arm | R@1 |', '|---|---|', '| both | 0.5 |']
+    """
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    return lines + [f"| {' | '.join(row)} |" for row in rows]
+
+
+def format_tables(results: dict[str, list[Result]]) -> str:
+    """Retrieval after fine-tuning, and after pre-training, in Markdown."""
+    measured = [(route, name) for route in ROUTES for name in ("R@1", "R@10")]
+    tuned = []
     for arm, runs in results.items():
-        cells = [
-            spread([r["after"][-1][route][k] for r in runs])
-            for route in ROUTES
-            for k in ("R@1", "R@10")
-        ]
-        lines.append(f"| {arm} | {' | '.join(cells)} |")
-    heads = ["steps", "audio-text loss while training", *(f"{route} R@10" for route in ROUTES)]
-    lines += [
+        last = [run["after"][-1] for run in runs]
+        cells = [format_spread([m[route][name] for m in last]) for route, name in measured]
+        tuned.append([arm, *cells])
+    pre_trained = []
+    for arm in PRE_TRAINING:
+        runs = results[arm]
+        losses = [run["audio_text_loss"] for run in runs if run["audio_text_loss"] is not None]
+        first = [run["after"][0] for run in runs]
+        pre_trained.append(
+            [
+                arm,
+                str(runs[0]["steps"][0]),
+                format_spread(losses) if losses else "-",
+                *(format_spread([m[route]["R@10"] for m in first]) for route in ROUTES),
+            ]
+        )
+    gallery = next(iter(results.values()))[0]["after"][-1]["text-video"]["gallery"]
+    seeds = len(results["both"])
+    minutes = sum(run["minutes"] for runs in results.values() for run in runs)
+    lines = [
+        f"After fine-tuning, gallery {gallery}, mean and standard deviation of {seeds} seeds:",
+        "",
+        *format_table(["pre-trained with", *(f"{r} {name}" for r, name in measured)], tuned),
         "",
         "As pre-training leaves it:",
         "",
-        f"| pre-trained with | {' | '.join(heads)} |",
-        "|---" * 6 + "|",
+        *format_table(
+            [
+                "pre-trained with",
+                "steps",
+                "audio-text loss while training",
+                *(f"{route} R@10" for route in ROUTES),
+            ],
+            pre_trained,
+        ),
+        "",
+        f"{minutes:.0f} minutes of training in all, {torch.get_num_threads()} threads.",
     ]
-    for arm in PRE_TRAINING:
-        runs = results[arm]
-        losses = [r["audio_text_loss"] for r in runs if r["audio_text_loss"] is not None]
-        cells = [str(runs[0]["steps"][0]), spread(losses) if losses else "-"]
-        cells += [spread([r["after"][0][route]["R@10"] for r in runs]) for route in ROUTES]
-        lines.append(f"| {arm} | {' | '.join(cells)} |")
-    minutes = sum(r["minutes"] for runs in results.values() for r in runs)
-    return "\n".join(
-        [
-            *lines,
-            "",
-            f"{minutes:.0f} minutes of training in all, {torch.get_num_threads()} threads.",
-        ]
-    )
+    return "\n".join(lines)
 
 
-def plot(results: dict[str, list[dict[str, Any]]], file: Path) -> None:
+def plot(results: dict[str, list[Result]], file: Path) -> None:
     """R@10 of every arm after fine-tuning: a dot for each seed, a bar for their mean."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 3.4), layout="constrained")
     arms = list(results)
     for axes, route in zip(figure.subplots(1, len(ROUTES), sharey=True), ROUTES, strict=True):
-        found = [[r["after"][-1][route]["R@10"] for r in results[arm]] for arm in arms]
-        for at, values in enumerate(found):
+        for at, arm in enumerate(arms):
+            values = [run["after"][-1][route]["R@10"] for run in results[arm]]
             axes.plot(values, [at] * len(values), "o", color="tab:blue", alpha=0.6)
             axes.plot([fmean(values)], [at], "|", color="black", markersize=18)
         axes.set_title(route)

@@ -1,5 +1,7 @@
-"""Checkpoints: a folder with weights, optimiser, effective config, provenance and tokenizer;
-complete or absent.
+"""Checkpoints: a folder that is complete or absent.
+
+It holds weights.pt, optimiser.pt, tokenizer.json, and checkpoint.json with the step, the effective
+config, the provenance and the best step so far.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from media.errors import BadConfig
 
 from ..config import TrainConfig
 from ..network.transformer import VLSA
+from ..renames import translate_weights
 
 
 def save(
@@ -24,26 +27,26 @@ def save(
     state: dict[str, Any],
     tokenizer: Path,
 ) -> None:
-    """Write aside and rename, so that a kill leaves the old checkpoint or the new one.
+    """Write to the side and rename, so that a kill leaves the old checkpoint or the new one.
 
-    `state` holds the step, the config and the provenance: what was trained, on what, under which
-    licences.
+    `state` is what checkpoint.json holds.
     """
-    half, old = folder.with_suffix(".part"), folder.with_suffix(".old")
-    for leftover in (half, old):
+    staging = folder.with_suffix(".part")
+    old = folder.with_suffix(".old")
+    for leftover in (staging, old):
         shutil.rmtree(leftover, ignore_errors=True)
-    half.mkdir(parents=True)
-    torch.save(model.state_dict(), half / "weights.pt")
-    torch.save(optimiser.state_dict(), half / "optimiser.pt")
-    shutil.copy(tokenizer, half / "tokenizer.json")
-    (half / "checkpoint.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
+    staging.mkdir(parents=True)
+    torch.save(model.state_dict(), staging / "weights.pt")
+    torch.save(optimiser.state_dict(), staging / "optimiser.pt")
+    shutil.copy(tokenizer, staging / "tokenizer.json")
+    (staging / "checkpoint.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
     if folder.exists():
         folder.rename(old)
-    half.rename(folder)
+    staging.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
 
 
-def found(folder: Path) -> Path | None:
+def find(folder: Path) -> Path | None:
     """The checkpoint at `folder`, or the one that a kill between two renames left beside it."""
     for candidate in (folder, folder.with_suffix(".part"), folder.with_suffix(".old")):
         if (candidate / "checkpoint.json").exists():
@@ -57,28 +60,35 @@ def folder_of(run: Path) -> Path:
     Raises:
         BadConfig: no checkpoint there.
     """
-    at = found(run / "checkpoint") or found(run)
-    if at is None:
+    folder = find(run / "checkpoint") or find(run)
+    if folder is None:
         raise BadConfig(f"no checkpoint in {run}")
-    return at
+    return folder
 
 
-def state_of(run: Path) -> dict[str, Any]:
-    state: dict[str, Any] = json.loads(
-        (folder_of(run) / "checkpoint.json").read_text(encoding="utf-8")
-    )
-    return state
-
-
-def load(run: Path) -> tuple[VLSA, TrainConfig, dict[str, Any]]:
-    """The model (in eval mode), its config and the checkpoint's state, from a run's folder or the
-    checkpoint in it.
+def read_state(run: Path) -> dict[str, Any]:
+    """What checkpoint.json holds, of a run's folder or the checkpoint in it.
 
     Raises:
         BadConfig: no checkpoint there.
     """
-    at, state = folder_of(run), state_of(run)
+    file = folder_of(run) / "checkpoint.json"
+    state: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return state
+
+
+def load(run: Path) -> tuple[VLSA, TrainConfig, dict[str, Any]]:
+    """The model (in eval mode), its config and the checkpoint's state with its "folder".
+
+    `run` is a run's folder or the checkpoint in it.
+
+    Raises:
+        BadConfig: no checkpoint there, or one whose settings are not known.
+    """
+    folder = folder_of(run)
+    state = read_state(folder)
     config = TrainConfig.from_json(state["config"])
     model = VLSA(config.encoder)
-    model.load_state_dict(torch.load(at / "weights.pt", weights_only=True, map_location="cpu"))
-    return model.eval(), config, state | {"folder": at}
+    weights = torch.load(folder / "weights.pt", weights_only=True, map_location="cpu")
+    model.load_state_dict(translate_weights(weights))
+    return model.eval(), config, state | {"folder": folder}

@@ -1,5 +1,7 @@
-"""The training loop. A step is a function of (seed, step) and the weights, so a resumed run repeats
-a whole one.
+"""The training loop.
+
+A step is a function of the seed, the step and the weights, so a resumed run repeats a run that was
+never stopped. B batch, E embedding.
 """
 
 from __future__ import annotations
@@ -35,13 +37,15 @@ from ..data.shards import Shards
 from ..network.language import cut_tokenizer
 from ..network.pretrained_vit import load_pretrained_vit
 from ..network.transformer import VLSA, MiniLMStem
+from ..renames import translate_weights
 from . import checkpoint
-from .distributed import Group, end_group, pick_device, start_group
-from .step import StepRandomness, gradients
+from .distributed import ProcessGroup, join_process_group, leave_process_group, pick_device
+from .step import StepRandomness, compute_gradients
 
-LINE_STEPS = 50  # where there is no bar
-STEP_SEEDS = 1_000_003
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
+PRINT_EVERY_STEPS = 50  # where there is no progress bar
+STEP_SEEDS = 1_000_003  # the seeds of two runs' steps do not meet before so many steps
+M_TRIM_THRESHOLD = -1  # of malloc.h
+M_MMAP_MAX = -4
 
 
 class Diverged(Exception):
@@ -55,18 +59,15 @@ class Diverged(Exception):
 
 def learning_rate(step: int, config: TrainConfig) -> float:
     """Linear warm-up, then a half cosine to zero."""
-    warm = max(1, round(config.warmup * config.steps))
-    if step < warm:
-        return config.learning_rate * (step + 1) / warm
-    return (
-        config.learning_rate
-        * 0.5
-        * (1 + math.cos(math.pi * (step - warm) / max(1, config.steps - warm)))
-    )
+    warmup_steps = max(1, round(config.warmup * config.steps))
+    if step < warmup_steps:
+        return config.learning_rate * (step + 1) / warmup_steps
+    progress = (step - warmup_steps) / max(1, config.steps - warmup_steps)
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def make_optimiser(model: VLSA, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW; matrices decay, vectors (norms, biases, positions of width one) do not."""
+    """AdamW; matrices decay, vectors (norms, biases) do not."""
     matrices = [p for p in model.parameters() if p.ndim > 1]
     vectors = [p for p in model.parameters() if p.ndim <= 1]
     groups = [
@@ -80,11 +81,14 @@ def train_step(
     model: VLSA,
     optimiser: torch.optim.Optimizer,
     batch: Batch,
+    *,
     config: TrainConfig,
     step: int,
-    group: Group,
+    processes: ProcessGroup,
 ) -> dict[str, float]:
     """One update; returns every term, the total, the norm of the gradient and the learning rate.
+
+    `batch` holds this process's rows.
 
     Raises:
         Diverged: a loss or a gradient that is not finite; the weights are as they were.
@@ -93,9 +97,10 @@ def train_step(
     for settings in optimiser.param_groups:
         settings["lr"] = learning_rate(step, config)
     optimiser.zero_grad()
-    whole = StepRandomness.drawn(config, config.batch, config.seed * STEP_SEEDS + step)
-    chance = whole.take(group.rows(config.batch), batch.frames.device)
-    terms = {k: v.item() for k, v in gradients(model, batch, chance, config, group).items()}
+    of_whole_batch = StepRandomness.draw(config, config.batch, config.seed * STEP_SEEDS + step)
+    randomness = of_whole_batch.take(processes.rows(config.batch), batch.frames.device)
+    losses = compute_gradients(model, batch, randomness, config, processes)
+    terms = {name: value.item() for name, value in losses.items()}
     norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm))
     if not all(map(math.isfinite, [*terms.values(), norm])):
         raise Diverged(step, batch.ids)
@@ -104,37 +109,42 @@ def train_step(
 
 
 def embedder(model: VLSA, tokens: TextTokens) -> Embedder:
-    """The model as what `evaluate` takes."""
+    """The model as the evaluation takes it; the words are tokenised by `tokens`."""
     device = next(model.parameters()).device
 
     @torch.no_grad()
     def run(modality: str, x: NDArray[Any]) -> NDArray[np.float32]:
-        return (
-            model.embed(modality, torch.from_numpy(np.ascontiguousarray(x)).to(device))
-            .cpu()
-            .numpy()
-        )
+        values = torch.from_numpy(np.ascontiguousarray(x)).to(device)
+        return model.embed(modality, values).cpu().numpy()
 
     return Embedder(run, tokens)
 
 
-# ---------------------------------------------------------------- what a run begins with
+# ---------------------------------------------------------------- the start of a run
 
 
-def prepare_tokenizer(sets: Sequence[Source], config: TrainConfig, out: Path) -> Path:
+def prepare_tokenizer(sources: Sequence[Source], config: TrainConfig, out: Path) -> Path:
+    """The file of a run's tokenizer: its own, another run's, or made from the captions."""
     file = out / "tokenizer.json"
-    if config.start_from and not file.exists():
+    if file.exists():
+        return file
+    if config.start_from:
         shutil.copy(checkpoint.folder_of(Path(config.start_from)) / "tokenizer.json", file)
-    if not file.exists():
-        texts = (c.text for source in sets for row in source.rows for c in row.captions)
-        make = cut_tokenizer if config.encoder.tokenizer == "bert" else learn_tokenizer
-        make(texts, config.encoder.vocabulary, file)
+        return file
+    texts = (c.text for source in sources for row in source.rows for c in row.captions)
+    make = cut_tokenizer if config.encoder.tokenizer == "bert" else learn_tokenizer
+    make(texts, config.encoder.vocabulary, file)
     return file
 
 
-def new_model(config: TrainConfig, tokenizer: Path, fresh: bool = True) -> VLSA:
-    """The network before its first step: by chance from the seed, with published words, or as
-    another run left it. Not `fresh`, its weights are about to be replaced by a checkpoint's.
+def new_model(config: TrainConfig, tokenizer: Path, read_trunk: bool = True) -> VLSA:
+    """The network before its first step: random from the seed, or as another run left it.
+
+    Published weights are read where the config asks for them. A caller that will load a
+    checkpoint's weights skips the trunk's with `read_trunk`.
+
+    Raises:
+        BadConfig: the other run has another encoder.
     """
     if config.start_from:
         model, other, _ = checkpoint.load(Path(config.start_from))
@@ -148,96 +158,121 @@ def new_model(config: TrainConfig, tokenizer: Path, fresh: bool = True) -> VLSA:
     stem = model.stems["text"]
     if isinstance(stem, MiniLMStem):
         stem.model.load_published(tokenizer)
-    if config.trunk_from and fresh:
+    if config.trunk_from and read_trunk:
         load_pretrained_vit(model, config.trunk_from)
     return model
 
 
-def provenance(sets: Sequence[Source], config: TrainConfig) -> dict[str, Any]:
-    licences = sorted({row.licence for source in sets for row in source.rows if row.licence})
+def describe_provenance(sources: Sequence[Source], config: TrainConfig) -> dict[str, Any]:
+    """What a run is made from: its data, their licences, and the run it started from."""
+    rows = [row for source in sources for row in source.rows]
+    licences = sorted({row.licence for row in rows if row.licence})
     if config.encoder.text_stem == "minilm":
         licences.append("Apache-2.0, all-MiniLM-L6-v2 (language model, frozen)")
     data = [
-        {"manifest": Path(n).name, "clips": len(s)}
-        for n, s in zip(config.manifests, sets, strict=True)
+        {"manifest": Path(name).name, "clips": len(source)}
+        for name, source in zip(config.manifests, sources, strict=True)
     ]
     if config.trunk_from:
         licences.append(
             f"that of {Path(config.trunk_from).name}, whose weights the trunk started with"
         )
-    made = {"data": data, "licences": licences, "seed": config.seed, "steps": config.steps}
-    if not config.start_from:
-        return made
-    before = checkpoint.state_of(Path(config.start_from))
-    return made | {"started_from": before["provenance"] | {"trained_steps": before["step"]}}
+    found: dict[str, Any] = {
+        "data": data,
+        "licences": licences,
+        "seed": config.seed,
+        "steps": config.steps,
+    }
+    if config.start_from:
+        before = checkpoint.read_state(Path(config.start_from))
+        found["started_from"] = before["provenance"] | {"trained_steps": before["step"]}
+    return found
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Run:
     """One process of a training run, ready for its next step."""
 
     config: TrainConfig
     out: Path
-    group: Group
+    processes: ProcessGroup
     model: VLSA
     optimiser: torch.optim.AdamW
     mixture: Mixture
     held_out: Clips
     tokenizer: Path
-    made_from: dict[str, Any]
+    provenance: dict[str, Any]
     step: int = 0
     best: dict[str, float] = field(default_factory=lambda: {"step": 0, "value": -1.0})
 
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
     def batches(self) -> Iterator[tuple[int, Batch]]:
-        """This process's rows of every step to come, the next ones read while a step runs."""
-        device, rows = next(self.model.parameters()).device, self.group.rows(self.config.batch)
-        with ThreadPoolExecutor(1) as ahead:
-            coming = ahead.submit(self.mixture.batch, self.step, rows)
+        """This process's rows of every step to come. The next ones are read while a step runs."""
+        rows = self.processes.rows(self.config.batch)
+        with ThreadPoolExecutor(1) as reader:
+            coming = reader.submit(self.mixture.read_batch, self.step, rows)
             for step in range(self.step, self.config.steps):
                 batch = coming.result()
                 if step + 1 < self.config.steps:
-                    coming = ahead.submit(self.mixture.batch, step + 1, rows)
-                yield step, batch.to(device)
+                    coming = reader.submit(self.mixture.read_batch, step + 1, rows)
+                yield step, batch.to(self.device)
+
+    def load(self, folder: Path) -> None:
+        """Go on from the checkpoint in a folder."""
+        device = self.device
+        weights = torch.load(folder / "weights.pt", weights_only=True, map_location=device)
+        self.model.load_state_dict(translate_weights(weights))
+        self.optimiser.load_state_dict(
+            torch.load(folder / "optimiser.pt", weights_only=True, map_location=device)
+        )
+        state = checkpoint.read_state(folder)
+        self.step = state["step"]
+        self.best = state["best"]
 
     def save(self) -> dict[str, float]:
-        """Measure on the held-out clips, then write the checkpoint and, where it is better than any
-        before, `best`; returns R@10 of every route.
+        """Measure on the held-out clips and write the checkpoint; returns R@10 of every route.
+
+        A checkpoint that is better than any before is written as `best`, too.
         """
         self.model.eval()
         if self.config.encoder.memory:
-            self.remember()
-        found = summarise(
+            self.fill_memory()
+        measures = summarise(
             build_first_window_routes(embedder(self.model, self.mixture.tokens), self.held_out)
         )
-        value = select_metric(found, self.config.best_by)
-        better = value > self.best["value"]
-        if better:
+        value = select_metric(measures, self.config.best_by)
+        folders = ["checkpoint"]
+        if value > self.best["value"]:
             self.best = {"step": self.step, "value": value}
+            folders.append("best")
         state = {
             "step": self.step,
             "config": self.config.to_json(),
-            "provenance": self.made_from,
+            "provenance": self.provenance,
             "best": self.best,
         }
-        for folder in ["checkpoint", *(["best"] if better else [])]:
+        for folder in folders:
             checkpoint.save(self.out / folder, self.model, self.optimiser, state, self.tokenizer)
-        return {route: round(m["R@10"], 4) for route, m in found.items()}
+        return {route: round(m["R@10"], 4) for route, m in measures.items()}
 
     @torch.no_grad()
-    def remember(self) -> None:
+    def fill_memory(self) -> None:
         """Put the commonest captions of sounds without pictures into the model's memory."""
-        # shards are not looked into
-        clips = [source for source in self.mixture.sets if isinstance(source, Clips)]
-        sounds = [
-            s.rows[i] for s in clips for i in np.flatnonzero(s.has["audio"] & ~s.has["video"])
-        ]
-        said = Counter(said.text for row in sounds for said in row.captions_about("audio"))
-        texts = [text for text, _ in said.most_common(self.config.encoder.memory)]
+        # Shards are left out: their media are not known before they are read.
+        counts: Counter[str] = Counter()
+        for source in self.mixture.sources:
+            if isinstance(source, Clips):
+                sounds = np.flatnonzero(source.has["audio"] & ~source.has["video"])
+                for i in sounds:
+                    counts.update(c.text for c in source.rows[i].captions_about("audio"))
+        texts = [text for text, _ in counts.most_common(self.config.encoder.memory)]
         if texts:
-            ids = torch.from_numpy(self.mixture.tokens(texts)).to(
-                next(self.model.parameters()).device
-            )
-            self.model.remember(self.model.read(ids)[0])
+            ids = torch.from_numpy(self.mixture.tokens(texts)).to(self.device)
+            vectors, _ = self.model.encode_text(ids)
+            self.model.fill_memory(vectors)
 
     @property
     def stalled(self) -> bool:
@@ -249,82 +284,118 @@ class Run:
 def open_source(name: str, config: TrainConfig, media: Path) -> Source:
     if name.endswith(".tar"):
         return Shards(name, config.encoder.inputs)
-    return Clips.open(name, config.encoder.inputs, media / "cache", media / "world", config.alike)
+    return Clips.open(
+        name, config.encoder.inputs, media / "cache", media / "world", config.batch_together_by
+    )
 
 
-def start(
-    config: TrainConfig, out: Path, resume: bool, group: Group, media: Path | None = None
+def open_sources(config: TrainConfig, media: Path) -> list[Source]:
+    """The config's manifests, rendered and decoded.
+
+    Raises:
+        BadConfig: one of them holds no clip that can be read.
+    """
+    sources = []
+    for name in config.manifests:
+        source = open_source(name, config, media)
+        if not len(source):
+            raise BadConfig(f"{name} holds no clip that can be read")
+        sources.append(source)
+    return sources
+
+
+def remove_old_run(out: Path) -> None:
+    for file in (out / "tokenizer.json", out / "metrics.jsonl"):
+        file.unlink(missing_ok=True)
+    for folder in ("checkpoint", "best", "tensorboard"):
+        shutil.rmtree(out / folder, ignore_errors=True)
+
+
+def start_run(
+    config: TrainConfig,
+    out: Path,
+    *,
+    resume: bool,
+    processes: ProcessGroup,
+    media: Path | None = None,
 ) -> Run:
-    """Everything a run needs: clips rendered and decoded, tokenizer, network, and the checkpoint to
-    go on from.
+    """Make ready all that a run needs: clips, tokenizer, network, and the checkpoint to go on from.
+
+    Raises:
+        BadConfig: the settings do not fit together, or a source is empty.
     """
     out.mkdir(parents=True, exist_ok=True)
-    if config.batch % group.size:
-        raise BadConfig(f"a batch of {config.batch} does not divide into {group.size} processes")
+    if config.batch % processes.size:
+        raise BadConfig(
+            f"a batch of {config.batch} does not divide into {processes.size} processes"
+        )
     if config.threads:
         torch.set_num_threads(config.threads)
-    if group.leads and not resume:
-        for old in (out / "tokenizer.json", out / "metrics.jsonl"):
-            old.unlink(missing_ok=True)
-        for folder in ("checkpoint", "best", "tensorboard"):
-            shutil.rmtree(out / folder, ignore_errors=True)
-    if not group.leads:
-        group.wait()  # until the first process has rendered and decoded
+    if processes.is_main and not resume:
+        remove_old_run(out)
+    if not processes.is_main:
+        processes.wait()  # until the main process has rendered and decoded
     media = media or out
-    sets = [open_source(name, config, media) for name in config.manifests]
-    if empty := [
-        name for name, source in zip(config.manifests, sets, strict=True) if not len(source)
-    ]:
-        raise BadConfig(f"{empty[0]} holds no clip that can be read")
+    sources = open_sources(config, media)
     held_out = Clips.open(
         config.validation, config.encoder.inputs, media / "cache", media / "world"
     )
-    tokenizer = prepare_tokenizer(sets, config, out)
-    if group.leads:
-        group.wait()
-    tokens = TextTokens(tokenizer, config.encoder.text)
-    shares = list(config.shares) or [float(len(source)) for source in sets]
-    mixture = Mixture(sets, shares, tokens, config.encoder, config.batch, config.seed)
-    at = checkpoint.found(out / "checkpoint") if resume else None
-    model = new_model(config, tokenizer, at is None).to(pick_device(config.device))
+    tokenizer = prepare_tokenizer(sources, config, out)
+    if processes.is_main:
+        processes.wait()
+    mixture = Mixture(
+        sources,
+        list(config.shares) or [float(len(source)) for source in sources],
+        TextTokens(tokenizer, config.encoder.text),
+        config.encoder,
+        batch=config.batch,
+        seed=config.seed,
+    )
+    last = checkpoint.find(out / "checkpoint") if resume else None
+    model = new_model(config, tokenizer, read_trunk=last is None).to(pick_device(config.device))
     model.recompute = config.recompute
     if config.compile:
         for block in model.blocks:
             block.compile()
-    optimiser = make_optimiser(model, config)
     run = Run(
-        config, out, group, model, optimiser, mixture, held_out, tokenizer, provenance(sets, config)
+        config=config,
+        out=out,
+        processes=processes,
+        model=model,
+        optimiser=make_optimiser(model, config),
+        mixture=mixture,
+        held_out=held_out,
+        tokenizer=tokenizer,
+        provenance=describe_provenance(sources, config),
     )
-    if at:
-        device, state = next(model.parameters()).device, checkpoint.state_of(at)
-        model.load_state_dict(torch.load(at / "weights.pt", weights_only=True, map_location=device))
-        optimiser.load_state_dict(
-            torch.load(at / "optimiser.pt", weights_only=True, map_location=device)
-        )
-        run.step, run.best = state["step"], state["best"]
+    if last:
+        run.load(last)
     return run
 
 
-# ---------------------------------------------------------------- what a run tells
+# ---------------------------------------------------------------- figures
 
 
 class MetricsLogger:
-    """A run's figures: metrics.jsonl, TensorBoard, and a bar or lines. Steps a kill has taken back
-    are taken out.
+    """A run's figures: metrics.jsonl, TensorBoard, and a progress bar or lines.
+
+    On resuming it drops the rows of steps that will run again.
     """
 
     def __init__(self, run: Run) -> None:
-        self.config, file = run.config, run.out / "metrics.jsonl"
-        kept = [line for line in lines_of(file) if json.loads(line)["step"] < run.step]
+        self.config = run.config
+        file = run.out / "metrics.jsonl"
+        kept = [line for line in read_lines(file) if json.loads(line)["step"] < run.step]
         file.write_text("".join(kept), encoding="utf-8")
         self.file = file.open("a", encoding="utf-8")
         self.board = SummaryWriter(str(run.out / "tensorboard"), purge_step=run.step)
         self.bar = tqdm(initial=run.step, total=run.config.steps, unit="step", disable=None)
 
-    def write(self, step: int, figures: dict[str, float], found: dict[str, float] | None) -> None:
+    def write(self, step: int, figures: dict[str, float], recall: dict[str, float] | None) -> None:
+        """The figures of a step, and R@10 of every route where a checkpoint was measured."""
         self.bar.update()
         self.bar.set_postfix(loss=f"{figures['total']:.3f}", per_s=f"{figures['triplets_s']:.0f}")
-        if self.bar.disable and (step + 1) % LINE_STEPS == 0:
+        if self.bar.disable and (step + 1) % PRINT_EVERY_STEPS == 0:
             print(
                 f"step {step + 1} of {self.config.steps}: loss {figures['total']:.3f}",
                 file=sys.stderr,
@@ -333,11 +404,11 @@ class MetricsLogger:
         row: dict[str, Any] = {"step": step, **figures}
         for name, value in figures.items():
             self.board.add_scalar(name, value, step)
-        if found is not None:
-            row["R@10"] = found
-            for route, value in found.items():
+        if recall is not None:
+            row["R@10"] = recall
+            for route, value in recall.items():
                 self.board.add_scalar(f"R@10/{route}", value, step)
-            tqdm.write(f"step {step + 1}: R@10 {found}")
+            tqdm.write(f"step {step + 1}: R@10 {recall}")
         self.file.write(json.dumps(row) + "\n")
         self.file.flush()
 
@@ -347,15 +418,17 @@ class MetricsLogger:
         self.bar.close()
 
 
-def lines_of(file: Path) -> list[str]:
-    """The whole lines of a file; a kill may have left half of one."""
+def read_lines(file: Path) -> list[str]:
+    """The complete lines of a file, with their ends; a kill may have left half of the last one."""
     text = file.read_text(encoding="utf-8") if file.exists() else ""
     return [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep what is freed: activations of many megabytes would go back to the system and
-    be asked for again, page by page, at every step (a third of a step's time on two cores).
+    """Have glibc keep freed memory for the next step.
+
+    Activations of many megabytes would go back to the system and be asked for again, page by page,
+    at every step. That took a third of a step's time on two cores.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt:
@@ -370,39 +443,49 @@ def train(
     log: Callable[[str], None] = print,
     media: Path | None = None,
 ) -> VLSA:
-    """Train to `config.steps`: checkpoints in `out`/checkpoint, the best in `out`/best, figures in
-    `out`/metrics.jsonl and `out`/tensorboard; rendered and decoded clips below `media`, which is
-    `out` unless runs share them. Under `torchrun` every process trains its share of each batch.
+    """Train to `config.steps`; returns the model in eval mode.
+
+    Checkpoints go to `out`/checkpoint, the best one to `out`/best, figures to `out`/metrics.jsonl
+    and `out`/tensorboard. Rendered and decoded clips go below `media`; it is `out` unless runs
+    share them. Under `torchrun` every process trains on its share of each batch.
 
     Raises:
         Diverged: a loss that is not finite; the last checkpoint stays.
         BadConfig: settings that do not fit together, or with this number of processes.
     """
     keep_freed_memory()
-    group = start_group()
+    processes = join_process_group()
     try:
-        run = start(config, out, resume, group, media)
-        clips, size = (
-            sum(map(len, run.mixture.sets)),
-            sum(p.numel() for p in run.model.parameters()),
-        )
-        if group.leads:
-            log(f"{size:,} parameters, {clips:,} clips, from step {run.step}")
-        with closing(MetricsLogger(run)) if group.leads else nullcontext() as journal:
-            began = time.perf_counter()
-            for step, batch in run.batches():
-                figures = train_step(run.model, run.optimiser, batch, config, step, group)
-                figures["triplets_s"] = config.batch / (time.perf_counter() - began)
-                run.step, found = step + 1, None
-                if run.step == config.steps or run.step % config.checkpoint_steps == 0:
-                    found = run.save() if group.leads else None
-                    run.best = group.agreed(run.best)
-                if journal:
-                    journal.write(step, figures, found)
-                if run.stalled:
-                    log(f"no better checkpoint since step {run.best['step']:.0f}: stopped")
-                    break
-                began = time.perf_counter()
+        run = start_run(config, out, resume=resume, processes=processes, media=media)
+        if processes.is_main:
+            parameters = sum(p.numel() for p in run.model.parameters())
+            clips = sum(map(len, run.mixture.sources))
+            log(f"{parameters:,} parameters, {clips:,} clips, from step {run.step}")
+        with closing(MetricsLogger(run)) if processes.is_main else nullcontext() as logger:
+            run_steps(run, logger, log)
         return run.model.eval()
     finally:
-        end_group()
+        leave_process_group()
+
+
+def run_steps(run: Run, logger: MetricsLogger | None, log: Callable[[str], None]) -> None:
+    """Every step of a run to its end, or until no checkpoint gets better."""
+    config = run.config
+    processes = run.processes
+    began = time.perf_counter()
+    for step, batch in run.batches():
+        figures = train_step(
+            run.model, run.optimiser, batch, config=config, step=step, processes=processes
+        )
+        figures["triplets_s"] = config.batch / (time.perf_counter() - began)
+        run.step = step + 1
+        recall = None
+        if run.step == config.steps or run.step % config.checkpoint_steps == 0:
+            recall = run.save() if processes.is_main else None
+            run.best = processes.broadcast(run.best)
+        if logger:
+            logger.write(step, figures, recall)
+        if run.stalled:
+            log(f"no better checkpoint since step {run.best['step']:.0f}: stopped")
+            break
+        began = time.perf_counter()

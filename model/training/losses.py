@@ -1,81 +1,124 @@
-"""The losses, as pure functions of tensors. B batch, E embedding, T tokens, P values in a patch."""
+"""The losses, as pure functions of tensors, and the table of the terms of the objective.
+
+B batch, E embedding, S sentence embedding, T tokens, P values in a patch.
+
+The objective is L = w_local L_local + w_global L_global + w_distillation L_distillation. The first
+two terms are VLSA's (arXiv 2405.07202, weights 1 and 5); the third is ours. A new term over the
+vectors of a batch is a row of `TERMS`, a function, and its weight in `TrainConfig`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from functools import partial
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..network.transformer import Masked
+from ..config import TrainConfig
+from ..network.transformer import VLSA, Masked
+
+SETTINGS = frozenset(setting.name for setting in fields(TrainConfig))
+LOCAL = "local"  # the name of masked modelling, the one term that no vectors are needed for
 
 
 def info_nce(
-    a: Tensor, b: Tensor, scale: Tensor | float, group: Tensor, smoothing: float = 0.0
+    a: Tensor, b: Tensor, scale: Tensor | float, group_ids: Tensor, smoothing: float = 0.0
 ) -> Tensor:
-    """Symmetric in-batch InfoNCE between unit vectors a, b [B, E]; a[i] belongs to every b[j] of
-    its group [B].
+    """Symmetric in-batch InfoNCE between unit vectors a and b, [B, E]; a scalar.
 
-    The target is spread evenly over a row's group, then smoothed over all rows.
+    VLSA's global audio matching (2405.07202), after van den Oord et al. (1807.03748):
+    L = -1/2 mean_i (log softmax_j(scale a_i.b_j)[i] + log softmax_j(scale b_i.a_j)[i]).
+
+    Rows of one group, int64 [B], mean the same. The target of a row is therefore spread evenly
+    over its group; then a share of `smoothing` is spread over all rows.
 
     >>> a = torch.eye(2)
     >>> round(info_nce(a, a, 1.0, torch.arange(2)).item(), 4)  # log(1 + e^-1)
     0.3133
     """
     logits = scale * a @ b.T  # [B, B]
-    same = (group[:, None] == group[None]).to(logits.dtype)
+    same = (group_ids[:, None] == group_ids[None]).to(logits.dtype)
     target = same / same.sum(1, keepdim=True)
     target = (1 - smoothing) * target + smoothing / len(a)
     return 0.5 * (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target))
 
 
-def matching(
-    head: torch.nn.Module, a: Tensor, b: Tensor, group: Tensor, mask_noise: float
-) -> Tensor:
-    """Binary cross-entropy of a linear head telling true pairs from pairs whose b is another row's,
-    `mask_noise` in [0, 1) saying which.
+def matching(head: nn.Module, a: Tensor, b: Tensor, group_ids: Tensor, shift: float) -> Tensor:
+    """Binary cross-entropy of a head that tells true pairs from replaced ones; a scalar.
 
-    A pair is fused by its elementwise product: of what a linear head can read, it alone depends on
+    VLSA's matching loss (2405.07202): linear and sigmoid, one side of a pair replaced. Vectors a
+    and b are [B, E], `head` takes [B, E] to [B, 1]. The replaced pairs take each b from a row
+    further on; `shift` in [0, 1) says how far, from 1 to B - 1 rows. Both sides of a replaced pair
+    may lie in one group, int64 [B]: then it counts as true.
+
+    A pair is fused by its elementwise product (ours). No other input of a linear head depends on
     both sides.
+
+    >>> head = nn.Linear(2, 1)
+    >>> _ = nn.init.zeros_(head.weight), nn.init.zeros_(head.bias)
+    >>> loss = matching(head, torch.eye(2), torch.eye(2), torch.arange(2), shift=0.0)
+    >>> round(loss.item(), 4)  # log 2: the head knows nothing
+    0.6931
     """
-    shift = 1 + int(mask_noise * (len(a) - 1))
-    logits = torch.cat([head(a * b), head(a * b.roll(shift, 0))]).squeeze(-1)  # [2B]
-    labels = torch.cat([torch.ones_like(group), (group == group.roll(shift, 0)).to(group.dtype)])
+    rows = 1 + int(shift * (len(a) - 1))
+    logits = torch.cat([head(a * b), head(a * b.roll(rows, 0))]).squeeze(-1)  # [2B]
+    same_group = (group_ids == group_ids.roll(rows, 0)).to(group_ids.dtype)
+    labels = torch.cat([torch.ones_like(group_ids), same_group])
     return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
 
 
+def relational_distillation(vectors: Tensor, sentences: Tensor) -> Tensor:
+    """How differently two sets of unit vectors, [B, E] and [B, S], lie among themselves; a scalar.
+
+    The mean over the pairs i != j of (v_i.v_j - s_i.s_j)^2: relational knowledge distillation
+    (Park et al., 1904.05068), with angles at the origin.
+
+    >>> same_sentence = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+    >>> relational_distillation(torch.eye(2), same_sentence).item()  # (0 - 1)^2
+    1.0
+    """
+    squares = (vectors @ vectors.T - sentences @ sentences.T).square()  # [B, B]
+    n = len(vectors)
+    return squares.sum() / max(1, n * (n - 1))
+
+
+# ---------------------------------------------------------------- masked modelling
+
+
 def masked_patches(part: Masked, normalise: bool) -> Tensor:
-    """Summed over the masked patches, each one's mean squared error; `normalise` brings each to
-    mean 0 and variance 1 first (MAE).
+    """The mean squared error of each masked patch, summed over all of them; a scalar.
+
+    VLSA's L_v and L_a (2405.07202) before the division by the number of masked patches.
+    Predictions and targets are [B, T, P]. `normalise` brings each target patch to mean 0 and
+    variance 1 first (MAE, 2111.06377).
     """
     target = part.target
     if normalise:
-        target = (target - target.mean(-1, keepdim=True)) / (
-            target.var(-1, keepdim=True) + 1e-6
-        ).sqrt()
+        deviation = (target.var(-1, keepdim=True) + 1e-6).sqrt()
+        target = (target - target.mean(-1, keepdim=True)) / deviation
     error = (part.predicted.float() - target).square().mean(-1)  # [B, T]
     return (error * part.masked).sum()
 
 
-def geometry(vectors: Tensor, sentences: Tensor) -> Tensor:
-    """How differently two sets of unit vectors, [B, E] and [B, S], are placed among themselves: the
-    mean squared difference of their cosines (relational distillation, 1904.05068, with angles at
-    the origin).
-    """
-    apart = (vectors @ vectors.T - sentences @ sentences.T).square()
-    n = len(vectors)
-    return apart.sum() / max(1, n * (n - 1))
-
-
 def masked_tokens(part: Masked) -> Tensor:
-    """Cross-entropy, summed over the masked tokens."""
-    return F.cross_entropy(
-        part.predicted[part.masked].float(), part.target[part.masked], reduction="sum"
-    )
+    """The cross-entropy of each masked token, summed over all of them; a scalar.
+
+    VLSA's L_t (2405.07202) before the division by the number of masked tokens. Predictions are
+    [B, T, vocabulary], targets int64 [B, T].
+    """
+    predicted = part.predicted[part.masked].float()
+    return F.cross_entropy(predicted, part.target[part.masked], reduction="sum")
 
 
-def local_sums(parts: dict[str, Masked], normalise: bool) -> Tensor:
-    """Local-patch masked modelling: what L_v, L_a and L_t are the means of over their masked
-    tokens, summed, [3].
+def local_sums(parts: Mapping[str, Masked], normalise: bool) -> Tensor:
+    """The masked losses of video, audio and text, each summed over its masked tokens; [3].
+
+    VLSA's L_local = L_v + L_a + L_t (2405.07202) has their means. The sums are divided by the
+    counts of the whole batch, which may be encoded in several pieces.
     """
     return torch.stack(
         [
@@ -84,3 +127,169 @@ def local_sums(parts: dict[str, Masked], normalise: bool) -> Tensor:
             masked_tokens(parts["text"]),
         ]
     )
+
+
+# ---------------------------------------------------------------- the table of terms
+
+
+class Pairs(NamedTuple):
+    """Rows that have two things: their vectors [B, E], and their groups."""
+
+    a: Tensor
+    b: Tensor
+    group_ids: Tensor  # int64 [B]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TermInputs:
+    """What a term may read: the vectors of the whole batch, and what belongs to the step.
+
+    `vectors` holds "video", "audio", "video_caption" and "audio_caption", [B, E]. With a frozen
+    language model it may hold "sentence", that model's vectors of the audio captions, [B, S]. Rows
+    that lack something are zeros.
+    """
+
+    model: VLSA  # for its temperature and its matching heads
+    vectors: Mapping[str, Tensor]
+    has: Mapping[str, Tensor]  # bool [B] by the names above, "sentence" left out
+    group_ids: Tensor  # int64 [B]: rows of one group mean the same
+    smoothing: float
+    match_shift: float  # uniform in [0, 1), see `matching`
+
+    pairs: dict[tuple[str, str], Pairs | None] = field(default_factory=dict)  # see `select_pairs`
+
+    def select_pairs(self, a: str, b: str) -> Pairs | None:
+        """The rows that have both a and b; None if fewer than two have.
+
+        Terms over the same two share what was selected first. Gradients are then summed in one
+        order, whatever other terms there are.
+        """
+        if (a, b) not in self.pairs:
+            both = self.has[a] & self.has[b]
+            selected = Pairs(self.vectors[a][both], self.vectors[b][both], self.group_ids[both])
+            self.pairs[a, b] = selected if both.sum() >= 2 else None
+        return self.pairs[a, b]
+
+
+def contrast_term(inputs: TermInputs, a: str, b: str) -> Tensor | None:
+    pairs = inputs.select_pairs(a, b)
+    if pairs is None:
+        return None
+    return info_nce(pairs.a, pairs.b, inputs.model.scale, pairs.group_ids, inputs.smoothing)
+
+
+def matching_term(inputs: TermInputs, a: str, b: str, *, head: str) -> Tensor | None:
+    pairs = inputs.select_pairs(a, b)
+    if pairs is None:
+        return None
+    match_head = inputs.model.match[head]
+    return matching(match_head, pairs.a, pairs.b, pairs.group_ids, inputs.match_shift)
+
+
+def distillation_term(inputs: TermInputs, audio: str, caption: str, sentence: str) -> Tensor:
+    """Over rows without a picture: the world's captions are too alike for a language model."""
+    captioned = inputs.has[caption] & ~inputs.has["video"]
+    heard = captioned & inputs.has[audio]
+    vectors = torch.cat([inputs.vectors[caption][captioned], inputs.vectors[audio][heard]])
+    sentences = inputs.vectors[sentence]
+    return relational_distillation(vectors, torch.cat([sentences[captioned], sentences[heard]]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossTerm:
+    """A term of the objective over the vectors of the whole batch.
+
+    `loss` is called with the inputs and the names in `needs`. It returns a scalar, or None where
+    too few rows have what it needs.
+    """
+
+    name: str
+    needs: tuple[str, ...]  # of `TermInputs.vectors`
+    weight: str  # the setting of `TrainConfig` that the loss is multiplied by
+    loss: Callable[..., Tensor | None]
+    switch: str = ""  # the setting that turns the term on; without one, a weight above zero does
+
+    def __post_init__(self) -> None:
+        for setting in filter(None, (self.weight, self.switch)):
+            if setting not in SETTINGS:
+                raise ValueError(f"{self.name}: TrainConfig has no setting {setting}")
+
+    def is_on(self, config: TrainConfig) -> bool:
+        return bool(getattr(config, self.switch or self.weight))
+
+
+TERMS = (
+    LossTerm(
+        name="audio_video",
+        needs=("audio", "video"),
+        weight="global_weight",
+        loss=contrast_term,
+    ),
+    LossTerm(
+        name="audio_video_match",
+        needs=("audio", "video"),
+        weight="global_weight",
+        loss=partial(matching_term, head="audio_video"),
+    ),
+    LossTerm(
+        name="audio_text",
+        needs=("audio", "audio_caption"),
+        weight="global_weight",
+        loss=contrast_term,
+    ),
+    LossTerm(
+        name="audio_text_match",
+        needs=("audio", "audio_caption"),
+        weight="global_weight",
+        loss=partial(matching_term, head="audio_text"),
+    ),
+    LossTerm(
+        name="video_text",  # (ours) the paper aligns video and text through audio only
+        needs=("video", "video_caption"),
+        weight="global_weight",
+        switch="video_text",
+        loss=contrast_term,
+    ),
+    LossTerm(
+        name="relational_distillation",  # (ours)
+        needs=("audio", "audio_caption", "sentence"),
+        weight="relational_distillation_weight",
+        loss=distillation_term,
+    ),
+)
+
+
+def terms_on(config: TrainConfig) -> list[LossTerm]:
+    return [term for term in TERMS if term.is_on(config)]
+
+
+def needed_vectors(config: TrainConfig) -> set[str]:
+    """The names of the vectors that the terms of this config read; empty without such terms."""
+    return {name for term in terms_on(config) for name in term.needs}
+
+
+def compute_terms(inputs: TermInputs, config: TrainConfig) -> dict[str, Tensor]:
+    """Every term over the vectors of the whole batch, a scalar each, unweighted.
+
+    Terms that are off, and those without rows to compute them from, are left out.
+    """
+    terms = {}
+    for term in terms_on(config):
+        if any(name not in inputs.vectors for name in term.needs):
+            continue
+        loss = term.loss(inputs, *term.needs)
+        if loss is not None:
+            terms[term.name] = loss
+    return terms
+
+
+def weighted_sum(terms: Mapping[str, Tensor], config: TrainConfig) -> Tensor:
+    """The objective: every term times its weight, summed; a scalar.
+
+    Raises:
+        KeyError: a term that is not in the table.
+    """
+    weights = {term.name: getattr(config, term.weight) for term in TERMS}
+    weights[LOCAL] = config.local_weight
+    parts = [weights[name] * term for name, term in terms.items()]
+    return torch.stack(parts).sum() if parts else torch.zeros((), requires_grad=True)

@@ -49,7 +49,8 @@ def ridge(features: Matrix, targets: Matrix, strength: float, centred: bool = Fa
 
     The mean of the targets is left out of the result where it is to be `centred`.
 
-    >>> fitted = ridge(np.array([[0.0], [2.0]], np.float32), np.array([[1.0], [3.0]], np.float32), strength=1.0)
+    >>> features = np.array([[0.0], [2.0]], np.float32)
+    >>> fitted = ridge(features, features + 1, strength=1.0)
     >>> fitted.matrix.round(3).tolist(), fitted.offset.round(3).tolist()
     ([[0.5]], [1.5])
     """

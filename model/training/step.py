@@ -1,11 +1,12 @@
-"""One step of training: a batch to gradients, in one piece or in many, in one process or in
-several, with one result.
+"""One step of training: a batch becomes gradients.
 
-The contrastive terms need the vectors of the whole batch at once, activations need not be there at
-once: with `micro_batch` the vectors are made without a graph, the loss is differentiated down to
-them, and each piece is then encoded again and handed its part of the gradient (Gao et al.,
-2101.06983). StepRandomness is drawn for the whole batch beforehand, so the second encoding is the first
-one, and splitting a batch over processes changes nothing.
+The batch may be encoded in one piece or in many, in one process or in several: the result is the
+same. The contrastive terms need the vectors of the whole batch at once, but not its activations.
+With `micro_batch` the vectors are first made without a graph. The loss is differentiated down to
+them. Then each piece is encoded again and handed its part of the gradient (Gao et al., 2101.06983).
+`StepRandomness` is drawn for the whole batch beforehand, so the second encoding equals the first.
+
+B batch, T tokens, K kept tokens, E embedding, F frames, H height, W width.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,252 +25,254 @@ from media.modality import MODALITIES
 from ..config import TrainConfig
 from ..data.batches import Batch
 from ..network.transformer import VLSA
-from . import losses as objectives
-from .distributed import Group
+from .distributed import ProcessGroup
+from .losses import (
+    LOCAL,
+    TermInputs,
+    compute_terms,
+    local_sums,
+    needed_vectors,
+    weighted_sum,
+)
 
-PAIRS = ("audio_video", "audio_text", "video_text")
-GLOBAL_TERMS = (*PAIRS, *(f"{pair}_match" for pair in PAIRS))
-# vectors [B, E] of video, audio, sight and sound; zeros where a row has none
-Features = dict[str, Tensor]
+Vectors = dict[str, Tensor]  # see `TermInputs.vectors`
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class StepRandomness:
-    """All that a step leaves to chance. Rows are those of the whole batch until they are taken."""
+    """All that a step leaves to chance, for the whole batch or for some rows of it."""
 
-    keep: dict[str, Tensor]  # video, audio: which tokens survive DropToken, int64 [B, K]
+    kept_tokens: dict[str, Tensor]  # video, audio: which tokens survive DropToken, int64 [B, K]
     stretches: Tensor  # of SpecAugment, uniform [B, 4, 2]
-    mask: dict[str, Tensor]  # what masked modelling hides, uniform [B, T]
-    joint: Tensor  # bool [B]: which rows go through the joint, masked pass
-    shift: float  # whom matching pairs with whom, uniform
+    mask_noise: dict[str, Tensor]  # decides what masked modelling hides, uniform [B, T]
+    in_joint_pass: Tensor  # bool [B]: which rows go through the joint, masked pass
+    match_shift: float  # which rows matching pairs, uniform
 
     @classmethod
-    def drawn(cls, config: TrainConfig, batch: int, seed: int) -> StepRandomness:
+    def draw(cls, config: TrainConfig, batch: int, seed: int) -> StepRandomness:
         source = torch.Generator().manual_seed(seed)
-        grid = {m: math.prod(shape) for m, shape in config.encoder.grid.items()}
-        kept = {m: round(grid[m] * (1 - config.drop_tokens)) for m in ("video", "audio")}
-        joint = torch.zeros(batch, dtype=torch.bool)
+        tokens = {m: math.prod(shape) for m, shape in config.encoder.grid.items()}
+        in_joint_pass = torch.zeros(batch, dtype=torch.bool)
         if config.local_weight and config.local_share:
-            joint[
-                torch.randperm(batch, generator=source)[: max(2, round(batch * config.local_share))]
-            ] = True
+            count = max(2, round(batch * config.local_share))
+            in_joint_pass[torch.randperm(batch, generator=source)[:count]] = True
+        kept_tokens = {}
+        for m in ("video", "audio"):
+            kept = round(tokens[m] * (1 - config.drop_tokens))
+            kept_tokens[m] = torch.rand(batch, tokens[m], generator=source).argsort(1)[:, :kept]
+        # The order of the draws below is part of what a seed means.
+        stretches = torch.rand(batch, 4, 2, generator=source)
+        mask_noise = {m: torch.rand(batch, n, generator=source) for m, n in tokens.items()}
         return cls(
-            keep={
-                m: torch.rand(batch, grid[m], generator=source).argsort(1)[:, :k]
-                for m, k in kept.items()
-            },
-            stretches=torch.rand(batch, 4, 2, generator=source),
-            mask={m: torch.rand(batch, n, generator=source) for m, n in grid.items()},
-            joint=joint,
-            shift=float(torch.rand((), generator=source)),
+            kept_tokens=kept_tokens,
+            stretches=stretches,
+            mask_noise=mask_noise,
+            in_joint_pass=in_joint_pass,
+            match_shift=float(torch.rand((), generator=source)),
         )
 
     def take(self, rows: list[int] | slice, device: torch.device) -> StepRandomness:
         return StepRandomness(
-            keep={m: x[rows].to(device) for m, x in self.keep.items()},
+            kept_tokens={m: x[rows].to(device) for m, x in self.kept_tokens.items()},
             stretches=self.stretches[rows].to(device),
-            mask={m: x[rows].to(device) for m, x in self.mask.items()},
-            joint=self.joint[rows].to(device),
-            shift=self.shift,
+            mask_noise={m: x[rows].to(device) for m, x in self.mask_noise.items()},
+            in_joint_pass=self.in_joint_pass[rows].to(device),
+            match_shift=self.match_shift,
         )
 
 
-def gradients(
+class Piece(NamedTuple):
+    """Rows that are encoded at once, and their randomness."""
+
+    batch: Batch
+    randomness: StepRandomness
+
+
+def compute_gradients(
     model: VLSA,
     batch: Batch,
-    chance: StepRandomness,
+    randomness: StepRandomness,
     config: TrainConfig,
-    group: Group | None = None,
+    processes: ProcessGroup | None = None,
 ) -> dict[str, Tensor]:
-    """Put the gradient of the objective over the whole batch into the model; returns every term and
-    the total.
+    """Put the gradient of the objective over the whole batch into the model.
 
-    `batch` and `chance` hold this process's rows.
+    `batch` and `randomness` hold this process's rows. Returns every term and the total, as scalars.
     """
-    group = group or Group()
+    processes = processes or ProcessGroup()
     size = config.micro_batch or len(batch.ids)
-    pieces = [slice(at, at + size) for at in range(0, len(batch.ids), size)]
-    parts = [(batch.take(piece), chance.take(piece, batch.frames.device)) for piece in pieces]
-    whole = {k: group.gather(v) for k, v in batch.has.items()}, group.gather(batch.group)
-
-    def contrast(features: Features) -> dict[str, Tensor]:
-        gathered = {k: group.gather(v) for k, v in features.items()}
-        return contrastive_terms(model, gathered, *whole, config, chance.shift)
-
+    slices = [slice(start, start + size) for start in range(0, len(batch.ids), size)]
+    device = batch.frames.device
+    pieces = [Piece(batch.take(rows), randomness.take(rows, device)) for rows in slices]
     terms: dict[str, Tensor] = {}
-    if config.contrasts and len(parts) == 1:
-        terms = contrast(encode(model, *parts[0], config))
-        (weighted(terms, config) / group.size).backward()
-    elif config.contrasts:
-        with torch.no_grad():
-            made = [encode(model, *part, config) for part in parts]
-        leaves = {k: torch.cat([m[k] for m in made]).requires_grad_() for k in made[0]}
-        terms = contrast(leaves)
-        (weighted(terms, config) / group.size).backward()
-        for piece, part in zip(pieces, parts, strict=True):
-            again = encode(model, *part, config)
-            wanted = [
-                (again[k], leaf.grad[piece]) for k, leaf in leaves.items() if leaf.grad is not None
-            ]
-            known = [(feature, gradient) for feature, gradient in wanted if feature.requires_grad]
-            torch.autograd.backward(
-                [feature for feature, _ in known], [gradient for _, gradient in known]
+    if needed_vectors(config):
+        # of the whole batch, over all processes
+        has = {name: processes.gather(rows) for name, rows in batch.has.items()}
+        group_ids = processes.gather(batch.group_ids)
+
+        def loss_terms(vectors: Vectors) -> dict[str, Tensor]:
+            inputs = TermInputs(
+                model=model,
+                vectors={name: processes.gather(x) for name, x in vectors.items()},
+                has=has,
+                group_ids=group_ids,
+                smoothing=config.smoothing,
+                match_shift=randomness.match_shift,
             )
+            return compute_terms(inputs, config)
+
+        if len(pieces) == 1:
+            terms = loss_terms(encode_piece(model, pieces[0], config))
+            (weighted_sum(terms, config) / processes.size).backward()
+        else:
+            with torch.no_grad():
+                encoded = [encode_piece(model, piece, config) for piece in pieces]
+            vectors = {
+                name: torch.cat([part[name] for part in encoded]).requires_grad_()
+                for name in encoded[0]
+            }
+            terms = loss_terms(vectors)
+            (weighted_sum(terms, config) / processes.size).backward()
+            for rows, piece in zip(slices, pieces, strict=True):
+                backpropagate_piece(model, piece, rows, vectors, config)
     if config.local_weight and config.local_share:
-        terms["local"] = local_gradients(model, parts, config, group)
-    group.sum_gradients(model)
-    return {k: v.detach() for k, v in terms.items()} | {"total": weighted(terms, config).detach()}
+        terms[LOCAL] = add_local_gradients(model, pieces, config, processes)
+    processes.sum_gradients(model)
+    total = weighted_sum(terms, config)
+    return {name: term.detach() for name, term in terms.items()} | {"total": total.detach()}
 
 
-def weighted(terms: dict[str, Tensor], config: TrainConfig) -> Tensor:
-    """L = w_local L_local + w_global L_global, the paper's weights being 1 and 5, and w_geometry
-    L_geometry (ours).
-
-    Raises KeyError: a term that has no weight.
-    """
-    weights = dict.fromkeys(GLOBAL_TERMS, config.global_weight)
-    weights |= {"local": config.local_weight, "geometry": config.geometry_weight}
-    parts = [weights[name] * term for name, term in terms.items()]
-    return torch.stack(parts).sum() if parts else torch.zeros((), requires_grad=True)
+def backpropagate_piece(
+    model: VLSA, piece: Piece, rows: slice, vectors: Vectors, config: TrainConfig
+) -> None:
+    """Encode a piece again, and hand it its rows of the gradient that `vectors` [B, E] hold."""
+    encoded = encode_piece(model, piece, config)
+    outputs = []
+    gradients = []
+    for name, x in vectors.items():
+        if x.grad is not None and encoded[name].requires_grad:
+            outputs.append(encoded[name])
+            gradients.append(x.grad[rows])
+    torch.autograd.backward(outputs, gradients)
 
 
 def autocast(config: TrainConfig, device: torch.device) -> Any:
-    return (
-        torch.autocast(device.type, torch.bfloat16) if config.precision == "bf16" else nullcontext()
-    )
+    if config.precision == "bf16":
+        return torch.autocast(device.type, torch.bfloat16)
+    return nullcontext()
 
 
-def encode(model: VLSA, batch: Batch, chance: StepRandomness, config: TrainConfig) -> Features:
-    """Each row's vectors, and as `sentence` what a frozen language model makes of the text about
-    its sound.
-    """
-    has, dim = batch.has, (model.config.dim,)
-    stretches = chance.stretches if config.spec_augment else None
+def encode_piece(model: VLSA, piece: Piece, config: TrainConfig) -> Vectors:
+    """The vectors of each row, [B, E], by the names of `TermInputs.vectors`."""
+    batch, randomness = piece
+    has = batch.has
+    dim = model.config.dim
 
-    def hear(rows: Tensor) -> Tensor:
-        given = None if stretches is None else stretches[rows]
-        return model.embed("audio", batch.waveforms[rows], chance.keep["audio"][rows], given)
+    def encode_video(rows: Tensor) -> Tensor:
+        return model.embed("video", batch.frames[rows], randomness.kept_tokens["video"][rows])
+
+    def encode_audio(rows: Tensor) -> Tensor:
+        stretches = randomness.stretches[rows] if config.spec_augment else None
+        kept = randomness.kept_tokens["audio"][rows]
+        return model.embed("audio", batch.waveforms[rows], kept, stretches)
 
     with autocast(config, batch.frames.device):
         if config.pool_from == "joint":
-            return joint_features(model, batch)
-        features = {
-            "video": placed(
-                has["video"],
-                dim,
-                lambda r: model.embed("video", batch.frames[r], chance.keep["video"][r]),
-            ),
-            "audio": placed(has["audio"], dim, hear),
+            return encode_jointly(model, batch)
+        vectors = {
+            "video": encode_rows(has["video"], dim, encode_video),
+            "audio": encode_rows(has["audio"], dim, encode_audio),
         }
-        said = torch.cat([has["sight"], has["sound"]])
-        distinct, which = torch.unique(
-            torch.cat([batch.sight, batch.sound])[said], dim=0, return_inverse=True
-        )
-        nothing = batch.waveforms.new_zeros(0, *dim), None
-        vectors, sentences = model.read(distinct) if len(distinct) else nothing
-        texts = placed(said, dim, lambda _: vectors[which])
-        features["sight"], features["sound"] = texts.chunk(2)
-        if sentences is not None and config.geometry_weight:
-            features["sentence"] = placed(
-                said, sentences.shape[1:], lambda _: sentences[which]
-            ).chunk(2)[1]
-    return features
+        # Both captions of all rows at once; each distinct one is encoded once.
+        captions = torch.cat([batch.video_caption, batch.audio_caption])  # [2B, T]
+        has_caption = torch.cat([has["video_caption"], has["audio_caption"]])  # [2B]
+        if not has_caption.any():
+            blank = batch.waveforms.new_zeros(len(batch.ids), dim)
+            return vectors | {"video_caption": blank, "audio_caption": blank}
+        distinct, index = torch.unique(captions[has_caption], dim=0, return_inverse=True)
+        encoded, sentences = model.encode_text(distinct)
+        by_caption = encode_rows(has_caption, dim, lambda _: encoded[index])
+        vectors["video_caption"], vectors["audio_caption"] = by_caption.chunk(2)
+        if sentences is not None and "sentence" in needed_vectors(config):
+            width = sentences.shape[1]
+            by_caption = encode_rows(has_caption, width, lambda _: sentences[index])
+            _, vectors["sentence"] = by_caption.chunk(2)
+    return vectors
 
 
-def placed(has: Tensor, shape: tuple[int, ...], made: Callable[[Tensor], Tensor]) -> Tensor:
-    """What is made of the rows that have it, bool [B], among zeros for the others, of which nothing
-    is computed.
+def encode_rows(has: Tensor, dim: int, encode: Callable[[Tensor], Tensor]) -> Tensor:
+    """Float32 [B, dim]: what `encode` makes of the rows that have it, bool [B], among zeros.
+
+    `encode` takes the indices of those rows. Nothing is computed for the others.
     """
     rows = has.nonzero().squeeze(1)
-    blank = torch.zeros(len(has), *shape, device=has.device)
-    return blank.index_put((rows,), made(rows).float()) if len(rows) else blank
+    blank = torch.zeros(len(has), dim, device=has.device)
+    return blank.index_put((rows,), encode(rows).float()) if len(rows) else blank
 
 
-def joint_features(model: VLSA, batch: Batch) -> Features:
-    """Vectors pooled from one pass over everything a row has, each of which has seen its partners:
-    the trap that the ablation shows, not a way to train.
+def encode_jointly(model: VLSA, batch: Batch) -> Vectors:
+    """Vectors [B, E] pooled from one pass over everything that a row has.
+
+    Each of them has seen its partners. This is here to show cross-modal leakage in the ablation; it
+    is no way to train.
     """
     inputs = {
-        "video": batch.frames,
-        "audio": batch.waveforms,
-        "sight": batch.sight,
-        "sound": batch.sound,
+        "video": ("video", batch.frames),
+        "audio": ("audio", batch.waveforms),
+        "video_caption": ("text", batch.video_caption),
+        "audio_caption": ("text", batch.audio_caption),
     }
-    kinds = {"video": "video", "audio": "audio", "sight": "text", "sound": "text"}
-    vectors = model.together([(kinds[k], x, batch.has[k]) for k, x in inputs.items()])
-    return {k: v.float() for k, v in zip(inputs, vectors, strict=True)}
-
-
-def contrastive_terms(
-    model: VLSA,
-    features: Features,
-    has: dict[str, Tensor],
-    same: Tensor,
-    config: TrainConfig,
-    shift: float,
-) -> dict[str, Tensor]:
-    """Every contrastive term of the whole batch, unweighted. A term whose modalities are absent is
-    left out.
-    """
-    pairs = (
-        {"audio_video": ("audio", "video"), "audio_text": ("audio", "sound")}
-        if config.global_weight
-        else {}
+    vectors = model.encode_together(
+        [(modality, x, batch.has[name]) for name, (modality, x) in inputs.items()]
     )
-    if config.video_text:
-        pairs["video_text"] = ("video", "sight")
-    terms = {}
-    for name, (a, b) in pairs.items():
-        both = has[a] & has[b]
-        if both.sum() < 2:
-            continue
-        va, vb, group = features[a][both], features[b][both], same[both]
-        terms[name] = objectives.info_nce(va, vb, model.scale, group, config.smoothing)
-        if name in model.match:
-            terms[f"{name}_match"] = objectives.matching(model.match[name], va, vb, group, shift)
-    if "sentence" in features:
-        # the world's captions are too alike for a language model
-        said = has["sound"] & ~has["video"]
-        heard = said & has["audio"]
-        vectors = torch.cat([features["sound"][said], features["audio"][heard]])
-        sentences = torch.cat([features["sentence"][said], features["sentence"][heard]])
-        terms["geometry"] = objectives.geometry(vectors, sentences)
-    return terms
+    return {name: x.float() for name, x in zip(inputs, vectors, strict=True)}
 
 
-def local_gradients(
-    model: VLSA, parts: list[tuple[Batch, StepRandomness]], config: TrainConfig, group: Group
-) -> Tensor:
-    """Masked modelling over the rows chosen for it, piece by piece; returns its loss over the whole
-    batch.
+class JointInputs(NamedTuple):
+    """The rows of a piece that go through the joint pass, by modality."""
+
+    values: dict[str, Tensor]  # uint8 [B, F, H, W, 3], float32 [B, samples], int64 [B, T]
+    present: dict[str, Tensor]  # bool [B]
+    mask_noise: dict[str, Tensor]  # uniform [B, T]
+
+
+def select_joint_inputs(piece: Piece) -> JointInputs | None:
+    """The rows of a piece that go through the joint pass; None if there are none.
+
+    The text of a row is its caption about the video, or else the one about the audio.
     """
-    device = parts[0][0].frames.device
-    jobs = [job for batch, chance in parts if (job := joint_rows(batch, chance)) is not None]
-    hidden = torch.zeros(len(MODALITIES), device=device)
-    for inputs, present, _ in jobs:
-        hidden += model.hidden_counts(inputs, present)
-    hidden = group.total(hidden).clamp(min=1.0)
-    loss = torch.zeros((), device=device)
-    for inputs, present, mask_noise in jobs:
-        with autocast(config, device):
-            masked = model.masked(inputs, present, mask_noise)
-        piece = (objectives.local_sums(masked, config.encoder.normalise_targets) / hidden).sum()
-        (config.local_weight * piece).backward()
-        loss += piece.detach()
-    return group.total(loss)
-
-
-def joint_rows(
-    batch: Batch, chance: StepRandomness
-) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]] | None:
-    """Inputs, presence and luck of the rows of a piece that go
-    through the joint pass, if any do.
-    """
-    rows = chance.joint.nonzero().squeeze(1).tolist()
+    rows = piece.randomness.in_joint_pass.nonzero().squeeze(1).tolist()
     if not rows:
         return None
-    some, mask_noise = batch.take(rows), chance.take(rows, batch.frames.device).mask
-    sight, sound = some.has["sight"], some.has["sound"]
-    text = torch.where(sight[:, None], some.sight, some.sound)
-    present = {"video": some.has["video"], "audio": some.has["audio"], "text": sight | sound}
-    return {"video": some.frames, "audio": some.waveforms, "text": text}, present, mask_noise
+    batch = piece.batch.take(rows)
+    has = batch.has
+    text = torch.where(has["video_caption"][:, None], batch.video_caption, batch.audio_caption)
+    has_text = has["video_caption"] | has["audio_caption"]
+    return JointInputs(
+        values={"video": batch.frames, "audio": batch.waveforms, "text": text},
+        present={"video": has["video"], "audio": has["audio"], "text": has_text},
+        mask_noise=piece.randomness.take(rows, batch.frames.device).mask_noise,
+    )
+
+
+def add_local_gradients(
+    model: VLSA, pieces: list[Piece], config: TrainConfig, processes: ProcessGroup
+) -> Tensor:
+    """Masked modelling over the rows drawn for it, piece by piece.
+
+    Adds the gradient to the model's. Returns the loss over the whole batch, a scalar.
+    """
+    device = pieces[0].batch.frames.device
+    jobs = [inputs for inputs in map(select_joint_inputs, pieces) if inputs is not None]
+    hidden = torch.zeros(len(MODALITIES), device=device)  # tokens of the whole batch
+    for inputs in jobs:
+        hidden += model.hidden_counts(inputs.values, inputs.present)
+    hidden = processes.sum(hidden).clamp(min=1.0)
+    loss = torch.zeros((), device=device)
+    for inputs in jobs:
+        with autocast(config, device):
+            masked = model.masked(*inputs)
+        part = (local_sums(masked, config.encoder.normalise_targets) / hidden).sum()
+        (config.local_weight * part).backward()
+        loss += part.detach()
+    return processes.sum(loss)
