@@ -58,7 +58,8 @@ def main() -> None:
         base = seen.get((first, encoding))
         ratio = f"{median(times) / median(base):7.2f}" if base else "      -"
         print(
-            f"{folder!s:28s} {encoding:10s} {median(times):8.2f} {min(times):8.2f} {max(times):8.2f} {ratio}"
+            f"{folder!s:28s} {encoding:10s} {median(times):8.2f} {min(times):8.2f} "
+            f"{max(times):8.2f} {ratio}"
         )
 
 

@@ -94,7 +94,8 @@ def measure(
 ) -> None:  # type: ignore[type-arg]
     queries = made(ASKED, joint.shape[1], 3)
     print(
-        "| filter | video, p50 ms | any, p50 ms | ratio | any, p99 ms | recall@10 of any |\n|---|---|---|---|---|---|"
+        "| filter | video, p50 ms | any, p50 ms | ratio | any, p99 ms | recall@10 of any |\n"
+        "|---|---|---|---|---|---|"
     )
     for name in ("none", "half, by chance", "all but the query's topic"):
         times: dict[str, list[float]] = {"video": [], "any": []}
@@ -126,7 +127,8 @@ def measure(
         late = float(np.percentile(times["any"], 99))
         recall = found / (TEN * len(queries))
         print(
-            f"| {name} | {video:.2f} | {both:.2f} | {both / video:.2f} | {late:.2f} | {recall:.3f} |",
+            f"| {name} | {video:.2f} | {both:.2f} | {both / video:.2f} | {late:.2f} | "
+            f"{recall:.3f} |",
             flush=True,
         )
 

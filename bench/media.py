@@ -34,7 +34,8 @@ BOUNDARY, WORKERS, BATCH, FILE_S = "bench-media", 2, 16, 60.0
 
 def upload(kind: str, file: Path) -> bytes:
     """A whole request."""
-    head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="file"; filename="clip{file.suffix}"\r\n\r\n'
+    disposition = f'form-data; name="file"; filename="clip{file.suffix}"'
+    head = f"--{BOUNDARY}\r\nContent-Disposition: {disposition}\r\n\r\n"
     body = head.encode() + file.read_bytes() + f"\r\n--{BOUNDARY}--\r\n".encode()
     lines = [f"POST /v1/embed/{kind} HTTP/1.1", "Host: localhost", f"Content-Length: {len(body)}"]
     return (

@@ -50,11 +50,13 @@ def main() -> None:
         )
     total = sum(r["rss"] for name, r in found.items() if ", " not in name)
     print(
-        "| graphs | seconds | USS, MiB | RSS, MiB | RSS of the graphs one by one |\n|---|---|---|---|---|"
+        "| graphs | seconds | USS, MiB | RSS, MiB | RSS of the graphs one by one |\n"
+        "|---|---|---|---|---|"
     )
     for name, r in found.items():
         print(
-            f"| {name} | {r['seconds']:.2f} | {r['uss']:.0f} | {r['rss']:.0f} | {r['rss'] / total:.2f} |"
+            f"| {name} | {r['seconds']:.2f} | {r['uss']:.0f} | {r['rss']:.0f} | "
+            f"{r['rss'] / total:.2f} |"
         )
 
 

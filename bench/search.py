@@ -417,12 +417,15 @@ def bench(
     thinned.close(keep=False)
     shutil.rmtree(place / "killed")
     for name, (p50, p99, recall), once in rows:
-        row = f"| {count:,} | {name} | {p50:.2f} | {p99:.2f} | {recall:.3f} | {p50 / plain[0]:.2f} | {once} |"
+        row = f"| {count:,} | {name} | {p50:.2f} | {p99:.2f} | {recall:.3f}"
+        row += f" | {p50 / plain[0]:.2f} | {once} |"
         print(row, flush=True)
-    kept = f"{count:,}: {index.kind} ({index.tuning.key or 'untuned'}), {held:,.0f} bytes of memory a vector"
+    kept = f"{count:,}: {index.kind} ({index.tuning.key or 'untuned'})"
+    kept += f", {held:,.0f} bytes of memory a vector"
     rate = f", written in {wrote:.0f} s, its index ready after {ready:.0f} s" if wrote else ""
     notes.append(
-        f"{kept}{rate}, first search in {first:.2f} s, closed in {closed:.1f} s, opened in {opened:.2f} s, after a kill"
+        f"{kept}{rate}, first search in {first:.2f} s, closed in {closed:.1f} s, opened in "
+        f"{opened:.2f} s, after a kill"
         f" in {killed:.2f} s"
     )
 

@@ -189,7 +189,8 @@ def importing(port: int, folder: Path, searches: list[bytes], seconds: float) ->
     p50, p99 = (np.percentile(times, (50, 99)) for times in (idle, busy))
     print(f"\ntext search alone: p50 {p50[0]:.1f} ms, p99 {p50[1]:.1f} ms")
     print(
-        f"while {now['indexed']} of {now['total']} files of {folder.name} are imported ({len(busy)} searches): ",
+        f"while {now['indexed']} of {now['total']} files of {folder.name} are imported "
+        f"({len(busy)} searches): ",
         end="",
     )
     print(f"p50 {p99[0]:.1f} ms, p99 {p99[1]:.1f} ms, {p99[1] / p50[1]:.1f} times the p99 alone")

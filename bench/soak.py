@@ -156,12 +156,14 @@ def main() -> None:
         process.wait()
     seen = sum((load.seen for load in loads), Counter[str]())
     print(
-        f"{sum(seen.values()):,} requests in {args.minutes:g} minutes, not ready in {unready} of {len(samples)} looks"
+        f"{sum(seen.values()):,} requests in {args.minutes:g} minutes, not ready in {unready} of "
+        f"{len(samples)} looks"
     )
     print(", ".join(f"{name}: {count:,}" for name, count in sorted(seen.items())))
     warm = samples[len(samples) // 5 :]
     print(
-        "\n| | idle before | at a fifth | at the end | idle after | slope an hour |\n|---|---|---|---|---|---|"
+        "\n| | idle before | at a fifth | at the end | idle after | slope an hour |\n"
+        "|---|---|---|---|---|---|"
     )
     for name in idle:
         slope = float(np.polyfit([at for at, _ in warm], [found[name] for _, found in warm], 1)[0])

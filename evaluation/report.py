@@ -51,7 +51,8 @@ table { border-collapse: collapse; margin: 1rem 0 }
 th, td { text-align: right; padding: .15rem .8rem;
   border-bottom: 1px solid color-mix(in srgb, currentColor 20%, transparent) }
 th:first-child, td:first-child { text-align: left }
-article { display: grid; grid-template-columns: repeat(5, minmax(0, 1fr)); gap: .8rem; margin: 1.2rem 0;
+article { display: grid; grid-template-columns: repeat(5, minmax(0, 1fr)); gap: .8rem;
+  margin: 1.2rem 0;
   padding-top: .8rem; border-top: 1px solid color-mix(in srgb, currentColor 30%, transparent) }
 video, audio { width: 100% }
 small { opacity: .75; display: block; overflow-wrap: anywhere }
@@ -86,9 +87,10 @@ def write_report(
             "<p>Every best hit is right.</p>"
         ]
     page = out / "index.html"
-    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><style>{STYLE}</style>'
+    head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+    head += f"<title>{title}</title><style>{STYLE}</style>"
     page.write_text(
-        f'<!doctype html><html lang="en"><head><title>{title}</title>{head}</head><body>{"".join(body)}</body></html>',
+        f'<!doctype html><html lang="en"><head>{head}</head><body>{"".join(body)}</body></html>',
         encoding="utf-8",
     )
     return page
@@ -269,5 +271,6 @@ def run(
         print(f"\n{name}\n{format_table(results)}")
     for route, right in stated.items():
         print(
-            f"\n{route}, best hit has what is stated: {', '.join(f'{k} {v:.3f}' for k, v in right.items())}"
+            f"\n{route}, best hit has what is stated: "
+            f"{', '.join(f'{k} {v:.3f}' for k, v in right.items())}"
         )

@@ -104,7 +104,8 @@ def querybank_normalised(
     queries, [bank, gallery], finds in each entry. A query whose best entry is no bank query's best
     is left as it is. One number for each gallery entry, so it works for one query at a time.
 
-    >>> querybank_normalised(np.array([[0.9, 0.8]]), np.array([[0.9, 0.1]]), beta=1.0).round(2).tolist()
+    >>> scores, bank_scores = np.array([[0.9, 0.8]]), np.array([[0.9, 0.1]])
+    >>> querybank_normalised(scores, bank_scores, beta=1.0).round(2).tolist()
     [[0.0, 0.7]]
     """
     popular = np.zeros(scores.shape[1], dtype=bool)
@@ -381,7 +382,8 @@ def select_metric(results: dict[str, dict[str, float]], name: str) -> float:
     """One number of the results by name: a route and a measure, or the "mean" of a measure over the
     routes with text.
 
-    >>> select_metric({"text-video": {"R@1": 0.25}, "text-audio": {"R@1": 0.5}, "audio-video": {"R@1": 0.9}}, "mean R@1")
+    >>> by_route = {"text-video": 0.25, "text-audio": 0.5, "audio-video": 0.9}
+    >>> select_metric({route: {"R@1": value} for route, value in by_route.items()}, "mean R@1")
     0.375
 
     Raises:
@@ -401,10 +403,11 @@ def select_metric(results: dict[str, dict[str, float]], name: str) -> float:
 
 def format_table(results: dict[str, dict[str, float]]) -> str:
     """Results as lines a person can read."""
-    head = f"{'route':14s} {'R@1':>6s} {'R@5':>6s} {'R@10':>6s} {'mAP@10':>7s} {'median':>7s} {'queries':>8s}"
-    head += f" {'gallery':>8s}"
+    head = f"{'route':14s} {'R@1':>6s} {'R@5':>6s} {'R@10':>6s} {'mAP@10':>7s}"
+    head += f" {'median':>7s} {'queries':>8s} {'gallery':>8s}"
     lines = [
-        f"{route:14s} {m['R@1']:6.3f} {m['R@5']:6.3f} {m['R@10']:6.3f} {m['mAP@10']:7.3f} {m['median_rank']:7.1f}"
+        f"{route:14s} {m['R@1']:6.3f} {m['R@5']:6.3f} {m['R@10']:6.3f} {m['mAP@10']:7.3f} "
+        f"{m['median_rank']:7.1f}"
         f" {m['queries']:8.0f} {m['gallery']:8.0f}"
         for route, m in results.items()
     ]

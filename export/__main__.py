@@ -226,7 +226,8 @@ def verify_command(args: argparse.Namespace) -> int:
     for c in verify(args.bundle, args.provider, args.checkpoint):
         verdict = "good" if c.good else "BAD"
         print(
-            f"{c.encoding:12s} {c.provider:9s} {c.precision:10s} {c.what:34s} {c.seen:50s} {verdict}",
+            f"{c.encoding:12s} {c.provider:9s} {c.precision:10s} {c.what:34s} {c.seen:50s} "
+            f"{verdict}",
             flush=True,
         )
         failed += not c.good

@@ -27,9 +27,9 @@ INT8_ACTIVATIONS = 4
 def derive_graph(graph: Path, precision: str) -> bytes:
     """The graph in fp16 or int8, whole in one piece.
 
-    float16: everything from the logarithm of a spectrogram on; inputs and the vector stay as they
-    are. int8: matrix products with a constant matrix, see `quantise_to_int8`; convolutions stay, they would
-    be slower, and so do the products of a spectrogram.
+    fp16: everything from the logarithm of a spectrogram on. Inputs and the vector stay as they are.
+    int8: matrix products with a constant matrix, see `quantise_to_int8`. Convolutions stay, since
+    they would be slower; so do the products of a spectrogram.
     """
     with tempfile.TemporaryDirectory() as place:
         model = fold_constants(graph, Path(place))

@@ -94,12 +94,15 @@ MINILM = Wheel(
     "sentence-transformers (all-MiniLM-L6-v2)",
 )
 KNOWS = (
-    "English. In pictures: the 1,000 classes of ImageNet (animals, vehicles, tools, food, instruments, clothes,"
-    " buildings) and, less surely, scenes and doings of people. In sounds: everyday sound events, animals, instruments,"
+    "English. In pictures: the 1,000 classes of ImageNet (animals, vehicles, tools, food, "
+    "instruments, clothes,"
+    " buildings) and, less surely, scenes and doings of people. In sounds: everyday sound "
+    "events, animals, instruments,"
     " machines, weather."
 )
 DOES_NOT_KNOW = (
-    "Names of people and places, words that are spoken or written in a recording, what happens in which order, how many"
+    "Names of people and places, words that are spoken or written in a recording, what happens "
+    "in which order, how many"
     " there are, and other languages than English. Its ear is weaker than its eye."
 )
 
@@ -150,7 +153,8 @@ class Sources:
 def find_recording(source: str) -> str:
     """What tells one recording from another: the original that a row names, or else its source.
 
-    >>> find_recording('debian:p:f.cat#5 "Horn". Original "a.wav" by "Bo". Edited.'), find_recording("debian:p:a.ogg")
+    >>> edited = 'debian:p:f.cat#5 "Horn". Original "a.wav" by "Bo". Edited.'
+    >>> find_recording(edited), find_recording("debian:p:a.ogg")
     ('Original "a.wav"', 'debian:p:a.ogg')
     """
     original = re.search(r'Original "[^"]+"', source)
@@ -484,9 +488,14 @@ def describe_bundle(fitted: Fit, stem: str) -> dict[str, Any]:
             }
             for w in wheels
         ],
-        "teacher": "YAMNet (Google, Apache-2.0) gave the targets of the sounds; it is not part of the bundle",
+        "teacher": (
+            "YAMNet (Google, Apache-2.0) gave the targets of the sounds; it is not part of the"
+            " bundle"
+        ),
         "fitted_on": dict(Counter(row["licence_class"] for row in fitted.rows).most_common()),
-        "share_alike": "some rows fitted to are GPL, LGPL or CC BY-SA; none of them is part of the bundle",
+        "share_alike": (
+            "some rows fitted to are GPL, LGPL or CC BY-SA; none of them is part of the bundle"
+        ),
         "attribution": f"{ATTRIBUTION} names every source, licence and author",
         "knows": KNOWS,
         "does_not_know": DOES_NOT_KNOW,

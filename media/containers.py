@@ -23,10 +23,10 @@ from .repair import Span, open_repaired
 # A demuxer outside this list is never tried: playlists and concat scripts would open other files.
 # fmt: off
 MEDIA = frozenset((
-    ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg", ".3gp", ".flv",
-    ".wmv", ".asf", ".ogv", ".gif", ".mxf", ".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".aac",
-    ".wma", ".aiff", ".aif", ".au", ".caf", ".ac3", ".eac3", ".dts", ".mka", ".wv", ".tta", ".w64", ".amr",
-    ".ape", ".mpc", ".dsf", ".dff",
+    ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg",
+    ".3gp", ".flv", ".wmv", ".asf", ".ogv", ".gif", ".mxf", ".wav", ".flac", ".mp3", ".ogg",
+    ".oga", ".opus", ".m4a", ".aac", ".wma", ".aiff", ".aif", ".au", ".caf", ".ac3", ".eac3",
+    ".dts", ".mka", ".wv", ".tta", ".w64", ".amr", ".ape", ".mpc", ".dsf", ".dff",
 ))
 # fmt: on
 CONTAINERS = (

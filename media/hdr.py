@@ -66,7 +66,8 @@ def hlg_nits(signal: NDArray[np.float32]) -> NDArray[np.float32]:
     """ITU-R BT.2100, table 5: HLG from [0, 1] to cd/m² on a display of 1,000 (system gamma 1.2),
     [..., 3].
 
-    >>> hlg_nits(np.array([0.0, 0.75, 1.0], np.float32)[:, None].repeat(3, 1))[:, 0].round(0).tolist()
+    >>> grey = np.array([0.0, 0.75, 1.0], np.float32)[:, None].repeat(3, 1)
+    >>> hlg_nits(grey)[:, 0].round(0).tolist()
     [0.0, 203.0, 1000.0]
     """
     a, b, c = 0.17883277, 0.28466892, 0.55991073

@@ -36,7 +36,8 @@ NAMED, NAME_LETTERS = 10, 40  # unknown words that are named, and how much of ea
 INSIDE, BETWEEN_PIECES, BETWEEN_WORDS, BETWEEN_SENTENCES = range(4)  # what lies before a token
 # fmt: off
 RANDOM_WORDS = (
-    "a", "red", "dog", "barking", "the", "sound", "of", "rain", "loudly", "two", "people", "clapping",
+    "a", "red", "dog", "barking", "the", "sound", "of", "rain", "loudly",
+    "two", "people", "clapping",
 )
 # fmt: on
 LONG_TEXT = "the dog barks, and then again it rains on a tin roof while two people talk, " * 8

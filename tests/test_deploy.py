@@ -57,8 +57,9 @@ def test_the_image_holds_what_serving_needs_and_no_more() -> None:
 
 # A root that cannot be written, but for one folder, one of memory for /tmp, and the 64 MiB of
 # /dev/shm that an engine gives to every container; no capabilities, none to be gained.
-CONFINED = """mount --bind "$1" "$1" && mount -t tmpfs tmpfs "$2" && mount -t tmpfs -o size=64m shm /dev/shm &&
-mount -o remount,bind,ro / && shift 2 && exec setpriv --no-new-privs --bounding-set=-all --inh-caps=-all "$@" """
+CONFINED = """mount --bind "$1" "$1" && mount -t tmpfs tmpfs "$2" &&
+mount -t tmpfs -o size=64m shm /dev/shm && mount -o remount,bind,ro / && shift 2 &&
+exec setpriv --no-new-privs --bounding-set=-all --inh-caps=-all "$@" """
 
 
 @pytest.fixture

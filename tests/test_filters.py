@@ -1,4 +1,4 @@
-"""Filters compiled to SQL: what each operator finds, the limits, and the metadata_values of metadata."""
+"""Filters compiled to SQL: what each operator finds, the limits, and the values indexed."""
 
 from __future__ import annotations
 

@@ -68,9 +68,10 @@ def rms(waveform: NDArray[np.float32] | None) -> float:
 
 # fmt: off
 LAYOUTS = [
-    "mono", "stereo", "2.1", "3.0", "3.0(back)", "4.0", "quad", "quad(side)", "3.1", "5.0", "5.0(side)", "4.1", "5.1",
-    "5.1(side)", "6.0", "6.0(front)", "hexagonal", "6.1", "6.1(back)", "6.1(front)", "7.0", "7.0(front)", "7.1",
-    "7.1(wide)", "7.1(wide-side)", "octagonal", "hexadecagonal", "downmix", "22.2",
+    "mono", "stereo", "2.1", "3.0", "3.0(back)", "4.0", "quad", "quad(side)", "3.1", "5.0",
+    "5.0(side)", "4.1", "5.1", "5.1(side)", "6.0", "6.0(front)", "hexagonal", "6.1",
+    "6.1(back)", "6.1(front)", "7.0", "7.0(front)", "7.1", "7.1(wide)", "7.1(wide-side)",
+    "octagonal", "hexadecagonal", "downmix", "22.2",
 ]
 # fmt: on
 
