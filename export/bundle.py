@@ -387,10 +387,20 @@ def complete_manifest(
     files = {path.name: digest(path) for path in sorted(staging.iterdir())}
     stamp = fingerprint(files, plan.inputs, plan.spaces, plan.graphs, plan.tokenizers)
     made = compute_vectors(Bundle(staging, replace(plan, files=files, fingerprint=stamp)))
-    golden = {
-        e: [[round(float(x), 7) for x in row] for row in vectors] for e, vectors in made.items()
-    }
+    golden = {}
+    for encoding, vectors in made.items():
+        golden[encoding] = [round_vector(vector) for vector in vectors]
     return replace(plan, files=files, fingerprint=stamp, golden=golden)
+
+
+def parse_losses(values: dict[str, dict[str, float]]) -> dict[str, PrecisionLoss]:
+    """What a precision loses in each encoding. Raises TypeError."""
+    return {encoding: PrecisionLoss(**loss) for encoding, loss in values.items()}
+
+
+def round_vector(vector: NDArray[np.float32]) -> list[float]:
+    """A vector [dim] as a list, to seven decimals."""
+    return [round(float(number), 7) for number in vector]
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
@@ -448,8 +458,7 @@ def parse_manifest(raw: bytes) -> Manifest:
             k: Tokenizer(v["file"], TextSpec(**v["spec"])) for k, v in values["tokenizers"].items()
         }
         values["variants"] = {
-            p: {m: PrecisionLoss(**v) for m, v in by.items()}
-            for p, by in values.get("variants", {}).items()
+            name: parse_losses(losses) for name, losses in values.get("variants", {}).items()
         }
         return Manifest(**values)
     except (KeyError, TypeError, AttributeError) as error:

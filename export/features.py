@@ -188,10 +188,11 @@ def load_or_compute_features(
     for start in starts:
         with np.load(folder / f"{start}.npz") as kept:
             chunks.append({**kept, "row": kept["row"] + start})
-    return {
-        name: np.concatenate([chunk[name] for chunk in chunks if len(chunk["row"])])
-        for name in chunks[0]
-    }
+    whole = [chunk for chunk in chunks if len(chunk["row"])]
+    arrays = {}
+    for name in chunks[0]:
+        arrays[name] = np.concatenate([chunk[name] for chunk in whole])
+    return arrays
 
 
 def compute_chunk(compute: Callable[[list[Path]], Arrays], job: tuple[list[Path], Path]) -> None:

@@ -118,11 +118,10 @@ def encode_in_batches(
     vectors = []
     for size in BATCHES:
         order = np.random.default_rng(size).permutation(len(items))
-        batches = [order[at : at + size] for at in range(0, len(order), size)]
-        made = np.concatenate(
-            [encode_items(encoder, encoding, [items[i] for i in batch]) for batch in batches]
-        )
-        vectors.append(made[np.argsort(order)])
+        shuffled = [items[i] for i in order]
+        starts = range(0, len(order), size)
+        parts = [encode_items(encoder, encoding, shuffled[at : at + size]) for at in starts]
+        vectors.append(np.concatenate(parts)[np.argsort(order)])
     return np.stack(vectors)
 
 
@@ -199,11 +198,11 @@ def measure_losses(
         expected = np.concatenate([encode_items(plain, encoding, [item]) for item in some])
         vectors = encode_in_batches(variant, encoding, some)
         after = recall(encoding)
-        mine = [
-            (n, r)
-            for n, r in before
-            if encoding in [manifest.spaces[n].encodings.get(m) for m in r.split("-")]
-        ]
+        mine = []
+        for space, route in before:
+            encodings = manifest.spaces[space].encodings
+            if encoding in [encodings.get(modality) for modality in route.split("-")]:
+                mine.append((space, route))
         with_words = [key for key in mine if TEXT in key[1] and not key[1].endswith("-any")] or mine
         change = (
             float(np.mean([after[key] - before[key] for key in with_words])) if with_words else 0.0

@@ -360,6 +360,7 @@ def test_endless_texts_leave_pictures_every_fourth_batch_of_the_first_thread() -
         device.gate.clear()
         texts = await queue(*(batcher.submit("text", rows(1)) for _ in range(100)))
         pictures = await queue(*(batcher.submit("video", rows(1)) for _ in range(100)))
+        await device.begun(2)  # a text of each thread
         device.gate.set()
         await asyncio.gather(*texts, *pictures)
         by_thread: dict[str, list[str]] = {"encode": [], "encode-quick": []}
