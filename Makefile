@@ -83,7 +83,7 @@ sources: .venv/.dev
 	  $(BIN)/python -m model prepare $$set $(SOUNDS) --part $$part --out runs/sources/$$set-$$part.jsonl || exit 1; \
 	done; done
 	$(BIN)/python -m model prepare wording $(TEXTS) --out runs/sources/wording.jsonl
-	$(BIN)/python -m model prepare words $$($(BIN)/python -c "from model.language import published; print(published())") \
+	$(BIN)/python -m model prepare words $$($(BIN)/python -c "from model.network.language import published; print(published())") \
 	  --out runs/sources/words.jsonl
 
 # Trains the `tiny` preset on the world; see docs/experiments.md for how bundles/default was made.

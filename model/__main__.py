@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -69,26 +68,17 @@ def arguments(prog: str = PROG) -> argparse.ArgumentParser:
     evaluate = add_command(
         commands,
         "evaluate",
-        "measure retrieval on a manifest",
+        "measure a checkpoint's retrieval on a manifest; `tercet evaluate` does so for a bundle, too",
         "--checkpoint runs/tiny world:test:100 --json",
-        "--bundle bundles/default sample/manifest.jsonl",
     )
-    which = evaluate.add_mutually_exclusive_group(required=True)
-    which.add_argument("--checkpoint", type=Path)
-    which.add_argument("--bundle", type=Path)
+    evaluate.add_argument("--checkpoint", type=Path, required=True)
     add_arguments(evaluate)
     add_before(evaluate)
     return parser
 
 
 def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
-    argv = sys.argv[1:] if argv is None else argv
-    args = arguments(prog).parse_args(argv)
-    if args.command == "evaluate" and args.bundle:
-        # A bundle is run by export, a later package: hand the command over to it.
-        status: int = importlib.import_module("export.__main__").main(argv)
-        return status
-    return perform(args)
+    return perform(arguments(prog).parse_args(sys.argv[1:] if argv is None else argv))
 
 
 def perform(args: argparse.Namespace) -> int:

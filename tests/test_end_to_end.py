@@ -63,7 +63,7 @@ def test_train_export_build_serve_find(tmp_path: Path) -> None:
         "--json",
     )
     by_bundle = run(
-        "model",
+        "export",
         "evaluate",
         "--bundle",
         str(bundle),

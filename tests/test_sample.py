@@ -164,7 +164,7 @@ def results(name: str) -> dict[str, Any]:
     command = [
         sys.executable,
         "-m",
-        "model",
+        "export",
         "evaluate",
         "--bundle",
         "bundles/default",
