@@ -68,7 +68,7 @@ def arguments(prog: str = PROG) -> argparse.ArgumentParser:
     evaluate = add_command(
         commands,
         "evaluate",
-        "measure a checkpoint's retrieval on a manifest; `tercet evaluate` does so for a bundle, too",
+        "measure a checkpoint's retrieval on a manifest (a bundle: python -m export evaluate)",
         "--checkpoint runs/tiny world:test:100 --json",
     )
     evaluate.add_argument("--checkpoint", type=Path, required=True)
