@@ -22,7 +22,7 @@ from tqdm import tqdm
 from export.bundle import ANY, BadBundle, Manifest, NoRoute, modality_of, open_bundle
 from export.encoder import EncoderError, OnnxEncoder
 from media.commands import Commands, add_command
-from media.containers import Budget
+from media.containers import ARCHIVE_BUDGET
 from media.errors import BadMedia, MissingModality
 from media.manifest import BadManifest
 from media.modality import MODALITIES
@@ -44,7 +44,6 @@ from .vectors.kinds import KINDS
 from .vectors.sizing import Sizing
 from .vectors.store import VectorStoreFailed
 
-BUILD_BUDGET = Budget(seconds=2 * 3600.0, frames=2 * 3600 * 60, samples=2 * 3600 * 48_000 * 8)
 PROG = "python -m index"
 PAGE = 1000  # items read at once
 LINE_S = 5.0  # between two lines of progress where there is no terminal
@@ -355,7 +354,7 @@ def adopt_command(
         print(f"  {file} ({file.stat().st_size} bytes)")
     decoders = Decoders(args.workers, DECODE_MEMORY_MB, args.file_max_s)
     try:
-        report = follow_build(adopt(encoder, collection, decoders, BUILD_BUDGET, args.overlap))
+        report = follow_build(adopt(encoder, collection, decoders, ARCHIVE_BUDGET, args.overlap))
     finally:
         decoders.close()
     for name, reason in report.failed.items():
@@ -375,7 +374,7 @@ def run_build(
             args.bundle,
             collection,
             args.paths,
-            budget=BUILD_BUDGET,
+            budget=ARCHIVE_BUDGET,
             memory_mb=DECODE_MEMORY_MB,
             max_s=args.file_max_s,
             workers=args.workers,
@@ -391,7 +390,7 @@ def run_build(
             collection,
             args.paths,
             decoders,
-            BUILD_BUDGET,
+            ARCHIVE_BUDGET,
             retry=args.retry_failed,
             overlap=args.overlap,
             at_once=os.cpu_count() or 1,
@@ -590,7 +589,7 @@ def reembed_with_progress(
         printed = time.monotonic()
         with tqdm(unit="item", desc="embedding", disable=not sys.stderr.isatty()) as bar:
             for progress in reembed(
-                args.data, args.collection, encoder, decoders, BUILD_BUDGET, overlap
+                args.data, args.collection, encoder, decoders, ARCHIVE_BUDGET, overlap
             ):
                 bar.total = progress.total
                 bar.update(progress.done - bar.n)

@@ -40,13 +40,19 @@ MICROSECONDS = 1_000_000  # FFmpeg's AV_TIME_BASE
 
 @dataclass(frozen=True)
 class Budget:
-    """How much may be decoded from one file."""
+    """How much may be decoded from one file: seconds, frames, pixels of a frame, samples (those of
+    all channels together), and streams.
+    """
 
     seconds: float = 600.0
     frames: int = 36_000
     frame_pixels: int = 8192 * 8192
     samples: int = 600 * 48_000 * 8
     streams: int = 64
+
+
+# For files that the owner of the service has chosen: two hours of eight channels.
+ARCHIVE_BUDGET = Budget(seconds=2 * 3600.0, frames=2 * 3600 * 60, samples=2 * 3600 * 48_000 * 8)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from export.bundle import Manifest
 from export.encoder import Encoder
 from index.ingest.build import build
 from index.library import Collections
-from media.containers import Budget
+from media.containers import ARCHIVE_BUDGET
 from media.sandbox import Decoders
 from media.text import Reading
 
@@ -24,7 +24,6 @@ from .batching import Batcher
 from .jobs import LISTED_MAX, Failure, Job, Progress, below
 from .settings import Settings
 
-IMPORT_BUDGET = Budget(seconds=2 * 3600.0, frames=2 * 3600 * 60, samples=2 * 3600 * 48_000 * 8)
 IMPORT_MEMORY_MB = 6144
 IMPORT_FILE_S = 600.0
 
@@ -87,7 +86,7 @@ class FolderImport:
                 collection,
                 [path],
                 self._decoders,
-                IMPORT_BUDGET,
+                ARCHIVE_BUDGET,
                 overlap=self._settings.overlap,
                 within=root,
             ):
