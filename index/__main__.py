@@ -22,7 +22,7 @@ from tqdm import tqdm
 from export.bundle import ANY, BadBundle, Manifest, NoRoute, modality_of, open_bundle
 from export.encoder import EncoderError, OnnxEncoder
 from media.commands import Commands, add_command
-from media.containers import ARCHIVE_BUDGET
+from media.containers import ARCHIVE_BUDGET, Budget
 from media.errors import BadMedia, MissingModality
 from media.manifest import BadManifest
 from media.modality import MODALITIES
