@@ -388,7 +388,11 @@ def test_alike_rows_come_together(smoke: tuple[TrainConfig, Path]) -> None:
     """Every row once an epoch, in runs that share what the epoch asks for."""
     out = smoke[1]
     world = Clips.open(
-        "world:train:64", SMOKE.inputs, out / "cache", out / "world", alike=(("place",), ())
+        "world:train:64",
+        SMOKE.inputs,
+        out / "cache",
+        out / "world",
+        batch_together_by=(("place",), ()),
     )
     places = [[d.row.metadata["place"] for d in world.draw(epoch, 64, (0,))] for epoch in (0, 1)]
     assert sorted(places[0]) == sorted(places[1])
