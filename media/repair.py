@@ -27,7 +27,6 @@ Patch = tuple[int, bytes]  # where in a file, and what stands there instead
 PCM, IEEE_FLOAT, EXTENSIBLE = 1, 3, 0xFFFE  # format tags of WAVEFORMATEX
 BITS_AT, VALID_BITS_AT, SUBFORMAT_AT = 14, 18, 24  # in a format chunk
 CHUNKS_MOST = 64  # in front of a format chunk
-W64_GUID = bytes.fromhex("f3acd3118cd100c04f8edb8a")  # behind the four letters of a chunk's name
 GIF_EXTENSION, GIF_IMAGE, GIF_CONTROL = b"\x21", b"\x2c", b"\xf9"
 GIF_CONTROL_BYTES = 4  # its size, flags and delay
 # in hundredths of a second

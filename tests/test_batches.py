@@ -23,7 +23,7 @@ def run(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
 
 
 class Gated:
-    """A device that notes each batch as (lane, rows), then waits until it may go on; rows below
+    """A device that notes each batch as (encoding, rows), then waits until it may go on; rows below
     zero fail.
     """
 
@@ -31,8 +31,8 @@ class Gated:
         self.batches: list[tuple[str, int]] = []
         self.gate = threading.Event()
 
-    def __call__(self, lane: str, rows: NDArray[Any]) -> NDArray[np.float32]:
-        self.batches.append((lane, len(rows)))
+    def __call__(self, encoding: str, rows: NDArray[Any]) -> NDArray[np.float32]:
+        self.batches.append((encoding, len(rows)))
         if not self.gate.wait(60):  # longer than any test may take
             raise TimeoutError
         if (rows < 0).any():
@@ -87,8 +87,8 @@ def test_every_fourth_batch_is_of_a_queue_behind() -> None:
             tasks += await started(*(batcher.submit("video", rows(n)) for n in range(4)))
             device.gate.set()
             await asyncio.gather(*tasks)
-        lanes = "".join(lane[0] for lane, _ in device.batches)
-        assert lanes == "tttvtttvtttvv"
+        first_letters = "".join(encoding[0] for encoding, _ in device.batches)
+        assert first_letters == "tttvtttvtttvv"
 
     run(work)
 
@@ -143,7 +143,7 @@ def test_a_full_queue_is_worth_asking_again_in_a_second() -> None:
             with pytest.raises(Overloaded) as refused:
                 await batcher.submit("text", rows(5))
             assert (refused.value.queue, refused.value.retry_s) == ("text", 1)
-            # another lane's queue is another one
+            # another encoding's queue is another one
             tasks += await started(batcher.submit("video", rows(1)))
             device.gate.set()
             await asyncio.gather(*tasks)
@@ -155,28 +155,6 @@ def test_a_full_queue_is_worth_asking_again_in_a_second() -> None:
             tasks += await started(*(batcher.submit("text", rows(n)) for n in range(3)))
             with pytest.raises(Overloaded):
                 await batcher.submit("text", rows(5))
-            device.gate.set()
-            await asyncio.gather(*tasks)
-
-    run(work)
-
-
-def test_words_leave_beside_words_once_they_are_worth_it() -> None:
-    """Forty tokens are, thirty-six are not: those wait until the batch that is run has ended."""
-
-    async def work() -> None:
-        device = Gated()
-        specs = {"text": QueueSpec(), "video": ROW}
-        options: dict[str, Any] = {"specs": specs, "max_tokens": 400, "quick": ("text",)}
-        words = np.ones((1, 4), np.int64)
-        async with batcher_of(device, **options, max_waiting=900) as batcher:
-            tasks = await started(batcher.submit("text", words))
-            await device.seen(("text", 1))
-            tasks += await started(*(batcher.submit("text", words) for _ in range(9)))
-            await asyncio.sleep(0.05)
-            await device.seen(("text", 1))
-            tasks += await started(batcher.submit("text", words))
-            await device.seen(("text", 1), ("text", 10))
             device.gate.set()
             await asyncio.gather(*tasks)
 

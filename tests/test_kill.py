@@ -299,7 +299,7 @@ def follow(expected: dict[str, int], told: list[dict[str, Any]]) -> None:
 
 
 def test_killed_before_each_step_of_writing(tmp_path: Path, lives: Lives) -> None:
-    """From the first to the last that a writer's life has, renewal and snapshots included."""
+    """From the first to the last that a writer's life has, rebuilds and snapshots included."""
     ended, step = -signal.SIGKILL, 0
     while ended:
         step += 1

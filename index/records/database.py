@@ -618,15 +618,17 @@ class Records:
 
     def copied_versions(self) -> dict[str, str]:
         """The versions, by id, that a staged collection's items were made from."""
-        rows = self._db.execute("select key, value from meta where key like 'from:%'")
-        return {key.removeprefix("from:"): value for key, value in rows}
+        rows = self._db.execute(
+            "select key, value from meta where key like ?", (f"{COPIED_PREFIX}%",)
+        )
+        return {key.removeprefix(COPIED_PREFIX): value for key, value in rows}
 
     def set_copied_versions(self, versions: dict[str, str]) -> None:
-        self.set_meta({f"from:{id}": version for id, version in versions.items()})
+        self.set_meta({f"{COPIED_PREFIX}{id}": version for id, version in versions.items()})
 
     def forget_copied_versions(self) -> None:
         with self._transaction():
-            self._db.execute("delete from meta where key like 'from:%'")
+            self._db.execute("delete from meta where key like ?", (f"{COPIED_PREFIX}%",))
 
     def find(self, id: str) -> Item | None:
         return next(iter(self._items("where i.id = ?", (id,))), None)
