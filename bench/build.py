@@ -158,7 +158,8 @@ def main() -> None:
         slower, after = rates[:, :2].min(axis=1), 1 / (1 / rates[:, :2]).sum(axis=1)
         print(f"{len(todo):,} files, {indexed:,} indexed, {args.rounds} rounds\n")
         print(
-            "| | files a second | of the slower stage | of one after the other |\n|---|---|---|---|"
+            "| what runs | files a second | speed, slower stage = 1 | speed, stages in turn = 1 |\n"
+            "|---|---|---|---|"
         )
         for name, found in zip(
             ("decoding alone", "encoding alone", "the builder", "the builder on Ray"),

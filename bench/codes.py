@@ -109,7 +109,7 @@ def main() -> None:
     dim = x.shape[1]
     truth = true_ten(x, queries, np.arange(len(x)))
     print(
-        "| kind | setting | p50, ms | recall@10 | bytes a vector | built in, s |\n"
+        "| kind of index | setting | p50, ms | recall@10 | bytes a vector | time to build, s |\n"
         "|---|---|---|---|---|---|"
     )
     for name in (f"PQ{dim // 4}x4fs", f"PQ{dim // 2}x4fs", *CODES, *WHOLE):

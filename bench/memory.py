@@ -50,7 +50,7 @@ def main() -> None:
         )
     total = sum(r["rss"] for name, r in found.items() if ", " not in name)
     print(
-        "| graphs | seconds | USS, MiB | RSS, MiB | RSS of the graphs one by one |\n"
+        "| graphs | seconds | USS, MiB | RSS, MiB | RSS, sum of each alone = 1 |\n"
         "|---|---|---|---|---|"
     )
     for name, r in found.items():

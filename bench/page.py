@@ -101,7 +101,8 @@ def main() -> None:
             seen = np.array(page.evaluate("window.seen"))
         browser.close()
     print(
-        f"{len(seen)} searches of {args.count:,} windows, typed\n\n| | p50, ms | p95, ms |\n"
+        f"{len(seen)} searches of {args.count:,} windows, typed\n\n"
+        "| from the request | p50, ms | p95, ms |\n"
         "|---|---|---|"
     )
     for name, times in (

@@ -144,7 +144,7 @@ def watched(port: int, work: Callable[[], Outcome]) -> Outcome:
 
 
 def counted(of: Counter[str]) -> str:
-    return ", ".join(f"{n} {what}" for what, n in of.most_common())
+    return ", ".join(f"{what}: {n}" for what, n in of.most_common())
 
 
 def main() -> None:
@@ -157,7 +157,8 @@ def main() -> None:
     args = parser.parse_args()
     files = sorted(path for path in args.folder.rglob("*") if path.is_file())
     print(
-        "| | odd files | texts between them | p50, ms | p99, ms | memory at most, MiB |\n"
+        "| server | answers to odd files, by status | right answers to texts | p50, ms | p99, ms "
+        "| peak memory, MiB |\n"
         "|---|---|---|---|---|---|"
     )
     with (

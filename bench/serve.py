@@ -233,7 +233,10 @@ def main() -> None:
                         times[name] = times.get(name, []) + took
         loop = next(iter(rates.values()))
         print(f"{os.cpu_count()} cores, {args.rounds} rounds\n")
-        print("| | texts a second | of the loop | p50, ms | p99, ms |\n|---|---|---|---|---|")
+        print(
+            "| what runs | texts a second | speed, loop = 1 | p50, ms | p99, ms |\n"
+            "|---|---|---|---|---|"
+        )
         print(
             "\n".join(
                 told(name, found, loop, times.get(name, [])) for name, found in rates.items()

@@ -162,7 +162,8 @@ def main() -> None:
     print(", ".join(f"{name}: {count:,}" for name, count in sorted(seen.items())))
     warm = samples[len(samples) // 5 :]
     print(
-        "\n| | idle before | at a fifth | at the end | idle after | slope an hour |\n"
+        "\n| measure | idle before | after a fifth of the time | at the end | idle after "
+        "| growth an hour, least squares |\n"
         "|---|---|---|---|---|---|"
     )
     for name in idle:

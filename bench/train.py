@@ -115,7 +115,7 @@ def main() -> None:
         best = found.setdefault(switch, result)
         found[switch] = min(best, result, key=lambda r: r["seconds"])
     plain = found["plain"]
-    print("| switch | triplets a second | of plain | activations and gradients, MiB | of plain |")
+    print("| switch | triplets a second | speed, plain = 1 | memory, MiB | memory, plain = 1 |")
     print("|---|---|---|---|---|")
     for switch, r in found.items():
         speed = args.batch / r["seconds"]
