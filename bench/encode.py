@@ -24,7 +24,7 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 
-from export.bundle import Bundle, modality_of, open_bundle
+from export.bundle import Bundle, open_bundle, parse_modality
 from export.encoder import PROVIDERS, OnnxEncoder
 from export.precision import GAINFUL, derive_graph
 from export.verify import probes
@@ -68,7 +68,7 @@ def time_shares(bundle: Bundle, encoding: str, precision: str, x: NDArray[Any]) 
         source: str | bytes = str(graph) if precision == "fp32" else derive_graph(graph, precision)
         run = onnxruntime.InferenceSession(source, options, providers=[PROVIDERS["cpu"]])
         for _ in range(10):
-            run.run(None, {MODALITY_TABLE[modality_of(encoding)].graph_input: x})
+            run.run(None, {MODALITY_TABLE[parse_modality(encoding)].graph_input: x})
         events = json.loads(Path(run.end_profiling()).read_text(encoding="utf-8"))
     times: Counter[str] = Counter()
     for event in events:

@@ -25,7 +25,7 @@ import onnxruntime
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from export.bundle import Bundle, open_bundle
-from export.encoder import OnnxEncoder, modality_of
+from export.encoder import OnnxEncoder, parse_modality
 from export.precision import find_logarithm_inputs, fold_constants
 from export.verify import collect_items, encode_in_batches, encode_items, least_cosine
 
@@ -101,7 +101,7 @@ def main() -> None:
     )
     print("|---|---|---|---|---|---|---|---|")
     for encoding in bundle.manifest.graphs:
-        some = items[modality_of(encoding)]
+        some = items[parse_modality(encoding)]
         random = np.random.default_rng(0).permutation(len(some))
         chosen = [some[i] for i in random[: max(ROWS)]]
         times = [best_ms(encoders, encoding, chosen[:n], args.rounds) for n in ROWS]

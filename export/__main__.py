@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from evaluation.report import add_arguments, run
-from media.commands import add_command, epilog, not_installed
+from media.commands import add_command, epilog, report_missing_package
 from media.errors import BadConfig
 from media.manifest import BadManifest
 
@@ -151,7 +151,7 @@ def perform(args: argparse.Namespace) -> int:
     except ModuleNotFoundError as error:
         if error.name not in TRAINING:
             raise
-        return not_installed(args.command, error, "train")
+        return report_missing_package(args.command, error, "train")
     except (BadBundle, BadConfig, BadManifest, EncoderError, OSError) as error:
         print(f"{args.command}: {error}", file=sys.stderr)
         return 1
@@ -173,7 +173,7 @@ def pretrained_command(args: argparse.Namespace) -> int:
     try:
         from .pretrained import BadPretrained, import_pretrained
     except ImportError as error:
-        return not_installed("pretrained", error, "pretrained")
+        return report_missing_package("pretrained", error, "pretrained")
     try:
         bundle = import_pretrained(args.names, args.out, args.folders)
     except BadPretrained as error:
@@ -197,7 +197,7 @@ def stems_command(args: argparse.Namespace) -> int:
         from .stems import MissingData, Sources, export_stems
         from .wheels import CannotFetchWheel
     except ImportError as error:
-        return not_installed("stems", error, "stems")
+        return report_missing_package("stems", error, "stems")
     sources = Sources(args.open, args.teachers, args.leave_out, args.cache)
     try:
         bundle, report = export_stems(sources, args.out, args.picture_stem, args.frames)

@@ -144,12 +144,13 @@ class Route:
     target: str | Joint
 
 
-def modality_of(encoding: str | Joint) -> str:
-    """An encoding is named by its modality, and by its space where a modality is encoded in several
-    ways.
+def parse_modality(encoding: str | Joint) -> str:
+    """The modality of an encoding, named "modality" or "modality@space"; of a `Joint` "any".
 
-    >>> modality_of("text@audio"), modality_of("video"), modality_of(Joint("video", "audio", 0.3))
-    ('text', 'video', 'any')
+    >>> parse_modality("text@audio"), parse_modality("video")
+    ('text', 'video')
+    >>> parse_modality(Joint("video", "audio", 0.3))
+    'any'
     """
     if isinstance(encoding, Joint):
         return ANY
@@ -202,7 +203,7 @@ class Manifest:
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(modality_of(e) for e in self.graphs))
+        return tuple(dict.fromkeys(parse_modality(e) for e in self.graphs))
 
     @property
     def dims(self) -> dict[str, int]:
@@ -212,14 +213,14 @@ class Manifest:
     def spec(self, encoding: str) -> Spec:
         """How the inputs of an encoding are prepared. Raises KeyError: an unknown encoding."""
         tokenizer = self.tokenizers.get(encoding)
-        return tokenizer.spec if tokenizer else self.inputs.recorded()[modality_of(encoding)]
+        return tokenizer.spec if tokenizer else self.inputs.recorded()[parse_modality(encoding)]
 
     def golden_input(self, encoding: str) -> NDArray[Any]:
         """What the golden vectors of an encoding were made of, [GOLDEN_ITEMS, ...]."""
         return self.spec(encoding).golden_input(GOLDEN_ITEMS)
 
     def encodings(self, modality: str) -> list[str]:
-        return [e for e in self.graphs if modality_of(e) == modality]
+        return [e for e in self.graphs if parse_modality(e) == modality]
 
     def compares(self, a: str, b: str) -> bool:
         """Whether vectors of two encodings lie in one space."""

@@ -26,8 +26,8 @@ from .bundle import (
     Bundle,
     Manifest,
     WrongVectors,
-    modality_of,
     open_bundle,
+    parse_modality,
 )
 from .precision import GAINFUL, derive_graph
 
@@ -135,7 +135,7 @@ class OnnxEncoder:
         cores = threads or os.cpu_count() or 1
         # Texts are small and many: of two batches side by side each has its own thread and both the
         # session's others, which wait less for each other than one batch's on every core.
-        texts = {e for e in bundle.manifest.graphs if modality_of(e) == TEXT}
+        texts = {e for e in bundle.manifest.graphs if parse_modality(e) == TEXT}
         self._sessions = {
             e: open_session(
                 bundle.graph(e),
@@ -236,7 +236,7 @@ class OnnxEncoder:
 
     def embed(self, encoding: str, arrays: NDArray[Any]) -> NDArray[np.float32]:
         run = self._sessions[encoding]
-        name = MODALITY_TABLE[modality_of(encoding)].graph_input
+        name = MODALITY_TABLE[parse_modality(encoding)].graph_input
         if self.provider == "cpu":
             vectors: NDArray[np.float32] = run.run(None, {name: arrays})[0]
         else:

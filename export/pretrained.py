@@ -1,13 +1,13 @@
-"""Published encoders as bundles: the library's own modules, and in the graph what its processor
-does to numbers.
+"""Published encoders as bundles: transformers' own modules, with the numeric part of their
+processors in the graph.
 
-What stays outside is what serving does anyway: frames are chosen, scaled and cropped, sound is
-resampled, text becomes ids. A hub id is fetched by the library; a local folder never touches the
-network.
+Other preparation stays outside, as for every bundle: frames are chosen, scaled and cropped, sound
+is resampled, text becomes token ids. A model named by its id is fetched from Hugging Face's hub; a
+local folder is read without network access.
 
 BadPretrained
-├── CannotFetch            no such model, or no way to it
-└── UnknownFamily          a model of another kind, or one this room cannot trace
+├── CannotFetch            no such model, or no connection to the hub
+└── UnknownFamily          a model of an unknown family, or one that cannot be traced
 """
 
 from __future__ import annotations
@@ -32,23 +32,31 @@ from media.text import TextSpec
 from media.video import VideoSpec
 from media.windows import InputSpecs
 
-from .bundle import TOKENIZER, Bundle, Space, Tokenizer, draft_manifest, modality_of, write_bundle
+from .bundle import (
+    TOKENIZER,
+    Bundle,
+    Space,
+    Tokenizer,
+    draft_manifest,
+    parse_modality,
+    write_bundle,
+)
 from .to_onnx import compute_golden_vectors, trace_graph, write_graphs
 
-WINDOW_S = 10.0  # of encoders of pictures, which have none of their own
-FRAMES = 8
+WINDOW_S = 10.0  # seconds, of encoders of single pictures, which define no window
+FRAMES = 8  # of a window, for the same encoders
 # as PIL numbers them
 INTERPOLATIONS = {0: "point", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "area", 5: "area"}
-LONGEST = 512  # tokens of a text that are read, at most
+MAX_TEXT_TOKENS = 512
 
 
 class BadPretrained(Exception):
-    """A published encoder that does not become a bundle."""
+    """A published encoder that cannot become a bundle."""
 
 
 class CannotFetch(BadPretrained):
     def __init__(self, name: str, problem: str) -> None:
-        super().__init__(f"{name} cannot be had: {problem}")
+        super().__init__(f"{name} cannot be loaded: {problem}")
         self.name = name
 
 
@@ -235,7 +243,9 @@ def adapt_picture_model(
         towers={"video": tower(model, processor), "text": Words(model, None)},
         spaces={config.model_type: {"text": "text", "video": "video"}},
         text=TextSpec(
-            min(config.text_config.max_position_embeddings, LONGEST), tokenizer.pad_token_id, whole
+            min(config.text_config.max_position_embeddings, MAX_TEXT_TOKENS),
+            tokenizer.pad_token_id,
+            whole,
         ),
         tokenizer=tokenizer,
         video=video,
@@ -254,7 +264,9 @@ def adapt_sound_model(name: str, place: str, model: Any) -> Published:
         name=name,
         towers={"audio": Sound(model, extractor), "text": Words(model, tokenizer.pad_token_id)},
         spaces={"clap": {"text": "text", "audio": "audio"}},
-        text=TextSpec(min(positions, tokenizer.model_max_length, LONGEST), tokenizer.pad_token_id),
+        text=TextSpec(
+            min(positions, tokenizer.model_max_length, MAX_TEXT_TOKENS), tokenizer.pad_token_id
+        ),
         tokenizer=tokenizer,
         audio=AudioSpec(extractor.sampling_rate, extractor.nb_max_samples, fill="repeat"),
         window_s=extractor.nb_max_samples / extractor.sampling_rate,
@@ -293,7 +305,7 @@ def adapt_joint_model(name: str, place: str, model: Any) -> Published:
             "audio": {"text": "text@audio", "audio": "audio"},
             "audio-video": {"audio": "audio", "video": "video"},
         },
-        text=TextSpec(min(tokenizer.model_max_length, LONGEST), pad_id),
+        text=TextSpec(min(tokenizer.model_max_length, MAX_TEXT_TOKENS), pad_id),
         tokenizer=tokenizer,
         video=video,
         audio=audio,
@@ -426,7 +438,7 @@ def write_published_bundle(
     protos: dict[str, Any] = {}
     for part in parts:
         for encoding, tower in part.towers.items():
-            spec = inputs.recorded().get(modality_of(encoding), part.text)
+            spec = inputs.recorded().get(parse_modality(encoding), part.text)
             protos[encoding] = trace_graph(tower, encoding, spec)
     widths = {
         e: proto.graph.output[0].type.tensor_type.shape.dim[1].dim_value
@@ -454,7 +466,7 @@ def write_published_bundle(
             e: Tokenizer(file, p.text)
             for file, p in files.items()
             for e in p.towers
-            if modality_of(e) == "text"
+            if parse_modality(e) == "text"
         },
         {"published": cards},
     )
@@ -466,7 +478,7 @@ def rename_text_encoding(part: Published) -> Published:
     if len(part.spaces) > 1:
         raise UnknownFamily(part.name, "of several spaces already: it stands alone")
     (space,) = part.spaces
-    name = {e: e if modality_of(e) != "text" else f"text@{space}" for e in part.towers}
+    name = {e: e if parse_modality(e) != "text" else f"text@{space}" for e in part.towers}
     towers = {name[e]: tower for e, tower in part.towers.items()}
     return replace(
         part, towers=towers, spaces={space: {m: name[e] for m, e in part.spaces[space].items()}}

@@ -29,7 +29,7 @@ from .bundle import (
     Space,
     Tokenizer,
     draft_manifest,
-    modality_of,
+    parse_modality,
     write_bundle,
 )
 from .encoder import OnnxEncoder
@@ -68,7 +68,7 @@ def trace_graph(tower: nn.Module, encoding: str, spec: Spec) -> onnx.ModelProto:
         program = torch.onnx.export(
             tower.eval(),
             (example,),
-            input_names=[MODALITY_TABLE[modality_of(encoding)].graph_input],
+            input_names=[MODALITY_TABLE[parse_modality(encoding)].graph_input],
             output_names=["vector"],
             dynamic_shapes=(free,),
             opset_version=OPSET,

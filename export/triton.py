@@ -11,7 +11,7 @@ import numpy as np
 
 from media.modality import MODALITY_TABLE
 
-from .bundle import TOKENIZER, WEIGHTS, Bundle, InTheWay, modality_of
+from .bundle import TOKENIZER, WEIGHTS, Bundle, InTheWay, parse_modality
 
 LARGEST_BATCH = 64
 PREFERRED = (8, 32)
@@ -53,7 +53,7 @@ def write_repository(bundle: Bundle, out: Path, instances: int = 1) -> list[str]
 
 def configuration(bundle: Bundle, name: str, encoding: str, instances: int) -> str:
     """The text form of Triton's ModelConfig."""
-    modality = MODALITY_TABLE[modality_of(encoding)]
+    modality = MODALITY_TABLE[parse_modality(encoding)]
     dims = ", ".join(map(str, bundle.manifest.spec(encoding).shape))
     return f"""name: "{name}"
 backend: "onnxruntime"

@@ -19,7 +19,7 @@ from evaluation.retrieval import Embedder, build_first_window_routes, summarise
 from media.manifest import Row, read_manifest
 from media.modality import TEXT
 
-from .bundle import LEAST_ALIKE, PrecisionLoss, modality_of, open_bundle, write_manifest
+from .bundle import LEAST_ALIKE, PrecisionLoss, open_bundle, parse_modality, write_manifest
 from .encoder import PROVIDERS, CannotRun, OnnxEncoder
 from .precision import GAINFUL
 
@@ -70,7 +70,7 @@ def collect_items(encoder: OnnxEncoder) -> Items:
     """
     found: Items = {}
     for encoding in encoder.manifest.graphs:
-        modality = modality_of(encoding)
+        modality = parse_modality(encoding)
         if modality not in found:
             spec = encoder.manifest.spec(encoding)
             most = BATCHES[-1]
@@ -141,7 +141,7 @@ def check_batch_invariance(encoder: OnnxEncoder, items: Items | None = None) -> 
     """
     items = items or collect_items(encoder)
     for encoding in encoder.manifest.graphs:
-        some = items[modality_of(encoding)]
+        some = items[parse_modality(encoding)]
         vectors = encode_in_batches(encoder, encoding, some)
         what = f"alone = in batches, {len(some)} items"
         yield check_parity(
@@ -194,7 +194,7 @@ def measure_losses(
 
     before, out = recall(""), {}
     for encoding in manifest.graphs:
-        some = items[modality_of(encoding)]
+        some = items[parse_modality(encoding)]
         expected = np.concatenate([encode_items(plain, encoding, [item]) for item in some])
         vectors = encode_in_batches(variant, encoding, some)
         after = recall(encoding)

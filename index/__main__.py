@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from export.bundle import ANY, BadBundle, Manifest, NoRoute, modality_of, open_bundle
+from export.bundle import ANY, BadBundle, Manifest, NoRoute, open_bundle, parse_modality
 from export.encoder import EncoderError, OnnxEncoder
 from media.commands import Commands, add_command
 from media.containers import ARCHIVE_BUDGET, Budget
@@ -514,7 +514,7 @@ def item_document(item: Item) -> dict[str, Any]:
 
 def embed_file(encoder: OnnxEncoder, encoding: str, file: Path) -> NDArray[np.float32]:
     """One query vector for a file: the mean direction of its windows."""
-    modality = modality_of(encoding)
+    modality = parse_modality(encoding)
     decoders = Decoders(1, max_s=60.0)
     try:
         media = decoders.finish(

@@ -9,7 +9,7 @@ import sys
 from typing import Any
 
 # the packages of every installation
-EVERYWHERE = ("media", "evaluation", "export", "index", "service")
+ALWAYS_INSTALLED = ("media", "evaluation", "export", "index", "service")
 
 # %(prog)s is what the command was called by: `tercet search`, or `python -m index search`.
 Commands = Any  # what `ArgumentParser.add_subparsers` gives; argparse has no public name for it
@@ -35,14 +35,14 @@ def add_command(
     return parser
 
 
-def not_installed(command: str, error: ImportError, extra: str) -> int:
+def report_missing_package(command: str, error: ImportError, extra: str) -> int:
     """Say on stderr which package a command needs, and the extra that installs it. Returns the exit
     status, 2.
 
     Raises:
         ImportError: what was given, if it is a fault of packages that every installation has.
     """
-    if (error.name or "").split(".")[0] in EVERYWHERE:
+    if (error.name or "").split(".")[0] in ALWAYS_INSTALLED:
         raise error
     print(
         f"{command}: it needs {error.name}, which is not installed (extra '{extra}')",

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from evaluation.report import add_arguments, add_before
-from media.commands import add_command, not_installed
+from media.commands import add_command, report_missing_package
 from media.errors import BadConfig
 from media.manifest import BadManifest
 
@@ -86,7 +86,7 @@ def perform(args: argparse.Namespace) -> int:
     try:
         return run(args)
     except ModuleNotFoundError as error:
-        return not_installed(args.command, error, "train")
+        return report_missing_package(args.command, error, "train")
     except (BadConfig, BadManifest, OSError) as error:
         print(f"{args.command}: {error}", file=sys.stderr)
         return 1
@@ -133,13 +133,13 @@ def evaluate_command(args: argparse.Namespace) -> int:
     from media.text import TextTokens
 
     from .training import checkpoint
-    from .training.loop import embedder, new_model
+    from .training.loop import make_embedder, new_model
 
     model, config, state = checkpoint.load(args.checkpoint)
     file = state["folder"] / "tokenizer.json"
     tokens = TextTokens(file, config.encoder.text)
-    before = embedder(new_model(config, file).eval(), tokens) if args.before else None
-    report.run([embedder(model, tokens)], config.encoder.inputs, args, before)
+    before = make_embedder(new_model(config, file).eval(), tokens) if args.before else None
+    report.run([make_embedder(model, tokens)], config.encoder.inputs, args, before)
     return 0
 
 

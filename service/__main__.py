@@ -22,7 +22,7 @@ from export.encoder import EncoderError, OnnxEncoder
 from index.collection import CollectionError
 from index.records.schema import UnknownSchema
 from index.vectors.store import VectorStoreFailed
-from media.commands import epilog, not_installed
+from media.commands import epilog, report_missing_package
 
 from .app import create_app
 from .protocol import Protocol
@@ -77,7 +77,7 @@ def mcp_command(argv: Sequence[str], prog: str) -> int:
     try:
         from . import mcp
     except ModuleNotFoundError as error:
-        return not_installed("mcp", error, "mcp")
+        return report_missing_package("mcp", error, "mcp")
     return mcp.main(argv, prog)
 
 

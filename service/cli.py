@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from media.commands import epilog, not_installed
+from media.commands import epilog, report_missing_package
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def evaluate(argv: list[str]) -> int:
     try:
         from model.__main__ import perform as perform_model
     except ModuleNotFoundError as error:
-        return not_installed("evaluate", error, "train")
+        return report_missing_package("evaluate", error, "train")
     return perform_model(args)
 
 
@@ -219,7 +219,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return COMMANDS[name].run(arguments[1:])
     except ModuleNotFoundError as error:
-        return not_installed(name, error, COMMANDS[name].extra)
+        return report_missing_package(name, error, COMMANDS[name].extra)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from export.bundle import modality_of
+from export.bundle import parse_modality
 from export.encoder import Encoder
 from index.search import direction
 from media.containers import MEDIA, Budget
@@ -164,11 +164,13 @@ class Pipeline:
             OverQuota: the client has had its seconds of media.
         """
         self._media_quota.check(client)
-        modalities = list(dict.fromkeys(map(modality_of, encodings)))
+        modalities = list(dict.fromkeys(map(parse_modality, encodings)))
         with stage("decode"):
             media = await self._decode(path, modalities, overlap, previews)
         self._media_quota.take(client, math.ceil(media.duration_s))
-        parts = {e: media.parts[modality_of(e)] for e in encodings if modality_of(e) in media.parts}
+        parts = {
+            e: media.parts[parse_modality(e)] for e in encodings if parse_modality(e) in media.parts
+        }
         arrays = await asyncio.gather(
             *(self.encode(encoding, part.array, client) for encoding, part in parts.items())
         )

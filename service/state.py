@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from export.bundle import Manifest, modality_of
+from export.bundle import Manifest, parse_modality
 from export.encoder import Encoder
 from index.collection import FingerprintConflict, RecordsLost
 from index.library import Collections
@@ -127,7 +127,7 @@ def queue_specs(manifest: Manifest) -> dict[str, QueueSpec]:
     """The batcher's queues: by encoding, the quickest first, what a row costs in tokens."""
 
     def rank(encoding: str) -> int:
-        return MODALITY_TABLE[modality_of(encoding)].queue_rank
+        return MODALITY_TABLE[parse_modality(encoding)].queue_rank
 
     specs = {}
     for encoding in sorted(manifest.graphs, key=rank):
@@ -207,7 +207,7 @@ async def open_state(
             max_tokens=settings.batch_max_tokens,
             max_waiting=settings.queue_max_tokens,
             observe=metrics.observe_batch,
-            quick=[e for e in specs if modality_of(e) == TEXT and on_cpu],
+            quick=[e for e in specs if parse_modality(e) == TEXT and on_cpu],
         )
         undo.push_async_callback(batcher.close)
         quotas = Quotas(settings, quotas_before)

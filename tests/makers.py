@@ -23,7 +23,7 @@ import pytest
 from numpy.typing import NDArray
 from packaging.requirements import Requirement
 
-from export.bundle import Manifest, Space, Tokenizer, modality_of
+from export.bundle import Manifest, Space, Tokenizer, parse_modality
 from media.audio import AudioSpec
 from media.errors import BadText
 from media.text import Reading, TextSpec
@@ -126,7 +126,7 @@ class FakeEncoder:
         spaces = spaces or {"vlsa": Space(4, {m: m for m in MODALITIES})}
         graphs = {e: f"{e}.onnx" for space in spaces.values() for e in space.encodings.values()}
         tokenizers = {
-            e: Tokenizer("tokenizer.json", TEXT) for e in graphs if modality_of(e) == "text"
+            e: Tokenizer("tokenizer.json", TEXT) for e in graphs if parse_modality(e) == "text"
         }
         self.manifest = Manifest(
             2, "fake", fingerprint, SPECS, spaces, graphs, tokenizers, {}, {}, {}
@@ -161,7 +161,7 @@ class FakeEncoder:
         """Of an encoding that is narrower than four, the first axes
         and one that is always there.
         """
-        modality, width = modality_of(encoding), self.manifest.dims[encoding]
+        modality, width = parse_modality(encoding), self.manifest.dims[encoding]
         if self.poison in (modality, "all"):
             raise RuntimeError("poisoned")
         out = np.zeros((len(arrays), 4), np.float32)

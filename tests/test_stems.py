@@ -23,10 +23,10 @@ from model.network.stems import (
     LogMel,
     PictureStem,
     SameConv,
-    full_scale,
-    fuse,
-    loudest_block,
-    mel_filters,
+    cut_loudest_block,
+    fuse_batch_norm,
+    make_mel_filters,
+    scale_to_full,
 )
 from model.training.readings import Linear, held_out, log_ranks, mean_within, ridge, unit
 
@@ -42,7 +42,7 @@ def test_the_factorised_dft_is_the_dft() -> None:
 
 
 def test_mel_filters_sum_to_one_and_peak_at_their_own_pitch() -> None:
-    filters = mel_filters()  # [1024, 96]
+    filters = make_mel_filters()  # [1024, 96]
     assert torch.allclose(filters.sum(0), torch.ones(96))
     assert (filters.argmax(0).diff() >= 0).all()
 
@@ -50,12 +50,12 @@ def test_mel_filters_sum_to_one_and_peak_at_their_own_pitch() -> None:
 def test_a_tone_is_loudest_in_the_filter_of_its_pitch() -> None:
     hz = 3000.0
     tone = 0.01 * torch.sin(2 * torch.pi * hz * torch.arange(44_100) / 44_100)[None]
-    log_mel = LogMel()(full_scale(tone))[0]  # however quiet: it is brought to full scale
+    log_mel = LogMel()(scale_to_full(tone))[0]  # however quiet: it is brought to full scale
     mel = 2595 * np.log10(1 + hz / 700)
     top = 2595 * np.log10(1 + 22_050 / 700)
     assert abs(int(log_mel[20].argmax()) - (mel / top * 97 - 1)) < 1.0
-    assert torch.allclose(LogMel()(full_scale(100 * tone))[0], log_mel, atol=1e-4)
-    assert (LogMel()(full_scale(torch.zeros(1, 44_100))) == 0).all()  # silence stays silence
+    assert torch.allclose(LogMel()(scale_to_full(100 * tone))[0], log_mel, atol=1e-4)
+    assert (LogMel()(scale_to_full(torch.zeros(1, 44_100))) == 0).all()  # silence stays silence
 
 
 def test_the_loudest_block_is_chosen_for_each_row() -> None:
@@ -63,10 +63,10 @@ def test_the_loudest_block_is_chosen_for_each_row() -> None:
     waveform = torch.zeros(2, 220_500)
     waveform[0, -44_100:] = 0.5
     waveform[1, :44_100] = 0.5
-    blocks = loudest_block(waveform)
+    blocks = cut_loudest_block(waveform)
     assert blocks.shape == (2, 99 * 1024 + 2048)
     assert [int(count) for count in (blocks > 0).sum(1)] == [44_100, 44_100]
-    assert torch.equal(loudest_block(waveform[1:])[0], blocks[1])
+    assert torch.equal(cut_loudest_block(waveform[1:])[0], blocks[1])
 
 
 def test_a_folded_batch_norm_gives_the_same() -> None:
@@ -77,7 +77,7 @@ def test_a_folded_batch_norm_gives_the_same() -> None:
     norm.eval()
     x = torch.randn(2, 3, 9, 9)
     with torch.no_grad():
-        weight, bias = fuse(conv.weight, dict(norm.state_dict()), 1e-3)
+        weight, bias = fuse_batch_norm(conv.weight, dict(norm.state_dict()), 1e-3)
         assert torch.allclose(nn.functional.conv2d(x, weight, bias), norm(conv(x)), atol=1e-5)
 
 

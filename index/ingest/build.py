@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from export.bundle import modality_of
+from export.bundle import parse_modality
 from export.encoder import Encoder
 from media.containers import MEDIA, Budget
 from media.errors import BadMedia, DecoderFailed, DecodersClosed, NotMedia
@@ -615,7 +615,7 @@ def encode_all(
     """
     out: list[dict[str, tuple[list[int], np.ndarray[Any, Any]]]] = [{} for _ in items]
     for encoding in encoder.manifest.graphs:
-        modality = modality_of(encoding)
+        modality = parse_modality(encoding)
         having = [
             (position, item.parts[modality])
             for position, item in enumerate(items)

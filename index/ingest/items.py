@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export.bundle import modality_of
+from export.bundle import parse_modality
 from media.windows import Media
 
 from ..records.database import NewItem
@@ -24,7 +24,7 @@ def media_item(id: str, media: Media, vectors: dict[str, WindowVectors], **field
     silent = media.parts["audio"].empty if "audio" in media.parts else frozenset()
     audible: dict[str, WindowVectors] = {}
     for encoding, (windows, rows) in vectors.items():
-        if modality_of(encoding) == "audio":
+        if parse_modality(encoding) == "audio":
             audible[encoding] = drop_windows(silent, windows, rows)
         else:
             audible[encoding] = windows, rows

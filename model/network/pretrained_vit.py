@@ -1,8 +1,7 @@
-"""Weights of published vision transformers as the trunk's first: CLIP's image tower or a ViT,
-matched by name.
+"""Starts the trunk from the weights of a published vision transformer: CLIP's image tower or a ViT.
 
-What fits goes in, everything else stays as chance made it, and both are told. No model library is
-needed: the names in a safetensors file say all there is to know.
+Weights are matched by their names in the safetensors file and by their shapes, so no model library
+is needed. Everything else keeps its random initialisation. The log names the weights of both kinds.
 """
 
 from __future__ import annotations
@@ -21,7 +20,8 @@ from media.errors import BadConfig
 
 from .transformer import VLSA, Block, LinearStem
 
-ROLES = {  # what a layer's part is called in CLIP and in ViT, old and new
+# A part of a layer, and its names: in CLIP, and in older and newer releases of ViT.
+ROLES = {
     "query": r"self_attn\.q_proj|attention\.attention\.query|attention\.q_proj",
     "key": r"self_attn\.k_proj|attention\.attention\.key|attention\.k_proj",
     "value": r"self_attn\.v_proj|attention\.attention\.value|attention\.v_proj",
@@ -41,11 +41,11 @@ POSITIONS = re.compile(r"embeddings\.(?:position_embedding\.weight|position_embe
 NORM = re.compile(r"(?<!\d\.)(?:post_layernorm|(?:^|\.)layernorm)\.(weight|bias)$")
 
 
-def files_of(source: str) -> Path:
-    """The folder of a published model: a local one, or fetched from the hub.
+def fetch_model_folder(source: str) -> Path:
+    """The folder of a published model: `source` itself, or fetched from Hugging Face's hub.
 
     Raises:
-        BadConfig: neither.
+        BadConfig: it is no folder, and the hub did not give it.
     """
     if Path(source).is_dir():
         return Path(source)
@@ -56,19 +56,20 @@ def files_of(source: str) -> Path:
         return Path(snapshot_download(source, allow_patterns=wanted))
     except (OSError, ValueError) as error:
         raise BadConfig(
-            f"{source} is no folder, and cannot be had from the hub: {error}"
+            f"{source} is no folder, and cannot be fetched from the hub: {error}"
         ) from error
 
 
 @torch.no_grad()
 def load_pretrained_vit(model: VLSA, source: str, log: Callable[[str], None] = print) -> list[str]:
-    """Put the weights of a published vision transformer where they fit; returns the names of those
-    that were used.
+    """Copy the weights of a published vision transformer into `model` where name and shape fit.
+
+    Returns the names of the weights that were used.
 
     Raises:
-        BadConfig: no weights there, or a transformer of another width.
+        BadConfig: there are no weights, none fits, or the transformer has another width.
     """
-    folder = files_of(source)
+    folder = fetch_model_folder(source)
     if not (folder / "model.safetensors").is_file():
         raise BadConfig(f"{source} has no model.safetensors")
     weights = {
@@ -80,13 +81,16 @@ def load_pretrained_vit(model: VLSA, source: str, log: Callable[[str], None] = p
     if not used:
         raise BadConfig(f"{source} has nothing whose name and shape fit this encoder")
     left = sorted(set(weights) - set(used))
-    log(f"from {source}: {len(used)} of {len(weights)} weights are the trunk's first")
+    log(f"from {source}: {len(used)} of {len(weights)} weights start the trunk")
     log(f"not used: {', '.join(left) or 'none'}")
     return used
 
 
 def fill_layers(model: VLSA, weights: dict[str, Tensor]) -> list[str]:
-    """Attention and MLP of every layer that is whole; each modality's norms start alike."""
+    """Copy attention, MLP and norms of each complete layer into the block at its place.
+
+    The norms of all modalities get the same weights. Returns the names of the weights used.
+    """
     layers: dict[int, dict[str, str]] = {}
     for name in weights:
         if found := LAYER.search(name):
@@ -129,11 +133,11 @@ def fill_norm(model: VLSA, weights: dict[str, Tensor]) -> list[str]:
 
 
 def fill_stem(model: VLSA, weights: dict[str, Tensor], folder: Path) -> list[str]:
-    """Projection of patches and their positions, where the stem is linear and the patches are of
-    one size.
+    """Copy the projection of patches and their positions, if the stem is linear and the patches
+    have the same size. Returns the names of the weights used.
 
-    Published models take pixels less a mean, over a deviation; ours lie in [-1, 1]: the difference
-    goes into the projection.
+    Published models take pixels as (x - mean) / deviation, ours lie in [-1, 1]. The projection is
+    changed so that it gives the same for ours.
     """
     stem, config = model.stems["video"], model.config
     names = {found[1]: name for name in weights if (found := PATCH.search(name))}

@@ -1,9 +1,9 @@
 """Published networks as stems: pictures by EfficientNet-Lite, sounds by aiSFX, sentences by
 all-MiniLM-L6-v2.
 
-B batch, F frames, T spectrogram frames, E embedding (384). What a stem knows is read into the space
-of sentence vectors by matrix products, so that the graphs meet in one space (ConSE, arXiv
-1312.5650; DeViSE's linear map).
+B batch, F frames, T spectrogram frames. Linear maps bring the output of each stem into the space of
+sentence vectors, 384 dimensions, so all vectors can be compared. Class probabilities times class
+vectors are from ConSE (arXiv 1312.5650), linear maps to words from DeViSE.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from media.text import PAD_ID
 
 from .language import MiniLM
 
-LITE_SIZES = {"lite0": 224, "lite1": 240, "lite2": 260}  # pixels that each was trained at
+LITE_SIZES = {"lite0": 224, "lite1": 240, "lite2": 260}  # side of the pictures in training, pixels
 LITE_STRIDES = (1, 2, 2, 2, 1, 2, 1)  # of the first block of each stage
 LITE_EPSILON = 1e-3
 SOUND_RATE = 44_100
@@ -27,22 +27,24 @@ SOUND_FFT = 2048
 SOUND_HOP = 1024
 SOUND_MELS = 96
 SOUND_BLOCK = 100  # spectrogram frames that aiSFX was trained on, 2.3 s
-SOUND_PLACES = 5  # where in a window a block may begin
-SOUND_LOUDEST = 9.457798957824707  # what its spectrograms were divided by
-QUIETEST = 1e-4  # peak below which a sound is not turned up to full scale: silence stays silence
+SOUND_PLACES = 5  # evenly spaced starts in a window, of which the loudest block is taken
+SOUND_LOUDEST = 9.457798957824707  # aiSFX divides its spectrograms by it
+QUIETEST = 1e-4  # the least peak that a sound is divided by, so silence stays silence
 
 Weights = dict[str, Tensor]
 
 
-def fuse(weight: Tensor, norm: Weights, epsilon: float) -> tuple[Tensor, Tensor]:
-    """A convolution's weight and the batch norm behind it, as one weight and one bias."""
+def fuse_batch_norm(weight: Tensor, norm: Weights, epsilon: float) -> tuple[Tensor, Tensor]:
+    """A convolution's weight [outputs, inputs, height, width] and the batch norm after it, as one
+    weight and a bias [outputs].
+    """
     scale = norm["weight"] / (norm["running_var"] + epsilon).sqrt()
     bias = norm["bias"] - norm["running_mean"] * scale
     return weight * scale[:, None, None, None], bias
 
 
-def part_of(weights: Weights, prefix: str) -> Weights:
-    """The weights below a prefix, by the rest of their names."""
+def select_weights(weights: Weights, prefix: str) -> Weights:
+    """The weights whose names begin with `prefix`, without it."""
     return {
         name.removeprefix(prefix): value
         for name, value in weights.items()
@@ -51,15 +53,16 @@ def part_of(weights: Weights, prefix: str) -> Weights:
 
 
 class SameConv(nn.Module):
-    """A convolution with its batch norm folded in, padded as TensorFlow's SAME does: more on the
-    right.
+    """A convolution with its batch norm folded in, then ReLU6 if `active`.
+
+    It pads as TensorFlow's SAME does: an odd pixel goes to the right and to the bottom.
     """
 
     def __init__(
         self, weight: Tensor, norm: Weights, stride: int = 1, groups: int = 1, active: bool = True
     ) -> None:
         super().__init__()
-        fused, bias = fuse(weight, norm, LITE_EPSILON)
+        fused, bias = fuse_batch_norm(weight, norm, LITE_EPSILON)
         self.weight = nn.Parameter(fused, requires_grad=False)
         self.bias = nn.Parameter(bias, requires_grad=False)
         self.stride = stride
@@ -68,17 +71,17 @@ class SameConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         kernel = self.weight.shape[-1]
-        rows = padding(x.shape[-2], kernel, self.stride)
-        columns = padding(x.shape[-1], kernel, self.stride)
+        rows = count_padding(x.shape[-2], kernel, self.stride)
+        columns = count_padding(x.shape[-1], kernel, self.stride)
         x = F.pad(x, (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2))
         x = F.conv2d(x, self.weight, self.bias, stride=self.stride, groups=self.groups)
         return x.clamp(0.0, 6.0) if self.active else x
 
 
-def padding(size: int, kernel: int, stride: int) -> int:
+def count_padding(size: int, kernel: int, stride: int) -> int:
     """How many pixels SAME adds in all, so that the output has ceil(size / stride).
 
-    >>> padding(260, 3, 2), padding(65, 5, 2), padding(33, 3, 1)
+    >>> count_padding(260, 3, 2), count_padding(65, 5, 2), count_padding(33, 3, 1)
     (1, 4, 2)
     """
     outputs = -(-size // stride)
@@ -86,19 +89,23 @@ def padding(size: int, kernel: int, stride: int) -> int:
 
 
 class LiteBlock(nn.Module):
-    """Expand, filter each channel, project; added to its input where the shapes agree."""
+    """MBConv without squeeze-and-excitation: expand, depthwise convolution, project. The input is
+    added where the shapes agree.
+    """
 
     def __init__(self, weights: Weights, stride: int) -> None:
         super().__init__()
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         if "_expand_conv.weight" in weights:
-            layers["expand"] = SameConv(weights["_expand_conv.weight"], part_of(weights, "_bn0."))
+            layers["expand"] = SameConv(
+                weights["_expand_conv.weight"], select_weights(weights, "_bn0.")
+            )
         depthwise = weights["_depthwise_conv.weight"]
         layers["filter"] = SameConv(
-            depthwise, part_of(weights, "_bn1."), stride, groups=len(depthwise)
+            depthwise, select_weights(weights, "_bn1."), stride, groups=len(depthwise)
         )
         project = weights["_project_conv.weight"]
-        layers["project"] = SameConv(project, part_of(weights, "_bn2."), active=False)
+        layers["project"] = SameConv(project, select_weights(weights, "_bn2."), active=False)
         self.layers = nn.Sequential(layers)
         inputs = weights["_expand_conv.weight"].shape[1] if "expand" in layers else len(depthwise)
         self.residual = stride == 1 and inputs == len(project)
@@ -115,11 +122,13 @@ class PictureStem(nn.Module):
 
     def __init__(self, weights: Weights) -> None:
         super().__init__()
-        self.stem = SameConv(weights["_conv_stem.weight"], part_of(weights, "_bn0."), stride=2)
+        self.stem = SameConv(
+            weights["_conv_stem.weight"], select_weights(weights, "_bn0."), stride=2
+        )
         blocks: list[nn.Module] = []
         stage = -1
         outputs = 0
-        while block := part_of(weights, f"_blocks.{len(blocks)}."):
+        while block := select_weights(weights, f"_blocks.{len(blocks)}."):
             stride = 1
             if len(block["_project_conv.weight"]) != outputs:
                 stage += 1
@@ -127,9 +136,9 @@ class PictureStem(nn.Module):
                 outputs = len(block["_project_conv.weight"])
             blocks.append(LiteBlock(block, stride))
         self.blocks = nn.Sequential(*blocks)
-        self.head = SameConv(weights["_conv_head.weight"], part_of(weights, "_bn1."))
+        self.head = SameConv(weights["_conv_head.weight"], select_weights(weights, "_bn1."))
         self.classes = nn.Linear(*weights["_fc.weight"].shape[::-1])
-        self.classes.load_state_dict(part_of(weights, "_fc."))
+        self.classes.load_state_dict(select_weights(weights, "_fc."))
 
     def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         count = frames.shape[1]
@@ -145,7 +154,7 @@ class SoundConv(nn.Module):
 
     def __init__(self, weight: Tensor, norm: Weights) -> None:
         super().__init__()
-        fused, bias = fuse(weight, norm, 1e-5)
+        fused, bias = fuse_batch_norm(weight, norm, 1e-5)
         self.weight = nn.Parameter(fused, requires_grad=False)
         self.bias = nn.Parameter(bias, requires_grad=False)
 
@@ -155,24 +164,25 @@ class SoundConv(nn.Module):
 
 class SoundStem(nn.Module):
     """aiSFX with weights named as in its package: waveform [B, samples] at 44.1 kHz -> features [B,
-    512] of the loudest block of 2.3 s. One block costs a third of what all of a window of 5 s do,
-    and tells nearly as much.
+    512] of the loudest block of 2.3 s. One block takes a third of the time of a window of 5 s, and
+    retrieval is nearly as good.
     """
 
     def __init__(self, weights: Weights) -> None:
         super().__init__()
         pairs: list[nn.Module] = []
         for i in range(1, 5):
-            block = part_of(weights, f"embedding_net.conv_block{i}.")
+            block = select_weights(weights, f"embedding_net.conv_block{i}.")
             convolutions = [
-                SoundConv(block[f"conv{j}.weight"], part_of(block, f"bn{j}.")) for j in (1, 2)
+                SoundConv(block[f"conv{j}.weight"], select_weights(block, f"bn{j}."))
+                for j in (1, 2)
             ]
             pairs.append(nn.Sequential(*convolutions))
         self.pairs = nn.ModuleList(pairs)
         self.spectrogram = LogMel()
 
     def forward(self, waveform: Tensor) -> Tensor:
-        x = self.spectrogram(loudest_block(full_scale(waveform)))[:, None]  # [B, 1, 100, 96]
+        x = self.spectrogram(cut_loudest_block(scale_to_full(waveform)))[:, None]  # [B, 1, 100, 96]
         for i, pair in enumerate(self.pairs):
             x = pair(x)
             if i < len(self.pairs) - 1:
@@ -181,15 +191,16 @@ class SoundStem(nn.Module):
         return features
 
 
-def full_scale(waveform: Tensor) -> Tensor:
+def scale_to_full(waveform: Tensor) -> Tensor:
     """waveform [B, samples] with its peak at 1; silence stays silence."""
     peak = waveform.abs().amax(dim=1, keepdim=True)
     return waveform / peak.clamp(min=QUIETEST)
 
 
-def loudest_block(waveform: Tensor) -> Tensor:
-    """waveform [B, samples] -> the samples of 100 spectrogram frames [B, 103424], where the mean of
-    the frames' log power is highest, among five places that lie evenly.
+def cut_loudest_block(waveform: Tensor) -> Tensor:
+    """waveform [B, samples] -> the samples of 100 spectrogram frames [B, 103424].
+
+    Of five evenly spaced starts, the one whose frames have the highest mean log power.
     """
     padded = F.pad(waveform, (SOUND_FFT // 2, SOUND_FFT // 2))
     power = F.avg_pool1d(padded.square()[:, None], SOUND_FFT, SOUND_HOP)[:, 0]  # [B, T]
@@ -206,12 +217,12 @@ def loudest_block(waveform: Tensor) -> Tensor:
 
 
 class LogMel(nn.Module):
-    """waveform [B, samples] at 44.1 kHz -> log mel power [B, T, 96] of T whole frames, as aiSFX
-    takes it: log10(1 + 10,000 power) of triangular filters that each sum to one, divided by 9.46.
+    """waveform [B, samples] at 44.1 kHz -> log mel power [B, T, 96] of T complete frames, as aiSFX
+    takes it: log10(1 + 10,000 power) / 9.46, of triangular filters that each sum to one.
 
-    The DFT of 2,048 points is two products with small matrices and a turn of phases between them
-    (Cooley and Tukey's factorisation into 32 and 64), which exports as such and costs a twentieth
-    of one product.
+    The DFT of 2,048 points is factored into 32 and 64 (Cooley and Tukey): a product with a small
+    matrix, a multiplication by phases, another product. This can be exported, and takes a twentieth
+    of the time of one product with the whole DFT matrix.
     """
 
     def __init__(self) -> None:
@@ -223,17 +234,21 @@ class LogMel(nn.Module):
         self.filters: Tensor
         self.register_buffer("window", torch.hann_window(SOUND_FFT), persistent=False)
         self.register_buffer(
-            "first", phases(torch.arange(32)[:, None] * torch.arange(32), 32), persistent=False
-        )
-        self.register_buffer(
-            "turn",
-            phases(torch.arange(32)[:, None] * torch.arange(64), SOUND_FFT),
+            "first",
+            compute_phases(torch.arange(32)[:, None] * torch.arange(32), 32),
             persistent=False,
         )
         self.register_buffer(
-            "second", phases(torch.arange(64)[:, None] * torch.arange(32), 64), persistent=False
+            "turn",
+            compute_phases(torch.arange(32)[:, None] * torch.arange(64), SOUND_FFT),
+            persistent=False,
         )
-        self.register_buffer("filters", mel_filters(), persistent=False)
+        self.register_buffer(
+            "second",
+            compute_phases(torch.arange(64)[:, None] * torch.arange(32), 64),
+            persistent=False,
+        )
+        self.register_buffer("filters", make_mel_filters(), persistent=False)
 
     def power(self, pieces: Tensor) -> Tensor:
         """pieces [B, T, 2048] -> their power spectra without the last bin [B, T, 1024]."""
@@ -251,13 +266,13 @@ class LogMel(nn.Module):
         return torch.log10(1.0 + 10_000.0 * mel) / SOUND_LOUDEST
 
 
-def phases(turns: Tensor, of: int) -> Tensor:
+def compute_phases(turns: Tensor, of: int) -> Tensor:
     """exp(-2 pi i turns / of) as real and imaginary parts [2, ...]."""
     angle = -2 * math.pi * (turns % of).double() / of
     return torch.stack([angle.cos(), angle.sin()]).float()
 
 
-def mel_filters() -> Tensor:
+def make_mel_filters() -> Tensor:
     """Triangular filters [1024 bins, 96] from 0 to 22,050 Hz, evenly spaced in HTK's mel, each
     summing to one.
     """
@@ -291,7 +306,7 @@ class Sentences(nn.Module):
 
 
 class LinearMap(nn.Module):
-    """Features [..., inputs] -> unit vectors [..., 384] by a matrix and an offset, both frozen."""
+    """features [..., inputs] -> unit vectors [..., 384]: unit(features @ matrix + offset)."""
 
     def __init__(self, matrix: Tensor, offset: Tensor) -> None:
         super().__init__()
@@ -303,9 +318,11 @@ class LinearMap(nn.Module):
 
 
 class PictureEncoder(nn.Module):
-    """frames uint8 [B, F, H, W, 3] -> unit vectors [B, 384]: the mean probabilities of ImageNet's
-    classes times the classes' sentence vectors, and beside it, at `caption_weight`, a linear map
-    from the mean features to captions.
+    """frames uint8 [B, F, H, W, 3] -> unit vectors [B, 384].
+
+    Two vectors are added. One is the mean over frames of ImageNet's class probabilities, times the
+    class vectors. The other, times `caption_weight`, is the linear map of the mean features to
+    captions. `sharpness` multiplies the logits before their softmax.
     """
 
     def __init__(
@@ -348,8 +365,8 @@ class SoundEncoder(nn.Module):
 
 
 class TextEncoder(nn.Module):
-    """token ids [B, T] -> unit vectors [B, 384]: sentence vectors less what all classes have in
-    common.
+    """token ids int64 [B, T] -> unit vectors [B, 384]: sentence vectors minus `mean` [384], that
+    of the class vectors.
     """
 
     def __init__(self, sentences: Sentences, mean: Tensor) -> None:

@@ -27,7 +27,7 @@ from media.text import TextTokens
 from ..config import TrainConfig
 from ..renames import translate_settings
 from .distributed import ProcessGroup
-from .loop import embedder, read_lines, start_run, train
+from .loop import make_embedder, read_lines, start_run, train
 from .step import StepRandomness, compute_gradients
 
 ROUTES = ("text-video", "text-audio", "audio-text")
@@ -117,7 +117,7 @@ def run_arm(configs: list[TrainConfig], *, seed: int, test: str, out: Path, medi
         model = train(config, folder, resume=True, log=lambda _: None, media=media)
         clips = Clips.open(test, config.encoder.inputs, media / "cache", media / "world")
         tokens = TextTokens(folder / "tokenizer.json", config.encoder.text)
-        after.append(summarise(build_first_window_routes(embedder(model, tokens), clips)))
+        after.append(summarise(build_first_window_routes(make_embedder(model, tokens), clips)))
         before = str(folder)
     lines = read_lines(out / "stage-0" / "metrics.jsonl")[-LAST_STEPS:]
     losses = [json.loads(line).get("audio_text") for line in lines]

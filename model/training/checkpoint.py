@@ -46,7 +46,7 @@ def save(
     shutil.rmtree(old, ignore_errors=True)
 
 
-def find(folder: Path) -> Path | None:
+def find_complete(folder: Path) -> Path | None:
     """The checkpoint at `folder`, or the one that a kill between two renames left beside it."""
     for candidate in (folder, folder.with_suffix(".part"), folder.with_suffix(".old")):
         if (candidate / "checkpoint.json").exists():
@@ -54,13 +54,13 @@ def find(folder: Path) -> Path | None:
     return None
 
 
-def folder_of(run: Path) -> Path:
+def find_checkpoint(run: Path) -> Path:
     """The checkpoint of a run, given the run's folder or the checkpoint's own.
 
     Raises:
         BadConfig: no checkpoint there.
     """
-    folder = find(run / "checkpoint") or find(run)
+    folder = find_complete(run / "checkpoint") or find_complete(run)
     if folder is None:
         raise BadConfig(f"no checkpoint in {run}")
     return folder
@@ -72,7 +72,7 @@ def read_state(run: Path) -> dict[str, Any]:
     Raises:
         BadConfig: no checkpoint there.
     """
-    file = folder_of(run) / "checkpoint.json"
+    file = find_checkpoint(run) / "checkpoint.json"
     state: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return state
 
@@ -85,7 +85,7 @@ def load(run: Path) -> tuple[VLSA, TrainConfig, dict[str, Any]]:
     Raises:
         BadConfig: no checkpoint there, or one whose settings are not known.
     """
-    folder = folder_of(run)
+    folder = find_checkpoint(run)
     state = read_state(folder)
     config = TrainConfig.from_json(state["config"])
     model = VLSA(config.encoder)

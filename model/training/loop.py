@@ -108,7 +108,7 @@ def train_step(
     return terms | {"norm": norm, "lr": learning_rate(step, config)}
 
 
-def embedder(model: VLSA, tokens: TextTokens) -> Embedder:
+def make_embedder(model: VLSA, tokens: TextTokens) -> Embedder:
     """The model as the evaluation takes it; the words are tokenised by `tokens`."""
     device = next(model.parameters()).device
 
@@ -129,7 +129,7 @@ def prepare_tokenizer(sources: Sequence[Source], config: TrainConfig, out: Path)
     if file.exists():
         return file
     if config.start_from:
-        shutil.copy(checkpoint.folder_of(Path(config.start_from)) / "tokenizer.json", file)
+        shutil.copy(checkpoint.find_checkpoint(Path(config.start_from)) / "tokenizer.json", file)
         return file
     texts = (c.text for source in sources for row in source.rows for c in row.captions)
     make = cut_tokenizer if config.encoder.tokenizer == "bert" else learn_tokenizer
@@ -241,7 +241,7 @@ class Run:
         if self.config.encoder.memory:
             self.fill_memory()
         measures = summarise(
-            build_first_window_routes(embedder(self.model, self.mixture.tokens), self.held_out)
+            build_first_window_routes(make_embedder(self.model, self.mixture.tokens), self.held_out)
         )
         value = select_metric(measures, self.config.best_by)
         folders = ["checkpoint"]
@@ -351,7 +351,7 @@ def start_run(
         batch=config.batch,
         seed=config.seed,
     )
-    last = checkpoint.find(out / "checkpoint") if resume else None
+    last = checkpoint.find_complete(out / "checkpoint") if resume else None
     model = new_model(config, tokenizer, read_trunk=last is None).to(pick_device(config.device))
     model.recompute = config.recompute
     if config.compile:

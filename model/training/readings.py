@@ -1,7 +1,7 @@
-"""How the readings of published stems are fitted, and their strengths chosen on rows that were held
-out.
+"""Fits the linear maps from the features of published networks to sentence vectors, and measures
+them on rows that were held out.
 
-N rows, D features, C classes, E embedding. No torch: matrices and least squares.
+A row is a picture or a sound with its text. N rows, D features, C classes, E embedding. No torch.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 Matrix = NDArray[np.float32]
-SHARPNESS = (0.4, 0.6, 0.8)  # what logits are multiplied by before their softmax
-STRENGTHS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # of a ridge, times the number of rows
-WEIGHTS = (0.25, 0.5, 0.75, 1.0)  # of the captions' map beside the classes' reading
-AUDIO_WEIGHTS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0)  # of a sound beside its picture
+# The values that are tried:
+SHARPNESS = (0.4, 0.6, 0.8)  # factor on the logits before their softmax
+STRENGTHS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # ridge penalty, for each row
+WEIGHTS = (0.25, 0.5, 0.75, 1.0)  # of the map to captions, added to the class vectors
+AUDIO_WEIGHTS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0)  # of a sound, added to its picture
 
 
 def unit(vectors: NDArray[np.floating[Any]]) -> Matrix:
@@ -27,7 +28,7 @@ def unit(vectors: NDArray[np.floating[Any]]) -> Matrix:
 
 
 def softmax(logits: Matrix, sharpness: float) -> Matrix:
-    """Of each row of [N, C], logits times the sharpness."""
+    """Softmax of sharpness x logits over the classes, [N, C] -> [N, C]."""
     raised = np.exp(sharpness * (logits - logits.max(axis=1, keepdims=True)))
     return np.asarray(raised / raised.sum(axis=1, keepdims=True), np.float32)
 
@@ -44,10 +45,10 @@ class Linear:
 
 
 def ridge(features: Matrix, targets: Matrix, strength: float, centred: bool = False) -> Linear:
-    """Ridge regression on standardised features (Hoerl and Kennard): the least |X W - Y|^2 +
-    strength N |W|^2.
+    """Ridge regression (Hoerl and Kennard) of targets Y [N, E] on features [N, D].
 
-    The mean of the targets is left out of the result where it is to be `centred`.
+    W minimises |X W - Y|^2 + strength N |W|^2, where X are the features standardised and Y the
+    targets minus their mean. That mean is part of the result's offset, unless `centred`.
 
     >>> features = np.array([[0.0], [2.0]], np.float32)
     >>> fitted = ridge(features, features + 1, strength=1.0)
@@ -67,7 +68,8 @@ def ridge(features: Matrix, targets: Matrix, strength: float, centred: bool = Fa
 
 
 def log_ranks(queries: Matrix, gallery: Matrix, names: Sequence[str]) -> NDArray[np.float64]:
-    """For each query, the logarithm of the rank of the best entry of its own name [N]; ties get
+    """For each query the natural logarithm of a rank [N]: that of the best gallery entry with the
+    query's own name. Queries and gallery are unit vectors [N, E], and row i of both has names[i]. Ties get
     their average rank.
     """
     scores = queries @ gallery.T
@@ -80,8 +82,8 @@ def log_ranks(queries: Matrix, gallery: Matrix, names: Sequence[str]) -> NDArray
 
 
 def mean_reciprocal_rank(queries: Matrix, gallery: Matrix, names: Sequence[str]) -> float:
-    """How near the top the best entry of each query's own name is, 1 for first [N]: it counts the
-    first places most.
+    """The mean over queries of 1 / rank, in (0, 1]; arguments and rank as in `log_ranks`. It weighs
+    the first places most.
     """
     return float(np.exp(-log_ranks(queries, gallery, names)).mean())
 
@@ -89,8 +91,8 @@ def mean_reciprocal_rank(queries: Matrix, gallery: Matrix, names: Sequence[str])
 def held_out(
     features: Matrix, targets: Matrix, parts: NDArray[np.int64], strength: float, centred: bool
 ) -> Matrix:
-    """What a ridge gives for each row [N, E] when all rows of that row's part were left out of its
-    fit.
+    """Cross-validated predictions [N, E]: each row is predicted by a ridge that was fitted without
+    the rows of its part. `parts` [N] are labels.
     """
     vectors = np.zeros_like(targets)
     for part in np.unique(parts):
@@ -102,9 +104,7 @@ def held_out(
 
 @dataclass(frozen=True)
 class Tried:
-    """Strengths and what they give on rows that were held out: the mean logarithm of the rank, or
-    another loss.
-    """
+    """Settings that were tried, and their loss on rows that were held out (lower is better)."""
 
     strengths: tuple[float, ...]
     loss: float
@@ -117,7 +117,7 @@ def best_of(tried: Iterable[Tried]) -> Tried:
 def mean_within(
     queries: Matrix, vectors: Matrix, parts: NDArray[np.int64], names: Sequence[str]
 ) -> float:
-    """The mean log rank, each part's rows searched among themselves."""
+    """The mean of `log_ranks`, where queries of a part search the vectors of that part only."""
     found = []
     for part in np.unique(parts):
         rows = np.flatnonzero(parts == part).tolist()
