@@ -26,6 +26,7 @@ from index.__main__ import DECODE_MEMORY_MB
 from media.containers import Budget
 from media.errors import BadMedia
 from media.sandbox import Decoders
+from media.windows import DecodeOptions
 
 from .serve import asked, served
 
@@ -51,7 +52,8 @@ def alone(encoder: OnnxEncoder, files: list[Path], kind: str) -> tuple[float, fl
     decoders = Decoders(WORKERS, DECODE_MEMORY_MB, FILE_S)
     decoders.warm()
     began = time.perf_counter()
-    futures = [decoders.start(file, encoder.manifest.inputs, Budget(), (kind,)) for file in files]
+    options = DecodeOptions(specs=encoder.manifest.inputs, budget=Budget(), modalities=(kind,))
+    futures = [decoders.start(file, options) for file in files]
     arrays = [decoders.finish(future).parts[kind].array for future in futures]
     decode_s = time.perf_counter() - began
     decoders.close()
@@ -65,9 +67,8 @@ def alone(encoder: OnnxEncoder, files: list[Path], kind: str) -> tuple[float, fl
 
 def readable(encoder: OnnxEncoder, files: list[Path], kind: str) -> list[Path]:
     decoders = Decoders(WORKERS, DECODE_MEMORY_MB, FILE_S)
-    futures = [
-        (file, decoders.start(file, encoder.manifest.inputs, Budget(), (kind,))) for file in files
-    ]
+    options = DecodeOptions(specs=encoder.manifest.inputs, budget=Budget(), modalities=(kind,))
+    futures = [(file, decoders.start(file, options)) for file in files]
     good = []
     for file, future in futures:
         try:

@@ -157,7 +157,7 @@ def parse_modality(encoding: str | Joint) -> str:
     return encoding.partition("@")[0]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PrecisionLoss:
     """What an encoding loses in another precision: the largest difference of a component and the
     least cosine, of any item in any batch; the mean change of R@10 over the routes from and to
@@ -184,7 +184,7 @@ class PrecisionLoss:
         return self.keeps and self.invariant
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Manifest:
     format: int
     name: str
@@ -326,13 +326,13 @@ def draft_manifest(
     """The manifest of a bundle to be written, which has neither files nor golden vectors yet."""
     graphs = {e: f"{e}.onnx" for space in spaces.values() for e in space.encodings.values()}
     return Manifest(
-        FORMAT,
-        name,
-        "",
-        inputs,
-        spaces,
-        graphs,
-        tokenizers,
+        format=FORMAT,
+        name=name,
+        fingerprint="",
+        inputs=inputs,
+        spaces=spaces,
+        graphs=graphs,
+        tokenizers=tokenizers,
         files={},
         golden={},
         provenance=provenance,

@@ -68,7 +68,7 @@ class UnknownFamily(BadPretrained):
         self.name = name
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Published:
     """A published encoder, ready to be traced: a network for each encoding, from raw inputs to unit
     vectors.

@@ -37,7 +37,7 @@ CAPTIONS = 100  # their texts, of each
 Items = dict[str, list[Any]]  # modality -> what is encoded: texts, or arrays of one row
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Check:
     """One line of the report: what was compared with what, what was seen, and whether it is within
     the limit.
@@ -131,7 +131,12 @@ def least_cosine(vectors: NDArray[np.float32], others: NDArray[np.float32]) -> f
 
 def check_parity(encoding: str, provider: str, what: str, error: float) -> Check:
     return Check(
-        encoding, provider, "fp32", what, f"max abs {error:.1e}, limit {PARITY:g}", error <= PARITY
+        encoding=encoding,
+        provider=provider,
+        precision="fp32",
+        what=what,
+        seen=f"max abs {error:.1e}, limit {PARITY:g}",
+        good=error <= PARITY,
     )
 
 
@@ -239,10 +244,22 @@ def measure_precisions(folder: Path, plain: OnnxEncoder, items: Items) -> Iterat
                 seen = (
                     f"max abs {m.max_abs:.1e}, cosine {m.cosine:.5f}, R@10 {m.points:+.2f} points"
                 )
-                yield Check(encoding, plain.provider, precision, "against fp32", seen, m.keeps)
+                yield Check(
+                    encoding=encoding,
+                    provider=plain.provider,
+                    precision=precision,
+                    what="against fp32",
+                    seen=seen,
+                    good=m.keeps,
+                )
                 seen = f"cosine {m.alike:.6f}, limit {LEAST_ALIKE:g}"
                 yield Check(
-                    encoding, plain.provider, precision, "alone = in batches", seen, m.invariant
+                    encoding=encoding,
+                    provider=plain.provider,
+                    precision=precision,
+                    what="alone = in batches",
+                    seen=seen,
+                    good=m.invariant,
                 )
     if bundle.manifest.variants != plain.manifest.variants:
         write_manifest(folder, bundle.manifest)

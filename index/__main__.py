@@ -27,6 +27,7 @@ from media.errors import BadMedia, MissingModality
 from media.manifest import BadManifest
 from media.modality import MODALITIES
 from media.sandbox import Decoders
+from media.windows import DecodeOptions
 
 from .backup import Saved, backup, restore
 from .collection import Collection, CollectionError, FingerprintConflict
@@ -517,9 +518,10 @@ def embed_file(encoder: OnnxEncoder, encoding: str, file: Path) -> NDArray[np.fl
     modality = parse_modality(encoding)
     decoders = Decoders(1, max_s=60.0)
     try:
-        media = decoders.finish(
-            decoders.start(file, encoder.manifest.inputs, Budget(), (modality,))
+        options = DecodeOptions(
+            specs=encoder.manifest.inputs, budget=Budget(), modalities=(modality,)
         )
+        media = decoders.finish(decoders.start(file, options))
     finally:
         decoders.close()
     if modality not in media.parts:

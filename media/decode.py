@@ -248,50 +248,51 @@ def picture_end_s(last_s: float, lasts_s: float, announced_s: float) -> float:
     return min(last_s + lasts_s, announced_s) if announced_s > last_s else last_s + lasts_s
 
 
+@dataclass(frozen=True, kw_only=True)
+class FrameRequest:
+    """Which frames of a file are wanted.
+
+    For each of the ascending `times_s` the frame on screen then, scaled by `spec`. The times among
+    `preview_times_s` get a JPEG as well. `picture_times` is what `read_picture_times` found, if it
+    was asked before. `budget` limits what is decoded.
+    """
+
+    times_s: Sequence[float]
+    spec: VideoSpec
+    budget: Budget
+    preview_times_s: Collection[float] = ()
+    picture_times: PictureTimes | None = None
+
+
+# uint8 [times, size, size, 3]; when the last frame ends, in seconds; JPEGs by their times
 Frames = tuple[NDArray[np.uint8], float, dict[float, bytes]]
 
 
-def read_frames(
-    path: Path,
-    times_s: Sequence[float],
-    spec: VideoSpec,
-    budget: Budget,
-    shown_s: Collection[float] = (),
-    told: PictureTimes | None = None,
-) -> Frames:
-    """For each of the ascending `times_s`, the frame on screen then: uint8 [times, size, size, 3].
+def read_frames(path: Path, request: FrameRequest) -> Frames:
+    """The frames that a request asks for: uint8 [times, size, size, 3].
 
-    Also returns the second at which the last frame of the file ends, and a JPEG for each of
-    `shown_s`, which are among the times. A time before the first frame gets the first, one after
-    the last gets the last. `told` is what `read_picture_times` has found, where it was asked.
+    Also returns the second at which the file's last frame ends, and the JPEGs by their times. A
+    time before the first frame gets the first one, a time after the last frame gets the last.
 
-    Frames that neither are asked for nor help to decode others are not decoded, where packets tell
-    their times.
+    Where packets tell when each frame is shown, it skips frames that are neither wanted nor needed
+    to decode wanted ones.
 
     Raises:
         NotMedia, TooLong, BeyondBudget: see `open_container`.
         Damaged: no frame decodes.
     """
-    told = told or read_picture_times(path, budget)
+    told = request.picture_times or read_picture_times(path, request.budget)
     if told is None:
         raise Damaged("no video stream")
-    found = read_few_frames(path, times_s, spec, budget, shown_s, told)
-    return (
-        found if found is not None else read_every_frame(path, times_s, spec, budget, shown_s, told)
-    )
+    found = read_few_frames(path, request, told)
+    return found if found is not None else read_every_frame(path, request, told)
 
 
-def read_few_frames(
-    path: Path,
-    times_s: Sequence[float],
-    spec: VideoSpec,
-    budget: Budget,
-    shown_s: Collection[float],
-    told: PictureTimes,
-) -> Frames | None:
-    """The same by skipping frames that others do not refer to; None where the packets do not tell
-    or one is damaged.
+def read_few_frames(path: Path, request: FrameRequest, told: PictureTimes) -> Frames | None:
+    """`read_frames` that skips frames. None where packets do not tell when each frame is shown, or
+    where something does not decode.
     """
+    times_s, shown_s, budget = request.times_s, request.preview_times_s, request.budget
     if not told.starts or not times_s:
         return None
     starts_s = [start_s for _, start_s in told.starts]
@@ -312,7 +313,7 @@ def read_few_frames(
                 for frame in decoder.decode(packet):
                     check_size(frame, budget)
                     if frame.pts in missing:
-                        frames[frame.pts] = scale_frame(frame, spec, aspect)
+                        frames[frame.pts] = scale_frame(frame, request.spec, aspect)
                         if frame.pts in shown:
                             jpegs[frame.pts] = encode_jpeg(frame, aspect)
                         missing.discard(frame.pts)
@@ -329,15 +330,9 @@ def read_few_frames(
     return None
 
 
-def read_every_frame(
-    path: Path,
-    times_s: Sequence[float],
-    spec: VideoSpec,
-    budget: Budget,
-    shown_s: Collection[float],
-    told: PictureTimes,
-) -> Frames:
-    """See `read_frames`."""
+def read_every_frame(path: Path, request: FrameRequest, told: PictureTimes) -> Frames:
+    """`read_frames` that decodes every frame."""
+    times_s, shown_s, budget = request.times_s, request.preview_times_s, request.budget
     with open_container(path, budget) as container:
         stream = video_stream(container)
         if stream is None:
@@ -349,7 +344,7 @@ def read_every_frame(
         last_s = 0.0
 
         def choose(frame: av.VideoFrame, times: Sequence[float]) -> None:
-            chosen.extend([scale_frame(frame, spec, aspect)] * len(times))
+            chosen.extend([scale_frame(frame, request.spec, aspect)] * len(times))
             if (asked := [t for t in times if t in shown_s]) and (
                 made := encode_jpeg(frame, aspect)
             ):

@@ -91,7 +91,7 @@ class Caption:
     states: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Row:
     id: str
     path: Path | None
@@ -122,12 +122,12 @@ def parse_row(value: dict[str, Any], base: Path, name: str) -> Row:
     path = base / check_string(value["path"]) if "path" in value else None
     group = check_string(value.get("group", name))
     return Row(
-        name,
-        path,
-        captions,
-        group,
-        check_metadata(value.get("metadata", {})),
-        value.get("licence", ""),
+        id=name,
+        path=path,
+        captions=captions,
+        group=group,
+        metadata=check_metadata(value.get("metadata", {})),
+        licence=value.get("licence", ""),
     )
 
 
@@ -257,7 +257,6 @@ def read_folder(folder: Path) -> list[Row]:
         else:
             said = [re.sub(r"[\W_]+", " ", path.parent.name if inside else path.stem).strip()]
             group = path.parent.relative_to(folder).as_posix() if inside else name
-        rows.append(
-            Row(name, path, tuple(Caption(check_string(text)) for text in said if text), group, {})
-        )
+        captions = tuple(Caption(check_string(text)) for text in said if text)
+        rows.append(Row(id=name, path=path, captions=captions, group=group, metadata={}))
     return rows

@@ -1,5 +1,5 @@
-"""Decoding in child processes that can only decode: little memory, no writing, a deadline each. A
-child that dies or hangs costs one file; the pool replaces it.
+"""Decodes files in child processes that may do nothing else: they have little memory, cannot write,
+and have a deadline. A child that dies or hangs costs one file, and the pool replaces it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import os
 import resource
 import threading
 import time
-from collections.abc import Collection
 from concurrent.futures import CancelledError, Future, InvalidStateError
 from contextlib import suppress
 from multiprocessing import get_context
@@ -18,19 +17,17 @@ from pathlib import Path
 
 from pebble import ProcessPool
 
-from .containers import Budget
 from .errors import BadMedia, DecoderFailed, DecodersClosed
-from .modality import RECORDED
-from .windows import InputSpecs, Media, read_media
+from .windows import DecodeOptions, Media, decode_media
 
 MIB = 1024 * 1024
-CORES = 2  # that one file's decoder may keep busy for all of its time
+CORES = 2  # processor time of a file, in multiples of its deadline
 CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000  # of unshare(2)
 
 
 def confine(memory_mb: int, nice: int) -> None:
-    """Bind this process: address space, no file larger than nothing, no core dumps, no network
-    where the platform lets an unprivileged process give it up.
+    """Limit this process for good: address space of `memory_mb` MiB, no writing, no core dumps, 64
+    open files. It gives up the network where the platform allows that without privileges.
     """
     os.nice(nice)
     with suppress(OSError, AttributeError):
@@ -46,22 +43,15 @@ def confine(memory_mb: int, nice: int) -> None:
         resource.setrlimit(what, (limit, limit))
 
 
-def read_confined(
-    path: Path,
-    specs: InputSpecs,
-    budget: Budget,
-    wanted: tuple[str, ...],
-    overlap: float,
-    previews: bool,
-    max_s: float,
-) -> Media | BadMedia:
-    """The media or what is wrong with it, as a value: an exception would carry the server's paths
-    along.
+def read_confined(path: Path, options: DecodeOptions, max_s: float) -> Media | BadMedia:
+    """The decoded media, or its fault as a value: an exception would show the server's paths.
+
+    The process is killed once it has used `max_s` seconds of CORES cores.
     """
     cpu_s = math.ceil(time.process_time() + CORES * max_s)
     resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, resource.RLIM_INFINITY))
     try:
-        return read_media(path, specs, budget, wanted, overlap, previews)
+        return decode_media(path, options)
     except BadMedia as fault:
         return fault.with_traceback(None)
     except MemoryError:
@@ -97,17 +87,9 @@ class Decoders:
         """Start the processes now, so that no file waits for them."""
         self._pool.schedule(int).result()
 
-    def start(
-        self,
-        path: Path,
-        specs: InputSpecs,
-        budget: Budget,
-        wanted: Collection[str] = RECORDED,
-        overlap: float = 0.0,
-        previews: bool = False,
-    ) -> Future[Media | BadMedia]:
-        """Begin to decode; give the future to `finish`."""
-        args = (path, specs, budget, tuple(wanted), overlap, previews, self._max_s)
+    def start(self, path: Path, options: DecodeOptions) -> Future[Media | BadMedia]:
+        """Begin to decode; give the future to `finish`. Raises DecodersClosed."""
+        args = (path, options, self._max_s)
         with self._lock:
             if self._closed:
                 raise DecodersClosed
@@ -131,9 +113,9 @@ class Decoders:
         """Wait for a started file.
 
         Raises:
-            BadMedia: what is wrong with it; DecoderFailed where its decoder died or took too long,
-                DecodersClosed where
-                nobody decodes any more.
+            BadMedia: what is wrong with it.
+            DecoderFailed: its decoder died or took longer than `max_s`.
+            DecodersClosed: the pool was closed.
         """
         try:
             outcome = future.result()

@@ -73,7 +73,7 @@ class TextSpec:
         return [LONG_TEXT, "a", "?!"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Reading:
     """What a tokenizer makes of one text: token ids of each window, the first of which is what a
     query is read as; how many tokens there are in all; how many words, how many of them are known,
@@ -173,12 +173,24 @@ class TextTokens:
     def _reading(self, text: str, encoding: Encoding) -> Reading:
         words, known, unknown = self._known(text, encoding)
         if not encoding.overflowing:
-            return Reading([encoding.ids], len(encoding.ids), words, known, unknown)
+            return Reading(
+                rows=[encoding.ids],
+                tokens=len(encoding.ids),
+                words=words,
+                known=known,
+                unknown=unknown,
+            )
         ids, ranks = list_tokens(text, encoding)
         before, behind = find_special_ends(encoding)
         room = max(1, self._spec.tokens - len(before) - len(behind))
         rows = [[*before, *ids[first:last], *behind] for first, last in split_tokens(ranks, room)]
-        return Reading(rows, len(before) + len(ids) + len(behind), words, known, unknown)
+        return Reading(
+            rows=rows,
+            tokens=len(before) + len(ids) + len(behind),
+            words=words,
+            known=known,
+            unknown=unknown,
+        )
 
     def _known(self, text: str, encoding: Encoding) -> tuple[int, int, tuple[str, ...]]:
         """How many words a text has, how many are known, and the

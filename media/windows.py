@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 
 from .audio import AudioSpec, cut_window, is_silent
 from .containers import Budget
-from .decode import PictureTimes, read_frames, read_picture_times, read_waveform
+from .decode import FrameRequest, PictureTimes, read_frames, read_picture_times, read_waveform
 from .errors import Damaged, MissingModality
 from .modality import AUDIO, RECORDED, VIDEO, Spec
 from .preview import compute_peaks
@@ -50,10 +49,28 @@ class InputSpecs:
         return {name: spec for name, spec in found.items() if spec is not None}
 
 
+@dataclass(frozen=True, kw_only=True)
+class DecodeOptions:
+    """How a file is decoded into windows.
+
+    `specs` are the encoder's inputs, `budget` limits what is decoded. Of `modalities`, those are
+    read that the file has. Each window covers `overlap_share`, in [0, 1), of the one before it.
+    With `previews`, a JPEG of each window and the peaks of the sound are made, too.
+    """
+
+    specs: InputSpecs
+    budget: Budget
+    modalities: tuple[str, ...] = RECORDED
+    overlap_share: float = 0.0
+    previews: bool = False
+
+
 @dataclass(frozen=True)
 class Part:
-    """One modality of an item: `windows` [n] says to which window each row of `array` [n, ...]
-    belongs; `empty` are those windows in which nothing is heard, or nothing seen but one colour.
+    """One modality of an item.
+
+    `windows` [n] says to which window each row of `array` [n, ...] belongs. `empty` are the windows
+    that are silent, or whose frames each have one colour all over.
     """
 
     windows: list[int]
@@ -61,11 +78,13 @@ class Part:
     empty: frozenset[int] = frozenset()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Media:
-    """One decoded item: its windows as (start_s, end_s) and the arrays of each modality it has;
-    where previews were asked for, a JPEG for each window that has pictures, and the peaks of its
-    sound.
+    """One decoded item.
+
+    `windows` are (start_s, end_s), `parts` have the arrays of each modality that the item has. With
+    previews, `pictures` has a JPEG for each window that has frames, by the window's number, and
+    `peaks` the loudness of the sound (see `compute_peaks`).
     """
 
     duration_s: float
@@ -99,19 +118,21 @@ def plan_windows(
 
 
 def read_media(
-    path: Path,
-    specs: InputSpecs,
-    budget: Budget,
-    wanted: Collection[str] = RECORDED,
-    overlap: float = 0.0,
-    previews: bool = False,
+    path: Path, specs: InputSpecs, budget: Budget, wanted: Collection[str] = RECORDED
 ) -> Media:
-    """Decode a file into windows of the wanted modalities, see `plan_windows`.
+    """`decode_media` without overlap and previews."""
+    options = DecodeOptions(specs=specs, budget=budget, modalities=tuple(wanted))
+    return decode_media(path, options)
+
+
+def decode_media(path: Path, options: DecodeOptions) -> Media:
+    """Decode a file into windows, see `plan_windows`.
 
     Raises:
-        BadMedia: nothing of what is wanted can be had. A file with one good and one broken stream
-            yields the good one.
+        BadMedia: the file has none of the modalities, or none of them decodes. A file with one good
+            and one broken stream yields the good one.
     """
+    specs, budget, wanted = options.specs, options.budget, options.modalities
     waveform, audio_s, faults = None, 0.0, []
     if AUDIO in wanted and specs.audio:
         try:
@@ -123,76 +144,79 @@ def read_media(
     if VIDEO in wanted and specs.video and (told := read_picture_times(path, budget)) is not None:
         try:
             duration_s, windows, video, pictures = read_video(
-                path,
-                specs.video,
-                partial(plan_windows, window_s=specs.window_s, overlap=overlap),
-                budget,
-                audio_s,
-                told,
-                previews,
+                path, specs.video, options, audio_s=audio_s, told=told
             )
         except Damaged as fault:
             faults.append(fault)
         else:
             parts = {VIDEO: video} | make_audio_part(waveform, windows, specs)
             return Media(
-                duration_s,
-                windows,
-                parts,
-                pictures,
-                make_peaks(waveform, duration_s, specs, previews),
+                duration_s=duration_s,
+                windows=windows,
+                parts=parts,
+                pictures=pictures,
+                peaks=make_peaks(waveform, duration_s, options),
             )
     if waveform is None:
         if faults:
             raise faults[0]
         known = specs.recorded()
         raise MissingModality(" or ".join(name for name in wanted if name in known))
-    windows = plan_windows(audio_s, specs.window_s, overlap)
-    parts = make_audio_part(waveform, windows, specs)
-    return Media(audio_s, windows, parts, peaks=make_peaks(waveform, audio_s, specs, previews))
+    windows = plan_windows(audio_s, specs.window_s, options.overlap_share)
+    return Media(
+        duration_s=audio_s,
+        windows=windows,
+        parts=make_audio_part(waveform, windows, specs),
+        peaks=make_peaks(waveform, audio_s, options),
+    )
 
 
 def make_peaks(
-    waveform: NDArray[np.float32] | None, duration_s: float, specs: InputSpecs, wanted: bool
+    waveform: NDArray[np.float32] | None, duration_s: float, options: DecodeOptions
 ) -> bytes:
-    """The peaks of an item's sound, where it has any and they are wanted."""
-    return (
-        compute_peaks(waveform, specs.audio.sample_rate, duration_s)
-        if wanted and waveform is not None and specs.audio
-        else b""
-    )
+    """The peaks of an item's sound [samples]; empty without a sound or without previews."""
+    audio = options.specs.audio
+    if waveform is None or audio is None or not options.previews:
+        return b""
+    return compute_peaks(waveform, audio.sample_rate, duration_s)
 
 
 def read_video(
     path: Path,
     spec: VideoSpec,
-    plan: Callable[[float], list[tuple[float, float]]],
-    budget: Budget,
+    options: DecodeOptions,
+    *,
     audio_s: float,
     told: PictureTimes,
-    previews: bool,
 ) -> tuple[float, list[tuple[float, float]], Part, dict[int, bytes]]:
-    """Duration, windows and frames of a file with pictures, and a JPEG of each window's middle for
-    people.
+    """Duration in seconds, windows and frames of a file with pictures; with previews, a JPEG of the
+    middle of each window.
 
-    Frames are chosen by what the packets tell; where what was decoded shows it to be wrong, they
-    are chosen again.
+    Frames are chosen by the end that the packets tell. If decoding shows another end, they are
+    chosen again. `audio_s` is the length of the file's sound.
     """
     video_s = told.end_s
     for _ in range(2):
         duration_s = max(audio_s, video_s)
-        windows = plan(duration_s)
+        windows = plan_windows(duration_s, options.specs.window_s, options.overlap_share)
         chosen = [frame_times(start, end, spec.frames) for start, end in windows]
         times = sorted({t for row in chosen for t in row})
-        middles = [row[len(row) // 2] for row in chosen] if previews else []
-        frames, true_s, jpegs = read_frames(path, times, spec, budget, set(middles), told)
+        middles = [row[len(row) // 2] for row in chosen] if options.previews else []
+        request = FrameRequest(
+            times_s=times,
+            spec=spec,
+            budget=options.budget,
+            preview_times_s=set(middles),
+            picture_times=told,
+        )
+        frames, true_s, jpegs = read_frames(path, request)
         if abs(true_s - video_s) <= DRIFT_S:
             break
         video_s = true_s
     place = {t: i for i, t in enumerate(times)}
     seen = [i for i, (start, _) in enumerate(windows) if start < true_s]
     rows = np.array([[place[t] for t in chosen[i]] for i in seen])
-    pictures = {i: jpegs[middles[i]] for i in seen if previews and middles[i] in jpegs}
+    pictures = {i: jpegs[middles[i]] for i in seen if options.previews and middles[i] in jpegs}
     plain = frozenset(i for i, row in zip(seen, rows, strict=True) if is_plain(frames[row]))
     return duration_s, windows, Part(seen, frames[rows], plain), pictures
 
@@ -200,6 +224,7 @@ def read_video(
 def make_audio_part(
     waveform: NDArray[np.float32] | None, windows: list[tuple[float, float]], specs: InputSpecs
 ) -> dict[str, Part]:
+    """The sound [samples] cut into windows, under "audio"; {} without a sound or its spec."""
     if waveform is None or specs.audio is None:
         return {}
     heard, silent = list[int](), set[int]()

@@ -26,7 +26,7 @@ from media.containers import MEDIA, Budget
 from media.errors import BadMedia, BadText, MissingModality
 from media.sandbox import Decoders
 from media.text import Reading, pad_tokens
-from media.windows import Media
+from media.windows import DecodeOptions, Media
 
 from .batching import Batcher
 from .faults import Overloaded
@@ -189,14 +189,14 @@ class Pipeline:
         self._decoding += 1
         outcome = "cancelled"
         try:
-            future = self._decoders.start(
-                path,
-                self.encoder.manifest.inputs,
-                self._budget,
-                wanted=modalities,
-                overlap=overlap,
+            options = DecodeOptions(
+                specs=self.encoder.manifest.inputs,
+                budget=self._budget,
+                modalities=tuple(modalities),
+                overlap_share=overlap,
                 previews=previews,
             )
+            future = self._decoders.start(path, options)
             try:
                 await asyncio.wait([asyncio.wrap_future(future)])
             except asyncio.CancelledError:

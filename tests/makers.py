@@ -129,7 +129,16 @@ class FakeEncoder:
             e: Tokenizer("tokenizer.json", TEXT) for e in graphs if parse_modality(e) == "text"
         }
         self.manifest = Manifest(
-            2, "fake", fingerprint, SPECS, spaces, graphs, tokenizers, {}, {}, {}
+            format=2,
+            name="fake",
+            fingerprint=fingerprint,
+            inputs=SPECS,
+            spaces=spaces,
+            graphs=graphs,
+            tokenizers=tokenizers,
+            files={},
+            golden={},
+            provenance={},
         )
         self.poison: str | None = None
 
@@ -149,7 +158,13 @@ class FakeEncoder:
             ids = [[WORDS.get(word, 5) for word in row] for row in rows]
             unknown = tuple(word for word in words if word in UNKNOWN)
             readings.append(
-                Reading(ids, len(words), len(words), len(words) - len(unknown), unknown)
+                Reading(
+                    rows=ids,
+                    tokens=len(words),
+                    words=len(words),
+                    known=len(words) - len(unknown),
+                    unknown=unknown,
+                )
             )
         return readings
 

@@ -321,8 +321,22 @@ def test_a_verification_is_a_document(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The checks take minutes of a real bundle: two are made up."""
-    good = Check("video", "cpu", "fp32", "alone and in batches", "1.0", True)
-    bad = Check("audio", "cpu", "int8", "R@10 beside fp32", "0.80 for 0.90", False)
+    good = Check(
+        encoding="video",
+        provider="cpu",
+        precision="fp32",
+        what="alone and in batches",
+        seen="1.0",
+        good=True,
+    )
+    bad = Check(
+        encoding="audio",
+        provider="cpu",
+        precision="int8",
+        what="R@10 beside fp32",
+        seen="0.80 for 0.90",
+        good=False,
+    )
     for checks, status, failed in (([good], 0, 0), ([good, bad], 1, 1)):
         monkeypatch.setattr("export.verify.verify", lambda *_, made=checks: iter(made))
         assert main(["verify", "bundles/world", "--json"]) == status

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from media.audio import AudioSpec, cut_window, silence_invalid_samples
 from media.containers import Budget
 from media.decode import (
+    FrameRequest,
     PictureTimes,
     read_every_frame,
     read_few_frames,
@@ -36,7 +37,7 @@ from media.errors import (
 from media.sandbox import Decoders
 from media.text import BadText, TextSpec, TextTokens, learn_tokenizer
 from media.video import VideoSpec
-from media.windows import plan_windows, read_media
+from media.windows import DecodeOptions, decode_media, plan_windows, read_media
 
 from .makers import (
     BLUE,
@@ -50,6 +51,8 @@ from .makers import (
     needs_shared,
     write_wav,
 )
+
+WITH_PREVIEWS = DecodeOptions(specs=SPECS, budget=Budget(), previews=True)
 
 
 def test_frames_are_uniform_in_the_window(tmp_path: Path) -> None:
@@ -93,7 +96,15 @@ def test_rotation_is_applied(tmp_path: Path) -> None:
         for _ in range(4):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         container.mux(stream.encode(None))
-    frames, _, shown = read_frames(path, [0.1], VideoSpec(frames=1, size=32), Budget(), {0.1})
+    frames, _, shown = read_frames(
+        path,
+        FrameRequest(
+            times_s=[0.1],
+            spec=VideoSpec(frames=1, size=32),
+            budget=Budget(),
+            preview_times_s={0.1},
+        ),
+    )
     with av.open(str(path)) as container:
         turned = next(container.decode(video=0)).rotation
     expected = np.rot90(image, k=turned // 90)[::2, ::2]
@@ -109,7 +120,7 @@ def opened_jpeg(data: bytes) -> NDArray[np.uint8]:
 def test_previews_show_each_window_and_the_whole_sound(tmp_path: Path) -> None:
     """Four seconds in windows of two: red, then blue; a tone of half of full scale."""
     path = make_clip(tmp_path / "v.mp4", [RED, RED, BLUE, BLUE])
-    media = read_media(path, SPECS, Budget(), previews=True)
+    media = decode_media(path, WITH_PREVIEWS)
     assert sorted(media.pictures) == [0, 1] and len(media.peaks) == pytest.approx(80, abs=3)
     for window, colour in ((0, RED), (1, BLUE)):
         picture = opened_jpeg(media.pictures[window])
@@ -127,7 +138,7 @@ def test_previews_show_each_window_and_the_whole_sound(tmp_path: Path) -> None:
             )
         )
         container.mux(stream.encode(None))
-    assert opened_jpeg(read_media(wide, SPECS, Budget(), previews=True).pictures[0]).shape == (
+    assert opened_jpeg(decode_media(wide, WITH_PREVIEWS).pictures[0]).shape == (
         180,
         320,
         3,
@@ -222,12 +233,17 @@ def test_a_decoder_that_hangs_or_dies_costs_one_file(tmp_path: Path) -> None:
     decoders = Decoders(workers=1, max_s=0.03)
     try:
         with pytest.raises(DecoderFailed):
-            decoders.finish(decoders.start(long, SPECS, Budget()))
+            decoders.finish(decoders.start(long, DecodeOptions(specs=SPECS, budget=Budget())))
     finally:
         decoders.close()
     decoders = Decoders(workers=1, memory_mb=768, max_s=20)
     try:
-        assert "video" in decoders.finish(decoders.start(good, SPECS, Budget())).parts
+        assert (
+            "video"
+            in decoders.finish(
+                decoders.start(good, DecodeOptions(specs=SPECS, budget=Budget()))
+            ).parts
+        )
     finally:
         decoders.close()
 
@@ -292,8 +308,9 @@ def test_decoding_less_chooses_the_same_frames(tmp_path: Path) -> None:
     shown = {0.31, 2.52, 30.0}
     told = read_picture_times(path, Budget())
     assert told is not None
-    every = read_every_frame(path, times, SPECS.video, Budget(), shown, told)
-    few = read_few_frames(path, times, SPECS.video, Budget(), shown, told)
+    request = FrameRequest(times_s=times, spec=SPECS.video, budget=Budget(), preview_times_s=shown)
+    every = read_every_frame(path, request, told)
+    few = read_few_frames(path, request, told)
     assert (
         few is not None
         and (few[0] == every[0]).all()
@@ -315,11 +332,12 @@ def test_decoding_less_chooses_the_same_frames_of_real_and_odd_files() -> None:
         try:
             told = read_picture_times(path, Budget()) or PictureTimes([], [], 0.0)
             times = [(i + 0.5) * told.end_s / 12 for i in range(12)]
-            few = read_few_frames(path, times, SPECS.video, Budget(), (), told)
+            request = FrameRequest(times_s=times, spec=SPECS.video, budget=Budget())
+            few = read_few_frames(path, request, told)
         except BadMedia:
             continue
         if few is not None:
-            every = read_every_frame(path, times, SPECS.video, Budget(), (), told)
+            every = read_every_frame(path, request, told)
             assert (few[0] == every[0]).all() and few[1] == pytest.approx(every[1], abs=1e-3), (
                 path.name
             )

@@ -53,7 +53,7 @@ def test_metrics_by_hand() -> None:
 
 
 def row(name: str, **metadata: str) -> Row:
-    return Row(name, None, (), name, metadata)
+    return Row(id=name, path=None, captions=(), group=name, metadata=metadata)
 
 
 def test_a_caption_is_right_for_whatever_it_describes() -> None:

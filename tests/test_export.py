@@ -122,9 +122,11 @@ def test_a_precision_is_served_once_measured_and_only_if_it_keeps_its_recall(
         (0.0, 0.97, None, False),
         (0.0, 0.99, 0.99989, False),
     ):
-        fine = PrecisionLoss(0.01, 0.99, 0.0)
+        fine = PrecisionLoss(max_abs=0.01, cosine=0.99, points=0.0)
         measured = {
-            m: PrecisionLoss(0.01, cosine, points, alike) if m == "audio" else fine
+            m: PrecisionLoss(max_abs=0.01, cosine=cosine, points=points, alike=alike)
+            if m == "audio"
+            else fine
             for m in manifest.modalities
         }
         write_manifest(folder, replace(manifest, variants={"cpu/int8": measured}))

@@ -33,6 +33,7 @@ from index.vectors import codes, sizing, snapshot
 from index.vectors.faiss_index import FaissIndex
 from media.containers import Budget
 from media.sandbox import Decoders
+from media.windows import DecodeOptions
 
 from .makers import ROOT, FakeEncoder, dims, make_wav, small_disk
 from .test_index import ask, cloud
@@ -366,7 +367,8 @@ def archive(folder: Path, sounds: Path) -> set[bytes]:
     sounds.mkdir()
     for n in range(3):
         sound = make_wav(sounds / f"{n}.wav", 1.0, 300.0 * (n + 1))
-        media = decoders.finish(decoders.start(sound, encoder.manifest.inputs, Budget()))
+        options = DecodeOptions(specs=encoder.manifest.inputs, budget=Budget())
+        media = decoders.finish(decoders.start(sound, options))
         vectors = {
             m: (part.windows, encoder.embed(m, part.array)) for m, part in media.parts.items()
         }

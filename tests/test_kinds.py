@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from media.audio import AudioSpec
 from media.containers import Budget, video_stream
-from media.decode import read_frames, read_waveform
+from media.decode import FrameRequest, read_frames, read_waveform
 from media.errors import NotMedia, TooLong
 from media.hdr import to_bt709
 from media.mono import MonoResampler
@@ -28,6 +28,12 @@ from media.windows import InputSpecs, read_media
 from .makers import BLUE, GREEN, RED, make_tone, write_wav
 
 SIZE = VideoSpec(frames=4, size=32)
+
+
+def frames_at(times_s: list[float]) -> FrameRequest:
+    return FrameRequest(times_s=times_s, spec=SIZE, budget=Budget())
+
+
 PICTURES = InputSpecs(5.0, SIZE, None)
 PCM_GUID = bytes.fromhex("0100000000001000800000aa00389b71")
 WHITE = (255, 255, 255)
@@ -305,7 +311,7 @@ def test_films_are_turned_and_mirrored_as_they_say(
     tmp_path: Path, turn: Any, expected: str
 ) -> None:
     path = film(tmp_path / "a.mp4", [quarters()] * 4, turn=turn)
-    frames, _, _ = read_frames(path, [0.1], SIZE, Budget())
+    frames, _, _ = read_frames(path, frames_at([0.1]))
     assert corners(frames[0]) == list(expected)
 
 
@@ -319,7 +325,7 @@ def test_a_disc_is_round_whatever_the_shape_of_pixels(
     inside = np.hypot((x / wide - 0.5), (y / tall - 0.5)) < 0.3
     image = np.where(inside[..., None], 255, 0).repeat(3, axis=2).astype(np.uint8)
     frames, _, _ = read_frames(
-        film(tmp_path / "a.mp4", [image] * 4, aspect=aspect), [0.1], SIZE, Budget()
+        film(tmp_path / "a.mp4", [image] * 4, aspect=aspect), frames_at([0.1])
     )
     rows, columns = np.nonzero(frames[0][..., 0] > 128)
     assert abs(np.ptp(rows) - np.ptp(columns)) <= 1 and np.ptp(rows) == pytest.approx(
@@ -352,7 +358,7 @@ def test_transparent_webm(tmp_path: Path, codec: str) -> None:
                 )
             )
         container.mux(stream.encode(None))
-    frames, _, _ = read_frames(tmp_path / "a.webm", [0.1], SIZE, Budget())
+    frames, _, _ = read_frames(tmp_path / "a.webm", frames_at([0.1]))
     assert np.abs(frames[0][16, 4].astype(int) - 255).max() < 12
     assert np.abs(frames[0][16, 28].astype(int) - (0, 255, 0)).max() < 12
 
@@ -462,7 +468,7 @@ def test_the_default_one_of_two_picture_tracks_is_seen(tmp_path: Path) -> None:
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         for stream in streams:
             container.mux(stream.encode(None))
-    frames, _, _ = read_frames(tmp_path / "a.mkv", [0.1], SIZE, Budget())
+    frames, _, _ = read_frames(tmp_path / "a.mkv", frames_at([0.1]))
     assert np.argmax(frames[0].mean((0, 1))) == 1
 
 
@@ -584,7 +590,7 @@ def test_films_last_as_long_as_their_pictures_and_show_them_when_they_say(
         if made.pause is not None:
             places[made.pause[0] :] += made.pause[1]
         times = ((places + 0.5) / float(made.rate)).tolist()
-        frames, _, _ = read_frames(path, times, SIZE, Budget())
+        frames, _, _ = read_frames(path, frames_at(times))
         shown = frames.mean((1, 2, 3))
         seen = np.round((shown - shown[0]) / GREY_STEP).astype(int)
         media = read_media(path, PICTURES, Budget(), ("video",))

@@ -468,7 +468,9 @@ def test_without_a_network_a_hub_id_is_refused_and_nothing_is_written(tmp_path: 
     done = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, env=offline, timeout=120
     )
-    assert done.returncode == 1 and "someone/clip-absent cannot be loaded" in done.stderr, done.stderr
+    assert done.returncode == 1 and "someone/clip-absent cannot be loaded" in done.stderr, (
+        done.stderr
+    )
     assert not list(tmp_path.glob("bundle*"))
 
 

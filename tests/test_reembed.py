@@ -21,6 +21,7 @@ from index.library import Collections
 from index.records.database import NewItem
 from media.containers import Budget
 from media.sandbox import Decoders
+from media.windows import DecodeOptions
 
 from .makers import BLUE, GREEN, RED, FakeEncoder, make_clip, make_wav
 
@@ -53,7 +54,8 @@ def data(tmp_path: Path) -> Path:
         encoder, box, [place, tmp_path / "s.tar", tmp_path / "m.jsonl"], decoders, Budget()
     ):
         pass
-    media = decoders.finish(decoders.start(place / "1.mp4", encoder.manifest.inputs, Budget()))
+    options = DecodeOptions(specs=encoder.manifest.inputs, budget=Budget())
+    media = decoders.finish(decoders.start(place / "1.mp4", options))
     vectors = {m: (part.windows, encoder.embed(m, part.array)) for m, part in media.parts.items()}
     new = NewItem(
         id="uploaded",
@@ -211,7 +213,10 @@ def new_vector(old: FakeEncoder, data: Path) -> Any:
     decoders = Decoders(1)
     try:
         media = decoders.finish(
-            decoders.start(data.parent / "clips/0.mp4", old.manifest.inputs, Budget())
+            decoders.start(
+                data.parent / "clips/0.mp4",
+                DecodeOptions(specs=old.manifest.inputs, budget=Budget()),
+            )
         )
     finally:
         decoders.close()

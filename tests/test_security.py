@@ -19,6 +19,7 @@ import pytest
 from media.containers import Budget
 from media.errors import BadMedia
 from media.sandbox import Decoders
+from media.windows import DecodeOptions
 from service import protocol
 from service.app import create_app
 from service.faults import BadLink
@@ -28,6 +29,9 @@ from service.settings import Settings
 from .makers import RED, ROOT, SPECS, FakeEncoder, make_clip, make_wav, write_hours, write_wav
 from .test_operate import listening
 from .test_service import Client, add, refused, search, upload
+
+# more than any file has
+ENDLESS = DecodeOptions(specs=SPECS, budget=Budget(seconds=1e9, samples=10**12))
 
 
 def exchanged(port: int, *pieces: bytes) -> bytes:
@@ -142,7 +146,7 @@ def test_closed_decoders_leave_nobody_waiting(tmp_path: Path) -> None:
     long = tmp_path / "long.wav"
     write_hours(long)
     decoders = Decoders(1, max_s=60.0)
-    futures = [decoders.start(long, SPECS, Budget(seconds=1e9, samples=10**12)) for _ in range(4)]
+    futures = [decoders.start(long, ENDLESS) for _ in range(4)]
     time.sleep(0.3)
     decoders.close()
     for future in futures:
@@ -470,9 +474,11 @@ def test_a_decoder_that_burns_its_processor_is_ended(tmp_path: Path) -> None:
         long = tmp_path / "long.wav"
         write_hours(long)
         with pytest.raises(BadMedia, match="longer than"):
-            decoders.finish(decoders.start(long, SPECS, Budget(seconds=1e9, samples=10**12)))
+            decoders.finish(decoders.start(long, ENDLESS))
         short = make_wav(tmp_path / "tone.wav", 1.0)
-        assert decoders.finish(decoders.start(short, SPECS, Budget())).parts
+        assert decoders.finish(
+            decoders.start(short, DecodeOptions(specs=SPECS, budget=Budget()))
+        ).parts
     finally:
         decoders.close()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import av
@@ -17,8 +16,10 @@ from media.decode import PictureTimes
 from media.errors import Damaged, MissingModality
 from media.video import VideoSpec
 from media.windows import (
+    DecodeOptions,
     InputSpecs,
     Media,
+    decode_media,
     make_audio_part,
     make_peaks,
     plan_windows,
@@ -76,10 +77,12 @@ def test_windows_of_sound() -> None:
 def test_the_shape_of_a_sound_where_it_is_wanted() -> None:
     specs = InputSpecs(2.0, None, AudioSpec(sample_rate=100, samples=200))
     waveform = np.repeat(np.array([0.0, 1.0], np.float32), 5)
-    assert list(make_peaks(waveform, 0.1, specs, True)) == [0, 255]
-    assert make_peaks(waveform, 0.1, specs, False) == b""
-    assert make_peaks(None, 0.1, specs, True) == b""
-    assert make_peaks(waveform, 0.1, replace(specs, audio=None), True) == b""
+    options = DecodeOptions(specs=specs, budget=Budget(), previews=True)
+    assert list(make_peaks(waveform, 0.1, options)) == [0, 255]
+    assert make_peaks(waveform, 0.1, replace(options, previews=False)) == b""
+    assert make_peaks(None, 0.1, options) == b""
+    silent = replace(options, specs=replace(specs, audio=None))
+    assert make_peaks(waveform, 0.1, silent) == b""
 
 
 def colours(frames: np.ndarray) -> list[Colour]:  # type: ignore[type-arg]
@@ -94,9 +97,9 @@ def read_told(
 ) -> tuple[float, list[tuple[float, float]], list[int], list[list[Colour]]]:
     """Duration, windows, those seen and their colours, where packets say that pictures end so."""
     spec = spec or VideoSpec(frames=2, size=32)
-    plan = partial(plan_windows, window_s=2.0)
+    options = DecodeOptions(specs=InputSpecs(2.0, spec, None), budget=Budget())
     told = PictureTimes([], [], end_s)
-    duration_s, windows, part, _ = read_video(path, spec, plan, Budget(), audio_s, told, False)
+    duration_s, windows, part, _ = read_video(path, spec, options, audio_s=audio_s, told=told)
     return duration_s, windows, part.windows, [colours(rows) for rows in part.array]
 
 
@@ -151,7 +154,7 @@ def test_a_preview_shows_the_frame_after_the_middle(tmp_path: Path) -> None:
     path = make_clip(
         tmp_path / "c.mp4", [RED, GREEN, BLUE, WHITE, GREEN, BLUE, RED, WHITE], 0.5, hz=440.0
     )
-    media = read_media(path, SPECS, Budget(), previews=True)
+    media = decode_media(path, DecodeOptions(specs=SPECS, budget=Budget(), previews=True))
     assert {i: jpeg_colour(data) for i, data in media.pictures.items()} == {0: BLUE, 1: RED}
     assert len(media.peaks) == round(20 * media.duration_s)
     bare = read_media(path, SPECS, Budget())
@@ -167,7 +170,10 @@ def test_only_what_is_wanted_is_read(tmp_path: Path) -> None:
     budget = Budget()
     assert modalities(read_media(path, SPECS, budget)) == {"video": [0, 1], "audio": [0, 1]}
     assert modalities(read_media(path, SPECS, budget, ("video",))) == {"video": [0, 1]}
-    heard = read_media(path, SPECS, budget, ("audio",), previews=True)
+    heard = decode_media(
+        path,
+        DecodeOptions(specs=SPECS, budget=budget, modalities=("audio",), previews=True),
+    )
     assert modalities(heard) == {"audio": [0, 1]} and heard.pictures == {}
     assert len(heard.peaks) == round(20 * heard.duration_s)
     seen_only, heard_only = replace(SPECS, audio=None), replace(SPECS, video=None)
@@ -176,11 +182,12 @@ def test_only_what_is_wanted_is_read(tmp_path: Path) -> None:
 
 
 def test_windows_overlap_as_asked(tmp_path: Path) -> None:
+    overlapping = DecodeOptions(specs=SPECS, budget=Budget(), overlap_share=0.5)
     expected = [(0.0, 2.0), (1.0, 3.0), (2.0, 4.0)]
     seen = make_clip(tmp_path / "c.mp4", [RED, GREEN, BLUE, RED], hz=None)
     heard = make_wav(tmp_path / "t.wav", 4.0)
     for path in (seen, heard):
-        assert read_media(path, SPECS, Budget(), overlap=0.5).windows == expected
+        assert decode_media(path, overlapping).windows == expected
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def test_captions_state_what_is_so() -> None:
     for scene in draw_scenes("train", 60):
         for caption in make_captions(scene):
             assert caption.states and caption.about in (("video",), ("audio",))
-            row = Row("other", None, (), "other", scene.attributes)
+            row = Row(id="other", path=None, captions=(), group="other", metadata=scene.attributes)
             assert is_relevant(GroupedCaption(caption.text, caption.states, "g"), row)
             if "colour" in caption.states:
                 assert any(word in caption.text for word in WORDS["colour"][scene.colour])

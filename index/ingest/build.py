@@ -23,7 +23,7 @@ from media.errors import BadMedia, DecoderFailed, DecodersClosed, NotMedia
 from media.manifest import Member, Row, check_string, read_manifest, read_shard
 from media.sandbox import Decoders
 from media.text import list_warnings, pad_tokens
-from media.windows import Media
+from media.windows import DecodeOptions, Media
 
 from ..collection import Collection
 from ..records.database import Failure, Item, KnownSource, NewItem, Origin
@@ -460,6 +460,9 @@ def decode_sources(
     """
     queue: deque[tuple[Source, str, Future[Media | BadMedia] | None, Path | None]] = deque()
     rest = iter(todo)
+    options = DecodeOptions(
+        specs=encoder.manifest.inputs, budget=budget, overlap_share=overlap, previews=True
+    )
 
     def start(source: Source) -> tuple[Future[Media | BadMedia] | None, Path | None]:
         """A source's media to come, None of words alone; and the file made for a member."""
@@ -478,8 +481,7 @@ def decode_sources(
             failed: Future[Media | BadMedia] = Future()
             failed.set_result(fault)
             return failed, extracted
-        inputs = encoder.manifest.inputs
-        return decoders.start(path, inputs, budget, overlap=overlap, previews=True), extracted
+        return decoders.start(path, options), extracted
 
     def fill() -> None:
         held = sum(decoded_bytes(future) for _, _, future, _ in queue)
@@ -494,7 +496,11 @@ def decode_sources(
     while queue:
         source, stamp, future, extracted = queue.popleft()
         try:
-            media = decoders.finish(future) if future is not None else Media(0.0, [], {})
+            media = (
+                decoders.finish(future)
+                if future is not None
+                else Media(duration_s=0.0, windows=[], parts={})
+            )
             if source.texts:
                 # so that words that cannot be read fail alone, and not with their batch
                 for encoding in encoder.manifest.encodings("text"):

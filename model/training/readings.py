@@ -69,8 +69,8 @@ def ridge(features: Matrix, targets: Matrix, strength: float, centred: bool = Fa
 
 def log_ranks(queries: Matrix, gallery: Matrix, names: Sequence[str]) -> NDArray[np.float64]:
     """For each query the natural logarithm of a rank [N]: that of the best gallery entry with the
-    query's own name. Queries and gallery are unit vectors [N, E], and row i of both has names[i]. Ties get
-    their average rank.
+    query's own name. Queries and gallery are unit vectors [N, E], and row i of both has names[i].
+    Ties get their average rank.
     """
     scores = queries @ gallery.T
     same = np.array(names)[:, None] == np.array(names)[None]
