@@ -1,3 +1,1 @@
-"""Retrieval measured: clips of a manifest, scores by the field's conventions, reports. No torch
-here.
-"""
+"""Measures retrieval: clips of a manifest, the field's metrics, reports. No torch here."""

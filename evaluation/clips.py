@@ -1,5 +1,5 @@
-"""The clips of a manifest as arrays: decoded once, by the code that serves, and mapped from a cache
-folder.
+"""The clips of a manifest as arrays. They are decoded once, by the same code that serves, and then
+mapped into memory from a cache folder.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from media.modality import AUDIO, MODALITY_TABLE, RECORDED, VIDEO
 from media.progress import show_progress
 from media.windows import InputSpecs, Part, read_media
 
-RUN = 8  # rows in a run of an order
-LAYOUT = 2  # of the files in a cache folder
+RUN = 8  # rows in a run, see `epoch_order`
+LAYOUT = 2  # version of the layout of a cache folder
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,4 @@
-"""An evaluation as people read it: tables, JSON, and a page of the worst failures to look at and
-listen to.
-"""
+"""Reports of an evaluation: tables, JSON, and a page of the worst failures with their media."""
 
 from __future__ import annotations
 
@@ -111,8 +109,8 @@ def render_summary(routes: list[Route]) -> str:
 
 
 def render_query(route: Route, i: int, media: Path, before: Route | None = None) -> str:
-    """One query, its best-ranked right answer, what came before it, and what came first before
-    training.
+    """HTML of query `i` of a route: its best-ranked right answer and its best hits. With the route
+    `before` training, also the best hit of that time.
     """
     place = ranks(route.scores[i : i + 1])[0]
     expected = int(np.where(route.relevant[i], route.scores[i], -np.inf).argmax())
@@ -152,7 +150,9 @@ def render_cell(label: str, content: str, kind: str) -> str:
 
 
 def render_entry(entry: GroupedCaption | Row, kind: str, media: Path) -> str:
-    """Words as words, a clip as a player of a copy of it, with its captions."""
+    """HTML of an entry: a text, or a player of a clip with its captions. The clip is copied into
+    `media`.
+    """
     if isinstance(entry, GroupedCaption):
         return f"<p>{escape(entry.text)}</p>"
     captions = list(entry.captions) if kind == "any" else entry.captions_about(kind)
@@ -177,26 +177,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--cache",
         type=Path,
         default=Path("runs/evaluate"),
-        help="where first windows and the world are kept",
+        help="a folder that keeps decoded first windows and rendered clips",
     )
     parser.add_argument(
         "--windows",
         choices=["all", "first"],
         default="all",
-        help="an item scores by its best window, or by its first",
+        help="score an item by its best window (all), or by its first",
     )
     parser.add_argument(
         "--every-caption", action="store_true", help="each caption is a query, not only the first"
     )
     parser.add_argument(
-        "--phrases", type=Path, help="JSON of group -> phrases, to ask in place of the captions"
+        "--phrases",
+        type=Path,
+        help="a JSON file of phrases by group, which replace the captions as queries",
     )
     parser.add_argument(
         "--bank",
         help="a manifest whose captions are the bank of QB-Norm for text-video and text-audio",
     )
     parser.add_argument(
-        "--dual-softmax", action="store_true", help="report it, apart: it needs every query at once"
+        "--dual-softmax",
+        action="store_true",
+        help="report dual softmax, too, in a table of its own",
     )
     parser.add_argument(
         "--report", type=Path, help="a folder for a page with the worst failures and their media"
@@ -208,15 +212,16 @@ def add_before(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--before",
         action="store_true",
-        help="of a checkpoint: show beside it what it was before its training",
+        help="for a checkpoint: report also the encoder before its training",
     )
 
 
 def choose_galleries(
     manifest: str, specs: InputSpecs, cache: Path, windows: str
 ) -> Callable[[Embedder], dict[str, Gallery]]:
-    """What makes the galleries of a manifest in a space: of every window, or of the first one of
-    each item.
+    """A function that makes the galleries of a manifest in a space, by modality.
+
+    `windows` is "all", or "first" for the first window of each item.
     """
     if windows == "first":
         return partial(
@@ -232,8 +237,10 @@ def run(
     args: argparse.Namespace,
     before: Embedder | None = None,
 ) -> None:
-    """Measure and print, as `args` of `add_arguments` say. A route is that of the first space that
-    has it. `before` is the encoder before it was trained, for the report.
+    """Measure and print, with the `args` of `add_arguments`.
+
+    If several spaces have a route, the first one is measured. `before` is the encoder before its
+    training, for the report.
     """
     worlds = args.cache / "world"
     phrases = json.loads(args.phrases.read_text(encoding="utf-8")) if args.phrases else None

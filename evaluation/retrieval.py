@@ -1,5 +1,4 @@
-"""Retrieval, measured by the field's conventions (no torch here: it scores a checkpoint and a
-bundle alike).
+"""Measures retrieval by the field's conventions, of a checkpoint or of a bundle. No torch here.
 
 Ranks are 1-based and ties get the average rank, so that a collapsed encoder scores chance and not
 100 %.

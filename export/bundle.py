@@ -33,10 +33,10 @@ FORMAT = 2
 MANIFEST, TOKENIZER, WEIGHTS = "manifest.json", "tokenizer.json", "weights.bin"
 GOLDEN_ITEMS = 2
 ANY = "any"  # the target of a search that counts pictures and sound together; no modality
-EQUAL_WEIGHT = 1.0  # of a sound, in a bundle that was not fitted otherwise
+EQUAL_WEIGHT = 1.0  # weight of the sound in a bundle without a fitted one
 MAX_LOSS = 1.0  # points of R@10 that another precision may lose
 LEAST_COSINE = 0.98  # between its vectors and those of fp32
-# cosine, in any precision, between an item's vector made alone and made in a batch
+# the lowest cosine allowed between an item's vector made alone and made in a batch
 LEAST_ALIKE = 0.9999
 
 
@@ -159,10 +159,12 @@ def parse_modality(encoding: str | Joint) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class PrecisionLoss:
-    """What an encoding loses in another precision: the largest difference of a component and the
-    least cosine, of any item in any batch; the mean change of R@10 over the routes from and to
-    words on clips of the world, in points; and the least cosine between an item's vectors made
-    alone and in a batch, None where that was not asked yet.
+    """What an encoding loses in another precision, against fp32.
+
+    `max_abs` is the largest difference of a component and `cosine` the lowest cosine, over all
+    items and batches. `points` is the mean change of R@10 in percentage points, over the routes
+    with text on rendered clips. `alike` is the lowest cosine between an item's vector made alone
+    and in a batch; None if it was not measured.
     """
 
     max_abs: float
@@ -172,7 +174,7 @@ class PrecisionLoss:
 
     @property
     def keeps(self) -> bool:
-        """It is close enough to fp32."""
+        """Whether it is close enough to fp32."""
         return self.points >= -MAX_LOSS and self.cosine >= LEAST_COSINE
 
     @property
@@ -190,15 +192,15 @@ class Manifest:
     name: str
     fingerprint: str
     inputs: InputSpecs
-    spaces: dict[str, Space]  # the first is meant where none is named
+    spaces: dict[str, Space]  # the first is used if none is named
     graphs: dict[str, str]  # encoding -> file
-    tokenizers: dict[str, Tokenizer]  # text encoding -> what it reads
+    tokenizers: dict[str, Tokenizer]  # text encoding -> its tokenizer
     files: dict[str, str]  # file -> sha256
     golden: dict[str, list[list[float]]]  # encoding -> vectors of `golden_input`
     provenance: dict[str, Any]
     # provider/precision -> encoding
     variants: dict[str, dict[str, PrecisionLoss]] = field(default_factory=dict)
-    # space -> what a sound weighs beside its pictures
+    # space -> weight of the sound in the joint vector
     audio_weights: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -207,7 +209,7 @@ class Manifest:
 
     @property
     def dims(self) -> dict[str, int]:
-        """How wide the vectors of each encoding are."""
+        """The dimension of the vectors of each encoding."""
         return {e: space.dim for space in self.spaces.values() for e in space.encodings.values()}
 
     def spec(self, encoding: str) -> Spec:
@@ -216,7 +218,7 @@ class Manifest:
         return tokenizer.spec if tokenizer else self.inputs.recorded()[parse_modality(encoding)]
 
     def golden_input(self, encoding: str) -> NDArray[Any]:
-        """What the golden vectors of an encoding were made of, [GOLDEN_ITEMS, ...]."""
+        """The inputs [GOLDEN_ITEMS, ...] of an encoding's golden vectors."""
         return self.spec(encoding).golden_input(GOLDEN_ITEMS)
 
     def encodings(self, modality: str) -> list[str]:
@@ -233,7 +235,7 @@ class Manifest:
         """The named space, or the first, that holds all of these modalities.
 
         Raises:
-            NoRoute: none does, or not that one.
+            NoRoute: no space does, or the named one does not.
         """
         wanted = tuple(dict.fromkeys(modalities))
         holding = [
@@ -244,9 +246,11 @@ class Manifest:
         return space or holding[0]
 
     def routes(self, queries: Iterable[str], target: str, space: str | None = None) -> list[Route]:
-        """The ways from queries of these modalities to a target: one, through the named space or
-        the first that holds them all. To "any" it leads to the joint vectors of a space that holds
-        pictures and sound; where none does, there is a way to each of the two.
+        """The routes from queries of these modalities to a target.
+
+        It is one route, in the named space or else the first that holds them all. For "any" it
+        leads to the joint vectors of a space with pictures and sound. If no space has both, there
+        is a route to pictures and one to sound.
 
         Raises:
             NoRoute: there is none.
@@ -268,7 +272,7 @@ class Manifest:
         return found
 
     def joint(self, space: str) -> Joint | None:
-        """How pictures and sound are added in a space; None where it does not hold both."""
+        """How pictures and sound are added in a space; None if it does not hold both."""
         encodings = self.spaces[space].encodings
         if not {VIDEO, AUDIO} <= set(encodings):
             return None

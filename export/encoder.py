@@ -1,7 +1,7 @@
-"""Arrays to unit vectors: the seam between the network and everything above it. No torch.
+"""Encodes arrays as unit vectors: all that index and service use of a network. No torch.
 
 EncoderError
-├── CannotRun              a provider that this machine lacks something for
+├── CannotRun              a provider that cannot run on this machine
 ├── WrongPrecision         a precision that is for other providers
 ├── UnverifiedPrecision    a precision that was not measured on this bundle, or loses too much
 └── BadVectors             an output that is not unit vectors
@@ -45,7 +45,7 @@ WARM_LENGTH = 64  # the longest texts that are run before any is asked for
 
 
 class EncoderError(Exception):
-    """An encoder that cannot be had, or is not what it should be."""
+    """An encoder that cannot be opened, or gives wrong vectors."""
 
 
 class CannotRun(EncoderError):
@@ -94,34 +94,41 @@ class BadVectors(EncoderError):
 
 
 class Encoder(Protocol):
-    """All that index and service know of a network."""
+    """What index and service use of a network."""
 
     @property
     def manifest(self) -> Manifest: ...
 
     def embed(self, encoding: str, arrays: NDArray[Any]) -> NDArray[np.float32]:
-        """Raw arrays [n, ...] of an encoding's modality, as the manifest specifies them -> unit
-        vectors [n, dim].
-        """
+        """Raw arrays [n, ...] as the manifest specifies them -> unit vectors float32 [n, dim]."""
         ...
 
     def tokens(self, texts: list[str], encoding: str) -> NDArray[np.int64]:
-        """The beginnings of texts -> token ids [n, length] for a text encoding."""
+        """The beginnings of texts -> token ids int64 [n, length] for a text encoding."""
         ...
 
     def read(self, texts: list[str], encoding: str) -> list[Reading]:
-        """All of each text, in as many windows as it takes, and which of its words are known."""
+        """The whole of each text, in as many windows as it needs, and which words are known.
+
+        Raises:
+            BadText: a text is empty or too long.
+        """
         ...
 
     def check(self) -> None:
-        """Raises BadBundle or whatever a lost device does: it no longer gives what it gave at
-        export.
+        """Check the golden vectors.
+
+        Raises:
+            BadBundle: they differ from those of the export. A lost device raises its own error.
         """
         ...
 
 
 class OnnxEncoder:
-    """A bundle run by ONNX Runtime; `shared` where decoders and others want the same cores."""
+    """A bundle run by ONNX Runtime.
+
+    `threads` 0 means all cores. `shared` says that decoders use the same cores.
+    """
 
     def __init__(
         self,
@@ -133,8 +140,9 @@ class OnnxEncoder:
     ) -> None:
         self.manifest, self.provider, self.precision = bundle.manifest, provider, precision
         cores = threads or os.cpu_count() or 1
-        # Texts are small and many: of two batches side by side each has its own thread and both the
-        # session's others, which wait less for each other than one batch's on every core.
+        # Texts are small and many, so two batches of them run at once, each on its caller's thread.
+        # One core fewer for each lets both run; such threads wait less for each other than those of
+        # one batch on all cores.
         texts = {e for e in bundle.manifest.graphs if parse_modality(e) == TEXT}
         self._sessions = {
             e: open_session(
@@ -160,13 +168,13 @@ class OnnxEncoder:
         precision: str = "fp32",
         shared: bool = False,
     ) -> OnnxEncoder:
-        """The bundle at `folder`, checked byte by byte and by its golden vectors, and warmed.
+        """Open the bundle at `folder`, check every byte and the golden vectors, and warm it up.
 
         Raises:
-            BadBundle: see `open_bundle`; WrongVectors where the graphs do not give what they gave
-                at export.
-            CannotRun: this machine lacks something.
-            WrongPrecision: it is for other providers.
+            BadBundle: see `open_bundle`.
+            WrongVectors: the graphs do not give the golden vectors.
+            CannotRun: the provider cannot run on this machine.
+            WrongPrecision: the precision is for other providers.
             UnverifiedPrecision: `python -m export verify` has not passed the precision.
         """
         if precision not in ("fp32", *GAINFUL[provider]):
@@ -258,9 +266,10 @@ class OnnxEncoder:
 def open_session(
     graph: Path, provider: str, threads: int, precision: str, spin: bool = True
 ) -> onnxruntime.InferenceSession:
-    """A graph ready to run. Between the operations of a run its threads `spin`, which takes a tenth
-    off it, or rest, which beside others that want the cores takes a third off: who spins for a
-    thread that has no core keeps one busy.
+    """Open a session for a graph.
+
+    With `spin`, its threads wait actively between the operations of a run. That saves a tenth of
+    the time on idle cores. If others use the cores, sleeping threads save a third instead.
 
     Raises:
         CannotRun: the provider is not in this build, or its libraries do not load.
@@ -276,7 +285,7 @@ def open_session(
     options.intra_op_num_threads = threads
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spin)))
     options.add_session_config_entry("session.force_spinning_stop", "1")  # once the run has ended
-    # shapes vary from batch to batch; patterns would only pile up
+    # batches vary in shape, and a pattern would be kept for each shape
     options.enable_mem_pattern = False
     source: str | bytes = str(graph)
     if precision != "fp32":
@@ -298,7 +307,9 @@ def open_session(
 def run_on_device(
     run: onnxruntime.InferenceSession, name: str, arrays: NDArray[Any]
 ) -> NDArray[np.float32]:
-    """Rows [n, ...], padded to one of the fixed sizes, copied to the device and back once."""
+    """Run rows [n, ...] on a device, padded to one of the fixed batch sizes. Rows and vectors are
+    copied once.
+    """
     n = len(arrays)
     rows = next(size for size in DEVICE_ROWS if size >= n)
     padded = np.concatenate([arrays, np.repeat(arrays[-1:], rows - n, axis=0)])
@@ -311,10 +322,10 @@ def run_on_device(
 
 
 def check_vectors(encoding: str, vectors: NDArray[np.float32], dim: int) -> NDArray[np.float32]:
-    """The vectors, if each is finite, `dim` wide and of length one.
+    """Return vectors [n, dim] if all are finite and of unit length.
 
     Raises:
-        BadVectors: otherwise.
+        BadVectors: they are not.
     """
     if vectors.ndim != 2 or vectors.shape[1] != dim:
         raise BadVectors(encoding, f"shape {vectors.shape}, expected [n, {dim}]")

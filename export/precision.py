@@ -1,8 +1,7 @@
-"""A bundle's graphs in less precise numbers, derived when it is opened: float16 for GPUs, int8 for
-CPUs. No torch.
+"""Derives less precise graphs of a bundle when it is opened: float16 for GPUs, int8 for CPUs. No
+torch.
 
-Only the fp32 graphs are kept: what is derived from them by rule needs no room, and cannot fall out
-of step.
+A bundle keeps its fp32 graphs only, so the derived ones always fit them.
 """
 
 from __future__ import annotations
@@ -16,20 +15,21 @@ import onnxruntime
 from numpy.typing import NDArray
 
 PRECISIONS = ("fp32", "fp16", "int8")
-# what each provider is faster with than fp32
+# the precisions in which a provider is faster than in fp32
 GAINFUL = {"cpu": ("int8",), "cuda": ("fp16",), "tensorrt": ("fp16",)}
-BLOCK = 16  # numbers of an activation's row, and of a weight's column, that share a scale
+BLOCK = 16  # adjacent numbers, in a row of activations or a column of weights, that share a scale
 MICROSOFT = "com.microsoft"  # the domain of ONNX Runtime's own operations
 # `accuracy_level` of MatMulNBits at which the activations are rounded to eight bits, too
 INT8_ACTIVATIONS = 4
 
 
 def derive_graph(graph: Path, precision: str) -> bytes:
-    """The graph in fp16 or int8, whole in one piece.
+    """A graph in fp16 or int8, serialised with its weights.
 
-    fp16: everything from the logarithm of a spectrogram on. Inputs and the vector stay as they are.
-    int8: matrix products with a constant matrix, see `quantise_to_int8`. Convolutions stay, since
-    they would be slower; so do the products of a spectrogram.
+    fp16 applies to everything after the logarithm of a spectrogram; inputs and output keep their
+    types. int8 applies to matrix products with a constant matrix, see `quantise_to_int8`.
+    Convolutions stay in fp32, because they would be slower, and so do the products that compute a
+    spectrogram.
     """
     with tempfile.TemporaryDirectory() as place:
         model = fold_constants(graph, Path(place))
@@ -46,9 +46,10 @@ def derive_graph(graph: Path, precision: str) -> bytes:
 
 
 def quantise_to_int8(model: Any) -> None:
-    """Products with a constant matrix become products of eight bits and eight: BLOCK numbers share
-    a scale, which the runtime finds anew for each row of activations. So no row's vector depends on
-    the rows beside it.
+    """Turn products with a constant matrix into int8 products, in place.
+
+    BLOCK numbers share a scale. The runtime computes the scales of activations for each row, so a
+    row's vector does not depend on the rest of its batch.
     """
     import onnx
 

@@ -141,8 +141,8 @@ def check_parity(encoding: str, provider: str, what: str, error: float) -> Check
 
 
 def check_batch_invariance(encoder: OnnxEncoder, items: Items | None = None) -> Iterator[Check]:
-    """Each item alone against the same item in batches of every
-    size; a text alone has no padding.
+    """Compare each item's vector made alone with those made in batches of several sizes. A text
+    alone has no padding, in a batch it has.
     """
     items = items or collect_items(encoder)
     for encoding in encoder.manifest.graphs:

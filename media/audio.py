@@ -1,4 +1,4 @@
-"""Windows of samples: mono, at the encoder's rate, of one length."""
+"""Windows of sound: mono samples at the encoder's rate, all of one length."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-SILENT_PEAK = 10 ** (-70 / 20)  # ten steps of 16 bits
-TOKEN_S = 0.04  # seconds: what one token covers
-LOUDEST = 2.0**31  # the range of the largest whole samples, which some programmes write as floats
+SILENT_PEAK = 10 ** (-70 / 20)  # -70 dB, about ten steps of 16 bits
+TOKEN_S = 0.04  # seconds that one token covers
+LOUDEST = 2.0**31  # some programmes write 32-bit integer samples as floats without scaling
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class AudioSpec:
 
     sample_rate: int
     samples: int
-    # behind a sound that is shorter; or "repeat": the sound again, as often as it fits whole
+    # what follows a sound that is too short: "zeros", or "repeat", complete repetitions of it
     fill: str = "zeros"
 
     @property
@@ -27,17 +27,17 @@ class AudioSpec:
 
     @property
     def tokens(self) -> int:
-        """Stretches of TOKEN_S seconds, as a tiny VLSA has them."""
+        """An estimate: a token for each TOKEN_S seconds, as in a tiny VLSA."""
         return max(1, round(self.samples / self.sample_rate / TOKEN_S))
 
     def golden_input(self, n: int) -> NDArray[np.float32]:
-        """Tones of 220 Hz and its multiples that rise slowly."""
+        """Slowly rising tones from 220 Hz and its multiples, float32 [n, samples]."""
         t = np.arange(self.samples, dtype=np.float64) / self.sample_rate
         tones = [0.3 * np.sin(2 * np.pi * 220 * (i + 1) * t * (1 + 0.1 * t)) for i in range(n)]
         return np.stack(tones).astype(np.float32)
 
     def random_inputs(self, n: int, random: np.random.Generator) -> NDArray[np.float32]:
-        """Noise, each input of its own loudness."""
+        """Noise of random loudness, float32 [n, samples]."""
         loudness = random.uniform(0.001, 0.5, (n, 1))
         noise = loudness * random.normal(size=(n, self.samples))
         return noise.clip(-1, 1).astype(np.float32)
@@ -51,15 +51,15 @@ class AudioSpec:
 
 
 def silence_invalid_samples(waveform: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Float files may hold NaN, infinity or 1e30 and decode
-    without an error: no sound, so silence.
+    """The waveform [samples] with zeros for NaN, infinity and values beyond LOUDEST, which float
+    files may hold.
     """
     kept = np.abs(waveform) <= LOUDEST
     return waveform if kept.all() else np.where(kept, waveform, np.float32(0))
 
 
 def limit_to_full_scale(waveform: NDArray[np.float32]) -> NDArray[np.float32]:
-    """A waveform that goes beyond 1, turned down until it does not; any other as it is.
+    """The waveform [samples], divided by its peak if that is above 1.
 
     >>> limit_to_full_scale(np.array([0.5, -2.0], np.float32)).tolist()
     [0.25, -1.0]
@@ -86,5 +86,7 @@ def cut_window(
 
 
 def is_silent(waveform: NDArray[np.float32]) -> bool:
-    """Whether nothing in [samples] is louder than -70 dB of full scale, a constant offset aside."""
+    """Whether nothing in [samples] is louder than -70 dB of full scale; a constant offset does not
+    count.
+    """
     return bool(np.ptp(waveform) <= 2 * SILENT_PEAK)

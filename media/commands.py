@@ -1,6 +1,4 @@
-"""What the commands of every package share: how a command is described, and how a package that is
-missing is named.
-"""
+"""What the commands of all packages share: their help, and the error for a missing package."""
 
 from __future__ import annotations
 
@@ -8,7 +6,7 @@ import argparse
 import sys
 from typing import Any
 
-# the packages of every installation
+# packages of this repository that every installation has
 ALWAYS_INSTALLED = ("media", "evaluation", "export", "index", "service")
 
 # %(prog)s is what the command was called by: `tercet search`, or `python -m index search`.
@@ -16,7 +14,7 @@ Commands = Any  # what `ArgumentParser.add_subparsers` gives; argparse has no pu
 
 
 def epilog(*examples: str) -> str:
-    """The end of a command's help: the arguments of each example, behind the command's own name."""
+    """The end of a command's help. Each example is given as its arguments, without the command."""
     lines = "\n".join(f"  %(prog)s {arguments}".rstrip() for arguments in examples)
     return f"{'Example' if len(examples) == 1 else 'Examples'}:\n{lines}"
 
@@ -24,7 +22,7 @@ def epilog(*examples: str) -> str:
 def add_command(
     commands: Commands, name: str, summary: str, *examples: str
 ) -> argparse.ArgumentParser:
-    """The parser of one command among others; `examples` are arguments, as `epilog` takes them."""
+    """Add a command to `commands` and return its parser; for `examples` see `epilog`."""
     parser: argparse.ArgumentParser = commands.add_parser(
         name,
         help=summary,
@@ -36,11 +34,12 @@ def add_command(
 
 
 def report_missing_package(command: str, error: ImportError, extra: str) -> int:
-    """Say on stderr which package a command needs, and the extra that installs it. Returns the exit
-    status, 2.
+    """Print to stderr which package a command needs, and the extra that installs it.
+
+    Returns the exit status, 2.
 
     Raises:
-        ImportError: what was given, if it is a fault of packages that every installation has.
+        ImportError: `error` itself, if the missing package is one of ours: that is a bug.
     """
     if (error.name or "").split(".")[0] in ALWAYS_INSTALLED:
         raise error

@@ -1,8 +1,7 @@
-"""A file opened under a budget: which container it is, which of its streams are read, their
-packets.
+"""Opens files within a budget: the containers allowed, the streams that are read, their packets.
 
-Headers lie: every limit is checked on what is decoded, not on what is announced. Damage in the
-middle of a stream costs the damaged part only; what decodes is kept.
+Headers can be wrong, so limits are also checked on what is decoded. If a stream is damaged in the
+middle, everything that decodes is kept.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from av.stream import Discard, Disposition
 from .errors import BeyondBudget, NotMedia, TooLong
 from .repair import Span, open_repaired
 
-# A demuxer outside this list is never tried: playlists and concat scripts would open other files.
+# No other demuxer is tried: playlists and concat scripts would open other files.
 # fmt: off
 MEDIA = frozenset((
     ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg",
@@ -33,15 +32,15 @@ CONTAINERS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,ogg,flac,mp3,wav,aiff,aac,flv,asf,gif,apng,"
     "ac3,eac3,dts,truehd,w64,caf,au,wv,tta,amr,rm,mxf,ivf,h264,hevc,obu,m4v,ape,mpc,mpc8,dsf,iff"
 )
-# their length is guessed from the rate of their first packets
+# FFmpeg estimates the length of these from the bit rate of their first packets
 GUESSED = {"mp3", "aac", "ac3", "eac3", "dts", "mpeg"}
 MICROSECONDS = 1_000_000  # FFmpeg's AV_TIME_BASE
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How much may be decoded from one file: seconds, frames, pixels of a frame, samples (those of
-    all channels together), and streams.
+    """The most that is decoded from one file. `samples` counts those of all channels together,
+    `frame_pixels` is for one frame.
     """
 
     seconds: float = 600.0
@@ -51,7 +50,7 @@ class Budget:
     streams: int = 64
 
 
-# For files that the owner of the service has chosen: two hours of eight channels.
+# For files that the service's owner imports: two hours, eight channels.
 ARCHIVE_BUDGET = Budget(seconds=2 * 3600.0, frames=2 * 3600 * 60, samples=2 * 3600 * 48_000 * 8)
 
 
@@ -59,12 +58,11 @@ ARCHIVE_BUDGET = Budget(seconds=2 * 3600.0, frames=2 * 3600 * 60, samples=2 * 36
 def open_container(
     path: Path, budget: Budget, span: Span | None = None
 ) -> Iterator[InputContainer]:
-    """The container at `path`, or in a span of its bytes; its announced length and number of
-    streams within the budget.
+    """Open the container at `path`, or the one in a span of its bytes.
 
     Raises:
-        NotMedia: no listed demuxer takes it.
-        TooLong, BeyondBudget: it announces more than the budget allows.
+        NotMedia: none of the demuxers reads it.
+        TooLong, BeyondBudget: its header has a length or a number of streams beyond the budget.
     """
     with open_repaired(path, span) as file:
         try:
@@ -87,15 +85,15 @@ def open_container(
 
 
 def describe_fault(error: Exception) -> str:
-    """FFmpeg's words for a fault, without the path of the file."""
+    """FFmpeg's message for an error, without the path of the file."""
     return getattr(error, "strerror", None) or type(error).__name__
 
 
 def video_stream(container: InputContainer) -> av.VideoStream | None:
-    """The moving pictures that players choose: cover art and the tiles of a photo are not video.
+    """The video stream that players choose. Cover art and the tiles of a photo are not video.
 
     Raises:
-        NotMedia: it is a photo in tiles.
+        NotMedia: it is a photo in tiles (HEIC, AVIF).
     """
     playable = [
         stream
@@ -115,7 +113,7 @@ def video_stream(container: InputContainer) -> av.VideoStream | None:
 
 
 def audio_stream(container: InputContainer) -> av.AudioStream | None:
-    """The sound that players choose."""
+    """The audio stream that players choose."""
     playable = [
         stream
         for stream in container.streams.audio
@@ -128,8 +126,10 @@ def audio_stream(container: InputContainer) -> av.AudioStream | None:
 def make_decoder(
     stream: av.VideoStream | av.AudioStream,
 ) -> av.VideoCodecContext | av.AudioCodecContext:
-    """What decodes a stream, on one thread. FFmpeg's own decoders of VP8 and VP9 leave transparency
-    out; libvpx's, which take twice as long, do not.
+    """The decoder of a stream, on one thread.
+
+    FFmpeg's own decoders of VP8 and VP9 ignore transparency. Transparent streams therefore get
+    libvpx's decoders, which take twice as long.
     """
     codec: Any = stream.codec_context
     tags = {name.lower(): value for name, value in stream.metadata.items()}
@@ -144,8 +144,8 @@ def make_decoder(
 def read_packets(
     container: InputContainer, stream: av.VideoStream | av.AudioStream
 ) -> Iterator[av.Packet[Any]]:
-    """Packets of one stream; where the container has them apart, those of others are not even read.
-    Ends at the first fault of the container.
+    """Packets of one stream, up to the first fault of the container. Other streams are not read,
+    where the container allows that.
     """
     for other in container.streams:
         other.discard = Discard.default if other is stream else Discard.all
@@ -161,5 +161,5 @@ def read_packets(
 
 
 def origin_s(container: InputContainer) -> float:
-    """When the file's own clock starts: a broadcast capture may start at 10,000 s."""
+    """Where the file's clock starts, in seconds: a broadcast recording may start at 10,000 s."""
     return (container.start_time or 0) / MICROSECONDS

@@ -1,4 +1,4 @@
-"""A file to frames and a waveform, under a budget (see `containers`)."""
+"""Decodes a file into frames and a waveform, within a budget (see `containers`)."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ from .preview import encode_jpeg
 from .repair import find_ogg_links
 from .video import VideoSpec, fit_square
 
-TIMED = {"mp4", "matroska", "mpegts"}  # containers that say when each packet is shown
-GAP_S = 0.05  # a stream that starts later than this after its file is padded
+TIMED = {"mp4", "matroska", "mpegts"}  # containers whose presentation times are reliable
+GAP_S = 0.05  # a sound that starts later than this in its file gets silence in front
 
 
 def read_waveform(path: Path, sample_rate: int, budget: Budget) -> NDArray[np.float32] | None:
     """The file's sound as mono float32 [samples] in [-1, 1] at `sample_rate`; None where it has
     none.
 
-    Mono is what `ffmpeg -ac 1` makes of it; a file louder than full scale is turned down as a
-    whole.
+    It is mixed to mono as `ffmpeg -ac 1` does. A file that goes beyond full scale is turned down as
+    a whole.
 
     Raises:
         NotMedia, TooLong, BeyondBudget: see `open_container`.
-        Damaged: it has an audio stream of which nothing decodes.
+        Damaged: it has an audio stream, but nothing of it decodes.
     """
     sound = SoundReader(sample_rate, budget)
     for span in find_ogg_links(path):
@@ -58,7 +58,7 @@ def read_waveform(path: Path, sample_rate: int, budget: Budget) -> NDArray[np.fl
 
 
 class SoundReader:
-    """Streams one after the other, as one waveform."""
+    """Decodes audio streams one after the other into one waveform."""
 
     def __init__(self, sample_rate: int, budget: Budget) -> None:
         self._sample_rate, self._budget = sample_rate, budget
@@ -66,6 +66,7 @@ class SoundReader:
         self._streams, self._decoded_samples, self._samples = 0, 0, 0
 
     def add(self, container: InputContainer, stream: av.AudioStream) -> None:
+        """Append a stream. Raises Damaged, TooLong, BeyondBudget."""
         self._streams += 1
         layout, resampler = None, None
         for frame in decode_frames(container, stream):
@@ -94,8 +95,10 @@ class SoundReader:
             raise TooLong(round(self._samples / self._sample_rate, 1), self._budget.seconds)
 
     def waveform(self) -> NDArray[np.float32] | None:
-        """All that was added, float32 [samples] in [-1, 1]; None where no stream was. Raises
-        Damaged.
+        """All that was added, float32 [samples] in [-1, 1]; None if no stream was added.
+
+        Raises:
+            Damaged: nothing of the streams decoded.
         """
         if not self._streams:
             return None
@@ -109,8 +112,8 @@ class SoundReader:
 def decode_frames(
     container: InputContainer, stream: av.VideoStream | av.AudioStream
 ) -> Iterator[av.VideoFrame | av.AudioFrame]:
-    """Frames of one stream, skipping packets that do not decode and ending at the first fault of
-    the container.
+    """Frames of one stream. Packets that do not decode are skipped; a fault of the container ends
+    it.
     """
     decoder = make_decoder(stream)
     for packet in read_packets(container, stream):
@@ -123,13 +126,12 @@ def decode_frames(
 
 @dataclass(frozen=True)
 class PictureTimes:
-    """When pictures are shown, in seconds from the file's start, by what the packets say, without
-    decoding any.
+    """When pictures are shown, in seconds from the file's start, as the packets tell it.
 
-    `starts` are (pts, seconds) of every picture, ascending, where the container is trusted to tell
-    each; `ticks_s` are the seconds of the first picture shown, the second and so on, where packets
-    only tell the order of decoding; both are empty where the decoder has to be asked. `end_s` is
-    when the last picture ends, as far as the packets tell.
+    `starts` are (pts, seconds) of every picture, ascending, if the container's times are reliable.
+    `ticks_s` are the seconds at which the first picture, the second and so on are shown, if packets
+    only have decoding times. Both are empty if only decoding can tell. `end_s` is when the last
+    picture ends, as far as the packets tell.
     """
 
     starts: list[tuple[int, float]]
@@ -138,7 +140,7 @@ class PictureTimes:
 
 
 def read_picture_times(path: Path, budget: Budget) -> PictureTimes | None:
-    """What the packets of a file's pictures say of their times; None without pictures.
+    """When a file's pictures are shown, from its packets alone; None without pictures.
 
     Raises:
         NotMedia, TooLong, BeyondBudget: see `open_container`.
@@ -163,7 +165,7 @@ def read_picture_times(path: Path, budget: Budget) -> PictureTimes | None:
 
 
 class PacketTimes(NamedTuple):
-    """In the stream's time base."""
+    """Times of a packet, in units of the stream's time base."""
 
     pts: int | None
     dts: int | None
@@ -171,8 +173,8 @@ class PacketTimes(NamedTuple):
 
 
 def is_picture(packet: av.Packet[Any]) -> bool:
-    """Not what an edit list cuts off, nor the mark at the end of a stream. One without data repeats
-    a picture.
+    """Whether a packet shows a picture. A packet without data but with a time repeats the last one.
+    Packets that an edit list cuts off and the mark at the end of a stream show none.
     """
     return not packet.is_discard and (packet.size > 0 or packet.pts is not None)
 
@@ -180,7 +182,7 @@ def is_picture(packet: av.Packet[Any]) -> bool:
 def compute_picture_times(
     packets: list[PacketTimes], container: InputContainer, stream: av.VideoStream
 ) -> PictureTimes:
-    """See `read_picture_times`."""
+    """The times that packets tell, whether the container is reliable or not."""
     base, zero_s, frame_s = (
         stream.time_base or Fraction(0),
         origin_s(container),
@@ -188,8 +190,7 @@ def compute_picture_times(
     )
 
     def seconds(ticks: int) -> float:
-        # rounded as the times of frames are, so that a time between two frames falls to the same
-        # one
+        # The same rounding as for frames, so that both choose the same frame for a time.
         return ticks * base.numerator / base.denominator - zero_s
 
     if has_only_decoding_order(packets, container, stream):
@@ -211,8 +212,10 @@ def compute_picture_times(
 def has_only_decoding_order(
     packets: list[PacketTimes], container: InputContainer, stream: av.VideoStream
 ) -> bool:
-    """Whether packets say when they are decoded and not when they are shown: those of AVI, of bare
-    streams, and others whose two times go side by side although pictures change their order.
+    """Whether packets tell when they are decoded, but not when they are shown.
+
+    So it is in AVI and bare streams. It is also so if both times always differ by the same amount,
+    although the stream has B-frames, which are shown in another order.
     """
     if container.format.name == "avi" or not any(packet.pts is not None for packet in packets):
         return True
@@ -230,9 +233,7 @@ def frame_rate(stream: av.VideoStream) -> float:
 
 
 def announced_end_s(container: InputContainer, stream: av.VideoStream) -> float:
-    """When the header says that the pictures end, in seconds from the file's start; 0 where it
-    doesn't.
-    """
+    """The header's end of the pictures, in seconds from the file's start; 0 if it has none."""
     if not stream.duration or not stream.time_base:
         return (container.duration or 0) / MICROSECONDS
     return float(((stream.start_time or 0) + stream.duration) * stream.time_base) - origin_s(
@@ -241,9 +242,10 @@ def announced_end_s(container: InputContainer, stream: av.VideoStream) -> float:
 
 
 def picture_end_s(last_s: float, lasts_s: float, announced_s: float) -> float:
-    """When a last picture that is shown at `last_s` ends: what its packet says (in MP4 with
-    B-frames the time of some other picture), unless the header names an earlier time after it was
-    shown.
+    """When the last picture ends, which is shown at `last_s` for `lasts_s` seconds.
+
+    In MP4 with B-frames that duration may be another picture's. So an end by the header counts,
+    `announced_s`, if it is earlier and lies after `last_s`.
     """
     return min(last_s + lasts_s, announced_s) if announced_s > last_s else last_s + lasts_s
 
@@ -368,9 +370,13 @@ def read_every_frame(path: Path, request: FrameRequest, told: PictureTimes) -> F
 def timed_frames(
     container: InputContainer, stream: av.VideoStream, budget: Budget, ticks_s: Sequence[float]
 ) -> Iterator[tuple[av.VideoFrame, float]]:
-    """Every frame that decodes and the second from the file's start at which it is shown: where
-    `ticks_s` are known, the n-th of them for the n-th frame, since decoders give frames in the
-    order shown.
+    """Every frame that decodes, and when it is shown, in seconds from the file's start.
+
+    Decoders give frames in the order shown, so the n-th frame gets the n-th of `ticks_s`, if there
+    are any.
+
+    Raises:
+        BeyondBudget: too many frames, or too large ones.
     """
     decoder, zero_s, rate = make_decoder(stream), origin_s(container), frame_rate(stream)
     assert isinstance(decoder, av.VideoCodecContext)
@@ -405,14 +411,12 @@ def check_size(frame: av.VideoFrame, budget: Budget) -> None:
 
 
 def pixel_aspect(stream: av.VideoStream) -> float:
-    """How much wider than tall a pixel is shown: the container's word before the codec's."""
+    """Width of a shown pixel over its height, from the container or else from the codec."""
     return float(stream.sample_aspect_ratio or 0) or 1.0
 
 
 def frame_s(frame: av.VideoFrame, rate: float) -> float:
-    """How long a frame stays on screen, in seconds, by its own
-    word or else by the stream's rate.
-    """
+    """How long a frame is shown, in seconds: its own duration, or else 1 / `rate`."""
     if frame.duration and frame.time_base:
         return float(frame.duration * frame.time_base)
     return 1.0 / rate

@@ -1,13 +1,13 @@
 """What can be wrong with an input, and with a configuration (BadConfig).
 
 BadMedia
-├── NotMedia          not a container we read
-├── Damaged           a container we read, but nothing in it decodes
-├── MissingModality   decodable, without the modality asked for
-├── BeyondBudget      more of something than the budget allows
-│   └── TooLong       ... of seconds
-├── DecoderFailed     the confined decoder died or ran out of time on this file
-│   └── DecodersClosed    ... or was told to stop
+├── NotMedia          no container that is read here
+├── Damaged           a known container, but nothing in it decodes
+├── MissingModality   decodable, but without the modality asked for
+├── BeyondBudget      more frames, samples or streams than the budget allows
+│   └── TooLong       more seconds than the budget allows
+├── DecoderFailed     the decoder process died or took too long
+│   └── DecodersClosed    the decoder processes were stopped
 └── BadText           nothing to encode
 """
 
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 
 class BadMedia(Exception):
-    """An input that cannot be encoded. `detail_fields` names what clients are told of it."""
+    """An input that cannot be encoded. `detail_fields` names the attributes that clients see."""
 
     code = "bad_media"
     detail_fields: tuple[str, ...] = ()
@@ -99,7 +99,7 @@ class DecodersClosed(DecoderFailed):
 
 
 class BadText(BadMedia):
-    """`index` says which of several texts, counted from 0."""
+    """A text that cannot be encoded. `index` says which of several, counted from 0."""
 
     code = "bad_text"
     detail_fields = ("reason", "index")

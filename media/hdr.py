@@ -1,7 +1,8 @@
-"""HDR and wide colours as a screen of BT.709 shows them.
+"""Converts HDR and wide colours to BT.709.
 
-White, the 203 nits of ITU-R BT.2408, becomes full scale; what is brighter keeps its hue and is cut
-off there. FFmpeg's own conversion takes two seconds to set up for each new size of picture.
+White, 203 nits by ITU-R BT.2408, becomes full scale. Brighter pixels are scaled down to it, so
+they keep their hue. FFmpeg's own conversion is not used: it takes two seconds to set up for each
+size of picture.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ def exceeds_bt709(curve: int, primaries: int) -> bool:
 
 
 def to_bt709(rgb: NDArray[np.uint16], curve: int, primaries: int) -> NDArray[np.uint8]:
-    """RGB [height, width, 3] of a transfer curve and primaries, full scale 65,535, to RGB of sRGB,
-    full scale 255.
+    """RGB uint16 [height, width, 3] in the given transfer curve and primaries -> sRGB uint8 of the
+    same shape.
     """
     signal = rgb.astype(np.float32) / np.float32(FULL)
     if curve == ColorTrc.SMPTE2084:

@@ -1,9 +1,9 @@
-"""Manifests: which media there is and what is said of it.
+"""Reads manifests: lists of media with their captions and metadata.
 
-A manifest is a JSONL file; a row is {"path"?, "id"?, "text"? or "captions"?, "group"?, "metadata"?,
-"licence"?}, `path` relative to the manifest; a row without one is words alone. A caption is a
-string, or {"text", "about": ["video", "audio"]?, "states": {...}?}. Rows of one `group` mean the
-same: each is right wherever another one is.
+A manifest is a JSONL file. A row is {"path"?, "id"?, "text"? or "captions"?, "group"?, "metadata"?,
+"licence"?}; "?" marks what may be missing. `path` is relative to the manifest. A row without a path
+is a text. A caption is a string, or {"text", "about": ["video", "audio"]?, "states": {...}?}. Rows
+of one `group` mean the same: in evaluation, each is a right answer for the others' captions.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ METADATA_MAX_DEPTH = 16
 
 
 class BadManifest(Exception):
+    """A manifest or shard that cannot be read. `at` is the place in it."""
+
     detail_fields = ("manifest", "at", "problem")
 
     def __init__(self, manifest: str, at: str, problem: str) -> None:
@@ -41,10 +43,10 @@ class BadMetadata(Exception):
 
 
 def check_metadata(value: Any) -> dict[str, Any]:
-    """Metadata that can be stored, filtered and given back as JSON.
+    """Return `value` if it can be stored, filtered and given back as JSON.
 
     Raises:
-        BadMetadata: otherwise.
+        BadMetadata: it is no JSON object, too large or too deeply nested.
     """
     if not isinstance(value, dict):
         raise BadMetadata(f"this is a {type(value).__name__}")
@@ -52,7 +54,9 @@ def check_metadata(value: Any) -> dict[str, Any]:
         size = len(json.dumps(value, allow_nan=False, ensure_ascii=False).encode("utf-8"))
         deep = nesting_depth(value)
     except (ValueError, RecursionError) as error:
-        raise BadMetadata("it holds a number, a character or a depth that JSON has not") from error
+        raise BadMetadata(
+            "a number or character in it is not valid in JSON, or it is nested too deeply"
+        ) from error
     if size > METADATA_MAX_BYTES or deep > METADATA_MAX_DEPTH:
         raise BadMetadata(f"at most {METADATA_MAX_BYTES} bytes and {METADATA_MAX_DEPTH} levels")
     return value
@@ -71,7 +75,9 @@ def nesting_depth(value: Any) -> int:
 
 
 def check_string(text: Any) -> str:
-    """A string that UTF-8 can hold, as it is; TypeError or ValueError for anything else."""
+    """Return `text` unchanged. Raises TypeError if it is no string, ValueError if UTF-8 cannot hold
+    it or it has a NUL.
+    """
     if not isinstance(text, str):
         raise TypeError(f"a string, not {type(text).__name__}")
     if "\0" in text:
@@ -82,8 +88,8 @@ def check_string(text: Any) -> str:
 
 @dataclass(frozen=True)
 class Caption:
-    """A caption: its words, the modalities it is about (empty: whatever the row has) and what it
-    commits to.
+    """A caption. `about` names the modalities it describes (empty: all that the row has), `states`
+    the attributes that it claims.
     """
 
     text: str
@@ -93,6 +99,8 @@ class Caption:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
+    """A row of a manifest; see the module's docstring. `path` is None for a text."""
+
     id: str
     path: Path | None
     captions: tuple[Caption, ...]
@@ -106,10 +114,10 @@ class Row:
 
 
 def parse_row(value: dict[str, Any], base: Path, name: str) -> Row:
-    """A row from its JSON object; `name` is its id where it has neither id nor path.
+    """The row of a JSON object; `name` becomes its id if it has neither id nor path.
 
     Raises:
-        ValueError, KeyError, TypeError, AttributeError, BadMetadata: it is not one.
+        ValueError, KeyError, TypeError, AttributeError, BadMetadata: it is no valid row.
     """
     said = value.get("captions") or ([value["text"]] if value.get("text") else [])
     captions = tuple(
@@ -165,11 +173,11 @@ def read_manifest(manifest: Path) -> list[Row]:
 
 
 def sample_row(sample: dict[str, bytes], key: str) -> Row:
-    """The row of a shard's sample, from the `.json` with a manifest row's keys or the `.txt` with a
-    caption a line that stand under the media's key.
+    """The row of a sample in a shard. `sample` has the contents of its files by suffix: "json" with
+    a manifest row's keys, "txt" with a caption on each line.
 
     Raises:
-        ValueError, KeyError, TypeError, AttributeError, BadMetadata: they hold no row.
+        ValueError, KeyError, TypeError, AttributeError, BadMetadata: they hold no valid row.
     """
     value = json.loads(sample["json"]) if "json" in sample else {}
     if "txt" in sample:
@@ -182,7 +190,7 @@ def sample_row(sample: dict[str, bytes], key: str) -> Row:
 
 @dataclass(frozen=True)
 class Member:
-    """A media file inside a tar shard: where its bytes lie, and the suffix of its name."""
+    """A media file inside a tar shard: offset and size of its bytes, and the suffix of its name."""
 
     offset: int
     size: int
@@ -195,12 +203,11 @@ class Member:
 
 
 def read_shard(shard: Path) -> list[tuple[Row, Member]]:
-    """The samples of a WebDataset tar shard that have media: files in a row of one name up to its
-    first dot.
+    """The samples of a WebDataset tar shard that have media. A sample is a run of files whose names
+    agree up to the first dot.
 
     Raises:
-        BadManifest: it is no tar file (a compressed one is not read), or a sample's words are no
-            row.
+        BadManifest: it is no uncompressed tar file, or a sample has no valid row.
     """
     found: list[tuple[Row, Member]] = []
     at, words, media = "start", dict[str, bytes](), list[Member]()
@@ -240,9 +247,11 @@ def read_shard(shard: Path) -> list[tuple[Row, Member]]:
 
 
 def read_folder(folder: Path) -> list[Row]:
-    """The media below a folder. A file's captions are the lines of the .txt file of its name beside
-    it; without one, the words of its sub-folder's name, which is then its group; without that,
-    those of its own name.
+    """The rows of all media files below a folder.
+
+    The captions of `dog.mp4` are the lines of `dog.txt` beside it. Without that file, the caption
+    is the name of the file's sub-folder, which is also its group. Directly in `folder`, it is the
+    file's own name.
     """
     rows = []
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix.lower() in MEDIA):

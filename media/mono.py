@@ -1,4 +1,4 @@
-"""Sound of any channels to mono at one rate."""
+"""Resamples sound with any channels to mono at one rate."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from .audio import silence_invalid_samples
 from .containers import describe_fault
 from .errors import Damaged
 
-SAMPLES_AT_ONCE = 32_768  # of each channel: a call of FFmpeg's costs more than a frame's samples
-# what FFmpeg does for whole numbers and leaves out for floats
+SAMPLES_AT_ONCE = 32_768  # of each channel; fewer, larger calls of FFmpeg are quicker
+# normalises the gains of the mix, which FFmpeg does by default for integer samples only
 NORMALISED = {"rematrix_maxval": "1"}
 
 
 class MonoResampler:
-    """Frames of one format to mono at a rate. Channels are mixed with the gains of `ffmpeg -ac 1`;
-    where FFmpeg knows no way from a layout to mono (a pair of rear channels alone), mono is the
-    mean of its channels.
+    """Frames of one format to mono at `sample_rate`.
+
+    Channels are mixed with the gains of `ffmpeg -ac 1`. If FFmpeg cannot mix a layout, such as two
+    rear channels alone, mono is the mean of the channels.
     """
 
     def __init__(self, sample_rate: int) -> None:
@@ -34,8 +35,10 @@ class MonoResampler:
         )
 
     def __call__(self, frame: av.AudioFrame | None) -> list[NDArray[np.float32]]:
-        """What a frame completes, float32 [samples] each; at the end (None) the rest. Raises
-        Damaged.
+        """Add a frame, or None at the end. Returns what is ready, pieces of float32 [samples].
+
+        Raises:
+            Damaged: the sound cannot be resampled.
         """
         try:
             if frame is not None:
@@ -61,7 +64,7 @@ class MonoResampler:
 
 
 def average_channels(frame: av.AudioFrame) -> av.AudioFrame:
-    """The mean of a frame's channels, as a mono frame."""
+    """A mono frame with the mean of a frame's channels."""
     [floats] = av.AudioResampler("flt").resample(frame)
     mean = floats.to_ndarray().reshape(frame.samples, -1).mean(axis=1, dtype=np.float32)
     mono = av.AudioFrame.from_ndarray(mean[None], format="flt", layout="mono")

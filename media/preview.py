@@ -1,4 +1,4 @@
-"""What people see of an item: a small picture of each window, and the shape of its sound."""
+"""Previews of an item for people: a small picture of each window, and the loudness of its sound."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ PEAKS_PER_S, MAX_PEAKS = 20.0, 2000
 
 
 def encode_jpeg(frame: av.VideoFrame, aspect: float = 1.0) -> bytes | None:
-    """A frame as a JPEG, as a screen shows it but small; None where it cannot be made into one."""
+    """A frame as a small JPEG, turned and coloured as a player shows it; None if that fails.
+
+    `aspect` is a pixel's width over its height.
+    """
     shown_width = frame.width * aspect
     scale = min(1.0, LONGER_SIDE / max(shown_width, frame.height))
     width, height = (max(2 * round(side * scale / 2), 2) for side in (shown_width, frame.height))
@@ -33,8 +36,10 @@ def encode_jpeg(frame: av.VideoFrame, aspect: float = 1.0) -> bytes | None:
 
 
 def compute_peaks(waveform: NDArray[np.float32], sample_rate: int, duration_s: float) -> bytes:
-    """The loudest of each twentieth of a second of an item as a byte, 255 for full scale; of a long
-    one, of longer stretches. The sound may end before the item does.
+    """The peak of each twentieth of a second of an item, a byte each, 255 for full scale.
+
+    An item of more than 100 s gets 2,000 longer stretches instead. `waveform` float32 [samples] may
+    be shorter than `duration_s`.
 
     >>> list(compute_peaks(np.repeat(np.array([0.0, 1.0, -0.5], np.float32), 50), 1000, 0.2))
     [0, 255, 128, 0]

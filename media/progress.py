@@ -1,4 +1,4 @@
-"""Long work as a person sees it: a bar on a terminal, a plain line now and then elsewhere."""
+"""Shows the progress of long work: a bar on a terminal, elsewhere ten plain lines."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LINES = 10
 
 
 def show_progress(items: Iterable[Item], total: int, label: str, unit: str) -> Iterator[Item]:
-    """The items, as they come, with their progress on stderr."""
+    """Yield the items and show on stderr how many of `total` are done."""
     with tqdm(total=total, desc=label, unit=unit, disable=None) as bar:
         for done, item in enumerate(items, 1):
             bar.update()

@@ -1,13 +1,11 @@
-"""Valid files that FFmpeg's readers take for something else, shown to them so that they read them
-right.
+"""Works around valid files that FFmpeg reads wrongly: it gets patched bytes, or parts of a file.
 
-- WAV and W64 whose samples have fewer valid bits than their place has (24 in 32, say): FFmpeg takes
-  the valid bits for the size of the place. The header's word for it is the size of a block of all
-  channels.
-- GIF pictures shown for one hundredth of a second: browsers show them for ten, FFmpeg from 7.0 on
-  does not.
-- Ogg files one after the other in one file (RFC 3533, "chaining"): FFmpeg stops at a link of other
-  channels.
+- WAV and W64 whose samples are padded (24 bits in 32, say). FFmpeg takes the valid bits for the
+  sample size. The right size follows from the header's block size.
+- GIF pictures shown for one hundredth of a second. Browsers show them for ten hundredths; FFmpeg
+  since 7.0 does not.
+- Chained Ogg: several Ogg streams joined into one file (RFC 3533). FFmpeg stops where the number
+  of channels changes.
 """
 
 from __future__ import annotations
@@ -22,11 +20,11 @@ from typing import BinaryIO
 
 from .errors import BeyondBudget
 
-Span = tuple[int, int]  # bytes of a file: from, and before
-Patch = tuple[int, bytes]  # where in a file, and what stands there instead
+Span = tuple[int, int]  # bytes of a file, [start, end)
+Patch = tuple[int, bytes]  # an offset in a file, and the bytes to read there instead
 PCM, IEEE_FLOAT, EXTENSIBLE = 1, 3, 0xFFFE  # format tags of WAVEFORMATEX
 BITS_AT, VALID_BITS_AT, SUBFORMAT_AT = 14, 18, 24  # in a format chunk
-CHUNKS_MOST = 64  # in front of a format chunk
+CHUNKS_MOST = 64  # chunks searched for the format chunk
 GIF_EXTENSION, GIF_IMAGE, GIF_CONTROL = b"\x21", b"\x2c", b"\xf9"
 GIF_CONTROL_BYTES = 4  # its size, flags and delay
 # in hundredths of a second
@@ -36,7 +34,7 @@ BOS = 2  # an Ogg page's flag: the first page of a stream
 
 
 class PatchedFile(io.RawIOBase):
-    """A span of a file, some bytes replaced; `patches` ascend and are of one length."""
+    """A span of a file with some bytes replaced. `patches` ascend and have one length."""
 
     def __init__(self, file: BinaryIO, span: Span, patches: list[Patch]) -> None:
         self._file, (self._start, self._end), self._patches = file, span, patches
@@ -73,7 +71,7 @@ class PatchedFile(io.RawIOBase):
 
 @contextmanager
 def open_repaired(path: Path, span: Span | None) -> Iterator[PatchedFile | None]:
-    """What FFmpeg is to read in the place of a file; None where the file will do as it is."""
+    """The patched file that FFmpeg should read; None if it can read the file itself."""
     try:
         file = path.open("rb")
     except OSError:  # FFmpeg says what is wrong
@@ -88,9 +86,7 @@ def open_repaired(path: Path, span: Span | None) -> Iterator[PatchedFile | None]
 
 
 def find_wave_patches(file: BinaryIO) -> list[Patch]:
-    """The bits a sample of a WAV or W64 file has by the size of its blocks, where the header says
-    something else.
-    """
+    """Patches of the bits a sample in a WAV or W64 header that contradict the block size."""
     file.seek(0)
     head = file.read(40)
     order = ">" if head[:4] == b"RIFX" else "<"
@@ -121,7 +117,7 @@ def find_wave_patches(file: BinaryIO) -> list[Patch]:
 
 
 def find_format_chunk(file: BinaryIO, at: int, header: str, align: int) -> int:
-    """Where what a format chunk holds begins; 0 where there is none."""
+    """Offset of the format chunk's contents; 0 if there is none."""
     length = struct.calcsize(header)
     for _ in range(CHUNKS_MOST):
         file.seek(at)
@@ -139,9 +135,7 @@ def find_format_chunk(file: BinaryIO, at: int, header: str, align: int) -> int:
 
 
 def find_gif_patches(file: BinaryIO) -> list[Patch]:
-    """A tenth of a second for the pictures of a GIF that ask for a hundredth, as browsers show
-    them.
-    """
+    """Patches that turn a GIF's delays of a hundredth of a second into a tenth, as in browsers."""
     file.seek(0)
     head = file.read(13)
     if head[:4] != b"GIF8" or len(head) < 13:
@@ -174,7 +168,7 @@ def colour_table_bytes(flags: int) -> int:
 
 
 def find_ogg_links(path: Path) -> list[Span | None]:
-    """The files that a chained Ogg file is made of; [None], the file as it is, where it is not one.
+    """The spans of the streams in a chained Ogg file; [None], the whole file, for any other.
 
     Raises:
         BeyondBudget: there are more than LINKS_MOST.
@@ -194,9 +188,7 @@ def find_ogg_links(path: Path) -> list[Span | None]:
 
 
 def read_ogg_pages(file: BinaryIO) -> Iterator[tuple[int, int]]:
-    """(offset, flags) of the pages of an Ogg file, as far as they follow each other; none of
-    another file.
-    """
+    """(offset, flags) of the pages of an Ogg file, up to the first gap; nothing for other files."""
     at = 0
     while True:
         file.seek(at)

@@ -1,4 +1,7 @@
-"""Token ids: a WordPiece tokenizer kept beside the weights, at most so many tokens at once."""
+"""Turns texts into token ids, with the tokenizer that a bundle has.
+
+A text longer than an encoder takes is cut into windows at ends of sentences or words.
+"""
 
 from __future__ import annotations
 
@@ -29,10 +32,10 @@ from .words import find_unread_scripts, find_words, is_spelled
 
 PAD, UNK, START, END = "[PAD]", "[UNK]", "[CLS]", "[SEP]"
 PAD_ID = 0
-# a text of which only the beginning is wanted is cut here before it is tokenised
+# if only the beginning is wanted, a text is first cut to so many characters for each token
 CHARACTERS_A_TOKEN = 64
-LETTERS_MAX = 1_000_000  # of a text that is read whole; half a megabyte takes a second
-NAMED, NAME_LETTERS = 10, 40  # unknown words that are named, and how much of each
+LETTERS_MAX = 1_000_000  # of a text that is read whole; half of that takes a second
+NAMED, NAME_LETTERS = 10, 40  # how many unknown words a warning names, and letters of each
 INSIDE, BETWEEN_PIECES, BETWEEN_WORDS, BETWEEN_SENTENCES = range(4)  # what lies before a token
 # fmt: off
 RANDOM_WORDS = (
@@ -47,7 +50,8 @@ SENTENCE_ENDS, CLOSING = ".!?…。！？", "\"'”’»)]"
 @dataclass(frozen=True)
 class TextSpec:
     """What a text graph takes: tokens int64 [batch, length], length at most `tokens`, padded with
-    `pad_id`; if `whole`, each text to the full length, for models that were trained so.
+    `pad_id` to the longest text. If `whole`, it is padded to the full length, for models that were
+    trained so.
     """
 
     tokens: int
@@ -59,7 +63,7 @@ class TextSpec:
         return (self.tokens if self.whole else -1,)
 
     def golden_input(self, n: int) -> NDArray[np.int64]:
-        """Ids of five tokens, the last of them padding."""
+        """Ids of five tokens, the last of them padding, int64 [n, 5] or padded to [n, tokens]."""
         rows = np.array([[2, 5 + i, 9 + i, 3, self.pad_id] for i in range(n)], dtype=np.int64)
         missing = self.tokens - rows.shape[1] if self.whole else 0
         return np.pad(rows, ((0, 0), (0, missing)), constant_values=self.pad_id)
@@ -75,9 +79,11 @@ class TextSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """What a tokenizer makes of one text: token ids of each window, the first of which is what a
-    query is read as; how many tokens there are in all; how many words, how many of them are known,
-    and the others.
+    """What a tokenizer makes of one text.
+
+    `rows` are the token ids of each window; a query uses only the first. `tokens` counts those of
+    the whole text. `words` counts its words, `known` those that the encoder knows, and `unknown`
+    lists the others.
     """
 
     rows: list[list[int]]
@@ -88,12 +94,12 @@ class Reading:
 
     @property
     def read(self) -> int:
-        """Tokens of the first window."""
+        """How many tokens the first window has."""
         return len(self.rows[0])
 
     @property
     def share(self) -> float:
-        """How much of it is known, in [0, 1]."""
+        """The share of words that are known, in [0, 1]; 0 without words."""
         return self.known / self.words if self.words else 0.0
 
     @property
@@ -109,13 +115,13 @@ class Reading:
         return f"none of its words is known: {self.names}" if self.words else "it has no words"
 
     def check(self, index: int | None = None) -> None:
-        """Raises BadText: no word of it is known. `index` says which of several texts it is."""
+        """Raise BadText if no word is known. `index` says which of several texts this is."""
         if not self.known:
             raise BadText(self.lacks, index)
 
     def warnings(self, cut: bool) -> list[str]:
-        """What whoever gave the text should be told: words that say nothing to the encoder, and
-        where the text is `cut` to its first window, how much of it was read.
+        """Warnings for the user: which words are unknown, and, if the text is `cut` to its first
+        window, how much of it was read.
         """
         told = []
         if not self.known:
@@ -128,7 +134,7 @@ class Reading:
 
 
 def list_warnings(readings: Mapping[int, Reading], named: bool, cut: bool) -> list[str]:
-    """Those of all texts, which are `named` by their places."""
+    """The warnings of several texts, by their places. If `named`, each says which text it is of."""
     return [
         f"the text of index {place}: {warning}" if named else warning
         for place, reading in readings.items()
@@ -137,18 +143,20 @@ def list_warnings(readings: Mapping[int, Reading], named: bool, cut: bool) -> li
 
 
 class TextTokens:
-    """Texts to token ids, as a tokenizer's file has it."""
+    """Turns texts into token ids, with a tokenizer read from `file`."""
 
     def __init__(self, file: Path, spec: TextSpec) -> None:
         self._spec = spec
         self._tokenizer = Tokenizer.from_file(str(file))
         self._tokenizer.enable_truncation(spec.tokens)
-        self._tokenizer.encode_special_tokens = True  # who writes "[SEP]" means these letters
+        self._tokenizer.encode_special_tokens = True  # "[SEP]" in a text is read as letters
         self._file = file
 
     def __call__(self, texts: Sequence[str]) -> NDArray[np.int64]:
-        """The beginnings of texts as token ids [n, length], padded
-        to the longest. Raises BadText.
+        """The beginnings of texts as token ids int64 [n, length], padded as the spec says.
+
+        Raises:
+            BadText: one is empty.
         """
         most = CHARACTERS_A_TOKEN * self._spec.tokens
         encodings = self._tokenizer.encode_batch(
@@ -157,8 +165,10 @@ class TextTokens:
         return pad_tokens([encoding.ids for encoding in encodings], self._spec)
 
     def read(self, texts: Sequence[str]) -> list[Reading]:
-        """All of each text, in as many windows as it takes. Raises BadText: empty, or longer than
-        `LETTERS_MAX`.
+        """The whole of each text, in as many windows as it needs.
+
+        Raises:
+            BadText: one is empty, or longer than `LETTERS_MAX`.
         """
         for i, text in enumerate(texts):
             if len(text) > LETTERS_MAX:
@@ -193,8 +203,8 @@ class TextTokens:
         )
 
     def _known(self, text: str, encoding: Encoding) -> tuple[int, int, tuple[str, ...]]:
-        """How many words a text has, how many are known, and the
-        others, those side by side as one.
+        """How many words a text has, how many are known, and the unknown ones. Adjacent unknown
+        words count as one name.
         """
         spans = find_words(text)
         parts = [encoding, *encoding.overflowing]
@@ -223,13 +233,13 @@ class TextTokens:
 
     @cached_property
     def _model(self) -> dict[str, Any]:
-        """The part of the tokenizer's file that says what it knows."""
+        """The entry "model" of the tokenizer's file, with its vocabulary."""
         model: dict[str, Any] = json.loads(self._file.read_text(encoding="utf-8"))["model"]
         return model
 
     @cached_property
     def _unknown_id(self) -> int | None:
-        """The token that stands for whatever is unknown; none where every letter can be spelled."""
+        """The id of the token for unknown pieces; None if every letter can be spelled."""
         if self._model.get("byte_fallback"):
             return None
         entry = self._model.get("unk_token")
@@ -246,8 +256,7 @@ class TextTokens:
 
 
 def replace_surrogates(texts: Sequence[str]) -> list[str]:
-    """The texts without lone surrogates, which are valid in a Python string and in JSON, but not in
-    UTF-8.
+    """The texts with "?" for lone surrogates, which Python and JSON allow, but not UTF-8.
 
     Raises:
         BadText: one is empty.
@@ -258,8 +267,8 @@ def replace_surrogates(texts: Sequence[str]) -> list[str]:
 
 
 def pad_tokens(rows: Sequence[Sequence[int]], spec: TextSpec) -> NDArray[np.int64]:
-    """Token ids as an array [n, length], padded to the longest, or where `whole` to the full
-    length.
+    """Token ids as an array int64 [n, length], padded to the longest, or to the full length if
+    `spec.whole`.
 
     >>> pad_tokens([[1, 2], [3]], TextSpec(tokens=4, pad_id=9)).tolist()
     [[1, 2], [3, 9]]
@@ -272,14 +281,16 @@ def pad_tokens(rows: Sequence[Sequence[int]], spec: TextSpec) -> NDArray[np.int6
 
 
 def find_special_ends(encoding: Encoding) -> tuple[list[int], list[int]]:
-    """The ids that stand before and behind a text of any length."""
+    """The special ids that the tokenizer puts before and behind every text."""
     mask = encoding.special_tokens_mask
     first, last = mask.index(0), len(mask) - mask[::-1].index(0)
     return encoding.ids[:first], encoding.ids[last:]
 
 
 def list_tokens(text: str, encoding: Encoding) -> tuple[list[int], NDArray[np.int8]]:
-    """All token ids of a text, without those around it, and what lies before each [n]."""
+    """All token ids of a text without special ones, and what lies before each, int8 [n] of INSIDE,
+    BETWEEN_PIECES, BETWEEN_WORDS or BETWEEN_SENTENCES.
+    """
     ids: list[int] = []
     ranks: list[int] = []
     word, end = None, 0
@@ -297,10 +308,10 @@ def list_tokens(text: str, encoding: Encoding) -> tuple[list[int], NDArray[np.in
 
 
 def classify_break(text: str, end: int, first: int) -> int:
-    """What lies between a token that ends and one that begins at these letters, if there is a
-    space.
+    """What lies between a token that ends at letter `end` and one that begins at `first`: INSIDE if
+    there is no space.
     """
-    # with the letter it begins with: some tokens begin with their space
+    # One letter further: with some tokenizers a token begins with its space.
     gap = text[end : first + 1]
     if not any(letter.isspace() for letter in gap):
         return INSIDE
@@ -311,9 +322,11 @@ def classify_break(text: str, end: int, first: int) -> int:
 
 
 def split_tokens(ranks: NDArray[np.int8], room: int) -> list[tuple[int, int]]:
-    """Stretches of at most `room` tokens that cover all of them, for what lies before each token
-    [n]. One ends with the last sentence in its second half, else with a word; where it ends inside
-    a sentence, and the rest is short, the rest begins earlier.
+    """Stretches [start, end) of at most `room` tokens that cover a text. `ranks` [n] say what lies
+    before each token, see `list_tokens`.
+
+    A stretch ends with the last sentence in its second half, else with a word. If the last stretch
+    begins inside a sentence, it is made as long as `room` allows, so it overlaps the one before.
 
     >>> split_tokens(np.array([0, 2, 2, 3, 2, 2, 2], np.int8), 4)
     [(0, 3), (3, 7)]
@@ -333,8 +346,8 @@ def split_tokens(ranks: NDArray[np.int8], room: int) -> list[tuple[int, int]]:
 
 
 def find_last_break(ranks: NDArray[np.int8]) -> int:
-    """The best place to end among those [n] before which
-    something lies: the last of the best kind.
+    """The best place to end a stretch, by the ranks [n] of the places: the last sentence in the
+    second half, else the last word, else the last piece.
     """
     half = len(ranks) // 2
     sentences = np.flatnonzero(ranks[half:] == BETWEEN_SENTENCES)
@@ -348,9 +361,10 @@ def find_last_break(ranks: NDArray[np.int8]) -> int:
 
 
 def learn_tokenizer(texts: Iterable[str], vocabulary: int, file: Path) -> None:
-    """Write a lower-casing WordPiece tokenizer of at most `vocabulary` entries for `texts`: every
-    letter, then the most frequent whole words. (The library's own trainer breaks ties by chance,
-    and a run could not be repeated.)
+    """Write a lower-casing WordPiece tokenizer for `texts` to `file`.
+
+    It has at most `vocabulary` entries: every letter, then the most frequent words. The trainer of
+    the library tokenizers is not used, since it breaks ties at random: runs could not be repeated.
     """
     normalizer, splitter = (
         normalizers.BertNormalizer(lowercase=True),

@@ -1,4 +1,4 @@
-"""Windows of frames: a fixed number, uniform in the window, square, upright, RGB."""
+"""Windows of frames: a fixed number, evenly spaced in the window, square, upright, RGB."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from .hdr import exceeds_bt709, to_bt709
 
-PLAIN_RANGE = 12  # of 255: what compression and noise make of one colour
-# a very wide or tall frame is squeezed until its long side is this many times its short one
+PLAIN_RANGE = 12  # of 255; how much compression and noise vary one colour
+# the longest side over the shortest; a wider or taller frame is squeezed to it before cropping
 MAX_STRETCH = 4
-PATCH = 16  # pixels: the side of what one token covers
+PATCH = 16  # pixels, the side of the square that one token covers
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class VideoSpec:
 
     @property
     def tokens(self) -> int:
-        """Square patches of PATCH pixels, as a tiny VLSA has them."""
+        """An estimate: a token for each patch of PATCH x PATCH pixels, as in a tiny VLSA."""
         return int(self.frames * (-(-self.size // PATCH)) ** 2)
 
     def golden_input(self, n: int) -> NDArray[np.uint8]:
@@ -64,13 +64,14 @@ def frame_times(start_s: float, end_s: float, frames: int) -> list[float]:
 
 
 def is_plain(frames: NDArray[np.uint8]) -> bool:
-    """Whether each of [frames, height, width, 3] is of one colour all over."""
+    """Whether each frame of uint8 [frames, height, width, 3] has one colour all over."""
     return bool((np.ptp(frames, axis=(1, 2)) <= PLAIN_RANGE).all())
 
 
 def fit_square(frame: av.VideoFrame, spec: VideoSpec, aspect: float = 1.0) -> NDArray[np.uint8]:
-    """One decoded frame to uint8 [size, size, 3], scaled and cropped as the spec says; `aspect` is
-    how much wider than tall its pixels are shown.
+    """One decoded frame as uint8 [size, size, 3], scaled and cropped as the spec says.
+
+    `aspect` is a pixel's width over its height.
     """
     size = spec.size
     width = height = size
@@ -87,11 +88,11 @@ def fit_square(frame: av.VideoFrame, spec: VideoSpec, aspect: float = 1.0) -> ND
 def render_frame(
     frame: av.VideoFrame, width: int, height: int, interpolation: str
 ) -> NDArray[np.uint8]:
-    """A frame as a screen shows it, RGB uint8 [height, width, 3], sides swapped where it is shown
-    turned: scaled, over white where it is transparent, HDR and wide colours brought to BT.709,
-    turned and mirrored by its display matrix.
+    """A frame as a player shows it: RGB uint8 [height, width, 3], or [width, height, 3] if the
+    display matrix turns it by a quarter.
 
-    Interlaced frames stay as they are, both fields at once.
+    It is scaled to `width` x `height`, laid over white where it is transparent, brought to BT.709,
+    then turned and mirrored. Interlaced frames are not deinterlaced.
     """
     matrix, way = display_matrix(frame), interpolation.upper()
     if has_transparency(frame):
@@ -112,8 +113,8 @@ def has_transparency(frame: av.VideoFrame) -> bool:
 
 
 def flatten_on_white(frame: av.VideoFrame) -> av.VideoFrame:
-    """A frame with transparency over white, before it is scaled: colours below what is transparent
-    must not bleed.
+    """Lay a frame over white. This comes before scaling, or hidden colours would bleed into their
+    neighbours.
     """
     rgba = frame.reformat(format="rgba").to_ndarray().astype(np.uint16)
     alpha = rgba[..., 3:]

@@ -1,4 +1,4 @@
-"""A file to the windows that get vectors: one time grid for both modalities."""
+"""Cuts a file into the windows that get vectors. Pictures and sound share the same windows."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from .modality import AUDIO, RECORDED, VIDEO, Spec
 from .preview import compute_peaks
 from .video import VideoSpec, frame_times, is_plain
 
-TAIL = 0.1  # an end shorter than this share of a window gets no window of its own
-DRIFT_S = 0.05  # where packets end this far from what was decoded, the frames are chosen again
+TAIL = 0.1  # share of a window; a rest of a file that is shorter gets no window
+DRIFT_S = 0.05  # if packets and decoded frames end further apart, frames are chosen again
 
 
 @dataclass(frozen=True)
 class InputSpecs:
-    """How files become inputs: the length of a window, and the spec of each modality that is read
-    from files. Scaling and normalisation are inside the graphs.
+    """How files become inputs: the length of a window in seconds, and a spec for each modality.
+    Scaling and normalisation are inside the graphs.
     """
 
     window_s: float
@@ -34,7 +34,7 @@ class InputSpecs:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> InputSpecs:
-        """What `dataclasses.asdict` has made of specs. Raises KeyError or TypeError."""
+        """The specs from the output of `dataclasses.asdict`. Raises KeyError or TypeError."""
         video = values["video"]
         audio = values["audio"]
         return cls(
@@ -44,7 +44,7 @@ class InputSpecs:
         )
 
     def recorded(self) -> dict[str, Spec]:
-        """The specs there are, by the modality's name."""
+        """The specs that are not None, by modality."""
         found = {name: getattr(self, name) for name in RECORDED}
         return {name: spec for name, spec in found.items() if spec is not None}
 
@@ -97,8 +97,10 @@ class Media:
 def plan_windows(
     duration_s: float, window_s: float, overlap: float = 0.0
 ) -> list[tuple[float, float]]:
-    """Windows that cover an item: whole ones side by side, or each lying on a share `overlap` of
-    the one before; the last one moved back to end with the item.
+    """Windows (start_s, end_s) that cover an item of `duration_s`.
+
+    Each covers a share `overlap`, in [0, 1), of the one before. The last one is moved back to end
+    with the item. An item shorter than a window has one, of its own length.
 
     >>> plan_windows(12.0, 5.0)
     [(0.0, 5.0), (5.0, 10.0), (7.0, 12.0)]
@@ -228,7 +230,7 @@ def make_audio_part(
     if waveform is None or specs.audio is None:
         return {}
     heard, silent = list[int](), set[int]()
-    # filled in place: an hour is 600 MB
+    # filled in place, without a second copy: an hour takes 600 MB
     array = np.empty((len(windows), specs.audio.samples), np.float32)
     for i, (start, end) in enumerate(windows):
         piece = cut_window(waveform, start, end, specs.audio)

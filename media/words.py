@@ -1,8 +1,8 @@
-"""Words, and the writing systems that a vocabulary has words of.
+"""Finds words in texts, and the scripts that a vocabulary cannot read.
 
-A WordPiece vocabulary spells what it has no word for. Of a script that it has next to no words of,
-such as Cyrillic in an English one, the network has learned nothing but letters: a word in it is as
-good as unknown.
+A WordPiece vocabulary spells words that it does not have. If it has hardly any words of a script,
+such as Cyrillic in an English vocabulary, the network only knows letters of it. Words of such a
+script count as unknown.
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ from collections.abc import Iterable
 from functools import lru_cache
 
 IDEOGRAPHS = "CJK"
-LEAST_SHARE = 0.02  # of the words of the script with most, below which a script has next to none
-WORD = re.compile("i|m*w[wm]*")  # in what `classify_letter` makes of a text
+# A script is unread if it has fewer words than this share of the most frequent script's.
+LEAST_SHARE = 0.02
+WORD = re.compile("i|m*w[wm]*")  # in a text of the classes that `classify_letter` gives
 ASCII_WORD = re.compile("[A-Za-z0-9]+")
 
 
 @lru_cache(maxsize=4096)
 def classify_letter(letter: str) -> str:
-    """w: part of a word (letters, digits, emoji); i: an ideograph, a word by itself; m: joins what
-    is beside it; else a space.
+    """The class of a letter: "w" part of a word (letters, digits, emoji), "i" an ideograph, a word
+    by itself, "m" a mark that belongs to its neighbour, " " everything else.
     """
     category = unicodedata.category(letter)
     if category in ("Mn", "Mc", "Me", "Cf", "Sk"):
@@ -34,8 +35,8 @@ def classify_letter(letter: str) -> str:
 
 @lru_cache(maxsize=4096)
 def find_script(letter: str) -> str:
-    """The first word of a letter's Unicode name: LATIN, CYRILLIC, CJK; of one that only looks
-    special, the plain one's.
+    """The script of a letter, the first word of its Unicode name: LATIN, CYRILLIC, CJK. A
+    compatibility character, such as ª, has the script of its plain form.
 
     >>> find_script("ж"), find_script("é"), find_script("ª")
     ('CYRILLIC', 'LATIN', 'LATIN')
@@ -45,7 +46,7 @@ def find_script(letter: str) -> str:
 
 
 def find_words(text: str) -> list[tuple[int, int]]:
-    """Where the words of a text begin and end; each ideograph is one, punctuation none.
+    """Start and end of each word in a text. Each ideograph is a word; punctuation is none.
 
     >>> [("it's 5 狗叫 🐶!")[a:b] for a, b in find_words("it's 5 狗叫 🐶!")]
     ['it', 's', '5', '狗', '叫', '🐶']
@@ -56,9 +57,8 @@ def find_words(text: str) -> list[tuple[int, int]]:
 
 
 def find_unread_scripts(vocabulary: Iterable[str], continuing: str) -> frozenset[str]:
-    """The scripts that a WordPiece vocabulary spells, if at all: it has next to no words of them.
-    An entry that begins with `continuing` is the end of a word. What the vocabulary has not a
-    letter of is not named.
+    """The scripts of which a WordPiece vocabulary has letters, but hardly any words. Entries that
+    begin with `continuing` are not words but their endings.
     """
     words: Counter[str] = Counter()
     for entry in vocabulary:
@@ -73,8 +73,8 @@ def find_unread_scripts(vocabulary: Iterable[str], continuing: str) -> frozenset
 
 
 def is_spelled(word: str, unread: frozenset[str]) -> bool:
-    """Whether a word is all of scripts that are merely spelled. A Greek letter alone is a symbol: 5
-    μm, α.
+    """Whether all letters of a word are of `unread` scripts. A single Greek letter does not count:
+    it is a symbol, as in 5 μm.
     """
     letters = [letter for letter in unicodedata.normalize("NFD", word) if letter.isalpha()]
     scripts = {find_script(letter) for letter in letters}

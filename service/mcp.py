@@ -47,7 +47,7 @@ def tool_errors() -> Iterator[None]:
 
 
 def create_server(url: str, key: str | None, files: Path | None) -> MCPServer:
-    """Tools that ask the service at an address."""
+    """A server whose tools ask the service at `url`. Without `files`, none can add files."""
     tercet = Client(url, key)
     tools = MCPServer("tercet", instructions=INSTRUCTIONS)
 
@@ -71,8 +71,8 @@ def create_server(url: str, key: str | None, files: Path | None) -> MCPServer:
     @tools.tool()
     @tool_errors()
     def describe(id: str, collection: str = "default", limit: int = 5) -> dict[str, Any]:
-        """What is known of an item, and the texts of the collection
-        that it looks and sounds like.
+        """An item's record, and the texts of the collection that match its pictures and its
+        sound.
         """
         item = tercet.item(collection, id)
         texts = {}
@@ -92,7 +92,7 @@ def create_server(url: str, key: str | None, files: Path | None) -> MCPServer:
     @tools.tool()
     @tool_errors()
     def collections() -> list[dict[str, Any]]:
-        """The collections there are, and how much each holds."""
+        """List the collections and how much each holds."""
         return tercet.collections()
 
     if files is not None:
@@ -106,7 +106,7 @@ def create_server(url: str, key: str | None, files: Path | None) -> MCPServer:
             id: str | None = None,
             metadata: dict[str, Any] | None = None,
         ) -> dict[str, Any]:
-            """Add a video or a sound that lies below the folder this server was given."""
+            """Add a video or a sound from the folder that this server was started with."""
             file = (root / path).resolve()
             if not file.is_relative_to(root) or not file.is_file():
                 raise ValueError(f"No file {path!r} in the folder.")

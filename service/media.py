@@ -1,7 +1,7 @@
-"""Files and pictures as RFC 9110 has them: what tells their versions apart, conditions, ranges,
+"""Answers requests for stored files and pictures by RFC 9110: entity tags, conditions, ranges and
 HEAD.
 
-Sending a file and its parts is starlette's; what is asked for is worked out here.
+Starlette sends a file and its parts. This module decides what is sent.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from starlette.types import Receive, Scope, Send
 from .errors import error_response, json_response
 from .faults import BadRange
 
-RANGES_MOST = 100  # a request for more parts gets the whole
-DIGITS_MOST = 18  # of a place in a file: beyond the end of every file
+RANGES_MOST = 100  # a request for more ranges gets the whole file
+DIGITS_MOST = 18  # of an offset; a longer one is beyond the end of every file
 TAG = re.compile(r'(W/)?("[^"]*")')
 RANGE = re.compile(r"([0-9]*)-([0-9]*)")
 
 
 @dataclass(frozen=True)
 class Version:
-    """What tells a version of something from others: a strong tag and, if known, when it changed,
-    in whole seconds.
+    """The version of a file or picture: a strong entity tag and, if known, when it changed, in Unix
+    time in whole seconds.
     """
 
     tag: str
@@ -48,9 +48,7 @@ class Version:
         return {"ETag": self.tag} | dated
 
     def refusal(self, asked: Headers) -> int | None:
-        """The status that a request's conditions demand instead of an answer, 304 or 412 (RFC 9110,
-        13.2.2).
-        """
+        """304 or 412 if a request's conditions demand it (RFC 9110, 13.2.2), else None."""
         if match := listed(asked, "if-match"):
             if match != "*" and ("", self.tag) not in TAG.findall(match):
                 return 412
@@ -62,14 +60,12 @@ class Version:
         return 304 if self.changed_after(asked.get("if-modified-since")) is False else None
 
     def changed_after(self, date: str | None) -> bool | None:
-        """None where there is no such date to go by."""
+        """Whether it changed after an HTTP date; None if either time is unknown."""
         then = None if date is None else seconds_of(date)
         return None if then is None or self.changed_s is None else self.changed_s > then
 
     def still(self, before: str | None) -> bool:
-        """Whether a request that goes on with what it has (If-Range) has this version, as far as it
-        says.
-        """
+        """Whether `before`, the value of If-Range, names this version; True without a value."""
         return before is None or before in self.headers().values()
 
 
@@ -78,7 +74,7 @@ def listed(asked: Headers, name: str) -> str:
 
 
 def seconds_of(date: str) -> float | None:
-    """An HTTP date in seconds; None of what is none."""
+    """An HTTP date in Unix time, seconds; None if it is not valid."""
     try:
         moment = parsedate_to_datetime(date)
     except (ValueError, TypeError, IndexError, OverflowError):
@@ -87,8 +83,9 @@ def seconds_of(date: str) -> float | None:
 
 
 def ranges_of(asked: str, size: int) -> list[tuple[int, int]] | None:
-    """The parts [first, end) of `size` bytes that a Range header asks for and that are there; None
-    where it is to be ignored: an unit nobody knows, or more parts than anybody needs.
+    """The ranges [first, end) of a Range header that lie in a file of `size` bytes.
+
+    None if the header is to be ignored: an unknown unit, or more than RANGES_MOST ranges.
 
     >>> ranges_of("bytes=0-9, -5, 200-", 100)
     [(0, 10), (95, 100)]
@@ -96,7 +93,7 @@ def ranges_of(asked: str, size: int) -> list[tuple[int, int]] | None:
     []
 
     Raises:
-        BadRange: it is none.
+        BadRange: it is not valid.
     """
     unit, _, given = asked.partition("=")
     parts = [part.strip() for part in given.split(",") if part.strip()]
@@ -126,7 +123,7 @@ def place_of(digits: str) -> int | None:
 
 
 class Stored(FileResponse):
-    """A file that lies on the disk."""
+    """An answer with a file on the disk."""
 
     def __init__(
         self,
@@ -181,7 +178,7 @@ class Stored(FileResponse):
 
 
 class Picture(Response):
-    """A picture that is held in memory."""
+    """An answer with a picture held in memory."""
 
     def __init__(self, data: bytes, media_type: str, headers: Mapping[str, str]) -> None:
         digest = hashlib.blake2b(data, digest_size=16).hexdigest()
@@ -200,8 +197,8 @@ class Picture(Response):
 
 
 def version_of(stat: os.stat_result) -> Version:
-    """A file's version. It has changed when its content did, or when it came to be here: a file put
-    in the place of another may be older.
+    """A file's version. It changes with the content, and also if an older file replaces the file:
+    so the later of modification and status change counts.
     """
     seen = f"{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ctime_ns}"
     tag = hashlib.blake2b(seen.encode(), digest_size=16).hexdigest()
@@ -212,9 +209,7 @@ def version_of(stat: os.stat_result) -> Version:
 def refused(
     scope: Scope, version: Version, asked: Headers, headers: Mapping[str, str]
 ) -> Response | None:
-    """What a request's conditions are answered with; None where
-    it is to be answered as any other.
-    """
+    """The answer that a request's conditions demand, 304 or 412; None without one."""
     status = version.refusal(asked)
     if status == 304:
         return Response(status_code=304, headers=version.headers() | dict(headers))

@@ -1,5 +1,5 @@
-"""The media type of a stored file, by its first bytes. Neither its name nor the machine's table of
-types is asked, but for the few whose first bytes say nothing.
+"""The media type of a stored file, by its first bytes. A file's suffix only counts where the bytes
+do not tell; the machine's table of types never does.
 """
 
 from __future__ import annotations
@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import BinaryIO
 
 HEAD_BYTES = 4096
-TAGS_MOST = 8  # tags one behind another
+TAGS_MOST = 8  # tags in front of a file that are skipped
 UNKNOWN = "application/octet-stream"
 
-Pair = tuple[str, str]  # with pictures, with sound alone
+Pair = tuple[str, str]  # media type with pictures, and with sound alone
 
 
 def same(name: str) -> Pair:
     return name, name
 
 
-# no type is registered for its sound
+# QuickTime has no registered type for sound alone, so it gets that of MP4
 MP4, QUICKTIME = ("video/mp4", "audio/mp4"), ("video/quicktime", "audio/mp4")
 MPEG, TRANSPORT = ("video/mpeg", "audio/mpeg"), same("video/mp2t")
 AAC, AC3, EAC3, DTS = (
@@ -67,7 +67,7 @@ STARTS: tuple[tuple[int, bytes, Pair], ...] = (
     (0, b"\x00\x00\x01\xb0", same("video/mp4v-es")),
     (0, b"\x12\x00\x0a", same("video/av1")),
 )
-BRANDS: tuple[tuple[bytes, Pair], ...] = (  # how the main brand of an ISO file begins
+BRANDS: tuple[tuple[bytes, Pair], ...] = (  # by the beginning of an ISO file's main brand
     (b"qt", QUICKTIME),
     (b"3g2", ("video/3gpp2", "audio/3gpp2")),
     (b"3g", ("video/3gpp", "audio/3gpp")),
@@ -79,10 +79,10 @@ BRANDS: tuple[tuple[bytes, Pair], ...] = (  # how the main brand of an ISO file 
     (b"mif1", same("image/heif")),
     (b"msf1", same("image/heif")),
 )
-# QuickTime began with these before it had brands
+# first atoms of QuickTime files from before there were brands
 OLD_ATOMS = {b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot"}
 SEGMENTS = {b"styp", b"moof", b"sidx"}
-# of MXF, which may have something else in front
+# a key of MXF, which may have other bytes in front
 PARTITION = b"\x06\x0e\x2b\x34\x02\x05\x01\x01\x0d\x01\x02"
 BY_SUFFIX = {
     ".mp3": MPEG,
@@ -100,7 +100,7 @@ BY_SUFFIX = {
 
 
 def media_type(path: Path, pictures: bool) -> str:
-    """What a file is, that has pictures or sound alone. Raises OSError."""
+    """The media type of a file that has `pictures`, or sound alone. Raises OSError."""
     with path.open("rb") as file:
         head, tagged = after_tags(file)
     found = (
@@ -126,7 +126,7 @@ def after_tags(file: BinaryIO) -> tuple[bytes, bool]:
 
 
 def tag_bytes(head: bytes) -> int:
-    """How long the tag is that a file begins with; 0 where it begins with none."""
+    """The size in bytes of the tag that a file begins with; 0 without one."""
     if head.startswith(b"ID3") and len(head) >= 10:
         size = 0
         for byte in head[6:10]:
@@ -143,7 +143,7 @@ def by_start(head: bytes) -> Pair | None:
 
 
 def by_brand(head: bytes) -> Pair | None:
-    """Of the families that say within their first box which member of it they are."""
+    """By the brand or document type in the first box: Matroska, ISO files, QuickTime, MXF."""
     if head.startswith(b"\x1a\x45\xdf\xa3"):
         at = head.find(b"\x42\x82")  # the element that names the kind
         return (
@@ -162,7 +162,7 @@ def by_brand(head: bytes) -> Pair | None:
 
 
 def by_frames(head: bytes) -> Pair | None:
-    """Of streams without a container, by how their frames begin."""
+    """Of streams without a container, by the first bytes of their frames."""
     if len(head) < 8:
         return None
     if is_transport(head):
