@@ -4,10 +4,10 @@ and Ray beside it.
     python -m bench.build PATH... [--bundle bundles/default] [--workers 2] [--encode-files 400]
     [--rounds 3] [--ray]
 
-Decoding alone is the builder's own decoders with nothing behind them; encoding alone takes files
+Decoding alone runs the builder's own decoders and drops what they give. Encoding alone takes files
 that are decoded already, as many as `--encode-files`, drawn evenly from all. A stage alone has
-every core to itself, and the builder's stages share them, so beside the slower stage stands what
-one stage after the other would take.
+every core to itself, while the builder's stages share them. So the builder is compared with the
+slower stage, and with one stage after the other.
 """
 
 from __future__ import annotations

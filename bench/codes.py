@@ -5,10 +5,9 @@ index costs.
     FOLDER]
 
 The vectors are those of `bench.search`, made or of captions. Each kind is searched with all
-settings of a grid (lists, or the graph's width, and how many times ten are compared anew by stored
-vectors), one thread, 200 queries; the row is the quickest of those that reach the recall, or the
-one that finds most. "Bytes" are those of the index without the stored vectors that the best are
-compared by.
+settings of a grid: lists, or the graph's width, and how many vectors are rescored. It has one
+thread and 200 queries. The row is the quickest setting that reaches the recall, or else the one
+with the highest recall. "Bytes a vector" leaves out the stored vectors for rescoring.
 """
 
 from __future__ import annotations

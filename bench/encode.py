@@ -4,8 +4,8 @@ On a GPU it is fp16 instead of int8. Ratios are to torch eager.
 
     python -m bench.encode CHECKPOINT BUNDLE [--provider cpu] [--threads 0]
 
-Every runtime takes the same random inputs, in turn within each round, after a rest; the best round
-counts. Latency is of one call.
+All runtimes take the same random inputs. They take turns in each round, with a pause in between,
+and the best round counts. Latency is of one call.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ turns.
     python -m bench.joint [--count 100000] [--dim 384] [--keep FOLDER]
 
 Every item has one window with a picture and a sound, whose vectors have little in common (a cosine
-of 0.3). Recall is against every joint score compared, with no filter, with one drawn by chance, and
-with one that leaves out what is nearest to the query.
+of 0.3). Recall is against an exact search by the joint score: without a filter, with a random one,
+and with one that leaves out what is nearest to the query.
 """
 
 from __future__ import annotations
@@ -43,7 +43,9 @@ def main() -> None:
     )
     parser.add_argument("--count", type=int, default=100_000)
     parser.add_argument("--dim", type=int, default=384)
-    parser.add_argument("--keep", type=Path, help="a folder for the collection, used again")
+    parser.add_argument(
+        "--keep", type=Path, help="a folder to keep the collection in, and use it again"
+    )
     args = parser.parse_args()
     faiss.omp_set_num_threads(1)
     video = made(args.count, args.dim, 2)

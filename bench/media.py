@@ -4,11 +4,10 @@ without it.
     python -m bench.media FOLDER [--bundle bundles/default] [--clients 8] [--rounds 3] [--seconds
     10]
 
-For pictures and for sound: files a second of two decoding processes with nothing behind them; of
-the encoder with what has been decoded, sixteen windows at a time; and of the service, asked for one
-file a request. Decoding and encoding alone have every core to themselves and the service has to
-share them with its clients, too, so beside the slower of the two stands what one after the other
-would take.
+For pictures and for sound it measures files a second: of two decoding processes alone, of the
+encoder alone with sixteen decoded windows at a time, and of the service with one file a request.
+Decoding and encoding alone have every core to themselves; the service shares them with its clients.
+So the service is compared with the slower stage, and with one stage after the other.
 """
 
 from __future__ import annotations

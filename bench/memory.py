@@ -2,9 +2,9 @@
 
     python -m bench.memory [BUNDLE]
 
-Each line is a process of its own. Memory is what belongs to the process alone (USS) after opening,
-above what the libraries take; the weights themselves are mapped from their file and shared by every
-process that serves the bundle.
+Each line is a process of its own. Memory is counted after opening, above what the libraries take.
+USS is what no other process shares. The weights are mapped from their file, so all processes that
+serve the bundle share them.
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@ shows its hits.
 
     python -m bench.page [--count 100000] [--bundle bundles/default] [--keystrokes 120]
 
-A collection of so many windows is made of noise around 2,000 directions; Chromium (Debian's) types
-sentences into the page, a letter at a time, slowly enough for each to be searched. Everything
-shares the machine.
+The collection has `--count` windows: noise around 2,000 directions. Debian's Chromium types
+sentences into the page, a letter at a time, slowly enough for each to be searched. Everything runs
+on one machine.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""What odd files do to those who ask for something good: an answer for each, and the same traffic
-elsewhere.
+"""How odd files affect good requests: whether each gets its answer, and the same for another
+server.
 
     python -m bench.poison FOLDER [BUNDLE] [--rounds 2] [--beside PORT --model NAME]
 

@@ -1,22 +1,21 @@
-"""What a search costs: a collection against FAISS called directly, under filters, as it grows, and
-others beside it.
+"""What a search costs: a collection against FAISS called directly and other stores, with filters
+and at several sizes.
 
     python -m bench.search [--counts 20000 100000 1000000] [--dim 256] [--captions FOLDER] [--graph]
     [--others]
                            [--keep FOLDER]
 
-Vectors come from 2,000 directions with noise, in 20 topics of a hundred directions each; with
+Vectors are 2,000 directions with noise, in 20 topics of a hundred directions each. With
 `--captions` they are the captions of a folder of CSV files, encoded by `bundles/default`, in 20
-topics by k-means. One window an item. Ours is `search`: calibrated, grouped into items, with
-metadata. Its bank of 64 other queries, as an archive has, is what the index is tuned by. FAISS is
-asked for the same ten with the same index and parameters, one thread each. Recall is against every
-vector compared.
+topics by k-means. Each item has one window. Ours is `search`: calibrated, grouped into items, with
+metadata. A bank of 64 other queries tunes its index. FAISS is asked for ten, too, with the same
+index and parameters, on one thread. Recall is against an exact search.
 
-Filters leave shares drawn by chance, other topics than the query's, or all but its topic; at last a
-topic is removed and its neighbourhood asked for. The first search by a filter is timed apart: what
-a filter leaves is kept. `--graph` puts FAISS's HNSW with the same selectors beside ours, `--others`
-LanceDB, qdrant-edge-py and Milvus Lite with the same filters, where they are installed. What is
-made of ours is used again where it is kept.
+Filters keep random shares, other topics than the query's, or all but its topic. At the end a topic
+is removed, and queries of that topic are asked. The first search with a filter is timed apart,
+because later ones use its cached result. `--graph` puts FAISS's HNSW with the same selectors beside
+ours, `--others` LanceDB, qdrant-edge-py and Milvus Lite with the same filters, where they are
+installed. With `--keep` our collection is kept and used again.
 """
 
 from __future__ import annotations
@@ -338,11 +337,13 @@ def main() -> None:
     parser.add_argument(
         "--captions",
         type=Path,
-        help="a folder of CSV files with captions, in place of made vectors",
+        help="a folder of CSV files with captions, in place of synthetic vectors",
     )
     parser.add_argument("--graph", action="store_true")
     parser.add_argument("--others", action="store_true")
-    parser.add_argument("--keep", type=Path, help="a folder for ours, used again")
+    parser.add_argument(
+        "--keep", type=Path, help="a folder to keep our collection in, and use it again"
+    )
     args = parser.parse_args()
     faiss.omp_set_num_threads(1)
     print(

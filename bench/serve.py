@@ -4,13 +4,13 @@ called in a loop.
     python -m bench.serve [BUNDLE] [--rounds 3] [--seconds 5] [--import FOLDER] [--beside PORT
     --model NAME]
 
-The loop calls a session on all cores with its best batch; beside it the encoder is called with two
-batches at once, as the service does. Each request of the server's carries one text; clients keep
-their connections and ask again as soon as they are answered. The sides take turns, in rounds whose
-medians are printed, as machines drift. All of it shares the machine: the server, its encoder and
-the clients. With `--import`, text searches are timed alone and while that folder is imported by a
-job. With `--beside`, a server on this machine that speaks OpenAI's shape at /embeddings
-(infinity-emb) is asked for the same texts in turn.
+The loop calls a session on all cores with its best batch. A second row calls the encoder with two
+batches at once, as the service does. Each request has one text. Clients keep their connections and
+ask again as soon as they are answered. The sides take turns, and medians of the rounds are printed,
+because a machine's speed changes. Server, encoder and clients share the machine. With `--import`,
+text searches are timed alone and while that folder is imported by a job. With `--beside`, a server
+on this machine that speaks OpenAI's shape at /embeddings (infinity-emb) is asked for the same texts
+in turn.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Whether a service that has been asked all kinds of things for long is as it was: memory, threads,
-files, children.
+"""Whether a service grows under long mixed load: its memory, threads, open files and child
+processes.
 
     python -m bench.soak FOLDER [--bundle bundles/default] [--minutes 30] [--clients 8]
 
-FOLDER has media. Clients embed texts and files, search by words and by files, add items and delete
-them, send what is no media, and go away in the middle of a request. Slopes are by least squares
-after a fifth of the time.
+FOLDER has media. Clients embed texts and files, search by words and by files, add and delete items,
+send files that are no media, and hang up in the middle of a request. Growth is fitted by least
+squares after a fifth of the time.
 """
 
 from __future__ import annotations
