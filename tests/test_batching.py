@@ -1,4 +1,6 @@
-"""The batcher: what leaves together, what is kept apart, and an answer for everyone."""
+"""The batcher: what leaves together and whose turn it is, what is told of it, and an answer for
+everyone.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from service.batching import INTERACTIVE_S, MIN_BATCH_TOKENS, Batcher, BatchStats, QueueSpec
+from service.batching import (
+    INTERACTIVE_S,
+    MIN_BATCH_TOKENS,
+    RETRY_S,
+    Batcher,
+    BatchStats,
+    QueueSpec,
+    stack,
+)
 from service.faults import Overloaded, ShuttingDown, TimedOut
 
 ROW = QueueSpec(tokens=1)
@@ -83,6 +93,13 @@ def rows(*values: float) -> NDArray[np.float32]:
 def tokens(count: int, length: int) -> NDArray[np.int64]:
     """Texts of so many tokens each."""
     return np.ones((count, length), np.int64)
+
+
+def test_rows_are_stacked() -> None:
+    assert stack([np.array([[1, 2]]), np.array([[3], [4]])]).tolist() == [[1, 2], [3, 0], [4, 0]]
+    # of one shape but for how many there are
+    assert stack([np.zeros((1, 2, 2)), np.ones((2, 2, 2))]).shape == (3, 2, 2)
+    assert QueueSpec() == QueueSpec(tokens=None, pad=0)
 
 
 def test_waiting_requests_leave_together() -> None:
@@ -249,18 +266,20 @@ def test_a_request_past_its_deadline_is_dropped_before_work() -> None:
     run(work)
 
 
-def test_text_goes_first_but_nobody_starves() -> None:
+def test_text_goes_first_but_every_fourth_batch_is_of_a_queue_behind() -> None:
+    """The first is on the device already: two more of texts, one of pictures, three of texts."""
+
     async def work(device: Device) -> None:
         batcher = Batcher(device, SPECS, max_tokens=1, max_waiting=1000)
         device.gate.clear()
-        tasks = await queue(*(batcher.submit("video", rows(i)) for i in range(6)))
+        tasks = await queue(batcher.submit("text", rows(0)))
         await device.begun()
-        tasks += await queue(*(batcher.submit("text", rows(i)) for i in range(6)))
+        tasks += await queue(*(batcher.submit("video", rows(i)) for i in range(4)))
+        tasks += await queue(*(batcher.submit("text", rows(i)) for i in range(8)))
         device.gate.set()
         await asyncio.gather(*tasks)
-        encodings = [encoding for encoding, _ in device.batches]
-        # the fourth and the eighth batch are those of the queue behind the first
-        assert encodings[:9] == ["video", *["text"] * 2, "video", *["text"] * 3, "video", "text"]
+        first_letters = "".join(encoding[0] for encoding, _ in device.batches)
+        assert first_letters == "tttvtttvtttvv"
         await batcher.close()
 
     run(work)
@@ -429,7 +448,7 @@ def test_what_a_batch_took_is_observed() -> None:
         device.gate.clear()
         tasks = await queue(batcher.submit("video", rows(1)))
         await device.begun()
-        tasks += await queue(batcher.submit("video", rows(2)))
+        tasks += await queue(batcher.submit("video", rows(2, 2)))
         clock.now_s += 3
         tasks += await queue(batcher.submit("video", rows(3)))
         device.gate.set()
@@ -437,7 +456,7 @@ def test_what_a_batch_took_is_observed() -> None:
         await batcher.close()
         assert seen == [
             BatchStats(encoding="video", rows=1, seconds=3.0, waits=[0.0]),
-            BatchStats(encoding="video", rows=2, seconds=0.0, waits=[3.0, 0.0]),
+            BatchStats(encoding="video", rows=3, seconds=0.0, waits=[3.0, 0.0]),
         ]
 
     run(work)
@@ -466,12 +485,68 @@ def test_a_full_queue_is_refused_and_recovers() -> None:
         tasks = await queue(batcher.submit("text", rows(0)))
         await device.begun()  # three more may wait
         tasks += await queue(*(batcher.submit("text", rows(i)) for i in range(1, 4)))
-        with pytest.raises(Overloaded):
+        with pytest.raises(Overloaded) as refused:
             await batcher.submit("text", rows(9))
+        assert (refused.value.queue, refused.value.retry_s) == ("text", RETRY_S)
+        # each encoding has room of its own
+        tasks += await queue(batcher.submit("video", rows(4)))
         device.gate.set()
         results = await asyncio.gather(*tasks)
-        assert [result.item() for result in results] == [0, 2, 4, 6]
+        assert [result.item() for result in results] == [0, 2, 4, 6, 8]
         assert (await batcher.submit("text", rows(9))).item() == 18
+        await batcher.close()
+
+    run(work)
+
+
+def test_a_request_larger_than_the_queue_is_taken_where_none_waits() -> None:
+    async def work(device: Device) -> None:
+        batcher = Batcher(device, SPECS, max_tokens=10, max_waiting=3)
+        device.gate.clear()
+        tasks = await queue(batcher.submit("text", rows(0)))
+        await device.begun()
+        tasks += await queue(batcher.submit("text", rows(1, 2, 3, 4)))
+        with pytest.raises(Overloaded):
+            await batcher.submit("text", rows(5))
+        device.gate.set()
+        assert [len(result) for result in await asyncio.gather(*tasks)] == [1, 4]
+        await batcher.close()
+
+    run(work)
+
+
+def test_tokens_that_wait_are_counted_by_encoding() -> None:
+    async def work(device: Device) -> None:
+        specs = {"text": ROW, "video": QueueSpec(tokens=30)}
+        batcher = Batcher(device, specs, max_tokens=1, max_waiting=100)
+        device.gate.clear()
+        tasks = await queue(batcher.submit("text", rows(0)))
+        await device.begun()
+        assert batcher.waiting() == {"text": 0, "video": 0}
+        tasks += await queue(
+            batcher.submit("text", rows(1, 2)),
+            batcher.submit("text", rows(1, 2, 3), background=True),
+            batcher.submit("video", rows(1, 2)),
+        )
+        assert batcher.waiting() == {"text": 5, "video": 60}
+        device.gate.set()
+        await asyncio.gather(*tasks)
+        assert batcher.waiting() == {"text": 0, "video": 0}
+        await batcher.close()
+
+    run(work)
+
+
+def test_failures_are_counted_until_one_succeeds() -> None:
+    async def work(device: Device) -> None:
+        batcher = Batcher(device, SPECS, max_tokens=1, max_waiting=100)
+        assert batcher.failing == 0
+        for count in (1, 2):
+            with pytest.raises(ValueError, match="poison"):
+                await batcher.submit("text", rows(-1))
+            assert batcher.failing == count
+        await batcher.submit("text", rows(1))
+        assert batcher.failing == 0
         await batcher.close()
 
     run(work)

@@ -1,266 +1,320 @@
-"""The records themselves: carried over from every earlier version, and written by nobody who only
-reads.
-"""
+"""The records by worked-out values: what is written is read back, counted and forgotten."""
 
 from __future__ import annotations
 
-import json
-import shutil
 import sqlite3
-from contextlib import closing
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from index.backup import backup, restore
-from index.collection import Collection, NoPreview
-from index.library import Collections
-from index.records import schema
-from index.records.database import KnownSource, NewItem, Origin, Records
+from index.collection import Collection
+from index.records.database import (
+    Counts,
+    Failure,
+    KnownSource,
+    NewItem,
+    Origin,
+    Records,
+    UnknownItem,
+    holds_records,
+    list_modalities,
+    split,
+)
+from index.records.filters import compile_filter
 
 from .makers import dims
-from .test_index import found, item, unit
 
-STORED = f"{10:032x}.mp4"
-VERSION_5 = """
-create table meta (key text primary key, value text not null) strict;
-create table items (
-    n integer primary key autoincrement, id text not null unique, kind text not null,
-    duration_s real not null, filename text, media text, source text, stamp text, text text,
-    metadata text not null, digest text) strict;
-create table facts (
-    item integer not null references items on delete cascade,
-    path text not null, kind text not null, value any) strict;
-create index facts_item on facts (item);
-create index facts_value on facts (path, kind, value, item);
-create table windows (
-    n integer primary key autoincrement, item integer not null references items on delete cascade,
-    start_s real not null, end_s real not null, plain integer not null default 0) strict;
-create index windows_item on windows (item);
-create table vectors (
-    n integer primary key autoincrement,
-    window integer not null references windows on delete cascade, encoding text not null,
-    vector blob not null) strict;
-create index vectors_window on vectors (window);
-create index vectors_encoding on vectors (encoding);
-create table pictures (
-    window integer primary key references windows on delete cascade, jpeg blob not null) strict;
-create table sounds (
-    item integer primary key references items on delete cascade, peaks blob not null) strict;
-create table bank (encoding text not null, vector blob not null) strict;
-create table removed (
-    n integer primary key autoincrement, vector integer not null, encoding text not null) strict;
-create table failures (
-    id text primary key, stamp text not null, reason text not null, name text, source text,
-    digest text) strict;
-"""
-# filename, media, source, stamp, text -> origin, source, texts, text
-ITEMS: dict[str, tuple[tuple[str | None, ...], tuple[Origin, str | None, tuple[str, ...]]]] = {
-    "upload": (("u.mp4", STORED, None, None, None), (Origin.UPLOAD, None, ())),
-    "note": ((None, None, None, None, "two\nlines"), (Origin.UPLOAD, None, ("two\nlines",))),
-    "bare": ((None, None, None, None, ""), (Origin.UPLOAD, None, ())),
-    "file": (("f.mp4", None, "/a/f.mp4", "1:2::3", None), (Origin.FILE, "/a/f.mp4", ())),
-    "told": (
-        ("g.mp4", None, "/a/g.mp4", "1:2::4", "a red clip\na tone"),
-        (Origin.FILE, "/a/g.mp4", ("a red clip", "a tone")),
-    ),
-    "member": (
-        (None, None, "/a/s.tar", "1:2:512:3", "loud"),
-        (Origin.MEMBER, "/a/s.tar", ("loud",)),
-    ),
-    "line": ((None, None, "", "3", "first\nsecond"), (Origin.LINE, None, ("first", "second"))),
-}
+Array = NDArray[np.float32]
+DIMS = {"video": 2, "audio": 3, "text": 2}
 
 
-def write_version_5(folder: Path) -> None:
-    """A collection as version 5 left it: an item of each kind, each with a vector that points its
-    own way, and one more that was deleted.
-    """
-    (folder / "media").mkdir(parents=True)
-    (folder / "media" / STORED).write_bytes(b"film")
-    with closing(sqlite3.connect(folder / "records.sqlite")) as db:
-        db.executescript(VERSION_5)
-        db.executemany("insert into meta values (?, ?)", [("fingerprint", "f1"), ("id", "c0ffee")])
-        for n, (id, (columns, _)) in enumerate(ITEMS.items(), 1):
-            metadata = json.dumps({"n": n})
-            db.execute(
-                "insert into items (n, id, kind, duration_s, filename, media, source, stamp, text,"
-                " metadata) values (?, ?, 'video', 5.0, ?, ?, ?, ?, ?, ?)",
-                (n, id, *columns, metadata),
-            )
-            db.execute("insert into facts values (?, '$.\"n\"', 'number', ?)", (n, n))
-            db.execute("insert into windows values (?, ?, 0.0, 5.0, 0)", (n, n))
-            blob = pointing(n).astype("<f4").tobytes()
-            db.execute("insert into vectors values (?, ?, 'video', ?)", (n, n, blob))
-        db.execute("insert into removed values (1, 8, 'video')")
-        db.execute("insert into sqlite_sequence values ('vectors', 8)")
-        db.execute("delete from sqlite_sequence where name = 'vectors' and seq < 8")
-        db.execute("insert into failures values ('x', '5:6::7', 'no media', '/x', '/x', null)")
-        db.execute("pragma user_version = 5")
-        db.commit()
+@pytest.fixture
+def records(tmp_path: Path) -> Iterator[Records]:
+    opened = Records(tmp_path / "records.sqlite")
+    yield opened
+    opened.close()
 
 
-def pointing(n: int) -> np.ndarray[Any, np.dtype[np.float32]]:
-    return np.eye(8, dtype=np.float32)[n - 1]
+def numbered(first: int, count: int, dim: int = 2) -> Array:
+    """Vectors [count, dim] that hold first, first + 1 and so on."""
+    return np.repeat(np.arange(first, first + count, dtype=np.float32)[:, None], dim, axis=1)
 
 
-def columns_of(path: Path) -> dict[str, list[tuple[Any, ...]]]:
-    """The columns of each table, by its name, but for their order."""
-    with closing(sqlite3.connect(path)) as db:
-        names = [row[0] for row in db.execute("select name from sqlite_master where sql not null")]
-        return {
-            name: sorted(row[1:] for row in db.execute(f"pragma table_info({name})"))
-            for name in names
-        }
-
-
-def test_every_item_of_version_5_is_carried_over(tmp_path: Path) -> None:
-    write_version_5(tmp_path / "box")
-    box = Collection(tmp_path / "box", "f1", dims(8))
-    items = {each.id: each for each in box.page(100)}
-    assert {id: (each.origin, each.source, each.texts) for id, each in items.items()} == {
-        id: expected for id, (_, expected) in ITEMS.items()
+def item(id: str, first: int = 0, count: int = 1, **more: Any) -> NewItem:
+    """An item of pictures, of windows of two seconds, one a second."""
+    made: dict[str, Any] = {
+        "kind": "video",
+        "duration_s": 9.0,
+        "windows": [(float(n), n + 2.0) for n in range(count)],
+        "vectors": {"video": (list(range(count)), numbered(first, count))},
     }
-    texts = {id: each.text for id, each in items.items() if each.text is not None}
-    assert texts == {
-        "note": "two\nlines",
-        "told": "a red clip\na tone",
-        "member": "loud",
-        "line": "first\nsecond",
+    return NewItem(id=id, **made | more)
+
+
+def matching(records: Records, query: dict[str, Any]) -> NDArray[np.int64]:
+    return records.matching(*compile_filter(query), "video", records.window_table("video"))
+
+
+def test_an_item_is_read_back(records: Records) -> None:
+    whole = item(
+        "a",
+        count=2,
+        metadata={"straße": ["grün", 1.5]},
+        filename="a.mp4",
+        media="a1.mp4",
+        source="/in/a.mp4",
+        stamp="5-6",
+        digest="d",
+        origin=Origin.FILE,
+        texts=("words",),
+        vectors={"video": ([0, 1], numbered(1, 2)), "audio": ([1], numbered(7, 1, 3))},
+    )
+    added, gone = records.put([whole], DIMS)
+    assert gone == []
+    assert {e: (ids.tolist(), v.tolist()) for e, (ids, v) in added.items()} == {
+        "video": ([1, 2], [[1.0, 1.0], [2.0, 2.0]]),
+        "audio": ([3], [[7.0, 7.0, 7.0]]),
     }
-    for n, id in enumerate(ITEMS, 1):
-        assert found(box, pointing(n), top_k=1) == found(box, pointing(1), filter={"n": n}) == [id]
-    assert box.media("upload")[0].read_bytes() == b"film"
-    known, failures = box.sources()
-    assert known == {
-        "file": KnownSource("/a/f.mp4", "1:2::3", None),
-        "told": KnownSource("/a/g.mp4", "1:2::4", None),
-        "member": KnownSource("/a/s.tar", "1:2:512:3", None),
-        "line": KnownSource(None, "3", None),
-    }
-    assert {id: failure.reason for id, failure in failures.items()} == {"x": "no media"}
-    with box.hold_for_reading() as records:
-        assert records.head() == (8, 1)
-        assert records.tombstones_after("video", 0).tolist() == [8]
-    box.delete("told")  # its texts and metadata go with it
-    box.close()
-    with closing(sqlite3.connect(tmp_path / "box" / "records.sqlite")) as db:
-        assert db.execute("select count(*) from texts where item = 5").fetchone() == (0,)
-        assert db.execute("select count(*) from metadata_values where item = 5").fetchone() == (0,)
-        assert db.execute("pragma foreign_key_check").fetchall() == []
+    read = records.item("a")
+    assert (read.id, read.kind, read.duration_s) == ("a", "video", 9.0)
+    assert (read.filename, read.media, read.source) == ("a.mp4", "a1.mp4", "/in/a.mp4")
+    assert (read.stamp, read.digest, read.text) == ("5-6", "d", "words")
+    assert read.metadata == {"straße": ["grün", 1.5]}
+    assert (read.windows, read.modalities) == (2, ("audio", "video"))
+    assert records.find("a") == read and records.find("b") is None
+    assert records.counts() == Counts(items=1, windows=2, vectors={"video": 2, "audio": 1})
+    assert records.item_vectors("a", "video", 2).tolist() == [[1.0, 1.0], [2.0, 2.0]]
+    with pytest.raises(UnknownItem, match="no item 'b'"):
+        records.item("b")
+    with pytest.raises(UnknownItem):
+        records.item_vectors("b", "video", 2)
+    with pytest.raises(UnknownItem):
+        records.remove("b")
 
 
-def test_tables_carried_over_are_those_of_a_new_collection(tmp_path: Path) -> None:
-    write_version_5(tmp_path / "old")
-    Collection(tmp_path / "old", "f1", dims(8)).close()
-    Collection(tmp_path / "new", "f1", dims(8)).close()
-    old = columns_of(tmp_path / "old" / "records.sqlite")
-    assert old == columns_of(tmp_path / "new" / "records.sqlite") and "texts" in old
+def test_a_vector_of_another_width_writes_nothing(records: Records) -> None:
+    with pytest.raises(ValueError, match="2 dimensions"):
+        records.put([item("a"), item("b", vectors={"video": ([0], numbered(0, 1, 3))})], DIMS)
+    # and so does one too few
+    with pytest.raises(ValueError):
+        records.put([item("a", vectors={"video": ([0, 0], numbered(0, 1))})], DIMS)
+    assert records.counts() == Counts(items=0, windows=0, vectors={}) and records.head() == (0, 0)
 
 
-def test_a_backup_of_version_5_is_restored_and_opens(tmp_path: Path) -> None:
-    write_version_5(tmp_path / "data" / "collections" / "a")
-    backup(tmp_path / "data", tmp_path / "saved")
-    restore(tmp_path / "saved", tmp_path / "again")
-    collections = Collections(tmp_path / "again", "f1", dims(8))
-    assert {each.id for each in collections.get("a").page(100)} == ITEMS.keys()
-    collections.close()
+def test_replacing_and_removing(records: Records) -> None:
+    records.put([item("a", 1, 2, media="a1.mp4"), item("b", 3)], DIMS)
+    added, gone = records.put([item("a", 4, media="a2.mp4")], DIMS)
+    assert added["video"][0].tolist() == [4] and gone == ["a1.mp4"]
+    assert records.head() == (4, 2)
+    assert records.tombstones_after("video", 0).tolist() == [1, 2]
+    assert records.tombstones_after("video", 1).tolist() == [2]
+    assert records.tombstones_after("audio", 0).tolist() == []
+    assert records.remove("b") == [] and records.remove("a") == ["a2.mp4"]
+    assert records.head() == (4, 4)
+    records.forget_tombstones(3)
+    assert records.tombstones_after("video", 0).tolist() == [4]
+    # numbers are not used again
+    records.put([item("c", 9)], DIMS)
+    assert records.head() == (5, 4) and records.encodings() == ["video"]
 
 
-@pytest.mark.parametrize("version", [1, 2, 3, 4])
-def test_records_of_older_schemas_are_carried_over(tmp_path: Path, version: int) -> None:
-    write_version_5(tmp_path / "box")
-    with closing(sqlite3.connect(tmp_path / "box" / "records.sqlite")) as db:
-        db.executescript(
-            "alter table items drop column digest; alter table windows drop column plain"
-        )
-        for column in ("name", "source", "digest"):
-            db.execute(f"alter table failures drop column {column}")
-        if version < 4:
-            db.executescript("drop table pictures; drop table sounds")
-        if version < 3:
-            db.executescript("drop table facts; drop table bank")
-        for table in ("vectors", "removed") if version == 1 else ():
-            db.execute(f"alter table {table} rename column encoding to modality")
-        db.execute(f"pragma user_version = {version}")
-        db.commit()
-    box = Collection(tmp_path / "box", "f1", dims(8))
-    assert found(box, pointing(2), filter={"n": 2}) == ["note"]
-    assert box.item("line").texts == ("first", "second")
-    with pytest.raises(NoPreview):
-        box.picture("upload", 0.0)
+def test_vectors_by_their_numbers(records: Records) -> None:
+    records.put([item("a", 1, 4)], DIMS)
+    ids, vectors = records.read_vectors(np.array([2, 4, 9]), 2)
+    assert ids.tolist() == [2, 4] and vectors[:, 0].tolist() == [2.0, 4.0]
+    ((ids, vectors),) = records.vectors_after("video", 1, 2)
+    assert ids.tolist() == [2, 3, 4] and vectors[:, 0].tolist() == [2.0, 3.0, 4.0]
+    ((ids, _),) = records.vectors_after("video", 1, 2, upto=3)
+    assert ids.tolist() == [2, 3]
+    assert list(records.vectors_after("video", 4, 2)) == []
+    assert records.vectors_among("video", 2, 4)[0].tolist() == [1, 2, 3, 4]
+    ids, vectors = records.vectors_among("video", 2, 3)
+    assert len(set(ids.tolist())) == 3 and (np.diff(ids) > 0).all()
+    assert vectors[:, 0].tolist() == ids.tolist()
+    assert records.dim("video") == 2 and records.dim("audio") == 0
+    assert records.ids_with("video") == ["a"] and records.ids_with("audio") == []
+
+
+def test_many_vectors_come_in_chunks(records: Records) -> None:
+    """4,096 at a time when read on, 500 at a time by their numbers."""
+    count = 4097
+    every = {"video": ([0] * count, numbered(1, count))}
+    records.put([item("a", vectors=every)], DIMS)
+    chunks = [ids.tolist() for ids, _ in records.vectors_after("video", 0, 2)]
+    assert [len(chunk) for chunk in chunks] == [4096, 1]
+    assert [n for chunk in chunks for n in chunk] == list(range(1, count + 1))
+    ids, vectors = records.read_vectors(np.arange(1, 1002), 2)
+    assert ids.tolist() == vectors[:, 0].tolist() == list(range(1, 1002))
+    assert [len(part) for part in split(list(range(1001)))] == [500, 500, 1]
+
+
+def test_pages_of_items(records: Records) -> None:
+    records.put([item("c"), item("a"), item("b")], DIMS)
+    assert [found.id for found in records.page(2)] == ["a", "b"]
+    assert [found.id for found in records.page(2, "b")] == ["c"]
+    assert records.alive(np.array([1, 4])).tolist() == [True, False]
+    assert records.versions() == {"c": "1", "a": "2", "b": "3"}
+    assert {n: about.id for n, about in records.about([1, 3, 9]).items()} == {1: "c", 3: "b"}
+
+
+def test_what_people_see(records: Records) -> None:
+    """Windows [0, 2), [1, 3) and [2, 4): the nearest middle to 1.4 s is 1, to 1.6 s is 2."""
     pictures = {0: b"first", 1: b"second"}
-    two = item("upload", pointing(1), pointing(2))
-    box.put([replace(two, pictures=pictures, peaks=b"\0\1")])
-    assert box.picture("upload", 3.0) == b"first" and box.picture("upload", 99.0) == b"second"
-    assert box.peaks("upload") == b"\0\1"
-    box.close()
+    records.put([item("a", 1, 3, pictures=pictures, peaks=b"\1\2"), item("b")], DIMS)
+    assert records.picture("a", 1.4) == b"first" and records.picture("a", 1.6) == b"second"
+    assert records.picture("a", 9.0) == b"second" and records.picture("b", 0.0) is None
+    assert records.peaks("a") == b"\1\2" and records.peaks("b") == b""
 
 
-def test_records_of_a_later_version_are_refused_and_stay_as_they_are(tmp_path: Path) -> None:
-    write_version_5(tmp_path / "box")
-    path = tmp_path / "box" / "records.sqlite"
-    with closing(sqlite3.connect(path)) as db:
-        db.execute(f"pragma user_version = {schema.SCHEMA_VERSION + 1}")
-    with pytest.raises(schema.UnknownSchema, match=f"version {schema.SCHEMA_VERSION + 1}"):
-        Collection(tmp_path / "box", "f1", dims(8))
-    with closing(sqlite3.connect(path)) as db:
-        assert db.execute("select count(text) from items").fetchone() == (5,)
+def test_the_overlap_of_windows(records: Records) -> None:
+    """Of two seconds, one and a half are shared; an item of two windows does not tell."""
+    records.put([item("a", 1, 2), item("t", vectors={"text": ([0], numbered(0, 1))})], DIMS)
+    assert records.window_overlap() == 0.0
+    times = [(4.0, 6.0), (4.5, 6.5), (5.0, 7.0)]
+    vectors = {"video": ([0, 1, 2], numbered(1, 3))}
+    records.put([item("b", duration_s=7.0, windows=times, vectors=vectors)], DIMS)
+    assert records.window_overlap() == 0.75
 
 
-def test_a_step_that_fails_leaves_the_version_there_was(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Half a migration would be no version at all."""
-    write_version_5(tmp_path / "box")
-    path = tmp_path / "box" / "records.sqlite"
-    shutil.copy(path, tmp_path / "before.sqlite")
+def test_windows_that_lie_apart_do_not_overlap(records: Records) -> None:
+    times = [(0.0, 2.0), (3.0, 5.0), (6.0, 8.0)]
+    vectors = {"video": ([0, 1, 2], numbered(1, 3))}
+    records.put([item("a", duration_s=8.0, windows=times, vectors=vectors, plain={1})], DIMS)
+    assert records.window_overlap() == 0.0
+    places = records.window_table("video").places([0, 1, 2])
+    assert [(p.start_s, p.end_s, bool(p.plain)) for p in places] == [
+        (0.0, 2.0, False),
+        (3.0, 5.0, True),
+        (6.0, 8.0, False),
+    ]
 
-    def break_off(db: sqlite3.Connection) -> None:
-        raise sqlite3.OperationalError("database or disk is full")
 
-    with monkeypatch.context() as patched:
-        patched.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, break_off))
-        with pytest.raises(sqlite3.OperationalError):
-            Records(path)
-    with closing(sqlite3.connect(path)) as db:
-        assert db.execute("pragma user_version").fetchone() == (5,)
-    assert columns_of(path) == columns_of(tmp_path / "before.sqlite")
-    with closing(Records(path)) as records:
-        assert records.item("line").origin == Origin.LINE
+def test_banks(records: Records) -> None:
+    records.put([item("a", 1, 3)], DIMS)
+    assert records.tuning_digest("video") == "" and records.bank("text", 2).shape == (0, 2)
+    assert records.tuning_queries("video", 2, 2).shape == (2, 2)
+    records.set_bank("text", numbered(5, 2), ["video", "text"])
+    records.set_bank("audio", numbered(8, 1), ["video"])
+    assert records.bank("text", 2)[:, 0].tolist() == [5.0, 6.0]
+    assert sorted(records.bank_encodings()) == ["audio", "text"]
+    assert (records.bank_dim("text"), records.bank_dim("video")) == (2, 0)
+    asking = records.query_sources()
+    assert {source: bank["targets"] for source, bank in asking.items()} == {
+        "text": ["video", "text"],
+        "audio": ["video"],
+    }
+    sums = {source: bank["sha256"] for source, bank in asking.items()}
+    assert records.tuning_digest("video") == "+".join(sorted(sums.values()))
+    assert records.tuning_digest("text") == sums["text"] and records.tuning_digest("audio") == ""
+    assert sorted(records.tuning_queries("video", 2, 2)[:, 0].tolist()) == [5.0, 6.0, 8.0]
+    records.set_bank("text", numbered(7, 1), ["video"])
+    assert records.bank("text", 2)[:, 0].tolist() == [7.0]
+
+
+def test_what_a_filter_leaves_is_kept_until_the_next_write(records: Records) -> None:
+    records.put([item("a", 1, 2, metadata={"n": 1}), item("b", 3, metadata={"n": 2})], DIMS)
+
+    def left(query: dict[str, Any]) -> list[int]:
+        return matching(records, query).tolist()
+
+    assert left({"n": 1}) == [1, 2] and left({"n": 2}) == [3] and left({"n": 3}) == []
+    kept = matching(records, {"n": 1})
+    assert kept is matching(records, {"n": 1})
+    records.put([item("c", 4, metadata={"n": 1})], DIMS)
+    assert left({"n": 1}) == [1, 2, 4]
+    # the latest sixteen are kept: the first is asked anew after as many others
+    kept = matching(records, {"n": 1})
+    for n in range(2, 17):
+        left({"n": n})
+    assert kept is matching(records, {"n": 1})
+    left({"n": 17})
+    again = matching(records, {"n": 1})
+    assert again is not kept and again.tolist() == [1, 2, 4]
+
+
+def test_sources_and_failures(records: Records) -> None:
+    records.put(
+        [item("a", origin=Origin.FILE, source="/a", stamp="1", digest="x"), item("b")], DIMS
+    )
+    assert records.known_sources() == {"a": KnownSource("/a", "1", "x")}
+    records.restamp({"a": ("2", "y"), "b": ("2", "y")})
+    assert records.known_sources() == {"a": KnownSource("/a", "2", "y")}
+    assert records.item("b").stamp is None
+    lost = Failure("1", "broken", "c.mp4", "/c", "z")
+    records.note_failure("c", lost)
+    records.note_failure("d", Failure("1", "broken"))
+    assert records.failures() == {"c": lost, "d": Failure("1", "broken", None, None, None)}
+    records.put([item("d")], DIMS)
+    records.forget_failures(["c", "none"])
+    assert records.failures() == {}
+
+
+def test_media_and_origins(records: Records) -> None:
+    records.put([item("a", media="a.mp4"), item("b")], DIMS)
+    assert records.media_files() == {"a.mp4"}
+    records.set_copied_versions({"a": "1"})
+    records.set_meta({"fingerprint": "f"})
+    assert records.copied_versions() == {"a": "1"} and records.meta()["fingerprint"] == "f"
+    records.forget_copied_versions()
+    assert records.copied_versions() == {} and records.meta() == {"fingerprint": "f"}
+
+
+def test_which_files_hold_records(tmp_path: Path) -> None:
+    path = tmp_path / "records.sqlite"
+    assert not holds_records(path)
+    path.touch()
+    assert not holds_records(path)
+    with sqlite3.connect(path) as db:
+        db.execute("create table other (n integer)")
+    db.close()
+    assert not holds_records(path)
+    path.unlink()
+    records = Records(path)
+    assert not holds_records(path)
+    records.set_meta({"fingerprint": "f"})
+    assert holds_records(path)
+    records.close()
+    path.write_bytes(b"x" * 5000)
+    with pytest.raises(sqlite3.Error):
+        holds_records(path)
+
+
+def test_modalities() -> None:
+    assert list_modalities(["video", "", "audio", "video"]) == ("audio", "video")
 
 
 def test_texts_and_origin_are_kept_as_they_were_given(tmp_path: Path) -> None:
-    box = Collection(tmp_path / "box", "f1", dims(3))
-    given = replace(
-        item("a", unit(1, 0, 0)),
-        origin=Origin.FILE,
-        source="/a/b.mp4",
-        texts=("one\ntwo", 'three "\0"', "один"),
-    )
-    box.put([given])
-    box.close()
-    box = Collection(tmp_path / "box", "f1", dims(3))
-    kept = box.item("a")
-    assert (kept.texts, kept.origin, kept.source) == (given.texts, Origin.FILE, "/a/b.mp4")
+    path = tmp_path / "records.sqlite"
+    texts = ("one\ntwo", 'three "\0"', "один")
+    records = Records(path)
+    records.put([item("a", origin=Origin.FILE, source="/a/b.mp4", texts=texts)], DIMS)
+    records.close()
+    records = Records(path)
+    kept = records.item("a")
+    assert (kept.texts, kept.origin, kept.source) == (texts, Origin.FILE, "/a/b.mp4")
     assert kept.text == 'one\ntwo\nthree "\0"\nодин'
-    box.put([NewItem(id="a", kind="text", duration_s=0.0, windows=[], vectors={}, texts=("new",))])
-    assert box.item("a").texts == ("new",) and box.item("a").origin == Origin.UPLOAD
-    box.close()
+    replacement = NewItem(
+        id="a", kind="text", duration_s=0.0, windows=[], vectors={}, texts=("new",)
+    )
+    records.put([replacement], DIMS)
+    kept = records.item("a")
+    assert kept.texts == ("new",) and kept.origin == Origin.UPLOAD
+    records.close()
 
 
 def test_nobody_writes_while_the_collection_is_held_for_reading(tmp_path: Path) -> None:
-    box = Collection(tmp_path / "box", "f1", dims(3))
-    box.put([item("a", unit(1, 0, 0))])
+    box = Collection(tmp_path / "box", "f1", dims(2))
+    box.put([item("a")])
     with box.hold_for_reading() as records:
         for write in (
-            lambda: records.put([item("b", unit(0, 1, 0))], dims(3)),
+            lambda: records.put([item("b")], DIMS),
             lambda: records.remove("a"),
             lambda: records.set_meta({"id": "another"}),
-            lambda: box.put([item("b", unit(0, 1, 0))]),
+            lambda: box.put([item("b")]),
             lambda: box.delete("a"),
             lambda: box.note_copied_versions({"a": "1"}),
         ):
@@ -270,7 +324,7 @@ def test_nobody_writes_while_the_collection_is_held_for_reading(tmp_path: Path) 
             assert inner.item("a").id == "a"
         with pytest.raises(RuntimeError, match="held for reading"):
             box.delete("a")
-    assert found(box, unit(1, 0, 0)) == ["a"]
-    box.put([item("b", unit(0, 1, 0))])
-    assert {each.id for each in box.page(10)} == {"a", "b"}
+    assert [each.id for each in box.page(10)] == ["a"]
+    box.put([item("b")])
+    assert [each.id for each in box.page(10)] == ["a", "b"]
     box.close()
