@@ -33,8 +33,8 @@ from .collection import (
     RecordsLost,
     has_lost_records,
 )
+from .durable import sync
 from .library import STAGED, lock_file
-from .vectors.snapshot import sync
 
 FORMAT = 1
 MANIFEST = "backup.json"

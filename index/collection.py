@@ -29,6 +29,7 @@ from export.bundle import Joint
 
 from .calibration import SAMPLE, Background, calibrate
 from .columns import Ids
+from .durable import sync
 from .records.database import (
     Counts,
     Failure,
@@ -42,7 +43,6 @@ from .records.database import (
 )
 from .records.window_table import WindowTable
 from .reserve import Reserve, is_full
-from .vectors import snapshot
 from .vectors.base import VectorIndex, Vectors
 from .vectors.faiss_index import FaissIndex
 from .vectors.joint import JointIndex, Side
@@ -75,7 +75,7 @@ def move_aside(path: Path, aside: Path) -> Path:
         number += 1
     aside.mkdir(exist_ok=True)
     path.rename(target)
-    snapshot.sync(aside)
+    sync(aside)
     return target
 
 
@@ -251,7 +251,7 @@ class Collection:
                 raise RecordsLost(self.name)
             meta = {"fingerprint": self.fingerprint, "id": uuid.uuid4().hex}
             self._records.set_meta(meta)
-            snapshot.sync(self.folder)
+            sync(self.folder)
         if meta["fingerprint"] != self.fingerprint:
             raise FingerprintConflict(self.name, meta["fingerprint"], self.fingerprint)
         return meta
@@ -347,8 +347,8 @@ class Collection:
             target.touch()
         try:
             shutil.copyfile(file, target)
-            snapshot.sync(target)
-            snapshot.sync(target.parent)
+            sync(target)
+            sync(target.parent)
         except BaseException:
             target.unlink(missing_ok=True)
             raise
@@ -436,8 +436,8 @@ class Collection:
                 name = item.media if usable else stored_name(item.media)
                 (aside / item.media).rename(media / name)
                 taken.append(replace(item, media=name))
-            snapshot.sync(media)
-            snapshot.sync(aside)
+            sync(media)
+            sync(aside)
             self.put(taken)
 
     def _update_indexes(

@@ -31,9 +31,9 @@ from .collection import (
     holds_files,
     move_aside,
 )
+from .durable import sync
 from .records.database import Records
 from .reserve import Reserve, is_full
-from .vectors import snapshot
 from .vectors.sizing import Sizing
 
 STAGED = "reembed"  # the folder of collections that are being re-embedded, see `ingest.reembed`
@@ -163,7 +163,7 @@ class Collections:
                 if not existed:
                     shutil.rmtree(folder, ignore_errors=True)
                 raise
-            snapshot.sync(self._root)
+            sync(self._root)
             return self._open[name]
 
     def adopt(self, name: str) -> None:
@@ -202,7 +202,7 @@ class Collections:
                 self._open[name].close(keep=False)
             doomed = self._root / f".{name}-{uuid.uuid4().hex}"
             (self._root / name).rename(doomed)
-            snapshot.sync(self._root)
+            sync(self._root)
             self._open.pop(name, None)
             self.conflicts.pop(name, None)
         shutil.rmtree(doomed)
@@ -225,7 +225,7 @@ def complete_swaps(data: Path) -> None:
         staged = data / STAGED / name
         if not target.exists():
             (staged if staged.exists() else old).rename(target)
-            snapshot.sync(target.parent)
+            sync(target.parent)
         try:
             finish_swap(old, target)
         except (OSError, sqlite3.OperationalError) as error:

@@ -21,7 +21,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Literal, Protocol
 
-from index.vectors.snapshot import write_durably
+from index.durable import write_durably
 
 LOG = logging.getLogger("tercet.jobs")
 LISTED_MAX = 100  # failures of a job, and warnings; all are counted

@@ -263,7 +263,7 @@ def test_a_swap_that_is_cut_short_is_completed(
 
     with monkeypatch.context() as patched:
         patched.setattr(Path, "rename", dying(Path.rename))
-        patched.setattr("index.vectors.snapshot.sync", dying(lambda path, **_: None))
+        patched.setattr("index.library.sync", dying(lambda path, **_: None))
         patched.setattr(
             "index.records.database.Records.forget_copied_versions", dying(lambda self: None)
         )

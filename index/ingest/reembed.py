@@ -32,13 +32,13 @@ from ..collection import (
     UnknownCollection,
     has_lost_records,
 )
+from ..durable import sync
 from ..library import READY, STAGED, complete_swaps, lock_file, replaced_path
 from ..query_bank import ensure_query_bank
 from ..records.database import Item, Origin, Records, UnknownItem
 from ..search import direction
 from ..vectors.base import Vectors
 from ..vectors.faiss_index import FaissIndex
-from ..vectors.snapshot import sync
 from ..vectors.store import replay
 from .build import Ready, Source, decode_sources, encode_items, fills_batch
 

@@ -5,7 +5,6 @@ never the truth.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,29 +12,12 @@ from typing import Any
 
 from export.bundle import digest
 
+from ..durable import sync
 from .faiss_index import FaissIndex
 from .tuning import Tuning
 
 STATE = "snapshot.json"
 STAGING = ".part"
-
-
-def sync(path: Path) -> None:
-    """Make a file or a folder's entries durable."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def write_durably(path: Path, data: bytes) -> None:
-    """Replace a small file, whole or not at all."""
-    staging = path.with_name(f"{path.name}{STAGING}")
-    staging.write_bytes(data)
-    sync(staging)
-    staging.rename(path)
-    sync(path.parent)
 
 
 def save(
