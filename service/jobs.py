@@ -138,12 +138,19 @@ class Jobs:
     """The jobs of a data folder, done one after the other by a thread of their own."""
 
     def __init__(
-        self, folder: Path, work: Work, public_message: Callable[[Exception], str] = str
+        self,
+        folder: Path,
+        work: Work,
+        public_message: Callable[[Exception], str] = str,
+        clock: Callable[[], float] = time.time,
     ) -> None:
-        """`public_message` returns what clients may read of an error."""
+        """`public_message` returns what clients may read of an error, `clock` seconds since
+        1970.
+        """
         self._folder = folder
         self._work = work
         self._public_message = public_message
+        self._clock = clock
         self._folder.mkdir(exist_ok=True)
         self._lock = threading.RLock()
         self._stopping = False
@@ -198,7 +205,7 @@ class Jobs:
                 kind="import",
                 collection=collection,
                 path=path,
-                created=time.time(),
+                created=self._clock(),
             )
             self._write(job)
             self._jobs[job.id] = job
@@ -217,7 +224,7 @@ class Jobs:
                 return
             self._cancelled.add(id)
             if job.state == "queued":
-                self._keep(replace(job, state="cancelled", finished=time.time()))
+                self._end(job, "cancelled")
 
     def close(self, wait_s: float = 10.0) -> None:
         """Stop. The running job goes on when the folder is opened again."""
@@ -228,6 +235,9 @@ class Jobs:
 
     def _write(self, job: Job) -> None:
         write_durably(self._folder / f"{job.id}.json", json.dumps(asdict(job)).encode())
+
+    def _end(self, job: Job, state: JobState) -> None:
+        self._keep(replace(job, state=state, finished=self._clock()))
 
     def _keep(self, job: Job) -> None:
         """Remember how far a job is, on disk too. Where the disk cannot be written, the job is done
@@ -262,28 +272,25 @@ class Jobs:
             self._cancelled.discard(id)
 
     def _do(self, job: Job) -> None:
-        saved = time.monotonic()
+        saved = self._clock()
         try:
-            for now in self._work(job):
-                job = replace(job, **vars(now))
+            for progress in self._work(job):
+                job = replace(job, **vars(progress))
                 if self._stopping:
                     return
                 if job.id in self._cancelled:
-                    self._keep(replace(job, state="cancelled", finished=time.time()))
+                    self._end(job, "cancelled")
                     return
-                if time.monotonic() - saved > SAVE_EVERY_S:
+                now = self._clock()
+                if abs(now - saved) > SAVE_EVERY_S:  # the clock may have been set back
                     self._keep(job)
-                    saved = time.monotonic()
+                    saved = now
                 else:
                     with self._lock:
                         self._jobs[job.id] = job
-            self._keep(replace(job, state="done", finished=time.time()))
+            self._end(job, "done")
         except Exception as error:  # it ends this job, not the thread
             if self._stopping:
                 return
             LOG.exception("job %s failed", job.id)
-            self._keep(
-                replace(
-                    job, state="failed", error=self._public_message(error), finished=time.time()
-                )
-            )
+            self._end(replace(job, error=self._public_message(error)), "failed")

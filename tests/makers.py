@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from fractions import Fraction
 from importlib import metadata
@@ -225,20 +225,32 @@ def serving(
             process.wait(30)
 
 
-def wait_ready(
-    client: httpx.Client, process: subprocess.Popen[bytes], seconds: float = 60.0
-) -> None:
+def wait_ready(client: httpx.Client, process: subprocess.Popen[bytes]) -> None:
+    def ready() -> bool:
+        assert process.poll() is None, f"the service ended with {process.returncode}"
+        with suppress(httpx.TransportError):
+            return client.get("/readyz").status_code == 200
+        return False
+
+    wait_until(ready, 60.0)
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 30.0) -> None:
+    """Return once a condition holds, which what else runs brings about."""
     end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if process.poll() is not None:
-            raise RuntimeError(f"the service ended with {process.returncode}")
-        try:
-            if client.get("/readyz").status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.1)
-    raise RuntimeError("the service did not become ready")
+    while not condition():
+        assert time.monotonic() < end, f"not within {seconds:g} s"
+        time.sleep(0.01)
+
+
+class Clock:
+    """Seconds that pass when a test says so."""
+
+    def __init__(self, now_s: float = 1_900_000_000.0) -> None:
+        self.now_s = now_s
+
+    def __call__(self) -> float:
+        return self.now_s
 
 
 @contextmanager
@@ -254,10 +266,9 @@ def small_disk(place: Path, size: str) -> Iterator[Path]:
     try:
         yield place
     finally:
-        for _ in range(100):  # the children of a process that was killed take a moment to follow it
-            if subprocess.run(["umount", str(place)], capture_output=True).returncode == 0:
-                break
-            time.sleep(0.1)
+        # the children of a process that was killed take a moment to follow it
+        unmount = ["umount", str(place)]
+        wait_until(lambda: subprocess.run(unmount, capture_output=True).returncode == 0)
 
 
 def installed_by(*extras: str) -> set[str]:
@@ -328,6 +339,13 @@ def free_port() -> int:
         return int(free.getsockname()[1])
 
 
+def answers(port: int) -> bool:
+    """Whether somebody listens on a port."""
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+        return True
+    return False
+
+
 @contextmanager
 def running_milvus(folder: Path) -> Iterator[str]:
     """milvus-lite's server on a free port; its address."""
@@ -344,10 +362,7 @@ def running_milvus(folder: Path) -> Iterator[str]:
         [*command, "--port", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
-        for _ in range(600):
-            with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-                break
-            time.sleep(0.1)
+        wait_until(lambda: answers(port), 60.0)
         yield f"http://127.0.0.1:{port}"
     finally:
         process.kill()

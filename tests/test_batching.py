@@ -24,6 +24,8 @@ from service.batching import (
 )
 from service.faults import Overloaded, ShuttingDown, TimedOut
 
+from .makers import Clock
+
 ROW = QueueSpec(tokens=1)
 SPECS = {"text": ROW, "video": ROW}
 PATIENCE_S = 20
@@ -56,16 +58,6 @@ class Device:
         """Wait until so many more batches are on the device, or have been."""
         for _ in range(batches):
             assert await asyncio.to_thread(self._begun.acquire, timeout=PATIENCE_S)
-
-
-class Clock:
-    """Seconds that pass when a test says so."""
-
-    def __init__(self) -> None:
-        self.now_s = 1000.0
-
-    def __call__(self) -> float:
-        return self.now_s
 
 
 def run(test: Callable[[Device], Awaitable[None]]) -> None:

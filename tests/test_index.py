@@ -6,8 +6,7 @@ import json
 import shutil
 import sqlite3
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -49,7 +48,7 @@ from media.containers import Budget
 from media.sandbox import Decoders
 from service.reload import check_all
 
-from .makers import FakeEncoder, dims, running_milvus
+from .makers import FakeEncoder, dims, running_milvus, wait_until
 
 faiss: Any = untyped_faiss
 
@@ -638,7 +637,7 @@ def test_an_index_is_tuned_by_what_is_asked_of_it(tmp_path: Path) -> None:
     words, others = cloud(64, 64, seed=7), cloud(200, 64, seed=5)
 
     def recall() -> float:
-        wait(lambda: box.index("video").kind == "hnsw" and not box.busy)
+        wait_until(lambda: box.index("video").kind == "hnsw" and not box.busy)
         index = box.index("video")
         both = [
             np.intersect1d(index.search(v, 10)[0], index.search(v, 10, exact=True)[0])
@@ -672,10 +671,10 @@ def test_a_collection_that_grows_gets_another_index_while_it_serves(
         box.put([item(f"i{at + n:04d}", v, n=at + n) for n, v in enumerate(x[at : at + 500])])
         assert found(box, x[at + 3])[0] == f"i{at + 3:04d}"
         box.delete(f"i{at + 7:04d}")
-    wait(lambda: box.index("video").kind == kind)
+    wait_until(lambda: box.index("video").kind == kind)
     index = box.index("video")
     assert isinstance(index, FaissIndex)
-    wait(lambda: not index.tuning_is_stale)  # its parameters are found anew as it grows
+    wait_until(lambda: not index.tuning_is_stale)  # its parameters are found anew as it grows
     assert len(index) == len(x) - len(x) // 500 and box.counts().vectors["video"] == len(
         box.index("video")
     )
@@ -684,7 +683,7 @@ def test_a_collection_that_grows_gets_another_index_while_it_serves(
     narrow = ask(box, x[8], filter={"n": 8})
     assert narrow.plan.exact and [h.id for h in narrow.hits] == ["i0008"]
     box.set_bank("text", cloud(64, 64, seed=1), ["video"])
-    wait(lambda: not box.busy)
+    wait_until(lambda: not box.busy)
     rows = report(box, lambda a, b: True)
     assert [row.filter for row in rows] == 2 * ["none", "a half", "not near"]
     assert min(row.recall_at_10 for row in rows) > 0.9 and {row.ways for row in rows} <= {
@@ -712,15 +711,8 @@ def test_a_collection_that_grows_gets_another_index_while_it_serves(
     # without: exact until there is another
     again = Collection(tmp_path / "box", "f1", dims(64), sizing)
     assert found(again, x[8])[0] == "i0008"
-    wait(lambda: again.index("video").kind == kind)
+    wait_until(lambda: again.index("video").kind == kind)
     again.close()
-
-
-def wait(done: Callable[[], bool], seconds: float = 60.0) -> None:
-    until = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < until, "it did not come"
-        time.sleep(0.01)
 
 
 def test_an_index_that_could_not_follow_is_not_kept(
@@ -776,8 +768,7 @@ def test_a_hit_tells_what_its_item_is_and_scores_as_it_was_given(
     box.put(items)
     box.put([replace(items[3], vectors={"video": ([1], x[3:4])})])
     box.delete("i8")
-    while box.busy:
-        time.sleep(0.01)
+    wait_until(lambda: not box.busy)
     hits = {hit.id: hit for hit in ask(box, x[7], top_k=700).hits}
     assert (
         "i8" not in hits
@@ -1414,13 +1405,13 @@ def test_codes_of_an_earlier_version_serve_until_they_are_made_anew(
         earlier.setattr(FaissIndex, "save", save)
         box = Collection(tmp_path / "box", "f1", dims(16), Sizing("ivf"))
         box.put([item(f"i{n}", v, n=n) for n, v in enumerate(x)])
-        wait(lambda: box.index("video").kind == "ivf" and not box.busy)
+        wait_until(lambda: box.index("video").kind == "ivf" and not box.busy)
         box.close()
     with caplog.at_level("INFO", "index"):
         box = Collection(tmp_path / "box", "f1", dims(16), Sizing("ivf"))
     assert "earlier version" in caplog.text and len(box.index("video")) == 1500
     assert found(box, x[7])[0] == "i7" and found(box, x[9], filter={"n": {"$gt": 3}})[0] == "i9"
-    wait(lambda: not box.busy)
+    wait_until(lambda: not box.busy)
     with box.hold_for_reading():
         index = box.index("video")
         assert isinstance(index, FaissIndex) and not index.outdated and index.kind == "ivf"

@@ -17,6 +17,8 @@ from index.vectors.base import Vectors
 from index.vectors.sizing import Sizing
 from media.windows import InputSpecs
 
+from .makers import wait_until
+
 JOINT = Joint("video", "audio", 0.5)
 DIMS = {"video": 8, "audio": 8, "text": 8}
 
@@ -123,8 +125,7 @@ def test_every_kind_finds_what_the_twin_finds(tmp_path: Path, kind: str) -> None
     box = Collection(tmp_path / "c", "f", DIMS, Sizing(kind))
     box.put(items)
     box.delete("i7")
-    while box.busy:
-        pass
+    wait_until(lambda: not box.busy)
     left = [one for one in items if one.id != "i7"]
     for query in unit(random.normal(size=(20, 8))):
         for shelf in (None, "a", "b"):
@@ -198,8 +199,7 @@ def test_sounds_without_pictures_are_found_under_a_filter(tmp_path: Path) -> Non
     items += [item(f"f{i}", None, x[None], shelf="far") for i, x in enumerate(far)]
     box = Collection(tmp_path / "c", "f", DIMS, Sizing("hnsw"))
     box.put(items)
-    while box.busy:
-        pass
+    wait_until(lambda: not box.busy)
     light = Joint("video", "audio", 0.2)
     recall = []
     for query in near[:30]:

@@ -35,15 +35,14 @@ from media.containers import Budget
 from media.sandbox import Decoders
 from media.windows import DecodeOptions
 
-from .makers import ROOT, FakeEncoder, dims, make_wav, small_disk
+from .makers import ROOT, FakeEncoder, dims, make_wav, small_disk, wait_until
 from .test_index import ask, cloud
 from .test_index import item as made_of
 
 OPENS_WITHIN_S = 10.0
 STEPS: tuple[tuple[Any, str], ...] = (
-    (snapshot, "sync"),
+    (os, "fsync"),
     (snapshot, "digest"),
-    (reembed, "sync"),
     (FaissIndex, "save"),
     (Path, "rename"),
     (Path, "unlink"),
@@ -98,8 +97,7 @@ def life_of_a_writer(folder: Path) -> None:
     box.snapshot()
     box.put([made(f"m{n}", 100 + n) for n in range(45)])
     acknowledge(*((f"m{n}", 100 + n) for n in range(45)))
-    while box.busy:
-        time.sleep(0.01)
+    wait_until(lambda: not box.busy)
     with box.hold_for_reading():
         assert box.index("video").kind == "ivf"
     put("i3", 3)

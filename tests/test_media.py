@@ -32,7 +32,8 @@ from service.pipeline import media_suffix
 from service.routes import ROUTES
 from service.settings import Settings
 
-from .makers import GREEN, RED, FakeEncoder, make_clip, make_tone, make_wav
+from .makers import GREEN, RED, FakeEncoder, make_clip, make_tone, make_wav, wait_until
+from .test_jobs import finished, started
 from .test_operate import listening
 from .test_security import exchanged
 from .test_service import Client, add, refused, upload
@@ -150,12 +151,11 @@ def test_an_older_file_in_the_place_of_another_is_another_version(tmp_path: Path
     with Client(
         create_app(Settings(data=tmp_path / "data", imports=library), FakeEncoder())
     ) as client:
-        id = client.post("/v1/jobs", json={"path": "."}).json()["id"]
-        while client.get(f"/v1/jobs/{id}").json()["state"] in ("queued", "running"):
-            time.sleep(0.05)
+        finished(client, started(client, "."))
         media = f"{ITEMS}/tone.wav/media"
         first = asked(client, media)
-        time.sleep(1.1)  # dates have whole seconds
+        # dates have whole seconds
+        wait_until(lambda: int(time.time()) > int(tone.stat().st_ctime))
         shutil.copy2(other, tone)
         since = first.headers["last-modified"]
         assert (

@@ -1,4 +1,4 @@
-"""What an operator meets: jobs, quotas, ids, logs and metrics, another bundle, clients that behave
+"""What an operator meets: ids, logs and metrics, readiness, another bundle, clients that behave
 oddly.
 """
 
@@ -15,6 +15,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,232 +28,15 @@ from index.ingest.reembed import reembed
 from media.containers import Budget
 from media.sandbox import Decoders
 from service.app import create_app
-from service.jobs import WAITING_MAX, Job, Jobs, Progress, TooManyJobs
 from service.links import Links
 from service.protocol import Protocol
 from service.settings import TOP_K_MAX, Settings
 from service.trace import CURRENT, JsonLines, Trace
 
-from .makers import GREEN, RED, FakeEncoder, free_port, make_clip, make_wav
+from .makers import RED, FakeEncoder, free_port, make_clip, make_wav, wait_until
 from .test_service import Client, add, refused, search, upload
 
 DATA = Path(__file__).parent / "data"
-
-
-@pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An import folder: two clips, a sound, a note, a damaged file, and a link that leads out."""
-    root = tmp_path_factory.mktemp("library")
-    (root / "year" / "may").mkdir(parents=True)
-    make_clip(root / "year" / "red.mp4", [RED, RED])
-    make_clip(root / "year" / "may" / "green.mp4", [GREEN, GREEN], hz=None)
-    make_wav(root / "tone.wav", 2.0)
-    (root / "notes.md").write_text("no media")
-    (root / "broken.mp4").write_bytes(b"\0\0\0\x18ftypmp42" + bytes(200))
-    secret = make_wav(tmp_path_factory.mktemp("elsewhere") / "secret.wav", 1.0)
-    (root / "out.wav").symlink_to(secret)
-    (root / "sly.jsonl").write_text(json.dumps({"path": str(secret), "id": "sly"}) + "\n")
-    return root
-
-
-def finished(client: Client, id: str, seconds: float = 30.0) -> dict[str, Any]:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        job: dict[str, Any] = client.get(f"/v1/jobs/{id}").json()
-        if job["state"] not in ("queued", "running"):
-            return job
-        time.sleep(0.05)
-    raise AssertionError(job)
-
-
-def started(client: Client, path: str, collection: str = "default") -> str:
-    answer = client.post(
-        "/v1/jobs", json={"kind": "import", "collection": collection, "path": path}
-    )
-    assert answer.status_code == 202, answer.text
-    return str(answer.json()["id"])
-
-
-def test_a_folder_is_imported_and_nothing_outside_of_it(tmp_path: Path, library: Path) -> None:
-    with Client(
-        create_app(Settings(data=tmp_path / "data", imports=library), FakeEncoder())
-    ) as client:
-        job = finished(client, started(client, "."))
-        assert (job["state"], job["indexed"], job["total"]) == ("done", 3, 5), job
-        failures = {failure["source"]: failure["reason"] for failure in job["failures"]}
-        assert failures.keys() == {"broken.mp4", "out.wav"} and "outside" in failures["out.wav"]
-        ids = {item["id"] for item in client.get("/v1/collections/default/items").json()["items"]}
-        assert ids == {"year/red.mp4", "year/may/green.mp4", "tone.wav"}
-        assert search(client, "text-video", "green")["hits"][0]["id"] == "year/may/green.mp4"
-        assert client.get("/v1/collections/default/items/tone.wav/media").status_code == 200
-        again = finished(client, started(client, "year"))
-        # known by their place, not by job
-        assert (again["indexed"], again["unchanged"], again["failed"]) == (0, 2, 0)
-        sly = finished(client, started(client, "sly.jsonl"))
-        assert (sly["indexed"], sly["failed"]) == (0, 1)
-        assert (
-            str(library) not in client.get("/v1/jobs").text
-            and len(client.get("/v1/jobs").json()["jobs"]) == 3
-        )
-        assert client.delete(f"/v1/jobs/{job['id']}").status_code == 204
-        refused(client.get(f"/v1/jobs/{job['id']}"), 404, "unknown_job")
-
-
-def test_a_job_tells_of_words_that_are_not_known(tmp_path: Path, library: Path) -> None:
-    rows = [
-        {"text": "red собака", "id": "mixed"},
-        {"text": "лает", "id": "strange"},
-        {"text": "red", "id": "plain"},
-    ]
-    (library / "words.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with Client(
-        create_app(Settings(data=tmp_path / "data", imports=library), FakeEncoder())
-    ) as client:
-        job = finished(client, started(client, "words.jsonl"))
-        assert (job["state"], job["indexed"], job["failed"], job["warned"]) == ("done", 3, 0, 2)
-        told = {warning["source"]: warning["reason"] for warning in job["warnings"]}
-        assert told.keys() == {"mixed", "strange"} and "собака" in told["mixed"]
-        assert client.get("/v1/collections/default/items/strange").status_code == 200
-
-
-@pytest.mark.parametrize("path", ["..", "/etc", "nowhere", "out.wav", "year/../../elsewhere"])
-def test_paths_that_lead_out_are_refused(tmp_path: Path, library: Path, path: str) -> None:
-    with Client(
-        create_app(Settings(data=tmp_path / "data", imports=library), FakeEncoder())
-    ) as client:
-        refused(client.post("/v1/jobs", json={"path": path}), 404, "unknown_path")
-
-
-def test_jobs_need_a_folder_a_collection_and_sense(tmp_path: Path, library: Path) -> None:
-    with Client(create_app(Settings(data=tmp_path / "data"), FakeEncoder())) as client:
-        refused(client.post("/v1/jobs", json={"path": "."}), 400, "no_imports")
-    with Client(
-        create_app(Settings(data=tmp_path / "data", imports=library), FakeEncoder())
-    ) as client:
-        refused(
-            client.post("/v1/jobs", json={"path": ".", "collection": "none"}),
-            404,
-            "unknown_collection",
-        )
-        refused(client.post("/v1/jobs", json={"path": ".", "kind": "export"}), 400, "bad_request")
-        refused(client.post("/v1/jobs", json={"path": "a\0b"}), 400, "bad_request")
-        refused(client.delete("/v1/jobs/none"), 404, "unknown_job")
-
-
-def progress(done: int, total: int) -> Progress:
-    return Progress(done=done, total=total, indexed=done, unchanged=0, failed=0, failures=[])
-
-
-def test_a_job_goes_on_after_a_stop_and_can_be_cancelled(tmp_path: Path) -> None:
-    """Stopped after two steps of five and opened again, it is done anew; one that waits or runs can
-    be cancelled.
-    """
-    gate, steps = threading.Event(), []
-
-    class Steps:
-        def __call__(self, job: Job) -> Iterator[Progress]:
-            for n in range(5):
-                steps.append((job.path, n))
-                yield progress(n, 5)
-                if n == 1:
-                    gate.wait(10)
-
-        def stop(self) -> None:
-            threading.Timer(0.2, gate.set).start()
-
-    work = Steps()
-    jobs = Jobs(tmp_path / "jobs", work)
-    first, second = jobs.add("default", "a"), jobs.add("default", "b")
-    while ("a", 1) not in steps:
-        time.sleep(0.01)
-    jobs.cancel(second.id)
-    assert jobs.get(first.id).state == "running" and jobs.get(second.id).state == "cancelled"
-    jobs.close()
-    assert ("a", 3) not in steps
-    steps.clear()
-    again = Jobs(tmp_path / "jobs", work)
-    while not again.get(first.id).ended:
-        time.sleep(0.01)
-    assert again.get(first.id).state == "done" and again.get(first.id).indexed == 4
-    assert steps == [("a", n) for n in range(5)] and again.get(second.id).state == "cancelled"
-    gate.clear()
-    third = again.add("default", "c")
-    while ("c", 1) not in steps:
-        time.sleep(0.01)
-    again.cancel(third.id)
-    gate.set()
-    while not again.get(third.id).ended:
-        time.sleep(0.01)
-    assert again.get(third.id).state == "cancelled"
-    (tmp_path / "jobs" / "torn.json").write_text('{"id": "to')
-    again.close()
-    assert [job.path for job in Jobs(tmp_path / "jobs", work).all()] == ["c", "b", "a"]
-
-
-def test_a_job_is_cancelled_while_it_is_planned_and_a_full_disk_ends_no_thread(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    gate, begun = threading.Event(), threading.Event()
-
-    class Planning:
-        def __call__(self, job: Job) -> Iterator[Progress]:
-            begun.set()
-            gate.wait(10)
-            yield progress(1, 1)
-
-        def stop(self) -> None:
-            gate.set()
-
-    jobs = Jobs(tmp_path / "jobs", Planning())
-    first = jobs.add("default", "a")
-    begun.wait(5)
-    jobs.cancel(first.id)
-    gate.set()
-    while not jobs.get(first.id).ended:
-        time.sleep(0.01)
-    assert jobs.get(first.id).state == "cancelled"
-    second = jobs.add("default", "b")
-    gate.clear()
-
-    def full(path: Path, data: bytes) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("service.jobs.write_durably", full)
-    gate.set()
-    while not jobs.get(second.id).ended:
-        time.sleep(0.01)
-    assert jobs.get(second.id).state == "done" and jobs.alive
-    with pytest.raises(OSError):
-        jobs.add("default", "c")  # what is not on disk is not acknowledged
-    assert len(jobs.all()) == 2
-    monkeypatch.undo()
-    gate.clear()
-    running = jobs.add("default", "d")
-    while jobs.get(running.id).state != "running":
-        time.sleep(0.01)
-    waiting = [jobs.add("default", str(n)) for n in range(WAITING_MAX - 1)]
-    assert jobs.add("default", "0") == waiting[0]
-    with pytest.raises(TooManyJobs):
-        jobs.add("default", "one too many")
-    jobs.close()
-
-
-def test_quotas_are_of_each_key(tmp_path: Path) -> None:
-    limits = {"quota_requests": "3/hour", "quota_media": "5/hour"}
-    tone = make_wav(tmp_path / "tone.wav", 3.0)
-    with Client(
-        create_app(Settings(data=tmp_path / "data", api_keys="a,b", **limits), FakeEncoder())
-    ) as client:
-        ask = lambda key: client.get("/v1/models", headers={"Authorization": f"Bearer {key}"})  # noqa: E731
-        assert [ask("a").status_code for _ in range(4)] == [200, 200, 200, 429]
-        assert ask("b").status_code == 200 and int(ask("a").headers["retry-after"]) >= 1
-        refused(ask("a"), 429, "over_quota")
-        assert client.get("/healthz").status_code == 200
-        hear = lambda: client.post(  # noqa: E731
-            "/v1/embed/audio", files=upload(tone), headers={"Authorization": "Bearer b"}
-        )
-        assert hear().status_code == 200
-        refused(hear(), 429, "over_quota")  # six seconds of five
 
 
 def test_ids_timings_logs_and_metrics(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -274,9 +58,8 @@ def test_ids_timings_logs_and_metrics(tmp_path: Path, caplog: pytest.LogCaptureF
         )
         assert any("/v1/embed/video 200" in record.getMessage() for record in caplog.records)
         add(client, clip, id="red")
-        end = time.monotonic() + 20
-        while search(client, "text-video", "red")["plan"]["exact"]:  # until the index has been made
-            assert time.monotonic() < end
+        # until the index has been made
+        wait_until(lambda: not search(client, "text-video", "red")["plan"]["exact"])
         text = client.get("/metrics").text
         for line in (
             'tercet_errors_total{code="not_found"} 1.0',
@@ -453,18 +236,13 @@ def test_a_hung_encoder_is_not_ready(tmp_path: Path) -> None:
         threads = [threading.Thread(target=ask) for _ in range(3)]
         for thread in threads:
             thread.start()
-            time.sleep(0.1)
-        time.sleep(0.4)
-        answer = client.get("/readyz")
-        assert answer.status_code == 503 and answer.json()["reasons"] == [
-            "the encoder has not moved for a while"
-        ]
+        wait_until(lambda: client.get("/readyz").status_code == 503)
+        assert client.get("/readyz").json()["reasons"] == ["the encoder has not moved for a while"]
         for thread in threads:
             thread.join()
         assert codes == [503, 503, 503]  # nobody waits for what may never come
         Hung.gate.set()
-        time.sleep(0.1)
-        assert client.get("/readyz").status_code == 200
+        wait_until(lambda: client.get("/readyz").status_code == 200)
 
 
 # ---------------------------------------------------------------- another bundle
@@ -500,9 +278,9 @@ def test_a_new_bundle_takes_over_while_the_old_one_serves(tmp_path: Path) -> Non
 
         thread = threading.Thread(target=asking)
         thread.start()
-        time.sleep(0.2)
+        wait_until(lambda: answers)
         assert client.post("/v1/admin/reload").json() == {"fingerprint": "two"}
-        time.sleep(0.2)
+        wait_until(lambda: (200, "two") in answers)
         stop.set()
         thread.join()
         assert answers == {(200, "one"), (200, "two")}
@@ -564,34 +342,26 @@ def test_nothing_that_was_answered_is_lost_by_a_reload(tmp_path: Path) -> None:
     """
 
     class Slow(FakeEncoder):
-        gate = threading.Event()
+        gate, asked = threading.Event(), threading.Event()
 
         def embed(self, encoding: str, arrays: Any) -> Any:
+            self.asked.set()
             self.gate.wait(10)
             return super().embed(encoding, arrays)
 
     Slow.gate.set()
     settings = Settings(data=tmp_path / "data")
-    with Client(
-        create_app(settings, Slow("one"), reload_config=lambda: (settings, FakeEncoder("two")))
-    ) as client:
+    app = create_app(settings, Slow("one"), reload_config=lambda: (settings, FakeEncoder("two")))
+    with Client(app) as client, ThreadPoolExecutor(2) as pool:
         Slow.gate.clear()
-        answers: dict[str, int] = {}
-
-        def asked(name: str, path: str, **body: Any) -> threading.Thread:
-            thread = threading.Thread(
-                target=lambda: answers.update({name: client.post(path, **body).status_code})
-            )
-            thread.start()
-            time.sleep(0.3)
-            return thread
-
-        adding = asked("add", "/v1/collections/default/items", json={"text": "red", "id": "first"})
-        reloading = asked("reload", "/v1/admin/reload")
+        Slow.asked.clear()
+        text = {"text": "red", "id": "first"}
+        adding = pool.submit(client.post, "/v1/collections/default/items", json=text)
+        assert Slow.asked.wait(10)
+        reloading = pool.submit(client.post, "/v1/admin/reload")
+        wait_until(lambda: not app.state.owner.active._serving.is_set())
         Slow.gate.set()
-        adding.join()
-        reloading.join()
-        assert answers == {"add": 201, "reload": 409}
+        assert adding.result().status_code == 201 and reloading.result().status_code == 409
         assert client.get("/v1/collections/default/items/first").status_code == 200
         assert client.get("/readyz").status_code == 200
 
@@ -637,8 +407,7 @@ def listening(settings: Settings, clock: Callable[[], float] = time.time) -> Ite
     running = uvicorn.Server(uvicorn.Config(app, port=port, http=Protocol, log_config=None))
     thread = threading.Thread(target=running.run)
     thread.start()
-    while not running.started:
-        time.sleep(0.02)
+    wait_until(lambda: running.started)
     try:
         yield port
     finally:
@@ -717,16 +486,11 @@ def test_a_thousand_clients_that_vanish_leave_nothing_behind(server: int) -> Non
     for _ in range(50):
         vanish()
     time.sleep(0.3)
-    before = psutil.Process().num_fds(), threading.active_count()
+    files, threads = psutil.Process().num_fds(), threading.active_count()
     for _ in range(1000):
         vanish()
-    end = time.monotonic() + 10
-    while (
-        psutil.Process().num_fds(),
-        threading.active_count(),
-    ) > before and time.monotonic() < end:
-        time.sleep(0.1)
-    assert psutil.Process().num_fds() <= before[0] and threading.active_count() <= before[1]
+    wait_until(lambda: psutil.Process().num_fds() <= files)
+    wait_until(lambda: threading.active_count() <= threads)
     assert (
         httpx.post(f"http://127.0.0.1:{server}/v1/embed/text", json={"texts": ["red"]}).status_code
         == 200

@@ -26,7 +26,19 @@ from service.faults import BadLink
 from service.links import Links
 from service.settings import Settings
 
-from .makers import RED, ROOT, SPECS, FakeEncoder, make_clip, make_wav, write_hours, write_wav
+from .makers import (
+    RED,
+    ROOT,
+    SPECS,
+    Clock,
+    FakeEncoder,
+    make_clip,
+    make_wav,
+    wait_until,
+    write_hours,
+    write_wav,
+)
+from .test_jobs import finished, started
 from .test_operate import listening
 from .test_service import Client, add, refused, search, upload
 
@@ -132,9 +144,7 @@ def test_a_link_in_the_place_of_an_imported_file_is_not_followed(tmp_path: Path)
     with Client(
         create_app(Settings(data=tmp_path / "data", imports=library), FakeEncoder())
     ) as client:
-        id = client.post("/v1/jobs", json={"path": "."}).json()["id"]
-        while client.get(f"/v1/jobs/{id}").json()["state"] in ("queued", "running"):
-            time.sleep(0.05)
+        finished(client, started(client, "."))
         media = "/v1/collections/default/items/tone.wav/media"
         assert client.get(media).status_code == 200
         tone.unlink()
@@ -147,7 +157,7 @@ def test_closed_decoders_leave_nobody_waiting(tmp_path: Path) -> None:
     write_hours(long)
     decoders = Decoders(1, max_s=60.0)
     futures = [decoders.start(long, ENDLESS) for _ in range(4)]
-    time.sleep(0.3)
+    wait_until(futures[0].running)
     decoders.close()
     for future in futures:
         with pytest.raises(BadMedia):
@@ -323,9 +333,9 @@ def test_a_link_opens_one_item_for_a_while(
     red = make_clip(tmp_path / "red.mp4", [RED])
     items, key = "/v1/collections/default/items", {"Authorization": "Bearer sesame"}
     settings = Settings(data=tmp_path / "data", api_keys="sesame", link_s=1.0)
-    now_s = 1_900_000_000.0
+    clock = Clock()
     with (
-        listening(settings, clock=lambda: now_s) as port,
+        listening(settings, clock) as port,
         httpx.Client(base_url=f"http://127.0.0.1:{port}") as client,
     ):
         client.post("/v1/collections", json={"name": "other"}, headers=key).raise_for_status()
@@ -369,7 +379,7 @@ def test_a_link_opens_one_item_for_a_while(
             401,
             "unauthorized",
         )
-        now_s += 3
+        clock.now_s += 3
         ended = client.get(link["media"], headers={"Range": "bytes=10-19"})
         refused(ended, 401, "bad_link")
         assert ended.headers["www-authenticate"] == "Bearer"

@@ -8,7 +8,6 @@ import codecs
 import gzip
 import json
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -800,10 +799,15 @@ def test_decoders_killed_from_outside_are_replaced(tmp_path: Path, clips: dict[s
     with Client(create_app(settings(tmp_path / "data"), FakeEncoder())) as client:
         assert client.post("/v1/embed/video", files=upload(clips["red"])).status_code == 200
         for _ in range(2):
-            for child in psutil.Process().children(recursive=True):
-                if "forkserver" in " ".join(child.cmdline()) and not child.children():
-                    child.kill()
-            time.sleep(0.5)
+            workers = [
+                child
+                for child in psutil.Process().children(recursive=True)
+                if "forkserver" in " ".join(child.cmdline()) and not child.children()
+            ]
+            for worker in workers:
+                worker.kill()
+            _, alive = psutil.wait_procs(workers, timeout=30)
+            assert not alive
             codes = [
                 client.post("/v1/embed/video", files=upload(clips["red"])).status_code
                 for _ in range(3)
