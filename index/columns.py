@@ -1,7 +1,8 @@
-"""Growing arrays of numbers, and the type of ids."""
+"""Growing arrays of numbers, ids, and which ids a search may find."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -28,3 +29,17 @@ class Column:
             self._capacity = grown
         self._capacity[before:after] = values
         self.values = self._capacity[:after]
+
+
+@dataclass(frozen=True, eq=False)
+class Allowed:
+    """The ids [n], ascending, that a search may find, as a filter leaves them.
+
+    An index keeps what it prepares for one. So what asks again with the same filter passes the same
+    object: two are never equal, whatever they hold, and `ids` are not changed.
+    """
+
+    ids: Ids
+
+    def __len__(self) -> int:
+        return len(self.ids)

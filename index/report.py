@@ -11,14 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from .collection import Collection
-from .columns import Ids
+from .columns import Allowed, Ids
 from .vectors.base import VectorIndex, Vectors
 
 QUERIES = 200
 FILTERED_QUERIES = 20
 TEN = 10
 LEFT_OUT = 20_000  # vectors nearest to a query, at most, that the filter against it leaves out
-AllowedFor = Callable[[Vectors], Ids | None]  # the ids that a filter allows, by query
+AllowedFor = Callable[[Vectors], Allowed | None]  # what a filter allows, by query
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,11 +73,11 @@ def measure_index(
     """Ask queries [n, dim] called `name` without a filter and with two; `ids` are those of all
     vectors, ascending.
     """
-    half = ids[np.random.default_rng(0).random(len(ids)) < 0.5]
+    half = Allowed(ids[np.random.default_rng(0).random(len(ids)) < 0.5])
 
-    def leave_out_near(query: Vectors) -> Ids:
+    def leave_out_near(query: Vectors) -> Allowed:
         near = index.search(query, min(len(ids) // 2, LEFT_OUT), exact=True).ids
-        return np.setdiff1d(ids, near, assume_unique=True)
+        return Allowed(np.setdiff1d(ids, near, assume_unique=True))
 
     filters: dict[str, tuple[AllowedFor, int]] = {
         "none": (lambda _: None, QUERIES),
@@ -107,11 +107,11 @@ def measure_filter(
         allowed = allowed_for(query)
         if allowed is not None:
             # the first search with a filter prepares it, and people search with one more than once
-            index.search(query, TEN, allowed)
+            index.search(query, TEN, allowed=allowed)
         began = time.perf_counter()
-        best = index.search(query, TEN, allowed)
+        best = index.search(query, TEN, allowed=allowed)
         between = time.perf_counter()
-        truth = index.search(query, TEN, allowed, exact=True).ids
+        truth = index.search(query, TEN, allowed=allowed, exact=True).ids
         ended = time.perf_counter()
         times_ms.append(1000 * (between - began))
         exact_times_ms.append(1000 * (ended - between))

@@ -104,9 +104,9 @@ class AskedIndex(FaissIndex):
         self.add(np.arange(1, len(vectors) + 1), vectors)
         self.asked: list[int] = []
 
-    def search(self, query: Array, k: int, *rest: Any, **options: Any) -> Found:
+    def search(self, query: Array, k: int, **options: Any) -> Found:
         self.asked.append(k)
-        return super().search(query, k, *rest, **options)
+        return super().search(query, k, **options)
 
 
 def measure(records: FakeRecords, source: str, sample: Array | None = None) -> Any:

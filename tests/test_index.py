@@ -30,6 +30,7 @@ from index.collection import (
     RecordsLost,
     UnknownCollection,
 )
+from index.columns import Allowed
 from index.ingest.reembed import reembed
 from index.library import Collections
 from index.records.database import Counts, NewItem, Records, UnknownItem
@@ -163,13 +164,13 @@ def test_every_kind_finds_what_the_twin_finds(kind: str, gpu: None) -> None:
             allowed &= set(twin.rows)
         hits = total = 0
         for query in queries:
-            given_ids = None if allowed is None else np.array(sorted(allowed), np.int64)
-            got, scores = index.search(query, 10, given_ids)[:2]
+            given = None if allowed is None else Allowed(np.array(sorted(allowed), np.int64))
+            got, scores = index.search(query, 10, allowed=given)[:2]
             expected = twin.search(query, 10, allowed)
             assert (np.diff(scores) <= 1e-6).all() and len(set(got.tolist())) == len(got)
             assert allowed is None or set(got.tolist()) <= allowed
             hits, total = hits + len(set(got.tolist()) & set(expected)), total + len(expected)
-            exact = index.search(query, 10, given_ids, exact=True)
+            exact = index.search(query, 10, allowed=given, exact=True)
             assert exact.exact and (
                 exact.ids.tolist() == expected or kind == "small"
             )  # whose stored vectors are rounded
@@ -258,12 +259,11 @@ def test_lists_on_a_gpu(gpu: None) -> None:
         index.remove(np.arange(1, 6000, 7))
     assert recall(there, here) > 0.95
     assert there.search(x[5000], 1)[0].tolist() == [5000] and 8 not in there.search(x[8], 2000)[0]
-    allowed = np.arange(2, 6000, 2)
+    even = Allowed(np.arange(2, 6000, 2))
     query = cloud(1, 16, seed=3)[0]
-    assert (
-        there.search(query, 10, allowed)[0].tolist() == here.search(query, 10, allowed)[0].tolist()
-    )
-    assert there.search(query, 10, allowed).exact and len(there.search(query, 2000)[0]) > 1900
+    found = there.search(query, 10, allowed=even)
+    assert found.exact and found.ids.tolist() == here.search(query, 10, allowed=even).ids.tolist()
+    assert len(there.search(query, 2000).ids) > 1900
     gone = here.search(query, 1500).ids
     for index in (there, here):
         index.remove(gone)
@@ -300,14 +300,14 @@ def test_milvus_finds_what_the_twin_finds(milvus: str) -> None:
     assert len(index) == len(twin.rows) and index.last() == max(twin.rows)
     assert (index.vectors(ids[[1, 2, 3]]) == x[[1, 2, 3]]).all()
     for allowed in (None, set(ids[:500].tolist()), set(ids[:40].tolist()), set[int]()):
-        given_ids = (
-            None if allowed is None else np.array(sorted(allowed & set(twin.rows)), np.int64)
-        )
+        given = None
+        if allowed is not None:
+            given = Allowed(np.array(sorted(allowed & set(twin.rows)), np.int64))
         for query in cloud(5, 16, seed=1):
             expected = twin.search(query, 10, allowed)
             # lite compares every vector
-            assert index.search(query, 10, given_ids)[0].tolist() == expected
-            assert index.search(query, 10, given_ids, exact=True)[0].tolist() == expected
+            assert index.search(query, 10, allowed=given)[0].tolist() == expected
+            assert index.search(query, 10, allowed=given, exact=True)[0].tolist() == expected
     again = MilvusIndex(milvus, "twin", 16)
     assert len(again) == len(twin.rows)
     again.clear()
@@ -332,7 +332,8 @@ def test_milvus_under_filters_against_the_query(milvus: str) -> None:
     queries = [(0, x[0]), (0, x[199]), (1, x[250])]
     for topic, query in queries:
         for allowed in (ids[topics != topic], ids[topics == (topic + 1) % 4]):
-            assert index.search(query, 10, allowed).ids.tolist() == right(query, allowed)
+            got = index.search(query, 10, allowed=Allowed(allowed)).ids
+            assert got.tolist() == right(query, allowed)
     index.remove(ids[topics == 0])
     for _, query in queries[:2]:
         assert index.search(query, 10).ids.tolist() == right(query, ids[topics != 0])
@@ -1242,11 +1243,11 @@ def test_a_filter_that_leaves_out_what_is_near_finds_what_is_left(kind: str, sha
         index.train(x)
     ids = np.arange(1, n + 1)
     index.add(ids, x)
-    allowed = ids[:far]
+    allowed = Allowed(ids[:far])
     recall = []
     for query in x[far : far + 40]:
-        found = index.search(query, 10, allowed).ids
-        right = allowed[np.argsort(-(x[:far] @ query))[:10]]
+        found = index.search(query, 10, allowed=allowed).ids
+        right = ids[np.argsort(-(x[:far] @ query))[:10]]
         assert len(found) == 10
         recall.append(len(np.intersect1d(found, right)) / 10)
     assert np.mean(recall) >= 0.95, np.mean(recall)
@@ -1306,8 +1307,9 @@ def test_codes_read_as_far_as_a_filter_makes_them(
             np.isin(topics, [(topics[n] + i) % 16 for i in range(1, 10)]),
             np.isin(np.arange(len(x)), order[2000:]),
         ):
-            found = index.search(x[n], 10, ids[mask])
-            right = index.search(x[n], 10, ids[mask], exact=True).ids
+            allowed = Allowed(ids[mask])
+            found = index.search(x[n], 10, allowed=allowed)
+            right = index.search(x[n], 10, allowed=allowed, exact=True).ids
             assert len(found.ids) == 10 and np.isin(found.ids, ids[mask]).all()
             assert found.exact == (found.way == "scan") and found.compared >= 10
             ways.add(found.way)

@@ -12,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from index.collection import Collection
+from index.columns import Allowed
 from index.records.database import (
     Counts,
     Failure,
@@ -55,7 +56,7 @@ def item(id: str, first: int = 0, count: int = 1, **more: Any) -> NewItem:
     return NewItem(id=id, **made | more)
 
 
-def matching(records: Records, query: dict[str, Any]) -> NDArray[np.int64]:
+def matching(records: Records, query: dict[str, Any]) -> Allowed:
     return records.matching(*compile_filter(query), "video", records.window_table("video"))
 
 
@@ -219,7 +220,7 @@ def test_what_a_filter_leaves_is_kept_until_the_next_write(records: Records) -> 
     records.put([item("a", 1, 2, metadata={"n": 1}), item("b", 3, metadata={"n": 2})], DIMS)
 
     def left(query: dict[str, Any]) -> list[int]:
-        return matching(records, query).tolist()
+        return matching(records, query).ids.tolist()
 
     assert left({"n": 1}) == [1, 2] and left({"n": 2}) == [3] and left({"n": 3}) == []
     kept = matching(records, {"n": 1})
@@ -233,7 +234,7 @@ def test_what_a_filter_leaves_is_kept_until_the_next_write(records: Records) -> 
     assert kept is matching(records, {"n": 1})
     left({"n": 17})
     again = matching(records, {"n": 1})
-    assert again is not kept and again.tolist() == [1, 2, 4]
+    assert again is not kept and again.ids.tolist() == [1, 2, 4]
 
 
 def test_sources_and_failures(records: Records) -> None:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from export.bundle import parse_modality
 
-from ..columns import Ids
+from ..columns import Allowed, Ids
 from .filters import metadata_values
 from .item_cache import ItemCache
 from .schema import SCHEMA_VERSION, migrate, read_version
@@ -173,7 +173,9 @@ class Records:
         self._db.execute(f"pragma cache_size = -{CACHE_KIB}")
         self._window_tables: dict[str, WindowTable] = {}
         self._item_cache = ItemCache()
-        self._matched: dict[tuple[Any, ...], Ids] = {}  # what filters left, until the next write
+        self._matched: dict[
+            tuple[Any, ...], Allowed
+        ] = {}  # what filters left, until the next write
         self._readers = 0  # who hold the records still at the moment
         if read_version(self._db) < SCHEMA_VERSION:
             with self._transaction():
@@ -551,9 +553,9 @@ class Records:
 
     def matching(
         self, condition: str, params: list[Any], target: Hashable, table: WindowTable
-    ) -> Ids:
+    ) -> Allowed:
         """Which of a target's vectors, the rows of `table`, are of items that meet an SQL condition
-        from `filters`; ascending. The same array as before, if nothing was written meanwhile.
+        from `filters`. The same object as before, if nothing was written meanwhile.
         """
         key = (target, condition, *params)
         if key in self._matched:
@@ -562,12 +564,12 @@ class Records:
         chosen = np.fromiter((row[0] for row in rows), np.int64)
         meets = np.zeros(int(table.items.max(initial=0)) + 1, bool)
         meets[chosen[chosen < len(meets)]] = True
-        ids = table.ids[meets[table.items]]
+        allowed = Allowed(table.ids[meets[table.items]])
         while len(self._matched) >= FILTERS_KEPT:
             self._matched.pop(next(iter(self._matched)))
-        if len(ids) <= FILTER_KEPT_MOST:
-            self._matched[key] = ids
-        return ids
+        if len(allowed) <= FILTER_KEPT_MOST:
+            self._matched[key] = allowed
+        return allowed
 
     def window_table(self, encoding: str) -> WindowTable:
         """The windows that the vectors of an encoding are of. It is kept in memory, and read on

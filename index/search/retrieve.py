@@ -68,7 +68,7 @@ def retrieve(
     least = -math.inf if options.min_score is None else options.min_score
     compared = 0
     while True:
-        best = index.search(query.query, wanted, allowed, options.exact)
+        best = index.search(query.query, wanted, allowed=allowed, exact=options.exact)
         compared += best.compared
         rows = table.find(best.ids).tolist()
         scores = {

@@ -8,7 +8,7 @@ import faiss as untyped_faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from ..columns import Ids
+from ..columns import Allowed, Ids
 
 # FAISS's stubs know neither numpy arguments nor search parameters, and not every build has GPUs.
 faiss: Any = untyped_faiss
@@ -67,15 +67,15 @@ class VectorIndex(Protocol):
         self,
         query: Vectors,
         k: int,
-        allowed: Ids | None = None,
+        *,
+        allowed: Allowed | None = None,
         exact: bool = False,
         rough: bool = False,
     ) -> Found:
-        """The best k for a query [dim], of the `allowed` ids (ascending) or of all.
+        """The best k for a query [dim], of the `allowed` ids or of all.
 
         `exact` compares every vector that may be found. `rough` is for candidates that another
-        measure will order: the last of them may be missed. An index keeps what it prepares for an
-        array `allowed`, so a caller that asks again with the same filter passes the same array.
+        measure will order: the last of them may be missed.
         """
         ...
 

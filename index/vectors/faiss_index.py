@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..columns import Ids
+from ..columns import Allowed, Ids
 from .base import NOTHING, Found, Vectors, faiss
 from .gpu import GpuFlat
 from .kinds import KINDS
@@ -39,7 +39,7 @@ class FaissIndex:
     def _attach(self, index: Any, rows: Rows) -> None:
         self._rows = rows
         self._method = KINDS[self.kind].method(index, rows, self.dim)
-        self._selections: dict[int, tuple[Ids | None, Selection]] = {}
+        self._selections: dict[Allowed | None, Selection] = {}
         self._selections_of = rows.state
 
     @property
@@ -108,7 +108,8 @@ class FaissIndex:
         self,
         query: Vectors,
         k: int,
-        allowed: Ids | None = None,
+        *,
+        allowed: Allowed | None = None,
         exact: bool = False,
         rough: bool = False,
     ) -> Found:
@@ -120,30 +121,31 @@ class FaissIndex:
         selection = self._selection(allowed)
         found = None
         if not exact and not self._method.prefers_scan(k, count, self.tuning):
-            found = self._method.search(query, k, selection, rough, self.tuning)
+            found = self._method.search(
+                query, k, selection=selection, rough=rough, tuning=self.tuning
+            )
         if found is None:
             found = self._method.scan(query, k, selection)
         ids = self._rows.ids[found.rows]
         return Found(ids, found.scores, found.way, found.compared, found.exact)
 
-    def _selection(self, allowed: Ids | None) -> Selection | None:
+    def _selection(self, allowed: Allowed | None) -> Selection | None:
         """Which rows may be found; None: all. The last few are kept until vectors are added or
-        deleted, since people ask with one filter more than once. An array stands for its filter:
-        it is kept, too, so that no other array can take its identity.
+        deleted, since people ask with one filter more than once.
         """
         if allowed is None and len(self) == len(self._rows):
             return None
         if self._selections_of != self._rows.state:
             self._selections_of = self._rows.state
             self._selections = {}
-        key = id(allowed)
-        if key not in self._selections:
-            selection = Selection(self._rows.allowed(allowed), len(self._rows))
+        selection = self._selections.get(allowed)
+        if selection is None:
+            ids = None if allowed is None else allowed.ids
+            selection = Selection(self._rows.allowed(ids), len(self._rows))
             while len(self._selections) >= FILTERS_KEPT:
                 self._selections.pop(next(iter(self._selections)))
-            self._selections[key] = allowed, selection
-            return selection
-        return self._selections[key][1]
+            self._selections[allowed] = selection
+        return selection
 
     def vectors(self, ids: Ids) -> Vectors:
         return self._method.stored(self._rows.find(ids))

@@ -9,13 +9,13 @@ their sum is.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..columns import Column, Ids
+from ..columns import Allowed, Column, Ids
 from ..records.window_table import PLACE, WindowTable
 from .base import Found, VectorIndex, Vectors
 
@@ -88,7 +88,7 @@ class JointIndex:
         self._lengths = Column(np.empty(0, np.float32))
         self._shortest = 1.0
         self._followed = [Followed(), Followed()]
-        self._allowed: dict[int, tuple[Ids, list[Ids]]] = {}
+        self._allowed: dict[Allowed, list[Allowed]] = {}  # of each side
         self._counted_at: tuple[int, ...] = ()
         self._counted = 0
 
@@ -190,7 +190,8 @@ class JointIndex:
         self,
         query: Vectors,
         k: int,
-        allowed: Ids | None = None,
+        *,
+        allowed: Allowed | None = None,
         exact: bool = False,
         rough: bool = False,
     ) -> Found:
@@ -205,7 +206,13 @@ class JointIndex:
             by_sound = math.ceil(CANDIDATES * self.audio_weight * wanted)
             counts = (CANDIDATES * wanted, max(by_sound, wanted))
             found = [
-                side.index.search(query, count, part, exact, rough=count >= CANDIDATES * wanted)
+                side.index.search(
+                    query,
+                    count,
+                    allowed=part,
+                    exact=exact,
+                    rough=count >= CANDIDATES * wanted,
+                )
                 for side, count, part in zip(self._sides, counts, parts, strict=True)
             ]
             compared += sum(one.compared for one in found)
@@ -219,23 +226,23 @@ class JointIndex:
                 return Found(self.places.ids[rows[best]], scores[best], way, compared, whole)
             wanted *= WIDENING
 
-    def _parts(self, allowed: Ids | None) -> list[Ids | None]:
-        """The vectors of each side that allowed windows have. They are kept with the array, since
-        people ask with one filter more than once.
+    def _parts(self, allowed: Allowed | None) -> Sequence[Allowed | None]:
+        """The vectors of each side that allowed windows have. The last few are kept, since people
+        ask with one filter more than once.
         """
         if allowed is None:
             return [None, None]
-        key = id(allowed)
-        if key not in self._allowed:
-            rows = self.places.find(allowed)
+        parts = self._allowed.get(allowed)
+        if parts is None:
+            rows = self.places.find(allowed.ids)
             parts = []
             for column in self._vector_ids:
                 vector_ids = column.values[rows]
-                parts.append(vector_ids[vector_ids != NONE])
+                parts.append(Allowed(vector_ids[vector_ids != NONE]))
             while len(self._allowed) >= FILTERS_KEPT:
                 self._allowed.pop(next(iter(self._allowed)))
-            self._allowed[key] = allowed, parts
-        return list(self._allowed[key][1])
+            self._allowed[allowed] = parts
+        return parts
 
     def _joint_scores(self, query: Vectors, found: list[Found]) -> tuple[Ids, Vectors]:
         """The rows [n] of every window that was found on either side, and their joint scores."""

@@ -93,7 +93,7 @@ class Flat:
         return True
 
     def search(
-        self, query: Vectors, k: int, selection: Selection | None, rough: bool, tuning: Tuning
+        self, query: Vectors, k: int, *, selection: Selection | None, rough: bool, tuning: Tuning
     ) -> FoundRows | None:
         """The best k of a selection (None: of all). None where only a scan can tell."""
         return None
@@ -139,7 +139,7 @@ class Graph(Flat):
         return is_few(allowed, self._rows.shown, max(50_000, breaks_even))
 
     def search(
-        self, query: Vectors, k: int, selection: Selection | None, rough: bool, tuning: Tuning
+        self, query: Vectors, k: int, *, selection: Selection | None, rough: bool, tuning: Tuning
     ) -> FoundRows | None:
         # Where a share s may be found, the best k lie among k / s of all: so much further it looks.
         one_in = len(self._rows) / max(len(selection), 1) if selection else 1.0
@@ -205,7 +205,7 @@ class Coded(Flat):
         return allowed is not None and allowed <= CODED_SCAN_MOST
 
     def search(
-        self, query: Vectors, k: int, selection: Selection | None, rough: bool, tuning: Tuning
+        self, query: Vectors, k: int, *, selection: Selection | None, rough: bool, tuning: Tuning
     ) -> FoundRows | None:
         read = self._codes.search(
             query,

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..columns import Ids
+from ..columns import Allowed, Ids
 from ..records.database import Records
 from .base import NOTHING, Found, Vectors, is_few
 from .store import Held, VectorStoreFailed, replay
@@ -110,7 +110,8 @@ class MilvusIndex:
         self,
         query: Vectors,
         k: int,
-        allowed: Ids | None = None,
+        *,
+        allowed: Allowed | None = None,
         exact: bool = False,
         rough: bool = False,
     ) -> Found:
@@ -123,11 +124,13 @@ class MilvusIndex:
             ids, scores = self._ask(query, min(k, len(self)))
             return Found(ids, scores, "milvus", len(self), False)
         if len(allowed) <= FILTERED:
-            ids, scores = self._ask(query, min(k, len(self)), filter=f"id in {allowed.tolist()}")
+            ids, scores = self._ask(
+                query, min(k, len(self)), filter=f"id in {allowed.ids.tolist()}"
+            )
             return Found(ids, scores, "milvus", len(allowed), False)
         # Too many to name: of the best there are, those that are allowed.
         ids, scores = self._ask(query, min(MOST, len(self)))
-        fitting = np.flatnonzero(np.isin(ids, allowed))[:k]
+        fitting = np.flatnonzero(np.isin(ids, allowed.ids))[:k]
         if len(fitting) < min(k, len(allowed)):
             return self._scan(query, k, allowed)
         return Found(ids[fitting], scores[fitting], "milvus", len(allowed), False)
@@ -152,7 +155,7 @@ class MilvusIndex:
     def stores_original_vectors(self) -> bool:
         return False
 
-    def _scan(self, query: Vectors, k: int, allowed: Ids | None) -> Found:
+    def _scan(self, query: Vectors, k: int, allowed: Allowed | None) -> Found:
         """Fetch every allowed vector, a page at a time, and compare."""
         kept, kept_scores = NOTHING.ids, NOTHING.scores
         for page, vectors in self._pages(allowed):
@@ -163,11 +166,11 @@ class MilvusIndex:
             kept_scores = scores[best]
         return Found(kept, kept_scores, "scan", len(self) if allowed is None else len(allowed))
 
-    def _pages(self, allowed: Ids | None) -> Iterator[tuple[Ids, Vectors]]:
+    def _pages(self, allowed: Allowed | None) -> Iterator[tuple[Ids, Vectors]]:
         """Ids [n], ascending, and their vectors [n, dim]: the allowed ones, or all."""
         if allowed is not None:
             for start in range(0, len(allowed), ROWS):
-                yield self._fetch(allowed[start : start + ROWS])
+                yield self._fetch(allowed.ids[start : start + ROWS])
             return
         at = 0
         while self._has_beyond(at):
