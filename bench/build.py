@@ -26,7 +26,15 @@ import psutil
 from export.encoder import OnnxEncoder
 from index.__main__ import BUILD_BUDGET, DECODE_MEMORY_MB
 from index.collection import Collection
-from index.ingest.build import WINDOWS, Source, build, decode_sources, encode_items, plan_build
+from index.ingest.build import (
+    WINDOWS,
+    BuildOptions,
+    Source,
+    build,
+    decode_sources,
+    encode_items,
+    plan_build,
+)
 from media.errors import BadMedia
 from media.sandbox import Decoders
 from media.windows import Media
@@ -136,7 +144,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         empty = Collection(place / "empty", encoder.manifest.fingerprint, encoder.manifest.dims)
-        todo = plan_build(empty, args.paths, retry=False, overlap=0.0).todo
+        todo = plan_build(empty, args.paths, BuildOptions()).todo
         empty.close()
         some = [
             todo[i]

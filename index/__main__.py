@@ -32,7 +32,7 @@ from media.windows import DecodeOptions
 from .backup import Saved, backup, restore
 from .collection import Collection, CollectionError, FingerprintConflict
 from .ingest.adopt import adopt
-from .ingest.build import Report, build, embed_rows, list_failures
+from .ingest.build import BuildOptions, Report, build, embed_rows, list_failures
 from .ingest.reembed import Overlap, Progress, drop, measure_overlaps, reembed, swap
 from .library import Collections
 from .query_bank import ensure_query_bank
@@ -368,6 +368,7 @@ def run_build(
     args: argparse.Namespace, encoder: OnnxEncoder, collection: Collection
 ) -> Iterator[tuple[int, int, Report]]:
     """Build with the chosen engine; yields (done, total, report so far)."""
+    options = BuildOptions(overlap=args.overlap, retry=args.retry_failed, check=args.check)
     if args.engine == "ray":
         from .ingest import ray_build
 
@@ -379,9 +380,7 @@ def run_build(
             memory_mb=DECODE_MEMORY_MB,
             max_s=args.file_max_s,
             workers=args.workers,
-            retry=args.retry_failed,
-            overlap=args.overlap,
-            check=args.check,
+            options=options,
         )
         return
     decoders = Decoders(args.workers, DECODE_MEMORY_MB, args.file_max_s)
@@ -392,10 +391,8 @@ def run_build(
             args.paths,
             decoders,
             ARCHIVE_BUDGET,
-            retry=args.retry_failed,
-            overlap=args.overlap,
+            options,
             at_once=os.cpu_count() or 1,
-            check=args.check,
         )
     finally:
         decoders.close()

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from export.bundle import Manifest
 from export.encoder import Encoder
-from index.ingest.build import build
+from index.ingest.build import BuildOptions, build
 from index.library import Collections
 from media.containers import ARCHIVE_BUDGET
 from media.sandbox import Decoders
@@ -87,8 +87,7 @@ class FolderImport:
                 [path],
                 self._decoders,
                 ARCHIVE_BUDGET,
-                overlap=self._settings.overlap,
-                within=root,
+                BuildOptions(overlap=self._settings.overlap, within=root),
             ):
                 self._check_room()
                 yield Progress(

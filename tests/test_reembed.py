@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 
 from index.collection import DataInUse, FingerprintConflict, UnknownCollection
-from index.ingest.build import build
+from index.ingest.build import BuildOptions, build
 from index.ingest.reembed import NotReady, Progress, drop, measure_overlaps, reembed, swap
 from index.library import Collections
 from index.records.database import NewItem
@@ -292,7 +292,8 @@ def test_windows_lie_in_the_new_one_as_in_the_old(tmp_path: Path) -> None:
     encoder, data = FakeEncoder(), tmp_path / "data"
     make_clip(tmp_path / "long.mp4", [RED, RED, BLUE, BLUE, RED, RED])
     live, decoders = opened(data, encoder), Decoders(1)
-    list(build(encoder, live.ensure("a"), [tmp_path / "long.mp4"], decoders, Budget(), overlap=0.5))
+    half = BuildOptions(overlap=0.5)
+    list(build(encoder, live.ensure("a"), [tmp_path / "long.mp4"], decoders, Budget(), half))
     before = live.get("a").page(1)[0].windows
     live.close()
     decoders.close()

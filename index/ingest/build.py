@@ -82,6 +82,18 @@ class Source:
         return f"{stat.st_size}:{stat.st_mtime_ns}:{offset}:{description}"
 
 
+@dataclass(frozen=True, kw_only=True)
+class BuildOptions:
+    """What a build reads, and how."""
+
+    overlap: float = 0.0  # the share of each window that the next one covers too
+    retry: bool = False  # what failed before is tried again
+    check: bool = False  # files whose size and time have not changed are read, too
+    # Nothing outside this folder is read, whatever links and manifests say, and the ids of files
+    # are their paths in it.
+    within: Path | None = None
+
+
 @dataclass
 class Report:
     """What a build did."""
@@ -203,26 +215,14 @@ def build(
     paths: Iterable[Path],
     decoders: Decoders,
     budget: Budget,
-    *,
-    retry: bool = False,
-    overlap: float = 0.0,
-    within: Path | None = None,
+    options: BuildOptions = BuildOptions(),
     at_once: int = 1,
-    check: bool = False,
 ) -> Iterator[tuple[int, int, Report]]:
     """Index what is new or changed. Yields (done, total, report so far) as it goes, and once more
-    at the end. While some batches are encoded, the next files are decoded and the batch before is
-    written.
-
-    Args:
-        retry: whether to try again what failed before.
-        overlap: the share of each window that the next one covers too.
-        within: a folder. Nothing outside it is read, whatever links and manifests say, and the ids
-            of files are their paths in it.
-        at_once: batches that are encoded at the same time.
-        check: whether to read files whose size and time have not changed, too.
+    at the end. While `at_once` batches are encoded, the next files are decoded and the batch before
+    is written.
     """
-    plan = plan_build(collection, paths, retry=retry, overlap=overlap, within=within, check=check)
+    plan = plan_build(collection, paths, options)
     total = plan.total
     report = plan.report
     for _ in settle_doubtful(collection, plan):
@@ -250,7 +250,7 @@ def build(
 
         ready: list[Ready] = []
         for source, stamp, outcome in decode_with_digests(
-            plan.todo, encoder, decoders, budget, folder=Path(folder), overlap=overlap
+            plan.todo, encoder, decoders, budget, folder=Path(folder), overlap=options.overlap
         ):
             if isinstance(outcome, BadMedia):
                 note_failure(collection, report, source, stamp, outcome)
@@ -277,16 +277,9 @@ def fills_batch(ready: list[Ready]) -> bool:
     return sum(max(len(media.windows), 1) for _, _, media in ready) >= WINDOWS
 
 
-def plan_build(
-    collection: Collection,
-    paths: Iterable[Path],
-    *,
-    retry: bool,
-    overlap: float,
-    within: Path | None = None,
-    check: bool = False,
-) -> BuildPlan:
-    """Compare the sources that there are with what is known of earlier builds; see `build`."""
+def plan_build(collection: Collection, paths: Iterable[Path], options: BuildOptions) -> BuildPlan:
+    """Compare the sources that there are with what is known of earlier builds."""
+    within = options.within
     found, ignored = find_sources(paths, within)
     report = Report(ignored=ignored)
     plan = BuildPlan(total=len(found), report=report)
@@ -295,25 +288,30 @@ def plan_build(
         if within and source.path and not source.path.is_relative_to(within):
             report.failed[source.id] = "it is outside the folder"
             continue
-        stamp = f"{source.stamp}:{overlap}" if overlap else source.stamp
+        stamp = source.stamp
+        if options.overlap:
+            stamp += f":{options.overlap}"
         item = known.get(source.id)
         failure = failures.get(source.id)
         if item is not None and item.source != source.file:
             item = None
         if item is not None and item.stamp == stamp:
-            if check and source.path is not None:
+            if options.check and source.path is not None:
                 plan.doubtful.append((source, stamp, item))
             else:
                 report.unchanged += 1
         elif (
-            failure is not None and failure.name and failure.stamp == stamp and not (retry or check)
+            failure is not None
+            and failure.name
+            and failure.stamp == stamp
+            and not (options.retry or options.check)
         ):
             report.failed[source.name] = failure.reason
         elif (
             failure is not None
             and failure.digest
             and may_be_same(failure.stamp, stamp)
-            and not retry
+            and not options.retry
         ):
             plan.doubtful.append((source, stamp, failure))
         elif item is not None and item.digest and may_be_same(item.stamp, stamp):

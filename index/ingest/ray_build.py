@@ -23,6 +23,7 @@ from ..collection import Collection, CollectionError
 from ..records.database import NewItem
 from .build import (
     WINDOWS,
+    BuildOptions,
     Report,
     Source,
     decode_with_digests,
@@ -88,16 +89,14 @@ def build(
     memory_mb: int,
     max_s: float,
     workers: int,
-    retry: bool = False,
-    overlap: float = 0.0,
-    check: bool = False,
+    options: BuildOptions = BuildOptions(),
 ) -> Iterator[tuple[int, int, Report]]:
     """See `build.build`. Uses the Ray cluster that is running, or starts one for this build."""
     try:
         import ray
     except ImportError as error:
         raise NoRay from error
-    plan = plan_build(collection, paths, retry=retry, overlap=overlap, check=check)
+    plan = plan_build(collection, paths, options)
     total = plan.total
     report = plan.report
     for _ in settle_doubtful(collection, plan):
@@ -117,7 +116,7 @@ def build(
         rows = [{"source": pickle.dumps(pair)} for pair in todo]
         made = ray.data.from_items(rows, override_num_blocks=-(-len(todo) // FILES)).map_batches(
             Encode,
-            fn_constructor_args=(bundle.resolve(), budget, memory_mb, max_s, overlap),
+            fn_constructor_args=(bundle.resolve(), budget, memory_mb, max_s, options.overlap),
             batch_size=FILES,
             compute=ray.data.ActorPoolStrategy(min_size=1, max_size=workers, initial_size=workers),
         )
