@@ -427,7 +427,7 @@ def search_command(args: argparse.Namespace) -> int:
     query = "text" if args.text is not None else "audio" if args.audio else "video"
     aims = []
     warnings: dict[str, None] = {}  # in order, each once
-    known = 1.0
+    known_share = 1.0
     for route in encoder.manifest.routes([query], args.target, args.space):
         encoding = route.encodings[query]
         if args.text is not None:
@@ -435,7 +435,7 @@ def search_command(args: argparse.Namespace) -> int:
             reading.check()
             vector = embed_rows(encoder, encoding, reading.rows[:1])[0]
             warnings |= dict.fromkeys(reading.warnings(cut=True))
-            known = min(known, reading.share)
+            known_share = min(known_share, reading.share)
         else:
             vector = embed_file(encoder, encoding, args.audio or args.video)
         aims.append(TargetQuery.along(route, query, vector[None]))
@@ -444,7 +444,11 @@ def search_command(args: argparse.Namespace) -> int:
         collection = collections.get(args.collection)
         ensure_query_bank(collection, encoder)
         options = Options(
-            args.top_k, args.filter, exact=args.exact, known=known, called=args.target
+            args.top_k,
+            args.filter,
+            exact=args.exact,
+            known_share=known_share,
+            target_name=args.target,
         )
         answer = search(collection, aims, options)
     finally:

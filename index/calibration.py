@@ -61,8 +61,10 @@ class Calibration:
 
 
 @dataclass(frozen=True)
-class Background:
-    """A route's calibration, its bank of queries [n, dim], and the windows that these find best."""
+class RouteStats:
+    """What a bank of queries tells of a route: its calibration, the bank [n, dim], and the windows
+    that these queries find best (`popular`).
+    """
 
     calibration: Calibration
     popular: Ids
@@ -97,8 +99,8 @@ def fit_gumbel(values: NDArray[np.floating[Any]]) -> tuple[float, float]:
 
 def calibrate(
     records: Records, index: VectorIndex, table: WindowTable, sample: Vectors, source: str
-) -> Background | None:
-    """The background of the route from an encoding to an index, whose windows are in `table` and of
+) -> RouteStats | None:
+    """What is known of the route from an encoding to an index, whose windows are in `table` and of
     whose vectors `sample` [n, dim] are some by chance. None where the collection is too small.
 
     Queries are the collection's bank. Where it has none, they are its own vectors of that encoding:
@@ -133,4 +135,4 @@ def calibrate(
         non_match=mode + AT_HALF * scale,
         good=mode + AT_GOOD * scale,
     )
-    return Background(calibration, np.unique(popular), bank)
+    return RouteStats(calibration, np.unique(popular), bank)

@@ -27,7 +27,7 @@ import numpy as np
 
 from export.bundle import Joint
 
-from .calibration import SAMPLE, Background, calibrate
+from .calibration import SAMPLE, RouteStats, calibrate
 from .columns import Ids
 from .durable import sync
 from .records.database import (
@@ -45,7 +45,7 @@ from .records.window_table import WindowTable
 from .reserve import Reserve, is_full
 from .vectors.base import VectorIndex, Vectors
 from .vectors.faiss_index import FaissIndex
-from .vectors.joint import JointIndex, Side
+from .vectors.joint import JointIndex, JointSide
 from .vectors.milvus import MilvusStore
 from .vectors.sizing import Sizing
 from .vectors.store import FaissStore, Store, VectorStoreFailed
@@ -212,7 +212,7 @@ class Collection:
             self._records.close()
             raise
         self._joint: dict[Joint, JointIndex] = {}
-        self._backgrounds: dict[tuple[str, str | Joint], tuple[int | None, Background | None]] = {}
+        self._route_stats: dict[tuple[str, str | Joint], tuple[int | None, RouteStats | None]] = {}
         self._store: Store
         if sizing.milvus:
             self._store = MilvusStore(sizing.milvus, meta["id"], dims)
@@ -548,21 +548,22 @@ class Collection:
             raise NoPreview(id)
         return found
 
-    def background(self, source: str, target: str | Joint) -> Background | None:
-        """How queries of one encoding score in another where nothing matches. Measured anew when a
-        quarter of the vectors is new. To be called within `hold_for_reading`.
+    def route_stats(self, source: str, target: str | Joint) -> RouteStats | None:
+        """How queries of one encoding score in another where nothing matches; None where too little
+        is there to tell. Measured anew when a quarter of the vectors is new. To be called within
+        `hold_for_reading`.
         """
         index = self.index(target)
         if source not in self.dims or not len(index):
             return None
-        at, made = self._backgrounds.get((source, target), (None, None))
+        at, made = self._route_stats.get((source, target), (None, None))
         if at is None or 4 * (self._changes - at) > len(index):
             if isinstance(target, Joint):
                 sample = self._joint_index(target).sample(SAMPLE)
             else:
                 _, sample = self._records.vectors_among(target, index.dim, SAMPLE)
             made = calibrate(self._records, index, self.window_table(target), sample, source)
-            self._backgrounds[source, target] = self._changes, made
+            self._route_stats[source, target] = self._changes, made
         return made
 
     def set_bank(self, encoding: str, vectors: Vectors, targets: list[str]) -> None:
@@ -571,7 +572,7 @@ class Collection:
         """
         with self._hold_for_writing() as records:
             records.set_bank(encoding, vectors, targets)
-            self._backgrounds.clear()
+            self._route_stats.clear()
             self._store.run_maintenance(records)
 
     def has_bank(self, encoding: str) -> bool:
@@ -601,7 +602,7 @@ class Collection:
         index.follow(self._side(joint.video), self._side(joint.audio), self._records.alive)
         return index
 
-    def _side(self, encoding: str) -> Side:
+    def _side(self, encoding: str) -> JointSide:
         def read(ids: Ids) -> Vectors:
             known, vectors = self._records.read_vectors(np.unique(ids), self.dims[encoding])
             found = np.zeros((len(ids), self.dims[encoding]), np.float32)
@@ -609,7 +610,7 @@ class Collection:
             found[there] = vectors[np.searchsorted(known, ids[there])]
             return found
 
-        return Side(self._encoding_index(encoding), self._records.window_table(encoding), read)
+        return JointSide(self._encoding_index(encoding), self._records.window_table(encoding), read)
 
     def window_table(self, target: str | Joint) -> WindowTable:
         """The windows that vectors of an encoding are of, or that have a vector of either of two.

@@ -1,4 +1,4 @@
-"""Which state serves now, and how another takes its place while requests come in.
+"""The state that serves now, and the handover to another while requests come in.
 
 `Tercet` and `ClientId` are parameters of routes: the state that serves, and who asks.
 """

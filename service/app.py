@@ -14,7 +14,7 @@ from fastapi_swagger import patch_fastapi
 from export.encoder import Encoder
 from index.library import Collections
 
-from . import errors
+from . import error_responses
 from .middleware import RequestMiddleware
 from .owner import Owner, Start
 from .reload import ReloadConfig
@@ -54,7 +54,7 @@ def create_app(
         routes=ROUTES,  # not included: a router within a router looks for its routes twice as long
     )
     app.state.owner = owner
-    errors.install_handlers(app)
+    error_responses.install_handlers(app)
     patch_fastapi(app, docs_url="/docs")
     app.add_middleware(RequestMiddleware, owner=owner)
     return app

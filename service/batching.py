@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .faults import Overloaded, ShuttingDown, TimedOut
+from .exceptions import Overloaded, ShuttingDown, TimedOut
 
 Run = Callable[[str, NDArray[Any]], NDArray[np.float32]]
 FIRST_QUEUE_BATCHES = 4  # of these batches, the last is from a queue behind the first

@@ -11,7 +11,7 @@ from typing import Any
 from fastapi import Depends, Request
 from starlette.datastructures import FormData
 
-from .faults import BadRequest
+from .exceptions import BadRequest
 
 QUOTED_MAX = 100  # letters of a field's name in a message
 # files of a form, and texts: more than any route takes, so that a superfluous one can be named

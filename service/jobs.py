@@ -1,10 +1,12 @@
-"""Long work on a user's behalf: importing what lies below the import folder.
+"""The jobs of a data folder: which wait, how far the one is that runs, what became of the others.
 
-One job runs at a time. Each is kept in a file of its own, so that it goes on after a restart.
+A job is long work on a user's behalf. There is one kind, the import of a folder: `folder_import`
+does it. Each is kept in a file of its own, so that it goes on after a restart.
 
 JobError
 ├── NoImports      no import folder is configured
 ├── UnknownPath    a path that leads out of it, or to nothing
+├── TooManyJobs    as many as may wait already
 └── UnknownJob
 """
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable
 from urllib.parse import parse_qs, quote
 
-from .faults import BadLink
+from .exceptions import BadLink
 
 LINKED_PARTS = ("media", "poster")  # of an item, what its link opens
 COVERED = re.compile(rf"/v1/collections/([^/]+)/items/(.+)/(?:{'|'.join(LINKED_PARTS)})")

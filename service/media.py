@@ -21,8 +21,8 @@ from starlette.datastructures import Headers
 from starlette.responses import FileResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from .errors import error_response, json_response
-from .faults import BadRange
+from .error_responses import error_response, json_response
+from .exceptions import BadRange
 
 RANGES_MOST = 100  # a request for more ranges gets the whole file
 DIGITS_MOST = 18  # of an offset; a longer one is beyond the end of every file

@@ -10,9 +10,7 @@ SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 1
 
 
 class Metrics:
-    """One registry an app, so that several apps can live in one process. The label `lane` is the
-    encoding.
-    """
+    """One registry an app, so that several apps can live in one process."""
 
     def __init__(self) -> None:
         r = CollectorRegistry()
@@ -34,7 +32,11 @@ class Metrics:
             registry=r,
         )
         self.queued = Histogram(
-            "tercet_queue_seconds", "Wait for the encoder", ["lane"], buckets=SECONDS, registry=r
+            "tercet_queue_seconds",
+            "Wait for the encoder",
+            ["encoding"],
+            buckets=SECONDS,
+            registry=r,
         )
         self.recall = Histogram(
             "tercet_search_recall",
@@ -50,15 +52,15 @@ class Metrics:
         self.batch_rows = Histogram(
             "tercet_batch_rows",
             "Rows in a batch",
-            ["lane"],
+            ["encoding"],
             buckets=(1, 2, 4, 8, 16, 32, 64),
             registry=r,
         )
         self.encode_seconds = Histogram(
-            "tercet_encode_seconds", "Time of a batch", ["lane"], buckets=SECONDS, registry=r
+            "tercet_encode_seconds", "Time of a batch", ["encoding"], buckets=SECONDS, registry=r
         )
         self.waiting = Gauge(
-            "tercet_waiting_tokens", "Tokens waiting for the encoder", ["lane"], registry=r
+            "tercet_waiting_tokens", "Tokens waiting for the encoder", ["encoding"], registry=r
         )
         self.items = Gauge("tercet_items", "Items stored", ["collection"], registry=r)
         self.vectors = Gauge(

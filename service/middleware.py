@@ -19,9 +19,17 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from . import errors
+from . import error_responses
 from .active import CLIENT, HOLD, Hold
-from .faults import BadHost, BadKey, BodyTooLarge, CrossOrigin, PackedBody, ServiceError, SlowBody
+from .exceptions import (
+    BadHost,
+    BadKey,
+    BodyTooLarge,
+    CrossOrigin,
+    PackedBody,
+    ServiceError,
+    SlowBody,
+)
 from .links import token_in
 from .owner import Owner
 from .routes import ROUTES, takes_files
@@ -76,12 +84,12 @@ class RequestMiddleware:
         except ClientDisconnect:
             answer.status = CLIENT_LEFT
         except ServiceError as error:
-            await errors.error_response(scope, error)(scope, receive, answer.send)
+            await error_responses.error_response(scope, error)(scope, receive, answer.send)
         except Exception:  # an unexpected one tells nothing of the server
             ACCESS.exception("%s %s failed", scope["method"], scope["path"])
             if body.answered.is_set():
                 raise
-            response = errors.json_response(scope, errors.INTERNAL, 500)
+            response = error_responses.json_response(scope, error_responses.INTERNAL, 500)
             await response(scope, receive, answer.send)
         finally:
             hold.release()

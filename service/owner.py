@@ -1,4 +1,6 @@
-"""Owns what lives as long as the application, and opens and closes it."""
+"""What lives as long as the application: the metrics, the links, and the state that it opens when
+it starts and closes when it ends.
+"""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ from media.text import Reading, pad_tokens
 from media.windows import DecodeOptions, Media
 
 from .batching import Batcher
-from .faults import Overloaded
+from .exceptions import Overloaded
 from .metrics import Metrics
 from .quotas import Quota
 from .settings import Settings
@@ -52,13 +52,13 @@ class EmbeddedMedia:
 
 @dataclass(frozen=True)
 class EncodedQuery:
-    """One query in one encoding: its unit vector [dim], warnings for the user, and the share of its
-    words that are known, in [0, 1].
+    """One query in one encoding: its unit vector [dim], and warnings for the user. `known_share` of
+    its words, in [0, 1], say something to the encoder.
     """
 
     vector: Vectors
     warnings: tuple[str, ...] = ()
-    known: float = 1.0
+    known_share: float = 1.0
 
 
 class Pipeline:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import limits
 
-from .faults import OverQuota
+from .exceptions import OverQuota
 from .settings import Settings
 
 

@@ -17,7 +17,7 @@ from index.ingest.reembed import check_ready, swap
 from index.records.database import Records
 
 from .active import ActiveState
-from .faults import CannotReload
+from .exceptions import CannotReload
 from .settings import Settings
 from .state import State, new_decoders, open_state
 

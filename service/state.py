@@ -1,4 +1,6 @@
-"""What routes work with: an encoder, its collections, and what stands between them and requests."""
+"""What routes work with: an encoder, its collections, and what stands between them and requests;
+opened and closed as one.
+"""
 
 from __future__ import annotations
 
@@ -26,9 +28,9 @@ from media.sandbox import Decoders
 from media.text import TextSpec
 
 from .batching import Batcher, QueueSpec
-from .errors import error_body, status_and_code
-from .faults import DiskFull, ShuttingDown
-from .imports import BackgroundEncoder, FolderImport
+from .error_responses import error_body, status_and_code
+from .exceptions import DiskFull, ShuttingDown
+from .folder_import import BackgroundEncoder, FolderImport
 from .jobs import Jobs
 from .metrics import Metrics
 from .pipeline import Pipeline

@@ -22,7 +22,7 @@ from service.batching import (
     QueueSpec,
     stack,
 )
-from service.faults import Overloaded, ShuttingDown, TimedOut
+from service.exceptions import Overloaded, ShuttingDown, TimedOut
 
 from .makers import Clock
 

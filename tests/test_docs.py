@@ -13,7 +13,7 @@ import pytest
 
 from media import errors as media_errors
 from service.cli import COMMANDS
-from service.errors import HTTP_CODES, INTERNAL, STATUS
+from service.error_responses import HTTP_CODES, INTERNAL, STATUS
 from service.settings import Settings
 
 from .makers import ROOMS, ROOT

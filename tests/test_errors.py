@@ -59,8 +59,8 @@ from media.errors import (
     TooLong,
 )
 from media.manifest import BadManifest, BadMetadata
-from service.errors import error_body, status_and_code
-from service.faults import (
+from service.error_responses import error_body, status_and_code
+from service.exceptions import (
     BadHost,
     BadKey,
     BadLink,

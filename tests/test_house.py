@@ -22,7 +22,7 @@ import model
 import service
 from service import routes
 from service.app import create_app
-from service.errors import STATUS, status_and_code
+from service.error_responses import STATUS, status_and_code
 from service.settings import Settings
 
 from .makers import ROOMS, ROOT, FakeEncoder, installed_by

@@ -531,12 +531,12 @@ def test_what_nothing_matches_is_told(tmp_path: Path) -> None:
     assert known.typical < known.non_match < known.good < answer.hits[0].score
     assert [h.id for h in ask(box, x[0], min_confidence=0.95).hits] == ["i0"]
     sure = ask(box, x[0]).hits[0].confidence or 0.0
-    for known, least in ((0.5, 0.5), (0.99, 0.9)):  # of a query of which some words say nothing
-        answer = ask(box, x[0], known=known)
+    for share, least in ((0.5, 0.5), (0.99, 0.9)):  # of a query of which some words say nothing
+        answer = ask(box, x[0], known_share=share)
         assert answer.good_match is False and answer.hits[0].confidence == pytest.approx(
             sure * least
         )
-    assert ask(box, x[0], known=0.5, min_confidence=0.95).hits == []
+    assert ask(box, x[0], known_share=0.5, min_confidence=0.95).hits == []
 
 
 def test_pictures_of_one_colour_are_no_confident_match(tmp_path: Path) -> None:
@@ -545,7 +545,7 @@ def test_pictures_of_one_colour_are_no_confident_match(tmp_path: Path) -> None:
     x, q = cloud(500, 64), cloud(1, 64, seed=2)[0]
     box.put([item(f"i{n}", v) for n, v in enumerate(x)])
     box.put([item(f"s{n}", v, modality="audio") for n, v in enumerate(x)])
-    box.put([replace(item("black", q, x[7]), plain={0})])
+    box.put([replace(item("black", q, x[7]), one_colour={0})])
     for target in ("video", "audio"):
         box.set_bank("text", cloud(64, 64, seed=1), [target])
     answer = ask(box, q)

@@ -64,7 +64,7 @@ def test_ids_timings_logs_and_metrics(tmp_path: Path, caplog: pytest.LogCaptureF
         for line in (
             'tercet_errors_total{code="not_found"} 1.0',
             'tercet_stage_seconds_count{stage="decode"} 2.0',
-            'tercet_queue_seconds_count{lane="text"}',
+            'tercet_queue_seconds_count{encoding="text"}',
             'tercet_search_recall_sum{filtered="no",ways="graph"} 1.0',
             'tercet_requests_total{route="unmatched",status="404"} 1.0',
         ):

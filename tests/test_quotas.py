@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from service.app import create_app
-from service.faults import OverQuota
+from service.exceptions import OverQuota
 from service.quotas import Quota
 from service.settings import Settings
 

@@ -184,10 +184,10 @@ def test_the_overlap_of_windows(records: Records) -> None:
 def test_windows_that_lie_apart_do_not_overlap(records: Records) -> None:
     times = [(0.0, 2.0), (3.0, 5.0), (6.0, 8.0)]
     vectors = {"video": ([0, 1, 2], numbered(1, 3))}
-    records.put([item("a", duration_s=8.0, windows=times, vectors=vectors, plain={1})], DIMS)
+    records.put([item("a", duration_s=8.0, windows=times, vectors=vectors, one_colour={1})], DIMS)
     assert records.window_overlap() == 0.0
     places = records.window_table("video").places([0, 1, 2])
-    assert [(p.start_s, p.end_s, bool(p.plain)) for p in places] == [
+    assert [(p.start_s, p.end_s, bool(p.one_colour)) for p in places] == [
         (0.0, 2.0, False),
         (3.0, 5.0, True),
         (6.0, 8.0, False),

@@ -129,7 +129,7 @@ def test_what_a_hit_says_of_its_item(box: Collection) -> None:
     assert (hit.start_s, hit.end_s) == (5.0, 10.0)
     assert hit.scores == {"video": pytest.approx(1.0)} and hit.parts is None
     assert (hit.confidence, ask(box).good_match) == (None, None)
-    assert [h.target for h in ask(box, called="any").hits] == ["any"]
+    assert [h.target for h in ask(box, target_name="any").hits] == ["any"]
     assert ask(box, min_confidence=0.99).hits  # uncalibrated, it does not hold
 
 

@@ -22,7 +22,7 @@ from media.sandbox import Decoders
 from media.windows import DecodeOptions
 from service import protocol
 from service.app import create_app
-from service.faults import BadLink
+from service.exceptions import BadLink
 from service.links import Links
 from service.settings import Settings
 

@@ -34,7 +34,7 @@ def media_item(id: str, media: Media, vectors: dict[str, WindowVectors], **field
         duration_s=media.duration_s,
         windows=list(media.windows),
         vectors=audible,
-        plain=media.parts["video"].empty if "video" in media.parts else (),
+        one_colour=media.parts["video"].empty if "video" in media.parts else (),
         pictures=media.pictures,
         peaks=media.peaks,
         **fields,

@@ -81,7 +81,7 @@ class NewItem:
     stamp: str | None = None  # the size and time it had there
     digest: str | None = None  # SHA-256 of its content there, where it is known
     texts: tuple[str, ...] = ()
-    plain: Collection[int] = ()  # windows whose pictures show one colour and nothing else
+    one_colour: Collection[int] = ()  # windows whose pictures show that and nothing else
     pictures: dict[int, bytes] = field(default_factory=dict)  # by window, as JPEG
     peaks: bytes = b""  # see `media.preview`
     warnings: tuple[str, ...] = ()  # for whoever adds it; not stored
@@ -291,7 +291,7 @@ class Records:
         for position, (start_s, end_s) in enumerate(item.windows):
             number = self._db.execute(
                 "insert into windows (item, start_s, end_s, plain) values (?, ?, ?, ?)",
-                (row, start_s, end_s, position in item.plain),
+                (row, start_s, end_s, position in item.one_colour),
             ).lastrowid
             assert number is not None
             numbers.append(number)

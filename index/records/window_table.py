@@ -20,11 +20,11 @@ class Place(NamedTuple):
     window: int
     start_s: float
     end_s: float
-    plain: bool
+    one_colour: bool
 
 
 PLACE = np.dtype(
-    [("window", np.int64), ("start_s", np.float64), ("end_s", np.float64), ("plain", np.bool_)]
+    [("window", np.int64), ("start_s", np.float64), ("end_s", np.float64), ("one_colour", np.bool_)]
 )
 
 
@@ -90,7 +90,7 @@ class WindowTable:
         self._owners = self.items.data
 
     def append(self, rows: list[tuple[int, int, int, float, float, int]]) -> None:
-        """Rows of (vector, item, window, start_s, end_s, plain). Numbers are below 2 ** 53: a
+        """Rows of (vector, item, window, start_s, end_s, one_colour). Numbers are below 2 ** 53: a
         float64 holds those exactly.
         """
         numbers = np.fromiter(chain.from_iterable(rows), np.float64, 6 * len(rows)).reshape(-1, 6)

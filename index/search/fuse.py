@@ -68,13 +68,13 @@ def conclude(matches: list[TargetMatches], hits: list[Hit], options: Options) ->
     good_match = None
     if len(calibrations) == len(matches):
         good_match = any(hit.confidence is not None and hit.confidence >= GOOD for hit in hits)
-    if options.known < 1.0:
+    if options.known_share < 1.0:
         good_match = False
-        hits = [lower_confidence(hit, options.known) for hit in hits]
+        hits = [lower_confidence(hit, options.known_share) for hit in hits]
     if options.min_confidence is not None:
         hits = [hit for hit in hits if is_sure(hit, options.min_confidence)]
-    if options.called:
-        hits = [replace(hit, target=options.called) for hit in hits]
+    if options.target_name:
+        hits = [replace(hit, target=options.target_name) for hit in hits]
     plan = Plan(
         exact=all(found.exact for found in matches),
         candidates=sum(found.candidates for found in matches),
@@ -89,8 +89,8 @@ def is_sure(hit: Hit, min_confidence: float) -> bool:
     return hit.confidence is None or hit.confidence >= min_confidence
 
 
-def lower_confidence(hit: Hit, known: float) -> Hit:
+def lower_confidence(hit: Hit, known_share: float) -> Hit:
     """A hit of a query of which only a share is known: less sure, and never a good match."""
     if hit.confidence is None:
         return hit
-    return replace(hit, confidence=hit.confidence * min(known, SUREST))
+    return replace(hit, confidence=hit.confidence * min(known_share, SUREST))

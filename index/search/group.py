@@ -25,7 +25,7 @@ def group_hit(n: int, about: About, scores: ItemScores, min_score: float | None)
     best_score = target.scores[best]
     calibration = scores.matches.calibration
     confidence = calibration.confidence(best_score) if calibration else None
-    if calibration and places[best].plain and target.modality in ("video", ANY):
+    if calibration and places[best].one_colour and target.modality in ("video", ANY):
         confidence = 0.0  # pictures of one colour are near much that they do not show
     least = best_score * MOMENT_SHARE if best_score > 0 else best_score
     if min_score is not None:

@@ -76,6 +76,6 @@ class Options:
     exact: bool = False
     qb_norm: bool = False
     # The share of the query's words that are known. Where not all are, no hit is sure.
-    known: float = 1.0
+    known_share: float = 1.0
     # What hits name as their target, where it is not what was searched.
-    called: str | None = None
+    target_name: str | None = None

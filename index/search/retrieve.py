@@ -9,7 +9,7 @@ import numpy as np
 
 from evaluation.retrieval import popularity
 
-from ..calibration import Background, Calibration
+from ..calibration import Calibration, RouteStats
 from ..collection import Collection
 from ..records.database import Records
 from ..records.filters import compile_filter
@@ -81,14 +81,14 @@ def retrieve(
         if len(items) >= options.top_k or nothing_more or best.scores[-1] < least:
             break
         wanted *= OVERFETCH_FACTOR
-    background = collection.background(query.source, query.target)
-    if options.qb_norm and background is not None and is_popular(best, background):
-        order = order_by_qb_norm(index, best, query.query, background)
+    stats = collection.route_stats(query.source, query.target)
+    if options.qb_norm and stats is not None and is_popular(best, stats):
+        order = order_by_qb_norm(index, best, query.query, stats)
         scores = {rows[n]: scores[rows[n]] for n in order if rows[n] in scores}
         items = table.owners(scores)
     return TargetMatches(
         query=query,
-        calibration=background.calibration if background else None,
+        calibration=stats.calibration if stats else None,
         exact=best.exact,
         candidates=candidates,
         ways=best.way.split("+"),
@@ -98,18 +98,18 @@ def retrieve(
     )
 
 
-def is_popular(found: Found, background: Background) -> bool:
+def is_popular(found: Found, stats: RouteStats) -> bool:
     """Whether the best window is one that queries of the bank like best, too."""
-    return len(found.ids) > 0 and found.ids[0] in background.popular
+    return len(found.ids) > 0 and found.ids[0] in stats.popular
 
 
 def order_by_qb_norm(
-    index: VectorIndex, found: Found, query: Vectors, background: Background
+    index: VectorIndex, found: Found, query: Vectors, stats: RouteStats
 ) -> list[int]:
     """The order of QB-Norm (arXiv 2112.12777): windows by their score for the query above what all
     queries of the bank find in them.
     """
     vectors = index.vectors(found.ids)
-    above = popularity(background.bank @ vectors.T) - vectors @ query
+    above = popularity(stats.bank @ vectors.T) - vectors @ query
     order: list[int] = np.argsort(above, kind="stable").tolist()
     return order

@@ -70,12 +70,12 @@ class VectorIndex(Protocol):
         *,
         allowed: Allowed | None = None,
         exact: bool = False,
-        rough: bool = False,
+        for_reranking: bool = False,
     ) -> Found:
         """The best k for a query [dim], of the `allowed` ids or of all.
 
-        `exact` compares every vector that may be found. `rough` is for candidates that another
-        measure will order: the last of them may be missed.
+        `exact` compares every vector that may be found. With `for_reranking` the last of the k may
+        be missed: another measure will order them.
         """
         ...
 

@@ -111,7 +111,7 @@ class FaissIndex:
         *,
         allowed: Allowed | None = None,
         exact: bool = False,
-        rough: bool = False,
+        for_reranking: bool = False,
     ) -> Found:
         if k <= 0 or len(self) == 0 or (allowed is not None and len(allowed) == 0):
             return NOTHING
@@ -122,7 +122,7 @@ class FaissIndex:
         found = None
         if not exact and not self._method.prefers_scan(k, count, self.tuning):
             found = self._method.search(
-                query, k, selection=selection, rough=rough, tuning=self.tuning
+                query, k, selection=selection, for_reranking=for_reranking, tuning=self.tuning
             )
         if found is None:
             found = self._method.scan(query, k, selection)

@@ -105,7 +105,13 @@ class GpuFlat(Flat):
         return allowed is not None or k > MOST or not gpus()
 
     def search(
-        self, query: Vectors, k: int, *, selection: Selection | None, rough: bool, tuning: Tuning
+        self,
+        query: Vectors,
+        k: int,
+        *,
+        selection: Selection | None,
+        for_reranking: bool,
+        tuning: Tuning,
     ) -> FoundRows | None:
         """The best k of all that are not deleted, whatever the selection: it holds just these."""
         with self._lock:

@@ -34,9 +34,10 @@ NONE = -1
 
 
 @dataclass(frozen=True)
-class Side:
-    """One modality of a collection: its index and its window table. `read` gives vectors [n, dim]
-    of ids that the index has no exact copy of, zeros where they have been deleted.
+class JointSide:
+    """One of the two modalities that are counted together: its index and its window table. `read`
+    gives vectors [n, dim] of ids that the index has no exact copy of, zeros where they have been
+    deleted.
     """
 
     index: VectorIndex
@@ -94,7 +95,9 @@ class JointIndex:
 
     # ------------------------------------------------------------ following the two sides
 
-    def follow(self, video: Side, audio: Side, alive: Callable[[Ids], NDArray[np.bool_]]) -> None:
+    def follow(
+        self, video: JointSide, audio: JointSide, alive: Callable[[Ids], NDArray[np.bool_]]
+    ) -> None:
         """Take in the windows that were added since. `alive` says of items [n] which have not been
         deleted.
         """
@@ -124,8 +127,8 @@ class JointIndex:
             items[at] = rows.items
             places[at] = rows.places
             ids[at] = rows.ids
-        # Where there is a sound, too, a window is not plain: its sound may match.
-        places["plain"] &= vector_ids[1] == NONE
+        # Where there is a sound, too, a window is of more than one colour: its sound may match.
+        places["one_colour"] &= vector_ids[1] == NONE
         self.places.append_columns(windows, items, places)
         for column, ids in zip(self._vector_ids, vector_ids, strict=True):
             column.append(ids)
@@ -193,7 +196,7 @@ class JointIndex:
         *,
         allowed: Allowed | None = None,
         exact: bool = False,
-        rough: bool = False,
+        for_reranking: bool = False,
     ) -> Found:
         """The best windows, of candidates from both sides. Where the sides compare everything, so
         many candidates are taken that nothing is missed (the threshold algorithm of Fagin, Lotem
@@ -211,7 +214,7 @@ class JointIndex:
                     count,
                     allowed=part,
                     exact=exact,
-                    rough=count >= CANDIDATES * wanted,
+                    for_reranking=count >= CANDIDATES * wanted,
                 )
                 for side, count, part in zip(self._sides, counts, parts, strict=True)
             ]
@@ -266,7 +269,7 @@ class JointIndex:
         weights = np.where(has_both, np.float32(self.audio_weight), np.float32(1.0))
         return rows, (scores[0] + weights * scores[1]) / self._lengths.values[rows]
 
-    def _known_scores(self, side: Side, found: Found) -> tuple[Ids, Vectors]:
+    def _known_scores(self, side: JointSide, found: Found) -> tuple[Ids, Vectors]:
         """The rows [n] of windows that a side has found, and their scores; NaN where an index gives
         rounded ones.
         """

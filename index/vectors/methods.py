@@ -25,7 +25,7 @@ FILTERED_DEPTH = 320
 # Lists that are read whatever tuning finds: not all queries are like those that it asks.
 LEAST_PROBES = 8
 # Of candidates for another order, one in so many must be right.
-ROUGH_SHARE = 4
+RERANKED_SHARE = 4
 # Vectors by which it is seen that a graph's search under a filter stopped too early.
 WITNESSES = 2048
 # Of a score.
@@ -93,7 +93,13 @@ class Flat:
         return True
 
     def search(
-        self, query: Vectors, k: int, *, selection: Selection | None, rough: bool, tuning: Tuning
+        self,
+        query: Vectors,
+        k: int,
+        *,
+        selection: Selection | None,
+        for_reranking: bool,
+        tuning: Tuning,
     ) -> FoundRows | None:
         """The best k of a selection (None: of all). None where only a scan can tell."""
         return None
@@ -139,27 +145,33 @@ class Graph(Flat):
         return is_few(allowed, self._rows.shown, max(50_000, breaks_even))
 
     def search(
-        self, query: Vectors, k: int, *, selection: Selection | None, rough: bool, tuning: Tuning
+        self,
+        query: Vectors,
+        k: int,
+        *,
+        selection: Selection | None,
+        for_reranking: bool,
+        tuning: Tuning,
     ) -> FoundRows | None:
         # Where a share s may be found, the best k lie among k / s of all: so much further it looks.
         one_in = len(self._rows) / max(len(selection), 1) if selection else 1.0
-        width = int(one_in * max(tuning.values["efSearch"], k if rough else 2 * k))
+        width = int(one_in * max(tuning.values["efSearch"], k if for_reranking else 2 * k))
         chosen = selection.bitmap if selection else None
         params = faiss.SearchParametersHNSW(sel=chosen, efSearch=width)
         scores, rows = self.faiss.search(query[None], k, params=params)
-        if selection and self._stopped_short(query, selection, scores[0], rows[0], rough):
+        if selection and self._stopped_short(query, selection, scores[0], rows[0], for_reranking):
             return None
         count = int((rows[0] >= 0).sum())
         compared = min(width * HNSW_LINKS, self._rows.shown)
         return FoundRows(rows[0, :count], scores[0, :count], "graph", compared)
 
     def _stopped_short(
-        self, query: Vectors, selection: Selection, scores: Vectors, rows: Ids, rough: bool
+        self, query: Vectors, selection: Selection, scores: Vectors, rows: Ids, for_reranking: bool
     ) -> bool:
         """Whether a walk ended before it got to what may be found.
 
         It did where it found less than there is, or where one of the witnesses is nearer than the
-        last row found. For rough searches, nearer than the row at a fourth of the way.
+        last row found. For reranking, nearer than the row at a fourth of the way.
         """
         wanted = min(len(rows), len(selection))
         if int((rows >= 0).sum()) < wanted:
@@ -168,7 +180,7 @@ class Graph(Flat):
             witnesses = np.random.default_rng(0).choice(selection.rows, WITNESSES)
             selection.prepared = witnesses, self.stored(witnesses)
         witnesses, vectors = selection.prepared
-        last = -(-wanted // ROUGH_SHARE) if rough else wanted
+        last = -(-wanted // RERANKED_SHARE) if for_reranking else wanted
         nearer = witnesses[vectors @ query > scores[last - 1] + ROUNDING]
         return bool(np.isin(nearer, rows, invert=True).any())
 
@@ -205,12 +217,18 @@ class Coded(Flat):
         return allowed is not None and allowed <= CODED_SCAN_MOST
 
     def search(
-        self, query: Vectors, k: int, *, selection: Selection | None, rough: bool, tuning: Tuning
+        self,
+        query: Vectors,
+        k: int,
+        *,
+        selection: Selection | None,
+        for_reranking: bool,
+        tuning: Tuning,
     ) -> FoundRows | None:
         read = self._codes.search(
             query,
             k,
-            depth=self._depth(k, rough, selection is not None, tuning),
+            depth=self._depth(k, for_reranking, selection is not None, tuning),
             probes=self._probes(k, tuning),
             subset=None if selection is None else self._subset(selection),
             compare=lambda rows: self._compare(query, rows, k),
@@ -228,14 +246,14 @@ class Coded(Flat):
         holding = math.ceil(2 * k * self._codes.lists / len(self._rows))
         return max(int(tuning.values["nprobe"]), LEAST_PROBES, holding)
 
-    def _depth(self, k: int, rough: bool, filtered: bool, tuning: Tuning) -> int:
+    def _depth(self, k: int, for_reranking: bool, filtered: bool, tuning: Tuning) -> int:
         """How many of the best by their codes are compared for k: as many for the best one as for
         the best ten, and fewer for each the more are wanted.
         """
         most = tuning.values["k_factor_rf"] * TUNED_FOR
         if filtered:
             most = max(most, FILTERED_DEPTH)
-        if rough:
+        if for_reranking:
             return min(int(max(most, 4 * k)), len(self._rows))
         wanted = most * max(1.0, k / TUNED_FOR) ** 0.75
         return min(int(max(wanted, 2 * k)), len(self._rows))

@@ -17,7 +17,7 @@ import numpy as np
 from ..columns import Allowed, Ids
 from ..records.database import Records
 from .base import NOTHING, Found, Vectors, is_few
-from .store import Held, VectorStoreFailed, replay
+from .store import HoldRecords, VectorStoreFailed, replay
 
 # Ids in a page of a scan.
 PAGE = 16_384
@@ -113,7 +113,7 @@ class MilvusIndex:
         *,
         allowed: Allowed | None = None,
         exact: bool = False,
-        rough: bool = False,
+        for_reranking: bool = False,
     ) -> Found:
         if k <= 0 or len(self) == 0 or (allowed is not None and len(allowed) == 0):
             return NOTHING
@@ -252,8 +252,8 @@ class MilvusStore:
     def run_maintenance(self, records: Records) -> None:
         """Milvus does its own."""
 
-    def save_snapshot(self, held: Held) -> None:
-        with held() as records:
+    def save_snapshot(self, hold: HoldRecords) -> None:
+        with hold() as records:
             if not self.stale:
                 records.forget_tombstones(records.head()[1])
 

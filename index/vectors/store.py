@@ -25,7 +25,7 @@ from .tuning import Goal
 log = logging.getLogger(__name__)
 # Vectors that may follow a snapshot before another is due: as many as take seconds to add again.
 TAIL = {"hnsw": 10_000, "ivf": 200_000, "small": 200_000, "gpu-ivf": 200_000}
-Held = Callable[[], AbstractContextManager[Records]]
+HoldRecords = Callable[[], AbstractContextManager[Records]]
 
 
 class VectorStoreFailed(Exception):
@@ -56,7 +56,7 @@ class Store(Protocol):
         """After each write: start whatever is due, without keeping the writer waiting."""
         ...
 
-    def save_snapshot(self, held: Held) -> None:
+    def save_snapshot(self, hold: HoldRecords) -> None:
         """Save what makes the next opening quick. Called while nothing is written."""
         ...
 
@@ -91,7 +91,7 @@ class FaissStore:
         identity: str,
         dims: Mapping[str, int],
         sizing: Sizing,
-        held: Held,
+        hold: HoldRecords,
         write_lock: AbstractContextManager[Any],
     ) -> None:
         if sizing.kind in GPU_KINDS and not gpus():
@@ -102,7 +102,7 @@ class FaissStore:
         self._identity = identity
         self._dims = dims
         self._sizing = sizing
-        self._held = held
+        self._hold = hold
         self._write_lock = write_lock
         self._rebuild = BackgroundRebuild(folder / "records.sqlite", sizing.latency_ms)
         # What the snapshot on disk stands at, if it is of these very indexes.
@@ -216,10 +216,10 @@ class FaissStore:
                 self._tune(encoding, index)
                 if index.too_many_deleted_for_gpu:
                     index.copy_anew()
-            self.save_snapshot(self._held)
+            self.save_snapshot(self._hold)
 
     def _tune(self, encoding: str, index: FaissIndex) -> None:
-        with self._held() as records:
+        with self._hold() as records:
             if not self._needs_tuning(encoding, records):
                 return
             asked_by = records.tuning_digest(encoding)
@@ -230,7 +230,7 @@ class FaissStore:
     def _replace(self, encoding: str, index: FaissIndex) -> None:
         """Put a rebuilt index in its place, brought up to date. The thread that made it calls."""
         with self._write_lock:
-            with self._held() as records:
+            with self._hold() as records:
                 whole = self._rebuild.catch_up(index) and not self.stale
                 if not whole or len(index) != records.counts().vectors.get(encoding, 0):
                     log.warning("a new index of %s missed something, and is not used", encoding)
@@ -238,11 +238,11 @@ class FaissStore:
                 self._indexes[encoding] = index
                 self._snapshot_head = None
                 self.run_maintenance(records)
-            self.save_snapshot(self._held)
+            self.save_snapshot(self._hold)
 
-    def save_snapshot(self, held: Held) -> None:
+    def save_snapshot(self, hold: HoldRecords) -> None:
         """Save a snapshot. Without one nothing is lost, but the next opening takes longer."""
-        with held() as records:
+        with hold() as records:
             head = records.head()
             indexes = dict(self._indexes)
             if not indexes or self._snapshot_head == head or self.stale:
@@ -250,7 +250,7 @@ class FaissStore:
             self._attempted_at = head[0]
         try:
             snapshot.save(self._snapshots, indexes, self._identity, head)
-            with held() as records:
+            with hold() as records:
                 records.forget_tombstones(head[1])  # the only snapshot there is knows of them
             self._snapshot_head = head
         except (OSError, RuntimeError, sqlite3.Error) as error:  # FAISS's are RuntimeErrors

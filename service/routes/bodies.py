@@ -13,8 +13,8 @@ from pydantic import TypeAdapter, ValidationError
 from starlette.datastructures import UploadFile
 
 from .. import schemas
-from ..errors import describe_problems
-from ..faults import BadRequest
+from ..error_responses import describe_problems
+from ..exceptions import BadRequest
 from ..pipeline import temporary_file
 from ..state import State
 

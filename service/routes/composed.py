@@ -19,7 +19,7 @@ from index.search import TargetQuery, direction
 
 from .. import schemas
 from ..active import ClientId, Tercet
-from ..faults import BadRequest
+from ..exceptions import BadRequest
 from ..forms import Fields, read_form
 from ..pipeline import EncodedQuery
 from ..state import State
@@ -103,9 +103,9 @@ async def search_by_parts(
         ]
         target_queries.append(TargetQuery.along(route, leading, np.stack(vectors), weights))
     queries = [query for by_encoding in encoded for query in by_encoding.values()]
-    known = min(query.known for query in queries)
-    called = targets[0] if len(targets) == 1 else None
-    options = replace(options, known=known, called=called)
+    known_share = min(query.known_share for query in queries)
+    target_name = targets[0] if len(targets) == 1 else None
+    options = replace(options, known_share=known_share, target_name=target_name)
     answer = await run_search(tercet, collection, target_queries, options)
     return search_response(
         collection=collection,

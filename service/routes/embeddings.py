@@ -19,8 +19,8 @@ from media.text import Reading, list_warnings
 
 from .. import schemas
 from ..active import ClientId, Tercet
-from ..errors import error_body
-from ..faults import BadRequest, Overloaded, OverQuota, ShuttingDown, TimedOut, UnknownModel
+from ..error_responses import error_body
+from ..exceptions import BadRequest, Overloaded, OverQuota, ShuttingDown, TimedOut, UnknownModel
 from ..forms import Fields, check_fields
 from ..pipeline import EmbeddedMedia, Vectors, temporary_file
 from ..state import State

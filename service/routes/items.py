@@ -17,7 +17,7 @@ from media.manifest import check_metadata
 
 from .. import schemas
 from ..active import ClientId, Tercet
-from ..faults import BadRequest
+from ..exceptions import BadRequest
 from ..forms import Fields, read_form
 from ..links import Links, item_address
 from ..media import Picture, Stored

@@ -20,7 +20,7 @@ from media.modality import MODALITIES
 
 from .. import schemas
 from ..active import ClientId, Tercet
-from ..faults import BadRequest
+from ..exceptions import BadRequest
 from ..forms import Fields, check_fields
 from ..pipeline import EncodedQuery
 from ..settings import TOP_K_MAX
@@ -110,8 +110,8 @@ async def search_with(
         TargetQuery.along(route, source, queries[route.encodings[source]].vector[None])
         for route in routes
     ]
-    known = min(query.known for query in queries.values())
-    options = replace(options, known=known, called=target)
+    known_share = min(query.known_share for query in queries.values())
+    options = replace(options, known_share=known_share, target_name=target)
     answer = await run_search(tercet, collection, target_queries, options)
     return search_response(
         collection=collection,

@@ -1,4 +1,4 @@
-"""What the service refuses, and what it fails at. `service/errors.py` has the status of each.
+"""What the service refuses, and what it fails at. `error_responses` has the status of each.
 
 ServiceError
 ├── BadRequest       a malformed request

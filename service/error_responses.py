@@ -38,7 +38,7 @@ from index.vectors.store import VectorStoreFailed
 from media.errors import BadConfig, BadMedia, BadText, BeyondBudget, DecodersClosed, NotMedia
 from media.manifest import BadManifest, BadMetadata
 
-from .faults import (
+from .exceptions import (
     BadHost,
     BadKey,
     BadLink,
