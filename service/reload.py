@@ -26,6 +26,8 @@ ReloadConfig = Callable[[], tuple[Settings, Encoder]]  # reads settings, opens t
 
 
 class Reloader:
+    """Reloads when SIGHUP comes or a route asks, unless a reload is under way."""
+
     def __init__(self, active: ActiveState, reload_config: ReloadConfig | None) -> None:
         self._active = active
         self._reload_config = reload_config

@@ -1,4 +1,4 @@
-"""Media that no item of a collection names, made into new items: records were lost, or put back
+"""New items of media that no item of a collection names, since its records were lost or put back
 from an older copy. No file is deleted or changed.
 """
 

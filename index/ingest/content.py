@@ -1,5 +1,5 @@
-"""Whether a file is the one that was indexed: by its size and time, and where these leave a doubt
-by its content.
+"""Whether a file is still what was indexed. Its size and time tell; where they leave a doubt, its
+content does.
 """
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
-"""A small subset of Mongo's query language, compiled to SQL over an item's duration_s and its
-metadata. As there, a list has a value that any of its elements has.
+"""Filters: a small subset of Mongo's query language, compiled to SQL.
+
+A filter asks for an item's `duration_s` and for fields of its metadata. As in Mongo, a list meets a
+condition where one of its elements does.
 
 {"kind": "interview", "year": {"$gte": 2019}, "$or": [{"lang": "de"}, {"lang": {"$exists": false}}]}
 """
@@ -71,10 +73,14 @@ def conjunction(query: Any, made: Statement, depth: int) -> str:
 
 
 def joined(word: str, parts: list[str], empty: str) -> str:
+    """SQL conditions joined by "and" or "or"; `empty` where there are none."""
     return f"({f' {word} '.join(parts)})" if len(parts) > 1 else parts[0] if parts else empty
 
 
 def term(key: str, value: Any, made: Statement, depth: int) -> str:
+    """SQL of one entry of a filter: an operator with filters, or a field with a value or with
+    conditions.
+    """
     made.count(depth)
     if key in ("$and", "$or"):
         if not isinstance(value, list) or not value:
@@ -90,6 +96,7 @@ def term(key: str, value: Any, made: Statement, depth: int) -> str:
 
 
 def conditions(key: str, given: Any, made: Statement, depth: int) -> str:
+    """SQL of a field's conditions, {"$gte": 2019, ...}: all hold."""
     if not isinstance(given, dict) or not given:
         raise BadFilter("an object of operators is not empty")
     return joined(
@@ -106,7 +113,7 @@ def condition(key: str, op: str, given: Any, made: Statement, depth: int) -> str
             raise BadFilter("$exists takes true or false")
         if key == "duration_s":
             return "1" if given else "0"
-        return among(key, made) if given else f"not {among(key, made)}"
+        return having(key, made) if given else f"not {having(key, made)}"
     if op == "$in":
         if not isinstance(given, list) or len(given) > MAX_TERMS:
             raise BadFilter(f"$in takes a list of at most {MAX_TERMS} values")
@@ -116,9 +123,9 @@ def condition(key: str, op: str, given: Any, made: Statement, depth: int) -> str
     raise BadFilter(f"unknown operator {op!a}")
 
 
-def among(key: str, made: Statement, condition: str = "") -> str:
-    """Whether an item has a value at a field, for which a condition holds; a dot goes down into an
-    object.
+def having(key: str, made: Statement, condition: str = "") -> str:
+    """SQL: an item's field has a value that meets a condition. A dot in the field's name leads
+    into an object.
     """
     made.params.append(path(key))
     return f"items.n in (select item from metadata_values where path = ?{condition})"
@@ -141,12 +148,13 @@ def checked(value: Any) -> Scalar:
 
 
 def equal(key: str, value: Any, made: Statement) -> str:
+    """SQL: a field has a value. None: it has none, or null."""
     if value is None:
-        return "0" if key == "duration_s" else "not " + among(key, made, " and kind <> 'null'")
+        return "0" if key == "duration_s" else "not " + having(key, made, " and kind <> 'null'")
     value = checked(value)
     if isinstance(value, bool):
         return (
-            "0" if key == "duration_s" else among(key, made, f" and kind = '{str(value).lower()}'")
+            "0" if key == "duration_s" else having(key, made, f" and kind = '{str(value).lower()}'")
         )
     return compare(key, "=", value, made)
 
@@ -164,7 +172,7 @@ def compare(key: str, sign: str, value: Any, made: Statement) -> str:
             return "0"
         made.params.append(value)
         return f"duration_s {sign} ?"
-    where = among(key, made, f" and kind = '{kind}' and value {sign} ?")
+    where = having(key, made, f" and kind = '{kind}' and value {sign} ?")
     made.params.append(value)
     return where
 

@@ -1,4 +1,4 @@
-"""Step one: ask a target's index for windows, until they are of items enough."""
+"""Step one: ask a target's index for windows, until they are of as many items as are wanted."""
 
 from __future__ import annotations
 

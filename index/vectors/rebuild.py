@@ -31,8 +31,8 @@ def spare_cores() -> None:
 
 
 class BackgroundRebuild:
-    """At most one index in the making. Everything but the making is called with the collection
-    held.
+    """Makes one index at a time, in a thread of its own. All methods but `stop` are called with
+    the collection held.
     """
 
     def __init__(self, records: Path, latency_ms: float) -> None:

@@ -23,7 +23,7 @@ from .sizing import Sizing
 from .tuning import Goal
 
 log = logging.getLogger(__name__)
-# Vectors that may follow a snapshot before another is due: as many as take seconds to add again.
+# So many vectors after a snapshot another one is due: as many as take seconds to add again.
 TAIL = {"hnsw": 10_000, "ivf": 200_000, "small": 200_000, "gpu-ivf": 200_000}
 HoldRecords = Callable[[], AbstractContextManager[Records]]
 
