@@ -1,4 +1,4 @@
-"""Quotas: what a key may ask for in a stretch of time, by a clock that a test sets."""
+"""Quotas: what a key may ask for in a stretch of time, by a clock that is set."""
 
 from __future__ import annotations
 
@@ -22,12 +22,19 @@ def refused_for(quota: Quota, amount: int) -> int:
     return raised.value.retry_s
 
 
-def test_a_quota_is_of_the_minute_that_ends_now() -> None:
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """What the library of limits takes for the time of day."""
+    clock = Clock(600.0)
+    monkeypatch.setattr("time.time", clock)
+    return clock
+
+
+def test_a_quota_is_of_the_minute_that_ends_now(clock: Clock) -> None:
     """Of ten a minute four are taken. 40 seconds into the next minute a third of them counts, five
     seconds later a quarter.
     """
-    clock = Clock(600.0)
-    quota = Quota("requests", "10/minute", clock)
+    quota = Quota("requests", "10/minute")
     quota.take("a", 4)
     clock.now_s = 700.0
     quota.take("a", 9)
@@ -46,8 +53,8 @@ def test_a_quota_is_of_the_minute_that_ends_now() -> None:
     quota.take("a", 10)
 
 
-def test_what_is_more_than_a_quota_never_fits() -> None:
-    quota = Quota("requests", "10/minute", Clock(600.0))
+def test_what_is_more_than_a_quota_never_fits(clock: Clock) -> None:
+    quota = Quota("requests", "10/minute")
     assert refused_for(quota, 11) == 60
     quota.take("a", 10)  # nothing was taken by what was refused
 
