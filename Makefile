@@ -42,6 +42,12 @@ setup: .venv/.serve
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[cpu,train,dev,foreign]"
 	touch $@
 
+# Clients that do not fit beside our own packages: an environment of their own.
+build/foreign/.installed: tests/foreign/requirements.txt
+	test -x build/foreign/bin/python || $(PYTHON) -m venv build/foreign
+	build/foreign/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	touch $@
+
 .venv/.mutation: .venv/.dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[cpu,train,dev,mutation]"
 	touch $@
@@ -50,7 +56,7 @@ PYTEST := $(BIN)/python -m pytest -rs -n $(JOBS) --dist loadfile
 test: .venv/.dev
 	$(PYTEST) -m "not slow and not foreign"
 
-test-all: test .venv/.foreign
+test-all: test .venv/.foreign build/foreign/.installed
 	$(PYTEST) -m "slow or foreign" tests
 
 # Goes on if stopped.

@@ -327,6 +327,7 @@ def example_commands(path: str, method: str, operation: Schema, components: Sche
     name = "default" if "/items" in path else "clips"
     address = ADDRESS + path.replace("{name}", name)
     address = address.replace("{id}", "JOB" if "/jobs" in path else "mine")
+    address = address.replace("{model}", "default")
     verb = {"GET": "", "HEAD": "-I ", "POST": "-X POST "}.get(method, f"-X {method} ")
     if method == "GET" and path.endswith(("/media", "/poster")):
         verb = "-o item "

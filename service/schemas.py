@@ -15,6 +15,7 @@ from pydantic import (
     field_validator,
 )
 from pydantic import Strict as StrictNumber
+from pydantic_core import PydanticCustomError
 
 from index.calibration import Calibration
 from index.collection import NAME
@@ -84,8 +85,27 @@ class OpenAIEmbeddings(BaseModel):
 
     input: str | list[str | TextContent | AudioContent]
     model: str | None = None
-    encoding_format: Literal["float", "base64"] = "float"
+    encoding_format: Literal["float", "base64"] | None = "float"
     dimensions: int | None = None
+
+    @field_validator("input", mode="before")
+    @classmethod
+    def refuse_token_ids(cls, value: Any) -> Any:
+        if isinstance(value, list) and any(map(holds_numbers, value)):
+            raise PydanticCustomError("token_ids", TOKEN_IDS)
+        return value
+
+
+TOKEN_IDS = (
+    "token ids are not taken, for they are those of another vocabulary. Send texts. LangChain's"
+    " OpenAIEmbeddings does with check_embedding_ctx_length=False"
+)
+
+
+def holds_numbers(value: Any) -> bool:
+    """Whether it is a number or a list that begins with one."""
+    first = value[0] if isinstance(value, list) and value else value
+    return isinstance(first, int) and not isinstance(first, bool)
 
 
 class NewCollection(Strict):

@@ -130,6 +130,7 @@ def test_the_contract_is_in_the_api_document() -> None:
         "GET /readyz",
         "GET /metrics",
         "GET /v1/models",
+        "GET /v1/models/{model}",
         "POST /v1/embeddings",
         *(f"POST /v1/embed/{m}" for m in ("text", "audio", "video")),
         *(

@@ -4,7 +4,6 @@ oddly.
 
 from __future__ import annotations
 
-import base64
 import gc
 import json
 import logging
@@ -85,42 +84,6 @@ def test_log_lines_are_json() -> None:
         and row["request_id"] == "some-id"
         and row["time"].startswith("1970-01-01T00:00:00")
     )
-
-
-@pytest.mark.foreign
-def test_openai_s_own_client(tmp_path: Path) -> None:
-    openai = pytest.importorskip("openai")
-    with Client(create_app(Settings(data=tmp_path / "data", api_keys="k"), FakeEncoder())) as http:
-        ai = openai.OpenAI(
-            api_key="k", base_url="http://localhost/v1", http_client=http, max_retries=0
-        )
-        # in base64, as it asks by itself
-        found = ai.embeddings.create(model="fake", input=["red", "green"])
-        assert found.data[0].embedding == [1.0, 0.0, 0.0, 0.0] and found.data[1].embedding[1] == 1.0
-        assert (
-            ai.embeddings.create(model="fake", input="red", encoding_format="float")
-            .data[0]
-            .embedding[0]
-            == 1.0
-        )
-        sound = base64.b64encode(make_wav(tmp_path / "tone.wav", 1.0).read_bytes()).decode()
-        part: Any = {"type": "input_audio", "input_audio": {"data": sound, "format": "wav"}}
-        mixed = ai.embeddings.create(
-            model="fake", input=["red", part, {"type": "text", "text": "green"}]
-        )  # type: ignore[list-item]
-        assert [e.embedding.index(1.0) for e in mixed.data] == [0, 3, 1]
-        assert [m.id for m in ai.models.list()] == ["fake"]
-        with pytest.raises(openai.NotFoundError) as bad:
-            ai.embeddings.create(model="other", input="red")
-        assert (
-            bad.value.type == "invalid_request_error"
-            and bad.value.code == "model_not_found"
-            and "other" in str(bad.value)
-        )
-        with pytest.raises(openai.AuthenticationError):
-            openai.OpenAI(
-                api_key="x", base_url="http://localhost/v1", http_client=http
-            ).embeddings.create(model="fake", input="red")
 
 
 def test_media_by_range(tmp_path: Path) -> None:

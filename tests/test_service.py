@@ -324,6 +324,33 @@ def test_openai_shape(client: Client) -> None:
         client.post("/v1/embeddings", json={"input": "x", "model": "other"}), 404, "model_not_found"
     )
     refused(client.post("/v1/embeddings", json={"input": []}), 400, "bad_request")
+    null = client.post("/v1/embeddings", json={"input": "red", "encoding_format": None}).json()
+    assert null["data"][0]["embedding"] == [1.0, 0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("ids", [[5], [[1, 2], [3]], [[1], "red"], ["red", 7]])
+def test_token_ids_are_refused_in_a_sentence(client: Client, ids: list[Any]) -> None:
+    """LangChain sends them unless it is told not to."""
+    answer = client.post("/v1/embeddings", json={"input": ids})
+    refused(answer, 400, "bad_request")
+    message = answer.json()["error"]["message"]
+    assert message.startswith("body.input: token ids are not taken")
+    assert message.endswith("check_embedding_ctx_length=False")
+
+
+def test_what_is_no_text_and_no_token_id_is_refused_as_such(client: Client) -> None:
+    for input in (True, [True], [[]], [None], 5, 0.5):
+        answer = client.post("/v1/embeddings", json={"input": input})
+        refused(answer, 400, "bad_request")
+        assert "token ids" not in answer.json()["error"]["message"]
+
+
+def test_a_model_in_openais_shape(client: Client) -> None:
+    (listed,) = client.get("/v1/models").json()["data"]
+    shape = {"id": "fake", "object": "model", "created": 0, "owned_by": "tercet"}
+    assert {name: listed[name] for name in shape} == shape
+    assert client.get("/v1/models/fake").json() == listed
+    refused(client.get("/v1/models/some/other"), 404, "model_not_found")
 
 
 def test_words_that_are_not_known_are_told(client: Client) -> None:

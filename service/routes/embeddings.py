@@ -145,7 +145,7 @@ async def embed_sound(
     return query.vector
 
 
-def encode_vector(vector: Vectors, encoding_format: str) -> list[float] | str:
+def encode_vector(vector: Vectors, encoding_format: str | None) -> list[float] | str:
     """A vector as numbers, or as base64 of little-endian float32."""
     if encoding_format == "base64":
         return base64.b64encode(np.asarray(vector, "<f4").tobytes()).decode()

@@ -8,6 +8,8 @@ from media.containers import MEDIA
 from media.text import LETTERS_MAX
 
 from ..active import Tercet
+from ..faults import UnknownModel
+from ..state import State
 from .router import Router
 
 router = Router()
@@ -15,6 +17,20 @@ router = Router()
 
 @router.get("/v1/models", tags=["models"])
 async def models(tercet: Tercet) -> dict[str, Any]:
+    return {"object": "list", "data": [describe_model(tercet)]}
+
+
+@router.get("/v1/models/{model:path}", tags=["models"])
+async def get_model(tercet: Tercet, model: str) -> dict[str, Any]:
+    """One model of the list, by its name."""
+    name = tercet.encoder.manifest.name
+    if model != name:
+        raise UnknownModel(model, name)
+    return describe_model(tercet)
+
+
+def describe_model(tercet: State) -> dict[str, Any]:
+    """In OpenAI's shape, with fields of our own. `created` is 0: a bundle does not tell when."""
     manifest = tercet.encoder.manifest
     settings = tercet.settings
     limits = {
@@ -31,9 +47,11 @@ async def models(tercet: Tercet) -> dict[str, Any]:
         name: {"dim": space.dim, "modalities": list(space.encodings)}
         for name, space in manifest.spaces.items()
     }
-    model = {
+    return {
         "id": manifest.name,
         "object": "model",
+        "created": 0,
+        "owned_by": "tercet",
         "name": manifest.name,
         "fingerprint": manifest.fingerprint,
         "modalities": list(manifest.modalities),
@@ -42,4 +60,3 @@ async def models(tercet: Tercet) -> dict[str, Any]:
         "limits": limits,
         "provenance": manifest.provenance,
     }
-    return {"object": "list", "data": [model]}
