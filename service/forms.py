@@ -36,7 +36,10 @@ class Fields:
             if name in self.texts and not is_text:
                 raise BadRequest(f"field {quote(name)} is a text: send it without a file name")
             if name in self.files and is_text:
-                raise BadRequest(f"field {quote(name)} is a file: send it with a file name")
+                raise BadRequest(
+                    f"field {quote(name)} is a file: send it with a file name, as filename=;"
+                    " filename*= has no meaning in a form (RFC 7578, 4.2)"
+                )
             known = name in self.texts or name in self.files or (self.any_file and not is_text)
             if not known:
                 fields = ", ".join(sorted(self.texts | self.files))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -82,3 +83,87 @@ def test_litellm(address: str, tone: Path) -> None:
 
 def test_haystack(address: str, tone: Path) -> None:
     given_by("haystack", address, tone)
+
+
+# ---------------------------------------------------------------- curl and HTTPie
+
+ITEMS = "/v1/collections/default/items"
+NAME = "Vögel früh 鳥.wav"
+
+
+def curl(*arguments: str, sent: bytes = b"") -> Any:
+    """The JSON that curl is answered."""
+    program = shutil.which("curl")
+    if program is None:
+        pytest.skip("curl is not installed")
+    command = [program, "-sS", "-H", "authorization: Bearer k", *arguments]
+    ran = subprocess.run(command, input=sent, capture_output=True, timeout=60)
+    assert ran.returncode == 0, ran.stderr.decode()
+    return json.loads(ran.stdout)
+
+
+def httpie(*arguments: str) -> Any:
+    """The JSON that HTTPie is answered."""
+    command = [foreign_python(), "-m", "httpie", "--ignore-stdin", "--body"]
+    command += ["--auth-type", "bearer", "--auth", "k", *arguments]
+    ran = subprocess.run(command, capture_output=True, timeout=60)
+    assert ran.returncode == 0, ran.stderr.decode()
+    return json.loads(ran.stdout)
+
+
+@pytest.mark.parametrize(
+    "manner",
+    [
+        ["--http1.1"],
+        ["--http1.0"],
+        ["--form-escape"],
+        ["-H", "transfer-encoding: chunked"],
+        ["-H", "expect: 100-continue"],
+    ],
+)
+def test_curl_uploads(address: str, tone: Path, manner: list[str]) -> None:
+    form = ["-F", f'file=@{tone};filename="{NAME}"', "-F", 'metadata={"year": 2024}']
+    added = curl(*manner, *form, address + ITEMS)
+    found = curl(*manner, f"{address}{ITEMS}/{added['id']}")
+    assert (found["filename"], found["metadata"]) == (NAME, {"year": 2024})
+    assert found["duration_s"] == 1.0
+
+
+@pytest.mark.parametrize("manner", ["--http1.0", "--http1.1"])
+def test_curl_searches(address: str, tone: Path, manner: str) -> None:
+    curl("-F", f"file=@{tone}", "-F", "id=searched", address + ITEMS)
+    by_sound = curl(manner, "-F", f"file=@{tone}", address + "/v1/search/audio-audio")
+    assert by_sound["hits"][0]["score"] == pytest.approx(1.0)
+    head = ["-H", "content-type: application/json"]
+    by_words = curl(manner, *head, "-d", '{"query": "red"}', address + "/v1/search/text-audio")
+    assert by_words["hits"][0]["score"] == 0.0
+
+
+def form_of(tone: Path, name: str) -> bytes:
+    """A form with one file, whose name is given as `name` says."""
+    head = f'--X\r\nContent-Disposition: form-data; name="file"; {name}\r\n\r\n'
+    return head.encode() + tone.read_bytes() + b"\r\n--X--\r\n"
+
+
+def test_an_extended_file_name(address: str, tone: Path) -> None:
+    """RFC 7578 forbids it in forms. Beside a plain name it is passed over; alone it is refused, in
+    words.
+    """
+    upload = ["-H", "content-type: multipart/form-data; boundary=X", "--data-binary", "@-"]
+    extended = "filename*=UTF-8''V%C3%B6gel.wav"
+    for both in (f'filename="plain.wav"; {extended}', f'{extended}; filename="plain.wav"'):
+        added = curl(*upload, address + ITEMS, sent=form_of(tone, both))
+        assert curl(f"{address}{ITEMS}/{added['id']}")["filename"] == "plain.wav"
+    alone = curl(*upload, address + ITEMS, sent=form_of(tone, extended))["error"]
+    assert alone["code"] == "bad_request" and "filename*= has no meaning" in alone["message"]
+
+
+@pytest.mark.parametrize("manner", [["--multipart"], ["--multipart", "--chunked"]])
+def test_httpie_uploads(address: str, tone: Path, tmp_path: Path, manner: list[str]) -> None:
+    named = tmp_path / NAME
+    named.write_bytes(tone.read_bytes())
+    added = httpie(*manner, "POST", address + ITEMS, f"file@{named}", 'metadata={"year": 2024}')
+    found = httpie("GET", f"{address}{ITEMS}/{added['id']}")
+    assert (found["filename"], found["metadata"]) == (NAME, {"year": 2024})
+    hits = httpie("POST", address + "/v1/search/text-audio", "query=red", "top_k:=1")["hits"]
+    assert len(hits) == 1

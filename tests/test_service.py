@@ -570,6 +570,17 @@ def test_ids_that_could_not_be_asked_for_are_refused(client: Client, id: str) ->
     refused(answer, 400, "bad_request")
 
 
+def test_an_extended_file_name_alone_is_refused_in_a_sentence(client: Client) -> None:
+    """RFC 7578, 4.2: it may not be sent. Some clients do for names that are not ASCII."""
+    head = "--X\r\nContent-Disposition: form-data; name=\"file\"; filename*=UTF-8''a.wav\r\n\r\n"
+    kind = {"content-type": "multipart/form-data; boundary=X"}
+    answer = client.post(
+        "/v1/embed/audio", content=head.encode() + b"RIFF\r\n--X--\r\n", headers=kind
+    )
+    refused(answer, 400, "bad_request")
+    assert "filename*= has no meaning in a form" in answer.json()["error"]["message"]
+
+
 def test_every_path_below_an_item_is_a_reserved_ending() -> None:
     item = "/v1/collections/{name}/items/{id:path}/"
     readable = [
