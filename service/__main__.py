@@ -12,8 +12,10 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import uvicorn
+from fastapi import FastAPI
 from pydantic import ValidationError
 from pydantic_settings import CliSettingsSource
 
@@ -81,6 +83,25 @@ def mcp_command(argv: Sequence[str], prog: str) -> int:
     return mcp.main(argv, prog)
 
 
+def server_config(app: FastAPI, settings: Settings, logs: dict[str, Any] | None) -> uvicorn.Config:
+    """How uvicorn serves. `logs` is for `logging.config`, None for what is set already."""
+    return uvicorn.Config(
+        app,
+        settings.host,
+        settings.port,
+        uds=None if settings.socket is None else str(settings.socket),
+        root_path=settings.root_path,
+        # a Unix socket tells no address: who may open it is the proxy
+        forwarded_allow_ips="*" if settings.socket else list(settings.proxies),
+        timeout_graceful_shutdown=10,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        server_header=False,
+        http=Protocol,
+        access_log=False,
+        log_config=logs,
+    )
+
+
 def serve(argv: Sequence[str], prog: str) -> int:
     """Serve until interrupted, as the flags say. Returns the exit status."""
     try:
@@ -113,17 +134,7 @@ def serve(argv: Sequence[str], prog: str) -> int:
             settings, encoder, open_data(settings, encoder), partial(reload_config, argv, prog)
         )
         del encoder  # else it could not be freed after a reload
-        config = uvicorn.Config(
-            app,
-            settings.host,
-            settings.port,
-            timeout_graceful_shutdown=10,
-            timeout_keep_alive=KEEP_ALIVE_S,
-            server_header=False,
-            http=Protocol,
-            access_log=False,
-            log_config=log_config(settings.log_json),
-        )
+        config = server_config(app, settings, log_config(settings.log_json))
         sys.setswitchinterval(GIL_SWITCH_S)
         gc.collect()
         gc.freeze()  # what has been imported stays: collections skip it

@@ -13,6 +13,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from starlette._utils import get_route_path
 from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
@@ -171,7 +172,7 @@ def json_response(
 ) -> JSONResponse:
     """An error's body as a response. OpenAI's clients also get the fields that OpenAI sends."""
     scope["tercet.error"] = body["code"]
-    if scope["path"] == "/v1/embeddings":
+    if get_route_path(scope) == "/v1/embeddings":
         types = {401: "authentication_error", 429: "rate_limit_error"}
         default = "invalid_request_error" if status < 500 else "server_error"
         index = body["detail"].get("index")

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from fastapi.routing import APIRoute
+from starlette._utils import get_route_path
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Match
@@ -66,16 +67,17 @@ class RequestMiddleware:
         headers = dict(scope["headers"])
         settings = self._owner.active.state.settings
         trace = Trace(request_id(headers), observe=self._owner.metrics.observe_stage)
-        body = Body(receive, headers, scope["path"], settings)
+        path = get_route_path(scope)
+        body = Body(receive, headers, path, settings)
         hold = Hold(self._owner.active)
         scope[HOLD] = hold
         answer = Answer(scope, send, trace, body, hold)
         token = CURRENT.set(trace)
         try:
             with span(f"HTTP {scope['method']}", headers):
-                answer.caller = self._identify(scope, headers, settings)
+                answer.caller = self._identify(scope, path, headers, settings)
                 scope[CLIENT] = answer.caller.client
-                if scope["path"].startswith("/v1/"):
+                if path.startswith("/v1/"):
                     self._owner.active.state.quotas.requests.take(answer.caller.client)
                 body.check_headers()
                 work = self._app(scope, body.receive, answer.send)
@@ -96,21 +98,21 @@ class RequestMiddleware:
             self._record(scope, answer.status, answer.seconds())
             CURRENT.reset(token)
 
-    def _identify(self, scope: Scope, headers: RawHeaders, settings: Settings) -> Caller:
-        """Who asks, by a key or by a link that a key has made.
+    def _identify(self, scope: Scope, path: str, headers: RawHeaders, settings: Settings) -> Caller:
+        """Who asks for a path, by a key or by a link that a key has made.
 
         Raises BadHost, CrossOrigin, BadKey, BadLink.
         """
         keys = settings.api_keys
         if not keys and not settings.allow_open:
             check_same_origin(scope["method"], headers, settings.hosts)
-        if not keys or not scope["path"].startswith("/v1/"):
+        if not keys or not path.startswith("/v1/"):
             return Caller()
         token = token_in(scope["query_string"])
         if token is None or b"authorization" in headers:
             return Caller(authenticate(headers.get(b"authorization", b""), keys))
         clients = (client_of(key) for key in keys)
-        maker = self._owner.links.maker(token, scope["method"], scope["path"], clients)
+        maker = self._owner.links.maker(token, scope["method"], path, clients)
         return Caller(maker, by_link=True)
 
     def _record(self, scope: Scope, status: int, seconds: float) -> None:

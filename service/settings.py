@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,6 +13,7 @@ from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 TOP_K_MAX = 100_000
+PATH = re.compile(r"(/[A-Za-z0-9._~-]+)*")
 
 
 class Settings(BaseSettings):
@@ -27,6 +29,17 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on")
+    socket: Path | None = Field(
+        None, description="Unix socket to listen on, in place of an address and a port"
+    )
+    root_path: str = Field(
+        "", description="path that a proxy serves under and takes off, as in '/tercet'"
+    )
+    proxies: Annotated[tuple[str, ...], NoDecode] = Field(
+        ("127.0.0.1", "::1"),
+        description="addresses and networks whose X-Forwarded-For and X-Forwarded-Proto are"
+        " believed, separated by commas",
+    )
     data: Path = Field(Path("data"), description="folder of the collections")
     bundle: Path = Field(Path("bundles/default"), description="folder of the encoder's bundle")
     provider: Literal["cpu", "cuda", "tensorrt"] = Field(
@@ -126,6 +139,25 @@ class Settings(BaseSettings):
         1000, gt=0, le=TOP_K_MAX, description="most hits that one search may ask for"
     )
 
+    @field_validator("root_path")
+    @classmethod
+    def check_path(cls, value: str) -> str:
+        path = value.removesuffix("/")
+        if not PATH.fullmatch(path):
+            raise ValueError("write a path, as in '/tercet'")
+        return path
+
+    @field_validator("proxies", mode="before")
+    @classmethod
+    def split_networks(cls, value: object) -> object:
+        """Raises ValueError for what is neither an address nor a network."""
+        names = value.split(",") if isinstance(value, str) else value
+        assert isinstance(names, list | tuple)
+        networks = tuple(name.strip() for name in names if name.strip())
+        for network in networks:
+            ipaddress.ip_network(network)
+        return networks
+
     @field_validator("quota_requests", "quota_media")
     @classmethod
     def check_rule(cls, value: str) -> str:
@@ -152,7 +184,7 @@ class Settings(BaseSettings):
     @property
     def unguarded(self) -> bool:
         """Whether other machines could connect without a key, though `allow_open` is not set."""
-        return not (self.loopback or self.api_keys or self.allow_open)
+        return not (self.socket or self.loopback or self.api_keys or self.allow_open)
 
     @property
     def loopback(self) -> bool:

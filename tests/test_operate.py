@@ -19,16 +19,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import uvicorn
+from pydantic import ValidationError
 
 from export.encoder import Encoder
 from index.ingest.reembed import reembed
 from media.containers import Budget
 from media.sandbox import Decoders
+from service.__main__ import server_config
 from service.app import create_app
 from service.links import Links
-from service.protocol import Protocol
 from service.settings import TOP_K_MAX, Settings
 from service.trace import CURRENT, JsonLines, Trace
 
@@ -367,7 +369,8 @@ def listening(settings: Settings, clock: Callable[[], float] = time.time) -> Ite
     port = free_port()
     app = create_app(settings, FakeEncoder())
     app.state.owner.links = Links(clock)
-    running = uvicorn.Server(uvicorn.Config(app, port=port, http=Protocol, log_config=None))
+    config = server_config(app, settings.model_copy(update={"port": port}), logs=None)
+    running = uvicorn.Server(config)
     thread = threading.Thread(target=running.run)
     thread.start()
     wait_until(lambda: running.started)
@@ -376,6 +379,74 @@ def listening(settings: Settings, clock: Callable[[], float] = time.time) -> Ite
     finally:
         running.should_exit = True
         thread.join()
+
+
+def test_below_a_path_the_same_is_asked_for_with_a_key(tmp_path: Path) -> None:
+    """A proxy takes the path off. What comes with it is another path, and opens nothing."""
+    settings = Settings(data=tmp_path / "data", api_keys="k", root_path="/tercet/")
+    key = {"authorization": "Bearer k"}
+    with (
+        listening(settings) as port,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}") as client,
+    ):
+        assert client.get("/v1/models").status_code == 401
+        assert client.get("/v1/models", headers=key).status_code == 200
+        assert client.get("/tercet/v1/models", headers=key).status_code == 404
+        wrong = client.post("/v1/embeddings", json={"input": "red", "model": "other"}, headers=key)
+        assert wrong.json()["error"]["type"] == "invalid_request_error"
+        assert client.get("/openapi.json").json()["servers"] == [{"url": "/tercet"}]
+        files = {"file": make_clip(tmp_path / "red.mp4", [RED]).read_bytes()}
+        items = "/v1/collections/default/items"
+        client.post(items, files=files, data={"id": "a"}, headers=key).raise_for_status()
+        link = client.post(f"{items}/a/link", headers=key).json()
+        for part in ("media", "poster"):
+            assert link[part].startswith(f"/tercet{items}/a/{part}?link=")
+            assert client.get(link[part].removeprefix("/tercet")).status_code == 200
+            assert client.get(link[part]).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("proxies", "believed"),
+    [("127.0.0.1", True), ("10.0.0.5, 127.0.0.0/8", True), ("10.0.0.5", False), ("", False)],
+)
+def test_only_a_named_proxy_is_believed(tmp_path: Path, proxies: str, believed: bool) -> None:
+    forwarded = {"x-forwarded-proto": "https", "host": "localhost"}
+    with listening(Settings(data=tmp_path / "data", proxies=proxies)) as port:
+        page = httpx.get(f"http://127.0.0.1:{port}/docs", headers=forwarded).text
+        assert ('href="https://localhost/swagger' in page) is believed
+        assert ('href="http://localhost/swagger' in page) is not believed
+
+
+def test_a_unix_socket(tmp_path: Path) -> None:
+    """Nobody else can reach it, so it wants no keys, whatever the address is."""
+    place = tmp_path / "socket"
+    settings = Settings(data=tmp_path / "data", socket=place, host="0.0.0.0")
+    assert not settings.unguarded
+    with (
+        listening(settings) as port,
+        httpx.Client(transport=httpx.HTTPTransport(uds=str(place))) as client,
+    ):
+        assert client.get("http://localhost/v1/models").status_code == 200
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(f"http://127.0.0.1:{port}/v1/models")
+
+
+def test_ipv6(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_INET6) as probe:
+        try:
+            probe.bind(("::1", 0))
+        except OSError:
+            pytest.skip("this machine has no IPv6")
+    with listening(Settings(data=tmp_path / "data", host="::1")) as port:
+        assert httpx.get(f"http://[::1]:{port}/v1/models").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"root_path": "tercet"}, {"root_path": "/a b"}, {"proxies": "10.0.0.0/8,nowhere"}]
+)
+def test_a_setting_of_a_proxy_that_means_nothing_is_refused(wrong: dict[str, str]) -> None:
+    with pytest.raises(ValidationError):
+        Settings(**wrong)
 
 
 @pytest.fixture

@@ -350,6 +350,7 @@ def test_a_model_in_openais_shape(client: Client) -> None:
     shape = {"id": "fake", "object": "model", "created": 0, "owned_by": "tercet"}
     assert {name: listed[name] for name in shape} == shape
     assert client.get("/v1/models/fake").json() == listed
+    assert client.get("/v1/models/").json()["data"] == [listed]
     refused(client.get("/v1/models/some/other"), 404, "model_not_found")
 
 

@@ -10,7 +10,7 @@ let latest = 0; // the last search asked for; answers to earlier ones are late
 
 const key = () => sessionStorage.getItem("key");
 const headers = () => (key() ? { Authorization: `Bearer ${key()}` } : {});
-const itemPath = (name, id) => `/v1/collections/${encodeURIComponent(name)}/items/${id.split("/").map(encodeURIComponent).join("/")}`;
+const itemPath = (name, id) => `v1/collections/${encodeURIComponent(name)}/items/${id.split("/").map(encodeURIComponent).join("/")}`;
 
 /** The JSON of an answer. Throws an Error that says what the service says. */
 async function ask(path, options = {}) {
@@ -103,7 +103,7 @@ async function search() {
   say(example?.file ? "Listening and looking …" : "Searching …");
   const began = performance.now();
   try {
-    const found = await ask("/v1/search", { method: "POST", body: form });
+    const found = await ask("v1/search", { method: "POST", body: form });
     if (mine === latest) show(found, performance.now() - began);
   } catch (error) {
     if (mine === latest) {
@@ -292,7 +292,7 @@ async function loaded(node, media, hit, path, still) {
 }
 
 async function withTable(address) {
-  const { indexed } = await import("/page/seekable.js");
+  const { indexed } = await import("./seekable.js");
   const answer = await fetch(address), kind = answer.headers.get("content-type");
   if (answer.ok && (kind === "audio/mpeg" || kind === "application/octet-stream")) return indexed(await answer.arrayBuffer());
   await answer.body.cancel();
@@ -516,7 +516,7 @@ function sendOnce(file, shown) {
     if (event.loaded === event.total) shown.said.textContent = "Processing …";
   });
   request.responseType = "json"; // null of what is none, an answer of something between here and the service
-  request.open("POST", `/v1/collections/${encodeURIComponent(collection.value)}/items`);
+  request.open("POST", `v1/collections/${encodeURIComponent(collection.value)}/items`);
   for (const [name, value] of Object.entries(headers())) request.setRequestHeader(name, value);
   return new Promise((answered) => {
     const end = () => answered({ status: request.status, body: request.response ?? {}, retry_s: Number(request.getResponseHeader("retry-after") ?? 1) });
@@ -558,7 +558,7 @@ async function addFolder(folder) {
   let entries, suffixes;
   try {
     entries = await entriesBelow(folder, unread);
-    suffixes = (await ask("/v1/models")).data[0].limits.suffixes;
+    suffixes = (await ask("v1/models")).data[0].limits.suffixes;
   } catch (error) {
     return end(error.message, true);
   }
@@ -663,7 +663,7 @@ window.addEventListener("drop", (event) => {
 
 condition();
 try {
-  const { collections } = await ask("/v1/collections");
+  const { collections } = await ask("v1/collections");
   collection.replaceChildren(...collections.map(({ name, items }) => new Option(`${name} (${items})`, name)));
   const asked = new URLSearchParams(location.search).get("collection");
   const filled = collections.find(({ name, items }) => name === "default" && items) ?? collections.find(({ items }) => items);

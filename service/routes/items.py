@@ -214,10 +214,10 @@ async def link_item(
         seconds = tercet.settings.link_s + item.duration_s
         links: Links = request.app.state.owner.links
         token = links.token(client, collection.name, item.id, seconds)
-    poster = item_address(name, id, "poster", token) if item.kind == "video" else None
-    return schemas.ItemLink(
-        media=item_address(name, id, "media", token), poster=poster, expires_s=seconds
-    )
+    root_path = request.scope.get("root_path", "")
+    media = root_path + item_address(name, id, "media", token)
+    poster = root_path + item_address(name, id, "poster", token) if item.kind == "video" else None
+    return schemas.ItemLink(media=media, poster=poster, expires_s=seconds)
 
 
 @router.get("/v1/collections/{name}/items/{id:path}", tags=["items"])

@@ -16,6 +16,7 @@ router = Router()
 
 
 @router.get("/v1/models", tags=["models"])
+@router.get("/v1/models/", include_in_schema=False)  # else a model without a name
 async def models(tercet: Tercet) -> dict[str, Any]:
     return {"object": "list", "data": [describe_model(tercet)]}
 
