@@ -13,7 +13,8 @@ import pytest
 
 from service.settings import Settings
 
-from .makers import ROOT, make_wav
+from . import makers
+from .makers import ROOT, make_clip, make_wav
 from .test_operate import listening
 
 PYTHON = ROOT / "build" / "foreign" / "bin" / "python"
@@ -167,3 +168,26 @@ def test_httpie_uploads(address: str, tone: Path, tmp_path: Path, manner: list[s
     assert (found["filename"], found["metadata"]) == (NAME, {"year": 2024})
     hits = httpie("POST", address + "/v1/search/text-audio", "query=red", "top_k:=1")["hits"]
     assert len(hits) == 1
+
+
+# ---------------------------------------------------------------- Firefox
+
+
+def test_firefox_searches(tmp_path: Path) -> None:
+    """A search as it is typed, pictures, and a console that says nothing."""
+    firefox = shutil.which("firefox-esr") or shutil.which("firefox")
+    if firefox is None:
+        pytest.skip("firefox is not installed")
+    profile = tmp_path / "profile"
+    profile.mkdir()
+    with listening(Settings(data=tmp_path / "data")) as port:
+        address = f"http://127.0.0.1:{port}"
+        for name, colour in (("red", makers.RED), ("green", makers.GREEN)):
+            clip = make_clip(tmp_path / f"{name}.mp4", [colour, colour])
+            curl("-F", f"file=@{clip}", address + ITEMS)
+        script = ROOT / "tests" / "foreign" / "firefox.py"
+        command = [foreign_python(), str(script), firefox, str(profile), address, "green"]
+        ran = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert ran.returncode == 0, ran.stderr[-4000:]
+    found = json.loads(ran.stdout)
+    assert found == {"headings": ["green.mp4", "red.mp4"], "picture": True, "said": []}
