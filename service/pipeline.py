@@ -198,7 +198,8 @@ class Pipeline:
             )
             future = self._decoders.start(path, options)
             try:
-                await asyncio.wait([asyncio.wrap_future(future)])
+                # `finish` raises what it raised
+                await asyncio.gather(asyncio.wrap_future(future), return_exceptions=True)
             except asyncio.CancelledError:
                 future.cancel()
                 raise

@@ -14,7 +14,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -529,3 +529,17 @@ def test_a_thousand_clients_that_vanish_leave_nothing_behind(server: int) -> Non
         httpx.post(f"http://127.0.0.1:{server}/v1/embed/text", json={"texts": ["red"]}).status_code
         == 200
     )
+
+
+def test_the_log_has_no_line_for_a_file_that_takes_too_long(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client is told. asyncio logs errors that nobody looked at."""
+    late: Future[Any] = Future()
+    late.set_exception(TimeoutError("Task timeout"))
+    monkeypatch.setattr(Decoders, "start", lambda *args, **options: late)
+    tone = make_wav(tmp_path / "tone.wav")
+    with Client(create_app(Settings(data=tmp_path / "data"), FakeEncoder())) as client:
+        refused(client.post("/v1/embed/audio", files=upload(tone)), 422, "decoder_failed")
+    gc.collect()
+    assert [record.message for record in caplog.records if record.name == "asyncio"] == []
