@@ -8,7 +8,7 @@ from media.containers import MEDIA
 from media.text import LETTERS_MAX
 
 from ..active import Tercet
-from ..faults import UnknownModel
+from ..exceptions import UnknownModel
 from ..state import State
 from .router import Router
 
