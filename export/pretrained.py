@@ -62,9 +62,7 @@ class CannotFetch(BadPretrained):
 
 class UnknownFamily(BadPretrained):
     def __init__(self, name: str, problem: str) -> None:
-        super().__init__(
-            f"{name} is {problem}; clip, siglip, xclip, clap and pe_audio_video are known"
-        )
+        super().__init__(f"{name} is {problem}; known families: {', '.join(FAMILIES)}")
         self.name = name
 
 

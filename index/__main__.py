@@ -80,7 +80,7 @@ def arguments(prog: str = PROG) -> argparse.ArgumentParser:
         "put the collections of a backup into a data folder",
         "--data mine backups/monday",
     )
-    restoring.add_argument("backup", type=Path, metavar="FOLDER")
+    restoring.add_argument("backup", type=Path, metavar="FOLDER", help="the backup's folder")
     for command in (building, searching, listing, reporting, embedding, saving, restoring):
         data = os.environ.get("TERCET_DATA")
         command.add_argument(
@@ -90,7 +90,9 @@ def arguments(prog: str = PROG) -> argparse.ArgumentParser:
     for command in (building, searching, listing, reporting, embedding):
         bundle = os.environ.get("TERCET_BUNDLE", "bundles/default")
         command.add_argument("--bundle", type=Path, default=bundle, help="or TERCET_BUNDLE")
-        command.add_argument("--collection", default="default")
+        command.add_argument(
+            "--collection", default="default", help="the collection's name; default: default"
+        )
     for command in (building, searching, listing, reporting):
         add_sizing(command)
     return parser
@@ -119,7 +121,9 @@ def build_parser(commands: Commands) -> argparse.ArgumentParser:
         "--data mine PATH",
         "--data mine --retry-failed PATH",
     )
-    building.add_argument("paths", type=Path, nargs="*", metavar="PATH")
+    building.add_argument(
+        "paths", type=Path, nargs="*", metavar="PATH", help="a folder, file, manifest or tar shard"
+    )
     building.add_argument(
         "--adopt",
         action="store_true",
@@ -159,14 +163,21 @@ def search_parser(commands: Commands) -> argparse.ArgumentParser:
         "--data mine --audio bark.wav --target video --json",
     )
     query = searching.add_mutually_exclusive_group(required=True)
-    query.add_argument("--text")
-    query.add_argument("--audio", type=Path, metavar="FILE")
-    query.add_argument("--video", type=Path, metavar="FILE")
-    searching.add_argument("--target", choices=[ANY, *MODALITIES], default=ANY)
+    query.add_argument("--text", help="words to search by")
+    query.add_argument("--audio", type=Path, metavar="FILE", help="a sound to search by")
+    query.add_argument("--video", type=Path, metavar="FILE", help="a video to search by")
+    searching.add_argument(
+        "--target",
+        choices=[ANY, *MODALITIES],
+        default=ANY,
+        help="what is searched; any, the default: pictures and sound together",
+    )
     searching.add_argument(
         "--space", help="embedding space of the bundle; default: the first that has both modalities"
     )
-    searching.add_argument("--top-k", type=parse_count, default=10)
+    searching.add_argument(
+        "--top-k", type=parse_count, default=10, help="how many hits at most; default: 10"
+    )
     searching.add_argument("--exact", action="store_true", help="compare every vector")
     searching.add_argument("--filter", type=json.loads, help="a filter as JSON")
     return searching

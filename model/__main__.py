@@ -26,22 +26,27 @@ def arguments(prog: str = PROG) -> argparse.ArgumentParser:
         "render a split of the procedural world to MP4 files and a manifest",
         "test 100 --out world-test",
     )
-    world.add_argument("split", choices=["train", "validation", "test"])
-    world.add_argument("count", type=int)
-    world.add_argument("--out", type=Path, required=True)
+    world.add_argument("split", choices=["train", "validation", "test"], help="which clips")
+    world.add_argument("count", type=int, help="how many clips")
+    world.add_argument("--out", type=Path, required=True, help="the folder to write")
     sample = add_command(
         commands, "sample", "render a small library of the procedural world", "--out runs/sample"
     )
-    sample.add_argument("--out", type=Path, required=True)
+    sample.add_argument("--out", type=Path, required=True, help="the folder to write")
     prepare = add_command(
         commands,
         "prepare",
         "write a manifest for a public set as its owners distribute it",
         "clotho FOLDER --part train --out clotho-train.jsonl",
     )
-    prepare.add_argument("set", choices=list(PREPARERS))
-    prepare.add_argument("folder", type=Path)
-    prepare.add_argument("--part", choices=["train", "validation", "test"], default="train")
+    prepare.add_argument("set", choices=list(PREPARERS), help="the data set")
+    prepare.add_argument("folder", type=Path, help="where the data set lies, unpacked")
+    prepare.add_argument(
+        "--part",
+        choices=["train", "validation", "test"],
+        default="train",
+        help="the part of the data set; default: train",
+    )
     prepare.add_argument(
         "--fold", type=int, default=5, help="the fold that is the test part of esc50 and esc10"
     )
@@ -54,7 +59,7 @@ def arguments(prog: str = PROG) -> argparse.ArgumentParser:
         "--config tiny --out runs/tiny --resume",
     )
     train.add_argument("--config", required=True, help="a preset's name or a JSON file")
-    train.add_argument("--out", type=Path, required=True)
+    train.add_argument("--out", type=Path, required=True, help="the run's folder")
     train.add_argument("--resume", action="store_true", help="go on from the checkpoint in OUT")
     ablation = add_command(
         commands,
@@ -63,15 +68,17 @@ def arguments(prog: str = PROG) -> argparse.ArgumentParser:
         "--out runs/ablation",
     )
     ablation.add_argument("--config", default="miniature", help="a preset's name or a JSON file")
-    ablation.add_argument("--seeds", type=int, default=3)
-    ablation.add_argument("--out", type=Path, required=True)
+    ablation.add_argument("--seeds", type=int, default=3, help="runs of each arm; default: 3")
+    ablation.add_argument("--out", type=Path, required=True, help="the folder of the runs")
     evaluate = add_command(
         commands,
         "evaluate",
         "measure a checkpoint's retrieval on a manifest (a bundle: python -m export evaluate)",
         "--checkpoint runs/tiny world:test:100 --json",
     )
-    evaluate.add_argument("--checkpoint", type=Path, required=True)
+    evaluate.add_argument(
+        "--checkpoint", type=Path, required=True, help="the run's folder, or a checkpoint in it"
+    )
     add_arguments(evaluate)
     add_before(evaluate)
     return parser

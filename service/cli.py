@@ -86,7 +86,12 @@ def evaluate(argv: list[str]) -> int:
         epilog=epilog("bundles/default sample/manifest.jsonl", "runs/tiny world:test:100 --json"),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("encoder", type=Path, metavar="BUNDLE|CHECKPOINT")
+    parser.add_argument(
+        "encoder",
+        type=Path,
+        metavar="BUNDLE|CHECKPOINT",
+        help="a bundle's folder, or a training run's folder or checkpoint",
+    )
     add_arguments(parser)
     add_precision(parser)
     add_before(parser)
@@ -136,7 +141,7 @@ def completion(argv: list[str]) -> int:
         epilog=epilog("bash >> ~/.bashrc", "zsh >> ~/.zshrc"),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("shell", choices=("bash", "zsh"))
+    parser.add_argument("shell", choices=("bash", "zsh"), help="the shell to write for")
     args = parser.parse_args(argv)
     script = COMPLETION.format(names=" ".join(COMMANDS))
     print((ZSH_FIRST if args.shell == "zsh" else "") + script, end="")

@@ -6,14 +6,20 @@ import importlib.util
 import re
 import subprocess
 import sys
+from argparse import Action, ArgumentParser, _SubParsersAction
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from prometheus_client import Counter
+from prometheus_client.metrics import MetricWrapperBase
 
 from media import errors as media_errors
+from model.__main__ import arguments as model_arguments
 from service.cli import COMMANDS
 from service.error_responses import HTTP_CODES, INTERNAL, STATUS
+from service.metrics import Metrics
 from service.settings import Settings
 
 from .makers import ROOMS, ROOT
@@ -74,6 +80,35 @@ def test_every_command_is_in_the_reference(hooks: ModuleType) -> None:
         assert f"### tercet {name}\n" in reference
     search = reference.split("### tercet search\n")[1].split("### ")[0]
     assert "`--text TEXT`" in search and "tercet search --data mine" in search
+
+
+def test_every_argument_has_a_help_text(hooks: ModuleType) -> None:
+    def arguments(parser: ArgumentParser) -> Iterator[tuple[str, Action]]:
+        for action in parser._actions:
+            yield parser.prog, action
+        for inner in hooks.commands_of(parser).values():
+            yield from arguments(inner)
+
+    parsers = [model_arguments("tercet"), *map(hooks.parser_behind, COMMANDS)]
+    found = [pair for parser in parsers if parser for pair in arguments(parser)]
+    bare = [
+        (prog, action.dest)
+        for prog, action in found
+        if not action.help and not isinstance(action, _SubParsersAction)
+    ]
+    assert len(found) > 100 and not bare
+
+
+def test_every_metric_is_in_the_monitoring_guide() -> None:
+    guide = (DOCS / "guides" / "monitoring.md").read_text("utf-8")
+    rows = [row.strip("| ").split(" | ") for row in guide.splitlines() if row.startswith("| `")]
+    listed = {name.strip("`"): (labels.replace("`", ""), help) for name, labels, help in rows}
+    measured = {}
+    for metric in vars(Metrics()).values():
+        if isinstance(metric, MetricWrapperBase):
+            name = metric._name + ("_total" if isinstance(metric, Counter) else "")
+            measured[name] = (", ".join(metric._labelnames), metric._documentation)
+    assert len(measured) > 10 and listed == measured
 
 
 def test_every_route_has_an_example_that_works(hooks: ModuleType, tmp_path: Path) -> None:
