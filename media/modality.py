@@ -1,16 +1,6 @@
 """The kinds of input that an encoder takes: one table, a row for each.
 
-To add a modality, change these places in this order:
-
-1. `media/<name>.py`: a frozen dataclass that implements `Spec` (see `AudioSpec`), and how a file or
-   a text becomes its arrays.
-2. `MODALITY_TABLE` here: a row.
-3. `media/windows.py`: a field of `InputSpecs`, and its part in `decode_media`. Only for a modality
-   that is read from files.
-4. `model/`: its patches in `config.py`, its stem in `network/`, its arrays in `data/batches.py`.
-5. `service/schemas.py` and `service/client.py`: its name in the types of the HTTP contract.
-
-Export, verification, evaluation, batching, search routes and the Triton repository read the table.
+docs/contributing.md lists what a new modality needs beside its row here.
 """
 
 from __future__ import annotations
