@@ -166,7 +166,8 @@ def main() -> None:
         slower, after = rates[:, :2].min(axis=1), 1 / (1 / rates[:, :2]).sum(axis=1)
         print(f"{len(todo):,} files, {indexed:,} indexed, {args.rounds} rounds\n")
         print(
-            "| what runs | files a second | speed, slower stage = 1 | speed, stages in turn = 1 |\n"
+            "| what runs | files per second | speed, slower stage = 1 |"
+            " speed, stages in turn = 1 |\n"
             "|---|---|---|---|"
         )
         for name, found in zip(

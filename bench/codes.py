@@ -7,7 +7,7 @@ index costs.
 The vectors are those of `bench.search`, made or of captions. Each kind is searched with all
 settings of a grid: lists, or the graph's width, and how many vectors are rescored. It has one
 thread and 200 queries. The row is the quickest setting that reaches the recall, or else the one
-with the highest recall. "Bytes a vector" leaves out the stored vectors for rescoring.
+with the highest recall. "Bytes per vector" leaves out the stored vectors for rescoring.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def main() -> None:
     dim = x.shape[1]
     truth = true_ten(x, queries, np.arange(len(x)))
     print(
-        "| kind of index | setting | p50, ms | recall@10 | bytes a vector | time to build, s |\n"
+        "| kind of index | setting | p50, ms | recall@10 | bytes per vector | time to build, s |\n"
         "|---|---|---|---|---|---|"
     )
     for name in (f"PQ{dim // 4}x4fs", f"PQ{dim // 2}x4fs", *CODES, *WHOLE):

@@ -93,7 +93,7 @@ def main() -> None:
     runs = runtimes(args)
     plain = OnnxEncoder(open_bundle(args.bundle))
     print(
-        "| modality, batch | runtime | latency of a batch, ms | inputs a second "
+        "| modality, batch | runtime | latency of a batch, ms | inputs per second "
         "| speed, torch eager = 1 |"
     )
     print("|---|---|---|---|---|")

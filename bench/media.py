@@ -4,7 +4,7 @@ without it.
     python -m bench.media FOLDER [--bundle bundles/default] [--clients 8] [--rounds 3] [--seconds
     10]
 
-For pictures and for sound it measures files a second: of two decoding processes alone, of the
+For pictures and for sound it measures files per second: of two decoding processes alone, of the
 encoder alone with sixteen decoded windows at a time, and of the service with one file a request.
 Decoding and encoding alone have every core to themselves; the service shares them with its clients.
 So the service is compared with the slower stage, and with one stage after the other.
@@ -47,7 +47,7 @@ def upload(kind: str, file: Path) -> bytes:
 
 
 def alone(encoder: OnnxEncoder, files: list[Path], kind: str) -> tuple[float, float]:
-    """Files a second decoded, and encoded."""
+    """Files per second decoded, and encoded."""
     decoders = Decoders(WORKERS, DECODE_MEMORY_MB, FILE_S)
     decoders.warm()
     began = time.perf_counter()
@@ -88,7 +88,7 @@ def main() -> None:
     args = parser.parse_args()
     encoder = OnnxEncoder.open(args.bundle)
     print(
-        "| what runs | files a second | speed, slower stage = 1 | speed, stages in turn = 1 |\n"
+        "| what runs | files per second | speed, slower stage = 1 | speed, stages in turn = 1 |\n"
         "|---|---|---|---|"
     )
     with (

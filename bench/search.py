@@ -426,7 +426,7 @@ def bench(
         row += f" | {p50 / plain[0]:.2f} | {once} |"
         print(row, flush=True)
     kept = f"{count:,}: {index.kind} ({index.tuning.key or 'untuned'})"
-    kept += f", {held:,.0f} bytes of memory a vector"
+    kept += f", {held:,.0f} bytes of memory per vector"
     rate = f", written in {wrote:.0f} s, its index ready after {ready:.0f} s" if wrote else ""
     notes.append(
         f"{kept}{rate}, first search in {first:.2f} s, closed in {closed:.1f} s, opened in "

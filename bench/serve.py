@@ -73,7 +73,7 @@ class Loops:
         }
 
     def rates(self, seconds: float) -> dict[str, float]:
-        """Texts a second by what is called, the loop first."""
+        """Texts per second by what is called, the loop first."""
         return {
             f"{name}, batches of {self._best[name]}": times * rate(embed, self._best[name], seconds)
             for name, (embed, times) in self._ways.items()
@@ -81,7 +81,7 @@ class Loops:
 
 
 def rate(embed: Callable[[list[str]], Any], batch: int, seconds: float) -> float:
-    """Texts a second of a function that takes so many at once."""
+    """Texts per second of a function that takes so many at once."""
     texts, done = list_queries() * 3, 0
     embed(texts[:batch])
     began = time.perf_counter()
@@ -234,7 +234,7 @@ def main() -> None:
         loop = next(iter(rates.values()))
         print(f"{os.cpu_count()} cores, {args.rounds} rounds\n")
         print(
-            "| what runs | texts a second | speed, loop = 1 | p50, ms | p99, ms |\n"
+            "| what runs | texts per second | speed, loop = 1 | p50, ms | p99, ms |\n"
             "|---|---|---|---|---|"
         )
         print(

@@ -163,7 +163,7 @@ def main() -> None:
     warm = samples[len(samples) // 5 :]
     print(
         "\n| measure | idle before | after a fifth of the time | at the end | idle after "
-        "| growth an hour, least squares |\n"
+        "| growth per hour, least squares |\n"
         "|---|---|---|---|---|---|"
     )
     for name in idle:

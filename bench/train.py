@@ -1,4 +1,4 @@
-"""What each switch of training costs and saves, in triplets a second and peak memory.
+"""What each switch of training costs and saves, in triplets per second and peak memory.
 
 Ratios are to the plain run.
 
@@ -115,7 +115,7 @@ def main() -> None:
         best = found.setdefault(switch, result)
         found[switch] = min(best, result, key=lambda r: r["seconds"])
     plain = found["plain"]
-    print("| switch | triplets a second | speed, plain = 1 | memory, MiB | memory, plain = 1 |")
+    print("| switch | triplets per second | speed, plain = 1 | memory, MiB | memory, plain = 1 |")
     print("|---|---|---|---|---|")
     for switch, r in found.items():
         speed = args.batch / r["seconds"]
