@@ -250,12 +250,12 @@ class Embeddings(BaseModel):
 class SearchResult(BaseModel):
     collection: str
     fingerprint: str
-    route: str
+    route: str = Field(description="the search direction, such as text-video")
     space: str
     took_ms: float
     plan: Plan
     good_match: bool | None = Field(
-        description="whether any hit stands out; null where that cannot be told"
+        description="whether any hit stands out; null if that cannot be told"
     )
     calibration: dict[str, Calibration] = Field(
         description="by target, what this query's scores mean"
