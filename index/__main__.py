@@ -127,7 +127,7 @@ def build_parser(commands: Commands) -> argparse.ArgumentParser:
     building.add_argument(
         "--adopt",
         action="store_true",
-        help="make items of media in the collection's folder that no item names, and begin it anew"
+        help="make items of media in the collection's folder that no item names, and start it over"
         " if its records are lost",
     )
     building.add_argument(
