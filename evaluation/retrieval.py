@@ -296,7 +296,7 @@ def build_routes(
     """
     out = []
     targets = dict(galleries)
-    if len(galleries) > 1:
+    if {VIDEO, AUDIO} <= galleries.keys():
         targets["any"] = join_galleries(galleries[VIDEO], galleries[AUDIO], space.audio_weight)
     for name, gallery in targets.items():
         if TEXT not in space.modalities:

@@ -25,14 +25,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from media.modality import AUDIO, RECORDED, VIDEO, Spec
+from media.modality import AUDIO, VIDEO, Spec
 from media.text import TextSpec
 from media.windows import InputSpecs
 
 FORMAT = 2
 MANIFEST, TOKENIZER, WEIGHTS = "manifest.json", "tokenizer.json", "weights.bin"
 GOLDEN_ITEMS = 2
-ANY = "any"  # the target of a search that counts pictures and sound together; no modality
+ANY = "any"  # the target of a search that scores pictures and sound together; no modality
 EQUAL_WEIGHT = 1.0  # weight of the sound in a bundle without a fitted one
 MAX_LOSS = 1.0  # points of R@10 that another precision may lose
 LEAST_COSINE = 0.98  # between its vectors and those of fp32
@@ -116,7 +116,7 @@ class Space:
 
 @dataclass(frozen=True)
 class Joint:
-    """Pictures and sound counted together: the encodings whose vectors are added, and what the
+    """Pictures and sound scored together: the encodings whose vectors are added, and what the
     sound's weighs.
     """
 
@@ -264,7 +264,7 @@ class Manifest:
             if joint and space in (None, name) and set(wanted) <= set(held.encodings):
                 return [Route(name, held.encodings, joint)]
         found: list[Route] = []
-        for modality in RECORDED:
+        for modality in (VIDEO, AUDIO):
             with suppress(NoRoute):
                 found += self.routes(wanted, modality, space)
         if not found:

@@ -13,9 +13,12 @@ from hypothesis.extra.numpy import arrays
 
 from evaluation.report import write_report
 from evaluation.retrieval import (
+    Embedder,
+    Gallery,
     GroupedCaption,
     Route,
     attribute_accuracy,
+    build_routes,
     dual_softmax,
     find_gained,
     find_worst,
@@ -25,7 +28,7 @@ from evaluation.retrieval import (
     relevance,
     summarise,
 )
-from media.manifest import Row
+from media.manifest import Caption, Row
 
 
 def test_ties_get_the_average_rank() -> None:
@@ -91,6 +94,24 @@ def test_a_query_bank_lowers_what_everything_finds() -> None:
 def test_dual_softmax_gives_each_entry_to_one_query() -> None:
     scores = np.array([[0.9, 0.8], [0.85, 0.2]])
     assert dual_softmax(scores, temperature=0.1).argmax(axis=1).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("other, joined", [("audio", True), ("depth", False)])
+def test_only_pictures_and_sound_are_joined(other: str, joined: bool) -> None:
+    """Whatever else a gallery has, target `any` is of these two."""
+    rows = [replace(row(name), captions=(Caption(name),)) for name in ("a", "b")]
+    vectors = np.eye(2, dtype=np.float32)
+    gallery = Gallery(rows, vectors, np.arange(2), np.zeros(2, np.int64))
+    space = Embedder(
+        lambda modality, given: vectors[given[:, 0]], lambda texts: np.array([[0], [1]])
+    )
+    routes = build_routes(space, {"video": gallery, other: gallery})
+    found = {one.name: one.scores for one in routes}
+    expected = {
+        f"{a}-{b}" for a in ("text", "video", other) for b in ("text", "video", other) if a != b
+    }
+    assert found.keys() == expected | ({"text-any"} if joined else set())
+    assert all(np.allclose(scores, np.eye(2)) for scores in found.values())
 
 
 @pytest.fixture
