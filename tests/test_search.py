@@ -87,7 +87,16 @@ def test_a_query_is_the_weighted_mean_of_its_parts() -> None:
 
 
 def test_options_unless_told() -> None:
-    assert Options() == Options(10, None, None, None, False, False, 1.0, None)
+    assert Options() == Options(
+        top_k=10,
+        filter=None,
+        min_score=None,
+        min_confidence=None,
+        exact=False,
+        qb_norm=False,
+        known_share=1.0,
+        target_name=None,
+    )
 
 
 def test_windows_that_touch_are_one_moment() -> None:
