@@ -64,7 +64,7 @@ def arguments(prog: str = PROG) -> argparse.ArgumentParser:
     ablation = add_command(
         commands,
         "ablation",
-        "the paper's ablation in miniature: tables and a plot",
+        "VLSA's ablation (arXiv 2405.07202) in miniature: tables and a plot",
         "--out runs/ablation",
     )
     ablation.add_argument("--config", default="miniature", help="a preset's name or a JSON file")

@@ -38,7 +38,7 @@ from urllib.parse import quote
 import httpx
 
 Modality = Literal["video", "audio", "text"]
-Target = Literal["any", "video", "audio", "text"]  # any: pictures and sound counted together
+Target = Literal["any", "video", "audio", "text"]  # any: pictures and sound scored together
 Seen = Callable[[int, int], None]  # bytes sent, bytes in all
 RETRY_STATUSES = (429, 503)  # too busy, not ready
 # a connection that was closed under a request

@@ -178,7 +178,7 @@ class ComposedSearch(SearchOptions):
 
     parts: list[TextPart | FilePart | ItemPart] = Field(min_length=1, max_length=PARTS_MAX)
     targets: list[Literal["any", "video", "audio", "text"]] = Field(
-        min_length=1, description="any: pictures and sound counted together"
+        min_length=1, description="any: pictures and sound scored together"
     )
 
     @field_validator("parts")

@@ -1,4 +1,4 @@
-"""Pictures and sound counted together, against every joint score worked out by numpy."""
+"""Pictures and sound scored together, against every joint score worked out by numpy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures and sound counted together: a window's score is that of the joint vector
+"""Pictures and sound scored together: a window's score is that of the joint vector
 unit(video + audio_weight * audio).
 
 Nothing is indexed a third time. Candidates come from the indexes of both modalities, their joint
@@ -35,7 +35,7 @@ NONE = -1
 
 @dataclass(frozen=True)
 class JointSide:
-    """One of the two modalities that are counted together: its index and its window table. `read`
+    """One of the two modalities that are scored together: its index and its window table. `read`
     gives vectors [n, dim] of ids that the index has no exact copy of, zeros where they have been
     deleted.
     """
