@@ -22,6 +22,8 @@ from .settings import Settings
 from .state import State, new_decoders, open_state
 
 LOG = logging.getLogger("tercet")
+# settings of the running server, which last until a restart
+LISTENING = ("host", "port", "socket", "root_path", "proxies")
 ReloadConfig = Callable[[], tuple[Settings, Encoder]]  # reads settings, opens the encoder anew
 
 
@@ -116,14 +118,14 @@ class Reloader:
 
 
 def check_settings(new: Settings, old: Settings) -> Settings:
-    """The new settings with the address that is listened on already.
+    """The new settings, but for how the service is reached already: see `LISTENING`.
 
     Raises:
         CannotReload: they name another data folder, or would leave the service open to others.
     """
     if new.data.resolve() != old.data.resolve():
         raise CannotReload("the data folder cannot change")
-    kept = new.model_copy(update={"host": old.host, "port": old.port})
+    kept = new.model_copy(update={name: getattr(old, name) for name in LISTENING})
     if kept.unguarded:
         raise CannotReload("other machines may connect, and the new settings have no keys")
     return kept

@@ -347,9 +347,11 @@ def test_a_takeover_that_fails_leaves_the_old_one_serving(tmp_path: Path) -> Non
         assert client.get("/v1/models").json()["data"][0]["fingerprint"] == "one"
 
 
-def test_a_reload_does_not_open_the_door(tmp_path: Path) -> None:
+@pytest.mark.parametrize("change", [{}, {"socket": Path("s")}, {"host": "127.0.0.1"}])
+def test_a_reload_does_not_open_the_door(change: dict[str, Any], tmp_path: Path) -> None:
+    """Settings that would be safe at another address, while the old one is listened on."""
     guarded = Settings(data=tmp_path / "data", host="0.0.0.0", api_keys="k")
-    bare = Settings(data=tmp_path / "data")
+    bare = Settings(data=tmp_path / "data", **change)
     with Client(
         create_app(guarded, FakeEncoder(), reload_config=lambda: (bare, FakeEncoder()))
     ) as client:
