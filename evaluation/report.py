@@ -21,6 +21,7 @@ from media.modality import AUDIO
 from media.windows import InputSpecs
 
 from .clips import Clips, load_rows
+from .folds import cross_validate
 from .retrieval import (
     Embedder,
     Gallery,
@@ -205,6 +206,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--report", type=Path, help="a folder for a page with the worst failures and their media"
     )
+    parser.add_argument(
+        "--folds",
+        action="store_true",
+        help="cross-validate a linear map behind the frozen encoder: rows have a fold and a group",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
 
 
@@ -248,13 +254,18 @@ def run(
     bank = load_rows(args.bank, worlds)[0] if args.bank else []
     found: list[Route] = []
     normalised: list[Route] = []
+    folds: dict[str, Any] = {}
     for space in spaces:
         known = {route.name for route in found}
+        galleries = galleries_of(space)
         routes = [
             r
-            for r in build_routes(space, galleries_of(space), args.every_caption, phrases)
+            for r in build_routes(space, galleries, args.every_caption, phrases)
             if r.name not in known
         ]
+        if args.folds:
+            for modality, gallery in galleries.items():
+                folds.setdefault(f"{modality}-text", cross_validate(space, gallery))
         normalised += normalise_by_bank(space, routes, bank)
         found += routes
     apart: dict[str, Any] = {"qb_norm": summarise(normalised)} if args.bank else {}
@@ -271,11 +282,15 @@ def run(
         )
         print(write_report(found, args.report, before=earlier), file=sys.stderr)
     if args.json:
-        print(json.dumps(summarise(found) | apart | {"stated": stated}, indent=1))
+        report = summarise(found) | apart | {"stated": stated}
+        print(json.dumps(report | ({"folds": folds} if args.folds else {}), indent=1))
         return
     print(format_table(summarise(found)))
     for name, results in apart.items():
         print(f"\n{name}\n{format_table(results)}")
+    for route, shares in folds.items():
+        by_fold = ", ".join(f"{name} {share:.3f}" for name, share in shares.items())
+        print(f"\n{route}, R@1 in cross-validation: {by_fold}")
     for route, right in stated.items():
         print(
             f"\n{route}, best hit has what is stated: "

@@ -92,7 +92,14 @@ def add_stems(commands: Commands) -> None:
         type=Path,
         required=True,
         metavar="DIR",
-        help="a folder with yamnet.tflite and its class map",
+        help="a folder with yamnet_class_map.csv",
+    )
+    parser.add_argument(
+        "--sound-stem",
+        type=Path,
+        default=Path("runs/ear"),
+        metavar="RUN",
+        help="the sound classifier: a run of `distil`, or yamnet.tflite",
     )
     parser.add_argument(
         "--leave-out",
@@ -241,12 +248,17 @@ def stems_command(args: argparse.Namespace) -> int:
     try:
         import ai_edge_litert  # noqa: F401  # runs the teacher, in child processes
 
+        from model.wheels import CannotFetchWheel
+
         from .stems import MissingData, Sources, export_stems
-        from .wheels import CannotFetchWheel
     except ImportError as error:
         return report_missing_package("stems", error, "stems")
     sources = Sources(
-        open=args.open, teachers=args.teachers, left_out=args.leave_out, cache=args.cache
+        open=args.open,
+        teachers=args.teachers,
+        sound_stem=args.sound_stem,
+        left_out=args.leave_out,
+        cache=args.cache,
     )
     try:
         bundle, report = export_stems(sources, args.out, args.picture_stem, args.frames)

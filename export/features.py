@@ -7,7 +7,6 @@ N pictures or windows of sound.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -28,51 +27,27 @@ from media.modality import AUDIO
 from media.progress import show_progress
 from media.video import VideoSpec, fit_square
 from media.windows import InputSpecs, read_media
-from model.network import stems
-from model.network.stems import LITE_SIZES, SOUND_RATE, PictureStem, SoundStem, Weights
-
-from .wheels import AISFX, LITE
+from model.distil.train import CHECKPOINT, read_weights
+from model.network import sound_classifier, stems
+from model.network.sound_classifier import RATE, SoundClassifier, SoundScores
+from model.network.stems import LITE_SIZES, PictureStem
+from model.network.yamnet import read_yamnet
+from model.wheels import lite_weights
 
 CHUNK = 100  # rows a worker does before what it found is kept
 WORKERS = 2
 WINDOW_S = 5.0
 # the whole frame: on pictures that were left out it loses less than a crop of the middle
 FIT = "squash"
-TEACHER_RATE = 16_000
-TEACHER_SAMPLES = 15_600  # that YAMNet takes at a time
-TEACHER_FILE = "yamnet.tflite"
-TEACHER_CLASSES = "yamnet_class_map.csv"
-SILENCE = 1e-4
 Arrays = dict[str, NDArray[Any]]
 
 
 def sound_spec() -> AudioSpec:
-    return AudioSpec(SOUND_RATE, round(WINDOW_S * SOUND_RATE))
+    return AudioSpec(RATE, round(WINDOW_S * RATE))
 
 
 def picture_spec(stem: str, frames: int, fit: str) -> VideoSpec:
     return VideoSpec(frames, LITE_SIZES[stem], fit)
-
-
-def lite_weights(stem: str, wheels: Path) -> Weights:
-    """The published weights of "lite0", "lite1" or "lite2". Raises CannotFetchWheel."""
-    weights: Weights = torch.load(
-        io.BytesIO(LITE[stem].read(".pth", wheels)), map_location="cpu", weights_only=True
-    )
-    return weights
-
-
-def aisfx_weights(wheels: Path) -> Weights:
-    """The published weights of aiSFX, which lie beside a table with numpy's numbers. Raises
-    CannotFetchWheel.
-    """
-    scalar: Any = np.int64(0).__reduce__()[0]  # its name has changed since the file was written
-    allowed: list[Any] = [(scalar, "numpy.core.multiarray.scalar"), np.dtype, np.dtypes.Int64DType]
-    with torch.serialization.safe_globals(allowed):
-        raw = io.BytesIO(AISFX.read("checkpoint.pth", wheels))
-        weights, _ = torch.load(raw, map_location="cpu", weights_only=True)
-    found: Weights = weights
-    return found
 
 
 @dataclass(frozen=True)
@@ -109,61 +84,48 @@ def read_picture(path: Path, spec: VideoSpec) -> NDArray[np.uint8]:
 
 @dataclass(frozen=True)
 class SoundFeatures:
-    """Sounds -> of each window aiSFX's features [N, 512] and the teacher's scores [N, 521]; `row`
-    [N] is its sound.
+    """Sounds -> of each window the scores [N, 521] of a sound classifier; `row` [N] is its sound.
+    `digest` tells one classifier from another.
     """
 
-    wheels: Path
-    teacher: Path
+    stem: Path
+    digest: str
+
+    @classmethod
+    def of(cls, stem: Path) -> SoundFeatures:
+        file = stem / CHECKPOINT if stem.is_dir() else stem
+        return cls(stem, hashlib.sha256(file.read_bytes()).hexdigest())
 
     def __call__(self, paths: list[Path]) -> Arrays:
         torch.set_num_threads(1)
-        network = SoundStem(aisfx_weights(self.wheels)).eval()
-        teacher = Teacher(self.teacher / TEACHER_FILE)
+        network = load_sound_scores(self.stem)
         specs = InputSpecs(WINDOW_S, None, sound_spec())
-        lower = InputSpecs(WINDOW_S, None, AudioSpec(TEACHER_RATE, round(WINDOW_S * TEACHER_RATE)))
-        rows, features, scores = [], [], []
+        rows, scores = [], []
         for row, path in enumerate(paths):
             try:
                 windows = read_media(path, specs, Budget(), (AUDIO,)).parts[AUDIO].array
-                heard = read_media(path, lower, Budget(), (AUDIO,)).parts[AUDIO].array
             except BadMedia:
                 continue
-            for window, lower_window in zip(windows, heard, strict=False):
+            for window in windows:
                 with torch.no_grad():
-                    features.append(network(torch.from_numpy(window[None]))[0].numpy())
-                scores.append(teacher(lower_window))
+                    scores.append(network(torch.from_numpy(window[None]))[0].numpy())
                 rows.append(row)
-        return {
-            "row": np.array(rows, np.int64),
-            "features": np.array(features),
-            "scores": np.array(scores),
-        }
+        return {"row": np.array(rows, np.int64), "scores": np.array(scores)}
 
 
-class Teacher:
-    """YAMNet: a waveform at 16 kHz -> the mean of its scores [521] over pieces of 0.975 s, silence
-    left out.
+def load_sound_scores(stem: Path) -> SoundScores:
+    """The sound classifier of a run of `distil`, or of YAMNet's own file.
+
+    Raises:
+        BadConfig: neither.
     """
-
-    def __init__(self, file: Path) -> None:
-        from ai_edge_litert.interpreter import Interpreter
-
-        self._network = Interpreter(str(file), num_threads=1)
-        self._network.allocate_tensors()
-        self._input = self._network.get_input_details()[0]["index"]
-        self._output = self._network.get_output_details()[0]["index"]
-
-    def __call__(self, waveform: NDArray[np.float32]) -> NDArray[np.float32]:
-        found: list[NDArray[np.float32]] = []
-        for start in range(0, max(1, len(waveform) - TEACHER_SAMPLES + 1), TEACHER_SAMPLES // 2):
-            piece = waveform[start : start + TEACHER_SAMPLES]
-            if found and np.abs(piece).max() < SILENCE:
-                continue
-            self._network.set_tensor(self._input, np.pad(piece, (0, TEACHER_SAMPLES - len(piece))))
-            self._network.invoke()
-            found.append(self._network.get_tensor(self._output)[0].copy())
-        return np.asarray(np.mean(found, axis=0), np.float32)
+    if stem.is_dir():
+        classifier = SoundClassifier()
+        classifier.load_state_dict(read_weights(stem))
+        classifier.eval()
+        classifier.fold()
+        return SoundScores(classifier).eval()
+    return SoundScores(read_yamnet(stem)).eval()
 
 
 def load_or_compute_features(
@@ -173,8 +135,8 @@ def load_or_compute_features(
     has kept is read.
     """
     state = f"{compute}{[(str(path), path.stat().st_size) for path in paths]}".encode()
-    networks = Path(stems.__file__).read_bytes()  # another network, other features
-    folder = cache / f"{label}-{hashlib.sha256(state + networks).hexdigest()[:12]}"
+    networks = [Path(module.__file__ or "").read_bytes() for module in (stems, sound_classifier)]
+    folder = cache / f"{label}-{hashlib.sha256(b''.join((state, *networks))).hexdigest()[:12]}"
     folder.mkdir(parents=True, exist_ok=True)
     starts = range(0, len(paths), CHUNK)
     missing = [start for start in starts if not (folder / f"{start}.npz").exists()]

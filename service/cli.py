@@ -166,6 +166,7 @@ GROUPS = {
         "sample": model_command("sample", "render a small library of the procedural world"),
         "prepare": model_command("prepare", "write a manifest for a public data set"),
         "train": model_command("train", "train an encoder"),
+        "distil": model_command("distil", "train a sound classifier on what a teacher hears"),
         "ablation": model_command(
             "ablation", "measure what each term of the objective contributes"
         ),

@@ -197,7 +197,7 @@ def test_an_error_is_answered_with_its_own_detail(
 def test_every_error_that_clients_meet_is_in_this_table() -> None:
     packages = (media, evaluation, export, index, service)
     # in export's own commands and in the client, which no request meets
-    elsewhere = {"export.pretrained", "export.stems", "export.wheels", "service.client"}
+    elsewhere = {"export.pretrained", "export.stems", "service.client"}
     there = set()
     for package in packages:
         for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):

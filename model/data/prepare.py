@@ -141,11 +141,13 @@ def esc50(folder: Path, part: str, fold: int) -> Rows:
     """ESC-50: meta/esc50.csv beside audio/; one fold is the test part."""
     made = []
     for row in read_csv(folder / "meta" / "esc50.csv"):
-        if (int(row["fold"]) == fold) == (part == "test"):
+        if (fold in (0, int(row["fold"]))) == (part == "test"):
             label, file = row["category"].replace("_", " "), folder / "audio" / row["filename"]
             said = [label, f"the sound of {label}"] if part == "train" else [label]
             path = file if file.is_file() else None
-            made.append(clip_row(path, file.stem, said, "CC BY-NC 3.0, ESC-50", group=label))
+            licence = "CC BY-NC 3.0, ESC-50"
+            number = int(row["fold"])
+            made.append(clip_row(path, file.stem, said, licence, group=label, fold=number))
     return made
 
 
@@ -302,12 +304,14 @@ def words(folder: Path, part: str, fold: int) -> Rows:
 
 
 def esc10_rows(rows: list[dict[str, Any]], part: str, fold: int) -> list[dict[str, Any]]:
-    chosen = [row for row in rows if row.get("esc10") and (row["fold"] == fold) == (part == "test")]
+    chosen = [
+        row for row in rows if row.get("esc10") and (fold in (0, row["fold"])) == (part == "test")
+    ]
     made = []
     for source in chosen:
         label = source["labels"][0]
         said = SOUNDS[label] if part == "train" else [source["caption_helper"].rstrip(".").lower()]
-        made.append(row_of(source, label, list(said)))
+        made.append(row_of(source, label, list(said)) | {"fold": source["fold"]})
     return made
 
 

@@ -1,37 +1,26 @@
-"""Published networks as stems: pictures by EfficientNet-Lite, sounds by aiSFX, sentences by
-all-MiniLM-L6-v2.
+"""Networks as stems: EfficientNet-Lite reads pictures, a sound classifier sounds, all-MiniLM-L6-v2
+sentences.
 
-B batch, F frames, T spectrogram frames. Linear maps bring the output of each stem into the space of
-sentence vectors, 384 dimensions, so all vectors can be compared. Class probabilities times class
-vectors are from ConSE (arXiv 1312.5650), linear maps to words from DeViSE.
+B batch, F frames. Linear maps bring the output of each stem into the space of sentence vectors, 384
+dimensions, so all vectors can be compared. Class probabilities times class vectors are from ConSE
+(arXiv 1312.5650), linear maps to words from DeViSE.
 """
 
 from __future__ import annotations
 
-import math
 from collections import OrderedDict
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from media.text import PAD_ID
 
 from .language import MiniLM
+from .sound_classifier import SoundScores, Weights
 
 LITE_SIZES = {"lite0": 224, "lite1": 240, "lite2": 260}  # side of the pictures in training, pixels
 LITE_STRIDES = (1, 2, 2, 2, 1, 2, 1)  # of the first block of each stage
 LITE_EPSILON = 1e-3
-SOUND_RATE = 44_100
-SOUND_FFT = 2048
-SOUND_HOP = 1024
-SOUND_MELS = 96
-SOUND_BLOCK = 100  # spectrogram frames that aiSFX was trained on, 2.3 s
-SOUND_PLACES = 5  # evenly spaced starts in a window, of which the loudest block is taken
-SOUND_LOUDEST = 9.457798957824707  # aiSFX divides its spectrograms by it
-QUIETEST = 1e-4  # the least peak that a sound is divided by, so silence stays silence
-
-Weights = dict[str, Tensor]
 
 
 def fuse_batch_norm(weight: Tensor, norm: Weights, epsilon: float) -> tuple[Tensor, Tensor]:
@@ -149,143 +138,6 @@ class PictureStem(nn.Module):
         return features, self.classes(features)
 
 
-class SoundConv(nn.Module):
-    """A 3 x 3 convolution with its batch norm folded in, and ReLU."""
-
-    def __init__(self, weight: Tensor, norm: Weights) -> None:
-        super().__init__()
-        fused, bias = fuse_batch_norm(weight, norm, 1e-5)
-        self.weight = nn.Parameter(fused, requires_grad=False)
-        self.bias = nn.Parameter(bias, requires_grad=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.weight, self.bias, padding=1).relu()
-
-
-class SoundStem(nn.Module):
-    """aiSFX with weights named as in its package: waveform [B, samples] at 44.1 kHz -> features [B,
-    512] of the loudest block of 2.3 s. One block takes a third of the time of a window of 5 s, and
-    retrieval is nearly as good.
-    """
-
-    def __init__(self, weights: Weights) -> None:
-        super().__init__()
-        pairs: list[nn.Module] = []
-        for i in range(1, 5):
-            block = select_weights(weights, f"embedding_net.conv_block{i}.")
-            convolutions = [
-                SoundConv(block[f"conv{j}.weight"], select_weights(block, f"bn{j}."))
-                for j in (1, 2)
-            ]
-            pairs.append(nn.Sequential(*convolutions))
-        self.pairs = nn.ModuleList(pairs)
-        self.spectrogram = LogMel()
-
-    def forward(self, waveform: Tensor) -> Tensor:
-        x = self.spectrogram(cut_loudest_block(scale_to_full(waveform)))[:, None]  # [B, 1, 100, 96]
-        for i, pair in enumerate(self.pairs):
-            x = pair(x)
-            if i < len(self.pairs) - 1:
-                x = F.max_pool2d(x, 2)
-        features: Tensor = x.mean(3).amax(2)  # over frequency, then the largest over time
-        return features
-
-
-def scale_to_full(waveform: Tensor) -> Tensor:
-    """waveform [B, samples] with its peak at 1; silence stays silence."""
-    peak = waveform.abs().amax(dim=1, keepdim=True)
-    return waveform / peak.clamp(min=QUIETEST)
-
-
-def cut_loudest_block(waveform: Tensor) -> Tensor:
-    """waveform [B, samples] -> the samples of 100 spectrogram frames [B, 103424].
-
-    Of five evenly spaced starts, the one whose frames have the highest mean log power.
-    """
-    padded = F.pad(waveform, (SOUND_FFT // 2, SOUND_FFT // 2))
-    power = F.avg_pool1d(padded.square()[:, None], SOUND_FFT, SOUND_HOP)[:, 0]  # [B, T]
-    loudness = torch.log10(1.0 + 10_000.0 * power)
-    last = power.shape[1] - SOUND_BLOCK
-    starts = [round(place * last / (SOUND_PLACES - 1)) for place in range(SOUND_PLACES)]
-    means = torch.stack(
-        [loudness[:, start : start + SOUND_BLOCK].mean(1) for start in starts], dim=1
-    )
-    samples = (SOUND_BLOCK - 1) * SOUND_HOP + SOUND_FFT
-    blocks = torch.stack([padded[:, start * SOUND_HOP :][:, :samples] for start in starts], dim=1)
-    at = means.argmax(1)[:, None, None].expand(-1, 1, samples)
-    return blocks.gather(1, at)[:, 0]
-
-
-class LogMel(nn.Module):
-    """waveform [B, samples] at 44.1 kHz -> log mel power [B, T, 96] of T complete frames, as aiSFX
-    takes it: log10(1 + 10,000 power) / 9.46, of triangular filters that each sum to one.
-
-    The DFT of 2,048 points is factored into 32 and 64 (Cooley and Tukey): a product with a small
-    matrix, a multiplication by phases, another product. This can be exported, and takes a twentieth
-    of the time of one product with the whole DFT matrix.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.window: Tensor
-        self.first: Tensor
-        self.turn: Tensor
-        self.second: Tensor
-        self.filters: Tensor
-        self.register_buffer("window", torch.hann_window(SOUND_FFT), persistent=False)
-        self.register_buffer(
-            "first",
-            compute_phases(torch.arange(32)[:, None] * torch.arange(32), 32),
-            persistent=False,
-        )
-        self.register_buffer(
-            "turn",
-            compute_phases(torch.arange(32)[:, None] * torch.arange(64), SOUND_FFT),
-            persistent=False,
-        )
-        self.register_buffer(
-            "second",
-            compute_phases(torch.arange(64)[:, None] * torch.arange(32), 64),
-            persistent=False,
-        )
-        self.register_buffer("filters", make_mel_filters(), persistent=False)
-
-    def power(self, pieces: Tensor) -> Tensor:
-        """pieces [B, T, 2048] -> their power spectra without the last bin [B, T, 1024]."""
-        rows = pieces.view(*pieces.shape[:-1], 32, 64)
-        real, imaginary = self.first[0] @ rows, self.first[1] @ rows  # [B, T, 32, 64]
-        turned_real = real * self.turn[0] - imaginary * self.turn[1]
-        turned_imaginary = real * self.turn[1] + imaginary * self.turn[0]
-        real = turned_real @ self.second[0] - turned_imaginary @ self.second[1]  # [B, T, 32, 32]
-        imaginary = turned_real @ self.second[1] + turned_imaginary @ self.second[0]
-        return (real.square() + imaginary.square()).transpose(-1, -2).flatten(-2)
-
-    def forward(self, waveform: Tensor) -> Tensor:
-        pieces = waveform.unfold(1, SOUND_FFT, SOUND_HOP) * self.window
-        mel = self.power(pieces) @ self.filters
-        return torch.log10(1.0 + 10_000.0 * mel) / SOUND_LOUDEST
-
-
-def compute_phases(turns: Tensor, of: int) -> Tensor:
-    """exp(-2 pi i turns / of) as real and imaginary parts [2, ...]."""
-    angle = -2 * math.pi * (turns % of).double() / of
-    return torch.stack([angle.cos(), angle.sin()]).float()
-
-
-def make_mel_filters() -> Tensor:
-    """Triangular filters [1024 bins, 96] from 0 to 22,050 Hz, evenly spaced in HTK's mel, each
-    summing to one.
-    """
-    hz = torch.arange(SOUND_FFT // 2, dtype=torch.float64) * SOUND_RATE / SOUND_FFT
-    top = 2595 * math.log10(1 + SOUND_RATE / 2 / 700)
-    edges = 700 * (10 ** (torch.linspace(0, top, SOUND_MELS + 2, dtype=torch.float64) / 2595) - 1)
-    widths = edges.diff()
-    rising = (hz - edges[:-2, None]) / widths[:-1, None]
-    falling = (edges[2:, None] - hz) / widths[1:, None]
-    triangles = torch.minimum(rising, falling).clamp(min=0)
-    return (triangles / triangles.sum(1, keepdim=True)).float().T.contiguous()
-
-
 class Sentences(nn.Module):
     """all-MiniLM-L6-v2 as published: token ids [B, T] -> the mean of its states, unit length [B,
     384].
@@ -350,17 +202,17 @@ class PictureEncoder(nn.Module):
 
 
 class SoundEncoder(nn.Module):
-    """waveform [B, samples] at 44.1 kHz -> unit vectors [B, 384]: a linear map of the features of
-    its loudest block.
+    """waveform [B, samples] at 16 kHz -> unit vectors [B, 384]: the scores of AudioSet's classes
+    times the classes' sentence vectors.
     """
 
-    def __init__(self, stem: SoundStem, reading: LinearMap) -> None:
+    def __init__(self, scores: SoundScores, classes: LinearMap) -> None:
         super().__init__()
-        self.stem = stem
-        self.reading = reading
+        self.scores = scores
+        self.classes = classes
 
     def forward(self, waveform: Tensor) -> Tensor:
-        vectors: Tensor = self.reading(self.stem(waveform))
+        vectors: Tensor = self.classes(self.scores(waveform))
         return vectors
 
 

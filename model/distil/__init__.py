@@ -1,0 +1,1 @@
+"""A sound classifier that learns from a teacher what open recordings sound like."""
