@@ -79,7 +79,7 @@ def test_readme_finds_what_it_names(client: httpx.Client) -> None:
     [
         ("a tabby cat's face", "video", "cat-meowing"),
         ("tropical fish over a coral reef", "video", "fish-swimming"),
-        ("lightning and thunder", "any", "thunderstorm"),
+        ("lightning and thunder", "video", "thunderstorm"),
         ("fire engine with its siren on", "any", "fire-engine"),
         ("an elephant", "any", "elephant-walking"),
     ],
@@ -190,7 +190,9 @@ def results(name: str) -> dict[str, Any]:
         ("video-sentences", "text-video", {"R@1": 0.40, "R@10": 0.77}),
         ("video-sentences", "text-any", {"R@1": 0.41, "R@10": 0.78}),
         ("video-labels", "text-video", {"R@10": 0.65}),
-        ("sound-captions", "text-audio", {"R@10": 0.34}),
+        ("video-sentences", "video-audio", {"R@10": 0.36}),
+        ("sound-captions", "text-audio", {"R@1": 0.18, "R@10": 0.62}),
+        ("sound-labels", "text-audio", {"R@10": 0.58}),
     ],
 )
 def test_it_finds_real_things(name: str, route: str, least: dict[str, float]) -> None:
@@ -200,12 +202,17 @@ def test_it_finds_real_things(name: str, route: str, least: dict[str, float]) ->
 
 @pytest.mark.slow
 @needs_shared
-def test_queries_in_everyday_words(tmp_path: Path) -> None:
-    """Of twenty queries written before any encoder saw the clips, how many find a right clip first,
-    and among the first five, as docs/encoder.md has it; of forty for things that are not there, at
-    most one in twenty is a good match.
+@pytest.mark.parametrize(
+    ("name", "first", "among_five"), [("real_queries", 8, 14), ("plain_queries", 15, 20)]
+)
+def test_queries_that_were_written_before(
+    name: str, first: int, among_five: int, tmp_path: Path
+) -> None:
+    """Of queries that were written before the encoder saw the clips, how many find a right clip
+    first, and among the first five, as docs/encoder.md has it; of those for things that are not
+    there, at most one in fifteen is a good match. Of other good matches, nine in ten are right.
     """
-    asked = json.loads((ROOT / "tests" / "data" / "real_queries.json").read_text("utf-8"))
+    asked = json.loads((ROOT / "tests" / "data" / f"{name}.json").read_text("utf-8"))
     built = index(tmp_path / "data", "build", str(SHARED / "real" / f"{asked['gallery']}.jsonl"))
     assert built.returncode == 0, built.stderr[-2000:]
     with serving(tmp_path / "data", port=free_port()) as (client, _):
@@ -214,15 +221,18 @@ def test_queries_in_everyday_words(tmp_path: Path) -> None:
             found: dict[str, Any] = client.post("/v1/search/text-any", json={"query": query}).json()
             return found
 
-        places = []
+        places, good = [], []
         for one in asked["queries"]:
-            ids = [hit["id"] for hit in answer(one["query"])["hits"]]
+            found = answer(one["query"])
+            ids = [hit["id"] for hit in found["hits"]]
             places.append(min((ids.index(id) + 1 for id in one["right"] if id in ids), default=99))
-        good = [query for query in asked["absent"] if answer(query)["good_match"]]
-    assert sum(place == 1 for place in places) >= 8 and sum(place <= 5 for place in places) >= 14, (
-        places
-    )
-    assert len(good) <= len(asked["absent"]) / 20, good
+            if found["good_match"]:
+                good.append(places[-1] == 1)
+        wrong = [query for query in asked["absent"] if answer(query)["good_match"]]
+    seen = f"{places}, good {good}, wrongly good {wrong}"
+    assert sum(place == 1 for place in places) >= first, seen
+    assert sum(place <= 5 for place in places) >= among_five, seen
+    assert len(wrong) <= len(asked["absent"]) / 15 and sum(good) >= 0.9 * len(good), seen
 
 
 def test_one_refused_text_among_many_is_named(client: httpx.Client) -> None:
