@@ -203,7 +203,7 @@ def test_it_finds_real_things(name: str, route: str, least: dict[str, float]) ->
 @pytest.mark.slow
 @needs_shared
 @pytest.mark.parametrize(
-    ("name", "first", "among_five"), [("real_queries", 8, 14), ("plain_queries", 15, 20)]
+    ("name", "first", "among_five"), [("real_queries", 8, 14), ("plain_queries", 20, 23)]
 )
 def test_queries_that_were_written_before(
     name: str, first: int, among_five: int, tmp_path: Path
