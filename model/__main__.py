@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from evaluation.report import add_arguments, add_before
-from media.commands import add_command, report_missing_package
+from media.commands import Commands, add_command, report_missing_package
 from media.errors import BadConfig
 from media.manifest import BadManifest
 
@@ -21,108 +21,139 @@ OPEN = "open"  # among the sets of `prepare`
 def arguments(prog: str = PROG) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=prog, description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    world = add_command(
+    for add in (
+        add_world,
+        add_sample,
+        add_prepare,
+        add_distil,
+        add_train,
+        add_ablation,
+        add_evaluate,
+    ):
+        add(commands)
+    return parser
+
+
+def add_world(commands: Commands) -> None:
+    parser = add_command(
         commands,
         "world",
         "render a split of the procedural world to MP4 files and a manifest",
         "test 100 --out world-test",
     )
-    world.add_argument("split", choices=["train", "validation", "test"], help="which clips")
-    world.add_argument("count", type=int, help="how many clips")
-    world.add_argument("--out", type=Path, required=True, help="the folder to write")
-    sample = add_command(
+    parser.add_argument("split", choices=["train", "validation", "test"], help="which clips")
+    parser.add_argument("count", type=int, help="how many clips")
+    parser.add_argument("--out", type=Path, required=True, help="the folder to write")
+
+
+def add_sample(commands: Commands) -> None:
+    parser = add_command(
         commands, "sample", "render a small library of the procedural world", "--out runs/sample"
     )
-    sample.add_argument("--out", type=Path, required=True, help="the folder to write")
-    prepare = add_command(
+    parser.add_argument("--out", type=Path, required=True, help="the folder to write")
+
+
+def add_prepare(commands: Commands) -> None:
+    parser = add_command(
         commands,
         "prepare",
         "write a manifest for a public set as its owners distribute it",
         "clotho FOLDER --part train --out clotho-train.jsonl",
         "open runs/open-sounds --licences permissive",
     )
-    prepare.add_argument(
+    parser.add_argument(
         "set",
         choices=[*PREPARERS, OPEN],
         help=f"the data set; {OPEN}: free sounds of Debian's packages, which are fetched",
     )
-    prepare.add_argument(
+    parser.add_argument(
         "folder",
         type=Path,
         help=f"where the data set lies, unpacked; of {OPEN}, where it goes",
     )
-    prepare.add_argument(
+    parser.add_argument(
         "--part",
         choices=["train", "validation", "test"],
         default="train",
         help="the part of the data set; default: train",
     )
-    prepare.add_argument(
+    parser.add_argument(
         "--fold",
         type=int,
         default=5,
         help="the fold that is the test part of esc50 and esc10; 0: all folds are",
     )
-    prepare.add_argument(
+    parser.add_argument(
         "--out", type=Path, help=f"the manifest to write; {OPEN} writes FOLDER/manifest.jsonl"
     )
-    prepare.add_argument(
+    parser.add_argument(
         "--licences",
         choices=["all", "permissive"],
         default="all",
         help=f"of {OPEN}: all free ones, or neither GPL, share-alike nor the like",
     )
-    distil = add_command(
+
+
+def add_distil(commands: Commands) -> None:
+    parser = add_command(
         commands,
         "distil",
         "train a sound classifier on what a teacher hears in open sounds",
         "--open runs/open-sounds --teachers FOLDER --out runs/ear",
     )
-    distil.add_argument(
+    parser.add_argument(
         "--open", type=Path, nargs="+", required=True, help="folders of sounds with manifest.jsonl"
     )
-    distil.add_argument("--teachers", type=Path, required=True, help="the folder of yamnet.tflite")
-    distil.add_argument(
+    parser.add_argument("--teachers", type=Path, required=True, help="the folder of yamnet.tflite")
+    parser.add_argument(
         "--out", type=Path, required=True, help="the run's folder; a run there goes on"
     )
-    distil.add_argument("--steps", type=int, default=5000, help="training steps")
-    distil.add_argument(
+    parser.add_argument("--steps", type=int, default=2000, help="training steps; default: 2000")
+    parser.add_argument(
         "--examples", type=int, default=180_000, help="how many are made; rounded up to 4,000"
     )
-    distil.add_argument(
+    parser.add_argument(
         "--leave-out", type=Path, help="a manifest of which no recording is learned from"
     )
-    train = add_command(
+
+
+def add_train(commands: Commands) -> None:
+    parser = add_command(
         commands,
         "train",
         "train an encoder",
         "--config tiny --out runs/tiny",
         "--config tiny --out runs/tiny --resume",
     )
-    train.add_argument("--config", required=True, help="a preset's name or a JSON file")
-    train.add_argument("--out", type=Path, required=True, help="the run's folder")
-    train.add_argument("--resume", action="store_true", help="go on from the checkpoint in OUT")
-    ablation = add_command(
+    parser.add_argument("--config", required=True, help="a preset's name or a JSON file")
+    parser.add_argument("--out", type=Path, required=True, help="the run's folder")
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in OUT")
+
+
+def add_ablation(commands: Commands) -> None:
+    parser = add_command(
         commands,
         "ablation",
         "VLSA's ablation (arXiv 2405.07202) in miniature: tables and a plot",
         "--out runs/ablation",
     )
-    ablation.add_argument("--config", default="miniature", help="a preset's name or a JSON file")
-    ablation.add_argument("--seeds", type=int, default=3, help="runs of each arm; default: 3")
-    ablation.add_argument("--out", type=Path, required=True, help="the folder of the runs")
-    evaluate = add_command(
+    parser.add_argument("--config", default="miniature", help="a preset's name or a JSON file")
+    parser.add_argument("--seeds", type=int, default=3, help="runs of each arm; default: 3")
+    parser.add_argument("--out", type=Path, required=True, help="the folder of the runs")
+
+
+def add_evaluate(commands: Commands) -> None:
+    parser = add_command(
         commands,
         "evaluate",
         "measure a checkpoint's retrieval on a manifest (a bundle: python -m export evaluate)",
         "--checkpoint runs/tiny world:test:100 --json",
     )
-    evaluate.add_argument(
+    parser.add_argument(
         "--checkpoint", type=Path, required=True, help="the run's folder, or a checkpoint in it"
     )
-    add_arguments(evaluate)
-    add_before(evaluate)
-    return parser
+    add_arguments(parser)
+    add_before(parser)
 
 
 def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:

@@ -23,6 +23,7 @@ from export.to_onnx import trace_graph
 from media.containers import Budget
 from media.decode import read_waveform
 from media.errors import BadConfig
+from model.__main__ import main
 from model.data.open_sounds import (
     CannotFetchPackage,
     find_licence,
@@ -425,3 +426,13 @@ def test_a_trained_classifier_is_exported_as_it_is(tmp_path: Path) -> None:
     with torch.no_grad():
         expected = torch.nn.functional.normalize(unfolded(waveform) @ classes)
     assert (torch.from_numpy(vectors) * expected).sum(1).min() > 0.999
+
+
+def test_prepare_says_what_it_lacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["prepare", "clotho", str(tmp_path)]) == 2
+    assert "--out names the manifest" in capsys.readouterr().err
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert main(["prepare", "open", str(tmp_path / "open")]) == 1
+    assert "0ad-data: apt-get is needed" in capsys.readouterr().err

@@ -35,7 +35,7 @@ HEARD_COUNTS = 4.0  # how much more a class counts that the teacher is sure of
 
 @dataclass(frozen=True, kw_only=True)
 class DistilConfig:
-    steps: int = 5000
+    steps: int = 2000
     batch: int = 128
     learning_rate: float = 2e-3
     warmup_steps: int = 200
