@@ -208,7 +208,7 @@ def test_it_finds_real_things(name: str, route: str, least: dict[str, float]) ->
 def test_queries_that_were_written_before(
     name: str, first: int, among_five: int, tmp_path: Path
 ) -> None:
-    """Of queries that were written before the encoder saw the clips, how many find a right clip
+    """Of queries that were written before any encoder was asked them, how many find a right clip
     first, and among the first five, as docs/encoder.md has it; of those for things that are not
     there, at most one in fifteen is a good match. Of other good matches, nine in ten are right.
     """
