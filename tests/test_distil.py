@@ -211,9 +211,9 @@ def examples() -> Examples:
 def test_a_classifier_learns_and_goes_on_where_it_was_stopped(
     examples: Examples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = DistilConfig(steps=60, batch=16, warmup_steps=5, learning_rate=1e-2)
+    config = DistilConfig(steps=40, batch=8, warmup_steps=3, learning_rate=2e-2)
     classes = torch.eye(7)
-    monkeypatch.setattr(train, "KEEP_EVERY_STEPS", 30)
+    monkeypatch.setattr(train, "KEEP_EVERY_STEPS", 20)
     monkeypatch.setattr(train, "judge", lambda *_: (0.0, 0.0))
     distil(small_network(), examples, examples, classes, config, tmp_path / "whole")
 
