@@ -48,7 +48,7 @@ from model.class_vectors import (
     picture_classes,
     sound_classes,
 )
-from model.data.open_sounds import PERMISSIVE
+from model.data.open_sounds import is_permissive
 from model.distil.recordings import (
     find_recording,
     find_recordings,
@@ -380,7 +380,7 @@ def describe_bundle(fitted: Fit, stem: str, sources: Sources) -> dict[str, Any]:
     ]
     yamnet = {"licence": "Apache-2.0", "attribution": "Google (YAMNet)"}
     licences = Counter(
-        "permissive" if PERMISSIVE.match(row["licence"]) else "GPL, share-alike and the like"
+        "permissive" if is_permissive(row["licence"]) else "GPL, share-alike and the like"
         for row in fitted.rows
     )
     return {

@@ -144,7 +144,7 @@ def prepare_open_sounds(
             if digest in seen:
                 continue
             seen.add(digest)
-            if not licence.name or (permissive and not PERMISSIVE.match(licence.name)):
+            if not licence.name or (permissive and not is_permissive(licence.name)):
                 left_out += 1
                 continue
             rows.append(write_sound(folder, name, path, content, licence))
@@ -173,11 +173,22 @@ def write_sound(
         "text_from": "name",
         "labels": [words] if words else [],
         "licence": licence.name,
-        "licence_class": "permissive" if PERMISSIVE.match(licence.name) else "share-alike",
+        "licence_class": "permissive" if is_permissive(licence.name) else "share-alike",
         "source": f"debian:{package}:{path}",
         "sha": digest[:20],
     }
     return row | ({"author": licence.author} if licence.author else {})
+
+
+def is_permissive(licence: str) -> bool:
+    """Whether a licence, or each of those joined by "and", asks for attribution at most.
+
+    >>> is_permissive("CC BY 3.0 and CC0-1.0"), is_permissive("MIT and GPL-2")
+    (True, False)
+    >>> is_permissive("CC-BY-SA-3.0")
+    False
+    """
+    return all(PERMISSIVE.match(part) for part in licence.split(" and "))
 
 
 def fetch_package(name: str, cache: Path) -> Path:
@@ -274,7 +285,7 @@ def find_licence(path: str, licences: list[Licence]) -> Licence | None:
     if best == 0:
         return None
     chosen = [licence for grade, licence in graded if grade == best]
-    strict = [licence for licence in chosen if not PERMISSIVE.match(licence.name)]
+    strict = [licence for licence in chosen if not is_permissive(licence.name)]
     return (strict or chosen)[-1]
 
 
