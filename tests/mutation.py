@@ -54,8 +54,8 @@ def find_files(patterns: list[str]) -> list[Path]:
 
 
 def spans_left_out(source: str) -> Iterator[Span]:
-    """Where a mutant says nothing: in annotations, which nothing evaluates, and in the texts of
-    errors.
+    """Where a mutant says nothing: in annotations, which nothing evaluates, in the texts of errors,
+    and in what a dataclass is told, which only forbids.
     """
     for node in ast.walk(ast.parse(source)):
         parts: list[ast.expr | None] = []
@@ -63,6 +63,8 @@ def spans_left_out(source: str) -> Iterator[Span]:
             parts = [node.annotation]
         elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             parts = [node.returns]
+        elif isinstance(node, ast.ClassDef):
+            parts = [each for each in node.decorator_list if isinstance(each, ast.Call)]
         elif isinstance(node, ast.Raise):
             parts = list(node.exc.args) if isinstance(node.exc, ast.Call) else []
         for part in parts:

@@ -230,12 +230,49 @@ def test_background_batches_are_small_while_interactive_requests_are_recent() ->
         clock = Clock()
         batcher = Batcher(device, SPECS, max_tokens=64, max_waiting=100, clock=clock)
         await batcher.submit("text", rows(1))
-        clock.now_s += INTERACTIVE_S - 0.1
+        clock.now_s += INTERACTIVE_S - 0.25
         await batcher.submit("video", rows(*range(20)), background=True)
         assert [n for _, n in device.batches] == [1, 4, 4, 4, 4, 4]
-        clock.now_s += 0.2
+        clock.now_s += 0.25
         await batcher.submit("video", rows(*range(20)), background=True)
         assert [n for _, n in device.batches[6:]] == [20]
+        await batcher.close()
+
+    run(work)
+
+
+def test_background_batches_are_large_before_anybody_has_asked() -> None:
+    """Though the clock, which counts from the start of the machine, is below the time that an
+    interactive request is recent for. The first piece of a share is in the queue alone.
+    """
+
+    async def work(device: Device) -> None:
+        batcher = Batcher(device, SPECS, max_tokens=64, max_waiting=100, clock=Clock(0.5))
+        device.gate.clear()
+        tasks = await queue(batcher.submit("video", rows(1), background=True))
+        await device.begun()
+        tasks += await queue(batcher.submit("video", rows(*range(20)), background=True))
+        device.gate.set()
+        await asyncio.gather(*tasks)
+        assert [n for _, n in device.batches] == [1, 20]
+        await batcher.close()
+
+    run(work)
+
+
+def test_a_clients_rows_leave_in_order_and_in_what_fits() -> None:
+    """Of eight tokens a batch: the first six leave alone, though the last two would fit twice."""
+
+    async def work(device: Device) -> None:
+        batcher = Batcher(device, SPECS, max_tokens=8, max_waiting=100)
+        device.gate.clear()
+        tasks = await queue(batcher.submit("text", rows(0)))
+        await device.begun()
+        for count in (6, 7, 2):
+            tasks += await queue(batcher.submit("text", rows(*range(count)), client="one"))
+        device.gate.set()
+        await asyncio.gather(*tasks)
+        assert [n for _, n in device.batches] == [1, 6, 7, 2]
         await batcher.close()
 
     run(work)
@@ -300,8 +337,8 @@ def test_a_quick_encoding_does_not_wait_for_a_long_batch() -> None:
 
 
 def test_a_small_text_batch_waits_for_a_short_running_one() -> None:
-    """Texts of 4 tokens. Beside a running text nine others wait for more, ten leave. They do not
-    wait beside pictures, nor beside a text batch so long that its end is far.
+    """Texts of 4 tokens. Beside a running text nine others wait for more, ten leave. So does one
+    beside 40 texts, but not beside pictures, nor beside 41 texts, whose end is far.
     """
 
     async def work(device: Device) -> None:
@@ -331,6 +368,16 @@ def test_a_small_text_batch_waits_for_a_short_running_one() -> None:
 
         device.batches.clear()
         device.gate.clear()
+        tasks = await queue(batcher.submit("text", tokens(40, 4)))
+        await device.begun()
+        tasks += await queue(batcher.submit("text", tokens(1, 4)))
+        assert batcher.waiting()["text"] == 4
+        device.gate.set()
+        await asyncio.gather(*tasks)
+
+        device.batches.clear()
+        device.gate.clear()
+        await device.begun()  # of the one that has waited
         tasks = await queue(batcher.submit("text", tokens(41, 4)))
         await device.begun()
         tasks += await queue(batcher.submit("text", tokens(1, 4)))
@@ -432,7 +479,7 @@ def test_a_device_that_hangs_is_noticed_and_left_behind() -> None:
 
 def test_what_a_batch_took_is_observed() -> None:
     async def work(device: Device) -> None:
-        clock = Clock()
+        clock = Clock(2.0)
         seen: list[BatchStats] = []
         batcher = Batcher(
             device, SPECS, max_tokens=8, max_waiting=100, observe=seen.append, clock=clock
@@ -571,6 +618,7 @@ def test_shutdown_leaves_nobody_waiting() -> None:
         await batcher.close(drain_s=0)
         results = await asyncio.gather(*tasks, return_exceptions=True)
         assert all(isinstance(result, ShuttingDown) for result in results)
+        assert batcher.waiting() == {"text": 0, "video": 0}
         with pytest.raises(ShuttingDown):
             await batcher.submit("text", rows(1))
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from index.collection import Collection
 from index.columns import Allowed
+from index.records import database
 from index.records.database import (
     Counts,
     Failure,
@@ -235,6 +236,56 @@ def test_what_a_filter_leaves_is_kept_until_the_next_write(records: Records) -> 
     left({"n": 17})
     again = matching(records, {"n": 1})
     assert again is not kept and again.ids.tolist() == [1, 2, 4]
+
+
+def test_rows_of_deleted_vectors_are_dropped_once_they_are_most(
+    records: Records, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are counted when the table has more than twice the rows of the last count, and four."""
+    monkeypatch.setattr(database, "CHUNK", 4)
+    asked: list[str] = []
+    records._db.set_trace_callback(asked.append)
+
+    def read_on() -> tuple[int, int]:
+        """The rows of the table, and how often vectors were counted for it."""
+        asked.clear()
+        rows = len(records.window_table("video"))
+        return rows, sum("count(*) from vectors" in query for query in asked)
+
+    def add(*ids: str) -> None:
+        records.put([item(id, n) for n, id in enumerate(ids)], DIMS)
+
+    def remove(*ids: str) -> None:
+        for id in ids:
+            records.remove(id)
+
+    add("a", "b", "c", "d")
+    assert read_on() == (4, 0)
+    remove("a", "b")
+    add("e")
+    assert read_on() == (5, 1)  # of which three are there: more than half
+    assert read_on() == (5, 0)
+    add(*"fghijklm")
+    assert read_on() == (13, 0)
+    remove(*"cdefgh")
+    add("n")
+    assert read_on() == (14, 0)
+    add("o")
+    assert read_on() == (7, 2)  # the other eight are gone; what is read anew is counted, too
+    remove(*"ijklmno")
+    add("p")
+    assert read_on() == (8, 0)
+
+
+def test_what_is_kept_of_items_is_read_once(records: Records) -> None:
+    records.put([item("a")], DIMS)
+    asked: list[str] = []
+    records._db.set_trace_callback(asked.append)
+    for _ in range(3):
+        assert len(records.item_cache()) == 1
+    assert len(asked) == 1
+    records.put([item("b")], DIMS)
+    assert len(records.item_cache()) == 2
 
 
 def test_sources_and_failures(records: Records) -> None:

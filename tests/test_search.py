@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from export.bundle import Route
 from index.collection import Collection
 from index.records.database import NewItem
 from index.search import (
@@ -86,6 +87,14 @@ def test_a_query_is_the_weighted_mean_of_its_parts() -> None:
     assert TargetQuery("video", parts).comparable == MODALITIES
 
 
+def test_a_query_along_a_route() -> None:
+    """It is asked in the route's encodings, and compared with the windows of all of them."""
+    route = Route("video", {"text": "words", "video": "video"}, "video")
+    aim = TargetQuery.along(route, "text", turned(0, 90), (2.0, 1.0))
+    assert (aim.target, aim.source, aim.weights) == ("video", "words", (2.0, 1.0))
+    assert aim.comparable == ("words", "video", "video")
+
+
 def test_options_unless_told() -> None:
     assert Options() == Options(
         top_k=10,
@@ -156,6 +165,34 @@ def test_it_looks_wider_until_there_are_items_enough(box: Collection) -> None:
     assert [hit.id for hit in answer.hits] == ["many"] and answer.plan.compared == 50
 
 
+def test_two_targets_look_wider_where_many_hits_are_wanted(box: Collection) -> None:
+    """Of 40 hits, 160 windows are looked at in each."""
+    box.put([item(f"v{n}", 30 + n / 20) for n in range(150)])
+    box.put([item(f"a{n}", 30 + n / 20, modality="audio") for n in range(150)])
+    both = {"video": ([0], turned(45.0)), "audio": ([0], turned(45.0))}
+    box.put([make_pair("both", both)])
+    aims = [TargetQuery("video", turned(0)), TargetQuery("audio", turned(0))]
+    assert search(box, aims, Options(top_k=40)).hits[0].id == "both"
+
+
+def test_nothing_is_found_where_nothing_is_allowed(box: Collection) -> None:
+    """In another order by the queries of a bank, too."""
+    box.put([item(f"v{n}", float(n)) for n in range(8)])
+    box.set_bank("text", turned(*range(40)), ["video"])
+    for qb_norm in (False, True):
+        assert ask(box, filter={"n": 1}, qb_norm=qb_norm).hits == []
+
+
+def test_a_hit_tells_what_its_window_shows_and_sounds_like(box: Collection) -> None:
+    """The second window of pictures is the best. The sound ends before it."""
+    windows = [(0.0, 5.0), (5.0, 10.0)]
+    vectors = {"video": ([0, 1], turned(60, 0)), "audio": ([0], turned(60))}
+    box.put([NewItem(id="a", kind="video", duration_s=10.0, windows=windows, vectors=vectors)])
+    (hit,) = ask(box).hits
+    assert hit.scores == {"video": pytest.approx(1.0)}
+    assert hit.evidence["audio"].score == pytest.approx(0.5) and hit.evidence["audio"].end_s == 5.0
+
+
 def test_two_targets_look_wider_from_the_beginning(box: Collection) -> None:
     """Of one hit, 32 windows are looked at in each, so that the best of both together is found."""
     box.put([item(f"v{n}", 40.0 + n) for n in range(40)])
@@ -190,3 +227,13 @@ def test_the_evidence_of_two_targets_is_each_ones_own(box: Collection) -> None:
         aims = [TargetQuery("video", turned(0)), TargetQuery("audio", turned(90))][::order]
         (hit,) = search(box, aims).hits
         assert hit.scores == pytest.approx({"video": 1.0, "audio": 3**0.5 / 2}, abs=1e-6)
+
+
+def test_what_neither_of_two_queries_is_for_is_told_by_the_first(box: Collection) -> None:
+    """A text at 30 degrees, beside pictures asked for at 0 and sounds asked for at 90."""
+    all_three = {"video": ([0], turned(0)), "audio": ([0], turned(90)), "text": ([0], turned(30))}
+    box.put([make_pair("a", all_three)])
+    aims = [TargetQuery("video", turned(0)), TargetQuery("audio", turned(90))]
+    for order, cosine in ((1, 3**0.5 / 2), (-1, 0.5)):
+        (hit,) = search(box, aims[::order]).hits
+        assert hit.scores == pytest.approx({"video": 1.0, "audio": 1.0, "text": cosine}, abs=1e-6)

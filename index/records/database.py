@@ -387,14 +387,14 @@ class Records:
         return row[0] if row else b""
 
     def counts(self) -> Counts:
-        items = self._db.execute("select count(*) from items").fetchone()[0]
-        windows = self._db.execute("select count(*) from windows").fetchone()[0]
+        (items,) = self._db.execute("select count(*) from items").fetchone()
+        (windows,) = self._db.execute("select count(*) from windows").fetchone()
         rows = self._db.execute("select encoding, count(*) from vectors group by encoding")
         return Counts(items=items, windows=windows, vectors=dict(rows))
 
     def alive(self, items: Ids) -> NDArray[np.bool_]:
         """Which of these items, by their numbers [n], are there still."""
-        there = np.fromiter((row[0] for row in self._db.execute("select n from items")), np.int64)
+        there = np.fromiter((n for (n,) in self._db.execute("select n from items")), np.int64)
         return np.isin(items, there)
 
     def head(self) -> tuple[int, int]:
@@ -443,7 +443,7 @@ class Records:
         rows = self._db.execute(
             "select vector from tombstones where encoding = ? and n > ?", (encoding, n)
         ).fetchall()
-        return np.array([row[0] for row in rows], np.int64)
+        return np.array([n for (n,) in rows], np.int64)
 
     def forget_tombstones(self, upto: int) -> None:
         """Delete tombstones that no snapshot needs any more."""
@@ -451,7 +451,7 @@ class Records:
             self._db.execute("delete from tombstones where n <= ?", (upto,))
 
     def encodings(self) -> list[str]:
-        return [row[0] for row in self._db.execute("select distinct encoding from vectors")]
+        return [name for (name,) in self._db.execute("select distinct encoding from vectors")]
 
     def about(self, items: list[int]) -> dict[int, About]:
         """What hits say of those items that are there, by their numbers."""
@@ -501,14 +501,14 @@ class Records:
             " join vectors v on v.window = w.n where i.id = ? and v.encoding = ? order by v.n",
             (id, encoding),
         ).fetchall()
-        return np.frombuffer(b"".join(row[0] for row in rows), "<f4").reshape(len(rows), dim)
+        return np.frombuffer(b"".join(blob for (blob,) in rows), "<f4").reshape(len(rows), dim)
 
     def bank(self, encoding: str, dim: int) -> NDArray[np.float32]:
         """The queries [n, dim] that scores are calibrated by."""
         rows = self._db.execute(
             "select vector from bank where encoding = ? order by rowid", (encoding,)
         ).fetchall()
-        return np.frombuffer(b"".join(row[0] for row in rows), "<f4").reshape(len(rows), dim)
+        return np.frombuffer(b"".join(blob for (blob,) in rows), "<f4").reshape(len(rows), dim)
 
     def set_bank(self, encoding: str, vectors: NDArray[np.float32], targets: list[str]) -> None:
         with self._transaction():
@@ -561,7 +561,7 @@ class Records:
         if key in self._matched:
             return self._matched[key]
         rows = self._db.execute(f"select n from items where {condition}", params)
-        chosen = np.fromiter((row[0] for row in rows), np.int64)
+        chosen = np.fromiter((n for (n,) in rows), np.int64)
         meets = np.zeros(int(table.items.max(initial=0)) + 1, bool)
         meets[chosen[chosen < len(meets)]] = True
         allowed = Allowed(table.ids[meets[table.items]])
@@ -602,14 +602,14 @@ class Records:
         # counting takes long: only after the number of rows has doubled
         if len(kept) > 2 * kept.counted_at + CHUNK:
             kept.counted_at = len(kept)
-            there = self._db.execute(count, params).fetchone()[0]
+            (there,) = self._db.execute(count, params).fetchone()
             if len(kept) > 2 * there:
                 return self._read_on(type(kept)(), query, count, *params)
         return kept
 
     def media_files(self) -> set[str]:
         return {
-            row[0] for row in self._db.execute("select media from items where media is not null")
+            name for (name,) in self._db.execute("select media from items where media is not null")
         }
 
     # ------------------------------------------------------------ another bundle's vectors
@@ -649,7 +649,7 @@ class Records:
         return int(row[0]) // 4 if row else 0
 
     def bank_encodings(self) -> list[str]:
-        return [row[0] for row in self._db.execute("select distinct encoding from bank")]
+        return [name for (name,) in self._db.execute("select distinct encoding from bank")]
 
     def ids_with(self, encoding: str) -> list[str]:
         rows = self._db.execute(
