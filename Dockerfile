@@ -30,15 +30,17 @@ RUN python -m venv --without-pip /opt/tercet \
  && find /opt/tercet -type d -name tests -prune -exec rm -rf {} +
 
 FROM python AS runtime
-RUN useradd --uid 10001 --create-home tercet && install -d -o tercet /data
+# Any other user may run it, too: such a one is of group 0.
+RUN useradd --uid 10001 --create-home tercet && install -d -o tercet -g 0 -m 0775 /data
 COPY bundles/default /bundles/default
 ENV PATH=/opt/tercet/bin:$PATH TERCET_HOST=0.0.0.0 TERCET_DATA=/data TERCET_BUNDLE=/bundles/default
 USER tercet
 WORKDIR /data
 VOLUME /data
 EXPOSE 8000
+# Unlike urllib, http.client does not ask a proxy of the environment.
 HEALTHCHECK --interval=15s --timeout=5s --start-period=60s \
-  CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/healthz', timeout=4)"]
+  CMD ["python", "-c", "from http.client import HTTPConnection; c = HTTPConnection('127.0.0.1', 8000, timeout=4); c.request('GET', '/healthz'); raise SystemExit(c.getresponse().status != 200)"]
 STOPSIGNAL SIGTERM
 CMD ["python", "-m", "service"]
 

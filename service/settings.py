@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import limits
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 TOP_K_MAX = 100_000
@@ -57,6 +57,10 @@ class Settings(BaseSettings):
     hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
         description="host names besides localhost to serve without keys, separated by commas",
+    )
+    model_aliases: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="other names of the model for OpenAI's clients, separated by commas",
     )
     link_s: float = Field(
         3600.0,
@@ -165,12 +169,13 @@ class Settings(BaseSettings):
             raise ValueError("write one rule, as in '600/minute'")
         return value
 
-    @field_validator("hosts", mode="before")
+    @field_validator("hosts", "model_aliases", mode="before")
     @classmethod
-    def split_names(cls, value: object) -> object:
+    def split_names(cls, value: object, field: ValidationInfo) -> object:
         if not isinstance(value, str):
             return value
-        return tuple(name.strip().lower() for name in value.split(",") if name.strip())
+        names = value.lower() if field.field_name == "hosts" else value
+        return tuple(name.strip() for name in names.split(",") if name.strip())
 
     @field_validator("api_keys", mode="before")
     @classmethod
@@ -192,8 +197,13 @@ class Settings(BaseSettings):
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a name or an address is this machine's own."""
+    """Whether a name or an address is this machine's own. An IPv4 address may be written as one of
+    IPv6, and a name may end with a dot.
+    """
     try:
-        return ipaddress.ip_address(host).is_loopback
+        address = ipaddress.ip_address(host)
     except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
+        name = host.removesuffix(".")
+        return name == "localhost" or name.endswith(".localhost")
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return (mapped or address).is_loopback

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import shutil
 import subprocess
@@ -102,6 +103,25 @@ def test_the_service_needs_no_more_than_compose_gives_it(
         assert [hit["id"] for hit in hits] == ["a"] and hits[0]["score"] > 0.999
         process.send_signal(2)
         assert process.wait(30) == 0
+
+
+def test_the_health_check_asks_no_proxy(tmp_path: Path) -> None:
+    """Many a container has `http_proxy` set."""
+    (found,) = re.findall(r'^  CMD (\["python", "-c", .+\])$', dockerfile(), re.M)
+    _, *arguments = json.loads(found)
+    port = free_port()
+    command = [sys.executable, *(argument.replace("8000", str(port)) for argument in arguments)]
+    environment = os.environ | {
+        "http_proxy": "http://127.0.0.1:9",
+        "HTTP_PROXY": "http://127.0.0.1:9",
+    }
+
+    def check() -> int:
+        return subprocess.run(command, env=environment, capture_output=True).returncode
+
+    with serving(tmp_path / "data", port=port):
+        assert check() == 0
+    assert check() != 0
 
 
 def test_compose_names_what_is_there() -> None:

@@ -12,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from export.bundle import Route
+from index.calibration import Calibration, RouteStats
 from index.collection import Collection
 from index.records.database import NewItem
 from index.search import (
@@ -23,6 +24,8 @@ from index.search import (
     search,
 )
 from index.search.group import merge_moments
+from index.search.retrieve import is_popular
+from index.vectors.base import NOTHING, Found
 from media.modality import MODALITIES
 
 from .makers import dims
@@ -93,6 +96,7 @@ def test_a_query_along_a_route() -> None:
     aim = TargetQuery.along(route, "text", turned(0, 90), (2.0, 1.0))
     assert (aim.target, aim.source, aim.weights) == ("video", "words", (2.0, 1.0))
     assert aim.comparable == ("words", "video", "video")
+    assert TargetQuery.along(route, "video", turned(0)).weights == (1.0,)
 
 
 def test_options_unless_told() -> None:
@@ -176,11 +180,34 @@ def test_two_targets_look_wider_where_many_hits_are_wanted(box: Collection) -> N
 
 
 def test_nothing_is_found_where_nothing_is_allowed(box: Collection) -> None:
-    """In another order by the queries of a bank, too."""
     box.put([item(f"v{n}", float(n)) for n in range(8)])
-    box.set_bank("text", turned(*range(40)), ["video"])
-    for qb_norm in (False, True):
-        assert ask(box, filter={"n": 1}, qb_norm=qb_norm).hits == []
+    assert ask(box, filter={"n": 1}).hits == []
+
+
+def test_only_what_is_found_can_be_popular() -> None:
+    stats = RouteStats(Calibration(0.0, 1.0, 0.0), np.array([3, 5]), turned(0))
+    assert is_popular(Found(np.array([5, 1]), turned(0)[0]), stats)
+    assert not is_popular(Found(np.array([1, 5]), turned(0)[0]), stats)
+    assert not is_popular(NOTHING, stats)
+
+
+def test_a_query_that_can_be_compared_with_nothing_else_finds_its_target(box: Collection) -> None:
+    """The other encodings of the item are not told."""
+    box.put([make_pair("a", {"video": ([0], turned(0)), "audio": ([0], turned(30))})])
+    for target, cosine in (("video", 1.0), ("audio", 3**0.5 / 2)):
+        (hit,) = search(box, [TargetQuery(target, turned(0), comparable=())]).hits
+        assert hit.scores == {target: pytest.approx(cosine, abs=1e-6)}
+
+
+def test_each_hit_tells_its_own_modalities(box: Collection) -> None:
+    """Pictures and words, with no sound between them in the order of modalities."""
+    box.put([make_pair("a", {"video": ([0], turned(0)), "text": ([0], turned(60))})])
+    box.put([make_pair("b", {"video": ([0], turned(10)), "audio": ([0], turned(60))})])
+    box.put([make_pair("c", {"video": ([0], turned(20))})])
+    hits = ask(box).hits
+    found = [["video", "text"], ["video", "audio"], ["video"]]
+    assert [sorted(hit.modalities) for hit in hits] == [sorted(one) for one in found]
+    assert [sorted(hit.evidence) for hit in hits] == [sorted(one) for one in found]
 
 
 def test_a_hit_tells_what_its_window_shows_and_sounds_like(box: Collection) -> None:

@@ -125,7 +125,11 @@ def test_without_keys_only_this_machine_is_answered(tmp_path: Path) -> None:
         create_app(Settings(data=tmp_path / "data", hosts="archive.home"), FakeEncoder())
     ) as client:
         refused(client.get("/v1/collections", headers={"Host": "evil.example"}), 421, "bad_host")
-        for host in ("localhost:8000", "127.0.0.1", "[::1]:8000", "archive.home"):
+        refused(
+            client.get("/v1/collections", headers={"Host": "[::ffff:9.9.9.9]"}), 421, "bad_host"
+        )
+        own = ("localhost:8000", "localhost.:8000", "127.0.0.1", "[::1]:8000", "[::ffff:127.0.0.1]")
+        for host in (*own, "archive.home"):
             assert client.get("/v1/collections", headers={"Host": host}).status_code == 200
         across = {"Origin": "https://evil.example"}
         refused(client.post("/v1/admin/reload", headers=across), 403, "cross_origin")

@@ -351,7 +351,19 @@ def test_a_model_in_openais_shape(client: Client) -> None:
     assert {name: listed[name] for name in shape} == shape
     assert client.get("/v1/models/fake").json() == listed
     assert client.get("/v1/models/").json()["data"] == [listed]
+    assert client.get("/v1/models/openai/fake").json() == listed
     refused(client.get("/v1/models/some/other"), 404, "model_not_found")
+    refused(client.get("/v1/models/notfake"), 404, "model_not_found")
+
+
+def test_a_model_by_an_alias(tmp_path: Path) -> None:
+    app = create_app(settings(tmp_path / "data", model_aliases="text-one, Other"), FakeEncoder())
+    with Client(app) as client:
+        for name in ("fake", "text-one", "openai/text-one", "Other"):
+            assert client.get(f"/v1/models/{name}").json()["id"] == "fake"
+            answer = client.post("/v1/embeddings", json={"input": "red", "model": name})
+            assert answer.json()["model"] == "fake"
+        refused(client.get("/v1/models/other"), 404, "model_not_found")
 
 
 def test_words_that_are_not_known_are_told(client: Client) -> None:

@@ -1,14 +1,19 @@
-"""Filters: a small subset of Mongo's query language, compiled to SQL.
+"""Filters: a subset of Mongo's query language, compiled to SQL.
 
 A filter asks for an item's `duration_s` and for fields of its metadata. As in Mongo, a list meets a
-condition where one of its elements does.
+condition where one of its elements does, and a dot in a field's name leads into an object, into the
+objects of a list, or to the element of a list that has that number. Unlike in Mongo, a dot may be
+part of a key, too, and texts are compared in Unicode's composed form (NFC).
 
 {"kind": "interview", "year": {"$gte": 2019}, "$or": [{"lang": "de"}, {"lang": {"$exists": false}}]}
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,10 +21,15 @@ from typing import Any
 from media.manifest import check_string
 
 COMPARISONS = {"$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
+OF_FILTERS = ("$and", "$or", "$nor", "$not")
+OF_FIELDS = ("$eq", "$ne", *COMPARISONS, "$in", "$nin", "$all", "$size", "$exists", "$not")
+# Other operators of Mongo's, which are no names of fields either.
+NOT_TAKEN = ("$where", "$text", "$expr", "$jsonSchema", "$comment", "$regex", "$elemMatch")
 MAX_DEPTH = 16  # of nested operators
 MAX_TERMS = 200
-MAX_CHARACTERS = 256  # of a field's name
-Scalar = str | int | float | bool
+INTEGERS = 2**63  # SQLite's whole numbers are below, and not below minus that
+DURATION = "duration_s"
+Scalar = str | int | float | bool | None
 
 
 class BadFilter(Exception):
@@ -52,8 +62,9 @@ def compile_filter(query: dict[str, Any]) -> tuple[str, list[Any]]:
     Raises:
         BadFilter: an unknown operator, a value of the wrong type, or one too deep or too long.
 
-    >>> compile_filter({"duration_s": {"$lt": 5}})
-    ('duration_s < ?', [5])
+    >>> where, parameters = compile_filter({"year": {"$lt": 5}})
+    >>> where.removeprefix("items.n in (select item from metadata_values where "), parameters
+    ("path = ? and kind = 'number' and value < ?)", ['year', 5])
     """
     made = Statement()
     where = conjunction(query, made, 0)
@@ -82,23 +93,39 @@ def term(key: str, value: Any, made: Statement, depth: int) -> str:
     conditions.
     """
     made.count(depth)
-    if key in ("$and", "$or"):
+    if key in ("$and", "$or", "$nor"):
         if not isinstance(value, list) or not value:
             raise BadFilter(f"{key} takes a list that is not empty")
-        return joined(key[1:], [conjunction(part, made, depth) for part in value], "1")
+        parts = [conjunction(part, made, depth) for part in value]
+        joint = joined("and" if key == "$and" else "or", parts, "1")
+        return f"not ({joint})" if key == "$nor" else joint
     if key == "$not":
         return f"not ({conjunction(value, made, depth)})"
-    if key.startswith("$"):
-        raise BadFilter(f"unknown operator {key!a}")
-    if isinstance(value, dict):
+    if key in OF_FIELDS or key in NOT_TAKEN or (key.startswith("$") and isinstance(value, list)):
+        raise BadFilter(f"unknown operator {key!a} of filters: there is {', '.join(OF_FILTERS)}")
+    if holds_operators(value):
         return conditions(key, value, made, depth)
     return equal(key, value, made)
 
 
+def holds_operators(value: Any) -> bool:
+    """Whether a field's value is an object of operators, and not a value to be equal to.
+
+    Raises:
+        BadFilter: an object of operators and other keys.
+    """
+    if not isinstance(value, dict):
+        return False
+    operators = [key for key in value if key.startswith("$")]
+    if 0 < len(operators) < len(value):
+        raise BadFilter("an object has operators only, or none")
+    return bool(operators)
+
+
 def conditions(key: str, given: Any, made: Statement, depth: int) -> str:
     """SQL of a field's conditions, {"$gte": 2019, ...}: all hold."""
-    if not isinstance(given, dict) or not given:
-        raise BadFilter("an object of operators is not empty")
+    if not holds_operators(given):
+        raise BadFilter("$not takes an object of operators")
     return joined(
         "and", [condition(key, op, value, made, depth + 1) for op, value in given.items()], "1"
     )
@@ -111,51 +138,53 @@ def condition(key: str, op: str, given: Any, made: Statement, depth: int) -> str
     if op == "$exists":
         if not isinstance(given, bool):
             raise BadFilter("$exists takes true or false")
-        if key == "duration_s":
+        if key == DURATION:
             return "1" if given else "0"
         return having(key, made) if given else f"not {having(key, made)}"
-    if op == "$in":
+    if op in ("$in", "$nin", "$all"):
         if not isinstance(given, list) or len(given) > MAX_TERMS:
-            raise BadFilter(f"$in takes a list of at most {MAX_TERMS} values")
-        return joined("or", [equal(key, value, made) for value in given], "0")
+            raise BadFilter(f"{op} takes a list of at most {MAX_TERMS} values")
+        parts = [equal(key, value, made) for value in given]
+        joint = joined("and" if op == "$all" else "or", parts, "0")
+        return f"not ({joint})" if op == "$nin" else joint
+    if op == "$eq":
+        return equal(key, given, made)
+    if op == "$ne":
+        return f"not ({equal(key, given, made)})"
+    if op == "$size":
+        if not isinstance(given, int) or isinstance(given, bool) or not 0 <= given < INTEGERS:
+            raise BadFilter("$size takes a whole number")
+        return having(key, made, "size", "=", given)
     if op in COMPARISONS:
         return compare(key, COMPARISONS[op], given, made)
-    raise BadFilter(f"unknown operator {op!a}")
+    raise BadFilter(f"unknown operator {op!a} of a field: there is {', '.join(OF_FIELDS)}")
 
 
-def having(key: str, made: Statement, condition: str = "") -> str:
-    """SQL: an item's field has a value that meets a condition. A dot in the field's name leads
-    into an object.
+def having(
+    key: str, made: Statement, kind: str = "", sign: str = "", value: Scalar | bytes = None
+) -> str:
+    """SQL: a field of an item's metadata has a value; of a `kind`, if one is given; and one that
+    compares so with `value`, if a sign is.
     """
-    made.params.append(path(key))
+    made.params.append(compose(key))
+    condition = f" and kind = '{kind}'" if kind else ""
+    if sign:
+        condition += f" and value {sign} ?"
+        made.params.append(value)
     return f"items.n in (select item from metadata_values where path = ?{condition})"
 
 
-def path(key: str) -> str:
-    if '"' in key or "\0" in key or not key or len(key) > MAX_CHARACTERS:
-        raise BadFilter(f"a field's name is 1 to {MAX_CHARACTERS} characters without a quote")
-    return "$" + "".join(f'."{part}"' for part in key.split("."))
-
-
-def checked(value: Any) -> Scalar:
-    if isinstance(value, bool | str):
-        return value
-    if isinstance(value, int | float) and abs(value) < 2**63:
-        return value
-    raise BadFilter(
-        f"a value is a string, a number, true, false or null, not {type(value).__name__}"
-    )
-
-
 def equal(key: str, value: Any, made: Statement) -> str:
-    """SQL: a field has a value. None: it has none, or null."""
+    """SQL: a field has a value. None: there is no such field, or it is null."""
     if value is None:
-        return "0" if key == "duration_s" else "not " + having(key, made, " and kind <> 'null'")
-    value = checked(value)
+        if key == DURATION:
+            return "0"
+        return f"(not {having(key, made)} or {having(key, made, 'null')})"
     if isinstance(value, bool):
-        return (
-            "0" if key == "duration_s" else having(key, made, f" and kind = '{str(value).lower()}'")
-        )
+        return having(key, made, str(value).lower())
+    if isinstance(value, dict | list):
+        kind, digest = digest_row(value)
+        return having(key, made, kind, "=", digest)
     return compare(key, "=", value, made)
 
 
@@ -163,57 +192,128 @@ def compare(key: str, sign: str, value: Any, made: Statement) -> str:
     """A comparison within one type: a number is never more or less than a string. True is no
     number.
     """
-    value = checked(value)
     if isinstance(value, bool):
         raise BadFilter("true and false have no order")
-    kind = "text" if isinstance(value, str) else "number"
-    if key == "duration_s":
-        if kind == "text":
-            return "0"
-        made.params.append(value)
-        return f"duration_s {sign} ?"
-    where = having(key, made, f" and kind = '{kind}' and value {sign} ?")
-    made.params.append(value)
-    return where
-
-
-Row = tuple[str, str, Scalar | None]  # a path in metadata, a kind, a value
-
-
-def metadata_values(metadata: dict[str, Any]) -> Iterator[Row]:
-    """What a filter can ask about metadata, as (path, kind, value). A list has the kinds and values
-    of its elements, too.
-
-    >>> list(metadata_values({"lang": "de", "tags": ["a", {"b": 1}]}))
-    [('$."lang"', 'text', 'de'), ('$."tags"', 'list', None), ('$."tags"', 'text', 'a')]
-    """
-    for key, value in metadata.items():
-        yield from values_at(f'$."{key}"', value)
-
-
-def values_at(path: str, value: Any) -> Iterator[Row]:
-    """The rows of a value of metadata, and of what is in it."""
-    if isinstance(value, dict):
-        yield path, "object", None
-        for key, inner in value.items():
-            yield from values_at(f'{path}."{key}"', inner)
-    elif isinstance(value, list):
-        yield path, "list", None
-        for inner in value:
-            if not isinstance(inner, dict | list):
-                yield scalar_row(path, inner)
-    else:
-        yield scalar_row(path, value)
-
-
-def scalar_row(path: str, value: Scalar | None) -> Row:
-    if value is None:
-        return path, "null", None
-    if isinstance(value, bool):
-        return path, str(value).lower(), None
     if isinstance(value, str):
-        return path, "text", value
-    if abs(value) < 2**63:
-        return path, "number", value
-    # more than SQLite's integers hold
-    return path, "number", math.inf if value > 0 else -math.inf
+        return having(key, made, "text", sign, compose(value))
+    if not isinstance(value, int | float):
+        raise BadFilter(f"a text or a number is compared, not {type(value).__name__}")
+    if not is_finite(value):
+        raise BadFilter("a number is finite")
+    # the last row is the exact one
+    kind, number = list(number_rows(value))[-1 if sign == "=" else 0]
+    of_metadata = having(key, made, kind, sign, number)
+    if key != DURATION:
+        return of_metadata
+    made.params.append(to_float(value))
+    return f"({of_metadata} or duration_s {sign} ?)"
+
+
+# ---------------------------------------------------------------- what can be asked for
+
+Row = tuple[str, str, Any]  # a path in metadata, a kind, a value
+
+
+def metadata_values(metadata: dict[str, Any]) -> list[Row]:
+    """What a filter can ask about metadata, as (path, kind, value), each once. A path is of keys
+    and numbers of a list's elements, joined by dots.
+
+    >>> rows = metadata_values({"lang": "de", "place": [{"city": "Ulm"}]})
+    >>> [row for row in rows if row[1] == "text"]
+    [('lang', 'text', 'de'), ('place.city', 'text', 'Ulm'), ('place.0.city', 'text', 'Ulm')]
+    """
+    rows = (row for key, value in metadata.items() for row in rows_below(compose(key), value))
+    return list(dict.fromkeys(rows))
+
+
+def rows_below(path: str, value: Any) -> Iterator[Row]:
+    """The rows of a value, of what is in it, and of a list's elements by their numbers."""
+    yield from rows_at(path, value)
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from rows_below(f"{path}.{compose(key)}", inner)
+    elif isinstance(value, list):
+        yield path, "size", len(value)
+        yield from rows_of_elements(path, value)
+        for number, element in enumerate(value):
+            inner = f"{path}.{number}"
+            if isinstance(element, list):
+                yield from rows_at(inner, element)
+            else:
+                yield from rows_below(inner, element)
+
+
+def rows_of_elements(path: str, elements: list[Any]) -> Iterator[Row]:
+    """The rows of a list's elements at the list's own path, and of the fields of its objects."""
+    for element in elements:
+        yield from rows_at(path, element)
+        if isinstance(element, dict):
+            for key, inner in element.items():
+                below = f"{path}.{compose(key)}"
+                yield from rows_at(below, inner)
+                parts = inner if isinstance(inner, list) else [inner]
+                yield from rows_of_elements(below, parts)
+
+
+def rows_at(path: str, value: Any) -> Iterator[Row]:
+    """The rows of a value itself."""
+    if value is None:
+        yield path, "null", None
+    elif isinstance(value, bool):
+        yield path, str(value).lower(), None
+    elif isinstance(value, str):
+        yield path, "text", compose(value)
+    elif isinstance(value, dict | list):
+        yield path, *digest_row(value)
+    else:
+        for kind, number in number_rows(value):
+            yield path, kind, number
+
+
+def number_rows(value: int | float) -> Iterator[tuple[str, int | float | str]]:
+    """A number as SQLite compares it. Beyond its whole numbers there is a rounded one for the
+    order, and one of kind "integer", all digits as a text.
+
+    >>> list(number_rows(2**63)), list(number_rows(0.5))
+    ([('number', 9.223372036854776e+18), ('integer', '9223372036854775808')], [('number', 0.5)])
+    """
+    if abs(value) < INTEGERS:
+        yield "number", value
+        return
+    yield "number", to_float(value)
+    yield "integer", format(int(value), "d")
+
+
+def to_float(value: int | float) -> float:
+    """A number as a float; infinity beyond all floats."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+
+
+def is_finite(value: int | float) -> bool:
+    return isinstance(value, int) or math.isfinite(value)
+
+
+def digest_row(value: dict[str, Any] | list[Any]) -> tuple[str, bytes]:
+    """The kind of an object or list, and a digest that equal ones share: 1 equals 1.0, and the
+    order of keys does not count.
+    """
+    text = json.dumps(normal(value), sort_keys=True)
+    kind = "object" if isinstance(value, dict) else "list"
+    return kind, hashlib.blake2b(text.encode(), digest_size=16).digest()
+
+
+def normal(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {compose(key): normal(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [normal(inner) for inner in value]
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return compose(value) if isinstance(value, str) else value
+
+
+def compose(text: str) -> str:
+    return unicodedata.normalize("NFC", text)

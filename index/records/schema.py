@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from .filters import metadata_values
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 # A statement each, so that all of them run in one transaction.
 SCHEMA = (
     "create table meta (key text primary key, value text not null) strict",
@@ -100,7 +100,9 @@ def rename_modality(db: sqlite3.Connection) -> None:
 
 
 def add_facts_and_bank(db: sqlite3.Connection) -> None:
-    """2 to 3: filters read a table of metadata values; queries that calibrate scores are kept."""
+    """2 to 3: filters read a table of metadata values, which a later step fills; queries that
+    calibrate scores are kept.
+    """
     db.execute(
         "create table facts ("
         " item integer not null references items on delete cascade,"
@@ -109,9 +111,6 @@ def add_facts_and_bank(db: sqlite3.Connection) -> None:
     db.execute("create index facts_item on facts (item)")
     db.execute("create index facts_value on facts (path, kind, value, item)")
     db.execute("create table bank (encoding text not null, vector blob not null) strict")
-    for item, metadata in db.execute("select n, metadata from items"):
-        rows = [(item, *value) for value in metadata_values(json.loads(metadata))]
-        db.executemany("insert into facts values (?, ?, ?, ?)", rows)
 
 
 def add_previews(db: sqlite3.Connection) -> None:
@@ -174,10 +173,19 @@ def add_origin_and_texts(db: sqlite3.Connection) -> None:
     db.execute("create index metadata_values_value on metadata_values (path, kind, value, item)")
 
 
+def write_metadata_values_anew(db: sqlite3.Connection) -> None:
+    """6 to 7: paths are joined by dots; what lies in lists, and large numbers, are there, too."""
+    db.execute("delete from metadata_values")
+    for item, metadata in db.execute("select n, metadata from items").fetchall():
+        rows = [(item, *value) for value in metadata_values(json.loads(metadata))]
+        db.executemany("insert into metadata_values values (?, ?, ?, ?)", rows)
+
+
 MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (
     rename_modality,
     add_facts_and_bank,
     add_previews,
     add_digests,
     add_origin_and_texts,
+    write_metadata_values_anew,
 )

@@ -12,7 +12,6 @@ import numpy as np
 from fastapi import File, Form, UploadFile
 from pydantic.json_schema import SkipJsonSchema
 
-from export.bundle import Space
 from index.search import direction
 from media.errors import BadMedia, BadText
 from media.text import Reading, list_warnings
@@ -20,11 +19,12 @@ from media.text import Reading, list_warnings
 from .. import schemas
 from ..active import ClientId, Tercet
 from ..error_responses import error_body
-from ..exceptions import BadRequest, Overloaded, OverQuota, ShuttingDown, TimedOut, UnknownModel
+from ..exceptions import BadRequest, Overloaded, OverQuota, ShuttingDown, TimedOut
 from ..forms import Fields, check_fields
 from ..pipeline import EmbeddedMedia, Vectors, temporary_file
 from ..state import State
 from .bodies import saved_upload
+from .models import check_model
 from .router import Router
 
 Text = TypeVar("Text")
@@ -55,7 +55,9 @@ async def openai_embeddings(
     if len(sounds) > tercet.settings.files_max:
         raise BadRequest(f"{len(sounds)} sounds, the limit is {tercet.settings.files_max}")
     space = manifest.spaces[manifest.space_for(("text", "audio") if sounds else ("text",))]
-    check_model(request, manifest.name, space)
+    check_model(tercet, request.model)
+    if request.dimensions not in (None, space.dim):
+        raise BadRequest(f"this model gives {space.dim} dimensions only")
     if not parts:
         raise BadRequest("input is empty")
     vectors: dict[int, Vectors] = {}
@@ -99,14 +101,6 @@ def check_count(tercet: State, texts: list[Text]) -> list[Text]:
     if len(texts) > tercet.settings.texts_max:
         raise BadRequest(f"{len(texts)} texts, the limit is {tercet.settings.texts_max}")
     return texts
-
-
-def check_model(request: schemas.OpenAIEmbeddings, name: str, space: Space) -> None:
-    """Raises UnknownModel, BadRequest."""
-    if request.model not in (None, name):
-        raise UnknownModel(request.model or "", name)
-    if request.dimensions not in (None, space.dim):
-        raise BadRequest(f"this model gives {space.dim} dimensions only")
 
 
 async def read_texts(

@@ -23,11 +23,21 @@ async def models(tercet: Tercet) -> dict[str, Any]:
 
 @router.get("/v1/models/{model:path}", tags=["models"])
 async def get_model(tercet: Tercet, model: str) -> dict[str, Any]:
-    """One model of the list, by its name."""
-    name = tercet.encoder.manifest.name
-    if model != name:
-        raise UnknownModel(model, name)
+    """One model of the list, by its name or an alias."""
+    check_model(tercet, model)
     return describe_model(tercet)
+
+
+def check_model(tercet: State, model: str | None) -> None:
+    """Take the bundle's name and its aliases, alone or behind a provider's, as in "openai/default".
+
+    Raises:
+        UnknownModel
+    """
+    name = tercet.encoder.manifest.name
+    known = (name, *tercet.settings.model_aliases)
+    if model is not None and not any(model == one or model.endswith(f"/{one}") for one in known):
+        raise UnknownModel(model, name)
 
 
 def describe_model(tercet: State) -> dict[str, Any]:
