@@ -84,12 +84,21 @@ def arguments(prog: str = PROG) -> argparse.ArgumentParser:
     for command in (building, searching, listing, reporting, embedding, saving, restoring):
         data = os.environ.get("TERCET_DATA")
         command.add_argument(
-            "--data", type=Path, default=data, required=data is None, help="or TERCET_DATA"
+            "--data",
+            type=Path,
+            default=data,
+            required=data is None,
+            help="the data folder; default: TERCET_DATA",
         )
         command.add_argument("--json", action="store_true", help="print one JSON document")
     for command in (building, searching, listing, reporting, embedding):
         bundle = os.environ.get("TERCET_BUNDLE", "bundles/default")
-        command.add_argument("--bundle", type=Path, default=bundle, help="or TERCET_BUNDLE")
+        command.add_argument(
+            "--bundle",
+            type=Path,
+            default=bundle,
+            help="the bundle's folder; default: TERCET_BUNDLE, else bundles/default",
+        )
         command.add_argument(
             "--collection", default="default", help="the collection's name; default: default"
         )
@@ -103,13 +112,21 @@ def add_sizing(command: argparse.ArgumentParser) -> None:
         "--index", choices=["auto", *KINDS], default="auto", help="kind of the vector indexes"
     )
     command.add_argument(
-        "--index-memory-mb", type=int, default=0, help="memory for one index; 0: no limit"
+        "--index-memory-mb",
+        type=int,
+        default=0,
+        help="memory that one index may take, in MB; 0: no limit",
     )
     command.add_argument(
-        "--index-latency-ms", type=float, default=2.0, help="time for one search of an index, about"
+        "--index-latency-ms",
+        type=float,
+        default=2.0,
+        help="milliseconds that a search of one index should take; default: 2",
     )
     command.add_argument(
-        "--milvus", default="", help="address of a Milvus that keeps the vectors instead"
+        "--milvus",
+        default="",
+        help="address of a Milvus server that keeps the vectors instead of FAISS",
     )
 
 
@@ -142,7 +159,10 @@ def build_parser(commands: Commands) -> argparse.ArgumentParser:
         "--retry-failed", action="store_true", help="try again what failed in earlier builds"
     )
     building.add_argument(
-        "--workers", type=int, default=2, help="decoding processes; of ray, actors"
+        "--workers",
+        type=int,
+        default=2,
+        help="decoding processes; with --engine ray, actors; default: 2",
     )
     building.add_argument(
         "--engine", choices=["local", "ray"], default="local", help="ray: on a Ray cluster"

@@ -8,7 +8,7 @@ BadMedia
 │   └── TooLong       more seconds than the budget allows
 ├── DecoderFailed     the decoder process died or took too long
 │   └── DecodersClosed    the decoder processes were stopped
-└── BadText           nothing to encode
+└── BadText           a text that is empty, too long, or of which no word is known
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class NotMedia(BadMedia):
         self.reason = reason
 
     def __str__(self) -> str:
-        return f"not a media file this reads: {self.reason}"
+        return f"not a media file that can be read here: {self.reason}"
 
 
 class Damaged(BadMedia):

@@ -81,7 +81,7 @@ def add_prepare(commands: Commands) -> None:
         "--fold",
         type=int,
         default=5,
-        help="the fold that is the test part of esc50 and esc10; 0: all folds are",
+        help="for esc50 and esc10, the fold that is the test part; 0: all folds are; default: 5",
     )
     parser.add_argument(
         "--out", type=Path, help=f"the manifest to write; {OPEN} writes FOLDER/manifest.jsonl"
@@ -90,7 +90,7 @@ def add_prepare(commands: Commands) -> None:
         "--licences",
         choices=["all", "permissive"],
         default="all",
-        help=f"of {OPEN}: all free ones, or neither GPL, share-alike nor the like",
+        help=f"for {OPEN}: all free licences, or none like GPL and share-alike",
     )
 
 
@@ -110,10 +110,13 @@ def add_distil(commands: Commands) -> None:
     )
     parser.add_argument("--steps", type=int, default=2000, help="training steps; default: 2000")
     parser.add_argument(
-        "--examples", type=int, default=180_000, help="how many are made; rounded up to 4,000"
+        "--examples",
+        type=int,
+        default=180_000,
+        help="how many examples are made, rounded up to a multiple of 4,000",
     )
     parser.add_argument(
-        "--leave-out", type=Path, help="a manifest of which no recording is learned from"
+        "--leave-out", type=Path, help="a manifest whose recordings are left out of training"
     )
 
 

@@ -13,7 +13,7 @@ ServiceError
 ├── SlowBody         a body that took too long to arrive
 ├── Overloaded       a queue is full
 ├── OverQuota        a client's rate limit is exceeded
-├── CannotReload     not now, or not in this process
+├── CannotReload     a reload that is refused: not now, not here, or not with these settings
 ├── DiskFull         nothing can be added
 ├── TimedOut         encoding took too long
 └── ShuttingDown     the service is shutting down
