@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -84,6 +85,15 @@ def test_litellm(address: str, tone: Path) -> None:
 
 def test_haystack(address: str, tone: Path) -> None:
     given_by("haystack", address, tone)
+
+
+def test_our_client_in_a_notebook(address: str, tone: Path) -> None:
+    script = ROOT / "tests" / "foreign" / "notebook.py"
+    command = [foreign_python(), str(script), address, "k", str(tone)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+    assert ran.returncode == 0, ran.stderr[-4000:]
+    assert json.loads(ran.stdout.splitlines()[-1]) == ["'tone'", "['tone']", "['tone']"]
 
 
 # ---------------------------------------------------------------- curl and HTTPie
