@@ -220,8 +220,14 @@ def copy_film(
 
 
 def write(made: OutputContainer, packets: Sequence[Timed], out: BinaryIO, max_bytes: int) -> None:
-    """Write the packets of all streams in order. Raises BeyondBudget."""
+    """Write the packets of all streams in order, and the container's end. Raises BeyondBudget."""
     for _, packet in heapq.merge(*packets, key=lambda timed: timed[0]):
         made.mux(packet)
-        if out.tell() > max_bytes:
-            raise BeyondBudget("bytes in what is made of it", out.tell(), max_bytes)
+        check_bytes(out, max_bytes)
+    made.close()
+    check_bytes(out, max_bytes)
+
+
+def check_bytes(out: BinaryIO, max_bytes: int) -> None:
+    if out.tell() > max_bytes:
+        raise BeyondBudget("bytes in what is made of it", out.tell(), max_bytes)

@@ -141,8 +141,9 @@ def sound_packets(stream: Any, pieces: Iterator[Samples], form: SoundForm, sampl
     for packet in chain(encoded, flushed(stream)):
         if early is None:
             early = -min(packet.pts or 0, 0)
-        left = max(samples - (packet.pts or 0) - early, 0)
-        packet.duration = min(packet.duration or 0, left)
+        # FFmpeg takes a duration of no millisecond for one that is not known
+        left = max(samples - (packet.pts or 0) - early, form.rate // 1000)
+        packet.duration = min(packet.duration or left, left)
         yield float((packet.pts or 0) * packet.time_base), packet
 
 
