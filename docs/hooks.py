@@ -329,8 +329,10 @@ def example_commands(path: str, method: str, operation: Schema, components: Sche
     address = address.replace("{id}", "JOB" if "/jobs" in path else "mine")
     address = address.replace("{model}", "default")
     verb = {"GET": "", "HEAD": "-I ", "POST": "-X POST "}.get(method, f"-X {method} ")
-    if method == "GET" and path.endswith(("/media", "/poster")):
+    if method == "GET" and path.endswith(("/media", "/poster", "/playable", "/clip")):
         verb = "-o item "
+    if path.endswith("/clip"):
+        address = f"'{address}?start_s=1&end_s=2.5'"
     contents = operation.get("requestBody", {}).get("content", {})
     if not contents:
         return [f"curl -s {verb}{address}"]

@@ -1,4 +1,4 @@
-"""python -m index build | search | items | report | reembed | backup | restore"""
+"""python -m index build | search | items | clip | report | reembed | backup | restore"""
 
 from __future__ import annotations
 
@@ -30,13 +30,14 @@ from media.sandbox import Decoders
 from media.windows import DecodeOptions
 
 from .backup import Saved, backup, restore
+from .clip import ClipLimits, cut_clip
 from .collection import Collection, CollectionError, FingerprintConflict
 from .ingest.adopt import adopt
 from .ingest.build import BuildOptions, Report, build, embed_rows, list_failures
 from .ingest.reembed import Overlap, Progress, drop, measure_overlaps, reembed, swap
 from .library import Collections
 from .query_bank import ensure_query_bank
-from .records.database import Item
+from .records.database import Item, UnknownItem
 from .records.filters import BadFilter
 from .records.schema import UnknownSchema
 from .report import format_stats, report
@@ -59,6 +60,7 @@ def arguments(prog: str = PROG) -> argparse.ArgumentParser:
     building = build_parser(commands)
     searching = search_parser(commands)
     listing = items_parser(commands)
+    cutting = clip_parser(commands)
     reporting = add_command(
         commands,
         "report",
@@ -81,7 +83,16 @@ def arguments(prog: str = PROG) -> argparse.ArgumentParser:
         "--data mine backups/monday",
     )
     restoring.add_argument("backup", type=Path, metavar="FOLDER", help="the backup's folder")
-    for command in (building, searching, listing, reporting, embedding, saving, restoring):
+    for command in (
+        building,
+        searching,
+        listing,
+        cutting,
+        reporting,
+        embedding,
+        saving,
+        restoring,
+    ):
         data = os.environ.get("TERCET_DATA")
         command.add_argument(
             "--data",
@@ -91,7 +102,7 @@ def arguments(prog: str = PROG) -> argparse.ArgumentParser:
             help="the data folder; default: TERCET_DATA",
         )
         command.add_argument("--json", action="store_true", help="print one JSON document")
-    for command in (building, searching, listing, reporting, embedding):
+    for command in (building, searching, listing, cutting, reporting, embedding):
         bundle = os.environ.get("TERCET_BUNDLE", "bundles/default")
         command.add_argument(
             "--bundle",
@@ -102,7 +113,7 @@ def arguments(prog: str = PROG) -> argparse.ArgumentParser:
         command.add_argument(
             "--collection", default="default", help="the collection's name; default: default"
         )
-    for command in (building, searching, listing, reporting):
+    for command in (building, searching, listing, cutting, reporting):
         add_sizing(command)
     return parser
 
@@ -218,6 +229,27 @@ def items_parser(commands: Commands) -> argparse.ArgumentParser:
     return listing
 
 
+def clip_parser(commands: Commands) -> argparse.ArgumentParser:
+    cutting = add_command(
+        commands,
+        "clip",
+        "cut a moment of an item into a file of its own, exactly",
+        "--data mine film.mkv --start-s 12 --end-s 17.5",
+        "--data mine film.mkv --start-s 12 --end-s 17.5 --out moment.webm --json",
+    )
+    cutting.add_argument("id", metavar="ID", help="the item's id")
+    cutting.add_argument("--start-s", type=float, required=True, help="where it begins, in seconds")
+    cutting.add_argument("--end-s", type=float, required=True, help="where it ends, in seconds")
+    cutting.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="a new file: WebM, or FLAC of a sound; default: in this folder, named after the item",
+    )
+    cutting.add_argument("--file-max-s", type=float, default=600.0, help="seconds that it may take")
+    return cutting
+
+
 def reembed_parser(commands: Commands) -> argparse.ArgumentParser:
     embedding = add_command(
         commands,
@@ -275,6 +307,7 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
         EncoderError,
         NoRoute,
         OSError,
+        UnknownItem,
         UnknownSchema,
         VectorStoreFailed,
         sqlite3.Error,
@@ -561,6 +594,26 @@ def embed_file(encoder: OnnxEncoder, encoding: str, file: Path) -> NDArray[np.fl
     return direction(encoder.embed(encoding, media.parts[modality].array))
 
 
+def clip_command(args: argparse.Namespace) -> int:
+    collections = open_collections(args, open_bundle(args.bundle).manifest)
+    try:
+        out, made = cut_clip(
+            collections.get(args.collection),
+            args.id,
+            start_s=args.start_s,
+            end_s=args.end_s,
+            out=args.out,
+            limits=ClipLimits(DECODE_MEMORY_MB, args.file_max_s),
+        )
+    finally:
+        collections.close()
+    if args.json:
+        print(json.dumps({"id": args.id, "file": str(out)} | asdict(made), indent=1))
+    else:
+        print(out)
+    return 0
+
+
 def report_command(args: argparse.Namespace) -> int:
     encoder = OnnxEncoder.open(args.bundle)
     collections = open_collections(args, encoder.manifest)
@@ -676,6 +729,7 @@ COMMANDS = {
     "build": build_command,
     "search": search_command,
     "items": items_command,
+    "clip": clip_command,
     "report": report_command,
     "reembed": reembed_command,
     "backup": backup_command,

@@ -6,6 +6,7 @@ BadMedia
 ├── MissingModality   decodable, but without the modality asked for
 ├── BeyondBudget      more frames, samples or streams than the budget allows
 │   └── TooLong       more seconds than the budget allows
+├── BadStretch        no such stretch of the item
 ├── DecoderFailed     the decoder process died or took too long
 │   └── DecodersClosed    the decoder processes were stopped
 └── BadText           a text that is empty, too long, or of which no word is known
@@ -77,6 +78,21 @@ class TooLong(BeyondBudget):
         super().__init__("seconds", seconds, limit)
         self.seconds = seconds
         self.args = (seconds, limit)  # what pickle hands back to __init__
+
+
+class BadStretch(BadMedia):
+    code = "bad_stretch"
+    detail_fields = ("start_s", "end_s", "duration_s")
+
+    def __init__(self, start_s: float, end_s: float, duration_s: float) -> None:
+        super().__init__(start_s, end_s, duration_s)
+        self.start_s, self.end_s, self.duration_s = start_s, end_s, duration_s
+
+    def __str__(self) -> str:
+        return (
+            f"no stretch from {self.start_s:g} s to {self.end_s:g} s can be cut from an item of"
+            f" {self.duration_s:g} s"
+        )
 
 
 class DecoderFailed(BadMedia):

@@ -1,33 +1,44 @@
-"""Decodes files in child processes that may do nothing else: they have little memory, cannot write,
-and have a deadline. A child that dies or hangs costs one file, and the pool replaces it.
+"""Decodes and converts files in child processes that may do nothing else: they have little memory
+and a deadline, and decoders cannot write. A child that dies or hangs costs one file, and the pool
+replaces it.
 """
 
 from __future__ import annotations
 
 import ctypes
+import errno
 import math
 import os
 import resource
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, InvalidStateError
 from contextlib import suppress
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from pebble import ProcessPool
 
-from .errors import BadMedia, DecoderFailed, DecodersClosed
+from .convert import Made, Order, convert
+from .errors import BadMedia, BeyondBudget, DecoderFailed, DecodersClosed
 from .windows import DecodeOptions, Media, decode_media
 
 MIB = 1024 * 1024
+CONVERTING_NICE = 10
 CORES = 2  # processor time of a file, in multiples of its deadline
 CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000  # of unshare(2)
 
 
-def confine(memory_mb: int, nice: int) -> None:
-    """Limit this process for good: address space of `memory_mb` MiB, no writing, no core dumps, 64
-    open files. It gives up the network where the platform allows that without privileges.
+Result = TypeVar("Result")
+
+
+def confine(memory_mb: int, nice: int, file_mb: int) -> None:
+    """Limit this process for good: address space of `memory_mb` MiB, files that it writes of
+    `file_mb` MiB (0: no writing), no core dumps, 64 open files. It gives up the network where the
+    platform allows that without privileges.
     """
     os.nice(nice)
     with suppress(OSError, AttributeError):
@@ -36,22 +47,23 @@ def confine(memory_mb: int, nice: int) -> None:
             libc.unshare(CLONE_NEWUSER | CLONE_NEWNET)
     for what, limit in (
         (resource.RLIMIT_AS, memory_mb * MIB),
-        (resource.RLIMIT_FSIZE, 0),
+        (resource.RLIMIT_FSIZE, file_mb * MIB),
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_NOFILE, 64),
     ):
         resource.setrlimit(what, (limit, limit))
 
 
-def read_confined(path: Path, options: DecodeOptions, max_s: float) -> Media | BadMedia:
-    """The decoded media, or its fault as a value: an exception would show the server's paths.
+def run_confined(work: Callable[[], Result], max_s: float) -> Result | BadMedia:
+    """What some work gives, or a file's fault as a value: an exception would show the server's
+    paths.
 
     The process is killed once it has used `max_s` seconds of CORES cores.
     """
     cpu_s = math.ceil(time.process_time() + CORES * max_s)
     resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, resource.RLIM_INFINITY))
     try:
-        return decode_media(path, options)
+        return work()
     except BadMedia as fault:
         return fault.with_traceback(None)
     except MemoryError:
@@ -60,26 +72,64 @@ def read_confined(path: Path, options: DecodeOptions, max_s: float) -> Media | B
         return DecoderFailed(type(error).__name__)
 
 
-class Decoders:
-    """A pool of confined decoders. `read` may be called from any thread."""
+def read_confined(path: Path, options: DecodeOptions, max_s: float) -> Media | BadMedia:
+    """The decoded media, or its fault."""
+    return run_confined(partial(decode_media, path, options), max_s)
+
+
+def convert_confined(path: Path, out: Path, order: Order, max_s: float) -> Made | BadMedia:
+    """What was made of a file, written to `out`, or its fault."""
+    return run_confined(partial(convert_to, path, out, order), max_s)
+
+
+def convert_to(path: Path, out: Path, order: Order) -> Made:
+    """`convert` into an empty file. Raises what it raises; BeyondBudget, too, where the disk or a
+    limit of this process is reached.
+    """
+    try:
+        with out.open("r+b") as file:
+            return convert(path, file, order)
+    except OSError as error:
+        if error.errno not in (errno.EFBIG, errno.ENOSPC):
+            raise
+        raise BeyondBudget(
+            "bytes in what is made of it", out.stat().st_size, order.max_bytes
+        ) from None
+
+
+class ConfinedPool(Generic[Result]):
+    """A pool of confined processes that do one kind of work. Its methods may be called from any
+    thread.
+
+    `work` takes what `begin` is given, and `max_s`. Files that it writes have at most `file_mb`
+    MiB.
+    """
 
     def __init__(
-        self, workers: int = 2, memory_mb: int = 1024, max_s: float = 12.0, nice: int = 0
+        self,
+        work: Callable[..., Result | BadMedia],
+        workers: int,
+        memory_mb: int,
+        max_s: float,
+        *,
+        nice: int = 0,
+        file_mb: int = 0,
     ) -> None:
-        self._workers, self._memory_mb, self._max_s, self._nice = workers, memory_mb, max_s, nice
+        self._work, self._workers, self._max_s = work, workers, max_s
+        self._limits = memory_mb, nice, file_mb
         self._lock, self._closed = threading.Lock(), False
-        self._open: set[Future[Media | BadMedia]] = set()
+        self._open: set[Future[Result | BadMedia]] = set()
         self._pool = self._new_pool()
 
     def _new_pool(self) -> ProcessPool:
         context = get_context("forkserver")
-        context.set_forkserver_preload(["media.windows"])
+        context.set_forkserver_preload(["media.sandbox"])
         # A worker is replaced after so many files, so that nothing a decoder leaks can add up.
         return ProcessPool(
             self._workers,
             max_tasks=500,
             initializer=confine,
-            initargs=(self._memory_mb, self._nice),
+            initargs=self._limits,
             context=context,
         )
 
@@ -87,9 +137,8 @@ class Decoders:
         """Start the processes now, so that no file waits for them."""
         self._pool.schedule(int).result()
 
-    def start(self, path: Path, options: DecodeOptions) -> Future[Media | BadMedia]:
-        """Begin to decode; give the future to `finish`. Raises DecodersClosed."""
-        args = (path, options, self._max_s)
+    def begin(self, *args: object) -> Future[Result | BadMedia]:
+        """Begin some work; give the future to `finish`. Raises DecodersClosed."""
         with self._lock:
             if self._closed:
                 raise DecodersClosed
@@ -101,20 +150,20 @@ class Decoders:
                 self._pool = self._new_pool()
                 return self._schedule(args)
 
-    def _schedule(self, args: tuple[object, ...]) -> Future[Media | BadMedia]:
-        future: Future[Media | BadMedia] = self._pool.schedule(
-            read_confined, args=args, timeout=self._max_s
+    def _schedule(self, args: tuple[object, ...]) -> Future[Result | BadMedia]:
+        future: Future[Result | BadMedia] = self._pool.schedule(
+            self._work, args=(*args, self._max_s), timeout=self._max_s
         )
         self._open.add(future)
         future.add_done_callback(self._open.discard)
         return future
 
-    def finish(self, future: Future[Media | BadMedia]) -> Media:
-        """Wait for a started file.
+    def finish(self, future: Future[Result | BadMedia]) -> Result:
+        """Wait for work that was begun.
 
         Raises:
-            BadMedia: what is wrong with it.
-            DecoderFailed: its decoder died or took longer than `max_s`.
+            BadMedia: what is wrong with the file.
+            DecoderFailed: its process died or took longer than `max_s`.
             DecodersClosed: the pool was closed.
         """
         try:
@@ -138,3 +187,34 @@ class Decoders:
         for future in list(self._open):  # which a stopped pool leaves as they are
             with suppress(InvalidStateError):
                 future.set_exception(DecodersClosed())
+
+
+class Decoders(ConfinedPool[Media]):
+    """Confined processes that decode files."""
+
+    def __init__(
+        self, workers: int = 2, memory_mb: int = 1024, max_s: float = 12.0, nice: int = 0
+    ) -> None:
+        super().__init__(read_confined, workers, memory_mb, max_s, nice=nice)
+
+    def start(self, path: Path, options: DecodeOptions) -> Future[Media | BadMedia]:
+        """Begin to decode; give the future to `finish`. Raises DecodersClosed."""
+        return self.begin(path, options)
+
+
+class Converters(ConfinedPool[Made]):
+    """Confined processes that convert files, behind everything else that wants the processor."""
+
+    def __init__(
+        self, workers: int = 1, memory_mb: int = 1024, max_s: float = 60.0, file_mb: int = 256
+    ) -> None:
+        self.file_mb = file_mb
+        super().__init__(
+            convert_confined, workers, memory_mb, max_s, nice=CONVERTING_NICE, file_mb=file_mb
+        )
+
+    def start(self, path: Path, out: Path, order: Order) -> Future[Made | BadMedia]:
+        """Begin to make what is ordered in `out`, an empty file; give the future to `finish`. Where
+        that fails, the file may be half made. Raises DecodersClosed.
+        """
+        return self.begin(path, out, order)

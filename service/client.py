@@ -33,7 +33,7 @@ from typing import (
     TypeVar,
     overload,
 )
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import httpx
 
@@ -168,6 +168,7 @@ class Call:
     file: Path | None = None
     seen: Seen | None = None
     repeatable: bool = False
+    parsed: bool = True  # whether its answer is JSON
 
     def may_repeat(self) -> bool:
         """Whether it may be sent again where the service may have received it."""
@@ -194,7 +195,9 @@ Steps = Generator[Call | Pause, Any, Result]  # a Call gets its response, a Paus
 
 
 def send(call: Call, retries: int) -> Steps[Any]:
-    """A request until it is answered; the answer's JSON. Raises Refused, httpx.TransportError."""
+    """A request until it is answered; the answer's JSON, or its bytes. Raises Refused,
+    httpx.TransportError.
+    """
     for attempt in range(retries + 1):
         is_last = attempt == retries
         try:
@@ -207,7 +210,7 @@ def send(call: Call, retries: int) -> Steps[Any]:
         if response.status_code not in RETRY_STATUSES or is_last:
             break
         yield Pause(pause_after(response, attempt))
-    return parse_answer(response)
+    return parse_answer(response) if call.parsed or response.is_error else response.content
 
 
 def parse_answer(response: httpx.Response) -> Any:
@@ -375,6 +378,14 @@ class Methods:
     def item(self, collection: str, id: str) -> Steps[dict[str, Any]]:
         item: dict[str, Any] = yield from self._send(Call("GET", item_path(collection, id)))
         return item
+
+    @Method
+    def clip(self, collection: str, id: str, start_s: float, end_s: float) -> Steps[bytes]:
+        """A moment of an item as a file of its own: of a video WebM, of a sound FLAC."""
+        query = urlencode({"start_s": start_s, "end_s": end_s})
+        call = Call("GET", f"{item_path(collection, id)}/clip?{query}", parsed=False)
+        data: bytes = yield from self._send(call)
+        return data
 
     @Method
     def delete(self, collection: str, id: str) -> Steps[None]:

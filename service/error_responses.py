@@ -36,7 +36,15 @@ from index.records.database import UnknownItem
 from index.records.filters import BadFilter
 from index.records.schema import UnknownSchema
 from index.vectors.store import VectorStoreFailed
-from media.errors import BadConfig, BadMedia, BadText, BeyondBudget, DecodersClosed, NotMedia
+from media.errors import (
+    BadConfig,
+    BadMedia,
+    BadStretch,
+    BadText,
+    BeyondBudget,
+    DecodersClosed,
+    NotMedia,
+)
 from media.manifest import BadManifest, BadMetadata
 
 from .exceptions import (
@@ -66,6 +74,7 @@ STATUS: dict[type[Exception], tuple[int, str | None]] = {
     NotMedia: (415, None),
     BeyondBudget: (413, None),
     BadText: (400, None),
+    BadStretch: (400, None),
     BadRequest: (400, "bad_request"),
     BadFilter: (400, "bad_filter"),
     BadName: (400, "bad_name"),

@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, quote
 
 from .exceptions import BadLink
 
-LINKED_PARTS = ("media", "poster")  # of an item, what its link opens
+LINKED_PARTS = ("media", "poster", "playable", "clip")  # of an item, what its link opens
 COVERED = re.compile(rf"/v1/collections/([^/]+)/items/(.+)/(?:{'|'.join(LINKED_PARTS)})")
 TOKEN = re.compile(r"([1-9][0-9]{0,10})\.([A-Za-z0-9_-]{43})")
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC
 from email.utils import formatdate, parsedate_to_datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from starlette.datastructures import Headers
 from starlette.responses import FileResponse, Response
@@ -131,10 +131,13 @@ class Stored(FileResponse):
         media_type: str,
         filename: str | None = None,
         headers: Mapping[str, str] | None = None,
+        *,
+        version: Version | None = None,
+        disposition: Literal["inline", "attachment"] = "inline",
     ) -> None:
         """Raises OSError."""
         stat = path.stat()
-        self.version = version_of(stat)
+        self.version = version or version_of(stat)
         self._again = dict(headers or {})
         super().__init__(
             path,
@@ -142,7 +145,7 @@ class Stored(FileResponse):
             media_type=media_type,
             filename=filename,
             stat_result=stat,
-            content_disposition_type="inline",
+            content_disposition_type=disposition,
         )
         self._size = stat.st_size
 

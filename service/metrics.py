@@ -49,6 +49,12 @@ class Metrics:
         self.decoded = Counter(
             "tercet_decoded_files_total", "Files decoded, by outcome", ["outcome"], registry=r
         )
+        self.converted = Counter(
+            "tercet_converted_files_total",
+            "Files made for players and downloads, by outcome",
+            ["outcome"],
+            registry=r,
+        )
         self.batch_rows = Histogram(
             "tercet_batch_rows",
             "Rows in a batch",

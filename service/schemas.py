@@ -25,7 +25,8 @@ from media.manifest import check_metadata, check_string
 from .jobs import Job
 from .settings import TOP_K_MAX
 
-ITEM_PARTS = ("media", "poster", "waveform")  # of an item, each at a path below the item's own
+# of an item, each at a path below the item's own
+ITEM_PARTS = ("media", "poster", "waveform", "playable", "clip")
 RESERVED_ENDINGS = tuple(f"/{part}" for part in ITEM_PARTS)
 
 
@@ -285,6 +286,10 @@ class ItemFound(ItemSize):
 class ItemLink(BaseModel):
     media: str = Field(description="the path of the item's media, with what opens it without a key")
     poster: str | None = Field(description="the same of its pictures; `&at_s` says which")
+    playable: str = Field(
+        description="the same of a version that browsers play; `&start_s` says of which second"
+    )
+    clip: str = Field(description="the same of a clip; `&start_s` and `&end_s` say which")
     expires_s: float | None = Field(
         description="how long they open it; null where no key is wanted"
     )

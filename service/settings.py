@@ -86,6 +86,15 @@ class Settings(BaseSettings):
     decode_waiting_max: int = Field(
         128, gt=0, description="files that decode or wait to; more are refused with 429"
     )
+    converted_mb: int = Field(
+        1024,
+        gt=0,
+        description="disk space for what items are converted to: versions that browsers play, and"
+        " clips, in MB",
+    )
+    convert_workers: int = Field(1, gt=0, description="files that are converted at once")
+    convert_max_s: float = Field(60.0, gt=0, description="seconds that one conversion may take")
+    clip_max_s: float = Field(300.0, gt=0, description="longest clip of an item, in seconds")
     imports: Path | None = Field(None, description="folder that jobs may import from")
     request_max_s: float = Field(
         60.0, gt=0, description="seconds that a request waits for the encoder, then 503"

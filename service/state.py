@@ -24,10 +24,11 @@ from index.query_bank import ensure_query_bank
 from index.reserve import is_full
 from index.vectors.sizing import Sizing
 from media.modality import MODALITY_TABLE, TEXT
-from media.sandbox import Decoders
+from media.sandbox import Converters, Decoders
 from media.text import TextSpec
 
 from .batching import Batcher, QueueSpec
+from .conversions import Conversions
 from .error_responses import error_body, status_and_code
 from .exceptions import DiskFull, ShuttingDown
 from .folder_import import BackgroundEncoder, FolderImport
@@ -54,6 +55,7 @@ class State:
     jobs: Jobs
     decoders: Decoders
     quotas: Quotas
+    conversions: Conversions
     reload_error: str = ""  # why no other state has replaced this one, which is closed
     writers: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(WRITERS, "write")
@@ -67,6 +69,9 @@ class State:
 
     @property
     def disk_full(self) -> bool:
+        """Whether nothing can be added. What is only kept for players goes first."""
+        if lacks_room(self.settings):
+            self.conversions.clear()
         return lacks_room(self.settings)
 
     def check_room(self) -> None:
@@ -105,6 +110,7 @@ class State:
         """Give running work some time to end. Then release everything."""
         await asyncio.to_thread(self.jobs.close)
         await self.batcher.close()
+        await asyncio.to_thread(self.conversions.close)
         await asyncio.to_thread(self.decoders.close)
         await asyncio.to_thread(self.writers.shutdown)
         await asyncio.to_thread(self.collections.close)
@@ -223,9 +229,20 @@ async def open_state(
         )
         background = BackgroundEncoder(encoder, batcher, asyncio.get_running_loop())
 
+        converters = Converters(
+            workers=settings.convert_workers,
+            memory_mb=settings.decode_memory_mb,
+            max_s=settings.convert_max_s,
+        )
+        undo.callback(converters.close)
+
         def check_room() -> None:
             if lacks_room(settings):
+                conversions.clear()
+            if lacks_room(settings):
                 raise DiskFull(settings.free_disk_mb)
+
+        conversions = Conversions(settings, converters, metrics, quotas.media, check_room)
 
         work = FolderImport(settings, background, collections, check_room)
         jobs = Jobs(settings.data / "jobs", work, public_message)
@@ -240,6 +257,7 @@ async def open_state(
         jobs=jobs,
         decoders=decoders,
         quotas=quotas,
+        conversions=conversions,
     )
 
 

@@ -49,6 +49,7 @@ from index.vectors.store import VectorStoreFailed
 from media.errors import (
     BadConfig,
     BadMedia,
+    BadStretch,
     BadText,
     BeyondBudget,
     Damaged,
@@ -98,6 +99,12 @@ ANSWERS = [
     (TooLong(312, 60.5), 413, "too_long", '{"limit": 60.5, "seconds": 312}'),
     (DecoderFailed("it died"), 422, "decoder_failed", '{"reason": "it died"}'),
     (DecodersClosed(), 503, "shutting_down", '{"reason": "the decoders are closed"}'),
+    (
+        BadStretch(2.0, 9.0, 4.0),
+        400,
+        "bad_stretch",
+        '{"start_s": 2.0, "end_s": 9.0, "duration_s": 4.0}',
+    ),
     (BadText("it is empty"), 400, "bad_text", '{"reason": "it is empty"}'),
     (BadText("it is empty", 0), 400, "bad_text", '{"reason": "it is empty", "index": 0}'),
     (BadConfig("key"), 500, "bad_config", "{}"),

@@ -413,9 +413,9 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
 
 FRAGMENTS = {"movflags": "frag_keyframe+empty_moov"}
 TOLD = {
-    "unseen.mov": "This browser cannot show the pictures of unseen.mov; only its sound plays.",
-    "unheard.mp4": "This browser cannot play the sound of unheard.mp4; only its pictures show.",
-    "neither.mov": "This browser cannot play neither.mov.",
+    "unseen.mov": "This browser cannot show the pictures of unseen.mov. A converted version plays.",
+    "unheard.mp4": "This browser cannot play the sound of unheard.mp4. A converted version plays.",
+    "neither.mov": "This browser cannot play neither.mov. A converted version plays.",
     "both.mp4": "",
 }
 
@@ -437,8 +437,10 @@ def test_what_the_browser_cannot_play_is_told(
             said.get_by_role("link", name="Download the original").click()
         assert Path(download.value.path()).read_bytes() == (place / name).read_bytes()
         assert download.value.suggested_filename == name
+    until(page, "document.querySelector('#hits video').currentTime > 1.6")
+    assert page.evaluate("document.querySelector('#hits video').videoWidth") == 64
     if name != "neither.mov":
-        until(page, "document.querySelector('#hits video').currentTime > 1.6")
+        until(page, "document.querySelector('#hits video').webkitAudioDecodedByteCount > 0")
     expect(said).to_contain_text(TOLD[name])
     assert bool(said.inner_text()) == bool(TOLD[name])
     assert Axe().run(page).violations_count == 0

@@ -190,6 +190,7 @@ async function fill(node, hit, name) {
   if (hit.kind === "video") cover.append(await picture(`${path}/poster?at_s=${(hit.start_s + hit.end_s) / 2}`));
   if (!hit.modalities.includes("audio")) return;
   const { peaks } = await ask(`${path}/waveform`).catch(() => ({ peaks: [] })); // an item that was added before there were any
+  loudness.set(node, peaks);
   line.prepend(waveform(peaks));
   if (hit.kind === "audio") cover.append(waveform(peaks));
 }
@@ -237,9 +238,9 @@ function waveform(peaks) {
 /** Play an item from a second on, in its card; where one asks again before it is there, from the last. */
 function player(node, hit, path, at) {
   const before = node.querySelector("video, audio");
-  if (before && !before.error) {
+  if (before && (!before.error || versions.has(before))) {
     before.dataset.at = at;
-    if (before.readyState > 0) jump(node, before, at);
+    if (!versions.get(before)?.making && before.readyState > 0) start(node, before, hit, path);
     return;
   }
   const media = document.createElement(hit.kind === "video" ? "video" : "audio");
@@ -251,6 +252,7 @@ function player(node, hit, path, at) {
   media.addEventListener("loadedmetadata", () => loaded(node, media, hit, path, still));
   media.addEventListener("error", () => failed(node, media, hit, path, still));
   media.addEventListener("timeupdate", () => checkSound(node, media, hit, path));
+  media.addEventListener("ended", () => goOn(node, media, hit, path));
   if (before) before.replaceWith(media);
   else if (hit.kind === "video") node.querySelector(".media").replaceChildren(media);
   else node.querySelector(".media").append(media);
@@ -266,15 +268,23 @@ async function load(node, media, path) {
   }
 }
 
-/** Where an item's media lie; behind a key by a link that opens them for a while, as players send none. */
-async function addressOf(path) {
-  return key() ? (await ask(`${path}/link`, { method: "POST" })).media : `${path}/media`;
+/** Where an item's media lie, or another part of it; behind a key by a link that opens it for a while, as players send none. */
+async function addressOf(path, part = "media") {
+  return key() ? (await ask(`${path}/link`, { method: "POST" }))[part] : `${path}/${part}`;
+}
+
+/** Go to the second that was asked for, in what is loaded or in the converted stretch that has it. */
+function start(node, media, hit, path) {
+  const at = Number(media.dataset.at), version = versions.get(media);
+  if (version && !(at >= version.begins && at < version.ends)) convert(node, media, hit, path, version);
+  else jump(node, media, at - begins(media));
 }
 
 /** Browsers guess where the seconds of an MP3 without a table are by its first bytes: it gets a table. */
 async function loaded(node, media, hit, path, still) {
+  const converted = versions.has(media);
   const wrong = Math.abs(media.duration - hit.duration_s) > Math.max(0.5, 0.005 * hit.duration_s);
-  if (hit.kind === "audio" && wrong && !media.src.startsWith("blob:")) {
+  if (hit.kind === "audio" && wrong && !converted && !media.src.startsWith("blob:")) {
     note(node, "Loading the whole file, as it has no time index …");
     const whole = await withTable(media.src).catch(() => null);
     note(node, "");
@@ -284,11 +294,12 @@ async function loaded(node, media, hit, path, still) {
     }
   }
   if (hit.kind === "video" && media.videoWidth === 0) {
+    const why = { cannot: `show the pictures of ${named(hit)}`, still: "only its sound plays", verb: "watch" };
+    if (!converted) return convert(node, media, hit, path, why);
     if (still) media.before(still);
-    note(node, `This browser cannot show the pictures of ${named(hit)}; only its sound plays.`, original(hit, path, "watch"));
   }
   media.focus();
-  jump(node, media, Number(media.dataset.at));
+  start(node, media, hit, path);
 }
 
 async function withTable(address) {
@@ -303,33 +314,93 @@ const named = (hit) => hit.filename || hit.id;
 
 /** Why it does not play. A link that has ended is followed by another. */
 async function failed(node, media, hit, path, still) {
-  const own = media.src.startsWith("blob:");
+  const own = media.src.startsWith("blob:"), version = versions.get(media);
+  if (version?.making) return;
   const answer = own ? null : await fetch(media.src, { method: "HEAD" }).catch(() => null);
   if (!own && !answer) note(node, "The service cannot be reached.");
   else if (answer?.status === 401) {
-    media.dataset.at = media.currentTime || media.dataset.at;
-    load(node, media, path);
+    if (media.currentTime) media.dataset.at = media.currentTime + begins(media);
+    if (version) convert(node, media, hit, path, version);
+    else load(node, media, path);
   } else if (!own && !answer.ok) note(node, `Loading failed: ${answer.status}.`);
-  else {
+  else if (!version) {
+    if (still) media.before(still);
+    convert(node, media, hit, path, { cannot: `play ${named(hit)}`, still: "", verb: "open", picture: still });
+  } else {
+    versions.delete(media);
     media.controls = false;
     if (still) media.before(still);
-    note(node, `This browser cannot play ${named(hit)}.`, original(hit, path, "open"));
+    note(node, `This browser can play neither ${named(hit)} nor a version that was made for it.`, original(hit, path, "open"));
   }
 }
 
-/** A browser plays a film whose sound it cannot decode without a word: it is told once a second has been played. */
+/** A browser plays a film whose sound it cannot decode without a word: it shows once a second has been played, in which there is sound. */
 function checkSound(node, media, hit, path) {
   if (hit.kind !== "video" || media.videoWidth === 0 || !hit.modalities.includes("audio") || !media.played.length) return;
+  if (media.dataset.unheard || versions.has(media)) return;
   const unheard = media.mozHasAudio === false || media.webkitAudioDecodedByteCount === 0;
-  const told = media.dataset.unheard === "yes";
-  if (unheard && !told && media.currentTime - media.played.start(0) > 1) {
-    media.dataset.unheard = "yes";
-    note(node, `This browser cannot play the sound of ${named(hit)}; only its pictures show.`, original(hit, path, "hear"));
-  } else if (!unheard && told) {
-    media.dataset.unheard = "no";
-    note(node, ""); // its sound begins later than its pictures
+  const from = media.played.start(0), now = media.currentTime;
+  if (!unheard || now - from < 1 || !sounds(node, hit, from, now)) return;
+  media.dataset.unheard = "yes";
+  media.dataset.at = now;
+  convert(node, media, hit, path, { cannot: `play the sound of ${named(hit)}`, still: "only its pictures show", verb: "hear" });
+}
+
+/** Whether there is any sound in a stretch of an item; true where that is not known. */
+function sounds(node, hit, from, to) {
+  const peaks = loudness.get(node) ?? [];
+  const [first, end] = [from, to].map((s) => Math.floor((s / hit.duration_s) * peaks.length));
+  return !peaks.length || peaks.slice(first, end).some((peak) => peak > 0);
+}
+
+// ------------------------------------------------------------------ versions for browsers
+
+const loudness = new WeakMap(); // of a card, the peaks of its item
+const versions = new WeakMap(); // of a player, the converted stretch that it plays, and why: see `convert`
+
+/** Where what a player has begins, in the item's seconds. */
+const begins = (media) => versions.get(media)?.begins ?? 0;
+
+/** Have the service convert an item, from the second asked for on, and play that. `why` says what this browser cannot do
+with the original (`cannot`), what it does instead (`still`), and what another player is good for (`verb`). */
+async function convert(node, media, hit, path, why) {
+  const { cannot, still, verb, picture } = why;
+  const at = Number(media.dataset.at), rest = original(hit, path, verb);
+  const playing = media.readyState > 0 && !media.paused;
+  versions.set(media, { ...why, begins: begins(media), making: true });
+  note(node, `This browser cannot ${cannot}. It is being converted …`, rest);
+  try {
+    const address = new URL(await addressOf(path, "playable"), document.baseURI);
+    address.searchParams.set("start_s", at);
+    const answer = await fetch(address, { headers: { Range: "bytes=0-0" } });
+    if (!answer.ok) throw new Error((await answer.json()).error.message);
+    if (!media.isConnected) return;
+    const [first, ends] = ["start", "end"].map((name) => Number(answer.headers.get(`tercet-${name}-s`)));
+    const now = media.currentTime + begins(media); // it has gone on meanwhile
+    if (playing && Number(media.dataset.at) === at && now < ends) media.dataset.at = now;
+    versions.set(media, { ...why, begins: first, ends, said: [`This browser cannot ${cannot}. A converted version plays.`, rest] });
+    picture?.remove();
+    media.src = address;
+    settle(node, media);
+  } catch (error) {
+    versions.delete(media);
+    const instead = still ? `; ${still}` : "";
+    note(node, `This browser cannot ${cannot}${instead}. It could not be converted: ${sentence(error.message)}`, rest);
+    if (!still) media.controls = false;
+    else if (!playing) start(node, media, hit, path);
   }
 }
+
+/** Where a converted stretch of a long item ends, the next one follows. */
+function goOn(node, media, hit, path) {
+  const version = versions.get(media);
+  if (!version || version.making || version.ends >= hit.duration_s) return;
+  media.dataset.at = version.ends;
+  convert(node, media, hit, path, version);
+}
+
+/** Say what there is to say of a player that plays. */
+const settle = (node, media) => note(node, ...(versions.get(media)?.said ?? [""]));
 
 /** Say something in a card below its times. */
 function note(node, text, ...more) {
@@ -388,14 +459,14 @@ function jump(node, media, at) {
     if (media.seeking || media.error) return;
     if (media.currentTime > at - 0.25) return play("");
     waiting = true;
-    note(node, `Loading up to ${clock(at)}: the file does not state its length …`);
+    note(node, `Loading up to ${clock(at + begins(media))}: the file does not state its length …`);
     const idle = media.networkState !== HTMLMediaElement.NETWORK_LOADING;
     if (known(media) > tried && (idle || known(media) >= at)) go();
-    else if (idle) patience = setTimeout(() => play(`Playback cannot go beyond ${clock(media.currentTime)}.`), 3000);
+    else if (idle) patience = setTimeout(() => play(`Playback cannot go beyond ${clock(media.currentTime + begins(media))}.`), 3000);
   };
   ended.signal.addEventListener("abort", () => {
     clearTimeout(patience);
-    if (waiting) note(node, "");
+    if (waiting) settle(node, media);
   });
   for (const name of ["seeked", "progress", "durationchange", "canplay", "suspend"]) on(name, look);
   on("seeking", () => {

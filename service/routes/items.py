@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from pathlib import Path
 from typing import Annotated
 
 from fastapi import Query, Request
@@ -13,14 +14,17 @@ from index.collection import Collection
 from index.ingest.build import read_words
 from index.ingest.items import media_item
 from index.records.database import Item, NewItem, UnknownItem, list_modalities
+from media.convert import SUFFIXES, Order, clip_name, clip_order
+from media.errors import BadStretch, MissingModality
 from media.manifest import check_metadata
+from media.modality import RECORDED
 
 from .. import schemas
 from ..active import ClientId, Tercet
 from ..exceptions import BadRequest
 from ..forms import Fields, read_form
 from ..links import Links, item_address
-from ..media import Picture, Stored
+from ..media import Picture, Stored, Version
 from ..mediatypes import media_type
 from ..state import State
 from ..trace import stage
@@ -29,6 +33,9 @@ from .router import Router
 
 router = Router()
 
+Seconds = Annotated[float, Query(ge=0, allow_inf_nan=False)]
+CONVERTED_PARTS = ("playable", "clip")
+CONVERTED_BYTES = 256_000_000  # of a file that an item is converted to, at most
 ITEM_FORM = Fields(texts=frozenset({"id", "metadata"}), files=frozenset({"file"}))
 ITEM_BODIES = {
     "requestBody": {
@@ -170,11 +177,79 @@ def media_response(collection: Collection, id: str) -> Stored:
     """Raises UnknownItem."""
     path, filename = collection.media(id)
     item = collection.item(id)
-    pictures = item.kind == "video" or "video" in item.modalities
     try:
-        return Stored(path, media_type(path, pictures), filename)
+        return Stored(path, media_type(path, has_pictures(item)), filename)
     except FileNotFoundError:  # deleted or replaced at this moment
         raise UnknownItem(id) from None
+
+
+@router.get_and_head(
+    "/v1/collections/{name}/items/{id:path}/playable", tags=["items"], response_class=FileResponse
+)
+async def item_playable(
+    tercet: Tercet, client: ClientId, name: str, id: str, start_s: Seconds = 0.0
+) -> Stored:
+    """A version that browsers play of a video or a sound whose format they do not. It holds the
+    second `start_s`: all of a short item, of a long one a stretch. The headers `tercet-start-s` and
+    `tercet-end-s` say which.
+    """
+    item, path, filename = await asyncio.to_thread(playable_media, tercet, name, id)
+    if start_s >= item.duration_s:
+        raise BadStretch(start_s, item.duration_s, item.duration_s)
+    order = Order(
+        start_s,
+        item.duration_s,
+        clip=False,
+        pictures=has_pictures(item),
+        max_bytes=CONVERTED_BYTES,
+    )
+    converted = await tercet.conversions.get(path, order, client)
+    made = converted.made
+    headers = {"Tercet-Start-S": str(made.start_s), "Tercet-End-S": str(made.end_s)}
+    named = f"{Path(filename).stem}{SUFFIXES[made.media_type]}"
+    version = Version(converted.tag)
+    return Stored(converted.path, made.media_type, named, headers, version=version)
+
+
+@router.get_and_head(
+    "/v1/collections/{name}/items/{id:path}/clip", tags=["items"], response_class=FileResponse
+)
+async def item_clip(
+    tercet: Tercet, client: ClientId, name: str, id: str, start_s: Seconds, end_s: Seconds
+) -> Stored:
+    """A moment as a file of its own, cut exactly: of a video WebM, of a sound FLAC."""
+    item, path, filename = await asyncio.to_thread(playable_media, tercet, name, id)
+    order = clip_order(
+        start_s,
+        end_s,
+        duration_s=item.duration_s,
+        pictures=has_pictures(item),
+        longest_s=tercet.settings.clip_max_s,
+        max_bytes=CONVERTED_BYTES,
+    )
+    converted = await tercet.conversions.get(path, order, client)
+    return Stored(
+        converted.path,
+        converted.made.media_type,
+        clip_name(filename, order),
+        version=Version(converted.tag),
+        disposition="attachment",
+    )
+
+
+def playable_media(tercet: State, name: str, id: str) -> tuple[Item, Path, str]:
+    """An item that is played, its file, and the name of that. Raises UnknownItem; MissingModality
+    where it is neither a video nor a sound.
+    """
+    collection = tercet.collections.get(name)
+    item = collection.item(id)
+    if item.kind not in RECORDED:
+        raise MissingModality("video or audio")
+    return item, *collection.media(id)
+
+
+def has_pictures(item: Item) -> bool:
+    return item.kind == "video" or "video" in item.modalities
 
 
 @router.get_and_head(
@@ -217,7 +292,10 @@ async def link_item(
     root_path = request.scope.get("root_path", "")
     media = root_path + item_address(name, id, "media", token)
     poster = root_path + item_address(name, id, "poster", token) if item.kind == "video" else None
-    return schemas.ItemLink(media=media, poster=poster, expires_s=seconds)
+    playable, clip = (root_path + item_address(name, id, part, token) for part in CONVERTED_PARTS)
+    return schemas.ItemLink(
+        media=media, poster=poster, playable=playable, clip=clip, expires_s=seconds
+    )
 
 
 @router.get("/v1/collections/{name}/items/{id:path}", tags=["items"])

@@ -1,0 +1,596 @@
+"""Stretches of files in forms that browsers play, and clips that are cut exactly."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from index.__main__ import main
+from media.containers import Budget
+from media.convert import FILM, FLAC, SOUND, Made, Order, clip_order, convert
+from media.errors import BadStretch, BeyondBudget, MissingModality, TooLong
+from media.sandbox import Converters
+from service.app import create_app
+from service.conversions import FOLDER, LINGER_S, Conversions
+from service.exceptions import DiskFull
+from service.metrics import Metrics
+from service.quotas import Quota
+from service.settings import Settings
+
+from .makers import BLUE, FakeEncoder, make_clip, make_wav, write_hours
+from .test_service import Client
+
+FPS, SECONDS, RATE = 10, 4, 48_000
+BURST_S = 2.0  # when a tenth of a second of tone begins
+# container, codecs, and how far its sound may be from where it was put: encoders delay it
+FILMS = {
+    "h264.mkv": ("libx264", "yuv420p", "flac", 0.002),
+    "h264.ts": ("libx264", "yuv420p", "aac", 0.03),
+    "mpeg4.avi": ("mpeg4", "yuv420p", "libmp3lame", 0.06),
+    "prores.mov": ("prores_ks", "yuv422p10le", "pcm_s16le", 0.002),
+    "wmv.wmv": ("wmv2", "yuv420p", "wmav2", 0.1),
+    "hevc.mp4": ("libx265", "yuv420p", "aac", 0.03),
+    "mpeg2.mpg": ("mpeg2video", "yuv420p", "mp2", 0.03),
+    "vp9.webm": ("libvpx-vp9", "yuv420p", "libopus", 0.01),
+}
+SOUNDS = {"s.aiff": ("pcm_s16be", 0.0001), "s.wma": ("wmav2", 0.1), "s.flac": ("flac", 0.0001)}
+
+
+def level(number: int) -> int:
+    """The grey of a film's picture of that number."""
+    return 20 + 5 * number
+
+
+def make_ladder(path: Path, codec: str, pixels: str, sound: str | None) -> Path:
+    """Four seconds, ten pictures each, every one brighter than the last; silence with one burst."""
+    with av.open(str(path), "w") as container:
+        film: Any = None
+        if codec:
+            film = container.add_stream(codec, rate=25 if codec == "mpeg2video" else FPS)
+            film.width = film.height = 64
+            film.pix_fmt = pixels
+        audio: Any = container.add_stream(sound, rate=RATE, layout="mono") if sound else None
+        if audio:
+            audio.bit_rate = 96_000
+        if film:
+            each = 2.5 if codec == "mpeg2video" else 1
+            for n in range(round(FPS * SECONDS * each)):
+                grey = np.full((64, 64, 3), level(int(n / each)), np.uint8)
+                frame = av.VideoFrame.from_ndarray(grey, format="rgb24").reformat(format=pixels)
+                container.mux(film.encode(frame))
+            container.mux(film.encode(None))
+        if audio:
+            encode_burst(container, audio)
+    return path
+
+
+def encode_burst(container: av.container.OutputContainer, stream: Any) -> None:
+    samples = burst()
+    resampler = av.AudioResampler(stream.format.name, "mono", RATE)
+    for at in range(0, len(samples), RATE // 10):
+        piece = samples[at : at + RATE // 10]
+        frame = av.AudioFrame.from_ndarray(piece[None], format="s16", layout="mono")
+        frame.sample_rate, frame.pts, frame.time_base = RATE, at, Fraction(1, RATE)
+        for part in resampler.resample(frame):
+            container.mux(stream.encode(part))
+    container.mux(stream.encode(None))
+
+
+def burst() -> NDArray[np.int16]:
+    t = np.arange(SECONDS * RATE) / RATE
+    heard = (t >= BURST_S) & (t < BURST_S + 0.1)
+    return np.where(heard, 12_000 * np.sin(2 * np.pi * 1000 * t), 0).astype(np.int16)
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("films")
+    for name, (codec, pixels, sound, _) in FILMS.items():
+        make_ladder(place / name, codec, pixels, sound)
+    for name, (sound, _) in SOUNDS.items():
+        make_ladder(place / name, "", "", sound)
+    return place
+
+
+def made_of(path: Path, out: Path, order: Order) -> Made:
+    with out.open("wb") as file:
+        return convert(path, file, order)
+
+
+def clip(path: Path, out: Path, start_s: float, end_s: float, pictures: bool = True) -> Made:
+    order = clip_order(
+        start_s, end_s, duration_s=60.0, pictures=pictures, longest_s=60.0, max_bytes=10**8
+    )
+    return made_of(path, out, order)
+
+
+def version(path: Path, out: Path, at_s: float, ends_s: float, pictures: bool = True) -> Made:
+    order = Order(at_s, ends_s, clip=False, pictures=pictures, max_bytes=10**8)
+    return made_of(path, out, order)
+
+
+def seen(path: Path) -> list[tuple[float, float]]:
+    """Of each picture, when it is shown and its grey."""
+    with av.open(str(path)) as container:
+        return [
+            (
+                float(frame.time or 0.0),
+                float(frame.to_ndarray(format="yuv420p")[: frame.height].mean()),
+            )
+            for frame in container.decode(video=0)
+        ]
+
+
+def heard(path: Path) -> tuple[NDArray[np.float32], int]:
+    """A file's sound as a player gives it, mono, and its rate."""
+    pieces = []
+    with av.open(str(path)) as container:
+        rate = container.streams.audio[0].rate
+        resampler = av.AudioResampler("flt", "mono", rate)
+        for frame in container.decode(audio=0):
+            frame.pts = None
+            pieces += [out.to_ndarray()[0] for out in resampler.resample(frame)]
+        pieces += [out.to_ndarray()[0] for out in resampler.resample(None)]
+    return np.concatenate(pieces), rate
+
+
+def burst_s(path: Path) -> float:
+    """When the burst is heard, from the file's start on."""
+    samples, rate = heard(path)
+    with av.open(str(path)) as container:
+        first = next(container.decode(audio=0))
+        late_s = (first.time or 0.0) - (container.start_time or 0) / 1e6
+    return late_s + int(np.argmax(np.abs(samples) > 0.1)) / rate
+
+
+def on_screen(path: Path, start_s: float, end_s: float) -> list[tuple[float, float]]:
+    """What a stretch of a film shows, as FFmpeg decodes all of it: see `seen`."""
+    with av.open(str(path)) as container:
+        zero_s = (container.start_time or 0) / 1e6
+    shown = [(at_s - zero_s - start_s, grey) for at_s, grey in seen(path)]
+    before = [grey for at_s, grey in shown if at_s <= 0.0005]
+    first = [(0.0, grey) for grey in before[-1:]]
+    return first + [one for one in shown if 0.0005 < one[0] < end_s - start_s]
+
+
+@pytest.mark.parametrize("name", FILMS)
+def test_a_clip_has_exactly_the_seconds_asked_for(films: Path, tmp_path: Path, name: str) -> None:
+    """Pictures and sound of [1.25 s, 2.75 s), as FFmpeg places them, and no more."""
+    out = tmp_path / "clip.webm"
+    assert clip(films / name, out, 1.25, 2.75) == Made(1.25, 2.75, FILM)
+    expected = on_screen(films / name, 1.25, 2.75)
+    assert len(expected) >= 15
+    assert np.array(seen(out))[:, 0] == pytest.approx(np.array(expected)[:, 0], abs=0.0021)
+    assert np.array(seen(out))[:, 1] == pytest.approx(np.array(expected)[:, 1], abs=2.5)
+    samples, rate = heard(out)
+    assert len(samples) == 1.5 * rate
+    assert burst_s(out) == pytest.approx(burst_s(films / name) - 1.25, abs=0.003)
+    assert burst_s(out) == pytest.approx(BURST_S - 1.25, abs=FILMS[name][3])
+    with av.open(str(out)) as container:
+        assert container.duration == pytest.approx(1_500_000, abs=2000)
+
+
+@pytest.mark.parametrize("name", SOUNDS)
+def test_a_clip_of_a_sound_is_lossless(films: Path, tmp_path: Path, name: str) -> None:
+    out = tmp_path / "clip.flac"
+    assert clip(films / name, out, 1.5, 2.5, pictures=False) == Made(1.5, 2.5, FLAC)
+    samples, rate = heard(out)
+    assert (len(samples), rate) == (RATE, RATE)
+    assert burst_s(out) == pytest.approx(0.5, abs=max(SOUNDS[name][1], 0.001))
+    if name != "s.wma":
+        expected = burst()[round(1.5 * RATE) : round(2.5 * RATE)] / 32_768
+        assert np.abs(samples - expected).max() == 0.0
+
+
+@pytest.mark.parametrize("name", [name for name in FILMS if name != "vp9.webm"])
+def test_a_version_for_browsers_keeps_the_time_line(films: Path, tmp_path: Path, name: str) -> None:
+    out = tmp_path / "version"
+    made = version(films / name, out, 2.0, SECONDS)
+    copied = name.startswith("h264")
+    assert made == Made(0.0, SECONDS, "video/mp4" if copied else FILM)
+    expected = on_screen(films / name, 0.0, SECONDS)
+    shown = [one for one in seen(out) if one[0] < SECONDS]
+    assert np.array(shown)[:, 0] == pytest.approx(np.array(expected)[:, 0], abs=0.0021)
+    assert np.array(shown)[:, 1] == pytest.approx(np.array(expected)[:, 1], abs=4)
+    assert burst_s(out) == pytest.approx(BURST_S, abs=FILMS[name][3])
+    with av.open(str(out)) as container:
+        codecs = {stream.codec_context.codec.canonical_name for stream in container.streams}
+    assert codecs == ({"h264", FILMS[name][2]} if copied else {"vp9", "opus"})
+
+
+def payloads(path: Path) -> list[bytes]:
+    with av.open(str(path)) as container:
+        return [bytes(packet) for packet in container.demux(video=0) if packet.size]
+
+
+def test_what_browsers_decode_is_copied(films: Path, tmp_path: Path) -> None:
+    out = tmp_path / "copy.mp4"
+    version(films / "h264.mkv", out, 0.0, SECONDS)
+    assert payloads(out) == payloads(films / "h264.mkv")
+
+
+def test_of_a_long_film_a_stretch_is_made(tmp_path: Path) -> None:
+    """Copied from the keyframe before on; encoded from the very second on."""
+    seconds = 630
+    film = tmp_path / "long.mkv"
+    with av.open(str(film), "w") as container:
+        stream: Any = container.add_stream("libx264", rate=1, options={"g": "7"})
+        stream.width = stream.height = 32
+        stream.pix_fmt = "yuv420p"
+        for n in range(seconds):
+            grey = np.full((32, 32, 3), 10 + n % 200, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(grey, format="rgb24")))
+        container.mux(stream.encode(None))
+    out = tmp_path / "out"
+    made = version(film, out, 625.0, seconds)
+    assert made == Made(621.0, seconds, "video/mp4")  # seven apart from 600 on, where black follows
+    assert len(seen(out)) == 9
+    avi = tmp_path / "long.avi"
+    with av.open(str(film)) as source, av.open(str(avi), "w") as container:
+        stream = container.add_stream("mpeg4", rate=1)
+        stream.width = stream.height = 32
+        stream.pix_fmt = "yuv420p"
+        for n, frame in enumerate(source.decode(video=0)):
+            frame.pts, frame.time_base = n, Fraction(1)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    assert version(avi, out, 500.5, seconds) == Made(500.5, 560.5, FILM)
+    at_s, grey = seen(out)[0]
+    assert at_s == 0.0
+    assert (grey - 16) * 255 / 219 == pytest.approx(10 + 500 % 200, abs=3)
+    assert len(seen(out)) == 61
+
+
+def test_a_sound_becomes_opus(films: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert version(films / "s.aiff", out, 1.0, SECONDS, False) == Made(0.0, SECONDS, SOUND)
+    assert burst_s(out) == pytest.approx(BURST_S, abs=0.001)
+
+
+def test_sound_that_starts_late_or_has_a_hole_stays_beside_its_pictures(tmp_path: Path) -> None:
+    """Sound from 1 s on, none from 2 s to 3 s, a burst at 3 s."""
+    film = tmp_path / "hole.mkv"
+    with av.open(str(film), "w") as container:
+        video: Any = container.add_stream("libx264", rate=FPS)
+        video.width = video.height = 64
+        video.pix_fmt = "yuv420p"
+        audio: Any = container.add_stream("pcm_s16le", rate=RATE, layout="mono")
+        for n in range(FPS * SECONDS):
+            grey = np.full((64, 64, 3), level(n), np.uint8)
+            container.mux(video.encode(av.VideoFrame.from_ndarray(grey, format="rgb24")))
+        container.mux(video.encode(None))
+        tone = (9000 * np.sin(2 * np.pi * 500 * np.arange(RATE) / RATE)).astype(np.int16)
+        for at_s, samples in ((1, np.zeros(RATE, np.int16)), (3, tone)):
+            frame = av.AudioFrame.from_ndarray(samples[None], format="s16", layout="mono")
+            frame.sample_rate, frame.pts = RATE, at_s * RATE
+            frame.time_base = Fraction(1, RATE)
+            container.mux(audio.encode(frame))
+        container.mux(audio.encode(None))
+    out = tmp_path / "clip"
+    clip(film, out, 0.5, 3.5)
+    assert burst_s(out) == pytest.approx(2.5, abs=0.005)
+    assert len(heard(out)[0]) == 3 * RATE
+
+
+def test_turned_and_wide_films_are_upright(tmp_path: Path) -> None:
+    film = tmp_path / "wide.avi"
+    with av.open(str(film), "w") as container:
+        stream: Any = container.add_stream("mpeg4", rate=FPS)
+        stream.width, stream.height, stream.pix_fmt = 64, 32, "yuv420p"
+        stream.codec_context.sample_aspect_ratio = Fraction(2, 1)
+        for _ in range(10):
+            grey = np.full((32, 64, 3), 100, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(grey, format="rgb24")))
+        container.mux(stream.encode(None))
+    out = tmp_path / "out"
+    clip(film, out, 0.0, 1.0)
+    with av.open(str(out)) as container:
+        shown = container.streams.video[0]
+        assert (shown.width, shown.height) == (128, 32)
+
+
+@pytest.mark.parametrize(
+    ("start_s", "end_s"), [(2.0, 2.0), (3.0, 1.0), (-1.0, 1.0), (4.0, 5.0), (0.0, 4.2)]
+)
+def test_no_such_stretch(start_s: float, end_s: float) -> None:
+    with pytest.raises(BadStretch):
+        clip_order(start_s, end_s, duration_s=4.0, pictures=True, longest_s=60.0, max_bytes=1)
+
+
+def test_limits(films: Path, tmp_path: Path) -> None:
+    with pytest.raises(TooLong):
+        clip_order(0.0, 3.0, duration_s=4.0, pictures=True, longest_s=2.0, max_bytes=1)
+    order = Order(0.0, 4.0, clip=True, pictures=True, max_bytes=2000)
+    with pytest.raises(BeyondBudget):
+        made_of(films / "prores.mov", tmp_path / "out", order)
+    with pytest.raises(MissingModality):
+        silent = make_clip(tmp_path / "silent.mp4", [BLUE], hz=None)
+        made_of(silent, tmp_path / "out", Order(0, 1, clip=True, pictures=False, max_bytes=10**6))
+
+
+# ---------------------------------------------------------------- over HTTP
+
+ITEM = "/v1/collections/default/items"
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory, films: Path) -> Any:
+    app = create_app(Settings(data=tmp_path_factory.mktemp("data"), clip_max_s=3.0), FakeEncoder())
+    with Client(app) as client:
+        for name in ("mpeg4.avi", "prores.mov", "s.aiff"):
+            files = {"file": (f"é {name}", (films / name).read_bytes())}
+            client.post(ITEM, files=files, data={"id": name}).raise_for_status()
+        client.post(ITEM, json={"text": "words", "id": "words"}).raise_for_status()
+        yield client
+
+
+def counted(client: Client) -> dict[str, float]:
+    lines = client.get("/metrics").text.splitlines()
+    found = [line for line in lines if line.startswith("tercet_converted_files_total{")]
+    return {line.split('"')[1]: float(line.split()[-1]) for line in found}
+
+
+def test_a_clip_is_downloaded(client: Client, tmp_path: Path) -> None:
+    asked = {"start_s": 1.25, "end_s": 2.75}
+    answer = client.get(f"{ITEM}/mpeg4.avi/clip", params=asked)
+    assert (answer.status_code, answer.headers["content-type"]) == (200, FILM)
+    name = "%C3%A9%20mpeg4%2C%201.25-2.75%20s.webm"
+    assert answer.headers["content-disposition"] == f"attachment; filename*=utf-8''{name}"
+    out = tmp_path / "clip.webm"
+    out.write_bytes(answer.content)
+    assert len(seen(out)) == 16 and len(heard(out)[0]) == 1.5 * RATE
+    part = client.get(f"{ITEM}/mpeg4.avi/clip", params=asked, headers={"range": "bytes=10-19"})
+    assert (part.status_code, part.content) == (206, answer.content[10:20])
+    head = client.head(f"{ITEM}/mpeg4.avi/clip", params=asked)
+    assert head.headers["content-length"] == str(len(answer.content)) and not head.content
+    again = {"if-none-match": answer.headers["etag"]}
+    assert client.get(f"{ITEM}/mpeg4.avi/clip", params=asked, headers=again).status_code == 304
+    sound = client.get(f"{ITEM}/s.aiff/clip", params={"start_s": 0, "end_s": 1})
+    assert sound.headers["content-type"] == FLAC
+    assert sound.headers["content-disposition"].endswith("0-1%20s.flac")
+
+
+def test_a_version_serves_every_second_of_its_stretch(client: Client) -> None:
+    before = counted(client).get("good", 0.0)
+    first = client.get(f"{ITEM}/prores.mov/playable?start_s=2.5")
+    assert (first.status_code, first.headers["content-type"]) == (200, FILM)
+    said = [first.headers[f"tercet-{name}-s"] for name in ("start", "end")]
+    assert said == ["0.0", "4.0"]
+    later = client.get(f"{ITEM}/prores.mov/playable", headers={"range": "bytes=0-0"})
+    assert later.status_code == 206 and later.headers["etag"] == first.headers["etag"]
+    assert counted(client)["good"] == before + 1
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "code"),
+    [
+        ("mpeg4.avi/clip?start_s=2&end_s=1", 400, "bad_stretch"),
+        ("mpeg4.avi/clip?start_s=9&end_s=10", 400, "bad_stretch"),
+        ("mpeg4.avi/clip?start_s=1&end_s=100", 400, "bad_stretch"),
+        ("mpeg4.avi/clip?start_s=0&end_s=3.5", 413, "too_long"),
+        ("mpeg4.avi/clip?start_s=0", 400, "bad_request"),
+        ("mpeg4.avi/clip?start_s=-1&end_s=1", 400, "bad_request"),
+        ("mpeg4.avi/clip?start_s=0&end_s=inf", 400, "bad_request"),
+        ("mpeg4.avi/clip?start_s=nan&end_s=1", 400, "bad_request"),
+        ("mpeg4.avi/playable?start_s=4.5", 400, "bad_stretch"),
+        ("words/clip?start_s=0&end_s=1", 422, "missing_modality"),
+        ("words/playable", 422, "missing_modality"),
+        ("nobody/clip?start_s=0&end_s=1", 404, "unknown_item"),
+        ("nobody/playable", 404, "unknown_item"),
+    ],
+)
+def test_what_cannot_be_cut(client: Client, path: str, status: int, code: str) -> None:
+    answer = client.get(f"{ITEM}/{path}")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
+
+
+def test_a_link_opens_versions_and_clips(tmp_path: Path, films: Path) -> None:
+    app = create_app(Settings(data=tmp_path, api_keys="k"), FakeEncoder())
+    with Client(app) as client:
+        key = {"authorization": "Bearer k"}
+        files = {"file": ("a.aiff", (films / "s.aiff").read_bytes())}
+        client.post(ITEM, files=files, data={"id": "a"}, headers=key).raise_for_status()
+        link = client.post(f"{ITEM}/a/link", headers=key).json()
+        assert client.get(f"{link['playable']}&start_s=1").status_code == 200
+        assert client.get(f"{link['clip']}&start_s=1&end_s=2").status_code == 200
+        assert client.get(f"{ITEM}/a/clip?start_s=1&end_s=2").status_code == 401
+        assert client.get(f"{link['clip'][:-1]}x&start_s=1&end_s=2").status_code == 401
+
+
+# ---------------------------------------------------------------- what is kept
+
+
+class Kept:
+    """Conversions of a folder of their own, with sounds to convert."""
+
+    def __init__(self, data: Path, **changes: Any) -> None:
+        self.settings = Settings(data=data, **changes)
+        self.metrics = Metrics()
+        self.folder = data / FOLDER
+        self.full = False
+        self.conversions = Conversions(
+            self.settings,
+            Converters(workers=2, max_s=60.0),
+            self.metrics,
+            Quota("seconds of media", ""),
+            self.check_room,
+        )
+
+    def check_room(self) -> None:
+        if self.full:
+            raise DiskFull(64)
+
+    def count(self, outcome: str) -> float:
+        return float(self.metrics.converted.labels(outcome)._value.get())
+
+    def files(self) -> list[Path]:
+        return list(self.folder.glob("*"))
+
+
+def order(start_s: float, end_s: float) -> Order:
+    return Order(start_s, end_s, clip=True, pictures=False, max_bytes=10**9)
+
+
+def noise(path: Path, seconds: int = 40) -> Path:
+    """Seconds that FLAC cannot make smaller, 32 kB each."""
+    rate = 16_000
+    samples = np.random.default_rng(0).integers(-30_000, 30_000, seconds * rate).astype(np.int16)
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream("pcm_s16be", rate=rate, layout="mono")
+        frame = av.AudioFrame.from_ndarray(samples[None], format="s16", layout="mono")
+        frame.sample_rate, frame.pts, frame.time_base = rate, 0, Fraction(1, rate)
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+def test_it_is_made_once_for_all_who_ask_at_once(tmp_path: Path) -> None:
+    kept = Kept(tmp_path)
+    sound = noise(tmp_path / "noise.aiff")
+
+    async def ask() -> None:
+        found = await asyncio.gather(*(kept.conversions.get(sound, order(1, 9), "") for _ in "ab"))
+        assert found[0] is found[1] and found[0].size == found[0].path.stat().st_size
+
+    asyncio.run(ask())
+    kept.conversions.close()
+    assert kept.count("good") == 1 and not kept.files()
+
+
+def test_what_was_used_least_recently_goes_and_can_still_be_read(tmp_path: Path) -> None:
+    """A megabyte holds three stretches of ten seconds, not four."""
+    kept = Kept(tmp_path, converted_mb=1)
+    sound = noise(tmp_path / "noise.aiff")
+
+    async def ask() -> None:
+        get = kept.conversions.get
+        first = await get(sound, order(0, 10), "")
+        second = await get(sound, order(10, 20), "")
+        await get(sound, order(20, 30), "")
+        assert await get(sound, order(0, 10), "") is first
+        with second.path.open("rb") as reader:
+            await get(sound, order(30, 40), "")
+            await asyncio.sleep(LINGER_S + 0.5)
+            assert not second.path.exists() and first.path.exists()
+            assert len(reader.read()) == second.size
+        assert sum(file.stat().st_size for file in kept.files()) <= 1_000_000
+        again = await get(sound, order(10, 20), "")
+        assert (again.size, again.tag) == (second.size, second.tag)
+
+    asyncio.run(ask())
+    assert kept.count("good") == 5
+    kept.conversions.close()
+
+
+def test_a_changed_file_is_converted_anew(tmp_path: Path) -> None:
+    kept = Kept(tmp_path)
+    sound = make_wav(tmp_path / "a.wav", 3.0)
+
+    async def ask() -> None:
+        first = await kept.conversions.get(sound, order(0, 2), "")
+        make_wav(sound, 2.5, hz=880.0)
+        assert (await kept.conversions.get(sound, order(0, 2), "")).tag != first.tag
+
+    asyncio.run(ask())
+    kept.conversions.close()
+
+
+def test_what_nobody_waits_for_is_given_up(tmp_path: Path) -> None:
+    """One of two leaves, and it goes on; the other leaves, and it ends."""
+    kept = Kept(tmp_path)
+    hours = tmp_path / "hours.wav"
+    write_hours(hours)
+    limits = {"max_bytes": 10**9, "budget": Budget(seconds=1e6)}
+    whole = Order(0.0, 15_000.0, clip=True, pictures=False, **limits)
+
+    async def ask() -> None:
+        tasks = [asyncio.create_task(kept.conversions.get(hours, whole, "")) for _ in "ab"]
+        while not kept.files():
+            await asyncio.sleep(0.01)
+        tasks[0].cancel()
+        await asyncio.sleep(0.3)
+        assert kept.count("cancelled") == 0 and not tasks[1].done()
+        tasks[1].cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        while not kept.count("cancelled"):
+            await asyncio.sleep(0.01)
+        assert not kept.files()
+
+    asyncio.run(ask())
+    kept.conversions.close()
+
+
+def test_a_full_disk(tmp_path: Path) -> None:
+    """What is kept goes, nothing is made."""
+    kept = Kept(tmp_path)
+    sound = noise(tmp_path / "noise.aiff")
+
+    async def ask() -> None:
+        await kept.conversions.get(sound, order(0, 10), "")
+        kept.conversions.clear()
+        assert not kept.files()
+        kept.full = True
+        with pytest.raises(DiskFull):
+            await kept.conversions.get(sound, order(0, 10), "")
+
+    asyncio.run(ask())
+    kept.conversions.close()
+
+
+def test_room_is_left_on_the_disk(tmp_path: Path) -> None:
+    """A file of 16 MB, where 1 MB may be used: it grows so far, and is taken back."""
+    sound = noise(tmp_path / "noise.aiff", 500)
+    kept = Kept(tmp_path, free_disk_mb=shutil.disk_usage(tmp_path).free // 1_000_000)
+
+    async def ask() -> None:
+        with pytest.raises(DiskFull):
+            await kept.conversions.get(sound, order(0, 500), "")
+
+    asyncio.run(ask())
+    assert not kept.files()
+    kept.conversions.close()
+
+
+def test_a_start_begins_with_an_empty_folder(tmp_path: Path) -> None:
+    (tmp_path / FOLDER).mkdir()
+    left = tmp_path / FOLDER / ("0" * 32)
+    left.write_bytes(b"left by a process that was killed")
+    Kept(tmp_path).conversions.close()
+    assert not left.exists()
+
+
+# ---------------------------------------------------------------- the command
+
+
+def test_the_command_cuts(films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = tmp_path / "data"
+    bundle = ["--bundle", "bundles/default", "--data", str(data)]
+    assert main(["build", *bundle, str(films / "mpeg4.avi")]) == 0
+    capsys.readouterr()
+    out = tmp_path / "moment.webm"
+    asked = ["clip", *bundle, "mpeg4.avi", "--start-s", "1.25", "--end-s", "2.75"]
+    assert main([*asked, "--out", str(out), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said == {
+        "id": "mpeg4.avi",
+        "file": str(out),
+        "start_s": 1.25,
+        "end_s": 2.75,
+        "media_type": FILM,
+    }
+    assert len(seen(out)) == 16
+    assert main([*asked, "--out", str(out)]) == 1  # it is there already
+    assert "exists" in capsys.readouterr().err
+    assert main(["clip", *bundle, "nobody", "--start-s", "0", "--end-s", "1"]) == 1
+    assert capsys.readouterr().err == "clip: no item 'nobody'\n"
+    assert main(["clip", *bundle, "mpeg4.avi", "--start-s", "3", "--end-s", "99"]) == 1
+    assert "no stretch from 3 s to 99 s" in capsys.readouterr().err
