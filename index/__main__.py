@@ -1,4 +1,4 @@
-"""python -m index build | search | items | report | reembed | backup | restore"""
+"""python -m index build | search | items | report | prune | reembed | backup | restore"""
 
 from __future__ import annotations
 
@@ -31,8 +31,11 @@ from media.windows import DecodeOptions
 
 from .backup import Saved, backup, restore
 from .collection import Collection, CollectionError, FingerprintConflict
+from .duplicates import find_duplicates, format_duplicates
 from .ingest.adopt import adopt
 from .ingest.build import BuildOptions, Report, build, embed_rows, list_failures
+from .ingest.gone import GoneItem, Missing, find_missing, remove
+from .ingest.names import make_printable
 from .ingest.reembed import Overlap, Progress, drop, measure_overlaps, reembed, swap
 from .library import Collections
 from .query_bank import ensure_query_bank
@@ -48,6 +51,7 @@ from .vectors.store import VectorStoreFailed
 PROG = "python -m index"
 PAGE = 1000  # items read at once
 LINE_S = 5.0  # between two lines of progress where there is no terminal
+REPORTED = ("duplicates", "files", "indexes")
 OVERLAP_MAX = 0.9
 OVERLAP = "share of a window that the next one covers too, 0 to 0.9"
 DECODE_MEMORY_MB = 6144  # a few copies of two hours of sound at 44.1 kHz, 1.3 GB each
@@ -59,13 +63,8 @@ def arguments(prog: str = PROG) -> argparse.ArgumentParser:
     building = build_parser(commands)
     searching = search_parser(commands)
     listing = items_parser(commands)
-    reporting = add_command(
-        commands,
-        "report",
-        "recall, times and memory of a collection's indexes",
-        "--data mine",
-        "--data mine --json",
-    )
+    reporting = report_parser(commands)
+    pruning = prune_parser(commands)
     embedding = reembed_parser(commands)
     saving = add_command(
         commands,
@@ -81,19 +80,20 @@ def arguments(prog: str = PROG) -> argparse.ArgumentParser:
         "--data mine backups/monday",
     )
     restoring.add_argument("backup", type=Path, metavar="FOLDER", help="the backup's folder")
-    for command in (building, searching, listing, reporting, embedding, saving, restoring):
+    everything = (building, searching, listing, reporting, pruning, embedding, saving, restoring)
+    for command in everything:
         data = os.environ.get("TERCET_DATA")
         command.add_argument(
             "--data", type=Path, default=data, required=data is None, help="or TERCET_DATA"
         )
         command.add_argument("--json", action="store_true", help="print one JSON document")
-    for command in (building, searching, listing, reporting, embedding):
+    for command in (building, searching, listing, reporting, pruning, embedding):
         bundle = os.environ.get("TERCET_BUNDLE", "bundles/default")
         command.add_argument("--bundle", type=Path, default=bundle, help="or TERCET_BUNDLE")
         command.add_argument(
             "--collection", default="default", help="the collection's name; default: default"
         )
-    for command in (building, searching, listing, reporting):
+    for command in (building, searching, listing, reporting, pruning):
         add_sizing(command)
     return parser
 
@@ -131,7 +131,10 @@ def build_parser(commands: Commands) -> argparse.ArgumentParser:
         " if its records are lost",
     )
     building.add_argument(
-        "--check", action="store_true", help="read files of unchanged size and time, too"
+        "--check",
+        "--verify-content",
+        action="store_true",
+        help="read files of unchanged size and time, too",
     )
     building.add_argument(
         "--reembed",
@@ -196,6 +199,40 @@ def items_parser(commands: Commands) -> argparse.ArgumentParser:
         "--after", default="", metavar="ID", help="only items whose ids come after this one"
     )
     return listing
+
+
+def report_parser(commands: Commands) -> argparse.ArgumentParser:
+    reporting = add_command(
+        commands,
+        "report",
+        "a collection's near-duplicates, files that are gone, and the quality of its indexes",
+        "--data mine",
+        "--data mine --only duplicates --json",
+    )
+    reporting.add_argument(
+        "--only", choices=REPORTED, help="one part of the report; default: all of it"
+    )
+    return reporting
+
+
+def prune_parser(commands: Commands) -> argparse.ArgumentParser:
+    pruning = add_command(
+        commands,
+        "prune",
+        "list the items whose files are gone, and remove them",
+        "--data mine",
+        "--data mine --yes --json",
+    )
+    pruning.add_argument(
+        "paths", type=Path, nargs="*", metavar="PATH", help="only files below; default: all"
+    )
+    pruning.add_argument("--yes", action="store_true", help="do not ask")
+    pruning.add_argument(
+        "--unreachable",
+        action="store_true",
+        help="also items whose folder is missing or empty, or whose disk is not mounted",
+    )
+    return pruning
 
 
 def reembed_parser(commands: Commands) -> argparse.ArgumentParser:
@@ -286,9 +323,9 @@ def build_command(args: argparse.Namespace) -> int:
 
 def build_and_report(args: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     """Build as the arguments say. Returns the exit status and what was done."""
-    missing = [path for path in args.paths if not path.exists()]
-    if missing:
-        raise FileNotFoundError(f"{missing[0]} does not exist")
+    nowhere = [path for path in args.paths if not path.exists()]
+    if nowhere:
+        raise FileNotFoundError(f"{make_printable(str(nowhere[0]))} does not exist")
     # a core for each of the batches that are encoded at once
     encoder = OnnxEncoder.open(args.bundle, threads=1)
     collections = open_collections(args, encoder.manifest, make=not args.adopt)
@@ -316,10 +353,12 @@ def build_and_report(args: argparse.Namespace) -> tuple[int, dict[str, Any]]:
             for name, why in list_failures(collection).items()
             if name not in report.failed
         }
+        missing = find_missing(collection)
     finally:
         collections.close()
     report_build(args.data / f"{args.collection}-failures.jsonl", report, before, bool(args.paths))
-    done = asdict(report) | {"failed_before": before}
+    report_missing(missing)
+    done = asdict(report) | {"failed_before": before} | missing_document(missing)
     if args.adopt:
         done |= {"adopted": asdict(adopted)}
     return (1 if report.failed or adopted.failed else 0), done
@@ -343,12 +382,42 @@ def report_build(failures: Path, report: Report, before: dict[str, str], built: 
             f"{report.indexed} indexed, {report.unchanged} unchanged, {len(report.failed)} failed, "
             f"{report.ignored} other files passed over"
         )
+    if report.moved:
+        print(f"{report.moved} had been moved or renamed, and keep their vectors")
+    if report.copied:
+        print(f"{report.copied} are exact copies, and have the same vectors")
+    if report.changed:
+        print(f"{report.changed} replaced what their items held before")
+    for kind, count in report.left_out.items():
+        print(f"left out: {count} {kind}")
     if report.rewritten:
         print(f"{report.rewritten} had other content in the size and time they had before")
     if before:
         print(f"{len(before)} that failed in earlier builds still stand as they were")
     if every:
         print(f"those that failed are listed in {failures}; --retry-failed tries them again")
+
+
+def report_missing(missing: Missing) -> None:
+    """Tell which items' files are not there any more."""
+    if missing.gone:
+        first = make_printable(missing.gone[0].id)
+        print(
+            f"{len(missing.gone)} items' files are gone, such as {first}: `tercet prune` lists and"
+            " removes them"
+        )
+    tell_out_of_reach(missing.out_of_reach)
+
+
+def missing_document(missing: Missing) -> dict[str, Any]:
+    """What `build` and `report` say of files that are not there."""
+    return {
+        "gone": make_rows(missing.gone),
+        "out_of_reach": {
+            make_printable(reason): make_rows(items)
+            for reason, items in missing.out_of_reach.items()
+        },
+    }
 
 
 def adopt_command(
@@ -545,14 +614,93 @@ def report_command(args: argparse.Namespace) -> int:
     encoder = OnnxEncoder.open(args.bundle)
     collections = open_collections(args, encoder.manifest)
     try:
-        found = report(collections.get(args.collection), encoder.manifest.compares)
+        collection = collections.get(args.collection)
+        document: dict[str, Any] = {"collection": args.collection}
+        if args.only in (None, "duplicates"):
+            pairs = find_duplicates(collection)
+            document["near_duplicates"] = [asdict(pair) for pair in pairs]
+        if args.only in (None, "files"):
+            missing = find_missing(collection)
+            document |= missing_document(missing)
+            document["failed"] = list_failures(collection)
+        if args.only in (None, "indexes"):
+            found = report(collection, encoder.manifest.compares)
+            document["indexes"] = [asdict(stats) for stats in found]
     finally:
         collections.close()
     if args.json:
-        print(json.dumps([asdict(stats) for stats in found], indent=1))
-    else:
+        print(json.dumps(document, indent=1))
+        return 0
+    if "near_duplicates" in document:
+        print(format_duplicates(pairs))
+    if "gone" in document:
+        print(format_files(missing, document["failed"]))
+    if "indexes" in document:
         print(format_stats(found))
     return 0
+
+
+def format_files(missing: Missing, failed: dict[str, str]) -> str:
+    lines = [
+        f"gone: {make_printable(item.id)}: {make_printable(item.source)}" for item in missing.gone
+    ]
+    lines += [
+        f"out of reach: {len(items)} items: {make_printable(reason)}"
+        for reason, items in missing.out_of_reach.items()
+    ]
+    lines += [f"failed: {name}: {reason}" for name, reason in failed.items()]
+    return "\n".join(lines or ["every item's file is there"])
+
+
+def prune_command(args: argparse.Namespace) -> int:
+    """List what is gone, ask, and remove it. Without --yes and without a terminal nothing is
+    removed.
+    """
+    collections = open_collections(args, open_bundle(args.bundle).manifest)
+    try:
+        collection = collections.get(args.collection)
+        missing = find_missing(collection, args.paths)
+        chosen = list(missing.every()) if args.unreachable else missing.gone
+        kept = {} if args.unreachable else missing.out_of_reach
+        with redirect_stdout(sys.stderr if args.json else sys.stdout):
+            for item in chosen:
+                print(f"gone: {make_printable(item.id)}: {make_printable(item.source)}")
+        tell_out_of_reach(kept, "not removed: ")
+        agreed = bool(chosen) and (args.yes or confirm(f"Remove {len(chosen)} items? [y/N] "))
+        removed = remove(collection, chosen) if agreed else 0
+    finally:
+        collections.close()
+    if args.json:
+        done = {"collection": args.collection, "removed": removed, "gone": make_rows(chosen)}
+        done["out_of_reach"] = {reason: make_rows(items) for reason, items in kept.items()}
+        print(json.dumps(done, indent=1))
+    else:
+        print(f"{removed} of {len(chosen)} items removed")
+    if chosen and not agreed:
+        print("nothing was removed: --yes removes what is listed", file=sys.stderr)
+    return 1 if kept or removed < len(chosen) else 0
+
+
+def make_rows(items: list[GoneItem]) -> list[dict[str, str]]:
+    return [{"id": item.id, "source": make_printable(item.source)} for item in items]
+
+
+def confirm(question: str) -> bool:
+    """Whether a person at a terminal agrees."""
+    if not sys.stdin.isatty():
+        return False
+    print(question, end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def tell_out_of_reach(out_of_reach: dict[str, list[GoneItem]], prefix: str = "") -> None:
+    for reason, items in out_of_reach.items():
+        print(
+            f"{prefix}{len(items)} items whose files are out of reach: {make_printable(reason)}",
+            file=sys.stderr,
+        )
+    if out_of_reach and prefix:
+        print("if these files are gone for good: --unreachable removes them", file=sys.stderr)
 
 
 def reembed_command(args: argparse.Namespace) -> int:
@@ -657,6 +805,7 @@ COMMANDS = {
     "search": search_command,
     "items": items_command,
     "report": report_command,
+    "prune": prune_command,
     "reembed": reembed_command,
     "backup": backup_command,
     "restore": restore_command,

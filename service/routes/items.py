@@ -14,6 +14,7 @@ from index.ingest.build import read_words
 from index.ingest.items import media_item
 from index.records.database import Item, NewItem, UnknownItem, list_modalities
 from media.manifest import check_metadata
+from media.mediatypes import media_type
 
 from .. import schemas
 from ..active import ClientId, Tercet
@@ -21,7 +22,6 @@ from ..exceptions import BadRequest
 from ..forms import Fields, read_form
 from ..links import Links, item_address
 from ..media import Picture, Stored
-from ..mediatypes import media_type
 from ..state import State
 from ..trace import stage
 from .bodies import content_type, parse_body, parse_json, parse_value, saved_upload
