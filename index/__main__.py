@@ -8,8 +8,8 @@ import os
 import sqlite3
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import redirect_stdout
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import ExitStack, closing, redirect_stdout
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -37,6 +37,8 @@ from .ingest.build import BuildOptions, Report, build, embed_rows, list_failures
 from .ingest.gone import GoneItem, Missing, find_missing, remove
 from .ingest.names import make_printable
 from .ingest.reembed import Overlap, Progress, drop, measure_overlaps, reembed, swap
+from .ingest.remote import Remote
+from .ingest.watch import follow
 from .library import Collections
 from .query_bank import ensure_query_bank
 from .records.database import Item
@@ -47,6 +49,7 @@ from .search import Answer, Hit, Options, TargetQuery, direction, search
 from .vectors.kinds import KINDS
 from .vectors.sizing import Sizing
 from .vectors.store import VectorStoreFailed
+from .watching import call_at, post_changes, stop_at_signals
 
 PROG = "python -m index"
 PAGE = 1000  # items read at once
@@ -83,8 +86,9 @@ def arguments(prog: str = PROG) -> argparse.ArgumentParser:
     everything = (building, searching, listing, reporting, pruning, embedding, saving, restoring)
     for command in everything:
         data = os.environ.get("TERCET_DATA")
+        needed = data is None and command is not building
         command.add_argument(
-            "--data", type=Path, default=data, required=data is None, help="or TERCET_DATA"
+            "--data", type=Path, default=data, required=needed, help="or TERCET_DATA"
         )
         command.add_argument("--json", action="store_true", help="print one JSON document")
     for command in (building, searching, listing, reporting, pruning, embedding):
@@ -154,6 +158,25 @@ def build_parser(commands: Commands) -> argparse.ArgumentParser:
         "--file-max-s", type=float, default=600.0, help="seconds one file may take to decode"
     )
     building.add_argument("--overlap", type=parse_overlap, default=0.0, help=OVERLAP)
+    building.add_argument(
+        "--watch",
+        action="store_true",
+        help="go on, and index what is added or changed, until SIGTERM or ^C",
+    )
+    building.add_argument(
+        "--url", help="with --watch: have the service there import the changes, by jobs"
+    )
+    building.add_argument(
+        "--key",
+        default=os.environ.get("TERCET_KEY"),
+        help="API key of the service; default $TERCET_KEY",
+    )
+    building.add_argument(
+        "--import-path",
+        default=".",
+        metavar="PATH",
+        help="where the folder lies below the service's import folder; default: it is that folder",
+    )
     return building
 
 
@@ -276,8 +299,8 @@ def parse_overlap(text: str) -> float:
 def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
     parser = arguments(prog)
     args = parser.parse_args(argv)
-    if args.command == "build" and not (args.paths or args.adopt):
-        parser.error("build: a PATH is needed, or --adopt")
+    if args.command == "build":
+        check_build(parser, args)
     try:
         return COMMANDS[args.command](args)
     except BrokenPipeError:  # whoever reads has seen enough
@@ -300,6 +323,19 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
         return 1
 
 
+def check_build(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Ends with a usage error where the arguments of `build` do not go together."""
+    if not (args.paths or args.adopt):
+        parser.error("build: a PATH is needed, or --adopt")
+    if args.url is not None:
+        if not args.watch or len(args.paths) != 1:
+            parser.error("build: --url goes with --watch and one PATH")
+    elif args.data is None:
+        parser.error("the following arguments are required: --data")
+    if args.watch and (args.adopt or args.reembed or args.engine != "local"):
+        parser.error("build: --watch does not go with --adopt, --reembed and --engine ray")
+
+
 def open_collections(
     args: argparse.Namespace, manifest: Manifest, make: bool = False
 ) -> Collections:
@@ -313,6 +349,9 @@ def open_collections(
 
 
 def build_command(args: argparse.Namespace) -> int:
+    if args.watch:
+        check_paths(args.paths)
+        return watch_service(args) if args.url else watch_data(args)
     if not args.json:
         return build_and_report(args)[0]
     with redirect_stdout(sys.stderr):  # the lines for people
@@ -321,11 +360,81 @@ def build_command(args: argparse.Namespace) -> int:
     return status
 
 
-def build_and_report(args: argparse.Namespace) -> tuple[int, dict[str, Any]]:
-    """Build as the arguments say. Returns the exit status and what was done."""
-    nowhere = [path for path in args.paths if not path.exists()]
+def check_paths(paths: list[Path]) -> None:
+    """Raises FileNotFoundError."""
+    nowhere = [path for path in paths if not path.exists()]
     if nowhere:
         raise FileNotFoundError(f"{make_printable(str(nowhere[0]))} does not exist")
+
+
+def watch_data(args: argparse.Namespace) -> int:
+    """Build, and then what is added or changed, until a signal comes."""
+    failures = args.data / f"{args.collection}-failures.jsonl"
+    with stop_at_signals() as stop, ExitStack() as closing_order:
+        encoder = OnnxEncoder.open(args.bundle, threads=1)
+        collections = open_collections(args, encoder.manifest, make=True)
+        closing_order.callback(collections.close)
+        collection = collections.ensure(args.collection)
+        ensure_query_bank(collection, encoder)
+        decoders = Decoders(args.workers, DECODE_MEMORY_MB, args.file_max_s)
+        closing_order.enter_context(call_at(stop, decoders.close))
+        for changed in follow(args.paths, stop, ignored=args.data):
+            whole = changed is None
+            options = BuildOptions(
+                overlap=args.overlap,
+                retry=args.retry_failed and whole,
+                check=args.check and whole,
+                only=changed,
+            )
+            report = Report()
+            with closing(run_local(args, encoder, collection, decoders, options)) as progress:
+                for step in progress:
+                    report = step[2]
+                    if stop.is_set():
+                        break
+            if stop.is_set():
+                break
+            if whole or report.indexed or report.moved or report.failed:
+                tell_round(args, collection, report, failures, whole)
+    return 0
+
+
+def tell_round(
+    args: argparse.Namespace, collection: Collection, report: Report, failures: Path, whole: bool
+) -> None:
+    """Say what came of one look at the folders, or of some changed files."""
+    standing = list_failures(collection)
+    before = {name: why for name, why in standing.items() if name not in report.failed}
+    missing = find_missing(collection) if whole else Missing()
+    with redirect_stdout(sys.stderr if args.json else sys.stdout):
+        report_build(failures, report, before if whole else {}, built=True, standing=before)
+        report_missing(missing)
+    if args.json:
+        print(json.dumps(asdict(report) | missing_document(missing)))
+    sys.stdout.flush()
+
+
+def watch_service(args: argparse.Namespace) -> int:
+    """Have a service import a folder, and then what is added or changed in it."""
+
+    def tell(job: dict[str, Any]) -> None:
+        if args.json:
+            print(json.dumps(job), flush=True)
+            return
+        for failure in job["failures"]:
+            print(f"failed: {failure['source']}: {failure['reason']}", file=sys.stderr)
+        counts = f"{job['indexed']} indexed, {job['unchanged']} unchanged, {job['failed']} failed"
+        print(f"{make_printable(job['path'])}: {counts} ({job['state']})", flush=True)
+
+    with stop_at_signals() as stop:
+        remote = Remote(args.url, args.key, args.collection)
+        post_changes(remote, args.paths[0], args.import_path, stop, tell)
+    return 0
+
+
+def build_and_report(args: argparse.Namespace) -> tuple[int, dict[str, Any]]:
+    """Build as the arguments say. Returns the exit status and what was done."""
+    check_paths(args.paths)
     # a core for each of the batches that are encoded at once
     encoder = OnnxEncoder.open(args.bundle, threads=1)
     collections = open_collections(args, encoder.manifest, make=not args.adopt)
@@ -364,9 +473,17 @@ def build_and_report(args: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     return (1 if report.failed or adopted.failed else 0), done
 
 
-def report_build(failures: Path, report: Report, before: dict[str, str], built: bool) -> None:
-    """Print what a build did. What failed in it and `before` is written to a file, too."""
-    every = report.failed | before
+def report_build(
+    failures: Path,
+    report: Report,
+    before: dict[str, str],
+    built: bool,
+    standing: dict[str, str] | None = None,
+) -> None:
+    """Print what a build did. What failed in it and `before` is written to a file, too; in place of
+    the latter what is `standing`, if that is given.
+    """
+    every = report.failed | (before if standing is None else standing)
     lines = [
         json.dumps({"source": name, "reason": reason}) + "\n" for name, reason in every.items()
     ]
@@ -465,17 +582,27 @@ def run_build(
         return
     decoders = Decoders(args.workers, DECODE_MEMORY_MB, args.file_max_s)
     try:
-        yield from build(
-            encoder,
-            collection,
-            args.paths,
-            decoders,
-            ARCHIVE_BUDGET,
-            options,
-            at_once=os.cpu_count() or 1,
-        )
+        yield from run_local(args, encoder, collection, decoders, options)
     finally:
         decoders.close()
+
+
+def run_local(
+    args: argparse.Namespace,
+    encoder: OnnxEncoder,
+    collection: Collection,
+    decoders: Decoders,
+    options: BuildOptions,
+) -> Generator[tuple[int, int, Report], None, None]:
+    return build(
+        encoder,
+        collection,
+        args.paths,
+        decoders,
+        ARCHIVE_BUDGET,
+        options,
+        at_once=os.cpu_count() or 1,
+    )
 
 
 def follow_build(progress: Iterator[tuple[int, int, Report]]) -> Report:

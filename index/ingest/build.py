@@ -8,7 +8,7 @@ import hashlib
 import json
 import tempfile
 from collections import Counter, deque
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -316,7 +316,7 @@ def build(
     budget: Budget,
     options: BuildOptions = BuildOptions(),
     at_once: int = 1,
-) -> Iterator[tuple[int, int, Report]]:
+) -> Generator[tuple[int, int, Report], None, None]:
     """Index what is new or changed. Yields (done, total, report so far) as it goes, and once more
     at the end. While `at_once` batches are encoded, the next files are decoded and the batch before
     is written.
@@ -677,13 +677,14 @@ def decode_with_digests(
 ) -> Iterator[Decoded]:
     """As `decode_sources`; the sources get the hashes of their contents, computed meanwhile."""
     digests: deque[Future[str]] = deque()
-    with ThreadPoolExecutor(1) as reader:
+    reader = ThreadPoolExecutor(1)
 
-        def read_along() -> Iterator[tuple[Source, str]]:
-            for source, stamp in todo:
-                digests.append(reader.submit(hash_content, source.path, source.member))
-                yield source, stamp
+    def read_along() -> Iterator[tuple[Source, str]]:
+        for source, stamp in todo:
+            digests.append(reader.submit(hash_content, source.path, source.member))
+            yield source, stamp
 
+    try:
         for source, stamp, outcome in decode_sources(
             read_along(), encoder, decoders, budget, folder=folder, overlap=overlap
         ):
@@ -691,6 +692,8 @@ def decode_with_digests(
             if not stamp.startswith(source.stamp):
                 digest = ""  # it has changed, and the two may have read different contents
             yield replace(source, digest=digest), stamp, outcome
+    finally:
+        reader.shutdown(cancel_futures=True)
 
 
 def decode_sources(
