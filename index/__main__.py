@@ -1,4 +1,4 @@
-"""python -m index build | search | items | clip | report | reembed | backup | restore"""
+"""python -m index build | search | items | clip | report | prune | reembed | backup | restore"""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import os
 import sqlite3
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import redirect_stdout
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import ExitStack, closing, redirect_stdout
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -32,9 +32,14 @@ from media.windows import DecodeOptions
 from .backup import Saved, backup, restore
 from .clip import ClipLimits, cut_clip
 from .collection import Collection, CollectionError, FingerprintConflict
+from .duplicates import find_duplicates, format_duplicates
 from .ingest.adopt import adopt
 from .ingest.build import BuildOptions, Report, build, embed_rows, list_failures
+from .ingest.gone import GoneItem, Missing, find_missing, remove
+from .ingest.names import make_printable
 from .ingest.reembed import Overlap, Progress, drop, measure_overlaps, reembed, swap
+from .ingest.remote import Remote
+from .ingest.watch import follow
 from .library import Collections
 from .query_bank import ensure_query_bank
 from .records.database import Item, UnknownItem
@@ -45,10 +50,12 @@ from .search import Answer, Hit, Options, TargetQuery, direction, search
 from .vectors.kinds import KINDS
 from .vectors.sizing import Sizing
 from .vectors.store import VectorStoreFailed
+from .watching import call_at, post_changes, stop_at_signals
 
 PROG = "python -m index"
 PAGE = 1000  # items read at once
 LINE_S = 5.0  # between two lines of progress where there is no terminal
+REPORTED = ("duplicates", "files", "indexes")
 OVERLAP_MAX = 0.9
 OVERLAP = "share of a window that the next one covers too, 0 to 0.9"
 DECODE_MEMORY_MB = 6144  # a few copies of two hours of sound at 44.1 kHz, 1.3 GB each
@@ -61,13 +68,8 @@ def arguments(prog: str = PROG) -> argparse.ArgumentParser:
     searching = search_parser(commands)
     listing = items_parser(commands)
     cutting = clip_parser(commands)
-    reporting = add_command(
-        commands,
-        "report",
-        "recall, times and memory of a collection's indexes",
-        "--data mine",
-        "--data mine --json",
-    )
+    reporting = report_parser(commands)
+    pruning = prune_parser(commands)
     embedding = reembed_parser(commands)
     saving = add_command(
         commands,
@@ -83,26 +85,19 @@ def arguments(prog: str = PROG) -> argparse.ArgumentParser:
         "--data mine backups/monday",
     )
     restoring.add_argument("backup", type=Path, metavar="FOLDER", help="the backup's folder")
-    for command in (
-        building,
-        searching,
-        listing,
-        cutting,
-        reporting,
-        embedding,
-        saving,
-        restoring,
-    ):
+    of_collections = (building, searching, listing, cutting, reporting, pruning)
+    for command in (*of_collections, embedding, saving, restoring):
         data = os.environ.get("TERCET_DATA")
+        needed = data is None and command is not building
         command.add_argument(
             "--data",
             type=Path,
             default=data,
-            required=data is None,
+            required=needed,
             help="the data folder; default: TERCET_DATA",
         )
         command.add_argument("--json", action="store_true", help="print one JSON document")
-    for command in (building, searching, listing, cutting, reporting, embedding):
+    for command in (*of_collections, embedding):
         bundle = os.environ.get("TERCET_BUNDLE", "bundles/default")
         command.add_argument(
             "--bundle",
@@ -113,7 +108,7 @@ def arguments(prog: str = PROG) -> argparse.ArgumentParser:
         command.add_argument(
             "--collection", default="default", help="the collection's name; default: default"
         )
-    for command in (building, searching, listing, cutting, reporting):
+    for command in of_collections:
         add_sizing(command)
     return parser
 
@@ -159,7 +154,10 @@ def build_parser(commands: Commands) -> argparse.ArgumentParser:
         " if its records are lost",
     )
     building.add_argument(
-        "--check", action="store_true", help="read files of unchanged size and time, too"
+        "--check",
+        "--verify-content",
+        action="store_true",
+        help="read files of unchanged size and time, too",
     )
     building.add_argument(
         "--reembed",
@@ -182,6 +180,25 @@ def build_parser(commands: Commands) -> argparse.ArgumentParser:
         "--file-max-s", type=float, default=600.0, help="seconds one file may take to decode"
     )
     building.add_argument("--overlap", type=parse_overlap, default=0.0, help=OVERLAP)
+    building.add_argument(
+        "--watch",
+        action="store_true",
+        help="go on, and index what is added or changed, until SIGTERM or ^C",
+    )
+    building.add_argument(
+        "--url", help="with --watch: have the service there import the changes, by jobs"
+    )
+    building.add_argument(
+        "--key",
+        default=os.environ.get("TERCET_KEY"),
+        help="API key of the service; default $TERCET_KEY",
+    )
+    building.add_argument(
+        "--import-path",
+        default=".",
+        metavar="PATH",
+        help="where the folder lies below the service's import folder; default: it is that folder",
+    )
     return building
 
 
@@ -250,6 +267,40 @@ def clip_parser(commands: Commands) -> argparse.ArgumentParser:
     return cutting
 
 
+def report_parser(commands: Commands) -> argparse.ArgumentParser:
+    reporting = add_command(
+        commands,
+        "report",
+        "a collection's near-duplicates, files that are gone, and the quality of its indexes",
+        "--data mine",
+        "--data mine --only duplicates --json",
+    )
+    reporting.add_argument(
+        "--only", choices=REPORTED, help="one part of the report; default: all of it"
+    )
+    return reporting
+
+
+def prune_parser(commands: Commands) -> argparse.ArgumentParser:
+    pruning = add_command(
+        commands,
+        "prune",
+        "list the items whose files are gone, and remove them",
+        "--data mine",
+        "--data mine --yes --json",
+    )
+    pruning.add_argument(
+        "paths", type=Path, nargs="*", metavar="PATH", help="only files below; default: all"
+    )
+    pruning.add_argument("--yes", action="store_true", help="do not ask")
+    pruning.add_argument(
+        "--unreachable",
+        action="store_true",
+        help="also items whose folder is missing or empty, or whose disk is not mounted",
+    )
+    return pruning
+
+
 def reembed_parser(commands: Commands) -> argparse.ArgumentParser:
     embedding = add_command(
         commands,
@@ -291,8 +342,8 @@ def parse_overlap(text: str) -> float:
 def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
     parser = arguments(prog)
     args = parser.parse_args(argv)
-    if args.command == "build" and not (args.paths or args.adopt):
-        parser.error("build: a PATH is needed, or --adopt")
+    if args.command == "build":
+        check_build(parser, args)
     try:
         return COMMANDS[args.command](args)
     except BrokenPipeError:  # whoever reads has seen enough
@@ -316,6 +367,19 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
         return 1
 
 
+def check_build(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Ends with a usage error where the arguments of `build` do not go together."""
+    if not (args.paths or args.adopt):
+        parser.error("build: a PATH is needed, or --adopt")
+    if args.url is not None:
+        if not args.watch or len(args.paths) != 1:
+            parser.error("build: --url goes with --watch and one PATH")
+    elif args.data is None:
+        parser.error("the following arguments are required: --data")
+    if args.watch and (args.adopt or args.reembed or args.engine != "local"):
+        parser.error("build: --watch does not go with --adopt, --reembed and --engine ray")
+
+
 def open_collections(
     args: argparse.Namespace, manifest: Manifest, make: bool = False
 ) -> Collections:
@@ -329,6 +393,9 @@ def open_collections(
 
 
 def build_command(args: argparse.Namespace) -> int:
+    if args.watch:
+        check_paths(args.paths)
+        return watch_service(args) if args.url else watch_data(args)
     if not args.json:
         return build_and_report(args)[0]
     with redirect_stdout(sys.stderr):  # the lines for people
@@ -337,11 +404,81 @@ def build_command(args: argparse.Namespace) -> int:
     return status
 
 
+def check_paths(paths: list[Path]) -> None:
+    """Raises FileNotFoundError."""
+    nowhere = [path for path in paths if not path.exists()]
+    if nowhere:
+        raise FileNotFoundError(f"{make_printable(str(nowhere[0]))} does not exist")
+
+
+def watch_data(args: argparse.Namespace) -> int:
+    """Build, and then what is added or changed, until a signal comes."""
+    failures = args.data / f"{args.collection}-failures.jsonl"
+    with stop_at_signals() as stop, ExitStack() as closing_order:
+        encoder = OnnxEncoder.open(args.bundle, threads=1)
+        collections = open_collections(args, encoder.manifest, make=True)
+        closing_order.callback(collections.close)
+        collection = collections.ensure(args.collection)
+        ensure_query_bank(collection, encoder)
+        decoders = Decoders(args.workers, DECODE_MEMORY_MB, args.file_max_s)
+        closing_order.enter_context(call_at(stop, decoders.close))
+        for changed in follow(args.paths, stop, ignored=args.data):
+            whole = changed is None
+            options = BuildOptions(
+                overlap=args.overlap,
+                retry=args.retry_failed and whole,
+                check=args.check and whole,
+                only=changed,
+            )
+            report = Report()
+            with closing(run_local(args, encoder, collection, decoders, options)) as progress:
+                for step in progress:
+                    report = step[2]
+                    if stop.is_set():
+                        break
+            if stop.is_set():
+                break
+            if whole or report.indexed or report.moved or report.failed:
+                tell_round(args, collection, report, failures, whole)
+    return 0
+
+
+def tell_round(
+    args: argparse.Namespace, collection: Collection, report: Report, failures: Path, whole: bool
+) -> None:
+    """Say what came of one look at the folders, or of some changed files."""
+    standing = list_failures(collection)
+    before = {name: why for name, why in standing.items() if name not in report.failed}
+    missing = find_missing(collection) if whole else Missing()
+    with redirect_stdout(sys.stderr if args.json else sys.stdout):
+        report_build(failures, report, before if whole else {}, built=True, standing=before)
+        report_missing(missing)
+    if args.json:
+        print(json.dumps(asdict(report) | missing_document(missing)))
+    sys.stdout.flush()
+
+
+def watch_service(args: argparse.Namespace) -> int:
+    """Have a service import a folder, and then what is added or changed in it."""
+
+    def tell(job: dict[str, Any]) -> None:
+        if args.json:
+            print(json.dumps(job), flush=True)
+            return
+        for failure in job["failures"]:
+            print(f"failed: {failure['source']}: {failure['reason']}", file=sys.stderr)
+        counts = f"{job['indexed']} indexed, {job['unchanged']} unchanged, {job['failed']} failed"
+        print(f"{make_printable(job['path'])}: {counts} ({job['state']})", flush=True)
+
+    with stop_at_signals() as stop:
+        remote = Remote(args.url, args.key, args.collection)
+        post_changes(remote, args.paths[0], args.import_path, stop, tell)
+    return 0
+
+
 def build_and_report(args: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     """Build as the arguments say. Returns the exit status and what was done."""
-    missing = [path for path in args.paths if not path.exists()]
-    if missing:
-        raise FileNotFoundError(f"{missing[0]} does not exist")
+    check_paths(args.paths)
     # a core for each of the batches that are encoded at once
     encoder = OnnxEncoder.open(args.bundle, threads=1)
     collections = open_collections(args, encoder.manifest, make=not args.adopt)
@@ -369,18 +506,28 @@ def build_and_report(args: argparse.Namespace) -> tuple[int, dict[str, Any]]:
             for name, why in list_failures(collection).items()
             if name not in report.failed
         }
+        missing = find_missing(collection)
     finally:
         collections.close()
     report_build(args.data / f"{args.collection}-failures.jsonl", report, before, bool(args.paths))
-    done = asdict(report) | {"failed_before": before}
+    report_missing(missing)
+    done = asdict(report) | {"failed_before": before} | missing_document(missing)
     if args.adopt:
         done |= {"adopted": asdict(adopted)}
     return (1 if report.failed or adopted.failed else 0), done
 
 
-def report_build(failures: Path, report: Report, before: dict[str, str], built: bool) -> None:
-    """Print what a build did. What failed in it and `before` is written to a file, too."""
-    every = report.failed | before
+def report_build(
+    failures: Path,
+    report: Report,
+    before: dict[str, str],
+    built: bool,
+    standing: dict[str, str] | None = None,
+) -> None:
+    """Print what a build did. What failed in it and `before` is written to a file, too; in place of
+    the latter what is `standing`, if that is given.
+    """
+    every = report.failed | (before if standing is None else standing)
     lines = [
         json.dumps({"source": name, "reason": reason}) + "\n" for name, reason in every.items()
     ]
@@ -396,12 +543,42 @@ def report_build(failures: Path, report: Report, before: dict[str, str], built: 
             f"{report.indexed} indexed, {report.unchanged} unchanged, {len(report.failed)} failed, "
             f"{report.ignored} other files passed over"
         )
+    if report.moved:
+        print(f"{report.moved} had been moved or renamed, and keep their vectors")
+    if report.copied:
+        print(f"{report.copied} are exact copies, and have the same vectors")
+    if report.changed:
+        print(f"{report.changed} replaced what their items held before")
+    for kind, count in report.left_out.items():
+        print(f"left out: {count} {kind}")
     if report.rewritten:
         print(f"{report.rewritten} had other content in the size and time they had before")
     if before:
         print(f"{len(before)} that failed in earlier builds still stand as they were")
     if every:
         print(f"those that failed are listed in {failures}; --retry-failed tries them again")
+
+
+def report_missing(missing: Missing) -> None:
+    """Tell which items' files are not there any more."""
+    if missing.gone:
+        first = make_printable(missing.gone[0].id)
+        print(
+            f"{len(missing.gone)} items' files are gone, such as {first}: `tercet prune` lists and"
+            " removes them"
+        )
+    tell_out_of_reach(missing.out_of_reach)
+
+
+def missing_document(missing: Missing) -> dict[str, Any]:
+    """What `build` and `report` say of files that are not there."""
+    return {
+        "gone": make_rows(missing.gone),
+        "out_of_reach": {
+            make_printable(reason): make_rows(items)
+            for reason, items in missing.out_of_reach.items()
+        },
+    }
 
 
 def adopt_command(
@@ -449,17 +626,27 @@ def run_build(
         return
     decoders = Decoders(args.workers, DECODE_MEMORY_MB, args.file_max_s)
     try:
-        yield from build(
-            encoder,
-            collection,
-            args.paths,
-            decoders,
-            ARCHIVE_BUDGET,
-            options,
-            at_once=os.cpu_count() or 1,
-        )
+        yield from run_local(args, encoder, collection, decoders, options)
     finally:
         decoders.close()
+
+
+def run_local(
+    args: argparse.Namespace,
+    encoder: OnnxEncoder,
+    collection: Collection,
+    decoders: Decoders,
+    options: BuildOptions,
+) -> Generator[tuple[int, int, Report], None, None]:
+    return build(
+        encoder,
+        collection,
+        args.paths,
+        decoders,
+        ARCHIVE_BUDGET,
+        options,
+        at_once=os.cpu_count() or 1,
+    )
 
 
 def follow_build(progress: Iterator[tuple[int, int, Report]]) -> Report:
@@ -618,14 +805,93 @@ def report_command(args: argparse.Namespace) -> int:
     encoder = OnnxEncoder.open(args.bundle)
     collections = open_collections(args, encoder.manifest)
     try:
-        found = report(collections.get(args.collection), encoder.manifest.compares)
+        collection = collections.get(args.collection)
+        document: dict[str, Any] = {"collection": args.collection}
+        if args.only in (None, "duplicates"):
+            pairs = find_duplicates(collection)
+            document["near_duplicates"] = [asdict(pair) for pair in pairs]
+        if args.only in (None, "files"):
+            missing = find_missing(collection)
+            document |= missing_document(missing)
+            document["failed"] = list_failures(collection)
+        if args.only in (None, "indexes"):
+            found = report(collection, encoder.manifest.compares)
+            document["indexes"] = [asdict(stats) for stats in found]
     finally:
         collections.close()
     if args.json:
-        print(json.dumps([asdict(stats) for stats in found], indent=1))
-    else:
+        print(json.dumps(document, indent=1))
+        return 0
+    if "near_duplicates" in document:
+        print(format_duplicates(pairs))
+    if "gone" in document:
+        print(format_files(missing, document["failed"]))
+    if "indexes" in document:
         print(format_stats(found))
     return 0
+
+
+def format_files(missing: Missing, failed: dict[str, str]) -> str:
+    lines = [
+        f"gone: {make_printable(item.id)}: {make_printable(item.source)}" for item in missing.gone
+    ]
+    lines += [
+        f"out of reach: {len(items)} items: {make_printable(reason)}"
+        for reason, items in missing.out_of_reach.items()
+    ]
+    lines += [f"failed: {name}: {reason}" for name, reason in failed.items()]
+    return "\n".join(lines or ["every item's file is there"])
+
+
+def prune_command(args: argparse.Namespace) -> int:
+    """List what is gone, ask, and remove it. Without --yes and without a terminal nothing is
+    removed.
+    """
+    collections = open_collections(args, open_bundle(args.bundle).manifest)
+    try:
+        collection = collections.get(args.collection)
+        missing = find_missing(collection, args.paths)
+        chosen = list(missing.every()) if args.unreachable else missing.gone
+        kept = {} if args.unreachable else missing.out_of_reach
+        with redirect_stdout(sys.stderr if args.json else sys.stdout):
+            for item in chosen:
+                print(f"gone: {make_printable(item.id)}: {make_printable(item.source)}")
+        tell_out_of_reach(kept, "not removed: ")
+        agreed = bool(chosen) and (args.yes or confirm(f"Remove {len(chosen)} items? [y/N] "))
+        removed = remove(collection, chosen) if agreed else 0
+    finally:
+        collections.close()
+    if args.json:
+        done = {"collection": args.collection, "removed": removed, "gone": make_rows(chosen)}
+        done["out_of_reach"] = {reason: make_rows(items) for reason, items in kept.items()}
+        print(json.dumps(done, indent=1))
+    else:
+        print(f"{removed} of {len(chosen)} items removed")
+    if chosen and not agreed:
+        print("nothing was removed: --yes removes what is listed", file=sys.stderr)
+    return 1 if kept or removed < len(chosen) else 0
+
+
+def make_rows(items: list[GoneItem]) -> list[dict[str, str]]:
+    return [{"id": item.id, "source": make_printable(item.source)} for item in items]
+
+
+def confirm(question: str) -> bool:
+    """Whether a person at a terminal agrees."""
+    if not sys.stdin.isatty():
+        return False
+    print(question, end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def tell_out_of_reach(out_of_reach: dict[str, list[GoneItem]], prefix: str = "") -> None:
+    for reason, items in out_of_reach.items():
+        print(
+            f"{prefix}{len(items)} items whose files are out of reach: {make_printable(reason)}",
+            file=sys.stderr,
+        )
+    if out_of_reach and prefix:
+        print("if these files are gone for good: --unreachable removes them", file=sys.stderr)
 
 
 def reembed_command(args: argparse.Namespace) -> int:
@@ -731,6 +997,7 @@ COMMANDS = {
     "items": items_command,
     "clip": clip_command,
     "report": report_command,
+    "prune": prune_command,
     "reembed": reembed_command,
     "backup": backup_command,
     "restore": restore_command,

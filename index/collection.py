@@ -392,10 +392,15 @@ class Collection:
             self._update_indexes({}, before)
         self.delete_media(unused)
 
-    def restamp(self, stamps: dict[str, tuple[str, str]]) -> None:
-        """See `Records.restamp`."""
+    def relocate(self, sources: dict[str, KnownSource]) -> None:
+        """See `Records.relocate`."""
         with self._hold_for_writing() as records:
-            records.restamp(stamps)
+            records.relocate(sources)
+
+    def copy_item(self, id: str) -> NewItem | None:
+        """See `Records.copy_item`."""
+        with self.hold_for_reading() as records:
+            return records.copy_item(id, self.dims)
 
     def note_failure(self, id: str, failure: Failure) -> None:
         """Keep why a source could not be indexed."""

@@ -247,6 +247,10 @@ def finish_swap(old: Path, new: Path) -> None:
         return
     with closing(Records(new / RECORDS)) as records:
         records.forget_copied_versions()
+        if old.exists():
+            with closing(Records(old / RECORDS)) as before:
+                # files may have been moved since they were copied
+                records.relocate(before.known_sources())
     (new / READY).unlink(missing_ok=True)
     if old.exists():
         move_unnamed(old, new)

@@ -26,6 +26,8 @@ MEDIA = frozenset((
     ".3gp", ".flv", ".wmv", ".asf", ".ogv", ".gif", ".mxf", ".wav", ".flac", ".mp3", ".ogg",
     ".oga", ".opus", ".m4a", ".aac", ".wma", ".aiff", ".aif", ".au", ".caf", ".ac3", ".eac3",
     ".dts", ".mka", ".wv", ".tta", ".w64", ".amr", ".ape", ".mpc", ".dsf", ".dff",
+    ".vob", ".m4b", ".3g2", ".weba", ".f4v", ".mp2", ".m2v", ".m1v", ".mpv", ".mpe", ".divx", ".rm",
+    ".rmvb", ".ogm", ".ogx", ".aifc", ".spx", ".mk3d", ".qt", ".insv", ".lrv",
 ))
 # fmt: on
 CONTAINERS = (

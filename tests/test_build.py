@@ -109,19 +109,19 @@ def test_silence_gets_no_vector_and_stays_an_item(tmp_path: Path) -> None:
         held.close()
 
 
-def test_names_that_collide_or_are_no_text_are_told(tmp_path: Path) -> None:
+def test_ids_that_collide_are_told_where_they_were_given(tmp_path: Path) -> None:
+    """Two files of one name are two items; a file that is found twice is one."""
     for place in ("p", "q"):
         (tmp_path / place).mkdir()
-        make_wav(tmp_path / place / "c.wav")
-    with suppress(OSError):
-        make_wav(tmp_path / "p" / "ok.wav").rename(tmp_path / "p" / os.fsdecode(b"bad\xff.wav"))
-    result = build(
-        tmp_path / "data", tmp_path / "p" / "c.wav", tmp_path / "q" / "c.wav", tmp_path / "p"
-    )
-    assert result.returncode == 1 and "2 indexed, 0 unchanged, 2 failed" in result.stdout, (
-        result.stdout + result.stderr
-    )
-    assert "is taken by" in result.stderr and "not UTF-8" in result.stderr
+        make_wav(tmp_path / place / "c.wav", hz=300.0 if place == "p" else 500.0)
+    paths = (tmp_path / "p" / "c.wav", tmp_path / "q" / "c.wav", tmp_path / "p")
+    assert said(tmp_path / "data", *paths).startswith("2 indexed, 0 unchanged, 0 failed")
+    assert contents(tmp_path / "data").keys() == {"c.wav", "q/c.wav"}
+    rows = [{"path": f"{place}/c.wav", "id": "mine"} for place in ("p", "q")]
+    (tmp_path / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = build(tmp_path / "given", tmp_path / "m.jsonl")
+    assert result.returncode == 1 and "1 indexed, 0 unchanged, 1 failed" in result.stdout
+    assert "is taken by" in result.stderr
 
 
 def test_a_manifest_with_text_and_metadata(folder: Path, tmp_path: Path) -> None:

@@ -292,9 +292,9 @@ def test_a_search_answers_as_the_service_does(data: Path) -> None:
 
 
 def test_reports_backups_and_reembeddings_are_documents(data: Path, tmp_path: Path) -> None:
-    assert {
-        worth["encoding"] for worth in document(tercet("report", "--data", data, "--json"))
-    } == {"audio", "text"}
+    report = document(tercet("report", "--data", data, "--json"))
+    assert {worth["encoding"] for worth in report["indexes"]} == {"audio", "text"}
+    assert (report["near_duplicates"], report["gone"], report["out_of_reach"]) == ([], [], {})
     counts = {"default": {"items": 3, "media_files": 0}}
     saved = document(tercet("backup", "--data", data, tmp_path / "saved", "--json"))
     assert saved == {"folder": str(tmp_path / "saved"), "collections": counts}

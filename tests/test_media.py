@@ -24,10 +24,10 @@ from index.ingest.build import build
 from index.ingest.reembed import reembed
 from index.library import Collections
 from media.containers import Budget
+from media.mediatypes import media_type
 from media.sandbox import Decoders
 from service.app import create_app
 from service.media import BadRange, ranges_of, seconds_of
-from service.mediatypes import media_type
 from service.pipeline import media_suffix
 from service.routes import ROUTES
 from service.settings import Settings

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -293,9 +294,10 @@ def test_sources_and_failures(records: Records) -> None:
         [item("a", origin=Origin.FILE, source="/a", stamp="1", digest="x"), item("b")], DIMS
     )
     assert records.known_sources() == {"a": KnownSource("/a", "1", "x")}
-    records.restamp({"a": ("2", "y"), "b": ("2", "y")})
-    assert records.known_sources() == {"a": KnownSource("/a", "2", "y")}
-    assert records.item("b").stamp is None
+    moved = KnownSource(os.fsdecode(b"/m/b\xff"), "2", "y", "b", root="/m", mount="/")
+    records.relocate({"a": moved, "b": moved})
+    assert records.known_sources() == {"a": moved}
+    assert records.item("a").source == moved.source and records.item("b").stamp is None
     lost = Failure("1", "broken", "c.mp4", "/c", "z")
     records.note_failure("c", lost)
     records.note_failure("d", Failure("1", "broken"))

@@ -20,6 +20,7 @@ from index.collection import Collection, NoPreview
 from index.library import Collections
 from index.records import schema
 from index.records.database import KnownSource, Origin, Records
+from index.records.schema import SCHEMA_VERSION
 
 from .makers import dims
 from .test_index import found, item
@@ -136,10 +137,10 @@ def test_every_item_of_version_5_is_carried_over(tmp_path: Path) -> None:
     assert box.media("upload")[0].read_bytes() == b"film"
     known, failures = box.sources()
     assert known == {
-        "file": KnownSource("/a/f.mp4", "1:2::3", None),
-        "told": KnownSource("/a/g.mp4", "1:2::4", None),
-        "member": KnownSource("/a/s.tar", "1:2:512:3", None),
-        "line": KnownSource(None, "3", None),
+        "file": KnownSource("/a/f.mp4", "1:2::3", None, "f.mp4"),
+        "told": KnownSource("/a/g.mp4", "1:2::4", None, "g.mp4"),
+        "member": KnownSource("/a/s.tar", "1:2:512:3", None, origin=Origin.MEMBER),
+        "line": KnownSource(None, "3", None, origin=Origin.LINE),
     }
     assert {id: failure.reason for id, failure in failures.items()} == {"x": "no media"}
     with box.hold_for_reading() as records:
@@ -158,7 +159,7 @@ def test_tables_carried_over_are_those_of_a_new_collection(tmp_path: Path) -> No
     Collection(tmp_path / "old", "f1", dims(8)).close()
     Collection(tmp_path / "new", "f1", dims(8)).close()
     with closing(sqlite3.connect(tmp_path / "new" / "records.sqlite")) as db:
-        assert db.execute("pragma user_version").fetchone() == (7,)
+        assert db.execute("pragma user_version").fetchone() == (SCHEMA_VERSION,)
     old = columns_of(tmp_path / "old" / "records.sqlite")
     assert old == columns_of(tmp_path / "new" / "records.sqlite") and "texts" in old
 

@@ -7,10 +7,11 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections import deque
-from collections.abc import Iterable, Iterator
+from collections import Counter, deque
+from collections.abc import Container, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +19,28 @@ import numpy as np
 
 from export.bundle import parse_modality
 from export.encoder import Encoder
-from media.containers import MEDIA, Budget
+from media.containers import Budget
 from media.errors import BadMedia, DecoderFailed, DecodersClosed, NotMedia
-from media.manifest import Member, Row, check_string, read_manifest, read_shard
+from media.manifest import Member, Row, read_manifest, read_shard
 from media.sandbox import Decoders
 from media.text import list_warnings, pad_tokens
 from media.windows import DecodeOptions, Media
 
 from ..collection import Collection
 from ..records.database import Failure, Item, KnownSource, NewItem, Origin
-from .content import hash_content, is_other, may_be_same
+from .content import Stamp, hash_content, is_other, may_be_same
+from .identity import Catalog, Unsettled, fits
 from .items import media_item
+from .names import make_id, make_printable
+from .walk import OTHER, TEXT, find_mount, walk
 
 AHEAD = 16  # files being decoded or waiting to be encoded
 AHEAD_BYTES = 256_000_000  # of memory that the decoded ones may take
 WINDOWS = 32  # encoded and written together
 READERS = 2  # threads that read files whose content is in doubt
 RESTAMPED = 256  # items whose new stamps are written together
+COPIED = 64  # items that are copied together
+FOLDER = "folder"  # in place of the stamp, of a failure that is a folder's
 
 
 @dataclass(frozen=True)
@@ -49,13 +55,45 @@ class Source:
     texts: tuple[str, ...] = ()
     member: Member | None = None
     digest: str = ""  # SHA-256 of its content, once that has been read
+    named: bool = False  # its id was given, and not made from its path
+    told: bool = False  # its texts and metadata were given, were it that there are none
+    about: str = ""  # the hash of its item's texts and metadata, which nobody told anew
+    wanted: str = ""  # the id made from its path, where it has another
+    root: str | None = None  # the folder that it was found by
+    mount: str | None = None
 
     @property
     def name(self) -> str:
         """How messages call it."""
         if self.path is None:
             return self.id
-        return f"{self.path} ({self.id})" if self.member else str(self.path)
+        name = f"{self.path} ({self.id})" if self.member else str(self.path)
+        return make_printable(name)
+
+    @property
+    def wanted_id(self) -> str:
+        return self.wanted or self.id
+
+    @property
+    def path_id(self) -> str:
+        """Tells it from every other source of a build."""
+        return self.id if self.named or self.path is None else str(self.path)
+
+    @property
+    def filename(self) -> str | None:
+        return make_id(self.path.name) if self.path and not self.member else None
+
+    def place(self, stamp: str, digest: str | None) -> KnownSource:
+        """Where it lies, as its item has it."""
+        return KnownSource(
+            source=self.file,
+            stamp=stamp,
+            digest=digest or None,
+            filename=self.filename,
+            root=self.root,
+            mount=self.mount,
+            origin=self.origin,
+        )
 
     @property
     def origin(self) -> Origin:
@@ -71,7 +109,7 @@ class Source:
     @property
     def stamp(self) -> str:
         """Changes when the file, its texts or its metadata change; see `content.Stamp`."""
-        description = hash_description(self.texts, self.metadata)
+        description = self.about or hash_description(self.texts, self.metadata)
         if self.path is None:
             return description
         try:
@@ -92,22 +130,31 @@ class BuildOptions:
     # Nothing outside this folder is read, whatever links and manifests say, and the ids of files
     # are their paths in it.
     within: Path | None = None
+    # of folders, only these files, and what lies below these folders
+    only: frozenset[Path] | None = None
 
 
 @dataclass
 class Report:
-    """What a build did."""
+    """What a build did. `indexed` counts those that were `copied` or `changed`, and `unchanged`
+    those that were `moved`.
+    """
 
     indexed: int = 0
     unchanged: int = 0
+    moved: int = 0  # items whose file or shard has another path now
+    copied: int = 0  # new items whose vectors are those of an item with the same content
+    changed: int = 0  # items that replaced one of their id
     ignored: int = 0
+    left_out: dict[str, int] = field(default_factory=dict)  # files and folders, by kind
     failed: dict[str, str] = field(default_factory=dict)
     # by id: what was indexed, though some of its words are not known, say
     warned: dict[str, str] = field(default_factory=dict)
     rewritten: int = 0  # files of other content that kept size and time; counted where checked
 
-    def count_written(self, items: list[NewItem]) -> None:
+    def count_written(self, items: list[NewItem], known: Container[str] = ()) -> None:
         self.indexed += len(items)
+        self.changed += sum(item.id in known for item in items)
         self.warned |= {item.id: "; ".join(item.warnings) for item in items if item.warnings}
 
 
@@ -119,12 +166,19 @@ class BuildPlan:
 
     total: int
     report: Report
+    catalog: Catalog
     todo: list[tuple[Source, str]] = field(default_factory=list)
-    doubtful: deque[tuple[Source, str, KnownSource | Failure]] = field(default_factory=deque)
+    # None of a source that may be a file that was moved, or a copy
+    doubtful: deque[tuple[Source, str, KnownSource | Failure | None]] = field(default_factory=deque)
+    unsettled: list[Unsettled] = field(default_factory=list)
+    copies: list[Unsettled] = field(default_factory=list)
+    places: dict[str, KnownSource] = field(default_factory=dict)  # by id, to be noted
+    present: set[str] = field(default_factory=set)  # ids of items whose files are as they were
 
     @property
     def done(self) -> int:
-        return self.total - len(self.todo) - len(self.doubtful)
+        left = len(self.todo) + len(self.doubtful) + len(self.unsettled) + len(self.copies)
+        return self.total - left
 
 
 Decoded = tuple[Source, str, Media | BadMedia]  # with the stamp from before it was read
@@ -137,35 +191,68 @@ def hash_description(texts: tuple[str, ...], metadata: dict[str, Any]) -> str:
     return hashlib.sha256(described).hexdigest()[:8]
 
 
-def find_sources(paths: Iterable[Path], within: Path | None = None) -> tuple[list[Source], int]:
-    """Everything to index in the given folders, files, manifests and tar shards, and how many other
-    files there are. A file's id is its path from the parent of the given path, or from the folder
-    `within`.
+@dataclass
+class Discovery:
+    """What there is to index, and what was met beside it. `folders` are those that were walked."""
+
+    sources: list[Source] = field(default_factory=list)
+    folders: list[Path] = field(default_factory=list)
+    failed: dict[Path, str] = field(default_factory=dict)
+    left_out: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def ignored(self) -> int:
+        """How many files are not media."""
+        return sum(n for kind, n in self.left_out.items() if kind.startswith((OTHER, TEXT)))
+
+
+def find_sources(
+    paths: Iterable[Path], within: Path | None = None, only: frozenset[Path] | None = None
+) -> Discovery:
+    """Everything to index in the given folders, files, manifests and tar shards. A file's id is its
+    path from the parent of the given path, or from the folder `within`. See `BuildOptions.only`.
 
     Raises:
         FileNotFoundError: a path that does not exist.
         BadManifest: see `read_manifest` and `read_shard`.
     """
-    found: list[Source] = []
-    ignored = 0
+    discovery = Discovery()
+    found = discovery.sources
+    mount_of = lru_cache(maxsize=None)(find_mount)
     for path in paths:
         base = within or path.resolve().parent
         if path.is_dir():
-            for file in sorted(path.rglob("*")):
-                if not file.is_file() or file.name.startswith("."):
-                    continue
-                if file.suffix.lower() in MEDIA:
-                    id = (path.resolve() / file.relative_to(path)).relative_to(base).as_posix()
-                    found.append(Source(id, file.resolve()))
-                else:
-                    ignored += 1
+            walked = walk(path, within, only)
+            root = path.resolve()
+            discovery.folders.append(root)
+            discovery.failed |= walked.failed
+            discovery.left_out += walked.left_out
+            for file in walked.files:
+                found.append(
+                    Source(
+                        id=make_id(file.path.relative_to(base).as_posix()),
+                        path=file.real,
+                        root=str(root),
+                        mount=mount_of(file.real.parent),
+                    )
+                )
         elif not path.exists():
-            raise FileNotFoundError(f"{path} does not exist")
+            raise FileNotFoundError(f"{make_printable(str(path))} does not exist")
         elif path.suffix == ".jsonl":
             for row in read_manifest(path):
                 file_path = row.path and row.path.resolve()
-                texts = list_captions(row)
-                found.append(Source(id=row.id, path=file_path, metadata=row.metadata, texts=texts))
+                found.append(
+                    Source(
+                        id=row.id,
+                        path=file_path,
+                        metadata=row.metadata,
+                        texts=list_captions(row),
+                        named=row.path is None or row.path != path.parent / row.id,
+                        told=True,
+                        root=str(path.resolve().parent),
+                        mount=None if file_path is None else mount_of(file_path.parent),
+                    )
+                )
         elif path.suffix == ".tar":
             for row, member in read_shard(path):
                 texts = list_captions(row)
@@ -176,12 +263,24 @@ def find_sources(paths: Iterable[Path], within: Path | None = None) -> tuple[lis
                         metadata=row.metadata,
                         texts=texts,
                         member=member,
+                        named=True,
+                        told=True,
+                        root=str(path.resolve().parent),
+                        mount=mount_of(path.resolve().parent),
                     )
                 )
         else:
-            id = (path.resolve().parent / path.name).relative_to(base).as_posix()
-            found.append(Source(id, path.resolve()))
-    return found, ignored
+            shown = path.parent.resolve() / path.name
+            real = path.resolve()
+            found.append(
+                Source(
+                    id=make_id(shown.relative_to(base).as_posix()),
+                    path=real,
+                    root=str(shown.parent),
+                    mount=mount_of(real.parent),
+                )
+            )
+    return discovery
 
 
 def list_captions(row: Row) -> tuple[str, ...]:
@@ -191,22 +290,22 @@ def list_captions(row: Row) -> tuple[str, ...]:
 
 
 def keep_distinct(found: list[Source], report: Report) -> Iterator[Source]:
-    """The sources whose names are text and whose ids are their own; the others are reported as
-    failed.
+    """The sources whose ids are their own; where an id was given twice, the second is reported as
+    failed. A file that is found twice is one source.
     """
     taken: dict[str, Source] = {}
+    files: set[str] = set()
     for source in found:
-        try:
-            check_string(source.id)
-            check_string(str(source.path))
-        except ValueError:
-            report.failed[ascii(source.name)] = "its name is not UTF-8"
-            continue
-        if source.id not in taken:
+        if not source.named and source.file is not None:
+            if source.file not in files:
+                files.add(source.file)
+                yield source
+        elif source.id not in taken:
             taken[source.id] = source
             yield source
         elif taken[source.id] != source:
-            report.failed[f"{source.path} ({source.id})"] = "its id is taken by another file"
+            name = make_printable(f"{source.path} ({source.id})")
+            report.failed[name] = "its id is taken by another file"
 
 
 def build(
@@ -217,7 +316,7 @@ def build(
     budget: Budget,
     options: BuildOptions = BuildOptions(),
     at_once: int = 1,
-) -> Iterator[tuple[int, int, Report]]:
+) -> Generator[tuple[int, int, Report], None, None]:
     """Index what is new or changed. Yields (done, total, report so far) as it goes, and once more
     at the end. While `at_once` batches are encoded, the next files are decoded and the batch before
     is written.
@@ -228,6 +327,31 @@ def build(
     for _ in settle_doubtful(collection, plan):
         yield plan.done, total, report
     done = plan.done
+    for step in embed(encoder, collection, plan, decoders, budget, options, at_once):
+        yield done + step, total, report
+    done = total - len(plan.copies)
+    for copied in copy_items(collection, plan):
+        done += copied
+        yield done, total, report
+    for step in embed(encoder, collection, plan, decoders, budget, options, at_once):
+        yield done + step, total, report
+    yield total, total, report
+
+
+def embed(
+    encoder: Encoder,
+    collection: Collection,
+    plan: BuildPlan,
+    decoders: Decoders,
+    budget: Budget,
+    options: BuildOptions,
+    at_once: int,
+) -> Iterator[int]:
+    """Decode, encode and write what the plan has to do; yields how many are done."""
+    if not plan.todo:
+        return
+    report = plan.report
+    done = 0
     with (
         ThreadPoolExecutor(at_once) as device,
         ThreadPoolExecutor(1) as writer,
@@ -245,7 +369,7 @@ def build(
             if writing is not None:
                 writing.result()
             writing = writer.submit(collection.put, items)
-            report.count_written(items)
+            report.count_written(items, plan.catalog.ids)
             return len(items)
 
         ready: list[Ready] = []
@@ -262,14 +386,13 @@ def build(
                 ready = []
             if len(encoding) > at_once:
                 done += write()
-            yield done, total, report
+            yield done
         if ready:
             encoding.append(device.submit(encode_items, encoder, ready))
         while encoding:
             write()
         if writing is not None:
             writing.result()
-    yield total, total, report
 
 
 def fills_batch(ready: list[Ready]) -> bool:
@@ -280,26 +403,33 @@ def fills_batch(ready: list[Ready]) -> bool:
 def plan_build(collection: Collection, paths: Iterable[Path], options: BuildOptions) -> BuildPlan:
     """Compare the sources that there are with what is known of earlier builds."""
     within = options.within
-    found, ignored = find_sources(paths, within)
-    report = Report(ignored=ignored)
-    plan = BuildPlan(total=len(found), report=report)
+    discovery = find_sources(paths, within, options.only)
+    report = Report(ignored=discovery.ignored, left_out=dict(sorted(discovery.left_out.items())))
     known, failures = collection.sources()
-    for source in keep_distinct(found, report):
+    catalog = Catalog(known, failures, collection.ids(), None if within is None else str(within))
+    found = list(keep_distinct(discovery.sources, report))
+    catalog.reserve(found)
+    note_folders(collection, discovery, report, failures, whole=options.only is None)
+    plan = BuildPlan(total=len(found) + len(report.failed), report=report, catalog=catalog)
+    unknown: list[tuple[Source, str]] = []
+    for source in found:
         if within and source.path and not source.path.is_relative_to(within):
             report.failed[source.id] = "it is outside the folder"
             continue
+        source = take_about(catalog.name(source), known)
         stamp = source.stamp
         if options.overlap:
             stamp += f":{options.overlap}"
         item = known.get(source.id)
         failure = failures.get(source.id)
-        if item is not None and item.source != source.file:
-            item = None
-        if item is not None and item.stamp == stamp:
+        here = item is not None and item.source == source.file
+        if here and item is not None and item.stamp == stamp:
             if options.check and source.path is not None:
                 plan.doubtful.append((source, stamp, item))
             else:
                 report.unchanged += 1
+                plan.present.add(source.id)
+                note_place(plan, source, stamp, item.digest)
         elif (
             failure is not None
             and failure.name
@@ -317,40 +447,159 @@ def plan_build(collection: Collection, paths: Iterable[Path], options: BuildOpti
         elif item is not None and item.digest and may_be_same(item.stamp, stamp):
             plan.doubtful.append((source, stamp, item))
         else:
-            plan.todo.append((source, stamp))
+            unknown.append((source, stamp))
+    sizes = catalog.may_know(unknown)
+    for source, stamp in unknown:
+        parts = Stamp.read(stamp)
+        if parts is not None and source.member is None and parts.size in sizes:
+            plan.doubtful.append((source, stamp, None))
+        else:
+            plan.unsettled.append((source, stamp, ""))
     return plan
 
 
+def take_about(source: Source, known: dict[str, KnownSource]) -> Source:
+    """A source whose texts and metadata nobody tells, with what its item says of them."""
+    item = known.get(source.id)
+    if source.told or item is None:
+        return source
+    stamp = Stamp.read(item.stamp)
+    if stamp is None or stamp.description == hash_description(source.texts, source.metadata):
+        return source
+    return replace(source, about=stamp.description)
+
+
+def take_texts(collection: Collection, source: Source) -> Source:
+    """A source whose texts and metadata nobody tells, with those of its item."""
+    item = collection.find(source.id) if source.about else None
+    if item is None:
+        return source
+    return replace(source, texts=item.texts, metadata=item.metadata)
+
+
+def note_place(plan: BuildPlan, source: Source, stamp: str, digest: str | None) -> None:
+    """Have it noted where the file of an item lies, if that is not what is known."""
+    place = source.place(stamp, digest)
+    if place != plan.catalog.known[source.id]:
+        plan.places[source.id] = place
+
+
+def note_folders(
+    collection: Collection,
+    discovery: Discovery,
+    report: Report,
+    failures: dict[str, Failure],
+    whole: bool,
+) -> None:
+    """Report and store which folders could not be read. Those of earlier builds that could be read
+    now are forgotten, where the `whole` of a folder was walked.
+    """
+    failed = {str(path) for path in discovery.failed}
+    for path, reason in discovery.failed.items():
+        name = make_printable(str(path))
+        report.failed[name] = reason
+        failure = Failure(stamp=FOLDER, reason=reason, name=name, source=str(path))
+        collection.note_failure(f"{make_id(str(path))}/", failure)
+    settled = [
+        id
+        for id, failure in failures.items()
+        if failure.stamp == FOLDER
+        and failure.source not in failed
+        and any(Path(failure.source or "").is_relative_to(root) for root in discovery.folders)
+    ]
+    if settled and whole:
+        collection.forget_failures(settled)
+
+
 def settle_doubtful(collection: Collection, plan: BuildPlan) -> Iterator[None]:
-    """Read the doubtful sources. Those of known content get the stamp they have now; the others are
-    added to what is to be done. Yields as it goes, and once more at the end.
+    """Read the doubtful sources. Those of known content get the stamp and place they have now; the
+    others are added to what is to be decoded or copied. Yields as it goes, and once more at the
+    end.
     """
     readers = ThreadPoolExecutor(READERS)
-    stamps: dict[str, tuple[str, str]] = {}
+    report = plan.report
     try:
         doubtful = [source for source, _, _ in plan.doubtful]
         digests = readers.map(lambda source: hash_content(source.path, source.member), doubtful)
         for digest in digests:
             source, stamp, known = plan.doubtful.popleft()
-            if not digest or digest != (known.digest or digest):
-                plan.report.rewritten += stamp == known.stamp
-                plan.todo.append((source, stamp))
+            if known is None:
+                plan.unsettled.append((source, stamp, digest))
+            elif not digest or digest != (known.digest or digest):
+                report.rewritten += stamp == known.stamp
+                plan.unsettled.append((source, stamp, digest))
             elif isinstance(known, KnownSource):
-                plan.report.unchanged += 1
-                if (stamp, digest) != (known.stamp, known.digest):
-                    stamps[source.id] = stamp, digest
+                report.unchanged += 1
+                report.moved += known.source != source.file
+                plan.present.add(source.id)
+                note_place(plan, source, stamp, digest)
             else:
-                plan.report.failed[source.name] = known.reason
+                report.failed[source.name] = known.reason
                 collection.note_failure(source.id, known._replace(stamp=stamp, digest=digest))
-            if len(stamps) >= RESTAMPED:
-                collection.restamp(stamps)
-                stamps = {}
+            if len(plan.places) >= RESTAMPED:
+                collection.relocate(plan.places)
+                plan.places = {}
             yield
-        if stamps:
-            collection.restamp(stamps)
+        moved, todo, plan.copies = plan.catalog.settle(plan.unsettled, plan.present)
+        plan.unsettled = []
+        plan.todo = [(take_texts(collection, source), stamp) for source, stamp, _ in todo]
+        plan.places |= moved
+        report.unchanged += len(moved)
+        report.moved += len(moved)
+        if plan.places:
+            collection.relocate(plan.places)
+            plan.places = {}
         yield
     finally:
         readers.shutdown(cancel_futures=True)
+
+
+def copy_items(collection: Collection, plan: BuildPlan) -> Iterator[int]:
+    """Add the copies of what is indexed by now: items of their own, with the same vectors. Those of
+    which nothing is there are left to be decoded, in `todo`. Yields how many were done.
+    """
+    copies = plan.copies
+    plan.copies = []
+    plan.todo = []
+    if not copies:
+        return
+    known, _ = collection.sources()
+    originals: dict[str, list[tuple[str, str]]] = {}
+    for id, item in known.items():
+        if item.digest and item.origin == Origin.FILE:
+            originals.setdefault(item.digest, []).append((id, item.stamp))
+    made: list[NewItem] = []
+    for source, stamp, digest in copies:
+        fitting = [id for id, was in originals.get(digest, []) if fits(was, stamp, told=False)]
+        copied = collection.copy_item(fitting[0]) if fitting else None
+        if copied is None:
+            plan.todo.append((take_texts(collection, source), stamp))
+            continue
+        made.append(
+            replace(
+                copied,
+                id=source.id,
+                filename=source.filename,
+                origin=source.origin,
+                source=source.file,
+                stamp=stamp,
+                digest=digest,
+                root=source.root,
+                mount=source.mount,
+                metadata=source.metadata,
+            )
+        )
+        if len(made) >= COPIED:
+            yield write_copies(collection, plan, made)
+            made = []
+    yield write_copies(collection, plan, made)
+
+
+def write_copies(collection: Collection, plan: BuildPlan, made: list[NewItem]) -> int:
+    collection.put(made)
+    plan.report.count_written(made, plan.catalog.ids)
+    plan.report.copied += len(made)
+    return len(made)
 
 
 def note_failure(
@@ -428,13 +677,14 @@ def decode_with_digests(
 ) -> Iterator[Decoded]:
     """As `decode_sources`; the sources get the hashes of their contents, computed meanwhile."""
     digests: deque[Future[str]] = deque()
-    with ThreadPoolExecutor(1) as reader:
+    reader = ThreadPoolExecutor(1)
 
-        def read_along() -> Iterator[tuple[Source, str]]:
-            for source, stamp in todo:
-                digests.append(reader.submit(hash_content, source.path, source.member))
-                yield source, stamp
+    def read_along() -> Iterator[tuple[Source, str]]:
+        for source, stamp in todo:
+            digests.append(reader.submit(hash_content, source.path, source.member))
+            yield source, stamp
 
+    try:
         for source, stamp, outcome in decode_sources(
             read_along(), encoder, decoders, budget, folder=folder, overlap=overlap
         ):
@@ -442,6 +692,8 @@ def decode_with_digests(
             if not stamp.startswith(source.stamp):
                 digest = ""  # it has changed, and the two may have read different contents
             yield replace(source, digest=digest), stamp, outcome
+    finally:
+        reader.shutdown(cancel_futures=True)
 
 
 def decode_sources(
@@ -542,11 +794,13 @@ def encode_items(encoder: Encoder, ready: list[Ready]) -> list[NewItem]:
             media,
             item_vectors,
             metadata=source.metadata,
-            filename=source.path.name if source.path and not source.member else None,
+            filename=source.filename,
             origin=source.origin,
             source=source.file,
             stamp=stamp,
             digest=source.digest or None,
+            root=source.root,
+            mount=source.mount,
             texts=source.texts,
         )
         items.append(add_text_windows(item, source, encoder))

@@ -22,6 +22,15 @@ class Stamp:
     offset: str
     about: str
 
+    @property
+    def description(self) -> str:
+        """The hash of the texts and metadata."""
+        return self.about.partition(":")[0]
+
+    @property
+    def overlap(self) -> str:
+        return self.about.partition(":")[2]
+
     @classmethod
     def read(cls, stamp: str) -> Stamp | None:
         """None for words alone, or for a file that was missing."""

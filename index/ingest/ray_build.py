@@ -9,6 +9,7 @@ from __future__ import annotations
 import pickle
 import tempfile
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,10 @@ from ..records.database import NewItem
 from .build import (
     WINDOWS,
     BuildOptions,
+    BuildPlan,
     Report,
     Source,
+    copy_items,
     decode_with_digests,
     encode_items,
     note_failure,
@@ -93,7 +96,7 @@ def build(
 ) -> Iterator[tuple[int, int, Report]]:
     """See `build.build`. Uses the Ray cluster that is running, or starts one for this build."""
     try:
-        import ray
+        import ray  # noqa: F401
     except ImportError as error:
         raise NoRay from error
     plan = plan_build(collection, paths, options)
@@ -102,32 +105,69 @@ def build(
     for _ in settle_doubtful(collection, plan):
         yield plan.done, total, report
     done = plan.done
-    todo = plan.todo
-    if todo:
-        context = ray.data.DataContext.get_current()
-        context.execution_options.preserve_order = True
-        context.enable_progress_bars = False
-        # Ray's default of 0 ends the build at the first actor that dies before it is ready, as it
-        # does where its node goes while the encoder is still being opened. One that can never start
-        # still ends the build, after so many attempts.
-        context.max_consecutive_actor_init_deaths = MAX_ACTOR_DEATHS
-        # As many blocks as tasks: otherwise a stage that splits blocks would wait for a processor
-        # that the actors hold.
-        rows = [{"source": pickle.dumps(pair)} for pair in todo]
-        made = ray.data.from_items(rows, override_num_blocks=-(-len(todo) // FILES)).map_batches(
-            Encode,
-            fn_constructor_args=(bundle.resolve(), budget, memory_mb, max_s, options.overlap),
-            batch_size=FILES,
-            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=workers, initial_size=workers),
-        )
-        for batch in made.iter_batches(batch_size=WINDOWS):
-            outcomes = [pickle.loads(row) for row in batch["outcome"]]
-            items = [outcome for _, _, outcome in outcomes if isinstance(outcome, NewItem)]
-            collection.put(items)
-            report.count_written(items)
-            for source, stamp, outcome in outcomes:
-                if isinstance(outcome, BadMedia):
-                    note_failure(collection, report, source, stamp, outcome)
-            done += len(outcomes)
-            yield done, total, report
+    workers_of = Workers(bundle, budget, memory_mb, max_s, options.overlap, workers)
+    for step in embed(collection, plan, workers_of):
+        yield done + step, total, report
+    done = total - len(plan.copies)
+    for copied in copy_items(collection, plan):
+        done += copied
+        yield done, total, report
+    for step in embed(collection, plan, workers_of):
+        yield done + step, total, report
     yield total, total, report
+
+
+@dataclass(frozen=True)
+class Workers:
+    """What actors are made of, and how many there are."""
+
+    bundle: Path
+    budget: Budget
+    memory_mb: int
+    max_s: float
+    overlap: float
+    count: int
+
+
+def embed(collection: Collection, plan: BuildPlan, workers: Workers) -> Iterator[int]:
+    """Have actors decode and encode what the plan has to do, and write it; yields how many are
+    done.
+    """
+    import ray
+
+    if not plan.todo:
+        return
+    done = 0
+    context = ray.data.DataContext.get_current()
+    context.execution_options.preserve_order = True
+    context.enable_progress_bars = False
+    # Ray's default of 0 ends the build at the first actor that dies before it is ready, as it
+    # does where its node goes while the encoder is still being opened. One that can never start
+    # still ends the build, after so many attempts.
+    context.max_consecutive_actor_init_deaths = MAX_ACTOR_DEATHS
+    # As many blocks as tasks: otherwise a stage that splits blocks would wait for a processor
+    # that the actors hold.
+    rows = [{"source": pickle.dumps(pair)} for pair in plan.todo]
+    count = workers.count
+    made = ray.data.from_items(rows, override_num_blocks=-(-len(rows) // FILES)).map_batches(
+        Encode,
+        fn_constructor_args=(
+            workers.bundle.resolve(),
+            workers.budget,
+            workers.memory_mb,
+            workers.max_s,
+            workers.overlap,
+        ),
+        batch_size=FILES,
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=count, initial_size=count),
+    )
+    for batch in made.iter_batches(batch_size=WINDOWS):
+        outcomes = [pickle.loads(row) for row in batch["outcome"]]
+        items = [outcome for _, _, outcome in outcomes if isinstance(outcome, NewItem)]
+        collection.put(items)
+        plan.report.count_written(items, plan.catalog.ids)
+        for source, stamp, outcome in outcomes:
+            if isinstance(outcome, BadMedia):
+                note_failure(collection, plan.report, source, stamp, outcome)
+        done += len(outcomes)
+        yield done

@@ -249,6 +249,8 @@ class Work:
                     source=item.source,
                     stamp=item.stamp,
                     digest=item.digest,
+                    root=item.root,
+                    mount=item.mount,
                     texts=item.texts,
                 )
             )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sqlite3
 from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -35,6 +36,8 @@ WINDOWS_QUERY = (
 ITEMS_QUERY = "select n, metadata, id, kind, duration_s, filename from items"
 BANK_PREFIX = "asks:"  # of keys in `meta`, before the name of a bank's encoding
 COPIED_PREFIX = "from:"  # of keys in `meta`, before the id of an item that was copied
+# Paths may hold bytes that are not UTF-8. They are stored as they are, and so read as blobs.
+PATH = "cast(? as text)"
 CHUNK = 4096
 # of pages, so that a search finds its hits without reading the trees above them
 CACHE_KIB = 8 * 1024
@@ -80,6 +83,8 @@ class NewItem:
     source: str | None = None  # the file or shard that batch building read
     stamp: str | None = None  # the size and time it had there
     digest: str | None = None  # SHA-256 of its content there, where it is known
+    root: str | None = None  # the folder that it was found by
+    mount: str | None = None  # where the file system that it lay on was mounted
     texts: tuple[str, ...] = ()
     one_colour: Collection[int] = ()  # windows whose pictures show that and nothing else
     pictures: dict[int, bytes] = field(default_factory=dict)  # by window, as JPEG
@@ -98,6 +103,8 @@ class Item:
     source: str | None
     stamp: str | None
     digest: str | None
+    root: str | None
+    mount: str | None
     texts: tuple[str, ...]
     metadata: dict[str, Any]
     windows: int
@@ -110,10 +117,26 @@ class Item:
 
 
 class KnownSource(NamedTuple):
-    """What batch building made an item from; `source` is None for a line of a manifest."""
+    """What batch building made an item from; `source` is None for a line of a manifest. `filename`
+    is None where the item has none, as a member of a shard.
+    """
 
     source: str | None
     stamp: str
+    digest: str | None
+    filename: str | None = None
+    root: str | None = None
+    mount: str | None = None
+    origin: Origin = Origin.FILE
+
+
+class MediaRow(NamedTuple):
+    """What tells one item of media from another, and its number."""
+
+    n: int
+    id: str
+    kind: str
+    duration_s: float
     digest: str | None
 
 
@@ -259,7 +282,8 @@ class Records:
         """An item with its texts, metadata and waveform; returns its number."""
         row = self._db.execute(
             "insert into items (id, kind, duration_s, filename, origin, media, source, stamp,"
-            " digest, metadata) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            " digest, root, mount, metadata)"
+            f" values (?, ?, ?, ?, ?, ?, {PATH}, ?, ?, {PATH}, {PATH}, ?)",
             (
                 item.id,
                 item.kind,
@@ -267,9 +291,11 @@ class Records:
                 item.filename,
                 item.origin,
                 item.media,
-                item.source,
+                encode_path(item.source),
                 item.stamp,
                 item.digest,
+                encode_path(item.root),
+                encode_path(item.mount),
                 json.dumps(item.metadata, ensure_ascii=False),
             ),
         ).lastrowid
@@ -357,8 +383,9 @@ class Records:
 
     def _items(self, where: str, params: tuple[Any, ...]) -> list[Item]:
         rows = self._db.execute(
-            "select i.id, i.kind, i.duration_s, i.filename, i.origin, i.media, i.source, i.stamp,"
-            " i.digest, i.metadata,"
+            "select i.id, i.kind, i.duration_s, i.filename, i.origin, i.media,"
+            " cast(i.source as blob), i.stamp, i.digest, cast(i.root as blob),"
+            " cast(i.mount as blob), i.metadata,"
             " (select json_group_array(text) from"
             "  (select text from texts t where t.item = i.n order by position)),"
             " (select count(*) from windows w where w.item = i.n),"
@@ -385,6 +412,21 @@ class Records:
             "select peaks from sounds s join items i on i.n = s.item where i.id = ?", (id,)
         ).fetchone()
         return row[0] if row else b""
+
+    def media_rows(self) -> list[MediaRow]:
+        """Every item of media, in the order in which they were added."""
+        rows = self._db.execute(
+            "select n, id, kind, duration_s, digest from items where kind <> 'text' order by n"
+        )
+        return [MediaRow(*row) for row in rows]
+
+    def pictures(self, item: int, most: int) -> list[tuple[float, float, bytes]]:
+        """The first pictures of an item, by its number, with the times of their windows."""
+        return self._db.execute(
+            "select w.start_s, w.end_s, p.jpeg from windows w join pictures p on p.window = w.n"
+            " where w.item = ? order by w.start_s limit ?",
+            (item, most),
+        ).fetchall()
 
     def counts(self) -> Counts:
         (items,) = self._db.execute("select count(*) from items").fetchone()
@@ -664,31 +706,121 @@ class Records:
     def known_sources(self) -> dict[str, KnownSource]:
         """What the items that batch building made were made from, by id."""
         rows = self._db.execute(
-            "select id, source, stamp, digest from items where origin <> 'upload'"
+            "select id, cast(source as blob), stamp, digest, filename, cast(root as blob),"
+            " cast(mount as blob), origin from items where origin <> 'upload' order by n"
         )
-        return {id: KnownSource(*known) for id, *known in rows}
+        return {
+            id: KnownSource(
+                decode_path(source),
+                stamp,
+                digest,
+                filename,
+                decode_path(root),
+                decode_path(mount),
+                Origin(origin),
+            )
+            for id, source, stamp, digest, filename, root, mount, origin in rows
+        }
 
-    def restamp(self, stamps: dict[str, tuple[str, str]]) -> None:
-        """Note new (stamp, digest), by id, of items that batch building made: the file has another
-        time, or its content was read.
+    def relocate(self, sources: dict[str, KnownSource]) -> None:
+        """Note by id where the file of an item that batch building made lies now, and what stamp
+        and digest it has there. The item stays as it is otherwise.
         """
-        rows = [(stamp, digest, id) for id, (stamp, digest) in stamps.items()]
+        rows = [
+            (
+                encode_path(place.source),
+                place.stamp,
+                place.digest,
+                place.filename,
+                encode_path(place.root),
+                encode_path(place.mount),
+                id,
+            )
+            for id, place in sources.items()
+        ]
+        renamed = any(
+            self._db.execute(
+                "select 1 from items where id = ? and filename is not ?", (id, place.filename)
+            ).fetchone()
+            for id, place in sources.items()
+        )
         with self._transaction():
             self._db.executemany(
-                "update items set stamp = ?, digest = ? where id = ? and origin <> 'upload'", rows
+                f"update items set source = {PATH}, stamp = ?, digest = ?, filename = ?,"
+                f" root = {PATH}, mount = {PATH} where id = ? and origin <> 'upload'",
+                rows,
             )
+        if renamed:
+            self._item_cache = ItemCache()  # it has the file names
+
+    def copy_item(self, id: str, dims: Mapping[str, int]) -> NewItem | None:
+        """The media of an item as that of a new one: its windows, vectors and previews, without its
+        texts and metadata. None where there is no such item.
+        """
+        row = self._db.execute(
+            "select n, kind, duration_s, exists (select 1 from texts where item = n) from items"
+            " where id = ?",
+            (id,),
+        ).fetchone()
+        if row is None:
+            return None
+        number, kind, duration_s, told = row
+        rows = self._db.execute(
+            "select w.n, w.start_s, w.end_s, w.plain, p.jpeg from windows w"
+            " left join pictures p on p.window = w.n where w.item = ? order by w.n",
+            (number,),
+        ).fetchall()
+        vectors = self._db.execute(
+            "select v.window, v.encoding, v.vector from vectors v join windows w on w.n = v.window"
+            " where w.item = ? order by v.n",
+            (number,),
+        ).fetchall()
+        said = {window for window, encoding, _ in vectors if parse_modality(encoding) == "text"}
+        about_all = (0.0, duration_s)  # the windows of texts come last, and span the whole item
+        kept = [
+            row
+            for position, row in enumerate(rows)
+            if not told or not (row[0] in said or (position and row[1:3] == about_all))
+        ]
+        places = {row[0]: place for place, row in enumerate(kept)}
+        copied: dict[str, tuple[list[int], list[bytes]]] = {}
+        for window, encoding, vector in vectors:
+            if window in places:
+                which, blobs = copied.setdefault(encoding, ([], []))
+                which.append(places[window])
+                blobs.append(vector)
+        return NewItem(
+            id=id,
+            kind=kind,
+            duration_s=duration_s,
+            windows=[(row[1], row[2]) for row in kept],
+            vectors={
+                encoding: (
+                    which,
+                    np.frombuffer(b"".join(blobs), "<f4").reshape(len(which), dims[encoding]),
+                )
+                for encoding, (which, blobs) in copied.items()
+            },
+            one_colour=frozenset(place for place, row in enumerate(kept) if row[3]),
+            pictures={place: row[4] for place, row in enumerate(kept) if row[4] is not None},
+            peaks=self.peaks(id),
+        )
 
     def failures(self) -> dict[str, Failure]:
         """The sources that could not be indexed, by id."""
         rows = self._db.execute(
-            "select id, stamp, reason, name, source, digest from failures order by id"
+            "select id, stamp, reason, name, cast(source as blob), digest from failures order by id"
         )
-        return {id: Failure(*failure) for id, *failure in rows}
+        return {
+            id: Failure(stamp, reason, name, decode_path(source), digest)
+            for id, stamp, reason, name, source, digest in rows
+        }
 
     def note_failure(self, id: str, failure: Failure) -> None:
         with self._transaction():
             self._db.execute(
-                "insert or replace into failures values (?, ?, ?, ?, ?, ?)", (id, *failure)
+                f"insert or replace into failures values (?, ?, ?, ?, {PATH}, ?)",
+                (id, *failure._replace(source=encode_path(failure.source))),  # type: ignore[arg-type]
             )
 
     def forget_failures(self, ids: list[str]) -> None:
@@ -720,10 +852,18 @@ def check_width(encoding: str, vectors: NDArray[np.float32], dim: int) -> None:
         raise ValueError(f"vectors have shape {vectors.shape}, and {encoding} has {dim} dimensions")
 
 
+def encode_path(path: str | None) -> bytes | None:
+    return None if path is None else os.fsencode(path)
+
+
+def decode_path(path: bytes | None) -> str | None:
+    return None if path is None else os.fsdecode(path)
+
+
 def make_item(*row: Any) -> Item:
     """An item from a row of `Records._items`."""
-    id, kind, duration_s, filename, origin, media, source, stamp, digest = row[:9]
-    metadata, texts, windows, encodings = row[9:]
+    id, kind, duration_s, filename, origin, media, source, stamp, digest, root, mount = row[:11]
+    metadata, texts, windows, encodings = row[11:]
     return Item(
         id=id,
         kind=kind,
@@ -731,9 +871,11 @@ def make_item(*row: Any) -> Item:
         filename=filename,
         origin=Origin(origin),
         media=media,
-        source=source,
+        source=decode_path(source),
         stamp=stamp,
         digest=digest,
+        root=decode_path(root),
+        mount=decode_path(mount),
         texts=tuple(json.loads(texts)),
         metadata=json.loads(metadata),
         windows=windows,

@@ -11,14 +11,14 @@ from collections.abc import Callable
 
 from .filters import metadata_values
 
-SCHEMA_VERSION = 7
+SCHEMA_VERSION = 8
 # A statement each, so that all of them run in one transaction.
 SCHEMA = (
     "create table meta (key text primary key, value text not null) strict",
     "create table items ("
     " n integer primary key autoincrement, id text not null unique, kind text not null,"
     " duration_s real not null, filename text, media text, source text, stamp text,"
-    " metadata text not null, digest text,"
+    " metadata text not null, digest text, root text, mount text,"
     " origin text not null default 'upload'"
     " check (origin in ('upload', 'file', 'member', 'line'))) strict",
     "create table texts ("
@@ -181,6 +181,14 @@ def write_metadata_values_anew(db: sqlite3.Connection) -> None:
         db.executemany("insert into metadata_values values (?, ?, ?, ?)", rows)
 
 
+def add_places(db: sqlite3.Connection) -> None:
+    """7 to 8: the folder that a file was found by, and the mount it lay on, tell whether a file
+    that is not there is gone or out of reach.
+    """
+    db.execute("alter table items add column root text")
+    db.execute("alter table items add column mount text")
+
+
 MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (
     rename_modality,
     add_facts_and_bank,
@@ -188,4 +196,5 @@ MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (
     add_digests,
     add_origin_and_texts,
     write_metadata_values_anew,
+    add_places,
 )

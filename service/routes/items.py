@@ -17,6 +17,7 @@ from index.records.database import Item, NewItem, UnknownItem, list_modalities
 from media.convert import SUFFIXES, Order, clip_name, clip_order
 from media.errors import BadStretch, MissingModality
 from media.manifest import check_metadata
+from media.mediatypes import media_type
 from media.modality import RECORDED
 
 from .. import schemas
@@ -25,7 +26,6 @@ from ..exceptions import BadRequest
 from ..forms import Fields, read_form
 from ..links import Links, item_address
 from ..media import Picture, Stored, Version
-from ..mediatypes import media_type
 from ..state import State
 from ..trace import stage
 from .bodies import content_type, parse_body, parse_json, parse_value, saved_upload

@@ -111,6 +111,20 @@ def media_type(path: Path, pictures: bool) -> str:
     return found[0] if pictures else found[1]
 
 
+def is_recording(path: Path) -> bool:
+    """Whether the first bytes of a file are those of video or sound, whatever its name. Frames of
+    MPEG sound and AAC only count where a second one follows. Raises OSError.
+    """
+    with path.open("rb") as file:
+        head, tagged = after_tags(file)
+    found = by_start(head) or by_brand(head)
+    if found is None and (is_transport(head) or has_frames(head)):
+        return True
+    if found is None:
+        return tagged
+    return not found[0].startswith("image/") or found == same("image/gif")
+
+
 def after_tags(file: BinaryIO) -> tuple[bytes, bool]:
     """The first bytes of a file behind its ID3 and APE tags, and whether there were any."""
     head = file.read(HEAD_BYTES)
@@ -190,3 +204,41 @@ def is_transport(head: bytes) -> bool:
             if len(starts) >= 3 and starts.count(0x47) == len(starts):
                 return True
     return False
+
+
+# kbit/s by version (1, or 2 and 2.5) and layer, from index 1 on; samples a second of version 1
+RATES = {
+    (1, 1): (32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
+    (1, 2): (32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
+    (1, 3): (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
+    (2, 1): (32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
+    (2, 2): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+}
+SAMPLE_RATES = (44_100, 48_000, 32_000)
+
+
+def has_frames(head: bytes) -> bool:
+    """Whether two frames of AAC (ADTS) or MPEG sound follow one another."""
+    size = frame_bytes(head)
+    return bool(size) and bool(frame_bytes(head[size:]))
+
+
+def frame_bytes(head: bytes) -> int:
+    """The length of the frame of AAC or MPEG sound that begins here; 0 where none does."""
+    if len(head) < 7 or head[0] != 0xFF or head[1] & 0xE0 != 0xE0:
+        return 0
+    if head[1] & 0xF6 == 0xF0:  # ADTS: the length is in its head
+        return (head[3] & 3) << 11 | head[4] << 3 | head[5] >> 5
+    version = {3: 1.0, 2: 2.0, 0: 2.5}.get(head[1] >> 3 & 3)
+    layer = 4 - (head[1] >> 1 & 3)
+    rate, sampling = head[2] >> 4, head[2] >> 2 & 3
+    if version is None or layer == 4 or not 0 < rate < 15 or sampling == 3:
+        return 0
+    later = version > 1
+    kbits = RATES[2 if later else 1, min(layer, 2) if later else layer][rate - 1]
+    hz = SAMPLE_RATES[sampling] / {1.0: 1, 2.0: 2, 2.5: 4}[version]
+    padding = head[2] >> 1 & 1
+    if layer == 1:
+        return (int(12_000 * kbits / hz) + padding) * 4
+    samples = 72_000 if later and layer == 3 else 144_000
+    return int(samples * kbits / hz) + padding

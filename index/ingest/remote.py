@@ -1,0 +1,115 @@
+"""Import jobs of a running service, asked for over HTTP.
+
+CannotImport    it refused, or what answers is no such service
+NoAnswer        it does not answer, or asks to come back later
+"""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+from urllib.parse import urlsplit
+
+from ..collection import CollectionError
+
+TIMEOUT_S = 30.0
+LATER = (429, 502, 503, 504)
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+ONE_BY_ONE = 8  # files that get a job each; of more, their common folder does
+
+
+class CannotImport(CollectionError):
+    detail_fields = ("url", "problem")
+
+    def __init__(self, url: str, problem: str, status: int = 200) -> None:
+        super().__init__(f"the service at {url} did not take the job: {problem}")
+        self.url, self.problem, self.status = url, problem, status
+
+
+class NoAnswer(CollectionError):
+    detail_fields = ("url", "problem")
+    after_s = 5.0
+
+    def __init__(self, url: str, problem: str, after_s: float = 5.0) -> None:
+        super().__init__(f"the service at {url} is not to be had now: {problem}")
+        self.url, self.problem, self.after_s = url, problem, after_s
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A service, and the key that it asks for."""
+
+    url: str
+    key: str | None
+    collection: str
+
+    def start(self, path: str) -> str:
+        """Have it import a path below its import folder; returns the job's id.
+
+        Raises:
+            CannotImport, NoAnswer.
+        """
+        asked = {"kind": "import", "collection": self.collection, "path": path}
+        return str(self._ask("POST", "/v1/jobs", asked)["id"])
+
+    def job(self, id: str) -> dict[str, Any]:
+        """How far a job is. Raises CannotImport, NoAnswer."""
+        return self._ask("GET", f"/v1/jobs/{id}")
+
+    def _ask(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
+        headers = {"content-type": "application/json"}
+        if self.key:
+            headers["authorization"] = f"Bearer {self.key}"
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(
+            self.url.rstrip("/") + path, data=data, headers=headers, method=method
+        )
+        # a proxy of the environment does not know this machine's own services
+        direct = urlsplit(self.url).hostname in LOOPBACK
+        opener = urllib.request.build_opener(*([urllib.request.ProxyHandler({})] if direct else []))
+        try:
+            with opener.open(request, timeout=TIMEOUT_S) as answer:
+                found = json.load(answer)
+        except urllib.error.HTTPError as error:
+            message = read_message(error)
+            if error.code in LATER:
+                after = error.headers.get("retry-after", "")
+                after_s = float(after) if after.isdigit() else NoAnswer.after_s
+                raise NoAnswer(self.url, message, after_s) from error
+            raise CannotImport(self.url, message, error.code) from error
+        except (OSError, ValueError) as error:
+            raise NoAnswer(self.url, str(error)) from error
+        if not isinstance(found, dict):
+            raise CannotImport(self.url, "what answers there is no Tercet")
+        return found
+
+
+def read_message(error: urllib.error.HTTPError) -> str:
+    """What an answer says is wrong."""
+    try:
+        return str(json.load(error)["error"]["message"])
+    except (ValueError, KeyError, TypeError, OSError):
+        return f"status {error.code}"
+
+
+def choose_paths(files: list[PurePosixPath]) -> list[str]:
+    """The paths to import for files that changed: each, or where they are many their common folder.
+
+    >>> choose_paths([PurePosixPath("a/1.wav"), PurePosixPath("a/2.wav")])
+    ['a/1.wav', 'a/2.wav']
+    >>> choose_paths([PurePosixPath(f"a/{n}.wav") for n in range(9)])
+    ['a']
+    """
+    if len(files) <= ONE_BY_ONE:
+        return [str(file) for file in files]
+    parents = [file.parent.parts for file in files]
+    common = []
+    for parts in zip(*parents, strict=False):
+        if len(set(parts)) > 1:
+            break
+        common.append(parts[0])
+    return [str(PurePosixPath(*common))]

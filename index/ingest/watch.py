@@ -1,0 +1,189 @@
+"""Follows folders as they change. What was added or changed is handed on once it is whole: when its
+size and time have stayed for a while. Nothing is removed, and nothing is known here of what is
+done with the files.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import Empty, SimpleQueue
+
+from ..collection import CollectionError
+
+SETTLE_S = 2.0  # how long a file stays as it is before it counts as whole
+RESCAN_S = 3600.0  # between looks at everything: network storage tells of no changes
+TICK_S = 0.25
+TOLD_MOST = 4096  # files that are named; of more, everything is looked at
+Signature = tuple[int, int]  # a file's size and time of change
+Changed = frozenset[Path] | None  # None: anything may have changed
+
+
+class CannotWatch(CollectionError):
+    detail_fields = ("problem",)
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(f"the folder cannot be watched: {problem}")
+        self.problem = problem
+
+
+@dataclass
+class Pending:
+    """Files that changed, and since when each has been as it is."""
+
+    clock: Callable[[], float] = time.monotonic
+    settle_s: float = SETTLE_S
+    _files: dict[Path, tuple[Signature, float]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def note(self, paths: Iterable[Path]) -> None:
+        """Wait for these files, and for those in these folders."""
+        for path in paths:
+            for file in list_files(path):
+                signature = read_signature(file)
+                if signature is not None:
+                    self._files[file] = signature, self.clock()
+
+    def take_whole(self) -> frozenset[Path]:
+        """The files that have stayed as they are for long enough; they are waited for no more."""
+        now = self.clock()
+        whole = set()
+        for file, (was, since) in list(self._files.items()):
+            signature = read_signature(file)
+            if signature is None:
+                del self._files[file]
+            elif signature != was:
+                self._files[file] = signature, now
+            elif now - since >= self.settle_s:
+                whole.add(file)
+                del self._files[file]
+        return frozenset(whole)
+
+
+def list_files(path: Path) -> Iterator[Path]:
+    """A path that is no folder, or everything below one. A folder that was moved here is told of,
+    and not what it holds.
+    """
+    if path.is_symlink() or not path.is_dir():
+        yield path
+        return
+    for folder, _, names in os.walk(path):
+        for name in names:
+            yield Path(folder) / name
+
+
+def read_signature(file: Path) -> Signature | None:
+    try:
+        status = file.stat()
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns
+
+
+def read_identity(path: Path) -> tuple[int, int] | None:
+    """Changes when another folder, or another disk, is in a path's place."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+class Watcher:
+    """Collects the changes below some paths in a thread, from its beginning on. Changes below
+    `ignored` do not count.
+
+    Raises:
+        CannotWatch: the package watchfiles is not installed.
+    """
+
+    def __init__(self, paths: list[Path], ignored: Path | None = None) -> None:
+        try:
+            import watchfiles  # noqa: F401
+        except ImportError as error:
+            raise CannotWatch("it takes the package watchfiles") from error
+        self._paths = [path.resolve() for path in paths]
+        self._ignored = None if ignored is None else ignored.resolve()
+        self._stop = threading.Event()
+        self._changes: SimpleQueue[set[Path] | OSError] = SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        from watchfiles import watch
+
+        try:
+            for changes in watch(
+                *self._paths,
+                watch_filter=None,
+                debounce=400,
+                stop_event=self._stop,
+                rust_timeout=500,
+                raise_interrupt=False,
+                ignore_permission_denied=True,
+            ):
+                self._changes.put({Path(path) for _, path in changes if self._counts(Path(path))})
+        except (OSError, RuntimeError) as error:
+            self._changes.put(OSError(str(error)))
+
+    def _counts(self, path: Path) -> bool:
+        return self._ignored is None or not path.is_relative_to(self._ignored)
+
+    def take(self) -> set[Path]:
+        """What has changed since the last call. Raises CannotWatch."""
+        changed: set[Path] = set()
+        while True:
+            try:
+                found = self._changes.get_nowait()
+            except Empty:
+                return changed
+            if isinstance(found, OSError):
+                raise CannotWatch(str(found))
+            changed |= found
+
+    def close(self) -> None:
+        self._stop.set()
+        self._thread.join()
+
+
+def follow(
+    paths: list[Path],
+    stop: threading.Event,
+    ignored: Path | None = None,
+    settle_s: float = SETTLE_S,
+) -> Iterator[Changed]:
+    """Yields at once, and then whenever there are new or changed files that are whole, until `stop`
+    is set. The first time, every hour, and when a folder is replaced (a disk is mounted, say),
+    anything may have changed.
+
+    Raises:
+        CannotWatch: there are more folders than the system watches, say.
+    """
+    watcher = Watcher(paths, ignored)
+    try:
+        while not stop.is_set():
+            identities = [read_identity(path) for path in paths]
+            scanned = time.monotonic()
+            yield None
+            pending = Pending(settle_s=settle_s)
+            while not stop.wait(TICK_S):
+                if [read_identity(path) for path in paths] != identities:
+                    watcher.close()
+                    if not all(path.exists() for path in paths):
+                        continue
+                    watcher = Watcher(paths, ignored)
+                    break
+                pending.note(watcher.take())
+                whole = pending.take_whole()
+                if whole:
+                    yield whole if len(whole) <= TOLD_MOST else None
+                elif not pending and time.monotonic() - scanned > RESCAN_S:
+                    break
+    finally:
+        watcher.close()
