@@ -625,12 +625,13 @@ def test_shutdown_leaves_nobody_waiting() -> None:
     run(work)
 
 
-def test_a_short_answer_is_an_error_not_a_wrong_vector() -> None:
+@pytest.mark.parametrize("answered", [1, 3])
+def test_too_few_or_too_many_vectors_are_an_error_not_a_wrong_vector(answered: int) -> None:
     async def work(device: Device) -> None:
-        def short(encoding: str, array: NDArray[Any]) -> NDArray[np.float32]:
-            return np.zeros((1, 2), np.float32)
+        def answer(encoding: str, array: NDArray[Any]) -> NDArray[np.float32]:
+            return np.zeros((answered * len(array) // 2, 2), np.float32)
 
-        batcher = Batcher(short, SPECS, max_tokens=8, max_waiting=100)
+        batcher = Batcher(answer, SPECS, max_tokens=8, max_waiting=100)
         with pytest.raises(RuntimeError):
             await batcher.submit("text", rows(1, 2))
         await batcher.close()

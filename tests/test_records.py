@@ -100,8 +100,9 @@ def test_an_item_is_read_back(records: Records) -> None:
 
 
 def test_a_vector_of_another_width_writes_nothing(records: Records) -> None:
-    with pytest.raises(ValueError, match="2 dimensions"):
-        records.put([item("a"), item("b", vectors={"video": ([0], numbered(0, 1, 3))})], DIMS)
+    for dim in (1, 3):
+        with pytest.raises(ValueError, match="2 dimensions"):
+            records.put([item("a"), item("b", vectors={"video": ([0], numbered(0, 1, dim))})], DIMS)
     # and so does one too few
     with pytest.raises(ValueError):
         records.put([item("a", vectors={"video": ([0, 0], numbered(0, 1))})], DIMS)
