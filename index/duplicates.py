@@ -27,11 +27,12 @@ LENGTH_S, LENGTH_SHARE = 0.3, 0.02  # by which lengths of copies differ at most
 CLOSE_SOUND, CLOSE_PICTURES = 0.97, 0.83  # cosines of items' mean vectors that are compared further
 ROUGHLY = 0.6  # the correlation of coarse loudness from which on the finer one is computed
 COARSE = 32  # stretches of it
-# Sounds of a second or less have too little to correlate: their loudness is compared as it is.
-SHORT_S, SHORT_LENGTH_S, ALIKE_SHORT = 1.0, 0.025, 0.9
-MEDIUM_S, ALIKE_MEDIUM = 4.0, 0.955  # the correlation that is asked of sounds up to so long
-ALIKE_LONG = 0.9
-EQUAL_SOUND, ALIKE_EQUAL = 0.995, 0.85  # the cosine from which on less is asked: rain, say
+# What two sounds must have in common: the correlation of their loudness, and the share of it that
+# they have in common once both are as loud. Sounds of a second or less have too little to
+# correlate: they must be as long and as loud, too.
+SHORT_S, SHORT_LENGTH_S = 1.0, 0.025
+MEDIUM_S = 4.0
+ALIKE_SHORT, ALIKE_MEDIUM, ALIKE_LONG = (0.98, 0.905), (0.955, 0.85), (0.85, 0.8)
 ALIKE_PICTURES = 0.9  # the correlation of pictures where nothing is heard
 SAME_PICTURES = 0.985  # that for itself tells that pictures are the same
 SAME_SOUND = 0.97  # the correlation that does so for sound, where pictures differ
@@ -66,6 +67,22 @@ class Pair(NamedTuple):
     first: int
     second: int
     close: dict[str, float]
+
+
+class Sound(NamedTuple):
+    """How alike two courses of loudness are, 0 to 1."""
+
+    correlation: float
+    share: float
+
+    def is_same(self, shorter_s: float) -> bool:
+        """Whether that is enough for sounds of that length, by itself."""
+        needed = ALIKE_LONG
+        if shorter_s <= SHORT_S:
+            needed = ALIKE_SHORT
+        elif shorter_s <= MEDIUM_S:
+            needed = ALIKE_MEDIUM
+        return self.correlation >= needed[0] and self.share >= needed[1]
 
 
 @dataclass
@@ -105,8 +122,8 @@ class Looks:
 
 def find_duplicates(collection: Collection) -> list[Duplicate]:
     """The items that are near-duplicates of an earlier one, in the order in which they were added.
-    Each is named with the earlier one that it is most like. Where several are about as like, that is
-    one which is no duplicate itself.
+    Each is named with the earlier one that it is most like. Where several are about as like, that
+    is one which is no duplicate itself.
     """
     with collection.hold_for_reading() as records:
         items = records.media_rows()
@@ -153,7 +170,7 @@ def close_pairs(
     lengths = np.array([item.duration_s for item in items])
     digests = np.array([item.digest or "" for item in items])
     coarse = np.stack([looks.coarse(item) for item in items]) if items else np.zeros((0, COARSE))
-    flat = ~coarse.any(axis=1)
+    flat = np.logical_not(np.any(coarse, axis=1)).reshape(-1)
     for start in range(0, len(items), BLOCK):
         block = slice(start, start + BLOCK)
         shorter = np.minimum(lengths[block, None], lengths[None])
@@ -183,7 +200,7 @@ def compare(
     """What two items have in common; None where that is not enough."""
     if earlier.digest and earlier.digest == later.digest:
         return Duplicate(id=later.id, original=earlier.id, same=("content",), likeness=1.0)
-    sound = 0.0
+    sound = Sound(0.0, 0.0)
     if close.get("audio", 0.0) >= CLOSE_SOUND:
         sound = compare_sounds(earlier, later, close["audio"], looks)
     pictures = 0.0
@@ -192,60 +209,59 @@ def compare(
     heard = bool(close.get("audio"))  # both have sound, or the cosine is 0
     seen = bool(close.get("video"))
     shorter_s = min(earlier.duration_s, later.duration_s)
+    same: tuple[str, ...]
     if heard and seen:
         same = decide_both(sound, pictures, shorter_s)
     elif heard:
-        same = ("audio",) if sound >= needed_likeness(shorter_s, close["audio"]) else ()
+        same = ("audio",) if sound.is_same(shorter_s) else ()
     else:
         same = ("video",) if pictures >= ALIKE_PICTURES else ()
     if not same:
         return None
-    values = {"audio": sound, "video": pictures}
+    values = {"audio": (sound.correlation + sound.share) / 2, "video": pictures}
     likeness = sum(values[one] for one in same) / len(same)
     return Duplicate(id=later.id, original=earlier.id, same=same, likeness=round(likeness, 3))
 
 
-def decide_both(sound: float, pictures: float, shorter_s: float) -> tuple[str, ...]:
+def decide_both(sound: Sound, pictures: float, shorter_s: float) -> tuple[str, ...]:
     """What is the same of two items that both have sound and pictures."""
-    if sound + pictures >= ALIKE_BOTH:
+    if sound.correlation + pictures >= ALIKE_BOTH:
         return ("audio", "video")
     if pictures >= SAME_PICTURES:
         return ("video",)
-    if sound >= SAME_SOUND and shorter_s > MEDIUM_S:
+    if sound.correlation >= SAME_SOUND and shorter_s > MEDIUM_S and sound.is_same(shorter_s):
         return ("audio",)
     return ()
 
 
-def needed_likeness(shorter_s: float, cosine: float) -> float:
-    """How alike sounds of that length have to be whose vectors have that cosine."""
-    if shorter_s <= SHORT_S:
-        return ALIKE_SHORT
-    if shorter_s <= MEDIUM_S:
-        return ALIKE_MEDIUM
-    return ALIKE_EQUAL if cosine >= EQUAL_SOUND else ALIKE_LONG
-
-
-def compare_sounds(earlier: MediaRow, later: MediaRow, cosine: float, looks: Looks) -> float:
-    """How alike the loudness of two sounds is from their start to their end, 0 to 1, at the lag
-    where it is most alike: the correlation, or of short sounds what they have in common. Where
-    nothing varies, the cosine of their vectors, if it is high.
+def compare_sounds(earlier: MediaRow, later: MediaRow, cosine: float, looks: Looks) -> Sound:
+    """How alike the loudness of two sounds is from their start to their end, at the lag where it is
+    most alike. Where nothing varies, the cosine of their vectors tells, if it is high.
     """
     first, second = looks.loudness(earlier), looks.loudness(later)
     shorter_s = min(earlier.duration_s, later.duration_s)
     if not len(first) or not len(second):
-        return 0.0
+        return Sound(0.0, 0.0)
     if is_flat(first) and is_flat(second):
-        return cosine if cosine >= FLAT_CLOSE else 0.0
+        return Sound(cosine, cosine) if cosine >= FLAT_CLOSE else Sound(0.0, 0.0)
     short = shorter_s <= SHORT_S
     if short and abs(earlier.duration_s - later.duration_s) > SHORT_LENGTH_S:
-        return 0.0
+        return Sound(0.0, 0.0)
     hz = min(HZ, SAMPLES_MOST / shorter_s)
     width = SMOOTH // 2 if short else SMOOTH
     a = smooth(resample(first, earlier.duration_s, hz), width)
     b = smooth(resample(second, later.duration_s, hz), width)
-    measure = common_share if short else correlate
     most = max(round(LAG_S * hz), 1)
-    return max(measure(*cut_to_lag(a, b, lag)) for lag in range(-most, most + 1, 1 if short else 2))
+    best = Sound(0.0, 0.0)
+    for lag in range(-most, most + 1, 1 if short else 2):
+        u, v = cut_to_lag(a, b, lag)
+        if not len(u):
+            continue
+        if not short:
+            u = u / max(float(u.mean()), 1e-6)
+            v = v / max(float(v.mean()), 1e-6)
+        best = Sound(max(best.correlation, correlate(u, v)), max(best.share, common_share(u, v)))
+    return best
 
 
 def is_flat(peaks: Signal) -> bool:
@@ -256,7 +272,7 @@ def resample(peaks: Signal, duration_s: float, hz: float) -> Signal:
     """A course of loudness at so many samples a second."""
     count = max(round(duration_s * hz), 1)
     places = ((np.arange(count) + 0.5) / count * len(peaks)).astype(int)
-    return peaks[places]
+    return np.asarray(peaks[places], np.float32)
 
 
 def smooth(signal: Signal, width: int) -> Signal:
