@@ -23,23 +23,36 @@ from .collection import Collection
 from .ingest.names import make_printable
 from .records.database import MediaRow, Records
 
-LENGTH_S, LENGTH_SHARE = 0.3, 0.01  # by which lengths of copies differ at most
-CLOSE = 0.8  # cosine of two items' mean vectors from which on they are compared
-ALIKE_SOUND = 0.9  # correlation of loudness
-ALIKE_PICTURES = 0.9  # correlation of pictures, as a mean over windows
-LAG_MOST = 4  # stretches of loudness by which codecs may shift a sound
+LENGTH_S, LENGTH_SHARE = 0.3, 0.02  # by which lengths of copies differ at most
+CLOSE_SOUND, CLOSE_PICTURES = 0.97, 0.83  # cosines of items' mean vectors that are compared further
+ROUGHLY = 0.6  # the correlation of coarse loudness from which on the finer one is computed
+COARSE = 32  # stretches of it
+# What two sounds must have in common: the correlation of their loudness, and the share of it that
+# they have in common once both are as loud. Sounds of a second or less have too little to
+# correlate: they must be as long and as loud, too.
+SHORT_S, SHORT_LENGTH_S = 1.0, 0.025
+MEDIUM_S = 4.0
+ALIKE_SHORT, ALIKE_MEDIUM, ALIKE_LONG = (0.98, 0.905), (0.955, 0.85), (0.85, 0.8)
+ALIKE_PICTURES = 0.9  # the correlation of pictures where nothing is heard
+SAME_PICTURES = 0.985  # that for itself tells that pictures are the same
+SAME_SOUND = 0.97  # the correlation that does so for sound, where pictures differ
+ALIKE_BOTH = 1.79  # of sound and pictures together, where an item has both
+FLAT = 0.05  # standard deviation over mean below which nothing varies that could be compared
+FLAT_CLOSE = 0.995  # the cosine that is asked for where nothing varies
+COPY_OF_COPY = 0.05  # by how much more alike a duplicate has to be, to be named as the original
+LAG_S = 0.2  # by which codecs may shift a sound
+HZ, SAMPLES_MOST = 100.0, 10_000  # at which loudness is compared, and how many samples at most
+SMOOTH = 10  # samples over which it is averaged; half of them for short sounds
 SIDE = 16  # pixels, of the pictures that are compared
-FLAT = 2.0  # standard deviation, of 255 steps, below which nothing varies that could be compared
-FLAT_CLOSE = 0.99  # the cosine that is asked for where nothing varies
-PICTURES = 24  # of one item that are compared, at most
+PICTURES = 8  # of one item that are compared, at most
 BLOCK = 1024  # items compared with others at once
+Signal = NDArray[np.float32]  # [n]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Duplicate:
     """An item, and the item that was there before it. `same` names what both have in common:
-    "content" (the files are equal), "audio", "video"; `likeness` is the lower of the correlations
-    that say so.
+    "content" (the files are equal), "audio", "video"; `likeness` is how sure that is, up to 1.
     """
 
     id: str
@@ -56,33 +69,61 @@ class Pair(NamedTuple):
     close: dict[str, float]
 
 
+class Sound(NamedTuple):
+    """How alike two courses of loudness are, 0 to 1."""
+
+    correlation: float
+    share: float
+
+    def is_same(self, shorter_s: float) -> bool:
+        """Whether that is enough for sounds of that length, by itself."""
+        needed = ALIKE_LONG
+        if shorter_s <= SHORT_S:
+            needed = ALIKE_SHORT
+        elif shorter_s <= MEDIUM_S:
+            needed = ALIKE_MEDIUM
+        return self.correlation >= needed[0] and self.share >= needed[1]
+
+
 @dataclass
 class Looks:
     """What is kept of items for people, read once."""
 
     records: Records
-    peaks: dict[int, NDArray[np.float64]] = field(default_factory=dict)
-    pictures: dict[int, dict[int, NDArray[np.float64]]] = field(default_factory=dict)
+    _loudness: dict[int, Signal] = field(default_factory=dict)
+    _pictures: dict[int, dict[int, Signal]] = field(default_factory=dict)
 
-    def loudness(self, item: MediaRow) -> NDArray[np.float64]:
-        if item.n not in self.peaks:
-            found = np.frombuffer(self.records.peaks(item.id), np.uint8)
-            self.peaks[item.n] = found.astype(np.float64)
-        return self.peaks[item.n]
+    def loudness(self, item: MediaRow) -> Signal:
+        """The peaks of an item's sound, see `media.preview`; empty where it has none."""
+        if item.n not in self._loudness:
+            peaks = np.frombuffer(self.records.peaks(item.id), np.uint8)
+            self._loudness[item.n] = peaks.astype(np.float32)
+        return self._loudness[item.n]
 
-    def small(self, item: MediaRow) -> dict[int, NDArray[np.float64]]:
+    def coarse(self, item: MediaRow) -> Signal:
+        """Loudness as a unit vector around its mean; zeros where it does not vary."""
+        peaks = self.loudness(item)
+        if not len(peaks) or is_flat(peaks):
+            return np.zeros(COARSE, np.float32)
+        places = np.linspace(0, len(peaks) - 1, COARSE)
+        around = np.interp(places, np.arange(len(peaks)), smooth(peaks, max(len(peaks) // 16, 1)))
+        around -= around.mean()
+        return np.asarray(around / max(float(np.linalg.norm(around)), 1e-9), np.float32)
+
+    def pictures(self, item: MediaRow) -> dict[int, Signal]:
         """Small grey pictures by the middle of their window, in tenths of a second."""
-        if item.n not in self.pictures:
+        if item.n not in self._pictures:
             rows = self.records.pictures(item.n, PICTURES)
-            self.pictures[item.n] = {
+            self._pictures[item.n] = {
                 round(5 * (start_s + end_s)): shrink(jpeg) for start_s, end_s, jpeg in rows
             }
-        return self.pictures[item.n]
+        return self._pictures[item.n]
 
 
 def find_duplicates(collection: Collection) -> list[Duplicate]:
     """The items that are near-duplicates of an earlier one, in the order in which they were added.
-    Each is named with the earliest that it is like.
+    Each is named with the earlier one that it is most like. Where several are about as like, that
+    is one which is no duplicate itself.
     """
     with collection.hold_for_reading() as records:
         items = records.media_rows()
@@ -93,13 +134,14 @@ def find_duplicates(collection: Collection) -> list[Duplicate]:
         }
         looks = Looks(records)
         found: dict[int, Duplicate] = {}
-        for pair in close_pairs(items, means):
-            earlier = items[pair.first]
-            later = items[pair.second]
-            if pair.second in found or pair.first in found:
+        ranks: dict[int, float] = {}
+        for pair in close_pairs(items, means, looks):
+            match = compare(items[pair.first], items[pair.second], pair.close, looks)
+            if match is None:
                 continue
-            match = compare(earlier, later, pair.close, looks)
-            if match is not None:
+            rank = match.likeness - (COPY_OF_COPY if pair.first in found else 0.0)
+            if rank > ranks.get(pair.second, -1.0):
+                ranks[pair.second] = rank
                 found[pair.second] = match
     return [found[row] for row in sorted(found)]
 
@@ -119,24 +161,30 @@ def mean_directions(
     return np.asarray(sums / np.maximum(norms, 1e-12), np.float32)
 
 
-def close_pairs(items: list[MediaRow], means: dict[str, NDArray[np.float32]]) -> Iterator[Pair]:
+def close_pairs(
+    items: list[MediaRow], means: dict[str, NDArray[np.float32]], looks: Looks
+) -> Iterator[Pair]:
     """Pairs of items of equal content, or of like length and close vectors: by the later item, and
     then by the earlier.
     """
     lengths = np.array([item.duration_s for item in items])
-    contents = [item.digest or "" for item in items]
+    digests = np.array([item.digest or "" for item in items])
+    coarse = np.stack([looks.coarse(item) for item in items]) if items else np.zeros((0, COARSE))
+    flat = np.logical_not(np.any(coarse, axis=1)).reshape(-1)
     for start in range(0, len(items), BLOCK):
         block = slice(start, start + BLOCK)
-        near = np.abs(lengths[block, None] - lengths[None]) <= (
-            LENGTH_S + LENGTH_SHARE * np.minimum(lengths[block, None], lengths[None])
-        )
+        shorter = np.minimum(lengths[block, None], lengths[None])
+        near = np.abs(lengths[block, None] - lengths[None]) <= LENGTH_S + LENGTH_SHARE * shorter
         near &= np.arange(len(items))[None] < np.arange(len(items))[block, None]
+        alike = coarse[block] @ coarse.T >= ROUGHLY
+        alike |= flat[block, None] & flat[None]
         cosines = {encoding: vectors[block] @ vectors.T for encoding, vectors in means.items()}
-        wanted = np.zeros_like(near)
-        for values in cosines.values():
-            wanted |= values >= CLOSE
-        digests = np.array(contents)
-        wanted |= (digests[block, None] == digests[None]) & (digests[None] != "")
+        wanted = (digests[block, None] == digests[None]) & (digests[None] != "")
+        for encoding, values in cosines.items():
+            if parse_modality(encoding) == "audio":
+                wanted |= (values >= CLOSE_SOUND) & alike
+            else:
+                wanted |= values >= CLOSE_PICTURES
         for later, earlier in zip(*np.nonzero(near & wanted), strict=True):
             close: dict[str, float] = {}
             for encoding, values in cosines.items():
@@ -149,69 +197,143 @@ def close_pairs(items: list[MediaRow], means: dict[str, NDArray[np.float32]]) ->
 def compare(
     earlier: MediaRow, later: MediaRow, close: dict[str, float], looks: Looks
 ) -> Duplicate | None:
+    """What two items have in common; None where that is not enough."""
     if earlier.digest and earlier.digest == later.digest:
         return Duplicate(id=later.id, original=earlier.id, same=("content",), likeness=1.0)
-    likeness: dict[str, float] = {}
-    if close.get("audio", 0.0) >= CLOSE:
-        sound = compare_loudness(looks.loudness(earlier), looks.loudness(later), close["audio"])
-        if sound >= ALIKE_SOUND:
-            likeness["audio"] = sound
-    if close.get("video", 0.0) >= CLOSE:
-        pictures = compare_pictures(looks.small(earlier), looks.small(later), close["video"])
-        if pictures >= ALIKE_PICTURES:
-            likeness["video"] = pictures
-    if not likeness:
+    sound = Sound(0.0, 0.0)
+    if close.get("audio", 0.0) >= CLOSE_SOUND:
+        sound = compare_sounds(earlier, later, close["audio"], looks)
+    pictures = 0.0
+    if close.get("video", 0.0) >= CLOSE_PICTURES:
+        pictures = compare_pictures(looks.pictures(earlier), looks.pictures(later), close["video"])
+    heard = bool(close.get("audio"))  # both have sound, or the cosine is 0
+    seen = bool(close.get("video"))
+    shorter_s = min(earlier.duration_s, later.duration_s)
+    same: tuple[str, ...]
+    if heard and seen:
+        same = decide_both(sound, pictures, shorter_s)
+    elif heard:
+        same = ("audio",) if sound.is_same(shorter_s) else ()
+    else:
+        same = ("video",) if pictures >= ALIKE_PICTURES else ()
+    if not same:
         return None
-    return Duplicate(
-        id=later.id,
-        original=earlier.id,
-        same=tuple(sorted(likeness)),
-        likeness=round(min(likeness.values()), 3),
-    )
+    values = {"audio": (sound.correlation + sound.share) / 2, "video": pictures}
+    likeness = sum(values[one] for one in same) / len(same)
+    return Duplicate(id=later.id, original=earlier.id, same=same, likeness=round(likeness, 3))
 
 
-def compare_loudness(
-    first: NDArray[np.float64], second: NDArray[np.float64], cosine: float
-) -> float:
-    """The correlation of two courses of loudness, at the lag where it is highest. Where one does
-    not vary, the cosine of the vectors, if it is high.
+def decide_both(sound: Sound, pictures: float, shorter_s: float) -> tuple[str, ...]:
+    """What is the same of two items that both have sound and pictures."""
+    if sound.correlation + pictures >= ALIKE_BOTH:
+        return ("audio", "video")
+    if pictures >= SAME_PICTURES:
+        return ("video",)
+    if sound.correlation >= SAME_SOUND and shorter_s > MEDIUM_S and sound.is_same(shorter_s):
+        return ("audio",)
+    return ()
 
-    >>> wave = np.array([0.0, 200.0, 10.0, 90.0, 250.0, 0.0, 40.0, 0.0])
-    >>> round(compare_loudness(wave, np.append(0.0, wave / 2), 0.9), 3)
-    1.0
+
+def compare_sounds(earlier: MediaRow, later: MediaRow, cosine: float, looks: Looks) -> Sound:
+    """How alike the loudness of two sounds is from their start to their end, at the lag where it is
+    most alike. Where nothing varies, the cosine of their vectors tells, if it is high.
     """
-    best = 0.0
-    for lag in range(-LAG_MOST, LAG_MOST + 1):
-        a = first[max(lag, 0) :]
-        b = second[max(-lag, 0) :]
-        count = min(len(a), len(b))
-        best = max(best, correlate(a[:count], b[:count], cosine))
+    first, second = looks.loudness(earlier), looks.loudness(later)
+    shorter_s = min(earlier.duration_s, later.duration_s)
+    if not len(first) or not len(second):
+        return Sound(0.0, 0.0)
+    if is_flat(first) and is_flat(second):
+        return Sound(cosine, cosine) if cosine >= FLAT_CLOSE else Sound(0.0, 0.0)
+    short = shorter_s <= SHORT_S
+    if short and abs(earlier.duration_s - later.duration_s) > SHORT_LENGTH_S:
+        return Sound(0.0, 0.0)
+    hz = min(HZ, SAMPLES_MOST / shorter_s)
+    width = SMOOTH // 2 if short else SMOOTH
+    a = smooth(resample(first, earlier.duration_s, hz), width)
+    b = smooth(resample(second, later.duration_s, hz), width)
+    most = max(round(LAG_S * hz), 1)
+    best = Sound(0.0, 0.0)
+    for lag in range(-most, most + 1, 1 if short else 2):
+        u, v = cut_to_lag(a, b, lag)
+        if not len(u):
+            continue
+        if not short:
+            u = u / max(float(u.mean()), 1e-6)
+            v = v / max(float(v.mean()), 1e-6)
+        best = Sound(max(best.correlation, correlate(u, v)), max(best.share, common_share(u, v)))
     return best
 
 
-def compare_pictures(
-    first: dict[int, NDArray[np.float64]], second: dict[int, NDArray[np.float64]], cosine: float
-) -> float:
-    """The mean correlation of the pictures at the same times; 0 where there are none."""
+def is_flat(peaks: Signal) -> bool:
+    return bool(peaks.std() <= FLAT * max(float(peaks.mean()), 1.0))
+
+
+def resample(peaks: Signal, duration_s: float, hz: float) -> Signal:
+    """A course of loudness at so many samples a second."""
+    count = max(round(duration_s * hz), 1)
+    places = ((np.arange(count) + 0.5) / count * len(peaks)).astype(int)
+    return np.asarray(peaks[places], np.float32)
+
+
+def smooth(signal: Signal, width: int) -> Signal:
+    """The running mean over `width` samples, as long as the signal.
+
+    >>> smooth(np.array([0.0, 3.0, 0.0, 0.0], np.float32), 3).tolist()
+    [1.0, 1.0, 1.0, 0.0]
+    """
+    sums = np.convolve(signal, np.ones(width, np.float32) / width, "full")
+    start = (width - 1) // 2
+    return np.asarray(sums[start : start + len(signal)], np.float32)
+
+
+def cut_to_lag(a: Signal, b: Signal, lag: int) -> tuple[Signal, Signal]:
+    """The parts of two signals that lie on one another when the first begins `lag` later.
+
+    >>> cut_to_lag(np.array([9, 1, 2]), np.array([1, 2, 3]), 1)
+    (array([1, 2]), array([1, 2]))
+    """
+    a = a[max(lag, 0) :]
+    b = b[max(-lag, 0) :]
+    count = min(len(a), len(b))
+    return a[:count], b[:count]
+
+
+def correlate(a: Signal, b: Signal) -> float:
+    """The correlation of two signals; 0 where one does not vary."""
+    if len(a) < 2:
+        return 0.0
+    a = a - a.mean()
+    b = b - b.mean()
+    norms = float(np.linalg.norm(a) * np.linalg.norm(b))
+    return float(a @ b) / norms if norms > 1e-6 else 0.0
+
+
+def common_share(a: Signal, b: Signal) -> float:
+    """1 where two signals are equal, less by the share in which they differ."""
+    total = float((a + b).sum())
+    return 1.0 - 2.0 * float(np.abs(a - b).sum()) / total if total else 0.0
+
+
+def compare_pictures(first: dict[int, Signal], second: dict[int, Signal], cosine: float) -> float:
+    """The mean correlation of the pictures at the same times; 0 where there are none. Of pictures
+    of one colour, the cosine of the vectors, if it is high.
+    """
     values = []
     for at, picture in first.items():
         nearest = min(second, key=lambda other: abs(other - at), default=None)
-        if nearest is not None and abs(nearest - at) <= 5:
-            values.append(correlate(picture, second[nearest], cosine))
+        if nearest is None or abs(nearest - at) > 5:
+            continue
+        other = second[nearest]
+        if not picture.size or picture.shape != other.shape:
+            continue
+        if is_flat(picture) and is_flat(other):
+            values.append(cosine if cosine >= FLAT_CLOSE else 0.0)
+        else:
+            values.append(correlate(picture, other))
     return float(np.mean(values)) if values else 0.0
 
 
-def correlate(a: NDArray[np.float64], b: NDArray[np.float64], cosine: float) -> float:
-    if not a.size or a.shape != b.shape:
-        return 0.0
-    if a.std() < FLAT and b.std() < FLAT:
-        return cosine if cosine >= FLAT_CLOSE else 0.0
-    if a.std() < FLAT or b.std() < FLAT:
-        return 0.0
-    return float(np.corrcoef(a, b)[0, 1])
-
-
-def shrink(jpeg: bytes) -> NDArray[np.float64]:
+def shrink(jpeg: bytes) -> Signal:
     """A picture in grey, SIDE by SIDE, as one row; empty where it cannot be read."""
     codec = av.CodecContext.create("mjpeg", "r")
     assert isinstance(codec, av.VideoCodecContext)
@@ -220,8 +342,8 @@ def shrink(jpeg: bytes) -> NDArray[np.float64]:
         frames = [*codec.decode(av.Packet(jpeg)), *codec.decode(None)]
         small = frames[0].reformat(SIDE, SIDE, "gray", interpolation="AREA")
     except (av.FFmpegError, IndexError):
-        return np.zeros(0)
-    return small.to_ndarray().astype(np.float64).ravel()
+        return np.zeros(0, np.float32)
+    return small.to_ndarray().astype(np.float32).ravel()
 
 
 def format_duplicates(duplicates: list[Duplicate]) -> str:

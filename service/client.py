@@ -133,6 +133,12 @@ class Job(TypedDict):
     failures: list[dict[str, str]]
     warned: int
     warnings: list[dict[str, str]]
+    moved: int
+    copied: int
+    changed: int
+    left_out: dict[str, int]
+    gone: int
+    gone_ids: list[str]
     error: str | None
     finished: float | None
 

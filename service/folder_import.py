@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from export.bundle import Manifest
 from export.encoder import Encoder
 from index.ingest.build import BuildOptions, build
+from index.ingest.gone import find_missing
+from index.ingest.names import make_printable
 from index.library import Collections
 from media.containers import ARCHIVE_BUDGET
 from media.sandbox import Decoders
@@ -80,6 +82,7 @@ class FolderImport:
             max_s=IMPORT_FILE_S,
             nice=10,
         )
+        progress = Progress(done=0, total=0, indexed=0, unchanged=0, failed=0, failures=[])
         try:
             for done, total, report in build(
                 self._encoder,
@@ -90,7 +93,7 @@ class FolderImport:
                 BuildOptions(overlap=self._settings.overlap, within=root),
             ):
                 self._check_room()
-                yield Progress(
+                progress = Progress(
                     done=done,
                     total=total,
                     indexed=report.indexed,
@@ -99,7 +102,15 @@ class FolderImport:
                     failures=first_reasons(report.failed, root),
                     warned=len(report.warned),
                     warnings=first_reasons(report.warned, root),
+                    moved=report.moved,
+                    copied=report.copied,
+                    changed=report.changed,
+                    left_out=report.left_out,
                 )
+                yield progress
+            gone = find_missing(collection, [path]).gone
+            ids = [item.id for item in gone[:LISTED_MAX]]
+            yield replace(progress, gone=len(gone), gone_ids=ids)
         finally:
             self._decoders.close()
 
@@ -112,4 +123,5 @@ class FolderImport:
 def first_reasons(reasons: dict[str, str], root: Path) -> list[Failure]:
     """The first of them, by paths in the import folder: clients do not learn where it is."""
     first = islice(reasons.items(), LISTED_MAX)
-    return [Failure(name.replace(f"{root}/", ""), reason) for name, reason in first]
+    prefix = make_printable(f"{root}/")
+    return [Failure(name.replace(prefix, ""), reason) for name, reason in first]

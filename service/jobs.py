@@ -91,6 +91,12 @@ class Job:
     failures: list[Failure] = field(default_factory=list)
     warned: int = 0  # indexed, but with words that are not known
     warnings: list[Failure] = field(default_factory=list)
+    moved: int = 0  # unchanged, at another path than before
+    copied: int = 0  # indexed, with the vectors of an item of the same content
+    changed: int = 0  # indexed, in place of what their items held before
+    left_out: dict[str, int] = field(default_factory=dict)  # files and folders, by kind
+    gone: int = 0  # items whose files are not there any more
+    gone_ids: list[str] = field(default_factory=list)  # of the first of them
     error: str | None = None  # why the whole job failed
     finished: float | None = None
 
@@ -111,6 +117,12 @@ class Progress:
     failures: list[Failure]
     warned: int = 0
     warnings: list[Failure] = field(default_factory=list)
+    moved: int = 0
+    copied: int = 0
+    changed: int = 0
+    left_out: dict[str, int] = field(default_factory=dict)
+    gone: int = 0
+    gone_ids: list[str] = field(default_factory=list)
 
 
 class Work(Protocol):
