@@ -58,6 +58,16 @@ class Track:
         told = [p.pts for p in self.packets] if set(decoded) == {None} else decoded
         return [None if ticks is None else ticks * base for ticks in told]
 
+    def lengths(self) -> list[float]:
+        """How long each lasts, in seconds, by its own length if that is likely, or else as most."""
+        base = float(self.base)
+        told = np.array([packet.duration * base for packet in self.packets])
+        decoded = [packet.dts for packet in self.packets if packet.dts is not None]
+        known = told[told > 0] if (told > 0).any() else np.diff(decoded) * base
+        usual = float(np.median(known)) if len(known) else 0.0
+        most = JUMP_S if self.pictures else usual
+        return [min(length, most) or usual for length in told.tolist()]
+
     def usual_delay(self) -> int:
         """From decoding to showing, as a rule, in units of the time base."""
         apart = [p.pts - p.dts for p in self.packets if p.pts is not None and p.dts is not None]
@@ -167,21 +177,22 @@ def find_jumps(track: Track, back_s: float) -> tuple[list[Jump], dict[int, float
     """Where a stream's clock jumps, and the right seconds of single packets that are far off."""
     jumps: list[Jump] = []
     single: dict[int, float] = {}
-    seconds, base = track.seconds(), float(track.base)
+    seconds = track.seconds()
     expected: float | None = None
-    for i, (packet, at_s) in enumerate(zip(track.packets, seconds, strict=True)):
-        lasts_s = packet.duration * base
+    last_s = 0.0
+    for i, (at_s, lasts_s) in enumerate(zip(seconds, track.lengths(), strict=True)):
         if at_s is None:
             continue
         if expected is not None:
             step = at_s - expected
-            far = step > RETURN_S or step < -min(back_s, RETURN_S)
-            if far and returns(seconds, i, expected):
+            # pictures may follow each other sooner than most do
+            back = (at_s - last_s if track.pictures else step) < -back_s
+            if (back or step > RETURN_S) and returns(seconds, i, expected):
                 single[i] = expected
                 at_s = expected
-            elif step > JUMP_S or step < -back_s:
-                jumps.append(Jump(i, packet.order, expected, at_s))
-        expected = at_s + lasts_s
+            elif back or step > JUMP_S:
+                jumps.append(Jump(i, track.packets[i].order, expected, at_s))
+        last_s, expected = at_s, at_s + lasts_s
     return jumps, single
 
 
