@@ -166,7 +166,7 @@ def by_ffmpeg(path: Path, folder: Path) -> tuple[list[float], list[float]]:
     raw.unlink(missing_ok=True)
     sound = f"-map 0:a:0? -af aresample=async=1:first_pts=0 -ac 1 -ar {RATE} -f s16le -y {raw}"
     pictures = "-map 0:v:0? -vf scale=1:1:flags=area,format=gray,showinfo -vsync passthrough"
-    line = ["ffmpeg", "-v", "info", "-nostats", "-nostdin", "-threads", "1", "-i", str(path)]
+    line = ["ffmpeg", "-v", "info", "-nostats", "-nostdin", "-i", str(path)]
     with av.open(str(path)) as container:
         if container.streams.audio:
             line += sound.split()
@@ -191,7 +191,9 @@ def by_us(path: Path, budget: Budget) -> tuple[list[float], list[float]]:
     size = VideoSpec(frames=1, size=32)
     request = FrameRequest(times_s=times.tolist(), spec=size, budget=budget, picture_times=told)
     frames, _, _ = read_frames(path, request)
-    return heard, onsets(times, frames.mean(axis=(1, 2, 3)) > 120)
+    # a flash begins somewhere between two times
+    begun = onsets(times, frames.mean(axis=(1, 2, 3)) > 120)
+    return heard, [max(at_s - GRID_S / 2, 0.0) for at_s in begun]
 
 
 # The situations
