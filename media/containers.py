@@ -6,9 +6,10 @@ middle, everything that decodes is kept.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import av
 from av.container import InputContainer
 from av.stream import Discard, Disposition
 
+from .clock import RIGHT, Clock, Times, Track, compute_clock
 from .errors import BeyondBudget, NotMedia, TooLong
 from .repair import Span, open_repaired
 
@@ -34,8 +36,18 @@ CONTAINERS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,ogg,flac,mp3,wav,aiff,aac,flv,asf,gif,apng,"
     "ac3,eac3,dts,truehd,w64,caf,au,wv,tta,amr,rm,mxf,ivf,h264,hevc,obu,m4v,ape,mpc,mpc8,dsf,iff"
 )
+# Bare sound has no times; those that FFmpeg gives it are wrong once its rate changes.
 # FFmpeg estimates the length of these from the bit rate of their first packets
-GUESSED = {"mp3", "aac", "ac3", "eac3", "dts", "mpeg"}
+BARE = {"mp3", "aac", "ac3", "eac3", "dts"}
+GUESSED = {*BARE, "mpeg"}
+PACKET_MOST_S = 10.0  # of a packet's length, which may be a lie, to tell a file's
+SIDE_TRACKS = (
+    Disposition.comment
+    | Disposition.hearing_impaired
+    | Disposition.visual_impaired
+    | Disposition.karaoke
+)
+TS_DISCONT = 0x200  # FFmpeg's AVFMT_TS_DISCONT
 MICROSECONDS = 1_000_000  # FFmpeg's AV_TIME_BASE
 
 
@@ -64,8 +76,23 @@ def open_container(
 
     Raises:
         NotMedia: none of the demuxers reads it.
-        TooLong, BeyondBudget: its header has a length or a number of streams beyond the budget.
+        TooLong: its header has a length beyond the budget, and so have its packets.
+        BeyondBudget: its header has a number of streams of sound and pictures beyond the budget.
     """
+    with open_unchecked(path, span) as container:
+        streams = len(container.streams.audio) + len(container.streams.video)
+        if streams > budget.streams:
+            raise BeyondBudget("streams", streams, budget.streams)
+        announced_s = (container.duration or 0) / MICROSECONDS
+        guessed = container.format.name in GUESSED
+        if announced_s > budget.seconds and not guessed and is_longer(path, budget.seconds, span):
+            raise TooLong(round(announced_s, 1), budget.seconds)
+        yield container
+
+
+@contextmanager
+def open_unchecked(path: Path, span: Span | None) -> Iterator[InputContainer]:
+    """`open_container` without the budget."""
     with open_repaired(path, span) as file:
         try:
             # "file:" keeps a name such as "-x.mp4" or "a:b.mp4" from being read as a protocol.
@@ -78,12 +105,23 @@ def open_container(
         except (av.FFmpegError, OSError, ValueError) as error:
             raise NotMedia(describe_fault(error)) from error
         with container:
-            if len(container.streams) > budget.streams:
-                raise BeyondBudget("streams", len(container.streams), budget.streams)
-            announced = (container.duration or 0) / MICROSECONDS
-            if announced > budget.seconds and container.format.name not in GUESSED:
-                raise TooLong(round(announced, 1), budget.seconds)
             yield container
+
+
+def is_longer(path: Path, limit_s: float, span: Span | None) -> bool:
+    """Whether the packets of its pictures, or those of its sound, together last longer."""
+    lasted: dict[int, float] = {}
+    with open_unchecked(path, span) as container:
+        found = [video_stream(container), next(iter(audio_streams(container)), None)]
+        streams = [stream for stream in found if stream is not None]
+        for packet in read_packets(container, *streams):
+            index = packet.stream.index
+            seconds = float((packet.duration or 0) * (packet.time_base or 0))
+            if not packet.is_discard:
+                lasted[index] = lasted.get(index, 0.0) + min(seconds, PACKET_MOST_S)
+            if lasted.get(index, 0.0) > limit_s:
+                return True
+    return False
 
 
 def describe_fault(error: Exception) -> str:
@@ -114,15 +152,22 @@ def video_stream(container: InputContainer) -> av.VideoStream | None:
     return best if best in films else next(iter(films), None)
 
 
-def audio_stream(container: InputContainer) -> av.AudioStream | None:
-    """The audio stream that players choose."""
+def audio_streams(container: InputContainer) -> list[av.AudioStream]:
+    """The audio streams, in the order in which players choose them: the default one, the first one.
+    Those for people who hear or see badly and comments come last.
+    """
     playable = [
         stream
         for stream in container.streams.audio
         if getattr(stream, "codec_context", None) is not None
     ]
-    best = container.streams.best("audio")
-    return best if best in playable else next(iter(playable), None)
+    return sorted(
+        playable,
+        key=lambda stream: (
+            bool(stream.disposition & SIDE_TRACKS),
+            not stream.disposition & Disposition.default,
+        ),
+    )
 
 
 def make_decoder(
@@ -144,14 +189,18 @@ def make_decoder(
 
 
 def read_packets(
-    container: InputContainer, stream: av.VideoStream | av.AudioStream
+    container: InputContainer, *streams: av.VideoStream | av.AudioStream, clock: Clock = RIGHT
 ) -> Iterator[av.Packet[Any]]:
-    """Packets of one stream, up to the first fault of the container. Other streams are not read,
-    where the container allows that.
+    """Packets of some streams with the times of `clock`, up to the first fault of the container.
+    Other streams are not read, where the container allows that.
     """
+    if not streams:
+        return
+    wanted = {stream.index for stream in streams}
     for other in container.streams:
-        other.discard = Discard.default if other is stream else Discard.all
-    packets = container.demux(stream)
+        other.discard = Discard.default if other.index in wanted else Discard.all
+    packets = container.demux(streams)
+    count = dict.fromkeys(wanted, 0)
     while True:
         try:
             packet = next(packets, None)
@@ -159,7 +208,52 @@ def read_packets(
             return
         if packet is None:
             return
+        clock.set_times(packet, count[packet.stream.index])
+        count[packet.stream.index] += 1
         yield packet
+
+
+def read_tracks(
+    container: InputContainer, streams: Sequence[av.VideoStream | av.AudioStream]
+) -> list[Track]:
+    """The times of the packets of each of `streams`."""
+    tracks: dict[int, Track] = {}
+    for stream in streams:
+        codec = stream.codec_context
+        reorders = isinstance(codec, av.VideoCodecContext) and bool(codec.has_b_frames)
+        base = stream.time_base or Fraction(1)
+        tracks[stream.index] = Track(stream.index, base, [], stream.type == "video", reorders)
+    for order, packet in enumerate(read_packets(container, *streams)):
+        # a packet without data but with a time repeats the last picture; edit lists cut some off,
+        # and the mark at the end of a stream shows none
+        shown = not packet.is_discard and (packet.size > 0 or packet.pts is not None)
+        duration = packet.duration or 0
+        times = Times(order, packet.pts, packet.dts, duration, shown, packet.is_corrupt)
+        tracks[packet.stream.index].packets.append(times)
+    return list(tracks.values())
+
+
+def may_restart(container: InputContainer) -> bool:
+    """Whether the format's clock may restart anywhere, as in broadcasts."""
+    return bool(container.format.flags & TS_DISCONT)
+
+
+def read_clock(path: Path, budget: Budget, span: Span | None = None, number: int = 0) -> Clock:
+    """The clock of a file's pictures and of its audio track of that number."""
+    with open_container(path, budget, span) as container:
+        return compute_clock(
+            read_tracks(container, played_streams(container, number)),
+            may_restart(container),
+            budget.seconds,
+        )
+
+
+def played_streams(
+    container: InputContainer, number: int = 0
+) -> list[av.VideoStream | av.AudioStream]:
+    """The video stream and the audio stream of that number, as far as there are such."""
+    found = [video_stream(container), *audio_streams(container)[number : number + 1]]
+    return [stream for stream in found if stream is not None]
 
 
 def origin_s(container: InputContainer) -> float:

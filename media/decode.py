@@ -4,124 +4,36 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import av
 import numpy as np
 from av.container import InputContainer
 from numpy.typing import NDArray
 
-from .audio import limit_to_full_scale
+from .clock import BACK_DISCONTINUOUS_S, BACK_S, HOLD_S, RIGHT, Clock, may_jump
 from .containers import (
     MICROSECONDS,
     Budget,
-    audio_stream,
     describe_fault,
     make_decoder,
+    may_restart,
     open_container,
     origin_s,
+    read_clock,
     read_packets,
+    read_tracks,
     video_stream,
 )
 from .errors import BeyondBudget, Damaged, TooLong
-from .mono import MonoResampler
 from .preview import encode_jpeg
-from .repair import find_ogg_links
 from .video import VideoSpec, fit_square
 
 TIMED = {"mp4", "matroska", "mpegts"}  # containers whose presentation times are reliable
-GAP_S = 0.05  # a sound that starts later than this in its file gets silence in front
-
-
-def read_waveform(path: Path, sample_rate: int, budget: Budget) -> NDArray[np.float32] | None:
-    """The file's sound as mono float32 [samples] in [-1, 1] at `sample_rate`; None where it has
-    none.
-
-    It is mixed to mono as `ffmpeg -ac 1` does. A file that goes beyond full scale is turned down as
-    a whole.
-
-    Raises:
-        NotMedia, TooLong, BeyondBudget: see `open_container`.
-        Damaged: it has an audio stream, but nothing of it decodes.
-    """
-    sound = SoundReader(sample_rate, budget)
-    for span in find_ogg_links(path):
-        with open_container(path, budget, span) as container:
-            stream = audio_stream(container)
-            if stream is not None:
-                sound.add(container, stream)
-    return sound.waveform()
-
-
-class SoundReader:
-    """Decodes audio streams one after the other into one waveform."""
-
-    def __init__(self, sample_rate: int, budget: Budget) -> None:
-        self._sample_rate, self._budget = sample_rate, budget
-        self._pieces: list[NDArray[np.float32]] = []
-        self._streams, self._decoded_samples, self._samples = 0, 0, 0
-
-    def add(self, container: InputContainer, stream: av.AudioStream) -> None:
-        """Append a stream. Raises Damaged, TooLong, BeyondBudget."""
-        self._streams += 1
-        layout, resampler = None, None
-        for frame in decode_frames(container, stream):
-            assert isinstance(frame, av.AudioFrame)
-            if layout is None and frame.time is not None:
-                late_s = frame.time - origin_s(container)
-                if GAP_S < late_s < self._budget.seconds:
-                    self._keep([np.zeros(round(late_s * self._sample_rate), np.float32)])
-            self._decoded_samples += frame.samples * len(frame.layout.channels)
-            if self._decoded_samples > self._budget.samples:
-                raise BeyondBudget("samples", self._decoded_samples, self._budget.samples)
-            if layout != (now := (frame.format.name, frame.layout.name, frame.sample_rate)):
-                if resampler is not None:
-                    self._keep(resampler(None))
-                resampler, layout = MonoResampler(self._sample_rate), now
-            assert resampler is not None
-            frame.pts = None
-            self._keep(resampler(frame))
-        if resampler is not None:
-            self._keep(resampler(None))
-
-    def _keep(self, pieces: list[NDArray[np.float32]]) -> None:
-        self._pieces += pieces
-        self._samples += sum(map(len, pieces))
-        if self._samples > self._budget.seconds * self._sample_rate:
-            raise TooLong(round(self._samples / self._sample_rate, 1), self._budget.seconds)
-
-    def waveform(self) -> NDArray[np.float32] | None:
-        """All that was added, float32 [samples] in [-1, 1]; None if no stream was added.
-
-        Raises:
-            Damaged: nothing of the streams decoded.
-        """
-        if not self._streams:
-            return None
-        if not self._decoded_samples:
-            raise Damaged("the audio stream holds no samples")
-        if not self._samples:
-            return np.zeros(1, np.float32)  # less than one sample at our rate
-        return limit_to_full_scale(np.concatenate(self._pieces))
-
-
-def decode_frames(
-    container: InputContainer, stream: av.VideoStream | av.AudioStream
-) -> Iterator[av.VideoFrame | av.AudioFrame]:
-    """Frames of one stream. Packets that do not decode are skipped; a fault of the container ends
-    it.
-    """
-    decoder = make_decoder(stream)
-    for packet in read_packets(container, stream):
-        try:
-            frames = decoder.decode(packet)
-        except (av.FFmpegError, ValueError):
-            continue
-        yield from frames
 
 
 @dataclass(frozen=True)
@@ -130,13 +42,17 @@ class PictureTimes:
 
     `starts` are (pts, seconds) of every picture, ascending, if the container's times are reliable.
     `ticks_s` are the seconds at which the first picture, the second and so on are shown, if packets
-    only have decoding times. Both are empty if only decoding can tell. `end_s` is when the last
-    picture ends, as far as the packets tell.
+    only have decoding times. Both are empty if only decoding can tell. The first picture starts at
+    `start_s`, the last one ends at `end_s`, as far as the packets tell. `pauses` are the stretches
+    in which a picture has stayed for longer than HOLD_S. Packets' times are those of `clock`.
     """
 
     starts: list[tuple[int, float]]
     ticks_s: list[float]
     end_s: float
+    start_s: float = 0.0
+    pauses: list[tuple[float, float]] = field(default_factory=list)
+    clock: Clock = RIGHT
 
 
 def read_picture_times(path: Path, budget: Budget) -> PictureTimes | None:
@@ -149,19 +65,44 @@ def read_picture_times(path: Path, budget: Budget) -> PictureTimes | None:
         stream = video_stream(container)
         if stream is None:
             return None
-        packets: list[PacketTimes] = []
-        whole = True
-        for packet in read_packets(container, stream):
-            if is_picture(packet):
-                whole = whole and not packet.is_corrupt and len(packets) < budget.frames
-                packets.append(PacketTimes(packet.pts, packet.dts, packet.duration or 0))
+        [track] = read_tracks(container, [stream])
+        beyond_s = float(max((p.dts or 0 for p in track.packets), default=0) * track.base)
+        restarts = may_restart(container)
+        back_s = BACK_DISCONTINUOUS_S if restarts else BACK_S
+        doubted = may_jump(track, back_s) or beyond_s - origin_s(container) > budget.seconds
+        clock = read_clock(path, budget) if doubted or restarts else RIGHT
+        packets = [
+            PacketTimes(
+                *clock.times(stream.index, i, track.base, packet.pts, packet.dts), packet.duration
+            )
+            for i, packet in enumerate(track.packets)
+            if packet.shown
+        ]
         found = compute_picture_times(packets, container, stream)
         if found.starts and found.starts[-1][1] > budget.seconds:
             raise TooLong(round(found.starts[-1][1], 1), budget.seconds)
+        shown_s = found.ticks_s or [seconds for _, seconds in found.starts]
+        whole = len(packets) <= budget.frames and not any(
+            packet.corrupt for packet in track.packets
+        )
         trusted = whole and TIMED & set(container.format.name.split(","))
         return PictureTimes(
-            found.starts if trusted else [], found.ticks_s, min(found.end_s, budget.seconds)
+            starts=found.starts if trusted else [],
+            ticks_s=found.ticks_s,
+            end_s=min(found.end_s, budget.seconds),
+            start_s=max(shown_s[0], 0.0) if shown_s else 0.0,
+            pauses=find_pauses([*shown_s, found.end_s]),
+            clock=clock,
         )
+
+
+def find_pauses(shown_s: Sequence[float]) -> list[tuple[float, float]]:
+    """Where nothing new has been shown for longer than HOLD_S.
+
+    >>> find_pauses([0.0, 70.0, 100.0])
+    [(60.0, 70.0)]
+    """
+    return [(a + HOLD_S, b) for a, b in pairwise(shown_s) if b > a + HOLD_S]
 
 
 class PacketTimes(NamedTuple):
@@ -170,13 +111,6 @@ class PacketTimes(NamedTuple):
     pts: int | None
     dts: int | None
     duration: int
-
-
-def is_picture(packet: av.Packet[Any]) -> bool:
-    """Whether a packet shows a picture. A packet without data but with a time repeats the last one.
-    Packets that an edit list cuts off and the mark at the end of a stream show none.
-    """
-    return not packet.is_discard and (packet.size > 0 or packet.pts is not None)
 
 
 def compute_picture_times(
@@ -308,7 +242,7 @@ def read_few_frames(path: Path, request: FrameRequest, told: PictureTimes) -> Fr
         missing, decoder, aspect = set(wanted), make_decoder(stream), pixel_aspect(stream)
         assert isinstance(decoder, av.VideoCodecContext)
         try:
-            for packet in read_packets(container, stream):
+            for packet in read_packets(container, stream, clock=told.clock):
                 decoder.skip_frame = (
                     "DEFAULT" if packet.pts in missing or packet.pts is None else "NONREF"
                 )
@@ -352,7 +286,7 @@ def read_every_frame(path: Path, request: FrameRequest, told: PictureTimes) -> F
             ):
                 jpegs.update(dict.fromkeys(asked, made))
 
-        for frame, now_s in timed_frames(container, stream, budget, told.ticks_s):
+        for frame, now_s in timed_frames(container, stream, budget, told):
             if now_s > budget.seconds:
                 raise TooLong(round(now_s, 1), budget.seconds)
             if shown is not None and (due := times_s[len(chosen) : bisect_left(times_s, now_s)]):
@@ -368,20 +302,20 @@ def read_every_frame(path: Path, request: FrameRequest, told: PictureTimes) -> F
 
 
 def timed_frames(
-    container: InputContainer, stream: av.VideoStream, budget: Budget, ticks_s: Sequence[float]
+    container: InputContainer, stream: av.VideoStream, budget: Budget, told: PictureTimes
 ) -> Iterator[tuple[av.VideoFrame, float]]:
     """Every frame that decodes, and when it is shown, in seconds from the file's start.
 
-    Decoders give frames in the order shown, so the n-th frame gets the n-th of `ticks_s`, if there
-    are any.
+    Decoders give frames in the order shown, so the n-th frame gets the n-th of `told.ticks_s`,
+    if there are any.
 
     Raises:
         BeyondBudget: too many frames, or too large ones.
     """
     decoder, zero_s, rate = make_decoder(stream), origin_s(container), frame_rate(stream)
     assert isinstance(decoder, av.VideoCodecContext)
-    count, last = 0, None
-    for packet in read_packets(container, stream):
+    count, last, ticks_s = 0, None, told.ticks_s
+    for packet in read_packets(container, stream, clock=told.clock):
         try:
             frames = (
                 decoder.decode(packet)

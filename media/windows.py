@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,11 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .audio import AudioSpec, cut_window, is_silent
+from .clock import HOLD_S, RIGHT
 from .containers import Budget
-from .decode import FrameRequest, PictureTimes, read_frames, read_picture_times, read_waveform
+from .decode import FrameRequest, PictureTimes, read_frames, read_picture_times
 from .errors import Damaged, MissingModality
 from .modality import AUDIO, RECORDED, VIDEO, Spec
 from .preview import compute_peaks
+from .sound import Sound, read_sound
 from .video import VideoSpec, frame_times, is_plain
 
 TAIL = 0.1  # share of a window; a rest of a file that is shorter gets no window
@@ -135,18 +138,21 @@ def decode_media(path: Path, options: DecodeOptions) -> Media:
             and one broken stream yields the good one.
     """
     specs, budget, wanted = options.specs, options.budget, options.modalities
-    waveform, audio_s, faults = None, 0.0, []
+    sound, told, faults = None, None, []
+    if VIDEO in wanted and specs.video:
+        told = read_picture_times(path, budget)
     if AUDIO in wanted and specs.audio:
         try:
-            waveform = read_waveform(path, specs.audio.sample_rate, budget)
+            # without a doubt about the pictures' times, there may be one about the sound's
+            clock = None if told is None or told.clock is RIGHT else told.clock
+            sound = read_sound(path, specs.audio.sample_rate, budget, clock)
         except Damaged as fault:
             faults.append(fault)
-        if waveform is not None:
-            audio_s = len(waveform) / specs.audio.sample_rate
-    if VIDEO in wanted and specs.video and (told := read_picture_times(path, budget)) is not None:
+    waveform = None if sound is None else sound.waveform
+    if told is not None and specs.video:
         try:
             duration_s, windows, video, pictures = read_video(
-                path, specs.video, options, audio_s=audio_s, told=told
+                path, specs.video, options, sound=sound, told=told
             )
         except Damaged as fault:
             faults.append(fault)
@@ -159,18 +165,52 @@ def decode_media(path: Path, options: DecodeOptions) -> Media:
                 pictures=pictures,
                 peaks=make_peaks(waveform, duration_s, options),
             )
-    if waveform is None:
+    if sound is None:
         if faults:
             raise faults[0]
         known = specs.recorded()
         raise MissingModality(" or ".join(name for name in wanted if name in known))
-    windows = plan_windows(audio_s, specs.window_s, options.overlap_share)
+    windows, audio_s = plan_filled(options, sound, None, 0.0)
     return Media(
         duration_s=audio_s,
         windows=windows,
         parts=make_audio_part(waveform, windows, specs),
         peaks=make_peaks(waveform, audio_s, options),
     )
+
+
+def plan_filled(
+    options: DecodeOptions, sound: Sound | None, told: PictureTimes | None, video_s: float
+) -> tuple[list[tuple[float, float]], float]:
+    """The windows of an item in which something is shown or heard, and its length in seconds.
+
+    A hole in the sound, or a picture that stays, counts for its first HOLD_S only. The pictures end
+    at `video_s`.
+    """
+    audio = options.specs.audio
+    audio_s = len(sound.waveform) / audio.sample_rate if sound and audio else 0.0
+    duration_s = max(audio_s, video_s)
+    windows = plan_windows(duration_s, options.specs.window_s, options.overlap_share)
+    if duration_s <= HOLD_S:
+        return windows, duration_s
+    unheard = [*(sound.holes if sound else []), (audio_s, math.inf)]
+    unseen = [(video_s, math.inf)]
+    if told is not None:
+        unseen += [(-math.inf, told.start_s), *told.pauses]
+    filled = [
+        window for window in windows if not (lies_in(window, unheard) and lies_in(window, unseen))
+    ]
+    return filled or windows[:1], duration_s
+
+
+def lies_in(window: tuple[float, float], stretches: list[tuple[float, float]]) -> bool:
+    """Whether one of the stretches covers a window.
+
+    >>> lies_in((1.0, 2.0), [(0.0, 3.0)]), lies_in((1.0, 4.0), [(0.0, 3.0)])
+    (True, False)
+    """
+    start_s, end_s = window
+    return any(low <= start_s and end_s <= high for low, high in stretches)
 
 
 def make_peaks(
@@ -188,19 +228,18 @@ def read_video(
     spec: VideoSpec,
     options: DecodeOptions,
     *,
-    audio_s: float,
+    sound: Sound | None,
     told: PictureTimes,
 ) -> tuple[float, list[tuple[float, float]], Part, dict[int, bytes]]:
     """Duration in seconds, windows and frames of a file with pictures; with previews, a JPEG of the
     middle of each window.
 
     Frames are chosen by the end that the packets tell. If decoding shows another end, they are
-    chosen again. `audio_s` is the length of the file's sound.
+    chosen again. A window before the first picture has no frames.
     """
     video_s = told.end_s
     for _ in range(2):
-        duration_s = max(audio_s, video_s)
-        windows = plan_windows(duration_s, options.specs.window_s, options.overlap_share)
+        windows, duration_s = plan_filled(options, sound, told, video_s)
         chosen = [frame_times(start, end, spec.frames) for start, end in windows]
         times = sorted({t for row in chosen for t in row})
         middles = [row[len(row) // 2] for row in chosen] if options.previews else []
@@ -216,7 +255,7 @@ def read_video(
             break
         video_s = true_s
     place = {t: i for i, t in enumerate(times)}
-    seen = [i for i, (start, _) in enumerate(windows) if start < true_s]
+    seen = [i for i, (start, end) in enumerate(windows) if start < true_s and end > told.start_s]
     rows = np.array([[place[t] for t in chosen[i]] for i in seen])
     pictures = {i: jpegs[middles[i]] for i in seen if options.previews and middles[i] in jpegs}
     plain = frozenset(i for i, row in zip(seen, rows, strict=True) if is_plain(frames[row]))

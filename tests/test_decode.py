@@ -23,7 +23,6 @@ from media.decode import (
     read_few_frames,
     read_frames,
     read_picture_times,
-    read_waveform,
 )
 from media.errors import (
     BadMedia,
@@ -35,6 +34,7 @@ from media.errors import (
     TooLong,
 )
 from media.sandbox import Decoders
+from media.sound import read_waveform
 from media.text import BadText, TextSpec, TextTokens, learn_tokenizer
 from media.video import VideoSpec
 from media.windows import DecodeOptions, decode_media, plan_windows, read_media

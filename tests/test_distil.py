@@ -21,8 +21,8 @@ from export.features import load_sound_scores, sound_spec
 from export.stems import halve
 from export.to_onnx import trace_graph
 from media.containers import Budget
-from media.decode import read_waveform
 from media.errors import BadConfig
+from media.sound import read_waveform
 from model.__main__ import main
 from model.data.open_sounds import (
     CannotFetchPackage,

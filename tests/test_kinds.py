@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 
 from media.audio import AudioSpec
 from media.containers import Budget, video_stream
-from media.decode import FrameRequest, read_frames, read_waveform
+from media.decode import FrameRequest, read_frames
 from media.errors import NotMedia, TooLong
 from media.hdr import to_bt709
 from media.mono import MonoResampler
+from media.sound import read_waveform
 from media.video import VideoSpec, fit_square, render_frame
 from media.windows import InputSpecs, read_media
 

@@ -14,6 +14,7 @@ from media.audio import AudioSpec
 from media.containers import Budget
 from media.decode import PictureTimes
 from media.errors import Damaged, MissingModality
+from media.sound import Sound
 from media.video import VideoSpec
 from media.windows import (
     DecodeOptions,
@@ -97,9 +98,10 @@ def read_told(
 ) -> tuple[float, list[tuple[float, float]], list[int], list[list[Colour]]]:
     """Duration, windows, those seen and their colours, where packets say that pictures end so."""
     spec = spec or VideoSpec(frames=2, size=32)
-    options = DecodeOptions(specs=InputSpecs(2.0, spec, None), budget=Budget())
+    options = DecodeOptions(specs=InputSpecs(2.0, spec, AudioSpec(8000, 16_000)), budget=Budget())
     told = PictureTimes([], [], end_s)
-    duration_s, windows, part, _ = read_video(path, spec, options, audio_s=audio_s, told=told)
+    sound = Sound(np.zeros(round(8000 * audio_s), np.float32)) if audio_s else None
+    duration_s, windows, part, _ = read_video(path, spec, options, sound=sound, told=told)
     return duration_s, windows, part.windows, [colours(rows) for rows in part.array]
 
 

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from media.containers import Budget
-from media.decode import read_waveform
 from media.errors import BadMedia
 from media.modality import AUDIO
 from media.progress import show_progress
+from media.sound import read_waveform
 
 from ..network.sound_classifier import RATE
 
