@@ -170,6 +170,11 @@ def audio_streams(container: InputContainer) -> list[av.AudioStream]:
     )
 
 
+def audio_stream(container: InputContainer) -> av.AudioStream | None:
+    """The audio stream that players choose first; None where there is none."""
+    return next(iter(audio_streams(container)), None)
+
+
 def make_decoder(
     stream: av.VideoStream | av.AudioStream,
 ) -> av.VideoCodecContext | av.AudioCodecContext:
