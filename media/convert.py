@@ -26,10 +26,10 @@ from .errors import BadMedia, BadStretch, BeyondBudget, MissingModality, TooLong
 from .remux import CopyPlan, copy_packets, find_keyframe, plan_copy
 
 FILM, SOUND, FLAC = "video/webm", "audio/webm", "audio/flac"
-FOR_BROWSERS = Quality(longest=1280, speed=8, crf=34)
+FOR_BROWSERS = Quality(longest=1280, speed=8, crf=36)
 FOR_CLIPS = Quality(longest=1920, speed=6, crf=26)
 # What is encoded for browsers at once: as many seconds as have so many pixels, within limits.
-PIXELS_AT_ONCE = 1_000_000_000
+PIXELS_AT_ONCE = 600_000_000
 LEAST_S, MOST_S = 5.0, 60.0
 SOUND_S = 600.0  # of a sound alone
 OPUS_RATE = 48_000  # samples a second
@@ -106,13 +106,12 @@ def clip_order(
 def clip_name(filename: str, order: Order) -> str:
     """The name of a clip's file, by that of its item.
 
-    >>> clip_name("a b.mov", Order(12.0, 17.25, clip=True, pictures=True, max_bytes=1))
-    'a b, 12-17.25 s.webm'
+    >>> clip_name("a.mov", Order(12.0, 17.25, clip=True, pictures=True, max_bytes=1))
+    'a_12-17.25s.webm'
     """
     stretch = "-".join(f"{round(second, 3):g}" for second in (order.start_s, order.end_s))
-    return (
-        f"{PurePosixPath(filename).stem}, {stretch} s{SUFFIXES[FILM if order.pictures else FLAC]}"
-    )
+    suffix = SUFFIXES[FILM if order.pictures else FLAC]
+    return f"{PurePosixPath(filename).stem}_{stretch}s{suffix}"
 
 
 def convert(path: Path, out: BinaryIO, order: Order) -> Made:

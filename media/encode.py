@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from fractions import Fraction
 from itertools import chain
@@ -26,6 +27,7 @@ from .video import display_matrix, has_transparency, render_frame
 
 MILLISECOND = Fraction(1, 1000)
 ENCODER_THREADS = 2
+GARBAGE_EVERY = 16  # frames: one whose side data was read refers to itself, and may have 50 MB
 KEYFRAME_S = 2.0  # keyframes are so far apart at most, so that a player can go to any second soon
 OPUS_BITS = 128_000  # a second
 UNSPECIFIED = 2  # FFmpeg's AVCOL_SPC_UNSPECIFIED
@@ -81,7 +83,9 @@ def encode_pictures(
 def painted_frames(painter: Painter, pictures: Iterator[Shown]) -> Iterator[av.VideoFrame]:
     """Frames to encode, with times in milliseconds that ascend."""
     last_ms, keyframe_ms = -1, -round(1000 * KEYFRAME_S)
-    for shown in pictures:
+    for number, shown in enumerate(pictures):
+        if number % GARBAGE_EVERY == 0:
+            gc.collect()
         now_ms = round(1000 * shown.at_s)
         if now_ms <= last_ms:
             continue

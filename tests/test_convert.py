@@ -343,7 +343,7 @@ def test_a_clip_is_downloaded(client: Client, tmp_path: Path) -> None:
     asked = {"start_s": 1.25, "end_s": 2.75}
     answer = client.get(f"{ITEM}/mpeg4.avi/clip", params=asked)
     assert (answer.status_code, answer.headers["content-type"]) == (200, FILM)
-    name = "%C3%A9%20mpeg4%2C%201.25-2.75%20s.webm"
+    name = "%C3%A9%20mpeg4_1.25-2.75s.webm"
     assert answer.headers["content-disposition"] == f"attachment; filename*=utf-8''{name}"
     out = tmp_path / "clip.webm"
     out.write_bytes(answer.content)
@@ -356,7 +356,7 @@ def test_a_clip_is_downloaded(client: Client, tmp_path: Path) -> None:
     assert client.get(f"{ITEM}/mpeg4.avi/clip", params=asked, headers=again).status_code == 304
     sound = client.get(f"{ITEM}/s.aiff/clip", params={"start_s": 0, "end_s": 1})
     assert sound.headers["content-type"] == FLAC
-    assert sound.headers["content-disposition"].endswith("0-1%20s.flac")
+    assert sound.headers["content-disposition"].endswith("_0-1s.flac")
 
 
 def test_a_version_serves_every_second_of_its_stretch(client: Client) -> None:
@@ -404,6 +404,21 @@ def test_a_link_opens_versions_and_clips(tmp_path: Path, films: Path) -> None:
         assert client.get(f"{link['clip']}&start_s=1&end_s=2").status_code == 200
         assert client.get(f"{ITEM}/a/clip?start_s=1&end_s=2").status_code == 401
         assert client.get(f"{link['clip'][:-1]}x&start_s=1&end_s=2").status_code == 401
+
+
+def test_a_disk_that_runs_short_takes_back_what_is_kept(tmp_path: Path, films: Path) -> None:
+    """Before anything is refused; and nothing is converted then."""
+    app = create_app(Settings(data=tmp_path), FakeEncoder())
+    with Client(app) as client:
+        files = {"file": ("a.aiff", (films / "s.aiff").read_bytes())}
+        client.post(ITEM, files=files, data={"id": "a"}).raise_for_status()
+        asked = f"{ITEM}/a/clip?start_s=1&end_s=2"
+        assert client.get(asked).status_code == 200
+        assert len(list((tmp_path / FOLDER).iterdir())) == 1
+        state = app.state.owner.active.state
+        state.settings = state.settings.model_copy(update={"free_disk_mb": 10**9})
+        assert "the disk is full" in client.get("/readyz").text
+        assert not list((tmp_path / FOLDER).iterdir())
 
 
 # ---------------------------------------------------------------- what is kept

@@ -114,7 +114,11 @@ async function search() {
 }
 
 function show(found, ms) {
-  hits.querySelectorAll("video, audio").forEach((old) => URL.revokeObjectURL(old.src));
+  converting?.abort();
+  hits.querySelectorAll("video, audio").forEach((old) => {
+    stopAhead(old);
+    URL.revokeObjectURL(old.src);
+  });
   hits.replaceChildren(...found.hits.map((hit) => card(hit, found.collection)));
   const by = example ? ` like ${example.name}` : "";
   const moments = `${found.hits.length} ${found.hits.length === 1 ? "moment" : "moments"}${by}, ${Math.round(ms)} ms.`;
@@ -252,6 +256,8 @@ function player(node, hit, path, at) {
   media.addEventListener("loadedmetadata", () => loaded(node, media, hit, path, still));
   media.addEventListener("error", () => failed(node, media, hit, path, still));
   media.addEventListener("timeupdate", () => checkSound(node, media, hit, path));
+  media.addEventListener("timeupdate", () => lookAhead(media, hit, path));
+  media.addEventListener("pause", () => stopAhead(media));
   media.addEventListener("ended", () => goOn(node, media, hit, path));
   if (before) before.replaceWith(media);
   else if (hit.kind === "video") node.querySelector(".media").replaceChildren(media);
@@ -361,34 +367,64 @@ const versions = new WeakMap(); // of a player, the converted stretch that it pl
 /** Where what a player has begins, in the item's seconds. */
 const begins = (media) => versions.get(media)?.begins ?? 0;
 
+let converting = null; // what stops the conversion that is waited for: one at a time
+
 /** Have the service convert an item, from the second asked for on, and play that. `why` says what this browser cannot do
 with the original (`cannot`), what it does instead (`still`), and what another player is good for (`verb`). */
 async function convert(node, media, hit, path, why) {
   const { cannot, still, verb, picture } = why;
   const at = Number(media.dataset.at), rest = original(hit, path, verb);
   const playing = media.readyState > 0 && !media.paused;
+  converting?.abort();
+  const mine = (converting = new AbortController());
   versions.set(media, { ...why, begins: begins(media), making: true });
   note(node, `This browser cannot ${cannot}. It is being converted …`, rest);
   try {
-    const address = new URL(await addressOf(path, "playable"), document.baseURI);
-    address.searchParams.set("start_s", at);
-    const answer = await fetch(address, { headers: { Range: "bytes=0-0" } });
-    if (!answer.ok) throw new Error((await answer.json()).error.message);
+    const version = await converted(path, at, mine.signal);
     if (!media.isConnected) return;
-    const [first, ends] = ["start", "end"].map((name) => Number(answer.headers.get(`tercet-${name}-s`)));
     const now = media.currentTime + begins(media); // it has gone on meanwhile
-    if (playing && Number(media.dataset.at) === at && now < ends) media.dataset.at = now;
-    versions.set(media, { ...why, begins: first, ends, said: [`This browser cannot ${cannot}. A converted version plays.`, rest] });
+    if (playing && Number(media.dataset.at) === at && now < version.ends) media.dataset.at = now;
+    const said = [`This browser cannot ${cannot}. A converted version plays.`, rest];
+    versions.set(media, { ...why, begins: version.begins, ends: version.ends, said });
     picture?.remove();
-    media.src = address;
+    media.src = version.address;
     settle(node, media);
   } catch (error) {
     versions.delete(media);
+    if (mine.signal.aborted) return note(node, "");
     const instead = still ? `; ${still}` : "";
     note(node, `This browser cannot ${cannot}${instead}. It could not be converted: ${sentence(error.message)}`, rest);
     if (!still) media.controls = false;
     else if (!playing) start(node, media, hit, path);
   }
+}
+
+/** The address of a version that browsers play and that has a second, once it is there; and where it begins and ends. */
+async function converted(path, at, signal) {
+  const address = new URL(await addressOf(path, "playable"), document.baseURI);
+  address.searchParams.set("start_s", at);
+  const answer = await fetch(address, { headers: { Range: "bytes=0-0" }, signal });
+  if (!answer.ok) throw new Error((await answer.json()).error.message);
+  const [first, ends] = ["start", "end"].map((name) => Number(answer.headers.get(`tercet-${name}-s`)));
+  return { address, begins: first, ends };
+}
+
+const AHEAD = 0.25; // how much of a stretch is played before the next one is asked for
+
+/** Have the next stretch of a long item converted while this one plays; given up where it is stopped. */
+function lookAhead(media, hit, path) {
+  const version = versions.get(media);
+  if (!version || version.making || version.ahead || version.ends >= hit.duration_s || media.paused) return;
+  if (media.currentTime < AHEAD * (version.ends - version.begins)) return;
+  version.ahead = new AbortController();
+  converted(path, version.ends, version.ahead.signal).catch(() => {});
+}
+
+function stopAhead(media) {
+  const version = versions.get(media);
+  if (!version?.ahead || media.ended) return;
+  version.ahead.abort();
+  version.ahead = null;
 }
 
 /** Where a converted stretch of a long item ends, the next one follows. */
