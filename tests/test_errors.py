@@ -42,6 +42,8 @@ from index.collection import (
 )
 from index.ingest.ray_build import NoRay
 from index.ingest.reembed import NotReady
+from index.ingest.remote import CannotImport, NoAnswer
+from index.ingest.watch import CannotWatch
 from index.records.database import UnknownItem
 from index.records.filters import BadFilter
 from index.records.schema import UnknownSchema
@@ -155,6 +157,9 @@ ANSWERS = [
     (DataInUse(), 503, "data_in_use", "{}"),
     (BadBackup("torn"), 500, "collection", '{"problem": "torn"}'),
     (NoRay(), 500, "collection", "{}"),
+    (CannotWatch("too many"), 500, "collection", '{"problem": "too many"}'),
+    (CannotImport("u", "no"), 500, "collection", '{"url": "u", "problem": "no"}'),
+    (NoAnswer("u", "busy"), 500, "collection", '{"url": "u", "problem": "busy"}'),
     (NotReady("a", "half done"), 409, "not_ready", '{"name": "a", "problem": "half done"}'),
     (UnknownItem("i"), 404, "unknown_item", '{"id": "i"}'),
     (UnknownSchema(9), 500, "unknown_schema", '{"found": 9}'),
