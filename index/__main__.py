@@ -460,6 +460,7 @@ def search_command(args: argparse.Namespace) -> int:
             exact=args.exact,
             known_share=known_share,
             target_name=args.target,
+            words=args.text,
         )
         answer = search(collection, aims, options)
     finally:

@@ -18,7 +18,8 @@ from pathlib import Path
 from pebble import ProcessPool
 
 from .errors import BadMedia, DecoderFailed, DecodersClosed
-from .windows import DecodeOptions, Media, decode_media
+from .said import decode_with_words
+from .windows import DecodeOptions, Media
 
 MIB = 1024 * 1024
 CORES = 2  # processor time of a file, in multiples of its deadline
@@ -51,7 +52,7 @@ def read_confined(path: Path, options: DecodeOptions, max_s: float) -> Media | B
     cpu_s = math.ceil(time.process_time() + CORES * max_s)
     resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, resource.RLIM_INFINITY))
     try:
-        return decode_media(path, options)
+        return decode_with_words(path, options)
     except BadMedia as fault:
         return fault.with_traceback(None)
     except MemoryError:
@@ -73,7 +74,7 @@ class Decoders:
 
     def _new_pool(self) -> ProcessPool:
         context = get_context("forkserver")
-        context.set_forkserver_preload(["media.windows"])
+        context.set_forkserver_preload(["media.said"])
         # A worker is replaced after so many files, so that nothing a decoder leaks can add up.
         return ProcessPool(
             self._workers,

@@ -158,7 +158,7 @@ def test_tables_carried_over_are_those_of_a_new_collection(tmp_path: Path) -> No
     Collection(tmp_path / "old", "f1", dims(8)).close()
     Collection(tmp_path / "new", "f1", dims(8)).close()
     with closing(sqlite3.connect(tmp_path / "new" / "records.sqlite")) as db:
-        assert db.execute("pragma user_version").fetchone() == (6,)
+        assert db.execute("pragma user_version").fetchone() == (7,)
     old = columns_of(tmp_path / "old" / "records.sqlite")
     assert old == columns_of(tmp_path / "new" / "records.sqlite") and "texts" in old
 

@@ -21,14 +21,17 @@ from export.encoder import Encoder
 from media.containers import MEDIA, Budget
 from media.errors import BadMedia, DecoderFailed, DecodersClosed, NotMedia
 from media.manifest import Member, Row, check_string, read_manifest, read_shard
+from media.passages import Passage
 from media.sandbox import Decoders
+from media.subtitles import Sidecars
 from media.text import list_warnings, pad_tokens
-from media.windows import DecodeOptions, Media
+from media.windows import DecodeOptions, Media, WordOptions
 
 from ..collection import Collection
 from ..records.database import Failure, Item, KnownSource, NewItem, Origin
 from .content import hash_content, is_other, may_be_same
 from .items import media_item
+from .passages import add_passages, read_passages
 
 AHEAD = 16  # files being decoded or waiting to be encoded
 AHEAD_BYTES = 256_000_000  # of memory that the decoded ones may take
@@ -49,6 +52,9 @@ class Source:
     texts: tuple[str, ...] = ()
     member: Member | None = None
     digest: str = ""  # SHA-256 of its content, once that has been read
+    sidecars: tuple[Path, ...] = ()  # files of subtitles or lyrics beside it
+    # what it says, where that is known: it is not read again
+    passages: tuple[Passage, ...] = ()
 
     @property
     def name(self) -> str:
@@ -70,8 +76,10 @@ class Source:
 
     @property
     def stamp(self) -> str:
-        """Changes when the file, its texts or its metadata change; see `content.Stamp`."""
-        description = hash_description(self.texts, self.metadata)
+        """Changes when the file, what lies beside it, its texts or its metadata change; see
+        `content.Stamp`.
+        """
+        description = hash_description(self.texts, self.metadata, self.sidecars)
         if self.path is None:
             return description
         try:
@@ -131,10 +139,24 @@ Decoded = tuple[Source, str, Media | BadMedia]  # with the stamp from before it 
 Ready = tuple[Source, str, Media]  # to be encoded
 
 
-def hash_description(texts: tuple[str, ...], metadata: dict[str, Any]) -> str:
+def hash_description(
+    texts: tuple[str, ...], metadata: dict[str, Any], sidecars: tuple[Path, ...] = ()
+) -> str:
     """Eight hex digits."""
-    described = json.dumps([texts, metadata], sort_keys=True).encode()
+    parts: list[Any] = [texts, metadata]
+    if sidecars:
+        parts.append([describe_file(path) for path in sidecars])
+    described = json.dumps(parts, sort_keys=True).encode()
     return hashlib.sha256(described).hexdigest()[:8]
+
+
+def describe_file(path: Path) -> list[str | int]:
+    """A file's name, size and time; its name alone where it is missing."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return [ascii(path.name)]
+    return [ascii(path.name), stat.st_size, stat.st_mtime_ns]
 
 
 def find_sources(paths: Iterable[Path], within: Path | None = None) -> tuple[list[Source], int]:
@@ -284,7 +306,9 @@ def plan_build(collection: Collection, paths: Iterable[Path], options: BuildOpti
     report = Report(ignored=ignored)
     plan = BuildPlan(total=len(found), report=report)
     known, failures = collection.sources()
+    sidecars = Sidecars()
     for source in keep_distinct(found, report):
+        source = replace(source, sidecars=find_sidecars(source, sidecars, within))
         if within and source.path and not source.path.is_relative_to(within):
             report.failed[source.id] = "it is outside the folder"
             continue
@@ -319,6 +343,16 @@ def plan_build(collection: Collection, paths: Iterable[Path], options: BuildOpti
         else:
             plan.todo.append((source, stamp))
     return plan
+
+
+def find_sidecars(source: Source, sidecars: Sidecars, within: Path | None) -> tuple[Path, ...]:
+    """The files of subtitles beside a source's file; those that lead out of `within` are left
+    out.
+    """
+    if source.path is None or source.member is not None:
+        return ()
+    found = [path.resolve() for path in sidecars.beside(source.path)]
+    return tuple(path for path in found if within is None or path.is_relative_to(within))
 
 
 def settle_doubtful(collection: Collection, plan: BuildPlan) -> Iterator[None]:
@@ -479,7 +513,8 @@ def decode_sources(
             failed: Future[Media | BadMedia] = Future()
             failed.set_result(fault)
             return failed, extracted
-        return decoders.start(path, options), extracted
+        words = None if source.passages else WordOptions(sidecars=source.sidecars)
+        return decoders.start(path, replace(options, words=words)), extracted
 
     def fill() -> None:
         held = sum(decoded_bytes(future) for _, _, future, _ in queue)
@@ -549,7 +584,11 @@ def encode_items(encoder: Encoder, ready: list[Ready]) -> list[NewItem]:
             digest=source.digest or None,
             texts=source.texts,
         )
-        items.append(add_text_windows(item, source, encoder))
+        item = add_text_windows(item, source, encoder)
+        passages = source.passages or media.passages
+        words = read_passages(encoder, passages)
+        rows = {e: (which, embed_rows(encoder, e, ids)) for e, (which, ids) in words.items()}
+        items.append(add_passages(item, passages, rows))
     return items
 
 

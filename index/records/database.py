@@ -21,10 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.bundle import parse_modality
+from media.passages import Passage
 
 from ..columns import Allowed, Ids
 from .filters import metadata_values
 from .item_cache import ItemCache
+from .passages import Passages
 from .schema import SCHEMA_VERSION, migrate, read_version
 from .window_table import WindowTable
 
@@ -81,6 +83,8 @@ class NewItem:
     stamp: str | None = None  # the size and time it had there
     digest: str | None = None  # SHA-256 of its content there, where it is known
     texts: tuple[str, ...] = ()
+    # words with their times; that of the last window is the last, and so on
+    passages: tuple[Passage, ...] = ()
     one_colour: Collection[int] = ()  # windows whose pictures show that and nothing else
     pictures: dict[int, bytes] = field(default_factory=dict)  # by window, as JPEG
     peaks: bytes = b""  # see `media.preview`
@@ -174,8 +178,9 @@ class Records:
         self._window_tables: dict[str, WindowTable] = {}
         self._item_cache = ItemCache()
         self._matched: dict[
-            tuple[Any, ...], Allowed
+            tuple[Any, ...], Allowed | None
         ] = {}  # what filters left, until the next write
+        self.passages = Passages(self._db)
         self._readers = 0  # who hold the records still at the moment
         if read_version(self._db) < SCHEMA_VERSION:
             with self._transaction():
@@ -242,6 +247,8 @@ class Records:
                 self._db.execute("delete from failures where id = ?", (item.id,))
                 row = self._insert_item(item)
                 windows = self._insert_windows(row, item)
+                if item.passages:
+                    self.passages.insert(windows[-len(item.passages) :], item.passages)
                 for encoding, (which, rows) in item.vectors.items():
                     check_width(encoding, rows, dims[encoding])
                     owners = [windows[window] for window in which]
@@ -558,8 +565,9 @@ class Records:
         from `filters`. The same object as before, if nothing was written meanwhile.
         """
         key = (target, condition, *params)
-        if key in self._matched:
-            return self._matched[key]
+        kept = self._matched.get(key)
+        if kept is not None:
+            return kept
         rows = self._db.execute(f"select n from items where {condition}", params)
         chosen = np.fromiter((n for (n,) in rows), np.int64)
         meets = np.zeros(int(table.items.max(initial=0)) + 1, bool)
@@ -570,6 +578,27 @@ class Records:
         if len(allowed) <= FILTER_KEPT_MOST:
             self._matched[key] = allowed
         return allowed
+
+    def among_passages(
+        self, allowed: Allowed | None, target: Hashable, table: WindowTable
+    ) -> Allowed | None:
+        """Those of a target's vectors, the rows of `table`, that are of passages, and in `allowed`
+        if it is given. None if all of them are.
+        """
+        key = (target, "passages", allowed)
+        if key in self._matched:
+            return self._matched[key]
+        spoken = np.isin(table.windows, self.passages.windows())
+        found: Allowed | None = None
+        if allowed is not None:
+            found = Allowed(np.intersect1d(table.ids[spoken], allowed.ids))
+        elif not spoken.all():
+            found = Allowed(table.ids[spoken])
+        if found is None or len(found) <= FILTER_KEPT_MOST:
+            while len(self._matched) >= FILTERS_KEPT:
+                self._matched.pop(next(iter(self._matched)))
+            self._matched[key] = found
+        return found
 
     def window_table(self, encoding: str) -> WindowTable:
         """The windows that the vectors of an encoding are of. It is kept in memory, and read on
