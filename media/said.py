@@ -7,6 +7,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from .passages import join_tracks
+from .readers import read_with
 from .subtitles import read_file_words
 from .windows import DecodeOptions, Media, decode_media
 
@@ -17,6 +19,7 @@ def decode_with_words(path: Path, options: DecodeOptions) -> Media:
     if options.words is None:
         return media
     found = read_file_words(path, options.budget, options.words.sidecars)
-    passages = list(found.passages)
+    tracks = read_with(options.words.readers.open(), path, options.budget)
+    passages = [*found.passages, *join_tracks(tracks)]
     within = [passage for passage in passages if passage.start_s <= media.duration_s]
     return replace(media, passages=tuple(within), metadata=found.metadata)

@@ -17,6 +17,7 @@ from .errors import Damaged, MissingModality
 from .modality import AUDIO, RECORDED, VIDEO, Spec
 from .passages import Passage
 from .preview import compute_peaks
+from .readers import NO_READERS, WordReaders
 from .video import VideoSpec, frame_times, is_plain
 
 TAIL = 0.1  # share of a window; a rest of a file that is shorter gets no window
@@ -52,11 +53,12 @@ class InputSpecs:
 
 @dataclass(frozen=True, kw_only=True)
 class WordOptions:
-    """Which words of a file are read: those of its streams and tags, and of its `sidecars`, the
-    files of subtitles beside it.
+    """Which words of a file are read: those of its streams and tags, of its `sidecars`, the files
+    of subtitles beside it, and what the `readers` find in its sound and pictures.
     """
 
     sidecars: tuple[Path, ...] = ()
+    readers: WordReaders = NO_READERS
 
 
 @dataclass(frozen=True, kw_only=True)

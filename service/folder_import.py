@@ -17,6 +17,7 @@ from export.encoder import Encoder
 from index.ingest.build import BuildOptions, build
 from index.library import Collections
 from media.containers import ARCHIVE_BUDGET
+from media.readers import choose_readers
 from media.sandbox import Decoders
 from media.text import Reading
 
@@ -87,7 +88,11 @@ class FolderImport:
                 [path],
                 self._decoders,
                 ARCHIVE_BUDGET,
-                BuildOptions(overlap=self._settings.overlap, within=root),
+                BuildOptions(
+                    overlap=self._settings.overlap,
+                    within=root,
+                    readers=choose_readers(self._settings.screen_text, self._settings.speech),
+                ),
             ):
                 self._check_room()
                 yield Progress(

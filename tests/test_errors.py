@@ -59,6 +59,7 @@ from media.errors import (
     TooLong,
 )
 from media.manifest import BadManifest, BadMetadata
+from media.readers import ReaderMissing
 from service.error_responses import error_body, status_and_code
 from service.exceptions import (
     BadHost,
@@ -148,6 +149,12 @@ ANSWERS = [
     (DataInUse(), 503, "data_in_use", "{}"),
     (BadBackup("torn"), 500, "collection", '{"problem": "torn"}'),
     (NoRay(), 500, "collection", "{}"),
+    (
+        ReaderMissing("speech", "is deaf"),
+        500,
+        "reader_missing",
+        '{"reader": "speech", "problem": "is deaf"}',
+    ),
     (NotReady("a", "half done"), 409, "not_ready", '{"name": "a", "problem": "half done"}'),
     (UnknownItem("i"), 404, "unknown_item", '{"id": "i"}'),
     (UnknownSchema(9), 500, "unknown_schema", '{"found": 9}'),

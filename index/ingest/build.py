@@ -22,6 +22,7 @@ from media.containers import MEDIA, Budget
 from media.errors import BadMedia, DecoderFailed, DecodersClosed, NotMedia
 from media.manifest import Member, Row, check_string, read_manifest, read_shard
 from media.passages import Passage
+from media.readers import NO_READERS, WordReaders
 from media.sandbox import Decoders
 from media.subtitles import Sidecars
 from media.text import list_warnings, pad_tokens
@@ -97,6 +98,7 @@ class BuildOptions:
     overlap: float = 0.0  # the share of each window that the next one covers too
     retry: bool = False  # what failed before is tried again
     check: bool = False  # files whose size and time have not changed are read, too
+    readers: WordReaders = NO_READERS  # of words in sound and pictures
     # Nothing outside this folder is read, whatever links and manifests say, and the ids of files
     # are their paths in it.
     within: Path | None = None
@@ -272,7 +274,13 @@ def build(
 
         ready: list[Ready] = []
         for source, stamp, outcome in decode_with_digests(
-            plan.todo, encoder, decoders, budget, folder=Path(folder), overlap=options.overlap
+            plan.todo,
+            encoder,
+            decoders,
+            budget,
+            folder=Path(folder),
+            overlap=options.overlap,
+            readers=options.readers,
         ):
             if isinstance(outcome, BadMedia):
                 note_failure(collection, report, source, stamp, outcome)
@@ -315,6 +323,8 @@ def plan_build(collection: Collection, paths: Iterable[Path], options: BuildOpti
         stamp = source.stamp
         if options.overlap:
             stamp += f":{options.overlap}"
+        if options.readers.stamp:
+            stamp += f":{options.readers.stamp}"
         item = known.get(source.id)
         failure = failures.get(source.id)
         if item is not None and item.source != source.file:
@@ -459,6 +469,7 @@ def decode_with_digests(
     *,
     folder: Path,
     overlap: float = 0.0,
+    readers: WordReaders = NO_READERS,
 ) -> Iterator[Decoded]:
     """As `decode_sources`; the sources get the hashes of their contents, computed meanwhile."""
     digests: deque[Future[str]] = deque()
@@ -470,7 +481,13 @@ def decode_with_digests(
                 yield source, stamp
 
         for source, stamp, outcome in decode_sources(
-            read_along(), encoder, decoders, budget, folder=folder, overlap=overlap
+            read_along(),
+            encoder,
+            decoders,
+            budget,
+            folder=folder,
+            overlap=overlap,
+            readers=readers,
         ):
             digest = digests.popleft().result()
             if not stamp.startswith(source.stamp):
@@ -486,6 +503,7 @@ def decode_sources(
     *,
     folder: Path,
     overlap: float = 0.0,
+    readers: WordReaders = NO_READERS,
 ) -> Iterator[Decoded]:
     """Decode in order, some files ahead. Members of shards are extracted into `folder` for that
     time.
@@ -513,7 +531,7 @@ def decode_sources(
             failed: Future[Media | BadMedia] = Future()
             failed.set_result(fault)
             return failed, extracted
-        words = None if source.passages else WordOptions(sidecars=source.sidecars)
+        words = None if source.passages else WordOptions(sidecars=source.sidecars, readers=readers)
         return decoders.start(path, replace(options, words=words)), extracted
 
     def fill() -> None:

@@ -17,6 +17,7 @@ import numpy as np
 from export.encoder import OnnxEncoder
 from media.containers import Budget
 from media.errors import BadMedia
+from media.readers import WordReaders
 from media.sandbox import Decoders
 
 from ..collection import Collection, CollectionError
@@ -46,12 +47,19 @@ class Encode:
     """An actor: takes sources, and gives for each an item with its vectors, or what is wrong."""
 
     def __init__(
-        self, bundle: Path, budget: Budget, memory_mb: int, max_s: float, overlap: float
+        self,
+        bundle: Path,
+        budget: Budget,
+        memory_mb: int,
+        max_s: float,
+        overlap: float,
+        readers: WordReaders,
     ) -> None:
         self.encoder = OnnxEncoder.open(bundle, threads=1)
         self.decoders = Decoders(1, memory_mb, max_s)
         self.budget = budget
         self.overlap = overlap
+        self.readers = readers
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """{"source": pickled (source, stamp)} -> {"outcome": pickled (source, stamp, item or
@@ -68,6 +76,7 @@ class Encode:
                 self.budget,
                 folder=Path(folder),
                 overlap=self.overlap,
+                readers=self.readers,
             ):
                 if isinstance(outcome, BadMedia):
                     outcomes.append((source, stamp, outcome))
@@ -116,7 +125,14 @@ def build(
         rows = [{"source": pickle.dumps(pair)} for pair in todo]
         made = ray.data.from_items(rows, override_num_blocks=-(-len(todo) // FILES)).map_batches(
             Encode,
-            fn_constructor_args=(bundle.resolve(), budget, memory_mb, max_s, options.overlap),
+            fn_constructor_args=(
+                bundle.resolve(),
+                budget,
+                memory_mb,
+                max_s,
+                options.overlap,
+                options.readers,
+            ),
             batch_size=FILES,
             compute=ray.data.ActorPoolStrategy(min_size=1, max_size=workers, initial_size=workers),
         )

@@ -35,6 +35,11 @@ def fuse_hits(matches: Sequence[TargetMatches], hits: Sequence[Hit | None]) -> H
         for target, hit in found
     ]
     fused = 1.0 - math.prod(1.0 - confidence for confidence in confidences)
+    if not all(target.calibration for target, _ in found) and any(
+        target.query.passages_only for target, _ in found
+    ):
+        # A film says much: some passage is near to every query, and no calibration tells.
+        fused = max(confidences)
     surest = found[confidences.index(max(confidences))][1]
     evidence = fuse_evidence([hit for _, hit in found])
     named = [target for target, _ in found if not target.query.passages_only]
