@@ -26,6 +26,8 @@ from media.containers import ARCHIVE_BUDGET, Budget
 from media.errors import BadMedia, MissingModality
 from media.manifest import BadManifest
 from media.modality import MODALITIES
+from media.passages import Passage
+from media.readers import ReaderMissing, choose_readers
 from media.sandbox import Decoders
 from media.windows import DecodeOptions
 
@@ -199,6 +201,16 @@ def build_parser(commands: Commands) -> argparse.ArgumentParser:
         metavar="PATH",
         help="where the folder lies below the service's import folder; default: it is that folder",
     )
+    building.add_argument(
+        "--screen-text", action="store_true", help="read text in pictures, too (extra 'screen')"
+    )
+    building.add_argument(
+        "--speech",
+        default="",
+        metavar="MODEL",
+        help="write down what is said, by a Whisper model: a folder, or a name to fetch from the"
+        " hub (extra 'speech')",
+    )
     return building
 
 
@@ -242,6 +254,9 @@ def items_parser(commands: Commands) -> argparse.ArgumentParser:
     listing.add_argument("--limit", type=parse_count, help="how many at most; default: all")
     listing.add_argument(
         "--after", default="", metavar="ID", help="only items whose ids come after this one"
+    )
+    listing.add_argument(
+        "--words", action="store_true", help="also what each file says and shows in words"
     )
     return listing
 
@@ -359,6 +374,7 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
         NoRoute,
         OSError,
         UnknownItem,
+        ReaderMissing,
         UnknownSchema,
         VectorStoreFailed,
         sqlite3.Error,
@@ -609,7 +625,12 @@ def run_build(
     args: argparse.Namespace, encoder: OnnxEncoder, collection: Collection
 ) -> Iterator[tuple[int, int, Report]]:
     """Build with the chosen engine; yields (done, total, report so far)."""
-    options = BuildOptions(overlap=args.overlap, retry=args.retry_failed, check=args.check)
+    options = BuildOptions(
+        overlap=args.overlap,
+        retry=args.retry_failed,
+        check=args.check,
+        readers=choose_readers(args.screen_text, args.speech),
+    )
     if args.engine == "ray":
         from .ingest import ray_build
 
@@ -700,6 +721,7 @@ def search_command(args: argparse.Namespace) -> int:
             exact=args.exact,
             known_share=known_share,
             target_name=args.target,
+            words=args.text,
         )
         answer = search(collection, aims, options)
     finally:
@@ -734,11 +756,12 @@ def items_command(args: argparse.Namespace) -> int:
         collection = collections.get(args.collection)
         items = list(islice(list_items_after(collection, args.after), args.limit))
         following = bool(items) and bool(collection.page(1, items[-1].id))
+        words = {item.id: collection.passages(item.id) for item in items if args.words}
     finally:
         collections.close()
     if args.json:
         page = {
-            "items": [item_document(item) for item in items],
+            "items": [item_document(item, words.get(item.id)) for item in items],
             "next": items[-1].id if following else None,
         }
         print(json.dumps(page, indent=1))
@@ -746,6 +769,8 @@ def items_command(args: argparse.Namespace) -> int:
     print(f"{'length':>10s}  {'modalities':18s}  item")
     for item in items:
         print(f"{item.duration_s:8.1f} s  {' '.join(item.modalities):18s}  {item.id}")
+        for passage in words.get(item.id, ()):
+            print(f"{passage.start_s:12.1f} - {passage.end_s:.1f} s  {passage.text}")
     if following:
         print(f"there are more: --after {items[-1].id}", file=sys.stderr)
     return 0
@@ -759,10 +784,11 @@ def list_items_after(collection: Collection, id: str) -> Iterator[Item]:
         page = collection.page(PAGE, page[-1].id)
 
 
-def item_document(item: Item) -> dict[str, Any]:
+def item_document(item: Item, words: tuple[Passage, ...] | None) -> dict[str, Any]:
     """An item as the service describes it over HTTP."""
     names = ("id", "windows", "modalities", "duration_s", "kind", "filename", "text", "metadata")
-    return {name: getattr(item, name) for name in names}
+    passages = None if words is None else [asdict(passage) for passage in words]
+    return {name: getattr(item, name) for name in names} | {"words": passages}
 
 
 def embed_file(encoder: OnnxEncoder, encoding: str, file: Path) -> NDArray[np.float32]:
@@ -981,10 +1007,15 @@ def print_saved(folder: Path, saved: dict[str, Saved], as_json: bool) -> int:
 def format_hits(hits: list[Hit]) -> str:
     rows = [
         f"{hit.score:6.3f}  {format_confidence(hit):>5s}  {hit.start_s:8.1f} - {hit.end_s:8.1f} s"
-        f"  {hit.id}"
+        f"  {hit.id}{format_text(hit)}"
         for hit in hits
     ]
     return "\n".join([f"{'score':>6s}  {'sure':>5s}  {'moment':>21s}  item", *rows])
+
+
+def format_text(hit: Hit) -> str:
+    """The words that matched, behind the item."""
+    return f"  “{hit.text}”" if hit.text else ""
 
 
 def format_confidence(hit: Hit) -> str:

@@ -26,6 +26,7 @@ from pathlib import Path
 import numpy as np
 
 from export.bundle import Joint
+from media.passages import Passage
 
 from .calibration import SAMPLE, RouteStats, calibrate
 from .columns import Ids
@@ -494,6 +495,11 @@ class Collection:
         if not len(found):
             raise NoVectors(id, encoding)
         return found
+
+    def passages(self, id: str) -> tuple[Passage, ...]:
+        """What an item's file says and shows in words. Raises UnknownItem."""
+        with self.hold_for_reading() as records:
+            return records.passages.of_item(records.item(id).id)
 
     def find(self, id: str) -> Item | None:
         """The item of that id; None where there is none."""

@@ -24,7 +24,8 @@ from pebble import ProcessPool
 
 from .convert import Made, Order, convert
 from .errors import BadMedia, BeyondBudget, DecoderFailed, DecodersClosed
-from .windows import DecodeOptions, Media, decode_media
+from .said import decode_with_words
+from .windows import DecodeOptions, Media
 
 MIB = 1024 * 1024
 CONVERTING_NICE = 10
@@ -74,7 +75,7 @@ def run_confined(work: Callable[[], Result], max_s: float) -> Result | BadMedia:
 
 def read_confined(path: Path, options: DecodeOptions, max_s: float) -> Media | BadMedia:
     """The decoded media, or its fault."""
-    return run_confined(partial(decode_media, path, options), max_s)
+    return run_confined(partial(decode_with_words, path, options), max_s)
 
 
 def convert_confined(path: Path, out: Path, order: Order, max_s: float) -> Made | BadMedia:
@@ -123,7 +124,7 @@ class ConfinedPool(Generic[Result]):
 
     def _new_pool(self) -> ProcessPool:
         context = get_context("forkserver")
-        context.set_forkserver_preload(["media.sandbox"])
+        context.set_forkserver_preload(["media.said"])
         # A worker is replaced after so many files, so that nothing a decoder leaks can add up.
         return ProcessPool(
             self._workers,

@@ -17,7 +17,9 @@ from .containers import Budget
 from .decode import FrameRequest, PictureTimes, read_frames, read_picture_times
 from .errors import Damaged, MissingModality
 from .modality import AUDIO, RECORDED, VIDEO, Spec
+from .passages import Passage
 from .preview import compute_peaks
+from .readers import NO_READERS, WordReaders
 from .sound import Sound, read_sound
 from .video import VideoSpec, frame_times, is_plain
 
@@ -53,12 +55,23 @@ class InputSpecs:
 
 
 @dataclass(frozen=True, kw_only=True)
+class WordOptions:
+    """Which words of a file are read: those of its streams and tags, of its `sidecars`, the files
+    of subtitles beside it, and what the `readers` find in its sound and pictures.
+    """
+
+    sidecars: tuple[Path, ...] = ()
+    readers: WordReaders = NO_READERS
+
+
+@dataclass(frozen=True, kw_only=True)
 class DecodeOptions:
     """How a file is decoded into windows.
 
     `specs` are the encoder's inputs, `budget` limits what is decoded. Of `modalities`, those are
     read that the file has. Each window covers `overlap_share`, in [0, 1), of the one before it.
-    With `previews`, a JPEG of each window and the peaks of the sound are made, too.
+    With `previews`, a JPEG of each window and the peaks of the sound are made, too. `words` says
+    which words are read with it; none if it is None.
     """
 
     specs: InputSpecs
@@ -66,6 +79,7 @@ class DecodeOptions:
     modalities: tuple[str, ...] = RECORDED
     overlap_share: float = 0.0
     previews: bool = False
+    words: WordOptions | None = None
 
 
 @dataclass(frozen=True)
@@ -87,7 +101,8 @@ class Media:
 
     `windows` are (start_s, end_s), `parts` have the arrays of each modality that the item has. With
     previews, `pictures` has a JPEG for each window that has frames, by the window's number, and
-    `peaks` the loudness of the sound (see `compute_peaks`).
+    `peaks` the loudness of the sound (see `compute_peaks`). `passages` are its words, `metadata`
+    its tags and the titles of its chapters, if they were asked for.
     """
 
     duration_s: float
@@ -95,6 +110,8 @@ class Media:
     parts: dict[str, Part]
     pictures: dict[int, bytes] = field(default_factory=dict)
     peaks: bytes = b""
+    passages: tuple[Passage, ...] = ()
+    metadata: dict[str, Any] = field(default_factory=dict)
 
 
 def plan_windows(

@@ -64,6 +64,7 @@ class Moment(TypedDict):
     start_s: float
     end_s: float
     score: float
+    text: str | None
 
 
 class Hit(TypedDict):
@@ -82,6 +83,7 @@ class Hit(TypedDict):
     metadata: dict[str, Any]
     moments: list[Moment]
     parts: list[float] | None
+    text: str | None
 
 
 class Plan(TypedDict):
@@ -381,8 +383,10 @@ class Methods:
         return found
 
     @Method
-    def item(self, collection: str, id: str) -> Steps[dict[str, Any]]:
-        item: dict[str, Any] = yield from self._send(Call("GET", item_path(collection, id)))
+    def item(self, collection: str, id: str, words: bool = False) -> Steps[dict[str, Any]]:
+        """An item; with `words`, all that its file says and shows in words."""
+        path = item_path(collection, id) + ("?words=true" if words else "")
+        item: dict[str, Any] = yield from self._send(Call("GET", path))
         return item
 
     @Method

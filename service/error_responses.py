@@ -46,6 +46,7 @@ from media.errors import (
     NotMedia,
 )
 from media.manifest import BadManifest, BadMetadata
+from media.readers import ReaderMissing
 
 from .exceptions import (
     BadHost,
@@ -92,6 +93,7 @@ STATUS: dict[type[Exception], tuple[int, str | None]] = {
     NoVectors: (422, "no_vectors"),
     ItemExists: (409, "item_exists"),
     NoPreview: (404, "no_preview"),
+    ReaderMissing: (500, "reader_missing"),
     BadHost: (421, "bad_host"),
     CrossOrigin: (403, "cross_origin"),
     DecodersClosed: (503, "shutting_down"),

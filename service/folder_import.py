@@ -19,6 +19,7 @@ from index.ingest.gone import find_missing
 from index.ingest.names import make_printable
 from index.library import Collections
 from media.containers import ARCHIVE_BUDGET
+from media.readers import choose_readers
 from media.sandbox import Decoders
 from media.text import Reading
 
@@ -90,7 +91,11 @@ class FolderImport:
                 [path],
                 self._decoders,
                 ARCHIVE_BUDGET,
-                BuildOptions(overlap=self._settings.overlap, within=root),
+                BuildOptions(
+                    overlap=self._settings.overlap,
+                    within=root,
+                    readers=choose_readers(self._settings.screen_text, self._settings.speech),
+                ),
             ):
                 self._check_room()
                 progress = Progress(

@@ -60,11 +60,12 @@ def create_server(url: str, key: str | None, files: Path | None) -> MCPServer:
         limit: int = 5,
         filter: dict[str, Any] | None = None,
     ) -> dict[str, Any]:
-        """Find moments by words, in what is seen and heard (any), only seen (video), only heard
-        (audio) or written (text). A filter is over metadata: {"year": {"$gte": 2020}}.
+        """Find moments by words, in what is seen, heard and said (any), only seen (video), only
+        heard (audio) or said and written (text). A filter is over metadata:
+        {"year": {"$gte": 2020}}.
         """
         found = tercet.search(words, target, collection=collection, top_k=limit, filter=filter)
-        kept = ("id", "score", "confidence", "start_s", "end_s", "metadata", "moments")
+        kept = ("id", "score", "confidence", "start_s", "end_s", "text", "metadata", "moments")
         hits = [{k: hit.get(k) for k in kept} for hit in found["hits"]]
         return {"good_match": found["good_match"], "warnings": found["warnings"], "hits": hits}
 

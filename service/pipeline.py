@@ -26,7 +26,7 @@ from media.containers import MEDIA, Budget
 from media.errors import BadMedia, BadText, MissingModality
 from media.sandbox import Decoders
 from media.text import Reading, pad_tokens
-from media.windows import DecodeOptions, Media
+from media.windows import DecodeOptions, Media, WordOptions
 
 from .batching import Batcher
 from .exceptions import Overloaded
@@ -156,7 +156,7 @@ class Pipeline:
         """The vectors of a media file, in each wanted encoding that its streams allow.
 
         `overlap` is the share of a window that the next one lies on. With `previews` the media have
-        small pictures and a waveform.
+        small pictures, a waveform and words.
 
         Raises:
             BadMedia: what is wrong with it.
@@ -195,6 +195,7 @@ class Pipeline:
                 modalities=tuple(modalities),
                 overlap_share=overlap,
                 previews=previews,
+                words=WordOptions() if previews else None,
             )
             future = self._decoders.start(path, options)
             try:

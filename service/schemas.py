@@ -276,11 +276,23 @@ class ItemAdded(ItemSize):
     warnings: list[str] = Field(default_factory=list, description=WARNINGS)
 
 
+class Words(BaseModel):
+    """What a file says or shows from `start_s` to `end_s`."""
+
+    start_s: float
+    end_s: float
+    text: str
+    kind: str = Field(description="subtitle, speech, screen, chapter or tag")
+
+
 class ItemFound(ItemSize):
     kind: str
     filename: str | None
     text: str | None
     metadata: dict[str, Any]
+    words: list[Words] | None = Field(
+        None, description="what the file says and shows in words, if it is asked for"
+    )
 
 
 class ItemLink(BaseModel):

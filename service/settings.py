@@ -96,6 +96,14 @@ class Settings(BaseSettings):
     convert_max_s: float = Field(60.0, gt=0, description="seconds that one conversion may take")
     clip_max_s: float = Field(300.0, gt=0, description="longest clip of an item, in seconds")
     imports: Path | None = Field(None, description="folder that jobs may import from")
+    screen_text: bool = Field(
+        False, description="read text in the pictures of imported files, too (extra 'screen')"
+    )
+    speech: str = Field(
+        "",
+        description="write down what is said in imported files, by a Whisper model: a folder, or"
+        " a name to fetch from the hub (extra 'speech')",
+    )
     request_max_s: float = Field(
         60.0, gt=0, description="seconds that a request waits for the encoder, then 503"
     )

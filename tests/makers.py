@@ -20,6 +20,7 @@ import av
 import httpx
 import numpy as np
 import pytest
+from av.subtitles.subtitle import SubtitleSet
 from numpy.typing import NDArray
 from packaging.requirements import Requirement
 
@@ -73,6 +74,75 @@ def make_clip(
                 piece.sample_rate, piece.pts, piece.time_base = 16_000, start, Fraction(1, 16_000)
                 container.mux(audio.encode(piece))
             container.mux(audio.encode(None))
+    return path
+
+
+SUBTITLE_HEADER = b"""[Script Info]
+ScriptType: v4.00+
+
+[V4+ Styles]
+Format: Name
+Style: Default
+
+[Events]
+Format: Layer, Start, End, Style, Name, MarginL, MarginR, MarginV, Effect, Text
+"""
+
+
+def make_film(
+    path: Path,
+    cues: Sequence[tuple[float, float, str]] = (),
+    *,
+    seconds: float = 10.0,
+    codec: str = "srt",
+    tags: dict[str, str] | None = None,
+    chapters: Sequence[tuple[float, float, str]] = (),
+) -> Path:
+    """A silent grey film with a subtitle stream of cues (start_s, end_s, text), which may have the
+    markup of ASS; with tags and chapters (start_s, end_s, title).
+    """
+    with av.open(str(path), "w") as container:
+        container.metadata.update(tags or {})
+        container.set_chapters(
+            [
+                {
+                    "id": n,
+                    "start": round(1000 * start_s),
+                    "end": round(1000 * end_s),
+                    "time_base": Fraction(1, 1000),
+                    "metadata": {"title": title},
+                }
+                for n, (start_s, end_s, title) in enumerate(chapters, 1)
+            ]
+        )
+        video = container.add_stream("libvpx" if path.suffix == ".webm" else "libx264", rate=4)
+        video.width = video.height = 64
+        video.pix_fmt = "yuv420p"
+        words = container.add_stream(codec) if cues else None
+        if words is not None:
+            words.time_base = Fraction(1, 1000)
+            words.codec_context.subtitle_header = SUBTITLE_HEADER
+        grey = av.VideoFrame.from_ndarray(np.full((64, 64, 3), 128, np.uint8), format="rgb24")
+        packets = []
+        for n in range(round(seconds * 4)):
+            grey.pts, grey.time_base = n, Fraction(1, 4)
+            packets += video.encode(grey)
+        packets += video.encode(None)
+        for n, (start_s, end_s, text) in enumerate(cues):
+            cue = SubtitleSet.create(
+                text=f"{n},0,Default,,0,0,0,,{text}".encode(),
+                start=0,
+                end=round(1000 * (end_s - start_s)),
+                pts=round(1e6 * start_s),
+            )
+            assert words is not None
+            packet = words.codec_context.encode_subtitle(cue)
+            packet.stream = words
+            packet.pts = packet.dts = round(1000 * start_s)
+            packet.duration, packet.time_base = round(1000 * (end_s - start_s)), Fraction(1, 1000)
+            packets.append(packet)
+        for packet in sorted(packets, key=lambda packet: packet.dts * packet.time_base):
+            container.mux(packet)
     return path
 
 

@@ -62,6 +62,7 @@ from media.errors import (
     TooLong,
 )
 from media.manifest import BadManifest, BadMetadata
+from media.readers import ReaderMissing
 from service.error_responses import error_body, status_and_code
 from service.exceptions import (
     BadHost,
@@ -160,6 +161,12 @@ ANSWERS = [
     (CannotWatch("too many"), 500, "collection", '{"problem": "too many"}'),
     (CannotImport("u", "no"), 500, "collection", '{"url": "u", "problem": "no"}'),
     (NoAnswer("u", "busy"), 500, "collection", '{"url": "u", "problem": "busy"}'),
+    (
+        ReaderMissing("speech", "is deaf"),
+        500,
+        "reader_missing",
+        '{"reader": "speech", "problem": "is deaf"}',
+    ),
     (NotReady("a", "half done"), 409, "not_ready", '{"name": "a", "problem": "half done"}'),
     (UnknownItem("i"), 404, "unknown_item", '{"id": "i"}'),
     (UnknownSchema(9), 500, "unknown_schema", '{"found": 9}'),

@@ -22,9 +22,12 @@ from export.encoder import Encoder
 from media.containers import Budget
 from media.errors import BadMedia, DecoderFailed, DecodersClosed, NotMedia
 from media.manifest import Member, Row, read_manifest, read_shard
+from media.passages import Passage
+from media.readers import NO_READERS, WordReaders
 from media.sandbox import Decoders
+from media.subtitles import Sidecars
 from media.text import list_warnings, pad_tokens
-from media.windows import DecodeOptions, Media
+from media.windows import DecodeOptions, Media, WordOptions
 
 from ..collection import Collection
 from ..records.database import Failure, Item, KnownSource, NewItem, Origin
@@ -32,6 +35,7 @@ from .content import Stamp, hash_content, is_other, may_be_same
 from .identity import Catalog, Unsettled, fits
 from .items import media_item
 from .names import make_id, make_printable
+from .passages import add_passages, read_passages
 from .walk import OTHER, TEXT, find_mount, walk
 
 AHEAD = 16  # files being decoded or waiting to be encoded
@@ -61,6 +65,9 @@ class Source:
     wanted: str = ""  # the id made from its path, where it has another
     root: str | None = None  # the folder that it was found by
     mount: str | None = None
+    sidecars: tuple[Path, ...] = ()  # files of subtitles or lyrics beside it
+    # what it says, where that is known: it is not read again
+    passages: tuple[Passage, ...] = ()
 
     @property
     def name(self) -> str:
@@ -127,6 +134,7 @@ class BuildOptions:
     overlap: float = 0.0  # the share of each window that the next one covers too
     retry: bool = False  # what failed before is tried again
     check: bool = False  # files whose size and time have not changed are read, too
+    readers: WordReaders = NO_READERS  # of words in sound and pictures
     # Nothing outside this folder is read, whatever links and manifests say, and the ids of files
     # are their paths in it.
     within: Path | None = None
@@ -185,10 +193,30 @@ Decoded = tuple[Source, str, Media | BadMedia]  # with the stamp from before it 
 Ready = tuple[Source, str, Media]  # to be encoded
 
 
-def hash_description(texts: tuple[str, ...], metadata: dict[str, Any]) -> str:
+def hash_description(
+    texts: tuple[str, ...], metadata: dict[str, Any], sidecars: tuple[Path, ...] = ()
+) -> str:
     """Eight hex digits."""
-    described = json.dumps([texts, metadata], sort_keys=True).encode()
+    parts: list[Any] = [texts, metadata]
+    if sidecars:
+        parts.append([describe_file(path) for path in sidecars])
+    described = json.dumps(parts, sort_keys=True).encode()
     return hashlib.sha256(described).hexdigest()[:8]
+
+
+def hash_files(paths: Iterable[Path]) -> str:
+    """Eight hex digits that change with the suffix, size or time of one of the files."""
+    described = json.dumps([describe_file(path) for path in paths]).encode()
+    return hashlib.sha256(described).hexdigest()[:8]
+
+
+def describe_file(path: Path) -> list[str | int]:
+    """A file's suffix, size and time; its suffix alone where it is missing."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return [path.suffix]
+    return [path.suffix, stat.st_size, stat.st_mtime_ns]
 
 
 @dataclass
@@ -374,7 +402,13 @@ def embed(
 
         ready: list[Ready] = []
         for source, stamp, outcome in decode_with_digests(
-            plan.todo, encoder, decoders, budget, folder=Path(folder), overlap=options.overlap
+            plan.todo,
+            encoder,
+            decoders,
+            budget,
+            folder=Path(folder),
+            overlap=options.overlap,
+            readers=options.readers,
         ):
             if isinstance(outcome, BadMedia):
                 note_failure(collection, report, source, stamp, outcome)
@@ -412,7 +446,9 @@ def plan_build(collection: Collection, paths: Iterable[Path], options: BuildOpti
     note_folders(collection, discovery, report, failures, whole=options.only is None)
     plan = BuildPlan(total=len(found) + len(report.failed), report=report, catalog=catalog)
     unknown: list[tuple[Source, str]] = []
+    sidecars = Sidecars()
     for source in found:
+        source = replace(source, sidecars=find_sidecars(source, sidecars, within))
         if within and source.path and not source.path.is_relative_to(within):
             report.failed[source.id] = "it is outside the folder"
             continue
@@ -420,6 +456,10 @@ def plan_build(collection: Collection, paths: Iterable[Path], options: BuildOpti
         stamp = source.stamp
         if options.overlap:
             stamp += f":{options.overlap}"
+        if options.readers.stamp:
+            stamp += f":{options.readers.stamp}"
+        if source.sidecars:
+            stamp += f":{hash_files(source.sidecars)}"
         item = known.get(source.id)
         failure = failures.get(source.id)
         here = item is not None and item.source == source.file
@@ -511,6 +551,16 @@ def note_folders(
         collection.forget_failures(settled)
 
 
+def find_sidecars(source: Source, sidecars: Sidecars, within: Path | None) -> tuple[Path, ...]:
+    """The files of subtitles beside a source's file; those that lead out of `within` are left
+    out.
+    """
+    if source.path is None or source.member is not None:
+        return ()
+    found = [path.resolve() for path in sidecars.beside(source.path)]
+    return tuple(path for path in found if within is None or path.is_relative_to(within))
+
+
 def settle_doubtful(collection: Collection, plan: BuildPlan) -> Iterator[None]:
     """Read the doubtful sources. Those of known content get the stamp and place they have now; the
     others are added to what is to be decoded or copied. Yields as it goes, and once more at the
@@ -586,7 +636,7 @@ def copy_items(collection: Collection, plan: BuildPlan) -> Iterator[int]:
                 digest=digest,
                 root=source.root,
                 mount=source.mount,
-                metadata=source.metadata,
+                metadata=copied.metadata | source.metadata,
             )
         )
         if len(made) >= COPIED:
@@ -674,6 +724,7 @@ def decode_with_digests(
     *,
     folder: Path,
     overlap: float = 0.0,
+    readers: WordReaders = NO_READERS,
 ) -> Iterator[Decoded]:
     """As `decode_sources`; the sources get the hashes of their contents, computed meanwhile."""
     digests: deque[Future[str]] = deque()
@@ -686,7 +737,13 @@ def decode_with_digests(
 
     try:
         for source, stamp, outcome in decode_sources(
-            read_along(), encoder, decoders, budget, folder=folder, overlap=overlap
+            read_along(),
+            encoder,
+            decoders,
+            budget,
+            folder=folder,
+            overlap=overlap,
+            readers=readers,
         ):
             digest = digests.popleft().result()
             if not stamp.startswith(source.stamp):
@@ -704,6 +761,7 @@ def decode_sources(
     *,
     folder: Path,
     overlap: float = 0.0,
+    readers: WordReaders = NO_READERS,
 ) -> Iterator[Decoded]:
     """Decode in order, some files ahead. Members of shards are extracted into `folder` for that
     time.
@@ -731,7 +789,8 @@ def decode_sources(
             failed: Future[Media | BadMedia] = Future()
             failed.set_result(fault)
             return failed, extracted
-        return decoders.start(path, options), extracted
+        words = None if source.passages else WordOptions(sidecars=source.sidecars, readers=readers)
+        return decoders.start(path, replace(options, words=words)), extracted
 
     def fill() -> None:
         held = sum(decoded_bytes(future) for _, _, future, _ in queue)
@@ -803,7 +862,11 @@ def encode_items(encoder: Encoder, ready: list[Ready]) -> list[NewItem]:
             mount=source.mount,
             texts=source.texts,
         )
-        items.append(add_text_windows(item, source, encoder))
+        item = add_text_windows(item, source, encoder)
+        passages = source.passages or media.passages
+        words = read_passages(encoder, passages)
+        rows = {e: (which, embed_rows(encoder, e, ids)) for e, (which, ids) in words.items()}
+        items.append(add_passages(item, passages, rows))
     return items
 
 

@@ -13,8 +13,9 @@ from media.manifest import Member
 
 @dataclass(frozen=True)
 class Stamp:
-    """The parts of a stamp, `SIZE:TIME:OFFSET:DESCRIPTION[:OVERLAP]`: a file's size and time, a
-    member's offset in its shard, and a hash of the texts and metadata with the overlap of windows.
+    """The parts of a stamp, `SIZE:TIME:OFFSET:DESCRIPTION[:MANNER]`: a file's size and time, a
+    member's offset in its shard, a hash of the texts and metadata, and the manner of reading: how
+    windows overlap, which readers look for words, and the files of words beside it.
     """
 
     size: str
@@ -28,7 +29,7 @@ class Stamp:
         return self.about.partition(":")[0]
 
     @property
-    def overlap(self) -> str:
+    def manner(self) -> str:
         return self.about.partition(":")[2]
 
     @classmethod

@@ -193,12 +193,12 @@ CLAIM_KEYS: tuple[Key, ...] = (
 
 
 def fits(was: str, now: str, told: bool) -> bool:
-    """Whether the vectors of an item are those that its file would get now: windows overlap alike,
-    and its texts and metadata are the same if they are `told` anew.
+    """Whether the vectors of an item are those that its file would get now: it is read in the same
+    manner, and its texts and metadata are the same if they are `told` anew.
     """
     old = Stamp.read(was)
     new = Stamp.read(now)
-    if old is None or new is None or old.overlap != new.overlap:
+    if old is None or new is None or old.manner != new.manner:
         return False
     return not told or old.description == new.description
 

@@ -19,8 +19,9 @@ def media_item(id: str, media: Media, vectors: dict[str, WindowVectors], **field
     """A file as an item, with vectors by encoding; `fields` are further ones of `NewItem`.
 
     Silent windows get no vector of sound: it would be near queries that have nothing to do with
-    silence.
+    silence. The file's tags and chapters go into the metadata, where its own say nothing else.
     """
+    fields["metadata"] = media.metadata | fields.get("metadata", {})
     silent = media.parts["audio"].empty if "audio" in media.parts else frozenset()
     audible: dict[str, WindowVectors] = {}
     for encoding, (windows, rows) in vectors.items():

@@ -18,6 +18,7 @@ import numpy as np
 from export.encoder import OnnxEncoder
 from media.containers import Budget
 from media.errors import BadMedia
+from media.readers import WordReaders
 from media.sandbox import Decoders
 
 from ..collection import Collection, CollectionError
@@ -49,12 +50,19 @@ class Encode:
     """An actor: takes sources, and gives for each an item with its vectors, or what is wrong."""
 
     def __init__(
-        self, bundle: Path, budget: Budget, memory_mb: int, max_s: float, overlap: float
+        self,
+        bundle: Path,
+        budget: Budget,
+        memory_mb: int,
+        max_s: float,
+        overlap: float,
+        readers: WordReaders,
     ) -> None:
         self.encoder = OnnxEncoder.open(bundle, threads=1)
         self.decoders = Decoders(1, memory_mb, max_s)
         self.budget = budget
         self.overlap = overlap
+        self.readers = readers
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """{"source": pickled (source, stamp)} -> {"outcome": pickled (source, stamp, item or
@@ -71,6 +79,7 @@ class Encode:
                 self.budget,
                 folder=Path(folder),
                 overlap=self.overlap,
+                readers=self.readers,
             ):
                 if isinstance(outcome, BadMedia):
                     outcomes.append((source, stamp, outcome))
@@ -105,7 +114,9 @@ def build(
     for _ in settle_doubtful(collection, plan):
         yield plan.done, total, report
     done = plan.done
-    workers_of = Workers(bundle, budget, memory_mb, max_s, options.overlap, workers)
+    workers_of = Workers(
+        bundle, budget, memory_mb, max_s, options.overlap, options.readers, workers
+    )
     for step in embed(collection, plan, workers_of):
         yield done + step, total, report
     done = total - len(plan.copies)
@@ -126,6 +137,7 @@ class Workers:
     memory_mb: int
     max_s: float
     overlap: float
+    readers: WordReaders
     count: int
 
 
@@ -157,6 +169,7 @@ def embed(collection: Collection, plan: BuildPlan, workers: Workers) -> Iterator
             workers.memory_mb,
             workers.max_s,
             workers.overlap,
+            workers.readers,
         ),
         batch_size=FILES,
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=count, initial_size=count),

@@ -217,7 +217,12 @@ class Work:
                         shards[path] = {row.id: part for row, part in read_shard(path)}
                 member = shards[path].get(id)
             source = Source(
-                id=id, path=path, metadata=item.metadata, texts=item.texts, member=member
+                id=id,
+                path=path,
+                metadata=item.metadata,
+                texts=item.texts,
+                member=member,
+                passages=self.old.passages.of_item(id),
             )
             found.append((source, versions[id]))
         return found

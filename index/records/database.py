@@ -22,10 +22,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.bundle import parse_modality
+from media.passages import Passage
 
 from ..columns import Allowed, Ids
 from .filters import metadata_values
 from .item_cache import ItemCache
+from .passages import Passages
 from .schema import SCHEMA_VERSION, migrate, read_version
 from .window_table import WindowTable
 
@@ -35,6 +37,7 @@ WINDOWS_QUERY = (
 )
 ITEMS_QUERY = "select n, metadata, id, kind, duration_s, filename from items"
 BANK_PREFIX = "asks:"  # of keys in `meta`, before the name of a bank's encoding
+FILE_METADATA = ("tags", "chapters")  # what a file says of itself
 COPIED_PREFIX = "from:"  # of keys in `meta`, before the id of an item that was copied
 # Paths may hold bytes that are not UTF-8. They are stored as they are, and so read as blobs.
 PATH = "cast(? as text)"
@@ -86,6 +89,8 @@ class NewItem:
     root: str | None = None  # the folder that it was found by
     mount: str | None = None  # where the file system that it lay on was mounted
     texts: tuple[str, ...] = ()
+    # words with their times; that of the last window is the last, and so on
+    passages: tuple[Passage, ...] = ()
     one_colour: Collection[int] = ()  # windows whose pictures show that and nothing else
     pictures: dict[int, bytes] = field(default_factory=dict)  # by window, as JPEG
     peaks: bytes = b""  # see `media.preview`
@@ -197,8 +202,9 @@ class Records:
         self._window_tables: dict[str, WindowTable] = {}
         self._item_cache = ItemCache()
         self._matched: dict[
-            tuple[Any, ...], Allowed
+            tuple[Any, ...], Allowed | None
         ] = {}  # what filters left, until the next write
+        self.passages = Passages(self._db)
         self._readers = 0  # who hold the records still at the moment
         if read_version(self._db) < SCHEMA_VERSION:
             with self._transaction():
@@ -265,6 +271,8 @@ class Records:
                 self._db.execute("delete from failures where id = ?", (item.id,))
                 row = self._insert_item(item)
                 windows = self._insert_windows(row, item)
+                if item.passages:
+                    self.passages.insert(windows[-len(item.passages) :], item.passages)
                 for encoding, (which, rows) in item.vectors.items():
                     check_width(encoding, rows, dims[encoding])
                     owners = [windows[window] for window in which]
@@ -600,8 +608,9 @@ class Records:
         from `filters`. The same object as before, if nothing was written meanwhile.
         """
         key = (target, condition, *params)
-        if key in self._matched:
-            return self._matched[key]
+        kept = self._matched.get(key)
+        if kept is not None:
+            return kept
         rows = self._db.execute(f"select n from items where {condition}", params)
         chosen = np.fromiter((n for (n,) in rows), np.int64)
         meets = np.zeros(int(table.items.max(initial=0)) + 1, bool)
@@ -612,6 +621,27 @@ class Records:
         if len(allowed) <= FILTER_KEPT_MOST:
             self._matched[key] = allowed
         return allowed
+
+    def among_passages(
+        self, allowed: Allowed | None, target: Hashable, table: WindowTable
+    ) -> Allowed | None:
+        """Those of a target's vectors, the rows of `table`, that are of passages, and in `allowed`
+        if it is given. None if all of them are.
+        """
+        key = (target, "passages", allowed)
+        if key in self._matched:
+            return self._matched[key]
+        spoken = np.isin(table.windows, self.passages.windows())
+        found: Allowed | None = None
+        if allowed is not None:
+            found = Allowed(np.intersect1d(table.ids[spoken], allowed.ids))
+        elif not spoken.all():
+            found = Allowed(table.ids[spoken])
+        if found is None or len(found) <= FILTER_KEPT_MOST:
+            while len(self._matched) >= FILTERS_KEPT:
+                self._matched.pop(next(iter(self._matched)))
+            self._matched[key] = found
+        return found
 
     def window_table(self, encoding: str) -> WindowTable:
         """The windows that the vectors of an encoding are of. It is kept in memory, and read on
@@ -754,17 +784,18 @@ class Records:
             self._item_cache = ItemCache()  # it has the file names
 
     def copy_item(self, id: str, dims: Mapping[str, int]) -> NewItem | None:
-        """The media of an item as that of a new one: its windows, vectors and previews, without its
-        texts and metadata. None where there is no such item.
+        """The media of an item as that of a new one: its windows, vectors, previews and passages,
+        and what its file says of itself, without its texts and other metadata. None where there is
+        no such item.
         """
         row = self._db.execute(
-            "select n, kind, duration_s, exists (select 1 from texts where item = n) from items"
-            " where id = ?",
+            "select n, kind, duration_s, exists (select 1 from texts where item = n), metadata"
+            " from items where id = ?",
             (id,),
         ).fetchone()
         if row is None:
             return None
-        number, kind, duration_s, told = row
+        number, kind, duration_s, told, metadata = row
         rows = self._db.execute(
             "select w.n, w.start_s, w.end_s, w.plain, p.jpeg from windows w"
             " left join pictures p on p.window = w.n where w.item = ? order by w.n",
@@ -775,13 +806,15 @@ class Records:
             " where w.item = ? order by v.n",
             (number,),
         ).fetchall()
+        passages = self.passages.of_item(id)
+        media = rows[: len(rows) - len(passages)]  # the windows of passages come last
         said = {window for window, encoding, _ in vectors if parse_modality(encoding) == "text"}
-        about_all = (0.0, duration_s)  # the windows of texts come last, and span the whole item
+        about_all = (0.0, duration_s)  # before these those of texts, which span the whole item
         kept = [
             row
-            for position, row in enumerate(rows)
+            for position, row in enumerate(media)
             if not told or not (row[0] in said or (position and row[1:3] == about_all))
-        ]
+        ] + rows[len(media) :]
         places = {row[0]: place for place, row in enumerate(kept)}
         copied: dict[str, tuple[list[int], list[bytes]]] = {}
         for window, encoding, vector in vectors:
@@ -804,6 +837,8 @@ class Records:
             one_colour=frozenset(place for place, row in enumerate(kept) if row[3]),
             pictures={place: row[4] for place, row in enumerate(kept) if row[4] is not None},
             peaks=self.peaks(id),
+            metadata={key: v for key, v in json.loads(metadata).items() if key in FILE_METADATA},
+            passages=passages,
         )
 
     def failures(self) -> dict[str, Failure]:

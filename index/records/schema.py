@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from .filters import metadata_values
 
-SCHEMA_VERSION = 8
+SCHEMA_VERSION = 9
 # A statement each, so that all of them run in one transaction.
 SCHEMA = (
     "create table meta (key text primary key, value text not null) strict",
@@ -43,6 +43,14 @@ SCHEMA = (
     " window integer primary key references windows on delete cascade, jpeg blob not null) strict",
     "create table sounds ("
     " item integer primary key references items on delete cascade, peaks blob not null) strict",
+    "create table passages ("
+    " window integer primary key references windows on delete cascade,"
+    " kind text not null, text text not null) strict",
+    # Its rows have the numbers of the passages. The words are folded and parted already.
+    "create virtual table passage_words using fts5 (words, tokenize = 'ascii')",
+    "create virtual table passage_terms using fts5vocab (passage_words, row)",
+    "create trigger passage_deleted after delete on passages begin"
+    " delete from passage_words where rowid = old.window; end",
     "create table bank (encoding text not null, vector blob not null) strict",
     "create table tombstones ("
     " n integer primary key autoincrement, vector integer not null,"
@@ -189,6 +197,21 @@ def add_places(db: sqlite3.Connection) -> None:
     db.execute("alter table items add column mount text")
 
 
+def add_passages(db: sqlite3.Connection) -> None:
+    """8 to 9: words with their times, found by themselves and by their meaning."""
+    db.execute(
+        "create table passages ("
+        " window integer primary key references windows on delete cascade,"
+        " kind text not null, text text not null) strict"
+    )
+    db.execute("create virtual table passage_words using fts5 (words, tokenize = 'ascii')")
+    db.execute("create virtual table passage_terms using fts5vocab (passage_words, row)")
+    db.execute(
+        "create trigger passage_deleted after delete on passages begin"
+        " delete from passage_words where rowid = old.window; end"
+    )
+
+
 MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (
     rename_modality,
     add_facts_and_bank,
@@ -197,4 +220,5 @@ MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (
     add_origin_and_texts,
     write_metadata_values_anew,
     add_places,
+    add_passages,
 )

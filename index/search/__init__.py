@@ -14,6 +14,7 @@ from .group import group_hit
 from .query import Options, TargetQuery, direction
 from .retrieve import retrieve
 from .score import ItemWindows, score
+from .words import add_passages_query, add_words, find_exact
 
 __all__ = ["Answer", "Hit", "Moment", "Options", "Plan", "TargetQuery", "direction", "search"]
 
@@ -27,18 +28,34 @@ def search(
     Raises:
         BadFilter: the filter is outside the subset.
     """
-    overfetch = len(queries) > 1 or options.qb_norm
     with collection.hold_for_reading() as records:
+        has_words = len(records.passages.windows()) > 0
+        if has_words:
+            queries = add_passages_query(queries, options)
+        exact = find_exact(records, queries, options) if has_words else {}
+        overfetch = len(queries) > 1 or options.qb_norm or bool(exact)
         matches = [retrieve(collection, records, query, options, overfetch) for query in queries]
         items = list(dict.fromkeys(item for found in matches for item in found.items))
-        if len(matches) == 1:
+        if len(matches) == 1 and not exact:
             items = items[: options.top_k]
+        items = list(dict.fromkeys([*items, *exact]))
         about = records.about(items)
         items = [item for item in items if item in about]
         windows = ItemWindows(collection, records, items, matches)
         scores = [score(windows, found) for found in matches]
+        if has_words:
+            scores = [add_words(records, found, items, exact) for found in scores]
     hits = []
     for n, item in enumerate(items):
         candidates = [group_hit(n, about[item], one, options.min_score) for one in scores]
+        if item in exact and options.min_score is not None:
+            candidates = [
+                hit if hit and hit.score >= options.min_score else None for hit in candidates
+            ]
         hits.append(fuse_hits(matches, candidates))
-    return conclude(matches, [hit for hit in hits if hit is not None], options)
+    sure = {
+        about[item].id: max(passage.confidence for passage in exact[item])
+        for item in items
+        if item in exact
+    }
+    return conclude(matches, [hit for hit in hits if hit is not None], options, sure)

@@ -10,11 +10,14 @@ from ..calibration import Calibration
 
 @dataclass(slots=True)
 class Moment:
-    """Neighbouring windows that match, merged; the score is the best of them."""
+    """Neighbouring windows that match, merged; the score is the best of them. Of words in a file,
+    `text` is what is said or shown then.
+    """
 
     start_s: float
     end_s: float
     score: float
+    text: str | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -23,7 +26,8 @@ class Hit:
 
     `score`, `start_s` and `end_s` are its best moment's. `scores` has that moment's best window in
     each modality, `evidence` each modality's own best moment, `moments` all moments of the target.
-    `confidence` is None where the collection is too small to tell.
+    `confidence` is None where the collection is too small to tell. `text` has the words that
+    matched, if they are of a file: of its subtitles, say.
     """
 
     id: str
@@ -42,6 +46,7 @@ class Hit:
     moments: list[Moment]
     # What each part of a composed query contributes to the best window's score.
     parts: list[float] | None = None
+    text: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,10 +7,11 @@ What two targets have both found, they have found more surely: confidences a and
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from export.bundle import parse_modality
+from media.modality import TEXT
 
 from ..calibration import GOOD
 from .answer import Answer, Hit, Moment, Plan
@@ -19,6 +20,7 @@ from .retrieve import TargetMatches
 
 # That a hit can be where a word of the query is not known; below a good match.
 SUREST = 0.9
+WORDS = "words"  # the way of what is found by the words themselves
 
 
 def fuse_hits(matches: Sequence[TargetMatches], hits: Sequence[Hit | None]) -> Hit | None:
@@ -33,9 +35,16 @@ def fuse_hits(matches: Sequence[TargetMatches], hits: Sequence[Hit | None]) -> H
         for target, hit in found
     ]
     fused = 1.0 - math.prod(1.0 - confidence for confidence in confidences)
+    if not all(target.calibration for target, _ in found) and any(
+        target.query.passages_only for target, _ in found
+    ):
+        # A film says much: some passage is near to every query, and no calibration tells.
+        fused = max(confidences)
     surest = found[confidences.index(max(confidences))][1]
     evidence = fuse_evidence([hit for _, hit in found])
-    calibrated = all(target.calibration for target, _ in found)
+    named = [target for target, _ in found if not target.query.passages_only]
+    named = named or [target for target in matches if not target.query.passages_only]
+    calibrated = all(target.calibration for target in named)
     return replace(
         surest,
         score=fused,
@@ -56,29 +65,43 @@ def fuse_evidence(hits: list[Hit]) -> dict[str, Moment]:
     return evidence
 
 
-def conclude(matches: list[TargetMatches], hits: list[Hit], options: Options) -> Answer:
-    """The answer: hits in their order, those that are not sure enough left out."""
-    if len(matches) > 1:
+def conclude(
+    matches: list[TargetMatches],
+    hits: list[Hit],
+    options: Options,
+    exact: Mapping[str, float],
+) -> Answer:
+    """The answer: hits in their order, those that are not sure enough left out. `exact` has, by
+    id, how sure it is that an item has the query's words.
+    """
+    if len(matches) > 1 or exact:
         hits = sorted(hits, key=lambda hit: -hit.score)[: options.top_k]
     calibrations = {
         parse_modality(found.query.target): found.calibration
         for found in matches
-        if found.calibration is not None
+        if found.calibration is not None and not found.query.passages_only
     }
     good_match = None
-    if len(calibrations) == len(matches):
+    if len(calibrations) == sum(not found.query.passages_only for found in matches):
         good_match = any(hit.confidence is not None and hit.confidence >= GOOD for hit in hits)
     if options.known_share < 1.0:
-        good_match = False
-        hits = [lower_confidence(hit, options.known_share) for hit in hits]
+        good_match = any(exact.get(hit.id, 0.0) >= GOOD for hit in hits)
+        hits = [
+            hit if exact.get(hit.id, 0.0) >= GOOD else lower_confidence(hit, options.known_share)
+            for hit in hits
+        ]
     if options.min_confidence is not None:
         hits = [hit for hit in hits if is_sure(hit, options.min_confidence)]
     if options.target_name:
-        hits = [replace(hit, target=options.target_name) for hit in hits]
+        # words that a file has are told from its pictures and sound
+        hits = [
+            hit if hit.target == TEXT else replace(hit, target=options.target_name) for hit in hits
+        ]
+    ways = set().union(*(found.ways for found in matches))
     plan = Plan(
         exact=all(found.exact for found in matches),
         candidates=sum(found.candidates for found in matches),
-        ways=sorted(set().union(*(found.ways for found in matches))),
+        ways=sorted(ways | {WORDS} if exact else ways),
         compared=sum(found.compared for found in matches),
     )
     return Answer(hits, plan, good_match, calibrations)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from export.bundle import ANY
+from media.modality import TEXT
 
 from ..records.database import About
 from .answer import Hit, Moment
-from .score import ItemScores
+from .score import EncodingScores, ItemScores
 
 # A window belongs to a moment when it scores this share of its item's best.
 MOMENT_SHARE = 0.8
@@ -24,7 +25,11 @@ def group_hit(n: int, about: About, scores: ItemScores, min_score: float | None)
     best = max(span, key=lambda i: target.scores[i])
     best_score = target.scores[best]
     calibration = scores.matches.calibration
-    confidence = calibration.confidence(best_score) if calibration else None
+    exact = target.exact.get(places[best].window)
+    by_meaning = exact.by_meaning if exact else best_score
+    confidence = calibration.confidence(by_meaning) if calibration else None
+    if confidence is not None and exact:
+        confidence = either(confidence, exact.confidence)
     if calibration and places[best].one_colour and target.modality in ("video", ANY):
         confidence = 0.0  # pictures of one colour are near much that they do not show
     least = best_score * MOMENT_SHARE if best_score > 0 else best_score
@@ -32,9 +37,8 @@ def group_hit(n: int, about: About, scores: ItemScores, min_score: float | None)
         # The index may have rounded the best score to the other side of the minimum.
         least = min(max(least, min_score), best_score)
     good = [i for i in span if target.scores[i] >= least]
-    moments = merge_moments(
-        [Moment(places[i].start_s, places[i].end_s, target.scores[i]) for i in good]
-    )
+    matching = [window_moment(target, i) for i in good]
+    moments = keep_apart(matching) if target.modality == TEXT else merge_moments(matching)
     contributions = scores.contributions
     return Hit(
         id=about.id,
@@ -52,7 +56,19 @@ def group_hit(n: int, about: About, scores: ItemScores, min_score: float | None)
         metadata=about.metadata,
         moments=moments,
         parts=None if contributions is None else contributions[best],
+        text=moments[0].text,
     )
+
+
+def either(a: float, b: float) -> float:
+    """The confidence of what two signs speak for."""
+    return 1.0 - (1.0 - a) * (1.0 - b)
+
+
+def window_moment(scores: EncodingScores, i: int) -> Moment:
+    """One window as a moment."""
+    place = scores.windows.places[i]
+    return Moment(place.start_s, place.end_s, scores.scores[i], scores.texts.get(place.window))
 
 
 def window_scores(n: int, window: int, scores: ItemScores) -> dict[str, float]:
@@ -76,9 +92,18 @@ def collect_evidence(n: int, scores: ItemScores) -> dict[str, Moment]:
         best = max(span, key=lambda i: encoding.scores[i])
         score = encoding.scores[best]
         if encoding.modality not in found or score > found[encoding.modality].score:
-            place = encoding.windows.places[best]
-            found[encoding.modality] = Moment(place.start_s, place.end_s, score)
+            found[encoding.modality] = window_moment(encoding, best)
     return found
+
+
+def keep_apart(windows: list[Moment]) -> list[Moment]:
+    """Windows of words, best first, the best of those with the same times: what is said next is
+    another thing.
+    """
+    best: dict[tuple[float, float], Moment] = {}
+    for window in sorted(windows, key=lambda moment: -moment.score):
+        best.setdefault((window.start_s, window.end_s), window)
+    return list(best.values())
 
 
 def merge_moments(windows: list[Moment]) -> list[Moment]:

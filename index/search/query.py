@@ -34,7 +34,8 @@ class TargetQuery:
 
     `vectors` [parts, dim] are the query's parts as unit vectors in the target's space, `weights`
     what each counts. `source` is the encoding that the first part was made by; `comparable` names
-    the encodings whose windows can be compared with the parts.
+    the encodings whose windows can be compared with the parts. With `passages_only` no other texts
+    are searched than what is said or shown in files.
     """
 
     target: str | Joint
@@ -42,6 +43,7 @@ class TargetQuery:
     weights: tuple[float, ...] = (1.0,)
     source: str = "text"
     comparable: Collection[str | Joint] = MODALITIES
+    passages_only: bool = False
 
     @classmethod
     def along(
@@ -79,3 +81,5 @@ class Options:
     known_share: float = 1.0
     # What hits name as their target, where it is not what was searched.
     target_name: str | None = None
+    # The query's words, if it is a text alone: passages that have them are found, too.
+    words: str | None = None

@@ -61,6 +61,8 @@ def retrieve(
     allowed = None
     if options.filter:
         allowed = records.matching(*compile_filter(options.filter), query.target, table)
+    if query.passages_only:
+        allowed = records.among_passages(allowed, query.target, table)
     candidates = len(index) if allowed is None else len(allowed)
     wanted = options.top_k
     if overfetch:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -112,12 +113,24 @@ class ItemWindows:
 
 
 @dataclass(frozen=True)
+class ExactMatch:
+    """How sure it is that a passage has a query's words by intent, and its score by meaning."""
+
+    confidence: float
+    by_meaning: float
+
+
+@dataclass(frozen=True)
 class EncodingScores:
-    """The scores [windows] of items' windows in one encoding."""
+    """The scores [windows] of items' windows in one encoding. Of passages, by the numbers of their
+    windows: those that have the query's words, and the texts of those that may be shown.
+    """
 
     modality: str
     windows: Windows
     scores: list[float]
+    exact: Mapping[int, ExactMatch] = field(default_factory=dict)
+    texts: Mapping[int, str] = field(default_factory=dict)
 
     def span(self, n: int) -> range:
         """The n-th item's windows."""

@@ -137,13 +137,16 @@ function card(hit, name) {
   node.querySelector("h2").textContent = hit.filename || hit.id;
   const where = hit.target === "any" ? "" : ` in its ${NAMES[hit.target]}`;
   node.querySelector(".when").textContent = `${clock(hit.start_s)} – ${clock(hit.end_s)}${where}`;
+  const said = node.querySelector(".said");
+  said.textContent = hit.text ?? "";
+  said.hidden = !hit.text;
   const scores = node.querySelector(".scores");
   if (hit.confidence !== null) scores.append(...measure("sure", hit.confidence, `${Math.round(100 * hit.confidence)} %`));
   for (const [modality, score] of Object.entries(hit.scores)) {
     scores.append(...measure(NAMES[modality], Math.max(score, 0), score.toFixed(2)));
   }
   const shown = hit.modalities.includes("video") ? "video" : "audio";
-  const modality = hit.target === "any" ? shown : hit.target;
+  const modality = hit.target === "any" || hit.text ? shown : hit.target;
   node.querySelector(".like").addEventListener("click", () => searchBy({ item: hit.id, modality, name: hit.id }));
   fill(node, hit, name).catch((error) => note(node, error.message));
   return node;
@@ -184,7 +187,7 @@ async function fill(node, hit, name) {
     const mark = document.createElement("button");
     mark.type = "button";
     mark.setAttribute("aria-label", `Play from ${clock(moment.start_s)}`);
-    mark.title = `${clock(moment.start_s)} – ${clock(moment.end_s)}, ${moment.score.toFixed(2)}`;
+    mark.title = `${clock(moment.start_s)} – ${clock(moment.end_s)}, ${moment.text ?? moment.score.toFixed(2)}`;
     mark.style.setProperty("left", `${(100 * moment.start_s) / whole}%`);
     mark.style.setProperty("width", `${(100 * (moment.end_s - moment.start_s)) / whole}%`);
     mark.addEventListener("click", () => play(moment.start_s));

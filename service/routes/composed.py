@@ -105,7 +105,13 @@ async def search_by_parts(
     queries = [query for by_encoding in encoded for query in by_encoding.values()]
     known_share = min(query.known_share for query in queries)
     target_name = targets[0] if len(targets) == 1 else None
-    options = replace(options, known_share=known_share, target_name=target_name)
+    only = request.parts[0] if len(request.parts) == 1 else None
+    options = replace(
+        options,
+        known_share=known_share,
+        target_name=target_name,
+        words=only.text if isinstance(only, schemas.TextPart) else None,
+    )
     answer = await run_search(tercet, collection, target_queries, options)
     return search_response(
         collection=collection,

@@ -13,12 +13,14 @@ from fastapi.responses import FileResponse, Response
 from index.collection import Collection
 from index.ingest.build import read_words
 from index.ingest.items import media_item
+from index.ingest.passages import add_passages, read_passages
 from index.records.database import Item, NewItem, UnknownItem, list_modalities
 from media.convert import SUFFIXES, Order, clip_name, clip_order
 from media.errors import BadStretch, MissingModality
 from media.manifest import check_metadata
 from media.mediatypes import media_type
 from media.modality import RECORDED
+from media.passages import Passage
 
 from .. import schemas
 from ..active import ClientId, Tercet
@@ -110,9 +112,21 @@ async def add_media(
                 metadata=metadata,
                 filename=(file.filename or "").encode("utf-8", "replace").decode(),
             )
+            item = await encode_passages(tercet, client, item, embedded.media.passages)
             with stage("write"):
                 await tercet.write(collection.put_media, item, path)
     return item
+
+
+async def encode_passages(
+    tercet: State, client: str, item: NewItem, passages: tuple[Passage, ...]
+) -> NewItem:
+    """An item with what its file says in words."""
+    words = await asyncio.to_thread(read_passages, tercet.encoder, passages)
+    vectors = {}
+    for encoding, (which, rows) in words.items():
+        vectors[encoding] = (which, await tercet.pipeline.encode_tokens(rows, encoding, client))
+    return add_passages(item, passages, vectors)
 
 
 async def add_text(tercet: State, client: str, collection: Collection, request: Request) -> NewItem:
@@ -299,8 +313,14 @@ async def link_item(
 
 
 @router.get("/v1/collections/{name}/items/{id:path}", tags=["items"])
-async def get_item(tercet: Tercet, name: str, id: str) -> schemas.ItemFound:
-    return item_response(await asyncio.to_thread(tercet.collections.get(name).item, id))
+async def get_item(tercet: Tercet, name: str, id: str, words: bool = False) -> schemas.ItemFound:
+    """An item; with `words`, all that its file says and shows in words, by its times."""
+    collection = tercet.collections.get(name)
+    found = item_response(await asyncio.to_thread(collection.item, id))
+    if words:
+        passages = await asyncio.to_thread(collection.passages, id)
+        found.words = [schemas.Words(**vars(passage)) for passage in passages]
+    return found
 
 
 @router.delete("/v1/collections/{name}/items/{id:path}", status_code=204, tags=["items"])

@@ -98,8 +98,11 @@ async def search_with(
     *,
     source: str,
     target: str,
+    words: str | None = None,
 ) -> schemas.SearchResult:
-    """Search for `target` by one query of the modality `source`, in each encoding needed."""
+    """Search for `target` by one query of the modality `source`, in each encoding needed. `words`
+    is the query itself, if it is a text.
+    """
     began = time.perf_counter()
     routes = tercet.encoder.manifest.routes([source], target, request.space)
     options = parse_options(tercet, request)
@@ -111,7 +114,7 @@ async def search_with(
         for route in routes
     ]
     known_share = min(query.known_share for query in queries.values())
-    options = replace(options, known_share=known_share, target_name=target)
+    options = replace(options, known_share=known_share, target_name=target, words=words)
     answer = await run_search(tercet, collection, target_queries, options)
     return search_response(
         collection=collection,
@@ -130,7 +133,9 @@ def search_by_text(target: str) -> Callable[..., Awaitable[schemas.SearchResult]
         async def encode_query(encoding: str) -> EncodedQuery:
             return await tercet.pipeline.encode_query_text(request.query, encoding, client)
 
-        return await search_with(tercet, request, encode_query, source="text", target=target)
+        return await search_with(
+            tercet, request, encode_query, source="text", target=target, words=request.query
+        )
 
     return route
 

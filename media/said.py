@@ -1,0 +1,25 @@
+"""Decodes a file together with its words: those that it brings, and those that readers find in its
+sound and pictures.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from .passages import join_tracks
+from .readers import read_with
+from .subtitles import read_file_words
+from .windows import DecodeOptions, Media, decode_media
+
+
+def decode_with_words(path: Path, options: DecodeOptions) -> Media:
+    """`decode_media`, with passages and tags if the options ask for words. Raises BadMedia."""
+    media = decode_media(path, options)
+    if options.words is None:
+        return media
+    found = read_file_words(path, options.budget, options.words.sidecars)
+    tracks = read_with(options.words.readers.open(), path, options.budget)
+    passages = [*found.passages, *join_tracks(tracks)]
+    within = [passage for passage in passages if passage.start_s <= media.duration_s]
+    return replace(media, passages=tuple(within), metadata=found.metadata)

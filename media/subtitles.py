@@ -1,0 +1,274 @@
+"""Words that a file brings: its subtitle streams, the files of subtitles and lyrics beside it, its
+chapters and tags.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import av
+import pysubs2
+from av.container import InputContainer
+from av.stream import Discard
+from av.subtitles.stream import SubtitleStream
+from av.subtitles.subtitle import AssSubtitle
+from charset_normalizer import from_bytes
+
+from .containers import MICROSECONDS, Budget, open_container, origin_s
+from .errors import BadMedia
+from .passages import LETTERS_MAX, PASSAGES_MAX, Kind, Passage, join_tracks
+
+SIDECARS = (".srt", ".vtt", ".ass", ".ssa", ".lrc")
+# what may stand between a film's name and the suffix: languages, and what players call tracks
+LABEL = re.compile(r"[a-z]{2,3}([-_][a-z0-9]{2,8})*|forced|default|sdh|cc|hi|signs|full", re.I)
+SIDECAR_MAX_BYTES = 8_000_000
+TAGS = ("title", "artist", "album", "comment", "description")
+TAG_LETTERS = 500  # of a tag in the metadata; the passage has more
+CUE_S = 5.0  # a line of lyrics, or a cue without an end, lasts so long at most
+LYRIC_TIME = re.compile(r"\[(\d{1,3}):(\d{1,2})(?:[.:](\d{1,3}))?\]")
+LYRIC_WORD_TIME = re.compile(r"<\d{1,3}:\d{1,2}(?:[.:]\d{1,3})?>")
+LYRIC_OFFSET = re.compile(r"\[offset:\s*([+-]?\d{1,9})\s*\]", re.I)
+MARKUP = re.compile(r"\{\\[^}]*\}|</?[a-zA-Z][^>]*>")
+
+
+@dataclass(frozen=True)
+class FileWords:
+    """The words of a file, by their times, and what goes into its metadata."""
+
+    passages: tuple[Passage, ...] = ()
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+class Sidecars:
+    """Finds the files of subtitles or lyrics that belong to media files, by name: `film.srt` and
+    `film.en.vtt` belong to `film.mp4`. Each folder is read once.
+    """
+
+    def __init__(self) -> None:
+        self._names: dict[Path, list[str]] = {}
+
+    def beside(self, path: Path) -> tuple[Path, ...]:
+        """Those of one media file, in the order of their names."""
+        folder = path.parent
+        if folder not in self._names:
+            self._names[folder] = list_sidecars(folder)
+        found = [name for name in self._names[folder] if is_sidecar(name, path.stem)]
+        return tuple(folder / name for name in found if (folder / name).is_file())
+
+
+def list_sidecars(folder: Path) -> list[str]:
+    """The names in a folder that are those of subtitles or lyrics; none where it cannot be read."""
+    try:
+        names = sorted(path.name for path in folder.iterdir())
+    except OSError:
+        return []
+    return [name for name in names if name.lower().endswith(SIDECARS)]
+
+
+def is_sidecar(name: str, stem: str) -> bool:
+    """Whether a name is one of subtitles of the media file with that stem.
+
+    >>> [is_sidecar(name, "film") for name in ("film.srt", "film.pt-BR.SRT", "film2.srt")]
+    [True, True, False]
+    """
+    begin, dot, suffix = name.rpartition(".")
+    if f"{dot}{suffix}".lower() not in SIDECARS or not begin.startswith(stem):
+        return False
+    rest = begin[len(stem) :]
+    labels = rest.split(".")
+    return labels[0] == "" and len(labels) <= 3 and all(map(LABEL.fullmatch, labels[1:]))
+
+
+# ---------------------------------------------------------------- files beside it
+
+
+def read_sidecar(path: Path) -> list[Passage]:
+    """The cues of a file of subtitles or lyrics; none where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(SIDECAR_MAX_BYTES + 1)
+    except OSError:
+        return []
+    if len(content) > SIDECAR_MAX_BYTES:
+        return []
+    return parse_subtitles(decode_text(content), path.suffix.lower())
+
+
+def decode_text(content: bytes) -> str:
+    """Bytes as text: UTF-8, or what a byte order mark says, else the likeliest encoding."""
+    for mark, encoding in (
+        (b"\xef\xbb\xbf", "utf-8-sig"),
+        (b"\xff\xfe\x00\x00", "utf-32"),
+        (b"\x00\x00\xfe\xff", "utf-32"),
+        (b"\xff\xfe", "utf-16"),
+        (b"\xfe\xff", "utf-16"),
+    ):
+        if content.startswith(mark):
+            return content.decode(encoding, "replace")
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError:
+        guess = from_bytes(content).best()
+        return content.decode(guess.encoding if guess else "cp1252", "replace")
+
+
+def parse_subtitles(text: str, suffix: str) -> list[Passage]:
+    """The cues of subtitles (SubRip, WebVTT, ASS, SSA) or lyrics (LRC), without markup. What they
+    are is told by their content where they are not what their suffix says.
+    """
+    if suffix == ".lrc":
+        return parse_lyrics(text)
+    try:
+        file = pysubs2.SSAFile.from_string(text)
+    except (pysubs2.exceptions.Pysubs2Error, ValueError, LookupError, TypeError, RecursionError):
+        return parse_lyrics(text)
+    found = []
+    for event in file.events[:PASSAGES_MAX]:
+        if event.is_comment or event.is_drawing:
+            continue
+        start_s, end_s = event.start / 1000, event.end / 1000
+        if start_s >= 0:
+            found.append(Passage(start_s, end_s, clean(event.plaintext), Kind.SUBTITLE))
+    return found
+
+
+def parse_lyrics(text: str) -> list[Passage]:
+    """The lines of lyrics in the form LRC, `[mm:ss.xx]words`. A line lasts until the next.
+
+    >>> [(line.start_s, line.end_s, line.text) for line in parse_lyrics("[00:01.50]la\\n[00:03]lo")]
+    [(1.5, 3.0, 'la'), (3.0, 8.0, 'lo')]
+    """
+    offset = LYRIC_OFFSET.search(text)
+    early_s = int(offset[1]) / 1000 if offset else 0.0
+    lines: list[tuple[float, str]] = []
+    for line in text.splitlines():
+        times: list[float] = []
+        at = 0
+        while found := LYRIC_TIME.match(line, at):
+            minutes, seconds, rest = found.groups()
+            part_s = int(rest) / 10 ** len(rest) if rest else 0.0
+            times.append(max(60 * int(minutes) + int(seconds) + part_s - early_s, 0.0))
+            at = found.end()
+        words = clean(LYRIC_WORD_TIME.sub("", line[at:]))
+        lines += [(time_s, words) for time_s in times]
+    lines = sorted(lines[:PASSAGES_MAX])
+    ends = [start_s for start_s, _ in lines[1:]]
+    cues = []
+    for n, (start_s, words) in enumerate(lines):
+        end_s = start_s + CUE_S
+        if n < len(ends):
+            end_s = min(end_s, ends[n])
+        cues.append(Passage(start_s, end_s, words, Kind.SUBTITLE))
+    return cues
+
+
+def clean(text: str) -> str:
+    """A cue's text without tags and entities, on one line."""
+    plain = html.unescape(MARKUP.sub("", text)).replace("\\N", " ").replace("\\n", " ")
+    return " ".join(plain.replace("\\h", " ").replace("\0", "").split())
+
+
+# ---------------------------------------------------------------- in the file itself
+
+
+def read_file_words(path: Path, budget: Budget, sidecars: tuple[Path, ...] = ()) -> FileWords:
+    """The words that a file brings, and those of the files beside it. A fault of a part costs that
+    part alone.
+    """
+    tracks = [read_sidecar(sidecar) for sidecar in sidecars]
+    titles: list[Passage] = []
+    metadata: dict[str, Any] = {}
+    try:
+        with open_container(path, budget) as container:
+            tags = read_tags(container)
+            chapters = read_chapters(container)
+            duration_s = (container.duration or 0) / MICROSECONDS
+            titles = [
+                Passage(0.0, duration_s, text[:LETTERS_MAX], Kind.TAG) for text in tags.values()
+            ]
+            titles += chapters
+            metadata = {"tags": {name: text[:TAG_LETTERS] for name, text in tags.items()}}
+            metadata["chapters"] = [chapter.text[:TAG_LETTERS] for chapter in chapters]
+            tracks += read_streams(container)
+    except (BadMedia, av.FFmpegError, OSError, ValueError):
+        pass
+    passages = [*titles, *join_tracks(tracks)]
+    return FileWords(tuple(passages), {name: value for name, value in metadata.items() if value})
+
+
+def read_tags(container: InputContainer) -> dict[str, str]:
+    """The tags of a file that people write: those of the file, else of its first stream, as Ogg
+    has them.
+    """
+    found: dict[str, str] = {}
+    for metadata in (container.metadata, *(stream.metadata for stream in container.streams)):
+        given = {name.lower(): clean(value) for name, value in metadata.items()}
+        if metadata is container.metadata or container.format.name == "ogg":
+            found = {name: given[name] for name in TAGS if given.get(name)} | found
+    return {name: found[name] for name in TAGS if name in found}
+
+
+def read_chapters(container: InputContainer) -> list[Passage]:
+    """The titles of chapters with their times."""
+    zero_s = origin_s(container)
+    found = []
+    for chapter in container.chapters():
+        base = chapter["time_base"]
+        title = clean(dict(chapter["metadata"]).get("title", ""))[:LETTERS_MAX]
+        if base is None or not title:
+            continue
+        start_s = max(float(chapter["start"] * base) - zero_s, 0.0)
+        end_s = max(float(chapter["end"] * base) - zero_s, start_s)
+        found.append(Passage(start_s, end_s, title, Kind.CHAPTER))
+    return found[:PASSAGES_MAX]
+
+
+def read_streams(container: InputContainer) -> list[list[Passage]]:
+    """The cues of each subtitle stream. One that holds pictures of words has none."""
+    streams = [
+        stream
+        for stream in container.streams.subtitles
+        if getattr(stream, "codec_context", None) is not None
+    ]
+    if not streams:
+        return []
+    for other in container.streams:
+        other.discard = Discard.default if other in streams else Discard.all
+    zero_s = origin_s(container)
+    found: dict[int, list[Passage]] = {stream.index: [] for stream in streams}
+    packets = container.demux(streams)
+    for _ in range(PASSAGES_MAX):
+        try:
+            packet = next(packets, None)
+        except (av.FFmpegError, OSError):
+            break
+        if packet is None:
+            break
+        if packet.pts is None or not packet.size:
+            continue
+        start_s = max(float(packet.pts * packet.time_base) - zero_s, 0.0)
+        lasts_s = float((packet.duration or 0) * packet.time_base) or CUE_S
+        assert isinstance(packet.stream, SubtitleStream)
+        text = read_packet(packet.stream, packet)
+        if text:
+            cue = Passage(start_s, start_s + lasts_s, text, Kind.SUBTITLE)
+            found[packet.stream.index].append(cue)
+    return list(found.values())
+
+
+def read_packet(stream: SubtitleStream, packet: av.Packet[Any]) -> str:
+    """The words of a packet of subtitles."""
+    try:
+        rects = stream.decode(packet)
+    except (av.FFmpegError, ValueError):
+        return ""
+    lines = [
+        clean(rect.dialogue.decode("utf-8", "replace"))
+        for rect in rects
+        if isinstance(rect, AssSubtitle)
+    ]
+    return " ".join(lines)
