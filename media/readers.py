@@ -117,7 +117,7 @@ def fetch_speech_model(name: str) -> Path:
 def open_screen_reader() -> WordReader:
     from rapidocr import RapidOCR
 
-    engine = RapidOCR(params={"Global.log_level": "critical"})
+    engine: Any = RapidOCR(params={"Global.log_level": "critical"})
 
     def recognise(picture: NDArray[np.uint8]) -> list[str]:
         found = engine(picture[..., ::-1])  # as OpenCV has colours
