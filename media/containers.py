@@ -41,6 +41,7 @@ CONTAINERS = (
 BARE = {"mp3", "aac", "ac3", "eac3", "dts"}
 GUESSED = {*BARE, "mpeg"}
 PACKET_MOST_S = 10.0  # of a packet's length, which may be a lie, to tell a file's
+COVER = Disposition.attached_pic
 SIDE_TRACKS = (
     Disposition.comment
     | Disposition.hearing_impaired
@@ -80,7 +81,8 @@ def open_container(
         BeyondBudget: its header has a number of streams of sound and pictures beyond the budget.
     """
     with open_unchecked(path, span) as container:
-        streams = len(container.streams.audio) + len(container.streams.video)
+        pictures = [s for s in container.streams.video if not s.disposition & COVER]
+        streams = len(container.streams.audio) + len(pictures)
         if streams > budget.streams:
             raise BeyondBudget("streams", streams, budget.streams)
         announced_s = (container.duration or 0) / MICROSECONDS
@@ -140,11 +142,7 @@ def video_stream(container: InputContainer) -> av.VideoStream | None:
         for stream in container.streams.video
         if getattr(stream, "codec_context", None) is not None
     ]
-    films = [
-        s
-        for s in playable
-        if not s.disposition & (Disposition.attached_pic | Disposition.dependent)
-    ]
+    films = [s for s in playable if not s.disposition & (COVER | Disposition.dependent)]
     tiles = [s for s in playable if s.disposition & Disposition.dependent]
     if tiles and not any(film.frames > 1 for film in films):
         raise NotMedia("a photo in tiles, as HEIC and AVIF keep them")

@@ -4,28 +4,35 @@ from __future__ import annotations
 
 import av
 import numpy as np
+from av.audio.frame import format_dtypes
 from numpy.typing import NDArray
 
-from .audio import silence_invalid_samples
+from .audio import SILENT_PEAK, silence_invalid_samples
 from .containers import describe_fault
 from .errors import Damaged
 
 SAMPLES_AT_ONCE = 32_768  # of each channel; fewer, larger calls of FFmpeg are quicker
 # normalises the gains of the mix, which FFmpeg does by default for integer samples only
 NORMALISED = {"rematrix_maxval": "1"}
+# a mix of opposite channels that has less than this share of their power loses them
+LOST_SHARE = 0.01
+BLOCK = 4096  # samples of which it is asked
 
 
 class MonoResampler:
     """Frames of one format to mono at `sample_rate`.
 
     Channels are mixed with the gains of `ffmpeg -ac 1`. If FFmpeg cannot mix a layout, such as two
-    rear channels alone, mono is the mean of the channels.
+    rear channels alone or more than 64 channels, mono is the mean of the channels. Two channels
+    that are opposite would cancel out: half of their difference is taken.
     """
 
     def __init__(self, sample_rate: int) -> None:
         self._sample_rate = sample_rate
         self._waiting = av.AudioFifo()
         self._resampler = self._new_resampler()
+        # whether blocks of two channels are mixed here, as some of them were opposite
+        self._blends = False
         # whether FFmpeg mixes this layout; None before it was tried
         self._mixes: bool | None = None
 
@@ -53,6 +60,20 @@ class MonoResampler:
             raise Damaged(f"its audio cannot be resampled ({describe_fault(error)})") from error
 
     def _resampled(self, piece: av.AudioFrame) -> list[av.AudioFrame]:
+        if len(piece.layout.channels) != 2:
+            return self._mixed(piece)
+        channels = channel_samples(piece)
+        opposite = are_opposite(channels)
+        if not self._blends and not opposite.any():
+            return self._mixed(piece)
+        ready: list[av.AudioFrame] = []
+        if not self._blends and self._mixes is not None:
+            ready = self._resampler.resample(None)
+            self._resampler = self._new_resampler()
+        self._blends = True
+        return ready + self._resampler.resample(make_mono(piece, blend(channels, opposite)))
+
+    def _mixed(self, piece: av.AudioFrame) -> list[av.AudioFrame]:
         if self._mixes is None:
             try:
                 ready = self._resampler.resample(piece)
@@ -60,13 +81,60 @@ class MonoResampler:
                 return ready
             except (av.FFmpegError, ValueError):
                 self._resampler, self._mixes = self._new_resampler(), False
-        return self._resampler.resample(piece if self._mixes else average_channels(piece))
+        if self._mixes:
+            return self._resampler.resample(piece)
+        mean = channel_samples(piece).mean(axis=0, dtype=np.float32)
+        return self._resampler.resample(make_mono(piece, mean))
 
 
-def average_channels(frame: av.AudioFrame) -> av.AudioFrame:
-    """A mono frame with the mean of a frame's channels."""
-    [floats] = av.AudioResampler("flt").resample(frame)
-    mean = floats.to_ndarray().reshape(frame.samples, -1).mean(axis=1, dtype=np.float32)
-    mono = av.AudioFrame.from_ndarray(mean[None], format="flt", layout="mono")
-    mono.sample_rate, mono.time_base = frame.sample_rate, frame.time_base
+def are_opposite(channels: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Whether two channels [2, samples] cancel out where they are mixed, for each BLOCK of samples.
+    Those that are silent don't.
+
+    >>> are_opposite(np.array([[0.5, -0.2], [-0.5, 0.2]], np.float32)).tolist()
+    [True]
+    """
+    left, right = channels
+    starts = np.arange(0, len(left), BLOCK)
+    with np.errstate(over="ignore", invalid="ignore"):
+        power = np.add.reduceat(left * left + right * right, starts)
+        # the power of the mean of both; above, twice the mean power of each
+        mixed = np.add.reduceat((left + right) ** 2, starts) / 4
+        lost = (mixed < LOST_SHARE * power / 2) & (power > 2 * BLOCK * SILENT_PEAK**2)
+    return np.asarray(lost, np.bool_)
+
+
+def blend(channels: NDArray[np.float32], opposite: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """The mean of two channels [2, samples], or half their difference in blocks that are opposite.
+
+    >>> blend(np.array([[0.5, -0.2], [-0.5, 0.2]], np.float32), np.array([True])).tolist()
+    [0.5, -0.20000000298023224]
+    """
+    left, right = channels
+    sign = np.repeat(np.where(opposite, np.float32(-1), np.float32(1)), BLOCK)[: len(left)]
+    return np.asarray((left + sign * right) / 2, np.float32)
+
+
+def channel_samples(frame: av.AudioFrame) -> NDArray[np.float32]:
+    """A frame's samples as floats of [-1, 1], [channels, samples]."""
+    if frame.format.is_planar:
+        # PyAV may count more planes than there are channels, if those are more than eight
+        planes = frame.planes[: len(frame.layout.channels)]
+        kind = format_dtypes[frame.format.name]
+        samples = np.stack(
+            [np.frombuffer(memoryview(plane), kind, frame.samples) for plane in planes]
+        )
+    else:
+        samples = frame.to_ndarray().reshape(frame.samples, -1).T
+    if samples.dtype == np.uint8:
+        return (samples.astype(np.float32) - 128) / np.float32(128)
+    if np.issubdtype(samples.dtype, np.integer):
+        return samples.astype(np.float32) / np.float32(2 ** (8 * samples.dtype.itemsize - 1))
+    return samples.astype(np.float32, copy=False)
+
+
+def make_mono(frame: av.AudioFrame, samples: NDArray[np.float32]) -> av.AudioFrame:
+    """A mono frame of `samples` [samples], which were made of `frame`."""
+    mono = av.AudioFrame.from_ndarray(samples[None], format="flt", layout="mono")
+    mono.sample_rate = frame.sample_rate
     return mono

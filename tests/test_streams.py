@@ -1,0 +1,149 @@
+"""Which streams of a file count: fonts and subtitles don't, and of several sounds one is heard."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+from av.stream import Disposition
+from numpy.typing import NDArray
+
+from media.containers import Budget
+from media.errors import BeyondBudget, Damaged, MissingModality
+from media.mono import MonoResampler
+from media.sound import read_waveform
+from media.windows import read_media
+
+from .makers import SPECS, make_tone
+from .test_kinds import extensible_wav, rms
+
+RATE = 16_000
+DEFAULT, NEITHER = Disposition.default, Disposition(0)
+
+
+def encode_tone(stream: Any, hz: float, seconds: float = 2.0) -> list[Any]:
+    tone = make_tone(seconds, hz, RATE)
+    packets = []
+    for at in range(0, len(tone) - 1023, 1024):
+        piece = np.ascontiguousarray(tone[None, at : at + 1024])
+        frame = av.AudioFrame.from_ndarray(piece, format="fltp", layout="mono")
+        frame.sample_rate, frame.pts, frame.time_base = RATE, at, Fraction(1, RATE)
+        packets += stream.encode(frame)
+    return [*packets, *stream.encode(None)]
+
+
+def write_tracks(
+    path: Path, tracks: list[tuple[float | bytes | None, Disposition]], subtitles: int = 0
+) -> Path:
+    """A sound file of several tracks: a tone of so many Hz or nothing."""
+    with av.open(str(path), "w") as container:
+        streams = []
+        for _, disposition in tracks:
+            stream = container.add_stream("aac", rate=RATE, layout="mono")
+            stream.disposition = disposition
+            stream.bit_rate = 32_000 if len(streams) == 0 else 96_000
+            streams.append(stream)
+        container.start_encoding()
+        packets = []
+        for stream, (content, _) in zip(streams, tracks, strict=True):
+            packets += [] if content is None else encode_tone(stream, content)
+        for packet in sorted(packets, key=lambda packet: packet.dts):
+            container.mux(packet)
+    return path
+
+
+def heard_hz(waveform: NDArray[np.float32] | None) -> float:
+    """The loudest frequency in the second half second, to 2 Hz."""
+    assert waveform is not None
+    return 2.0 * float(np.abs(np.fft.rfft(waveform[8000:16_000])).argmax())
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4", ".ts"])
+@pytest.mark.parametrize(
+    ("tracks", "right"),
+    [
+        ([(400.0, DEFAULT), (2000.0, NEITHER)], 400),
+        ([(400.0, NEITHER), (2000.0, DEFAULT)], 2000),
+        ([(400.0, DEFAULT), (2000.0, DEFAULT)], 400),
+        ([(None, DEFAULT), (2000.0, NEITHER)], 2000),
+        ([(None, DEFAULT), (None, NEITHER), (2000.0, NEITHER)], 2000),
+    ],
+)
+def test_the_track_that_players_choose_is_heard(
+    tmp_path: Path, suffix: str, tracks: list[tuple[float | bytes | None, Disposition]], right: int
+) -> None:
+    """The default one, though another has more bits; the next, if it holds nothing."""
+    if suffix == ".ts" and tracks[0][1] == NEITHER:
+        pytest.skip("MPEG-TS knows no default")
+    path = write_tracks(tmp_path / f"a{suffix}", tracks)
+    assert heard_hz(read_waveform(path, RATE, Budget())) == pytest.approx(right, abs=4)
+
+
+def test_a_file_whose_tracks_all_hold_nothing_is_refused(tmp_path: Path) -> None:
+    path = write_tracks(tmp_path / "a.mp4", [(None, DEFAULT), (None, NEITHER)])
+    with pytest.raises((Damaged, MissingModality)):
+        read_media(path, SPECS, Budget())
+
+
+def test_the_commentary_is_heard_last(tmp_path: Path) -> None:
+    tracks: list[tuple[float | bytes | None, Disposition]] = [
+        (400.0, Disposition.comment),
+        (2000.0, NEITHER),
+    ]
+    path = write_tracks(tmp_path / "a.mkv", tracks)
+    assert heard_hz(read_waveform(path, RATE, Budget())) == pytest.approx(2000, abs=4)
+
+
+def test_fonts_do_not_count_as_streams(tmp_path: Path) -> None:
+    """Seventy fonts beside one sound, where 64 streams may be."""
+    path = tmp_path / "a.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=RATE, layout="mono")
+        for i in range(70):
+            container.add_attachment(f"{i}.ttf", "application/x-truetype-font", b"font")
+        container.mux(encode_tone(stream, 400.0))
+    assert set(read_media(path, SPECS, Budget()).parts) == {"audio"}
+    with pytest.raises(BeyondBudget):
+        read_media(path, SPECS, Budget(streams=0))
+
+
+# Channels
+
+
+@pytest.mark.parametrize("channels", [9, 16, 64, 65, 128, 255])
+def test_any_number_of_channels_is_heard(tmp_path: Path, channels: int) -> None:
+    tone = np.int16(16_384 * make_tone(1.0, 440.0, RATE))
+    samples = np.repeat(tone[:, None], channels, axis=1)
+    path = extensible_wav(tmp_path / "a.wav", samples.tobytes(), channels, 16, rate=RATE)
+    heard = read_waveform(path, RATE, Budget(samples=10**8))
+    assert rms(heard) == pytest.approx(0.25 / np.sqrt(2), rel=0.01)
+
+
+@pytest.mark.parametrize("format", ["s16", "s16p", "s32", "flt", "fltp", "dbl", "u8"])
+@pytest.mark.parametrize("gain", [-1.0, -0.9])
+def test_opposite_channels_do_not_cancel_out(format: str, gain: float) -> None:
+    """Half of the difference is heard, as loud as each."""
+    tone = make_tone(2.0, 440.0, RATE)
+    both = av.AudioFrame.from_ndarray(np.stack([tone, gain * tone]), format="fltp", layout="stereo")
+    both.sample_rate = RATE
+    [frame] = av.AudioResampler(format, "stereo", RATE).resample(both)
+    resampler = MonoResampler(RATE)
+    heard = np.concatenate(resampler(frame) + resampler(None))
+    assert len(heard) == len(tone)
+    assert np.abs(heard - (1 - gain) / 2 * tone).max() < 0.01
+
+
+def test_channels_that_are_opposite_for_a_while_are_heard_throughout(tmp_path: Path) -> None:
+    """Alike for four seconds, opposite for four, alike again."""
+    tone = make_tone(4.0, 440.0, RATE)
+    left, right = np.concatenate([tone] * 3), np.concatenate([tone, -tone, tone])
+    samples = np.int16(32_767 * np.stack([left, right], axis=1))
+    path = extensible_wav(tmp_path / "a.wav", samples.tobytes(), 2, 16, rate=RATE)
+    heard = read_waveform(path, RATE, Budget())
+    assert heard is not None and len(heard) == pytest.approx(12 * RATE, abs=4)
+    seconds = heard[: 11 * RATE].reshape(11, RATE)
+    assert all(rms(second) > 0.3 for second in seconds)
