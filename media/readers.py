@@ -120,7 +120,7 @@ def open_screen_reader() -> WordReader:
     engine = RapidOCR(params={"Global.log_level": "critical"})
 
     def recognise(picture: NDArray[np.uint8]) -> list[str]:
-        found = engine(picture[..., ::-1])  # as OpenCV has colours
+        found: Any = engine(picture[..., ::-1])  # as OpenCV has colours
         return list(found.txts or ())
 
     return ScreenReader(recognise)
@@ -199,8 +199,9 @@ def sample_pictures(path: Path, budget: Budget) -> Iterator[tuple[float, NDArray
             due_s = now_s + SCREEN_STEP_S
             width = frame.width * aspect
             scale = min(1.0, SCREEN_SIDE / max(width, frame.height))
-            size = (max(round(side * scale), 2) for side in (width, frame.height))
-            yield max(now_s, 0.0), render_frame(frame, *size, "area")
+            shown_width = max(round(width * scale), 2)
+            shown_height = max(round(frame.height * scale), 2)
+            yield max(now_s, 0.0), render_frame(frame, shown_width, shown_height, "area")
 
 
 def shrink(picture: NDArray[np.uint8]) -> NDArray[np.float32]:
