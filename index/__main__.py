@@ -25,10 +25,11 @@ from media.commands import Commands, add_command
 from media.containers import ARCHIVE_BUDGET, Budget
 from media.errors import BadMedia, MissingModality
 from media.manifest import BadManifest
-from media.modality import MODALITIES
+from media.modality import MODALITIES, TEXT
 from media.passages import Passage
 from media.readers import ReaderMissing, choose_readers
 from media.sandbox import Decoders
+from media.text import Reading
 from media.windows import DecodeOptions
 
 from .backup import Saved, backup, restore
@@ -700,11 +701,12 @@ def search_command(args: argparse.Namespace) -> int:
     aims = []
     warnings: dict[str, None] = {}  # in order, each once
     known_share = 1.0
+    unread: Reading | None = None  # a query of which no word is known
     for route in encoder.manifest.routes([query], args.target, args.space):
         encoding = route.encodings[query]
         if args.text is not None:
             (reading,) = encoder.read([args.text], encoding)
-            reading.check()
+            unread = unread or (None if reading.known else reading)
             vector = embed_rows(encoder, encoding, reading.rows[:1])[0]
             warnings |= dict.fromkeys(reading.warnings(cut=True))
             known_share = min(known_share, reading.share)
@@ -715,6 +717,8 @@ def search_command(args: argparse.Namespace) -> int:
     try:
         collection = collections.get(args.collection)
         ensure_query_bank(collection, encoder)
+        if unread and not (unread.words and args.target in (ANY, TEXT) and collection.has_passages):
+            unread.check()
         options = Options(
             args.top_k,
             args.filter,

@@ -501,6 +501,12 @@ class Collection:
         with self.hold_for_reading() as records:
             return records.passages.of_item(records.item(id).id)
 
+    @property
+    def has_passages(self) -> bool:
+        """Whether any item's file says or shows words."""
+        with self.hold_for_reading() as records:
+            return len(records.passages.windows()) > 0
+
     def find(self, id: str) -> Item | None:
         """The item of that id; None where there is none."""
         with self.hold_for_reading() as records:

@@ -122,10 +122,17 @@ class Pipeline:
         return vectors
 
     async def encode_query_text(
-        self, text: str, encoding: str, client: str, index: int | None = None
+        self,
+        text: str,
+        encoding: str,
+        client: str,
+        index: int | None = None,
+        *,
+        unknown: bool = False,
     ) -> EncodedQuery:
         """A query of words: as much as the encoder reads at once. `index` is its place among the
-        parts of a composed query.
+        parts of a composed query. If `unknown`, one of unknown words only is answered, too, as
+        zeros: it can be found by its words alone.
 
         Raises:
             BadText: it is empty, or none of its words is known.
@@ -133,9 +140,13 @@ class Pipeline:
         """
         try:
             (reading,) = await self.read_texts([text], encoding)
-            reading.check()
+            if not (unknown and reading.words):
+                reading.check()
         except BadText as error:
             raise BadText(error.reason, index) from None
+        if not reading.known:
+            zeros = np.zeros(self.encoder.manifest.dims[encoding], np.float32)
+            return EncodedQuery(zeros, tuple(reading.warnings(cut=True)), known_share=0.0)
         vectors = await self.encode_tokens(reading.rows[:1], encoding, client)
         return EncodedQuery(vectors[0], tuple(reading.warnings(cut=True)), reading.share)
 

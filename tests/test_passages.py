@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.testclient import TestClient
 
 from export.encoder import Encoder
 from index.collection import Collection
@@ -27,6 +28,8 @@ from media.passages import Kind, Passage, fold_words, join_cues, list_meanings
 from media.readers import NO_READERS, WordReaders
 from media.sandbox import Decoders
 from media.subtitles import Sidecars, decode_text, parse_subtitles, read_file_words, read_sidecar
+from service.app import create_app
+from service.settings import Settings
 
 from .makers import RED, FakeEncoder, make_clip, make_film
 
@@ -293,8 +296,10 @@ def test_words_that_the_encoder_does_not_know_are_found_by_themselves(
     make_film(folder / "a.mkv", [(1, 3, "собака лает"), (4, 6, "red")])
     build_box(box, decoders, folder)
     assert box.counts().vectors["text"] == 1
-    best = ask(box, "Собака лает", known_share=0.0)[0]
-    assert (best.start_s, best.text) == (1.0, "собака лает")
+    for target in ("text", "any"):
+        (best,) = ask(box, "Собака лает", target, known_share=0.0)
+        assert (best.target, best.start_s, best.text) == ("text", 1.0, "собака лает")
+    assert ask(box, "🐶", "any", known_share=0.0) == []
 
 
 def test_without_words_nothing_is_asked_of_them(
@@ -327,3 +332,66 @@ def test_of_rare_words_a_match_is_sure_and_of_common_ones_it_is_not() -> None:
     assert scattered == pytest.approx(SCATTERED * (1 - 0.005 * 0.495))
     part = math.log2(0.495) / math.log2(0.005 * 0.495)
     assert confidence("the bees", "The barn", both) == pytest.approx(SCATTERED * part**2 * 0.505)
+
+
+# ---------------------------------------------------------------- over HTTP
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    place = tmp_path_factory.mktemp("words")
+    film = make_film(
+        place / "a.mkv",
+        [(1, 3, "a green morning"), (5, 7, "собака лает")],
+        tags={"title": "Dusk"},
+        chapters=[(0, 5, "One"), (5, 10, "Two")],
+    )
+    app = create_app(Settings(data=place / "data"), encoder=FakeEncoder())
+    with TestClient(app, base_url="http://localhost") as client:
+        answer = client.post(
+            "/v1/collections/default/items",
+            files={"file": ("a.mkv", film.read_bytes())},
+            data={"id": "a", "metadata": '{"year": 1999}'},
+        )
+        assert answer.status_code == 201, answer.text
+        assert answer.json()["modalities"] == ["text", "video"]
+        yield client
+
+
+def test_an_uploaded_film_is_found_by_its_words(client: TestClient) -> None:
+    for route, body in (
+        ("search/text-any", {"query": "green morning"}),
+        ("search/text-text", {"query": "green morning"}),
+        ("search", {"parts": [{"text": "green morning"}], "targets": ["any"]}),
+    ):
+        found = client.post(f"/v1/{route}", json=body).json()
+        (hit,) = found["hits"]
+        assert (hit["id"], hit["target"], hit["start_s"]) == ("a", "text", 1.0)
+        assert hit["text"] == hit["moments"][0]["text"] == "a green morning"
+        assert "words" in found["plan"]["ways"]
+    body = {"query": "green", "filter": {"tags.title": "Dusk", "chapters": "Two"}}
+    assert len(client.post("/v1/search/text-any", json=body).json()["hits"]) == 1
+
+
+def test_words_that_the_encoder_does_not_know_are_asked_for_over_http(client: TestClient) -> None:
+    found = client.post("/v1/search/text-any", json={"query": "собака лает"}).json()
+    assert [(hit["start_s"], hit["text"]) for hit in found["hits"]] == [(5.0, "собака лает")]
+    body = {"parts": [{"text": "собака лает"}], "targets": ["any", "text"]}
+    assert client.post("/v1/search", json=body).json()["hits"][0]["start_s"] == 5.0
+    assert client.post("/v1/search/text-any", json={"query": "🐶"}).json()["hits"] == []
+    answer = client.post("/v1/search/text-video", json={"query": "собака"})
+    assert answer.json()["error"]["code"] == "bad_text"
+
+
+def test_an_item_tells_its_words_if_it_is_asked(client: TestClient) -> None:
+    path = "/v1/collections/default/items/a"
+    assert client.get(path).json()["words"] is None
+    item = client.get(path, params={"words": True}).json()
+    assert item["metadata"] == {"year": 1999, "tags": {"title": "Dusk"}, "chapters": ["One", "Two"]}
+    assert [(each["start_s"], each["text"], each["kind"]) for each in item["words"]] == [
+        (0.0, "Dusk", "tag"),
+        (0.0, "One", "chapter"),
+        (5.0, "Two", "chapter"),
+        (1.0, "a green morning", "subtitle"),
+        (5.0, "собака лает", "subtitle"),
+    ]

@@ -7,12 +7,15 @@ targets together and says what the answer is worth.
 
 from __future__ import annotations
 
+from export.bundle import parse_modality
+from media.modality import TEXT
+
 from ..collection import Collection
 from .answer import Answer, Hit, Moment, Plan
 from .fuse import conclude, fuse_hits
 from .group import group_hit
 from .query import Options, TargetQuery, direction
-from .retrieve import retrieve
+from .retrieve import find_nothing, retrieve
 from .score import ItemWindows, score
 from .words import add_passages_query, add_words, find_exact
 
@@ -32,9 +35,16 @@ def search(
         has_words = len(records.passages.windows()) > 0
         if has_words:
             queries = add_passages_query(queries, options)
+            if not options.known_share:
+                queries = [query for query in queries if parse_modality(query.target) == TEXT]
         exact = find_exact(records, queries, options) if has_words else {}
         overfetch = len(queries) > 1 or options.qb_norm or bool(exact)
-        matches = [retrieve(collection, records, query, options, overfetch) for query in queries]
+        matches = [
+            retrieve(collection, records, query, options, overfetch)
+            if options.known_share
+            else find_nothing(query)
+            for query in queries
+        ]
         items = list(dict.fromkeys(item for found in matches for item in found.items))
         if len(matches) == 1 and not exact:
             items = items[: options.top_k]

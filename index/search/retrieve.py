@@ -100,6 +100,20 @@ def retrieve(
     )
 
 
+def find_nothing(query: TargetQuery) -> TargetMatches:
+    """For a query of which no word is known: its vector says nothing."""
+    return TargetMatches(
+        query=query,
+        calibration=None,
+        exact=True,
+        candidates=0,
+        ways=[],
+        compared=0,
+        scores={},
+        items={},
+    )
+
+
 def is_popular(found: Found, stats: RouteStats) -> bool:
     """Whether the best window is one that queries of the bank like best, too."""
     return len(found.ids) > 0 and found.ids[0] in stats.popular

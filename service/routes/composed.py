@@ -25,7 +25,7 @@ from ..pipeline import EncodedQuery
 from ..state import State
 from .bodies import content_type, parse_body, saved_upload
 from .router import Router
-from .search import parse_options, run_search, search_response
+from .search import can_find_by_words, parse_options, run_search, search_response
 
 router = Router()
 
@@ -90,7 +90,10 @@ async def search_by_parts(
         for route in tercet.encoder.manifest.routes(sources, target, request.space):
             by_target[route.target] = route
     routes = list(by_target.values())
-    encoded = await encode_parts(tercet, client, collection, request.parts, routes, files)
+    unknown = len(request.parts) == 1 and can_find_by_words(collection, targets)
+    encoded = await encode_parts(
+        tercet, client, collection, request.parts, routes, files, unknown=unknown
+    )
     leading = next(
         source for part, source in zip(request.parts, sources, strict=True) if part.weight > 0
     )
@@ -145,9 +148,11 @@ async def encode_parts(
     parts: list[Part],
     routes: list[Route],
     files: Mapping[str, UploadFile],
+    *,
+    unknown: bool,
 ) -> list[dict[str, EncodedQuery]]:
     """Each part in every encoding that the routes need it in. A file that several parts name is
-    saved once.
+    saved once. `unknown` as in `Pipeline.encode_query_text`.
     """
     async with AsyncExitStack() as uploads:
         paths = {}
@@ -159,7 +164,7 @@ async def encode_parts(
             encodings = list(dict.fromkeys(route.encodings[source] for route in routes))
             if isinstance(part, schemas.TextPart):
                 index = place if len(parts) > 1 else None
-                waiting.append(encode_text(tercet, client, part, encodings, index))
+                waiting.append(encode_text(tercet, client, part, encodings, index, unknown=unknown))
             elif isinstance(part, schemas.ItemPart):
                 waiting.append(read_item(collection, part, encodings))
             else:
@@ -168,13 +173,19 @@ async def encode_parts(
 
 
 async def encode_text(
-    tercet: State, client: str, part: schemas.TextPart, encodings: list[str], index: int | None
+    tercet: State,
+    client: str,
+    part: schemas.TextPart,
+    encodings: list[str],
+    index: int | None,
+    *,
+    unknown: bool,
 ) -> dict[str, EncodedQuery]:
     """`index` is the part's place among several."""
     queries = {}
     for encoding in encodings:
         queries[encoding] = await tercet.pipeline.encode_query_text(
-            part.text, encoding, client, index
+            part.text, encoding, client, index, unknown=unknown
         )
     return queries
 

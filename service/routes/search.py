@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Annotated, Any
 
@@ -16,7 +16,7 @@ from pydantic.json_schema import SkipJsonSchema
 from export.bundle import ANY, Route
 from index.collection import Collection
 from index.search import Answer, Options, TargetQuery, search
-from media.modality import MODALITIES
+from media.modality import MODALITIES, TEXT
 
 from .. import schemas
 from ..active import ClientId, Tercet
@@ -126,12 +126,20 @@ async def search_with(
     )
 
 
+def can_find_by_words(collection: Collection, targets: Sequence[str]) -> bool:
+    """Whether words that the encoder does not know may be found in what files say."""
+    return set(targets) <= {TEXT, ANY} and collection.has_passages
+
+
 def search_by_text(target: str) -> Callable[..., Awaitable[schemas.SearchResult]]:
     async def route(
         tercet: Tercet, client: ClientId, request: schemas.TextSearch
     ) -> schemas.SearchResult:
         async def encode_query(encoding: str) -> EncodedQuery:
-            return await tercet.pipeline.encode_query_text(request.query, encoding, client)
+            unknown = can_find_by_words(tercet.collections.get(request.collection), [target])
+            return await tercet.pipeline.encode_query_text(
+                request.query, encoding, client, unknown=unknown
+            )
 
         return await search_with(
             tercet, request, encode_query, source="text", target=target, words=request.query
