@@ -83,8 +83,7 @@ class MonoResampler:
                 self._resampler, self._mixes = self._new_resampler(), False
         if self._mixes:
             return self._resampler.resample(piece)
-        mean = channel_samples(piece).mean(axis=0, dtype=np.float32)
-        return self._resampler.resample(make_mono(piece, mean))
+        return self._resampler.resample(average_channels(piece))
 
 
 def are_opposite(channels: NDArray[np.float32]) -> NDArray[np.bool_]:
@@ -131,6 +130,11 @@ def channel_samples(frame: av.AudioFrame) -> NDArray[np.float32]:
     if np.issubdtype(samples.dtype, np.integer):
         return samples.astype(np.float32) / np.float32(2 ** (8 * samples.dtype.itemsize - 1))
     return samples.astype(np.float32, copy=False)
+
+
+def average_channels(frame: av.AudioFrame) -> av.AudioFrame:
+    """A mono frame with the mean of a frame's channels."""
+    return make_mono(frame, channel_samples(frame).mean(axis=0, dtype=np.float32))
 
 
 def make_mono(frame: av.AudioFrame, samples: NDArray[np.float32]) -> av.AudioFrame:
