@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 from numpy.typing import NDArray
 
 from .audio import AudioSpec, cut_window, is_silent
 from .containers import Budget
-from .decode import FrameRequest, PictureTimes, read_frames, read_picture_times, read_waveform
+from .decode import (
+    FrameRequest,
+    Frames,
+    PictureTimes,
+    read_frames,
+    read_picture_times,
+    read_waveform,
+    scale_frame,
+)
 from .errors import Damaged, MissingModality
 from .modality import AUDIO, RECORDED, VIDEO, Spec
-from .preview import compute_peaks
+from .pictures import is_animated_webp, read_animation, read_animation_times, read_still
+from .preview import compute_peaks, encode_jpeg
 from .video import VideoSpec, frame_times, is_plain
 
 TAIL = 0.1  # share of a window; a rest of a file that is shorter gets no window
@@ -84,7 +94,8 @@ class Media:
 
     `windows` are (start_s, end_s), `parts` have the arrays of each modality that the item has. With
     previews, `pictures` has a JPEG for each window that has frames, by the window's number, and
-    `peaks` the loudness of the sound (see `compute_peaks`).
+    `peaks` the loudness of the sound (see `compute_peaks`). A `still` picture has one window, from
+    0 to 0.
     """
 
     duration_s: float
@@ -92,6 +103,7 @@ class Media:
     parts: dict[str, Part]
     pictures: dict[int, bytes] = field(default_factory=dict)
     peaks: bytes = b""
+    still: bool = False
 
 
 def plan_windows(
@@ -135,18 +147,28 @@ def decode_media(path: Path, options: DecodeOptions) -> Media:
             and one broken stream yields the good one.
     """
     specs, budget, wanted = options.specs, options.budget, options.modalities
+    picture = read_still(path, budget)
+    if picture is not None:
+        return make_still(picture, options)
+    animated = is_animated_webp(path)  # which FFmpeg does not read
+    read_times = read_animation_times if animated else read_picture_times
     waveform, audio_s, faults = None, 0.0, []
-    if AUDIO in wanted and specs.audio:
+    if AUDIO in wanted and specs.audio and not animated:
         try:
             waveform = read_waveform(path, specs.audio.sample_rate, budget)
         except Damaged as fault:
             faults.append(fault)
         if waveform is not None:
             audio_s = len(waveform) / specs.audio.sample_rate
-    if VIDEO in wanted and specs.video and (told := read_picture_times(path, budget)) is not None:
+    if VIDEO in wanted and specs.video and (told := read_times(path, budget)) is not None:
         try:
             duration_s, windows, video, pictures = read_video(
-                path, specs.video, options, audio_s=audio_s, told=told
+                path,
+                specs.video,
+                options,
+                audio_s=audio_s,
+                told=told,
+                read=read_animation if animated else read_frames,
             )
         except Damaged as fault:
             faults.append(fault)
@@ -173,6 +195,27 @@ def decode_media(path: Path, options: DecodeOptions) -> Media:
     )
 
 
+def make_still(picture: av.VideoFrame, options: DecodeOptions) -> Media:
+    """A picture as a window of frames that are all the same: it gets the vector of a film that
+    shows nothing else. Raises MissingModality: no pictures are wanted.
+    """
+    spec = options.specs.video
+    if VIDEO not in options.modalities or spec is None:
+        known = options.specs.recorded()
+        raise MissingModality(" or ".join(name for name in options.modalities if name in known))
+    square = scale_frame(picture, spec, 1.0)
+    frames = np.repeat(square[None, None], spec.frames, axis=1)
+    plain = frozenset({0}) if is_plain(frames[0]) else frozenset[int]()
+    jpeg = encode_jpeg(picture) if options.previews else None
+    return Media(
+        duration_s=0.0,
+        windows=[(0.0, 0.0)],
+        parts={VIDEO: Part([0], frames, plain)},
+        pictures={0: jpeg} if jpeg else {},
+        still=True,
+    )
+
+
 def make_peaks(
     waveform: NDArray[np.float32] | None, duration_s: float, options: DecodeOptions
 ) -> bytes:
@@ -190,12 +233,13 @@ def read_video(
     *,
     audio_s: float,
     told: PictureTimes,
+    read: Callable[[Path, FrameRequest], Frames],
 ) -> tuple[float, list[tuple[float, float]], Part, dict[int, bytes]]:
     """Duration in seconds, windows and frames of a file with pictures; with previews, a JPEG of the
     middle of each window.
 
     Frames are chosen by the end that the packets tell. If decoding shows another end, they are
-    chosen again. `audio_s` is the length of the file's sound.
+    chosen again. `audio_s` is the length of the file's sound, `read` gives the frames.
     """
     video_s = told.end_s
     for _ in range(2):
@@ -211,7 +255,7 @@ def read_video(
             preview_times_s=set(middles),
             picture_times=told,
         )
-        frames, true_s, jpegs = read_frames(path, request)
+        frames, true_s, jpegs = read(path, request)
         if abs(true_s - video_s) <= DRIFT_S:
             break
         video_s = true_s
