@@ -577,7 +577,7 @@ def test_a_dropped_folder_adds_its_files(browser: Browser, tmp_path: Path) -> No
         uploads = page.get_by_role("list", name="Uploads")
         expect(uploads).to_contain_text("of 105 files")
         expect(uploads).to_contain_text("104 files added; 1 not added; 5 skipped", timeout=60_000)
-        expect(uploads).to_contain_text("not audio or video:")
+        expect(uploads).to_contain_text("not audio, video or pictures:")
         expect(uploads.locator("li")).to_have_count(2)
         expect(uploads).to_contain_text("sea/broken.wav")
         assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")

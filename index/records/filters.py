@@ -1,7 +1,8 @@
 """Filters: a small subset of Mongo's query language, compiled to SQL.
 
 A filter asks for an item's `duration_s` and for fields of its metadata. As in Mongo, a list meets a
-condition where one of its elements does.
+condition where one of its elements does. Where an item's metadata has no field `kind`, that is the
+item's own: video, image, audio or text.
 
 {"kind": "interview", "year": {"$gte": 2019}, "$or": [{"lang": "de"}, {"lang": {"$exists": false}}]}
 """
@@ -19,6 +20,13 @@ COMPARISONS = {"$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
 MAX_DEPTH = 16  # of nested operators
 MAX_TERMS = 200
 MAX_CHARACTERS = 256  # of a field's name
+VALUES = "metadata_values"
+# with the item's own kind, where its metadata has no such field
+VALUES_WITH_KIND = (
+    f"(select item, path, kind, value from {VALUES}"
+    " union all select n, '$.\"kind\"', 'text', items.kind from items where n not in"
+    f" (select item from {VALUES} where path = '$.\"kind\"'))"
+)
 Scalar = str | int | float | bool
 
 
@@ -128,7 +136,8 @@ def having(key: str, made: Statement, condition: str = "") -> str:
     into an object.
     """
     made.params.append(path(key))
-    return f"items.n in (select item from metadata_values where path = ?{condition})"
+    values = VALUES_WITH_KIND if key == "kind" else VALUES
+    return f"items.n in (select item from {values} where path = ?{condition})"
 
 
 def path(key: str) -> str:

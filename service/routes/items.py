@@ -29,6 +29,7 @@ from .router import Router
 
 router = Router()
 
+SEEN = ("video", "image")  # kinds of items that have a poster
 ITEM_FORM = Fields(texts=frozenset({"id", "metadata"}), files=frozenset({"file"}))
 ITEM_BODIES = {
     "requestBody": {
@@ -58,8 +59,8 @@ ITEM_BODIES = {
 async def add_item(
     tercet: Tercet, client: ClientId, name: str, request: Request
 ) -> schemas.ItemAdded:
-    """Add a video or a sound (multipart), or a text (JSON). Answered when it is on disk. The same
-    id again replaces the item.
+    """Add a video, a picture or a sound (multipart), or a text (JSON). Answered when it is on disk.
+    The same id again replaces the item.
     """
     collection = tercet.collections.get(name)
     kind = content_type(request)
@@ -170,7 +171,7 @@ def media_response(collection: Collection, id: str) -> Stored:
     """Raises UnknownItem."""
     path, filename = collection.media(id)
     item = collection.item(id)
-    pictures = item.kind == "video" or "video" in item.modalities
+    pictures = item.kind in SEEN or "video" in item.modalities
     try:
         return Stored(path, media_type(path, pictures), filename)
     except FileNotFoundError:  # deleted or replaced at this moment
@@ -216,7 +217,7 @@ async def link_item(
         token = links.token(client, collection.name, item.id, seconds)
     root_path = request.scope.get("root_path", "")
     media = root_path + item_address(name, id, "media", token)
-    poster = root_path + item_address(name, id, "poster", token) if item.kind == "video" else None
+    poster = root_path + item_address(name, id, "poster", token) if item.kind in SEEN else None
     return schemas.ItemLink(media=media, poster=poster, expires_s=seconds)
 
 
