@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import io
 import struct
+import sys
 import zlib
 from contextlib import suppress
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
 import pytest
+from av.video.reformatter import ColorPrimaries, ColorTrc
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps
 
@@ -336,3 +339,144 @@ def test_bytes_that_were_changed_give_an_answer_of_the_contract(tmp_path: Path) 
             (tmp_path / name).write_bytes(changed)
             with suppress(BadMedia):
                 decode_media(tmp_path / name, OPTIONS)
+
+
+# ---------------------------------------------------------------- HEIC and HDR
+
+
+def box(kind: bytes, *parts: bytes) -> bytes:
+    return struct.pack(">I", 8 + sum(map(len, parts))) + kind + b"".join(parts)
+
+
+def full_box(kind: bytes, version: int, flags: int, *parts: bytes) -> bytes:
+    return box(kind, struct.pack(">I", version << 24 | flags), *parts)
+
+
+def hevc_tile(colour: tuple[int, int, int], side: int) -> tuple[dict[int, bytes], bytes]:
+    """The parameter sets by their kinds, and one coded picture."""
+    codec = av.CodecContext.create("libx265", "w")
+    assert isinstance(codec, av.VideoCodecContext)
+    codec.width = codec.height = side
+    codec.pix_fmt, codec.time_base = "yuv420p", Fraction(1, 1)
+    codec.options = {"x265-params": "log-level=0:keyint=1:info=0"}
+    image = np.full((side, side, 3), colour, np.uint8)
+    frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+    frame.pts = 0
+    stream = b"".join(bytes(packet) for packet in [*codec.encode(frame), *codec.encode(None)])
+    units = [unit for unit in stream.replace(b"\0\0\0\1", b"\0\0\1").split(b"\0\0\1") if unit]
+    heads = {unit[0] >> 1 & 63: unit for unit in units if unit[0] >> 1 & 63 >= 32}
+    coded = [unit for unit in units if unit[0] >> 1 & 63 < 32]
+    return heads, b"".join(struct.pack(">I", len(unit)) + unit for unit in coded)
+
+
+def write_heic(path: Path, colours: list[tuple[int, int, int]], side: int = 256) -> None:
+    """One picture, or a grid of 2 x 2 as telephones write it (theirs have 8 x 6 tiles of 512)."""
+    tiles = [hevc_tile(colour, side) for colour in colours]
+    count = len(tiles)
+    heads = tiles[0][0]
+    level = heads[33].replace(b"\0\0\3", b"\0\0")[3:15]
+    config = b"\1" + level + bytes.fromhex("f000fcfdf8f800000f") + b"\3"
+    for kind in (32, 33, 34):
+        size = len(heads[kind])
+        config += bytes([0x80 | kind]) + struct.pack(">HH", 1, size) + heads[kind]
+    items = [coded for _, coded in tiles]
+    hidden = int(count > 1)
+    entries = [
+        full_box(b"infe", 2, hidden, struct.pack(">HH", i, 0), b"hvc1\0")
+        for i in range(1, count + 1)
+    ]
+    uses = [struct.pack(">HBBB", i, 2, 0x81, 2) for i in range(1, count + 1)]
+    sizes, links, primary = [side], [], 1
+    if count > 1:
+        primary = count + 1
+        items.append(bytes([0, 0, 1, 1]) + struct.pack(">HH", 2 * side, 2 * side))
+        entries.append(full_box(b"infe", 2, 0, struct.pack(">HH", primary, 0), b"grid\0"))
+        uses.append(struct.pack(">HBB", primary, 1, 3))
+        sizes.append(2 * side)
+        parts = struct.pack(f">HH{count}H", primary, count, *range(1, count + 1))
+        links.append(full_box(b"iref", 0, 0, box(b"dimg", parts)))
+    shown = [full_box(b"ispe", 0, 0, struct.pack(">II", n, n)) for n in sizes]
+    properties = box(b"ipco", box(b"hvcC", config), *shown)
+    used = full_box(b"ipma", 0, 0, struct.pack(">I", len(uses)), *uses)
+
+    def meta(at: int) -> bytes:
+        places = b""
+        for i, data in enumerate(items, 1):
+            places += struct.pack(">HHHII", i, 0, 1, at, len(data))
+            at += len(data)
+        return full_box(
+            b"meta",
+            0,
+            0,
+            full_box(b"hdlr", 0, 0, b"\0\0\0\0pict" + bytes(13)),
+            full_box(b"pitm", 0, 0, struct.pack(">H", primary)),
+            full_box(b"iloc", 0, 0, b"\x44\0" + struct.pack(">H", len(items)), places),
+            full_box(b"iinf", 0, 0, struct.pack(">H", len(items)), *entries),
+            *links,
+            box(b"iprp", properties, used),
+        )
+
+    kind = box(b"ftyp", b"heic\0\0\0\0mif1heic")
+    start = len(kind) + len(meta(0)) + 8
+    path.write_bytes(kind + meta(start) + box(b"mdat", *items))
+
+
+def test_a_heic_photo_in_tiles(tmp_path: Path) -> None:
+    pytest.importorskip("pi_heif", reason="the extra heic is not installed")
+    write_heic(tmp_path / "a.heic", [RED, GREEN, BLUE, WHITE])
+    media = decode_media(tmp_path / "a.heic", OPTIONS)
+    assert media.still and is_near(corners(media), [RED, GREEN, BLUE, WHITE])
+
+
+@pytest.mark.parametrize("extra", [True, False])
+def test_a_heic_photo_in_one_piece_needs_no_extra(
+    tmp_path: Path, extra: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if extra:
+        pytest.importorskip("pi_heif", reason="the extra heic is not installed")
+    else:
+        monkeypatch.setitem(sys.modules, "pi_heif.as_plugin", None)
+    write_heic(tmp_path / "a.heic", [GREEN])
+    media = decode_media(tmp_path / "a.heic", OPTIONS)
+    assert media.still and is_near(corners(media), [GREEN] * 4)
+
+
+def test_a_heic_photo_in_tiles_without_the_extra_is_refused_in_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pi_heif.as_plugin", None)
+    write_heic(tmp_path / "a.heic", [RED, GREEN, BLUE, WHITE])
+    with pytest.raises(NotMedia, match="install the extra 'heic'"):
+        decode_media(tmp_path / "a.heic", OPTIONS)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.9])
+def test_a_heic_photo_that_is_cut_off(tmp_path: Path, share: float) -> None:
+    pytest.importorskip("pi_heif", reason="the extra heic is not installed")
+    write_heic(tmp_path / "a.heic", [RED, GREEN, BLUE, WHITE])
+    data = (tmp_path / "a.heic").read_bytes()
+    (tmp_path / "a.heic").write_bytes(data[: int(len(data) * share)])
+    with pytest.raises(Damaged, match="cut off or damaged"):
+        decode_media(tmp_path / "a.heic", OPTIONS)
+
+
+def test_a_picture_in_hdr_is_brought_to_what_a_screen_shows(tmp_path: Path) -> None:
+    """AVIF in PQ and BT.2020: 58 % of the signal is 203 nits, the white of BT.2408."""
+    image = np.full((64, 64, 3), round(0.58 * 65535), np.uint16)
+    with av.open(str(tmp_path / "a.avif"), "w") as container:
+        stream = container.add_stream(
+            "libsvtav1", rate=1, options={"preset": "12", "svtav1-params": "lp=1"}
+        )
+        assert isinstance(stream, av.VideoStream)
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p10le"
+        codec = stream.codec_context
+        codec.color_trc, codec.color_primaries = ColorTrc.SMPTE2084, ColorPrimaries.BT2020
+        codec.colorspace = 9
+        frame = av.VideoFrame.from_ndarray(image, format="rgb48le").reformat(
+            format="yuv420p10le", dst_colorspace="ITU709"
+        )
+        frame.color_trc, frame.color_primaries = ColorTrc.SMPTE2084, ColorPrimaries.BT2020
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    media = decode_media(tmp_path / "a.avif", OPTIONS)
+    assert media.still and np.abs(corners(media) - 255).max() <= NEAR
