@@ -222,11 +222,13 @@ def search_parser(commands: Commands) -> argparse.ArgumentParser:
         "search a collection",
         "--data mine --text 'a dog barking'",
         "--data mine --audio bark.wav --target video --json",
+        "--data mine --image scene.jpg",
     )
     query = searching.add_mutually_exclusive_group(required=True)
     query.add_argument("--text", help="words to search by")
     query.add_argument("--audio", type=Path, metavar="FILE", help="a sound to search by")
     query.add_argument("--video", type=Path, metavar="FILE", help="a video to search by")
+    query.add_argument("--image", type=Path, metavar="FILE", help="a picture to search by")
     searching.add_argument(
         "--target",
         choices=[ANY, *MODALITIES],
@@ -698,6 +700,7 @@ def follow_build(progress: Iterator[tuple[int, int, Report]]) -> Report:
 def search_command(args: argparse.Namespace) -> int:
     encoder = OnnxEncoder.open(args.bundle)
     query = "text" if args.text is not None else "audio" if args.audio else "video"
+    file = args.audio or args.video or args.image
     aims = []
     warnings: dict[str, None] = {}  # in order, each once
     known_share = 1.0
@@ -711,7 +714,7 @@ def search_command(args: argparse.Namespace) -> int:
             warnings |= dict.fromkeys(reading.warnings(cut=True))
             known_share = min(known_share, reading.share)
         else:
-            vector = embed_file(encoder, encoding, args.audio or args.video)
+            vector = embed_file(encoder, encoding, file)
         aims.append(TargetQuery.along(route, query, vector[None]))
     collections = open_collections(args, encoder.manifest)
     try:
@@ -1010,7 +1013,7 @@ def print_saved(folder: Path, saved: dict[str, Saved], as_json: bool) -> int:
 
 def format_hits(hits: list[Hit]) -> str:
     rows = [
-        f"{hit.score:6.3f}  {format_confidence(hit):>5s}  {hit.start_s:8.1f} - {hit.end_s:8.1f} s"
+        f"{hit.score:6.3f}  {format_confidence(hit):>5s}  {format_moment(hit):>21s}"
         f"  {hit.id}{format_text(hit)}"
         for hit in hits
     ]
@@ -1020,6 +1023,10 @@ def format_hits(hits: list[Hit]) -> str:
 def format_text(hit: Hit) -> str:
     """The words that matched, behind the item."""
     return f"  “{hit.text}”" if hit.text else ""
+
+
+def format_moment(hit: Hit) -> str:
+    return "picture" if hit.kind == "image" else f"{hit.start_s:8.1f} - {hit.end_s:8.1f} s"
 
 
 def format_confidence(hit: Hit) -> str:

@@ -27,7 +27,8 @@ MEDIA = frozenset((
     ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg",
     ".3gp", ".flv", ".wmv", ".asf", ".ogv", ".gif", ".mxf", ".wav", ".flac", ".mp3", ".ogg",
     ".oga", ".opus", ".m4a", ".aac", ".wma", ".aiff", ".aif", ".au", ".caf", ".ac3", ".eac3",
-    ".dts", ".mka", ".wv", ".tta", ".w64", ".amr", ".ape", ".mpc", ".dsf", ".dff",
+    ".dts", ".mka", ".wv", ".tta", ".w64", ".amr", ".ape", ".mpc", ".dsf", ".dff", ".png", ".apng",
+    ".jpg", ".jpeg", ".jfif", ".webp", ".avif", ".heic", ".heif",
     ".vob", ".m4b", ".3g2", ".weba", ".f4v", ".mp2", ".m2v", ".m1v", ".mpv", ".mpe", ".divx", ".rm",
     ".rmvb", ".ogm", ".ogx", ".aifc", ".spx", ".mk3d", ".qt", ".insv", ".lrv",
 ))

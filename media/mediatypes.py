@@ -52,7 +52,8 @@ STARTS: tuple[tuple[int, bytes, Pair], ...] = (
     (0, b"0&\xb2u\x8ef\xcf\x11", ("video/x-ms-wmv", "audio/x-ms-wma")),
     (0, b"FLV", same("video/x-flv")),
     (0, b"GIF8", same("image/gif")),
-    (0, b"\x89PNG", same("image/apng")),
+    (0, b"\xff\xd8\xff", same("image/jpeg")),
+    (8, b"WEBP", same("image/webp")),
     (0, b".RMF", ("application/vnd.rn-realmedia", "audio/x-pn-realaudio")),
     (0, b".ra\xfd", same("audio/x-pn-realaudio")),
     (0, b"DKIF", same("video/x-ivf")),
@@ -104,7 +105,11 @@ def media_type(path: Path, pictures: bool) -> str:
     with path.open("rb") as file:
         head, tagged = after_tags(file)
     found = (
-        by_start(head) or by_brand(head) or by_frames(head) or BY_SUFFIX.get(path.suffix.lower())
+        by_start(head)
+        or by_chunk(head)
+        or by_brand(head)
+        or by_frames(head)
+        or BY_SUFFIX.get(path.suffix.lower())
     )
     if found is None:
         found = MPEG if tagged else same(UNKNOWN)
@@ -154,6 +159,13 @@ def tag_bytes(head: bytes) -> int:
 
 def by_start(head: bytes) -> Pair | None:
     return next((pair for at, start, pair in STARTS if head.startswith(start, at)), None)
+
+
+def by_chunk(head: bytes) -> Pair | None:
+    """A PNG is animated if a chunk before its pictures says so."""
+    if not head.startswith(b"\x89PNG"):
+        return None
+    return same("image/apng") if b"acTL" in head.partition(b"IDAT")[0] else same("image/png")
 
 
 def by_brand(head: bytes) -> Pair | None:

@@ -126,7 +126,10 @@ def display_matrix(frame: av.VideoFrame) -> tuple[int, int, int, int] | None:
     """a, b, c, d of a frame's display matrix, by which (x, y) is shown at (a x + c y, b x + d y);
     None without one.
     """
-    data = frame.side_data.get("DISPLAYMATRIX")
+    try:
+        data = frame.side_data.get("DISPLAYMATRIX")
+    except ValueError:  # PyAV 18.1 does not know the kind of side data that EXIF is
+        return None
     if not isinstance(data, SideData):
         return None
     a, b, _, c, d = struct.unpack_from("=5i", bytes(data))

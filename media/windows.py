@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 from numpy.typing import NDArray
 
 from .audio import AudioSpec, cut_window, is_silent
 from .clock import HOLD_S, RIGHT
 from .containers import Budget
-from .decode import FrameRequest, PictureTimes, read_frames, read_picture_times
+from .decode import (
+    FrameRequest,
+    Frames,
+    PictureTimes,
+    read_frames,
+    read_picture_times,
+    scale_frame,
+)
 from .errors import Damaged, MissingModality
 from .modality import AUDIO, RECORDED, VIDEO, Spec
 from .passages import Passage
-from .preview import compute_peaks
+from .pictures import is_animated_webp, read_animation, read_animation_times, read_still
+from .preview import compute_peaks, encode_jpeg
 from .readers import NO_READERS, WordReaders
 from .sound import Sound, read_sound
 from .video import VideoSpec, frame_times, is_plain
@@ -102,7 +111,8 @@ class Media:
     `windows` are (start_s, end_s), `parts` have the arrays of each modality that the item has. With
     previews, `pictures` has a JPEG for each window that has frames, by the window's number, and
     `peaks` the loudness of the sound (see `compute_peaks`). `passages` are its words, `metadata`
-    its tags and the titles of its chapters, if they were asked for.
+    its tags and the titles of its chapters, if they were asked for. A `still` picture has one
+    window, from 0 to 0.
     """
 
     duration_s: float
@@ -112,6 +122,7 @@ class Media:
     peaks: bytes = b""
     passages: tuple[Passage, ...] = ()
     metadata: dict[str, Any] = field(default_factory=dict)
+    still: bool = False
 
 
 def plan_windows(
@@ -155,10 +166,15 @@ def decode_media(path: Path, options: DecodeOptions) -> Media:
             and one broken stream yields the good one.
     """
     specs, budget, wanted = options.specs, options.budget, options.modalities
+    picture = read_still(path, budget)
+    if picture is not None:
+        return make_still(picture, options)
+    animated = is_animated_webp(path)  # which FFmpeg does not read
+    read_times = read_animation_times if animated else read_picture_times
     sound, told, faults = None, None, []
     if VIDEO in wanted and specs.video:
-        told = read_picture_times(path, budget)
-    if AUDIO in wanted and specs.audio:
+        told = read_times(path, budget)
+    if AUDIO in wanted and specs.audio and not animated:
         try:
             # without a doubt about the pictures' times, there may be one about the sound's
             clock = None if told is None or told.clock is RIGHT else told.clock
@@ -167,9 +183,10 @@ def decode_media(path: Path, options: DecodeOptions) -> Media:
             faults.append(fault)
     waveform = None if sound is None else sound.waveform
     if told is not None and specs.video:
+        read = read_animation if animated else read_frames
         try:
             duration_s, windows, video, pictures = read_video(
-                path, specs.video, options, sound=sound, told=told
+                path, specs.video, options, sound=sound, told=told, read=read
             )
         except Damaged as fault:
             faults.append(fault)
@@ -230,6 +247,27 @@ def lies_in(window: tuple[float, float], stretches: list[tuple[float, float]]) -
     return any(low <= start_s and end_s <= high for low, high in stretches)
 
 
+def make_still(picture: av.VideoFrame, options: DecodeOptions) -> Media:
+    """A picture as a window of frames that are all the same: it gets the vector of a film that
+    shows nothing else. Raises MissingModality: no pictures are wanted.
+    """
+    spec = options.specs.video
+    if VIDEO not in options.modalities or spec is None:
+        known = options.specs.recorded()
+        raise MissingModality(" or ".join(name for name in options.modalities if name in known))
+    square = scale_frame(picture, spec, 1.0)
+    frames = np.repeat(square[None, None], spec.frames, axis=1)
+    plain = frozenset({0}) if is_plain(frames[0]) else frozenset[int]()
+    jpeg = encode_jpeg(picture) if options.previews else None
+    return Media(
+        duration_s=0.0,
+        windows=[(0.0, 0.0)],
+        parts={VIDEO: Part([0], frames, plain)},
+        pictures={0: jpeg} if jpeg else {},
+        still=True,
+    )
+
+
 def make_peaks(
     waveform: NDArray[np.float32] | None, duration_s: float, options: DecodeOptions
 ) -> bytes:
@@ -247,12 +285,13 @@ def read_video(
     *,
     sound: Sound | None,
     told: PictureTimes,
+    read: Callable[[Path, FrameRequest], Frames],
 ) -> tuple[float, list[tuple[float, float]], Part, dict[int, bytes]]:
     """Duration in seconds, windows and frames of a file with pictures; with previews, a JPEG of the
     middle of each window.
 
     Frames are chosen by the end that the packets tell. If decoding shows another end, they are
-    chosen again. A window before the first picture has no frames.
+    chosen again. A window before the first picture has no frames. `read` gives the frames.
     """
     video_s = told.end_s
     for _ in range(2):
@@ -267,7 +306,7 @@ def read_video(
             preview_times_s=set(middles),
             picture_times=told,
         )
-        frames, true_s, jpegs = read_frames(path, request)
+        frames, true_s, jpegs = read(path, request)
         if abs(true_s - video_s) <= DRIFT_S:
             break
         video_s = true_s

@@ -37,6 +37,7 @@ from urllib.parse import quote, urlencode
 
 import httpx
 
+Kind = Literal["video", "image", "audio", "text"]  # of an item
 Modality = Literal["video", "audio", "text"]
 Target = Literal["any", "video", "audio", "text"]  # any: pictures and sound scored together
 Seen = Callable[[int, int], None]  # bytes sent, bytes in all
@@ -44,6 +45,7 @@ RETRY_STATUSES = (429, 503)  # too busy, not ready
 # a connection that was closed under a request
 CUT = (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)
 LONGEST_WAIT_S = 60.0
+PICTURES = {".png", ".apng", ".jpg", ".jpeg", ".jfif", ".webp", ".avif", ".heic", ".heif", ".gif"}
 
 
 class Refused(Exception):
@@ -69,7 +71,7 @@ class Moment(TypedDict):
 
 class Hit(TypedDict):
     id: str
-    kind: str
+    kind: Kind
     duration_s: float
     filename: str | None
     modalities: list[str]
@@ -355,7 +357,8 @@ class Methods:
         collection: str = "default",
         **options: Any,
     ) -> Steps[Found]:
-        """Search by words or by a file. `source` says which of a file's modalities; default audio.
+        """Search by words or by a file. `source` says which of a file's modalities; the default is
+        video for pictures, going by their suffix, and audio for all else.
         `options` are the contract's: top_k, filter, ...
         """
         fields = {"collection": collection} | without_none(options)
@@ -366,7 +369,8 @@ class Methods:
             form = {
                 k: json.dumps(v) if isinstance(v, dict | bool) else v for k, v in fields.items()
             }
-            path = f"/v1/search/{source or 'audio'}-{target}"
+            default = "video" if query.suffix.lower() in PICTURES else "audio"
+            path = f"/v1/search/{source or default}-{target}"
             call = Call("POST", path, data=form, file=query, repeatable=True)
         found: Found = yield from self._send(call)
         return found

@@ -25,10 +25,11 @@ from .client import Client, Refused, Target
 
 DESCRIPTION = """Let an assistant search and fill an archive: a server of the Model Context
 Protocol in front of a running service. It speaks on standard input and output."""
-INSTRUCTIONS = """Tercet finds moments of video and sound by words. Describe plainly what is seen or
-heard, as a caption would: "a dog barking far away", "waves on a beach at night". A hit has the id
-of its item, the stretch that matches, in seconds, and a confidence in [0, 1] where it is known.
-good_match is false where nothing matches well. warnings name words that are not known."""
+INSTRUCTIONS = """Tercet finds pictures and moments of video and sound by words. Describe plainly
+what is seen or heard, as a caption would: "a dog barking far away", "waves on a beach at night". A
+hit has the id of its item, its kind, the stretch that matches, in seconds (0 to 0 of a picture,
+whose kind is image), and a confidence in [0, 1] where it is known. good_match is
+false where nothing matches well. warnings name words that are not known."""
 
 
 @contextmanager
@@ -65,8 +66,18 @@ def create_server(url: str, key: str | None, files: Path | None) -> MCPServer:
         {"year": {"$gte": 2020}}.
         """
         found = tercet.search(words, target, collection=collection, top_k=limit, filter=filter)
-        kept = ("id", "score", "confidence", "start_s", "end_s", "text", "metadata", "moments")
-        hits = [{k: hit.get(k) for k in kept} for hit in found["hits"]]
+        kept = (
+            "id",
+            "kind",
+            "score",
+            "confidence",
+            "start_s",
+            "end_s",
+            "text",
+            "metadata",
+            "moments",
+        )
+        hits = [{k: hit.get(k) for k in (*kept, "metadata", "moments")} for hit in found["hits"]]
         return {"good_match": found["good_match"], "warnings": found["warnings"], "hits": hits}
 
     @tools.tool()
@@ -107,7 +118,7 @@ def create_server(url: str, key: str | None, files: Path | None) -> MCPServer:
             id: str | None = None,
             metadata: dict[str, Any] | None = None,
         ) -> dict[str, Any]:
-            """Add a video or a sound from the folder that this server was started with."""
+            """Add a video, picture or sound from the folder that this server was started with."""
             file = (root / path).resolve()
             if not file.is_relative_to(root) or not file.is_file():
                 raise ValueError(f"No file {path!r} in the folder.")

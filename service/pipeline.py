@@ -178,7 +178,8 @@ class Pipeline:
         modalities = list(dict.fromkeys(map(parse_modality, encodings)))
         with stage("decode"):
             media = await self._decode(path, modalities, overlap, previews)
-        self._media_quota.take(client, math.ceil(media.duration_s))
+        # a picture, which has no length, counts as a second
+        self._media_quota.take(client, max(math.ceil(media.duration_s), 1))
         parts = {
             e: media.parts[parse_modality(e)] for e in encodings if parse_modality(e) in media.parts
         }

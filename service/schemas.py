@@ -79,12 +79,26 @@ class AudioContent(BaseModel):
     input_audio: Sound
 
 
+class ImageAddress(BaseModel):
+    url: str = Field(
+        description="a picture as a data URL, 'data:image/png;base64,...'; nothing is fetched"
+    )
+    detail: str | None = Field(None, description="ignored")
+
+
+class ImageContent(BaseModel):
+    """As OpenAI's chat takes pictures."""
+
+    type: Literal["image_url"]
+    image_url: ImageAddress
+
+
 class OpenAIEmbeddings(BaseModel):
-    """OpenAI's shape; fields of theirs that mean nothing here are ignored. Sounds go where a text
-    does, as a part.
+    """OpenAI's shape; fields of theirs that mean nothing here are ignored. Sounds and pictures go
+    where a text does, as parts.
     """
 
-    input: str | list[str | TextContent | AudioContent]
+    input: str | list[str | TextContent | AudioContent | ImageContent]
     model: str | None = None
     encoding_format: Literal["float", "base64"] | None = "float"
     dimensions: int | None = None
@@ -286,7 +300,7 @@ class Words(BaseModel):
 
 
 class ItemFound(ItemSize):
-    kind: str
+    kind: str = Field(description="video, image, audio or text")
     filename: str | None
     text: str | None
     metadata: dict[str, Any]

@@ -30,17 +30,20 @@ ITEMS: dict[str, tuple[float, dict[str, Any]]] = {
     "g": (3.0, {"big": 2**63, "runs": [[1, 2], [3]], "name": "cafe\u0301", "duration_s": 999}),
     "h": (3.0, {"big": 2**64 - 1, "runs": [], "none": {}, "deep": {"a": [{"b": [{"c": 0.0}]}]}}),
 }
+KINDS = {"a": "video", "b": "audio", "c": "image", "d": "text"}
 
 
 @pytest.fixture(scope="module")
 def items() -> Iterator[sqlite3.Connection]:
     db = sqlite3.connect(":memory:")
-    db.execute("create table items (n integer primary key, id text, duration_s real) strict")
+    db.execute(
+        "create table items (n integer primary key, id text, duration_s real, kind text) strict"
+    )
     db.execute(
         "create table metadata_values (item integer, path text, kind text, value any) strict"
     )
     for n, (name, (duration_s, metadata)) in enumerate(ITEMS.items()):
-        db.execute("insert into items values (?, ?, ?)", (n, name, duration_s))
+        db.execute("insert into items values (?, ?, ?, ?)", (n, name, duration_s, KINDS[name]))
         rows = [(n, *fact) for fact in metadata_values(metadata)]
         db.executemany("insert into metadata_values values (?, ?, ?, ?)", rows)
     yield db
@@ -89,6 +92,11 @@ def items() -> Iterator[sqlite3.Connection]:
         ({"duration_s": {"$gte": 5, "$lt": 9}}, "abg"),
         ({"duration_s": {"$gt": "5"}}, ""),
         ({"duration_s": {"$in": [2, 5.0]}}, "ad"),
+        ({"kind": "image"}, "c"),
+        ({"kind": {"$in": ["image", "video"]}}, "ac"),
+        ({"$not": {"kind": "image"}}, "abd"),
+        ({"kind": None}, ""),
+        ({"kind": {"$exists": True}}, "abcd"),
         ({"$or": [{"lang": "de"}, {"year": 2021}]}, "ab"),
         ({"$and": [{"lang": "en"}, {"live": False}]}, "b"),
         ({"$or": [{"lang": "de"}]}, "a"),
@@ -151,6 +159,27 @@ def test_what_a_filter_leaves(
     where, params = compile_filter(query)
     rows = items.execute(f"select id from items where {where} order by id", params)
     assert "".join(name for (name,) in rows) == expected
+
+
+def test_a_kind_in_the_metadata_comes_before_the_items_own() -> None:
+    db = sqlite3.connect(":memory:")
+    db.execute("create table items (n integer primary key, kind text) strict")
+    db.execute(
+        "create table metadata_values (item integer, path text, kind text, value any) strict"
+    )
+    db.executemany("insert into items values (?, ?)", [(1, "image"), (2, "image"), (3, "audio")])
+    for n, metadata in ((1, {}), (2, {"kind": "interview"}), (3, {"kind": "image"})):
+        rows = [(n, *value) for value in metadata_values(metadata)]
+        db.executemany("insert into metadata_values values (?, ?, ?, ?)", rows)
+
+    def found(query: dict[str, Any]) -> list[int]:
+        where, params = compile_filter(query)
+        return [n for (n,) in db.execute(f"select n from items where {where} order by n", params)]
+
+    assert found({"kind": "image"}) == [1, 3]
+    assert found({"kind": "interview"}) == [2]
+    assert found({"kind": "audio"}) == []
+    db.close()
 
 
 def nested(levels: int) -> dict[str, Any]:

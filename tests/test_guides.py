@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from .makers import BLUE, GREEN, RED, ROOT, free_port, make_clip, make_wav
 from .test_pretrained import clip as clip_weights
@@ -68,6 +69,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_wav(place / "clips" / "tone.wav", 3.0)
     for n, colours in enumerate(([RED] * 2, [GREEN, BLUE], [BLUE] * 7)):
         make_clip(place / "clips" / f"{n}.mp4", colours)
+    Image.new("RGB", (64, 64), BLUE).save(place / "clips" / "scene.png")
     for n, (colour, word) in enumerate([(RED, "red"), (GREEN, "green"), (BLUE, "blue")] * 3):
         make_clip(place / "captioned" / f"{n}.mp4", [colour], hz=200.0 + 50 * n)
         (place / "captioned" / f"{n}.txt").write_text(f"something {word}, number {n}\n")

@@ -17,6 +17,7 @@ import httpx
 import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from PIL import Image
 from playwright.sync_api import Browser, Page, Response, Route, expect, sync_playwright
 
 from service.settings import Settings
@@ -161,6 +162,31 @@ def test_a_dropped_sound_and_more_like_this(page: Page, library: dict[str, Path]
     page.locator("#hits > li").first.get_by_role("button", name="More like this").click()
     expect(page.get_by_role("status")).to_contain_text("like red")
     expect(page.locator("#hits h2").first).to_have_text("red.mp4")
+
+
+def test_a_picture_is_added_shown_and_searched_by(page: Page, tmp_path: Path, address: str) -> None:
+    """It has no length and nothing to play."""
+    picture = tmp_path / "sky.webp"
+    Image.new("RGB", (64, 48), BLUE).save(picture)
+    page.locator("#add").set_input_files(picture)
+    expect(page.get_by_role("list", name="Uploads")).to_contain_text("Added.")
+    page.locator("#example").set_input_files(picture)
+    expect(page.get_by_role("status")).to_contain_text("like sky.webp")
+    shown = page.locator("#hits > li").filter(has=page.get_by_role("heading", name="sky.webp"))
+    until(page, "document.querySelector('#hits .media > img')?.naturalWidth > 1")
+    assert middle_of(page, "#hits .media > img") == "blue"
+    expect(shown.get_by_role("img", name="sky.webp")).to_be_visible()
+    expect(shown.locator(".when")).to_have_text("picture")
+    expect(shown.locator(".cover")).to_have_count(0)
+    expect(shown.get_by_role("button")).to_have_text("More like this")
+    # the film with this scene is found beside the picture itself
+    assert set(page.locator("#hits h2").all_inner_texts()[:2]) == {"sky.webp", "story.mp4"}
+    shown.get_by_role("button", name="More like this").click()
+    expect(page.get_by_role("status")).to_contain_text("like ")
+    until(page, "document.querySelectorAll('#hits .media > img').length === 1")
+    items = httpx.get(f"{address}/v1/collections/default/items").json()["items"]
+    added = next(item["id"] for item in items if item["filename"] == "sky.webp")
+    httpx.delete(f"{address}/v1/collections/default/items/{added}").raise_for_status()
 
 
 def test_what_is_added_is_found_and_what_is_broken_is_told(
@@ -579,7 +605,7 @@ def test_a_dropped_folder_adds_its_files(browser: Browser, tmp_path: Path) -> No
         uploads = page.get_by_role("list", name="Uploads")
         expect(uploads).to_contain_text("of 105 files")
         expect(uploads).to_contain_text("104 files added; 1 not added; 5 skipped", timeout=60_000)
-        expect(uploads).to_contain_text("not audio or video:")
+        expect(uploads).to_contain_text("not audio, video or pictures:")
         expect(uploads.locator("li")).to_have_count(2)
         expect(uploads).to_contain_text("sea/broken.wav")
         assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")

@@ -31,7 +31,7 @@ def media_item(id: str, media: Media, vectors: dict[str, WindowVectors], **field
             audible[encoding] = windows, rows
     return NewItem(
         id=id,
-        kind="video" if "video" in media.parts else "audio",
+        kind="image" if media.still else "video" if "video" in media.parts else "audio",
         duration_s=media.duration_s,
         windows=list(media.windows),
         vectors=audible,

@@ -247,7 +247,6 @@ class Work:
             made.append(
                 replace(
                     new,
-                    kind=item.kind,
                     filename=item.filename,
                     origin=item.origin,
                     media=media,

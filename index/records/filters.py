@@ -3,7 +3,8 @@
 A filter asks for an item's `duration_s` and for fields of its metadata. As in Mongo, a list meets a
 condition where one of its elements does, and a dot in a field's name leads into an object, into the
 objects of a list, or to the element of a list that has that number. Unlike in Mongo, a dot may be
-part of a key, too, and texts are compared in Unicode's composed form (NFC).
+part of a key, too, and texts are compared in Unicode's composed form (NFC). Where an item's
+metadata has no field `kind`, that is the item's own: video, image, audio or text.
 
 {"kind": "interview", "year": {"$gte": 2019}, "$or": [{"lang": "de"}, {"lang": {"$exists": false}}]}
 """
@@ -30,6 +31,13 @@ MAX_TERMS = 200
 INTEGERS = 2**63  # SQLite's whole numbers are below, and not below minus that
 DURATION = "duration_s"
 Scalar = str | int | float | bool | None
+VALUES = "metadata_values"
+# with the item's own kind, where its metadata has no such field
+VALUES_WITH_KIND = (
+    f"(select item, path, kind, value from {VALUES}"
+    " union all select n, 'kind', 'text', items.kind from items where n not in"
+    f" (select item from {VALUES} where path = 'kind'))"
+)
 
 
 class BadFilter(Exception):
@@ -171,7 +179,8 @@ def having(
     if sign:
         condition += f" and value {sign} ?"
         made.params.append(value)
-    return f"items.n in (select item from metadata_values where path = ?{condition})"
+    values = VALUES_WITH_KIND if key == "kind" else VALUES
+    return f"items.n in (select item from {values} where path = ?{condition})"
 
 
 def equal(key: str, value: Any, made: Statement) -> str:

@@ -136,7 +136,7 @@ function card(hit, name) {
   const node = $("hit").content.cloneNode(true).firstElementChild;
   node.querySelector("h2").textContent = hit.filename || hit.id;
   const where = hit.target === "any" ? "" : ` in its ${NAMES[hit.target]}`;
-  node.querySelector(".when").textContent = `${clock(hit.start_s)} – ${clock(hit.end_s)}${where}`;
+  node.querySelector(".when").textContent = hit.kind === "image" ? "picture" : `${clock(hit.start_s)} – ${clock(hit.end_s)}${where}`;
   const said = node.querySelector(".said");
   said.textContent = hit.text ?? "";
   said.hidden = !hit.text;
@@ -174,6 +174,11 @@ async function fill(node, hit, name) {
     await shown(node);
     quote.textContent = (await ask(path)).text;
     return;
+  }
+  if (hit.kind === "image") {
+    line.remove();
+    await shown(node);
+    return place.append(await picture(`${path}/poster`, hit.filename || hit.id));
   }
   const whole = Math.max(hit.duration_s, ...hit.moments.map((moment) => moment.end_s), 1e-3);
   const play = (at) => player(node, hit, path, at);
@@ -217,10 +222,10 @@ function shown(node) {
   });
 }
 
-/** A picture; behind a key, a copy, as pictures send none. */
-async function picture(path) {
+/** A picture; behind a key, a copy, as pictures send none. `alt` is empty where its place is named already. */
+async function picture(path, alt = "") {
   const image = new Image();
-  image.alt = "";
+  image.alt = alt;
   image.addEventListener("error", () => image.remove()); // an item that was added before there were any
   image.addEventListener("load", () => URL.revokeObjectURL(image.src));
   image.src = key() ? await copyOf(path).catch(() => "") : path;
@@ -610,7 +615,7 @@ async function send(file, shown) {
   for (let tries = 1; ; tries += 1) {
     const { status, body, retry_s } = await sendOnce(file, shown);
     if (status === 0) return { added: false, text: "Upload failed. Try again." };
-    if (status === 201) return { added: true, text: `Added, ${clock(body.duration_s)}.` };
+    if (status === 201) return { added: true, text: body.duration_s ? `Added, ${clock(body.duration_s)}.` : "Added." };
     const busy = (status === 429 || status === 503) && retry_s <= AGAIN_S && tries < 5;
     if (!busy) return { added: false, text: sentence(body.error?.message ?? `The service answers ${status}`) };
     shown.said.textContent = "Waiting, as the service is busy …";
@@ -689,7 +694,7 @@ async function addFolder(folder) {
   const parts = [added === 1 ? "1 file added" : `${added} files added`];
   if (failed) parts.push(`${failed} not added`);
   if (unread.length) parts.push(`not readable: ${listed(unread)}`);
-  if (others.length) parts.push(`${others.length} skipped, not audio or video: ${listed(others)}`);
+  if (others.length) parts.push(`${others.length} skipped, not audio, video or pictures: ${listed(others)}`);
   end(`${parts.join("; ")}.`, added === 0 || failed > 0 || unread.length > 0);
   if (!others.length && !shown.row.classList.contains("bad")) setTimeout(() => shown.row.remove(), 8000);
 }

@@ -12,6 +12,7 @@ import numpy as np
 from fastapi import File, Form, UploadFile
 from pydantic.json_schema import SkipJsonSchema
 
+from export.bundle import Space
 from index.search import direction
 from media.errors import BadMedia, BadText
 from media.text import Reading, list_warnings
@@ -31,6 +32,9 @@ Text = TypeVar("Text")
 
 router = Router()
 
+FileContent = schemas.AudioContent | schemas.ImageContent
+FILE_CONTENT = (schemas.AudioContent, schemas.ImageContent)
+
 
 # ---------------------------------------------------------------- OpenAI's shape
 
@@ -39,22 +43,25 @@ router = Router()
 async def openai_embeddings(
     tercet: Tercet, client: ClientId, request: schemas.OpenAIEmbeddings
 ) -> dict[str, Any]:
-    """Embeddings of texts, and of sounds as content parts, in OpenAI's shape."""
+    """Embeddings of texts, and of sounds and pictures as content parts, in OpenAI's shape."""
     manifest = tercet.encoder.manifest
-    parts: list[str | schemas.TextContent | schemas.AudioContent]
+    parts: list[str | schemas.TextContent | schemas.AudioContent | schemas.ImageContent]
     if isinstance(request.input, str):
         parts = [request.input]
     else:
         parts = check_count(tercet, request.input)
-    sounds = {i: part for i, part in enumerate(parts) if isinstance(part, schemas.AudioContent)}
+    files = {i: part for i, part in enumerate(parts) if isinstance(part, FILE_CONTENT)}
     texts = {
         i: part if isinstance(part, str) else part.text
         for i, part in enumerate(parts)
-        if not isinstance(part, schemas.AudioContent)
+        if not isinstance(part, FILE_CONTENT)
     }
-    if len(sounds) > tercet.settings.files_max:
-        raise BadRequest(f"{len(sounds)} sounds, the limit is {tercet.settings.files_max}")
-    space = manifest.spaces[manifest.space_for(("text", "audio") if sounds else ("text",))]
+    if len(files) > tercet.settings.files_max:
+        raise BadRequest(
+            f"{len(files)} sounds and pictures, the limit is {tercet.settings.files_max}"
+        )
+    modalities = dict.fromkeys(content_modality(part) for part in files.values())
+    space = manifest.spaces[manifest.space_for(("text", *modalities))]
     check_model(tercet, request.model)
     if request.dimensions not in (None, space.dim):
         raise BadRequest(f"this model gives {space.dim} dimensions only")
@@ -68,7 +75,7 @@ async def openai_embeddings(
     }
     if texts:
         encoding = space.encodings["text"]
-        readings = await read_texts(tercet, texts, encoding, alone=not sounds)
+        readings = await read_texts(tercet, texts, encoding, alone=not files)
         rows = [reading.rows[0] for reading in readings]
         text_vectors = await tercet.pipeline.encode_tokens(rows, encoding, client)
         vectors |= zip(texts, text_vectors, strict=True)
@@ -79,12 +86,11 @@ async def openai_embeddings(
         warnings = list_warnings(dict(zip(texts, readings, strict=True)), len(parts) > 1, cut=True)
         if warnings:
             answer["warnings"] = warnings
-    if sounds:
-        encoding = space.encodings["audio"]
-        sound_vectors = await asyncio.gather(
-            *(embed_sound(tercet, client, part, encoding) for part in sounds.values())
+    if files:
+        file_vectors = await asyncio.gather(
+            *(embed_content(tercet, client, part, space) for part in files.values())
         )
-        vectors |= zip(sounds, sound_vectors, strict=True)
+        vectors |= zip(files, file_vectors, strict=True)
     answer["data"] = [
         {
             "object": "embedding",
@@ -125,18 +131,36 @@ async def read_texts(
     return readings
 
 
-async def embed_sound(
-    tercet: State, client: str, part: schemas.AudioContent, encoding: str
-) -> Vectors:
-    """One unit vector [dim] for a sound that came in base64."""
-    try:
-        data = base64.b64decode(part.input_audio.data, validate=True)
-    except ValueError as error:
-        raise BadRequest("input_audio.data is not base64") from error
-    name = f"sound.{part.input_audio.format}" if part.input_audio.format else None
+def content_modality(part: FileContent) -> str:
+    return "audio" if isinstance(part, schemas.AudioContent) else "video"
+
+
+async def embed_content(tercet: State, client: str, part: FileContent, space: Space) -> Vectors:
+    """One unit vector [dim] for a sound or a picture that came in base64."""
+    if isinstance(part, schemas.AudioContent):
+        data = decode_base64("input_audio.data", part.input_audio.data)
+        name = f"sound.{part.input_audio.format}" if part.input_audio.format else None
+    else:
+        about, _, written = part.image_url.url.partition(",")
+        if not about.startswith("data:") or not about.endswith(";base64"):
+            raise BadRequest(
+                "image_url.url is not a data URL: send the picture itself, as"
+                " 'data:image/png;base64,...'; nothing is fetched from elsewhere"
+            )
+        data = decode_base64("image_url.url", written)
+        name = None
+    encoding = space.encodings[content_modality(part)]
     async with temporary_file(io.BytesIO(data), tercet.uploads, name) as path:
         query = await tercet.pipeline.encode_query_file(path, encoding, client)
     return query.vector
+
+
+def decode_base64(field: str, written: str | bytes) -> bytes:
+    """Raises BadRequest, which names the field."""
+    try:
+        return base64.b64decode(written, validate=True)
+    except ValueError as error:
+        raise BadRequest(f"{field} is not base64") from error
 
 
 def encode_vector(vector: Vectors, encoding_format: str | None) -> list[float] | str:
@@ -241,7 +265,7 @@ def file_embedding(
 
 
 FILE_FORM = Fields(texts=frozenset({"space"}), files=frozenset({"file"}), repeated=True)
-FILE_ROUTES = {"audio": "sound", "video": "pictures"}
+FILE_ROUTES = {"audio": "sound", "video": "pictures"}  # of a video, or one still picture
 
 for _modality, _content in FILE_ROUTES.items():
     router.post_files(

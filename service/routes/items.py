@@ -38,6 +38,7 @@ router = Router()
 Seconds = Annotated[float, Query(ge=0, allow_inf_nan=False)]
 CONVERTED_PARTS = ("playable", "clip")
 CONVERTED_BYTES = 256_000_000  # of a file that an item is converted to, at most
+SEEN = ("video", "image")  # kinds of items that have a poster
 ITEM_FORM = Fields(texts=frozenset({"id", "metadata"}), files=frozenset({"file"}))
 ITEM_BODIES = {
     "requestBody": {
@@ -67,8 +68,8 @@ ITEM_BODIES = {
 async def add_item(
     tercet: Tercet, client: ClientId, name: str, request: Request
 ) -> schemas.ItemAdded:
-    """Add a video or a sound (multipart), or a text (JSON). Answered when it is on disk. The same
-    id again replaces the item.
+    """Add a video, a picture or a sound (multipart), or a text (JSON). Answered when it is on disk.
+    The same id again replaces the item.
     """
     collection = tercet.collections.get(name)
     kind = content_type(request)
@@ -263,7 +264,7 @@ def playable_media(tercet: State, name: str, id: str) -> tuple[Item, Path, str]:
 
 
 def has_pictures(item: Item) -> bool:
-    return item.kind == "video" or "video" in item.modalities
+    return item.kind in SEEN or "video" in item.modalities
 
 
 @router.get_and_head(
@@ -305,7 +306,7 @@ async def link_item(
         token = links.token(client, collection.name, item.id, seconds)
     root_path = request.scope.get("root_path", "")
     media = root_path + item_address(name, id, "media", token)
-    poster = root_path + item_address(name, id, "poster", token) if item.kind == "video" else None
+    poster = root_path + item_address(name, id, "poster", token) if item.kind in SEEN else None
     playable, clip = (root_path + item_address(name, id, part, token) for part in CONVERTED_PARTS)
     return schemas.ItemLink(
         media=media, poster=poster, playable=playable, clip=clip, expires_s=seconds

@@ -1,0 +1,358 @@
+"""Still pictures and animated WebP, read by Pillow and given as frames of a film.
+
+FFmpeg would not do here: it ignores colour profiles, gives the photos of telephones (HEIC) as loose
+tiles and animated WebP not at all, and PyAV cannot show the side data of a picture with EXIF. It is
+still asked about AVIF and HEIC: their pictures in HDR are brought to BT.709 as those of films are.
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+import struct
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, cast
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageCms
+from PIL.AvifImagePlugin import AvifImageFile
+from PIL.GifImagePlugin import GifImageFile
+from PIL.ImageFile import ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+from .containers import Budget, make_decoder, open_container, read_packets, video_stream
+from .decode import FrameRequest, Frames, PictureTimes, check_size, scale_frame
+from .errors import BadMedia, BeyondBudget, Damaged, NotMedia, TooLong
+from .hdr import exceeds_bt709
+from .preview import encode_jpeg
+
+HEAD_BYTES = 1024
+READ = "PNG, JPEG, WebP, AVIF, HEIC and GIF are read"
+NO_HEIC = "an HEIC photo in tiles; install the extra 'heic' of this program, or save it as JPEG"
+# what is often taken for a picture that can be read, by its first bytes
+REFUSED = (
+    (b"%PDF-", "a PDF document; export its pages as PNG or JPEG"),
+    (b"BM", f"a BMP picture; {READ}"),
+    (b"II*\0", f"a TIFF or raw picture; {READ}"),
+    (b"MM\0*", f"a TIFF or raw picture; {READ}"),
+    (b"8BPS", f"a Photoshop file; {READ}"),
+    (b"\xff\x0a", f"a JPEG XL picture; {READ}"),
+    (b"\0\0\0\x0cJXL ", f"a JPEG XL picture; {READ}"),
+)
+SVG = "an SVG drawing; it has no pixels of its own: export it as PNG"
+HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis"}
+SHORTEST_MS, TENTH_MS = 10, 100  # browsers show a picture of up to 10 ms for a tenth of a second
+ORIENTATION = 0x112  # a tag of EXIF
+STRIP_ROWS = 256  # converted at once, so that a large picture is in memory once
+COLOURS = {"RGB ": ("RGB", "RGBA"), "GRAY": ("L",), "CMYK": ("CMYK",)}  # of a profile, by modes
+# what Pillow raises on files that are cut off or made up
+FAULTS = (
+    ArithmeticError, AttributeError, EOFError, LookupError, OSError, RuntimeError, SyntaxError,
+    TypeError, ValueError, struct.error,
+)  # fmt: skip
+CLASSES: dict[str, Callable[..., ImageFile]] = {
+    "JPEG": JpegImageFile,
+    "PNG": PngImageFile,
+    "WebP": WebPImageFile,
+    "GIF": GifImageFile,
+    "AVIF": AvifImageFile,
+}
+
+
+# ---------------------------------------------------------------- what a file is
+
+
+def picture_format(head: bytes) -> str | None:
+    """The format of a picture by its first bytes; None of anything else.
+
+    Raises:
+        NotMedia: a format that people take for one that is read.
+
+    >>> picture_format(b"\\xff\\xd8\\xff\\xe0"), picture_format(b"RIFF\\0\\0\\0\\0WAVE")
+    ('JPEG', None)
+    """
+    if head.startswith(b"\xff\xd8\xff"):
+        return "JPEG"
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "PNG"
+    if head.startswith(b"GIF8"):
+        return "GIF"
+    if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
+        return "WebP"
+    if head[4:8] == b"ftyp":
+        return iso_format(head)
+    refused = next((why for start, why in REFUSED if head.startswith(start)), None)
+    text = head.lstrip(b"\xef\xbb\xbf \t\r\n")
+    if refused is None and text.startswith(b"<") and b"<svg" in text:
+        refused = SVG
+    if refused is not None:
+        raise NotMedia(refused)
+    return None
+
+
+def iso_format(head: bytes) -> str | None:
+    """AVIF or HEIC, by the brands of an ISO file that is a single picture first of all."""
+    size = int.from_bytes(head[:4])
+    brands = {head[at : at + 4] for at in (8, *range(16, min(size, len(head)) - 3, 4))}
+    main = head[8:12]
+    if main in (b"avif", b"mif1") and b"avif" in brands:
+        return "AVIF"
+    return "HEIC" if main in HEIC_BRANDS | {b"mif1"} and HEIC_BRANDS & brands else None
+
+
+def read_head(path: Path) -> bytes:
+    """The first bytes of a file; none if it cannot be read, of which FFmpeg says why."""
+    try:
+        with path.open("rb") as file:
+            return file.read(HEAD_BYTES)
+    except OSError:
+        return b""
+
+
+@contextmanager
+def open_picture(path: Path, name: str, budget: Budget) -> Iterator[ImageFile | None]:
+    """A picture of the format `name`, of which only the header has been read. None of HEIC where
+    the extra that reads it is not installed.
+
+    Raises:
+        BeyondBudget: it has more pixels than a frame may have.
+        Damaged: its header, or whatever is read of it later, does not decode.
+    """
+    make = CLASSES.get(name) or heif_class()
+    if make is None:
+        yield None
+        return
+    try:
+        # from memory: a file that shrinks meanwhile would kill some of the decoders
+        picture = make(io.BytesIO(path.read_bytes()))
+        with picture:
+            pixels = picture.width * picture.height
+            if pixels > budget.frame_pixels:
+                raise BeyondBudget("pixels in a picture", pixels, budget.frame_pixels)
+            yield picture
+    except FAULTS as error:
+        raise Damaged(f"the {name} picture is cut off or damaged") from error
+
+
+def heif_class() -> Callable[..., ImageFile] | None:
+    try:
+        plugin: Any = importlib.import_module("pi_heif.as_plugin")
+    except ImportError:
+        return None
+    return cast(Callable[..., ImageFile], plugin.HeifImageFile)
+
+
+# ---------------------------------------------------------------- still pictures
+
+
+def read_still(path: Path, budget: Budget) -> av.VideoFrame | None:
+    """A still picture as one frame, upright, opaque and in sRGB. None of any other file, and of
+    pictures that move.
+
+    Raises:
+        NotMedia: a format that is refused, see `picture_format`, or HEIC without its extra.
+        BeyondBudget: it has more pixels than a frame may have.
+        Damaged: it is cut off, or does not decode.
+    """
+    name = picture_format(read_head(path))
+    if name is None:
+        return None
+    if name in ("AVIF", "HEIC"):
+        frame = read_hdr_still(path, budget)
+        if frame is not None:
+            return frame
+    with open_picture(path, name, budget) as picture:
+        if picture is None:
+            frame = read_still_by_ffmpeg(path, budget, lambda stream: True)
+            if frame is None:
+                raise NotMedia(NO_HEIC)
+            return frame
+        if name != "HEIC" and getattr(picture, "is_animated", False):
+            return None
+        return make_frame(picture)
+
+
+def read_hdr_still(path: Path, budget: Budget) -> av.VideoFrame | None:
+    """A picture in HDR or wide colours, as FFmpeg decodes it; None of any other."""
+    return read_still_by_ffmpeg(
+        path,
+        budget,
+        lambda stream: exceeds_bt709(
+            stream.codec_context.color_trc, stream.codec_context.color_primaries
+        ),
+    )
+
+
+def read_still_by_ffmpeg(
+    path: Path, budget: Budget, wanted: Callable[[av.VideoStream], bool]
+) -> av.VideoFrame | None:
+    """The one frame of a file whose stream is `wanted`. None where FFmpeg has no such stream or
+    cannot decode it: a photo in tiles, a film. Raises BeyondBudget.
+    """
+    try:
+        with open_container(path, budget) as container:
+            stream = video_stream(container)
+            if stream is None or stream.frames > 1 or not wanted(stream):
+                return None
+            pixels = stream.codec_context.width * stream.codec_context.height
+            if pixels > budget.frame_pixels:
+                raise BeyondBudget("pixels in a picture", pixels, budget.frame_pixels)
+            decoder = make_decoder(stream)
+            for packet in read_packets(container, stream):
+                for frame in decoder.decode(packet):
+                    assert isinstance(frame, av.VideoFrame)
+                    check_size(frame, budget)
+                    return frame
+    except BeyondBudget:
+        raise
+    except (BadMedia, av.FFmpegError, ValueError):
+        return None
+    return None
+
+
+def make_frame(picture: Image.Image) -> av.VideoFrame:
+    """A picture as a frame rgb24: turned as EXIF says, brought from its colour profile to sRGB,
+    laid over white where it is transparent.
+    """
+    picture.load()
+    turn = picture.getexif().get(ORIENTATION, 1)
+    width, height = picture.size
+    sideways = turn in (5, 6, 7, 8)
+    frame = av.VideoFrame(*((height, width) if sideways else (width, height)), "rgb24")
+    plane = frame.planes[0]
+    rows = np.frombuffer(cast(Any, plane), np.uint8).reshape(-1, plane.line_size)
+    shown = rows[: frame.height, : 3 * frame.width].reshape(frame.height, frame.width, 3)
+    stored = stored_order(shown, turn)
+    convert = colour_transform(picture)
+    for top in range(0, height, STRIP_ROWS):
+        bottom = min(top + STRIP_ROWS, height)
+        stored[top:bottom] = opaque_rgb(picture.crop((0, top, width, bottom)), convert)
+    return frame
+
+
+def stored_order(shown: NDArray[np.uint8], turn: int) -> NDArray[np.uint8]:
+    """The view of an upright picture [height, width, 3] in the order that it is stored in.
+
+    `turn` is EXIF's orientation.
+
+    >>> upright = np.array([[[1], [2]]], np.uint8)  # one row, from left to right 1, 2
+    >>> stored_order(upright, 6)[..., 0].tolist()  # is stored as a column, and turned to the right
+    [[2], [1]]
+    """
+    if turn in (5, 6, 7, 8):
+        shown = shown.transpose(1, 0, 2)
+    if turn in (3, 4, 6, 7):
+        shown = shown[::-1]
+    if turn in (2, 3, 7, 8):
+        shown = shown[:, ::-1]
+    return shown
+
+
+def colour_transform(picture: Image.Image) -> tuple[str, ImageCms.ImageCmsTransform] | None:
+    """From a picture's colour profile to sRGB, with the mode it applies to; None where there is no
+    valid profile for that mode.
+    """
+    profile = picture.info.get("icc_profile")
+    if not profile:
+        return None
+    mode = plain_mode(picture)
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if mode not in COLOURS.get(source.profile.xcolor_space, ()):
+            return None
+        target = ImageCms.createProfile("sRGB")
+        made = ImageCms.buildTransform(source, target, mode, "RGBA" if mode == "RGBA" else "RGB")
+    except (ImageCms.PyCMSError, OSError, TypeError, ValueError):
+        return None
+    return mode, made
+
+
+def plain_mode(picture: Image.Image) -> str:
+    """The mode that a picture is converted to before its colours are."""
+    if picture.has_transparency_data:
+        return "RGBA"
+    return picture.mode if picture.mode in ("L", "CMYK") else "RGB"
+
+
+def opaque_rgb(
+    strip: Image.Image, convert: tuple[str, ImageCms.ImageCmsTransform] | None
+) -> NDArray[np.uint8]:
+    """Rows of a picture as RGB uint8 [height, width, 3]."""
+    if strip.mode.startswith("I;16"):
+        strip = Image.fromarray((np.asarray(strip).astype(np.uint16) >> 8).astype(np.uint8))
+    mode = plain_mode(strip)
+    if strip.mode != mode:
+        strip = strip.convert(mode)
+    if convert is not None and convert[0] == mode:
+        strip = convert[1].apply(strip)
+    if strip.mode != "RGBA":
+        return np.asarray(strip.convert("RGB"))
+    white = Image.new("RGB", strip.size, "white")
+    white.paste(strip.convert("RGB"), mask=strip.getchannel("A"))
+    return np.asarray(white)
+
+
+# ---------------------------------------------------------------- animated WebP
+
+
+def is_animated_webp(path: Path) -> bool:
+    """By the flag in its first chunk."""
+    head = read_head(path)
+    found = head[:4] == b"RIFF" and head[8:16] == b"WEBPVP8X"
+    return found and len(head) > 20 and bool(head[20] & 2)
+
+
+def read_animation_times(path: Path, budget: Budget) -> PictureTimes:
+    """When the pictures of an animated WebP are shown: see `read_picture_times`.
+
+    Raises:
+        Damaged, TooLong, BeyondBudget.
+    """
+    lengths_s = []
+    with open_picture(path, "WebP", budget) as picture:
+        assert picture is not None
+        count = getattr(picture, "n_frames", 1)
+        if count > budget.frames:
+            raise BeyondBudget("frames", count, budget.frames)
+        for _ in each_picture(picture):
+            length_ms = picture.info.get("duration", 0)
+            lengths_s.append((length_ms if length_ms > SHORTEST_MS else TENTH_MS) / 1000)
+            if sum(lengths_s) > budget.seconds:
+                raise TooLong(round(sum(lengths_s), 1), budget.seconds)
+    starts_s = list(accumulate(lengths_s, initial=0.0))
+    return PictureTimes([], starts_s[:-1], starts_s[-1])
+
+
+def each_picture(picture: ImageFile) -> Iterator[Image.Image]:
+    for number in range(getattr(picture, "n_frames", 1)):
+        picture.seek(number)
+        picture.load()
+        yield picture
+
+
+def read_animation(path: Path, request: FrameRequest) -> Frames:
+    """The frames of an animated WebP that a request asks for: see `read_frames`."""
+    told = request.picture_times or read_animation_times(path, request.budget)
+    ends_s = [*told.ticks_s[1:], float("inf")]
+    chosen: list[NDArray[np.uint8]] = []
+    jpegs: dict[float, bytes] = {}
+    with open_picture(path, "WebP", request.budget) as picture:
+        assert picture is not None
+        for shown, end_s in zip(each_picture(picture), ends_s, strict=False):
+            due = request.times_s[len(chosen) : bisect_left(request.times_s, end_s)]
+            if not due:
+                continue
+            frame = make_frame(shown)
+            chosen += [scale_frame(frame, request.spec, 1.0)] * len(due)
+            jpeg = encode_jpeg(frame)
+            if jpeg is not None:
+                jpegs |= {t: jpeg for t in due if t in request.preview_times_s}
+    return np.stack(chosen), told.end_s, jpegs
