@@ -89,7 +89,7 @@ Format: Layer, Start, End, Style, Name, MarginL, MarginR, MarginV, Effect, Text
 """
 
 
-def make_film(
+def make_spoken_film(
     path: Path,
     cues: Sequence[tuple[float, float, str]] = (),
     *,

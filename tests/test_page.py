@@ -22,7 +22,7 @@ from playwright.sync_api import Browser, Page, Response, Route, expect, sync_pla
 
 from service.settings import Settings
 
-from .makers import BLUE, GREEN, RED, make_clip, make_wav
+from .makers import BLUE, GREEN, RED, make_clip, make_spoken_film, make_wav
 from .test_operate import listening
 
 CHROMIUM = shutil.which("chromium")
@@ -660,4 +660,25 @@ def test_a_key_is_asked_for(browser: Browser, tmp_path: Path, library: dict[str,
         until(page, "document.querySelector('#hits .cover img')?.naturalWidth > 1")
         page.locator("#hits .cover").first.click()
         until(page, "document.querySelector('#hits video').currentTime > 0.1")
+        page.close()
+
+
+def test_words_that_are_said_are_shown_and_play_from_there(
+    browser: Browser, tmp_path: Path
+) -> None:
+    film = make_spoken_film(
+        tmp_path / "film.mp4", [(6, 8, "a quiet <i>morning</i>")], codec="mov_text"
+    )
+    with listening(Settings(data=tmp_path / "data")) as port, film.open("rb") as file:
+        address = f"http://127.0.0.1:{port}"
+        path = f"{address}/v1/collections/default/items"
+        httpx.post(path, files={"file": file}, data={"id": "film"}).raise_for_status()
+        page = browser.new_page()
+        page.goto(address)
+        page.get_by_role("searchbox").fill("quiet morning")
+        page.get_by_role("searchbox").press("Enter")
+        card = page.get_by_role("article").first
+        expect(card.locator(".said")).to_have_text("a quiet morning")
+        expect(card.locator(".when")).to_have_text("0:06 – 0:08 in its words")
+        expect(card.locator(".cover")).to_have_attribute("aria-label", "Play film.mp4 from 0:06")
         page.close()

@@ -31,7 +31,7 @@ from media.subtitles import Sidecars, decode_text, parse_subtitles, read_file_wo
 from service.app import create_app
 from service.settings import Settings
 
-from .makers import RED, FakeEncoder, make_clip, make_film
+from .makers import RED, FakeEncoder, make_clip, make_spoken_film
 
 CUES = [(1.0, 2.5, "Hello <b>there</b>"), (4.0, 6.0, r"{\i1}it is{\i0} rain\Ntoday")]
 SRT = "1\n00:00:01,500 --> 00:00:03,000\n<i>Bonjour</i> {\\an8}l'été\n"
@@ -52,7 +52,7 @@ def spoken(passages: tuple[Passage, ...] | list[Passage]) -> list[tuple[float, f
     [("a.mkv", "srt"), ("a.mkv", "ass"), ("a.mp4", "mov_text"), ("a.webm", "webvtt")],
 )
 def test_subtitle_streams_tell_their_words_and_times(tmp_path: Path, name: str, codec: str) -> None:
-    film = make_film(tmp_path / name, CUES, codec=codec)
+    film = make_spoken_film(tmp_path / name, CUES, codec=codec)
     found = read_file_words(film, Budget())
     assert spoken(found.passages) == [(1.0, 2.5, "Hello there"), (4.0, 6.0, "it is rain today")]
     assert {passage.kind for passage in found.passages} == {Kind.SUBTITLE}
@@ -60,7 +60,7 @@ def test_subtitle_streams_tell_their_words_and_times(tmp_path: Path, name: str, 
 
 
 def test_tags_and_chapters_become_words_and_metadata(tmp_path: Path) -> None:
-    film = make_film(
+    film = make_spoken_film(
         tmp_path / "a.mkv",
         tags={"title": "Große Fahrt", "artist": "Ann", "encoder": "x"},
         chapters=[(0, 4, "Harbour"), (4, 10, "Open sea")],
@@ -119,13 +119,13 @@ def test_sidecars_belong_to_a_film_by_name(tmp_path: Path) -> None:
 
 def test_a_sidecar_that_cannot_be_read_costs_its_words_alone(tmp_path: Path) -> None:
     assert read_sidecar(tmp_path / "missing.srt") == []
-    film = make_film(tmp_path / "a.mkv", CUES[:1])
+    film = make_spoken_film(tmp_path / "a.mkv", CUES[:1])
     found = read_file_words(film, Budget(), (tmp_path / "missing.srt",))
     assert spoken(found.passages) == [(1.0, 2.5, "Hello there")]
 
 
 def test_two_tracks_stay_apart_and_count_once_where_they_agree(tmp_path: Path) -> None:
-    film = make_film(tmp_path / "a.mkv", CUES[:1])
+    film = make_spoken_film(tmp_path / "a.mkv", CUES[:1])
     (tmp_path / "a.en.srt").write_text("1\n00:00:01,000 --> 00:00:02,500\nHello there\n")
     (tmp_path / "a.de.srt").write_text("1\n00:00:01,000 --> 00:00:02,500\nHallo du\n")
     found = read_file_words(film, Budget(), Sidecars().beside(film))
@@ -206,7 +206,7 @@ def test_a_phrase_is_found_where_it_is_said(
 ) -> None:
     folder = tmp_path / "films"
     folder.mkdir()
-    make_film(folder / "a.mkv", [(1, 3, "A quiet morning"), (3, 5, "by the wide lake")])
+    make_spoken_film(folder / "a.mkv", [(1, 3, "A quiet morning"), (3, 5, "by the wide lake")])
     make_clip(folder / "red.mp4", [RED, RED])
     assert build_box(box, decoders, folder).indexed == 2
     for target in ("text", "any"):
@@ -225,7 +225,7 @@ def test_words_are_removed_with_their_item(
 ) -> None:
     folder = tmp_path / "films"
     folder.mkdir()
-    make_film(folder / "a.mkv", [(1, 3, "A quiet morning")])
+    make_spoken_film(folder / "a.mkv", [(1, 3, "A quiet morning")])
     build_box(box, decoders, folder)
     box.delete("films/a.mkv")
     assert ask(box, "quiet morning") == []
@@ -239,7 +239,7 @@ def test_subtitles_that_change_are_read_again(
 ) -> None:
     folder = tmp_path / "films"
     folder.mkdir()
-    make_film(folder / "a.mkv")
+    make_spoken_film(folder / "a.mkv")
     assert build_box(box, decoders, folder).indexed == 1
     write_srt(folder / "a.srt", [(2, 4, "Good evening")])
     assert build_box(box, decoders, folder).indexed == 1
@@ -256,7 +256,7 @@ def test_subtitles_that_change_are_read_again(
 def test_the_users_metadata_win_over_the_files(
     tmp_path: Path, box: Collection, decoders: Decoders
 ) -> None:
-    make_film(tmp_path / "a.mkv", tags={"title": "Dusk"}, chapters=[(0, 5, "One")])
+    make_spoken_film(tmp_path / "a.mkv", tags={"title": "Dusk"}, chapters=[(0, 5, "One")])
     row = {"path": "a.mkv", "metadata": {"tags": ["mine"], "year": 1999}}
     (tmp_path / "m.jsonl").write_text(json.dumps(row))
     build_box(box, decoders, tmp_path / "m.jsonl")
@@ -267,7 +267,7 @@ def test_another_bundle_keeps_the_words(tmp_path: Path, decoders: Decoders) -> N
     library = Collections(tmp_path / "data", "fake", FakeEncoder().manifest.dims)
     folder = tmp_path / "films"
     folder.mkdir()
-    make_film(folder / "a.mkv", [(1, 3, "A green morning")], chapters=[(0, 5, "Dawn")])
+    make_spoken_film(folder / "a.mkv", [(1, 3, "A green morning")], chapters=[(0, 5, "Dawn")])
     write_srt(folder / "a.srt", [(6, 8, "Red noise")])
     build_box(library.ensure("default"), decoders, folder)
     before = library.get("default").passages("films/a.mkv")
@@ -293,7 +293,7 @@ def test_words_that_the_encoder_does_not_know_are_found_by_themselves(
 ) -> None:
     folder = tmp_path / "films"
     folder.mkdir()
-    make_film(folder / "a.mkv", [(1, 3, "собака лает"), (4, 6, "red")])
+    make_spoken_film(folder / "a.mkv", [(1, 3, "собака лает"), (4, 6, "red")])
     build_box(box, decoders, folder)
     assert box.counts().vectors["text"] == 1
     for target in ("text", "any"):
@@ -340,7 +340,7 @@ def test_of_rare_words_a_match_is_sure_and_of_common_ones_it_is_not() -> None:
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
     place = tmp_path_factory.mktemp("words")
-    film = make_film(
+    film = make_spoken_film(
         place / "a.mkv",
         [(1, 3, "a green morning"), (5, 7, "собака лает")],
         tags={"title": "Dusk"},

@@ -16,7 +16,7 @@ from index.query_bank import ensure_query_bank
 from media.containers import ARCHIVE_BUDGET
 from media.sandbox import Decoders
 
-from .makers import GREEN, RED, ROOT, make_clip, make_film
+from .makers import GREEN, RED, ROOT, make_clip, make_spoken_film
 from .test_passages import ask, write_srt
 
 LINES = json.loads((ROOT / "tests" / "data" / "spoken_lines.json").read_text())
@@ -65,8 +65,8 @@ def library(encoder: OnnxEncoder, tmp_path_factory: pytest.TempPathFactory) -> I
         for m in (0, 1):
             at_s = start_of(n) + (m + 1) * GAP_S
             cues.append((at_s, at_s + 3, OTHERS[2 * n + m]))
-    make_film(folder / "film.mkv", cues, seconds=125)
-    make_film(folder / "other.mp4", seconds=125)
+    make_spoken_film(folder / "film.mkv", cues, seconds=125)
+    make_spoken_film(folder / "other.mp4", seconds=125)
     others = [(start + 0.3, end, OTHERS[-n]) for n, (start, end, _) in enumerate(cues[:20], 1)]
     write_srt(folder / "other.en.srt", others)
     for n in range(3):
