@@ -45,7 +45,7 @@ HZ, SAMPLES_MOST = 100.0, 10_000  # at which loudness is compared, and how many 
 SMOOTH = 10  # samples over which it is averaged; half of them for short sounds
 SIDE = 16  # pixels, of the pictures that are compared
 PICTURES = 8  # of one item that are compared, at most
-BLOCK = 1024  # items compared with others at once
+BLOCK, BLOCK_PAIRS = 1024, 20_000_000  # items compared with others at once, and pairs of them
 Signal = NDArray[np.float32]  # [n]
 
 
@@ -168,18 +168,23 @@ def close_pairs(
     then by the earlier.
     """
     lengths = np.array([item.duration_s for item in items])
-    digests = np.array([item.digest or "" for item in items])
+    # equal numbers for equal contents, and one of its own where nothing is known of it
+    contents: dict[str, int] = {}
+    content = np.array(
+        [contents.setdefault(item.digest or f"{n}", n) for n, item in enumerate(items)]
+    )
     coarse = np.stack([looks.coarse(item) for item in items]) if items else np.zeros((0, COARSE))
     flat = np.logical_not(np.any(coarse, axis=1)).reshape(-1)
-    for start in range(0, len(items), BLOCK):
-        block = slice(start, start + BLOCK)
+    size = max(min(BLOCK, BLOCK_PAIRS // max(len(items), 1)), 1)
+    for start in range(0, len(items), size):
+        block = slice(start, start + size)
         shorter = np.minimum(lengths[block, None], lengths[None])
         near = np.abs(lengths[block, None] - lengths[None]) <= LENGTH_S + LENGTH_SHARE * shorter
         near &= np.arange(len(items))[None] < np.arange(len(items))[block, None]
         alike = coarse[block] @ coarse.T >= ROUGHLY
         alike |= flat[block, None] & flat[None]
         cosines = {encoding: vectors[block] @ vectors.T for encoding, vectors in means.items()}
-        wanted = (digests[block, None] == digests[None]) & (digests[None] != "")
+        wanted = content[block, None] == content[None]
         for encoding, values in cosines.items():
             if parse_modality(encoding) == "audio":
                 wanted |= (values >= CLOSE_SOUND) & alike

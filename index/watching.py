@@ -106,8 +106,8 @@ def is_text(path: str) -> bool:
 
 
 def import_path(remote: Remote, path: str, stop: threading.Event) -> dict[str, Any] | None:
-    """A job that has ended; None where `stop` was set before. A service that is away is waited for,
-    and asked again if it has forgotten the job.
+    """A job that has ended; None where `stop` was set before. A service that is away is waited
+    for.
 
     Raises:
         CannotImport.

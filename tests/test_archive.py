@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -200,6 +201,46 @@ def test_two_files_of_one_name_are_two_items(archive: Archive, tmp_path: Path) -
     archive.build(tmp_path / "card3" / "DCIM", within=tmp_path / "card3" / "DCIM")
     assert archive.box.item("1.wav").texts == ("a",)
     assert archive.sources()["1-2.wav"] == str(tmp_path / "card3" / "DCIM" / "1.wav")
+
+
+def test_members_of_a_shard_that_was_moved_keep_their_vectors(
+    archive: Archive, tmp_path: Path
+) -> None:
+    (tmp_path / "other").mkdir()
+    with tarfile.open(tmp_path / "s.tar", "w") as tar:
+        for n in range(2):
+            tar.add(make_wav(tmp_path / "m.wav", 2.0, 300.0 * (n + 1)), f"{n}.wav")
+    archive.build(tmp_path / "s.tar")
+    (tmp_path / "s.tar").rename(tmp_path / "other" / "t.tar")
+    assert len(list(find_missing(archive.box).every())) == 2
+    report = archive.build(tmp_path / "other" / "t.tar")
+    assert (report.unchanged, report.moved, archive.encoder.embedded) == (2, 2, 0)
+    assert not list(find_missing(archive.box).every())
+
+
+def test_jobs_tell_what_moved_and_what_is_gone(tmp_path: Path) -> None:
+    imports = tmp_path / "in"
+    imports.mkdir()
+    for n in range(3):
+        make_wav(imports / f"{n}.wav", 1.0, 300.0 * (n + 1))
+    (imports / ".hidden.wav").touch()
+    settings = Settings(data=tmp_path / "data", imports=imports)
+    with listening(settings) as port, httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
+
+        def imported() -> dict[str, Any]:
+            id = client.post("/v1/jobs", json={"path": "."}).json()["id"]
+            wait_until(lambda: client.get(f"/v1/jobs/{id}").json()["state"] == "done")
+            return dict(client.get(f"/v1/jobs/{id}").json())
+
+        first = imported()
+        assert (first["indexed"], first["left_out"]) == (3, {"hidden": 1})
+        (imports / "0.wav").rename(imports / "moved.wav")
+        (imports / "1.wav").unlink()
+        second = imported()
+        assert (second["indexed"], second["unchanged"], second["moved"]) == (0, 2, 1)
+        assert (second["gone"], second["gone_ids"]) == (1, ["1.wav"])
+        media = client.get("/v1/collections/default/items/0.wav/media")
+        assert media.content == (imports / "moved.wav").read_bytes()
 
 
 def test_content_is_compared_where_it_is_asked_for(archive: Archive, root: Path) -> None:

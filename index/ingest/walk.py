@@ -95,6 +95,7 @@ class Walker:
         self.root = root
         self.within = within
         self.only = only
+        self._above = {parent for path in only or () for parent in path.parents}
         self.walked = Walked()
         self._folders: set[tuple[int, int]] = set()
         self._files: set[Path] = set()
@@ -147,7 +148,9 @@ class Walker:
     def _is_wanted(self, path: Path) -> bool:
         if self.only is None:
             return True
-        return any(path.is_relative_to(one) or one.is_relative_to(path) for one in self.only)
+        if path in self._above or path in self.only:
+            return True
+        return any(parent in self.only for parent in path.parents)
 
     def _take(self, shown: Path, real: Path) -> None:
         """Note a file if it is media."""
