@@ -9,6 +9,7 @@ from itertools import chain
 from typing import Any, NamedTuple
 
 import av
+import numpy as np
 from av.container import OutputContainer
 from av.video.frame import PictureType
 from av.video.reformatter import (
@@ -23,14 +24,14 @@ from .containers import describe_fault
 from .cut import Samples, Shown, SoundForm, to_frame
 from .errors import Damaged
 from .hdr import exceeds_bt709
-from .video import display_matrix, has_transparency, render_frame
+from .video import apply_display_matrix, display_matrix, has_transparency, render_frame
 
 MILLISECOND = Fraction(1, 1000)
 ENCODER_THREADS = 2
 GARBAGE_EVERY = 16  # frames: one whose side data was read refers to itself, and may have 50 MB
 KEYFRAME_S = 2.0  # keyframes are so far apart at most, so that a player can go to any second soon
 OPUS_BITS = 128_000  # a second
-UNSPECIFIED = 2  # FFmpeg's AVCOL_SPC_UNSPECIFIED
+UNSPECIFIED = 2  # FFmpeg's AVCOL_SPC_UNSPECIFIED and AVCOL_PRI_UNSPECIFIED
 HD_LINES = 720  # colours that a file does not describe are those of BT.709 from here on
 UNTURNED = (1 << 16, 0, 0, 1 << 16)  # a display matrix that changes nothing
 
@@ -170,26 +171,50 @@ class Painter:
         wide, high = (max(2 * round(side * scale / 2), 2) for side in (width, height))
         self._scaled = wide, high
         self.size = (high, wide) if is_turned(first.frame) else (wide, high)
-        self._reformatter = VideoReformatter()
+        self._to_rgb_reformatter = VideoReformatter()
+        self._to_yuv_reformatter = VideoReformatter()
 
     def paint(self, frame: av.VideoFrame) -> av.VideoFrame:
         """Raises Damaged."""
         wide = exceeds_bt709(frame.color_trc, frame.color_primaries)
-        turned = display_matrix(frame) not in (None, UNTURNED)
+        matrix = display_matrix(frame)
         try:
-            if wide or turned or has_transparency(frame):
+            if has_transparency(frame):
                 rgb = render_frame(frame, *self._scaled, "bilinear")
                 frame = av.VideoFrame.from_ndarray(rgb, format="rgb24")
+            elif wide or matrix not in (None, UNTURNED):
+                rgb = np.asarray(self._to_rgb(frame, wide).to_ndarray(), np.uint8)
+                upright = apply_display_matrix(rgb, matrix)
+                frame = av.VideoFrame.from_ndarray(upright, format="rgb24")
             return self._to_yuv(frame)
         except (av.FFmpegError, ValueError, MemoryError) as error:
             raise Damaged(f"its frames cannot be scaled ({describe_fault(error)})") from error
+
+    def _to_rgb(self, frame: av.VideoFrame, wide: bool) -> av.VideoFrame:
+        """A frame in its size before it is turned. HDR and wide colours are brought to those of
+        BT.709 by FFmpeg, as `hdr` does: a moment's preparation for all, and then little for each.
+        """
+        width, height = self._scaled
+        if wide and frame.color_primaries == UNSPECIFIED:
+            frame.color_primaries = ColorPrimaries.BT2020
+        into = (ColorTrc.IEC61966_2_1, ColorPrimaries.BT709) if wide else (None, None)
+        rgb: av.VideoFrame = self._to_rgb_reformatter.reformat(
+            frame,
+            width=width,
+            height=height,
+            format="rgb24",
+            dst_color_trc=into[0],
+            dst_color_primaries=into[1],
+            threads=1,
+        )
+        return rgb
 
     def _to_yuv(self, frame: av.VideoFrame) -> av.VideoFrame:
         width, height = self.size
         source = None
         if frame.colorspace == UNSPECIFIED and frame.height >= HD_LINES:
             source = Colorspace.ITU709
-        yuv: av.VideoFrame = self._reformatter.reformat(
+        yuv: av.VideoFrame = self._to_yuv_reformatter.reformat(
             frame,
             width=width,
             height=height,

@@ -28,7 +28,7 @@ from .said import decode_with_words
 from .windows import DecodeOptions, Media
 
 MIB = 1024 * 1024
-CONVERTING_NICE = 10
+CONVERTING_NICE = 5  # behind requests, before imports
 CORES = 2  # processor time of a file, in multiples of its deadline
 CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000  # of unshare(2)
 
@@ -204,10 +204,10 @@ class Decoders(ConfinedPool[Media]):
 
 
 class Converters(ConfinedPool[Made]):
-    """Confined processes that convert files, behind everything else that wants the processor."""
+    """Confined processes that convert files, at a lower priority than encoders."""
 
     def __init__(
-        self, workers: int = 1, memory_mb: int = 1024, max_s: float = 60.0, file_mb: int = 256
+        self, workers: int = 1, memory_mb: int = 1024, max_s: float = 120.0, file_mb: int = 256
     ) -> None:
         self.file_mb = file_mb
         super().__init__(

@@ -12,12 +12,16 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from av.video.reformatter import ColorPrimaries, ColorTrc
 from numpy.typing import NDArray
 
 from index.__main__ import main
 from media.containers import Budget
 from media.convert import FILM, FLAC, SOUND, Made, Order, clip_order, convert
-from media.errors import BadStretch, BeyondBudget, MissingModality, TooLong
+from media.cut import Shown
+from media.encode import Painter
+from media.errors import BadStretch, BeyondBudget, DecoderFailed, MissingModality, TooLong
+from media.hdr import to_bt709
 from media.sandbox import Converters
 from service.app import create_app
 from service.conversions import FOLDER, LINGER_S, Conversions
@@ -27,6 +31,7 @@ from service.quotas import Quota
 from service.settings import Settings
 
 from .makers import BLUE, FakeEncoder, make_clip, make_wav, write_hours
+from .test_kinds import corners, film, quarters
 from .test_service import Client
 
 FPS, SECONDS, RATE = 10, 4, 48_000
@@ -299,6 +304,35 @@ def test_turned_and_wide_films_are_upright(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("turn", "expected"), [((0.0, {"hflip": True}), "GRWB"), ((90.0, {}), "GWRB"), (None, "RGBW")]
+)
+def test_a_film_is_turned_as_it_says(tmp_path: Path, turn: Any, expected: str) -> None:
+    tall = quarters().repeat(2, axis=0)
+    path = film(tmp_path / "a.mp4", [tall] * 4, turn=turn)
+    out = tmp_path / "out"
+    clip(path, out, 0.0, 0.4)
+    with av.open(str(out)) as container:
+        shown = next(container.decode(video=0)).to_ndarray(format="rgb24")
+    turned = turn is not None and turn[0] != 0.0
+    assert shown.shape == ((64, 128, 3) if turned else (128, 64, 3))
+    square = shown[:, ::2] if turned else shown[::2]
+    assert corners(square) == list(expected)
+
+
+def test_hdr_is_painted_as_it_is_indexed() -> None:
+    """Greys of PQ, from black to white and beyond."""
+    ramp = np.linspace(0, 65_535, 16).astype(np.uint16).repeat(8)
+    coded = np.broadcast_to(ramp[None, :, None], (32, 128, 3)).copy()
+    frame = av.VideoFrame.from_ndarray(coded, format="rgb48le")
+    frame.color_trc, frame.color_primaries = ColorTrc.SMPTE2084, ColorPrimaries.BT2020
+    painted = Painter(Shown(frame, 0.0, 1.0), 1280).paint(frame)
+    assert painted.format.name == "yuv420p"
+    luma = painted.to_ndarray()[16, 4::8].astype(float)
+    expected = to_bt709(coded, ColorTrc.SMPTE2084, ColorPrimaries.BT2020)[16, 4::8, 1]
+    assert (luma - 16) * 255 / 219 == pytest.approx(expected.astype(float), abs=6)
+
+
+@pytest.mark.parametrize(
     ("start_s", "end_s"), [(2.0, 2.0), (3.0, 1.0), (-1.0, 1.0), (4.0, 5.0), (0.0, 4.2)]
 )
 def test_no_such_stretch(start_s: float, end_s: float) -> None:
@@ -559,6 +593,23 @@ def test_a_full_disk(tmp_path: Path) -> None:
 
     asyncio.run(ask())
     kept.conversions.close()
+
+
+def test_a_converter_writes_no_more_than_it_may(tmp_path: Path) -> None:
+    """Whatever it was told: its process is limited to a megabyte."""
+    sound = noise(tmp_path / "noise.aiff", 60)
+    out = tmp_path / "out"
+    out.touch()
+    converters = Converters(1, file_mb=1)
+    try:
+        with pytest.raises(BeyondBudget):
+            converters.finish(converters.start(sound, out, order(0, 60)))
+        assert out.stat().st_size <= 2**20
+        with pytest.raises(DecoderFailed):  # it makes no file of its own
+            converters.finish(converters.start(sound, tmp_path / "new", order(0, 1)))
+        assert not (tmp_path / "new").exists()
+    finally:
+        converters.close()
 
 
 def test_room_is_left_on_the_disk(tmp_path: Path) -> None:
