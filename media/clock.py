@@ -18,6 +18,7 @@ import av
 import numpy as np
 
 JUMP_S = 10.0  # a longer step forwards is a jump of the clock (FFmpeg's dts_delta_threshold)
+DOUBT_S = 8.0  # a longer step is a reason to ask all packets
 BACK_S = 1.0  # so is a longer step backwards
 BACK_DISCONTINUOUS_S = 0.1  # in formats whose clock may restart
 ALIKE_S = 2.0  # two streams jump together if their jumps differ by less
@@ -112,7 +113,7 @@ def may_jump(track: Track, back_s: float) -> bool:
     seconds = np.array([np.nan if t is None else t for t in track.seconds()])
     seconds = seconds[~np.isnan(seconds)]
     steps = np.diff(seconds)
-    if len(steps) and (steps.min() < -back_s or steps.max() > JUMP_S):
+    if len(steps) and (steps.min() < -back_s or steps.max() > DOUBT_S):
         return True
     base = float(track.base)
     apart = [p.pts - p.dts for p in track.packets if p.pts is not None and p.dts is not None]
@@ -241,7 +242,9 @@ def fix_far_pts(track: Track, clock: Clock) -> None:
     More than REORDER_MOST pictures that are decoded after such a one are shown before it, or the
     other way round.
     """
-    usual = track.usual_delay()
+    if not track.pictures:
+        return
+    usual, base = track.usual_delay(), float(track.base)
     most = REORDER_MOST if track.reorders else 0
     shown = [packet.pts for packet in track.packets if packet.pts is not None]
     at = 0
@@ -250,7 +253,7 @@ def fix_far_pts(track: Track, clock: Clock) -> None:
         if pts is None:
             continue
         at += 1
-        if packet.dts is None or abs(pts - packet.dts - usual) * track.base <= JUMP_S:
+        if packet.dts is None or abs(pts - packet.dts - usual) * base <= JUMP_S:
             continue
         overtaken = sum(later < pts for later in islice(shown, at, at + 2 * REORDER_MOST))
         overtakes = sum(

@@ -67,10 +67,9 @@ def read_picture_times(path: Path, budget: Budget) -> PictureTimes | None:
             return None
         [track] = read_tracks(container, [stream])
         beyond_s = float(max((p.dts or 0 for p in track.packets), default=0) * track.base)
-        restarts = may_restart(container)
-        back_s = BACK_DISCONTINUOUS_S if restarts else BACK_S
+        back_s = BACK_DISCONTINUOUS_S if may_restart(container) else BACK_S
         doubted = may_jump(track, back_s) or beyond_s - origin_s(container) > budget.seconds
-        clock = read_clock(path, budget) if doubted or restarts else RIGHT
+        clock = read_clock(path, budget) if doubted else RIGHT
         packets = [
             PacketTimes(
                 *clock.times(stream.index, i, track.base, packet.pts, packet.dts), packet.duration

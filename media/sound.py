@@ -12,7 +12,7 @@ from av.container import InputContainer
 from numpy.typing import NDArray
 
 from .audio import limit_to_full_scale
-from .clock import BACK_S, HOLD_S, JUMP_S, RIGHT, Clock
+from .clock import BACK_DISCONTINUOUS_S, BACK_S, DOUBT_S, HOLD_S, RIGHT, Clock
 from .containers import (
     BARE,
     Budget,
@@ -89,7 +89,7 @@ def read_link(
         streams = audio_streams(container)
         if number >= len(streams):
             return len(streams)
-        if clock is None and not may_restart(container):
+        if clock is None:
             if sound.add(container, streams[number], None):
                 return len(streams)
             sound.reset(mark)
@@ -157,6 +157,7 @@ class SoundReader:
         self._streams += 1
         self._dropped = 0
         layout, resampler = None, None
+        back_s = BACK_DISCONTINUOUS_S if may_restart(container) else BACK_S
         place = Place(container, self._samples / self._sample_rate)
         for frame in decode_frames(container, stream, clock or RIGHT):
             assert isinstance(frame, av.AudioFrame)
@@ -164,7 +165,7 @@ class SoundReader:
             if self._decoded_samples > self.budget.samples:
                 raise BeyondBudget("samples", self._decoded_samples, self.budget.samples)
             late_s = place.measure_late(frame)
-            if clock is None and not -BACK_S < late_s < JUMP_S:
+            if clock is None and not -back_s < late_s < DOUBT_S:
                 return False
             now = (frame.format.name, frame.layout.name, frame.sample_rate)
             if layout != now or late_s:
