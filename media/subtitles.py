@@ -25,7 +25,10 @@ from .passages import LETTERS_MAX, PASSAGES_MAX, Kind, Passage, join_tracks
 SIDECARS = (".srt", ".vtt", ".ass", ".ssa", ".lrc")
 # what may stand between a film's name and the suffix: languages, and what players call tracks
 LABEL = re.compile(r"[a-z]{2,3}([-_][a-z0-9]{2,8})*|forced|default|sdh|cc|hi|signs|full", re.I)
-SIDECAR_MAX_BYTES = 8_000_000
+SIDECAR_MAX_BYTES = 4_000_000
+GUESSED_BYTES = 200_000  # of a file, that its encoding is guessed by
+# brackets that do not close soon: parsers would look for their ends again and again
+UNCLOSED = re.compile(r"<(?![^<>]{0,200}>)|\{(?![^{}]{0,500}\})")
 TAGS = ("title", "artist", "album", "comment", "description")
 TAG_LETTERS = 500  # of a tag in the metadata; the passage has more
 CUE_S = 5.0  # a line of lyrics, or a cue without an end, lasts so long at most
@@ -112,7 +115,8 @@ def decode_text(content: bytes) -> str:
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError:
-        guess = from_bytes(content).best()
+        begin = content[:GUESSED_BYTES]
+        guess = from_bytes(begin.rpartition(b"\n")[0] or begin).best()
         return content.decode(guess.encoding if guess else "cp1252", "replace")
 
 
@@ -123,7 +127,7 @@ def parse_subtitles(text: str, suffix: str) -> list[Passage]:
     if suffix == ".lrc":
         return parse_lyrics(text)
     try:
-        file = pysubs2.SSAFile.from_string(text)
+        file = pysubs2.SSAFile.from_string(UNCLOSED.sub("", text))
     except (pysubs2.exceptions.Pysubs2Error, ValueError, LookupError, TypeError, RecursionError):
         return parse_lyrics(text)
     found = []
@@ -168,6 +172,7 @@ def parse_lyrics(text: str) -> list[Passage]:
 
 def clean(text: str) -> str:
     """A cue's text without tags and entities, on one line."""
+    text = UNCLOSED.sub("", text[: 2 * LETTERS_MAX])
     plain = html.unescape(MARKUP.sub("", text)).replace("\\N", " ").replace("\\n", " ")
     return " ".join(plain.replace("\\h", " ").replace("\0", "").split())
 

@@ -96,6 +96,14 @@ def test_subtitles_and_lyrics_lose_their_markup(
     assert spoken(join_cues(parse_subtitles(text, suffix))) == expected
 
 
+@pytest.mark.parametrize("piece", ["<a", "{\\\\", "&#", " "])
+def test_a_hostile_cue_takes_no_hours(piece: str) -> None:
+    cue = f"1\n00:00:01,000 --> 00:00:02,000\nwell{piece * 500_000} yes\n"
+    (found,) = parse_subtitles(cue, ".srt")
+    assert found.text.startswith("well")
+    assert len(found.text) < 10_000
+
+
 @pytest.mark.parametrize(
     ("text", "encoding"),
     [
