@@ -93,7 +93,7 @@ class Settings(BaseSettings):
         " clips, in MB",
     )
     convert_workers: int = Field(1, gt=0, description="files that are converted at once")
-    convert_max_s: float = Field(60.0, gt=0, description="seconds that one conversion may take")
+    convert_max_s: float = Field(120.0, gt=0, description="seconds that one conversion may take")
     clip_max_s: float = Field(300.0, gt=0, description="longest clip of an item, in seconds")
     imports: Path | None = Field(None, description="folder that jobs may import from")
     screen_text: bool = Field(

@@ -184,7 +184,9 @@ def test_httpie_uploads(address: str, tone: Path, tmp_path: Path, manner: list[s
 
 
 def test_firefox_searches(tmp_path: Path) -> None:
-    """A search as it is typed, pictures, and a console that says nothing."""
+    """A search as it is typed, pictures, a film that only plays converted, and a console that says
+    no more than that.
+    """
     firefox = shutil.which("firefox-esr") or shutil.which("firefox")
     if firefox is None:
         pytest.skip("firefox is not installed")
@@ -192,12 +194,17 @@ def test_firefox_searches(tmp_path: Path) -> None:
     profile.mkdir()
     with listening(Settings(data=tmp_path / "data")) as port:
         address = f"http://127.0.0.1:{port}"
-        for name, colour in (("red", makers.RED), ("green", makers.GREEN)):
-            clip = make_clip(tmp_path / f"{name}.mp4", [colour, colour])
+        for name, colour in (("red.mp4", makers.RED), ("green.ts", makers.GREEN)):
+            clip = make_clip(tmp_path / name, [colour, colour])
             curl("-F", f"file=@{clip}", address + ITEMS)
         script = ROOT / "tests" / "foreign" / "firefox.py"
         command = [foreign_python(), str(script), firefox, str(profile), address, "green"]
         ran = subprocess.run(command, capture_output=True, text=True, timeout=200)
     assert ran.returncode == 0, ran.stderr[-4000:]
     found = json.loads(ran.stdout)
-    assert found == {"headings": ["green.mp4", "red.mp4"], "picture": True, "said": []}
+    assert found["headings"] == ["green.ts", "red.mp4"] and found["picture"]
+    assert found["plays"]
+    assert found["note"].startswith(
+        "This browser cannot play green.ts. A converted version plays. Download the original"
+    )
+    assert [line for line in found["said"] if "green" not in line and "/media" not in line] == []

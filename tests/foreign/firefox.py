@@ -2,8 +2,9 @@
 
     build/foreign/bin/python tests/foreign/firefox.py FIREFOX PROFILE ADDRESS WORDS
 
-prints as JSON the headings that it sees, whether the first picture is shown, and what the console
-said. `PROFILE` is an empty folder. Run by tests/test_foreign.py.
+prints as JSON the headings that it sees, whether the first picture is shown, what is said of the
+first hit once it plays, and what the console said. `PROFILE` is an empty folder. Run by
+tests/test_foreign.py.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from websockets.sync.client import ClientConnection, connect
 PATIENCE_S = 30.0
 HEADINGS = "[...document.querySelectorAll('#hits h2')].map(h => h.textContent)"
 PICTURE = "(document.querySelector('#hits .cover img')?.naturalWidth ?? 0) > 1"
+PLAYS = "(document.querySelector('#hits video')?.currentTime ?? 0) > 0.2"
+NOTE = "document.querySelector('#hits .note').textContent.trim()"
 READY = "document.querySelector('#collection')?.textContent.includes('default') ?? false"
 
 
@@ -81,6 +84,16 @@ class Firefox:
         keyboard = {"type": "key", "id": "keyboard", "actions": strokes}
         self.ask("input.performActions", context=self._tab, actions=[keyboard])
 
+    def click(self, selector: str) -> None:
+        """Click in the middle of an element, as a person does."""
+        self.value(f"document.querySelector({selector!r}).scrollIntoView() ?? true")
+        box = self.value(f"document.querySelector({selector!r}).getBoundingClientRect()")
+        x, y = round(box["x"] + box["width"] / 2), round(box["y"] + box["height"] / 2)
+        strokes: list[dict[str, Any]] = [{"type": "pointerMove", "x": x, "y": y}]
+        strokes += [{"type": kind, "button": 0} for kind in ("pointerDown", "pointerUp")]
+        mouse = {"type": "pointer", "id": "mouse", "actions": strokes}
+        self.ask("input.performActions", context=self._tab, actions=[mouse])
+
 
 @contextmanager
 def running(program: str, profile: Path) -> Iterator[Firefox]:
@@ -116,5 +129,8 @@ if __name__ == "__main__":
         firefox.value("document.querySelector('[type=search]').focus() ?? true")
         firefox.type(words)
         seen = firefox.wait(PICTURE)
-        found = {"headings": firefox.value(HEADINGS), "picture": seen, "said": firefox.said}
+        found = {"headings": firefox.value(HEADINGS), "picture": seen}
+        firefox.click("#hits .cover")
+        found["plays"] = firefox.wait(PLAYS)
+        found |= {"note": firefox.value(NOTE), "said": firefox.said}
     print(json.dumps(found))
