@@ -20,7 +20,7 @@ from PIL import Image, ImageCms, ImageOps
 
 from media.containers import Budget
 from media.errors import BadMedia, BeyondBudget, Damaged, MissingModality, NotMedia
-from media.pictures import picture_format, read_still
+from media.pictures import may_be_hdr, picture_format, read_still
 from media.sandbox import Decoders
 from media.video import VideoSpec, render_frame
 from media.windows import DecodeOptions, InputSpecs, Media, decode_media, read_media
@@ -491,3 +491,6 @@ def test_a_picture_in_hdr_is_brought_to_what_a_screen_shows(tmp_path: Path) -> N
         container.mux(stream.encode(None))
     media = decode_media(tmp_path / "a.avif", OPTIONS)
     assert media.still and np.abs(corners(media) - 255).max() <= NEAR
+    assert may_be_hdr(tmp_path / "a.avif")
+    quarters().save(tmp_path / "sdr.avif")
+    assert not may_be_hdr(tmp_path / "sdr.avif")
