@@ -222,7 +222,6 @@ def search_parser(commands: Commands) -> argparse.ArgumentParser:
         "search a collection",
         "--data mine --text 'a dog barking'",
         "--data mine --audio bark.wav --target video --json",
-        "--data mine --image scene.jpg",
     )
     query = searching.add_mutually_exclusive_group(required=True)
     query.add_argument("--text", help="words to search by")

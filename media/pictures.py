@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import re
 import struct
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
@@ -35,6 +36,8 @@ from .hdr import exceeds_bt709
 from .preview import encode_jpeg
 
 HEAD_BYTES = 1024
+BOXES_BYTES = 64 * 1024  # of an AVIF or HEIC, in which its properties are looked for
+COLOUR_BOX = re.compile(rb"colrnclx(..)(..)", re.DOTALL)  # primaries, transfer curve
 READ = "PNG, JPEG, WebP, AVIF, HEIC and GIF are read"
 NO_HEIC = "an HEIC photo in tiles; install the extra 'heic' of this program, or save it as JPEG"
 # what is often taken for a picture that can be read, by its first bytes
@@ -165,7 +168,7 @@ def read_still(path: Path, budget: Budget) -> av.VideoFrame | None:
     name = picture_format(read_head(path))
     if name is None:
         return None
-    if name in ("AVIF", "HEIC"):
+    if name in ("AVIF", "HEIC") and may_be_hdr(path):
         frame = read_hdr_still(path, budget)
         if frame is not None:
             return frame
@@ -178,6 +181,16 @@ def read_still(path: Path, budget: Budget) -> av.VideoFrame | None:
         if name != "HEIC" and getattr(picture, "is_animated", False):
             return None
         return make_frame(picture)
+
+
+def may_be_hdr(path: Path) -> bool:
+    """Whether a box at the start of an AVIF or HEIC says so, or there is none. This comes first, as
+    FFmpeg decodes a picture when it opens it.
+    """
+    with path.open("rb") as file:
+        boxes = COLOUR_BOX.findall(file.read(BOXES_BYTES))
+    told = [(int.from_bytes(curve), int.from_bytes(primaries)) for primaries, curve in boxes]
+    return not told or any(exceeds_bt709(curve, primaries) for curve, primaries in told)
 
 
 def read_hdr_still(path: Path, budget: Budget) -> av.VideoFrame | None:

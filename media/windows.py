@@ -285,7 +285,7 @@ def read_video(
     *,
     sound: Sound | None,
     told: PictureTimes,
-    read: Callable[[Path, FrameRequest], Frames],
+    read: Callable[[Path, FrameRequest], Frames] = read_frames,
 ) -> tuple[float, list[tuple[float, float]], Part, dict[int, bytes]]:
     """Duration in seconds, windows and frames of a file with pictures; with previews, a JPEG of the
     middle of each window.

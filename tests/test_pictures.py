@@ -20,9 +20,9 @@ from PIL import Image, ImageCms, ImageOps
 
 from media.containers import Budget
 from media.errors import BadMedia, BeyondBudget, Damaged, MissingModality, NotMedia
-from media.pictures import picture_format, read_still
+from media.pictures import may_be_hdr, picture_format, read_still
 from media.sandbox import Decoders
-from media.video import VideoSpec
+from media.video import VideoSpec, render_frame
 from media.windows import DecodeOptions, InputSpecs, Media, decode_media, read_media
 
 SPECS = InputSpecs(5.0, VideoSpec(4, 64), None)
@@ -114,6 +114,17 @@ def test_exif_turns_a_picture(tmp_path: Path, turn: int) -> None:
     with Image.open(path) as picture:
         upright = np.asarray(ImageOps.exif_transpose(picture))
     assert (frame.to_ndarray(format="rgb24") == upright).all()
+
+
+def test_a_frame_of_ffmpeg_with_exif_can_be_shown(tmp_path: Path) -> None:
+    """Of film made of photos, PyAV 18.1 raises an error where it is asked for side data."""
+    exif = Image.Exif()
+    exif[0x112] = 6
+    quarters().save(tmp_path / "a.jpg", exif=exif, quality=95, subsampling=0)
+    with av.open(str(tmp_path / "a.jpg")) as container:
+        (frame,) = container.decode(video=0)
+    assert isinstance(frame, av.VideoFrame)
+    assert is_near(render_frame(frame, 64, 64, "area")[12, 12], RED)
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.webp", "a.avif"])
@@ -480,3 +491,6 @@ def test_a_picture_in_hdr_is_brought_to_what_a_screen_shows(tmp_path: Path) -> N
         container.mux(stream.encode(None))
     media = decode_media(tmp_path / "a.avif", OPTIONS)
     assert media.still and np.abs(corners(media) - 255).max() <= NEAR
+    assert may_be_hdr(tmp_path / "a.avif")
+    quarters().save(tmp_path / "sdr.avif")
+    assert not may_be_hdr(tmp_path / "sdr.avif")
