@@ -1122,7 +1122,8 @@ def test_filters(box: Collection) -> None:
         == left({"huge": {"$gt": 5}})
         == "d"
     )
-    assert left({"said": "y"}) == left({"said.deep": 1}) == "" and left({"said": None}) == "abc"
+    assert left({"said": "y"}) == "" and left({"said.deep": 1}) == "d"
+    assert left({"said": None}) == "abc"
     box.put([item("ü", unit(1, 0, 0), **{"straße": "grün"})])
     assert left({"straße": "grün"}) == "ü"
     deep: dict[str, Any] = {"$gt": 1}
@@ -1137,7 +1138,7 @@ def test_filters(box: Collection) -> None:
         {"\ud800": 1},
         {"$\ud800": 1},
         {"a": {"$\ud800": 1}},
-        {"a": 10**30},
+        {"a": float("nan")},
     ]
     for worse in hostile:
         with pytest.raises(BadFilter):
@@ -1145,9 +1146,9 @@ def test_filters(box: Collection) -> None:
     for bad in (
         {"$where": "1"},
         {"a": {"$regex": "x"}},
-        {"a": [1]},
+        {"a": {"$gt": [1]}},
         {"$or": []},
-        {'a"b': 1},
+        {"a": {"$gt": 1, "b": 1}},
         {"a": {"$gt": True}},
     ):
         with pytest.raises(BadFilter):

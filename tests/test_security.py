@@ -436,6 +436,8 @@ def test_where_no_key_is_wanted_a_link_is_the_plain_address(tmp_path: Path) -> N
         assert link == {
             "media": "/v1/collections/default/items/tone/media",
             "poster": None,
+            "playable": "/v1/collections/default/items/tone/playable",
+            "clip": "/v1/collections/default/items/tone/clip",
             "expires_s": None,
         }
         client.post("/v1/collections/default/items", json={"text": "red", "id": "words"})
