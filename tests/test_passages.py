@@ -5,6 +5,7 @@ second they are said.
 from __future__ import annotations
 
 import json
+import shutil
 import math
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -259,6 +260,34 @@ def test_subtitles_that_change_are_read_again(
     (folder / "a.srt").unlink()
     assert build_box(box, decoders, folder).indexed == 1
     assert box.passages("films/a.mkv") == ()
+
+
+def test_a_film_that_is_moved_or_copied_with_its_subtitles_keeps_its_words(
+    tmp_path: Path, box: Collection, decoders: Decoders
+) -> None:
+    folder = tmp_path / "films"
+    folder.mkdir()
+    make_spoken_film(folder / "a.mkv", tags={"title": "Dusk"})
+    write_srt(folder / "a.srt", [(2, 4, "Good evening")])
+    build_box(box, decoders, folder)
+    for suffix in (".mkv", ".srt"):
+        shutil.copy2(folder / f"a{suffix}", folder / f"b{suffix}")
+    report = build_box(box, decoders, folder)
+    assert (report.indexed, report.copied) == (1, 1)
+    words = box.passages("films/a.mkv")
+    assert box.passages("films/b.mkv") == words and "Good evening" in [p.text for p in words]
+    assert box.item("films/b.mkv").metadata == {"tags": {"title": "Dusk"}}
+    assert {hit.id for hit in ask(box, "good evening")} == {"films/a.mkv", "films/b.mkv"}
+    for suffix in (".mkv", ".srt"):
+        (folder / f"a{suffix}").rename(folder / f"c{suffix}")
+    report = build_box(box, decoders, folder)
+    assert (report.indexed, report.unchanged) == (0, 2)
+    assert box.item("films/a.mkv").filename == "c.mkv" and box.passages("films/a.mkv") == words
+    # a copy with other subtitles is decoded
+    shutil.copy2(folder / "c.mkv", folder / "d.mkv")
+    write_srt(folder / "d.srt", [(5, 6, "Farewell then")])
+    assert build_box(box, decoders, folder).copied == 0
+    assert ask(box, "farewell then")[0].id == "films/d.mkv"
 
 
 def test_the_users_metadata_win_over_the_files(
