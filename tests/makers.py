@@ -10,6 +10,7 @@ import sys
 import time
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from fractions import Fraction
 from importlib import metadata
@@ -311,6 +312,14 @@ def wait_until(condition: Callable[[], object], seconds: float = 30.0) -> None:
     while not condition():
         assert time.monotonic() < end, f"not within {seconds:g} s"
         time.sleep(0.01)
+
+
+def in_a_thread_of_its_own(work: Callable[[], None]) -> None:
+    """SVT-AV1 leaves the thread that encodes with it at a real-time priority, if root runs it
+    (findings/svt-av1-real-time-thread.sh).
+    """
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(work).result()
 
 
 class Clock:

@@ -26,7 +26,7 @@ from media.sound import read_waveform
 from media.video import VideoSpec, fit_square, render_frame
 from media.windows import InputSpecs, read_media
 
-from .makers import BLUE, GREEN, RED, make_tone, write_wav
+from .makers import BLUE, GREEN, RED, in_a_thread_of_its_own, make_tone, write_wav
 
 SIZE = VideoSpec(frames=4, size=32)
 
@@ -440,14 +440,18 @@ def test_an_animated_avif_is_its_film(tmp_path: Path) -> None:
     images = [
         np.full((64, 64, 3), colour, np.uint8) for colour in [(255, 0, 0)] * 5 + [(0, 255, 0)] * 5
     ]
-    with av.open(str(tmp_path / "a.avif"), "w") as container:
-        stream = container.add_stream(
-            "libsvtav1", rate=5, options={"preset": "12", "svtav1-params": "lp=1"}
-        )
-        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
-        for image in images:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
-        container.mux(stream.encode(None))
+
+    def make() -> None:
+        with av.open(str(tmp_path / "a.avif"), "w") as container:
+            stream = container.add_stream(
+                "libsvtav1", rate=5, options={"preset": "12", "svtav1-params": "lp=1"}
+            )
+            stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+            for image in images:
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+            container.mux(stream.encode(None))
+
+    in_a_thread_of_its_own(make)
     media = read_media(tmp_path / "a.avif", PICTURES, Budget(), ("video",))
     assert media.duration_s == pytest.approx(2.0, abs=0.01)
     assert np.argmax(media.parts["video"].array[0, -1].mean((0, 1))) == 1

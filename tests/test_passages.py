@@ -5,8 +5,8 @@ second they are said.
 from __future__ import annotations
 
 import json
-import shutil
 import math
+import shutil
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing

@@ -25,6 +25,8 @@ from media.sandbox import Decoders
 from media.video import VideoSpec, render_frame
 from media.windows import DecodeOptions, InputSpecs, Media, decode_media, read_media
 
+from .makers import in_a_thread_of_its_own
+
 SPECS = InputSpecs(5.0, VideoSpec(4, 64), None)
 OPTIONS = DecodeOptions(specs=SPECS, budget=Budget(), previews=True)
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
@@ -474,21 +476,25 @@ def test_a_heic_photo_that_is_cut_off(tmp_path: Path, share: float) -> None:
 def test_a_picture_in_hdr_is_brought_to_what_a_screen_shows(tmp_path: Path) -> None:
     """AVIF in PQ and BT.2020: 58 % of the signal is 203 nits, the white of BT.2408."""
     image = np.full((64, 64, 3), round(0.58 * 65535), np.uint16)
-    with av.open(str(tmp_path / "a.avif"), "w") as container:
-        stream = container.add_stream(
-            "libsvtav1", rate=1, options={"preset": "12", "svtav1-params": "lp=1"}
-        )
-        assert isinstance(stream, av.VideoStream)
-        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p10le"
-        codec = stream.codec_context
-        codec.color_trc, codec.color_primaries = ColorTrc.SMPTE2084, ColorPrimaries.BT2020
-        codec.colorspace = 9
-        frame = av.VideoFrame.from_ndarray(image, format="rgb48le").reformat(
-            format="yuv420p10le", dst_colorspace="ITU709"
-        )
-        frame.color_trc, frame.color_primaries = ColorTrc.SMPTE2084, ColorPrimaries.BT2020
-        container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
+
+    def make() -> None:
+        with av.open(str(tmp_path / "a.avif"), "w") as container:
+            stream = container.add_stream(
+                "libsvtav1", rate=1, options={"preset": "12", "svtav1-params": "lp=1"}
+            )
+            assert isinstance(stream, av.VideoStream)
+            stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p10le"
+            codec = stream.codec_context
+            codec.color_trc, codec.color_primaries = ColorTrc.SMPTE2084, ColorPrimaries.BT2020
+            codec.colorspace = 9
+            frame = av.VideoFrame.from_ndarray(image, format="rgb48le").reformat(
+                format="yuv420p10le", dst_colorspace="ITU709"
+            )
+            frame.color_trc, frame.color_primaries = ColorTrc.SMPTE2084, ColorPrimaries.BT2020
+            container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+
+    in_a_thread_of_its_own(make)
     media = decode_media(tmp_path / "a.avif", OPTIONS)
     assert media.still and np.abs(corners(media) - 255).max() <= NEAR
     assert may_be_hdr(tmp_path / "a.avif")
