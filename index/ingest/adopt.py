@@ -19,12 +19,12 @@ from ..records.database import Origin
 from .build import (
     Ready,
     Report,
-    Source,
     decode_sources,
     encode_items,
     fills_batch,
     keep_distinct,
 )
+from .source import Source
 
 
 def adopt(

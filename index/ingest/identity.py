@@ -7,17 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from ..records.database import Failure, KnownSource, Origin
 from .content import Stamp
 from .gone import Places
 from .names import find_free_id
+from .source import Source
 
-if TYPE_CHECKING:
-    from .build import Source
-
-Unsettled = tuple["Source", str, str]  # with its stamp and, if it was read, its digest
+Unsettled = tuple[Source, str, str]  # with its stamp and, if it was read, its digest
 
 
 class Catalog:

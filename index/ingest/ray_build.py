@@ -28,7 +28,6 @@ from .build import (
     BuildOptions,
     BuildPlan,
     Report,
-    Source,
     copy_items,
     decode_with_digests,
     encode_items,
@@ -36,6 +35,7 @@ from .build import (
     plan_build,
     settle_doubtful,
 )
+from .source import Source
 
 FILES = 8  # in one task
 MAX_ACTOR_DEATHS = 3  # of actors that start, one after the other, before the build fails

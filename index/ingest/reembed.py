@@ -40,7 +40,8 @@ from ..search import direction
 from ..vectors.base import Vectors
 from ..vectors.faiss_index import FaissIndex
 from ..vectors.store import replay
-from .build import Ready, Source, decode_sources, encode_items, fills_batch
+from .build import Ready, decode_sources, encode_items, fills_batch
+from .source import Source
 
 ROUNDS = 5  # at most, over a collection that is written meanwhile
 SAMPLED = 100  # items by which the two are compared
