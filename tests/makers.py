@@ -264,7 +264,9 @@ class FakeEncoder:
                     row[:] = 0.5
         if width < 4:
             out = np.concatenate([out[:, : width - 1], np.ones((len(out), 1), np.float32)], axis=1)
-        return np.asarray(out / np.linalg.norm(out, axis=1, keepdims=True), np.float32)
+        return np.asarray(
+            out / np.maximum(np.linalg.norm(out, axis=1, keepdims=True), 1e-12), np.float32
+        )
 
 
 @contextmanager
