@@ -190,6 +190,9 @@ def test_odd_files_play(browser: Browser, tmp_path: Path) -> None:
             if item is None:
                 found[row["path"]] = "not taken"
                 continue
+            if item["duration_s"] == 0.0:
+                found[row["path"]] = "a picture, which is shown"
+                continue
             at_s = round(0.4 * item["duration_s"], 3)
             found[row["path"]] = watched.play(address, item, at_s, 30.0)
         page.close()
