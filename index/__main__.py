@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, redirect_stdout
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -41,8 +41,8 @@ from .ingest.build import BuildOptions, Report, build, embed_rows, list_failures
 from .ingest.gone import GoneItem, Missing, find_missing, remove
 from .ingest.names import make_printable
 from .ingest.reembed import Overlap, Progress, drop, measure_overlaps, reembed, swap
-from .ingest.remote import Remote
-from .ingest.watch import follow
+from .ingest.remote import Remote, post_changes
+from .ingest.watch import call_at, follow, stop_at_signals
 from .library import Collections
 from .query_bank import ensure_query_bank
 from .records.database import Item, UnknownItem
@@ -53,7 +53,6 @@ from .search import Answer, Hit, Options, TargetQuery, direction, search
 from .vectors.kinds import KINDS
 from .vectors.sizing import Sizing
 from .vectors.store import VectorStoreFailed
-from .watching import call_at, post_changes, stop_at_signals
 
 PROG = "python -m index"
 PAGE = 1000  # items read at once
@@ -392,6 +391,11 @@ def check_build(parser: argparse.ArgumentParser, args: argparse.Namespace) -> No
     if args.url is not None:
         if not args.watch or len(args.paths) != 1:
             parser.error("build: --url goes with --watch and one PATH")
+        if args.screen_text or args.speech:
+            parser.error(
+                "build: with --url, words are read as TERCET_SCREEN_TEXT and TERCET_SPEECH"
+                " of the service say"
+            )
     elif args.data is None:
         parser.error("the following arguments are required: --data")
     if args.watch and (args.adopt or args.reembed or args.engine != "local"):
@@ -429,8 +433,19 @@ def check_paths(paths: list[Path]) -> None:
         raise FileNotFoundError(f"{make_printable(str(nowhere[0]))} does not exist")
 
 
+def build_options(args: argparse.Namespace) -> BuildOptions:
+    """Raises ReaderMissing."""
+    return BuildOptions(
+        overlap=args.overlap,
+        retry=args.retry_failed,
+        check=args.check,
+        readers=choose_readers(args.screen_text, args.speech),
+    )
+
+
 def watch_data(args: argparse.Namespace) -> int:
     """Build, and then what is added or changed, until a signal comes."""
+    asked = build_options(args)
     failures = args.data / f"{args.collection}-failures.jsonl"
     with stop_at_signals() as stop, ExitStack() as closing_order:
         encoder = OnnxEncoder.open(args.bundle, threads=1)
@@ -442,11 +457,8 @@ def watch_data(args: argparse.Namespace) -> int:
         closing_order.enter_context(call_at(stop, decoders.close))
         for changed in follow(args.paths, stop, ignored=args.data):
             whole = changed is None
-            options = BuildOptions(
-                overlap=args.overlap,
-                retry=args.retry_failed and whole,
-                check=args.check and whole,
-                only=changed,
+            options = replace(
+                asked, retry=asked.retry and whole, check=asked.check and whole, only=changed
             )
             report = Report()
             with closing(run_local(args, encoder, collection, decoders, options)) as progress:
@@ -627,12 +639,7 @@ def run_build(
     args: argparse.Namespace, encoder: OnnxEncoder, collection: Collection
 ) -> Iterator[tuple[int, int, Report]]:
     """Build with the chosen engine; yields (done, total, report so far)."""
-    options = BuildOptions(
-        overlap=args.overlap,
-        retry=args.retry_failed,
-        check=args.check,
-        readers=choose_readers(args.screen_text, args.speech),
-    )
+    options = build_options(args)
     if args.engine == "ray":
         from .ingest import ray_build
 

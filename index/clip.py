@@ -50,8 +50,7 @@ def cut_clip(
         duration_s=item.duration_s,
         pictures=item.kind == VIDEO,
         longest_s=item.duration_s,
-        max_bytes=limits.file_mb * MIB,
-    )
+    ).limited_to(limits.file_mb * MIB)
     target = out or Path(clip_name(filename, order))
     target.touch(exist_ok=False)
     converters = Converters(1, limits.memory_mb, limits.max_s, limits.file_mb)

@@ -115,7 +115,7 @@ def is_longer(path: Path, limit_s: float, span: Span | None) -> bool:
     """Whether the packets of its pictures, or those of its sound, together last longer."""
     lasted: dict[int, float] = {}
     with open_unchecked(path, span) as container:
-        found = [video_stream(container), next(iter(audio_streams(container)), None)]
+        found = [video_stream(container), audio_stream(container)]
         streams = [stream for stream in found if stream is not None]
         for packet in read_packets(container, *streams):
             index = packet.stream.index

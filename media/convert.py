@@ -10,6 +10,7 @@ is FLAC.
 from __future__ import annotations
 
 import heapq
+import sys
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -42,8 +43,9 @@ BITEXACT = {"fflags": "+bitexact"}  # the same stretch gives the same file
 
 @dataclass(frozen=True)
 class Order:
-    """What is made, of at most `max_bytes`. Of a clip, [start_s, end_s) is the stretch. Of a
-    version for browsers `start_s` is a second that it holds, and the item ends at `end_s`.
+    """What is made, of at most `max_bytes`, if that is given. Of a clip, [start_s, end_s) is the
+    stretch. Of a version for browsers `start_s` is a second that it holds, and the item ends at
+    `end_s`.
 
     `pictures` says whether the item has any.
     """
@@ -53,7 +55,7 @@ class Order:
     _: KW_ONLY
     clip: bool
     pictures: bool
-    max_bytes: int
+    max_bytes: int = sys.maxsize
     budget: Budget = ARCHIVE_BUDGET
 
     def limited_to(self, max_bytes: int) -> Order:
@@ -87,7 +89,6 @@ def clip_order(
     duration_s: float,
     pictures: bool,
     longest_s: float,
-    max_bytes: int,
 ) -> Order:
     """The order of a clip of an item.
 
@@ -100,13 +101,13 @@ def clip_order(
     end_s = min(end_s, duration_s)
     if end_s - start_s > longest_s:
         raise TooLong(round(end_s - start_s, 3), longest_s)
-    return Order(start_s, end_s, clip=True, pictures=pictures, max_bytes=max_bytes)
+    return Order(start_s, end_s, clip=True, pictures=pictures)
 
 
 def clip_name(filename: str, order: Order) -> str:
     """The name of a clip's file, by that of its item.
 
-    >>> clip_name("a.mov", Order(12.0, 17.25, clip=True, pictures=True, max_bytes=1))
+    >>> clip_name("a.mov", Order(12.0, 17.25, clip=True, pictures=True))
     'a_12-17.25s.webm'
     """
     stretch = "-".join(f"{round(second, 3):g}" for second in (order.start_s, order.end_s))

@@ -33,7 +33,7 @@ from .containers import (
 )
 from .decode import check_size, frame_rate, pixel_aspect
 from .errors import Damaged
-from .mono import NORMALISED, average_channels
+from .mono import Mixer
 from .repair import find_ogg_links
 
 # containers in which a seek lands where their packets then say; in others packets are skipped
@@ -303,19 +303,11 @@ class SoundLine:
 
 
 class Resampler:
-    """Frames of one format to `form`. If FFmpeg cannot mix a layout, each channel becomes the mean
-    of all.
-    """
+    """Frames of one format to `form`."""
 
     def __init__(self, form: SoundForm) -> None:
         self._form = form
-        self._resampler = self._new()
-        self._mixes: bool | None = None
-
-    def _new(self) -> av.AudioResampler:
-        return av.AudioResampler(
-            self._form.format, self._form.layout, self._form.rate, options=NORMALISED
-        )
+        self._mixer = Mixer(form.format, form.layout, form.rate)
 
     def __call__(self, frame: av.AudioFrame | None) -> list[Samples]:
         """Add a frame, or None at the end. Returns what is ready, [samples, channels] each. Raises
@@ -324,21 +316,9 @@ class Resampler:
         try:
             if frame is not None:
                 frame.pts = None
-            return [self._samples(out) for out in self._resampled(frame)]
+            return [self._samples(out) for out in self._mixer(frame)]
         except (av.FFmpegError, ValueError, MemoryError) as error:
             raise Damaged(f"its audio cannot be resampled ({describe_fault(error)})") from error
-
-    def _resampled(self, frame: av.AudioFrame | None) -> list[av.AudioFrame]:
-        if frame is None or self._mixes:
-            return self._resampler.resample(frame)
-        if self._mixes is None:
-            try:
-                ready = self._resampler.resample(frame)
-                self._mixes = True
-                return ready
-            except (av.FFmpegError, ValueError):
-                self._resampler, self._mixes = self._new(), False
-        return self._resampler.resample(average_channels(frame))
 
     def _samples(self, frame: av.AudioFrame) -> Samples:
         samples: Samples = frame.to_ndarray().reshape(-1, self._form.channels)

@@ -19,27 +19,54 @@ LOST_SHARE = 0.01
 BLOCK = 4096  # samples of which it is asked
 
 
+class Mixer:
+    """Sound of any channels to one sample format, layout and rate, by FFmpeg. If FFmpeg cannot mix
+    a layout, such as two rear channels alone or more than 64 channels, each channel becomes the
+    mean of all.
+    """
+
+    def __init__(self, format: str, layout: str, rate: int, frame_size: int | None = None) -> None:
+        self._form = format, layout, rate, frame_size
+        self._resampler = self._new_resampler()
+        self._mixes: bool | None = None  # whether FFmpeg does; None before it was tried
+
+    def _new_resampler(self) -> av.AudioResampler:
+        return av.AudioResampler(*self._form, options=NORMALISED)
+
+    @property
+    def used(self) -> bool:
+        return self._mixes is not None
+
+    def __call__(self, frame: av.AudioFrame | None) -> list[av.AudioFrame]:
+        """Add a frame, or None at the end. Returns what is ready."""
+        if self._mixes is None and frame is not None:
+            try:
+                ready = self._resampler.resample(frame)
+                self._mixes = True
+                return ready
+            except (av.FFmpegError, ValueError):
+                self._resampler, self._mixes = self._new_resampler(), False
+        if frame is None or self._mixes:
+            return self._resampler.resample(frame)
+        return self._resampler.resample(average_channels(frame))
+
+
 class MonoResampler:
     """Frames of one format to mono at `sample_rate`.
 
-    Channels are mixed with the gains of `ffmpeg -ac 1`. If FFmpeg cannot mix a layout, such as two
-    rear channels alone or more than 64 channels, mono is the mean of the channels. Two channels
-    that are opposite would cancel out: half of their difference is taken.
+    Channels are mixed with the gains of `ffmpeg -ac 1`, as far as FFmpeg can (see `Mixer`). Two
+    channels that are opposite would cancel out: half of their difference is taken.
     """
 
     def __init__(self, sample_rate: int) -> None:
         self._sample_rate = sample_rate
         self._waiting = av.AudioFifo()
-        self._resampler = self._new_resampler()
+        self._mixer = self._new_mixer()
         # whether blocks of two channels are mixed here, as some of them were opposite
         self._blends = False
-        # whether FFmpeg mixes this layout; None before it was tried
-        self._mixes: bool | None = None
 
-    def _new_resampler(self) -> av.AudioResampler:
-        return av.AudioResampler(
-            "flt", "mono", self._sample_rate, frame_size=self._sample_rate, options=NORMALISED
-        )
+    def _new_mixer(self) -> Mixer:
+        return Mixer("flt", "mono", self._sample_rate, frame_size=self._sample_rate)
 
     def __call__(self, frame: av.AudioFrame | None) -> list[NDArray[np.float32]]:
         """Add a frame, or None at the end. Returns what is ready, pieces of float32 [samples].
@@ -52,38 +79,26 @@ class MonoResampler:
                 self._waiting.write(frame)
             ready: list[av.AudioFrame] = []
             for piece in self._waiting.read_many(SAMPLES_AT_ONCE, partial=frame is None):
-                ready += self._resampled(piece)
+                ready += self._mixed(piece)
             if frame is None:
-                ready += self._resampler.resample(None)
+                ready += self._mixer(None)
             return [silence_invalid_samples(out.to_ndarray()[0]) for out in ready]
         except (av.FFmpegError, ValueError, MemoryError) as error:
             raise Damaged(f"its audio cannot be resampled ({describe_fault(error)})") from error
 
-    def _resampled(self, piece: av.AudioFrame) -> list[av.AudioFrame]:
+    def _mixed(self, piece: av.AudioFrame) -> list[av.AudioFrame]:
         if len(piece.layout.channels) != 2:
-            return self._mixed(piece)
+            return self._mixer(piece)
         channels = channel_samples(piece)
         opposite = are_opposite(channels)
         if not self._blends and not opposite.any():
-            return self._mixed(piece)
+            return self._mixer(piece)
         ready: list[av.AudioFrame] = []
-        if not self._blends and self._mixes is not None:
-            ready = self._resampler.resample(None)
-            self._resampler = self._new_resampler()
+        if not self._blends and self._mixer.used:
+            ready = self._mixer(None)
+            self._mixer = self._new_mixer()
         self._blends = True
-        return ready + self._resampler.resample(make_mono(piece, blend(channels, opposite)))
-
-    def _mixed(self, piece: av.AudioFrame) -> list[av.AudioFrame]:
-        if self._mixes is None:
-            try:
-                ready = self._resampler.resample(piece)
-                self._mixes = True
-                return ready
-            except (av.FFmpegError, ValueError):
-                self._resampler, self._mixes = self._new_resampler(), False
-        if self._mixes:
-            return self._resampler.resample(piece)
-        return self._resampler.resample(average_channels(piece))
+        return ready + self._mixer(make_mono(piece, blend(channels, opposite)))
 
 
 def are_opposite(channels: NDArray[np.float32]) -> NDArray[np.bool_]:

@@ -11,6 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
+import av
 import numpy as np
 from numpy.typing import NDArray
 
@@ -205,13 +206,9 @@ def sample_pictures(path: Path, budget: Budget) -> Iterator[tuple[float, NDArray
 
 def shrink(picture: NDArray[np.uint8]) -> NDArray[np.float32]:
     """A picture as a small grey one, float32 [GREY_SIDE, GREY_SIDE]: the means of its parts."""
-    grey = picture.mean(axis=2)
-    rows = np.linspace(0, grey.shape[0], GREY_SIDE, endpoint=False).astype(int)
-    columns = np.linspace(0, grey.shape[1], GREY_SIDE, endpoint=False).astype(int)
-    summed = np.add.reduceat(np.add.reduceat(grey, rows, axis=0), columns, axis=1)
-    heights = np.diff([*rows, grey.shape[0]]).clip(1)
-    widths = np.diff([*columns, grey.shape[1]]).clip(1)
-    return np.asarray(summed / np.outer(heights, widths), np.float32)
+    frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+    grey = frame.reformat(GREY_SIDE, GREY_SIDE, "gray", interpolation="AREA").to_ndarray()
+    return grey.astype(np.float32)
 
 
 # ---------------------------------------------------------------- speech

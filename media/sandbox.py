@@ -23,8 +23,8 @@ from typing import Generic, TypeVar
 from pebble import ProcessPool
 
 from .convert import Made, Order, convert
+from .decode_words import decode_with_words
 from .errors import BadMedia, BeyondBudget, DecoderFailed, DecodersClosed
-from .said import decode_with_words
 from .windows import DecodeOptions, Media
 
 MIB = 1024 * 1024
@@ -124,7 +124,7 @@ class ConfinedPool(Generic[Result]):
 
     def _new_pool(self) -> ProcessPool:
         context = get_context("forkserver")
-        context.set_forkserver_preload(["media.said"])
+        context.set_forkserver_preload(["media.decode_words"])
         # A worker is replaced after so many files, so that nothing a decoder leaks can add up.
         return ProcessPool(
             self._workers,

@@ -551,7 +551,6 @@ def test_files_are_waited_for_until_they_are_whole(tmp_path: Path) -> None:
 
 
 def watching(*arguments: str | Path, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
-    pytest.importorskip("watchfiles", reason="watchfiles is not installed")
     command = [sys.executable, "-m", "index", "build", "--watch", "--json", *map(str, arguments)]
     return subprocess.Popen(
         command,
@@ -657,5 +656,15 @@ def test_arguments_of_watching_that_do_not_go_together(tmp_path: Path) -> None:
         ["--url", "http://127.0.0.1", "."],
         ["--watch", "--adopt", "--data", "d", "."],
         ["--watch", "--engine", "ray", "--data", "d", "."],
+        ["--watch", "--url", "http://127.0.0.1", "--screen-text", "."],
     ):
         assert run("build", *arguments).returncode == 2, arguments
+
+
+def test_what_is_watched_is_read_in_the_manner_asked_for(tmp_path: Path) -> None:
+    """A reader of words whose model is missing ends it, as it ends a build."""
+    empty = tmp_path / "model"
+    empty.mkdir()
+    for arguments in ([], ["--watch"]):
+        ended = run("build", "--data", tmp_path / "d", "--speech", empty, *arguments, tmp_path)
+        assert ended.returncode == 1 and "the reader of speech" in ended.stderr

@@ -112,14 +112,12 @@ def made_of(path: Path, out: Path, order: Order) -> Made:
 
 
 def clip(path: Path, out: Path, start_s: float, end_s: float, pictures: bool = True) -> Made:
-    order = clip_order(
-        start_s, end_s, duration_s=60.0, pictures=pictures, longest_s=60.0, max_bytes=10**8
-    )
+    order = clip_order(start_s, end_s, duration_s=60.0, pictures=pictures, longest_s=60.0)
     return made_of(path, out, order)
 
 
 def version(path: Path, out: Path, at_s: float, ends_s: float, pictures: bool = True) -> Made:
-    order = Order(at_s, ends_s, clip=False, pictures=pictures, max_bytes=10**8)
+    order = Order(at_s, ends_s, clip=False, pictures=pictures)
     return made_of(path, out, order)
 
 
@@ -337,18 +335,40 @@ def test_hdr_is_painted_as_it_is_indexed() -> None:
 )
 def test_no_such_stretch(start_s: float, end_s: float) -> None:
     with pytest.raises(BadStretch):
-        clip_order(start_s, end_s, duration_s=4.0, pictures=True, longest_s=60.0, max_bytes=1)
+        clip_order(start_s, end_s, duration_s=4.0, pictures=True, longest_s=60.0)
+
+
+def test_what_is_made_again_has_the_same_bytes(tmp_path: Path) -> None:
+    """Of pictures so large that the encoder shares them out among its threads."""
+    chance = np.random.default_rng(0)
+    with av.open(str(tmp_path / "a.avi"), "w") as container:
+        stream: Any = container.add_stream("mpeg4", rate=12)
+        stream.width, stream.height, stream.pix_fmt, stream.bit_rate = (
+            1280,
+            720,
+            "yuv420p",
+            8_000_000,
+        )
+        for _ in range(12):
+            small = chance.integers(0, 256, (45, 80, 3), np.uint8)
+            image = small.repeat(16, axis=0).repeat(16, axis=1)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode(None))
+    for make in (version, clip):
+        for name in ("one", "two"):
+            make(tmp_path / "a.avi", tmp_path / name, 0.0, 1.0)
+        assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
 
 
 def test_limits(films: Path, tmp_path: Path) -> None:
     with pytest.raises(TooLong):
-        clip_order(0.0, 3.0, duration_s=4.0, pictures=True, longest_s=2.0, max_bytes=1)
+        clip_order(0.0, 3.0, duration_s=4.0, pictures=True, longest_s=2.0)
     order = Order(0.0, 4.0, clip=True, pictures=True, max_bytes=2000)
     with pytest.raises(BeyondBudget):
         made_of(films / "prores.mov", tmp_path / "out", order)
     with pytest.raises(MissingModality):
         silent = make_clip(tmp_path / "silent.mp4", [BLUE], hz=None)
-        made_of(silent, tmp_path / "out", Order(0, 1, clip=True, pictures=False, max_bytes=10**6))
+        made_of(silent, tmp_path / "out", Order(0, 1, clip=True, pictures=False))
 
 
 # ---------------------------------------------------------------- over HTTP
@@ -486,7 +506,7 @@ class Kept:
 
 
 def order(start_s: float, end_s: float) -> Order:
-    return Order(start_s, end_s, clip=True, pictures=False, max_bytes=10**9)
+    return Order(start_s, end_s, clip=True, pictures=False)
 
 
 def noise(path: Path, seconds: int = 40) -> Path:
@@ -558,8 +578,7 @@ def test_what_nobody_waits_for_is_given_up(tmp_path: Path) -> None:
     kept = Kept(tmp_path)
     hours = tmp_path / "hours.wav"
     write_hours(hours)
-    limits = {"max_bytes": 10**9, "budget": Budget(seconds=1e6)}
-    whole = Order(0.0, 15_000.0, clip=True, pictures=False, **limits)
+    whole = Order(0.0, 15_000.0, clip=True, pictures=False, budget=Budget(seconds=1e6))
 
     async def ask() -> None:
         tasks = [asyncio.create_task(kept.conversions.get(hours, whole, "")) for _ in "ab"]

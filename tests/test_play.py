@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -198,3 +199,7 @@ def test_odd_files_play(browser: Browser, tmp_path: Path) -> None:
         page.close()
     # not yet: FFmpeg has no reader of animated WebP that could convert it
     assert [name for name, how in found.items() if not how] == ["odd/g_v_anim.webp"]
+    # these two are longer than a minute's decoding reaches, or than an item may be
+    refused = [name for name, how in found.items() if how == "not taken"]
+    assert refused == ["odd/g_b_silence_6h.flac", "odd/g_b_silence_2h.opus"]
+    assert Counter(found.values())["converted"] > 40

@@ -1,4 +1,5 @@
-"""Import jobs of a running service, asked for over HTTP.
+"""Import jobs of a running service, asked for over HTTP; for a folder that is followed, one after
+the other.
 
 CannotImport    it refused, or what answers is no such service
 NoAnswer        it does not answer, or asks to come back later
@@ -7,18 +8,27 @@ NoAnswer        it does not answer, or asks to come back later
 from __future__ import annotations
 
 import json
+import sys
+import threading
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
 from ..collection import CollectionError
+from .names import make_printable
+from .watch import Changed, follow
 
 TIMEOUT_S = 30.0
 LATER = (429, 502, 503, 504)
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
+POLL_S = 0.5  # between looks at a job
+ENDED = ("done", "failed", "cancelled")
+UNKNOWN = 404
+AFTER_S = 5.0  # before a service that did not answer is asked again
 ONE_BY_ONE = 8  # files that get a job each; of more, their common folder does
 
 
@@ -32,9 +42,8 @@ class CannotImport(CollectionError):
 
 class NoAnswer(CollectionError):
     detail_fields = ("url", "problem")
-    after_s = 5.0
 
-    def __init__(self, url: str, problem: str, after_s: float = 5.0) -> None:
+    def __init__(self, url: str, problem: str, after_s: float = AFTER_S) -> None:
         super().__init__(f"the service at {url} is not to be had now: {problem}")
         self.url, self.problem, self.after_s = url, problem, after_s
 
@@ -78,7 +87,7 @@ class Remote:
             message = read_message(error)
             if error.code in LATER:
                 after = error.headers.get("retry-after", "")
-                after_s = float(after) if after.isdigit() else NoAnswer.after_s
+                after_s = float(after) if after.isdigit() else AFTER_S
                 raise NoAnswer(self.url, message, after_s) from error
             raise CannotImport(self.url, message, error.code) from error
         except (OSError, ValueError) as error:
@@ -113,3 +122,73 @@ def choose_paths(files: list[PurePosixPath]) -> list[str]:
             break
         common.append(parts[0])
     return [str(PurePosixPath(*common))]
+
+
+def post_changes(
+    remote: Remote,
+    root: Path,
+    below: str,
+    stop: threading.Event,
+    tell: Callable[[dict[str, Any]], None],
+) -> None:
+    """Have a service import what changes in a folder, which is its import folder, or the folder
+    `below` in there. Each job that has ended is told. Files whose service is away for a while are
+    not lost.
+
+    Raises:
+        CannotWatch, CannotImport.
+    """
+    for changed in follow([root], stop):
+        for path in list_paths(changed, root.resolve(), PurePosixPath(below)):
+            try:
+                job = import_path(remote, path, stop)
+            except CannotImport as error:
+                if changed is None or error.status != UNKNOWN:
+                    raise
+                print(f"{make_printable(path)}: {error}", file=sys.stderr)
+                continue
+            if job is not None:
+                tell(job)
+
+
+def list_paths(changed: Changed, root: Path, below: PurePosixPath) -> list[str]:
+    """What to import, by paths below the import folder."""
+    if changed is None:
+        return [str(below)]
+    files = []
+    for file in sorted(changed):
+        path = below / file.relative_to(root).as_posix()
+        while not is_text(str(path)):  # which JSON cannot name
+            path = path.parent
+        files.append(path)
+    return choose_paths(list(dict.fromkeys(files)))
+
+
+def is_text(path: str) -> bool:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def import_path(remote: Remote, path: str, stop: threading.Event) -> dict[str, Any] | None:
+    """A job that has ended; None where `stop` was set before. A service that is away is waited
+    for.
+
+    Raises:
+        CannotImport.
+    """
+    id = ""
+    while not stop.is_set():
+        try:
+            id = id or remote.start(path)
+            job = remote.job(id)
+        except NoAnswer as error:
+            print(f"{error}; trying again in {error.after_s:g} s", file=sys.stderr)
+            stop.wait(error.after_s)
+            continue
+        if job["state"] in ENDED:
+            return job
+        stop.wait(POLL_S)
+    return None

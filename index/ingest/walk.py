@@ -41,8 +41,8 @@ IN_DOUBT = frozenset((".ts", ".mts"))  # MPEG transport streams, and TypeScript
 # Suffixes of files that are not opened to see whether they are media.
 KNOWN_OTHERS = frozenset(
     (
-        ".jpg", ".jpeg", ".png", ".webp", ".avif", ".heic", ".heif", ".bmp", ".tif", ".tiff",
-        ".svg", ".ico", ".psd", ".raw", ".cr2", ".nef", ".arw", ".dng", ".xmp", ".thm",
+        ".bmp", ".tif", ".tiff", ".svg", ".ico", ".psd", ".raw", ".cr2", ".nef", ".arw", ".dng",
+        ".xmp", ".thm",
         ".txt", ".md", ".rst", ".log", ".nfo", ".pdf", ".doc", ".docx", ".xls", ".xlsx", ".ppt",
         ".pptx", ".odt", ".ods", ".epub", ".rtf", ".csv", ".tsv", ".json", ".jsonl", ".xml",
         ".yml", ".yaml", ".toml", ".ini", ".cfg", ".conf", ".html", ".htm", ".css", ".js", ".mjs",

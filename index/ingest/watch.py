@@ -6,12 +6,16 @@ done with the files.
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty, SimpleQueue
+
+from watchfiles import watch
 
 from ..collection import CollectionError
 
@@ -98,16 +102,9 @@ def read_identity(path: Path) -> tuple[int, int] | None:
 class Watcher:
     """Collects the changes below some paths in a thread, from its beginning on. Changes below
     `ignored` do not count.
-
-    Raises:
-        CannotWatch: the package watchfiles is not installed.
     """
 
     def __init__(self, paths: list[Path], ignored: Path | None = None) -> None:
-        try:
-            import watchfiles  # noqa: F401
-        except ImportError as error:
-            raise CannotWatch("it takes the package watchfiles") from error
         self._paths = [path.resolve() for path in paths]
         self._ignored = None if ignored is None else ignored.resolve()
         self._stop = threading.Event()
@@ -116,8 +113,6 @@ class Watcher:
         self._thread.start()
 
     def _run(self) -> None:
-        from watchfiles import watch
-
         try:
             for changes in watch(
                 *self._paths,
@@ -187,3 +182,39 @@ def follow(
                     break
     finally:
         watcher.close()
+
+
+@contextmanager
+def stop_at_signals() -> Iterator[threading.Event]:
+    """An event that SIGTERM and SIGINT set, in place of what they do otherwise."""
+    stop = threading.Event()
+    before = {
+        number: signal.signal(number, lambda *_: stop.set())
+        for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def call_at(stop: threading.Event, action: Callable[[], None]) -> Iterator[None]:
+    """Have something done as soon as `stop` is set, in a thread, and at the end in any case."""
+    over = threading.Event()
+
+    def wait() -> None:
+        while not over.is_set():
+            if stop.wait(TICK_S):
+                action()
+                return
+
+    thread = threading.Thread(target=wait, name="stop", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        action()

@@ -2,10 +2,10 @@
 
 The rarer a query's words are, the less likely it is that a passage has them by chance. If words
 came independently, it would have them all with the product of their shares. The share of a word
-that `count` of `total` passages have is taken as p = (count + 0.5) / (total + 1) (Robertson and
-Spärck Jones, 1976; -log p is their weight of a word). The confidence of a phrase is one minus that
-product. That of a passage with only some of the words is less, by the square of their share of the
-weight.
+that `count` of `total` passages have is taken as p = (count + 0.5) / (total + 1); the half is that
+of Robertson and Spärck Jones (1976), and -log p is an inverse document frequency. The confidence of
+a phrase is one minus that product. That of a passage with only some of the words is less, by the
+square of their share of the weight.
 
 What speaks for a passage by meaning and by words is fused as confidences are: 1 - (1 - a)(1 - b).
 """

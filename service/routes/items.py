@@ -37,7 +37,6 @@ router = Router()
 
 Seconds = Annotated[float, Query(ge=0, allow_inf_nan=False)]
 CONVERTED_PARTS = ("playable", "clip")
-CONVERTED_BYTES = 256_000_000  # of a file that an item is converted to, at most
 SEEN = ("video", "image")  # kinds of items that have a poster
 ITEM_FORM = Fields(texts=frozenset({"id", "metadata"}), files=frozenset({"file"}))
 ITEM_BODIES = {
@@ -211,13 +210,7 @@ async def item_playable(
     item, path, filename = await asyncio.to_thread(playable_media, tercet, name, id)
     if start_s >= item.duration_s:
         raise BadStretch(start_s, item.duration_s, item.duration_s)
-    order = Order(
-        start_s,
-        item.duration_s,
-        clip=False,
-        pictures=has_pictures(item),
-        max_bytes=CONVERTED_BYTES,
-    )
+    order = Order(start_s, item.duration_s, clip=False, pictures=has_pictures(item))
     converted = await tercet.conversions.get(path, order, client)
     made = converted.made
     headers = {"Tercet-Start-S": str(made.start_s), "Tercet-End-S": str(made.end_s)}
@@ -240,7 +233,6 @@ async def item_clip(
         duration_s=item.duration_s,
         pictures=has_pictures(item),
         longest_s=tercet.settings.clip_max_s,
-        max_bytes=CONVERTED_BYTES,
     )
     converted = await tercet.conversions.get(path, order, client)
     return Stored(
