@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from functools import cached_property
 from itertools import islice, pairwise
 from typing import Any, NamedTuple
 
 import av
 import numpy as np
+from numpy.typing import NDArray
 
 JUMP_S = 10.0  # a longer step forwards is a jump of the clock (FFmpeg's dts_delta_threshold)
 DOUBT_S = 8.0  # a longer step is a reason to ask all packets
@@ -29,50 +31,91 @@ HOLD_S = 60.0  # so long a picture that stays, or silence of a hole, gets window
 REST_S = 60.0  # pictures without sound may rest so long, without a jump of the clock
 
 
+UNKNOWN = int(np.iinfo(np.int64).min)  # in place of a time that a packet does not have
+
+
 class Times(NamedTuple):
     """Times of a packet, in units of its stream's time base. `order` counts the file's packets."""
 
     order: int
     pts: int | None
     dts: int | None
-    duration: int
-    shown: bool  # whether it shows a picture or gives sound
-    corrupt: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Track:
-    """The packets of one stream, in the order of the file. `reorders` says whether pictures are
-    shown in another order.
+    """The packets [n] of one stream, in the order of the file, which `order` counts. Times are in
+    units of `base`, UNKNOWN where there is none. `shown` says which show a picture or give sound,
+    `key` which are keyframes. `reorders` says whether pictures are shown in another order.
     """
 
     index: int
     base: Fraction
-    packets: list[Times]
+    order: NDArray[np.int64]
+    pts: NDArray[np.int64]
+    dts: NDArray[np.int64]
+    duration: NDArray[np.int64]
+    shown: NDArray[np.bool_]
+    key: NDArray[np.bool_]
+    corrupt: NDArray[np.bool_]
     pictures: bool = False
     reorders: bool = False
 
+    def only_shown(self) -> Track:
+        """Those packets that show a picture or give sound."""
+        kept = self.shown
+        return replace(
+            self,
+            order=self.order[kept],
+            pts=self.pts[kept],
+            dts=self.dts[kept],
+            duration=self.duration[kept],
+            shown=self.shown[kept],
+            key=self.key[kept],
+            corrupt=self.corrupt[kept],
+        )
+
+    @cached_property
+    def packets(self) -> list[Times]:
+        """Its packets one by one, which takes much memory."""
+        rows = zip(self.order.tolist(), self.pts.tolist(), self.dts.tolist(), strict=True)
+        return [Times(order, known(pts), known(dts)) for order, pts, dts in rows]
+
+    @property
+    def delays(self) -> NDArray[np.int64]:
+        """From decoding to showing, of those packets that have both times."""
+        both = (self.pts != UNKNOWN) & (self.dts != UNKNOWN)
+        delays: NDArray[np.int64] = self.pts[both] - self.dts[both]
+        return delays
+
+    def told(self) -> NDArray[np.float64]:
+        """When each is decoded, in seconds; where no packet tells that, when each is shown. NaN
+        where it has no such time.
+        """
+        ticks = self.dts if (self.dts != UNKNOWN).any() else self.pts
+        return np.where(ticks == UNKNOWN, np.nan, ticks * float(self.base))
+
     def seconds(self) -> list[float | None]:
-        """When each is decoded; where no packet tells that, when each is shown."""
-        base = float(self.base)
-        decoded = [p.dts for p in self.packets]
-        told = [p.pts for p in self.packets] if set(decoded) == {None} else decoded
-        return [None if ticks is None else ticks * base for ticks in told]
+        """`told`, None where a packet has no such time."""
+        return [None if np.isnan(t) else t for t in self.told().tolist()]
 
     def lengths(self) -> list[float]:
         """How long each lasts, in seconds, by its own length if that is likely, or else as most."""
         base = float(self.base)
-        told = np.array([packet.duration * base for packet in self.packets])
-        decoded = [packet.dts for packet in self.packets if packet.dts is not None]
-        known = told[told > 0] if (told > 0).any() else np.diff(decoded) * base
-        usual = float(np.median(known)) if len(known) else 0.0
+        told = self.duration * base
+        decoded = self.dts[self.dts != UNKNOWN]
+        likely = told[told > 0] if (told > 0).any() else np.diff(decoded) * base
+        usual = float(np.median(likely)) if len(likely) else 0.0
         most = JUMP_S if self.pictures else usual
         return [min(length, most) or usual for length in told.tolist()]
 
     def usual_delay(self) -> int:
         """From decoding to showing, as a rule, in units of the time base."""
-        apart = [p.pts - p.dts for p in self.packets if p.pts is not None and p.dts is not None]
-        return round(float(np.median(apart))) if apart else 0
+        return round(float(np.median(self.delays))) if len(self.delays) else 0
+
+
+def known(time: int) -> int | None:
+    return None if time == UNKNOWN else time
 
 
 @dataclass(frozen=True)
@@ -97,6 +140,18 @@ class Clock:
         added = round(steps[at - 1][1] / base) if at else 0
         return None if pts is None else pts + added, None if dts is None else dts + added
 
+    def correct(self, track: Track) -> Track:
+        """A stream's packets with their right times."""
+        if track.index not in self.steps and track.index not in self.single:
+            return track
+        right = [
+            self.times(track.index, number, track.base, packet.pts, packet.dts)
+            for number, packet in enumerate(track.packets)
+        ]
+        pts = [UNKNOWN if pts is None else pts for pts, _ in right]
+        dts = [UNKNOWN if dts is None else dts for _, dts in right]
+        return replace(track, pts=np.array(pts, np.int64), dts=np.array(dts, np.int64))
+
     def set_times(self, packet: av.Packet[Any], number: int) -> None:
         """Give a packet its right times."""
         stream = packet.stream
@@ -110,14 +165,12 @@ RIGHT = Clock()
 
 def may_jump(track: Track, back_s: float) -> bool:
     """Whether some time of a stream is far from its neighbours'."""
-    seconds = np.array([np.nan if t is None else t for t in track.seconds()])
-    seconds = seconds[~np.isnan(seconds)]
-    steps = np.diff(seconds)
+    seconds = track.told()
+    steps = np.diff(seconds[~np.isnan(seconds)])
     if len(steps) and (steps.min() < -back_s or steps.max() > DOUBT_S):
         return True
-    base = float(track.base)
-    apart = [p.pts - p.dts for p in track.packets if p.pts is not None and p.dts is not None]
-    return bool(apart) and (max(apart) - min(apart)) * base > JUMP_S
+    delays = track.delays
+    return bool(len(delays)) and float(np.ptp(delays)) * float(track.base) > JUMP_S
 
 
 class Jump(NamedTuple):
@@ -141,7 +194,7 @@ def compute_clock(tracks: Sequence[Track], restarts: bool, limit_s: float) -> Cl
     times would go beyond `limit_s`. Another step forward is a hole. A single time that is far off
     is corrected.
     """
-    tracks = [track for track in tracks if track.packets]
+    tracks = [track for track in tracks if len(track.order)]
     clock = Clock()
     back_s = BACK_DISCONTINUOUS_S if restarts else BACK_S
     found: list[tuple[Track, list[Jump]]] = []

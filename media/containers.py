@@ -6,6 +6,7 @@ middle, everything that decodes is kept.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import av
+import numpy as np
 from av.container import InputContainer
 from av.stream import Discard, Disposition
 
-from .clock import RIGHT, Clock, Times, Track, compute_clock
+from .clock import RIGHT, UNKNOWN, Clock, Track, compute_clock
 from .errors import BeyondBudget, NotMedia, TooLong
 from .repair import Span, open_repaired
 
@@ -221,20 +223,41 @@ def read_tracks(
     container: InputContainer, streams: Sequence[av.VideoStream | av.AudioStream]
 ) -> list[Track]:
     """The times of the packets of each of `streams`."""
-    tracks: dict[int, Track] = {}
-    for stream in streams:
-        codec = stream.codec_context
-        reorders = isinstance(codec, av.VideoCodecContext) and bool(codec.has_b_frames)
-        base = stream.time_base or Fraction(1)
-        tracks[stream.index] = Track(stream.index, base, [], stream.type == "video", reorders)
+    columns = {stream.index: (array("q"), array("b")) for stream in streams}
     for order, packet in enumerate(read_packets(container, *streams)):
+        pts = UNKNOWN if packet.pts is None else packet.pts
+        dts = UNKNOWN if packet.dts is None else packet.dts
         # a packet without data but with a time repeats the last picture; edit lists cut some off,
         # and the mark at the end of a stream shows none
         shown = not packet.is_discard and (packet.size > 0 or packet.pts is not None)
-        duration = packet.duration or 0
-        times = Times(order, packet.pts, packet.dts, duration, shown, packet.is_corrupt)
-        tracks[packet.stream.index].packets.append(times)
-    return list(tracks.values())
+        times, marks = columns[packet.stream.index]
+        times.extend((order, pts, dts, packet.duration or 0))
+        marks.extend((shown, packet.is_keyframe, packet.is_corrupt))
+    return [make_track(stream, *columns[stream.index]) for stream in streams]
+
+
+def make_track(
+    stream: av.VideoStream | av.AudioStream, times: array[int], marks: array[int]
+) -> Track:
+    """A stream's packets. `times` holds (order, pts, dts, duration) of each, `marks` whether it is
+    (shown, a keyframe, corrupt).
+    """
+    codec = stream.codec_context
+    order, pts, dts, duration = np.array(times, np.int64).reshape(-1, 4).T.copy()
+    shown, key, corrupt = np.array(marks, bool).reshape(-1, 3).T.copy()
+    return Track(
+        index=stream.index,
+        base=stream.time_base or Fraction(1),
+        order=order,
+        pts=pts,
+        dts=dts,
+        duration=duration,
+        shown=shown,
+        key=key,
+        corrupt=corrupt,
+        pictures=stream.type == "video",
+        reorders=isinstance(codec, av.VideoCodecContext) and bool(codec.has_b_frames),
+    )
 
 
 def may_restart(container: InputContainer) -> bool:

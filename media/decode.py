@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
+from collections import deque
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
-from fractions import Fraction
-from itertools import accumulate, pairwise
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +14,7 @@ import numpy as np
 from av.container import InputContainer
 from numpy.typing import NDArray
 
-from .clock import BACK_DISCONTINUOUS_S, BACK_S, HOLD_S, RIGHT, Clock, may_jump
+from .clock import BACK_DISCONTINUOUS_S, BACK_S, HOLD_S, RIGHT, UNKNOWN, Clock, Track, may_jump
 from .containers import (
     MICROSECONDS,
     Budget,
@@ -34,22 +33,26 @@ from .preview import encode_jpeg
 from .video import VideoSpec, fit_square
 
 TIMED = {"mp4", "matroska", "mpegts"}  # containers whose presentation times are reliable
+NEVER = int(np.iinfo(np.int64).max)  # later than any time of a stream
 
 
 @dataclass(frozen=True)
 class PictureTimes:
     """When pictures are shown, in seconds from the file's start, as the packets tell it.
 
-    `starts` are (pts, seconds) of every picture, ascending, if the container's times are reliable.
-    `ticks_s` are the seconds at which the first picture, the second and so on are shown, if packets
-    only have decoding times. Both are empty if only decoding can tell. The first picture starts at
-    `start_s`, the last one ends at `end_s`, as far as the packets tell. `pauses` are the stretches
-    in which a picture has stayed for longer than HOLD_S. Packets' times are those of `clock`.
+    `pts` [n] and `starts_s` [n] are the times of every picture, ascending, if the container's times
+    are reliable; `is_key` [n] says which are keyframes. `ticks_s` are the seconds at which the
+    first picture, the second and so on are shown, if packets only have decoding times. All are
+    empty if only decoding can tell. The first picture starts at `start_s`, the last one ends at
+    `end_s`, as far as the packets tell. `pauses` are the stretches in which a picture has stayed
+    for longer than HOLD_S. Packets' times are those of `clock`.
     """
 
-    starts: list[tuple[int, float]]
-    ticks_s: list[float]
+    ticks_s: NDArray[np.float64]
     end_s: float
+    pts: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    starts_s: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    is_key: NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, bool))
     start_s: float = 0.0
     pauses: list[tuple[float, float]] = field(default_factory=list)
     clock: Clock = RIGHT
@@ -66,98 +69,82 @@ def read_picture_times(path: Path, budget: Budget) -> PictureTimes | None:
         if stream is None:
             return None
         [track] = read_tracks(container, [stream])
-        beyond_s = float(max((p.dts or 0 for p in track.packets), default=0) * track.base)
+        last = max(track.dts.max(initial=0), 0)
         back_s = BACK_DISCONTINUOUS_S if may_restart(container) else BACK_S
-        doubted = may_jump(track, back_s) or beyond_s - origin_s(container) > budget.seconds
-        clock = read_clock(path, budget) if doubted else RIGHT
-        packets = [
-            PacketTimes(
-                *clock.times(stream.index, i, track.base, packet.pts, packet.dts), packet.duration
-            )
-            for i, packet in enumerate(track.packets)
-            if packet.shown
-        ]
-        found = compute_picture_times(packets, container, stream)
-        if found.starts and found.starts[-1][1] > budget.seconds:
-            raise TooLong(round(found.starts[-1][1], 1), budget.seconds)
-        shown_s = found.ticks_s or [seconds for _, seconds in found.starts]
-        whole = len(packets) <= budget.frames and not any(
-            packet.corrupt for packet in track.packets
-        )
+        beyond = float(last * track.base) - origin_s(container) > budget.seconds
+        clock = read_clock(path, budget) if may_jump(track, back_s) or beyond else RIGHT
+        found = compute_picture_times(clock.correct(track), container, stream)
+        if len(found.starts_s) and found.starts_s[-1] > budget.seconds:
+            raise TooLong(round(float(found.starts_s[-1]), 1), budget.seconds)
+        shown_s = found.ticks_s if len(found.ticks_s) else found.starts_s
+        whole = np.count_nonzero(track.shown) <= budget.frames and not track.corrupt.any()
         trusted = whole and TIMED & set(container.format.name.split(","))
-        return PictureTimes(
-            starts=found.starts if trusted else [],
-            ticks_s=found.ticks_s,
+        return replace(
+            found if trusted else PictureTimes(found.ticks_s, found.end_s),
             end_s=min(found.end_s, budget.seconds),
-            start_s=max(shown_s[0], 0.0) if shown_s else 0.0,
-            pauses=find_pauses([*shown_s, found.end_s]),
+            start_s=max(float(shown_s[0]), 0.0) if len(shown_s) else 0.0,
+            pauses=find_pauses(np.append(shown_s, found.end_s)),
             clock=clock,
         )
 
 
-def find_pauses(shown_s: Sequence[float]) -> list[tuple[float, float]]:
+def find_pauses(shown_s: NDArray[np.float64]) -> list[tuple[float, float]]:
     """Where nothing new has been shown for longer than HOLD_S.
 
-    >>> find_pauses([0.0, 70.0, 100.0])
+    >>> find_pauses(np.array([0.0, 70.0, 100.0]))
     [(60.0, 70.0)]
     """
-    return [(a + HOLD_S, b) for a, b in pairwise(shown_s) if b > a + HOLD_S]
-
-
-class PacketTimes(NamedTuple):
-    """Times of a packet, in units of the stream's time base."""
-
-    pts: int | None
-    dts: int | None
-    duration: int
+    long = np.flatnonzero(np.diff(shown_s) > HOLD_S).tolist()
+    return [(float(shown_s[i]) + HOLD_S, float(shown_s[i + 1])) for i in long]
 
 
 def compute_picture_times(
-    packets: list[PacketTimes], container: InputContainer, stream: av.VideoStream
+    track: Track, container: InputContainer, stream: av.VideoStream
 ) -> PictureTimes:
     """The times that packets tell, whether the container is reliable or not."""
-    base, zero_s, frame_s = (
-        stream.time_base or Fraction(0),
-        origin_s(container),
-        1.0 / frame_rate(stream),
-    )
+    track = track.only_shown()
+    base, zero_s, frame_s = track.base, origin_s(container), 1.0 / frame_rate(stream)
 
-    def seconds(ticks: int) -> float:
+    def seconds(ticks: NDArray[np.int64]) -> NDArray[np.float64]:
         # The same rounding as for frames, so that both choose the same frame for a time.
-        return ticks * base.numerator / base.denominator - zero_s
+        exact: NDArray[np.float64] = ticks * base.numerator / base.denominator - zero_s
+        return exact
 
-    if has_only_decoding_order(packets, container, stream):
-        decoded_at = [packet.dts for packet in packets if packet.dts is not None]
-        lengths_s = [float(packet.duration * base) or frame_s for packet in packets]
-        if len(decoded_at) == len(packets) and all(a < b for a, b in pairwise(decoded_at)):
-            early_s = min(seconds(decoded_at[0]), 0.0) if decoded_at else 0.0
-            ticks_s = [seconds(dts) - early_s for dts in decoded_at]
+    if has_only_decoding_order(track, container, stream):
+        told_s = track.duration * float(base)
+        lengths_s = np.where(told_s > 0, told_s, frame_s)
+        if (track.dts != UNKNOWN).all() and (np.diff(track.dts) > 0).all():
+            ticks_s = seconds(track.dts)
+            ticks_s = ticks_s - min(ticks_s[0], 0.0) if len(ticks_s) else ticks_s
         else:
-            ticks_s = list(accumulate(lengths_s, initial=0.0))[:-1]
-        return PictureTimes([], ticks_s, ticks_s[-1] + lengths_s[-1] if ticks_s else 0.0)
-    shown = sorted((packet.pts, packet.duration) for packet in packets if packet.pts is not None)
-    starts = [(pts, seconds(pts)) for pts, _ in shown]
-    last_s, lasts_s = max(starts[-1][1], 0.0), seconds(shown[-1][1]) + zero_s or frame_s
+            ticks_s = np.cumsum(np.append(0.0, lengths_s))[:-1]
+        return PictureTimes(ticks_s, float(ticks_s[-1] + lengths_s[-1]) if len(ticks_s) else 0.0)
+    known = track.pts != UNKNOWN
+    order = np.lexsort((track.duration[known], track.pts[known]))
+    pts = track.pts[known][order]
+    starts_s = seconds(pts)
+    lasts_s = float(track.duration[known][order][-1] * base) or frame_s
+    last_s = max(float(starts_s[-1]), 0.0)
     end_s = picture_end_s(last_s, lasts_s, announced_end_s(container, stream))
-    return PictureTimes(starts if len(shown) == len(packets) else [], [], end_s)
+    if not known.all():
+        return PictureTimes(np.empty(0), end_s)
+    return PictureTimes(np.empty(0), end_s, pts, starts_s, track.key[order])
 
 
 def has_only_decoding_order(
-    packets: list[PacketTimes], container: InputContainer, stream: av.VideoStream
+    track: Track, container: InputContainer, stream: av.VideoStream
 ) -> bool:
     """Whether packets tell when they are decoded, but not when they are shown.
 
     So it is in AVI and bare streams. It is also so if both times always differ by the same amount,
     although the stream has B-frames, which are shown in another order.
     """
-    if container.format.name == "avi" or not any(packet.pts is not None for packet in packets):
+    if container.format.name == "avi" or not (track.pts != UNKNOWN).any():
         return True
-    steps = {
-        packet.pts - packet.dts
-        for packet in packets
-        if packet.pts is not None and packet.dts is not None
-    }
-    return bool(stream.codec_context.has_b_frames) and len(packets) > 1 and len(steps) == 1
+    both = (track.pts != UNKNOWN) & (track.dts != UNKNOWN)
+    steps = track.pts[both] - track.dts[both]
+    alike = len(steps) > 0 and bool((steps == steps[0]).all())
+    return bool(stream.codec_context.has_b_frames) and len(track.pts) > 1 and alike
 
 
 def frame_rate(stream: av.VideoStream) -> float:
@@ -203,6 +190,17 @@ class FrameRequest:
 Frames = tuple[NDArray[np.uint8], float, dict[float, bytes]]
 
 
+class Picture(NamedTuple):
+    """The frame that a request asks for at a time: uint8 [size, size, 3], and a JPEG of it."""
+
+    frame: NDArray[np.uint8]
+    jpeg: bytes | None
+
+
+class Undecodable(Exception):
+    """Packets do not tell when each frame is shown, or some of them do not decode."""
+
+
 def read_frames(path: Path, request: FrameRequest) -> Frames:
     """The frames that a request asks for: uint8 [times, size, size, 3].
 
@@ -219,85 +217,154 @@ def read_frames(path: Path, request: FrameRequest) -> Frames:
     told = request.picture_times or read_picture_times(path, request.budget)
     if told is None:
         raise Damaged("no video stream")
-    found = read_few_frames(path, request, told)
-    return found if found is not None else read_every_frame(path, request, told)
+    end = End(told.end_s)
+    try:
+        found = list(read_few_frames(path, request, told))
+    except Undecodable:
+        found = list(read_every_frame(path, request, told, end))
+    shown = zip(request.times_s, found, strict=True)
+    jpegs = {time_s: picture.jpeg for time_s, picture in shown if picture.jpeg is not None}
+    return np.stack([picture.frame for picture in found]), end.seconds, jpegs
 
 
-def read_few_frames(path: Path, request: FrameRequest, told: PictureTimes) -> Frames | None:
-    """`read_frames` that skips frames. None where packets do not tell when each frame is shown, or
-    where something does not decode.
+def read_few_frames(path: Path, request: FrameRequest, told: PictureTimes) -> Iterator[Picture]:
+    """The frames that a request asks for, one after the other, decoding no more than it takes.
+
+    Raises:
+        Undecodable: not all of them can be had so.
     """
-    times_s, shown_s, budget = request.times_s, request.preview_times_s, request.budget
-    if not told.starts or not times_s:
-        return None
-    starts_s = [start_s for _, start_s in told.starts]
-    wanted = [told.starts[max(bisect_right(starts_s, t) - 1, 0)][0] for t in times_s]
-    shown = {pts for pts, t in zip(wanted, times_s, strict=True) if t in shown_s}
-    frames: dict[int, NDArray[np.uint8]] = {}
-    jpegs: dict[int, bytes | None] = {}
-    with open_container(path, budget) as container:
+    times_s = request.times_s
+    if not len(told.pts) or not len(times_s):
+        raise Undecodable
+    at = np.maximum(np.searchsorted(told.starts_s, times_s, side="right") - 1, 0)
+    wanted = told.pts[at]
+    shown = {pts for pts, t in zip(wanted.tolist(), times_s, strict=True) if needs_jpeg(request, t)}
+    with open_container(path, request.budget) as container:
         stream = video_stream(container)
         assert stream is not None
-        missing, decoder, aspect = set(wanted), make_decoder(stream), pixel_aspect(stream)
-        assert isinstance(decoder, av.VideoCodecContext)
+        aspect = pixel_aspect(stream)
+        made = Picture(np.empty(0, np.uint8), None)
+        given = 0
         try:
-            for packet in read_packets(container, stream, clock=told.clock):
-                decoder.skip_frame = (
-                    "DEFAULT" if packet.pts in missing or packet.pts is None else "NONREF"
-                )
-                for frame in decoder.decode(packet):
-                    check_size(frame, budget)
-                    if frame.pts in missing:
-                        frames[frame.pts] = scale_frame(frame, request.spec, aspect)
-                        if frame.pts in shown:
-                            jpegs[frame.pts] = encode_jpeg(frame, aspect)
-                        missing.discard(frame.pts)
-                if not missing:
-                    asked = [
-                        (t, jpegs[pts])
-                        for t, pts in zip(times_s, wanted, strict=True)
-                        if t in shown_s
-                    ]
-                    seen = {t: made for t, made in asked if made is not None}
-                    return np.stack([frames[pts] for pts in wanted]), told.end_s, seen
-        except (av.FFmpegError, OSError, ValueError):
-            return None
-    return None
+            frames = decode_wanted(container, stream, np.unique(wanted), told, request.budget)
+            for frame in frames:
+                jpeg = encode_jpeg(frame, aspect) if frame.pts in shown else None
+                made = Picture(scale_frame(frame, request.spec, aspect), jpeg)
+                while given < len(wanted) and wanted[given] == frame.pts:
+                    asked = needs_jpeg(request, times_s[given])
+                    yield made if asked else Picture(made.frame, None)
+                    given += 1
+        except (av.FFmpegError, OSError, ValueError) as error:
+            raise Undecodable from error
 
 
-def read_every_frame(path: Path, request: FrameRequest, told: PictureTimes) -> Frames:
-    """`read_frames` that decodes every frame."""
-    times_s, shown_s, budget = request.times_s, request.preview_times_s, request.budget
+def needs_jpeg(request: FrameRequest, time_s: float) -> bool:
+    return time_s in request.preview_times_s
+
+
+def decode_wanted(
+    container: InputContainer,
+    stream: av.VideoStream,
+    wanted: NDArray[np.int64],
+    told: PictureTimes,
+    budget: Budget,
+) -> Iterator[av.VideoFrame]:
+    """The frames that are shown at the times `wanted` [n], ascending.
+
+    Decoding begins at a keyframe. Groups of pictures in which nothing is wanted are skipped, and of
+    those in which the keyframe alone is wanted the rest is.
+
+    Raises:
+        Undecodable: one of them does not come.
+    """
+    decoder = make_decoder(stream)
+    assert isinstance(decoder, av.VideoCodecContext)
+    keys = told.pts[told.is_key]
+    left = deque(wanted.tolist())
+    missing = set(left)
+    until = int(keys[0]) if len(keys) else NEVER  # the next keyframe
+    going = left[0] < until  # whether packets are being decoded
+    skipped = False  # whether some were not, since the last one that was
+    for packet in read_packets(container, stream, clock=told.clock):
+        if not left:
+            return
+        alone = False
+        if packet.is_keyframe and packet.pts is not None and packet.size:
+            following = np.searchsorted(keys, packet.pts, side="right")
+            until = int(keys[following]) if following < len(keys) else NEVER
+            if not going or left[0] >= packet.pts:
+                going = left[0] < until
+                alone = left[0] == packet.pts and (len(left) == 1 or left[1] >= until)
+        if not going:
+            skipped = True
+            continue
+        if skipped:
+            decoder.flush_buffers()
+            skipped = False
+        needed = packet.pts is None or packet.pts in missing
+        decoder.skip_frame = "DEFAULT" if needed else "NONREF"
+        frames = decoder.decode(packet)
+        if alone:
+            frames += decoder.decode(None)
+        for frame in frames:
+            check_size(frame, budget)
+            if left and frame.pts == left[0]:
+                if alone and not frame.key_frame:
+                    raise Undecodable
+                yield frame
+                missing.discard(left.popleft())
+        if alone and packet.pts in missing:
+            raise Undecodable
+        if alone or not left or left[0] >= until:
+            going, skipped = False, True
+    if left:
+        raise Undecodable
+
+
+@dataclass
+class End:
+    """When the last frame ends, in seconds from the file's start."""
+
+    seconds: float
+
+
+def read_every_frame(
+    path: Path, request: FrameRequest, told: PictureTimes, end: End
+) -> Iterator[Picture]:
+    """The frames that a request asks for, one after the other, decoding every frame. When the last
+    one ends is noted in `end`.
+    """
+    times_s, budget = request.times_s, request.budget
     with open_container(path, budget) as container:
         stream = video_stream(container)
         if stream is None:
             raise Damaged("no video stream")
-        chosen: list[NDArray[np.uint8]] = []
-        jpegs: dict[float, bytes] = {}
         aspect = pixel_aspect(stream)
         shown: av.VideoFrame | None = None
-        last_s = 0.0
+        last_s, given = 0.0, 0
 
-        def choose(frame: av.VideoFrame, times: Sequence[float]) -> None:
-            chosen.extend([scale_frame(frame, request.spec, aspect)] * len(times))
-            if (asked := [t for t in times if t in shown_s]) and (
-                made := encode_jpeg(frame, aspect)
-            ):
-                jpegs.update(dict.fromkeys(asked, made))
+        def choose(frame: av.VideoFrame, times: Sequence[float]) -> Iterator[Picture]:
+            square = scale_frame(frame, request.spec, aspect)
+            asked = [needs_jpeg(request, time_s) for time_s in times]
+            jpeg = encode_jpeg(frame, aspect) if any(asked) else None
+            for needs in asked:
+                yield Picture(square, jpeg if needs else None)
 
         for frame, now_s in timed_frames(container, stream, budget, told):
             if now_s > budget.seconds:
                 raise TooLong(round(now_s, 1), budget.seconds)
-            if shown is not None and (due := times_s[len(chosen) : bisect_left(times_s, now_s)]):
-                choose(shown, due)
+            due = times_s[given : bisect_left(times_s, now_s)]
+            if shown is not None and due:
+                yield from choose(shown, due)
+                given += len(due)
             shown, last_s = frame, now_s
         if shown is None:
             raise Damaged("no frame decodes")
-        if len(chosen) < len(times_s):
-            choose(shown, times_s[len(chosen) :])
+        if given < len(times_s):
+            yield from choose(shown, times_s[given:])
         lasts_s = frame_s(shown, frame_rate(stream))
-        end_s = picture_end_s(max(last_s, 0.0), lasts_s, announced_end_s(container, stream))
-        return np.stack(chosen), end_s, jpegs
+        announced_s = announced_end_s(container, stream)
+        end.seconds = picture_end_s(max(last_s, 0.0), lasts_s, announced_s)
 
 
 def timed_frames(
@@ -330,7 +397,7 @@ def timed_frames(
             time_s: float | None = None if frame.time is None else frame.time - zero_s
             if frame is last and packet.pts is not None:
                 time_s = float(packet.pts * (stream.time_base or 0)) - zero_s
-            if ticks_s:
+            if len(ticks_s):
                 time_s = ticks_s[min(count, len(ticks_s) - 1)]
             yield frame, count / rate if time_s is None else time_s
             count, last = count + 1, frame

@@ -341,7 +341,7 @@ def read_animation_times(path: Path, budget: Budget) -> PictureTimes:
             if sum(lengths_s) > budget.seconds:
                 raise TooLong(round(sum(lengths_s), 1), budget.seconds)
     starts_s = list(accumulate(lengths_s, initial=0.0))
-    return PictureTimes([], starts_s[:-1], starts_s[-1])
+    return PictureTimes(np.array(starts_s[:-1]), starts_s[-1])
 
 
 def each_picture(picture: ImageFile) -> Iterator[Image.Image]:

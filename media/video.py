@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 import struct
+from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
 import av
 import numpy as np
@@ -17,6 +20,14 @@ PLAIN_RANGE = 12  # of 255; how much compression and noise vary one colour
 # the longest side over the shortest; a wider or taller frame is squeezed to it before cropping
 MAX_STRETCH = 4
 PATCH = 16  # pixels, the side of the square that one token covers
+KEY_BEFORE_S = 10.0  # a keyframe that lies further before a window does not stand for it
+
+
+class Choice(StrEnum):
+    """Which frames of a file stand for the times at which a window is looked at."""
+
+    EXACT = "exact"  # those on screen then
+    KEYFRAMES = "keyframes"  # keyframes near by, which decode without the frames before them
 
 
 @dataclass(frozen=True)
@@ -27,6 +38,7 @@ class VideoSpec:
     size: int
     fit: str = "crop"  # short side to `size`, centre cropped; or "squash": both sides to `size`
     interpolation: str = "area"  # or "bilinear", "bicubic"
+    choice: str = Choice.EXACT
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -61,6 +73,39 @@ def frame_times(start_s: float, end_s: float, frames: int) -> list[float]:
     """
     step = (end_s - start_s) / frames
     return [start_s + (i + 0.5) * step for i in range(frames)]
+
+
+def choose_keyframes(
+    times_s: Sequence[float], start_s: float, end_s: float, keys_s: Sequence[float]
+) -> list[float]:
+    """For each time of a window, when the keyframe is shown that stands for it.
+
+    `keys_s` are the times of all keyframes, ascending. It is the last one up to that time, if it
+    lies in the window; else the first one after that time in the window; else the last one before
+    the window. If that lies more than KEY_BEFORE_S before the window, no keyframe stands for the
+    time, and the time itself is returned.
+
+    >>> choose_keyframes([1.25, 3.75], 0.0, 5.0, [0.0, 3.0])
+    [0.0, 3.0]
+    >>> choose_keyframes([6.25, 8.75], 5.0, 10.0, [0.0, 7.0])
+    [7.0, 7.0]
+    >>> choose_keyframes([6.25, 8.75], 5.0, 10.0, [3.0, 12.0])
+    [3.0, 3.0]
+    >>> choose_keyframes([31.25, 33.75], 30.0, 35.0, [3.0, 40.0])
+    [31.25, 33.75]
+    """
+    chosen: list[float] = []
+    for time_s in times_s:
+        after = bisect_right(keys_s, time_s)
+        before_s = keys_s[after - 1] if after else -math.inf
+        after_s = keys_s[after] if after < len(keys_s) else math.inf
+        if before_s < start_s and after_s < end_s:
+            chosen.append(after_s)
+        elif before_s >= start_s - KEY_BEFORE_S:
+            chosen.append(before_s)
+        else:
+            chosen.append(time_s)
+    return chosen
 
 
 def is_plain(frames: NDArray[np.uint8]) -> bool:

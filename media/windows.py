@@ -30,7 +30,7 @@ from .pictures import is_animated_webp, read_animation, read_animation_times, re
 from .preview import compute_peaks, encode_jpeg
 from .readers import NO_READERS, WordReaders
 from .sound import Sound, read_sound
-from .video import VideoSpec, frame_times, is_plain
+from .video import Choice, VideoSpec, choose_keyframes, frame_times, is_plain
 
 TAIL = 0.1  # share of a window; a rest of a file that is shorter gets no window
 DRIFT_S = 0.05  # if packets and decoded frames end further apart, frames are chosen again
@@ -296,7 +296,7 @@ def read_video(
     video_s = told.end_s
     for _ in range(2):
         windows, duration_s = plan_filled(options, sound, told, video_s)
-        chosen = [frame_times(start, end, spec.frames) for start, end in windows]
+        chosen = choose_times(windows, spec, told)
         times = sorted({t for row in chosen for t in row})
         middles = [row[len(row) // 2] for row in chosen] if options.previews else []
         request = FrameRequest(
@@ -316,6 +316,20 @@ def read_video(
     pictures = {i: jpegs[middles[i]] for i in seen if options.previews and middles[i] in jpegs}
     plain = frozenset(i for i, row in zip(seen, rows, strict=True) if is_plain(frames[row]))
     return duration_s, windows, Part(seen, frames[rows], plain), pictures
+
+
+def choose_times(
+    windows: list[tuple[float, float]], spec: VideoSpec, told: PictureTimes
+) -> list[list[float]]:
+    """For each window, the times of the file whose frames it gets, ascending."""
+    wanted = [frame_times(start_s, end_s, spec.frames) for start_s, end_s in windows]
+    if spec.choice != Choice.KEYFRAMES or not told.is_key.any():
+        return wanted
+    keys_s = told.starts_s[told.is_key].tolist()
+    return [
+        choose_keyframes(times_s, start_s, end_s, keys_s)
+        for times_s, (start_s, end_s) in zip(wanted, windows, strict=True)
+    ]
 
 
 def make_audio_part(

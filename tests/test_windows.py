@@ -99,7 +99,7 @@ def read_told(
     """Duration, windows, those seen and their colours, where packets say that pictures end so."""
     spec = spec or VideoSpec(frames=2, size=32)
     options = DecodeOptions(specs=InputSpecs(2.0, spec, AudioSpec(8000, 16_000)), budget=Budget())
-    told = PictureTimes([], [], end_s)
+    told = PictureTimes(np.empty(0), end_s)
     sound = Sound(np.zeros(round(8000 * audio_s), np.float32)) if audio_s else None
     duration_s, windows, part, _ = read_video(
         path, spec, options, sound=sound, told=told, read=read_frames
