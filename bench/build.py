@@ -24,8 +24,8 @@ import numpy as np
 import psutil
 
 from export.encoder import OnnxEncoder
-from index.__main__ import BUILD_BUDGET, DECODE_MEMORY_MB
 from index.collection import Collection
+from index.commands.flags import DECODE_MEMORY_MB
 from index.ingest.build import (
     WINDOWS,
     BuildOptions,
@@ -35,6 +35,7 @@ from index.ingest.build import (
     encode_items,
     plan_build,
 )
+from media.containers import ARCHIVE_BUDGET
 from media.errors import BadMedia
 from media.sandbox import Decoders
 from media.windows import Media
@@ -55,7 +56,7 @@ def decode_alone(
     decoders, readable = Decoders(workers, DECODE_MEMORY_MB, FILE_S), 0
     decoders.warm()
     began = time.perf_counter()
-    for _, _, outcome in decode_sources(todo, encoder, decoders, BUILD_BUDGET, folder=place):
+    for _, _, outcome in decode_sources(todo, encoder, decoders, ARCHIVE_BUDGET, folder=place):
         readable += not isinstance(outcome, BadMedia)
     took = time.perf_counter() - began
     decoders.close()
@@ -67,7 +68,7 @@ def encode_alone(bundle: Path, todo: list[tuple[Source, str]], workers: int, pla
     core and as many at once as there are cores.
     """
     decoders, encoder = Decoders(workers, DECODE_MEMORY_MB, FILE_S), OnnxEncoder.open(bundle)
-    outcomes = list(decode_sources(todo, encoder, decoders, BUILD_BUDGET, folder=place))
+    outcomes = list(decode_sources(todo, encoder, decoders, ARCHIVE_BUDGET, folder=place))
     decoders.close()
     batches: list[Ready] = [[]]
     for source, stamp, media in outcomes:
@@ -96,7 +97,7 @@ def build_alone(
     decoders.warm()
     began = time.perf_counter()
     for done, total, report in build(
-        encoder, box, paths, decoders, BUILD_BUDGET, at_once=os.cpu_count() or 1
+        encoder, box, paths, decoders, ARCHIVE_BUDGET, at_once=os.cpu_count() or 1
     ):
         indexed = report.indexed
         if done * SAMPLES >= total * (len(memory) + 1):
@@ -119,7 +120,7 @@ def ray_alone(args: argparse.Namespace, encoder: OnnxEncoder, data: Path) -> tup
         args.bundle,
         box,
         args.paths,
-        budget=BUILD_BUDGET,
+        budget=ARCHIVE_BUDGET,
         memory_mb=DECODE_MEMORY_MB,
         max_s=FILE_S,
         workers=args.workers,

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from export.encoder import OnnxEncoder
-from index.__main__ import DECODE_MEMORY_MB
+from index.commands.flags import DECODE_MEMORY_MB
 from media.containers import Budget
 from media.errors import BadMedia
 from media.sandbox import Decoders

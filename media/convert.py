@@ -19,8 +19,9 @@ from typing import BinaryIO
 import av
 from av.container import OutputContainer
 
+from .clock import RIGHT, Clock
 from .containers import ARCHIVE_BUDGET, Budget, audio_stream, open_container, video_stream
-from .cut import SoundForm, read_pictures, read_sound
+from .cut import SoundForm, find_clock, read_pictures, read_sound
 from .decode import frame_rate
 from .encode import Quality, Timed, encode_pictures, encode_sound
 from .errors import BadMedia, BadStretch, BeyondBudget, MissingModality, TooLong
@@ -74,12 +75,15 @@ class Made:
 
 @dataclass(frozen=True)
 class Plan:
-    """How a file is converted. `form` is that of its sound, `length_s` what is encoded at once."""
+    """How a file is converted. `form` is that of its sound, `length_s` what is encoded at once, and
+    `clock` what its times are by. Packets are copied only where they have the right times.
+    """
 
     pictures: bool
     form: SoundForm | None
     length_s: float
     copy: CopyPlan | None
+    clock: Clock
 
 
 def clip_order(
@@ -139,6 +143,8 @@ def convert(path: Path, out: BinaryIO, order: Order) -> Made:
 
 
 def make_plan(path: Path, order: Order) -> Plan:
+    clock = find_clock(path, order.budget)
+    may_copy = not order.clip and clock is RIGHT
     with open_container(path, order.budget) as container:
         film = video_stream(container) if order.pictures else None
         sound = audio_stream(container)
@@ -149,7 +155,8 @@ def make_plan(path: Path, order: Order) -> Plan:
             pictures=film is not None,
             form=None if sound is None else sound_form(sound, lossless),
             length_s=SOUND_S if film is None else seconds_at_once(film),
-            copy=None if order.clip or film is None else plan_copy(path, container, film, sound),
+            copy=plan_copy(path, container, film, sound) if film and may_copy else None,
+            clock=clock,
         )
 
 
@@ -190,11 +197,11 @@ def encode(
     with av.open(out, "w", "flac" if lossless else "webm", options=BITEXACT) as made:
         packets: list[Timed] = []
         if plan.pictures:
-            pictures = read_pictures(path, start_s, end_s, budget)
+            pictures = read_pictures(path, start_s, end_s, budget, plan.clock)
             quality = FOR_CLIPS if order.clip else FOR_BROWSERS
             packets.append(encode_pictures(made, pictures, end_s - start_s, quality))
         if form is not None:
-            pieces = read_sound(path, start_s, end_s, form, budget)
+            pieces = read_sound(path, start_s, end_s, form, budget, plan.clock)
             packets.append(encode_sound(made, pieces, end_s - start_s, form))
         write(made, packets, out, order.max_bytes)
     return Made(start_s, end_s, FLAC if lossless else FILM if plan.pictures else SOUND)

@@ -1,7 +1,8 @@
 """The pictures and the sound of a stretch of a file, on the stretch's own clock, which begins at 0.
 
 A stretch is [start_s, end_s) of the file's time line. What lies before it is decoded only as far as
-decoders need it.
+decoders need it. In a file whose clock jumps nothing can be sought by its times, so it is read from
+its start on (see `clock`).
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import heapq
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from fractions import Fraction
-from itertools import chain
+from functools import lru_cache
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,14 +22,17 @@ from av.container import InputContainer
 from numpy.typing import NDArray
 
 from .audio import silence_invalid_samples
+from .clock import RIGHT, Clock
 from .containers import (
     MICROSECONDS,
     Budget,
     audio_stream,
     describe_fault,
     make_decoder,
+    may_restart,
     open_container,
     origin_s,
+    read_clock,
     read_packets,
     video_stream,
 )
@@ -45,6 +50,8 @@ NEAR_S, FAR_S = 1.0, 12.0  # how long before a stretch it is sought: at first, t
 HOLE_S = 0.05  # a jump of a sound's timestamps that is believed; less is jitter
 ROUNDING_S = 0.0006  # containers that count milliseconds place pictures so much too early or late
 DECODER_THREADS = 2
+# files that are asked for their clock, although their format's may not restart: half a second each
+ASKED_BYTES = 500_000_000
 
 
 class Shown(NamedTuple):
@@ -57,15 +64,37 @@ class Shown(NamedTuple):
     aspect: float
 
 
-def read_pictures(path: Path, start_s: float, end_s: float, budget: Budget) -> Iterator[Shown]:
-    """The pictures of a stretch. The first is the one on screen at its start, if there is one then.
-    Where pictures have ended before, that is the last one.
+def find_clock(path: Path, budget: Budget) -> Clock:
+    """The clock that a file's windows are placed by. It is not looked for in files of more than
+    ASKED_BYTES, unless they are broadcasts.
+    """
+    about = path.stat()
+    with open_container(path, budget) as container:
+        if not may_restart(container) and about.st_size > ASKED_BYTES:
+            return RIGHT
+    return read_clock_once(path, budget, (about.st_size, about.st_mtime_ns))
+
+
+@lru_cache(maxsize=16)
+def read_clock_once(path: Path, budget: Budget, version: tuple[int, int]) -> Clock:
+    """`read_clock`, for the stretches of a film that one process makes. `version` tells whether the
+    file is the same.
+    """
+    clock = read_clock(path, budget)
+    return clock if clock.steps or clock.single else RIGHT
+
+
+def read_pictures(
+    path: Path, start_s: float, end_s: float, budget: Budget, clock: Clock = RIGHT
+) -> Iterator[Shown]:
+    """The pictures of a stretch, by the file's clock. The first is the one on screen at its start,
+    if there is one then. Where pictures have ended before, that is the last one.
 
     Raises:
         NotMedia, TooLong, BeyondBudget: see `open_container`.
         Damaged: no picture decodes.
     """
-    for early_s in lead_ins(start_s):
+    for early_s in lead_ins(start_s, clock):
         with open_container(path, budget) as container:
             stream = video_stream(container)
             if stream is None:
@@ -73,7 +102,10 @@ def read_pictures(path: Path, start_s: float, end_s: float, budget: Budget) -> I
             if early_s is not None and not go_to(container, start_s - early_s):
                 continue
             aspect = pixel_aspect(stream)
-            pictures = read_timed_pictures(container, stream, budget)
+            packets = read_packets(container, stream, clock=clock)
+            if clock is not RIGHT:
+                packets = islice(packets, count_skipped(path, start_s, budget, clock), None)
+            pictures = read_timed_pictures(container, stream, packets, budget)
             first = next(pictures, None)
             if first is None or (early_s is not None and first[1] > start_s):
                 continue
@@ -95,8 +127,27 @@ def read_pictures(path: Path, start_s: float, end_s: float, budget: Budget) -> I
     raise Damaged("no frame decodes")
 
 
-def lead_ins(start_s: float) -> list[float | None]:
+def count_skipped(path: Path, start_s: float, budget: Budget, clock: Clock) -> int:
+    """How many packets of pictures lie before the last keyframe at or before a second."""
+    skipped = 0
+    with open_container(path, budget) as container:
+        stream = video_stream(container)
+        if stream is None:
+            return 0
+        for number, packet in enumerate(read_packets(container, stream, clock=clock)):
+            if packet.pts is None or not packet.size:
+                continue
+            if packet_s(packet, container) > start_s + FAR_S:
+                break
+            if packet.is_keyframe and packet_s(packet, container) <= start_s:
+                skipped = number
+    return skipped
+
+
+def lead_ins(start_s: float, clock: Clock = RIGHT) -> list[float | None]:
     """How many seconds before a stretch to begin, in order of trial; None: at the file's start."""
+    if clock is not RIGHT:
+        return [None]
     return [early_s for early_s in (NEAR_S, FAR_S) if start_s > early_s] + [None]
 
 
@@ -112,9 +163,12 @@ def go_to(container: InputContainer, at_s: float) -> bool:
 
 
 def read_timed_pictures(
-    container: InputContainer, stream: av.VideoStream, budget: Budget
+    container: InputContainer,
+    stream: av.VideoStream,
+    packets: Iterable[av.Packet[Any]],
+    budget: Budget,
 ) -> Iterator[tuple[av.VideoFrame, float]]:
-    """Every picture that decodes, from where the container is, and its second; these ascend.
+    """Every picture of a stream's packets that decodes, and its second; these ascend.
 
     AVI has decoding times only: the n-th picture shown gets the n-th of them.
     """
@@ -128,7 +182,7 @@ def read_timed_pictures(
     decoded_at: list[int] = []
     last: av.VideoFrame | None = None
     last_s = -step_s
-    for packet in read_packets(container, stream):
+    for packet in packets:
         if by_order and packet.dts is not None:
             heapq.heappush(decoded_at, packet.dts)
         try:
@@ -169,10 +223,15 @@ DTYPES: dict[str, type[np.generic]] = {"s16": np.int16, "s32": np.int32, "flt": 
 
 
 def read_sound(
-    path: Path, start_s: float, end_s: float, form: SoundForm, budget: Budget
+    path: Path,
+    start_s: float,
+    end_s: float,
+    form: SoundForm,
+    budget: Budget,
+    clock: Clock = RIGHT,
 ) -> Iterator[Samples]:
     """The sound of a stretch in pieces [samples, channels], round((end_s - start_s) * rate) samples
-    in all. Where the file has no sound, there is silence.
+    in all, placed by the file's clock. Where the file has no sound, there is silence.
 
     Raises:
         NotMedia, TooLong, BeyondBudget: see `open_container`.
@@ -191,14 +250,14 @@ def read_sound(
                 yield from line.add(make_decoder(stream), packets, at_s, timed=False)
             at_s = line.end_s
     else:
-        for early_s in lead_ins(start_s):
+        for early_s in lead_ins(start_s, clock):
             with open_container(path, budget) as container:
                 stream = audio_stream(container)
                 if stream is None:
                     break
                 if early_s is not None and not go_to(container, start_s - early_s):
                     continue
-                packets = read_packets(container, stream)
+                packets = read_packets(container, stream, clock=clock)
                 first = next(packets, None)
                 late = first is not None and packet_s(first, container) > start_s
                 if early_s is not None and (first is None or late):

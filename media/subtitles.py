@@ -18,7 +18,9 @@ from av.subtitles.stream import SubtitleStream
 from av.subtitles.subtitle import AssSubtitle
 from charset_normalizer import from_bytes
 
-from .containers import MICROSECONDS, Budget, open_container, origin_s
+from .clock import RIGHT, Clock
+from .containers import MICROSECONDS, Budget, open_container, origin_s, played_streams
+from .cut import find_clock
 from .errors import BadMedia
 from .passages import LETTERS_MAX, PASSAGES_MAX, Kind, Passage, join_tracks
 
@@ -198,7 +200,8 @@ def read_file_words(path: Path, budget: Budget, sidecars: tuple[Path, ...] = ())
             titles += chapters
             metadata = {"tags": {name: text[:TAG_LETTERS] for name, text in tags.items()}}
             metadata["chapters"] = [chapter.text[:TAG_LETTERS] for chapter in chapters]
-            tracks += read_streams(container)
+            if subtitle_streams(container):
+                tracks += read_streams(container, find_clock(path, budget))
     except (BadMedia, av.FFmpegError, OSError, ValueError):
         pass
     passages = [*titles, *join_tracks(tracks)]
@@ -232,30 +235,68 @@ def read_chapters(container: InputContainer) -> list[Passage]:
     return found[:PASSAGES_MAX]
 
 
-def read_streams(container: InputContainer) -> list[list[Passage]]:
-    """The cues of each subtitle stream. One that holds pictures of words has none."""
-    streams = [
+def subtitle_streams(container: InputContainer) -> list[SubtitleStream]:
+    return [
         stream
         for stream in container.streams.subtitles
         if getattr(stream, "codec_context", None) is not None
     ]
-    if not streams:
-        return []
+
+
+class Joints:
+    """Gives subtitles their right times where a file's clock jumps: those times that are nearest to
+    the packets of pictures or sound around them. Where it does not jump, none is changed.
+    """
+
+    def __init__(self, container: InputContainer, clock: Clock) -> None:
+        jumping = [s for s in played_streams(container) if s.index in clock.steps]
+        # the stream that tells where in the file something lies
+        self.guide = jumping[0] if jumping else None
+        self._clock, self._count, self._now_s = clock, 0, 0.0
+        steps = clock.steps[self.guide.index] if self.guide else []
+        self._added_s = [0.0, *(added_s for _, added_s in steps)]
+
+    def follow(self, packet: av.Packet[Any]) -> None:
+        """Take note of the guide's next packet."""
+        self._clock.set_times(packet, self._count)
+        self._count += 1
+        ticks = packet.pts if packet.dts is None else packet.dts
+        if ticks is not None:
+            self._now_s = float(ticks * packet.time_base)
+
+    def correct(self, at_s: float) -> float:
+        """The right time of something by the clock at this place of the file."""
+        return min((at_s + added_s for added_s in self._added_s), key=self._distance_s)
+
+    def _distance_s(self, at_s: float) -> float:
+        return abs(at_s - self._now_s)
+
+
+def read_streams(container: InputContainer, clock: Clock = RIGHT) -> list[list[Passage]]:
+    """The cues of each subtitle stream. One that holds pictures of words has none."""
+    streams = subtitle_streams(container)
+    joints = Joints(container, clock)
+    wanted = [*streams, *([joints.guide] if joints.guide else [])]
     for other in container.streams:
-        other.discard = Discard.default if other in streams else Discard.all
+        other.discard = Discard.default if other in wanted else Discard.all
     zero_s = origin_s(container)
     found: dict[int, list[Passage]] = {stream.index: [] for stream in streams}
-    packets = container.demux(streams)
-    for _ in range(PASSAGES_MAX):
+    packets = container.demux(wanted)
+    cues = 0
+    while cues < PASSAGES_MAX:
         try:
             packet = next(packets, None)
         except (av.FFmpegError, OSError):
             break
         if packet is None:
             break
+        if packet.stream is joints.guide:
+            joints.follow(packet)
+            continue
+        cues += 1
         if packet.pts is None or not packet.size:
             continue
-        start_s = max(float(packet.pts * packet.time_base) - zero_s, 0.0)
+        start_s = max(joints.correct(float(packet.pts * packet.time_base)) - zero_s, 0.0)
         lasts_s = float((packet.duration or 0) * packet.time_base) or CUE_S
         assert isinstance(packet.stream, SubtitleStream)
         text = read_packet(packet.stream, packet)

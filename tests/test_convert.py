@@ -16,7 +16,7 @@ from av.video.reformatter import ColorPrimaries, ColorTrc
 from numpy.typing import NDArray
 
 from index.__main__ import main
-from media.containers import Budget
+from media.containers import ARCHIVE_BUDGET, Budget
 from media.convert import FILM, FLAC, SOUND, Made, Order, clip_order, convert
 from media.cut import Shown
 from media.encode import Painter
@@ -30,6 +30,7 @@ from service.metrics import Metrics
 from service.quotas import Quota
 from service.settings import Settings
 
+from . import test_times as times
 from .makers import BLUE, FakeEncoder, make_clip, make_wav, write_hours
 from .test_kinds import corners, film, quarters
 from .test_service import Client
@@ -208,6 +209,49 @@ def test_a_version_for_browsers_keeps_the_time_line(films: Path, tmp_path: Path,
     with av.open(str(out)) as container:
         codecs = {stream.codec_context.codec.canonical_name for stream in container.streams}
     assert codecs == ({"h264", FILMS[name][2]} if copied else {"vp9", "opus"})
+
+
+def events(path: Path) -> tuple[list[float], list[float]]:
+    """When beeps and flashes begin in what was made (see `test_times`)."""
+    shown = np.array(seen(path))
+    samples, rate = heard(path)
+    at = np.arange(0, len(samples), rate / times.RATE).astype(int)
+    return times.beeps(samples[at]), times.onsets(shown[:, 0], shown[:, 1] > 120)
+
+
+JOINED = {
+    "the same clock again": (times.TS, 0.0),
+    "an hour later": (times.TS, 3600.0),
+    "four seconds later": (times.TS, 12.0),
+    "Matroska": (times.Situation("joined", ".mkv"), 0.0),
+    "MPEG-PS": (times.MPG, 0.0),
+}
+
+
+@pytest.mark.parametrize("name", JOINED)
+def test_after_a_joint_the_time_line_is_that_of_windows(tmp_path: Path, name: str) -> None:
+    """Two films of 8 s, joined: each event of the second one is where the windows have it, in a
+    clip of 1.4 s around it and in the version for browsers.
+    """
+    situation = times.joined(*JOINED[name])
+    film, out = tmp_path / f"joined{situation.suffix}", tmp_path / "out"
+    times.write(film, situation)
+    heard_s, seen_s = times.by_us(film, ARCHIVE_BUDGET)
+    assert len(heard_s) == 2 * len(times.BEEPS_S) and len(seen_s) == 2 * len(times.FLASHES_S)
+    assert heard_s[4] > 8.5 and seen_s[5] > 8.0
+    for at_s in (heard_s[4], heard_s[-1], seen_s[5], seen_s[-1]):
+        start_s = at_s - 0.7
+        clip(film, out, start_s, at_s + 0.7)
+        for found, expected in zip(events(out), (heard_s, seen_s), strict=True):
+            inside = [t - start_s for t in expected if start_s < t < at_s + 0.7]
+            begun = [t for t in found if t > 0.0]  # the rest had begun before
+            assert begun == pytest.approx(inside, abs=0.05)
+    made = version(film, out, heard_s[-1], 20.0)
+    # only "four seconds later" is a hole, and no joint, so that packets have the right times
+    copied = name == "four seconds later"
+    assert made == Made(0.0, 20.0, "video/mp4" if copied else FILM)
+    for found, expected in zip(times.by_us(out, ARCHIVE_BUDGET), (heard_s, seen_s), strict=True):
+        assert found == pytest.approx(expected, abs=0.05)
 
 
 def payloads(path: Path) -> list[bytes]:

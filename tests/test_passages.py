@@ -24,7 +24,7 @@ from index.library import Collections
 from index.records.passages import Candidate, Candidates
 from index.search import Hit, Options, TargetQuery, search
 from index.search.words import SCATTERED, rate
-from media.containers import Budget
+from media.containers import Budget, read_clock
 from media.passages import Kind, Passage, fold_words, join_cues, list_meanings
 from media.readers import NO_READERS, WordReaders
 from media.sandbox import Decoders
@@ -58,6 +58,21 @@ def test_subtitle_streams_tell_their_words_and_times(tmp_path: Path, name: str, 
     assert spoken(found.passages) == [(1.0, 2.5, "Hello there"), (4.0, 6.0, "it is rain today")]
     assert {passage.kind for passage in found.passages} == {Kind.SUBTITLE}
     assert found.metadata == {}
+
+
+def test_subtitles_after_a_joint_are_where_their_pictures_are(tmp_path: Path) -> None:
+    """Two films of ten seconds, joined byte by byte: the clock starts anew."""
+    film = make_spoken_film(tmp_path / "a.mkv", CUES)
+    second = make_spoken_film(tmp_path / "b.mkv", [(2.5, 3.5, "After the joint")])
+    film.write_bytes(film.read_bytes() + second.read_bytes())
+    [[(_, joint_s)]] = read_clock(film, Budget()).steps.values()
+    assert joint_s == pytest.approx(10.0, abs=0.5)  # the last pictures are decoded early
+    found = spoken(read_file_words(film, Budget()).passages)
+    assert found == [
+        (1.0, 2.5, "Hello there"),
+        (4.0, 6.0, "it is rain today"),
+        (joint_s + 2.5, joint_s + 3.5, "After the joint"),
+    ]
 
 
 def test_tags_and_chapters_become_words_and_metadata(tmp_path: Path) -> None:

@@ -1,0 +1,96 @@
+"""Flags that commands share, and the data folder that they name."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from export.bundle import Manifest
+
+from ..library import Collections
+from ..vectors.kinds import KINDS
+from ..vectors.sizing import Sizing
+
+OVERLAP_MAX = 0.9
+OVERLAP = "share of a window that the next one covers too, 0 to 0.9"
+DECODE_MEMORY_MB = 6144  # a few copies of two hours of sound at 44.1 kHz, 1.3 GB each
+LINE_S = 5.0  # between two lines of progress where there is no terminal
+
+
+def add_data(command: argparse.ArgumentParser, required: bool = True) -> None:
+    """Add `--data` and `--json`, which every command has."""
+    data = os.environ.get("TERCET_DATA")
+    command.add_argument(
+        "--data",
+        type=Path,
+        default=data,
+        required=required and data is None,
+        help="the data folder; default: TERCET_DATA",
+    )
+    command.add_argument("--json", action="store_true", help="print one JSON document")
+
+
+def add_collection(command: argparse.ArgumentParser) -> None:
+    """Add `--bundle` and `--collection`, of commands for one collection."""
+    bundle = os.environ.get("TERCET_BUNDLE", "bundles/default")
+    command.add_argument(
+        "--bundle",
+        type=Path,
+        default=bundle,
+        help="the bundle's folder; default: TERCET_BUNDLE, else bundles/default",
+    )
+    command.add_argument(
+        "--collection", default="default", help="the collection's name; default: default"
+    )
+
+
+def add_sizing(command: argparse.ArgumentParser) -> None:
+    """Add the flags of commands that open the vector indexes."""
+    command.add_argument(
+        "--index", choices=["auto", *KINDS], default="auto", help="kind of the vector indexes"
+    )
+    command.add_argument(
+        "--index-memory-mb",
+        type=int,
+        default=0,
+        help="memory that one index may take, in MB; 0: no limit",
+    )
+    command.add_argument(
+        "--index-latency-ms",
+        type=float,
+        default=2.0,
+        help="milliseconds that a search of one index should take; default: 2",
+    )
+    command.add_argument(
+        "--milvus",
+        default="",
+        help="address of a Milvus server that keeps the vectors instead of FAISS",
+    )
+
+
+def open_collections(
+    args: argparse.Namespace, manifest: Manifest, make: bool = False
+) -> Collections:
+    """Open the data folder; one that does not exist is created if `make`. Raises
+    FileNotFoundError, CollectionError.
+    """
+    if not make and not args.data.is_dir():
+        raise FileNotFoundError(f"{args.data} does not exist")
+    sizing = Sizing(args.index, args.index_memory_mb, args.index_latency_ms, args.milvus)
+    return Collections(args.data, manifest.fingerprint, manifest.dims, sizing)
+
+
+def parse_count(text: str) -> int:
+    """A count of one or more. Raises ValueError."""
+    if int(text) < 1:
+        raise ValueError(text)
+    return int(text)
+
+
+def parse_overlap(text: str) -> float:
+    """An overlap of windows. Raises ValueError."""
+    value = float(text)
+    if not 0.0 <= value <= OVERLAP_MAX:
+        raise ValueError(text)
+    return value

@@ -1,0 +1,179 @@
+"""Searches a collection."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.bundle import ANY, parse_modality
+from export.encoder import OnnxEncoder
+from media.commands import Commands, add_command
+from media.containers import Budget
+from media.errors import MissingModality
+from media.modality import MODALITIES, TEXT
+from media.sandbox import Decoders
+from media.text import Reading
+from media.windows import DecodeOptions
+
+from ..collection import Collection
+from ..ingest.build import embed_rows
+from ..query_bank import ensure_query_bank
+from ..search import Answer, Hit, Options, TargetQuery, direction, search
+from .flags import add_collection, add_data, add_sizing, open_collections, parse_count
+
+
+def add_parser(commands: Commands) -> None:
+    searching = add_command(
+        commands,
+        "search",
+        "search a collection",
+        "--data mine --text 'a dog barking'",
+        "--data mine --audio bark.wav --target video --json",
+    )
+    query = searching.add_mutually_exclusive_group(required=True)
+    query.add_argument("--text", help="words to search by")
+    query.add_argument("--audio", type=Path, metavar="FILE", help="a sound to search by")
+    query.add_argument("--video", type=Path, metavar="FILE", help="a video to search by")
+    query.add_argument("--image", type=Path, metavar="FILE", help="a picture to search by")
+    searching.add_argument(
+        "--target",
+        choices=[ANY, *MODALITIES],
+        default=ANY,
+        help="what is searched; any, the default: pictures and sound together",
+    )
+    searching.add_argument(
+        "--space", help="embedding space of the bundle; default: the first that has both modalities"
+    )
+    searching.add_argument(
+        "--top-k", type=parse_count, default=10, help="how many hits at most; default: 10"
+    )
+    searching.add_argument("--exact", action="store_true", help="compare every vector")
+    searching.add_argument("--filter", type=json.loads, help="a filter as JSON")
+    add_data(searching)
+    add_collection(searching)
+    add_sizing(searching)
+
+
+@dataclass
+class Query:
+    """A query's vectors, and what was read of its words. `unread` is set where none is known."""
+
+    modality: str
+    aims: list[TargetQuery] = field(default_factory=list)
+    # in order, each once
+    warnings: dict[str, None] = field(default_factory=dict)
+    known_share: float = 1.0
+    unread: Reading | None = None
+
+
+def encode_query(args: argparse.Namespace, encoder: OnnxEncoder) -> Query:
+    """Raises BadMedia, EncoderError, NoRoute."""
+    modality = "text" if args.text is not None else "audio" if args.audio else "video"
+    file = args.audio or args.video or args.image
+    query = Query(modality)
+    for route in encoder.manifest.routes([modality], args.target, args.space):
+        encoding = route.encodings[modality]
+        if args.text is not None:
+            (reading,) = encoder.read([args.text], encoding)
+            query.unread = query.unread or (None if reading.known else reading)
+            vector = embed_rows(encoder, encoding, reading.rows[:1])[0]
+            query.warnings |= dict.fromkeys(reading.warnings(cut=True))
+            query.known_share = min(query.known_share, reading.share)
+        else:
+            vector = embed_file(encoder, encoding, file)
+        query.aims.append(TargetQuery.along(route, modality, vector[None]))
+    return query
+
+
+def run(args: argparse.Namespace) -> int:
+    encoder = OnnxEncoder.open(args.bundle)
+    query = encode_query(args, encoder)
+    unread = query.unread
+    collections = open_collections(args, encoder.manifest)
+    try:
+        collection = collections.get(args.collection)
+        ensure_query_bank(collection, encoder)
+        if unread and not (unread.words and args.target in (ANY, TEXT) and collection.has_passages):
+            unread.check()
+        options = Options(
+            args.top_k,
+            args.filter,
+            exact=args.exact,
+            known_share=query.known_share,
+            target_name=args.target,
+            words=args.text,
+        )
+        answer = search(collection, query.aims, options)
+    finally:
+        collections.close()
+    warnings = list(query.warnings)
+    if args.json:
+        print(search_document(collection, f"{query.modality}-{args.target}", answer, warnings))
+    else:
+        print_answer(answer, warnings)
+    return 0
+
+
+def print_answer(answer: Answer, warnings: list[str]) -> None:
+    print(format_hits(answer.hits))
+    how = "exact" if answer.plan.exact else "approximate"
+    ways = " and ".join(answer.plan.ways)
+    compared = answer.plan.compared
+    print(
+        f"{how} among {answer.plan.candidates} windows: {ways}, {compared} compared",
+        file=sys.stderr,
+    )
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    if answer.good_match is False:
+        print("No confident match.")
+
+
+def embed_file(encoder: OnnxEncoder, encoding: str, file: Path) -> NDArray[np.float32]:
+    """One query vector for a file: the mean direction of its windows."""
+    modality = parse_modality(encoding)
+    decoders = Decoders(1, max_s=60.0)
+    try:
+        options = DecodeOptions(
+            specs=encoder.manifest.inputs, budget=Budget(), modalities=(modality,)
+        )
+        media = decoders.finish(decoders.start(file, options))
+    finally:
+        decoders.close()
+    if modality not in media.parts:
+        raise MissingModality(modality)
+    return direction(encoder.embed(encoding, media.parts[modality].array))
+
+
+def search_document(collection: Collection, route: str, answer: Answer, warnings: list[str]) -> str:
+    """An answer as the service gives it over HTTP."""
+    about = {"collection": collection.name, "fingerprint": collection.fingerprint, "route": route}
+    return json.dumps(about | asdict(answer) | {"warnings": warnings}, indent=1)
+
+
+def format_hits(hits: list[Hit]) -> str:
+    rows = [
+        f"{hit.score:6.3f}  {format_confidence(hit):>5s}  {format_moment(hit):>21s}"
+        f"  {hit.id}{format_text(hit)}"
+        for hit in hits
+    ]
+    return "\n".join([f"{'score':>6s}  {'sure':>5s}  {'moment':>21s}  item", *rows])
+
+
+def format_text(hit: Hit) -> str:
+    """The words that matched, behind the item."""
+    return f"  “{hit.text}”" if hit.text else ""
+
+
+def format_moment(hit: Hit) -> str:
+    return "picture" if hit.kind == "image" else f"{hit.start_s:8.1f} - {hit.end_s:8.1f} s"
+
+
+def format_confidence(hit: Hit) -> str:
+    return "-" if hit.confidence is None else f"{hit.confidence:.0%}"
