@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from evaluation.report import add_arguments, run
-from media.commands import Commands, add_command, epilog, report_missing_package
+from media.commands import Commands, add_command, add_frames, epilog, report_missing_package
 from media.errors import BadConfig
 from media.manifest import BadManifest
 
@@ -152,6 +152,7 @@ def add_evaluate(commands: Commands) -> None:
     )
     parser.add_argument("--bundle", type=Path, required=True, help="the bundle's folder")
     add_precision(parser)
+    add_frames(parser)
     add_arguments(parser)
 
 
@@ -306,7 +307,7 @@ def triton_command(args: argparse.Namespace) -> int:
 
 
 def evaluate_command(args: argparse.Namespace) -> int:
-    encoder = OnnxEncoder.open(args.bundle, precision=args.precision)
+    encoder = OnnxEncoder.open(args.bundle, precision=args.precision, frames=args.frames)
     run([encoder.space(name) for name in encoder.manifest.spaces], encoder.manifest.inputs, args)
     return 0
 

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from media.modality import AUDIO, VIDEO, Spec
 from media.text import TextSpec
+from media.video import Choice
 from media.windows import InputSpecs
 
 FORMAT = 2
@@ -301,6 +302,16 @@ def to_canonical_json(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
 
 
+def described_inputs(inputs: InputSpecs) -> dict[str, Any]:
+    """The input specs as a fingerprint has them. Bundles from before there was a choice of frames
+    are exact, and keep their fingerprints.
+    """
+    values = asdict(inputs)
+    if inputs.video is not None and inputs.video.choice == Choice.EXACT:
+        del values["video"]["choice"]
+    return values
+
+
 def fingerprint(
     files: dict[str, str],
     inputs: InputSpecs,
@@ -311,7 +322,7 @@ def fingerprint(
     """A hash over weights, graphs, tokenizers and input specs: equal means comparable vectors."""
     parts = {
         "files": files,
-        "inputs": asdict(inputs),
+        "inputs": described_inputs(inputs),
         "spaces": {k: asdict(v) for k, v in spaces.items()},
         "graphs": graphs,
         "tokenizers": {k: asdict(v) for k, v in tokenizers.items()},
@@ -419,8 +430,10 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     partial.replace(folder / MANIFEST)
 
 
-def open_bundle(folder: Path) -> Bundle:
-    """The bundle at `folder`, every file checked against its checksum.
+def open_bundle(folder: Path, frames: str = "") -> Bundle:
+    """The bundle at `folder`, every file checked against its checksum. With `frames`, one of
+    `Choice`, frames are chosen so, in place of the bundle's own choice: then it has another
+    fingerprint.
 
     Raises:
         MissingFile, AlteredFile, UnknownFormat: naming what is wrong.
@@ -441,6 +454,10 @@ def open_bundle(folder: Path) -> Bundle:
     m = manifest
     if fingerprint(m.files, m.inputs, m.spaces, m.graphs, m.tokenizers) != m.fingerprint:
         raise AlteredFile(MANIFEST)
+    if frames and m.inputs.video is not None:
+        inputs = replace(m.inputs, video=replace(m.inputs.video, choice=frames))
+        stamp = fingerprint(m.files, inputs, m.spaces, m.graphs, m.tokenizers)
+        manifest = replace(m, inputs=inputs, fingerprint=stamp)
     return Bundle(folder, manifest)
 
 

@@ -167,8 +167,10 @@ class OnnxEncoder:
         threads: int = 0,
         precision: str = "fp32",
         shared: bool = False,
+        frames: str = "",
     ) -> OnnxEncoder:
         """Open the bundle at `folder`, check every byte and the golden vectors, and warm it up.
+        For `frames` see `open_bundle`.
 
         Raises:
             BadBundle: see `open_bundle`.
@@ -179,7 +181,7 @@ class OnnxEncoder:
         """
         if precision not in ("fp32", *GAINFUL[provider]):
             raise WrongPrecision(precision, provider)
-        bundle = open_bundle(folder)
+        bundle = open_bundle(folder, frames)
         if precision != "fp32":
             measured = bundle.manifest.variants.get(f"{provider}/{precision}")
             if not measured:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ from evaluation.linear_maps import (
 )
 from media.modality import AUDIO, MODALITIES, TEXT, VIDEO
 from media.text import TextSpec
+from media.video import Choice
 from media.windows import InputSpecs
 from model.class_vectors import (
     TOKENS,
@@ -411,7 +412,8 @@ def export_stems(
     sources.check()
     sentences = SentenceVectors()
     fitted = fit(sources, stem, sentences)
-    inputs = InputSpecs(WINDOW_S, picture_spec(stem, frames, FIT), sound_spec())
+    pictures = replace(picture_spec(stem, frames, FIT), choice=Choice.KEYFRAMES)
+    inputs = InputSpecs(WINDOW_S, pictures, sound_spec())
     text = TextSpec(TOKENS)
     specs = inputs.recorded() | {TEXT: text}
 

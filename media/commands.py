@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from typing import Any
+
+from .video import Choice
 
 # packages of this repository that every installation has
 ALWAYS_INSTALLED = ("media", "evaluation", "export", "index", "service")
@@ -48,3 +51,14 @@ def report_missing_package(command: str, error: ImportError, extra: str) -> int:
         file=sys.stderr,
     )
     return 2
+
+
+def add_frames(parser: argparse.ArgumentParser) -> None:
+    """Add `--frames`, of commands that open a bundle."""
+    parser.add_argument(
+        "--frames",
+        choices=list(Choice),
+        default=os.environ.get("TERCET_FRAMES", ""),
+        help="which frames stand for a window: those on screen then, or keyframes near by (in films"
+        " of more than 30 s); default: TERCET_FRAMES, else as the bundle says",
+    )

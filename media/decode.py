@@ -33,6 +33,7 @@ from .preview import encode_jpeg
 from .video import VideoSpec, fit_square
 
 TIMED = {"mp4", "matroska", "mpegts"}  # containers whose presentation times are reliable
+MISSING = "a frame that its packets tell of does not come"
 NEVER = int(np.iinfo(np.int64).max)  # later than any time of a stream
 
 
@@ -197,10 +198,6 @@ class Picture(NamedTuple):
     jpeg: bytes | None
 
 
-class Undecodable(Exception):
-    """Packets do not tell when each frame is shown, or some of them do not decode."""
-
-
 def read_frames(path: Path, request: FrameRequest) -> Frames:
     """The frames that a request asks for: uint8 [times, size, size, 3].
 
@@ -220,7 +217,7 @@ def read_frames(path: Path, request: FrameRequest) -> Frames:
     end = End(told.end_s)
     try:
         found = list(read_few_frames(path, request, told))
-    except Undecodable:
+    except Damaged:
         found = list(read_every_frame(path, request, told, end))
     shown = zip(request.times_s, found, strict=True)
     jpegs = {time_s: picture.jpeg for time_s, picture in shown if picture.jpeg is not None}
@@ -231,11 +228,11 @@ def read_few_frames(path: Path, request: FrameRequest, told: PictureTimes) -> It
     """The frames that a request asks for, one after the other, decoding no more than it takes.
 
     Raises:
-        Undecodable: not all of them can be had so.
+        Damaged: not all of them can be had so.
     """
     times_s = request.times_s
     if not len(told.pts) or not len(times_s):
-        raise Undecodable
+        raise Damaged("its packets do not tell when pictures are shown")
     at = np.maximum(np.searchsorted(told.starts_s, times_s, side="right") - 1, 0)
     wanted = told.pts[at]
     shown = {pts for pts, t in zip(wanted.tolist(), times_s, strict=True) if needs_jpeg(request, t)}
@@ -255,7 +252,7 @@ def read_few_frames(path: Path, request: FrameRequest, told: PictureTimes) -> It
                     yield made if asked else Picture(made.frame, None)
                     given += 1
         except (av.FFmpegError, OSError, ValueError) as error:
-            raise Undecodable from error
+            raise Damaged(f"a frame does not decode ({describe_fault(error)})") from error
 
 
 def needs_jpeg(request: FrameRequest, time_s: float) -> bool:
@@ -275,7 +272,7 @@ def decode_wanted(
     those in which the keyframe alone is wanted the rest is.
 
     Raises:
-        Undecodable: one of them does not come.
+        Damaged: one of them does not come.
     """
     decoder = make_decoder(stream)
     assert isinstance(decoder, av.VideoCodecContext)
@@ -310,15 +307,15 @@ def decode_wanted(
             check_size(frame, budget)
             if left and frame.pts == left[0]:
                 if alone and not frame.key_frame:
-                    raise Undecodable
+                    raise Damaged(MISSING)
                 yield frame
                 missing.discard(left.popleft())
         if alone and packet.pts in missing:
-            raise Undecodable
+            raise Damaged(MISSING)
         if alone or not left or left[0] >= until:
             going, skipped = False, True
     if left:
-        raise Undecodable
+        raise Damaged(MISSING)
 
 
 @dataclass

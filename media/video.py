@@ -20,6 +20,8 @@ PLAIN_RANGE = 12  # of 255; how much compression and noise vary one colour
 # the longest side over the shortest; a wider or taller frame is squeezed to it before cropping
 MAX_STRETCH = 4
 PATCH = 16  # pixels, the side of the square that one token covers
+# of a short film every frame may be decoded: a clip of a few seconds often has one keyframe only
+SHORT_S = 30.0
 KEY_BEFORE_S = 10.0  # a keyframe that lies further before a window does not stand for it
 
 
@@ -27,7 +29,8 @@ class Choice(StrEnum):
     """Which frames of a file stand for the times at which a window is looked at."""
 
     EXACT = "exact"  # those on screen then
-    KEYFRAMES = "keyframes"  # keyframes near by, which decode without the frames before them
+    # In films longer than SHORT_S, keyframes near by: they decode without the frames before them.
+    KEYFRAMES = "keyframes"
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from .pictures import is_animated_webp, read_animation, read_animation_times, re
 from .preview import compute_peaks, encode_jpeg
 from .readers import NO_READERS, WordReaders
 from .sound import Sound, read_sound
-from .video import Choice, VideoSpec, choose_keyframes, frame_times, is_plain
+from .video import SHORT_S, Choice, VideoSpec, choose_keyframes, frame_times, is_plain
 
 TAIL = 0.1  # share of a window; a rest of a file that is shorter gets no window
 DRIFT_S = 0.05  # if packets and decoded frames end further apart, frames are chosen again
@@ -323,7 +323,8 @@ def choose_times(
 ) -> list[list[float]]:
     """For each window, the times of the file whose frames it gets, ascending."""
     wanted = [frame_times(start_s, end_s, spec.frames) for start_s, end_s in windows]
-    if spec.choice != Choice.KEYFRAMES or not told.is_key.any():
+    sparse = spec.choice == Choice.KEYFRAMES and told.end_s > SHORT_S
+    if not sparse or not told.is_key.any():
         return wanted
     keys_s = told.starts_s[told.is_key].tolist()
     return [

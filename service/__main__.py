@@ -59,7 +59,12 @@ def read_settings(argv: Sequence[str], prog: str) -> Settings:
 
 def open_encoder(settings: Settings) -> OnnxEncoder:
     return OnnxEncoder.open(
-        settings.bundle, settings.provider, settings.threads, settings.precision, shared=True
+        settings.bundle,
+        settings.provider,
+        settings.threads,
+        settings.precision,
+        shared=True,
+        frames=settings.frames,
     )
 
 

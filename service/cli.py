@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from media.commands import epilog, report_missing_package
+from media.commands import add_frames, epilog, report_missing_package
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,7 @@ def evaluate(argv: list[str]) -> int:
     )
     add_arguments(parser)
     add_precision(parser)
+    add_frames(parser)
     add_before(parser)
     args = parser.parse_args(
         argv, argparse.Namespace(command="evaluate", bundle=None, checkpoint=None)

@@ -46,6 +46,11 @@ class Settings(BaseSettings):
         "cpu", description="what ONNX Runtime runs on"
     )
     precision: Literal["fp32", "fp16", "int8"] = Field("fp32", description="encoder precision")
+    frames: Literal["", "exact", "keyframes"] = Field(
+        "",
+        description="which frames stand for a window: 'exact', those on screen then, or"
+        " 'keyframes' near by, in films of more than 30 s; empty: as the bundle says",
+    )
     threads: int = Field(
         0,
         ge=0,

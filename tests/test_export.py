@@ -31,6 +31,7 @@ from export.bundle import (
     PrecisionLoss,
     UnknownFormat,
     WrongVectors,
+    described_inputs,
     draft_manifest,
     fingerprint,
     open_bundle,
@@ -232,6 +233,12 @@ def test_inputs_of_a_spec_have_its_shape(spec: Spec) -> None:
 def test_the_fingerprint_is_of_weights_graphs_and_specs(exported: tuple[Path, Path]) -> None:
     m = open_bundle(exported[1]).manifest
     assert m.fingerprint == fingerprint(m.files, m.inputs, m.spaces, m.graphs, m.tokenizers)
+    exact, sparse = m.inputs, replace(m.inputs.video, choice="keyframes")
+    assert "choice" not in json.dumps(described_inputs(exact))
+    others = replace(exact, video=sparse)
+    assert m.fingerprint != fingerprint(m.files, others, m.spaces, m.graphs, m.tokenizers)
+    opened = open_bundle(exported[1], "keyframes").manifest
+    assert opened.inputs == others and opened.fingerprint != m.fingerprint
     other = replace(m.inputs, window_s=m.inputs.window_s + 1)
     assert m.fingerprint != fingerprint(m.files, other, m.spaces, m.graphs, m.tokenizers)
     assert m.fingerprint != fingerprint(

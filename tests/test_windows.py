@@ -15,7 +15,7 @@ from media.containers import Budget
 from media.decode import PictureTimes, read_frames
 from media.errors import Damaged, MissingModality
 from media.sound import Sound
-from media.video import VideoSpec
+from media.video import Choice, VideoSpec
 from media.windows import (
     DecodeOptions,
     InputSpecs,
@@ -245,3 +245,40 @@ def test_a_sound_gets_the_windows_of_its_length(tmp_path: Path) -> None:
     media = read_media(tmp_path / "t.wav", SPECS, Budget())
     assert media.duration_s == 5.5 and media.windows == [(0.0, 2.0), (2.0, 4.0), (3.5, 5.5)]
     assert modalities(media) == {"audio": [0, 1, 2]}
+
+
+def make_numbered(path: Path, seconds: int, every: int) -> None:
+    """A film of four frames a second, frame n in grey 2 n, with a keyframe every so many frames."""
+    with av.open(str(path), "w") as container:
+        options = {"g": str(every), "sc_threshold": "0", "bf": "2", "crf": "5"}
+        stream = container.add_stream("libx264", rate=4, options=options)
+        stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
+        for n in range(4 * seconds):
+            grey = np.full((32, 32, 3), 2 * n, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(grey, format="rgb24")))
+        container.mux(stream.encode(None))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "every", "shown"),
+    [
+        # a keyframe every 3 s: each window has its own
+        (31, 12, [[0, 12], [24, 24], [48, 48], [60, 72], [84, 84], [108, 108], [108, 108]]),
+        # every 8 s: some windows have that before them
+        (31, 32, [[0, 0], [32, 32], [32, 32], [64, 64], [96, 96], [96, 96], [96, 96]]),
+        # one only: it stands for windows that begin up to 10 s after it
+        (31, 1000, [[0, 0], [0, 0], [0, 0], [65, 75], [85, 95], [105, 115], [109, 119]]),
+        # a short film: the frames on screen
+        (10, 8, [[5, 15], [25, 35]]),
+    ],
+)
+def test_keyframes_stand_for_windows_of_longer_films(
+    tmp_path: Path, seconds: int, every: int, shown: list[list[int]]
+) -> None:
+    path = tmp_path / "v.mp4"
+    make_numbered(path, seconds, every)
+    spec = VideoSpec(frames=2, size=32, choice=Choice.KEYFRAMES)
+    media = read_media(path, InputSpecs(5.0, spec, None), Budget())
+    frames = media.parts["video"].array
+    found = np.round(frames.mean(axis=(2, 3, 4)) / 2).astype(int)
+    assert np.abs(found - np.array(shown)).max() <= 1

@@ -166,7 +166,7 @@ def build_and_report(args: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     """Build as the arguments say. Returns the exit status and what was done."""
     check_paths(args.paths)
     # a core for each of the batches that are encoded at once
-    encoder = OnnxEncoder.open(args.bundle, threads=1)
+    encoder = OnnxEncoder.open(args.bundle, threads=1, frames=args.frames)
     collections = open_collections(args, encoder.manifest, make=not args.adopt)
     if args.reembed and isinstance(collections.conflicts.get(args.collection), FingerprintConflict):
         collections.close()

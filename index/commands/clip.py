@@ -38,7 +38,7 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    collections = open_collections(args, open_bundle(args.bundle).manifest)
+    collections = open_collections(args, open_bundle(args.bundle, args.frames).manifest)
     try:
         out, made = cut_clip(
             collections.get(args.collection),

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from export.bundle import Manifest
+from media.commands import add_frames
 
 from ..library import Collections
 from ..vectors.kinds import KINDS
@@ -40,6 +41,7 @@ def add_collection(command: argparse.ArgumentParser) -> None:
         default=bundle,
         help="the bundle's folder; default: TERCET_BUNDLE, else bundles/default",
     )
+    add_frames(command)
     command.add_argument(
         "--collection", default="default", help="the collection's name; default: default"
     )

@@ -42,7 +42,7 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    collections = open_collections(args, open_bundle(args.bundle).manifest)
+    collections = open_collections(args, open_bundle(args.bundle, args.frames).manifest)
     try:
         collection = collections.get(args.collection)
         items = list(islice(list_items_after(collection, args.after), args.limit))

@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     """List what is gone, ask, and remove it. Without --yes and without a terminal nothing is
     removed.
     """
-    collections = open_collections(args, open_bundle(args.bundle).manifest)
+    collections = open_collections(args, open_bundle(args.bundle, args.frames).manifest)
     try:
         collection = collections.get(args.collection)
         missing = find_missing(collection, args.paths)

@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
             else f"{args.collection}: {done}"
         )
         return 0
-    encoder = OnnxEncoder.open(args.bundle, shared=True)
+    encoder = OnnxEncoder.open(args.bundle, shared=True, frames=args.frames)
     progress = reembed_with_progress(args, encoder, args.overlap)
     found = measure_overlaps(args.data, args.collection, encoder.manifest.compares)
     if args.json:

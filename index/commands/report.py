@@ -38,7 +38,7 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    encoder = OnnxEncoder.open(args.bundle)
+    encoder = OnnxEncoder.open(args.bundle, frames=args.frames)
     collections = open_collections(args, encoder.manifest)
     try:
         collection = collections.get(args.collection)

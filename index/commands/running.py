@@ -49,6 +49,7 @@ def run_build(
             max_s=args.file_max_s,
             workers=args.workers,
             options=options,
+            frames=args.frames,
         )
         return
     decoders = Decoders(args.workers, DECODE_MEMORY_MB, args.file_max_s)

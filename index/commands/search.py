@@ -92,7 +92,7 @@ def encode_query(args: argparse.Namespace, encoder: OnnxEncoder) -> Query:
 
 
 def run(args: argparse.Namespace) -> int:
-    encoder = OnnxEncoder.open(args.bundle)
+    encoder = OnnxEncoder.open(args.bundle, frames=args.frames)
     query = encode_query(args, encoder)
     unread = query.unread
     collections = open_collections(args, encoder.manifest)

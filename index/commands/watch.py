@@ -30,7 +30,7 @@ def watch_data(args: argparse.Namespace) -> int:
     asked = build_options(args)
     failures = args.data / f"{args.collection}-failures.jsonl"
     with stop_at_signals() as stop, ExitStack() as closing_order:
-        encoder = OnnxEncoder.open(args.bundle, threads=1)
+        encoder = OnnxEncoder.open(args.bundle, threads=1, frames=args.frames)
         collections = open_collections(args, encoder.manifest, make=True)
         closing_order.callback(collections.close)
         collection = collections.ensure(args.collection)

@@ -854,12 +854,27 @@ def encode_all(
         if not having:
             continue
         arrays = np.concatenate([part.array for _, part in having])
-        starts = range(0, len(arrays), WINDOWS)
-        batches = [encoder.embed(encoding, arrays[at : at + WINDOWS]) for at in starts]
-        vectors = np.concatenate(batches)
+        fresh = find_fresh(arrays)
+        distinct = arrays[fresh]
+        starts = range(0, len(distinct), WINDOWS)
+        batches = [encoder.embed(encoding, distinct[at : at + WINDOWS]) for at in starts]
+        vectors = np.concatenate(batches)[np.cumsum(fresh) - 1]
         first = 0
         for position, part in having:
             end = first + len(part.windows)
             out[position][encoding] = part.windows, vectors[first:end]
             first = end
     return out
+
+
+def find_fresh(arrays: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Which of the arrays [n, ...] differ from the one before. Neighbouring windows of a film often
+    have the same keyframe, and are encoded once.
+
+    >>> find_fresh(np.array([[1, 2], [1, 2], [1, 3]])).tolist()
+    [True, False, True]
+    """
+    fresh = np.ones(len(arrays), bool)
+    for n in range(1, len(arrays)):
+        fresh[n] = not np.array_equal(arrays[n], arrays[n - 1])
+    return fresh

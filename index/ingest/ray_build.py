@@ -57,8 +57,9 @@ class Encode:
         max_s: float,
         overlap: float,
         readers: WordReaders,
+        frames: str,
     ) -> None:
-        self.encoder = OnnxEncoder.open(bundle, threads=1)
+        self.encoder = OnnxEncoder.open(bundle, threads=1, frames=frames)
         self.decoders = Decoders(1, memory_mb, max_s)
         self.budget = budget
         self.overlap = overlap
@@ -102,8 +103,11 @@ def build(
     max_s: float,
     workers: int,
     options: BuildOptions = BuildOptions(),
+    frames: str = "",
 ) -> Iterator[tuple[int, int, Report]]:
-    """See `build.build`. Uses the Ray cluster that is running, or starts one for this build."""
+    """See `build.build`, and `open_bundle` for `frames`. Uses the Ray cluster that is running, or
+    starts one for this build.
+    """
     try:
         import ray  # noqa: F401
     except ImportError as error:
@@ -115,7 +119,7 @@ def build(
         yield plan.done, total, report
     done = plan.done
     workers_of = Workers(
-        bundle, budget, memory_mb, max_s, options.overlap, options.readers, workers
+        bundle, budget, memory_mb, max_s, options.overlap, options.readers, workers, frames
     )
     for step in embed(collection, plan, workers_of):
         yield done + step, total, report
@@ -139,6 +143,7 @@ class Workers:
     overlap: float
     readers: WordReaders
     count: int
+    frames: str
 
 
 def embed(collection: Collection, plan: BuildPlan, workers: Workers) -> Iterator[int]:
@@ -170,6 +175,7 @@ def embed(collection: Collection, plan: BuildPlan, workers: Workers) -> Iterator
             workers.max_s,
             workers.overlap,
             workers.readers,
+            workers.frames,
         ),
         batch_size=FILES,
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=count, initial_size=count),
