@@ -39,7 +39,6 @@ from media.windows import read_media
 
 CLIPS_A_FILM = 30
 FILE_S = 3600.0
-SIZES = {"speed": "1920:1080", "retrieval": "640:360"}
 X264 = ("-c:v", "libx264", "-preset", "veryfast", "-sc_threshold", "0")
 CODECS: dict[str, tuple[str, ...]] = {
     "H.264, keyframes every 10 s": (*X264, "-g", "250"),
@@ -69,12 +68,14 @@ def run_ffmpeg(*arguments: str | Path) -> float:
     return time.perf_counter() - began
 
 
-def join(clips: list[Path], out: Path, seconds: float | None, options: tuple[str, ...]) -> None:
+def join(
+    clips: list[Path], out: Path, size: str, seconds: float | None, options: tuple[str, ...]
+) -> None:
     """Make a film of clips, each scaled to the same size, with sound or silence."""
     place = out.with_suffix(".parts")
     place.mkdir()
     for n, clip in enumerate(clips):
-        scale = f"scale={LINES}:force_original_aspect_ratio=decrease,pad={LINES}:-1:-1"
+        scale = f"scale={size}:force_original_aspect_ratio=decrease,pad={size}:-1:-1"
         silence = ("-f", "lavfi", "-i", "anullsrc=r=44100:cl=stereo")
         sounds = run_probe(clip)
         run_ffmpeg(
@@ -115,7 +116,7 @@ def measure_speed(args: argparse.Namespace, place: Path) -> None:
     encoder = OnnxEncoder.open(args.bundle, threads=1)
     clips = sorted(args.clips.glob("*.mp4"))[: int(args.seconds / 4)]
     base = place / "base.mkv"
-    join(clips, base, args.seconds, (*X264, "-g", "25", "-qp", "18"))
+    join(clips, base, "1920:1080", args.seconds, (*X264, "-g", "25", "-qp", "18"))
     print("| film of 1080 lines | builder | FFmpeg, every frame | FFmpeg, keyframes | gain |")
     print("|---|---|---|---|---|")
     for n, (name, options) in enumerate(CODECS.items()):
@@ -146,7 +147,7 @@ def make_films(clips: list[tuple[str, Path]], place: Path) -> list[Film]:
     for at in range(0, len(clips), CLIPS_A_FILM):
         some = clips[at : at + CLIPS_A_FILM]
         path = place / f"film-{at}.mkv"
-        join([file for _, file in some], path, None, (*X264[:4], "-g", "250"))
+        join([file for _, file in some], path, "640:360", None, (*X264[:4], "-g", "250"))
         begins_s, stretches = 0.0, []
         for part, (id, _) in zip(
             sorted((place / f"film-{at}.parts").glob("*.mkv")), some, strict=True
