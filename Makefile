@@ -1,6 +1,7 @@
 # make run [MEDIA=FOLDER]: set everything up, index the folder or else the sample library, serve the search page.
 # make test: set everything up, run the tests, but for those that are slow or need other people's programs.
 # make test-all: those too, half an hour more.
+# make gpu-check [PYTHON=python3]: what this machine's GPU gives, in six minutes at most; installs nothing.
 # make mutate [MODULE=filters]: put small errors into the core and see whether its tests notice; docs/mutation.md.
 PYTHON ?= python3.11
 BIN := .venv/bin
@@ -20,7 +21,7 @@ LIBRARY := sample/manifest.jsonl
 COLLECTION := default
 endif
 
-.PHONY: run setup test test-all mutate check lint types docs train ablation demo sources clean
+.PHONY: run setup test test-all gpu-check mutate check lint types docs train ablation demo sources clean
 
 run: setup
 	$(BIN)/python -m index build --reembed --collection $(COLLECTION) "$(LIBRARY)" || test -e "$(LIBRARY)"
@@ -51,6 +52,9 @@ build/foreign/.installed: tests/foreign/requirements.txt
 .venv/.mutation: .venv/.dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[cpu,train,dev,mutation]"
 	touch $@
+
+gpu-check:
+	$(PYTHON) -m bench.gpu_check
 
 PYTEST := $(BIN)/python -m pytest -rs -n $(JOBS) --dist loadfile
 test: .venv/.dev

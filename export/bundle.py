@@ -439,7 +439,7 @@ def open_bundle(folder: Path, frames: str = "") -> Bundle:
         MissingFile, AlteredFile, UnknownFormat: naming what is wrong.
     """
     if not (folder / MANIFEST).is_file():
-        raise MissingFile(MANIFEST)
+        raise MissingFile(str(folder / MANIFEST))
     manifest = parse_manifest((folder / MANIFEST).read_bytes())
     for file, expected in manifest.files.items():
         if Path(file).name != file or not (folder / file).is_file():

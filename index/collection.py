@@ -7,7 +7,8 @@ CollectionError
 ├── NoPreview              an item without a picture or a sound to show
 ├── FingerprintConflict    embedded with another bundle
 ├── RecordsLost            its records are missing or empty, and it has files
-└── DataInUse              another process has the data folder open
+├── DataInUse              another process has the data folder open
+└── DataUnusable           the data folder cannot be made or written
 """
 
 from __future__ import annotations
@@ -175,6 +176,14 @@ class DataInUse(CollectionError):
         super().__init__(
             "the data folder is open in another process: stop that one, or ask it over HTTP"
         )
+
+
+class DataUnusable(CollectionError):
+    detail_fields = ("problem",)
+
+    def __init__(self, data: Path, problem: str) -> None:
+        super().__init__(f"the data folder {data} cannot be used: {problem}")
+        self.problem = problem
 
 
 class Collection:

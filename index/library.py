@@ -24,6 +24,7 @@ from .collection import (
     Collection,
     CollectionExists,
     DataInUse,
+    DataUnusable,
     FingerprintConflict,
     RecordsLost,
     UnknownCollection,
@@ -48,6 +49,7 @@ class Collections:
 
     Raises:
         DataInUse: another process has locked it.
+        DataUnusable: it cannot be made or written.
     """
 
     def __init__(
@@ -57,9 +59,8 @@ class Collections:
         self._fingerprint = fingerprint
         self._dims = dims
         self._sizing = sizing
-        self._root.mkdir(parents=True, exist_ok=True)
         self._lock = threading.Lock()
-        self._folder_lock = lock_file(data / "lock")
+        self._folder_lock = lock_folder(data)
         self._reserve = Reserve(data / "reserve")
         self._open: dict[str, Collection] = {}
         self.conflicts: dict[str, FingerprintConflict | RecordsLost] = {}
@@ -270,6 +271,23 @@ def move_unnamed(old: Path, new: Path) -> None:
         unnamed += (old / SET_ASIDE).iterdir()
     for path in unnamed:
         move_aside(path, new / SET_ASIDE)
+
+
+def lock_folder(data: Path) -> IO[bytes]:
+    """Make a data folder if there is none, and lock it.
+
+    Raises:
+        DataInUse: another process has locked it.
+        DataUnusable: it cannot be made or written.
+    """
+    try:
+        (data / "collections").mkdir(parents=True, exist_ok=True)
+        return lock_file(data / "lock")
+    except OSError as error:
+        if is_full(error):
+            raise
+        problem = "it is a file" if data.is_file() else error.strerror or str(error)
+        raise DataUnusable(data, problem) from error
 
 
 def lock_file(path: Path) -> IO[bytes]:

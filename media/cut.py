@@ -39,6 +39,7 @@ from .containers import (
 from .decode import check_size, frame_rate, pixel_aspect
 from .errors import Damaged
 from .mono import Mixer
+from .pictures import is_animated_webp, timed_pictures
 from .repair import find_ogg_links
 
 # containers in which a seek lands where their packets then say; in others packets are skipped
@@ -94,6 +95,9 @@ def read_pictures(
         NotMedia, TooLong, BeyondBudget: see `open_container`.
         Damaged: no picture decodes.
     """
+    if is_animated_webp(path):
+        yield from cut_pictures(timed_pictures(path, budget), start_s, end_s, 1.0)
+        return
     for early_s in lead_ins(start_s, clock):
         with open_container(path, budget) as container:
             stream = video_stream(container)
@@ -109,22 +113,29 @@ def read_pictures(
             first = next(pictures, None)
             if first is None or (early_s is not None and first[1] > start_s):
                 continue
-            before: av.VideoFrame | None = None
-            for frame, now_s in chain([first], pictures):
-                at_s = now_s - start_s
-                if at_s <= ROUNDING_S:
-                    before = frame
-                    continue
-                if before is not None:
-                    yield Shown(before, 0.0, aspect)
-                    before = None
-                if now_s >= end_s - ROUNDING_S:
-                    return
-                yield Shown(frame, at_s, aspect)
-            if before is not None:
-                yield Shown(before, 0.0, aspect)
+            yield from cut_pictures(chain([first], pictures), start_s, end_s, aspect)
             return
     raise Damaged("no frame decodes")
+
+
+def cut_pictures(
+    pictures: Iterable[tuple[av.VideoFrame, float]], start_s: float, end_s: float, aspect: float
+) -> Iterator[Shown]:
+    """Those of some pictures that are shown in a stretch."""
+    before: av.VideoFrame | None = None
+    for frame, now_s in pictures:
+        at_s = now_s - start_s
+        if at_s <= ROUNDING_S:
+            before = frame
+            continue
+        if before is not None:
+            yield Shown(before, 0.0, aspect)
+            before = None
+        if now_s >= end_s - ROUNDING_S:
+            return
+        yield Shown(frame, at_s, aspect)
+    if before is not None:
+        yield Shown(before, 0.0, aspect)
 
 
 def count_skipped(path: Path, start_s: float, budget: Budget, clock: Clock) -> int:

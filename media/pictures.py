@@ -141,6 +141,10 @@ def open_picture(path: Path, name: str, budget: Budget) -> Iterator[ImageFile | 
             if pixels > budget.frame_pixels:
                 raise BeyondBudget("pixels in a picture", pixels, budget.frame_pixels)
             yield picture
+    except Image.DecompressionBombError as error:
+        raise Damaged(
+            f"a part of the {name} picture is larger than any picture that is read"
+        ) from error
     except FAULTS as error:
         raise Damaged(f"the {name} picture is cut off or damaged") from error
 
@@ -349,6 +353,17 @@ def each_picture(picture: ImageFile) -> Iterator[Image.Image]:
         picture.seek(number)
         picture.load()
         yield picture
+
+
+def timed_pictures(path: Path, budget: Budget) -> Iterator[tuple[av.VideoFrame, float]]:
+    """Every picture of an animated WebP, and when it is shown, in seconds. Raises as
+    `read_animation_times` does.
+    """
+    told = read_animation_times(path, budget)
+    with open_picture(path, "WebP", budget) as picture:
+        assert picture is not None
+        for shown, at_s in zip(each_picture(picture), told.ticks_s, strict=False):
+            yield make_frame(shown), at_s
 
 
 def read_animation(path: Path, request: FrameRequest) -> Frames:

@@ -26,6 +26,7 @@ from index.records.schema import UnknownSchema
 from index.vectors.store import VectorStoreFailed
 from media.commands import epilog, report_missing_package
 
+from .address import check_address
 from .app import create_app
 from .protocol import Protocol
 from .settings import Settings
@@ -134,6 +135,7 @@ def serve(argv: Sequence[str], prog: str) -> int:
             print("--traces: OpenTelemetry is not installed (extra 'otel')", file=sys.stderr)
             return 2
     try:
+        check_address(settings)
         encoder = open_encoder(settings)
         app = create_app(
             settings, encoder, open_data(settings, encoder), partial(reload_config, argv, prog)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,9 @@ whose kind is image), and a confidence in [0, 1] where it is known. good_match i
 false where nothing matches well. warnings name words that are not known."""
 
 
+Tool = Callable[..., Any]  # what an assistant may call, by its parameters' names
+
+
 @contextmanager
 def tool_errors() -> Iterator[None]:
     """Pass the service's own message on to the assistant. Other errors tell it nothing.
@@ -47,13 +50,7 @@ def tool_errors() -> Iterator[None]:
         raise ToolError(f"The service could not be reached: {error}") from None
 
 
-def create_server(url: str, key: str | None, files: Path | None) -> MCPServer:
-    """A server whose tools ask the service at `url`. Without `files`, none can add files."""
-    tercet = Client(url, key)
-    tools = MCPServer("tercet", instructions=INSTRUCTIONS)
-
-    @tools.tool()
-    @tool_errors()
+def make_search(tercet: Client) -> Tool:
     def search(
         words: str,
         target: Target = "any",
@@ -80,8 +77,10 @@ def create_server(url: str, key: str | None, files: Path | None) -> MCPServer:
         hits = [{k: hit.get(k) for k in (*kept, "metadata", "moments")} for hit in found["hits"]]
         return {"good_match": found["good_match"], "warnings": found["warnings"], "hits": hits}
 
-    @tools.tool()
-    @tool_errors()
+    return search
+
+
+def make_describe(tercet: Client) -> Tool:
     def describe(id: str, collection: str = "default", limit: int = 5) -> dict[str, Any]:
         """An item's record, and the texts of the collection that match its pictures and its
         sound.
@@ -101,30 +100,49 @@ def create_server(url: str, key: str | None, files: Path | None) -> MCPServer:
                 ]
         return {"item": item, "like": texts}
 
-    @tools.tool()
-    @tool_errors()
+    return describe
+
+
+def make_collections(tercet: Client) -> Tool:
     def collections() -> list[dict[str, Any]]:
         """List the collections and how much each holds."""
         return tercet.collections()
 
+    return collections
+
+
+def make_add(tercet: Client, files: Path) -> Tool:
+    root = files.resolve()
+
+    def add(
+        path: str,
+        collection: str = "default",
+        id: str | None = None,
+        metadata: dict[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """Add a video, picture or sound from the folder that this server was started with."""
+        file = (root / path).resolve()
+        if not file.is_relative_to(root) or not file.is_file():
+            raise ValueError(f"No file {path!r} in the folder.")
+        return dict(tercet.add(collection, file, id, metadata))
+
+    return add
+
+
+# Each makes a tool that asks a service. A tool's name and description are those of its function.
+TOOLS: tuple[Callable[[Client], Tool], ...] = (make_search, make_describe, make_collections)
+
+
+def create_server(url: str, key: str | None, files: Path | None) -> MCPServer:
+    """A server whose tools ask the service at `url`. Without `files`, none can add files."""
+    tercet = Client(url, key)
+    tools = [make(tercet) for make in TOOLS]
     if files is not None:
-        root = files.resolve()
-
-        @tools.tool()
-        @tool_errors()
-        def add(
-            path: str,
-            collection: str = "default",
-            id: str | None = None,
-            metadata: dict[str, Any] | None = None,
-        ) -> dict[str, Any]:
-            """Add a video, picture or sound from the folder that this server was started with."""
-            file = (root / path).resolve()
-            if not file.is_relative_to(root) or not file.is_file():
-                raise ValueError(f"No file {path!r} in the folder.")
-            return dict(tercet.add(collection, file, id, metadata))
-
-    return tools
+        tools.append(make_add(tercet, files))
+    server = MCPServer("tercet", instructions=INSTRUCTIONS)
+    for tool in tools:
+        server.add_tool(tool_errors()(tool))
+    return server
 
 
 def main(argv: Sequence[str], prog: str) -> int:

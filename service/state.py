@@ -160,7 +160,6 @@ def new_decoders(settings: Settings) -> Decoders:
 
 def open_data(settings: Settings, encoder: Encoder) -> Collections:
     """The data folder, with a collection to start with. Raises CollectionError."""
-    settings.data.mkdir(parents=True, exist_ok=True)
     sizing = Sizing(
         kind=settings.index,
         memory_mb=settings.index_memory_mb,

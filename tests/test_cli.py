@@ -7,6 +7,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
+import socket
 import subprocess
 import sys
 import tomllib
@@ -19,6 +21,7 @@ import httpx
 import pytest
 
 from export.verify import Check
+from index.library import lock_folder
 from service.cli import COMMANDS, GROUPS, main
 
 from .makers import ROOT, free_port, make_wav, only_installed_by, wait_ready
@@ -367,6 +370,49 @@ def test_serve_serves_and_stops(data: Path, console: Path) -> None:
         process.send_signal(2)
         assert process.wait(30) == 0
     assert listed == document(tercet("items", "--data", data, "--json"))
+
+
+def fails(ran: subprocess.CompletedProcess[str], *said: str) -> bool:
+    """Whether a command ended with status 1 and one sentence that says so."""
+    [line] = ran.stderr.splitlines()
+    return ran.returncode == 1 and not ran.stdout and all(words in line for words in said)
+
+
+def test_what_cannot_start_says_why(tmp_path: Path) -> None:
+    mine, file = tmp_path / "mine", tmp_path / "file"
+    file.touch()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        ran = tercet("serve", "--data", mine, "--port", str(port))
+        assert fails(ran, f"service: port {port} of 127.0.0.1 is in use", "--port")
+    assert not mine.exists()
+    ran = tercet("serve", "--data", mine, "--socket", tmp_path / "none" / "socket")
+    assert fails(ran, "service: --socket: the folder", "does not exist")
+    for command in (("serve",), ("search", "--text", "x")):
+        ran = tercet(*command, "--data", tmp_path, "--bundle", tmp_path / "none")
+        assert fails(ran, f"{tmp_path / 'none' / 'manifest.json'} is missing from the bundle")
+    for command in (("serve", "--port", str(free_port())), ("build", "sample")):
+        ran = tercet(*command, "--data", file)
+        assert fails(ran, f"the data folder {file} cannot be used: it is a file")
+
+
+def test_a_data_folder_that_is_held_is_told(data: Path) -> None:
+    with lock_folder(data):
+        for command in (("serve", "--port", str(free_port())), ("search", "--text", "x")):
+            ran = tercet(*command, "--data", data)
+            assert fails(ran, "the data folder is open in another process: stop that one")
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("setpriv"), reason="needs root's rights")
+def test_a_data_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    tmp_path.chmod(0o555)
+    command = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", sys.executable, "-m"]
+    command += ["service", "--data", str(tmp_path / "mine"), "--port", str(free_port())]
+    ran = subprocess.run(
+        command, cwd=ROOT, env=plain_environment(), capture_output=True, text=True, timeout=60
+    )
+    tmp_path.chmod(0o755)
+    assert fails(ran, "service: the data folder", "cannot be used: Permission denied")
 
 
 def test_the_quick_starts_box_of_tercet_runs(console: Path, tmp_path: Path) -> None:

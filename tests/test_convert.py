@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from av.video.reformatter import ColorPrimaries, ColorTrc
 from numpy.typing import NDArray
+from PIL import Image
 
 from index.__main__ import main
 from media.containers import ARCHIVE_BUDGET, Budget
@@ -252,6 +253,22 @@ def test_after_a_joint_the_time_line_is_that_of_windows(tmp_path: Path, name: st
     assert made == Made(0.0, 20.0, "video/mp4" if copied else FILM)
     for found, expected in zip(times.by_us(out, ARCHIVE_BUDGET), (heard_s, seen_s), strict=True):
         assert found == pytest.approx(expected, abs=0.05)
+
+
+def test_an_animated_webp_becomes_a_film(tmp_path: Path) -> None:
+    """Four pictures, a second or a half each, transparent ones on white."""
+    path, out = tmp_path / "a.webp", tmp_path / "out"
+    greys = [Image.new("RGBA", (50, 30), (g, g, g, 255)) for g in (40, 90, 140)]
+    clear = Image.new("RGBA", (50, 30), (0, 0, 0, 0))
+    lengths_ms = [1000, 500, 500, 1000]
+    greys[0].save(path, save_all=True, append_images=[*greys[1:], clear], duration=lengths_ms)
+    assert version(path, out, 2.0, 3.0) == Made(0.0, 3.0, FILM)
+    assert [at_s for at_s, _ in seen(out)] == [0.0, 1.0, 1.5, 2.0]
+    expected = [16 + grey * 219 / 255 for grey in (40, 90, 140, 255)]
+    assert [grey for _, grey in seen(out)] == pytest.approx(expected, abs=3)
+    assert clip(path, out, 1.25, 2.25) == Made(1.25, 2.25, FILM)
+    assert [at_s for at_s, _ in seen(out)] == [0.0, 0.25, 0.75]
+    assert [grey for _, grey in seen(out)] == pytest.approx(expected[1:], abs=3)
 
 
 def payloads(path: Path) -> list[bytes]:

@@ -9,6 +9,7 @@ import pkgutil
 import sqlite3
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -33,6 +34,7 @@ from index.collection import (
     CollectionError,
     CollectionExists,
     DataInUse,
+    DataUnusable,
     FingerprintConflict,
     ItemExists,
     NoPreview,
@@ -156,6 +158,7 @@ ANSWERS = [
     (ItemExists("i"), 409, "item_exists", '{"id": "i"}'),
     (NoPreview("i"), 404, "no_preview", '{"id": "i"}'),
     (DataInUse(), 503, "data_in_use", "{}"),
+    (DataUnusable(Path("mine"), "it is a file"), 500, "collection", '{"problem": "it is a file"}'),
     (BadBackup("torn"), 500, "collection", '{"problem": "torn"}'),
     (NoRay(), 500, "collection", "{}"),
     (CannotWatch("too many"), 500, "collection", '{"problem": "too many"}'),

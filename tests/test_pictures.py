@@ -222,6 +222,17 @@ def test_a_webp_lasts_as_long_as_in_browsers(
     assert decode_media(tmp_path / "a.webp", OPTIONS).duration_s == pytest.approx(seconds)
 
 
+def test_a_frame_that_claims_to_be_huge_is_refused(tmp_path: Path) -> None:
+    """A GIF of 64 x 64, whose frame says that it has 65,535 x 65,535 pixels."""
+    path = tmp_path / "a.gif"
+    Image.new("RGB", (64, 64), RED).save(path)
+    data = path.read_bytes()
+    at = data.index(b"," + struct.pack("<HHHH", 0, 0, 64, 64)) + 5
+    path.write_bytes(data[:at] + b"\xff\xff\xff\xff" + data[at + 4 :])
+    with pytest.raises(Damaged, match="larger than any picture"):
+        decode_media(path, OPTIONS)
+
+
 def test_an_animated_webp_in_several_windows(tmp_path: Path) -> None:
     """Six seconds of red, six of green: windows of 5 s at 0, 5 and 7 s."""
     red, green = (Image.new("RGB", (64, 64), colour) for colour in (RED, GREEN))
