@@ -122,6 +122,13 @@ class Added(TypedDict):
     warnings: list[str]
 
 
+class Highlight(TypedDict):
+    start_s: float
+    end_s: float
+    score: float
+    why: list[str]
+
+
 class Job(TypedDict):
     id: str
     kind: Literal["import"]
@@ -400,6 +407,13 @@ class Methods:
         call = Call("GET", f"{item_path(collection, id)}/clip?{query}", parsed=False)
         data: bytes = yield from self._send(call)
         return data
+
+    @Method
+    def highlights(self, collection: str, id: str, limit: int = 5) -> Steps[list[Highlight]]:
+        """The stretches of an item worth looking at first, the best first."""
+        path = f"{item_path(collection, id)}/highlights?limit={limit}"
+        found: list[Highlight] = yield from self._send(Call("GET", path))
+        return found
 
     @Method
     def delete(self, collection: str, id: str) -> Steps[None]:

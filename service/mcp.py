@@ -103,6 +103,12 @@ def create_server(url: str, key: str | None, files: Path | None) -> MCPServer:
 
     @tools.tool()
     @tool_errors()
+    def highlights(id: str, collection: str = "default", limit: int = 5) -> dict[str, Any]:
+        """The stretches of a video or a sound worth looking at first, in seconds, and why."""
+        return {"highlights": tercet.highlights(collection, id, limit)}
+
+    @tools.tool()
+    @tool_errors()
     def collections() -> list[dict[str, Any]]:
         """List the collections and how much each holds."""
         return tercet.collections()

@@ -26,7 +26,7 @@ from .jobs import Job
 from .settings import TOP_K_MAX
 
 # of an item, each at a path below the item's own
-ITEM_PARTS = ("media", "poster", "waveform", "playable", "clip")
+ITEM_PARTS = ("media", "poster", "waveform", "playable", "clip", "highlights")
 RESERVED_ENDINGS = tuple(f"/{part}" for part in ITEM_PARTS)
 
 
