@@ -109,6 +109,14 @@ def create_server(url: str, key: str | None, files: Path | None) -> MCPServer:
 
     @tools.tool()
     @tool_errors()
+    def where(id: str, words: str, start_s: float = 0.0, collection: str = "default") -> Any:
+        """Where in the frames (a grid of scores, from the top left on), and where in time and
+        frequency, words match the few seconds of an item that begin at start_s.
+        """
+        return tercet.where(collection, id, words, start_s)
+
+    @tools.tool()
+    @tool_errors()
     def collections() -> list[dict[str, Any]]:
         """List the collections and how much each holds."""
         return tercet.collections()

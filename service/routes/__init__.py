@@ -18,6 +18,7 @@ from . import (
     models,
     page,
     search,
+    where,
 )
 
 SUBJECTS = (
@@ -27,6 +28,7 @@ SUBJECTS = (
     embeddings,
     collections,
     highlights,
+    where,
     items,
     composed,
     jobs,
