@@ -84,6 +84,8 @@ class Pipeline:
         self._waiting_max = settings.decode_waiting_max
         self._request_max_s = settings.request_max_s
         self._decoding = 0
+        # one window's cells at a time, so that those who wait take no thread from searches
+        self.locating = asyncio.Lock()
         self._last_moved = time.monotonic()
 
     @property

@@ -63,11 +63,12 @@ async def where_it_matches(
         )
         found.warnings = list(query.warnings)
         try:
-            with stage("cells"):
-                draw = draw_frames if modality == VIDEO else draw_sound
-                await asyncio.to_thread(
-                    draw, encoder, route.encodings[modality], part, query.vector, decoded, found
-                )
+            draw = draw_frames if modality == VIDEO else draw_sound
+            async with tercet.pipeline.locating:
+                with stage("cells"):
+                    await asyncio.to_thread(
+                        draw, encoder, route.encodings[modality], part, query.vector, decoded, found
+                    )
         except NoCells as error:
             refusal = error
     if refusal is not None and found.video is None and found.audio is None:
