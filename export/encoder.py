@@ -29,6 +29,7 @@ from .bundle import (
     open_bundle,
     parse_modality,
 )
+from .cells import GraphCells, HeardCells, SeenCells
 from .precision import GAINFUL, derive_graph
 
 GOLDEN_TOLERANCE = 1e-3
@@ -154,6 +155,7 @@ class OnnxEncoder:
             )
             for e in bundle.manifest.graphs
         }
+        self._cells = GraphCells(bundle, cores)
         self._tokens = {
             e: TextTokens(bundle.folder / t.file, t.spec)
             for e, t in bundle.manifest.tokenizers.items()
@@ -254,6 +256,14 @@ class OnnxEncoder:
             pieces = [shaped[at : at + largest] for at in range(0, len(shaped), largest)]
             vectors = np.concatenate([run_on_device(run, name, piece) for piece in pieces])
         return check_vectors(encoding, vectors, self.manifest.dims[encoding])
+
+    def see_cells(self, encoding: str, frames: NDArray[np.uint8]) -> SeenCells:
+        """See `CellEncoder`."""
+        return self._cells.see_cells(encoding, frames)
+
+    def hear_cells(self, encoding: str, waveform: NDArray[np.float32]) -> HeardCells:
+        """See `CellEncoder`."""
+        return self._cells.hear_cells(encoding, waveform)
 
     def pad_to_bucket(self, encoding: str, arrays: NDArray[Any], length: int) -> NDArray[Any]:
         """Token ids padded to the next of the fixed lengths; anything else as it is."""

@@ -122,6 +122,36 @@ class Added(TypedDict):
     warnings: list[str]
 
 
+class Highlight(TypedDict):
+    start_s: float
+    end_s: float
+    score: float
+    why: list[str]
+
+
+class FrameWhere(TypedDict):
+    at_s: float
+    map: list[list[float]]
+
+
+class SeenWhere(TypedDict):
+    frames: list[FrameWhere]
+
+
+class HeardWhere(TypedDict):
+    times_s: list[float]
+    bands_hz: list[tuple[float, float]]
+    map: list[list[float]]
+
+
+class Where(TypedDict):
+    start_s: float
+    end_s: float
+    video: SeenWhere | None
+    audio: HeardWhere | None
+    warnings: list[str]
+
+
 class Job(TypedDict):
     id: str
     kind: Literal["import"]
@@ -400,6 +430,23 @@ class Methods:
         call = Call("GET", f"{item_path(collection, id)}/clip?{query}", parsed=False)
         data: bytes = yield from self._send(call)
         return data
+
+    @Method
+    def highlights(self, collection: str, id: str, limit: int = 5) -> Steps[list[Highlight]]:
+        """The stretches of an item worth looking at first, the best first."""
+        path = f"{item_path(collection, id)}/highlights?limit={limit}"
+        found: list[Highlight] = yield from self._send(Call("GET", path))
+        return found
+
+    @Method
+    def where(self, collection: str, id: str, query: str, start_s: float = 0.0) -> Steps[Where]:
+        """Where in the frames, and where in time and frequency, words match the window of an item
+        that begins at a second.
+        """
+        body = {"query": query, "start_s": start_s}
+        path = f"{item_path(collection, id)}/where"
+        found: Where = yield from self._send(Call("POST", path, body, repeatable=True))
+        return found
 
     @Method
     def delete(self, collection: str, id: str) -> Steps[None]:

@@ -18,6 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
 from export.bundle import BadBundle, NoRoute
+from export.cells import NoCells
 from export.encoder import EncoderError
 from index.collection import (
     BadName,
@@ -91,6 +92,7 @@ STATUS: dict[type[Exception], tuple[int, str | None]] = {
     RecordsLost: (409, "records_lost"),
     NoRoute: (422, "no_route"),
     NoVectors: (422, "no_vectors"),
+    NoCells: (422, "no_cells"),
     ItemExists: (409, "item_exists"),
     NoPreview: (404, "no_preview"),
     ReaderMissing: (500, "reader_missing"),

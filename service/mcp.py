@@ -103,6 +103,24 @@ def make_describe(tercet: Client) -> Tool:
     return describe
 
 
+def make_highlights(tercet: Client) -> Tool:
+    def highlights(id: str, collection: str = "default", limit: int = 5) -> dict[str, Any]:
+        """The stretches of a video or a sound worth looking at first, in seconds, and why."""
+        return {"highlights": tercet.highlights(collection, id, limit)}
+
+    return highlights
+
+
+def make_where(tercet: Client) -> Tool:
+    def where(id: str, words: str, start_s: float = 0.0, collection: str = "default") -> Any:
+        """Where in the frames (a grid of scores, from the top left on), and where in time and
+        frequency, words match the few seconds of an item that begin at start_s.
+        """
+        return tercet.where(collection, id, words, start_s)
+
+    return where
+
+
 def make_collections(tercet: Client) -> Tool:
     def collections() -> list[dict[str, Any]]:
         """List the collections and how much each holds."""
@@ -130,7 +148,13 @@ def make_add(tercet: Client, files: Path) -> Tool:
 
 
 # Each makes a tool that asks a service. A tool's name and description are those of its function.
-TOOLS: tuple[Callable[[Client], Tool], ...] = (make_search, make_describe, make_collections)
+TOOLS: tuple[Callable[[Client], Tool], ...] = (
+    make_search,
+    make_describe,
+    make_highlights,
+    make_where,
+    make_collections,
+)
 
 
 def create_server(url: str, key: str | None, files: Path | None) -> MCPServer:

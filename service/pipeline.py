@@ -84,6 +84,8 @@ class Pipeline:
         self._waiting_max = settings.decode_waiting_max
         self._request_max_s = settings.request_max_s
         self._decoding = 0
+        # one window's cells at a time, so that those who wait take no thread from searches
+        self.locating = asyncio.Lock()
         self._last_moved = time.monotonic()
 
     @property
@@ -177,7 +179,7 @@ class Pipeline:
         self._media_quota.check(client)
         modalities = list(dict.fromkeys(map(parse_modality, encodings)))
         with stage("decode"):
-            media = await self._decode(path, modalities, overlap, previews)
+            media = await self.decode(path, modalities, overlap, previews)
         # a picture, which has no length, counts as a second
         self._media_quota.take(client, max(math.ceil(media.duration_s), 1))
         parts = {
@@ -191,9 +193,10 @@ class Pipeline:
             vectors[encoding] = (part.windows, array)
         return EmbeddedMedia(media, vectors)
 
-    async def _decode(
-        self, path: Path, modalities: list[str], overlap: float, previews: bool
+    async def decode(
+        self, path: Path, modalities: list[str], overlap: float = 0.0, previews: bool = False
     ) -> Media:
+        """A file's windows as arrays. Raises BadMedia, Overloaded."""
         if self._decoding >= self._waiting_max:
             raise Overloaded("decoding")
         if not self._decoding:

@@ -26,7 +26,7 @@ from .jobs import Job
 from .settings import TOP_K_MAX
 
 # of an item, each at a path below the item's own
-ITEM_PARTS = ("media", "poster", "waveform", "playable", "clip")
+ITEM_PARTS = ("media", "poster", "waveform", "playable", "clip", "highlights")
 RESERVED_ENDINGS = tuple(f"/{part}" for part in ITEM_PARTS)
 
 
@@ -325,6 +325,40 @@ class Waveform(BaseModel):
     peaks: list[int] = Field(
         description="the loudest of each of as many equal parts of the item, 255 for full scale"
     )
+
+
+class WhereRequest(Strict):
+    query: Text
+    start_s: float = Field(0.0, ge=0.0, allow_inf_nan=False, description="where the window begins")
+
+
+class FrameWhere(BaseModel):
+    at_s: float = Field(description="the frame's second in the item")
+    map: list[list[float]] = Field(
+        description="a score for each cell of the frame, in rows from the top left on"
+    )
+
+
+class SeenWhere(BaseModel):
+    frames: list[FrameWhere]
+
+
+class HeardWhere(BaseModel):
+    times_s: list[float] = Field(description="the middles of the map's columns, in the item")
+    bands_hz: list[tuple[float, float]] = Field(
+        description="lowest and highest frequency of the map's rows"
+    )
+    map: list[list[float]] = Field(description="a row of scores for each band")
+
+
+class WhereFound(BaseModel):
+    """Where a query matches one window of an item."""
+
+    start_s: float = Field(description="where the window begins; earlier than asked at the end")
+    end_s: float
+    video: SeenWhere | None = Field(None, description="null where nothing is seen")
+    audio: HeardWhere | None = Field(None, description="null where nothing is heard")
+    warnings: list[str] = Field(default_factory=list, description=WARNINGS)
 
 
 class ItemPage(BaseModel):

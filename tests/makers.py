@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from packaging.requirements import Requirement
 
 from export.bundle import Manifest, Space, Tokenizer, parse_modality
+from export.cells import HeardCells, SeenCells
 from media.audio import AudioSpec
 from media.errors import BadText
 from media.text import Reading, TextSpec
@@ -242,6 +243,21 @@ class FakeEncoder:
     def check(self) -> None:
         if self.poison == "all":
             raise RuntimeError("poisoned")
+
+    def see_cells(self, encoding: str, frames: NDArray[np.uint8]) -> SeenCells:
+        """The mean colour of each quarter."""
+        half = frames.shape[1] // 2
+        rows = frames.reshape(len(frames), 2, half, 2, half, 3).mean(axis=(2, 4))
+        vectors = np.zeros((*rows.shape[:3], 4), np.float32)
+        vectors[..., :3] = rows / np.linalg.norm(rows, axis=3, keepdims=True).clip(1e-6)
+        return SeenCells(vectors)
+
+    def hear_cells(self, encoding: str, waveform: NDArray[np.float32]) -> HeardCells:
+        """One band, and the loudest of each quarter second."""
+        peaks = np.abs(waveform).reshape(1, 8, -1).max(axis=2)
+        vectors = np.zeros((1, 8, 4), np.float32)
+        vectors[..., 3] = peaks
+        return HeardCells(vectors, [0.125 + 0.25 * k for k in range(8)], [(0.0, 4000.0)])
 
     def embed(self, encoding: str, arrays: NDArray[Any]) -> NDArray[np.float32]:
         """Of an encoding that is narrower than four, the first axes

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from index import search
+from index import highlights, search
 from index.calibration import Calibration
 from service import client, jobs, schemas
 from service.client import AsyncClient, Client, Refused
@@ -65,6 +65,11 @@ def test_everything_once(address: str, clips: dict[str, Path]) -> None:
         assert by_sound["route"] == "audio-audio" and by_sound["hits"][0]["id"] == "a/story"
         assert tercet.search(clips["green"], "text", source="video")["hits"][0]["id"] == "words"
         assert tercet.item("default", "a/story")["metadata"] == {"year": 2024}
+        (first,) = tercet.highlights("default", "a/story", limit=1)
+        assert 0.0 <= first["start_s"] < first["end_s"] <= 4.5
+        where = tercet.where("default", "a/story", "red", start_s=2.0)
+        assert where["start_s"] == 2.0 and where["video"] is not None
+        assert [len(frame["map"]) for frame in where["video"]["frames"]] == [2] * 4
         job = tercet.wait(tercet.import_folder(".")["id"], every_s=0.05)
         assert (job["state"], job["indexed"], job["failed"]) == ("done", 3, 1)
         tercet.delete("default", "words")
@@ -108,6 +113,11 @@ def test_everything_awaited(address: str, clips: dict[str, Path]) -> None:
         (client.Moment, [field.name for field in dataclasses.fields(search.Moment)]),
         (client.Plan, [field.name for field in dataclasses.fields(search.Plan)]),
         (client.Calibration, [field.name for field in dataclasses.fields(Calibration)]),
+        (client.Highlight, [field.name for field in dataclasses.fields(highlights.Highlight)]),
+        (client.Where, schemas.WhereFound.model_fields),
+        (client.SeenWhere, schemas.SeenWhere.model_fields),
+        (client.HeardWhere, schemas.HeardWhere.model_fields),
+        (client.FrameWhere, schemas.FrameWhere.model_fields),
         (client.Job, [field.name for field in dataclasses.fields(jobs.Job)]),
     ],
 )

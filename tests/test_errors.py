@@ -27,6 +27,7 @@ from export.bundle import (
     UnknownFormat,
     WrongVectors,
 )
+from export.cells import NoCells
 from export.encoder import BadVectors, CannotRun, EncoderError, UnverifiedPrecision, WrongPrecision
 from index.backup import BadBackup
 from index.collection import (
@@ -154,6 +155,7 @@ ANSWERS = [
         '{"name": "a", "collection": "one", "bundle": "two"}',
     ),
     (RecordsLost("a"), 409, "records_lost", '{"name": "a"}'),
+    (NoCells("video"), 422, "no_cells", '{"encoding": "video"}'),
     (NoVectors("i", "video"), 422, "no_vectors", '{"id": "i", "encoding": "video"}'),
     (ItemExists("i"), 409, "item_exists", '{"id": "i"}'),
     (NoPreview("i"), 404, "no_preview", '{"id": "i"}'),

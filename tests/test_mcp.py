@@ -38,7 +38,7 @@ def test_an_assistant_looks_through_an_archive(tmp_path: Path) -> None:
             StdioServerParameters(command=sys.executable, args=command, cwd=str(ROOT))
         ) as assistant:
             tools = {tool.name for tool in (await assistant.list_tools()).tools}
-            assert tools == {"search", "describe", "collections", "add"}
+            assert tools == {"search", "describe", "highlights", "where", "collections", "add"}
 
             async def ask(name: str, **arguments: Any) -> Any:
                 result = await assistant.call_tool(name, arguments)
@@ -62,6 +62,10 @@ def test_an_assistant_looks_through_an_archive(tmp_path: Path) -> None:
             described = await ask("describe", id="story")
             assert described["item"]["duration_s"] == pytest.approx(4.0, abs=0.2)
             assert described["like"].keys() == {"video", "audio"}
+            (first,) = (await ask("highlights", id="story", limit=1))["highlights"]
+            assert 0.0 <= first["start_s"] < first["end_s"] <= 4.5
+            found = await ask("where", id="story", words="red", start_s=2.0)
+            assert len(found["video"]["frames"]) == 4
             for path in ("../secret.mp4", "/etc/passwd", "none.mp4"):
                 assert "in the folder" in await told("add", path=path)
             assert "no item 'none'" in await told("describe", id="none")

@@ -136,6 +136,38 @@ def test_words_find_a_moment_that_plays_from_where_it_matches(page: Page) -> Non
     assert page.evaluate("document.querySelector('#hits video').currentTime") < 8.1
 
 
+def test_before_anything_is_asked_each_item_shows_its_highlight(page: Page) -> None:
+    expect(page.locator("#hits h2")).to_have_text(["red.mp4", "story.mp4", "tone.wav"])
+    story = page.locator("#hits > li").nth(1)
+    story.scroll_into_view_if_needed()
+    # the windows show one colour each, so what is left is the sound, which begins
+    expect(story.locator(".where")).to_contain_text("0:00 – ")
+    until(page, "document.querySelectorAll('#hits .cover img')[1]?.naturalWidth > 1")
+    expect(story.get_by_role("button", name="Show where")).to_be_hidden()
+    find(page, "blue")
+    expect(page.locator("#hits h2").first).to_have_text("story.mp4")
+    page.get_by_role("searchbox").fill("")
+    expect(page.locator("#hits h2")).to_have_text(["red.mp4", "story.mp4", "tone.wav"])
+    expect(page.get_by_role("status")).to_have_text("")
+
+
+def test_where_it_matches_is_drawn_over_the_picture(page: Page) -> None:
+    find(page, "blue")
+    story = page.locator("#hits > li").first
+    story.locator(".cover img").wait_for()
+    story.get_by_role("button", name="Show where").click()
+    expect(story.locator(".cover .map rect")).to_have_count(4)
+    expect(story.locator(".timeline .map rect")).to_have_count(8)
+    # the picture has one colour, so no quarter of it matches better
+    shades = story.locator(".cover .map rect").evaluate_all(
+        "cells => cells.map((cell) => Number(cell.getAttribute('fill-opacity')))"
+    )
+    assert len(shades) == 4 and min(shades) >= 0.0
+    expect(story.locator(".note")).to_have_text("")
+    story.get_by_role("button", name="Play story.mp4 from 0:04").click()
+    expect(story.locator(".media .map")).to_have_count(0)
+
+
 def test_a_dropped_sound_and_more_like_this(page: Page, library: dict[str, Path]) -> None:
     page.get_by_role("checkbox", name="words").uncheck()
     page.get_by_role("checkbox", name="pictures").uncheck()

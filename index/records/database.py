@@ -145,6 +145,16 @@ class MediaRow(NamedTuple):
     digest: str | None
 
 
+class WindowVectors(NamedTuple):
+    """The windows of an item that have a vector of an encoding: (start_s, end_s) [n, 2], whether
+    their pictures show one colour only [n], and the vectors [n, dim].
+    """
+
+    times_s: NDArray[np.float64]
+    one_colour: NDArray[np.bool_]
+    vectors: NDArray[np.float32]
+
+
 class Failure(NamedTuple):
     """A source that could not be indexed. Failures noted by earlier versions have no name, source
     and digest.
@@ -552,6 +562,22 @@ class Records:
             (id, encoding),
         ).fetchall()
         return np.frombuffer(b"".join(blob for (blob,) in rows), "<f4").reshape(len(rows), dim)
+
+    def item_windows(self, id: str, encoding: str, dim: int) -> WindowVectors:
+        """An item's windows that have a vector of an encoding. Raises UnknownItem."""
+        self.item(id)
+        rows = self._db.execute(
+            "select w.start_s, w.end_s, w.plain, v.vector from items i"
+            " join windows w on w.item = i.n join vectors v on v.window = w.n"
+            " where i.id = ? and v.encoding = ? order by v.n",
+            (id, encoding),
+        ).fetchall()
+        blobs = b"".join(row[3] for row in rows)
+        return WindowVectors(
+            np.array([row[:2] for row in rows], np.float64).reshape(-1, 2),
+            np.array([row[2] for row in rows], bool),
+            np.frombuffer(blobs, "<f4").reshape(len(rows), dim),
+        )
 
     def bank(self, encoding: str, dim: int) -> NDArray[np.float32]:
         """The queries [n, dim] that scores are calibrated by."""

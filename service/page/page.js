@@ -88,10 +88,7 @@ async function search() {
   const mine = ++latest;
   const targets = chosenTargets();
   const text = words.value.trim();
-  if (!text && !example) {
-    hits.replaceChildren();
-    return say("");
-  }
+  if (!text && !example) return overview(mine);
   if (!targets.length) return say("Choose where to look: pictures, sound or words.", true);
   const parts = text ? [{ text }] : [];
   const form = new FormData();
@@ -113,13 +110,36 @@ async function search() {
   }
 }
 
-function show(found, ms) {
+const OVERVIEW = 24; // items that are shown before anything is asked for
+
+/** The collection's first items, each by its best highlight. */
+async function overview(mine) {
+  const name = collection.value;
+  if (!name) return;
+  try {
+    const { items } = await ask(`v1/collections/${encodeURIComponent(name)}/items?limit=${OVERVIEW}`);
+    if (mine !== latest) return;
+    showCards(items.map(unasked), name);
+    say("");
+  } catch (error) {
+    if (mine === latest) say(error.message, true);
+  }
+}
+
+/** An item as a hit of no query. Its moments, its highlights, are not known yet. */
+const unasked = (item) => ({ ...item, start_s: 0, end_s: item.duration_s, target: "any", scores: {}, confidence: null, text: null, moments: null });
+
+function showCards(found, name) {
   converting?.abort();
   hits.querySelectorAll("video, audio").forEach((old) => {
     stopAhead(old);
     URL.revokeObjectURL(old.src);
   });
-  hits.replaceChildren(...found.hits.map((hit) => card(hit, found.collection)));
+  hits.replaceChildren(...found.map((hit) => card(hit, name)));
+}
+
+function show(found, ms) {
+  showCards(found.hits, found.collection);
   const by = example ? ` like ${example.name}` : "";
   const moments = `${found.hits.length} ${found.hits.length === 1 ? "moment" : "moments"}${by}, ${Math.round(ms)} ms.`;
   const warnings = (found.warnings ?? []).map((warning) => ` ${sentence(warning)}`).join("");
@@ -135,8 +155,7 @@ const clock = (s) => `${Math.floor(s / 60)}:${String(Math.floor(s % 60)).padStar
 function card(hit, name) {
   const node = $("hit").content.cloneNode(true).firstElementChild;
   node.querySelector("h2").textContent = hit.filename || hit.id;
-  const where = hit.target === "any" ? "" : ` in its ${NAMES[hit.target]}`;
-  node.querySelector(".when").textContent = hit.kind === "image" ? "picture" : `${clock(hit.start_s)} – ${clock(hit.end_s)}${where}`;
+  node.querySelector(".when").textContent = when(hit);
   const said = node.querySelector(".said");
   said.textContent = hit.text ?? "";
   said.hidden = !hit.text;
@@ -148,8 +167,19 @@ function card(hit, name) {
   const shown = hit.modalities.includes("video") ? "video" : "audio";
   const modality = hit.target === "any" || hit.text ? shown : hit.target;
   node.querySelector(".like").addEventListener("click", () => searchBy({ item: hit.id, modality, name: hit.id }));
+  const locate = node.querySelector(".locate"), asked = words.value.trim();
+  locate.hidden = !asked || Boolean(example) || hit.kind === "text" || hit.moments === null;
+  locate.addEventListener("click", () => showWhere(node, hit, itemPath(name, hit.id), asked).catch((error) => note(node, error.message)));
   fill(node, hit, name).catch((error) => note(node, error.message));
   return node;
+}
+
+/** Which stretch of an item a card is about, in words. */
+function when(hit) {
+  if (hit.kind === "image") return "picture";
+  const where = hit.target === "any" ? "" : ` in its ${NAMES[hit.target]}`;
+  const why = hit.why?.length ? `, ${hit.why.join(", ")}` : "";
+  return `${clock(hit.start_s)} – ${clock(hit.end_s)}${where}${why}`;
 }
 
 function measure(name, value, shown) {
@@ -180,6 +210,12 @@ async function fill(node, hit, name) {
     await shown(node);
     return place.append(await picture(`${path}/poster`, hit.filename || hit.id));
   }
+  if (hit.moments === null) {
+    await shown(node);
+    hit.moments = await ask(`${path}/highlights`);
+    Object.assign(hit, hit.moments[0]);
+    node.querySelector(".when").textContent = when(hit);
+  }
   const whole = Math.max(hit.duration_s, ...hit.moments.map((moment) => moment.end_s), 1e-3);
   const play = (at) => player(node, hit, path, at);
   const cover = document.createElement("button");
@@ -192,7 +228,7 @@ async function fill(node, hit, name) {
     const mark = document.createElement("button");
     mark.type = "button";
     mark.setAttribute("aria-label", `Play from ${clock(moment.start_s)}`);
-    mark.title = `${clock(moment.start_s)} – ${clock(moment.end_s)}, ${moment.text ?? moment.score.toFixed(2)}`;
+    mark.title = `${clock(moment.start_s)} – ${clock(moment.end_s)}, ${moment.text ?? moment.why?.join(", ") ?? moment.score.toFixed(2)}`;
     mark.style.setProperty("left", `${(100 * moment.start_s) / whole}%`);
     mark.style.setProperty("width", `${(100 * (moment.end_s - moment.start_s)) / whole}%`);
     mark.addEventListener("click", () => play(moment.start_s));
@@ -205,6 +241,55 @@ async function fill(node, hit, name) {
   loudness.set(node, peaks);
   line.prepend(waveform(peaks));
   if (hit.kind === "audio") cover.append(waveform(peaks));
+}
+
+// ------------------------------------------------------------------ where it matches
+
+const SECONDS = 5; // about those of a window
+
+/** Draw where words match the middle of a hit, on its picture and its timeline. */
+async function showWhere(node, hit, path, query) {
+  const start_s = Math.max(hit.start_s, (hit.start_s + hit.end_s - SECONDS) / 2);
+  note(node, "Looking where it matches …");
+  const body = JSON.stringify({ query, start_s });
+  const found = await ask(`${path}/where`, { method: "POST", body, headers: { "content-type": "application/json" } });
+  note(node, "");
+  node.querySelectorAll(".map").forEach((old) => old.remove());
+  const image = node.querySelector(".media img"), line = node.querySelector(".timeline");
+  if (found.video && image && !node.querySelector("video")) {
+    const middle = (found.start_s + found.end_s) / 2;
+    const away = (frame) => Math.abs(frame.at_s - middle);
+    const frame = found.video.frames.reduce((best, other) => (away(other) < away(best) ? other : best));
+    const [width, height] = [image.naturalWidth, image.naturalHeight];
+    const map = drawMap(frame.map, { left: 0, width, height, whole: width });
+    map.setAttribute("preserveAspectRatio", "xMidYMid meet");
+    image.parentElement.append(map);
+  }
+  if (found.audio && line) {
+    const { times_s, map } = found.audio, step = times_s.length > 1 ? times_s[1] - times_s[0] : found.end_s - found.start_s;
+    line.append(drawMap([...map].reverse(), { left: times_s[0] - step / 2, width: step * times_s.length, height: 1, whole: hit.duration_s }));
+  }
+}
+
+/** Rows of scores as a shape of so many units, `whole` with what lies beside it; the highest is opaque, the mean and below clear. */
+function drawMap(rows, { left, width, height, whole }) {
+  const svg = document.createElementNS(SVG, "svg"), scores = rows.flat();
+  const mean = scores.reduce((sum, score) => sum + score, 0) / scores.length, most = Math.max(...scores);
+  svg.setAttribute("class", "map");
+  svg.setAttribute("viewBox", `0 0 ${whole} ${height}`);
+  svg.setAttribute("preserveAspectRatio", "none");
+  svg.setAttribute("role", "img");
+  svg.setAttribute("aria-label", "where it matches");
+  const cell = { width: width / rows[0].length, height: height / rows.length };
+  rows.forEach((row, down) =>
+    row.forEach((score, across) => {
+      const rect = document.createElementNS(SVG, "rect");
+      const shape = { x: left + across * cell.width, y: down * cell.height, ...cell, "fill-opacity": (0.7 * Math.max(score - mean, 0)) / (most - mean || 1) };
+      for (const [name, value] of Object.entries(shape)) rect.setAttribute(name, value);
+      svg.append(rect);
+    }),
+  );
+  return svg;
 }
 
 /** When a card comes into view, or nearly. */
@@ -784,6 +869,7 @@ try {
   const filled = collections.find(({ name, items }) => name === "default" && items) ?? collections.find(({ items }) => items);
   const first = collections.some(({ name }) => name === asked) ? asked : filled?.name;
   if (first) collection.value = first;
+  search();
 } catch (error) {
   say(error.message, true);
 }
