@@ -19,7 +19,15 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from export.bundle import ANY, BadBundle, Manifest, NoRoute, open_bundle, parse_modality
+from export.bundle import (
+    ANY,
+    BadBundle,
+    Manifest,
+    NoRoute,
+    Route,
+    open_bundle,
+    parse_modality,
+)
 from export.encoder import EncoderError, OnnxEncoder
 from media.commands import Commands, add_command
 from media.containers import ARCHIVE_BUDGET, Budget
@@ -221,12 +229,20 @@ def search_parser(commands: Commands) -> argparse.ArgumentParser:
         "search a collection",
         "--data mine --text 'a dog barking'",
         "--data mine --audio bark.wav --target video --json",
+        "--data mine --text 'a dog barks' --then 'a car passes'",
     )
     query = searching.add_mutually_exclusive_group(required=True)
     query.add_argument("--text", help="words to search by")
     query.add_argument("--audio", type=Path, metavar="FILE", help="a sound to search by")
     query.add_argument("--video", type=Path, metavar="FILE", help="a video to search by")
     query.add_argument("--image", type=Path, metavar="FILE", help="a picture to search by")
+    searching.add_argument(
+        "--then",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="what comes after that, in words; may be repeated",
+    )
     searching.add_argument(
         "--target",
         choices=[ANY, *MODALITIES],
@@ -711,7 +727,8 @@ def search_command(args: argparse.Namespace) -> int:
     warnings: dict[str, None] = {}  # in order, each once
     known_share = 1.0
     unread: Reading | None = None  # a query of which no word is known
-    for route in encoder.manifest.routes([query], args.target, args.space):
+    sources = [query, TEXT] if args.then else [query]
+    for route in encoder.manifest.routes(sources, args.target, args.space):
         encoding = route.encodings[query]
         if args.text is not None:
             (reading,) = encoder.read([args.text], encoding)
@@ -721,7 +738,10 @@ def search_command(args: argparse.Namespace) -> int:
             known_share = min(known_share, reading.share)
         else:
             vector = embed_file(encoder, encoding, file)
-        aims.append(TargetQuery.along(route, query, vector[None]))
+        following, said = embed_following(encoder, route, args.then)
+        warnings |= dict.fromkeys(said)
+        aim = TargetQuery.along(route, query, vector[None])
+        aims.append(replace(aim, following=following))
     collections = open_collections(args, encoder.manifest)
     try:
         collection = collections.get(args.collection)
@@ -755,6 +775,22 @@ def search_command(args: argparse.Namespace) -> int:
     if answer.good_match is False:
         print("No confident match.")
     return 0
+
+
+def embed_following(
+    encoder: OnnxEncoder, route: Route, texts: list[str]
+) -> tuple[tuple[TargetQuery, ...], list[str]]:
+    """What comes after a query, in words, and warnings for the user. Raises BadText."""
+    steps = []
+    warnings: list[str] = []
+    for text in texts:
+        encoding = route.encodings[TEXT]
+        (reading,) = encoder.read([text], encoding)
+        reading.check()
+        warnings += reading.warnings(cut=True)
+        vectors = embed_rows(encoder, encoding, reading.rows[:1])
+        steps.append(TargetQuery.along(route, TEXT, vectors))
+    return tuple(steps), warnings
 
 
 def search_document(collection: Collection, route: str, answer: Answer, warnings: list[str]) -> str:

@@ -60,12 +60,21 @@ def create_server(url: str, key: str | None, files: Path | None) -> MCPServer:
         collection: str = "default",
         limit: int = 5,
         filter: dict[str, Any] | None = None,
+        then: list[str] | None = None,
     ) -> dict[str, Any]:
         """Find moments by words, in what is seen, heard and said (any), only seen (video), only
         heard (audio) or said and written (text). A filter is over metadata:
-        {"year": {"$gte": 2020}}.
+        {"year": {"$gte": 2020}}. What comes after, one thing after another, goes in `then`: "a dog
+        barks", ["a car passes"].
         """
-        found = tercet.search(words, target, collection=collection, top_k=limit, filter=filter)
+        if then:
+            parts: list[dict[str, Any]] = [{"text": words}]
+            parts += ({"text": step, "then": True} for step in then)
+            found = tercet.compose(
+                parts, [target], collection=collection, top_k=limit, filter=filter
+            )
+        else:
+            found = tercet.search(words, target, collection=collection, top_k=limit, filter=filter)
         kept = (
             "id",
             "kind",

@@ -2,7 +2,8 @@
 
 Four steps, a module each: `retrieve` asks the indexes for windows, `score` compares every window
 of the items that were found, `group` makes hits of them, and `fuse` brings the hits of several
-targets together and says what the answer is worth.
+targets together and says what the answer is worth. `order` uses them for what comes one after
+another.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from ..collection import Collection
 from .answer import Answer, Hit, Moment, Plan
 from .fuse import conclude, fuse_hits
 from .group import group_hit
+from .order import search_in_order
 from .query import Options, TargetQuery, direction
 from .retrieve import find_nothing, retrieve
 from .score import ItemWindows, score
@@ -32,6 +34,8 @@ def search(
         BadFilter: the filter is outside the subset.
     """
     with collection.hold_for_reading() as records:
+        if any(query.following for query in queries):
+            return search_in_order(collection, records, queries, options)
         has_words = len(records.passages.windows()) > 0
         if has_words:
             queries = add_passages_query(queries, options)

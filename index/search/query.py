@@ -44,6 +44,7 @@ class TargetQuery:
     source: str = "text"
     comparable: Collection[str | Joint] = MODALITIES
     passages_only: bool = False
+    following: tuple[TargetQuery, ...] = ()
 
     @classmethod
     def along(
