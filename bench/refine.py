@@ -7,6 +7,8 @@
 order      100 pairs of recordings; a film of each order, made of their stored windows one after
            another; each query asks for one order, of a gallery of these two. With --files, ten
            pairs more are joined as real files by ffmpeg, and built.
+feedback   a query for each label of three recordings or more; its five best items are marked right
+           or wrong by their labels; mAP@10 over the others, before and after.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import redirect_stdout
@@ -29,13 +32,16 @@ from index.__main__ import main as build
 from index.collection import Collection
 from index.library import Collections
 from index.records.database import NewItem
-from index.search import Options, TargetQuery, search
+from index.search import Feedback, Mark, Options, TargetQuery, search
 from index.vectors.base import Vectors
 
 from .real import SETS, Set, embed_texts, media_of, read_words
 
 PAIRS = 100
 FILES = 10
+MARKS = 5
+LEAST_OF_LABEL = 3
+TEN = 10
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -175,14 +181,14 @@ def join_files(encoder: OnnxEncoder, args: argparse.Namespace) -> tuple[int, int
             join(paths[a], paths[b], folder / f"{n}" / "ab.mp4")
             join(paths[b], paths[a], folder / f"{n}" / "ba.mp4")
             command = ["build", "--data", str(folder / "data"), "--collection", f"pair-{n}"]
-            with redirect_stdout(None):
+            with redirect_stdout(sys.stderr):
                 build([*command, "--bundle", str(args.bundle), str(folder / f"{n}")])
         built = Collections(folder / "data", encoder.manifest.fingerprint, encoder.manifest.dims)
         for n, (a, b) in enumerate(pairs):
             for id, order in (("ab.mp4", (a, b)), ("ba.mp4", (b, a))):
                 steps = [vectors[words[clip]] for clip in order]
                 answer = search(built.get(f"pair-{n}"), asks(encoder, ANY, steps), Options())
-                right += answer.hits[0].id.endswith(id)
+                right += bool(answer.hits) and answer.hits[0].id.endswith(id)
         built.close()
     return right, 2 * FILES
 
@@ -210,7 +216,81 @@ def join(first: Path, second: Path, out: Path) -> None:
     subprocess.run(command, check=True)
 
 
+# ---------------------------------------------------------------- feedback
+
+
+def measure_feedback(
+    encoder: OnnxEncoder, collections: Collections, args: argparse.Namespace
+) -> None:
+    print("| recordings | target | labels | mAP@10 before | after |\n|---|---|---|---|---|")
+    for one in SETS:
+        if not one.name.endswith("labels"):
+            continue
+        words = read_words(args.manifests / one.manifest)
+        vectors = embed_texts(encoder, list(words.values()))
+        box = collections.get(one.collection)
+        for target in (ANY, AUDIO if one.collection == "sound" else "video"):
+            pairs = [
+                mark_five(encoder, box, words, label, vectors[label], target)
+                for label in sorted(set(words.values()))
+            ]
+            told = [pair for pair in pairs if pair is not None]
+            before, after = np.mean(told, axis=0)
+            print(
+                f"| {one.name} | `{target}` | {len(told)} | {before:.3f} | {after:.3f} |",
+                flush=True,
+            )
+
+
+def mark_five(
+    encoder: OnnxEncoder,
+    box: Collection,
+    words: dict[str, str],
+    label: str,
+    vector: Vectors,
+    target: str,
+) -> tuple[float, float] | None:
+    """Average precision at 10 of a label's recordings before and after five marks, those marked
+    left out; None where too few are left.
+    """
+    right = {id for id, own in words.items() if own == label}
+    queries = [
+        TargetQuery.along(route, "text", vector[None])
+        for route in encoder.manifest.routes(["text"], target)
+    ]
+    everything = Options(top_k=1000, exact=True)
+    plain = search(box, queries, everything).hits
+    marked = plain[:MARKS]
+    marks = [Mark(hit.id, hit.start_s) for hit in marked]
+    feedback = Feedback(
+        right=tuple(mark for mark in marks if mark.id in right),
+        wrong=tuple(mark for mark in marks if mark.id not in right),
+    )
+    left = right - {mark.id for mark in marks}
+    if len(right) < LEAST_OF_LABEL or not left:
+        return None
+    moved = search(box, queries, replace(everything, feedback=feedback)).hits
+    known = {mark.id for mark in marks}
+    before, after = (
+        average_precision([hit.id for hit in hits if hit.id not in known], left)
+        for hits in (plain, moved)
+    )
+    return before, after
+
+
+def average_precision(found: list[str], right: set[str]) -> float:
+    """At ten.
+
+    >>> average_precision(["a", "b", "c"], {"a", "c"})
+    0.8333333333333333
+    """
+    places = [place for place, id in enumerate(found[:TEN], 1) if id in right]
+    shares = [n / place for n, place in enumerate(places, 1)]
+    return sum(shares) / min(len(right), TEN)
+
+
 MEASURES: dict[str, Callable[[OnnxEncoder, Collections, argparse.Namespace], None]] = {
+    "feedback": measure_feedback,
     "order": measure_order,
 }
 

@@ -15,6 +15,7 @@ from pydantic import (
     StrictBool,
     StringConstraints,
     field_validator,
+    model_validator,
 )
 from pydantic import Strict as StrictNumber
 from pydantic_core import PydanticCustomError
@@ -166,7 +167,30 @@ class SearchOptions(Strict):
     )
 
 
-class TextSearch(SearchOptions):
+MARKS_MAX = 100  # of each kind in one search
+
+
+class Mark(Strict):
+    id: str
+    start_s: Number | None = Field(
+        None, description="of the moment; without it, the item's best for the query"
+    )
+
+
+class Marks(Strict):
+    """What was right and wrong among the hits of an earlier search."""
+
+    right: list[Mark] = Field(default_factory=list, max_length=MARKS_MAX)
+    wrong: list[Mark] = Field(default_factory=list, max_length=MARKS_MAX)
+
+
+class MarkedSearch(SearchOptions):
+    feedback: Marks | None = Field(
+        None, description="moves the query towards what is right, away from what is wrong"
+    )
+
+
+class TextSearch(MarkedSearch):
     query: str
 
 
@@ -204,7 +228,7 @@ def split_steps(parts: Sequence[Part]) -> list[range]:
     return [range(*ends) for ends in pairwise([*starts, len(parts)])]
 
 
-class ComposedSearch(SearchOptions):
+class ComposedSearch(MarkedSearch):
     """Parts with weights, negative for what is not wanted, and what to search with them. With
     `then`, they are looked for one after another.
     """
@@ -225,6 +249,12 @@ class ComposedSearch(SearchOptions):
             if not any(parts[place].weight > 0 for place in step):
                 raise ValueError("at least one part of each step has a weight above zero")
         return parts
+
+    @model_validator(mode="after")
+    def marks_without_steps(self) -> ComposedSearch:
+        if self.feedback is not None and len(split_steps(self.parts)) > 1:
+            raise ValueError("`feedback` does not go with `then`")
+        return self
 
 
 def whole_schema(model: type[BaseModel]) -> dict[str, Any]:

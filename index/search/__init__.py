@@ -13,6 +13,7 @@ from media.modality import TEXT
 
 from ..collection import Collection
 from .answer import Answer, Hit, Moment, Plan
+from .feedback import Feedback, Mark, move_query
 from .fuse import conclude, fuse_hits
 from .group import group_hit
 from .order import search_in_order
@@ -21,7 +22,18 @@ from .retrieve import find_nothing, retrieve
 from .score import ItemWindows, score
 from .words import add_passages_query, add_words, find_exact
 
-__all__ = ["Answer", "Hit", "Moment", "Options", "Plan", "TargetQuery", "direction", "search"]
+__all__ = [
+    "Answer",
+    "Feedback",
+    "Hit",
+    "Mark",
+    "Moment",
+    "Options",
+    "Plan",
+    "TargetQuery",
+    "direction",
+    "search",
+]
 
 
 def search(
@@ -32,6 +44,7 @@ def search(
 
     Raises:
         BadFilter: the filter is outside the subset.
+        UnknownItem: the feedback marks an item that is not there.
     """
     with collection.hold_for_reading() as records:
         if any(query.following for query in queries):
@@ -41,6 +54,13 @@ def search(
             queries = add_passages_query(queries, options)
             if not options.known_share:
                 queries = [query for query in queries if parse_modality(query.target) == TEXT]
+        if options.feedback is not None:
+            queries = [
+                query
+                if query.passages_only
+                else move_query(collection, records, query, options.feedback)
+                for query in queries
+            ]
         exact = find_exact(records, queries, options) if has_words else {}
         overfetch = len(queries) > 1 or options.qb_norm or bool(exact)
         matches = [
