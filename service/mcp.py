@@ -57,12 +57,29 @@ def make_search(tercet: Client) -> Tool:
         collection: str = "default",
         limit: int = 5,
         filter: dict[str, Any] | None = None,
+        then: list[str] | None = None,
+        right: list[str] | None = None,
+        wrong: list[str] | None = None,
     ) -> dict[str, Any]:
         """Find moments by words, in what is seen, heard and said (any), only seen (video), only
         heard (audio) or said and written (text). A filter is over metadata:
-        {"year": {"$gte": 2020}}.
+        {"year": {"$gte": 2020}}. What comes after, one thing after another, goes in `then`:
+        "a dog barks", ["a car passes"]. `right` and `wrong` are ids of hits of an earlier search:
+        more like the first, less like the others. They do not go with `then`.
         """
-        found = tercet.search(words, target, collection=collection, top_k=limit, filter=filter)
+        parts: list[dict[str, Any]] = [{"text": words}]
+        parts += ({"text": step, "then": True} for step in then or [])
+        marks = {
+            kind: [{"id": id} for id in ids or []]
+            for kind, ids in (("right", right), ("wrong", wrong))
+        }
+        options: dict[str, Any] = {"collection": collection, "top_k": limit, "filter": filter}
+        if right or wrong:
+            options["feedback"] = marks
+        if then:
+            found = tercet.compose(parts, [target], **options)
+        else:
+            found = tercet.search(words, target, None, **options)
         kept = (
             "id",
             "kind",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -13,6 +15,7 @@ from pydantic import (
     StrictBool,
     StringConstraints,
     field_validator,
+    model_validator,
 )
 from pydantic import Strict as StrictNumber
 from pydantic_core import PydanticCustomError
@@ -164,32 +167,71 @@ class SearchOptions(Strict):
     )
 
 
-class TextSearch(SearchOptions):
+MARKS_MAX = 100  # of each kind in one search
+
+
+class Mark(Strict):
+    id: str
+    start_s: Number | None = Field(
+        None, description="of the moment; without it, the item's best for the query"
+    )
+
+
+class Marks(Strict):
+    """What was right and wrong among the hits of an earlier search."""
+
+    right: list[Mark] = Field(default_factory=list, max_length=MARKS_MAX)
+    wrong: list[Mark] = Field(default_factory=list, max_length=MARKS_MAX)
+
+
+class MarkedSearch(SearchOptions):
+    feedback: Marks | None = Field(
+        None, description="moves the query towards what is right, away from what is wrong"
+    )
+
+
+class TextSearch(MarkedSearch):
     query: str
 
 
 PARTS_MAX = 16  # of a composed query
 
 
-class TextPart(Strict):
-    text: Text
+class Part(Strict):
     weight: float = Field(1.0, ge=-1000.0, le=1000.0)
+    then: StrictBool = Field(
+        False, description="it comes after the parts before it, a step of its own"
+    )
 
 
-class FilePart(Strict):
+class TextPart(Part):
+    text: Text
+
+
+class FilePart(Part):
     file: str = Field(description="the name of a part of the form")
     modality: Literal["audio", "video"]
-    weight: float = Field(1.0, ge=-1000.0, le=1000.0)
 
 
-class ItemPart(Strict):
+class ItemPart(Part):
     item: str = Field(description="the id of an item of the collection")
     modality: Literal["audio", "video", "text"]
-    weight: float = Field(1.0, ge=-1000.0, le=1000.0)
 
 
-class ComposedSearch(SearchOptions):
-    """Parts with weights, negative for what is not wanted, and what to search with them."""
+def split_steps(parts: Sequence[Part]) -> list[range]:
+    """Which parts belong together: a step begins at the first, and at each that has `then`.
+
+    >>> split_steps([Part(), Part(), Part(then=True)])
+    [range(0, 2), range(2, 3)]
+    """
+    starts = [place for place, part in enumerate(parts) if part.then or place == 0]
+    return [range(*ends) for ends in pairwise([*starts, len(parts)])]
+
+
+class ComposedSearch(MarkedSearch):
+    """Parts with weights, negative for what is not wanted, and what to search with them. With
+    `then`, they are looked for one after another.
+    """
 
     parts: list[TextPart | FilePart | ItemPart] = Field(min_length=1, max_length=PARTS_MAX)
     targets: list[Literal["any", "video", "audio", "text"]] = Field(
@@ -201,9 +243,18 @@ class ComposedSearch(SearchOptions):
     def wanting(
         cls, parts: list[TextPart | FilePart | ItemPart]
     ) -> list[TextPart | FilePart | ItemPart]:
-        if not any(part.weight > 0 for part in parts):
-            raise ValueError("at least one part has a weight above zero")
+        if parts[0].then:
+            raise ValueError("the first part comes after nothing: it has no `then`")
+        for step in split_steps(parts):
+            if not any(parts[place].weight > 0 for place in step):
+                raise ValueError("at least one part of each step has a weight above zero")
         return parts
+
+    @model_validator(mode="after")
+    def marks_without_steps(self) -> ComposedSearch:
+        if self.feedback is not None and len(split_steps(self.parts)) > 1:
+            raise ValueError("`feedback` does not go with `then`")
+        return self
 
 
 def whole_schema(model: type[BaseModel]) -> dict[str, Any]:

@@ -56,6 +56,10 @@ def test_an_assistant_looks_through_an_archive(tmp_path: Path) -> None:
             assert [(hit["id"], hit["start_s"], hit["end_s"]) for hit in found["hits"]] == [
                 ("story", 2.0, 4.0)
             ]
+            found = await ask("search", words="red", wrong=["story"])
+            assert found["hits"][0]["confidence"] is None
+            found = await ask("search", words="blue", then=["red"])
+            assert [moment["start_s"] for moment in found["hits"][0]["moments"]] == [0.0, 2.0]
             found = await ask("search", words="red собака")
             assert found["good_match"] is False and "собака" in found["warnings"][0]
             assert "none of its words is known" in await told("search", words="собака")

@@ -237,6 +237,22 @@ def test_a_composed_search(client: Client, clips: dict[str, Path]) -> None:
     assert {h["id"] for h in compose(twice, ["video"], both, top_k=2)["hits"]} == {"red", "story"}
     like = compose([{"item": "green", "modality": "video"}], ["video"], top_k=1)
     assert like["hits"][0]["id"] == "green"
+    marks = {"right": [{"id": "story", "start_s": 0.0}], "wrong": [{"id": "red"}]}
+    marked = client.post(
+        "/v1/search/text-video", json={"query": "green", "feedback": marks, "top_k": 4}
+    ).json()
+    assert [hit["id"] for hit in marked["hits"]] == ["green", "story", "red"]
+    steps = [{"text": "blue"}, {"text": "red", "then": True}]
+    bad_marks = {"parts": steps, "targets": ["video"], "feedback": marks}
+    refused(client.post("/v1/search", json=bad_marks), 400, "bad_request")
+    absent = {"query": "red", "feedback": {"wrong": [{"id": "absent"}]}}
+    refused(client.post("/v1/search/text-video", json=absent), 404, "unknown_item")
+    # the story is blue for four seconds, in windows of two, then red
+    (story, *_) = compose([{"text": "blue"}, {"text": "red", "then": True}], ["video"])["hits"]
+    assert story["id"] == "story" and story["parts"] == [pytest.approx(0.5, abs=0.05)] * 2
+    assert story["moments"][1]["start_s"] == 4.0 and story["start_s"] in (0.0, 2.0)
+    hits = compose([{"text": "red"}, {"text": "blue", "then": True}], ["video"])["hits"]
+    assert hits[0]["score"] < 0.6
 
     def bad(status: int, code: str, **request: Any) -> None:
         refused(client.post("/v1/search", json=request), status, code)
@@ -244,6 +260,9 @@ def test_a_composed_search(client: Client, clips: dict[str, Path]) -> None:
     bad(400, "bad_request", parts=[], targets=["video"])
     bad(400, "bad_request", parts=[{"text": "red", "weight": -1}], targets=["video"])
     bad(400, "bad_request", parts=[{"text": "red", "weight": 1e39}], targets=["video"])
+    bad(400, "bad_request", parts=[{"text": "red", "then": True}], targets=["video"])
+    unwanted = {"text": "blue", "then": True, "weight": -1}
+    bad(400, "bad_request", parts=[{"text": "red"}, unwanted], targets=["video"])
     bad(400, "bad_request", parts=[{"file": "absent", "modality": "audio"}], targets=["video"])
     bad(404, "unknown_item", parts=[{"item": "absent", "modality": "video"}], targets=["video"])
     bad(422, "no_vectors", parts=[{"item": "words", "modality": "video"}], targets=["video"])

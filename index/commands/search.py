@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from export.bundle import ANY, parse_modality
+from export.bundle import ANY, Route, parse_modality
 from export.encoder import OnnxEncoder
 from media.commands import Commands, add_command
 from media.containers import Budget
@@ -35,12 +35,20 @@ def add_parser(commands: Commands) -> None:
         "search a collection",
         "--data mine --text 'a dog barking'",
         "--data mine --audio bark.wav --target video --json",
+        "--data mine --text 'a dog barks' --then 'a car passes'",
     )
     query = searching.add_mutually_exclusive_group(required=True)
     query.add_argument("--text", help="words to search by")
     query.add_argument("--audio", type=Path, metavar="FILE", help="a sound to search by")
     query.add_argument("--video", type=Path, metavar="FILE", help="a video to search by")
     query.add_argument("--image", type=Path, metavar="FILE", help="a picture to search by")
+    searching.add_argument(
+        "--then",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="what comes after that, in words; may be repeated",
+    )
     searching.add_argument(
         "--target",
         choices=[ANY, *MODALITIES],
@@ -77,7 +85,8 @@ def encode_query(args: argparse.Namespace, encoder: OnnxEncoder) -> Query:
     modality = "text" if args.text is not None else "audio" if args.audio else "video"
     file = args.audio or args.video or args.image
     query = Query(modality)
-    for route in encoder.manifest.routes([modality], args.target, args.space):
+    sources = [modality, TEXT] if args.then else [modality]
+    for route in encoder.manifest.routes(sources, args.target, args.space):
         encoding = route.encodings[modality]
         if args.text is not None:
             (reading,) = encoder.read([args.text], encoding)
@@ -87,8 +96,27 @@ def encode_query(args: argparse.Namespace, encoder: OnnxEncoder) -> Query:
             query.known_share = min(query.known_share, reading.share)
         else:
             vector = embed_file(encoder, encoding, file)
-        query.aims.append(TargetQuery.along(route, modality, vector[None]))
+        following, said = embed_following(encoder, route, args.then)
+        query.warnings |= dict.fromkeys(said)
+        aim = TargetQuery.along(route, modality, vector[None])
+        query.aims.append(replace(aim, following=following))
     return query
+
+
+def embed_following(
+    encoder: OnnxEncoder, route: Route, texts: list[str]
+) -> tuple[tuple[TargetQuery, ...], list[str]]:
+    """What comes after a query, in words, and warnings for the user. Raises BadText."""
+    steps = []
+    warnings: list[str] = []
+    for text in texts:
+        encoding = route.encodings[TEXT]
+        (reading,) = encoder.read([text], encoding)
+        reading.check()
+        warnings += reading.warnings(cut=True)
+        vectors = embed_rows(encoder, encoding, reading.rows[:1])
+        steps.append(TargetQuery.along(route, TEXT, vectors))
+    return tuple(steps), warnings
 
 
 def run(args: argparse.Namespace) -> int:

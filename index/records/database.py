@@ -395,6 +395,13 @@ class Records:
             raise UnknownItem(id)
         return found[0]
 
+    def number(self, id: str) -> int:
+        """The number of an item. Raises UnknownItem."""
+        row = self._db.execute("select n from items where id = ?", (id,)).fetchone()
+        if row is None:
+            raise UnknownItem(id)
+        return int(row[0])
+
     def page(self, limit: int, after: str = "") -> list[Item]:
         """Items in the order of their ids, those after `after`."""
         return self._items("where i.id > ? order by i.id limit ?", (after, limit))

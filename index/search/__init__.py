@@ -2,7 +2,8 @@
 
 Four steps, a module each: `retrieve` asks the indexes for windows, `score` compares every window
 of the items that were found, `group` makes hits of them, and `fuse` brings the hits of several
-targets together and says what the answer is worth.
+targets together and says what the answer is worth. `order` uses them for what comes one after
+another.
 """
 
 from __future__ import annotations
@@ -12,14 +13,27 @@ from media.modality import TEXT
 
 from ..collection import Collection
 from .answer import Answer, Hit, Moment, Plan
+from .feedback import Feedback, Mark, move_query
 from .fuse import conclude, fuse_hits
 from .group import group_hit
+from .order import search_in_order
 from .query import Options, TargetQuery, direction
 from .retrieve import find_nothing, retrieve
 from .score import ItemWindows, score
 from .words import add_passages_query, add_words, find_exact
 
-__all__ = ["Answer", "Hit", "Moment", "Options", "Plan", "TargetQuery", "direction", "search"]
+__all__ = [
+    "Answer",
+    "Feedback",
+    "Hit",
+    "Mark",
+    "Moment",
+    "Options",
+    "Plan",
+    "TargetQuery",
+    "direction",
+    "search",
+]
 
 
 def search(
@@ -30,13 +44,23 @@ def search(
 
     Raises:
         BadFilter: the filter is outside the subset.
+        UnknownItem: the feedback marks an item that is not there.
     """
     with collection.hold_for_reading() as records:
+        if any(query.following for query in queries):
+            return search_in_order(collection, records, queries, options)
         has_words = len(records.passages.windows()) > 0
         if has_words:
             queries = add_passages_query(queries, options)
             if not options.known_share:
                 queries = [query for query in queries if parse_modality(query.target) == TEXT]
+        if options.feedback is not None:
+            queries = [
+                query
+                if query.passages_only
+                else move_query(collection, records, query, options.feedback)
+                for query in queries
+            ]
         exact = find_exact(records, queries, options) if has_words else {}
         overfetch = len(queries) > 1 or options.qb_norm or bool(exact)
         matches = [

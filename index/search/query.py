@@ -9,13 +9,16 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from export.bundle import Joint, Route
 from media.modality import MODALITIES
+
+if TYPE_CHECKING:
+    from .feedback import Feedback
 
 Vectors = NDArray[np.float32]
 
@@ -44,6 +47,7 @@ class TargetQuery:
     source: str = "text"
     comparable: Collection[str | Joint] = MODALITIES
     passages_only: bool = False
+    following: tuple[TargetQuery, ...] = ()
 
     @classmethod
     def along(
@@ -81,5 +85,7 @@ class Options:
     known_share: float = 1.0
     # What hits name as their target, where it is not what was searched.
     target_name: str | None = None
+    # Marks on what was found before.
+    feedback: Feedback | None = None
     # The query's words, if it is a text alone: passages that have them are found, too.
     words: str | None = None

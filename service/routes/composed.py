@@ -57,8 +57,8 @@ async def composed_search(
     tercet: Tercet, client: ClientId, request: Request
 ) -> schemas.SearchResult:
     """A query of several parts: texts, files and items of the collection. Each has a weight,
-    negative for what is not wanted. Several targets are fused. Where no part is a file, the request
-    may be JSON.
+    negative for what is not wanted. A part with `then` is looked for after those before it. Several
+    targets are fused. Where no part is a file, the request may be JSON.
     """
     if content_type(request) == "application/json":
         composed = parse_body(schemas.ComposedSearch, await request.body())
@@ -94,17 +94,11 @@ async def search_by_parts(
     encoded = await encode_parts(
         tercet, client, collection, request.parts, routes, files, unknown=unknown
     )
-    leading = next(
-        source for part, source in zip(request.parts, sources, strict=True) if part.weight > 0
-    )
-    weights = tuple(part.weight for part in request.parts)
+    steps = schemas.split_steps(request.parts)
     target_queries = []
     for route in routes:
-        vectors = [
-            by_encoding[route.encodings[source]].vector
-            for by_encoding, source in zip(encoded, sources, strict=True)
-        ]
-        target_queries.append(TargetQuery.along(route, leading, np.stack(vectors), weights))
+        first, *following = [make_query(request.parts, step, encoded, route) for step in steps]
+        target_queries.append(replace(first, following=tuple(following)))
     queries = [query for by_encoding in encoded for query in by_encoding.values()]
     known_share = min(query.known_share for query in queries)
     target_name = targets[0] if len(targets) == 1 else None
@@ -124,6 +118,18 @@ async def search_by_parts(
         queries=queries,
         began=began,
     )
+
+
+def make_query(
+    parts: list[Part], step: range, encoded: list[dict[str, EncodedQuery]], route: Route
+) -> TargetQuery:
+    """What one step of the query asks of a route."""
+    leading = next(source_modality(parts[place]) for place in step if parts[place].weight > 0)
+    vectors = [
+        encoded[place][route.encodings[source_modality(parts[place])]].vector for place in step
+    ]
+    weights = tuple(parts[place].weight for place in step)
+    return TargetQuery.along(route, leading, np.stack(vectors), weights)
 
 
 def check_files(parts: list[Part], files: Mapping[str, UploadFile]) -> None:

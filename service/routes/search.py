@@ -15,7 +15,7 @@ from pydantic.json_schema import SkipJsonSchema
 
 from export.bundle import ANY, Route
 from index.collection import Collection
-from index.search import Answer, Options, TargetQuery, search
+from index.search import Answer, Feedback, Mark, Options, TargetQuery, search
 from media.modality import MODALITIES, TEXT
 
 from .. import schemas
@@ -46,7 +46,18 @@ def parse_options(tercet: State, request: schemas.SearchOptions) -> Options:
         min_confidence=request.min_confidence,
         exact=request.exact,
         qb_norm=request.qb_norm,
+        feedback=read_marks(request),
     )
+
+
+def read_marks(request: schemas.SearchOptions) -> Feedback | None:
+    if not isinstance(request, schemas.MarkedSearch) or request.feedback is None:
+        return None
+    right, wrong = (
+        tuple(Mark(mark.id, mark.start_s) for mark in marks)
+        for marks in (request.feedback.right, request.feedback.wrong)
+    )
+    return Feedback(right, wrong)
 
 
 async def run_search(

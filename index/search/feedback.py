@@ -1,0 +1,90 @@
+"""Right and wrong marks on what was found, used in the next search (Rocchio, 1971).
+
+The query moves towards the mean of the windows that are right, and away from the mean of those that
+are wrong. Its scores are no longer those of a sentence, so nothing is known of how sure they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ..collection import Collection
+from ..records.database import Records
+from ..records.window_table import Place
+from .query import TargetQuery, Vectors, direction
+from .retrieve import find_nothing
+from .score import ItemWindows
+
+# What the mean of the windows that are right, and of those that are wrong, weighs beside the query.
+RIGHT, WRONG = 0.5, 0.25
+# The source of a query that was moved: no encoding, so nothing is calibrated by it.
+MOVED = "feedback"
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A moment of an item; without `start_s`, the item's best moment for the query."""
+
+    id: str
+    start_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Feedback:
+    right: tuple[Mark, ...] = ()
+    wrong: tuple[Mark, ...] = ()
+
+
+def move_query(
+    collection: Collection, records: Records, query: TargetQuery, feedback: Feedback
+) -> TargetQuery:
+    """The query, of one part, moved by marks. Items without a window of its target say nothing.
+
+    Raises:
+        UnknownItem: a mark's item is not there.
+    """
+    moved = direction(query.query[None])
+    told = False
+    for marks, weight in ((feedback.right, RIGHT), (feedback.wrong, -WRONG)):
+        vectors = read_marks(collection, records, query, marks)
+        if len(vectors):
+            moved = moved + np.float32(weight) * vectors.mean(axis=0)
+            told = True
+    if not told:
+        return query
+    return replace(query, vectors=direction(moved[None])[None], weights=(1.0,), source=MOVED)
+
+
+def read_marks(
+    collection: Collection, records: Records, query: TargetQuery, marks: Sequence[Mark]
+) -> Vectors:
+    """The vectors [n, dim] of marked windows, of those marks that have one. Raises UnknownItem."""
+    items = [records.number(mark.id) for mark in marks]
+    windows = ItemWindows(collection, records, items, [find_nothing(query)])
+    found: list[Vectors] = []
+    if marks and query.target in windows.targets:
+        vectors = windows.vectors(query.target)
+        bounds = windows.windows(query.target).bounds
+        places = windows.windows(query.target).places
+        for n, mark in enumerate(marks):
+            first, end = bounds[n], bounds[n + 1]
+            if first == end:
+                continue
+            if mark.start_s is None:
+                best = int((vectors[first:end] @ query.query).argmax())
+            else:
+                best = find_nearest(places[first:end], mark.start_s)
+            found.append(vectors[first + best])
+    return np.array(found, np.float32).reshape(len(found), len(query.query))
+
+
+def find_nearest(places: Sequence[Place], start_s: float) -> int:
+    """Which window begins nearest to a second.
+
+    >>> find_nearest([Place(1, 0.0, 5.0, False), Place(2, 5.0, 10.0, False)], 4.0)
+    1
+    """
+    return int(np.argmin([abs(place.start_s - start_s) for place in places]))

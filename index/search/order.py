@@ -1,0 +1,222 @@
+"""One thing after another: moments of an item that match the steps of a query in their order.
+
+A sequence has a window for each step. Each begins when the one before has ended, at most `GAP_S`
+seconds later. It scores the mean of its windows' scores, each for its own step. The best sequence
+of an item is found exactly, over all its stored windows, by dynamic programming.
+
+Items are found by any of the steps. An item that none of them has found scores at most the mean of
+the lowest scores that were found (the threshold algorithm of Fagin, Lotem and Naor, 2003). Where
+the indexes compare everything, more are looked at until no such item can be missed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.bundle import ANY
+
+from ..collection import Collection
+from ..records.database import About, Records
+from ..records.window_table import Place
+from .answer import Answer, Hit, Moment
+from .fuse import conclude, fuse_hits
+from .group import TOUCHING_S, collect_evidence, window_moment, window_scores
+from .query import Options, TargetQuery
+from .retrieve import OVERFETCH_FACTOR, TargetMatches, retrieve
+from .score import ItemScores, ItemWindows, score
+
+# Seconds at most from the end of one moment to the start of the next.
+GAP_S = 30.0
+# Items, at least, that each step finds.
+MIN_CANDIDATES = 64
+
+Steps = Sequence[TargetQuery]
+Found = list[list[TargetMatches]]  # [targets][steps]
+
+
+def search_in_order(
+    collection: Collection, records: Records, queries: list[TargetQuery], options: Options
+) -> Answer:
+    """The best items for queries with steps, one of each target. Raises BadFilter."""
+    targets: list[Steps] = [(replace(query, following=()), *query.following) for query in queries]
+    wanted = max(OVERFETCH_FACTOR * options.top_k, MIN_CANDIDATES)
+    while True:
+        wide = replace(options, top_k=wanted, min_score=None, qb_norm=False)
+        matches = [
+            [retrieve(collection, records, step, wide, overfetch=False) for step in steps]
+            for steps in targets
+        ]
+        found = group_items(collection, records, matches, options)
+        whole = all(step.exact for steps in matches for step in steps)
+        missed = any(
+            can_miss(steps, [hits[n] for hits in found], options.top_k)
+            for n, steps in enumerate(matches)
+        )
+        if not whole or not missed:
+            break
+        wanted *= OVERFETCH_FACTOR
+    merged = [merge_steps(steps) for steps in matches]
+    hits = [fuse_hits(merged, of_item) for of_item in found]
+    best = sorted((hit for hit in hits if hit is not None), key=lambda hit: -hit.score)
+    return conclude(merged, best[: options.top_k], options, {})
+
+
+def group_items(
+    collection: Collection, records: Records, matches: Found, options: Options
+) -> list[list[Hit | None]]:
+    """For every item that any step has found, its hit of each target, [items][targets]."""
+    every = [step for steps in matches for step in steps]
+    items = list(dict.fromkeys(item for step in every for item in step.items))
+    about = records.about(items)
+    items = [item for item in items if item in about]
+    windows = ItemWindows(collection, records, items, every)
+    scores = [[score(windows, step) for step in steps] for steps in matches]
+    return [
+        [group_sequence(n, about[item], steps, options.min_score) for steps in scores]
+        for n, item in enumerate(items)
+    ]
+
+
+def can_miss(steps: list[TargetMatches], hits: list[Hit | None], top_k: int) -> bool:
+    """Whether an item that no step has found may score higher than the last of `top_k` hits."""
+    if any(len(step.scores) >= step.candidates for step in steps):
+        return False
+    least = float(np.mean([min(step.scores.values(), default=-1.0) for step in steps]))
+    scores = sorted((hit.score for hit in hits if hit is not None), reverse=True)
+    return len(scores) < top_k or scores[top_k - 1] < least
+
+
+def merge_steps(steps: list[TargetMatches]) -> TargetMatches:
+    """What all steps have searched, as one."""
+    return replace(
+        steps[0],
+        exact=all(step.exact for step in steps),
+        ways=list(dict.fromkeys(way for step in steps for way in step.ways)),
+        compared=sum(step.compared for step in steps),
+    )
+
+
+def group_sequence(
+    n: int, about: About, steps: list[ItemScores], min_score: float | None
+) -> Hit | None:
+    """The n-th item as a hit whose moments are one for each step, in their order; None where it
+    has no such sequence.
+    """
+    target = steps[0].target
+    if target is None:
+        return None
+    span = target.span(n)
+    places = target.windows.places[span.start : span.stop]
+    scores = np.array(
+        [[step.target.scores[i] for i in span] for step in steps if step.target], np.float64
+    )
+    chosen = find_sequence(places, scores)
+    if not chosen:
+        return None
+    at = [span[i] for i in chosen]
+    moments = [
+        window_moment(step.target, i) for step, i in zip(steps, at, strict=True) if step.target
+    ]
+    best_score = sum(moment.score for moment in moments) / len(moments)
+    if min_score is not None and best_score < min_score:
+        return None
+    evidence: dict[str, Moment] = {}
+    for step in steps:
+        for modality, moment in collect_evidence(n, step).items():
+            if modality not in evidence or moment.score > evidence[modality].score:
+                evidence[modality] = moment
+    return Hit(
+        id=about.id,
+        kind=about.kind,
+        duration_s=about.duration_s,
+        filename=about.filename,
+        modalities=list(steps[0].modalities[n]),
+        score=best_score,
+        confidence=sequence_confidence(steps, moments, [places[i] for i in chosen]),
+        target=target.modality,
+        start_s=moments[0].start_s,
+        end_s=moments[-1].end_s,
+        scores=mean_scores(n, [places[i].window for i in chosen], steps),
+        evidence=evidence,
+        metadata=about.metadata,
+        moments=moments,
+        parts=part_contributions(steps, at),
+    )
+
+
+def find_sequence(places: Sequence[Place], scores: NDArray[np.float64]) -> list[int]:
+    """The windows [steps], one for each step, with the highest sum of scores [steps, windows], of
+    those that begin when the one before has ended and at most `GAP_S` later. Empty where there are
+    none.
+
+    >>> places = [Place(n, 5.0 * n, 5.0 * n + 5, False) for n in range(3)]
+    >>> find_sequence(places, np.array([[0.1, 0.2, 0.9], [0.8, 0.3, 0.7]]))
+    [1, 2]
+    """
+    if not places:
+        return []
+    starts = np.array([place.start_s for place in places])
+    ends = np.array([place.end_s for place in places])
+    by_end = np.argsort(ends, kind="stable")
+    first = ends[by_end].searchsorted(starts - GAP_S - TOUCHING_S)
+    after = ends[by_end].searchsorted(starts + TOUCHING_S, "right")
+    most = int((after - first).max())
+    sums = scores[0]
+    before: list[NDArray[np.int64]] = []
+    for own in scores[1:]:
+        best = np.full(len(places), -math.inf)
+        which = np.full(len(places), -1)
+        for offset in range(most):
+            there = np.flatnonzero(first + offset < after)
+            earlier = by_end[first[there] + offset]
+            # a window without length ends when it begins, and cannot follow itself
+            better = (sums[earlier] > best[there]) & (earlier != there)
+            best[there[better]] = sums[earlier[better]]
+            which[there[better]] = earlier[better]
+        sums = best + own
+        before.append(which)
+    last = int(sums.argmax())
+    if sums[last] == -math.inf:
+        return []
+    chosen = [last]
+    for which in reversed(before):
+        chosen.append(int(which[chosen[-1]]))
+    return chosen[::-1]
+
+
+def sequence_confidence(
+    steps: list[ItemScores], moments: list[Moment], places: list[Place]
+) -> float | None:
+    """How sure the least sure step is; None where nothing is calibrated."""
+    calibration = steps[0].matches.calibration
+    if calibration is None:
+        return None
+    shows = steps[0].target is not None and steps[0].target.modality in ("video", ANY)
+    if shows and any(place.one_colour for place in places):
+        return 0.0
+    return min(calibration.confidence(moment.score) for moment in moments)
+
+
+def mean_scores(n: int, windows: list[int], steps: list[ItemScores]) -> dict[str, float]:
+    """The mean score of a sequence's windows in each modality that all of them have."""
+    each = [window_scores(n, window, step) for window, step in zip(windows, steps, strict=True)]
+    return {
+        modality: sum(scores[modality] for scores in each) / len(each)
+        for modality in each[0]
+        if all(modality in scores for scores in each)
+    }
+
+
+def part_contributions(steps: list[ItemScores], at: list[int]) -> list[float]:
+    """What each part of all steps contributes to a sequence of windows."""
+    found: list[float] = []
+    for step, i in zip(steps, at, strict=True):
+        assert step.target is not None
+        own = [step.target.scores[i]] if step.contributions is None else step.contributions[i]
+        found += [part / len(steps) for part in own]
+    return found
