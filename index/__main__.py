@@ -1,4 +1,6 @@
-"""python -m index build | search | items | clip | report | prune | reembed | backup | restore"""
+"""python -m index build | search | items | clip | report | tags | prune | reembed | backup |
+restore
+"""
 
 from __future__ import annotations
 
@@ -46,13 +48,15 @@ from .ingest.watch import call_at, follow, stop_at_signals
 from .library import Collections
 from .query_bank import ensure_query_bank
 from .records.database import Item, UnknownItem
-from .records.filters import BadFilter
+from .records.filters import TAG, BadFilter, asks_for
 from .records.schema import UnknownSchema
 from .report import format_stats, report
 from .search import Answer, Hit, Options, TargetQuery, direction, search
+from .tags_command import find_tags, print_tags, tags_parser
 from .vectors.kinds import KINDS
 from .vectors.sizing import Sizing
 from .vectors.store import VectorStoreFailed
+from .vocabulary import ensure_vocabulary
 
 PROG = "python -m index"
 PAGE = 1000  # items read at once
@@ -72,6 +76,7 @@ def arguments(prog: str = PROG) -> argparse.ArgumentParser:
     cutting = clip_parser(commands)
     reporting = report_parser(commands)
     pruning = prune_parser(commands)
+    tagging = tags_parser(commands)
     embedding = reembed_parser(commands)
     saving = add_command(
         commands,
@@ -87,7 +92,7 @@ def arguments(prog: str = PROG) -> argparse.ArgumentParser:
         "--data mine backups/monday",
     )
     restoring.add_argument("backup", type=Path, metavar="FOLDER", help="the backup's folder")
-    of_collections = (building, searching, listing, cutting, reporting, pruning)
+    of_collections = (building, searching, listing, cutting, reporting, pruning, tagging)
     for command in (*of_collections, embedding, saving, restoring):
         data = os.environ.get("TERCET_DATA")
         needed = data is None and command is not building
@@ -726,6 +731,8 @@ def search_command(args: argparse.Namespace) -> int:
     try:
         collection = collections.get(args.collection)
         ensure_query_bank(collection, encoder)
+        if asks_for(args.filter, TAG):
+            ensure_vocabulary(collection, encoder)
         if unread and not (unread.words and args.target in (ANY, TEXT) and collection.has_passages):
             unread.check()
         options = Options(
@@ -911,6 +918,17 @@ def prune_command(args: argparse.Namespace) -> int:
     return 1 if kept or removed < len(chosen) else 0
 
 
+def tags_command(args: argparse.Namespace) -> int:
+    encoder = OnnxEncoder.open(args.bundle)
+    collections = open_collections(args, encoder.manifest)
+    try:
+        found = find_tags(collections.get(args.collection), encoder, args)
+    finally:
+        collections.close()
+    print_tags(args.collection, found, args.limit, args.json)
+    return 0
+
+
 def make_rows(items: list[GoneItem]) -> list[dict[str, str]]:
     return [{"id": item.id, "source": make_printable(item.source)} for item in items]
 
@@ -1046,6 +1064,7 @@ COMMANDS = {
     "clip": clip_command,
     "report": report_command,
     "prune": prune_command,
+    "tags": tags_command,
     "reembed": reembed_command,
     "backup": backup_command,
     "restore": restore_command,

@@ -412,6 +412,19 @@ class Methods:
         return collections
 
     @Method
+    def tags(
+        self,
+        collection: str = "default",
+        modality: Literal["video", "audio"] | None = None,
+        limit: int | None = None,
+    ) -> Steps[dict[str, Any]]:
+        """What is in a collection: its tags, those of most items first."""
+        query = urlencode(without_none({"modality": modality, "limit": limit}))
+        path = f"{collection_path(collection)}/tags" + (f"?{query}" if query else "")
+        found: dict[str, Any] = yield from self._send(Call("GET", path))
+        return found
+
+    @Method
     def import_folder(self, path: str, collection: str = "default") -> Steps[Job]:
         """Begin to import what lies at a path of the service's import folder."""
         body = {"kind": "import", "collection": collection, "path": path}

@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 from mcp.server import MCPServer
@@ -106,6 +106,18 @@ def create_server(url: str, key: str | None, files: Path | None) -> MCPServer:
     def collections() -> list[dict[str, Any]]:
         """List the collections and how much each holds."""
         return tercet.collections()
+
+    @tools.tool()
+    @tool_errors()
+    def tags(
+        collection: str = "default",
+        modality: Literal["video", "audio"] | None = None,
+        limit: int = 50,
+    ) -> dict[str, Any]:
+        """What is in a collection: names of what is seen and heard, those of most items first. A
+        search finds such items alone by the filter {"tag": NAME}.
+        """
+        return tercet.tags(collection, modality, limit)
 
     if files is not None:
         root = files.resolve()

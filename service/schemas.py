@@ -20,6 +20,7 @@ from pydantic_core import PydanticCustomError
 from index.calibration import Calibration
 from index.collection import NAME
 from index.search import Hit, Plan
+from index.tagging import Tag
 from media.manifest import check_metadata, check_string
 
 from .jobs import Job
@@ -159,6 +160,7 @@ class SearchOptions(Strict):
     )
     exact: StrictBool = False
     qb_norm: StrictBool = Field(False, description="rank what every query finds lower (QB-Norm)")
+    tags: StrictBool = Field(False, description="whether hits have the tags of their items")
     space: str | None = Field(
         None, description="of a bundle that has several; else the first that holds both ends"
     )
@@ -342,6 +344,13 @@ class CollectionFound(BaseModel):
 
 class CollectionList(BaseModel):
     collections: list[CollectionFound]
+
+
+class TagList(BaseModel):
+    collection: str
+    vocabulary: str = Field(description="whose names the tags are: default, or own")
+    total: int = Field(description="how many tags there are")
+    tags: list[Tag]
 
 
 class JobList(BaseModel):

@@ -11,6 +11,7 @@ from export.bundle import parse_modality
 from media.modality import TEXT
 
 from ..collection import Collection
+from ..tagging import tag_items
 from .answer import Answer, Hit, Moment, Plan
 from .fuse import conclude, fuse_hits
 from .group import group_hit
@@ -51,6 +52,7 @@ def search(
         items = list(dict.fromkeys([*items, *exact]))
         about = records.about(items)
         items = [item for item in items if item in about]
+        tags = tag_items(records, items) if options.tags else {}
         windows = ItemWindows(collection, records, items, matches)
         scores = [score(windows, found) for found in matches]
         if has_words:
@@ -62,7 +64,10 @@ def search(
             candidates = [
                 hit if hit and hit.score >= options.min_score else None for hit in candidates
             ]
-        hits.append(fuse_hits(matches, candidates))
+        hit = fuse_hits(matches, candidates)
+        if hit is not None and options.tags:
+            hit.tags = tags[item]
+        hits.append(hit)
     sure = {
         about[item].id: max(passage.confidence for passage in exact[item])
         for item in items

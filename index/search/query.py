@@ -81,5 +81,7 @@ class Options:
     known_share: float = 1.0
     # What hits name as their target, where it is not what was searched.
     target_name: str | None = None
+    # Whether hits have the tags of their items.
+    tags: bool = False
     # The query's words, if it is a text alone: passages that have them are found, too.
     words: str | None = None

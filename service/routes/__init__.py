@@ -6,9 +6,33 @@ The order is that of the API document. Where two paths match a request, the firs
 
 from __future__ import annotations
 
-from . import admin, collections, composed, embeddings, health, items, jobs, models, page, search
+from . import (
+    admin,
+    collections,
+    composed,
+    embeddings,
+    health,
+    items,
+    jobs,
+    models,
+    page,
+    search,
+    tags,
+)
 
-SUBJECTS = (page, health, models, embeddings, collections, items, composed, jobs, admin, search)
+SUBJECTS = (
+    page,
+    health,
+    models,
+    embeddings,
+    collections,
+    tags,
+    items,
+    composed,
+    jobs,
+    admin,
+    search,
+)
 ROUTES = [route for subject in SUBJECTS for route in subject.router.routes]
 UPLOADS = [route for subject in SUBJECTS for route in subject.router.uploads]
 
