@@ -498,6 +498,13 @@ class Collection:
             raise NoVectors(id, encoding)
         return found
 
+    def windows(self, id: str, encoding: str) -> tuple[list[tuple[float, float]], Vectors]:
+        """The stretches [n] of an item's windows that have a vector of an encoding, in seconds, and
+        these vectors [n, dim]. Raises UnknownItem.
+        """
+        with self.hold_for_reading() as records:
+            return records.item_windows(id, encoding, self.dims[encoding])
+
     def passages(self, id: str) -> tuple[Passage, ...]:
         """What an item's file says and shows in words. Raises UnknownItem."""
         with self.hold_for_reading() as records:

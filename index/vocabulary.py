@@ -127,13 +127,15 @@ def embed_names(encoder: Encoder, encoding: str, names: Iterable[str]) -> NDArra
     return vectors
 
 
-def background(encoder: Encoder, encoding: str, modality: str) -> NDArray[np.float32]:
-    """The vectors [n, dim] of the default vocabulary's names of a modality."""
+def background(encoder: Encoder, encoding: str, modality: str | None) -> NDArray[np.float32]:
+    """The vectors [n, dim] of the default vocabulary's names of a modality; of None, of all."""
     names = default_vocabulary().names
-    every = list(dict.fromkeys(name for modality in TAGGED for name in names[modality]))
+    every = list(dict.fromkeys(name for each in TAGGED for name in names[each]))
     by_encoding = _background.setdefault(encoder, {})
     if encoding not in by_encoding:
         by_encoding[encoding] = embed_names(encoder, encoding, every)
+    if modality is None:
+        return by_encoding[encoding]
     places = {name: n for n, name in enumerate(every)}
     return by_encoding[encoding][[places[name] for name in names[modality]]]
 

@@ -425,6 +425,35 @@ class Methods:
         return found
 
     @Method
+    def description(
+        self, collection: str, id: str, limit: int | None = None
+    ) -> Steps[dict[str, Any]]:
+        """The sentences that fit an item best, with where they hold."""
+        query = "" if limit is None else f"?limit={limit}"
+        path = f"{item_path(collection, id)}/description{query}"
+        found: dict[str, Any] = yield from self._send(Call("GET", path))
+        return found
+
+    @Method
+    def rank(
+        self,
+        texts: Sequence[str],
+        item: str | None = None,
+        file: Path | None = None,
+        collection: str = "default",
+        target: Literal["any", "video", "audio"] = "any",
+    ) -> Steps[dict[str, Any]]:
+        """Which of the texts fits an item, or a file, best: choices with their probabilities."""
+        body: dict[str, Any] = {"texts": list(texts), "collection": collection, "target": target}
+        if file is None:
+            call = Call("POST", "/v1/rank", body | {"item": item}, repeatable=True)
+        else:
+            form = {"request": json.dumps(body)}
+            call = Call("POST", "/v1/rank", data=form, file=file, repeatable=True)
+        found: dict[str, Any] = yield from self._send(call)
+        return found
+
+    @Method
     def import_folder(self, path: str, collection: str = "default") -> Steps[Job]:
         """Begin to import what lies at a path of the service's import folder."""
         body = {"kind": "import", "collection": collection, "path": path}

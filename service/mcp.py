@@ -83,8 +83,8 @@ def create_server(url: str, key: str | None, files: Path | None) -> MCPServer:
     @tools.tool()
     @tool_errors()
     def describe(id: str, collection: str = "default", limit: int = 5) -> dict[str, Any]:
-        """An item's record, and the texts of the collection that match its pictures and its
-        sound.
+        """An item's record, the sentences that fit it best with where they hold, and the texts of
+        the collection that match its pictures and its sound.
         """
         item = tercet.item(collection, id)
         texts = {}
@@ -99,7 +99,19 @@ def create_server(url: str, key: str | None, files: Path | None) -> MCPServer:
                 texts[modality] = [
                     tercet.item(collection, hit["id"])["text"] for hit in found["hits"]
                 ]
-        return {"item": item, "like": texts}
+        described = tercet.description(collection, id, limit)["sentences"]
+        return {"item": item, "sentences": described, "like": texts}
+
+    @tools.tool()
+    @tool_errors()
+    def rank(
+        id: str,
+        texts: list[str],
+        collection: str = "default",
+        target: Literal["any", "video", "audio"] = "any",
+    ) -> dict[str, Any]:
+        """Which of several texts fits an item best, with probabilities over these choices."""
+        return tercet.rank(texts, id, collection=collection, target=target)
 
     @tools.tool()
     @tool_errors()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from starlette.testclient import TestClient
 
 from index.backup import backup, restore
 from index.collection import Collection
+from index.description import describe, make_sentence, read_bank
 from index.ingest.reembed import reembed, swap
 from index.library import Collections
 from index.records.database import NewItem
@@ -24,6 +26,7 @@ from index.vocabulary import (
     apply_vocabulary,
     default_vocabulary,
     ensure_vocabulary,
+    make_readings,
     parse_vocabulary,
     read_vocabulary,
     vocabulary_of,
@@ -244,3 +247,43 @@ def test_tags_over_http(tmp_path: Path) -> None:
         request = {"query": "red", "filter": {"tag": "green"}}
         assert client.post("/v1/search/text-video", json=request).json()["hits"] == []
         assert client.get("/v1/collections/none/tags").status_code == 404
+        file = {"file": (tmp_path / "story.mp4").read_bytes()}
+        answer = client.get("/v1/collections/default/items/s/description?limit=1").json()
+        assert (answer["id"], answer["bank"]) == ("s", "default")
+        texts = {sentence["text"] for sentence in answer["sentences"]}
+        assert "the sound of loud" in texts and len(texts) == 2
+        assert client.get("/v1/collections/default/items/no/description").status_code == 404
+        asked: dict[str, Any] = {"texts": ["red", "loud", "green"], "item": "s"}
+        ranked = client.post("/v1/rank", json=asked).json()
+        assert sum(choice["probability"] for choice in ranked["choices"]) == pytest.approx(1.0)
+        assert ranked["choices"][-1]["text"] == "green"
+        heard = client.post("/v1/rank", json=asked | {"target": "audio"}).json()
+        best = heard["choices"][0]
+        assert (best["index"], best["text"]) == (1, "loud") and best["probability"] > 0.99
+        del asked["item"]
+        assert client.post("/v1/rank", json=asked).status_code == 400
+        form = {"request": json.dumps(asked | {"target": "audio"})}
+        sent = client.post("/v1/rank", files=file, data=form).json()
+        assert sent["choices"][0]["text"] == "loud"
+        assert client.post("/v1/rank", json={"texts": ["red"], "item": "s"}).status_code == 400
+
+
+def test_sentences_hold_where_they_fit(box: Collection) -> None:
+    box.put([film("a", RED, RED, BLUE)])
+    readings = make_readings(COLOURS, FakeEncoder())
+    found = describe(box, "a", readings, 2, make_sentence)
+    stretches = {
+        sentence.text: [(moment.start_s, moment.end_s) for moment in sentence.moments]
+        for sentence in found
+    }
+    assert stretches == {"a picture of red": [(0.0, 10.0)], "a picture of blue": [(10.0, 15.0)]}
+
+
+def test_a_bank_is_read_again_when_its_file_changes(tmp_path: Path) -> None:
+    file, encoder = tmp_path / "bank.txt", FakeEncoder()
+    file.write_text("red\n", encoding="utf-8")
+    assert read_bank(file, encoder)["video"].names == ("red",)
+    assert read_bank(file, encoder) is read_bank(file, encoder)
+    file.write_text("blue\n", encoding="utf-8")
+    os.utime(file, (1, 1))
+    assert read_bank(file, encoder)["video"].names == ("blue",)

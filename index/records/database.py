@@ -595,6 +595,20 @@ class Records:
         ).fetchall()
         return np.frombuffer(b"".join(blob for (blob,) in rows), "<f4").reshape(len(rows), dim)
 
+    def item_windows(
+        self, id: str, encoding: str, dim: int
+    ) -> tuple[list[tuple[float, float]], NDArray[np.float32]]:
+        """The stretches [n] of an item's windows that have a vector of an encoding, in seconds, and
+        these vectors [n, dim], in the order of time. Raises UnknownItem.
+        """
+        rows = self._db.execute(
+            "select w.start_s, w.end_s, v.vector from windows w join vectors v on v.window = w.n"
+            " where w.item = ? and v.encoding = ? order by w.start_s, w.n",
+            (self.number(id), encoding),
+        ).fetchall()
+        vectors = np.frombuffer(b"".join(row[2] for row in rows), "<f4").reshape(len(rows), dim)
+        return [(row[0], row[1]) for row in rows], vectors
+
     def bank(self, encoding: str, dim: int) -> NDArray[np.float32]:
         """The queries [n, dim] that scores are calibrated by."""
         rows = self._db.execute(

@@ -16,6 +16,7 @@ from . import (
     jobs,
     models,
     page,
+    rank,
     search,
     tags,
 )
@@ -29,6 +30,7 @@ SUBJECTS = (
     tags,
     items,
     composed,
+    rank,
     jobs,
     admin,
     search,
