@@ -69,6 +69,14 @@ class Moment(TypedDict):
     text: str | None
 
 
+class TagMoment(TypedDict):
+    name: str
+    modality: str
+    start_s: float
+    end_s: float
+    score: float
+
+
 class Hit(TypedDict):
     id: str
     kind: Kind
@@ -86,6 +94,7 @@ class Hit(TypedDict):
     moments: list[Moment]
     parts: list[float] | None
     text: str | None
+    tags: list[TagMoment] | None
 
 
 class Plan(TypedDict):
