@@ -210,6 +210,7 @@ SEARCHED = json.dumps(
     {"parts": [{"file": "sound", "modality": "audio"}, {"text": "rain"}], "targets": ["any"]}
 )
 FORMS = {
+    "rank": """-F file=@sample/rain.ogg -F 'request={"texts": ["rain", "a dog"]}'""",
     "items": """-F file=@sample/horse.mp4 -F id=mine -F 'metadata={"shelf": "a"}'""",
     "search": f"-F 'request={SEARCHED}' -F sound=@sample/rain.ogg",
     "audio-": "-F file=@sample/rain.ogg -F top_k=3",

@@ -1,4 +1,4 @@
-"""python -m index build | search | items | clip | report | prune | reembed | backup | restore"""
+"""python -m index build | search | items | clip | report | tags | prune | reembed | backup | restore"""
 
 from __future__ import annotations
 
@@ -17,7 +17,18 @@ from media.manifest import BadManifest
 from media.readers import ReaderMissing
 
 from .collection import CollectionError
-from .commands import backup, build, clip, items, prune, reembed, report, restore, search
+from .commands import (
+    backup,
+    build,
+    clip,
+    items,
+    prune,
+    reembed,
+    report,
+    restore,
+    search,
+    tags,
+)
 from .records.database import UnknownItem
 from .records.filters import BadFilter
 from .records.schema import UnknownSchema
@@ -42,6 +53,7 @@ COMMANDS: dict[str, Command] = {
     "clip": clip,
     "report": report,
     "prune": prune,
+    "tags": tags,
     "reembed": reembed,
     "backup": backup,
     "restore": restore,

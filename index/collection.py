@@ -33,6 +33,7 @@ from .calibration import SAMPLE, RouteStats, calibrate
 from .columns import Ids
 from .durable import sync
 from .records.database import (
+    VOCABULARY_KEY,
     Counts,
     Failure,
     Item,
@@ -43,6 +44,7 @@ from .records.database import (
     UnknownItem,
     holds_records,
 )
+from .records.tags import Readings, TagCount, TagRows, list_tags, number_readings
 from .records.window_table import WindowTable
 from .reserve import Reserve, is_full
 from .vectors.base import VectorIndex, Vectors
@@ -505,6 +507,14 @@ class Collection:
             raise NoVectors(id, encoding)
         return found
 
+    def windows(self, id: str, encoding: str) -> tuple[list[tuple[float, float]], Vectors]:
+        """The stretches [n] of an item's windows that have a vector of an encoding, in seconds, and
+        these vectors [n, dim]. Raises UnknownItem.
+        """
+        with self.hold_for_reading() as records:
+            found = records.item_windows(id, encoding, self.dims[encoding])
+        return [(start_s, end_s) for start_s, end_s in found.times_s.tolist()], found.vectors
+
     def passages(self, id: str) -> tuple[Passage, ...]:
         """What an item's file says and shows in words. Raises UnknownItem."""
         with self.hold_for_reading() as records:
@@ -605,6 +615,43 @@ class Collection:
         """Whether there is one, with its targets."""
         with self.hold_for_reading() as records:
             return encoding in records.query_sources()
+
+    def set_vocabulary(self, readings: dict[str, Readings], source: str) -> None:
+        """Tag every window by another vocabulary, of which `source` tells, and those to come. The
+        old tags stay until all new ones are written at once.
+        """
+        numbered = number_readings(readings)
+        rows: list[TagRows] = []
+        read = dict.fromkeys(readings, 0)
+
+        def read_on(records: Records, encoding: str) -> bool:
+            chunk = records.tags.read_vectors(encoding, read[encoding])
+            if chunk is None:
+                return False
+            read[encoding], windows, vectors = chunk
+            rows.append(list_tags(numbered[encoding], windows, vectors))
+            return True
+
+        for encoding in readings:
+            more = True
+            while more:  # searches come between
+                with self.hold_for_reading() as records:
+                    more = read_on(records, encoding)
+        with self._hold_for_writing() as records:
+            for encoding in readings:
+                while read_on(records, encoding):  # what was added meanwhile
+                    pass
+            records.set_vocabulary(readings, rows, source)
+
+    def vocabulary_source(self) -> str | None:
+        """What `set_vocabulary` was told of the vocabulary; None where there is none yet."""
+        with self.hold_for_reading() as records:
+            return records.meta().get(VOCABULARY_KEY)
+
+    def tag_counts(self) -> tuple[list[TagCount], dict[str, tuple[int, int]]]:
+        """How many items and windows have each tag: by encoding, and by name in any."""
+        with self.hold_for_reading() as records:
+            return records.tags.counts(), records.tags.counts_together()
 
     def index(self, target: str | Joint) -> VectorIndex:
         """The vectors of an encoding, or the joint vectors of two; empty if there are none. To be

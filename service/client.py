@@ -69,6 +69,14 @@ class Moment(TypedDict):
     text: str | None
 
 
+class TagMoment(TypedDict):
+    name: str
+    modality: str
+    start_s: float
+    end_s: float
+    score: float
+
+
 class Hit(TypedDict):
     id: str
     kind: Kind
@@ -86,6 +94,7 @@ class Hit(TypedDict):
     moments: list[Moment]
     parts: list[float] | None
     text: str | None
+    tags: list[TagMoment] | None
 
 
 class Plan(TypedDict):
@@ -457,6 +466,48 @@ class Methods:
         answer = yield from self._send(Call("GET", "/v1/collections"))
         collections: list[dict[str, Any]] = answer["collections"]
         return collections
+
+    @Method
+    def tags(
+        self,
+        collection: str = "default",
+        modality: Literal["video", "audio"] | None = None,
+        limit: int | None = None,
+    ) -> Steps[dict[str, Any]]:
+        """What is in a collection: its tags, those of most items first."""
+        query = urlencode(without_none({"modality": modality, "limit": limit}))
+        path = f"{collection_path(collection)}/tags" + (f"?{query}" if query else "")
+        found: dict[str, Any] = yield from self._send(Call("GET", path))
+        return found
+
+    @Method
+    def description(
+        self, collection: str, id: str, limit: int | None = None
+    ) -> Steps[dict[str, Any]]:
+        """The sentences that fit an item best, with where they hold."""
+        query = "" if limit is None else f"?limit={limit}"
+        path = f"{item_path(collection, id)}/description{query}"
+        found: dict[str, Any] = yield from self._send(Call("GET", path))
+        return found
+
+    @Method
+    def rank(
+        self,
+        texts: Sequence[str],
+        item: str | None = None,
+        file: Path | None = None,
+        collection: str = "default",
+        target: Literal["any", "video", "audio"] = "any",
+    ) -> Steps[dict[str, Any]]:
+        """Which of the texts fits an item, or a file, best: choices with their probabilities."""
+        body: dict[str, Any] = {"texts": list(texts), "collection": collection, "target": target}
+        if file is None:
+            call = Call("POST", "/v1/rank", body | {"item": item}, repeatable=True)
+        else:
+            form = {"request": json.dumps(body)}
+            call = Call("POST", "/v1/rank", data=form, file=file, repeatable=True)
+        found: dict[str, Any] = yield from self._send(call)
+        return found
 
     @Method
     def import_folder(self, path: str, collection: str = "default") -> Steps[Job]:

@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 from mcp.server import MCPServer
@@ -99,8 +99,8 @@ def make_search(tercet: Client) -> Tool:
 
 def make_describe(tercet: Client) -> Tool:
     def describe(id: str, collection: str = "default", limit: int = 5) -> dict[str, Any]:
-        """An item's record, and the texts of the collection that match its pictures and its
-        sound.
+        """An item's record, the sentences that fit it best with where they hold, and the texts of
+        the collection that match its pictures and its sound.
         """
         item = tercet.item(collection, id)
         texts = {}
@@ -115,9 +115,37 @@ def make_describe(tercet: Client) -> Tool:
                 texts[modality] = [
                     tercet.item(collection, hit["id"])["text"] for hit in found["hits"]
                 ]
-        return {"item": item, "like": texts}
+        described = tercet.description(collection, id, limit)["sentences"]
+        return {"item": item, "sentences": described, "like": texts}
 
     return describe
+
+
+def make_rank(tercet: Client) -> Tool:
+    def rank(
+        id: str,
+        texts: list[str],
+        collection: str = "default",
+        target: Literal["any", "video", "audio"] = "any",
+    ) -> dict[str, Any]:
+        """Which of several texts fits an item best, with probabilities over these choices."""
+        return tercet.rank(texts, id, collection=collection, target=target)
+
+    return rank
+
+
+def make_tags(tercet: Client) -> Tool:
+    def tags(
+        collection: str = "default",
+        modality: Literal["video", "audio"] | None = None,
+        limit: int = 50,
+    ) -> dict[str, Any]:
+        """What is in a collection: names of what is seen and heard, those of most items first. A
+        search finds such items alone by the filter {"tag": NAME}.
+        """
+        return tercet.tags(collection, modality, limit)
+
+    return tags
 
 
 def make_highlights(tercet: Client) -> Tool:
@@ -168,6 +196,8 @@ def make_add(tercet: Client, files: Path) -> Tool:
 TOOLS: tuple[Callable[[Client], Tool], ...] = (
     make_search,
     make_describe,
+    make_rank,
+    make_tags,
     make_highlights,
     make_where,
     make_collections,

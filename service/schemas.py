@@ -22,14 +22,17 @@ from pydantic_core import PydanticCustomError
 
 from index.calibration import Calibration
 from index.collection import NAME
+from index.description import Sentence
+from index.ranking import Choice
 from index.search import Hit, Plan
+from index.tagging import Tag
 from media.manifest import check_metadata, check_string
 
 from .jobs import Job
 from .settings import TOP_K_MAX
 
 # of an item, each at a path below the item's own
-ITEM_PARTS = ("media", "poster", "waveform", "playable", "clip", "highlights")
+ITEM_PARTS = ("media", "poster", "waveform", "playable", "clip", "highlights", "description")
 RESERVED_ENDINGS = tuple(f"/{part}" for part in ITEM_PARTS)
 
 
@@ -162,6 +165,7 @@ class SearchOptions(Strict):
     )
     exact: StrictBool = False
     qb_norm: StrictBool = Field(False, description="rank what every query finds lower (QB-Norm)")
+    tags: StrictBool = Field(False, description="whether hits have the tags of their items")
     space: str | None = Field(
         None, description="of a bundle that has several; else the first that holds both ends"
     )
@@ -192,6 +196,21 @@ class MarkedSearch(SearchOptions):
 
 class TextSearch(MarkedSearch):
     query: str
+
+
+CHOICES_MAX = 256  # of texts that are ranked
+
+
+class Rank(Strict):
+    """Texts to choose from. The clip is an item of a collection, or a file beside the request."""
+
+    texts: list[Text] = Field(min_length=2, max_length=CHOICES_MAX)
+    item: str | None = Field(None, description="the id of an item of the collection")
+    collection: str = "default"
+    target: Literal["any", "video", "audio"] = Field(
+        "any", description="what of the clip is compared; any: pictures and sound together"
+    )
+    space: str | None = None
 
 
 PARTS_MAX = 16  # of a composed query
@@ -427,6 +446,27 @@ class CollectionFound(BaseModel):
 
 class CollectionList(BaseModel):
     collections: list[CollectionFound]
+
+
+class Description(BaseModel):
+    id: str
+    bank: str = Field(
+        description="whose sentences these are: default, of the vocabulary of tags; or own"
+    )
+    sentences: list[Sentence]
+
+
+class Ranking(BaseModel):
+    target: str = Field(description="what was compared: video, audio, or any for both")
+    choices: list[Choice] = Field(description="best first; the probabilities sum to one")
+    warnings: list[str] = Field(default_factory=list, description=WARNINGS)
+
+
+class TagList(BaseModel):
+    collection: str
+    vocabulary: str = Field(description="whose names the tags are: default, or own")
+    total: int = Field(description="how many tags there are")
+    tags: list[Tag]
 
 
 class JobList(BaseModel):

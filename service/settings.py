@@ -149,6 +149,11 @@ class Settings(BaseSettings):
         description="address that OpenTelemetry spans are sent to, OTLP over HTTP (extra 'otel')",
     )
     log_json: bool = Field(False, description="log lines as JSON")
+    captions: Path | None = Field(
+        None,
+        description="file of sentences, a line each, that descriptions of items are chosen from;"
+        " default: sentences made of the names that collections are tagged by",
+    )
     index: Literal["auto", "exact", "hnsw", "ivf", "small", "gpu", "gpu-ivf"] = Field(
         "auto", description="kind of the vector indexes"
     )

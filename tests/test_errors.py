@@ -51,6 +51,7 @@ from index.records.database import UnknownItem
 from index.records.filters import BadFilter
 from index.records.schema import UnknownSchema
 from index.vectors.store import VectorStoreFailed
+from index.vocabulary import BadVocabulary
 from media.errors import (
     BadConfig,
     BadMedia,
@@ -161,6 +162,7 @@ ANSWERS = [
     (NoPreview("i"), 404, "no_preview", '{"id": "i"}'),
     (DataInUse(), 503, "data_in_use", "{}"),
     (DataUnusable(Path("mine"), "it is a file"), 500, "collection", '{"problem": "it is a file"}'),
+    (BadVocabulary("empty"), 500, "collection", '{"problem": "empty"}'),
     (BadBackup("torn"), 500, "collection", '{"problem": "torn"}'),
     (NoRay(), 500, "collection", "{}"),
     (CannotWatch("too many"), 500, "collection", '{"problem": "too many"}'),

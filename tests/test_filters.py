@@ -42,6 +42,8 @@ def items() -> Iterator[sqlite3.Connection]:
     db.execute(
         "create table metadata_values (item integer, path text, kind text, value any) strict"
     )
+    db.execute("create table tag_names (n integer, name text collate nocase) strict")
+    db.execute("create table tags (window integer, tag integer, item integer) strict")
     for n, (name, (duration_s, metadata)) in enumerate(ITEMS.items()):
         db.execute(
             "insert into items values (?, ?, ?, ?)", (n, name, duration_s, KINDS.get(name, ""))

@@ -149,10 +149,13 @@ def test_the_contract_is_in_the_api_document() -> None:
         "GET /v1/collections",
         "GET /v1/collections/{name}",
         "DELETE /v1/collections/{name}",
+        "GET /v1/collections/{name}/tags",
         "POST /v1/collections/{name}/items",
         "GET /v1/collections/{name}/items",
         f"GET {item}",
         f"DELETE {item}",
+        f"GET {item}/description",
+        "POST /v1/rank",
         f"GET {item}/media",
         f"POST {item}/link",
     }

@@ -38,7 +38,16 @@ def test_an_assistant_looks_through_an_archive(tmp_path: Path) -> None:
             StdioServerParameters(command=sys.executable, args=command, cwd=str(ROOT))
         ) as assistant:
             tools = {tool.name for tool in (await assistant.list_tools()).tools}
-            assert tools == {"search", "describe", "highlights", "where", "collections", "add"}
+            assert tools == {
+                "search",
+                "describe",
+                "rank",
+                "tags",
+                "highlights",
+                "where",
+                "collections",
+                "add",
+            }
 
             async def ask(name: str, **arguments: Any) -> Any:
                 result = await assistant.call_tool(name, arguments)

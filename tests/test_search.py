@@ -107,6 +107,7 @@ def test_options_unless_told() -> None:
         min_confidence=None,
         exact=False,
         qb_norm=False,
+        tags=False,
         known_share=1.0,
         target_name=None,
     )

@@ -24,7 +24,9 @@ from media.windows import DecodeOptions
 from ..collection import Collection
 from ..ingest.build import embed_rows
 from ..query_bank import ensure_query_bank
+from ..records.filters import TAG, asks_for
 from ..search import Answer, Hit, Options, TargetQuery, direction, search
+from ..vocabulary import ensure_vocabulary
 from .flags import add_collection, add_data, add_sizing, open_collections, parse_count
 
 
@@ -127,6 +129,8 @@ def run(args: argparse.Namespace) -> int:
     try:
         collection = collections.get(args.collection)
         ensure_query_bank(collection, encoder)
+        if asks_for(args.filter, TAG):
+            ensure_vocabulary(collection, encoder)
         if unread and not (unread.words and args.target in (ANY, TEXT) and collection.has_passages):
             unread.check()
         options = Options(

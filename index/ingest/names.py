@@ -12,7 +12,19 @@ from pathlib import PurePath
 UNFIT = re.compile(r"[\udc80-\udcff\x00-\x1f\x7f]")
 UNPRINTABLE = re.compile(r"[\ud800-\udfff\x00-\x1f\x7f-\x9f\u2028\u2029]")
 # Ends of paths below an item's own over HTTP. A file may have such a name, an id may not end so.
-RESERVED = frozenset(("media", "poster", "waveform", "link", "clip", "playable", "highlights", "."))
+RESERVED = frozenset(
+    (
+        "media",
+        "poster",
+        "waveform",
+        "link",
+        "clip",
+        "playable",
+        "highlights",
+        "description",
+        ".",
+    )
+)
 
 
 def escape(found: re.Match[str]) -> str:

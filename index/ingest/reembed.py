@@ -35,11 +35,12 @@ from ..collection import (
 from ..durable import sync
 from ..library import READY, STAGED, complete_swaps, lock_file, replaced_path
 from ..query_bank import ensure_query_bank
-from ..records.database import Item, Origin, Records, UnknownItem
+from ..records.database import VOCABULARY_KEY, Item, Origin, Records, UnknownItem
 from ..search import direction
 from ..vectors.base import Vectors
 from ..vectors.faiss_index import FaissIndex
 from ..vectors.store import replay
+from ..vocabulary import ensure_vocabulary, parse_source
 from .build import Ready, decode_sources, encode_items, fills_batch
 from .source import Source
 
@@ -98,6 +99,9 @@ def reembed(
         staged = Collection(folder, encoder.manifest.fingerprint, encoder.manifest.dims)
         try:
             ensure_query_bank(staged, encoder)
+            kept = old.meta().get(VOCABULARY_KEY)
+            if kept is not None:
+                ensure_vocabulary(staged, encoder, parse_source(kept))
             share = old.window_overlap() if overlap is None else overlap
             work = Work(
                 old=old,

@@ -29,6 +29,7 @@ from .filters import metadata_values
 from .item_cache import ItemCache
 from .passages import Passages
 from .schema import SCHEMA_VERSION, migrate, read_version
+from .tags import Readings, TagRows, Tags
 from .window_table import WindowTable
 
 WINDOWS_QUERY = (
@@ -38,6 +39,7 @@ WINDOWS_QUERY = (
 ITEMS_QUERY = "select n, metadata, id, kind, duration_s, filename from items"
 BANK_PREFIX = "asks:"  # of keys in `meta`, before the name of a bank's encoding
 FILE_METADATA = ("tags", "chapters")  # what a file says of itself
+VOCABULARY_KEY = "vocabulary"  # in `meta`: where the names of tags are from
 COPIED_PREFIX = "from:"  # of keys in `meta`, before the id of an item that was copied
 # Paths may hold bytes that are not UTF-8. They are stored as they are, and so read as blobs.
 PATH = "cast(? as text)"
@@ -215,6 +217,7 @@ class Records:
             tuple[Any, ...], Allowed | None
         ] = {}  # what filters left, until the next write
         self.passages = Passages(self._db)
+        self.tags = Tags(self._db)
         self._readers = 0  # who hold the records still at the moment
         if read_version(self._db) < SCHEMA_VERSION:
             with self._transaction():
@@ -287,6 +290,7 @@ class Records:
                     check_width(encoding, rows, dims[encoding])
                     owners = [windows[window] for window in which]
                     new = self._insert_vectors(encoding, owners, rows)
+                    self._insert_tags(encoding, owners, rows, item, windows)
                     numbers.setdefault(encoding, []).extend(new)
                     vectors.setdefault(encoding, []).extend(rows)
         added = {
@@ -356,6 +360,37 @@ class Records:
             assert number is not None
             numbers.append(number)
         return numbers
+
+    def _insert_tags(
+        self,
+        encoding: str,
+        owners: list[int],
+        vectors: NDArray[np.float32],
+        item: NewItem,
+        windows: list[int],
+    ) -> None:
+        """Tag the vectors [n, dim] of an item, but for pictures of one colour."""
+        seen = parse_modality(encoding) == "video"
+        left_out = {windows[place] for place in item.one_colour} if seen else set()
+        self.tags.insert(encoding, owners, vectors, left_out)
+
+    def set_vocabulary(
+        self, readings: dict[str, Readings], rows: Iterable[TagRows], source: str
+    ) -> None:
+        """Tag by another vocabulary, of which `source` tells; `rows` are the tags that it gives
+        to all windows.
+        """
+        self._matched.clear()
+        try:
+            with self._transaction():
+                self.tags.replace(readings)
+                for some in rows:
+                    self.tags.write(some)
+                self._db.execute(
+                    "insert or replace into meta values (?, ?)", (VOCABULARY_KEY, source)
+                )
+        finally:
+            self.tags.forget()
 
     def remove(self, id: str) -> list[str]:
         """Delete an item; returns the media files no longer used.

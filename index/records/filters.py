@@ -4,7 +4,8 @@ A filter asks for an item's `duration_s` and for fields of its metadata. As in M
 condition where one of its elements does, and a dot in a field's name leads into an object, into the
 objects of a list, or to the element of a list that has that number. Unlike in Mongo, a dot may be
 part of a key, too, and texts are compared in Unicode's composed form (NFC). Where an item's
-metadata has no field `kind`, that is the item's own: video, image, audio or text.
+metadata has no field `kind`, that is the item's own: video, image, audio or text. Where it has no
+field `tag`, that is a list of the tags of the item's windows, in whichever case their letters are.
 
 {"kind": "interview", "year": {"$gte": 2019}, "$or": [{"lang": "de"}, {"lang": {"$exists": false}}]}
 """
@@ -30,6 +31,7 @@ MAX_DEPTH = 16  # of nested operators
 MAX_TERMS = 200
 INTEGERS = 2**63  # SQLite's whole numbers are below, and not below minus that
 DURATION = "duration_s"
+TAG = "tag"
 Scalar = str | int | float | bool | None
 VALUES = "metadata_values"
 # with the item's own kind, where its metadata has no such field
@@ -37,6 +39,11 @@ VALUES_WITH_KIND = (
     f"(select item, path, kind, value from {VALUES}"
     " union all select n, 'kind', 'text', items.kind from items where n not in"
     f" (select item from {VALUES} where path = 'kind'))"
+)
+# the items whose own tags count, as their metadata has no such field
+OWN_TAGS = (
+    "select item from tags join tag_names on tag_names.n = tags.tag"
+    f" where item not in (select item from {VALUES} where path = '{TAG}')"
 )
 
 
@@ -82,6 +89,15 @@ def compile_filter(query: dict[str, Any]) -> tuple[str, list[Any]]:
     except ValueError as error:
         raise BadFilter("a text is not UTF-8") from error
     return where, made.params
+
+
+def asks_for(query: Any, field: str) -> bool:
+    """Whether a filter has a condition on a field."""
+    if isinstance(query, list):
+        return any(asks_for(part, field) for part in query)
+    if not isinstance(query, dict):
+        return False
+    return field in query or any(asks_for(query.get(key), field) for key in OF_FILTERS)
 
 
 def conjunction(query: Any, made: Statement, depth: int) -> str:
@@ -180,7 +196,13 @@ def having(
         condition += f" and value {sign} ?"
         made.params.append(value)
     values = VALUES_WITH_KIND if key == "kind" else VALUES
-    return f"items.n in (select item from {values} where path = ?{condition})"
+    found = f"select item from {values} where path = ?{condition}"
+    if key == TAG and kind in ("", "text"):
+        found += f" union {OWN_TAGS}"
+        if sign:
+            found += f" and name {sign} ?"
+            made.params.append(value)
+    return f"items.n in ({found})"
 
 
 def equal(key: str, value: Any, made: Statement) -> str:

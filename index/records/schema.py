@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from .filters import metadata_values
 
-SCHEMA_VERSION = 9
+SCHEMA_VERSION = 10
 # A statement each, so that all of them run in one transaction.
 SCHEMA = (
     "create table meta (key text primary key, value text not null) strict",
@@ -51,6 +51,17 @@ SCHEMA = (
     "create virtual table passage_terms using fts5vocab (passage_words, row)",
     "create trigger passage_deleted after delete on passages begin"
     " delete from passage_words where rowid = old.window; end",
+    "create table tag_encodings ("
+    " encoding text primary key, threshold real not null, most integer not null) strict",
+    "create table tag_names ("
+    " n integer primary key, encoding text not null, name text not null collate nocase,"
+    " direction blob not null, offset real not null) strict",
+    "create index tag_names_name on tag_names (name)",
+    "create table tags ("
+    " window integer not null references windows on delete cascade, tag integer not null,"
+    " item integer not null, score real not null,"
+    " primary key (window, tag)) strict, without rowid",
+    "create index tags_tag on tags (tag, item)",
     "create table bank (encoding text not null, vector blob not null) strict",
     "create table tombstones ("
     " n integer primary key autoincrement, vector integer not null,"
@@ -212,6 +223,27 @@ def add_passages(db: sqlite3.Connection) -> None:
     )
 
 
+def add_tags(db: sqlite3.Connection) -> None:
+    """9 to 10: what windows show and sound like, in names of a vocabulary."""
+    db.execute(
+        "create table tag_encodings ("
+        " encoding text primary key, threshold real not null, most integer not null) strict"
+    )
+    db.execute(
+        "create table tag_names ("
+        " n integer primary key, encoding text not null, name text not null collate nocase,"
+        " direction blob not null, offset real not null) strict"
+    )
+    db.execute("create index tag_names_name on tag_names (name)")
+    db.execute(
+        "create table tags ("
+        " window integer not null references windows on delete cascade, tag integer not null,"
+        " item integer not null, score real not null,"
+        " primary key (window, tag)) strict, without rowid"
+    )
+    db.execute("create index tags_tag on tags (tag, item)")
+
+
 MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (
     rename_modality,
     add_facts_and_bank,
@@ -221,4 +253,5 @@ MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (
     write_metadata_values_anew,
     add_places,
     add_passages,
+    add_tags,
 )

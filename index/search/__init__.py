@@ -12,6 +12,7 @@ from export.bundle import parse_modality
 from media.modality import TEXT
 
 from ..collection import Collection
+from ..tagging import tag_items
 from .answer import Answer, Hit, Moment, Plan
 from .feedback import Feedback, Mark, move_query
 from .fuse import conclude, fuse_hits
@@ -75,6 +76,7 @@ def search(
         items = list(dict.fromkeys([*items, *exact]))
         about = records.about(items)
         items = [item for item in items if item in about]
+        tags = tag_items(records, items) if options.tags else {}
         windows = ItemWindows(collection, records, items, matches)
         scores = [score(windows, found) for found in matches]
         if has_words:
@@ -86,7 +88,10 @@ def search(
             candidates = [
                 hit if hit and hit.score >= options.min_score else None for hit in candidates
             ]
-        hits.append(fuse_hits(matches, candidates))
+        hit = fuse_hits(matches, candidates)
+        if hit is not None and options.tags:
+            hit.tags = tags[item]
+        hits.append(hit)
     sure = {
         about[item].id: max(passage.confidence for passage in exact[item])
         for item in items

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..calibration import Calibration
+from ..tagging import TagMoment
 
 
 @dataclass(slots=True)
@@ -47,6 +48,8 @@ class Hit:
     # What each part of a composed query contributes to the best window's score.
     parts: list[float] | None = None
     text: str | None = None
+    # What the item shows and sounds like, the surest first, if it is asked for.
+    tags: list[TagMoment] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

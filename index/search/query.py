@@ -87,5 +87,7 @@ class Options:
     target_name: str | None = None
     # Marks on what was found before.
     feedback: Feedback | None = None
+    # Whether hits have the tags of their items.
+    tags: bool = False
     # The query's words, if it is a text alone: passages that have them are found, too.
     words: str | None = None

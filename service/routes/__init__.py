@@ -17,7 +17,9 @@ from . import (
     jobs,
     models,
     page,
+    rank,
     search,
+    tags,
     where,
 )
 
@@ -27,10 +29,12 @@ SUBJECTS = (
     models,
     embeddings,
     collections,
+    tags,
     highlights,
     where,
     items,
     composed,
+    rank,
     jobs,
     admin,
     search,

@@ -11,10 +11,12 @@ from fastapi import Query, Request
 from fastapi.responses import FileResponse, Response
 
 from index.collection import Collection
+from index.description import describe, make_sentence, read_bank, tag_readings
 from index.ingest.build import read_words
 from index.ingest.items import media_item
 from index.ingest.passages import add_passages, read_passages
 from index.records.database import Item, NewItem, UnknownItem, list_modalities
+from index.vocabulary import ensure_vocabulary
 from media.convert import SUFFIXES, Order, clip_name, clip_order
 from media.errors import BadStretch, MissingModality
 from media.manifest import check_metadata
@@ -278,6 +280,29 @@ async def item_waveform(tercet: Tercet, name: str, id: str) -> schemas.Waveform:
     """How loud an item is from its start to its end, made when it was added."""
     peaks = await asyncio.to_thread(tercet.collections.get(name).peaks, id)
     return schemas.Waveform(peaks=list(peaks))
+
+
+@router.get("/v1/collections/{name}/items/{id:path}/description", tags=["items"])
+async def item_description(
+    tercet: Tercet, name: str, id: str, limit: Annotated[int, Query(ge=1, le=100)] = 5
+) -> schemas.Description:
+    """The sentences of a bank that fit an item best, in each of its modalities, with where they
+    hold.
+    """
+    return await asyncio.to_thread(find_description, tercet, name, id, limit)
+
+
+def find_description(tercet: State, name: str, id: str, limit: int) -> schemas.Description:
+    collection = tercet.collections.get(name)
+    collection.item(id)
+    captions = tercet.settings.captions
+    if captions is not None:
+        readings = read_bank(captions, tercet.encoder)
+        sentences = describe(collection, id, readings, limit, lambda text, modality: text)
+        return schemas.Description(id=id, bank="own", sentences=sentences)
+    ensure_vocabulary(collection, tercet.encoder)
+    sentences = describe(collection, id, tag_readings(collection), limit, make_sentence)
+    return schemas.Description(id=id, bank="default", sentences=sentences)
 
 
 @router.post("/v1/collections/{name}/items/{id:path}/link", status_code=201, tags=["items"])

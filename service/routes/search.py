@@ -15,7 +15,9 @@ from pydantic.json_schema import SkipJsonSchema
 
 from export.bundle import ANY, Route
 from index.collection import Collection
+from index.records.filters import TAG, asks_for
 from index.search import Answer, Feedback, Mark, Options, TargetQuery, search
+from index.vocabulary import ensure_vocabulary
 from media.modality import MODALITIES, TEXT
 
 from .. import schemas
@@ -47,6 +49,7 @@ def parse_options(tercet: State, request: schemas.SearchOptions) -> Options:
         exact=request.exact,
         qb_norm=request.qb_norm,
         feedback=read_marks(request),
+        tags=request.tags,
     )
 
 
@@ -64,6 +67,8 @@ async def run_search(
     tercet: State, collection: Collection, queries: list[TargetQuery], options: Options
 ) -> Answer:
     """Search, and for a sample of searches measure recall against comparing every vector."""
+    if options.tags or asks_for(options.filter, TAG):
+        await asyncio.to_thread(ensure_vocabulary, collection, tercet.encoder)
     with stage("search"):
         answer = await asyncio.to_thread(search, collection, queries, options)
     if answer.hits and not answer.plan.exact and random.random() < tercet.settings.recall_sample:
@@ -169,6 +174,7 @@ async def search_form(
     ] = None,
     exact: Annotated[bool, Form()] = False,
     qb_norm: Annotated[bool, Form()] = False,
+    tags: Annotated[bool, Form()] = False,
     space: Annotated[str | SkipJsonSchema[None], Form()] = None,
 ) -> schemas.SearchOptions:
     """`SearchOptions` as fields of a form, where numbers and JSON are text. Raises BadRequest."""
@@ -180,6 +186,7 @@ async def search_form(
         min_confidence=min_confidence,
         exact=exact,
         qb_norm=qb_norm,
+        tags=tags,
         space=space,
     )
 
