@@ -191,7 +191,7 @@ def argument_meaning(action: argparse.Action) -> str:
 # What an example sends in a field of that name. A field that is not here is left out.
 EXAMPLES: dict[str, Any] = {
     "query": "a dog barking",
-    "texts": ["a dog barking"],
+    "texts": ["a dog barking", "rain"],
     "input": ["a dog barking"],
     "text": "a dog barking in a garden",
     "path": ".",

@@ -8,6 +8,7 @@ fit.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable
@@ -88,6 +89,7 @@ SPACE = "stems"
 ATTRIBUTION = "attribution.json"
 OWN_SOUND = (0.3, 0.5, 0.7)  # of pictures, when the weight of the sound is chosen
 DRAWS = 10
+FOLDS = 7  # of the open pictures; each is judged by a map that was fitted to the other folds
 HALVED_BYTES = 4096  # constants below this stay float32
 # so do those of a spectrogram: a rounded DFT hides what is 60 dB below the loudest
 WHOLE = "spectrogram"
@@ -153,6 +155,15 @@ def number_sets(rows: list[dict[str, Any]], folder: Path) -> NDArray[np.int64]:
     sets = [row["path"].relative_to(folder).parts[1] for row in rows]
     known = sorted(set(sets))
     return np.array([known.index(name) for name in sets], np.int64)
+
+
+def number_folds(rows: list[dict[str, Any]]) -> NDArray[np.int64]:
+    """The fold of each row [N], 0 to 6. A whole book stays together, and so do the rows of one
+    label: what is like a picture that is judged was not fitted on.
+    """
+    sources = [row.get("book") or next(iter(row["labels"]), row["id"]) for row in rows]
+    digests = [hashlib.sha256(source.encode()).hexdigest() for source in sources]
+    return np.array([int(digest[:8], 16) % FOLDS for digest in digests], np.int64)
 
 
 @dataclass
@@ -253,12 +264,13 @@ def fit_pictures(
     [N, 384], a report.
 
     Only pictures with a caption of their source's own, or written after looking at them, are
-    searched for.
+    searched for, among those of their own set.
     """
     judged = np.flatnonzero([row["text_from"] in ("caption", "seen") for row in pictures.rows])
     names = [pictures.rows[i]["text"] for i in judged]
     features, logits = pictures.arrays["features"], pictures.arrays["logits"]
-    linear = {s: held_out(features, captions, pictures.parts, s, centred=True) for s in STRENGTHS}
+    folds = number_folds(pictures.rows)
+    linear = {s: held_out(features, captions, folds, s, centred=True) for s in STRENGTHS}
     readings = {
         sharpness: unit(softmax(logits, sharpness) @ class_vectors) for sharpness in SHARPNESS
     }

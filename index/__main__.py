@@ -1,4 +1,6 @@
-"""python -m index build | search | items | clip | report | tags | prune | reembed | backup | restore"""
+"""python -m index build | search | items | clip | report | tags | prune | reembed | backup |
+restore
+"""
 
 from __future__ import annotations
 

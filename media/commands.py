@@ -7,8 +7,6 @@ import os
 import sys
 from typing import Any
 
-from .video import Choice
-
 # packages of this repository that every installation has
 ALWAYS_INSTALLED = ("media", "evaluation", "export", "index", "service")
 
@@ -55,6 +53,8 @@ def report_missing_package(command: str, error: ImportError, extra: str) -> int:
 
 def add_frames(parser: argparse.ArgumentParser) -> None:
     """Add `--frames`, of commands that open a bundle."""
+    from .video import Choice  # not before: a command's name alone needs no numpy
+
     parser.add_argument(
         "--frames",
         choices=list(Choice),

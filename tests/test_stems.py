@@ -18,7 +18,7 @@ from torch import nn
 from evaluation.linear_maps import Linear, held_out, log_ranks, mean_within, ridge, unit
 from export.bundle import open_bundle
 from export.encoder import OnnxEncoder
-from export.stems import halve
+from export.stems import halve, number_folds
 from model.network.stems import (
     PictureStem,
     SameConv,
@@ -134,6 +134,15 @@ def test_a_ridge_leaves_out_what_it_is_told_to() -> None:
     assert np.allclose(
         held_out(features, targets, parts, 0.1, centred=False)[:100], alone, atol=1e-5
     )
+
+
+def test_books_and_labels_are_left_out_whole() -> None:
+    rows = [{"id": f"b{i}", "book": "Biology", "labels": [f"l{i}"]} for i in range(20)]
+    rows += [{"id": f"c{i}", "labels": ["cat", f"l{i}"]} for i in range(20)]
+    rows += [{"id": f"n{i}", "labels": []} for i in range(200)]
+    folds = number_folds(rows)
+    assert len(set(folds[:20])) == 1 and len(set(folds[20:40])) == 1
+    assert set(folds[40:].tolist()) == set(range(7))
 
 
 def test_ranks_of_names_by_hand() -> None:

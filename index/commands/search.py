@@ -35,7 +35,6 @@ def add_parser(commands: Commands) -> None:
         commands,
         "search",
         "search a collection",
-        "--data mine --text 'a dog barking'",
         "--data mine --audio bark.wav --target video --json",
         "--data mine --text 'a dog barks' --then 'a car passes'",
     )
