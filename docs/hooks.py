@@ -197,6 +197,7 @@ EXAMPLES: dict[str, Any] = {
     "path": ".",
     "top_k": 3,
     "id": "note",
+    "item": "mine",
     "parts": [
         {"text": "a dog barking"},
         {"item": "mine", "modality": "video", "weight": 0.5},
