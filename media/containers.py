@@ -6,6 +6,8 @@ middle, everything that decodes is kept.
 
 from __future__ import annotations
 
+import math
+import sys
 from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -68,8 +70,10 @@ class Budget:
     streams: int = 64
 
 
-# For files that the service's owner imports: two hours, eight channels.
-ARCHIVE_BUDGET = Budget(seconds=2 * 3600.0, frames=2 * 3600 * 60, samples=2 * 3600 * 48_000 * 8)
+# For files of the service's owner: of any length where they are read part by part, and two hours
+# of eight channels where they are held as a whole.
+ARCHIVE_BUDGET = Budget(seconds=math.inf, frames=sys.maxsize, samples=sys.maxsize)
+WHOLE_BUDGET = Budget(seconds=2 * 3600.0, frames=2 * 3600 * 60, samples=2 * 3600 * 48_000 * 8)
 
 
 @contextmanager

@@ -15,7 +15,11 @@ from .windows import DecodeOptions, Media, decode_media
 
 def decode_with_words(path: Path, options: DecodeOptions) -> Media:
     """`decode_media`, with passages and tags if the options ask for words. Raises BadMedia."""
-    media = decode_media(path, options)
+    return add_words(decode_media(path, options), path, options)
+
+
+def add_words(media: Media, path: Path, options: DecodeOptions) -> Media:
+    """A decoded file with its passages and tags, if the options ask for words."""
     if options.words is None:
         return media
     found = read_file_words(path, options.budget, options.words.sidecars)

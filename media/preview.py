@@ -50,3 +50,33 @@ def compute_peaks(waveform: NDArray[np.float32], sample_rate: int, duration_s: f
     found = np.zeros(count, np.float32)
     found[: len(heard)] = np.maximum.reduceat(np.abs(waveform), heard)
     return np.round(255 * np.minimum(found, 1.0)).astype(np.uint8).tobytes()
+
+
+class Levels:
+    """The peaks of a sound that comes piece by piece: of each twentieth of a second."""
+
+    def __init__(self, sample_rate: int) -> None:
+        self.sample_rate = sample_rate
+        self._block = max(round(sample_rate / PEAKS_PER_S), 1)
+        self._levels: list[NDArray[np.float32]] = []
+        self._rest: NDArray[np.float32] = np.empty(0, np.float32)  # of a block that is not full
+
+    def add(self, piece: NDArray[np.float32]) -> None:
+        """Add samples [n]."""
+        samples = np.concatenate([self._rest, np.abs(piece)])
+        full = len(samples) // self._block * self._block
+        self._levels.append(samples[:full].reshape(-1, self._block).max(axis=1))
+        self._rest = samples[full:]
+
+    def all(self) -> NDArray[np.float32]:
+        rest = [self._rest.max(keepdims=True)] if len(self._rest) else []
+        return np.concatenate([*self._levels, *rest, np.empty(0, np.float32)])
+
+    @property
+    def loudest(self) -> float:
+        return float(self.all().max(initial=0.0))
+
+    def peaks(self, duration_s: float) -> bytes:
+        """As `compute_peaks` gives them, of a sound that is turned down to full scale."""
+        levels = self.all() / max(self.loudest, 1.0)
+        return compute_peaks(levels.astype(np.float32), round(PEAKS_PER_S), duration_s)

@@ -12,19 +12,19 @@ import os
 import resource
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future, InvalidStateError
 from contextlib import suppress
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from pebble import ProcessPool
 
 from .convert import Made, Order, convert
-from .decode_words import decode_with_words
 from .errors import BadMedia, BeyondBudget, DecoderFailed, DecodersClosed
+from .films import Survey, decode_or_survey, decode_parts
 from .windows import DecodeOptions, Media
 
 MIB = 1024 * 1024
@@ -73,9 +73,40 @@ def run_confined(work: Callable[[], Result], max_s: float) -> Result | BadMedia:
         return DecoderFailed(type(error).__name__)
 
 
-def read_confined(path: Path, options: DecodeOptions, max_s: float) -> Media | BadMedia:
-    """The decoded media, or its fault."""
-    return run_confined(partial(decode_with_words, path, options), max_s)
+def read_confined(path: Path, options: DecodeOptions, max_s: float) -> Media | Survey | BadMedia:
+    """The decoded media, the survey of a long file if the options ask for parts, or the fault."""
+    return run_confined(partial(decode_or_survey, path, options), max_s)
+
+
+class OpenFilm(NamedTuple):
+    """A long file that this process is decoding, and the window at which it stands."""
+
+    path: Path
+    window: int
+    parts: Iterator[Media]
+
+
+_open_film: OpenFilm | None = None
+
+
+def read_part(
+    path: Path, options: DecodeOptions, survey: Survey, first: int, max_s: float
+) -> Media | BadMedia:
+    """The part of a long file that begins at window `first`, or its fault. It goes on where this
+    process stopped, if it decoded the part before.
+    """
+    return run_confined(partial(take_part, path, options, survey, first), max_s)
+
+
+def take_part(path: Path, options: DecodeOptions, survey: Survey, first: int) -> Media:
+    global _open_film
+    film, _open_film = _open_film, None
+    if film is None or (film.path, film.window) != (path, first):
+        film = OpenFilm(path, first, decode_parts(path, options, survey, first))
+    part = next(film.parts)
+    if not part.last:
+        _open_film = film._replace(window=first + len(part.windows))
+    return part
 
 
 def convert_confined(path: Path, out: Path, order: Order, max_s: float) -> Made | BadMedia:
@@ -124,7 +155,7 @@ class ConfinedPool(Generic[Result]):
 
     def _new_pool(self) -> ProcessPool:
         context = get_context("forkserver")
-        context.set_forkserver_preload(["media.decode_words"])
+        context.set_forkserver_preload(["media.films"])
         # A worker is replaced after so many files, so that nothing a decoder leaks can add up.
         return ProcessPool(
             self._workers,
@@ -190,17 +221,56 @@ class ConfinedPool(Generic[Result]):
                 future.set_exception(DecodersClosed())
 
 
-class Decoders(ConfinedPool[Media]):
+class Decoders(ConfinedPool[Media | Survey]):
     """Confined processes that decode files."""
 
     def __init__(
         self, workers: int = 2, memory_mb: int = 1024, max_s: float = 12.0, nice: int = 0
     ) -> None:
         super().__init__(read_confined, workers, memory_mb, max_s, nice=nice)
+        self._of_films = partial(ConfinedPool[Media], read_part, 1, memory_mb, max_s, nice=nice)
+        self._films: ConfinedPool[Media] | None = None
 
-    def start(self, path: Path, options: DecodeOptions) -> Future[Media | BadMedia]:
-        """Begin to decode; give the future to `finish`. Raises DecodersClosed."""
+    def start(self, path: Path, options: DecodeOptions) -> Future[Media | Survey | BadMedia]:
+        """Begin to decode; give the future to `finish`, or to `finish_or_survey` if the options ask
+        for parts. Raises DecodersClosed.
+        """
         return self.begin(path, options)
+
+    def finish(self, future: Future[Media | Survey | BadMedia]) -> Media:
+        """Wait for a file that is decoded as a whole. Raises what `ConfinedPool.finish` raises."""
+        media = super().finish(future)
+        assert isinstance(media, Media)
+        return media
+
+    def finish_or_survey(self, future: Future[Media | Survey | BadMedia]) -> Media | Survey:
+        """Wait for a file, or for the survey of a long one."""
+        return super().finish(future)
+
+    def parts(
+        self, path: Path, options: DecodeOptions, survey: Survey, first: int
+    ) -> Iterator[Media]:
+        """The parts of a long file from its window `first` on, each decoded while the one before is
+        used. One file at a time. Raises what `finish` raises.
+        """
+        with self._lock:
+            if self._closed:
+                raise DecodersClosed
+            self._films = self._films or self._of_films()
+            films = self._films
+        future = films.begin(path, options, survey, first)
+        while True:
+            part = films.finish(future)
+            if not part.last:
+                future = films.begin(path, options, survey, part.first_window + len(part.windows))
+            yield part
+            if part.last:
+                return
+
+    def close(self) -> None:
+        super().close()
+        if self._films is not None:
+            self._films.close()
 
 
 class Converters(ConfinedPool[Made]):

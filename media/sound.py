@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Protocol
 
 import av
 import numpy as np
@@ -31,6 +32,34 @@ from .repair import Span, find_ogg_links
 LATE_S = 0.05  # a sound that starts later than this in its file gets silence in front
 # Sound that comes earlier or later than this is placed anew, as FFmpeg's aresample does it.
 APART_S = 0.1
+SILENCE_AT_ONCE = 2**20  # samples
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """An audio track to be read, of a file or of a span of it. `clock` is that of its packets; None
+    where its frames' own times are right.
+    """
+
+    span: Span | None
+    number: int
+    clock: Clock | None
+
+
+@dataclass(frozen=True)
+class SoundSurvey:
+    """What reading a file's sound once has shown: how many samples it has, and the holes in it that
+    are longer than HOLD_S, as (start_s + HOLD_S, end_s). The `stretches` tell how it is read again.
+    """
+
+    sample_rate: int
+    samples: int
+    holes: list[tuple[float, float]]
+    stretches: list[Stretch]
+
+    @property
+    def duration_s(self) -> float:
+        return self.samples / self.sample_rate
 
 
 @dataclass(frozen=True)
@@ -41,6 +70,10 @@ class Sound:
 
     waveform: NDArray[np.float32]
     holes: list[tuple[float, float]] = field(default_factory=list)
+
+
+class TimesInDoubt(Damaged):
+    """Frames whose times are far from what was expected: all packets have to be asked."""
 
 
 def read_waveform(path: Path, sample_rate: int, budget: Budget) -> NDArray[np.float32] | None:
@@ -62,42 +95,117 @@ def read_sound(
         NotMedia, TooLong, BeyondBudget: see `open_container`.
         Damaged: it has an audio stream, but nothing of it decodes.
     """
-    tracks, fault = 1, Damaged("the audio stream holds no samples")
-    number = 0
+    kept = Kept()
+    found = survey_sound(path, sample_rate, budget, clock, kept)
+    if found is None:
+        return None
+    return Sound(limit_to_full_scale(np.concatenate(kept.pieces)), found.holes)
+
+
+class Sink(Protocol):
+    """What a sound is given to, piece by piece."""
+
+    def add(self, piece: NDArray[np.float32]) -> None: ...
+
+    def mark(self) -> int:
+        """Where it is now."""
+        ...
+
+    def reset(self, mark: int) -> None:
+        """Forget what came since the mark."""
+        ...
+
+
+class Kept:
+    """Keeps all pieces."""
+
+    def __init__(self) -> None:
+        self.pieces: list[NDArray[np.float32]] = []
+
+    def add(self, piece: NDArray[np.float32]) -> None:
+        self.pieces.append(piece)
+
+    def mark(self) -> int:
+        return len(self.pieces)
+
+    def reset(self, mark: int) -> None:
+        del self.pieces[mark:]
+
+
+def survey_sound(
+    path: Path, sample_rate: int, budget: Budget, clock: Clock | None, sink: Sink
+) -> SoundSurvey | None:
+    """Read a file's sound, as `read_sound` does, into a sink. It is not turned down.
+
+    Raises:
+        NotMedia, TooLong, BeyondBudget: see `open_container`.
+        Damaged: it has an audio stream, but nothing of it decodes.
+    """
+    tracks, number = 1, 0
+    fault = Damaged("the audio stream holds no samples")
+    begin = sink.mark()
     while number < tracks:
         sound = SoundReader(sample_rate, budget)
+        stretches: list[Stretch] = []
+        sink.reset(begin)
         try:
             for span in find_ogg_links(path):
-                tracks = max(tracks, read_link(path, span, sound, number, clock))
-            return sound.finish()
+                count, stretch = survey_link(path, Stretch(span, number, clock), sound, sink)
+                tracks = max(tracks, count)
+                stretches += [stretch] if count > number else []
+            if not stretches:
+                return None
+            if not sound.decoded_samples:
+                raise fault
+            if not sound.samples:  # less than one sample at our rate
+                sink.add(np.zeros(1, np.float32))
+            return SoundSurvey(sample_rate, max(sound.samples, 1), sound.holes, stretches)
         except Damaged as error:
             fault = fault if number else error
         number, clock = number + 1, None
     raise fault
 
 
-def read_link(
-    path: Path, span: Span | None, sound: SoundReader, number: int, clock: Clock | None
-) -> int:
-    """Add an audio track of a file, or of a span of it, to `sound`. Returns how many there are.
+def survey_link(
+    path: Path, stretch: Stretch, sound: SoundReader, sink: Sink
+) -> tuple[int, Stretch]:
+    """Read an audio track into a sink. Returns how many there are, and the stretch with its clock.
 
     Where its times are in doubt, all packets are asked for them.
     """
-    budget = sound.budget
-    mark = sound.mark()
-    with open_container(path, budget, span) as container:
+    span, number, clock = stretch.span, stretch.number, stretch.clock
+    begin, mark = sink.mark(), sound.mark()
+    with open_container(path, sound.budget, span) as container:
         streams = audio_streams(container)
         if number >= len(streams):
-            return len(streams)
+            return len(streams), stretch
         if clock is None:
-            if sound.add(container, streams[number], None):
-                return len(streams)
-            sound.reset(mark)
+            try:
+                for piece in sound.read(container, streams[number], None):
+                    sink.add(piece)
+                return len(streams), stretch
+            except TimesInDoubt:
+                sound.reset(mark)
+                sink.reset(begin)
     if clock is None:
-        clock = read_clock(path, budget, span, number)
-    with open_container(path, budget, span) as container:
-        sound.add(container, audio_streams(container)[number], clock)
-    return len(streams)
+        stretch = replace(stretch, clock=read_clock(path, sound.budget, span, number))
+    for piece in read_stretch(path, stretch, sound):
+        sink.add(piece)
+    return len(streams), stretch
+
+
+def read_stretch(path: Path, stretch: Stretch, sound: SoundReader) -> Iterator[NDArray[np.float32]]:
+    """The pieces of an audio track whose clock is known."""
+    with open_container(path, sound.budget, stretch.span) as container:
+        stream = audio_streams(container)[stretch.number]
+        yield from sound.read(container, stream, stretch.clock or RIGHT)
+
+
+def read_again(path: Path, survey: SoundSurvey, budget: Budget) -> Iterator[NDArray[np.float32]]:
+    """The pieces of a sound that was surveyed; it is not turned down."""
+    sound = SoundReader(survey.sample_rate, budget)
+    for stretch in survey.stretches:
+        yield from read_stretch(path, stretch, sound)
 
 
 class Place:
@@ -124,102 +232,86 @@ class Place:
 
 
 class SoundReader:
-    """Decodes audio streams one after the other into one waveform."""
+    """Decodes audio streams one after the other into pieces of one waveform."""
 
     def __init__(self, sample_rate: int, budget: Budget) -> None:
         self._sample_rate, self.budget = sample_rate, budget
-        self._pieces: list[NDArray[np.float32]] = []
-        self._holes: list[tuple[float, float]] = []
-        self._streams, self._decoded_samples, self._samples, self._dropped = 0, 0, 0, 0
+        self.holes: list[tuple[float, float]] = []
+        self.decoded_samples, self.samples, self._dropped = 0, 0, 0
 
-    def mark(self) -> tuple[int, ...]:
+    def mark(self) -> tuple[int, int, int]:
         """Where it is now, for `reset`."""
-        return (
-            len(self._pieces),
-            len(self._holes),
-            self._streams,
-            self._decoded_samples,
-            self._samples,
-        )
+        return len(self.holes), self.decoded_samples, self.samples
 
-    def reset(self, mark: tuple[int, ...]) -> None:
-        """Forget what was added since the mark."""
-        pieces, holes, self._streams, self._decoded_samples, self._samples = mark
-        del self._pieces[pieces:], self._holes[holes:]
+    def reset(self, mark: tuple[int, int, int]) -> None:
+        """Forget what was read since the mark."""
+        holes, self.decoded_samples, self.samples = mark
+        del self.holes[holes:]
 
-    def add(self, container: InputContainer, stream: av.AudioStream, clock: Clock | None) -> bool:
-        """Append a stream, with holes in its times as silence. What comes a second time is left
-        out. False if it has no `clock` and its times are far off.
+    def read(
+        self, container: InputContainer, stream: av.AudioStream, clock: Clock | None
+    ) -> Iterator[NDArray[np.float32]]:
+        """The pieces of a stream, with holes in its times as silence. What comes a second time is
+        left out.
 
         Raises:
+            TimesInDoubt: there is no `clock`, and the stream's times are far off.
             Damaged, TooLong, BeyondBudget: what is wrong with it.
         """
-        self._streams += 1
         self._dropped = 0
         layout, resampler = None, None
         back_s = BACK_DISCONTINUOUS_S if may_restart(container) else BACK_S
-        place = Place(container, self._samples / self._sample_rate)
+        place = Place(container, self.samples / self._sample_rate)
         for frame in decode_frames(container, stream, clock or RIGHT):
             assert isinstance(frame, av.AudioFrame)
-            self._decoded_samples += frame.samples * len(frame.layout.channels)
-            if self._decoded_samples > self.budget.samples:
-                raise BeyondBudget("samples", self._decoded_samples, self.budget.samples)
+            self.decoded_samples += frame.samples * len(frame.layout.channels)
+            if self.decoded_samples > self.budget.samples:
+                raise BeyondBudget("samples", self.decoded_samples, self.budget.samples)
             late_s = place.measure_late(frame)
             if clock is None and not -back_s < late_s < DOUBT_S:
-                return False
+                raise TimesInDoubt("its sound's times are far off")
             now = (frame.format.name, frame.layout.name, frame.sample_rate)
             if layout != now or late_s:
                 if resampler is not None:
-                    self._keep(resampler(None))
+                    yield from self._keep(resampler(None))
                 resampler, layout = MonoResampler(self._sample_rate), now
             if late_s:
                 place.next_s += late_s
-                self._move(place.next_s)
+                yield from self._move(place.next_s)
             place.next_s += frame.samples / frame.sample_rate
             assert resampler is not None
             frame.pts = None
-            self._keep(resampler(frame))
+            yield from self._keep(resampler(frame))
         if resampler is not None:
-            self._keep(resampler(None))
-        return True
+            yield from self._keep(resampler(None))
 
-    def _move(self, to_s: float) -> None:
+    def _move(self, to_s: float) -> Iterator[NDArray[np.float32]]:
         """Go on at another second of the waveform."""
-        silent = round(to_s * self._sample_rate) - self._samples
+        silent = round(to_s * self._sample_rate) - self.samples
         self._dropped = max(-silent, 0)
         if silent <= 0:
             return
-        self._check(self._samples + silent)
-        from_s = self._samples / self._sample_rate + HOLD_S
+        self._check(self.samples + silent)
+        from_s = self.samples / self._sample_rate + HOLD_S
         if from_s < to_s:
-            self._holes.append((from_s, to_s))
-        self._keep([np.zeros(silent, np.float32)])
+            self.holes.append((from_s, to_s))
+        while silent > 0:  # piece by piece: a hole may last for hours
+            piece = np.zeros(min(silent, SILENCE_AT_ONCE), np.float32)
+            silent -= len(piece)
+            yield from self._keep([piece])
 
-    def _keep(self, pieces: list[NDArray[np.float32]]) -> None:
+    def _keep(self, pieces: list[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
         for piece in pieces:
             kept = piece[self._dropped :]
             self._dropped -= len(piece) - len(kept)
-            self._pieces.append(kept)
-            self._samples += len(kept)
-        self._check(self._samples)
+            self.samples += len(kept)
+            self._check(self.samples)
+            if len(kept):
+                yield kept
 
     def _check(self, samples: int) -> None:
         if samples > self.budget.seconds * self._sample_rate:
             raise TooLong(round(samples / self._sample_rate, 1), self.budget.seconds)
-
-    def finish(self) -> Sound | None:
-        """All that was added; None if no stream was added.
-
-        Raises:
-            Damaged: nothing of the streams decoded.
-        """
-        if not self._streams:
-            return None
-        if not self._decoded_samples:
-            raise Damaged("the audio stream holds no samples")
-        if not self._samples:
-            return Sound(np.zeros(1, np.float32))  # less than one sample at our rate
-        return Sound(limit_to_full_scale(np.concatenate(self._pieces)), self._holes)
 
 
 def decode_frames(

@@ -89,6 +89,8 @@ class DecodeOptions:
     overlap_share: float = 0.0
     previews: bool = False
     words: WordOptions | None = None
+    # A longer file is only surveyed, to be decoded part by part: see `films`.
+    whole_s: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,8 @@ class Media:
     previews, `pictures` has a JPEG for each window that has frames, by the window's number, and
     `peaks` the loudness of the sound (see `compute_peaks`). `passages` are its words, `metadata`
     its tags and the titles of its chapters, if they were asked for. A `still` picture has one
-    window, from 0 to 0.
+    window, from 0 to 0. A long file comes in several parts: `windows` are those from the item's
+    window `first_window` on, and all but the `last` part are followed by others.
     """
 
     duration_s: float
@@ -123,6 +126,8 @@ class Media:
     passages: tuple[Passage, ...] = ()
     metadata: dict[str, Any] = field(default_factory=dict)
     still: bool = False
+    first_window: int = 0
+    last: bool = True
 
 
 def plan_windows(
@@ -181,6 +186,21 @@ def decode_media(path: Path, options: DecodeOptions) -> Media:
             sound = read_sound(path, specs.audio.sample_rate, budget, clock)
         except Damaged as fault:
             faults.append(fault)
+    return decode_surveyed(path, options, told, sound, faults)
+
+
+def decode_surveyed(
+    path: Path,
+    options: DecodeOptions,
+    told: PictureTimes | None,
+    sound: Sound | None,
+    faults: list[Damaged],
+) -> Media:
+    """`decode_media` of a file of which the times of its pictures and its sound are known, and the
+    faults of other streams.
+    """
+    specs = options.specs
+    animated = is_animated_webp(path)
     waveform = None if sound is None else sound.waveform
     if told is not None and specs.video:
         read = read_animation if animated else read_frames
@@ -203,8 +223,9 @@ def decode_media(path: Path, options: DecodeOptions) -> Media:
         if faults:
             raise faults[0]
         known = specs.recorded()
-        raise MissingModality(" or ".join(name for name in wanted if name in known))
-    windows, audio_s = plan_filled(options, sound, None, 0.0)
+        raise MissingModality(" or ".join(name for name in options.modalities if name in known))
+    audio_s = len(sound.waveform) / specs.audio.sample_rate if specs.audio else 0.0
+    windows, audio_s = plan_filled(options, audio_s, sound.holes, None, 0.0)
     return Media(
         duration_s=audio_s,
         windows=windows,
@@ -214,20 +235,22 @@ def decode_media(path: Path, options: DecodeOptions) -> Media:
 
 
 def plan_filled(
-    options: DecodeOptions, sound: Sound | None, told: PictureTimes | None, video_s: float
+    options: DecodeOptions,
+    audio_s: float,
+    holes: list[tuple[float, float]],
+    told: PictureTimes | None,
+    video_s: float,
 ) -> tuple[list[tuple[float, float]], float]:
     """The windows of an item in which something is shown or heard, and its length in seconds.
 
-    A hole in the sound, or a picture that stays, counts for its first HOLD_S only. The pictures end
-    at `video_s`.
+    A picture that stays, or one of the sound's `holes`, counts for its first HOLD_S only. The sound
+    ends at `audio_s`, the pictures at `video_s`.
     """
-    audio = options.specs.audio
-    audio_s = len(sound.waveform) / audio.sample_rate if sound and audio else 0.0
     duration_s = max(audio_s, video_s)
     windows = plan_windows(duration_s, options.specs.window_s, options.overlap_share)
     if duration_s <= HOLD_S:
         return windows, duration_s
-    unheard = [*(sound.holes if sound else []), (audio_s, math.inf)]
+    unheard = [*holes, (audio_s, math.inf)]
     unseen = [(video_s, math.inf)]
     if told is not None:
         unseen += [(-math.inf, told.start_s), *told.pauses]
@@ -294,8 +317,11 @@ def read_video(
     chosen again. A window before the first picture has no frames. `read` gives the frames.
     """
     video_s = told.end_s
+    rate = options.specs.audio.sample_rate if options.specs.audio else 1
+    audio_s = len(sound.waveform) / rate if sound else 0.0
+    holes = sound.holes if sound else []
     for _ in range(2):
-        windows, duration_s = plan_filled(options, sound, told, video_s)
+        windows, duration_s = plan_filled(options, audio_s, holes, told, video_s)
         chosen = choose_times(windows, spec, told)
         times = sorted({t for row in chosen for t in row})
         middles = [row[len(row) // 2] for row in chosen] if options.previews else []

@@ -370,6 +370,9 @@ class Words(BaseModel):
 
 
 class ItemFound(ItemSize):
+    partial: bool = Field(
+        default=False, description="whether the rest of its file is still to be read"
+    )
     kind: str = Field(description="video, image, audio or text")
     filename: str | None
     text: str | None

@@ -13,7 +13,7 @@ from typing import Any
 
 from export.encoder import OnnxEncoder
 from media.commands import Commands, add_command
-from media.containers import ARCHIVE_BUDGET
+from media.containers import WHOLE_BUDGET
 from media.sandbox import Decoders
 
 from ..collection import FingerprintConflict
@@ -224,7 +224,7 @@ def adopt_media(args: argparse.Namespace, encoder: OnnxEncoder, collections: Col
         print(f"  {file} ({file.stat().st_size} bytes)")
     decoders = Decoders(args.workers, DECODE_MEMORY_MB, args.file_max_s)
     try:
-        report = follow_build(adopt(encoder, collection, decoders, ARCHIVE_BUDGET, args.overlap))
+        report = follow_build(adopt(encoder, collection, decoders, WHOLE_BUDGET, args.overlap))
     finally:
         decoders.close()
     for name, reason in report.failed.items():

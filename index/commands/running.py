@@ -13,7 +13,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from export.encoder import OnnxEncoder
-from media.containers import ARCHIVE_BUDGET
+from media.containers import ARCHIVE_BUDGET, WHOLE_BUDGET
 from media.readers import choose_readers
 from media.sandbox import Decoders
 
@@ -44,7 +44,7 @@ def run_build(
             args.bundle,
             collection,
             args.paths,
-            budget=ARCHIVE_BUDGET,
+            budget=WHOLE_BUDGET,
             memory_mb=DECODE_MEMORY_MB,
             max_s=args.file_max_s,
             workers=args.workers,

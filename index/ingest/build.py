@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import tempfile
 from collections import Counter, deque
 from collections.abc import Container, Generator, Iterable, Iterator
@@ -21,6 +22,7 @@ from export.bundle import parse_modality
 from export.encoder import Encoder
 from media.containers import Budget
 from media.errors import BadMedia, DecoderFailed, DecodersClosed, NotMedia
+from media.films import WHOLE_S, Survey
 from media.manifest import Member, Row, read_manifest, read_shard
 from media.readers import NO_READERS, WordReaders
 from media.sandbox import Decoders
@@ -81,8 +83,9 @@ class Report:
     rewritten: int = 0  # files of other content that kept size and time; counted where checked
 
     def count_written(self, items: list[NewItem], known: Container[str] = ()) -> None:
-        self.indexed += len(items)
-        self.changed += sum(item.id in known for item in items)
+        whole = [item for item in items if not item.partial]
+        self.indexed += len(whole)
+        self.changed += sum(item.id in known for item in whole)
         self.warned |= {item.id: "; ".join(item.warnings) for item in items if item.warnings}
 
 
@@ -110,6 +113,7 @@ class BuildPlan:
 
 
 Decoded = tuple[Source, str, Media | BadMedia]  # with the stamp from before it was read
+Decodable = Media | Survey | BadMedia  # what a decoder gives
 Ready = tuple[Source, str, Media]  # to be encoded
 
 
@@ -307,7 +311,7 @@ def embed(
                 writing.result()
             writing = writer.submit(collection.put, items)
             report.count_written(items, plan.catalog.ids)
-            return len(items)
+            return sum(not item.partial for item in items)
 
         ready: list[Ready] = []
         for source, stamp, outcome in decode_with_digests(
@@ -372,7 +376,9 @@ def plan_build(collection: Collection, paths: Iterable[Path], options: BuildOpti
         item = known.get(source.id)
         failure = failures.get(source.id)
         here = item is not None and item.source == source.file
-        if here and item is not None and item.stamp == stamp:
+        if here and item is not None and item.stamp == stamp and item.partial is not None:
+            unknown.append((replace(source, resume=item.partial), stamp))
+        elif here and item is not None and item.stamp == stamp:
             if options.check and source.path is not None:
                 plan.doubtful.append((source, stamp, item))
             else:
@@ -525,7 +531,7 @@ def copy_items(collection: Collection, plan: BuildPlan) -> Iterator[int]:
     known, _ = collection.sources()
     originals: dict[str, list[tuple[str, str]]] = {}
     for id, item in known.items():
-        if item.digest and item.origin == Origin.FILE:
+        if item.digest and item.origin == Origin.FILE and item.partial is None:
             originals.setdefault(item.digest, []).append((id, item.stamp))
     made: list[NewItem] = []
     for source, stamp, digest in copies:
@@ -637,6 +643,8 @@ def decode_with_digests(
 ) -> Iterator[Decoded]:
     """As `decode_sources`; the sources get the hashes of their contents, computed meanwhile."""
     digests: deque[Future[str]] = deque()
+    digest = ""
+    begun: Source | None = None  # a long file, of which parts have come
     reader = ThreadPoolExecutor(1)
 
     def read_along() -> Iterator[tuple[Source, str]]:
@@ -654,7 +662,9 @@ def decode_with_digests(
             overlap=overlap,
             readers=readers,
         ):
-            digest = digests.popleft().result()
+            if source is not begun:
+                digest = digests.popleft().result()
+            begun = source
             if not stamp.startswith(source.stamp):
                 digest = ""  # it has changed, and the two may have read different contents
             yield replace(source, digest=digest), stamp, outcome
@@ -675,13 +685,21 @@ def decode_sources(
     """Decode in order, some files ahead. Members of shards are extracted into `folder` for that
     time.
     """
-    queue: deque[tuple[Source, str, Future[Media | BadMedia] | None, Path | None]] = deque()
+    queue: deque[tuple[Source, str, Future[Decodable] | None, Path | None]] = deque()
     rest = iter(todo)
     options = DecodeOptions(
-        specs=encoder.manifest.inputs, budget=budget, overlap_share=overlap, previews=True
+        specs=encoder.manifest.inputs,
+        budget=budget,
+        overlap_share=overlap,
+        previews=True,
+        whole_s=WHOLE_S if budget.seconds == math.inf else math.inf,
     )
 
-    def start(source: Source) -> tuple[Future[Media | BadMedia] | None, Path | None]:
+    def choose(source: Source) -> DecodeOptions:
+        words = None if source.passages else WordOptions(sidecars=source.sidecars, readers=readers)
+        return replace(options, words=words)
+
+    def start(source: Source) -> tuple[Future[Decodable] | None, Path | None]:
         """A source's media to come, None of words alone; and the file made for a member."""
         if source.path is None:
             return None, None
@@ -695,11 +713,10 @@ def decode_sources(
         if fault is None and path != path.resolve():
             fault = NotMedia("a link has taken its place")
         if fault is not None:
-            failed: Future[Media | BadMedia] = Future()
+            failed: Future[Decodable] = Future()
             failed.set_result(fault)
             return failed, extracted
-        words = None if source.passages else WordOptions(sidecars=source.sidecars, readers=readers)
-        return decoders.start(path, replace(options, words=words)), extracted
+        return decoders.start(path, choose(source)), extracted
 
     def fill() -> None:
         held = sum(decoded_bytes(future) for _, _, future, _ in queue)
@@ -715,7 +732,7 @@ def decode_sources(
         source, stamp, future, extracted = queue.popleft()
         try:
             media = (
-                decoders.finish(future)
+                decoders.finish_or_survey(future)
                 if future is not None
                 else Media(duration_s=0.0, windows=[], parts={})
             )
@@ -723,7 +740,13 @@ def decode_sources(
                 # so that words that cannot be read fail alone, and not with their batch
                 for encoding in encoder.manifest.encodings("text"):
                     encoder.read(list(source.texts), encoding)
-            yield source, stamp, media
+            if isinstance(media, Survey):
+                path = extracted or source.path
+                assert path is not None
+                for part in decoders.parts(path, choose(source), media, source.resume):
+                    yield source, stamp, part
+            else:
+                yield source, stamp, media
         except BadMedia as fault:
             yield source, stamp, fault
         if extracted is not None:
@@ -742,12 +765,12 @@ def extract_member(shard: Path, member: Member, target: Path) -> BadMedia | None
     return None if len(data) == member.size else DecoderFailed("its shard ends before it does")
 
 
-def decoded_bytes(future: Future[Media | BadMedia] | None) -> int:
+def decoded_bytes(future: Future[Decodable] | None) -> int:
     """Bytes of memory that a decoded file takes; 0 while it is not decoded."""
     if future is None or not future.done() or future.cancelled() or future.exception() is not None:
         return 0
     outcome = future.result()
-    if isinstance(outcome, BadMedia):
+    if not isinstance(outcome, Media):
         return 0
     return sum(part.array.nbytes for part in outcome.parts.values())
 
@@ -766,10 +789,12 @@ def encode_items(encoder: Encoder, ready: list[Ready]) -> list[NewItem]:
             origin=source.origin,
             source=source.file,
             stamp=stamp,
-            digest=source.digest or None,
+            digest=(source.digest or None) if media.last else None,
             root=source.root,
             mount=source.mount,
             texts=source.texts,
+            first_window=media.first_window,
+            partial=not media.last,
         )
         item = add_text_windows(item, source, encoder)
         passages = source.passages or media.passages
@@ -781,7 +806,7 @@ def encode_items(encoder: Encoder, ready: list[Ready]) -> list[NewItem]:
 
 def add_text_windows(item: NewItem, source: Source, encoder: Encoder) -> NewItem:
     """An item with windows for the texts of its source; each is about the whole item."""
-    if not source.texts:
+    if not source.texts or item.partial:
         return item
     words = read_words(encoder, list(source.texts))
     first = len(item.windows)
@@ -849,7 +874,7 @@ def encode_all(
         having = [
             (position, item.parts[modality])
             for position, item in enumerate(items)
-            if modality in item.parts
+            if modality in item.parts and item.parts[modality].windows
         ]
         if not having:
             continue

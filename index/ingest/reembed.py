@@ -189,7 +189,7 @@ class Work:
                 folder=Path(folder),
                 overlap=self.overlap,
             ):
-                progress.done += 1
+                progress.done += isinstance(outcome, BadMedia) or outcome.last
                 if isinstance(outcome, BadMedia):
                     progress.failed[source.id] = str(outcome)
                 else:
@@ -257,7 +257,7 @@ class Work:
                     media=media,
                     source=item.source,
                     stamp=item.stamp,
-                    digest=item.digest,
+                    digest=None if new.partial else item.digest,
                     root=item.root,
                     mount=item.mount,
                     texts=item.texts,
@@ -265,7 +265,11 @@ class Work:
             )
         self.staged.put(made)
         written = {new.id for new in made}
-        versions = {source.id: version for source, version, _ in ready if source.id in written}
+        versions = {
+            source.id: version
+            for source, version, media in ready
+            if source.id in written and media.last
+        }
         self.staged.note_copied_versions(versions)
 
 

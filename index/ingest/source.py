@@ -36,6 +36,7 @@ class Source:
     sidecars: tuple[Path, ...] = ()  # files of subtitles or lyrics beside it
     # what it says, where that is known: it is not read again
     passages: tuple[Passage, ...] = ()
+    resume: int = 0  # windows that are there already, of a long file
 
     @property
     def name(self) -> str:

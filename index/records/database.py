@@ -97,6 +97,9 @@ class NewItem:
     pictures: dict[int, bytes] = field(default_factory=dict)  # by window, as JPEG
     peaks: bytes = b""  # see `media.preview`
     warnings: tuple[str, ...] = ()  # for whoever adds it; not stored
+    # A long file is written part by part: the first of these windows, and whether more follow.
+    first_window: int = 0
+    partial: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +119,7 @@ class Item:
     metadata: dict[str, Any]
     windows: int
     modalities: tuple[str, ...]
+    partial: bool = False  # whether the rest of its file is still to be read
 
     @property
     def text(self) -> str | None:
@@ -135,6 +139,7 @@ class KnownSource(NamedTuple):
     root: str | None = None
     mount: str | None = None
     origin: Origin = Origin.FILE
+    partial: int | None = None  # windows that there are of a file that was not read to its end
 
 
 class MediaRow(NamedTuple):
@@ -266,7 +271,8 @@ class Records:
     def put(
         self, items: list[NewItem], dims: Mapping[str, int]
     ) -> tuple[dict[str, tuple[Ids, NDArray[np.float32]]], list[str]]:
-        """Write items in one transaction, each replacing an item of its id.
+        """Write items in one transaction, each replacing an item of its id. One that begins at a
+        later window is added to the item, if that ends there.
 
         Returns, by encoding, the numbers [n] and vectors [n, dim] that were added, and the media
         files that are no longer used.
@@ -280,9 +286,15 @@ class Records:
         self._matched.clear()
         with self._transaction():
             for item in items:
-                replaced += self._remove(item.id)
+                if item.first_window:
+                    continued = self._continue_item(item)
+                    if continued is None:
+                        continue
+                    row = continued
+                else:
+                    replaced += self._remove(item.id)
+                    row = self._insert_item(item)
                 self._db.execute("delete from failures where id = ?", (item.id,))
-                row = self._insert_item(item)
                 windows = self._insert_windows(row, item)
                 if item.passages:
                     self.passages.insert(windows[-len(item.passages) :], item.passages)
@@ -300,12 +312,34 @@ class Records:
         }
         return added, self._forget(replaced)
 
+    def _continue_item(self, item: NewItem) -> int | None:
+        """The number of the item that a later part belongs to, with what that part knows; None
+        where the item was deleted or replaced meanwhile.
+        """
+        found = self._db.execute(
+            "select n, (select count(*) from windows w where w.item = i.n) from items i"
+            " where id = ? and partial and stamp is ?",
+            (item.id, item.stamp),
+        ).fetchone()
+        if found is None or found[1] != item.first_window:
+            return None
+        row = int(found[0])
+        self._db.execute(
+            "update items set partial = ?, digest = ?, metadata = ? where n = ?",
+            (item.partial, item.digest, json.dumps(item.metadata, ensure_ascii=False), row),
+        )
+        self._db.execute("delete from metadata_values where item = ?", (row,))
+        self._insert_metadata_values(row, item.metadata)
+        if not item.partial:
+            self._item_cache = ItemCache()  # the metadata may have changed
+        return row
+
     def _insert_item(self, item: NewItem) -> int:
         """An item with its texts, metadata and waveform; returns its number."""
         row = self._db.execute(
             "insert into items (id, kind, duration_s, filename, origin, media, source, stamp,"
-            " digest, root, mount, metadata)"
-            f" values (?, ?, ?, ?, ?, ?, {PATH}, ?, ?, {PATH}, {PATH}, ?)",
+            " digest, root, mount, metadata, partial)"
+            f" values (?, ?, ?, ?, ?, ?, {PATH}, ?, ?, {PATH}, {PATH}, ?, ?)",
             (
                 item.id,
                 item.kind,
@@ -319,6 +353,7 @@ class Records:
                 encode_path(item.root),
                 encode_path(item.mount),
                 json.dumps(item.metadata, ensure_ascii=False),
+                item.partial,
             ),
         ).lastrowid
         assert row is not None
@@ -445,7 +480,7 @@ class Records:
         rows = self._db.execute(
             "select i.id, i.kind, i.duration_s, i.filename, i.origin, i.media,"
             " cast(i.source as blob), i.stamp, i.digest, cast(i.root as blob),"
-            " cast(i.mount as blob), i.metadata,"
+            " cast(i.mount as blob), i.metadata, i.partial,"
             " (select json_group_array(text) from"
             "  (select text from texts t where t.item = i.n order by position)),"
             " (select count(*) from windows w where w.item = i.n),"
@@ -805,7 +840,9 @@ class Records:
         """What the items that batch building made were made from, by id."""
         rows = self._db.execute(
             "select id, cast(source as blob), stamp, digest, filename, cast(root as blob),"
-            " cast(mount as blob), origin from items where origin <> 'upload' order by n"
+            " cast(mount as blob), origin, case when partial then"
+            " (select count(*) from windows w where w.item = items.n) end"
+            " from items where origin <> 'upload' order by n"
         )
         return {
             id: KnownSource(
@@ -816,8 +853,9 @@ class Records:
                 decode_path(root),
                 decode_path(mount),
                 Origin(origin),
+                partial,
             )
-            for id, source, stamp, digest, filename, root, mount, origin in rows
+            for id, source, stamp, digest, filename, root, mount, origin, partial in rows
         }
 
     def relocate(self, sources: dict[str, KnownSource]) -> None:
@@ -966,7 +1004,7 @@ def decode_path(path: bytes | None) -> str | None:
 def make_item(*row: Any) -> Item:
     """An item from a row of `Records._items`."""
     id, kind, duration_s, filename, origin, media, source, stamp, digest, root, mount = row[:11]
-    metadata, texts, windows, encodings = row[11:]
+    metadata, partial, texts, windows, encodings = row[11:]
     return Item(
         id=id,
         kind=kind,
@@ -983,6 +1021,7 @@ def make_item(*row: Any) -> Item:
         metadata=json.loads(metadata),
         windows=windows,
         modalities=list_modalities((encodings or "").split(",")),
+        partial=bool(partial),
     )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from .filters import metadata_values
 
-SCHEMA_VERSION = 10
+SCHEMA_VERSION = 11
 # A statement each, so that all of them run in one transaction.
 SCHEMA = (
     "create table meta (key text primary key, value text not null) strict",
@@ -20,7 +20,8 @@ SCHEMA = (
     " duration_s real not null, filename text, media text, source text, stamp text,"
     " metadata text not null, digest text, root text, mount text,"
     " origin text not null default 'upload'"
-    " check (origin in ('upload', 'file', 'member', 'line'))) strict",
+    " check (origin in ('upload', 'file', 'member', 'line')),"
+    " partial integer not null default 0) strict",
     "create table texts ("
     " item integer not null references items on delete cascade, position integer not null,"
     " text text not null, primary key (item, position)) strict, without rowid",
@@ -244,6 +245,11 @@ def add_tags(db: sqlite3.Connection) -> None:
     db.execute("create index tags_tag on tags (tag, item)")
 
 
+def add_partial(db: sqlite3.Connection) -> None:
+    """10 to 11: of a long file, the first windows are there while the rest is being read."""
+    db.execute("alter table items add column partial integer not null default 0")
+
+
 MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (
     rename_modality,
     add_facts_and_bank,
@@ -254,4 +260,5 @@ MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (
     add_places,
     add_passages,
     add_tags,
+    add_partial,
 )

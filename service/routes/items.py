@@ -178,6 +178,7 @@ def item_response(item: Item) -> schemas.ItemFound:
         filename=item.filename,
         text=item.text,
         metadata=item.metadata,
+        partial=item.partial,
     )
 
 
