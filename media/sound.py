@@ -72,10 +72,6 @@ class Sound:
     holes: list[tuple[float, float]] = field(default_factory=list)
 
 
-class TimesInDoubt(Damaged):
-    """Frames whose times are far from what was expected: all packets have to be asked."""
-
-
 def read_waveform(path: Path, sample_rate: int, budget: Budget) -> NDArray[np.float32] | None:
     """`read_sound`'s waveform."""
     sound = read_sound(path, sample_rate, budget)
@@ -180,13 +176,12 @@ def survey_link(
         if number >= len(streams):
             return len(streams), stretch
         if clock is None:
-            try:
-                for piece in sound.read(container, streams[number], None):
-                    sink.add(piece)
+            for piece in sound.read(container, streams[number], None):
+                sink.add(piece)
+            if not sound.in_doubt:
                 return len(streams), stretch
-            except TimesInDoubt:
-                sound.reset(mark)
-                sink.reset(begin)
+            sound.reset(mark)
+            sink.reset(begin)
     if clock is None:
         stretch = replace(stretch, clock=read_clock(path, sound.budget, span, number))
     for piece in read_stretch(path, stretch, sound):
@@ -238,6 +233,7 @@ class SoundReader:
         self._sample_rate, self.budget = sample_rate, budget
         self.holes: list[tuple[float, float]] = []
         self.decoded_samples, self.samples, self._dropped = 0, 0, 0
+        self.in_doubt = False  # whether the stream that was read last has times that are far off
 
     def mark(self) -> tuple[int, int, int]:
         """Where it is now, for `reset`."""
@@ -252,13 +248,12 @@ class SoundReader:
         self, container: InputContainer, stream: av.AudioStream, clock: Clock | None
     ) -> Iterator[NDArray[np.float32]]:
         """The pieces of a stream, with holes in its times as silence. What comes a second time is
-        left out.
+        left out. It ends early, `in_doubt`, if it has no `clock` and its times are far off.
 
         Raises:
-            TimesInDoubt: there is no `clock`, and the stream's times are far off.
             Damaged, TooLong, BeyondBudget: what is wrong with it.
         """
-        self._dropped = 0
+        self._dropped, self.in_doubt = 0, False
         layout, resampler = None, None
         back_s = BACK_DISCONTINUOUS_S if may_restart(container) else BACK_S
         place = Place(container, self.samples / self._sample_rate)
@@ -269,7 +264,8 @@ class SoundReader:
                 raise BeyondBudget("samples", self.decoded_samples, self.budget.samples)
             late_s = place.measure_late(frame)
             if clock is None and not -back_s < late_s < DOUBT_S:
-                raise TimesInDoubt("its sound's times are far off")
+                self.in_doubt = True
+                return
             now = (frame.format.name, frame.layout.name, frame.sample_rate)
             if layout != now or late_s:
                 if resampler is not None:

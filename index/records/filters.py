@@ -92,12 +92,17 @@ def compile_filter(query: dict[str, Any]) -> tuple[str, list[Any]]:
 
 
 def asks_for(query: Any, field: str) -> bool:
-    """Whether a filter has a condition on a field."""
-    if isinstance(query, list):
-        return any(asks_for(part, field) for part in query)
-    if not isinstance(query, dict):
-        return False
-    return field in query or any(asks_for(query.get(key), field) for key in OF_FILTERS)
+    """Whether a filter has a condition on a field. A filter may be nested too deep to be one."""
+    left = [query]
+    while left:
+        part = left.pop()
+        if isinstance(part, list):
+            left += part
+        elif isinstance(part, dict):
+            if field in part:
+                return True
+            left += [part[key] for key in OF_FILTERS if key in part]
+    return False
 
 
 def conjunction(query: Any, made: Statement, depth: int) -> str:
