@@ -43,7 +43,7 @@ from .windows import (
 )
 
 WHOLE_S = 600.0  # of a file that is best decoded as a whole
-PART = 64  # windows
+PART = 32  # windows
 
 
 @dataclass(frozen=True)
