@@ -77,6 +77,16 @@ def list_items_after(collection: Collection, id: str) -> Iterator[Item]:
 
 def item_document(item: Item, words: tuple[Passage, ...] | None) -> dict[str, Any]:
     """An item as the service describes it over HTTP."""
-    names = ("id", "windows", "modalities", "duration_s", "kind", "filename", "text", "metadata")
     passages = None if words is None else [asdict(passage) for passage in words]
-    return {name: getattr(item, name) for name in names} | {"words": passages}
+    return {
+        "id": item.id,
+        "windows": item.windows,
+        "modalities": item.modalities,
+        "duration_s": item.duration_s,
+        "partial": item.partial,
+        "kind": item.kind,
+        "filename": item.filename,
+        "text": item.text,
+        "metadata": item.metadata,
+        "words": passages,
+    }
