@@ -128,6 +128,8 @@ if __name__ == "__main__":
         firefox.wait(READY)
         firefox.value("document.querySelector('[type=search]').focus() ?? true")
         firefox.type(words)
+        # before a search, the page shows what is there
+        firefox.wait(f"{HEADINGS}[0]?.startsWith({words!r}) ?? false")
         seen = firefox.wait(PICTURE)
         found = {"headings": firefox.value(HEADINGS), "picture": seen}
         firefox.click("#hits .cover")
