@@ -83,17 +83,19 @@ def choose_keyframes(
 ) -> list[float]:
     """For each time of a window, when the keyframe is shown that stands for it.
 
-    `keys_s` are the times of all keyframes, ascending. It is the last one up to that time, if it
-    lies in the window; else the first one after that time in the window; else the last one before
-    the window. If that lies more than KEY_BEFORE_S before the window, no keyframe stands for the
-    time, and the time itself is returned.
+    `keys_s` are the times of all keyframes, ascending. It is the last one up to that time, which
+    mostly shows the same scene, as encoders put one at a cut. If that lies more than KEY_BEFORE_S
+    before the window, it is the first one after that time in the window. If there is none, no
+    keyframe stands for the time, and the time itself is returned.
 
     >>> choose_keyframes([1.25, 3.75], 0.0, 5.0, [0.0, 3.0])
     [0.0, 3.0]
     >>> choose_keyframes([6.25, 8.75], 5.0, 10.0, [0.0, 7.0])
-    [7.0, 7.0]
+    [0.0, 7.0]
     >>> choose_keyframes([6.25, 8.75], 5.0, 10.0, [3.0, 12.0])
     [3.0, 3.0]
+    >>> choose_keyframes([31.25, 33.75], 30.0, 35.0, [3.0, 32.0])
+    [32.0, 32.0]
     >>> choose_keyframes([31.25, 33.75], 30.0, 35.0, [3.0, 40.0])
     [31.25, 33.75]
     """
@@ -102,10 +104,10 @@ def choose_keyframes(
         after = bisect_right(keys_s, time_s)
         before_s = keys_s[after - 1] if after else -math.inf
         after_s = keys_s[after] if after < len(keys_s) else math.inf
-        if before_s < start_s and after_s < end_s:
-            chosen.append(after_s)
-        elif before_s >= start_s - KEY_BEFORE_S:
+        if before_s >= start_s - KEY_BEFORE_S:
             chosen.append(before_s)
+        elif after_s < end_s:
+            chosen.append(after_s)
         else:
             chosen.append(time_s)
     return chosen
