@@ -14,11 +14,11 @@ from media.modality import TEXT
 from ..collection import Collection
 from ..tagging import tag_items
 from .answer import Answer, Hit, Moment, Plan
-from .feedback import Feedback, Mark, move_query
+from .feedback import move_query
 from .fuse import conclude, fuse_hits
 from .group import group_hit
 from .order import search_in_order
-from .query import Options, TargetQuery, direction
+from .query import Feedback, Mark, Options, TargetQuery, direction
 from .retrieve import find_nothing, retrieve
 from .score import ItemWindows, score
 from .words import add_passages_query, add_words, find_exact

@@ -7,14 +7,14 @@ are wrong. Its scores are no longer those of a sentence, so nothing is known of 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
 from ..collection import Collection
 from ..records.database import Records
 from ..records.window_table import Place
-from .query import TargetQuery, Vectors, direction
+from .query import Feedback, Mark, TargetQuery, Vectors, direction
 from .retrieve import find_nothing
 from .score import ItemWindows
 
@@ -22,20 +22,6 @@ from .score import ItemWindows
 RIGHT, WRONG = 0.5, 0.25
 # The source of a query that was moved: no encoding, so nothing is calibrated by it.
 MOVED = "feedback"
-
-
-@dataclass(frozen=True)
-class Mark:
-    """A moment of an item; without `start_s`, the item's best moment for the query."""
-
-    id: str
-    start_s: float | None = None
-
-
-@dataclass(frozen=True)
-class Feedback:
-    right: tuple[Mark, ...] = ()
-    wrong: tuple[Mark, ...] = ()
 
 
 def move_query(

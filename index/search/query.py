@@ -9,16 +9,13 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from export.bundle import Joint, Route
 from media.modality import MODALITIES
-
-if TYPE_CHECKING:
-    from .feedback import Feedback
 
 Vectors = NDArray[np.float32]
 
@@ -69,6 +66,22 @@ class TargetQuery:
         if len(self.weights) == 1 and self.weights[0] > 0:
             return np.asarray(self.vectors[0], np.float32)
         return np.asarray(self.shares @ self.vectors, np.float32)
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A moment of an item; without `start_s`, the item's best moment for the query."""
+
+    id: str
+    start_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Feedback:
+    """Marks on what was found: moments that are right, and wrong ones."""
+
+    right: tuple[Mark, ...] = ()
+    wrong: tuple[Mark, ...] = ()
 
 
 @dataclass(frozen=True)
