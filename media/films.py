@@ -79,13 +79,13 @@ class SurveyedSound(Kept):
     def sound(self, survey: SoundSurvey) -> Sound:
         return Sound(limit_to_full_scale(np.concatenate(self.pieces)), survey.holes)
 
-    def reset(self, mark: int) -> None:
-        if mark or self._samples:  # only what began the sound can be forgotten in part
-            kept = self.pieces[:mark]
-            self.pieces, self._samples = [], 0
-            self.levels = Levels(self.levels.sample_rate)
-            for piece in kept:
-                self.add(piece)
+    def mark(self) -> tuple[int, ...]:
+        return len(self.pieces), self._samples, *self.levels.mark()
+
+    def reset(self, mark: tuple[int, ...]) -> None:
+        super().reset(mark)
+        self._samples = mark[1]
+        self.levels.reset(mark[2:])
 
 
 def decode_or_survey(path: Path, options: DecodeOptions) -> Media | Survey:

@@ -68,6 +68,15 @@ class Levels:
         self._levels.append(samples[:full].reshape(-1, self._block).max(axis=1))
         self._rest = samples[full:]
 
+    def mark(self) -> tuple[int, ...]:
+        """Where it is now, for `reset`; the samples of a block that is not full are left out."""
+        return (len(self._levels),)
+
+    def reset(self, mark: tuple[int, ...]) -> None:
+        """Forget what was added since the mark."""
+        del self._levels[mark[0] :]
+        self._rest = self._rest[:0]
+
     def all(self) -> NDArray[np.float32]:
         rest = [self._rest.max(keepdims=True)] if len(self._rest) else []
         return np.concatenate([*self._levels, *rest, np.empty(0, np.float32)])

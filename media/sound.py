@@ -103,11 +103,11 @@ class Sink(Protocol):
 
     def add(self, piece: NDArray[np.float32]) -> None: ...
 
-    def mark(self) -> int:
+    def mark(self) -> tuple[int, ...]:
         """Where it is now."""
         ...
 
-    def reset(self, mark: int) -> None:
+    def reset(self, mark: tuple[int, ...]) -> None:
         """Forget what came since the mark."""
         ...
 
@@ -121,11 +121,11 @@ class Kept:
     def add(self, piece: NDArray[np.float32]) -> None:
         self.pieces.append(piece)
 
-    def mark(self) -> int:
-        return len(self.pieces)
+    def mark(self) -> tuple[int, ...]:
+        return (len(self.pieces),)
 
-    def reset(self, mark: int) -> None:
-        del self.pieces[mark:]
+    def reset(self, mark: tuple[int, ...]) -> None:
+        del self.pieces[mark[0] :]
 
 
 def survey_sound(
