@@ -32,7 +32,7 @@ from media.errors import BadConfig
 from media.text import TextTokens, learn_tokenizer
 
 from ..config import TrainConfig
-from ..data.batches import Batch, Mixture, Source
+from ..data.batches import Batch, Inputs, Mixture, Source
 from ..data.shards import Shards
 from ..network.language import cut_tokenizer
 from ..network.pretrained_vit import load_pretrained_vit
@@ -40,7 +40,9 @@ from ..network.transformer import VLSA, MiniLMStem
 from ..renames import translate_weights
 from . import checkpoint
 from .distributed import ProcessGroup, join_process_group, leave_process_group, pick_device
+from .losses import terms_on
 from .step import StepRandomness, compute_gradients
+from .tables import rows_of
 
 PRINT_EVERY_STEPS = 50  # where there is no progress bar
 STEP_SEEDS = 1_000_003  # the seeds of two runs' steps do not meet before so many steps
@@ -329,6 +331,8 @@ def start_run(
         raise BadConfig(
             f"a batch of {config.batch} does not divide into {processes.size} processes"
         )
+    methods = rows_of(config)  # before anything that takes long: it may be misspelt
+    terms_on(config)
     if config.threads:
         torch.set_num_threads(config.threads)
     if processes.is_main and not resume:
@@ -347,9 +351,10 @@ def start_run(
         sources,
         list(config.shares) or [float(len(source)) for source in sources],
         TextTokens(tokenizer, config.encoder.text),
-        config.encoder,
+        Inputs.of(config.encoder),
         batch=config.batch,
         seed=config.seed,
+        methods=methods,
     )
     last = checkpoint.find_complete(out / "checkpoint") if resume else None
     model = new_model(config, tokenizer, read_trunk=last is None).to(pick_device(config.device))
