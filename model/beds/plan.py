@@ -22,9 +22,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from evaluation.composed import measure_gaps, score_groups
-from evaluation.retrieval import build_routes, summarise
+from evaluation.retrieval import build_routes, collect_vectors, summarise
 from media.errors import BadConfig
-from media.modality import TEXT
 
 from ..config import TrainConfig
 from ..data.batches import Batch, Mixture
@@ -179,11 +178,9 @@ def measure(bed: Any, model: Any) -> Result:
         galleries = bed.galleries(model)
         routes = build_routes(bed.embedder(model), galleries)
         order = score_groups(bed.order_scores(model))
-    vectors = {name: gallery.vectors for name, gallery in galleries.items()}
-    words = [route.vectors for route in routes if route.name == "video-text"]
     return {
         "after": [summarise(routes)],
-        "gap": measure_gaps(vectors | {TEXT: words[0]}),
+        "gap": measure_gaps(collect_vectors(galleries, routes)),
         "order": order,
     }
 

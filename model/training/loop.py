@@ -27,7 +27,14 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from evaluation.clips import Clips
-from evaluation.retrieval import Embedder, build_first_window_routes, select_metric, summarise
+from evaluation.retrieval import (
+    Embedder,
+    build_routes,
+    collect_vectors,
+    embed_first_windows,
+    select_metric,
+    summarise,
+)
 from media.errors import BadConfig
 from media.text import TextTokens, learn_tokenizer
 
@@ -110,7 +117,7 @@ def train_step(
     return terms | {"norm": norm, "lr": learning_rate(step, config)}
 
 
-def make_embedder(model: VLSA, tokens: TextTokens) -> Embedder:
+def make_embedder(model: VLSA, tokens: Callable[[Sequence[str]], NDArray[np.int64]]) -> Embedder:
     """The model as the evaluation takes it; the words are tokenised by `tokens`."""
     device = next(model.parameters()).device
 
@@ -234,17 +241,23 @@ class Run:
         self.step = state["step"]
         self.best = state["best"]
 
-    def save(self) -> dict[str, float]:
-        """Measure on the held-out clips and write the checkpoint; returns R@10 of every route.
+    def save(self) -> tuple[dict[str, float], dict[str, float]]:
+        """Measure on the held-out clips and write the checkpoint.
 
-        A checkpoint that is better than any before is written as `best`, too.
+        Returns R@10 of every route, and the figures of the methods' metrics. A checkpoint that is
+        better than any before is written as `best`, too.
         """
         self.model.eval()
         if self.config.encoder.memory:
             self.fill_memory()
-        measures = summarise(
-            build_first_window_routes(make_embedder(self.model, self.mixture.tokens), self.held_out)
-        )
+        space = make_embedder(self.model, self.mixture.tokens)
+        galleries = embed_first_windows(space, self.held_out)
+        routes = build_routes(space, galleries)
+        measures = summarise(routes)
+        figures: dict[str, float] = {}
+        for metric in self.mixture.methods.metrics:
+            found = metric.measure(collect_vectors(galleries, routes))
+            figures |= {f"{metric.name} {name}": round(value, 4) for name, value in found.items()}
         value = select_metric(measures, self.config.best_by)
         folders = ["checkpoint"]
         if value > self.best["value"]:
@@ -258,7 +271,7 @@ class Run:
         }
         for folder in folders:
             checkpoint.save(self.out / folder, self.model, self.optimiser, state, self.tokenizer)
-        return {route: round(m["R@10"], 4) for route, m in measures.items()}
+        return {route: round(m["R@10"], 4) for route, m in measures.items()}, figures
 
     @torch.no_grad()
     def fill_memory(self) -> None:
@@ -486,7 +499,9 @@ def run_steps(run: Run, logger: MetricsLogger | None, log: Callable[[str], None]
         run.step = step + 1
         recall = None
         if run.step == config.steps or run.step % config.checkpoint_steps == 0:
-            recall = run.save() if processes.is_main else None
+            if processes.is_main:
+                recall, measured = run.save()
+                figures |= measured
             run.best = processes.broadcast(run.best)
         if logger:
             logger.write(step, figures, recall)

@@ -23,7 +23,7 @@ from media.errors import BadConfig
 
 from ..config import TrainConfig
 from ..network.transformer import VLSA, Masked
-from .tables import rows_of
+from .tables import SENTENCES, rows_of
 
 SETTINGS = frozenset(setting.name for setting in fields(TrainConfig))
 LOCAL = "local"  # the name of masked modelling, the one term that no vectors are needed for
@@ -297,6 +297,9 @@ def terms_on(config: TrainConfig) -> list[LossTerm]:
     replaced = {name for term in added for name in term.replaces}
     if replaced - names:
         raise BadConfig(f"{', '.join(sorted(replaced - names))} cannot be replaced: it is not on")
+    sentences = {name for term in added for name in term.needs} & set(SENTENCES.values())
+    if sentences and config.encoder.text_stem != "minilm":
+        raise BadConfig("a method needs a frozen language model: text_stem 'minilm'")
     if {term.name for term in added} & {*names, LOCAL}:
         raise BadConfig("a method's term has the name of one of the core's")
     return [*(term for term in on if term.name not in replaced), *added]

@@ -22,7 +22,6 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from evaluation.retrieval import Gallery
 from media.errors import BadConfig
 from media.manifest import Row
 
@@ -82,7 +81,7 @@ class Metric:
     """
 
     name: str
-    measure: Callable[[Mapping[str, Gallery]], dict[str, float]]
+    measure: Callable[[Mapping[str, NDArray[np.float32]]], dict[str, float]]
 
 
 @dataclass(frozen=True, kw_only=True)
