@@ -20,10 +20,12 @@ from typing import Any
 
 import av
 import numpy as np
+import onnx
 import torch
 from numpy.typing import NDArray
 
 from evaluation.composed import put_together, say_in_order
+from evaluation.linear_maps import unit
 from export.bundle import open_bundle
 from export.cells import CutGraph
 from export.encoder import OnnxEncoder
@@ -40,15 +42,16 @@ from model.class_vectors import SentenceVectors
 from model.data.batches import ABSENT
 from model.methods.compa import ComposedSounds
 
+PAGE = 64  # texts at once
 SIDE = 3  # cells of a view are SIDE x SIDE
 CHUNK = 200
 SEEN, HEARD, SAID = 128, 128, 96  # directions that are kept of features
 TOKENS = 24  # of a text
 ALIKE = 0.72  # cosine of two names from which a picture and a sound may be one thing's
 PARTNERS = 4  # sounds of a picture at most
-COMPOSED = 1200  # pairs of sounds that `compa` puts together
+COMPOSED = 600  # pairs of sounds that `compa` puts together
 BENCHMARK = 240  # groups of the order benchmark
-EXAMPLES = 20_000  # rows that the kept directions are found from
+EXAMPLES = 6_000  # rows that the kept directions are found from
 PATCH_S, SHORTEST_S = 0.48, 0.1  # from one patch of a sound to the next; what counts as heard
 Arrays = dict[str, NDArray[Any]]
 Rows = list[dict[str, Any]]
@@ -63,6 +66,11 @@ class Stems:
         self.pictures = CutGraph(self.bundle, VIDEO, threads)
         self.sounds = CutGraph(self.bundle, AUDIO, threads)
         self.inputs = self.bundle.manifest.inputs
+
+    def text_mean(self) -> NDArray[np.float32]:
+        """What the bundle's graph of texts takes from a sentence's vector, [384]."""
+        graph = onnx.load(self.bundle.graph(TEXT)).graph
+        return next(onnx.numpy_helper.to_array(x) for x in graph.initializer if x.name == "mean")
 
     def see(self, frames: NDArray[np.uint8]) -> Arrays:
         """Frames [F, H, W, 3] -> cells [F, C, 1280] and the frames' vectors [F, 384]."""
@@ -223,21 +231,20 @@ def make_row(values: dict[str, Any], modality: str) -> Row:
     return Row(id=values["id"], path=None, captions=captions, group=texts[0], metadata={})
 
 
-def pair_up(
-    pictures: Rows, sounds: Rows, say: Callable[[list[str]], NDArray[np.float32]]
-) -> NDArray[np.int64]:
+def pair_up(pictures: Rows, sounds: Rows, words: Words) -> NDArray[np.int64]:
     """Pictures and sounds whose labels mean the same, [n, 2]; PARTNERS at most of a picture."""
-    seen = [i for i, row in enumerate(pictures) if row["labels"]]
-    heard = [i for i, row in enumerate(sounds) if row["labels"]]
-    likeness = (
-        say([pictures[i]["labels"][0] for i in seen])
-        @ say([sounds[i]["labels"][0] for i in heard]).T
-    )
+    seen = [(i, row["labels"][0]) for i, row in enumerate(pictures) if row["labels"]]
+    heard = [(i, row["labels"][0]) for i, row in enumerate(sounds) if row["labels"]]
+    names = list(dict.fromkeys(label for _, label in [*seen, *heard]))
+    vectors = words.readings(words.states(names))
+    place = {name: i for i, name in enumerate(names)}
+    of_sounds = vectors[[place[label] for _, label in heard]]
     random = np.random.default_rng(0)
     pairs = []
-    for i, line in zip(seen, likeness, strict=True):
-        fitting = random.permutation(np.flatnonzero(line >= ALIKE))[:PARTNERS]
-        pairs += [(i, heard[j]) for j in fitting]
+    for i, label in seen:
+        likeness = of_sounds @ vectors[place[label]]
+        fitting = random.permutation(np.flatnonzero(likeness >= ALIKE))[:PARTNERS]
+        pairs += [(i, heard[j][0]) for j in fitting]
     return np.array(pairs, np.int64)
 
 
@@ -255,7 +262,8 @@ class Directions:
         self.matrix = vectors[:, -count:] / np.sqrt(values[-count:] + 1e-8)
 
     def __call__(self, features: NDArray[np.floating[Any]]) -> NDArray[np.int8]:
-        return quantise((features.astype(np.float32) - self.mean) @ self.matrix, FEATURE_STEP)
+        centred = features.astype(np.float32) - self.mean.astype(np.float32)
+        return quantise(centred @ self.matrix.astype(np.float32), FEATURE_STEP)
 
 
 def count_heard(seconds: float, patches: int = 9) -> NDArray[np.bool_]:
@@ -285,36 +293,45 @@ def compose_benchmark(data: Path, stems: Stems, folder: Path) -> tuple[Arrays, l
     return keep(folder, "order", len(members), hear), groups
 
 
-def describe_texts(texts: list[str], stems: Stems) -> Arrays:
-    """Features of the tokens of texts, and the bundle's readings."""
-    sentences = SentenceVectors()
-    tokenizer = sentences._tokenizer
-    tokenizer.enable_truncation(TOKENS)
-    lengths, states = [], []
-    for start in show_progress(
-        iter(range(0, len(texts), 64)), -(-len(texts) // 64), "texts", "page"
-    ):
-        page = tokenizer.encode_batch(texts[start : start + 64])
-        ids = torch.tensor([encoding.ids for encoding in page])
-        present = ids != PAD_ID
-        found = sentences.network.language(ids, present)
-        lengths += present.sum(1).tolist()
-        states += [
-            row[mask].numpy().astype(np.float16) for row, mask in zip(found, present, strict=True)
-        ]
-    said = Directions(np.concatenate(states), SAID)
-    tokens = np.zeros((len(texts), TOKENS, SAID), np.int8)
-    for i, row in enumerate(states):
-        tokens[i, : len(row)] = said(row)
-    pages = [texts[at : at + 64] for at in range(0, len(texts), 64)]
-    readings = np.concatenate(
-        [stems.encoder.embed(TEXT, stems.encoder.tokens(page, TEXT)) for page in pages]
-    )
-    return {
-        "text_tokens": tokens,
-        "text_lengths": np.array(lengths, np.int16),
-        "text_readings": quantise(readings, READING_STEP),
-    }
+class Words:
+    """all-MiniLM-L6-v2: texts -> states of their tokens, and the bundle's readings."""
+
+    def __init__(self, stems: Stems) -> None:
+        self.sentences = SentenceVectors()
+        self.sentences.tokenizer.enable_truncation(TOKENS)
+        self.mean = stems.text_mean()
+
+    @torch.no_grad()
+    def states(self, texts: list[str]) -> list[NDArray[np.float32]]:
+        """Of each text [T, 384]."""
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # little padding
+        pages = [order[start : start + PAGE] for start in range(0, len(order), PAGE)]
+        states: dict[int, NDArray[np.float32]] = {}
+        for page in show_progress(iter(pages), len(pages), "texts", "page"):
+            encodings = self.sentences.tokenizer.encode_batch([texts[i] for i in page])
+            ids = torch.tensor([encoding.ids for encoding in encodings])
+            present = ids != PAD_ID
+            found = self.sentences.network.language(ids, present)
+            for i, row, there in zip(page, found, present, strict=True):
+                states[i] = row[there].numpy()
+        return [states[i] for i in range(len(texts))]
+
+    def readings(self, states: list[NDArray[np.float32]]) -> NDArray[np.float32]:
+        """unit(sentence - mean) of each, [N, 384]."""
+        return unit(unit(np.stack([row.sum(axis=0) for row in states])) - self.mean)
+
+    def describe(self, texts: list[str]) -> Arrays:
+        """What the bed keeps of texts."""
+        states = self.states(texts)
+        said = Directions(np.concatenate(states), SAID)
+        tokens = np.zeros((len(texts), TOKENS, SAID), np.int8)
+        for i, row in enumerate(states):
+            tokens[i, : len(row)] = said(row)
+        return {
+            "text_tokens": tokens,
+            "text_lengths": np.array([len(row) for row in states], np.int16),
+            "text_readings": quantise(self.readings(states), READING_STEP),
+        }
 
 
 def write_bed(data: Path, stems: Stems, work: Path, out: Path) -> None:
@@ -335,14 +352,12 @@ def write_bed(data: Path, stems: Stems, work: Path, out: Path) -> None:
     real = real_rows(data)
     windows = keep_windows(work, real, stems)
 
-    def say(texts: list[str]) -> NDArray[np.float32]:
-        return stems.encoder.embed(TEXT, stems.encoder.tokens(texts, TEXT))
-
+    words = Words(stems)
     pictures = [pictures[i] for i in seen["row"]]
     sounds = [sounds[i] for i in heard["row"]]
     sight = Directions(seen["cells"].reshape(-1, seen["cells"].shape[-1]), SEEN)
     hearing = Directions(heard["patches"].reshape(-1, heard["patches"].shape[-1]), HEARD)
-    pairs = pair_up(pictures, sounds, say)
+    pairs = pair_up(pictures, sounds, words)
     rows = {
         "pictures": [make_row(row, VIDEO) for row in pictures],
         "sounds": [make_row(row, AUDIO) for row in sounds],
@@ -376,7 +391,7 @@ def write_bed(data: Path, stems: Stems, work: Path, out: Path) -> None:
         "recording_has_audio": windows["has"][:, 1].astype(bool),
     }
     texts = collect_texts(arrays, rows, groups)
-    arrays |= describe_texts(texts, stems)
+    arrays |= words.describe(texts)
     described = {
         "texts": texts,
         "rows": {part: [describe_row(row) for row in of] for part, of in rows.items()},

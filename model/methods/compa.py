@@ -41,7 +41,7 @@ SWAPPED = "swapped_caption"
 class Settings:
     weight: float = 2.0
     share: float = 0.2  # of each batch that is put together
-    pairs: int = 1200  # that are put together, in both orders
+    pairs: int = 600  # that are put together, in both orders
 
 
 class ComposedSounds:
