@@ -155,6 +155,7 @@ GROUPS = {
         "search": index_command("search", "search a collection"),
         "items": index_command("items", "list the items of a collection"),
         "tags": index_command("tags", "what is in a collection, in names of a vocabulary"),
+        "learn": index_command("learn", "learn from the marks on what searches found"),
         "clip": index_command("clip", "cut a moment of an item into a file of its own"),
         "mcp": Command("let an assistant search and fill an archive", mcp, "mcp"),
     },

@@ -102,6 +102,7 @@ class Plan(TypedDict):
     candidates: int
     ways: list[str]
     compared: int
+    learned: bool
 
 
 class Calibration(TypedDict):

@@ -165,6 +165,9 @@ class SearchOptions(Strict):
     )
     exact: StrictBool = False
     qb_norm: StrictBool = Field(False, description="rank what every query finds lower (QB-Norm)")
+    learned: StrictBool = Field(
+        True, description="move the query by what was learned from kept marks, if anything was"
+    )
     tags: StrictBool = Field(False, description="whether hits have the tags of their items")
     space: str | None = Field(
         None, description="of a bundle that has several; else the first that holds both ends"
@@ -196,6 +199,31 @@ class MarkedSearch(SearchOptions):
 
 class TextSearch(MarkedSearch):
     query: str
+
+
+class ItemQuery(Strict):
+    """An item that was searched by."""
+
+    item: str
+    modality: Literal["audio", "video", "text"]
+
+
+class NewFeedback(Marks):
+    """Marks to be kept: what was right and wrong among the hits of a search."""
+
+    collection: str = "default"
+    query: Text | ItemQuery = Field(description="what was searched by: words, or an item")
+    target: Literal["any", "video", "audio", "text"] = "any"
+
+    @model_validator(mode="after")
+    def check_marks(self) -> NewFeedback:
+        right = {(mark.id, mark.start_s) for mark in self.right}
+        wrong = {(mark.id, mark.start_s) for mark in self.wrong}
+        if not right and not wrong:
+            raise ValueError("mark at least one hit as `right` or `wrong`")
+        if right & wrong:
+            raise ValueError("a moment is marked as right and as wrong")
+        return self
 
 
 CHOICES_MAX = 256  # of texts that are ranked
@@ -470,6 +498,31 @@ class TagList(BaseModel):
     vocabulary: str = Field(description="whose names the tags are: default, or own")
     total: int = Field(description="how many tags there are")
     tags: list[Tag]
+
+
+class KeptMark(BaseModel):
+    """A mark that is kept."""
+
+    number: int
+    query: str | ItemQuery
+    target: str
+    id: str = Field(description="the item that was marked")
+    start_s: float | None = Field(
+        description="of the moment; null for the item's best for the query"
+    )
+    right: bool
+    created: float = Field(description="seconds since 1970")
+
+
+class FeedbackKept(BaseModel):
+    collection: str
+    numbers: list[int] = Field(description="of the marks, in their order: right, then wrong")
+
+
+class FeedbackPage(BaseModel):
+    collection: str
+    marks: list[KeptMark]
+    next: int | None = Field(description="give as `after` to get the next page")
 
 
 class JobList(BaseModel):

@@ -63,6 +63,12 @@ def add_parser(commands: Commands) -> None:
         "--top-k", type=parse_count, default=10, help="how many hits at most; default: 10"
     )
     searching.add_argument("--exact", action="store_true", help="compare every vector")
+    searching.add_argument(
+        "--not-learned",
+        dest="learned",
+        action="store_false",
+        help="leave out what was learned from marks",
+    )
     searching.add_argument("--filter", type=json.loads, help="a filter as JSON")
     add_data(searching)
     add_collection(searching)
@@ -136,6 +142,7 @@ def run(args: argparse.Namespace) -> int:
             args.top_k,
             args.filter,
             exact=args.exact,
+            learned=args.learned,
             known_share=query.known_share,
             target_name=args.target,
             words=args.text,

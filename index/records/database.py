@@ -27,6 +27,7 @@ from media.passages import Passage
 from ..columns import Allowed, Ids
 from .filters import metadata_values
 from .item_cache import ItemCache
+from .marks import Marks, NewMark
 from .passages import Passages
 from .schema import SCHEMA_VERSION, migrate, read_version
 from .tags import Readings, TagRows, Tags
@@ -223,6 +224,7 @@ class Records:
         ] = {}  # what filters left, until the next write
         self.passages = Passages(self._db)
         self.tags = Tags(self._db)
+        self.marks = Marks(self._db)
         self._readers = 0  # who hold the records still at the moment
         if read_version(self._db) < SCHEMA_VERSION:
             with self._transaction():
@@ -426,6 +428,16 @@ class Records:
                 )
         finally:
             self.tags.forget()
+
+    def add_marks(self, marks: Iterable[NewMark]) -> list[int]:
+        """See `Marks.insert`. Durable when this returns."""
+        with self._transaction():
+            return self.marks.insert(marks)
+
+    def delete_mark(self, number: int) -> None:
+        """Raises UnknownMark."""
+        with self._transaction():
+            self.marks.delete(number)
 
     def remove(self, id: str) -> list[str]:
         """Delete an item; returns the media files no longer used.

@@ -17,6 +17,7 @@ from .answer import Answer, Hit, Moment, Plan
 from .feedback import move_query
 from .fuse import conclude, fuse_hits
 from .group import group_hit
+from .learned import use_learned
 from .order import search_in_order
 from .query import Feedback, Mark, Options, TargetQuery, direction
 from .retrieve import find_nothing, retrieve
@@ -55,6 +56,8 @@ def search(
             queries = add_passages_query(queries, options)
             if not options.known_share:
                 queries = [query for query in queries if parse_modality(query.target) == TEXT]
+        if options.learned:
+            queries = [use_learned(collection.adapters.current(), query) for query in queries]
         if options.feedback is not None:
             queries = [
                 query

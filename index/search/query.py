@@ -45,6 +45,8 @@ class TargetQuery:
     comparable: Collection[str | Joint] = MODALITIES
     passages_only: bool = False
     following: tuple[TargetQuery, ...] = ()
+    # Whether it was moved by what was learned from kept marks.
+    learned: bool = False
 
     @classmethod
     def along(
@@ -100,6 +102,8 @@ class Options:
     target_name: str | None = None
     # Marks on what was found before.
     feedback: Feedback | None = None
+    # Whether queries are moved by what was learned from kept marks.
+    learned: bool = True
     # Whether hits have the tags of their items.
     tags: bool = False
     # The query's words, if it is a text alone: passages that have them are found, too.

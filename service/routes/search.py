@@ -49,6 +49,7 @@ def parse_options(tercet: State, request: schemas.SearchOptions) -> Options:
         exact=request.exact,
         qb_norm=request.qb_norm,
         feedback=read_marks(request),
+        learned=request.learned,
         tags=request.tags,
     )
 
@@ -174,6 +175,7 @@ async def search_form(
     ] = None,
     exact: Annotated[bool, Form()] = False,
     qb_norm: Annotated[bool, Form()] = False,
+    learned: Annotated[bool, Form()] = True,
     tags: Annotated[bool, Form()] = False,
     space: Annotated[str | SkipJsonSchema[None], Form()] = None,
 ) -> schemas.SearchOptions:
@@ -186,6 +188,7 @@ async def search_form(
         min_confidence=min_confidence,
         exact=exact,
         qb_norm=qb_norm,
+        learned=learned,
         tags=tags,
         space=space,
     )
