@@ -511,6 +511,38 @@ class Methods:
         return found
 
     @Method
+    def mark(
+        self,
+        query: str | Mapping[str, str],
+        right: Sequence[Mapping[str, Any]] = (),
+        wrong: Sequence[Mapping[str, Any]] = (),
+        collection: str = "default",
+        target: Target = "any",
+    ) -> Steps[list[int]]:
+        """Keep marks on hits, {"id": ID, "start_s": SECOND} each, for `tercet learn`; returns their
+        numbers. The query is words, or {"item": ID, "modality": "audio"}.
+        """
+        body = {"query": query, "collection": collection, "target": target}
+        body |= {"right": list(right), "wrong": list(wrong)}
+        answer = yield from self._send(Call("POST", "/v1/feedback", body, repeatable=True))
+        numbers: list[int] = answer["numbers"]
+        return numbers
+
+    @Method
+    def marks(
+        self, collection: str = "default", limit: int = 100, after: int = 0
+    ) -> Steps[dict[str, Any]]:
+        """The marks that are kept, and what to give as `after` for more."""
+        query = urlencode({"collection": collection, "limit": limit, "after": after})
+        page: dict[str, Any] = yield from self._send(Call("GET", f"/v1/feedback?{query}"))
+        return page
+
+    @Method
+    def delete_mark(self, number: int, collection: str = "default") -> Steps[None]:
+        query = urlencode({"collection": collection})
+        yield from self._send(Call("DELETE", f"/v1/feedback/{number}?{query}"))
+
+    @Method
     def import_folder(self, path: str, collection: str = "default") -> Steps[Job]:
         """Begin to import what lies at a path of the service's import folder."""
         body = {"kind": "import", "collection": collection, "path": path}

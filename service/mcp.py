@@ -166,6 +166,23 @@ def make_where(tercet: Client) -> Tool:
     return where
 
 
+def make_mark(tercet: Client) -> Tool:
+    def mark(
+        words: str,
+        right: list[str] | None = None,
+        wrong: list[str] | None = None,
+        collection: str = "default",
+        target: Target = "any",
+    ) -> dict[str, Any]:
+        """Keep which hits of a search were right and which were wrong, by their ids. The owner of
+        the archive has it learn from such marks.
+        """
+        marks = [[{"id": id} for id in ids or []] for ids in (right, wrong)]
+        return {"numbers": tercet.mark(words, *marks, collection=collection, target=target)}
+
+    return mark
+
+
 def make_collections(tercet: Client) -> Tool:
     def collections() -> list[dict[str, Any]]:
         """List the collections and how much each holds."""
@@ -200,6 +217,7 @@ TOOLS: tuple[Callable[[Client], Tool], ...] = (
     make_tags,
     make_highlights,
     make_where,
+    make_mark,
     make_collections,
 )
 

@@ -79,7 +79,7 @@ def test_marks_are_kept_until_their_items_go(tmp_path: Path) -> None:
         box = collections.create("box")
         fill(box)
         like = MarkedQuery("video", None, "green-1", "video")
-        first, second = box.add_marks([mark("blue-0", True), mark("blue-1", True, query=like)])
+        (_, second) = box.add_marks([mark("blue-0", True), mark("blue-1", True, query=like)])
         (again,) = box.add_marks([mark("blue-0", False)])  # takes the first one's place
         assert [one.number for one in box.marks(10)] == [second, again]
         with pytest.raises(UnknownItem):
