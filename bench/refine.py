@@ -10,6 +10,7 @@ order      100 pairs of recordings; a film of each order, made of their stored w
 feedback   a query for each topic of three recordings or more; its five best items are marked right
            or wrong; mAP@10 over the others, before and after. A topic is a label, or a name that
            the table tests/data/tag_names.json expects of several labels.
+agreement  each recording beside its pictures with another's sound.
 learning   the same marks are kept and learned from, one topic at a time; mAP@10 of that topic over
            the others, and of the other topics, before and after.
 """
@@ -33,6 +34,7 @@ import numpy as np
 from export.bundle import ANY, AUDIO, VIDEO
 from export.encoder import OnnxEncoder
 from index.__main__ import main as build
+from index.agreement import list_agreement
 from index.collection import Collection
 from index.learning import NotLearned, average_precision, check_worth, fit, make_lessons, measure
 from index.library import Collections
@@ -425,7 +427,48 @@ def precision(box: Collection, encoder: OnnxEncoder, topic: Topic, target: str) 
     return average_precision(ids, set(topic.right))
 
 
+# ---------------------------------------------------------------- agreement
+
+
+def measure_agreement(
+    encoder: OnnxEncoder, collections: Collections, args: argparse.Namespace
+) -> None:
+    """Own sound beside that of another recording, in a collection of both."""
+    print("| recordings | items | median agreement, own sound | another's | own above another's |")
+    print("|---|---|---|---|---|")
+    for name in ("video", "sound"):
+        source = collections.get(name)
+        clips = [media_of(source, id) for id in sorted(source.ids())]
+        clips = [clip for clip in clips if {"video", "audio"} <= clip.vectors.keys()]
+        order = np.random.default_rng(args.seed).permutation(len(clips))
+        with tempfile.TemporaryDirectory() as place:
+            manifest = encoder.manifest
+            box = Collection(Path(place) / "box", manifest.fingerprint, manifest.dims)
+            for n, next_one in zip(order, np.roll(order, 1), strict=True):
+                own = replace(clips[n], id=f"own/{clips[n].id}")
+                box.put([own, exchange(clips[n], clips[next_one])])
+            rows = list_agreement(box, encoder.manifest, lowest=False, limit=10_000).items
+            box.close()
+        same = np.array([row.agreement for row in rows if row.id.startswith("own/")])
+        others = np.array([row.agreement for row in rows if row.id.startswith("other/")])
+        above = float((same[:, None] > others[None]).mean())
+        print(
+            f"| {name} | {len(same)} | {np.median(same):.3f} | {np.median(others):.3f} |"
+            f" {above:.3f} |"
+        )
+
+
+def exchange(clip: NewItem, other: NewItem) -> NewItem:
+    """A recording's pictures with the sound of another, as far as both go."""
+    which, rows = other.vectors["audio"]
+    fitting = [n for n, window in enumerate(which) if window < len(clip.windows)]
+    audio = ([which[n] for n in fitting], rows[fitting])
+    vectors = {"video": clip.vectors["video"], "audio": audio}
+    return replace(clip, id=f"other/{clip.id}", vectors=vectors)
+
+
 MEASURES: dict[str, Callable[[OnnxEncoder, Collections, argparse.Namespace], None]] = {
+    "agreement": measure_agreement,
     "feedback": measure_feedback,
     "learning": measure_learning,
     "order": measure_order,

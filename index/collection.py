@@ -33,7 +33,9 @@ from .adapters import Adapters
 from .calibration import SAMPLE, RouteStats, calibrate
 from .columns import Ids
 from .durable import sync
+from .records.agreements import Agreed
 from .records.database import (
+    AGREED_KEY,
     VOCABULARY_KEY,
     Counts,
     Failure,
@@ -61,6 +63,11 @@ NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 RECORDS, MEDIA, SNAPSHOTS = "records.sqlite", "media", "snapshots"  # in a collection's folder
 SET_ASIDE = "set-aside"  # there, media that no item names
 log = logging.getLogger(__name__)
+
+
+def agreement_state(records: Records, encodings: tuple[str, str]) -> str:
+    """What changes whenever vectors are added or removed."""
+    return "/".join([*encodings, *map(str, records.head())])
 
 
 def holds_files(folder: Path, among: tuple[str, ...] = (MEDIA, SET_ASIDE, SNAPSHOTS)) -> bool:
@@ -450,6 +457,16 @@ class Collection:
         """Marks in the order of their numbers, those after `after`."""
         with self.hold_for_reading() as records:
             return records.marks.page(limit, after)
+
+    def has_agreement(self, encodings: tuple[str, str]) -> bool:
+        """Whether it is known how sound and picture agree, of all vectors of two encodings."""
+        with self.hold_for_reading() as records:
+            return records.meta().get(AGREED_KEY) == agreement_state(records, encodings)
+
+    def set_agreement(self, rows: Sequence[Agreed], encodings: tuple[str, str]) -> None:
+        """Keep how sound and picture of items agree."""
+        with self._hold_for_writing() as records:
+            records.set_agreement(rows, agreement_state(records, encodings))
 
     def note_copied_versions(self, versions: dict[str, str]) -> None:
         """Keep, by id, which version of another collection's item each item was made from."""

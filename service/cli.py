@@ -161,7 +161,9 @@ GROUPS = {
     },
     "Build": {
         "build": index_command("build", "index folders, files, manifests and tar shards"),
-        "report": index_command("report", "a collection's near-duplicates, gone files and indexes"),
+        "report": index_command(
+            "report", "a collection's near-duplicates, gone files, indexes, marks"
+        ),
         "prune": index_command("prune", "list the items whose files are gone, and remove them"),
         "reembed": index_command("reembed", "re-embed a collection with another bundle"),
         "backup": index_command("backup", "copy every collection of a data folder"),

@@ -511,6 +511,19 @@ class Methods:
         return found
 
     @Method
+    def agreement(
+        self,
+        collection: str = "default",
+        first: Literal["lowest", "highest"] = "lowest",
+        limit: int = 100,
+    ) -> Steps[dict[str, Any]]:
+        """The items by how well their sound and pictures agree, from 0 to 1."""
+        query = urlencode({"first": first, "limit": limit})
+        path = f"{collection_path(collection)}/agreement?{query}"
+        found: dict[str, Any] = yield from self._send(Call("GET", path))
+        return found
+
+    @Method
     def mark(
         self,
         query: str | Mapping[str, str],

@@ -166,6 +166,21 @@ def make_where(tercet: Client) -> Tool:
     return where
 
 
+def make_agreement(tercet: Client) -> Tool:
+    def agreement(
+        collection: str = "default",
+        first: Literal["lowest", "highest"] = "lowest",
+        limit: int = 20,
+    ) -> dict[str, Any]:
+        """Items by how well their sound and pictures agree: 0.5 is chance, 1 the best. The lowest
+        have voices or music over their pictures. A search finds such items alone by the filter
+        {"agreement": {"$lt": 0.3}}.
+        """
+        return tercet.agreement(collection, first, limit)
+
+    return agreement
+
+
 def make_mark(tercet: Client) -> Tool:
     def mark(
         words: str,
@@ -217,6 +232,7 @@ TOOLS: tuple[Callable[[Client], Tool], ...] = (
     make_tags,
     make_highlights,
     make_where,
+    make_agreement,
     make_mark,
     make_collections,
 )

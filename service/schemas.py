@@ -20,6 +20,7 @@ from pydantic import (
 from pydantic import Strict as StrictNumber
 from pydantic_core import PydanticCustomError
 
+from index.agreement import ItemAgreement
 from index.calibration import Calibration
 from index.collection import NAME
 from index.description import Sentence
@@ -32,7 +33,16 @@ from .jobs import Job
 from .settings import TOP_K_MAX
 
 # of an item, each at a path below the item's own
-ITEM_PARTS = ("media", "poster", "waveform", "playable", "clip", "highlights", "description")
+ITEM_PARTS = (
+    "media",
+    "poster",
+    "waveform",
+    "playable",
+    "clip",
+    "highlights",
+    "description",
+    "agreement",
+)
 RESERVED_ENDINGS = tuple(f"/{part}" for part in ITEM_PARTS)
 
 
@@ -523,6 +533,13 @@ class FeedbackPage(BaseModel):
     collection: str
     marks: list[KeptMark]
     next: int | None = Field(description="give as `after` to get the next page")
+
+
+class Agreement(BaseModel):
+    collection: str
+    by_chance: float = Field(description="mean cosine of pictures and sounds of different items")
+    total: int = Field(description="how many items have pictures and sound")
+    items: list[ItemAgreement]
 
 
 class JobList(BaseModel):

@@ -21,10 +21,11 @@ from media.sandbox import Decoders
 from media.text import Reading
 from media.windows import DecodeOptions
 
+from ..agreement import ensure_agreement
 from ..collection import Collection
 from ..ingest.build import embed_rows
 from ..query_bank import ensure_query_bank
-from ..records.filters import TAG, asks_for
+from ..records.filters import AGREEMENT, TAG, asks_for
 from ..search import Answer, Hit, Options, TargetQuery, direction, search
 from ..vocabulary import ensure_vocabulary
 from .flags import add_collection, add_data, add_sizing, open_collections, parse_count
@@ -136,6 +137,8 @@ def run(args: argparse.Namespace) -> int:
         ensure_query_bank(collection, encoder)
         if asks_for(args.filter, TAG):
             ensure_vocabulary(collection, encoder)
+        if asks_for(args.filter, AGREEMENT):
+            ensure_agreement(collection, encoder.manifest)
         if unread and not (unread.words and args.target in (ANY, TEXT) and collection.has_passages):
             unread.check()
         options = Options(

@@ -25,6 +25,7 @@ from export.bundle import parse_modality
 from media.passages import Passage
 
 from ..columns import Allowed, Ids
+from .agreements import Agreed, Agreements
 from .filters import metadata_values
 from .item_cache import ItemCache
 from .marks import Marks, NewMark
@@ -41,6 +42,7 @@ ITEMS_QUERY = "select n, metadata, id, kind, duration_s, filename from items"
 BANK_PREFIX = "asks:"  # of keys in `meta`, before the name of a bank's encoding
 FILE_METADATA = ("tags", "chapters")  # what a file says of itself
 VOCABULARY_KEY = "vocabulary"  # in `meta`: where the names of tags are from
+AGREED_KEY = "agreement"  # in `meta`: of which vectors it is known how they agree
 COPIED_PREFIX = "from:"  # of keys in `meta`, before the id of an item that was copied
 # Paths may hold bytes that are not UTF-8. They are stored as they are, and so read as blobs.
 PATH = "cast(? as text)"
@@ -225,6 +227,7 @@ class Records:
         self.passages = Passages(self._db)
         self.tags = Tags(self._db)
         self.marks = Marks(self._db)
+        self.agreements = Agreements(self._db)
         self._readers = 0  # who hold the records still at the moment
         if read_version(self._db) < SCHEMA_VERSION:
             with self._transaction():
@@ -428,6 +431,13 @@ class Records:
                 )
         finally:
             self.tags.forget()
+
+    def set_agreement(self, rows: Iterable[Agreed], state: str) -> None:
+        """Keep how sound and picture of items agree, as of a state of the vectors."""
+        self._matched.clear()
+        with self._transaction():
+            self.agreements.replace(rows)
+            self._db.execute("insert or replace into meta values (?, ?)", (AGREED_KEY, state))
 
     def add_marks(self, marks: Iterable[NewMark]) -> list[int]:
         """See `Marks.insert`. Durable when this returns."""

@@ -71,6 +71,9 @@ SCHEMA = (
     " check ((query is null) <> (example is null))) strict",
     "create index feedback_item on feedback (item)",
     "create index feedback_example on feedback (example)",
+    "create table agreement ("
+    " item integer primary key references items on delete cascade, windows integer not null,"
+    " cosine real not null, score real not null) strict",
     "create table bank (encoding text not null, vector blob not null) strict",
     "create table tombstones ("
     " n integer primary key autoincrement, vector integer not null,"
@@ -259,7 +262,7 @@ def add_partial(db: sqlite3.Connection) -> None:
 
 
 def add_feedback(db: sqlite3.Connection) -> None:
-    """11 to 12: right and wrong marks on what was found."""
+    """11 to 12: right and wrong marks on what was found; how sound and picture agree."""
     db.execute(
         "create table feedback ("
         " n integer primary key autoincrement, target text not null, query text,"
@@ -270,6 +273,11 @@ def add_feedback(db: sqlite3.Connection) -> None:
     )
     db.execute("create index feedback_item on feedback (item)")
     db.execute("create index feedback_example on feedback (example)")
+    db.execute(
+        "create table agreement ("
+        " item integer primary key references items on delete cascade, windows integer not null,"
+        " cosine real not null, score real not null) strict"
+    )
 
 
 MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (

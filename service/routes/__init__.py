@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from . import (
     admin,
+    agreement,
     collections,
     composed,
     embeddings,
@@ -33,6 +34,7 @@ SUBJECTS = (
     tags,
     highlights,
     where,
+    agreement,
     items,
     composed,
     rank,

@@ -14,8 +14,9 @@ from pydantic import Field
 from pydantic.json_schema import SkipJsonSchema
 
 from export.bundle import ANY, Route
+from index.agreement import ensure_agreement
 from index.collection import Collection
-from index.records.filters import TAG, asks_for
+from index.records.filters import AGREEMENT, TAG, asks_for
 from index.search import Answer, Feedback, Mark, Options, TargetQuery, search
 from index.vocabulary import ensure_vocabulary
 from media.modality import MODALITIES, TEXT
@@ -70,6 +71,8 @@ async def run_search(
     """Search, and for a sample of searches measure recall against comparing every vector."""
     if options.tags or asks_for(options.filter, TAG):
         await asyncio.to_thread(ensure_vocabulary, collection, tercet.encoder)
+    if asks_for(options.filter, AGREEMENT):
+        await asyncio.to_thread(ensure_agreement, collection, tercet.encoder.manifest)
     with stage("search"):
         answer = await asyncio.to_thread(search, collection, queries, options)
     if answer.hits and not answer.plan.exact and random.random() < tercet.settings.recall_sample:
