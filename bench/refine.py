@@ -10,6 +10,7 @@ order      100 pairs of recordings; a film of each order, made of their stored w
 feedback   a query for each topic of three recordings or more; its five best items are marked right
            or wrong; mAP@10 over the others, before and after. A topic is a label, or a name that
            the table tests/data/tag_names.json expects of several labels.
+rerank     each order of `rerank` beside that by score: the share of texts whose recording is found.
 agreement  each recording beside its pictures with another's sound.
 learning   the same marks are kept and learned from, one topic at a time; mAP@10 of that topic over
            the others, and of the other topics, before and after.
@@ -41,6 +42,7 @@ from index.library import Collections
 from index.records.database import NewItem
 from index.records.marks import MarkedQuery, NewMark
 from index.search import Feedback, Mark, Options, TargetQuery, search
+from index.search.rerank import RERANKERS
 from index.vectors.base import Vectors
 
 from .real import SETS, Set, embed_texts, media_of, read_words
@@ -49,6 +51,7 @@ PAIRS = 100
 FILES = 10
 MARKS = 5
 LEAST_OF_LABEL = 3
+TEN = 10
 TABLE = Path("tests/data/tag_names.json")
 
 
@@ -427,6 +430,44 @@ def precision(box: Collection, encoder: OnnxEncoder, topic: Topic, target: str) 
     return average_precision(ids, set(topic.right))
 
 
+# ---------------------------------------------------------------- rerank
+
+
+def measure_rerank(
+    encoder: OnnxEncoder, collections: Collections, args: argparse.Namespace
+) -> None:
+    print("| words | target | order | R@1 | R@5 | R@10 |\n|---|---|---|---|---|---|")
+    for one in SETS:
+        words = read_words(args.manifests / one.manifest)
+        vectors = embed_texts(encoder, list(words.values()))
+        box = collections.get(one.collection)
+        for target in (ANY, AUDIO if one.collection == "sound" else VIDEO):
+            for rerank in (None, *RERANKERS):
+                options = Options(top_k=TEN, rerank=rerank)
+                shares = recall(encoder, box, words, vectors, target, options)
+                cells = " | ".join(f"{share:.3f}" for share in shares)
+                print(f"| {one.name} | `{target}` | {rerank or 'by score'} | {cells} |", flush=True)
+
+
+def recall(
+    encoder: OnnxEncoder,
+    box: Collection,
+    words: dict[str, str],
+    vectors: dict[str, Vectors],
+    target: str,
+    options: Options,
+) -> list[float]:
+    """R@1, R@5 and R@10 of texts: whether a recording with that text is found."""
+    ranks = []
+    for text, vector in vectors.items():
+        routes = encoder.manifest.routes(["text"], target)
+        queries = [TargetQuery.along(route, "text", vector[None]) for route in routes]
+        hits = search(box, queries, options).hits
+        right = [place for place, hit in enumerate(hits, 1) if words.get(hit.id) == text]
+        ranks.append(min(right, default=TEN + 1))
+    return [float(np.mean(np.array(ranks) <= most)) for most in (1, 5, TEN)]
+
+
 # ---------------------------------------------------------------- agreement
 
 
@@ -472,6 +513,7 @@ MEASURES: dict[str, Callable[[OnnxEncoder, Collections, argparse.Namespace], Non
     "feedback": measure_feedback,
     "learning": measure_learning,
     "order": measure_order,
+    "rerank": measure_rerank,
 }
 
 if __name__ == "__main__":

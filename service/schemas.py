@@ -174,7 +174,11 @@ class SearchOptions(Strict):
         None, description="of a hit, where the collection is large enough to tell"
     )
     exact: StrictBool = False
-    qb_norm: StrictBool = Field(False, description="rank what every query finds lower (QB-Norm)")
+    rerank: Literal["qb_norm", "gram", "triangle"] | None = Field(
+        None,
+        description="another order of what was found: what every query finds lower (QB-Norm), or by"
+        " words, pictures and sound together (GRAM's volume, TRIANGLE's area)",
+    )
     learned: StrictBool = Field(
         True, description="move the query by what was learned from kept marks, if anything was"
     )

@@ -27,6 +27,7 @@ from ..ingest.build import embed_rows
 from ..query_bank import ensure_query_bank
 from ..records.filters import AGREEMENT, TAG, asks_for
 from ..search import Answer, Hit, Options, TargetQuery, direction, search
+from ..search.rerank import RERANKERS
 from ..vocabulary import ensure_vocabulary
 from .flags import add_collection, add_data, add_sizing, open_collections, parse_count
 
@@ -69,6 +70,9 @@ def add_parser(commands: Commands) -> None:
         dest="learned",
         action="store_false",
         help="leave out what was learned from marks",
+    )
+    searching.add_argument(
+        "--rerank", choices=list(RERANKERS), help="another order of what was found"
     )
     searching.add_argument("--filter", type=json.loads, help="a filter as JSON")
     add_data(searching)
@@ -146,6 +150,7 @@ def run(args: argparse.Namespace) -> int:
             args.filter,
             exact=args.exact,
             learned=args.learned,
+            rerank=args.rerank,
             known_share=query.known_share,
             target_name=args.target,
             words=args.text,

@@ -66,7 +66,7 @@ def search(
                 for query in queries
             ]
         exact = find_exact(records, queries, options) if has_words else {}
-        overfetch = len(queries) > 1 or options.qb_norm or bool(exact)
+        overfetch = len(queries) > 1 or options.rerank is not None or bool(exact)
         matches = [
             retrieve(collection, records, query, options, overfetch)
             if options.known_share

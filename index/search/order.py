@@ -46,7 +46,7 @@ def search_in_order(
     targets: list[Steps] = [(replace(query, following=()), *query.following) for query in queries]
     wanted = max(OVERFETCH_FACTOR * options.top_k, MIN_CANDIDATES)
     while True:
-        wide = replace(options, top_k=wanted, min_score=None, qb_norm=False)
+        wide = replace(options, top_k=wanted, min_score=None, rerank=None)
         matches = [
             [retrieve(collection, records, step, wide, overfetch=False) for step in steps]
             for steps in targets

@@ -95,7 +95,8 @@ class Options:
     min_score: float | None = None
     min_confidence: float | None = None
     exact: bool = False
-    qb_norm: bool = False
+    # Another order of what was found, see `rerank`.
+    rerank: str | None = None
     # The share of the query's words that are known. Where not all are, no hit is sure.
     known_share: float = 1.0
     # What hits name as their target, where it is not what was searched.

@@ -7,7 +7,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import Depends, File, Form, UploadFile
 from pydantic import Field
@@ -48,7 +48,7 @@ def parse_options(tercet: State, request: schemas.SearchOptions) -> Options:
         min_score=request.min_score,
         min_confidence=request.min_confidence,
         exact=request.exact,
-        qb_norm=request.qb_norm,
+        rerank=request.rerank,
         feedback=read_marks(request),
         learned=request.learned,
         tags=request.tags,
@@ -177,7 +177,7 @@ async def search_form(
         Annotated[float, Field(ge=0, le=1)] | SkipJsonSchema[None], Form()
     ] = None,
     exact: Annotated[bool, Form()] = False,
-    qb_norm: Annotated[bool, Form()] = False,
+    rerank: Annotated[Literal["qb_norm", "gram", "triangle"] | SkipJsonSchema[None], Form()] = None,
     learned: Annotated[bool, Form()] = True,
     tags: Annotated[bool, Form()] = False,
     space: Annotated[str | SkipJsonSchema[None], Form()] = None,
@@ -190,7 +190,7 @@ async def search_form(
         min_score=min_score,
         min_confidence=min_confidence,
         exact=exact,
-        qb_norm=qb_norm,
+        rerank=rerank,
         learned=learned,
         tags=tags,
         space=space,
