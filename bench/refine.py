@@ -10,6 +10,8 @@ order      100 pairs of recordings; a film of each order, made of their stored w
 feedback   a query for each topic of three recordings or more; its five best items are marked right
            or wrong; mAP@10 over the others, before and after. A topic is a label, or a name that
            the table tests/data/tag_names.json expects of several labels.
+both       films of two recordings, three for each recording; 100 queries ask for both things, in
+           one vector or each by itself.
 rerank     each order of `rerank` beside that by score: the share of texts whose recording is found.
 agreement  each recording beside its pictures with another's sound.
 learning   the same marks are kept and learned from, one topic at a time; mAP@10 of that topic over
@@ -49,6 +51,7 @@ from .real import SETS, Set, embed_texts, media_of, read_words
 
 PAIRS = 100
 FILES = 10
+FILMS = 3  # of two recordings each, for each recording
 MARKS = 5
 LEAST_OF_LABEL = 3
 TEN = 10
@@ -430,6 +433,58 @@ def precision(box: Collection, encoder: OnnxEncoder, topic: Topic, target: str) 
     return average_precision(ids, set(topic.right))
 
 
+# ---------------------------------------------------------------- both
+
+
+def measure_both(encoder: OnnxEncoder, collections: Collections, args: argparse.Namespace) -> None:
+    print("| words | target | films | R@1, `moment` | R@1, `item` |\n|---|---|---|---|---|")
+    for one in SETS:
+        words = read_words(args.manifests / one.manifest)
+        vectors = embed_texts(encoder, list(words.values()))
+        source = collections.get(one.collection)
+        for target in (ANY, AUDIO if one.collection == "sound" else VIDEO):
+            clips = {id: media_of(source, id) for id in words}
+            usable = {id: words[id] for id in words if target == ANY or target in clips[id].vectors}
+            pairs = draw_pairs(usable, FILMS * len(usable), args.seed)
+            with tempfile.TemporaryDirectory() as place:
+                manifest = encoder.manifest
+                box = Collection(Path(place) / "box", manifest.fingerprint, manifest.dims)
+                for n, (a, b) in enumerate(pairs):
+                    box.put([join_windows(str(n), [clips[a], clips[b]])])
+                shares = [
+                    find_both(encoder, box, pairs, words, vectors, target, aggregate)
+                    for aggregate in ("moment", "item")
+                ]
+                box.close()
+            print(
+                f"| {one.name} | `{target}` | {len(pairs)} | {shares[0]:.3f} | {shares[1]:.3f} |",
+                flush=True,
+            )
+
+
+def find_both(
+    encoder: OnnxEncoder,
+    box: Collection,
+    pairs: list[tuple[str, str]],
+    words: dict[str, str],
+    vectors: dict[str, Vectors],
+    target: str,
+    aggregate: str,
+) -> float:
+    """How often the film of two recordings, or another of their words, is first for both texts."""
+    said = [{words[a], words[b]} for a, b in pairs]
+    right = 0
+    for a, b in pairs[:PAIRS]:
+        parts = np.stack([vectors[words[a]], vectors[words[b]]])
+        queries = [
+            TargetQuery.along(route, "text", parts, (1.0, 1.0))
+            for route in encoder.manifest.routes(["text"], target)
+        ]
+        hits = search(box, queries, Options(top_k=1, aggregate=aggregate)).hits
+        right += said[int(hits[0].id)] == {words[a], words[b]}
+    return right / len(pairs[:PAIRS])
+
+
 # ---------------------------------------------------------------- rerank
 
 
@@ -510,6 +565,7 @@ def exchange(clip: NewItem, other: NewItem) -> NewItem:
 
 MEASURES: dict[str, Callable[[OnnxEncoder, Collections, argparse.Namespace], None]] = {
     "agreement": measure_agreement,
+    "both": measure_both,
     "feedback": measure_feedback,
     "learning": measure_learning,
     "order": measure_order,

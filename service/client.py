@@ -420,7 +420,8 @@ class Methods:
         self, /, parts: Sequence[Mapping[str, Any]], targets: Sequence[Target], **options: Any
     ) -> Steps[Found]:
         """Search by weighted texts and items: {"text": "rain", "weight": 1.0}, {"item": ID,
-        "modality": "audio"}. A part with "then": True is looked for after those before it.
+        "modality": "audio"}. A part with "then": True is looked for after those before it. With
+        aggregate="item", each part must occur somewhere in an item.
         """
         body = {"parts": list(parts), "targets": list(targets)} | without_none(options)
         found: Found = yield from self._send(Call("POST", "/v1/search", body, repeatable=True))

@@ -298,6 +298,11 @@ class ComposedSearch(MarkedSearch):
     targets: list[Literal["any", "video", "audio", "text"]] = Field(
         min_length=1, description="any: pictures and sound scored together"
     )
+    aggregate: Literal["moment", "item"] = Field(
+        "moment",
+        description="moment: one window matches all parts together; item: each part has its own"
+        " window, anywhere in the item, so that all must occur",
+    )
 
     @field_validator("parts")
     @classmethod
@@ -312,9 +317,14 @@ class ComposedSearch(MarkedSearch):
         return parts
 
     @model_validator(mode="after")
-    def marks_without_steps(self) -> ComposedSearch:
+    def check_together(self) -> ComposedSearch:
         if self.feedback is not None and len(split_steps(self.parts)) > 1:
             raise ValueError("`feedback` does not go with `then`")
+        if self.aggregate == "item":
+            if any(part.then for part in self.parts) or self.feedback is not None:
+                raise ValueError("`aggregate` item goes with neither `then` nor `feedback`")
+            if any(part.weight <= 0 for part in self.parts):
+                raise ValueError("`aggregate` item takes weights above zero")
         return self
 
 

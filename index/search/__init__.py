@@ -18,7 +18,7 @@ from .feedback import move_query
 from .fuse import conclude, fuse_hits
 from .group import group_hit
 from .learned import use_learned
-from .order import search_in_order
+from .order import ITEM, search_in_order
 from .query import Feedback, Mark, Options, TargetQuery, direction
 from .retrieve import find_nothing, retrieve
 from .score import ItemWindows, score
@@ -49,7 +49,8 @@ def search(
         UnknownItem: the feedback marks an item that is not there.
     """
     with collection.hold_for_reading() as records:
-        if any(query.following for query in queries):
+        several = options.aggregate == ITEM and any(len(query.weights) > 1 for query in queries)
+        if several or any(query.following for query in queries):
             return search_in_order(collection, records, queries, options)
         has_words = len(records.passages.windows()) > 0
         if has_words:

@@ -103,6 +103,8 @@ class Options:
     target_name: str | None = None
     # Marks on what was found before.
     feedback: Feedback | None = None
+    # "item": each part of a query is looked for by itself, anywhere in an item.
+    aggregate: str = "moment"
     # Whether queries are moved by what was learned from kept marks.
     learned: bool = True
     # Whether hits have the tags of their items.
