@@ -35,6 +35,7 @@ from index.collection import (
 from index.ingest.reembed import NotReady
 from index.records.database import UnknownItem
 from index.records.filters import BadFilter
+from index.records.marks import UnknownMark
 from index.records.schema import UnknownSchema
 from index.vectors.store import VectorStoreFailed
 from media.errors import (
@@ -86,6 +87,7 @@ STATUS: dict[type[Exception], tuple[int, str | None]] = {
     BadKey: (401, "unauthorized"),
     BadLink: (401, "bad_link"),
     UnknownItem: (404, "unknown_item"),
+    UnknownMark: (404, "unknown_mark"),
     UnknownCollection: (404, "unknown_collection"),
     CollectionExists: (409, "collection_exists"),
     FingerprintConflict: (409, "fingerprint_conflict"),

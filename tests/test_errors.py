@@ -47,8 +47,10 @@ from index.ingest.ray_build import NoRay
 from index.ingest.reembed import NotReady
 from index.ingest.remote import CannotImport, NoAnswer
 from index.ingest.watch import CannotWatch
+from index.learning import NotLearned
 from index.records.database import UnknownItem
 from index.records.filters import BadFilter
+from index.records.marks import UnknownMark
 from index.records.schema import UnknownSchema
 from index.vectors.store import VectorStoreFailed
 from index.vocabulary import BadVocabulary
@@ -176,6 +178,8 @@ ANSWERS = [
     ),
     (NotReady("a", "half done"), 409, "not_ready", '{"name": "a", "problem": "half done"}'),
     (UnknownItem("i"), 404, "unknown_item", '{"id": "i"}'),
+    (UnknownMark(7), 404, "unknown_mark", '{"number": 7}'),
+    (NotLearned("too little"), 500, "collection", '{"problem": "too little"}'),
     (UnknownSchema(9), 500, "unknown_schema", '{"found": 9}'),
     (BadFilter("$x"), 400, "bad_filter", '{"problem": "$x"}'),
     (VectorStoreFailed("gone"), 503, "vector_store", "{}"),

@@ -21,11 +21,13 @@ from media.sandbox import Decoders
 from media.text import Reading
 from media.windows import DecodeOptions
 
+from ..agreement import ensure_agreement
 from ..collection import Collection
 from ..ingest.build import embed_rows
 from ..query_bank import ensure_query_bank
-from ..records.filters import TAG, asks_for
+from ..records.filters import AGREEMENT, TAG, asks_for
 from ..search import Answer, Hit, Options, TargetQuery, direction, search
+from ..search.rerank import RERANKERS
 from ..vocabulary import ensure_vocabulary
 from .flags import add_collection, add_data, add_sizing, open_collections, parse_count
 
@@ -63,6 +65,15 @@ def add_parser(commands: Commands) -> None:
         "--top-k", type=parse_count, default=10, help="how many hits at most; default: 10"
     )
     searching.add_argument("--exact", action="store_true", help="compare every vector")
+    searching.add_argument(
+        "--not-learned",
+        dest="learned",
+        action="store_false",
+        help="leave out what was learned from marks",
+    )
+    searching.add_argument(
+        "--rerank", choices=list(RERANKERS), help="another order of what was found"
+    )
     searching.add_argument("--filter", type=json.loads, help="a filter as JSON")
     add_data(searching)
     add_collection(searching)
@@ -130,12 +141,16 @@ def run(args: argparse.Namespace) -> int:
         ensure_query_bank(collection, encoder)
         if asks_for(args.filter, TAG):
             ensure_vocabulary(collection, encoder)
+        if asks_for(args.filter, AGREEMENT):
+            ensure_agreement(collection, encoder.manifest)
         if unread and not (unread.words and args.target in (ANY, TEXT) and collection.has_passages):
             unread.check()
         options = Options(
             args.top_k,
             args.filter,
             exact=args.exact,
+            learned=args.learned,
+            rerank=args.rerank,
             known_share=query.known_share,
             target_name=args.target,
             words=args.text,

@@ -25,8 +25,10 @@ from export.bundle import parse_modality
 from media.passages import Passage
 
 from ..columns import Allowed, Ids
+from .agreements import Agreed, Agreements
 from .filters import metadata_values
 from .item_cache import ItemCache
+from .marks import Marks, NewMark
 from .passages import Passages
 from .schema import SCHEMA_VERSION, migrate, read_version
 from .tags import Readings, TagRows, Tags
@@ -40,6 +42,7 @@ ITEMS_QUERY = "select n, metadata, id, kind, duration_s, filename from items"
 BANK_PREFIX = "asks:"  # of keys in `meta`, before the name of a bank's encoding
 FILE_METADATA = ("tags", "chapters")  # what a file says of itself
 VOCABULARY_KEY = "vocabulary"  # in `meta`: where the names of tags are from
+AGREED_KEY = "agreement"  # in `meta`: of which vectors it is known how they agree
 COPIED_PREFIX = "from:"  # of keys in `meta`, before the id of an item that was copied
 # Paths may hold bytes that are not UTF-8. They are stored as they are, and so read as blobs.
 PATH = "cast(? as text)"
@@ -223,6 +226,8 @@ class Records:
         ] = {}  # what filters left, until the next write
         self.passages = Passages(self._db)
         self.tags = Tags(self._db)
+        self.marks = Marks(self._db)
+        self.agreements = Agreements(self._db)
         self._readers = 0  # who hold the records still at the moment
         if read_version(self._db) < SCHEMA_VERSION:
             with self._transaction():
@@ -426,6 +431,23 @@ class Records:
                 )
         finally:
             self.tags.forget()
+
+    def set_agreement(self, rows: Iterable[Agreed], state: str) -> None:
+        """Keep how sound and picture of items agree, as of a state of the vectors."""
+        self._matched.clear()
+        with self._transaction():
+            self.agreements.replace(rows)
+            self._db.execute("insert or replace into meta values (?, ?)", (AGREED_KEY, state))
+
+    def add_marks(self, marks: Iterable[NewMark]) -> list[int]:
+        """See `Marks.insert`. Durable when this returns."""
+        with self._transaction():
+            return self.marks.insert(marks)
+
+    def delete_mark(self, number: int) -> None:
+        """Raises UnknownMark."""
+        with self._transaction():
+            self.marks.delete(number)
 
     def remove(self, id: str) -> list[str]:
         """Delete an item; returns the media files no longer used.

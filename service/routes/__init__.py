@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from . import (
     admin,
+    agreement,
     collections,
     composed,
     embeddings,
+    feedback,
     health,
     highlights,
     items,
@@ -32,9 +34,11 @@ SUBJECTS = (
     tags,
     highlights,
     where,
+    agreement,
     items,
     composed,
     rank,
+    feedback,
     jobs,
     admin,
     search,

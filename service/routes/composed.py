@@ -105,6 +105,7 @@ async def search_by_parts(
     only = request.parts[0] if len(request.parts) == 1 else None
     options = replace(
         options,
+        aggregate=request.aggregate,
         known_share=known_share,
         target_name=target_name,
         words=only.text if isinstance(only, schemas.TextPart) else None,
