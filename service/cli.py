@@ -40,6 +40,12 @@ def mcp(argv: list[str]) -> int:
     return mcp_command(argv, "tercet mcp")
 
 
+def keys(argv: list[str]) -> int:
+    from .keys_command import main
+
+    return main(argv, "tercet keys")
+
+
 def index_command(name: str, summary: str) -> Command:
     def run(argv: list[str]) -> int:
         from index.__main__ import main
@@ -156,6 +162,7 @@ GROUPS = {
         "items": index_command("items", "list the items of a collection"),
         "tags": index_command("tags", "what is in a collection, in names of a vocabulary"),
         "clip": index_command("clip", "cut a moment of an item into a file of its own"),
+        "keys": Command("make, list and revoke the keys that open a service", keys, "cpu"),
         "mcp": Command("let an assistant search and fill an archive", mcp, "mcp"),
     },
     "Build": {

@@ -59,6 +59,7 @@ from .exceptions import (
     CannotReload,
     CrossOrigin,
     DiskFull,
+    Forbidden,
     Overloaded,
     OverQuota,
     PackedBody,
@@ -69,6 +70,7 @@ from .exceptions import (
     UnknownModel,
 )
 from .jobs import JobError, NoImports, TooManyJobs, UnknownJob, UnknownPath
+from .keys import BadKeyFile, KeyProblem
 
 STATUS: dict[type[Exception], tuple[int, str | None]] = {
     # class -> status and code, None where the class has a `code` of its own
@@ -85,6 +87,9 @@ STATUS: dict[type[Exception], tuple[int, str | None]] = {
     UnknownModel: (404, "model_not_found"),
     BadKey: (401, "unauthorized"),
     BadLink: (401, "bad_link"),
+    Forbidden: (403, "forbidden"),
+    KeyProblem: (500, "keys"),
+    BadKeyFile: (503, "bad_keys"),
     UnknownItem: (404, "unknown_item"),
     UnknownCollection: (404, "unknown_collection"),
     CollectionExists: (409, "collection_exists"),
