@@ -62,7 +62,7 @@ class BadLink(BadKey):
 
 
 class Forbidden(ServiceError):
-    detail_fields = ("role", "needs")
+    detail_fields: tuple[str, ...] = ("role", "needs")
 
     def __init__(self, role: str, needs: str) -> None:
         super().__init__(f"This key's role is {role!r}. This needs {needs!r}.")

@@ -27,9 +27,11 @@ class Sessions:
     def begin(self, digest: str, seconds: float) -> str:
         """A token that stands for the key of a digest for so many seconds."""
         now = self._clock()
-        self._open = {token: one for token, one in self._open.items() if now < one[1]}
-        while len(self._open) >= SESSIONS_MAX:
-            del self._open[next(iter(self._open))]
+        while self._open:
+            oldest = next(iter(self._open))
+            if now < self._open[oldest][1] and len(self._open) < SESSIONS_MAX:
+                break
+            del self._open[oldest]
         token = secrets.token_urlsafe(32)
         self._open[digest_of(token.encode())] = (digest, now + seconds)
         return token

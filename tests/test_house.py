@@ -171,7 +171,7 @@ def test_routes_of_every_subject_lie_in_one_list() -> None:
         for m in pkgutil.iter_modules(routes.__path__)
     ]
     routers = [subject.router for subject in subjects if hasattr(subject, "router")]
-    assert len(routers) == 14
+    assert len(routers) == 15
     assert all(route in app.routes for router in routers for route in router.routes)
 
 

@@ -19,12 +19,14 @@ from . import (
     page,
     rank,
     search,
+    session,
     tags,
     where,
 )
 
 SUBJECTS = (
     page,
+    session,
     health,
     models,
     embeddings,
