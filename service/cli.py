@@ -46,6 +46,12 @@ def keys(argv: list[str]) -> int:
     return main(argv, "tercet keys")
 
 
+def doctor(argv: list[str]) -> int:
+    from .doctor import main
+
+    return main(argv, "tercet doctor")
+
+
 def index_command(name: str, summary: str) -> Command:
     def run(argv: list[str]) -> int:
         from index.__main__ import main
@@ -163,6 +169,7 @@ GROUPS = {
         "tags": index_command("tags", "what is in a collection, in names of a vocabulary"),
         "clip": index_command("clip", "cut a moment of an item into a file of its own"),
         "keys": Command("make, list and revoke the keys that open a service", keys, "cpu"),
+        "doctor": Command("what this machine has for serving, and what is missing", doctor, "cpu"),
         "mcp": Command("let an assistant search and fill an archive", mcp, "mcp"),
     },
     "Build": {

@@ -148,7 +148,7 @@ class KeyFile:
         """The keys, None where there is no file. Raises BadKeyFile."""
         try:
             stat = self.path.stat()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
             raise BadKeyFile from error
