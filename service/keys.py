@@ -210,15 +210,18 @@ class KeyFile:
             keys = list(self.read() or ())
             yield keys
             document = {"format": FORMAT, "keys": [asdict(key) for key in keys]}
-            write_durably(self.path, json.dumps(document, indent=1).encode(), OWNER_ONLY)
-            give_to_owner(self.path)
+            data = json.dumps(document, indent=1).encode()
+            write_durably(self.path, data, OWNER_ONLY, owner_of(self.path.parent))
 
 
-def give_to_owner(path: Path) -> None:
-    """Where root has written into somebody's data folder, the service of that account reads it."""
-    if os.geteuid() == 0:
-        folder = path.parent.stat()
-        os.chown(path, folder.st_uid, folder.st_gid)
+def owner_of(folder: Path) -> tuple[int, int] | None:
+    """Whose a file in a folder should be. Where root writes into somebody's data folder, a service
+    of that account reads it.
+    """
+    if os.geteuid() != 0:
+        return None
+    stat = folder.stat()
+    return stat.st_uid, stat.st_gid
 
 
 def parse_keys(path: Path) -> tuple[Key, ...]:

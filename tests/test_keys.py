@@ -342,6 +342,14 @@ def test_a_key_is_kept_as_its_hash_and_for_its_owner(tmp_path: Path) -> None:
     assert again == (key,) and again[0].collections == ("open",)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root's rights")
+def test_keys_that_root_makes_are_the_data_folders_owners(tmp_path: Path) -> None:
+    os.chown(tmp_path, 12_345, 12_345)
+    KeyFile(tmp_path).make("phone", "read")
+    stat = (tmp_path / "keys.json").stat()
+    assert (stat.st_uid, stat.st_gid) == (12_345, 12_345)
+
+
 def test_a_key_expires(tmp_path: Path) -> None:
     clock = Clock()
     KeyFile(tmp_path, clock).make("guest", "read", expires=clock() + 60)
