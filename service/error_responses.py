@@ -60,6 +60,7 @@ from .exceptions import (
     CannotReload,
     CrossOrigin,
     DiskFull,
+    Forbidden,
     Overloaded,
     OverQuota,
     PackedBody,
@@ -70,6 +71,7 @@ from .exceptions import (
     UnknownModel,
 )
 from .jobs import JobError, NoImports, TooManyJobs, UnknownJob, UnknownPath
+from .keys import BadKeyFile, KeyProblem
 
 STATUS: dict[type[Exception], tuple[int, str | None]] = {
     # class -> status and code, None where the class has a `code` of its own
@@ -86,6 +88,9 @@ STATUS: dict[type[Exception], tuple[int, str | None]] = {
     UnknownModel: (404, "model_not_found"),
     BadKey: (401, "unauthorized"),
     BadLink: (401, "bad_link"),
+    Forbidden: (403, "forbidden"),
+    KeyProblem: (500, "keys"),
+    BadKeyFile: (503, "bad_keys"),
     UnknownItem: (404, "unknown_item"),
     UnknownMark: (404, "unknown_mark"),
     UnknownCollection: (404, "unknown_collection"),

@@ -30,6 +30,7 @@ from index.tagging import Tag
 from media.manifest import check_metadata, check_string
 
 from .jobs import Job
+from .keys import Role
 from .settings import TOP_K_MAX
 
 # of an item, each at a path below the item's own
@@ -489,6 +490,13 @@ class WhereFound(BaseModel):
 class ItemPage(BaseModel):
     items: list[ItemFound]
     next: str | None = Field(description="give as `after` to get the next page")
+
+
+class SessionFound(BaseModel):
+    key: str | None = Field(description="name of the key; null where no keys are asked for")
+    role: Role = Field(description="what may be done")
+    collections: list[str] | None = Field(description="those that may be seen; null: all")
+    by: Literal["nothing", "key", "link", "session"] = Field(description="how one is known")
 
 
 class CollectionFound(BaseModel):

@@ -80,6 +80,8 @@ from service.exceptions import (
     CannotReload,
     CrossOrigin,
     DiskFull,
+    Forbidden,
+    LimitedKey,
     Overloaded,
     OverQuota,
     PackedBody,
@@ -90,6 +92,7 @@ from service.exceptions import (
     UnknownModel,
 )
 from service.jobs import JobError, NoImports, TooManyJobs, UnknownJob, UnknownPath
+from service.keys import BadKeyFile, BadKeyName, KeyExists, KeyProblem, UnknownKey
 
 from .makers import ROOT
 
@@ -188,6 +191,13 @@ ANSWERS = [
     (UnknownModel("a", "b"), 404, "model_not_found", '{"model": "a", "known": "b"}'),
     (BadKey(), 401, "unauthorized", "{}"),
     (BadLink(), 401, "bad_link", "{}"),
+    (Forbidden("read", "add"), 403, "forbidden", '{"role": "read", "needs": "add"}'),
+    (LimitedKey(), 403, "forbidden", "{}"),
+    (KeyProblem("x"), 500, "keys", "{}"),
+    (KeyExists("phone"), 500, "keys", '{"name": "phone"}'),
+    (UnknownKey("phone"), 500, "keys", '{"name": "phone"}'),
+    (BadKeyName("a b"), 500, "keys", '{"name": "a b"}'),
+    (BadKeyFile(), 503, "bad_keys", "{}"),
     (BadHost("evil"), 421, "bad_host", '{"host": "evil"}'),
     (CrossOrigin("http://evil"), 403, "cross_origin", '{"origin": "http://evil"}'),
     (BadRange("r" * 99), 400, "bad_range", f'{{"range": "{"r" * 80}"}}'),

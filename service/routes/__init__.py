@@ -21,12 +21,14 @@ from . import (
     page,
     rank,
     search,
+    session,
     tags,
     where,
 )
 
 SUBJECTS = (
     page,
+    session,
     health,
     models,
     embeddings,

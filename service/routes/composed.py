@@ -18,9 +18,11 @@ from index.collection import Collection
 from index.search import TargetQuery, direction
 
 from .. import schemas
+from ..access import needs
 from ..active import ClientId, Tercet
 from ..exceptions import BadRequest
 from ..forms import Fields, read_form
+from ..keys import READ
 from ..pipeline import EncodedQuery
 from ..state import State
 from .bodies import content_type, parse_body, saved_upload
@@ -53,6 +55,7 @@ COMPOSED_BODY = {
 
 
 @router.post_files("/v1/search", tags=["search"], openapi_extra=COMPOSED_BODY)
+@needs(READ)
 async def composed_search(
     tercet: Tercet, client: ClientId, request: Request
 ) -> schemas.SearchResult:

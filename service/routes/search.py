@@ -22,9 +22,11 @@ from index.vocabulary import ensure_vocabulary
 from media.modality import MODALITIES, TEXT
 
 from .. import schemas
+from ..access import needs
 from ..active import ClientId, Tercet
 from ..exceptions import BadRequest
 from ..forms import Fields, check_fields
+from ..keys import READ
 from ..pipeline import EncodedQuery
 from ..settings import TOP_K_MAX
 from ..state import State
@@ -152,6 +154,7 @@ def can_find_by_words(collection: Collection, targets: Sequence[str]) -> bool:
 
 
 def search_by_text(target: str) -> Callable[..., Awaitable[schemas.SearchResult]]:
+    @needs(READ)
     async def route(
         tercet: Tercet, client: ClientId, request: schemas.TextSearch
     ) -> schemas.SearchResult:
@@ -198,6 +201,7 @@ async def search_form(
 
 
 def search_by_file(source: str, target: str) -> Callable[..., Awaitable[schemas.SearchResult]]:
+    @needs(READ)
     async def route(
         tercet: Tercet,
         client: ClientId,
