@@ -90,6 +90,9 @@ export function go(changes, replace = false) {
   change(next);
 }
 
+/** Whether the item that is opened next is to play: somebody asked for it by a click, not by a link. */
+export const wish = { play: false };
+
 /** A click that the page follows by itself: not one that opens a new tab. */
 export const plain = (event) => !(event.ctrlKey || event.metaKey || event.shiftKey || event.altKey || event.button > 0);
 

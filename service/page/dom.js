@@ -86,4 +86,13 @@ export function remember(name, value) {
   }
 }
 
+/** What an item, or a hit of it, is called. */
+export const named = (item) => item.filename || item.id;
+
+/** Say something below a player. */
+export function note(node, text, ...more) {
+  node.querySelector(".note").replaceChildren(text && ` ${text}`, ...more);
+}
+
+/** Whether somebody wants nothing to move by itself. */
 export const still = () => matchMedia("(prefers-reduced-motion: reduce)").matches;

@@ -44,7 +44,7 @@ function line(name, of) {
 }
 
 /** Add files to the collection, and say what became of each. */
-export function addFiles(files) {
+function addFiles(files) {
   return inTurn(files, async (file) => {
     if (await addFile(file, file.name)) setTimeout(added, 0);
   });
@@ -115,7 +115,7 @@ const suffixOf = (name) => name.slice(Math.max(name.lastIndexOf("."), 0)).toLowe
 const listed = (names) => names.slice(0, 3).join(", ") + (names.length > 3 ? ` ${t("and_more", { count: names.length - 3 })}` : "");
 
 /** Add the media below a folder that was dropped to the collection. */
-export function addFolder(folder) {
+function addFolder(folder) {
   const unread = [];
   const list = async () => {
     const entries = await entriesBelow(folder, unread);
@@ -128,7 +128,7 @@ export function addFolder(folder) {
 }
 
 /** Add the media of a folder that was chosen. */
-export function addChosenFolder(files) {
+function addChosenFolder(files) {
   if (!files.length) return null;
   const name = files[0].webkitRelativePath.split("/")[0];
   const list = async () => files.map((file) => ({ name: file.webkitRelativePath.slice(name.length + 1), file: async () => file }));

@@ -1,11 +1,12 @@
 // One item, at its own address: its player, its timeline, what is said and seen in it, its metadata, what is like it.
 
-import { asks, follows, go, state, valueOf, write } from "./address.js";
-import { $, button, clock, el, icon, say } from "./dom.js";
-import { begins, leave, loudness, named, note, original, player } from "./player.js";
+import { asks, follows, go, state, valueOf, wish, write } from "./address.js";
+import { $, button, clock, el, icon, named, note, say } from "./dom.js";
+import { begins, leave, loudness, original, player } from "./player.js";
+import { forgetTags, readCollections } from "./library.js";
 import { SPECTROGRAM_MOST_S, picture, showWhere, spectrogram, waveform } from "./pictures.js";
 import { collectionName, plainName, searchLike } from "./query.js";
-import { card, forgetList, hits, unasked } from "./results.js";
+import { card, copyLink, forgetList, hits } from "./results.js";
 import { addressOf, ask, itemPath, send } from "./service.js";
 import { t } from "./texts.js";
 
@@ -16,11 +17,11 @@ const UNDO_S = 8;
 let shown = null; // {id, collection, node, item, seek}
 const leaving = new Map(); // items that are about to be deleted: by path, the timer
 
-/** Show the item of the state, from its second on. `openItem.playing` says that somebody asked for it to play. */
+/** Show the item of the state, from its second on. */
 export async function openItem() {
   const collection = collectionName(), id = state.item;
-  const play = openItem.playing;
-  openItem.playing = false;
+  const play = wish.play;
+  wish.play = false;
   if (shown?.id === id && shown.collection === collection) {
     if (state.t !== null) shown.seek?.(state.t, play);
     return;
@@ -38,7 +39,6 @@ export async function openItem() {
     if (shown.node === node) node.replaceChildren(el("h2", {}, id), el("p", { class: "bad" }, error.message));
   }
 }
-openItem.playing = false;
 
 export function closeItem() {
   if (shown) leave(shown.node);
@@ -240,15 +240,6 @@ function clipLink(path, hit) {
   return el("a", { href: `${path}/clip?start_s=${hit.start_s}&end_s=${hit.end_s}`, download: true, onclick: fetchClip }, t("download_moment"));
 }
 
-export async function copyLink() {
-  try {
-    await navigator.clipboard.writeText(location.href);
-    say(t("link_copied"));
-  } catch {
-    say(t("link_in_address"));
-  }
-}
-
 /** Delete an item, some seconds from now: until then nothing has happened, and it can be kept. */
 function remove(item, path) {
   const row = el("li", { class: "undo" }, el("span", {}, t("deleted_soon", { name: named(item), seconds: UNDO_S })));
@@ -270,9 +261,11 @@ async function deleteNow(item, path, row) {
   try {
     await ask(path, { method: "DELETE" });
     row.remove();
-    say(t("deleted", { name: named(item) }));
     forgetList();
+    forgetTags();
+    await readCollections();
     if (!state.item) go({}, true);
+    say(t("deleted", { name: named(item) }));
   } catch (error) {
     row.replaceChildren(`${named(item)}: ${error.message}`);
     row.classList.add("bad");

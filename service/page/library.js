@@ -86,12 +86,20 @@ function tagLink({ name, items }) {
   return el("li", {}, el("a", link, el("bdi", {}, plainName(name)), el("small", {}, el("span", { class: "unseen" }, ", "), t(items === 1 ? "one_item" : "items", { count: items }))));
 }
 
-/** Queries that something in the library answers: by what is seen and what is heard in turn. */
+/** Queries that something in the library answers: of what is seen and what is heard in turn, no word twice. */
 function examplesOf(tags) {
   const of = (modality) => tags.filter(({ modalities }) => modalities[modality]).map(({ name }) => plainName(name).toLowerCase());
-  const seen = of("video").map((name) => name), heard = of("audio").map((name) => `the sound of ${name}`);
-  const mixed = Array.from({ length: EXAMPLES }, (_, n) => [seen[n], heard[n + 1]]).flat().filter(Boolean);
-  return [...new Set(mixed)].slice(0, EXAMPLES);
+  const seen = of("video"), heard = of("audio");
+  const used = new Set(), found = [];
+  for (let n = 0; n < tags.length && found.length < EXAMPLES; n += 1) {
+    for (const [name, phrase] of [[seen[n], seen[n]], [heard[n], `the sound of ${heard[n]}`]]) {
+      const words = name?.split(" ") ?? [];
+      if (!words.length || words.some((word) => used.has(word)) || found.length === EXAMPLES) continue;
+      words.forEach((word) => used.add(word));
+      found.push(phrase);
+    }
+  }
+  return found;
 }
 
 function exampleLink(text) {

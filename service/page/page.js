@@ -3,12 +3,12 @@
 import { FIRST, KINDS, LENGTHS, asks, follow, follows, go, listed, state } from "./address.js";
 import { $, button, el, icon, recall, remember, say } from "./dom.js";
 import { followJobs, listenToDrops, whenAdded } from "./imports.js";
-import { closeItem, copyLink, neighbour, nextMatch, openItem } from "./item.js";
 import { forgetTags, readCollections, showCollections, showLibrary, showSaved } from "./library.js";
 import { inWords, keepSearch, listenToQuery, searchAddress, searchByFile, showQuery } from "./query.js";
-import { draw, exportHits, forgetList, isShown, showList } from "./results.js";
+import { copyLink, draw, exportHits, forgetList, isShown, showList } from "./results.js";
 import { LANGUAGES, language, setLanguage, t, translate } from "./texts.js";
 
+let items = null; // the view of one item, which is loaded when one is first opened
 let scrolled = 0; // where the list was left for an item
 
 // ------------------------------------------------------------------ showing a state
@@ -26,7 +26,7 @@ function show(now, before) {
   $("home-title").textContent = asks(now) ? t("results") : t("recent");
   $("home-title").classList.toggle("unseen", asks(now));
   for (const part of ["sort-part", "list-view"]) $(part).hidden = Boolean(now.item);
-  if (!now.item) closeItem();
+  if (!now.item) items?.closeItem();
   if (!now.item) document.title = asks(now) ? `${inWords(now)} · Tercet` : "Tercet";
   showListOf(now, before);
   if (!now.item && before?.item) window.scrollTo({ top: listed(now) === listed(before) ? scrolled : 0 });
@@ -42,7 +42,9 @@ async function showListOf(now, before) {
     if (!now.item) return showList();
     if (asks(now)) await showList();
   }
-  if (state.item) openItem();
+  if (!state.item) return;
+  items ??= await import("./item.js");
+  if (state.item) items.openItem();
 }
 
 // ------------------------------------------------------------------ filters
@@ -137,10 +139,10 @@ const KEYS = {
   "/": () => $("words").focus(),
   f: toggleFilters,
   g: () => go({ view: state.view === "list" ? "" : "list" }, true),
-  j: () => (state.item ? neighbour(1) : step(1)),
-  k: () => (state.item ? neighbour(-1) : step(-1)),
-  n: () => nextMatch(1),
-  p: () => nextMatch(-1),
+  j: () => (state.item ? items?.neighbour(1) : step(1)),
+  k: () => (state.item ? items?.neighbour(-1) : step(-1)),
+  n: () => items?.nextMatch(1),
+  p: () => items?.nextMatch(-1),
   "?": () => $("help").showModal(),
 };
 

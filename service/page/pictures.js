@@ -1,7 +1,6 @@
 // Draws what items look and sound like: pictures, waveforms, spectrograms, and where a query matches.
 
-import { el, shape } from "./dom.js";
-import { note } from "./player.js";
+import { el, note, shape } from "./dom.js";
 import { addressOf, copyOf, headers, key, send } from "./service.js";
 import { t } from "./texts.js";
 
@@ -106,7 +105,7 @@ function mono(sound) {
 }
 
 /** Loudness by time and pitch; low tones are at the bottom, each octave is as high as the others. */
-export function drawSpectrogram(samples) {
+function drawSpectrogram(samples) {
   const columns = Math.max(1, Math.min(COLUMNS, Math.floor(samples.length / 128)));
   const levels = new Float32Array(columns * BANDS);
   const hann = Float32Array.from({ length: SIZE }, (_, n) => 0.5 - 0.5 * Math.cos((2 * Math.PI * n) / SIZE));

@@ -1,6 +1,6 @@
 // Plays an item from a second on: as it is, or, where the browser cannot, a version that the service converts.
 
-import { clock, sentence } from "./dom.js";
+import { clock, named, note, sentence } from "./dom.js";
 import { addressOf, headers, key } from "./service.js";
 import { t } from "./texts.js";
 
@@ -75,8 +75,6 @@ async function withTable(address) {
   await answer.body.cancel();
   return null;
 }
-
-export const named = (hit) => hit.filename || hit.id;
 
 /** Why it does not play. A link that has ended is followed by another. */
 async function failed(node, media, hit, path, still) {
@@ -181,7 +179,7 @@ function lookAhead(media, hit, path) {
   converted(path, version.ends, version.ahead.signal).catch(() => {});
 }
 
-export function stopAhead(media) {
+function stopAhead(media) {
   const version = versions.get(media);
   if (!version?.ahead || media.ended) return;
   version.ahead.abort();
@@ -198,11 +196,6 @@ function goOn(node, media, hit, path) {
 
 /** Say what there is to say of a player that plays. */
 const settle = (node, media) => note(node, ...(versions.get(media)?.said ?? [""]));
-
-/** Say something below a player. */
-export function note(node, text, ...more) {
-  node.querySelector(".note").replaceChildren(text && ` ${text}`, ...more);
-}
 
 /** A link to an item's own file, renewed when it is followed: behind a key it does not stay open. */
 export function original(hit, path, cannot) {

@@ -49,7 +49,7 @@ export const collectionName = () => state.collection || opened;
 const fileName = (value) => value.slice(value.indexOf("/") + 1);
 
 /** What a part is called. */
-export function nameOf({ kind, value }) {
+function nameOf({ kind, value }) {
   if (kind === "text") return value;
   return t("like", { name: kind === "file" ? fileName(value) : value });
 }

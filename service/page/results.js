@@ -1,9 +1,7 @@
 // The list: what a search finds, or what was added last; as cards or lines, sorted, narrowed, and taken along as files.
 
-import { asks, filterOf, follows, go, listed, state, write } from "./address.js";
-import { $, button, clock, el, icon, say, seen, sentence, still } from "./dom.js";
-import { openItem } from "./item.js";
-import { named } from "./player.js";
+import { asks, filterOf, follows, go, listed, plain, state, wish, write } from "./address.js";
+import { $, button, clock, el, named, say, seen, sentence, still } from "./dom.js";
 import { picture, waveform } from "./pictures.js";
 import { collectionName, compose, inWords, plainName, searchLike } from "./query.js";
 import { addressOf, ask, collectionPath, itemPath, request, save } from "./service.js";
@@ -31,7 +29,8 @@ export const hits = () => list.hits;
 export async function showList() {
   const mine = ++run;
   list = { ...nothing(), address: listed(state), loading: true };
-  if (asks(state)) say(state.parts.some(({ kind }) => kind === "file") ? t("encoding") : t("searching"));
+  if (!asks(state)) say("");
+  else say(state.parts.some(({ kind }) => kind === "file") ? t("encoding") : t("searching"));
   try {
     if (asks(state)) await search(mine, state.sort ? SORTED_AMONG : PAGE);
     else await listItems(mine);
@@ -81,11 +80,11 @@ async function listItems(mine) {
   if (grown) append(items);
   else draw();
   $("english").hidden = $("advice").hidden = true;
-  say(filter && !list.hits.length ? t("no_items") : "");
+  if (filter && !list.hits.length) say(t("no_items"));
 }
 
 /** An item as a hit of no query. Its moments, its highlights, are not known yet. */
-export const unasked = (item) => ({
+const unasked = (item) => ({
   ...item,
   start_s: 0,
   end_s: item.duration_s,
@@ -209,8 +208,8 @@ export function card(hit, name = collectionName()) {
   const media = el("span", { class: "picture" });
   const cover = el("a", { class: `cover ${hit.kind}`, href: write({ ...state, ...place() }), "aria-label": label(hit) }, media, where);
   cover.addEventListener("click", (event) => {
+    wish.play = plain(event) && (hit.kind === "video" || hit.kind === "audio");
     follows(place())(event);
-    if (event.defaultPrevented) openItem.playing = hit.kind === "video" || hit.kind === "audio";
   });
   const text = [el("h2", {}, el("bdi", {}, named(hit))), why(hit), more(hit)].filter(Boolean);
   const node = el("article", { class: "card" }, cover, text);
@@ -232,7 +231,7 @@ function when(hit) {
 }
 
 /** By which senses a hit matches: those that contribute to its score. */
-export function sensesOf(hit) {
+function sensesOf(hit) {
   if (hit.text) return ["text"];
   if (hit.target in SENSES) return [hit.target];
   const scores = Object.entries(hit.scores).filter(([modality]) => modality in SENSES);
@@ -350,3 +349,12 @@ export async function exportHits(format) {
 }
 
 const fileStem = () => inWords(state).toLowerCase().replaceAll(/[^\p{L}\p{N}]+/gu, "-").replaceAll(/^-|-$/g, "").slice(0, 40) || "hits";
+
+export async function copyLink() {
+  try {
+    await navigator.clipboard.writeText(location.href);
+    say(t("link_copied"));
+  } catch {
+    say(t("link_in_address"));
+  }
+}
