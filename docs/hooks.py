@@ -206,6 +206,7 @@ EXAMPLES: dict[str, Any] = {
     "right": [{"id": "note"}],
     "name": "clips",
     "kind": "import",
+    "metadata": {"shelf": "b"},
 }
 # What an example sends as a form, by the beginning of the path's last part.
 SEARCHED = json.dumps(

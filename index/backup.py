@@ -146,8 +146,8 @@ def copy_collection(folder: Path, staging: Path) -> Saved | None:
                 if path.name not in named:  # of a try before
                     path.unlink()
             files = {RECORDS: digest(target / RECORDS)}
-            for path in [*(f"{MEDIA}/{name}" for name in named), *learned]:
-                files[path] = digest(target / path)
+            for file in [*(f"{MEDIA}/{name}" for name in named), *learned]:
+                files[file] = digest(target / file)
             return Saved(fingerprint=str(made[0]), items=items, files=files)
     raise BadBackup(f"{folder.name} is being changed too fast: try again later")
 

@@ -23,6 +23,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -47,6 +48,7 @@ from .records.database import (
     UnknownItem,
     holds_records,
 )
+from .records.filters import compile_filter
 from .records.marks import NewMark, StoredMark
 from .records.tags import Readings, TagCount, TagRows, list_tags, number_readings
 from .records.window_table import WindowTable
@@ -416,6 +418,11 @@ class Collection:
             self._update_indexes({}, before)
         self.delete_media(unused)
 
+    def set_metadata(self, id: str, metadata: dict[str, Any]) -> None:
+        """Put metadata in the place of an item's own, durably. Raises UnknownItem."""
+        with self._hold_for_writing() as records:
+            records.set_metadata(id, metadata)
+
     def relocate(self, sources: dict[str, KnownSource]) -> None:
         """See `Records.relocate`."""
         with self._hold_for_writing() as records:
@@ -589,6 +596,16 @@ class Collection:
     def page(self, limit: int, after: str = "") -> list[Item]:
         with self.hold_for_reading() as records:
             return records.page(limit, after)
+
+    def newest(
+        self, limit: int, after: str = "", filter: dict[str, Any] | None = None
+    ) -> list[Item]:
+        """Items that meet a filter, those added last first. Raises UnknownItem: there is no item
+        `after`; BadFilter.
+        """
+        condition, params = compile_filter(filter) if filter else ("", [])
+        with self.hold_for_reading() as records:
+            return records.newest(limit, after, condition, params)
 
     def counts(self) -> Counts:
         with self.hold_for_reading() as records:

@@ -29,11 +29,11 @@ class Spread:
 
     def stand_out(self, vectors: Vectors) -> Vectors:
         """Vectors [n, dim] by what sets each apart from the others, at length one."""
-        return unit((vectors - self.mean) @ self.inverse)
+        return unit(np.asarray((vectors - self.mean) @ self.inverse, np.float32))
 
     def reweigh(self, query: Vectors) -> Vectors:
         """A query [dim] that counts less what varies much anyway, at length one."""
-        return unit(query[None] @ self.inverse)[0]
+        return np.asarray(unit(query[None] @ self.inverse)[0], np.float32)
 
 
 def measure_spread(vectors: Vectors) -> Spread | None:
@@ -41,7 +41,7 @@ def measure_spread(vectors: Vectors) -> Spread | None:
     if len(vectors) < LEAST_VECTORS:
         return None
     mean = vectors.mean(axis=0)
-    apart = (vectors - mean).astype(np.float64)
+    apart = vectors.astype(np.float64) - mean
     covariance = apart.T @ apart / len(vectors)
     level = float(np.trace(covariance)) / len(covariance)
     if level < 1e-9:

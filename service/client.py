@@ -536,8 +536,9 @@ class Methods:
         """Keep marks on hits, {"id": ID, "start_s": SECOND} each, for `tercet learn`; returns their
         numbers. The query is words, or {"item": ID, "modality": "audio"}.
         """
-        body = {"query": query, "collection": collection, "target": target}
-        body |= {"right": list(right), "wrong": list(wrong)}
+        named = {"query": query, "collection": collection, "target": target}
+        marks = {"right": list(right), "wrong": list(wrong)}
+        body: dict[str, Any] = named | marks
         answer = yield from self._send(Call("POST", "/v1/feedback", body, repeatable=True))
         numbers: list[int] = answer["numbers"]
         return numbers

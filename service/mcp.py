@@ -198,8 +198,14 @@ def make_mark(tercet: Client) -> Tool:
         """Keep which hits of a search were right and which were wrong, by their ids. The owner of
         the archive has it learn from such marks.
         """
-        marks = [[{"id": id} for id in ids or []] for ids in (right, wrong)]
-        return {"numbers": tercet.mark(words, *marks, collection=collection, target=target)}
+        numbers = tercet.mark(
+            words,
+            [{"id": id} for id in right or []],
+            [{"id": id} for id in wrong or []],
+            collection=collection,
+            target=target,
+        )
+        return {"numbers": numbers}
 
     return mark
 

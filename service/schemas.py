@@ -150,6 +150,10 @@ class TextItem(Strict):
     metadata: Metadata = Field(default_factory=dict)
 
 
+class ItemChange(Strict):
+    metadata: Metadata = Field(description="all that it has from then on")
+
+
 class NewJob(Strict):
     kind: Literal["import"] = "import"
     collection: str = "default"

@@ -7,6 +7,7 @@ import json
 import sys
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,7 @@ from media.windows import DecodeOptions
 
 from ..agreement import ensure_agreement
 from ..collection import Collection
+from ..formats import TITLE, Format, format_csv, format_edl
 from ..ingest.build import embed_rows
 from ..query_bank import ensure_query_bank
 from ..records.filters import AGREEMENT, TAG, asks_for
@@ -75,6 +77,12 @@ def add_parser(commands: Commands) -> None:
         "--rerank", choices=list(RERANKERS), help="another order of what was found"
     )
     searching.add_argument("--filter", type=json.loads, help="a filter as JSON")
+    searching.add_argument(
+        "--format",
+        choices=get_args(Format),
+        help="print the hits as a table (csv), as one JSON document, or as marks for a video"
+        " editor (edl)",
+    )
     add_data(searching)
     add_collection(searching)
     add_sizing(searching)
@@ -159,8 +167,12 @@ def run(args: argparse.Namespace) -> int:
     finally:
         collections.close()
     warnings = list(query.warnings)
-    if args.json:
+    if args.json or args.format == "json":
         print(search_document(collection, f"{query.modality}-{args.target}", answer, warnings))
+    elif args.format == "csv":
+        sys.stdout.write(format_csv(answer.hits))
+    elif args.format == "edl":
+        print(format_edl(answer.hits, args.text or TITLE))
     else:
         print_answer(answer, warnings)
     return 0

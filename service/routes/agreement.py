@@ -11,6 +11,7 @@ from fastapi import Query
 from index.agreement import WindowAgreement, list_agreement, window_agreement
 
 from .. import schemas
+from ..access import READ, needs
 from ..active import Tercet
 from .router import Router
 
@@ -20,6 +21,7 @@ LIST_MAX = 10_000
 
 
 @router.get("/v1/collections/{name}/agreement", tags=["collections"])
+@needs(READ)
 async def collection_agreement(
     tercet: Tercet,
     name: str,
@@ -39,6 +41,7 @@ async def collection_agreement(
 
 
 @router.get("/v1/collections/{name}/items/{id:path}/agreement", tags=["items"])
+@needs(READ)
 async def item_agreement(tercet: Tercet, name: str, id: str) -> list[WindowAgreement]:
     """How well sound and picture agree in each window of an item, in the order of time."""
     collection = tercet.collections.get(name)

@@ -11,7 +11,8 @@ from index.collection import Collection
 from index.records.marks import MarkedQuery, NewMark, StoredMark
 
 from .. import schemas
-from ..active import Tercet
+from ..access import ADD, READ, needs
+from ..active import ChangeOf, Tercet
 from .router import Router
 
 router = Router()
@@ -21,13 +22,17 @@ NUMBER_MAX = 2**63 - 1  # of SQLite
 
 
 @router.post("/v1/feedback", status_code=201, tags=["feedback"])
-async def add_feedback(tercet: Tercet, request: schemas.NewFeedback) -> schemas.FeedbackKept:
+@needs(ADD, "feedback.add")
+async def add_feedback(
+    tercet: Tercet, request: schemas.NewFeedback, change: ChangeOf
+) -> schemas.FeedbackKept:
     """Keep marks on the hits of a search. They are durable when this is answered. A mark takes the
     place of an earlier one of the same moment for the same query. It goes when its item goes.
     `tercet learn` learns from them.
     """
     tercet.check_room()
     collection = tercet.collections.get(request.collection)
+    change.about["collection"] = collection.name
     query = read_query(request)
     tercet.encoder.manifest.routes([query.modality], query.target)
     marks = [
@@ -52,6 +57,7 @@ def read_query(request: schemas.NewFeedback) -> MarkedQuery:
 
 
 @router.get("/v1/feedback", tags=["feedback"])
+@needs(READ)
 async def list_feedback(
     tercet: Tercet,
     collection: str = "default",
@@ -89,11 +95,14 @@ def show_mark(mark: StoredMark) -> schemas.KeptMark:
 
 
 @router.delete("/v1/feedback/{number}", status_code=204, tags=["feedback"])
+@needs(ADD, "feedback.delete")
 async def delete_feedback(
     tercet: Tercet,
     number: Annotated[int, Path(ge=1, le=NUMBER_MAX)],
+    change: ChangeOf,
     collection: str = "default",
 ) -> None:
     """Forget a mark. What was learned from it stays until something else is learned."""
     box = tercet.collections.get(collection)
+    change.about["collection"] = box.name
     await tercet.write(box.delete_mark, number)

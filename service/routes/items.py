@@ -1,14 +1,15 @@
-"""Add, list, read and delete a collection's items, their media and their pictures."""
+"""Add, list, read, change and delete a collection's items, their media and their pictures."""
 
 from __future__ import annotations
 
 import asyncio
 import uuid
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 from fastapi import Query, Request
 from fastapi.responses import FileResponse, Response
+from pydantic.json_schema import SkipJsonSchema
 
 from index.collection import Collection
 from index.description import describe, make_sentence, read_bank, tag_readings
@@ -167,9 +168,26 @@ async def encode_text_item(tercet: State, client: str, request: schemas.TextItem
 @router.get("/v1/collections/{name}/items", tags=["items"])
 @needs(READ)
 async def list_items(
-    tercet: Tercet, name: str, limit: Annotated[int, Query(ge=1, le=1000)] = 100, after: str = ""
+    tercet: Tercet,
+    name: str,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    after: str = "",
+    order: Annotated[
+        Literal["id", "newest"], Query(description="newest: those added last come first")
+    ] = "id",
+    filter: Annotated[
+        str | SkipJsonSchema[None], Query(description="a filter as JSON; goes with `newest`")
+    ] = None,
 ) -> schemas.ItemPage:
-    items = await asyncio.to_thread(tercet.collections.get(name).page, limit, after)
+    """A collection's items, a page at a time."""
+    collection = tercet.collections.get(name)
+    if filter is not None and order == "id":
+        raise BadRequest("a filter goes with order=newest")
+    if order == "newest":
+        wanted = parse_value(dict[str, Any], parse_json("filter", filter)) if filter else None
+        items = await asyncio.to_thread(collection.newest, limit, after, wanted)
+    else:
+        items = await asyncio.to_thread(collection.page, limit, after)
     return schemas.ItemPage(
         items=[item_response(item) for item in items],
         next=items[-1].id if len(items) == limit else None,
@@ -356,6 +374,20 @@ async def get_item(tercet: Tercet, name: str, id: str, words: bool = False) -> s
         passages = await asyncio.to_thread(collection.passages, id)
         found.words = [schemas.Words(**vars(passage)) for passage in passages]
     return found
+
+
+@router.patch("/v1/collections/{name}/items/{id:path}", tags=["items"])
+@needs(ADD, "item.change")
+async def change_item(
+    tercet: Tercet, name: str, id: str, request: schemas.ItemChange
+) -> schemas.ItemFound:
+    """Put other metadata in the place of an item's own. Its vectors stay. Answered when it is on
+    disk.
+    """
+    collection = tercet.collections.get(name)
+    tercet.check_room()
+    await tercet.write(collection.set_metadata, id, request.metadata)
+    return item_response(await asyncio.to_thread(collection.item, id))
 
 
 @router.delete("/v1/collections/{name}/items/{id:path}", status_code=204, tags=["items"])
