@@ -11,8 +11,9 @@ from fastapi import Query
 from index.agreement import WindowAgreement, list_agreement, window_agreement
 
 from .. import schemas
-from ..access import READ, needs
+from ..access import needs
 from ..active import Tercet
+from ..keys import READ
 from .router import Router
 
 router = Router()

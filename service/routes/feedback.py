@@ -11,8 +11,9 @@ from index.collection import Collection
 from index.records.marks import MarkedQuery, NewMark, StoredMark
 
 from .. import schemas
-from ..access import ADD, READ, needs
-from ..active import ChangeOf, Tercet
+from ..access import ChangeOf, needs
+from ..active import Tercet
+from ..keys import ADD, READ
 from .router import Router
 
 router = Router()
