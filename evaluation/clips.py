@@ -74,7 +74,7 @@ def load_rows(name: str, worlds: Path) -> tuple[list[Row], str]:
 
 
 class Clips:
-    """The first window of every readable row, decoded once and mapped from a cache folder.
+    """The first window of every readable row. `open` decodes them once and maps a cache folder.
 
     `arrays[modality]` is [rows, ...], `has[modality]` [rows] says which rows have that modality,
     and `heard` [rows] how many samples of each waveform are no padding.
@@ -83,22 +83,15 @@ class Clips:
     def __init__(
         self,
         rows: list[Row],
-        state: str,
-        specs: InputSpecs,
-        cache: Path,
+        arrays: dict[str, NDArray[Any]],
+        has: dict[str, NDArray[np.bool_]],
+        heard: NDArray[np.int64],
         batch_together_by: Sequence[tuple[str, ...]] = (),
     ) -> None:
-        stamp = hashlib.sha256(f"{LAYOUT}{specs}{state}".encode()).hexdigest()
-        folder = cache / stamp[:16]
-        if not (folder / "index.json").exists():
-            decode_all(rows, specs, folder)
-        index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
-        self.rows: list[Row] = [rows[i] for i in index["rows"]]
-        self.has = {name: np.array(index["has"][name], dtype=bool) for name in RECORDED}
-        self.heard = np.array(index["heard"])
-        self.arrays = {
-            name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in specs.recorded()
-        }
+        self.rows = rows
+        self.has = has
+        self.heard = heard
+        self.arrays = arrays
         self.batch_together_by = batch_together_by
         self.order = lru_cache(maxsize=2)(self.epoch_order)
 
@@ -112,7 +105,19 @@ class Clips:
         batch_together_by: Sequence[tuple[str, ...]] = (),
     ) -> Clips:
         """A set by its name, see `load_rows`; for the last argument see `epoch_order`."""
-        return cls(*load_rows(name, worlds), specs, cache, batch_together_by)
+        rows, state = load_rows(name, worlds)
+        stamp = hashlib.sha256(f"{LAYOUT}{specs}{state}".encode()).hexdigest()
+        folder = cache / stamp[:16]
+        if not (folder / "index.json").exists():
+            decode_all(rows, specs, folder)
+        index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+        return cls(
+            [rows[i] for i in index["rows"]],
+            {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in specs.recorded()},
+            {name: np.array(index["has"][name], dtype=bool) for name in RECORDED},
+            np.array(index["heard"]),
+            batch_together_by,
+        )
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -342,6 +342,15 @@ def build_first_window_routes(space: Embedder, clips: Clips) -> list[Route]:
     return build_routes(space, embed_first_windows(space, clips))
 
 
+def collect_vectors(
+    galleries: dict[str, Gallery], routes: list[Route]
+) -> dict[str, NDArray[np.float32]]:
+    """The vectors [n, dim] of an evaluation by modality, those of the words among them."""
+    found = {modality: gallery.vectors for modality, gallery in galleries.items()}
+    words = [route.vectors for route in routes if route.name.endswith(f"-{TEXT}")]
+    return found | {TEXT: np.concatenate(words)} if words else found
+
+
 def summarise(routes: list[Route]) -> dict[str, dict[str, float]]:
     return {
         route.name: ranking_metrics(route.scores, route.relevant)

@@ -168,6 +168,16 @@ class CutGraph:
             parts.append(vectors)
         return np.concatenate(parts).reshape(maps, rows, columns, -1)
 
+    def pooled_vectors(
+        self, pooled: NDArray[np.float32], array: NDArray[Any]
+    ) -> NDArray[np.float32]:
+        """The vectors [n, dim] of inputs `array` [n, ...] whose maps have the means `pooled` [maps
+        of all inputs, channels].
+        """
+        inputs = {self._input: array, self._pooled: pooled}
+        vectors: NDArray[np.float32] = self._head.run(None, inputs)[0]
+        return vectors
+
     def _blank(self, count: int) -> NDArray[Any]:
         """Inputs for the second part, which reads of them how many there are, and whether anything
         is heard.

@@ -142,12 +142,32 @@ def add_ablation(commands: Commands) -> None:
     parser = add_command(
         commands,
         "ablation",
-        "VLSA's ablation (arXiv 2405.07202) in miniature: tables and a plot",
+        "compare terms of VLSA (arXiv 2405.07202), or the methods of other works: tables and plots",
         "--out runs/ablation",
+        "--beds real,world --out runs/methods",
     )
     parser.add_argument("--config", default="miniature", help="a preset's name or a JSON file")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each arm; default: 3")
     parser.add_argument("--out", type=Path, required=True, help="the folder of the runs")
+    methods = parser.add_argument_group("methods", "the plain recipe against it with each method")
+    methods.add_argument("--beds", help="real, world, or both with a comma between them")
+    methods.add_argument("--arms", help="some of the methods, with commas between them")
+    methods.add_argument(
+        "--features",
+        type=Path,
+        default=Path("runs/real-bed.npz"),
+        help="what `python -m bench.real_bed` wrote; default: runs/real-bed.npz",
+    )
+    methods.add_argument(
+        "--steps", type=int, default=300, help="steps of a plain run; default: 300"
+    )
+    methods.add_argument("--batch", type=int, default=96, help="rows of a step; default: 96")
+    methods.add_argument(
+        "--clips", default="3000,400", help="clips of the world to train and to test on"
+    )
+    methods.add_argument("--device", default="auto", help="cpu, cuda; default: what there is")
+    methods.add_argument("--jobs", type=int, default=1, help="runs at once; default: 1")
+    methods.add_argument("--limit-s", type=float, help="stop after so many seconds")
 
 
 def add_evaluate(commands: Commands) -> None:
@@ -195,6 +215,8 @@ def run(args: argparse.Namespace) -> int:
         return distil_command(args)
     elif args.command == "train":
         return train_command(args)
+    elif args.command == "ablation" and args.beds:
+        compare_methods(args)
     elif args.command == "ablation":
         from .config import TrainConfig
         from .training.ablation import AblationPlan, run_ablation
@@ -203,6 +225,31 @@ def run(args: argparse.Namespace) -> int:
     else:
         return evaluate_command(args)
     return 0
+
+
+def compare_methods(args: argparse.Namespace) -> None:
+    import time
+
+    from .beds.plan import ARMS, Plan, run_plan
+    from .beds.report import write_report
+
+    train, test = (int(count) for count in args.clips.split(","))
+    plan = Plan(
+        out=args.out,
+        features=args.features,
+        beds=tuple(args.beds.split(",")),
+        arms=tuple(args.arms.split(",")) if args.arms else tuple(ARMS),
+        seeds=args.seeds,
+        steps={"real": args.steps, "world": args.steps},
+        batch=args.batch,
+        device=args.device,
+        jobs=args.jobs,
+        ends_at=time.time() + args.limit_s if args.limit_s else float("inf"),
+        clips=(train, test),
+    )
+    results = run_plan(plan)
+    if results:
+        print(write_report(results, args.out))
 
 
 def prepare_command(args: argparse.Namespace) -> int:

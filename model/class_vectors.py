@@ -30,15 +30,15 @@ class SentenceVectors:
     def __init__(self) -> None:
         self.network = Sentences(VOCABULARY, TOKENS).eval()
         self.network.language.load_published(published() / "tokenizer.json")
-        self._tokenizer = WordPiece.from_file(str(published() / "tokenizer.json"))
-        self._tokenizer.enable_truncation(TOKENS)
-        self._tokenizer.enable_padding(pad_id=PAD_ID)
+        self.tokenizer = WordPiece.from_file(str(published() / "tokenizer.json"))
+        self.tokenizer.enable_truncation(TOKENS)
+        self.tokenizer.enable_padding(pad_id=PAD_ID)
 
     @torch.no_grad()
     def __call__(self, texts: list[str], size: int = 64) -> Matrix:
         pages = []
         for first in range(0, len(texts), size):
-            encodings = self._tokenizer.encode_batch(texts[first : first + size])
+            encodings = self.tokenizer.encode_batch(texts[first : first + size])
             pages.append(
                 self.network(torch.tensor([encoding.ids for encoding in encodings])).numpy()
             )

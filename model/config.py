@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -177,6 +177,8 @@ class TrainConfig:
     global_weight: float = 5.0
     # (ours) texts of sounds alone, and the sounds, lie as their sentences do in that model
     relational_distillation_weight: float = 0.0
+    # methods of model/methods by name, each with its settings; see training/tables.py
+    methods: dict[str, dict[str, Any]] = field(default_factory=dict)
     spec_augment: bool = False  # (ours)
     # a published CLIP or ViT, a folder or a hub id, whose weights the trunk starts with
     trunk_from: str = ""

@@ -189,7 +189,7 @@ GROUPS = {
         "train": model_command("train", "train an encoder"),
         "distil": model_command("distil", "train a sound classifier on what a teacher hears"),
         "ablation": model_command(
-            "ablation", "measure what each term of the objective contributes"
+            "ablation", "measure what terms of the objective, or methods, contribute"
         ),
         "evaluate": Command("measure retrieval of a bundle or a checkpoint", evaluate, "cpu"),
         "export": Command(

@@ -27,7 +27,7 @@ from media.errors import BadConfig
 from media.manifest import BadManifest, read_manifest
 from media.text import TextTokens
 from model.config import TrainConfig
-from model.data.batches import Batch, Mixture
+from model.data.batches import Batch, Inputs, Mixture
 from model.data.prepare import prepare
 from model.data.shards import Shards
 from model.network.pretrained_vit import load_pretrained_vit
@@ -365,7 +365,7 @@ def test_shards_are_data(clips: Path, smoke: tuple[TrainConfig, Path], tmp_path:
         drawn[1],
     ]
     tokens = TextTokens(smoke[1] / "tokenizer.json", SMOKE.text)
-    batch = Mixture([shards], [1.0], tokens, SMOKE, batch=8, seed=0).read_batch(0)
+    batch = Mixture([shards], [1.0], tokens, Inputs.of(SMOKE), batch=8, seed=0).read_batch(0)
     damaged = torch.tensor([name.endswith("-3") for name in batch.ids])
     assert (
         (batch.has["video"] == ~damaged).all()

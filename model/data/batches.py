@@ -6,10 +6,10 @@ B batch, F frames, H height, W width, T tokens of a caption.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -18,9 +18,9 @@ from torch import Tensor
 
 from evaluation.clips import Clip, LazyClip
 from media.manifest import Row
-from media.text import TextTokens
 
 from ..config import EncoderConfig
+from ..training.tables import CAPTIONS, PLAIN, Rows, View
 
 ABSENT = "?"  # what is tokenised where a row has no caption; `Batch.has` tells it apart
 
@@ -52,6 +52,9 @@ class Batch:
     has: dict[str, Tensor]  # bool [B] for video, audio, video_caption, audio_caption
     group_ids: Tensor  # int64 [B]: rows of one group mean the same
     ids: list[str]
+    # what methods add, by names that are in `has`, too
+    texts: dict[str, Tensor] = field(default_factory=dict)  # int64 [B, T]
+    views: dict[str, Tensor] = field(default_factory=dict)  # as `frames` or `waveforms`
 
     def take(self, rows: list[int] | slice) -> Batch:
         return Batch(
@@ -62,6 +65,8 @@ class Batch:
             has={name: x[rows] for name, x in self.has.items()},
             group_ids=self.group_ids[rows],
             ids=self.ids[rows] if isinstance(rows, slice) else [self.ids[i] for i in rows],
+            texts={name: x[rows] for name, x in self.texts.items()},
+            views={name: x[rows] for name, x in self.views.items()},
         )
 
     def to(self, device: torch.device) -> Batch:
@@ -73,33 +78,71 @@ class Batch:
             audio_caption=self.audio_caption.to(device, non_blocking=True),
             has={name: x.to(device) for name, x in self.has.items()},
             group_ids=self.group_ids.to(device, non_blocking=True),
+            texts={name: x.to(device) for name, x in self.texts.items()},
+            views={name: x.to(device) for name, x in self.views.items()},
         )
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a batch holds of each clip: shape and type of its arrays, and how they are augmented.
+
+    `frames` and `waveform` are called as `augment_frames` and `augment_waveform` are.
+    """
+
+    shapes: Mapping[str, tuple[tuple[int, ...], Any]]  # of "video" and "audio"
+    frames: Callable[[NDArray[Any], np.random.Generator], NDArray[Any]]
+    waveform: Callable[[Clip, NDArray[Any] | None, np.random.Generator], NDArray[Any]]
+
+    @classmethod
+    def of(cls, encoder: EncoderConfig) -> Inputs:
+        """Pixels and samples, as a network for them takes them."""
+        shapes = {
+            "video": (encoder.video.shape, np.uint8),
+            "audio": ((encoder.audio.samples,), np.float32),
+        }
+        return cls(shapes, augment_frames, augment_waveform)
+
+    def blank(self, modality: str, count: int) -> NDArray[Any]:
+        """Zeros for so many rows."""
+        shape, dtype = self.shapes[modality]
+        return np.zeros((count, *shape), dtype)
+
+    def view(self, clip: Clip, view: View, random: np.random.Generator) -> NDArray[Any] | None:
+        """A clip's frames or waveform, augmented once more; None if it has none."""
+        values = clip.frames if view.of == "video" else clip.waveform
+        if values is None:
+            return None
+        changed = values if view.change is None else view.change(values, random)
+        if view.of == "video":
+            return self.frames(changed, random)
+        return self.waveform(replace(clip, waveform=changed), None, random)
 
 
 class Mixture:
     """Draws batches from several sources. A batch is a function of the seed and the step alone.
 
     `shares` says how much of each batch comes from each source. Sources get whole rows; the first
-    one takes what rounding leaves.
+    one takes what rounding leaves. `tokens` makes ids int64 [n, T] of texts.
     """
 
     def __init__(
         self,
         sources: Sequence[Source],
         shares: Sequence[float],
-        tokens: TextTokens,
-        encoder: EncoderConfig,
+        tokens: Callable[[Sequence[str]], NDArray[np.int64]],
+        inputs: Inputs,
         *,
         batch: int,
         seed: int,
+        methods: Rows = PLAIN,
     ) -> None:
-        self.sources = sources
+        self.sources = [*sources, *(extra.make(sources) for extra in methods.sources)]
         self.tokens = tokens
-        self.encoder = encoder
+        self.inputs = inputs
         self.seed = seed
-        total = sum(shares)
-        self.counts = [max(1, round(batch * share / total)) for share in shares]
-        self.counts[0] += batch - sum(self.counts)
+        self.methods = methods
+        self.counts = share_out(batch, shares, [extra.share for extra in methods.sources])
         self.pool = ThreadPoolExecutor(os.cpu_count())
 
     def draw_clips(self, step: int) -> list[LazyClip]:
@@ -114,36 +157,86 @@ class Mixture:
         drawn = self.draw_clips(step)
         rows = list(range(len(drawn))) if rows is None else rows
         clips = list(self.pool.map(lambda i: drawn[i].open(), rows))
-        frames = np.zeros((len(clips), *self.encoder.video.shape), np.uint8)
-        waveforms = np.zeros((len(clips), self.encoder.audio.samples), np.float32)
-        video_captions: list[str | None] = []
-        audio_captions: list[str | None] = []
+        frames = self.inputs.blank("video", len(clips))
+        waveforms = self.inputs.blank("audio", len(clips))
+        captions: dict[str, list[str | None]] = {name: [] for name in CAPTIONS.values()}
         for at, (row, clip) in enumerate(zip(rows, clips, strict=True)):
             random = np.random.default_rng([self.seed, step, row])
-            video_captions.append(draw_caption(clip.row, "video", random))
-            audio_captions.append(draw_caption(clip.row, "audio", random))
+            for modality, name in CAPTIONS.items():
+                captions[name].append(draw_caption(clip.row, modality, random))
             if clip.frames is not None:
-                frames[at] = augment_frames(clip.frames, random)
+                frames[at] = self.inputs.frames(clip.frames, random)
             if clip.waveform is not None:
                 background = clips[int(random.integers(len(clips)))].waveform
-                waveforms[at] = augment_waveform(clip, background, random)
-        captions = video_captions + audio_captions
-        token_ids = torch.from_numpy(self.tokens([text or ABSENT for text in captions]))
-        video_caption, audio_caption = token_ids.split(len(clips))
+                waveforms[at] = self.inputs.waveform(clip, background, random)
+        # Methods have their own chance, so that they change nothing of the rest.
+        chances = [np.random.default_rng([self.seed, step, row, 1]) for row in rows]
+        captions |= self.draw_extra_texts(clips, captions, chances)
+        every = [text or ABSENT for texts in captions.values() for text in texts]
+        token_ids = torch.from_numpy(self.tokens(every)).split(len(clips))
+        texts = dict(zip(captions, token_ids, strict=True))
+        has = {
+            "video": torch.tensor([clip.frames is not None for clip in clips]),
+            "audio": torch.tensor([clip.waveform is not None for clip in clips]),
+        }
+        for name, said in captions.items():
+            has[name] = torch.tensor([text is not None for text in said])
         return Batch(
             frames=torch.from_numpy(frames),
             waveforms=torch.from_numpy(waveforms),
-            video_caption=video_caption,
-            audio_caption=audio_caption,
-            has={
-                "video": torch.tensor([clip.frames is not None for clip in clips]),
-                "audio": torch.tensor([clip.waveform is not None for clip in clips]),
-                "video_caption": torch.tensor([text is not None for text in video_captions]),
-                "audio_caption": torch.tensor([text is not None for text in audio_captions]),
-            },
+            video_caption=texts.pop("video_caption"),
+            audio_caption=texts.pop("audio_caption"),
+            has=has | {view.name: has[view.of] for view in self.methods.views},
             group_ids=torch.tensor(number_groups(drawn, rows)),
             ids=[clip.row.id for clip in clips],
+            texts=texts,
+            views=self.draw_views(clips, chances),
         )
+
+    def draw_extra_texts(
+        self,
+        clips: list[Clip],
+        captions: Mapping[str, list[str | None]],
+        chances: list[np.random.Generator],
+    ) -> dict[str, list[str | None]]:
+        """The further texts of methods, of each clip."""
+        found = {}
+        for text in self.methods.texts:
+            known = captions[CAPTIONS[text.about]]
+            found[text.name] = [
+                text.draw(clip.row, drawn, random)
+                for clip, drawn, random in zip(clips, known, chances, strict=True)
+            ]
+        return found
+
+    def draw_views(
+        self, clips: list[Clip], chances: list[np.random.Generator]
+    ) -> dict[str, Tensor]:
+        """The further views of methods, of each clip."""
+        found = {}
+        for view in self.methods.views:
+            values = self.inputs.blank(view.of, len(clips))
+            for at, (clip, random) in enumerate(zip(clips, chances, strict=True)):
+                made = self.inputs.view(clip, view, random)
+                if made is not None:
+                    values[at] = made
+            found[view.name] = torch.from_numpy(values)
+        return found
+
+
+def share_out(batch: int, shares: Sequence[float], extra: Sequence[float]) -> list[int]:
+    """How many rows of a batch each source gives. `extra` are shares of the whole batch; the other
+    sources divide the rest by `shares`. The first takes what rounding leaves.
+
+    >>> share_out(8, [3, 1], [0.25])
+    [4, 2, 2]
+    """
+    rest = 1 - sum(extra)
+    total = sum(shares)
+    counts = [max(1, round(batch * rest * share / total)) for share in shares]
+    counts += [max(1, round(batch * share)) for share in extra]
+    counts[0] += batch - sum(counts)
+    return counts
 
 
 def number_groups(drawn: Sequence[LazyClip], rows: Sequence[int]) -> list[int]:

@@ -227,19 +227,25 @@ def format_tables(results: dict[str, list[Result]]) -> str:
     return "\n".join(lines)
 
 
-def plot(results: dict[str, list[Result]], file: Path) -> None:
-    """R@10 of every arm after fine-tuning: a dot for each seed, a bar for their mean."""
+def plot(
+    results: dict[str, list[Result]],
+    file: Path,
+    routes: tuple[str, ...] = ROUTES,
+    label: str = "R@10 after fine-tuning",
+) -> None:
+    """R@10 of every arm at its end: a dot for each seed, a bar for their mean."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 3.4), layout="constrained")
     arms = list(results)
-    for axes, route in zip(figure.subplots(1, len(ROUTES), sharey=True), ROUTES, strict=True):
+    size = (11, max(3.4, 0.3 * len(arms) + 0.9))
+    figure = Figure(figsize=size, layout="constrained")
+    for axes, route in zip(figure.subplots(1, len(routes), sharey=True), routes, strict=True):
         for at, arm in enumerate(arms):
             values = [run["after"][-1][route]["R@10"] for run in results[arm]]
             axes.plot(values, [at] * len(values), "o", color="tab:blue", alpha=0.6)
             axes.plot([fmean(values)], [at], "|", color="black", markersize=18)
         axes.set_title(route)
-        axes.set_xlabel("R@10 after fine-tuning")
+        axes.set_xlabel(label)
         axes.set_yticks(range(len(arms)), arms)
         axes.grid(axis="x", alpha=0.3)
     axes.invert_yaxis()

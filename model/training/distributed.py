@@ -54,6 +54,10 @@ class ProcessGroup:
             dist.all_reduce(x)
         return x
 
+    def mean(self, x: Tensor) -> Tensor:
+        """The mean over the processes, without gradient."""
+        return self.sum(x) / self.size
+
     def broadcast(self, value: Any) -> Any:
         """The main process's value, in every process."""
         values = [value]

@@ -27,12 +27,19 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from evaluation.clips import Clips
-from evaluation.retrieval import Embedder, build_first_window_routes, select_metric, summarise
+from evaluation.retrieval import (
+    Embedder,
+    build_routes,
+    collect_vectors,
+    embed_first_windows,
+    select_metric,
+    summarise,
+)
 from media.errors import BadConfig
 from media.text import TextTokens, learn_tokenizer
 
 from ..config import TrainConfig
-from ..data.batches import Batch, Mixture, Source
+from ..data.batches import Batch, Inputs, Mixture, Source
 from ..data.shards import Shards
 from ..network.language import cut_tokenizer
 from ..network.pretrained_vit import load_pretrained_vit
@@ -40,7 +47,9 @@ from ..network.transformer import VLSA, MiniLMStem
 from ..renames import translate_weights
 from . import checkpoint
 from .distributed import ProcessGroup, join_process_group, leave_process_group, pick_device
+from .losses import terms_on
 from .step import StepRandomness, compute_gradients
+from .tables import rows_of
 
 PRINT_EVERY_STEPS = 50  # where there is no progress bar
 STEP_SEEDS = 1_000_003  # the seeds of two runs' steps do not meet before so many steps
@@ -108,7 +117,7 @@ def train_step(
     return terms | {"norm": norm, "lr": learning_rate(step, config)}
 
 
-def make_embedder(model: VLSA, tokens: TextTokens) -> Embedder:
+def make_embedder(model: VLSA, tokens: Callable[[Sequence[str]], NDArray[np.int64]]) -> Embedder:
     """The model as the evaluation takes it; the words are tokenised by `tokens`."""
     device = next(model.parameters()).device
 
@@ -232,17 +241,23 @@ class Run:
         self.step = state["step"]
         self.best = state["best"]
 
-    def save(self) -> dict[str, float]:
-        """Measure on the held-out clips and write the checkpoint; returns R@10 of every route.
+    def save(self) -> tuple[dict[str, float], dict[str, float]]:
+        """Measure on the held-out clips and write the checkpoint.
 
-        A checkpoint that is better than any before is written as `best`, too.
+        Returns R@10 of every route, and the figures of the methods' metrics. A checkpoint that is
+        better than any before is written as `best`, too.
         """
         self.model.eval()
         if self.config.encoder.memory:
             self.fill_memory()
-        measures = summarise(
-            build_first_window_routes(make_embedder(self.model, self.mixture.tokens), self.held_out)
-        )
+        space = make_embedder(self.model, self.mixture.tokens)
+        galleries = embed_first_windows(space, self.held_out)
+        routes = build_routes(space, galleries)
+        measures = summarise(routes)
+        figures: dict[str, float] = {}
+        for metric in self.mixture.methods.metrics:
+            found = metric.measure(collect_vectors(galleries, routes))
+            figures |= {f"{metric.name} {name}": round(value, 4) for name, value in found.items()}
         value = select_metric(measures, self.config.best_by)
         folders = ["checkpoint"]
         if value > self.best["value"]:
@@ -256,7 +271,7 @@ class Run:
         }
         for folder in folders:
             checkpoint.save(self.out / folder, self.model, self.optimiser, state, self.tokenizer)
-        return {route: round(m["R@10"], 4) for route, m in measures.items()}
+        return {route: round(m["R@10"], 4) for route, m in measures.items()}, figures
 
     @torch.no_grad()
     def fill_memory(self) -> None:
@@ -329,6 +344,8 @@ def start_run(
         raise BadConfig(
             f"a batch of {config.batch} does not divide into {processes.size} processes"
         )
+    methods = rows_of(config)  # before anything that takes long: it may be misspelt
+    terms_on(config)
     if config.threads:
         torch.set_num_threads(config.threads)
     if processes.is_main and not resume:
@@ -347,9 +364,10 @@ def start_run(
         sources,
         list(config.shares) or [float(len(source)) for source in sources],
         TextTokens(tokenizer, config.encoder.text),
-        config.encoder,
+        Inputs.of(config.encoder),
         batch=config.batch,
         seed=config.seed,
+        methods=methods,
     )
     last = checkpoint.find_complete(out / "checkpoint") if resume else None
     model = new_model(config, tokenizer, read_trunk=last is None).to(pick_device(config.device))
@@ -481,7 +499,9 @@ def run_steps(run: Run, logger: MetricsLogger | None, log: Callable[[str], None]
         run.step = step + 1
         recall = None
         if run.step == config.steps or run.step % config.checkpoint_steps == 0:
-            recall = run.save() if processes.is_main else None
+            if processes.is_main:
+                recall, measured = run.save()
+                figures |= measured
             run.best = processes.broadcast(run.best)
         if logger:
             logger.write(step, figures, recall)

@@ -4,7 +4,8 @@ B batch, E embedding, S sentence embedding, T tokens, P values in a patch.
 
 The objective is L = w_local L_local + w_global L_global + w_distillation L_distillation. The first
 two terms are VLSA's (arXiv 2405.07202, weights 1 and 5); the third is ours. A new term over the
-vectors of a batch is a row of `TERMS`, a function, and its weight in `TrainConfig`.
+vectors of a batch is a row of `TERMS`, a function, and its weight in `TrainConfig`. Methods add
+rows of their own, see `tables`.
 """
 
 from __future__ import annotations
@@ -18,8 +19,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from media.errors import BadConfig
+
 from ..config import TrainConfig
 from ..network.transformer import VLSA, Masked
+from .tables import SENTENCES, rows_of
 
 SETTINGS = frozenset(setting.name for setting in fields(TrainConfig))
 LOCAL = "local"  # the name of masked modelling, the one term that no vectors are needed for
@@ -40,10 +44,14 @@ def info_nce(
     >>> round(info_nce(a, a, 1.0, torch.arange(2)).item(), 4)  # log(1 + e^-1)
     0.3133
     """
-    logits = scale * a @ b.T  # [B, B]
+    return contrast_logits(scale * a @ b.T, group_ids, smoothing)
+
+
+def contrast_logits(logits: Tensor, group_ids: Tensor, smoothing: float = 0.0) -> Tensor:
+    """`info_nce` of logits [B, B] that are there already, of any likeness; a scalar."""
     same = (group_ids[:, None] == group_ids[None]).to(logits.dtype)
     target = same / same.sum(1, keepdim=True)
-    target = (1 - smoothing) * target + smoothing / len(a)
+    target = (1 - smoothing) * target + smoothing / len(logits)
     return 0.5 * (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target))
 
 
@@ -145,13 +153,13 @@ class TermInputs:
     """What a term may read: the vectors of the whole batch, and what belongs to the step.
 
     `vectors` holds "video", "audio", "video_caption" and "audio_caption", [B, E]. With a frozen
-    language model it may hold "sentence", that model's vectors of the audio captions, [B, S]. Rows
-    that lack something are zeros.
+    language model it may hold "sentence" and "video_sentence", that model's vectors of the audio
+    and of the video captions, [B, S]. Methods add others. Rows that lack something are zeros.
     """
 
     model: VLSA  # for its temperature and its matching heads
     vectors: Mapping[str, Tensor]
-    has: Mapping[str, Tensor]  # bool [B] by the names above, "sentence" left out
+    has: Mapping[str, Tensor]  # bool [B] by the names above, the sentences left out
     group_ids: Tensor  # int64 [B]: rows of one group mean the same
     smoothing: float
     match_shift: float  # uniform in [0, 1), see `matching`
@@ -169,6 +177,15 @@ class TermInputs:
             selected = Pairs(self.vectors[a][both], self.vectors[b][both], self.group_ids[both])
             self.pairs[a, b] = selected if both.sum() >= 2 else None
         return self.pairs[a, b]
+
+    def select(self, *names: str) -> tuple[list[Tensor], Tensor] | None:
+        """The vectors [n, E] of the rows that have all of these, and their groups int64 [n]; None
+        if fewer than two have.
+        """
+        having = torch.stack([self.has[name] for name in names]).all(0)
+        if having.sum() < 2:
+            return None
+        return [self.vectors[name][having] for name in names], self.group_ids[having]
 
 
 def contrast_term(inputs: TermInputs, a: str, b: str) -> Tensor | None:
@@ -205,17 +222,24 @@ class LossTerm:
 
     name: str
     needs: tuple[str, ...]  # of `TermInputs.vectors`
-    weight: str  # the setting of `TrainConfig` that the loss is multiplied by
+    weight: str | float  # a number, or the setting of `TrainConfig` that has it
     loss: Callable[..., Tensor | None]
     switch: str = ""  # the setting that turns the term on; without one, a weight above zero does
+    replaces: tuple[str, ...] = ()  # the terms of `TERMS` that it takes the place of
 
     def __post_init__(self) -> None:
         for setting in filter(None, (self.weight, self.switch)):
-            if setting not in SETTINGS:
+            if isinstance(setting, str) and setting not in SETTINGS:
                 raise ValueError(f"{self.name}: TrainConfig has no setting {setting}")
 
     def is_on(self, config: TrainConfig) -> bool:
-        return bool(getattr(config, self.switch or self.weight))
+        return bool(getattr(config, self.switch)) if self.switch else bool(self.weight_in(config))
+
+    def weight_in(self, config: TrainConfig) -> float:
+        """What the loss is multiplied by."""
+        if isinstance(self.weight, str):
+            return float(getattr(config, self.weight))
+        return self.weight
 
 
 TERMS = (
@@ -260,7 +284,25 @@ TERMS = (
 
 
 def terms_on(config: TrainConfig) -> list[LossTerm]:
-    return [term for term in TERMS if term.is_on(config)]
+    """The terms of a recipe: those of the table that are on, and those of its methods.
+
+    Raises:
+        BadConfig: a method's term has a name of the table, or replaces one that is not on.
+    """
+    on = [term for term in TERMS if term.is_on(config)]
+    added = rows_of(config).terms
+    if not added:
+        return on
+    names = {term.name for term in on}
+    replaced = {name for term in added for name in term.replaces}
+    if replaced - names:
+        raise BadConfig(f"{', '.join(sorted(replaced - names))} cannot be replaced: it is not on")
+    sentences = {name for term in added for name in term.needs} & set(SENTENCES.values())
+    if sentences and config.encoder.text_stem != "minilm":
+        raise BadConfig("a method needs a frozen language model: text_stem 'minilm'")
+    if {term.name for term in added} & {*names, LOCAL}:
+        raise BadConfig("a method's term has the name of one of the core's")
+    return [*(term for term in on if term.name not in replaced), *added]
 
 
 def needed_vectors(config: TrainConfig) -> set[str]:
@@ -289,7 +331,13 @@ def weighted_sum(terms: Mapping[str, Tensor], config: TrainConfig) -> Tensor:
     Raises:
         KeyError: a term that is not in the table.
     """
-    weights = {term.name: getattr(config, term.weight) for term in TERMS}
-    weights[LOCAL] = config.local_weight
-    parts = [weights[name] * term for name, term in terms.items()]
+    parts = list(weigh(terms, config).values())
     return torch.stack(parts).sum() if parts else torch.zeros((), requires_grad=True)
+
+
+def weigh(terms: Mapping[str, Tensor], config: TrainConfig) -> dict[str, Tensor]:
+    """Every term times its weight. Raises KeyError: a term that is not in the table."""
+    known = (*TERMS, *rows_of(config).terms)
+    weights = {term.name: term.weight_in(config) for term in known}
+    weights[LOCAL] = config.local_weight
+    return {name: weights[name] * term for name, term in terms.items()}

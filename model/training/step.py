@@ -12,7 +12,7 @@ B batch, T tokens, K kept tokens, E embedding, F frames, H height, W width.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -32,8 +32,10 @@ from .losses import (
     compute_terms,
     local_sums,
     needed_vectors,
+    weigh,
     weighted_sum,
 )
+from .tables import SENTENCES, GradientRule, rows_of
 
 Vectors = dict[str, Tensor]  # see `TermInputs.vectors`
 
@@ -42,7 +44,8 @@ Vectors = dict[str, Tensor]  # see `TermInputs.vectors`
 class StepRandomness:
     """All that a step leaves to chance, for the whole batch or for some rows of it."""
 
-    kept_tokens: dict[str, Tensor]  # video, audio: which tokens survive DropToken, int64 [B, K]
+    # video, audio and views of them: which tokens survive DropToken, int64 [B, K]
+    kept_tokens: dict[str, Tensor]
     stretches: Tensor  # of SpecAugment, uniform [B, 4, 2]
     mask_noise: dict[str, Tensor]  # decides what masked modelling hides, uniform [B, T]
     in_joint_pass: Tensor  # bool [B]: which rows go through the joint, masked pass
@@ -63,12 +66,17 @@ class StepRandomness:
         # The order of the draws below is part of what a seed means.
         stretches = torch.rand(batch, 4, 2, generator=source)
         mask_noise = {m: torch.rand(batch, n, generator=source) for m, n in tokens.items()}
+        match_shift = float(torch.rand((), generator=source))
+        for view in rows_of(config).views:
+            count = kept_tokens[view.of].shape[1]
+            noise = torch.rand(batch, tokens[view.of], generator=source)
+            kept_tokens[view.name] = noise.argsort(1)[:, :count]
         return cls(
             kept_tokens=kept_tokens,
             stretches=stretches,
             mask_noise=mask_noise,
             in_joint_pass=in_joint_pass,
-            match_shift=float(torch.rand((), generator=source)),
+            match_shift=match_shift,
         )
 
     def take(self, rows: list[int] | slice, device: torch.device) -> StepRandomness:
@@ -105,6 +113,7 @@ def compute_gradients(
     device = batch.frames.device
     pieces = [Piece(batch.take(rows), randomness.take(rows, device)) for rows in slices]
     terms: dict[str, Tensor] = {}
+    figures: dict[str, Tensor] = {}
     if needed_vectors(config):
         # of the whole batch, over all processes
         has = {name: processes.gather(rows) for name, rows in batch.has.items()}
@@ -121,32 +130,69 @@ def compute_gradients(
             )
             return compute_terms(inputs, config)
 
-        if len(pieces) == 1:
+        rules = rows_of(config).gradient_rules
+        if len(pieces) == 1 and not rules:
             terms = loss_terms(encode_piece(model, pieces[0], config))
             (weighted_sum(terms, config) / processes.size).backward()
         else:
-            with torch.no_grad():
+            one_piece = len(pieces) == 1  # its graph is kept
+            with torch.set_grad_enabled(one_piece):
                 encoded = [encode_piece(model, piece, config) for piece in pieces]
             vectors = {
-                name: torch.cat([part[name] for part in encoded]).requires_grad_()
+                name: torch.cat([part[name].detach() for part in encoded]).requires_grad_()
                 for name in encoded[0]
             }
             terms = loss_terms(vectors)
+            weighted = {name: x / processes.size for name, x in weigh(terms, config).items()}
+            combined = [combine_gradients(rule, weighted, vectors, slices) for rule in rules]
             (weighted_sum(terms, config) / processes.size).backward()
-            for rows, piece in zip(slices, pieces, strict=True):
-                backpropagate_piece(model, piece, rows, vectors, config)
+            for gradients, logged in combined:
+                figures |= {name: processes.mean(value) for name, value in logged.items()}
+                for name, gradient in gradients.items():
+                    vectors[name].grad = gradient
+            for rows, piece, part in zip(slices, pieces, encoded, strict=True):
+                again = part if one_piece else encode_piece(model, piece, config)
+                backpropagate_piece(again, rows, vectors)
     if config.local_weight and config.local_share:
         terms[LOCAL] = add_local_gradients(model, pieces, config, processes)
     processes.sum_gradients(model)
     total = weighted_sum(terms, config)
-    return {name: term.detach() for name, term in terms.items()} | {"total": total.detach()}
+    losses = {name: term.detach() for name, term in terms.items()}
+    return losses | {"total": total.detach()} | figures
 
 
-def backpropagate_piece(
-    model: VLSA, piece: Piece, rows: slice, vectors: Vectors, config: TrainConfig
-) -> None:
-    """Encode a piece again, and hand it its rows of the gradient that `vectors` [B, E] hold."""
-    encoded = encode_piece(model, piece, config)
+def combine_gradients(
+    rule: GradientRule, weighted: Mapping[str, Tensor], vectors: Vectors, slices: list[slice]
+) -> tuple[Vectors, dict[str, Tensor]]:
+    """What a rule makes of the gradients of weighted terms, piece by piece.
+
+    `vectors` [B, E] are leaves. Returns the gradient of each, and the rule's figures, which are
+    means over the pieces.
+    """
+    by_term: dict[str, Vectors] = {}
+    for name, loss in weighted.items():
+        found = torch.autograd.grad(
+            loss, list(vectors.values()), retain_graph=True, allow_unused=True
+        )
+        by_term[name] = {
+            vector: x for vector, x in zip(vectors, found, strict=True) if x is not None
+        }
+    gradients = {name: torch.zeros_like(x) for name, x in vectors.items()}
+    logged: dict[str, list[Tensor]] = {}
+    for rows in slices:
+        piece = {
+            term: {name: x[rows] for name, x in found.items()} for term, found in by_term.items()
+        }
+        combined, figures = rule.combine(piece)
+        for name, x in combined.items():
+            gradients[name][rows] = x
+        for name, value in figures.items():
+            logged.setdefault(name, []).append(value)
+    return gradients, {name: torch.stack(values).mean() for name, values in logged.items()}
+
+
+def backpropagate_piece(encoded: Vectors, rows: slice, vectors: Vectors) -> None:
+    """Hand a piece, just encoded, its rows of the gradient that `vectors` [B, E] hold."""
     outputs = []
     gradients = []
     for name, x in vectors.items():
@@ -168,35 +214,44 @@ def encode_piece(model: VLSA, piece: Piece, config: TrainConfig) -> Vectors:
     has = batch.has
     dim = model.config.dim
 
-    def encode_video(rows: Tensor) -> Tensor:
-        return model.embed("video", batch.frames[rows], randomness.kept_tokens["video"][rows])
+    def encode_view(name: str, of: str, values: Tensor) -> Tensor:
+        def encode(rows: Tensor) -> Tensor:
+            stretched = of == "audio" and config.spec_augment
+            stretches = randomness.stretches[rows] if stretched else None
+            return model.embed(of, values[rows], randomness.kept_tokens[name][rows], stretches)
 
-    def encode_audio(rows: Tensor) -> Tensor:
-        stretches = randomness.stretches[rows] if config.spec_augment else None
-        kept = randomness.kept_tokens["audio"][rows]
-        return model.embed("audio", batch.waveforms[rows], kept, stretches)
+        return encode_rows(has[name], dim, encode)
 
     with autocast(config, batch.frames.device):
         if config.pool_from == "joint":
             return encode_jointly(model, batch)
         vectors = {
-            "video": encode_rows(has["video"], dim, encode_video),
-            "audio": encode_rows(has["audio"], dim, encode_audio),
+            "video": encode_view("video", "video", batch.frames),
+            "audio": encode_view("audio", "audio", batch.waveforms),
         }
-        # Both captions of all rows at once; each distinct one is encoded once.
-        captions = torch.cat([batch.video_caption, batch.audio_caption])  # [2B, T]
-        has_caption = torch.cat([has["video_caption"], has["audio_caption"]])  # [2B]
-        if not has_caption.any():
+        for view in rows_of(config).views:
+            vectors[view.name] = encode_view(view.name, view.of, batch.views[view.name])
+        # The texts of all rows at once; each distinct one is encoded once.
+        texts = {
+            "video_caption": batch.video_caption,
+            "audio_caption": batch.audio_caption,
+            **batch.texts,
+        }
+        words = torch.cat(list(texts.values()))  # [texts * B, T]
+        has_words = torch.cat([has[name] for name in texts])  # [texts * B]
+        if not has_words.any():
             blank = batch.waveforms.new_zeros(len(batch.ids), dim)
-            return vectors | {"video_caption": blank, "audio_caption": blank}
-        distinct, index = torch.unique(captions[has_caption], dim=0, return_inverse=True)
+            return vectors | dict.fromkeys(texts, blank)
+        distinct, index = torch.unique(words[has_words], dim=0, return_inverse=True)
         encoded, sentences = model.encode_text(distinct)
-        by_caption = encode_rows(has_caption, dim, lambda _: encoded[index])
-        vectors["video_caption"], vectors["audio_caption"] = by_caption.chunk(2)
-        if sentences is not None and "sentence" in needed_vectors(config):
+        by_text = encode_rows(has_words, dim, lambda _: encoded[index]).chunk(len(texts))
+        vectors |= dict(zip(texts, by_text, strict=True))
+        wanted = needed_vectors(config).intersection(SENTENCES.values())
+        if sentences is not None and wanted:
             width = sentences.shape[1]
-            by_caption = encode_rows(has_caption, width, lambda _: sentences[index])
-            _, vectors["sentence"] = by_caption.chunk(2)
+            by_text = encode_rows(has_words, width, lambda _: sentences[index]).chunk(len(texts))
+            named = zip(texts, by_text, strict=True)
+            vectors |= {SENTENCES[name]: x for name, x in named if SENTENCES.get(name) in wanted}
     return vectors
 
 

@@ -1,0 +1,290 @@
+"""The plain recipe against the plain recipe with each method, at equal compute.
+
+A run trains one arm with one seed on one bed and leaves a small file with its measures. What is
+there is not run again, so a plan that was stopped goes on. Compute is counted in floating point
+operations of a step, forward and backward: an arm whose step costs more has fewer steps.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from evaluation.composed import measure_gaps, score_groups
+from evaluation.retrieval import build_routes, collect_vectors, summarise
+from media.errors import BadConfig
+
+from ..config import TrainConfig
+from ..data.batches import Batch, Mixture
+from ..training.distributed import ProcessGroup, pick_device
+from ..training.loop import make_optimiser, train_step
+from ..training.step import StepRandomness, compute_gradients
+from ..training.tables import rows_of
+from .real import RealBed
+from .world import TEST, TRAIN, WorldBed
+
+Methods = dict[str, dict[str, Any]]
+BEDS = ("real", "world")
+PLAIN = "plain"
+ARMS: dict[str, Methods] = {
+    PLAIN: {},
+    "VALOR": {"valor": {}},
+    "gap": {"gap": {}},
+    "CWCL": {"cwcl": {}},
+    "GRAM": {"gram": {}},
+    "TRIANGLE": {"triangle": {}},
+    "MIL-NCE": {"mil_nce": {}},
+    "CompA": {"compa": {}},
+    "hard matching": {"hard_matching": {}},
+    "harmonise": {"harmonise": {}},
+    "CVRL": {"cvrl": {}},
+}
+# The world's texts have no frozen encoder in `miniature`.
+LEFT_OUT = {("world", "CWCL")}
+RECIPES = {"real": str(Path(__file__).parent / "stems.json"), "world": "miniature"}
+RECIPE: dict[str, Any] = {"local_weight": 0.0, "video_text": True}
+LAST_STEPS = 20  # whose losses are averaged
+Result = dict[str, Any]
+
+
+class OutOfTime(Exception):
+    """The time that a plan may take is over."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is run, and where. `features` is the file of `bench.real_bed`."""
+
+    out: Path
+    features: Path
+    beds: tuple[str, ...] = BEDS
+    arms: tuple[str, ...] = tuple(ARMS)
+    seeds: int = 3
+    steps: dict[str, int] = field(default_factory=lambda: {"real": 300, "world": 300})
+    batch: int = 96
+    device: str = "auto"
+    jobs: int = 1
+    ends_at: float = float("inf")  # in seconds of the epoch
+    clips: tuple[int, int] = (TRAIN, TEST)  # of the world
+
+    def check(self) -> None:
+        """Raises BadConfig: a bed, an arm or a method that there is not."""
+        for bed in self.beds:
+            if bed not in BEDS:
+                raise BadConfig(f"there is no bed {bed!r}; there are: {', '.join(BEDS)}")
+        for arm in self.arms:
+            if arm not in ARMS:
+                raise BadConfig(f"there is no arm {arm!r}; there are: {', '.join(ARMS)}")
+
+    @property
+    def jobs_to_do(self) -> list[Job]:
+        """Every run, one seed of everything before the next."""
+        return [
+            Job(bed, arm, seed)
+            for seed in range(self.seeds)
+            for arm in self.arms
+            for bed in self.beds
+            if (bed, arm) not in LEFT_OUT
+        ]
+
+
+@dataclass(frozen=True)
+class Job:
+    bed: str
+    arm: str
+    seed: int
+
+    @property
+    def file(self) -> str:
+        return f"{self.bed}-{self.arm.replace(' ', '-')}-{self.seed}.json"
+
+
+def make_config(plan: Plan, job: Job) -> TrainConfig:
+    """The recipe of a run, with the plain recipe's steps."""
+    preset = TrainConfig.load(RECIPES[job.bed])
+    return replace(
+        preset,
+        **RECIPE,
+        methods=ARMS[job.arm],
+        seed=job.seed,
+        steps=plan.steps[job.bed],
+        batch=plan.batch,
+        device=plan.device,
+    )
+
+
+@lru_cache(maxsize=2)
+def open_bed(plan_folder: Path, features: Path, bed: str, clips: tuple[int, int], jobs: int) -> Any:
+    if bed == "real":
+        return RealBed(features)
+    encoder = TrainConfig.load("miniature").encoder
+    return WorldBed(plan_folder / "world", encoder, jobs=jobs, train=clips[0], test=clips[1])
+
+
+def bed_of(plan: Plan, name: str) -> Any:
+    return open_bed(plan.out, plan.features, name, plan.clips, max(2, plan.jobs))
+
+
+# ---------------------------------------------------------------- one run
+
+
+def new_network(bed: Any, config: TrainConfig) -> Any:
+    torch.manual_seed(config.seed)
+    model = bed.network(config)
+    with torch.no_grad():
+        model.log_scale.fill_(-torch.tensor(config.temperature).log())
+    return model.to(pick_device(config.device)).train()
+
+
+def count_step(bed: Any, config: TrainConfig) -> int:
+    """Floating point operations of the first step with seed 0, forward and backward."""
+    config = replace(config, seed=0)
+    model = new_network(bed, config)
+    batch = bed.mixture(config, rows_of(config)).read_batch(0)
+    device = pick_device(config.device)
+    randomness = StepRandomness.draw(config, config.batch, 0).take(slice(None), device)
+    with FlopCounterMode(display=False) as counter:
+        compute_gradients(model, batch.to(device), randomness, config)
+    return int(counter.get_total_flops())
+
+
+def read_batches(mixture: Mixture, config: TrainConfig) -> Iterator[tuple[int, Batch]]:
+    """The batch of every step; the next one is read while a step runs."""
+    device = pick_device(config.device)
+    with ThreadPoolExecutor(1) as reader:
+        coming = reader.submit(mixture.read_batch, 0)
+        for step in range(config.steps):
+            batch = coming.result()
+            if step + 1 < config.steps:
+                coming = reader.submit(mixture.read_batch, step + 1)
+            yield step, batch.to(device)
+
+
+def measure(bed: Any, model: Any) -> Result:
+    """Retrieval of every route, the gaps, and the order benchmark."""
+    model.eval()
+    with torch.no_grad():
+        galleries = bed.galleries(model)
+        routes = build_routes(bed.embedder(model), galleries)
+        order = score_groups(bed.order_scores(model))
+    return {
+        "after": [summarise(routes)],
+        "gap": measure_gaps(collect_vectors(galleries, routes)),
+        "order": order,
+    }
+
+
+def run_job(plan: Plan, job: Job) -> Result:
+    """Train, measure, and leave the result in the plan's folder.
+
+    Raises:
+        OutOfTime: the plan's time is over; nothing is left.
+    """
+    if plan.jobs > 1:
+        torch.set_num_threads(1)
+    bed = bed_of(plan, job.bed)
+    config = make_config(plan, job)
+    plain_cost = count_step(bed, replace(config, methods={}))
+    cost = count_step(bed, config)
+    config = replace(config, steps=max(1, round(config.steps * plain_cost / cost)))
+    model = new_network(bed, config)
+    optimiser = make_optimiser(model, config)
+    mixture = bed.mixture(config, rows_of(config))
+    figures: list[dict[str, float]] = []
+    began = time.time()
+    for step, batch in read_batches(mixture, config):
+        if time.time() > plan.ends_at:
+            raise OutOfTime
+        figures.append(
+            train_step(model, optimiser, batch, config=config, step=step, processes=ProcessGroup())
+        )
+    seconds = time.time() - began
+    last = figures[-LAST_STEPS:]
+    losses = {name: fmean(row[name] for row in last if name in row) for name in figures[-1]}
+    result = measure(bed, model) | {
+        "bed": job.bed,
+        "arm": job.arm,
+        "seed": job.seed,
+        "methods": config.methods,
+        "steps": config.steps,
+        "batch": config.batch,
+        "operations": cost,
+        "plain_operations": plain_cost,
+        "seconds": seconds,
+        "losses": losses,
+        "device": str(pick_device(config.device)),
+    }
+    staging = plan.out / f"{job.file}.part"
+    staging.write_text(json.dumps(result, indent=1), encoding="utf-8")
+    staging.replace(plan.out / job.file)
+    return result
+
+
+# ---------------------------------------------------------------- all of them
+
+
+def run_plan(plan: Plan, log: Callable[[str], None] = print) -> list[Result]:
+    """Every run that has no result yet, `jobs` at once, until the time is over; all results.
+
+    Raises:
+        BadConfig: a bed, an arm or the features' file that there is not.
+    """
+    plan.check()
+    plan.out.mkdir(parents=True, exist_ok=True)
+    for bed in plan.beds:
+        bed_of(plan, bed)  # rendered once, by this process
+    waiting = [job for job in plan.jobs_to_do if not (plan.out / job.file).exists()]
+    if plan.jobs > 1:
+        run_at_once(plan, waiting, log)
+    else:
+        for job in waiting:
+            try:
+                log(describe_result(run_job(plan, job)))
+            except OutOfTime:
+                log("the time is over")
+                break
+    return read_results(plan.out)
+
+
+def run_at_once(plan: Plan, waiting: list[Job], log: Callable[[str], None]) -> None:
+    """Several runs at once, a process each."""
+    with ProcessPoolExecutor(plan.jobs, mp_context=get_context("spawn")) as pool:
+        running = [pool.submit(run_job, plan, job) for job in waiting]
+        late = 0
+        for done in as_completed(running):
+            try:
+                log(describe_result(done.result()))
+            except OutOfTime:
+                late += 1
+        if late:
+            log(f"the time is over: {late} runs were not finished")
+
+
+def describe_result(result: Result) -> str:
+    measures = result["after"][0]
+    recall = ", ".join(f"{route} {m['R@10']:.3f}" for route, m in measures.items())
+    return (
+        f"{result['bed']}, {result['arm']}, seed {result['seed']}: {result['steps']} steps in "
+        f"{result['seconds']:.0f} s; R@10 {recall}; order {result['order']['group']:.3f}"
+    )
+
+
+def read_results(folder: Path) -> list[Result]:
+    """The results in a folder, by bed, arm and seed."""
+    results = []
+    for bed in BEDS:
+        for arm in ARMS:
+            files = folder.glob(f"{bed}-{arm.replace(' ', '-')}-[0-9]*.json")
+            results += [json.loads(file.read_text(encoding="utf-8")) for file in sorted(files)]
+    return results

@@ -1,0 +1,95 @@
+"""What a plan found: tables and plots, from the results of its runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from statistics import fmean
+
+from evaluation.composed import CHANCE
+
+from ..training.ablation import format_spread, format_table, plot
+from .plan import ARMS, BEDS, PLAIN, Result
+
+ROUTES = (
+    "text-video",
+    "video-text",
+    "text-audio",
+    "audio-text",
+    "video-audio",
+    "audio-video",
+    "text-any",
+)
+GAPS = ("text-video", "audio-text", "audio-video")
+
+
+def by_arm(results: list[Result], bed: str) -> dict[str, list[Result]]:
+    """The results of a bed, in the order of the arms; arms without any are left out."""
+    found: dict[str, list[Result]] = {}
+    for arm in ARMS:
+        runs = [run for run in results if run["bed"] == bed and run["arm"] == arm]
+        if runs:
+            found[arm] = runs
+    return found
+
+
+def format_arm(name: str, runs: list[Result], measure: str) -> list[str]:
+    """A line of a table: mean and deviation over seeds of a measure of each route."""
+    routes = [format_spread([run["after"][0][route][measure] for run in runs]) for route in ROUTES]
+    return [name, *routes]
+
+
+def format_rest(name: str, runs: list[Result]) -> list[str]:
+    """A line of the other table: steps, compute, gaps and the order benchmark."""
+    gaps = [
+        format_spread([run["gap"]["-".join(sorted(gap.split("-")))] for run in runs])
+        for gap in GAPS
+    ]
+    ratio = runs[0]["operations"] / runs[0]["plain_operations"]
+    order = format_spread([run["order"]["group"] for run in runs])
+    return [name, str(len(runs)), str(runs[0]["steps"]), f"{ratio:.2f}", *gaps, order]
+
+
+def format_bed(results: list[Result], bed: str) -> list[str]:
+    """The lines of a bed's three tables."""
+    arms = by_arm(results, bed)
+    if not arms:
+        return []
+    gallery = arms[next(iter(arms))][0]["after"][0]["text-any"]["gallery"]
+    lines = [f"**{bed}**, gallery of {gallery:.0f} in text-any:", ""]
+    for measure in ("R@1", "R@10"):
+        heads = [measure, *ROUTES]
+        lines += format_table(heads, [format_arm(arm, runs, measure) for arm, runs in arms.items()])
+        lines.append("")
+    heads = ["", "seeds", "steps", "compute of a step", *(f"gap {gap}" for gap in GAPS)]
+    heads.append(f"order, group score (chance {CHANCE:.2f})")
+    lines += format_table(heads, [format_rest(arm, runs) for arm, runs in arms.items()])
+    return [*lines, ""]
+
+
+def compare_with_plain(results: list[Result], bed: str) -> dict[str, float]:
+    """For each arm the difference to plain in mean R@10 over ROUTES, of the same seeds."""
+    arms = by_arm(results, bed)
+
+    def level(run: Result) -> float:
+        return fmean(run["after"][0][route]["R@10"] for route in ROUTES)
+
+    plain = {run["seed"]: level(run) for run in arms.get(PLAIN, [])}
+    found = {}
+    for arm, runs in arms.items():
+        gains = [level(run) - plain[run["seed"]] for run in runs if run["seed"] in plain]
+        if gains:
+            found[arm] = fmean(gains)
+    return found
+
+
+def write_report(results: list[Result], out: Path) -> str:
+    """Write tables.md and a plot for each bed into a folder; returns the tables."""
+    lines: list[str] = []
+    for bed in BEDS:
+        arms = by_arm(results, bed)
+        if arms:
+            lines += format_bed(results, bed)
+            plot(arms, out / f"methods-{bed}.svg", ROUTES[:4] + ROUTES[6:], "R@10")
+    text = "\n".join(lines)
+    (out / "tables.md").write_text(text, encoding="utf-8")
+    return text

@@ -1,0 +1,139 @@
+"""The world's bed: VLSA of the preset `miniature` on the procedural world.
+
+The clips are rendered to arrays, not to files, so that no decoder is needed.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evaluation.clips import Clips
+from evaluation.composed import put_together, say_in_order
+from evaluation.retrieval import Embedder, Gallery, embed_first_windows
+from evaluation.world import (
+    CLIP_S,
+    FPS,
+    Scene,
+    draw_scenes,
+    make_captions,
+    render_frames,
+    render_sound,
+)
+from media.manifest import Row
+from media.modality import AUDIO, VIDEO
+from media.text import TextTokens, learn_tokenizer
+
+from ..config import EncoderConfig, TrainConfig
+from ..data.batches import Inputs, Mixture
+from ..network.transformer import VLSA
+from ..training.loop import make_embedder
+from ..training.tables import Rows
+
+TRAIN, TEST = 3000, 400  # clips
+GROUPS = 240  # of the order benchmark
+
+
+def render_clip(
+    encoder: EncoderConfig, scene: Scene
+) -> tuple[NDArray[np.uint8], NDArray[np.float16]]:
+    """Frames [F, size, size, 3] and samples; frames are drawn at twice the size and averaged."""
+    places = ((np.arange(encoder.frames) + 0.5) * CLIP_S / encoder.frames * FPS).astype(int)
+    size = encoder.size
+    frames = []
+    for number, frame in enumerate(render_frames(scene, 2 * size)):
+        if number in places:
+            frames.append(frame.reshape(size, 2, size, 2, 3).mean(axis=(1, 3)))
+    return np.stack(frames).astype(np.uint8), render_sound(scene).astype(np.float16)
+
+
+def render_clips(split: str, count: int, encoder: EncoderConfig, file: Path, jobs: int) -> Clips:
+    """Clips of a split; `file` keeps what was rendered."""
+    scenes = draw_scenes(split, count)
+    if not file.exists():
+        with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+            rendered = list(pool.map(partial(render_clip, encoder), scenes, chunksize=16))
+        part = file.with_suffix(".part.npz")
+        frames, sounds = (np.stack([clip[i] for clip in rendered]) for i in (0, 1))
+        np.savez(part, frames=frames, sounds=sounds)
+        part.replace(file)
+    with np.load(file) as stored:
+        arrays = {VIDEO: stored["frames"], AUDIO: stored["sounds"]}
+    rows = [describe(scene, f"{split}-{number}") for number, scene in enumerate(scenes)]
+    has = {name: np.ones(count, dtype=bool) for name in arrays}
+    return Clips(rows, arrays, has, np.full(count, arrays[AUDIO].shape[1]))
+
+
+def describe(scene: Scene, name: str) -> Row:
+    captions = tuple(make_captions(scene))
+    return Row(id=name, path=None, captions=captions, group=name, metadata=scene.attributes)
+
+
+class WorldBed:
+    """Data, network and measures of the world's bed. `folder` keeps what was rendered."""
+
+    def __init__(
+        self,
+        folder: Path,
+        encoder: EncoderConfig,
+        *,
+        jobs: int = 2,
+        train: int = TRAIN,
+        test: int = TEST,
+    ) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.train = render_clips("train", train, encoder, folder / f"train-{train}.npz", jobs)
+        self.test = render_clips("test", test, encoder, folder / f"test-{test}.npz", jobs)
+        file = folder / f"tokenizer-{train}.json"
+        if not file.exists():
+            texts = [caption.text for row in self.train.rows for caption in row.captions]
+            orders = [text for number in range(3) for text in say_in_order("", "", number)]
+            part = file.with_suffix(".part.json")
+            learn_tokenizer(texts + orders, encoder.vocabulary, part)
+            part.replace(file)
+        self.tokens = TextTokens(file, encoder.text)
+
+    def mixture(self, config: TrainConfig, methods: Rows) -> Mixture:
+        return Mixture(
+            [self.train],
+            [1.0],
+            self.tokens,
+            Inputs.of(config.encoder),
+            batch=config.batch,
+            seed=config.seed,
+            methods=methods,
+        )
+
+    def network(self, config: TrainConfig) -> VLSA:
+        return VLSA(config.encoder)
+
+    def embedder(self, model: Any) -> Embedder:
+        return make_embedder(model, self.tokens)
+
+    def galleries(self, model: Any) -> dict[str, Gallery]:
+        return embed_first_windows(self.embedder(model), self.test)
+
+    def order_scores(self, model: Any) -> NDArray[np.float32]:
+        """The scores of the order benchmark, [groups, sounds, texts]."""
+        random = np.random.default_rng(5)
+        space = self.embedder(model)
+        sounds, texts = [], []
+        for _ in range(min(GROUPS, len(self.test) // 2)):
+            pair = random.choice(len(self.test), 2, replace=False)
+            first, second = (self.test.clip(int(i)) for i in pair)
+            sounds += [
+                put_together(first.waveform, second.waveform),  # type: ignore[arg-type]
+                put_together(second.waveform, first.waveform),  # type: ignore[arg-type]
+            ]
+            said = [clip.row.captions_about(AUDIO)[0].text for clip in (first, second)]
+            texts += say_in_order(said[0], said[1], 0)
+        heard = space.media(AUDIO, np.stack(sounds), list(range(len(sounds))))
+        words = space.texts(texts)
+        heard, words = (x.reshape(-1, 2, x.shape[-1]) for x in (heard, words))
+        return np.asarray(heard @ words.transpose(0, 2, 1))

@@ -1,0 +1,66 @@
+"""CWCL (arXiv 2309.14580): how alike a frozen encoder finds two captions softens the targets.
+
+With unit sentence vectors p of the captions, recordings x and captions y:
+
+    w_ij = p_i.p_j / 2 + 1/2
+    L = - mean_i sum_j (w_ij / sum_k w_ik) log softmax_j(scale x_i.y_j)[i]  + InfoNCE of y to x
+
+The soft direction is from the recording to the text, the other is that of the core. `power` (ours)
+raises w, as sentences of nothing in common have w of about 1/2.
+
+n rows, E embedding, S sentence embedding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..training.losses import LossTerm, TermInputs
+from ..training.tables import Rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    weight: float = 5.0
+    power: float = 8.0
+
+
+def cwcl(
+    x: Tensor, y: Tensor, sentences: Tensor, *, scale: Tensor | float, power: float = 1.0
+) -> Tensor:
+    """The soft direction, of unit vectors x and y [n, E] and sentences [n, S]; a scalar."""
+    weights = (sentences @ sentences.T / 2 + 0.5).clamp(min=0.0) ** power  # [n, n]
+    return F.cross_entropy(scale * x @ y.T, weights / weights.sum(1, keepdim=True))
+
+
+def soft_term(
+    inputs: TermInputs, recording: str, caption: str, sentence: str, *, power: float
+) -> Tensor | None:
+    selected = inputs.select(recording, caption)
+    if selected is None:
+        return None
+    (x, y), group_ids = selected
+    p = inputs.vectors[sentence][inputs.has[recording] & inputs.has[caption]]
+    scale = inputs.model.scale
+    same = (group_ids[:, None] == group_ids[None]).to(x.dtype)
+    hard = F.cross_entropy(scale * y @ x.T, same / same.sum(1, keepdim=True))
+    return (cwcl(x, y, p, scale=scale, power=power) + hard) / 2
+
+
+def rows(settings: Settings) -> Rows:
+    kinds = {"audio": ("audio_caption", "sentence"), "video": ("video_caption", "video_sentence")}
+    terms = tuple(
+        LossTerm(
+            name=f"soft_{modality}_text",
+            needs=(modality, caption, sentence),
+            weight=settings.weight,
+            loss=partial(soft_term, power=settings.power),
+            replaces=(f"{modality}_text",),
+        )
+        for modality, (caption, sentence) in kinds.items()
+    )
+    return Rows(terms=terms)

@@ -1,0 +1,181 @@
+"""What a method of `model/methods` may add to training, as rows of a few tables.
+
+The core reads these tables and knows no method. A recipe names the methods that it uses, with
+their settings: `TrainConfig.methods`. A method is a file with a dataclass `Settings` and a function
+`rows` that makes `Rows` of it. Without the folder there are no methods, and the core trains.
+
+B batch, E embedding.
+"""
+
+from __future__ import annotations
+
+import json
+import pkgutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from media.errors import BadConfig
+from media.manifest import Row
+
+from ..config import TrainConfig
+
+if TYPE_CHECKING:
+    from ..data.batches import Source
+    from .losses import LossTerm
+
+FOLDER = Path(__file__).parent.parent / "methods"
+# what a batch has of each row without any method
+CAPTIONS = {"video": "video_caption", "audio": "audio_caption"}
+SENTENCES = {"video_caption": "video_sentence", "audio_caption": "sentence"}
+VECTORS = frozenset({*CAPTIONS, *CAPTIONS.values(), *SENTENCES.values()})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtraText:
+    """A further text of each row of a batch. `name` is that of its vectors.
+
+    `draw` takes the row, what it is about ("video" or "audio"), the caption already drawn, and a
+    generator of chance. It returns None where the row has no such text.
+    """
+
+    name: str
+    about: str
+    draw: Callable[[Row, str | None, np.random.Generator], str | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """The video or the sound of each row once more, augmented anew. `name` is that of its vectors.
+
+    `change` is applied to the frames [F, ...] or samples [n] before the augmentation.
+    """
+
+    name: str
+    of: str  # "video" or "audio"
+    change: Callable[[NDArray[Any], np.random.Generator], NDArray[Any]] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtraSource:
+    """A further source of clips, made of the recipe's own, and its share of each batch."""
+
+    name: str
+    share: float
+    make: Callable[[Sequence[Source]], Source]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """A figure of an evaluation.
+
+    `measure` takes the vectors of what was evaluated by modality, "text" among them, and returns
+    figures by their names.
+    """
+
+    name: str
+    measure: Callable[[Mapping[str, NDArray[np.float32]]], dict[str, float]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradientRule:
+    """How the gradients of the terms come together on what the trunk gives for a piece of a batch.
+
+    `combine` takes for each term its gradient of every vector of the piece, by name, [b, E] each.
+    It returns the gradient to use, by the same names, and figures for the log.
+    """
+
+    name: str
+    combine: Callable[
+        [Mapping[str, Mapping[str, Tensor]]], tuple[dict[str, Tensor], dict[str, Tensor]]
+    ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """What one method adds, or all methods of a recipe together."""
+
+    terms: tuple[LossTerm, ...] = ()
+    texts: tuple[ExtraText, ...] = ()
+    views: tuple[View, ...] = ()
+    sources: tuple[ExtraSource, ...] = ()
+    metrics: tuple[Metric, ...] = ()
+    gradient_rules: tuple[GradientRule, ...] = ()
+
+    @classmethod
+    def join(cls, several: Iterable[Rows]) -> Rows:
+        parts = list(several)
+        return cls(
+            **{
+                table.name: tuple(row for part in parts for row in getattr(part, table.name))
+                for table in fields(cls)
+            }
+        )
+
+
+PLAIN = Rows()
+
+
+def method_names() -> list[str]:
+    """The methods there are: the files of the folder."""
+    return sorted(module.name for module in pkgutil.iter_modules([str(FOLDER)]))
+
+
+def load_method(name: str, settings: Mapping[str, Any]) -> Rows:
+    """The rows of a method.
+
+    Raises:
+        BadConfig: no such method, a setting that it does not have, or rows that do nothing.
+    """
+    known = method_names()
+    if name not in known:
+        raise BadConfig(f"there is no method {name!r}; there are: {', '.join(known) or 'none'}")
+    module = import_module(f"..methods.{name}", __package__)
+    try:
+        rows: Rows = module.rows(module.Settings(**settings))
+    except TypeError as error:
+        raise BadConfig(f"method {name}: {error}") from error
+    check_rows(name, rows)
+    return rows
+
+
+def check_rows(name: str, rows: Rows) -> None:
+    """Raises BadConfig: a row that nothing reads, or a term that reads what is not there."""
+    made = {row.name for row in (*rows.texts, *rows.views)}
+    read = {vectors for term in rows.terms for vectors in term.needs}
+    problems = [f"nothing reads {row!r}" for row in sorted(made - read)]
+    problems += [f"{row!r} is not a vector of a batch" for row in sorted(read - made - VECTORS)]
+    problems += [f"the weight of {term.name!r} is 0" for term in rows.terms if not term.weight]
+    if not any(getattr(rows, table.name) for table in fields(rows)):
+        problems.append("it adds no row")
+    if problems:
+        raise BadConfig(f"method {name}: {'; '.join(problems)}")
+
+
+@lru_cache(maxsize=64)
+def load_methods(methods: str) -> Rows:
+    """The rows of several methods, given with their settings as JSON."""
+    loaded = [load_method(name, settings) for name, settings in json.loads(methods).items()]
+    rows = Rows.join(loaded)
+    for table in fields(rows):
+        names = [row.name for row in getattr(rows, table.name)]
+        twice = {name for name in names if names.count(name) > 1}
+        if twice:
+            raise BadConfig(f"two methods add {', '.join(sorted(twice))} to {table.name}")
+    return rows
+
+
+def rows_of(config: TrainConfig) -> Rows:
+    """What the methods of a recipe add; nothing for a plain one.
+
+    Raises:
+        BadConfig: see `load_method`; or two methods add rows of one name.
+    """
+    return load_methods(json.dumps(config.methods)) if config.methods else PLAIN

@@ -1,0 +1,469 @@
+"""The methods of other works: each against a case worked out by hand, and what they share."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.multiprocessing.spawn import spawn
+
+from evaluation.clips import Clips
+from evaluation.composed import score_groups
+from media.errors import BadConfig
+from media.manifest import Caption, Row
+from media.modality import AUDIO, VIDEO
+from model.config import TrainConfig
+from model.data.batches import Batch
+from model.methods import (
+    compa,
+    cvrl,
+    cwcl,
+    gap,
+    gram,
+    hard_matching,
+    harmonise,
+    mil_nce,
+    triangle,
+    valor,
+)
+from model.network.transformer import VLSA
+from model.training.checkpoint import load
+from model.training.distributed import join_process_group, leave_process_group
+from model.training.loop import train
+from model.training.losses import TermInputs, terms_on
+from model.training.step import StepRandomness, compute_gradients
+from model.training.tables import method_names, rows_of
+
+from .makers import ROOT, free_port
+
+SMOKE = TrainConfig.load("smoke")
+ENCODER = SMOKE.encoder
+# every method, with settings that fit together: two may not replace the same term
+RECIPES: dict[str, dict[str, dict[str, Any]]] = {
+    "valor": {"valor": {}},
+    "gap": {"gap": {}},
+    "gram": {"gram": {}},
+    "triangle": {"triangle": {}},
+    "mil_nce": {"mil_nce": {"texts": 3}},
+    "compa": {"compa": {"pairs": 8}},
+    "hard_matching": {"hard_matching": {}},
+    "harmonise": {"harmonise": {}},
+    "cvrl": {"cvrl": {}},
+    "several": {"valor": {}, "gap": {}, "compa": {"pairs": 8}, "cvrl": {}, "harmonise": {}},
+}
+
+
+def unit(*rows: list[float]) -> Tensor:
+    return torch.nn.functional.normalize(torch.tensor(rows, dtype=torch.float64), dim=-1)
+
+
+def random_unit(seed: int, n: int = 5) -> Tensor:
+    source = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, 4, generator=source, dtype=torch.float64)
+    return torch.nn.functional.normalize(x, dim=-1)
+
+
+def inputs_of(vectors: dict[str, Tensor], has: dict[str, list[int]] | None = None) -> TermInputs:
+    """What a term gets, with a scale of 1; every row has everything but where `has` says no."""
+    n = len(next(iter(vectors.values())))
+    given = {name: torch.ones(n, dtype=torch.bool) for name in vectors}
+    given |= {name: torch.tensor(rows, dtype=torch.bool) for name, rows in (has or {}).items()}
+    return TermInputs(
+        model=SimpleNamespace(scale=1.0),  # type: ignore[arg-type]
+        vectors=vectors,
+        has=given,
+        group_ids=torch.arange(n),
+        smoothing=0.0,
+        match_shift=0.0,
+    )
+
+
+# ---------------------------------------------------------------- worked out by hand
+
+
+def test_valor_joins_sound_and_pictures() -> None:
+    """Two rows whose joint vectors are the axes, and texts on them: log(1 + e^-1). The third row
+    lacks its sound, so it is joined of its pictures alone.
+    """
+    v, a = torch.eye(3), torch.tensor([[1.0, 0, 0], [0, 1.0, 0], [0, 0, 0]])
+    inputs = inputs_of(
+        {"video": v, "audio": a, "video_caption": v, "audio_caption": torch.zeros(3, 3)},
+        {"audio": [1, 1, 0], "audio_caption": [0, 0, 0]},
+    )
+    names = ("video", "audio", "video_caption", "audio_caption")
+    loss = valor.joint_term(inputs, *names, audio_weight=0.5)
+    assert loss is not None
+    assert loss.item() == pytest.approx(math.log(1 + 2 * math.exp(-1)), abs=1e-6)
+
+
+def test_the_gap_terms_of_two_axes() -> None:
+    """Distances are 0 in a pair and 2 (squared) between pairs."""
+    x = unit([1, 0], [0, 1])
+    inputs = inputs_of(dict.fromkeys(("audio", "video", "audio_caption", "video_caption"), x))
+    found = [loss(inputs) for loss in (gap.align_term, gap.uniform_term, gap.cross_term)]
+    assert [value.item() for value in found if value is not None] == pytest.approx([0, -4, -4])
+    settings = gap.Settings(align_weight=0.0)
+    assert [term.name for term in gap.rows(settings).terms] == ["uniform", "cross_uniform"]
+
+
+def test_cwcl_softens_targets_by_sentences() -> None:
+    """Sentences at right angles have w of 1 and 1/2, so targets of 2/3 and 1/3."""
+    x = unit([1, 0], [0, 1])
+    near, far = (-math.log(math.exp(s) / (math.e + 1)) for s in (1.0, 0.0))
+    found = cwcl.cwcl(x, x, x, scale=1.0)
+    assert found.item() == pytest.approx(2 / 3 * near + 1 / 3 * far)
+
+
+def test_gram_and_triangle_of_known_shapes() -> None:
+    """Three axes span a volume of 1, and a triangle of side sqrt(2), whose area is sqrt(3) / 2.
+    A text in the plane of its recording spans none. The triangle tells a text from its opposite.
+    """
+    t, v, a = (unit(row) for row in ([1, 0, 0], [0, 1, 0], [0, 0, 1]))
+    flat = unit([0, 1, 1])
+    assert gram.volumes(t, v, a).item() == pytest.approx(1.0, abs=1e-4)
+    assert gram.volumes(flat, v, a).item() == pytest.approx(0.0, abs=0.011)
+    assert gram.volumes(-flat, v, a).item() == gram.volumes(flat, v, a).item()
+    assert triangle.areas(t, v, a).item() == pytest.approx(math.sqrt(3) / 2, abs=1e-4)
+    assert triangle.areas(-flat, v, a).item() > 1.2 > 0.5 > triangle.areas(flat, v, a).item()
+    assert gram.keep_apart(v, v, 0.9).item() == pytest.approx(0.01)
+    assert gram.keep_on_side(-flat, v, a).item() == pytest.approx(math.sqrt(2))
+
+
+def test_mil_nce_counts_every_text_of_a_row() -> None:
+    """Scores are 1 for each of a row's texts and 0 for the other's; the second row has one text."""
+    x = unit([1, 0], [0, 1])
+    texts = torch.stack([x, x], dim=1)
+    there = torch.tensor([[True, True], [True, False]])
+    e = math.e
+    expected = (-math.log(2 * e / (2 * e + 1)) - math.log(e / (e + 2))) / 2
+    found = mil_nce.mil_nce(x, texts, there, torch.arange(2), 1.0)
+    assert found.item() == pytest.approx(expected)
+    back = mil_nce.ask_back(x, texts, there, torch.arange(2), 1.0)
+    assert back.item() == pytest.approx(-math.log(e / (e + 1)))
+
+
+def test_compa_has_the_swapped_caption_in_its_own_row_only() -> None:
+    """Own caption 1, the other row's 0, its own swapped one 0.5."""
+    a = unit([1, 0], [0, 1])
+    swapped = unit([0.5, math.sqrt(0.75)], [math.sqrt(0.75), 0.5])
+    e = math.e
+    expected = -math.log(e / (e + 1 + math.exp(0.5)))
+    assert compa.order_loss(a, a, swapped, 1.0).item() == pytest.approx(expected)
+
+
+def test_hard_matching_takes_the_likest_row_of_another_group() -> None:
+    """Rows 0 and 1 are one group, so row 2 is the hard one for both. The head sums the product."""
+    a = unit([1, 0], [1, 0], [0.6, 0.8])
+    head = torch.nn.Linear(2, 1).double()
+    torch.nn.init.ones_(head.weight)
+    torch.nn.init.zeros_(head.bias)
+    found = hard_matching.hard_matching(head, a, a, torch.tensor([0, 0, 1]))
+    true, false = math.log(1 + math.exp(-1)), math.log(1 + math.exp(0.6))
+    assert found.item() == pytest.approx((3 * true + 6 * false) / 9)
+
+
+def test_harmonising_projects_what_conflicts_and_keeps_what_does_not() -> None:
+    against = {"video": torch.tensor([[-1.0, 1.0]])}
+    by_term = {
+        "audio_video": {"video": torch.tensor([[0.5, 0.0]]), "audio": torch.tensor([[1.0, 2.0]])},
+        "audio_video_match": {"video": torch.tensor([[0.5, 0.0]])},
+        "video_text": against,
+    }
+    found, logged = harmonise.harmonise(by_term, harmonise.Settings().groups)
+    assert found["video"].tolist() == [[0.5, 1.5]] and found["audio"].tolist() == [[1.0, 2.0]]
+    assert logged["cosine_video"].item() == pytest.approx(-1 / math.sqrt(2))
+    assert set(logged) == {"cosine_video"}
+
+
+def test_cvrl_takes_a_stretch_in_its_order() -> None:
+    random = np.random.default_rng(0)
+    for _ in range(20):
+        taken = cvrl.take_interval(np.arange(8), random, least_share=0.5)
+        assert len(taken) == 8 and (np.diff(taken) >= 0).all() and taken[-1] - taken[0] >= 3
+
+
+def test_composed_sounds_have_both_orders() -> None:
+    captions = [(Caption(said, (AUDIO,)),) for said in ("rain", "a dog")]
+    rows = [
+        Row(id=str(i), path=None, captions=said, group=str(i), metadata={})
+        for i, said in enumerate(captions)
+    ]
+    sounds = np.stack([np.full(20, 1.0), np.full(20, 2.0)])
+    has = {VIDEO: np.zeros(2, bool), AUDIO: np.ones(2, bool)}
+    source = compa.ComposedSounds([Clips(rows, {AUDIO: sounds}, has, np.full(2, 20))], pairs=1)
+    clips = [lazy.open() for lazy in source.draw(0, 2, (0, 1))]
+    assert {clip.row.captions[0].text for clip in clips} == {
+        clip.row.metadata[compa.SWAPPED] for clip in clips
+    }
+    for clip in clips:
+        first, second = (2.0, 1.0) if clip.row.captions[0].text.startswith("a dog") else (1.0, 2.0)
+        assert clip.waveform is not None
+        assert clip.waveform.tolist() == [first] * 8 + [second] * 8 + [0.0] * 4
+    with pytest.raises(BadConfig, match="captioned sounds"):
+        compa.ComposedSounds([], pairs=1)
+
+
+def test_group_scores_of_an_encoder_without_ears_are_not_above_chance() -> None:
+    scores = np.ones((6, 2, 2))
+    assert score_groups(scores) == {"text": 0.0, "sound": 0.0, "group": 0.0}
+
+
+# ---------------------------------------------------------------- gradients
+
+
+T, V, A = random_unit(1), random_unit(2), random_unit(3)
+GROUPS = torch.tensor([0, 0, 1, 2, 3])
+HEAD = torch.nn.Linear(4, 1).double()
+LOSSES: dict[str, Callable[..., Tensor]] = {
+    "valor": lambda t, v, a: valor.info_nce(t, valor.join(v, a, 0.5), 3.0, GROUPS, 0.1),
+    "alignment": lambda t, v, a: gap.alignment(t, v) + gap.alignment(t, a),
+    "uniformity": lambda t, v, a: gap.uniformity(t, v) + gap.uniformity(a, a),
+    "cwcl": lambda t, v, a: cwcl.cwcl(t, v, random_unit(4), scale=3.0, power=2.0) + 0 * a.sum(),
+    "gram": lambda t, v, a: (
+        gram.contrast_logits(-3 * gram.volumes(t, v, a), GROUPS)
+        + gram.keep_apart(v, a, -1.0)
+        + gram.keep_on_side(t, v, a)
+    ),
+    "triangle": lambda t, v, a: triangle.contrast_logits(-3 * triangle.areas(t, v, a), GROUPS),
+    "mil_nce": lambda t, v, a: (
+        mil_nce.mil_nce(
+            a,
+            torch.stack([t, v], 1),
+            torch.tensor([[True, True]] * 4 + [[True, False]]),
+            GROUPS,
+            3.0,
+        )
+        + mil_nce.ask_back(
+            a,
+            torch.stack([t, v], 1),
+            torch.tensor([[True, True]] * 4 + [[True, False]]),
+            GROUPS,
+            3.0,
+        )
+    ),
+    "compa": lambda t, v, a: compa.order_loss(a, t, v, 3.0),
+    "hard_matching": lambda t, v, a: hard_matching.hard_matching(HEAD, t, v, GROUPS) + 0 * a.sum(),
+}
+
+
+@pytest.mark.parametrize("name", list(LOSSES))
+def test_gradients_are_those_of_differences(name: str) -> None:
+    given = [x.clone().requires_grad_() for x in (T, V, A)]
+    assert torch.autograd.gradcheck(LOSSES[name], given, eps=1e-6, atol=1e-5)
+
+
+# ---------------------------------------------------------------- in a step
+
+
+def config_of(recipe: str) -> TrainConfig:
+    return TrainConfig(encoder=ENCODER, batch=10, local_weight=0.0, methods=RECIPES[recipe])
+
+
+def some_batch(config: TrainConfig) -> Batch:
+    """Ten rows, of which some lack each modality, with what the methods add."""
+    source = torch.Generator().manual_seed(1)
+    rows = rows_of(config)
+    texts = ["video_caption", "audio_caption", *(text.name for text in rows.texts)]
+    words = {name: torch.randint(4, 200, (10, 9), generator=source) for name in texts}
+    frames = (10, *ENCODER.video.shape)
+    media = {
+        "video": torch.randint(0, 256, frames, dtype=torch.uint8, generator=source),
+        "audio": 0.1 * torch.randn(10, ENCODER.samples, generator=source),
+    }
+    has = {name: torch.rand(10, generator=source) < 0.75 for name in [*media, *texts]}
+    views = {view.name: media[view.of].flip(0) for view in rows.views}
+    has |= {view.name: has[view.of].flip(0) for view in rows.views}
+    return Batch(
+        frames=media["video"],
+        waveforms=media["audio"],
+        video_caption=words.pop("video_caption"),
+        audio_caption=words.pop("audio_caption"),
+        has=has,
+        group_ids=torch.tensor([0, 0, *range(1, 9)]),
+        ids=[str(i) for i in range(10)],
+        texts=words,
+        views=views,
+    )
+
+
+def gradients_of(config: TrainConfig, batch: Batch | None = None) -> dict[str, Tensor]:
+    processes = join_process_group()
+    torch.manual_seed(0)
+    model = VLSA(config.encoder).train()
+    rows = processes.rows(config.batch)
+    randomness = StepRandomness.draw(config, config.batch, seed=5)
+    terms = compute_gradients(
+        model,
+        (batch or some_batch(config)).take(rows),
+        randomness.take(rows, torch.device("cpu")),
+        config,
+        processes,
+    )
+    return terms | {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert found.keys() >= expected.keys()
+    for name, value in expected.items():
+        assert (found[name] - value).abs().max() <= 1e-5 * max(1.0, float(value.abs().max())), name
+
+
+# A rule of gradients works on each piece by itself, so pieces give another sum.
+@pytest.mark.parametrize("recipe", [name for name in RECIPES if "harmonise" not in RECIPES[name]])
+def test_a_batch_in_pieces_has_the_gradients_of_the_whole(recipe: str) -> None:
+    config = config_of(recipe)
+    whole = gradients_of(config)
+    added = {term.name for term in rows_of(config).terms}
+    assert added <= whole.keys()
+    assert_same(gradients_of(replace(config, micro_batch=4)), whole)
+
+
+def one_of_two(rank: int, port: int, out: Path) -> None:
+    os.environ |= {
+        "WORLD_SIZE": "2",
+        "RANK": str(rank),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+    torch.set_num_threads(1)
+    found = {recipe: gradients_of(config_of(recipe)) for recipe in RECIPES}
+    if rank == 1:
+        torch.save(found, out)
+    leave_process_group()
+
+
+def test_two_processes_have_the_gradients_of_one(tmp_path: Path) -> None:
+    spawn(one_of_two, (free_port(), tmp_path / "found.pt"), nprocs=2)
+    found = torch.load(tmp_path / "found.pt")
+    for recipe in RECIPES:
+        if "harmonise" not in RECIPES[recipe]:
+            assert_same(found[recipe], gradients_of(config_of(recipe)))
+    # each process harmonises its own rows; the figures are means over both
+    assert "cosine_video" in found["harmonise"]
+
+
+def test_harmonising_without_conflict_changes_nothing() -> None:
+    """With one term there is nothing to project: the gradients are the plain recipe's."""
+    batch = some_batch(config_of("harmonise"))
+    batch.has |= {name: torch.zeros(10, dtype=torch.bool) for name in ("video", "video_caption")}
+    plain = gradients_of(replace(config_of("harmonise"), methods={}), batch)
+    del batch.has["video"], batch.has["video_caption"]
+    batch.has |= {name: torch.zeros(10, dtype=torch.bool) for name in ("video", "video_caption")}
+    assert_same(gradients_of(config_of("harmonise"), batch), plain)
+
+
+@pytest.mark.parametrize("absent", ["video", "audio", "captions", "all"])
+@pytest.mark.parametrize("recipe", list(RECIPES))
+def test_what_is_missing_is_left_out(recipe: str, absent: str) -> None:
+    config = config_of(recipe)
+    batch = some_batch(config)
+    for name in batch.has:
+        if (
+            absent == "all"
+            or name.startswith(absent)
+            or (absent == "captions" and "caption" in name)
+        ):
+            batch.has[name] = torch.zeros(10, dtype=torch.bool)
+    found = gradients_of(config, batch)
+    assert all(torch.isfinite(value).all() for value in found.values())
+
+
+def test_plain_recipes_are_what_they_were() -> None:
+    """Methods that are not used change no number: neither terms, nor draws of chance."""
+    plain = config_of("valor")
+    plain = replace(plain, methods={})
+    with_views = StepRandomness.draw(config_of("cvrl"), 10, seed=5)
+    alone = StepRandomness.draw(plain, 10, seed=5)
+    assert torch.equal(with_views.stretches, alone.stretches)
+    assert with_views.match_shift == alone.match_shift
+    assert torch.equal(with_views.kept_tokens["video"], alone.kept_tokens["video"])
+
+
+# ---------------------------------------------------------------- recipes
+
+
+def test_a_recipe_names_what_there_is() -> None:
+    plain = TrainConfig(encoder=ENCODER)
+    for methods, said in (
+        ({"valour": {}}, "no method 'valour'"),
+        ({"valor": {"wieght": 1.0}}, "wieght"),
+        ({"valor": {"weight": 0.0}}, "weight of 'joint_text' is 0"),
+    ):
+        with pytest.raises(BadConfig, match=said):
+            terms_on(replace(plain, methods=methods))
+    with pytest.raises(BadConfig, match="video_text cannot be replaced"):
+        terms_on(replace(plain, video_text=False, methods={"mil_nce": {}}))
+    with pytest.raises(BadConfig, match="frozen language model"):
+        terms_on(replace(plain, methods={"cwcl": {}}))
+    names = [term.name for term in terms_on(replace(plain, methods={"mil_nce": {}}))]
+    assert "several_audio_texts" in names and "audio_text" not in names
+
+
+def test_methods_are_part_of_a_checkpoints_config() -> None:
+    config = config_of("several")
+    assert TrainConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
+    assert set(RECIPES) - {"several"} | {"cwcl"} == set(method_names())
+
+
+@pytest.fixture(scope="module")
+def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("media")
+
+
+def test_a_resumed_run_with_methods_repeats_a_whole_one(media: Path, tmp_path: Path) -> None:
+    config = replace(
+        SMOKE,
+        manifests=("world:train:24",),
+        validation="world:validation:8",
+        batch=10,
+        steps=4,
+        checkpoint_steps=2,
+        local_weight=0.0,
+        methods=RECIPES["several"] | {"mil_nce": {"texts": 3}},
+        threads=1,
+    )
+    del config.methods["harmonise"]
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    train(config, whole, resume=False, media=media, log=lambda _: None)
+    train(replace(config, steps=4), stopped, resume=False, media=media, log=lambda _: None)
+    (stopped / "checkpoint" / "checkpoint.json").unlink()
+    train(config, stopped, resume=True, media=media, log=lambda _: None)
+    for a, b in zip(load(whole)[0].parameters(), load(stopped)[0].parameters(), strict=True):
+        assert torch.equal(a, b)
+    figures = json.loads((whole / "metrics.jsonl").read_text().splitlines()[-1])
+    assert {"joint_text", "order", "several_audio_texts", "video_views"} <= figures.keys()
+    assert any(name.startswith("gap ") for name in figures)
+
+
+def test_the_plain_recipe_trains_without_the_folder(media: Path, tmp_path: Path) -> None:
+    """A copy of the code without model/methods: the plain recipe trains, a method is not there."""
+    code = tmp_path / "code"
+    for room in ("media", "evaluation", "model"):
+        left_out = shutil.ignore_patterns("__pycache__", "methods")
+        shutil.copytree(ROOT / room, code / room, ignore=left_out)
+    config = replace(SMOKE, manifests=("world:train:24",), validation="world:validation:8", steps=2)
+    (tmp_path / "config.json").write_text(json.dumps(config.to_json()))
+    script = (
+        "import sys; from pathlib import Path;"
+        "from model.config import TrainConfig; from model.training import tables;"
+        "from model.training.loop import train;"
+        "assert tables.FOLDER.parent == Path('model').absolute() and not tables.method_names();"
+        "train(TrainConfig.load(sys.argv[1]), Path(sys.argv[2]), False, media=Path(sys.argv[3]))"
+    )
+    arguments = [str(tmp_path / name) for name in ("config.json", "run")]
+    command = [sys.executable, "-c", script, *arguments, str(media)]
+    subprocess.run(command, cwd=code, check=True, capture_output=True)
+    assert (tmp_path / "run" / "checkpoint" / "weights.pt").exists()
