@@ -2,6 +2,7 @@
 # make test: set everything up, run the tests, but for those that are slow or need other people's programs.
 # make test-all: those too, half an hour more.
 # make gpu-check [PYTHON=python3]: what this machine's GPU gives, in six minutes at most; installs nothing.
+# make release: wheels of tercet and of its client in dist/, and an image where buildah is installed.
 # make mutate [MODULE=filters]: put small errors into the core and see whether its tests notice; docs/mutation.md.
 PYTHON ?= python3.11
 BIN := .venv/bin
@@ -21,7 +22,7 @@ LIBRARY := sample/manifest.jsonl
 COLLECTION := default
 endif
 
-.PHONY: run setup test test-all gpu-check mutate check lint types docs train ablation demo sources clean
+.PHONY: run setup test test-all gpu-check mutate check lint types docs train ablation demo sources release release-check clean
 
 run: setup
 	$(BIN)/python -m index build --reembed --collection $(COLLECTION) "$(LIBRARY)" || test -e "$(LIBRARY)"
@@ -117,5 +118,21 @@ demo: .venv/.dev
 	@echo "What it finds, and what it does not: runs/demo/report/index.html. Its search page comes up now; ^C stops."
 	$(BIN)/python -m service --bundle runs/demo/bundle --data runs/demo/data
 
+# The heading of a version in CHANGELOG.md is "## [1.2.3] - 2027-01-31".
+VERSION = $(call version,pyproject.toml)
+version = $(shell sed -n 's/^version = "\(.*\)"/\1/p' $(1))
+release-check:
+	@grep -qF '## [$(VERSION)]' CHANGELOG.md || { echo 'CHANGELOG.md has no heading ## [$(VERSION)]' >&2; exit 1; }
+	@test '$(VERSION)' = '$(call version,client/pyproject.toml)' || \
+	  { echo 'client/pyproject.toml has another version than $(VERSION)' >&2; exit 1; }
+
+# build/lib is what an earlier build has left: setuptools would pack it again.
+release: release-check setup
+	rm -rf build/lib client/build dist
+	$(BIN)/python -m pip wheel --no-deps --disable-pip-version-check --wheel-dir dist . ./client
+	if command -v buildah > /dev/null; then buildah build --tag tercet:$(VERSION) .; \
+	  else echo 'No image: buildah is not installed.'; fi
+	ls -l dist
+
 clean:
-	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv build dist client/build client/*.egg-info *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -2,7 +2,7 @@
 retrieval.
 
     python -m bench.films CLIPS [--bundle bundles/default] [--seconds 120] [--rounds 3]
-    python -m bench.films CLIPS --retrieval MANIFEST...
+    python -m bench.films CLIPS --retrieval MANIFEST... [--keep FOLDER]
 
 CLIPS is a folder of short clips that films are made of by the program `ffmpeg`. Rates are in times
 real time, the medians of rounds in which all sides take turns: the builder with the bundle, FFmpeg
@@ -25,6 +25,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import av
 import numpy as np
 from numpy.typing import NDArray
 
@@ -32,7 +33,7 @@ from export.encoder import OnnxEncoder
 from index.collection import Collection
 from index.commands.flags import DECODE_MEMORY_MB
 from index.ingest.build import build, encode_all
-from media.containers import ARCHIVE_BUDGET
+from media.containers import ARCHIVE_BUDGET, MICROSECONDS
 from media.manifest import read_manifest
 from media.sandbox import Decoders
 from media.windows import read_media
@@ -77,7 +78,7 @@ def join(
     for n, clip in enumerate(clips):
         scale = f"scale={size}:force_original_aspect_ratio=decrease,pad={size}:-1:-1"
         silence = ("-f", "lavfi", "-i", "anullsrc=r=44100:cl=stereo")
-        sounds = run_probe(clip)
+        sounds = has_sound(clip)
         run_ffmpeg(
             "-i", clip, *silence, "-map", "0:v:0", "-map", "0:a:0" if sounds else "1:a:0",
             "-vf", f"{scale},fps=25,setsar=1", "-ar", "44100", "-ac", "2", "-shortest",
@@ -90,11 +91,9 @@ def join(
     run_ffmpeg("-f", "concat", "-safe", "0", "-i", listed, *most, *options, "-c:a", "aac", out)
 
 
-def run_probe(clip: Path) -> bool:
-    """Whether a clip has sound."""
-    asked = ("ffprobe", "-v", "error", "-select_streams", "a", "-show_entries", "stream=index")
-    found = subprocess.run([*asked, "-of", "csv", clip], check=True, capture_output=True)
-    return bool(found.stdout.strip())
+def has_sound(clip: Path) -> bool:
+    with av.open(clip) as container:
+        return bool(container.streams.audio)
 
 
 def build_once(encoder: OnnxEncoder, film: Path, data: Path) -> float:
@@ -143,11 +142,13 @@ class Film:
 
 
 def make_films(clips: list[tuple[str, Path]], place: Path) -> list[Film]:
+    """Films of all clips. Those that are in the folder are not made again."""
     films = []
     for at in range(0, len(clips), CLIPS_A_FILM):
         some = clips[at : at + CLIPS_A_FILM]
         path = place / f"film-{at}.mkv"
-        join([file for _, file in some], path, "640:360", None, (*X264[:4], "-g", "250"))
+        if not path.exists():
+            join([file for _, file in some], path, "640:360", None, (*X264[:4], "-g", "250"))
         begins_s, stretches = 0.0, []
         for part, (id, _) in zip(
             sorted((place / f"film-{at}.parts").glob("*.mkv")), some, strict=True
@@ -160,8 +161,9 @@ def make_films(clips: list[tuple[str, Path]], place: Path) -> list[Film]:
 
 
 def measure_length(path: Path) -> float:
-    asked = ("ffprobe", "-v", "error", "-show_entries", "format=duration", "-of", "csv=p=0")
-    return float(subprocess.run([*asked, path], check=True, capture_output=True).stdout)
+    """Seconds."""
+    with av.open(path) as container:
+        return (container.duration or 0) / MICROSECONDS
 
 
 def measure_retrieval(args: argparse.Namespace, place: Path) -> None:
@@ -245,13 +247,14 @@ def main() -> None:
     parser.add_argument("--bundle", type=Path, default=Path("bundles/default"))
     parser.add_argument("--seconds", type=float, default=120.0, help="length of the films")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="where films are made and kept")
     parser.add_argument("--retrieval", type=Path, nargs="+", metavar="MANIFEST")
     args = parser.parse_args()
+    measure: Callable[[argparse.Namespace, Path], None] = (
+        measure_retrieval if args.retrieval else measure_speed
+    )
     with tempfile.TemporaryDirectory() as folder:
-        measure: Callable[[argparse.Namespace, Path], None] = (
-            measure_retrieval if args.retrieval else measure_speed
-        )
-        measure(args, Path(folder))
+        measure(args, args.keep or Path(folder))
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ window.seen = [];
 window.fetch = async (...args) => {
   const began = performance.now();
   const answer = await asked(...args);
-  if (args[0] === "/v1/search") {
+  if (String(args[0]).endsWith("v1/search")) {
     const read = answer.json.bind(answer);
     answer.json = async () => {
       const found = await read();

@@ -7,41 +7,55 @@
 order      100 pairs of recordings; a film of each order, made of their stored windows one after
            another; each query asks for one order, of a gallery of these two. With --files, ten
            pairs more are joined as real files by ffmpeg, and built.
-feedback   a query for each label of three recordings or more; its five best items are marked right
-           or wrong by their labels; mAP@10 over the others, before and after.
+feedback   a query for each topic of three recordings or more; its five best items are marked right
+           or wrong; mAP@10 over the others, before and after. A topic is a label, or a name that
+           the table tests/data/tag_names.json expects of several labels.
+both       films of two recordings, three for each recording; 100 queries ask for both things, in
+           one vector or each by itself.
+rerank     each order of `rerank` beside that by score: the share of texts whose recording is found.
+agreement  each recording beside its pictures with another's sound.
+learning   the same marks are kept and learned from, one topic at a time; mAP@10 of that topic over
+           the others, and of the other topics, before and after.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import av
 import numpy as np
 
-from export.bundle import ANY, AUDIO
+from export.bundle import ANY, AUDIO, VIDEO
 from export.encoder import OnnxEncoder
 from index.__main__ import main as build
+from index.agreement import list_agreement
 from index.collection import Collection
+from index.learning import NotLearned, average_precision, check_worth, fit, make_lessons, measure
 from index.library import Collections
 from index.records.database import NewItem
+from index.records.marks import MarkedQuery, NewMark
 from index.search import Feedback, Mark, Options, TargetQuery, search
+from index.search.rerank import RERANKERS
 from index.vectors.base import Vectors
 
 from .real import SETS, Set, embed_texts, media_of, read_words
 
 PAIRS = 100
 FILES = 10
+FILMS = 3  # of two recordings each, for each recording
 MARKS = 5
 LEAST_OF_LABEL = 3
 TEN = 10
+TABLE = Path("tests/data/tag_names.json")
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -219,79 +233,343 @@ def join(first: Path, second: Path, out: Path) -> None:
 # ---------------------------------------------------------------- feedback
 
 
+@dataclass(frozen=True)
+class Topic:
+    """What a simulated user looks for: words, and the items that are right. Of items in
+    `ambiguous`, nobody can tell.
+    """
+
+    words: str
+    right: frozenset[str]
+    ambiguous: frozenset[str] = frozenset()
+
+
+def label_topics(one: Set, manifests: Path) -> list[Topic]:
+    """A topic for each label of three recordings or more."""
+    words = read_words(manifests / one.manifest)
+    found = [
+        Topic(label, frozenset(id for id, own in words.items() if own == label))
+        for label in sorted(set(words.values()))
+    ]
+    return [topic for topic in found if len(topic.right) >= LEAST_OF_LABEL]
+
+
+def name_topics(one: Set, manifests: Path) -> list[Topic]:
+    """A topic for each name that the table of labels expects of three recordings or more; those of
+    other labels are wrong, and those without a label in it are ambiguous.
+    """
+    modality = AUDIO if one.collection == "sound" else VIDEO
+    table = json.loads(TABLE.read_text("utf-8"))[modality]
+    rows = map(json.loads, (manifests / one.manifest).read_text("utf-8").splitlines())
+    labels = {row["id"]: row.get("group") for row in rows}
+    names = sorted({name for entry in table.values() for name in entry["expected"]})
+    topics = []
+    for name in names:
+        right, ambiguous = set(), set()
+        for id, label in labels.items():
+            entry = table.get(label)
+            if entry is None or name in entry.get("also", ()):
+                ambiguous.add(id)
+            elif name in entry["expected"]:
+                right.add(id)
+        if len(right) >= LEAST_OF_LABEL:
+            topics.append(Topic(name, frozenset(right), frozenset(ambiguous)))
+    return topics
+
+
+TOPICS = {"labels": label_topics, "names": name_topics}
+
+
 def measure_feedback(
     encoder: OnnxEncoder, collections: Collections, args: argparse.Namespace
 ) -> None:
-    print("| recordings | target | labels | mAP@10 before | after |\n|---|---|---|---|---|")
+    print(
+        "| recordings | topics | target | count | mAP@10 before | after |\n"
+        "|---|---|---|---|---|---|"
+    )
+    for one, kind, target in feedback_cases():
+        box = collections.get(one.collection)
+        pairs = []
+        for topic in TOPICS[kind](one, args.manifests):
+            queries = ask_words(encoder, topic.words, target)
+            marks = mark_five(box, queries, topic)
+            if marks is not None:
+                pairs.append(compare(box, queries, topic, marks, replace(WHOLE, feedback=marks)))
+        before, after = np.mean(pairs, axis=0)
+        print(
+            f"| {one.collection} | {kind} | `{target}` | {len(pairs)} | {before:.3f} |"
+            f" {after:.3f} |",
+            flush=True,
+        )
+
+
+def measure_learning(
+    encoder: OnnxEncoder, collections: Collections, args: argparse.Namespace
+) -> None:
+    """Works on a copy of the data folder's collections."""
+    print(
+        "| recordings | topics | target | count | mAP@10 before | after | other topics before |"
+        " after | accepted | before | after | undone exactly |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|---|---|---|")
+    manifest = encoder.manifest
+    with tempfile.TemporaryDirectory() as place:
+        shutil.copytree(args.data / "collections", Path(place) / "collections")
+        copies = Collections(Path(place), manifest.fingerprint, manifest.dims)
+        for one, kind, target in feedback_cases():
+            box = copies.get(one.collection)
+            topics = TOPICS[kind](one, args.manifests)
+            found = [learn_topic(encoder, box, topic, topics, target) for topic in topics]
+            print(f"| {one.collection} | {kind} | `{target}` | {summarise(found)} |", flush=True)
+        copies.close()
+
+
+@dataclass(frozen=True)
+class Learned:
+    """Of one topic: mAP@10 before and after, that of the other topics before and after, whether
+    `tercet learn` would have served it, and whether all was as before when it was undone.
+    """
+
+    own: tuple[float, float]
+    others: tuple[float, float]
+    accepted: bool
+    undone: bool
+
+
+def summarise(found: list[Learned | None]) -> str:
+    told = [one for one in found if one is not None]
+    accepted = [one.own for one in told if one.accepted]
+    served = np.mean(accepted, axis=0) if accepted else [np.nan, np.nan]
+    figures = [*np.mean([one.own for one in told], axis=0)]
+    figures += [*np.mean([one.others for one in told], axis=0)]
+    cells = [str(len(told)), *(f"{figure:.3f}" for figure in figures)]
+    cells += [str(len(accepted)), *(f"{figure:.3f}" for figure in served)]
+    return " | ".join([*cells, "yes" if all(one.undone for one in told) else "no"])
+
+
+def learn_topic(
+    encoder: OnnxEncoder, box: Collection, topic: Topic, topics: list[Topic], target: str
+) -> Learned | None:
+    """Keep five marks, learn from them, and undo it; None where too few items are left."""
+    queries = ask_words(encoder, topic.words, target)
+    feedback = mark_five(box, queries, topic)
+    if feedback is None:
+        return None
+    asked = MarkedQuery(target, topic.words)
+    marks = [
+        NewMark(query=asked, item=mark.id, right=right, start_s=mark.start_s)
+        for right, some in ((True, feedback.right), (False, feedback.wrong))
+        for mark in some
+    ]
+    numbers = box.add_marks(marks)
+    others = [other for other in topics if other != topic]
+    before = [precision(box, encoder, other, target) for other in others]
+    hits = search(box, queries, WHOLE).hits
+    with box.hold_for_reading() as records:
+        lessons = make_lessons(records, encoder, records.marks.all())
+    measured = measure(lessons)
+    box.adapters.add(fit(lessons), created=0.0, marks=len(marks), queries=1, measured=measured)
+    own = compare(box, queries, topic, feedback, WHOLE)
+    after = [precision(box, encoder, other, target) for other in others]
+    box.adapters.undo()
+    undone = search(box, queries, WHOLE).hits == hits
+    for number in numbers:
+        box.delete_mark(number)
+    try:
+        check_worth(measured)
+        accepted = True
+    except NotLearned:
+        accepted = False
+    return Learned(own, (float(np.mean(before)), float(np.mean(after))), accepted, undone)
+
+
+WHOLE = Options(top_k=1000, exact=True)
+PLAIN = replace(WHOLE, learned=False)
+
+
+def feedback_cases() -> Iterator[tuple[Set, str, str]]:
     for one in SETS:
-        if not one.name.endswith("labels"):
-            continue
+        if one.name.endswith("labels"):
+            for kind in TOPICS:
+                for target in (ANY, AUDIO if one.collection == "sound" else VIDEO):
+                    yield one, kind, target
+
+
+def ask_words(encoder: OnnxEncoder, words: str, target: str) -> list[TargetQuery]:
+    vector = embed_texts(encoder, [words])[words]
+    routes = encoder.manifest.routes(["text"], target)
+    return [TargetQuery.along(route, "text", vector[None]) for route in routes]
+
+
+def mark_five(box: Collection, queries: list[TargetQuery], topic: Topic) -> Feedback | None:
+    """Marks on the five best items, by whether they are right; None where no right one is left."""
+    hits = [hit for hit in search(box, queries, PLAIN).hits if hit.id not in topic.ambiguous]
+    marks = [Mark(hit.id, hit.start_s) for hit in hits[:MARKS]]
+    if not topic.right - {mark.id for mark in marks}:
+        return None
+    return Feedback(
+        right=tuple(mark for mark in marks if mark.id in topic.right),
+        wrong=tuple(mark for mark in marks if mark.id not in topic.right),
+    )
+
+
+def compare(
+    box: Collection, queries: list[TargetQuery], topic: Topic, marks: Feedback, options: Options
+) -> tuple[float, float]:
+    """Average precision at 10 of a topic before and after, the marked items left out of both."""
+    known = {mark.id for mark in (*marks.right, *marks.wrong)} | topic.ambiguous
+    left = set(topic.right) - known
+    precisions = []
+    for way in (PLAIN, options):
+        hits = search(box, queries, way).hits
+        precisions.append(average_precision([hit.id for hit in hits if hit.id not in known], left))
+    return precisions[0], precisions[1]
+
+
+def precision(box: Collection, encoder: OnnxEncoder, topic: Topic, target: str) -> float:
+    """A topic's average precision at 10."""
+    hits = search(box, ask_words(encoder, topic.words, target), WHOLE).hits
+    ids = [hit.id for hit in hits if hit.id not in topic.ambiguous]
+    return average_precision(ids, set(topic.right))
+
+
+# ---------------------------------------------------------------- both
+
+
+def measure_both(encoder: OnnxEncoder, collections: Collections, args: argparse.Namespace) -> None:
+    print("| words | target | films | R@1, `moment` | R@1, `item` |\n|---|---|---|---|---|")
+    for one in SETS:
         words = read_words(args.manifests / one.manifest)
         vectors = embed_texts(encoder, list(words.values()))
-        box = collections.get(one.collection)
-        for target in (ANY, AUDIO if one.collection == "sound" else "video"):
-            pairs = [
-                mark_five(encoder, box, words, label, vectors[label], target)
-                for label in sorted(set(words.values()))
-            ]
-            told = [pair for pair in pairs if pair is not None]
-            before, after = np.mean(told, axis=0)
+        source = collections.get(one.collection)
+        for target in (ANY, AUDIO if one.collection == "sound" else VIDEO):
+            clips = {id: media_of(source, id) for id in words}
+            usable = {id: words[id] for id in words if target == ANY or target in clips[id].vectors}
+            pairs = draw_pairs(usable, FILMS * len(usable), args.seed)
+            with tempfile.TemporaryDirectory() as place:
+                manifest = encoder.manifest
+                box = Collection(Path(place) / "box", manifest.fingerprint, manifest.dims)
+                for n, (a, b) in enumerate(pairs):
+                    box.put([join_windows(str(n), [clips[a], clips[b]])])
+                shares = [
+                    find_both(encoder, box, pairs, words, vectors, target, aggregate)
+                    for aggregate in ("moment", "item")
+                ]
+                box.close()
             print(
-                f"| {one.name} | `{target}` | {len(told)} | {before:.3f} | {after:.3f} |",
+                f"| {one.name} | `{target}` | {len(pairs)} | {shares[0]:.3f} | {shares[1]:.3f} |",
                 flush=True,
             )
 
 
-def mark_five(
+def find_both(
+    encoder: OnnxEncoder,
+    box: Collection,
+    pairs: list[tuple[str, str]],
+    words: dict[str, str],
+    vectors: dict[str, Vectors],
+    target: str,
+    aggregate: str,
+) -> float:
+    """How often the film of two recordings, or another of their words, is first for both texts."""
+    said = [{words[a], words[b]} for a, b in pairs]
+    right = 0
+    for a, b in pairs[:PAIRS]:
+        parts = np.stack([vectors[words[a]], vectors[words[b]]])
+        queries = [
+            TargetQuery.along(route, "text", parts, (1.0, 1.0))
+            for route in encoder.manifest.routes(["text"], target)
+        ]
+        hits = search(box, queries, Options(top_k=1, aggregate=aggregate)).hits
+        right += said[int(hits[0].id)] == {words[a], words[b]}
+    return right / len(pairs[:PAIRS])
+
+
+# ---------------------------------------------------------------- rerank
+
+
+def measure_rerank(
+    encoder: OnnxEncoder, collections: Collections, args: argparse.Namespace
+) -> None:
+    print("| words | target | order | R@1 | R@5 | R@10 |\n|---|---|---|---|---|---|")
+    for one in SETS:
+        words = read_words(args.manifests / one.manifest)
+        vectors = embed_texts(encoder, list(words.values()))
+        box = collections.get(one.collection)
+        for target in (ANY, AUDIO if one.collection == "sound" else VIDEO):
+            for rerank in (None, *RERANKERS):
+                options = Options(top_k=TEN, rerank=rerank)
+                shares = recall(encoder, box, words, vectors, target, options)
+                cells = " | ".join(f"{share:.3f}" for share in shares)
+                print(f"| {one.name} | `{target}` | {rerank or 'by score'} | {cells} |", flush=True)
+
+
+def recall(
     encoder: OnnxEncoder,
     box: Collection,
     words: dict[str, str],
-    label: str,
-    vector: Vectors,
+    vectors: dict[str, Vectors],
     target: str,
-) -> tuple[float, float] | None:
-    """Average precision at 10 of a label's recordings before and after five marks, those marked
-    left out; None where too few are left.
-    """
-    right = {id for id, own in words.items() if own == label}
-    queries = [
-        TargetQuery.along(route, "text", vector[None])
-        for route in encoder.manifest.routes(["text"], target)
-    ]
-    everything = Options(top_k=1000, exact=True)
-    plain = search(box, queries, everything).hits
-    marked = plain[:MARKS]
-    marks = [Mark(hit.id, hit.start_s) for hit in marked]
-    feedback = Feedback(
-        right=tuple(mark for mark in marks if mark.id in right),
-        wrong=tuple(mark for mark in marks if mark.id not in right),
-    )
-    left = right - {mark.id for mark in marks}
-    if len(right) < LEAST_OF_LABEL or not left:
-        return None
-    moved = search(box, queries, replace(everything, feedback=feedback)).hits
-    known = {mark.id for mark in marks}
-    before, after = (
-        average_precision([hit.id for hit in hits if hit.id not in known], left)
-        for hits in (plain, moved)
-    )
-    return before, after
+    options: Options,
+) -> list[float]:
+    """R@1, R@5 and R@10 of texts: whether a recording with that text is found."""
+    ranks = []
+    for text, vector in vectors.items():
+        routes = encoder.manifest.routes(["text"], target)
+        queries = [TargetQuery.along(route, "text", vector[None]) for route in routes]
+        hits = search(box, queries, options).hits
+        right = [place for place, hit in enumerate(hits, 1) if words.get(hit.id) == text]
+        ranks.append(min(right, default=TEN + 1))
+    return [float(np.mean(np.array(ranks) <= most)) for most in (1, 5, TEN)]
 
 
-def average_precision(found: list[str], right: set[str]) -> float:
-    """At ten.
+# ---------------------------------------------------------------- agreement
 
-    >>> average_precision(["a", "b", "c"], {"a", "c"})
-    0.8333333333333333
-    """
-    places = [place for place, id in enumerate(found[:TEN], 1) if id in right]
-    shares = [n / place for n, place in enumerate(places, 1)]
-    return sum(shares) / min(len(right), TEN)
+
+def measure_agreement(
+    encoder: OnnxEncoder, collections: Collections, args: argparse.Namespace
+) -> None:
+    """Own sound beside that of another recording, in a collection of both."""
+    print("| recordings | items | median agreement, own sound | another's | own above another's |")
+    print("|---|---|---|---|---|")
+    for name in ("video", "sound"):
+        source = collections.get(name)
+        clips = [media_of(source, id) for id in sorted(source.ids())]
+        clips = [clip for clip in clips if {"video", "audio"} <= clip.vectors.keys()]
+        order = np.random.default_rng(args.seed).permutation(len(clips))
+        with tempfile.TemporaryDirectory() as place:
+            manifest = encoder.manifest
+            box = Collection(Path(place) / "box", manifest.fingerprint, manifest.dims)
+            for n, next_one in zip(order, np.roll(order, 1), strict=True):
+                own = replace(clips[n], id=f"own/{clips[n].id}")
+                box.put([own, exchange(clips[n], clips[next_one])])
+            rows = list_agreement(box, encoder.manifest, lowest=False, limit=10_000).items
+            box.close()
+        same = np.array([row.agreement for row in rows if row.id.startswith("own/")])
+        others = np.array([row.agreement for row in rows if row.id.startswith("other/")])
+        above = float((same[:, None] > others[None]).mean())
+        print(
+            f"| {name} | {len(same)} | {np.median(same):.3f} | {np.median(others):.3f} |"
+            f" {above:.3f} |"
+        )
+
+
+def exchange(clip: NewItem, other: NewItem) -> NewItem:
+    """A recording's pictures with the sound of another, as far as both go."""
+    which, rows = other.vectors["audio"]
+    fitting = [n for n, window in enumerate(which) if window < len(clip.windows)]
+    audio = ([which[n] for n in fitting], rows[fitting])
+    vectors = {"video": clip.vectors["video"], "audio": audio}
+    return replace(clip, id=f"other/{clip.id}", vectors=vectors)
 
 
 MEASURES: dict[str, Callable[[OnnxEncoder, Collections, argparse.Namespace], None]] = {
+    "agreement": measure_agreement,
+    "both": measure_both,
     "feedback": measure_feedback,
+    "learning": measure_learning,
     "order": measure_order,
+    "rerank": measure_rerank,
 }
 
 if __name__ == "__main__":

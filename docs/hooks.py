@@ -203,8 +203,10 @@ EXAMPLES: dict[str, Any] = {
         {"item": "mine", "modality": "video", "weight": 0.5},
     ],
     "targets": ["any"],
+    "right": [{"id": "note"}],
     "name": "clips",
     "kind": "import",
+    "metadata": {"shelf": "b"},
 }
 # What an example sends as a form, by the beginning of the path's last part.
 SEARCHED = json.dumps(
@@ -329,7 +331,7 @@ def example_commands(path: str, method: str, operation: Schema, components: Sche
     name = "default" if "/items" in path else "clips"
     address = ADDRESS + path.replace("{name}", name)
     address = address.replace("{id}", "JOB" if "/jobs" in path else "mine")
-    address = address.replace("{model}", "default")
+    address = address.replace("{model}", "default").replace("{number}", "1")
     verb = {"GET": "", "HEAD": "-I ", "POST": "-X POST "}.get(method, f"-X {method} ")
     if method == "GET" and path.endswith(("/media", "/poster", "/playable", "/clip")):
         verb = "-o item "

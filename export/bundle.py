@@ -32,6 +32,7 @@ from media.windows import InputSpecs
 
 FORMAT = 2
 MANIFEST, TOKENIZER, WEIGHTS = "manifest.json", "tokenizer.json", "weights.bin"
+DEFAULT = Path("bundles/default")  # the bundle that comes with these packages
 GOLDEN_ITEMS = 2
 ANY = "any"  # the target of a search that scores pictures and sound together; no modality
 EQUAL_WEIGHT = 1.0  # weight of the sound in a bundle without a fitted one
@@ -48,8 +49,8 @@ class BadBundle(Exception):
 class MissingFile(BadBundle):
     detail_fields = ("file",)
 
-    def __init__(self, file: str) -> None:
-        super().__init__(f"{file} is missing from the bundle")
+    def __init__(self, file: str, todo: str = "") -> None:
+        super().__init__(f"{file} is missing from the bundle{todo}")
         self.file = file
 
 
@@ -430,16 +431,25 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     partial.replace(folder / MANIFEST)
 
 
+def find_bundle(folder: Path) -> Path:
+    """Where a bundle is. The default one comes with these packages: it is found from any folder."""
+    shipped = Path(__file__).resolve().parent.parent / DEFAULT
+    if folder == DEFAULT and not folder.exists() and shipped.is_dir():
+        return shipped
+    return folder
+
+
 def open_bundle(folder: Path, frames: str = "") -> Bundle:
-    """The bundle at `folder`, every file checked against its checksum. With `frames`, one of
-    `Choice`, frames are chosen so, in place of the bundle's own choice: then it has another
-    fingerprint.
+    """The bundle at `folder`, or where `find_bundle` finds it, every file checked against its
+    checksum. With `frames`, one of `Choice`, frames are chosen so, in place of the bundle's own
+    choice: then it has another fingerprint.
 
     Raises:
         MissingFile, AlteredFile, UnknownFormat: naming what is wrong.
     """
+    folder = find_bundle(folder)
     if not (folder / MANIFEST).is_file():
-        raise MissingFile(str(folder / MANIFEST))
+        raise MissingFile(str(folder / MANIFEST), ": name another by --bundle or TERCET_BUNDLE")
     manifest = parse_manifest((folder / MANIFEST).read_bytes())
     for file, expected in manifest.files.items():
         if Path(file).name != file or not (folder / file).is_file():

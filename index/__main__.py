@@ -1,5 +1,5 @@
-"""python -m index build | search | items | clip | report | tags | prune | reembed | backup |
-restore
+"""python -m index build | search | items | clip | report | learn | tags | prune | reembed |
+backup | restore
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from .commands import (
     build,
     clip,
     items,
+    learn,
     prune,
     reembed,
     report,
@@ -56,6 +57,7 @@ COMMANDS: dict[str, Command] = {
     "report": report,
     "prune": prune,
     "tags": tags,
+    "learn": learn,
     "reembed": reembed,
     "backup": backup,
     "restore": restore,

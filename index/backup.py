@@ -23,6 +23,7 @@ from typing import Any
 
 from export.bundle import digest
 
+from .adapters import LEARNED, VERSIONS
 from .collection import (
     MEDIA,
     NAME,
@@ -39,6 +40,7 @@ from .library import STAGED, lock_file
 FORMAT = 1
 MANIFEST = "backup.json"
 MEDIA_PATH = re.compile(f"{MEDIA}/{STORED.pattern}")
+LEARNED_PATH = re.compile(f"{LEARNED}/({VERSIONS}|[0-9a-f]{{32}}\\.npz)")
 TRIES = 20  # while a writer deletes files that are being copied
 
 
@@ -57,6 +59,10 @@ class Saved:
     fingerprint: str
     items: int
     files: dict[str, str]  # path below the collection's folder -> sha256
+
+    @property
+    def media_files(self) -> int:
+        return sum(bool(MEDIA_PATH.fullmatch(file)) for file in self.files)
 
 
 @contextmanager
@@ -133,13 +139,15 @@ def copy_collection(folder: Path, staging: Path) -> Saved | None:
         if made is None:
             shutil.rmtree(target)
             return None
-        if all(copy_media(folder / MEDIA / name, target / MEDIA / name) for name in named):
+        learned = copy_learned(folder, target)
+        copied = all(copy_media(folder / MEDIA / name, target / MEDIA / name) for name in named)
+        if copied and learned is not None:
             for path in (target / MEDIA).iterdir():
                 if path.name not in named:  # of a try before
                     path.unlink()
             files = {RECORDS: digest(target / RECORDS)}
-            for name in named:
-                files[f"{MEDIA}/{name}"] = digest(target / MEDIA / name)
+            for file in [*(f"{MEDIA}/{name}" for name in named), *learned]:
+                files[file] = digest(target / file)
             return Saved(fingerprint=str(made[0]), items=items, files=files)
     raise BadBackup(f"{folder.name} is being changed too fast: try again later")
 
@@ -152,6 +160,22 @@ def copy_media(source: Path, target: Path) -> bool:
     except FileNotFoundError:
         return False
     return True
+
+
+def copy_learned(folder: Path, target: Path) -> list[str] | None:
+    """Copy what a collection has learned; its files below the collection's folder, or None where it
+    has changed meanwhile.
+    """
+    shutil.rmtree(target / LEARNED, ignore_errors=True)
+    if not (folder / LEARNED / VERSIONS).is_file():
+        return []
+    (target / LEARNED).mkdir()
+    versions = (folder / LEARNED / VERSIONS).read_bytes()
+    (target / LEARNED / VERSIONS).write_bytes(versions)
+    names = [one["file"] for one in json.loads(versions)["versions"]]
+    if not all(copy_media(folder / LEARNED / name, target / LEARNED / name) for name in names):
+        return None
+    return [f"{LEARNED}/{name}" for name in (VERSIONS, *names)]
 
 
 def verify(folder: Path) -> dict[str, Saved]:
@@ -174,7 +198,8 @@ def verify(folder: Path) -> dict[str, Saved]:
             raise BadBackup(f"{name!a} is not a name of a collection")
         for file, expected in one.files.items():
             path = folder / name / file
-            if file != RECORDS and not MEDIA_PATH.fullmatch(file):
+            named = MEDIA_PATH.fullmatch(file) or LEARNED_PATH.fullmatch(file)
+            if file != RECORDS and not named:
                 raise BadBackup(f"{name}/{file!a} does not belong into a backup")
             if path.is_symlink() or not path.is_file():
                 raise BadBackup(f"{name}/{file} is missing from the backup")
@@ -203,6 +228,8 @@ def restore(folder: Path, data: Path) -> dict[str, Saved]:
             for name, one in saved.items():
                 staging = stages.enter_context(stage(root / name))
                 (staging / MEDIA).mkdir()
+                if any(LEARNED_PATH.fullmatch(file) for file in one.files):
+                    (staging / LEARNED).mkdir()
                 for file in one.files:
                     shutil.copyfile(folder / name / file, staging / file)
                 # a vector store outside the folder keeps the original's vectors by its id

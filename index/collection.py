@@ -19,20 +19,24 @@ import shutil
 import sqlite3
 import threading
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from export.bundle import Joint
 from media.passages import Passage
 
+from .adapters import Adapters
 from .calibration import SAMPLE, RouteStats, calibrate
 from .columns import Ids
 from .durable import sync
+from .records.agreements import Agreed
 from .records.database import (
+    AGREED_KEY,
     VOCABULARY_KEY,
     Counts,
     Failure,
@@ -44,9 +48,12 @@ from .records.database import (
     UnknownItem,
     holds_records,
 )
+from .records.filters import compile_filter
+from .records.marks import NewMark, StoredMark
 from .records.tags import Readings, TagCount, TagRows, list_tags, number_readings
 from .records.window_table import WindowTable
 from .reserve import Reserve, is_full
+from .spread import Spread, measure_spread
 from .vectors.base import VectorIndex, Vectors
 from .vectors.faiss_index import FaissIndex
 from .vectors.joint import JointIndex, JointSide
@@ -58,6 +65,11 @@ NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 RECORDS, MEDIA, SNAPSHOTS = "records.sqlite", "media", "snapshots"  # in a collection's folder
 SET_ASIDE = "set-aside"  # there, media that no item names
 log = logging.getLogger(__name__)
+
+
+def agreement_state(records: Records, encodings: tuple[str, str]) -> str:
+    """What changes whenever vectors are added or removed."""
+    return "/".join([*encodings, *map(str, records.head())])
 
 
 def holds_files(folder: Path, among: tuple[str, ...] = (MEDIA, SET_ASIDE, SNAPSHOTS)) -> bool:
@@ -225,6 +237,8 @@ class Collection:
             raise
         self._joint: dict[Joint, JointIndex] = {}
         self._route_stats: dict[tuple[str, str | Joint], tuple[int | None, RouteStats | None]] = {}
+        self.adapters = Adapters(folder, fingerprint)
+        self._spreads: dict[str | Joint, tuple[int, Spread | None]] = {}
         self._store: Store
         if sizing.milvus:
             self._store = MilvusStore(sizing.milvus, meta["id"], dims)
@@ -404,6 +418,11 @@ class Collection:
             self._update_indexes({}, before)
         self.delete_media(unused)
 
+    def set_metadata(self, id: str, metadata: dict[str, Any]) -> None:
+        """Put metadata in the place of an item's own, durably. Raises UnknownItem."""
+        with self._hold_for_writing() as records:
+            records.set_metadata(id, metadata)
+
     def relocate(self, sources: dict[str, KnownSource]) -> None:
         """See `Records.relocate`."""
         with self._hold_for_writing() as records:
@@ -422,6 +441,39 @@ class Collection:
     def forget_failures(self, ids: list[str]) -> None:
         with self._hold_for_writing() as records:
             records.forget_failures(ids)
+
+    def add_marks(self, marks: Sequence[NewMark]) -> list[int]:
+        """Keep marks on what was found, and return their numbers; durable when this returns.
+
+        Raises:
+            UnknownItem: a mark names an item that is not there. None is kept then.
+        """
+        with self._hold_for_writing() as records:
+            for mark in marks:
+                for id in (mark.item, mark.query.item):
+                    if id is not None:
+                        records.number(id)
+            return records.add_marks(marks)
+
+    def delete_mark(self, number: int) -> None:
+        """Raises UnknownMark."""
+        with self._hold_for_writing() as records:
+            records.delete_mark(number)
+
+    def marks(self, limit: int, after: int = 0) -> list[StoredMark]:
+        """Marks in the order of their numbers, those after `after`."""
+        with self.hold_for_reading() as records:
+            return records.marks.page(limit, after)
+
+    def has_agreement(self, encodings: tuple[str, str]) -> bool:
+        """Whether it is known how sound and picture agree, of all vectors of two encodings."""
+        with self.hold_for_reading() as records:
+            return records.meta().get(AGREED_KEY) == agreement_state(records, encodings)
+
+    def set_agreement(self, rows: Sequence[Agreed], encodings: tuple[str, str]) -> None:
+        """Keep how sound and picture of items agree."""
+        with self._hold_for_writing() as records:
+            records.set_agreement(rows, agreement_state(records, encodings))
 
     def note_copied_versions(self, versions: dict[str, str]) -> None:
         """Keep, by id, which version of another collection's item each item was made from."""
@@ -545,6 +597,16 @@ class Collection:
         with self.hold_for_reading() as records:
             return records.page(limit, after)
 
+    def newest(
+        self, limit: int, after: str = "", filter: dict[str, Any] | None = None
+    ) -> list[Item]:
+        """Items that meet a filter, those added last first. Raises UnknownItem: there is no item
+        `after`; BadFilter.
+        """
+        condition, params = compile_filter(filter) if filter else ("", [])
+        with self.hold_for_reading() as records:
+            return records.newest(limit, after, condition, params)
+
     def counts(self) -> Counts:
         with self.hold_for_reading() as records:
             return records.counts()
@@ -594,13 +656,26 @@ class Collection:
             return None
         at, made = self._route_stats.get((source, target), (None, None))
         if at is None or 4 * (self._changes - at) > len(index):
-            if isinstance(target, Joint):
-                sample = self._joint_index(target).sample(SAMPLE)
-            else:
-                _, sample = self._records.vectors_among(target, index.dim, SAMPLE)
+            sample = self._sample(target)
             made = calibrate(self._records, index, self.window_table(target), sample, source)
             self._route_stats[source, target] = self._changes, made
         return made
+
+    def spread(self, target: str | Joint) -> Spread | None:
+        """How a target's vectors are spread, by a sample; None where they are too few. Measured
+        anew when a quarter of the vectors is new. To be called within `hold_for_reading`.
+        """
+        at, found = self._spreads.get(target, (None, None))
+        if at is None or 4 * (self._changes - at) > len(self.index(target)):
+            found = measure_spread(self._sample(target))
+            self._spreads[target] = self._changes, found
+        return found
+
+    def _sample(self, target: str | Joint) -> Vectors:
+        """Some of a target's vectors [n, dim], by chance."""
+        if isinstance(target, Joint):
+            return self._joint_index(target).sample(SAMPLE)
+        return self._records.vectors_among(target, self.dims[target], SAMPLE)[1]
 
     def set_bank(self, encoding: str, vectors: Vectors, targets: list[str]) -> None:
         """Store the queries [n, dim] of an encoding by which scores are calibrated, and the indexes

@@ -45,10 +45,16 @@ def report_missing_package(command: str, error: ImportError, extra: str) -> int:
     if (error.name or "").split(".")[0] in ALWAYS_INSTALLED:
         raise error
     print(
-        f"{command}: it needs {error.name}, which is not installed (extra '{extra}')",
+        f"{command}: it needs {error.name}, which is not installed (extra '{extra}'):"
+        f" {pip_command(extra)}",
         file=sys.stderr,
     )
     return 2
+
+
+def pip_command(extra: str) -> str:
+    """What installs an extra."""
+    return f"python -m pip install 'tercet[{extra}]'"
 
 
 def add_frames(parser: argparse.ArgumentParser) -> None:

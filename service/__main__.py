@@ -28,6 +28,8 @@ from media.commands import epilog, report_missing_package
 
 from .address import check_address
 from .app import create_app
+from .audit import check_writable
+from .keys import is_unguarded
 from .protocol import Protocol
 from .settings import Settings
 from .state import open_data
@@ -121,10 +123,10 @@ def serve(argv: Sequence[str], prog: str) -> int:
     except FileNotFoundError as error:
         print(error.strerror, file=sys.stderr)
         return 2
-    if settings.unguarded:
+    if is_unguarded(settings):
         print(
-            "Other machines may connect only with keys: set --api-keys, or --allow-open to serve"
-            " without.",
+            "Other machines may connect only with keys: make one with `tercet keys make`, set"
+            " --api-keys, or --allow-open to serve without.",
             file=sys.stderr,
         )
         return 2
@@ -136,6 +138,8 @@ def serve(argv: Sequence[str], prog: str) -> int:
             return 2
     try:
         check_address(settings)
+        if settings.audit is not None:
+            check_writable(settings.audit)
         encoder = open_encoder(settings)
         app = create_app(
             settings, encoder, open_data(settings, encoder), partial(reload_config, argv, prog)

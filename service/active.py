@@ -1,6 +1,7 @@
 """The state that serves now, and the handover to another while requests come in.
 
-`Tercet` and `ClientId` are parameters of routes: the state that serves, and who asks.
+`Tercet` and `ClientId` are parameters of routes: the state that serves, with what the caller may
+see of it, and who asks.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from .access import CALLER, Caller
 from .state import State
 
 DRAIN_S = 10.0  # for requests that are being answered when another state takes over
 HOLD = "tercet.hold"  # in a request's scope: its `Hold`
-CLIENT = "tercet.client"  # ... and who asks
 
 
 class ActiveState:
@@ -75,13 +76,14 @@ class Hold:
 async def acquire_state(request: Request) -> State:
     """The state that serves, held until the request's answer begins."""
     hold: Hold = request.scope[HOLD]
-    return await hold.acquire()
+    caller: Caller = request.scope[CALLER]
+    return (await hold.acquire()).limited_to(caller.collections)
 
 
 async def client_id(request: Request) -> str:
     """A digest of the key that asks, or that made the link by which is asked; "" without keys."""
-    client: str = request.scope[CLIENT]
-    return client
+    caller: Caller = request.scope[CALLER]
+    return caller.client
 
 
 Tercet = Annotated[State, Depends(acquire_state)]

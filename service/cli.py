@@ -40,6 +40,18 @@ def mcp(argv: list[str]) -> int:
     return mcp_command(argv, "tercet mcp")
 
 
+def keys(argv: list[str]) -> int:
+    from .keys_command import main
+
+    return main(argv, "tercet keys")
+
+
+def doctor(argv: list[str]) -> int:
+    from .doctor import main
+
+    return main(argv, "tercet doctor")
+
+
 def index_command(name: str, summary: str) -> Command:
     def run(argv: list[str]) -> int:
         from index.__main__ import main
@@ -155,12 +167,17 @@ GROUPS = {
         "search": index_command("search", "search a collection"),
         "items": index_command("items", "list the items of a collection"),
         "tags": index_command("tags", "what is in a collection, in names of a vocabulary"),
+        "learn": index_command("learn", "learn from the marks on what searches found"),
         "clip": index_command("clip", "cut a moment of an item into a file of its own"),
+        "keys": Command("make, list and revoke the keys that open a service", keys, "cpu"),
+        "doctor": Command("what this machine has for serving, and what is missing", doctor, "cpu"),
         "mcp": Command("let an assistant search and fill an archive", mcp, "mcp"),
     },
     "Build": {
         "build": index_command("build", "index folders, files, manifests and tar shards"),
-        "report": index_command("report", "a collection's near-duplicates, gone files and indexes"),
+        "report": index_command(
+            "report", "a collection's near-duplicates, gone files, indexes, marks"
+        ),
         "prune": index_command("prune", "list the items whose files are gone, and remove them"),
         "reembed": index_command("reembed", "re-embed a collection with another bundle"),
         "backup": index_command("backup", "copy every collection of a data folder"),

@@ -102,6 +102,7 @@ class Plan(TypedDict):
     candidates: int
     ways: list[str]
     compared: int
+    learned: bool
 
 
 class Calibration(TypedDict):
@@ -419,7 +420,8 @@ class Methods:
         self, /, parts: Sequence[Mapping[str, Any]], targets: Sequence[Target], **options: Any
     ) -> Steps[Found]:
         """Search by weighted texts and items: {"text": "rain", "weight": 1.0}, {"item": ID,
-        "modality": "audio"}. A part with "then": True is looked for after those before it.
+        "modality": "audio"}. A part with "then": True is looked for after those before it. With
+        aggregate="item", each part must occur somewhere in an item.
         """
         body = {"parts": list(parts), "targets": list(targets)} | without_none(options)
         found: Found = yield from self._send(Call("POST", "/v1/search", body, repeatable=True))
@@ -508,6 +510,52 @@ class Methods:
             call = Call("POST", "/v1/rank", data=form, file=file, repeatable=True)
         found: dict[str, Any] = yield from self._send(call)
         return found
+
+    @Method
+    def agreement(
+        self,
+        collection: str = "default",
+        first: Literal["lowest", "highest"] = "lowest",
+        limit: int = 100,
+    ) -> Steps[dict[str, Any]]:
+        """The items by how well their sound and pictures agree, from 0 to 1."""
+        query = urlencode({"first": first, "limit": limit})
+        path = f"{collection_path(collection)}/agreement?{query}"
+        found: dict[str, Any] = yield from self._send(Call("GET", path))
+        return found
+
+    @Method
+    def mark(
+        self,
+        query: str | Mapping[str, str],
+        right: Sequence[Mapping[str, Any]] = (),
+        wrong: Sequence[Mapping[str, Any]] = (),
+        collection: str = "default",
+        target: Target = "any",
+    ) -> Steps[list[int]]:
+        """Keep marks on hits, {"id": ID, "start_s": SECOND} each, for `tercet learn`; returns their
+        numbers. The query is words, or {"item": ID, "modality": "audio"}.
+        """
+        named = {"query": query, "collection": collection, "target": target}
+        marks = {"right": list(right), "wrong": list(wrong)}
+        body: dict[str, Any] = named | marks
+        answer = yield from self._send(Call("POST", "/v1/feedback", body, repeatable=True))
+        numbers: list[int] = answer["numbers"]
+        return numbers
+
+    @Method
+    def marks(
+        self, collection: str = "default", limit: int = 100, after: int = 0
+    ) -> Steps[dict[str, Any]]:
+        """The marks that are kept, and what to give as `after` for more."""
+        query = urlencode({"collection": collection, "limit": limit, "after": after})
+        page: dict[str, Any] = yield from self._send(Call("GET", f"/v1/feedback?{query}"))
+        return page
+
+    @Method
+    def delete_mark(self, number: int, collection: str = "default") -> Steps[None]:
+        query = urlencode({"collection": collection})
+        yield from self._send(Call("DELETE", f"/v1/feedback/{number}?{query}"))
 
     @Method
     def import_folder(self, path: str, collection: str = "default") -> Steps[Job]:

@@ -35,6 +35,7 @@ from index.collection import (
 from index.ingest.reembed import NotReady
 from index.records.database import UnknownItem
 from index.records.filters import BadFilter
+from index.records.marks import UnknownMark
 from index.records.schema import UnknownSchema
 from index.vectors.store import VectorStoreFailed
 from media.errors import (
@@ -59,6 +60,7 @@ from .exceptions import (
     CannotReload,
     CrossOrigin,
     DiskFull,
+    Forbidden,
     Overloaded,
     OverQuota,
     PackedBody,
@@ -69,6 +71,7 @@ from .exceptions import (
     UnknownModel,
 )
 from .jobs import JobError, NoImports, TooManyJobs, UnknownJob, UnknownPath
+from .keys import BadKeyFile, KeyProblem
 
 STATUS: dict[type[Exception], tuple[int, str | None]] = {
     # class -> status and code, None where the class has a `code` of its own
@@ -85,7 +88,11 @@ STATUS: dict[type[Exception], tuple[int, str | None]] = {
     UnknownModel: (404, "model_not_found"),
     BadKey: (401, "unauthorized"),
     BadLink: (401, "bad_link"),
+    Forbidden: (403, "forbidden"),
+    KeyProblem: (500, "keys"),
+    BadKeyFile: (503, "bad_keys"),
     UnknownItem: (404, "unknown_item"),
+    UnknownMark: (404, "unknown_mark"),
     UnknownCollection: (404, "unknown_collection"),
     CollectionExists: (409, "collection_exists"),
     FingerprintConflict: (409, "fingerprint_conflict"),

@@ -5,6 +5,8 @@ ServiceError
 ├── UnknownModel     embeddings by a model that is not served here
 ├── BadKey           a missing or invalid key
 │   └── BadLink      an expired link, or one for something else
+├── Forbidden        a key that may not do this
+│   └── LimitedKey   a key for some collections only
 ├── BadHost          without keys: a request under a foreign host name
 ├── CrossOrigin      without keys: a page of another origin wants to change something
 ├── BadRange         a malformed range of bytes
@@ -56,6 +58,24 @@ class BadLink(BadKey):
     def __init__(self) -> None:
         super().__init__(
             "This link has expired or is for something else. Request a new one with the key."
+        )
+
+
+class Forbidden(ServiceError):
+    detail_fields: tuple[str, ...] = ("role", "needs")
+
+    def __init__(self, role: str, needs: str) -> None:
+        super().__init__(f"This key's role is {role!r}. This needs {needs!r}.")
+        self.role = role
+        self.needs = needs
+
+
+class LimitedKey(Forbidden):
+    detail_fields = ()
+
+    def __init__(self) -> None:
+        ServiceError.__init__(
+            self, "This key is for some collections only. This needs one for all of them."
         )
 
 

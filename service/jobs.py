@@ -157,14 +157,16 @@ class Jobs:
         work: Work,
         public_message: Callable[[Exception], str] = str,
         clock: Callable[[], float] = time.time,
+        on_end: Callable[[Job], None] = lambda job: None,
     ) -> None:
-        """`public_message` returns what clients may read of an error, `clock` seconds since
-        1970.
+        """`public_message` returns what clients may read of an error, `clock` seconds since 1970.
+        `on_end` is told of each job that has ended.
         """
         self._folder = folder
         self._work = work
         self._public_message = public_message
         self._clock = clock
+        self._on_end = on_end
         self._folder.mkdir(exist_ok=True)
         self._lock = threading.RLock()
         self._stopping = False
@@ -251,7 +253,9 @@ class Jobs:
         write_durably(self._folder / f"{job.id}.json", json.dumps(asdict(job)).encode())
 
     def _end(self, job: Job, state: JobState) -> None:
-        self._keep(replace(job, state=state, finished=self._clock()))
+        ended = replace(job, state=state, finished=self._clock())
+        self._keep(ended)
+        self._on_end(ended)
 
     def _keep(self, job: Job) -> None:
         """Remember how far a job is, on disk too. Where the disk cannot be written, the job is done

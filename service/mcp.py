@@ -58,17 +58,21 @@ def make_search(tercet: Client) -> Tool:
         limit: int = 5,
         filter: dict[str, Any] | None = None,
         then: list[str] | None = None,
+        also: list[str] | None = None,
         right: list[str] | None = None,
         wrong: list[str] | None = None,
     ) -> dict[str, Any]:
         """Find moments by words, in what is seen, heard and said (any), only seen (video), only
         heard (audio) or said and written (text). A filter is over metadata:
         {"year": {"$gte": 2020}}. What comes after, one thing after another, goes in `then`:
-        "a dog barks", ["a car passes"]. `right` and `wrong` are ids of hits of an earlier search:
-        more like the first, less like the others. They do not go with `then`.
+        "a dog barks", ["a car passes"]. What must occur as well, anywhere in the same item, goes in
+        `also`. `right` and `wrong` are ids of hits of an earlier search:
+        more like the first, less like the others. They do not go with `then` or
+        `also`.
         """
         parts: list[dict[str, Any]] = [{"text": words}]
         parts += ({"text": step, "then": True} for step in then or [])
+        parts += ({"text": thing} for thing in also or [])
         marks = {
             kind: [{"id": id} for id in ids or []]
             for kind, ids in (("right", right), ("wrong", wrong))
@@ -76,7 +80,9 @@ def make_search(tercet: Client) -> Tool:
         options: dict[str, Any] = {"collection": collection, "top_k": limit, "filter": filter}
         if right or wrong:
             options["feedback"] = marks
-        if then:
+        if also:
+            options["aggregate"] = "item"
+        if then or also:
             found = tercet.compose(parts, [target], **options)
         else:
             found = tercet.search(words, target, None, **options)
@@ -166,6 +172,44 @@ def make_where(tercet: Client) -> Tool:
     return where
 
 
+def make_agreement(tercet: Client) -> Tool:
+    def agreement(
+        collection: str = "default",
+        first: Literal["lowest", "highest"] = "lowest",
+        limit: int = 20,
+    ) -> dict[str, Any]:
+        """Items by how well their sound and pictures agree: 0.5 is chance, 1 the best. The lowest
+        have voices or music over their pictures. A search finds such items alone by the filter
+        {"agreement": {"$lt": 0.3}}.
+        """
+        return tercet.agreement(collection, first, limit)
+
+    return agreement
+
+
+def make_mark(tercet: Client) -> Tool:
+    def mark(
+        words: str,
+        right: list[str] | None = None,
+        wrong: list[str] | None = None,
+        collection: str = "default",
+        target: Target = "any",
+    ) -> dict[str, Any]:
+        """Keep which hits of a search were right and which were wrong, by their ids. The owner of
+        the archive has it learn from such marks.
+        """
+        numbers = tercet.mark(
+            words,
+            [{"id": id} for id in right or []],
+            [{"id": id} for id in wrong or []],
+            collection=collection,
+            target=target,
+        )
+        return {"numbers": numbers}
+
+    return mark
+
+
 def make_collections(tercet: Client) -> Tool:
     def collections() -> list[dict[str, Any]]:
         """List the collections and how much each holds."""
@@ -200,6 +244,8 @@ TOOLS: tuple[Callable[[Client], Tool], ...] = (
     make_tags,
     make_highlights,
     make_where,
+    make_agreement,
+    make_mark,
     make_collections,
 )
 

@@ -68,10 +68,6 @@ class Metrics:
         self.waiting = Gauge(
             "tercet_waiting_tokens", "Tokens waiting for the encoder", ["encoding"], registry=r
         )
-        self.items = Gauge("tercet_items", "Items stored", ["collection"], registry=r)
-        self.vectors = Gauge(
-            "tercet_vectors", "Vectors stored", ["collection", "encoding"], registry=r
-        )
 
     def observe_batch(self, stats: BatchStats) -> None:
         self.batch_rows.labels(stats.encoding).observe(stats.rows)
@@ -81,3 +77,15 @@ class Metrics:
 
     def observe_stage(self, name: str, seconds: float) -> None:
         self.stages.labels(name).observe(seconds)
+
+
+class CollectionMetrics:
+    """How much collections hold. A registry of one scrape: each names what its caller may see."""
+
+    def __init__(self) -> None:
+        r = CollectorRegistry()
+        self.registry = r
+        self.items = Gauge("tercet_items", "Items stored", ["collection"], registry=r)
+        self.vectors = Gauge(
+            "tercet_vectors", "Vectors stored", ["collection", "encoding"], registry=r
+        )

@@ -1,17 +1,16 @@
-"""What every request passes through: keys, quotas, a body's limits, headers, logs and metrics."""
+"""What every request passes through: keys, quotas, a body's limits, headers, the audit, logs and
+metrics.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import hmac
 import logging
 import re
 import time
 import uuid
 from collections.abc import Awaitable
-from typing import NamedTuple
-from urllib.parse import urlsplit
+from pathlib import Path
 
 from fastapi.routing import APIRoute
 from starlette._utils import get_route_path
@@ -21,38 +20,25 @@ from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from . import error_responses
-from .active import CLIENT, HOLD, Hold
-from .exceptions import (
-    BadHost,
-    BadKey,
-    BodyTooLarge,
-    CrossOrigin,
-    PackedBody,
-    ServiceError,
-    SlowBody,
-)
-from .links import token_in
+from .access import CALLER, CHANGE, STRANGER, Caller, Change, RawHeaders
+from .active import HOLD, Hold
+from .audit import write_line
+from .exceptions import BodyTooLarge, PackedBody, ServiceError, SlowBody
+from .keys import BadKeyFile
 from .owner import Owner
 from .routes import ROUTES, takes_files
-from .settings import Settings, is_loopback
+from .settings import Settings
 from .trace import ACCESS, CURRENT, Trace, span
 
 REQUEST_ID = re.compile(rb"[\w.-]{1,64}")
 CLIENT_LEFT = 499  # what proxies log for a client that left before its answer
+COLLECTION_PATH = "/v1/collections/"
+PARAMETERS = {"name": "collection", "id": "item"}  # of the paths below it, as the audit has them
 HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
     (b"referrer-policy", b"no-referrer"),
 )
-
-RawHeaders = dict[bytes, bytes]
-
-
-class Caller(NamedTuple):
-    """Who asks. `client` is "" without keys."""
-
-    client: str = ""
-    by_link: bool = False
 
 
 class RequestMiddleware:
@@ -71,12 +57,12 @@ class RequestMiddleware:
         body = Body(receive, headers, path, settings)
         hold = Hold(self._owner.active)
         scope[HOLD] = hold
-        answer = Answer(scope, send, trace, body, hold)
+        answer = Answer(scope, send, trace, body, hold, settings)
         token = CURRENT.set(trace)
         try:
             with span(f"HTTP {scope['method']}", headers):
-                answer.caller = self._identify(scope, path, headers, settings)
-                scope[CLIENT] = answer.caller.client
+                answer.caller = self._owner.gate.identify(scope, path, headers, settings)
+                scope[CALLER] = answer.caller
                 if path.startswith("/v1/"):
                     self._owner.active.state.quotas.requests.take(answer.caller.client)
                 body.check_headers()
@@ -85,7 +71,7 @@ class RequestMiddleware:
                     answer.status = CLIENT_LEFT
         except ClientDisconnect:
             answer.status = CLIENT_LEFT
-        except ServiceError as error:
+        except (BadKeyFile, ServiceError) as error:
             await error_responses.error_response(scope, error)(scope, receive, answer.send)
         except Exception:  # an unexpected one tells nothing of the server
             ACCESS.exception("%s %s failed", scope["method"], scope["path"])
@@ -95,25 +81,9 @@ class RequestMiddleware:
             await response(scope, receive, answer.send)
         finally:
             hold.release()
+            answer.record_change()
             self._record(scope, answer.status, answer.seconds())
             CURRENT.reset(token)
-
-    def _identify(self, scope: Scope, path: str, headers: RawHeaders, settings: Settings) -> Caller:
-        """Who asks for a path, by a key or by a link that a key has made.
-
-        Raises BadHost, CrossOrigin, BadKey, BadLink.
-        """
-        keys = settings.api_keys
-        if not keys and not settings.allow_open:
-            check_same_origin(scope["method"], headers, settings.hosts)
-        if not keys or not path.startswith("/v1/"):
-            return Caller()
-        token = token_in(scope["query_string"])
-        if token is None or b"authorization" in headers:
-            return Caller(authenticate(headers.get(b"authorization", b""), keys))
-        clients = (client_of(key) for key in keys)
-        maker = self._owner.links.maker(token, scope["method"], path, clients)
-        return Caller(maker, by_link=True)
 
     def _record(self, scope: Scope, status: int, seconds: float) -> None:
         """Count the request, and log it."""
@@ -134,14 +104,17 @@ class RequestMiddleware:
 class Answer:
     """A request's answer on its way out: its status, and the headers that every answer has."""
 
-    def __init__(self, scope: Scope, send: Send, trace: Trace, body: Body, hold: Hold) -> None:
+    def __init__(
+        self, scope: Scope, send: Send, trace: Trace, body: Body, hold: Hold, settings: Settings
+    ) -> None:
         self._scope = scope
         self._send = send
         self._trace = trace
         self._body = body
         self._hold = hold
+        self._audit = settings.audit
         self._began = time.perf_counter()
-        self.caller = Caller()
+        self.caller = STRANGER
         self.status = 500
 
     def seconds(self) -> float:
@@ -153,8 +126,12 @@ class Answer:
             self._body.answered.set()
             self._hold.release()  # a takeover need not wait for a long download
             self._trace.stages["total"] = self.seconds()
+            self.record_change()  # before the answer, so that whoever has it finds the line
             self._add_headers(message)
         await self._send(message)
+
+    def record_change(self) -> None:
+        record_change(self._scope, self.caller, self.status, self._audit, self._trace.id)
 
     def _add_headers(self, message: Message) -> None:
         headers = list(message.get("headers", []))
@@ -165,10 +142,46 @@ class Answer:
         headers += HEADERS
         headers.append((b"x-request-id", self._trace.id.encode()))
         headers.append((b"server-timing", self._trace.server_timing.encode()))
-        if self.caller.by_link and not cached:
+        if self.caller.by in ("link", "session") and not cached:
             # else a cache on the way might give it to others
             headers.append((b"cache-control", b"private"))
         message["headers"] = headers
+
+
+def record_change(scope: Scope, caller: Caller, status: int, file: Path | None, id: str) -> None:
+    """Write the line of a request that changes something, once. `id` is the request's."""
+    change: Change | None = scope.pop(CHANGE, None)
+    if change is None:
+        return
+    entry = {
+        "action": change.action,
+        "key": caller.name,
+        "by": caller.by,
+        "identity": caller.identity,
+        **subject_of(scope, change),
+        "outcome": outcome_of(status),
+        "status": status,
+        "code": scope.get("tercet.error"),
+        "request_id": id,
+    }
+    write_line(file, entry)
+
+
+def subject_of(scope: Scope, change: Change) -> dict[str, str | None]:
+    """What was changed, by the path and by what the route has found."""
+    named: dict[str, str | None] = {"collection": None, "item": None}
+    if scope["route"].path.startswith(COLLECTION_PATH):
+        for parameter, value in scope.get("path_params", {}).items():
+            named[PARAMETERS[parameter]] = value
+    return named | change.about
+
+
+def outcome_of(status: int) -> str:
+    if status == CLIENT_LEFT:
+        return "unknown"  # the change may have been made already
+    if status < 400:
+        return "done"
+    return "refused" if status < 500 else "failed"
 
 
 def request_id(headers: RawHeaders) -> str:
@@ -186,39 +199,6 @@ def allowed_methods(scope: Scope) -> bytes:
         if route.path in matching[:1]:
             methods |= route.methods or set()
     return ", ".join(sorted(methods)).encode()
-
-
-def check_same_origin(method: str, headers: RawHeaders, hosts: tuple[str, ...]) -> None:
-    """Without keys only this machine may ask, and no page that was loaded from elsewhere.
-
-    Raises:
-        BadHost: the request names another host, as from a page whose name has been pointed here.
-        CrossOrigin: a page of another origin wants to change something.
-    """
-    host = headers.get(b"host", b"localhost").decode("latin-1").lower()
-    name = urlsplit(f"//{host}").hostname or ""
-    if not is_loopback(name) and name not in hosts:
-        raise BadHost(host)
-    origin = headers.get(b"origin", b"").decode("latin-1").lower()
-    if method not in ("GET", "HEAD", "OPTIONS") and origin and urlsplit(origin).netloc != host:
-        raise CrossOrigin(origin)
-
-
-def authenticate(header: bytes, keys: tuple[str, ...]) -> str:
-    """The client whose key a request carries. `keys` are SHA-256 digests. Every one is compared, in
-    constant time. Raises BadKey.
-    """
-    scheme, _, key = header.partition(b" ")
-    given = hashlib.sha256(key.strip()).hexdigest()
-    same = [hmac.compare_digest(given, key) for key in keys]
-    if scheme.lower() != b"bearer" or not any(same):
-        raise BadKey
-    return client_of(given)
-
-
-def client_of(digest: str) -> str:
-    """What a key goes by in logs, quotas and queues."""
-    return digest[:12]
 
 
 class Body:

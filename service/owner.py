@@ -1,5 +1,5 @@
-"""What lives as long as the application: the metrics, the links, and the state that it opens when
-it starts and closes when it ends.
+"""What lives as long as the application: the metrics, what tells who asks, and the
+state that it opens when it starts and closes when it ends.
 """
 
 from __future__ import annotations
@@ -13,11 +13,14 @@ from pathlib import Path
 from export.encoder import Encoder
 from index.library import Collections
 
+from .access import Gate
 from .active import ActiveState
+from .keys import Keys
 from .links import Links
 from .metrics import Metrics
 from .pipeline import UPLOAD_PREFIX
 from .reload import ReloadConfig, Reloader
+from .sessions import Sessions
 from .settings import Settings
 from .state import UPLOADS, new_decoders, open_state
 
@@ -38,7 +41,7 @@ class Owner:
 
     def __init__(self, start: Start, reload_config: ReloadConfig | None = None) -> None:
         self.metrics = Metrics()
-        self.links = Links()
+        self.gate = Gate(Keys(start.settings.data), Links(), Sessions())
         # None while open: nothing but the state refers to the encoder, so that a reload frees it
         self._start: Start | None = start
         self._reload_config = reload_config

@@ -13,6 +13,8 @@ from typing import Any
 from httptools import HttpParserError
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from .access import PEER
+
 HEAD_BYTES = 65_536
 HEAD_S = 20.0
 LINGER_S = 5.0
@@ -34,6 +36,11 @@ class Protocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
         super().connection_lost(exc)
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        # uvicorn puts the address that a proxy names in its place
+        self.scope["state"][PEER] = self.client
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._reading_head:

@@ -18,6 +18,7 @@ from index.records.database import Records
 
 from .active import ActiveState
 from .exceptions import CannotReload
+from .keys import is_unguarded
 from .settings import Settings
 from .state import State, new_decoders, open_state
 
@@ -126,7 +127,7 @@ def check_settings(new: Settings, old: Settings) -> Settings:
     if new.data.resolve() != old.data.resolve():
         raise CannotReload("the data folder cannot change")
     kept = new.model_copy(update={name: getattr(old, name) for name in LISTENING})
-    if kept.unguarded:
+    if is_unguarded(kept):
         raise CannotReload("other machines may connect, and the new settings have no keys")
     return kept
 

@@ -20,6 +20,7 @@ from pydantic import (
 from pydantic import Strict as StrictNumber
 from pydantic_core import PydanticCustomError
 
+from index.agreement import ItemAgreement
 from index.calibration import Calibration
 from index.collection import NAME
 from index.description import Sentence
@@ -29,10 +30,20 @@ from index.tagging import Tag
 from media.manifest import check_metadata, check_string
 
 from .jobs import Job
+from .keys import Role
 from .settings import TOP_K_MAX
 
 # of an item, each at a path below the item's own
-ITEM_PARTS = ("media", "poster", "waveform", "playable", "clip", "highlights", "description")
+ITEM_PARTS = (
+    "media",
+    "poster",
+    "waveform",
+    "playable",
+    "clip",
+    "highlights",
+    "description",
+    "agreement",
+)
 RESERVED_ENDINGS = tuple(f"/{part}" for part in ITEM_PARTS)
 
 
@@ -139,6 +150,10 @@ class TextItem(Strict):
     metadata: Metadata = Field(default_factory=dict)
 
 
+class ItemChange(Strict):
+    metadata: Metadata = Field(description="all that it has from then on")
+
+
 class NewJob(Strict):
     kind: Literal["import"] = "import"
     collection: str = "default"
@@ -164,7 +179,14 @@ class SearchOptions(Strict):
         None, description="of a hit, where the collection is large enough to tell"
     )
     exact: StrictBool = False
-    qb_norm: StrictBool = Field(False, description="rank what every query finds lower (QB-Norm)")
+    rerank: Literal["qb_norm", "gram", "triangle"] | None = Field(
+        None,
+        description="another order of what was found: what every query finds lower (QB-Norm), or by"
+        " words, pictures and sound together (GRAM's volume, TRIANGLE's area)",
+    )
+    learned: StrictBool = Field(
+        True, description="move the query by what was learned from kept marks, if anything was"
+    )
     tags: StrictBool = Field(False, description="whether hits have the tags of their items")
     space: str | None = Field(
         None, description="of a bundle that has several; else the first that holds both ends"
@@ -196,6 +218,31 @@ class MarkedSearch(SearchOptions):
 
 class TextSearch(MarkedSearch):
     query: str
+
+
+class ItemQuery(Strict):
+    """An item that was searched by."""
+
+    item: str
+    modality: Literal["audio", "video", "text"]
+
+
+class NewFeedback(Marks):
+    """Marks to be kept: what was right and wrong among the hits of a search."""
+
+    collection: str = "default"
+    query: Text | ItemQuery = Field(description="what was searched by: words, or an item")
+    target: Literal["any", "video", "audio", "text"] = "any"
+
+    @model_validator(mode="after")
+    def check_marks(self) -> NewFeedback:
+        right = {(mark.id, mark.start_s) for mark in self.right}
+        wrong = {(mark.id, mark.start_s) for mark in self.wrong}
+        if not right and not wrong:
+            raise ValueError("mark at least one hit as `right` or `wrong`")
+        if right & wrong:
+            raise ValueError("a moment is marked as right and as wrong")
+        return self
 
 
 CHOICES_MAX = 256  # of texts that are ranked
@@ -256,6 +303,11 @@ class ComposedSearch(MarkedSearch):
     targets: list[Literal["any", "video", "audio", "text"]] = Field(
         min_length=1, description="any: pictures and sound scored together"
     )
+    aggregate: Literal["moment", "item"] = Field(
+        "moment",
+        description="moment: one window matches all parts together; item: each part has its own"
+        " window, anywhere in the item, so that all must occur",
+    )
 
     @field_validator("parts")
     @classmethod
@@ -270,9 +322,14 @@ class ComposedSearch(MarkedSearch):
         return parts
 
     @model_validator(mode="after")
-    def marks_without_steps(self) -> ComposedSearch:
+    def check_together(self) -> ComposedSearch:
         if self.feedback is not None and len(split_steps(self.parts)) > 1:
             raise ValueError("`feedback` does not go with `then`")
+        if self.aggregate == "item":
+            if any(part.then for part in self.parts) or self.feedback is not None:
+                raise ValueError("`aggregate` item goes with neither `then` nor `feedback`")
+            if any(part.weight <= 0 for part in self.parts):
+                raise ValueError("`aggregate` item takes weights above zero")
         return self
 
 
@@ -439,6 +496,13 @@ class ItemPage(BaseModel):
     next: str | None = Field(description="give as `after` to get the next page")
 
 
+class SessionFound(BaseModel):
+    key: str | None = Field(description="name of the key; null where no keys are asked for")
+    role: Role = Field(description="what may be done")
+    collections: list[str] | None = Field(description="those that may be seen; null: all")
+    by: Literal["nothing", "key", "link", "session"] = Field(description="how one is known")
+
+
 class CollectionFound(BaseModel):
     name: str
     fingerprint: str
@@ -470,6 +534,38 @@ class TagList(BaseModel):
     vocabulary: str = Field(description="whose names the tags are: default, or own")
     total: int = Field(description="how many tags there are")
     tags: list[Tag]
+
+
+class KeptMark(BaseModel):
+    """A mark that is kept."""
+
+    number: int
+    query: str | ItemQuery
+    target: str
+    id: str = Field(description="the item that was marked")
+    start_s: float | None = Field(
+        description="of the moment; null for the item's best for the query"
+    )
+    right: bool
+    created: float = Field(description="seconds since 1970")
+
+
+class FeedbackKept(BaseModel):
+    collection: str
+    numbers: list[int] = Field(description="of the marks, in their order: right, then wrong")
+
+
+class FeedbackPage(BaseModel):
+    collection: str
+    marks: list[KeptMark]
+    next: int | None = Field(description="give as `after` to get the next page")
+
+
+class Agreement(BaseModel):
+    collection: str
+    by_chance: float = Field(description="mean cosine of pictures and sounds of different items")
+    total: int = Field(description="how many items have pictures and sound")
+    items: list[ItemAgreement]
 
 
 class JobList(BaseModel):

@@ -13,6 +13,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 TOP_K_MAX = 100_000
+HEADER = re.compile(r"[A-Za-z0-9-]+")
 PATH = re.compile(r"(/[A-Za-z0-9._~-]+)*")
 
 
@@ -57,7 +58,9 @@ class Settings(BaseSettings):
         description="threads that encode a batch; 0: all cores. Two text batches may run at once",
     )
     api_keys: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), description="bearer keys, separated by commas"
+        (),
+        description="bearer keys that may do everything, separated by commas; `tercet keys` makes"
+        " others",
     )
     hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
@@ -71,6 +74,17 @@ class Settings(BaseSettings):
         3600.0,
         gt=0,
         description="seconds that a link to an item's media is valid, beyond the item's length",
+    )
+    session_s: float = Field(
+        43_200.0, gt=0, description="seconds that one stays signed in on the page"
+    )
+    identity_header: str = Field(
+        "",
+        description="header in which a proxy names the person who asks, as in 'X-Forwarded-User';"
+        " it goes into the audit, and opens nothing",
+    )
+    audit: Path | None = Field(
+        None, description="file that gets a line of JSON for each change; default: the log"
     )
     allow_open: bool = Field(False, description="let other machines connect without keys")
     upload_max_mb: int = Field(512, gt=0, description="largest request, in MB")
@@ -189,6 +203,13 @@ class Settings(BaseSettings):
             ipaddress.ip_network(network)
         return networks
 
+    @field_validator("identity_header")
+    @classmethod
+    def check_header(cls, value: str) -> str:
+        if value and not HEADER.fullmatch(value):
+            raise ValueError("write the name of a header, as in 'X-Forwarded-User'")
+        return value
+
     @field_validator("quota_requests", "quota_media")
     @classmethod
     def check_rule(cls, value: str) -> str:
@@ -214,9 +235,9 @@ class Settings(BaseSettings):
         return tuple(hashlib.sha256(key.encode()).hexdigest() for key in stripped if key)
 
     @property
-    def unguarded(self) -> bool:
-        """Whether other machines could connect without a key, though `allow_open` is not set."""
-        return not (self.socket or self.loopback or self.api_keys or self.allow_open)
+    def exposed(self) -> bool:
+        """Whether other machines can connect, though `allow_open` is not set: only with keys."""
+        return not (self.socket or self.loopback or self.allow_open)
 
     @property
     def loopback(self) -> bool:

@@ -12,7 +12,8 @@ import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from media.modality import MODALITY_TABLE, TEXT
 from media.sandbox import Converters, Decoders
 from media.text import TextSpec
 
+from .audit import record_job
 from .batching import Batcher, QueueSpec
 from .conversions import Conversions
 from .error_responses import error_body, status_and_code
@@ -37,6 +39,7 @@ from .metrics import Metrics
 from .pipeline import Pipeline
 from .quotas import Quotas
 from .settings import Settings
+from .visible import VisibleCollections, VisibleJobs
 
 LOG = logging.getLogger("tercet")
 FAILING_BATCHES = 3  # in a row, before the encoder itself is checked
@@ -48,11 +51,11 @@ WRITERS = 2  # threads that change collections
 class State:
     settings: Settings
     encoder: Encoder
-    collections: Collections
+    collections: VisibleCollections
     batcher: Batcher
     pipeline: Pipeline
     metrics: Metrics
-    jobs: Jobs
+    jobs: VisibleJobs
     decoders: Decoders
     quotas: Quotas
     conversions: Conversions
@@ -60,6 +63,14 @@ class State:
     writers: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(WRITERS, "write")
     )
+
+    def limited_to(self, names: frozenset[str] | None) -> State:
+        """The same state with the collections of these names only; None: all."""
+        if names is None:
+            return self
+        collections = VisibleCollections(self.collections.all_of_them, names)
+        jobs = VisibleJobs(self.jobs.all_of_them, collections)
+        return replace(self, collections=collections, jobs=jobs)
 
     @property
     def uploads(self) -> Path:
@@ -90,10 +101,10 @@ class State:
         await done
 
     async def problems(self) -> list[str]:
-        """Why the service is not ready; empty when it is."""
+        """Why the service is not ready; empty when it is. What is not seen is not named."""
         stall_s = self.settings.stall_s
         found = [self.reload_error] if self.reload_error else []
-        if not self.jobs.alive:
+        if not self.jobs.all_of_them.alive:
             found.append("the jobs have stopped")
         if self.batcher.stuck_s > stall_s:
             found.append("the encoder has not moved for a while")
@@ -104,16 +115,20 @@ class State:
             found.append("the encoder fails")
         if self.disk_full:
             found.append("the disk is full")
-        return found + [str(conflict) for conflict in self.collections.conflicts.values()]
+        shown = self.collections.conflicts
+        found += [str(conflict) for conflict in shown.values()]
+        if len(shown) < len(self.collections.all_of_them.conflicts):
+            found.append("not all data can be used: the log has more")
+        return found
 
     async def close(self) -> None:
         """Give running work some time to end. Then release everything."""
-        await asyncio.to_thread(self.jobs.close)
+        await asyncio.to_thread(self.jobs.all_of_them.close)
         await self.batcher.close()
         await asyncio.to_thread(self.conversions.close)
         await asyncio.to_thread(self.decoders.close)
         await asyncio.to_thread(self.writers.shutdown)
-        await asyncio.to_thread(self.collections.close)
+        await asyncio.to_thread(self.collections.all_of_them.close)
 
 
 def lacks_room(settings: Settings) -> bool:
@@ -244,16 +259,19 @@ async def open_state(
         conversions = Conversions(settings, converters, metrics, quotas.media, check_room)
 
         work = FolderImport(settings, background, collections, check_room)
-        jobs = Jobs(settings.data / "jobs", work, public_message)
+        jobs = Jobs(
+            settings.data / "jobs", work, public_message, on_end=partial(record_job, settings.audit)
+        )
         undo.pop_all()
+    visible = VisibleCollections(collections)
     return State(
         settings=settings,
         encoder=encoder,
-        collections=collections,
+        collections=visible,
         batcher=batcher,
         pipeline=pipeline,
         metrics=metrics,
-        jobs=jobs,
+        jobs=VisibleJobs(jobs, visible),
         decoders=decoders,
         quotas=quotas,
         conversions=conversions,

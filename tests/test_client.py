@@ -70,6 +70,12 @@ def test_everything_once(address: str, clips: dict[str, Path]) -> None:
         where = tercet.where("default", "a/story", "red", start_s=2.0)
         assert where["start_s"] == 2.0 and where["video"] is not None
         assert [len(frame["map"]) for frame in where["video"]["frames"]] == [2] * 4
+        agreed = tercet.agreement()
+        assert [item["id"] for item in agreed["items"]] == ["a/story"]
+        (number,) = tercet.mark("red", right=[{"id": "a/story", "start_s": 2.0}])
+        assert [mark["number"] for mark in tercet.marks()["marks"]] == [number]
+        tercet.delete_mark(number)
+        assert tercet.marks()["marks"] == []
         job = tercet.wait(tercet.import_folder(".")["id"], every_s=0.05)
         assert (job["state"], job["indexed"], job["failed"]) == ("done", 3, 1)
         tercet.delete("default", "words")

@@ -30,9 +30,11 @@ from model.data.open_sounds import (
     prepare_open_sounds,
     read_licences,
 )
+from model.distil import examples as examples_module
+from model.distil import mixtures as mixtures_module
 from model.distil import train
 from model.distil.examples import Examples
-from model.distil.mixtures import Mixtures
+from model.distil.mixtures import Mixtures, Random, put_in_rooms
 from model.distil.recordings import Recordings, load_recordings, read_sound_rows
 from model.distil.teacher import Teacher
 from model.distil.train import CHECKPOINT, DistilConfig, distil, distil_loss, read_weights
@@ -157,9 +159,12 @@ def test_a_classifier_starts_from_a_network_for_pictures() -> None:
 def test_the_loss_by_hand() -> None:
     """One class of two: the logits say 0.5 each, the teacher 1 and 0."""
     classes = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
-    entropy, distance = distil_loss(torch.zeros(1, 2), torch.tensor([[1.0, 0.0]]), classes)
-    assert float(entropy) == pytest.approx((5 + 1) * np.log(2) / 10)
-    assert float(distance) == pytest.approx(1 - np.sqrt(0.5))
+    terms = distil_loss(torch.zeros(1, 2), torch.tensor([[1.0, 0.0]]), classes)
+    entropy, distance, apart = map(float, terms)
+    assert entropy == pytest.approx((5 + 1) * np.log(2) / 10)
+    assert distance == pytest.approx(1 - np.sqrt(0.5))
+    # both logits are 9.21 away: 9.21 - 0.5 each, as smooth L1 counts
+    assert apart == pytest.approx((-np.log(1e-4) - 0.5) / 10, rel=1e-3)
 
 
 def two_sets() -> Recordings:
@@ -179,51 +184,126 @@ def two_sets() -> Recordings:
 
 
 def test_examples_are_the_same_for_a_seed_and_keep_to_their_recordings() -> None:
-    learned, judged = Mixtures(two_sets()), Mixtures(two_sets(), held_out=True)
-    pitches: dict[bool, list[float]] = {True: [], False: []}
-    for seed in range(40):
-        example = learned.example(seed)
-        assert example.shape == (PATCH_SAMPLES,) and example.dtype == np.float32
-        assert np.array_equal(example, learned.example(seed))
-        assert 0.01 < np.abs(example).max() <= 1.0
-        for held_out, mixtures in ((False, learned), (True, judged)):
-            spectrum = np.abs(np.fft.rfft(mixtures.example(seed)))
-            pitches[held_out].append(spectrum[150:].argmax() + 150)
-    hz = {which: np.median(found) * RATE / PATCH_SAMPLES for which, found in pitches.items()}
+    hz = {}
+    for held_out in (False, True):
+        mixtures = Mixtures(two_sets(), held_out=held_out)
+        examples = mixtures.examples(40, seed=3)
+        assert examples.shape == (40, PATCH_SAMPLES) and examples.dtype == torch.float32
+        assert torch.equal(examples, mixtures.examples(40, seed=3))
+        assert not torch.equal(examples, mixtures.examples(40, seed=4))
+        peaks = examples.abs().amax(1)
+        assert peaks.min() > 0.01 and peaks.max() <= 1.0
+        spectra = torch.fft.rfft(examples).abs()
+        pitches = spectra[:, 150:].argmax(1) + 150
+        hz[held_out] = float(pitches.median()) * RATE / PATCH_SAMPLES
     assert 220 < hz[False] < 410 and 2200 < hz[True] < 4100  # of any speed
 
 
-@pytest.fixture
-def examples() -> Examples:
+def of_one(samples: np.ndarray) -> Mixtures:
+    return Mixtures(
+        Recordings(
+            samples.astype(np.int16),
+            np.array([0]),
+            np.array([len(samples)]),
+            ["a"],
+            np.array([False]),
+        )
+    )
+
+
+def test_pieces_are_stretches_of_a_recording_at_a_loudness_of_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """At its own speed, a piece of a ramp rises by the same everywhere."""
+    monkeypatch.setattr(mixtures_module, "SPED", 0.0)
+    monkeypatch.setattr(mixtures_module, "REPEATED", 0.0)
+    ramp = of_one(np.arange(20_000, 32_000).repeat(6))
+    random = Random(torch.device("cpu"), 0)
+    whole, after_lead = ramp._pieces(random, torch.tensor([True, False]))
+    assert whole.shape == (PATCH_SAMPLES + RATE,)
+    assert float(whole.square().mean()) == pytest.approx(1.0, abs=1e-3)
+    steps = (whole[6:] - whole[:-6]) / whole[0]
+    assert float(steps.min()) >= 0 and float(steps.max()) < 2 / 20_000
+    assert float(after_lead[:RATE].abs().max()) == 0
+    assert float(after_lead[RATE:].square().mean()) == pytest.approx(1.0, abs=1e-3)
+
+
+def test_a_short_recording_lies_in_its_piece_and_at_most_a_third_is_cut() -> None:
+    click = of_one(np.full(900, 16_000))
+    pieces = click._pieces(Random(torch.device("cpu"), 1), torch.ones(60, dtype=torch.bool))
+    heard = (pieces > 0).sum(1)
+    # once, at speeds of 0.74 to 1.35, or repeated
+    assert int(heard.min()) >= 600 / 1.36
+    assert int((heard > 900 / 0.73).sum()) in range(5, 26)  # a quarter of them
+
+
+def test_a_room_keeps_the_start_and_adds_what_dies_away() -> None:
+    click = torch.zeros(1, 2 * RATE)
+    click[0, RATE // 2] = 1.0
+    heard = put_in_rooms(click, Random(torch.device("cpu"), 0))
+    assert heard.shape == click.shape
+    assert float(heard[0, : RATE // 2].abs().max()) < 1e-5
+    assert float(heard[0, RATE // 2].abs()) > 0
+    # no echo is longer than 0.8 s
+    assert float(heard[0, RATE // 2 + round(0.8 * RATE) + 1 :].abs().max()) < 1e-5
+
+
+def halves(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Patches whose lower or upper half is louder, and scores that say which."""
-    random = np.random.default_rng(0)
-    found = Examples([])
-    halves = random.integers(0, 2, 4000)
-    patches = random.normal(-3, 1, (4000, 64, 96)).astype(np.float16)
-    for i, half in enumerate(halves):
-        patches[i, 32 * half : 32 * half + 32] += 3
-    scores = np.zeros((4000, 7), np.float16)
-    scores[np.arange(4000), halves] = 0.9
-    found._patches, found._scores = [patches], [scores]
-    return found
+    generator = torch.Generator().manual_seed(seed)
+    half = torch.randint(2, (count,), generator=generator)
+    patches = torch.randn(count, 64, 96, generator=generator) - 3
+    rows = torch.arange(64)[None]
+    patches += 3.0 * (rows // 32 == half[:, None])[..., None]
+    scores = torch.zeros(count, 7)
+    scores[torch.arange(count), half] = 0.9
+    return patches, scores
+
+
+def test_what_is_shown_has_the_teachers_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Loudest(torch.nn.Module):
+        def forward(self, patches: torch.Tensor) -> torch.Tensor:
+            return patches.mean(2)[:, :7]
+
+    examples = Examples(Mixtures(two_sets()), Loudest())
+    patches, scores = examples.take(6, seed=2)
+    assert patches.shape == (6, 64, 96)
+    assert torch.equal(scores, patches.mean(2)[:, :7].sigmoid())
+    monkeypatch.setattr(examples_module, "AT_ONCE", 4)
+    first, second = examples.judging(5), examples.judging(5)
+    assert [len(batch) for batch, _ in first] == [4, 4]
+    assert torch.equal(first[1][0], second[1][0]) and not torch.equal(first[0][0], first[1][0])
+
+
+def test_some_bands_and_frames_are_blanked() -> None:
+    """Where all is masked, a run of bands and a run of frames have the patch's mean."""
+    patches = torch.randn(20, 64, 96, generator=torch.Generator().manual_seed(0))
+    changed = train.blank_and_shift(patches, Random(torch.device("cpu"), 0))
+    shift = (changed - patches).flatten(1).median(1).values
+    blanked = (changed - patches - shift[:, None, None]).abs() > 1e-3
+    bands = blanked.all(2).sum(1)
+    frames = blanked.all(1).sum(1)
+    assert shift.abs().max() < 5 * train.LOUDER
+    assert 0 < int((bands > 0).sum()) < 14 and int(bands.max()) < train.MOST_BANDS
+    assert 0 < int((frames > 0).sum()) < 14 and int(frames.max()) < train.MOST_FRAMES
 
 
 def test_a_classifier_learns_and_goes_on_where_it_was_stopped(
-    examples: Examples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = DistilConfig(steps=40, batch=8, warmup_steps=3, learning_rate=2e-2)
     classes = torch.eye(7)
     monkeypatch.setattr(train, "KEEP_EVERY_STEPS", 20)
-    monkeypatch.setattr(train, "judge", lambda *_: (0.0, 0.0))
-    distil(small_network(), examples, examples, classes, config, tmp_path / "whole")
+    monkeypatch.setattr(train, "judge", lambda *_: [0.0])
+    distil(small_network(), halves, [], classes, config, tmp_path / "whole")
 
-    def stop(*_: object) -> tuple[float, float]:
+    def stop(*_: object) -> list[float]:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as stopping, pytest.raises(KeyboardInterrupt):
         stopping.setattr(train, "judge", stop)
-        distil(small_network(), examples, examples, classes, config, tmp_path / "stopped")
-    distil(small_network(), examples, examples, classes, config, tmp_path / "stopped")
+        distil(small_network(), halves, [], classes, config, tmp_path / "stopped")
+    distil(small_network(), halves, [], classes, config, tmp_path / "stopped")
     whole, stopped = (read_weights(tmp_path / name) for name in ("whole", "stopped"))
     assert all(torch.equal(value, stopped[name]) for name, value in whole.items())
 
@@ -233,7 +313,7 @@ def test_a_classifier_learns_and_goes_on_where_it_was_stopped(
 
     other = DistilConfig(steps=31)
     with pytest.raises(BadConfig, match="another config"):
-        distil(small_network(), examples, examples, classes, other, tmp_path / "whole")
+        distil(small_network(), halves, [], classes, other, tmp_path / "whole")
     with pytest.raises(BadConfig, match="no checkpoint"):
         read_weights(tmp_path)
     assert (tmp_path / "whole" / CHECKPOINT).exists()

@@ -47,8 +47,10 @@ from index.ingest.ray_build import NoRay
 from index.ingest.reembed import NotReady
 from index.ingest.remote import CannotImport, NoAnswer
 from index.ingest.watch import CannotWatch
+from index.learning import NotLearned
 from index.records.database import UnknownItem
 from index.records.filters import BadFilter
+from index.records.marks import UnknownMark
 from index.records.schema import UnknownSchema
 from index.vectors.store import VectorStoreFailed
 from index.vocabulary import BadVocabulary
@@ -78,6 +80,8 @@ from service.exceptions import (
     CannotReload,
     CrossOrigin,
     DiskFull,
+    Forbidden,
+    LimitedKey,
     Overloaded,
     OverQuota,
     PackedBody,
@@ -88,6 +92,7 @@ from service.exceptions import (
     UnknownModel,
 )
 from service.jobs import JobError, NoImports, TooManyJobs, UnknownJob, UnknownPath
+from service.keys import BadKeyFile, BadKeyName, KeyExists, KeyProblem, UnknownKey
 
 from .makers import ROOT
 
@@ -176,6 +181,8 @@ ANSWERS = [
     ),
     (NotReady("a", "half done"), 409, "not_ready", '{"name": "a", "problem": "half done"}'),
     (UnknownItem("i"), 404, "unknown_item", '{"id": "i"}'),
+    (UnknownMark(7), 404, "unknown_mark", '{"number": 7}'),
+    (NotLearned("too little"), 500, "collection", '{"problem": "too little"}'),
     (UnknownSchema(9), 500, "unknown_schema", '{"found": 9}'),
     (BadFilter("$x"), 400, "bad_filter", '{"problem": "$x"}'),
     (VectorStoreFailed("gone"), 503, "vector_store", "{}"),
@@ -184,6 +191,13 @@ ANSWERS = [
     (UnknownModel("a", "b"), 404, "model_not_found", '{"model": "a", "known": "b"}'),
     (BadKey(), 401, "unauthorized", "{}"),
     (BadLink(), 401, "bad_link", "{}"),
+    (Forbidden("read", "add"), 403, "forbidden", '{"role": "read", "needs": "add"}'),
+    (LimitedKey(), 403, "forbidden", "{}"),
+    (KeyProblem("x"), 500, "keys", "{}"),
+    (KeyExists("phone"), 500, "keys", '{"name": "phone"}'),
+    (UnknownKey("phone"), 500, "keys", '{"name": "phone"}'),
+    (BadKeyName("a b"), 500, "keys", '{"name": "a b"}'),
+    (BadKeyFile(), 503, "bad_keys", "{}"),
     (BadHost("evil"), 421, "bad_host", '{"host": "evil"}'),
     (CrossOrigin("http://evil"), 403, "cross_origin", '{"origin": "http://evil"}'),
     (BadRange("r" * 99), 400, "bad_range", f'{{"range": "{"r" * 80}"}}'),

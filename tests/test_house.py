@@ -21,6 +21,7 @@ import media
 import model
 import service
 from service import routes
+from service.access import GuardedRoute
 from service.app import create_app
 from service.error_responses import STATUS, status_and_code
 from service.settings import Settings
@@ -177,13 +178,13 @@ def test_the_contract_is_in_the_api_document() -> None:
 def test_routes_of_every_subject_lie_in_one_list() -> None:
     """A router within a router would look for its routes twice as long."""
     app = create_app(Settings(), FakeEncoder())
-    assert {type(route) for route in app.routes} == {APIRoute, Route}
+    assert {type(route) for route in app.routes} == {GuardedRoute, APIRoute, Route}
     subjects = [
         importlib.import_module(f"service.routes.{m.name}")
         for m in pkgutil.iter_modules(routes.__path__)
     ]
     routers = [subject.router for subject in subjects if hasattr(subject, "router")]
-    assert len(routers) == 14
+    assert len(routers) == 17
     assert all(route in app.routes for router in routers for route in router.routes)
 
 

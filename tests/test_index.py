@@ -587,7 +587,7 @@ def test_qb_norm_puts_back_what_every_query_likes(tmp_path: Path) -> None:
         "text", np.stack([unit(*(hub + 0.8 * v)) for v in cloud(64, 64, seed=6)]), ["video"]
     )
     query = unit(*(hub + 0.97 * wanted[3]))
-    assert found(box, query)[:2] == ["hub", "i3"] and found(box, query, qb_norm=True)[0] == "i3"
+    assert found(box, query)[:2] == ["hub", "i3"] and found(box, query, rerank="qb_norm")[0] == "i3"
 
 
 def test_many_windows_of_one_item_do_not_hide_the_others(box: Collection) -> None:

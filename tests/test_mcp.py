@@ -45,6 +45,8 @@ def test_an_assistant_looks_through_an_archive(tmp_path: Path) -> None:
                 "tags",
                 "highlights",
                 "where",
+                "agreement",
+                "mark",
                 "collections",
                 "add",
             }
@@ -67,8 +69,13 @@ def test_an_assistant_looks_through_an_archive(tmp_path: Path) -> None:
             ]
             found = await ask("search", words="red", wrong=["story"])
             assert found["hits"][0]["confidence"] is None
+            (agreed,) = (await ask("agreement"))["items"]
+            assert agreed["id"] == "story"
+            assert len((await ask("mark", words="red", wrong=["story"]))["numbers"]) == 1
             found = await ask("search", words="blue", then=["red"])
             assert [moment["start_s"] for moment in found["hits"][0]["moments"]] == [0.0, 2.0]
+            found = await ask("search", words="red", also=["blue"])
+            assert [moment["start_s"] for moment in found["hits"][0]["moments"]] == [2.0, 0.0]
             found = await ask("search", words="red собака")
             assert found["good_match"] is False and "собака" in found["warnings"][0]
             assert "none of its words is known" in await told("search", words="собака")

@@ -370,7 +370,7 @@ def listening(settings: Settings, clock: Callable[[], float] = time.time) -> Ite
     """
     port = free_port()
     app = create_app(settings, FakeEncoder())
-    app.state.owner.links = Links(clock)
+    app.state.owner.gate.links = Links(clock)
     config = server_config(app, settings.model_copy(update={"port": port}), logs=None)
     running = uvicorn.Server(config)
     thread = threading.Thread(target=running.run)
@@ -423,7 +423,7 @@ def test_a_unix_socket(tmp_path: Path) -> None:
     """Nobody else can reach it, so it wants no keys, whatever the address is."""
     place = tmp_path / "socket"
     settings = Settings(data=tmp_path / "data", socket=place, host="0.0.0.0")
-    assert not settings.unguarded
+    assert not settings.exposed
     with (
         listening(settings) as port,
         httpx.Client(transport=httpx.HTTPTransport(uds=str(place))) as client,

@@ -157,3 +157,37 @@ def test_the_best_sequence_against_trying_all() -> None:
         best = max(sum(scores[k, i] for k, i in enumerate(at)) for at in every)
         assert tuple(found) in every
         assert sum(scores[k, i] for k, i in enumerate(found)) == pytest.approx(best)
+
+
+def ask_together(box: Collection, *degrees: float, **options: object) -> Answer:
+    """A query of parts of equal weight, each with its own window."""
+    weights = options.pop("weights", (1.0,) * len(degrees))
+    query = TargetQuery("video", turned(*degrees), weights)  # type: ignore[arg-type]
+    return search(box, [query], Options(aggregate="item", **options))  # type: ignore[arg-type]
+
+
+def test_all_parts_must_occur_in_an_item(box: Collection) -> None:
+    """One window between both is nearest to their mean, and has neither."""
+    box.put([film("both", SECOND, FIRST), film("between", 45.0), film("one", FIRST, FIRST)])
+    assert (
+        search(box, [TargetQuery("video", turned(FIRST, SECOND), (1.0, 1.0))], Options()).hits[0].id
+        == "between"
+    )
+    answer = ask_together(box, FIRST, SECOND)
+    assert [hit.id for hit in answer.hits] == ["both", "between", "one"]
+    best = answer.hits[0]
+    assert best.score == pytest.approx(1.0)
+    assert [(moment.start_s, moment.end_s) for moment in best.moments] == [(5, 10), (0, 5)]
+    assert best.parts == [pytest.approx(0.5), pytest.approx(0.5)]
+    assert (best.end_s - best.start_s) == 5.0
+    weighed = ask_together(box, FIRST, SECOND, weights=(3.0, 1.0))
+    assert {hit.id: hit.score for hit in weighed.hits}["one"] == pytest.approx(0.75, abs=1e-6)
+    assert ask_together(box, FIRST, SECOND, min_score=0.9).hits[0].id == "both"
+    assert len(ask_together(box, FIRST, SECOND, min_score=0.9).hits) == 1
+
+
+def test_no_item_with_all_parts_is_missed(box: Collection) -> None:
+    box.put([film(f"a{n}", FIRST, FIRST) for n in range(300)])
+    box.put([film(f"b{n}", SECOND, SECOND) for n in range(300)])
+    box.put([film("both", 10.0, 80.0)])
+    assert [hit.id for hit in ask_together(box, FIRST, SECOND, top_k=1).hits] == ["both"]

@@ -20,7 +20,7 @@ from service.settings import Settings
 from .makers import SHARED, needs_shared
 from .test_convert import FILMS, SECONDS, SOUNDS, make_ladder
 from .test_operate import listening
-from .test_page import CHROMIUM, browser, make_film, open_hit, until
+from .test_page import CHROMIUM, browser, make_film, open_hit, play_hit, until
 
 __all__ = ["browser"]
 pytestmark = [
@@ -31,7 +31,7 @@ pytestmark = [
 
 ITEMS = "/v1/collections/default/items"
 STATE = """() => {
-  const media = document.querySelector("#hits video, #hits audio");
+  const media = document.querySelector("#item video, #item audio");
   if (!media || media.error || media.readyState === 0) return null;
   return {
     at: media.currentTime,
@@ -61,7 +61,7 @@ class Watched:
         """
         self.begins_s = 0.0
         open_hit(self.page, address, item["id"], at_s)
-        self.page.locator("#hits .cover").click()
+        play_hit(self.page)
         end = time.monotonic() + patience_s
         while time.monotonic() < end:
             state = self.page.evaluate(STATE)
@@ -149,15 +149,15 @@ def test_a_long_film_goes_on_from_stretch_to_stretch(browser: Browser, tmp_path:
         watched = Watched(page)
         assert watched.play(address, item, 5.0, 15.0) == "converted"
         assert watched.begins_s == 5.0
-        video = "document.querySelector('#hits video')"
+        video = "document.querySelector('#item video')"
         until(page, f"{video}.duration > 59.9 && {video}.duration < 60.1")
         page.evaluate(f"{video}.currentTime = 59.5")
         until(page, f"{video}.currentSrc.endsWith('start_s=65') && {video}.currentTime > 0.1")
         assert watched.begins_s == 65.0
         assert not page.evaluate(f"{video}.paused")
-        page.locator("#hits .timeline button").click()
+        page.locator("#item .timeline .matches button").click()
         until(page, f"{video}.currentSrc.endsWith('start_s=5') && {video}.currentTime > 0.1")
-        expect(page.locator("#hits .note")).to_contain_text("A converted version plays.")
+        expect(page.locator("#item .note")).to_contain_text("A converted version plays.")
         page.close()
 
 
@@ -178,12 +178,12 @@ def test_what_cannot_be_converted_is_told(
         assert item
         page = browser.new_page()
         open_hit(page, address, name, 1.0)
-        page.locator("#hits .cover").click()
-        note = page.locator("#hits .note")
+        play_hit(page)
+        note = page.locator("#item .note")
         expect(note).to_contain_text(f"This browser cannot {said} It could not be converted:")
         expect(note).to_contain_text("Download the original")
         if sound:
-            until(page, "document.querySelector('#hits video').currentTime > 1.1")
+            until(page, "document.querySelector('#item video').currentTime > 1.1")
         page.close()
 
 

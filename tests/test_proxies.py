@@ -263,8 +263,8 @@ def test_the_page_works_below_a_path(tmp_path: Path, clip: Path, name: str) -> N
         expect(page.get_by_role("list", name="Uploads")).to_contain_text("Added")
         find(page, "blue")
         until(page, "document.querySelector('#hits .cover img')?.naturalWidth > 1")
-        page.locator("#hits .cover").click()
-        until(page, "document.querySelector('#hits video').currentTime > 2")
+        page.locator("#hits .cover").first.click()
+        until(page, "document.querySelector('#item video')?.currentTime > 2")
         browser.close()
     assert said == []
     own = (f"{address}/", "data:", "blob:")

@@ -24,7 +24,7 @@ from index.search import (
     search,
 )
 from index.search.group import merge_moments
-from index.search.retrieve import is_popular
+from index.search.rerank import is_popular
 from index.vectors.base import NOTHING, Found
 from media.modality import MODALITIES
 
@@ -106,7 +106,7 @@ def test_options_unless_told() -> None:
         min_score=None,
         min_confidence=None,
         exact=False,
-        qb_norm=False,
+        rerank=None,
         tags=False,
         known_share=1.0,
         target_name=None,

@@ -713,7 +713,7 @@ def test_a_field_nobody_knows_is_named(
         ),
         (
             "search/audio-any",
-            {"min_score": "0.1", "min_confidence": "0.1", "qb_norm": "true", "space": "vlsa"},
+            {"min_score": "0.1", "min_confidence": "0.1", "rerank": "gram", "space": "vlsa"},
         ),
         ("embed/audio", {"space": "vlsa"}),
         ("embed/video", {"space": "vlsa"}),

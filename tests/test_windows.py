@@ -262,12 +262,12 @@ def make_numbered(path: Path, seconds: int, every: int) -> None:
 @pytest.mark.parametrize(
     ("seconds", "every", "shown"),
     [
-        # a keyframe every 3 s
-        (31, 12, [[0, 12], [24, 24], [36, 48], [60, 72], [84, 84], [96, 108], [108, 108]]),
-        # every 8 s: some windows have none, or none before their first half
-        (31, 32, [[0, 0], [0, 32], [32, 32], [64, 64], [64, 64], [96, 96], [96, 96]]),
+        # a keyframe every 3 s: some windows have none within 2 s before their middle
+        (31, 12, [[2, 6], [24, 24], [36, 48], [62, 66], [84, 84], [96, 108], [108, 108]]),
+        # every 8 s
+        (31, 32, [[2, 6], [2, 6], [34, 38], [64, 64], [66, 70], [98, 102], [98, 102]]),
         # one only: it stands for windows that begin up to 10 s after it
-        (31, 1000, [[0, 0], [0, 0], [0, 0], [65, 75], [85, 95], [105, 115], [109, 119]]),
+        (31, 1000, [[2, 6], [2, 6], [2, 6], [65, 75], [85, 95], [105, 115], [109, 119]]),
         # a short film: the frames on screen
         (10, 8, [[5, 15], [25, 35]]),
     ],

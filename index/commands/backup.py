@@ -30,12 +30,12 @@ def run(args: argparse.Namespace) -> int:
 def print_saved(folder: Path, saved: dict[str, Saved], as_json: bool) -> int:
     if as_json:
         counts = {
-            name: {"items": one.items, "media_files": len(one.files) - 1}
+            name: {"items": one.items, "media_files": one.media_files}
             for name, one in saved.items()
         }
         print(json.dumps({"folder": str(folder), "collections": counts}, indent=1))
         return 0
     for name, one in saved.items():
-        print(f"{name}: {one.items} items, {len(one.files) - 1} media files")
+        print(f"{name}: {one.items} items, {one.media_files} media files")
     print(f"{len(saved)} collections in {folder}")
     return 0

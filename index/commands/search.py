@@ -7,6 +7,7 @@ import json
 import sys
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,11 +22,14 @@ from media.sandbox import Decoders
 from media.text import Reading
 from media.windows import DecodeOptions
 
+from ..agreement import ensure_agreement
 from ..collection import Collection
+from ..formats import TITLE, Format, format_csv, format_edl
 from ..ingest.build import embed_rows
 from ..query_bank import ensure_query_bank
-from ..records.filters import TAG, asks_for
+from ..records.filters import AGREEMENT, TAG, asks_for
 from ..search import Answer, Hit, Options, TargetQuery, direction, search
+from ..search.rerank import RERANKERS
 from ..vocabulary import ensure_vocabulary
 from .flags import add_collection, add_data, add_sizing, open_collections, parse_count
 
@@ -63,7 +67,22 @@ def add_parser(commands: Commands) -> None:
         "--top-k", type=parse_count, default=10, help="how many hits at most; default: 10"
     )
     searching.add_argument("--exact", action="store_true", help="compare every vector")
+    searching.add_argument(
+        "--not-learned",
+        dest="learned",
+        action="store_false",
+        help="leave out what was learned from marks",
+    )
+    searching.add_argument(
+        "--rerank", choices=list(RERANKERS), help="another order of what was found"
+    )
     searching.add_argument("--filter", type=json.loads, help="a filter as JSON")
+    searching.add_argument(
+        "--format",
+        choices=get_args(Format),
+        help="print the hits as a table (csv), as one JSON document, or as marks for a video"
+        " editor (edl)",
+    )
     add_data(searching)
     add_collection(searching)
     add_sizing(searching)
@@ -130,12 +149,16 @@ def run(args: argparse.Namespace) -> int:
         ensure_query_bank(collection, encoder)
         if asks_for(args.filter, TAG):
             ensure_vocabulary(collection, encoder)
+        if asks_for(args.filter, AGREEMENT):
+            ensure_agreement(collection, encoder.manifest)
         if unread and not (unread.words and args.target in (ANY, TEXT) and collection.has_passages):
             unread.check()
         options = Options(
             args.top_k,
             args.filter,
             exact=args.exact,
+            learned=args.learned,
+            rerank=args.rerank,
             known_share=query.known_share,
             target_name=args.target,
             words=args.text,
@@ -144,8 +167,12 @@ def run(args: argparse.Namespace) -> int:
     finally:
         collections.close()
     warnings = list(query.warnings)
-    if args.json:
+    if args.json or args.format == "json":
         print(search_document(collection, f"{query.modality}-{args.target}", answer, warnings))
+    elif args.format == "csv":
+        sys.stdout.write(format_csv(answer.hits))
+    elif args.format == "edl":
+        print(format_edl(answer.hits, args.text or TITLE))
     else:
         print_answer(answer, warnings)
     return 0

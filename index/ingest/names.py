@@ -22,6 +22,7 @@ RESERVED = frozenset(
         "playable",
         "highlights",
         "description",
+        "agreement",
         ".",
     )
 )

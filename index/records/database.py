@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import sqlite3
-from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -25,8 +25,10 @@ from export.bundle import parse_modality
 from media.passages import Passage
 
 from ..columns import Allowed, Ids
+from .agreements import Agreed, Agreements
 from .filters import metadata_values
 from .item_cache import ItemCache
+from .marks import Marks, NewMark
 from .passages import Passages
 from .schema import SCHEMA_VERSION, migrate, read_version
 from .tags import Readings, TagRows, Tags
@@ -40,7 +42,10 @@ ITEMS_QUERY = "select n, metadata, id, kind, duration_s, filename from items"
 BANK_PREFIX = "asks:"  # of keys in `meta`, before the name of a bank's encoding
 FILE_METADATA = ("tags", "chapters")  # what a file says of itself
 VOCABULARY_KEY = "vocabulary"  # in `meta`: where the names of tags are from
+AGREED_KEY = "agreement"  # in `meta`: of which vectors it is known how they agree
 COPIED_PREFIX = "from:"  # of keys in `meta`, before the id of an item that was copied
+# of keys in `meta`, before the id of an item: how often its metadata was changed
+EDITED_PREFIX = "edited:"
 # Paths may hold bytes that are not UTF-8. They are stored as they are, and so read as blobs.
 PATH = "cast(? as text)"
 CHUNK = 4096
@@ -223,6 +228,8 @@ class Records:
         ] = {}  # what filters left, until the next write
         self.passages = Passages(self._db)
         self.tags = Tags(self._db)
+        self.marks = Marks(self._db)
+        self.agreements = Agreements(self._db)
         self._readers = 0  # who hold the records still at the moment
         if read_version(self._db) < SCHEMA_VERSION:
             with self._transaction():
@@ -427,6 +434,23 @@ class Records:
         finally:
             self.tags.forget()
 
+    def set_agreement(self, rows: Iterable[Agreed], state: str) -> None:
+        """Keep how sound and picture of items agree, as of a state of the vectors."""
+        self._matched.clear()
+        with self._transaction():
+            self.agreements.replace(rows)
+            self._db.execute("insert or replace into meta values (?, ?)", (AGREED_KEY, state))
+
+    def add_marks(self, marks: Iterable[NewMark]) -> list[int]:
+        """See `Marks.insert`. Durable when this returns."""
+        with self._transaction():
+            return self.marks.insert(marks)
+
+    def delete_mark(self, number: int) -> None:
+        """Raises UnknownMark."""
+        with self._transaction():
+            self.marks.delete(number)
+
     def remove(self, id: str) -> list[str]:
         """Delete an item; returns the media files no longer used.
 
@@ -447,6 +471,7 @@ class Records:
             " join windows w on w.n = v.window join items i on i.n = w.item where i.id = ?",
             (id,),
         )
+        self._db.execute("delete from meta where key = ?", (f"{EDITED_PREFIX}{id}",))
         return self._db.execute(
             "delete from items where id = ? returning n, media", (id,)
         ).fetchall()
@@ -455,6 +480,22 @@ class Records:
         """Drop deleted items from the cache; returns their media files."""
         self._item_cache.forget([n for n, _ in items])
         return [media for _, media in items if media is not None]
+
+    def set_metadata(self, id: str, metadata: dict[str, Any]) -> None:
+        """Put metadata in the place of an item's own. Raises UnknownItem."""
+        row = self.number(id)
+        self._matched.clear()
+        with self._transaction():
+            text = json.dumps(metadata, ensure_ascii=False)
+            self._db.execute("update items set metadata = ? where n = ?", (text, row))
+            self._db.execute("delete from metadata_values where item = ?", (row,))
+            self._insert_metadata_values(row, metadata)
+            self._db.execute(
+                "insert into meta values (?, '1') on conflict (key)"
+                " do update set value = cast(value as integer) + 1",
+                (f"{EDITED_PREFIX}{id}",),
+            )
+        self._item_cache.drop(row)
 
     # ------------------------------------------------------------ reading
 
@@ -475,6 +516,23 @@ class Records:
     def page(self, limit: int, after: str = "") -> list[Item]:
         """Items in the order of their ids, those after `after`."""
         return self._items("where i.id > ? order by i.id limit ?", (after, limit))
+
+    def newest(
+        self, limit: int, after: str = "", condition: str = "", params: Sequence[Any] = ()
+    ) -> list[Item]:
+        """Items that meet an SQL condition from `filters`, if there is one: those added last come
+        first. Only those after the item `after`, if it is given. Raises UnknownItem.
+        """
+        tests = []
+        values: list[Any] = []
+        if after:
+            tests.append("i.n < ?")
+            values.append(self.number(after))
+        if condition:
+            tests.append(f"i.n in (select n from items where {condition})")
+            values += params
+        where = f"where {' and '.join(tests)}" if tests else ""
+        return self._items(f"{where} order by i.n desc limit ?", (*values, limit))
 
     def _items(self, where: str, params: tuple[Any, ...]) -> list[Item]:
         rows = self._db.execute(
@@ -790,8 +848,12 @@ class Records:
     # ------------------------------------------------------------ another bundle's vectors
 
     def versions(self) -> dict[str, str]:
-        """By id, a string that changes whenever an item is put again."""
-        return {id: str(n) for id, n in self._db.execute("select id, n from items order by n")}
+        """By id, a string that changes whenever an item is put again or its metadata change."""
+        rows = self._db.execute(
+            "select id, n, value from items left join meta on key = ? || id order by n",
+            (EDITED_PREFIX,),
+        )
+        return {id: f"{n}" if edits is None else f"{n}.{edits}" for id, n, edits in rows}
 
     def copied_versions(self) -> dict[str, str]:
         """The versions, by id, that a staged collection's items were made from."""

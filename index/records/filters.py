@@ -6,6 +6,7 @@ objects of a list, or to the element of a list that has that number. Unlike in M
 part of a key, too, and texts are compared in Unicode's composed form (NFC). Where an item's
 metadata has no field `kind`, that is the item's own: video, image, audio or text. Where it has no
 field `tag`, that is a list of the tags of the item's windows, in whichever case their letters are.
+In the same way `agreement` says how well sound and picture of the item agree, from 0 to 1.
 
 {"kind": "interview", "year": {"$gte": 2019}, "$or": [{"lang": "de"}, {"lang": {"$exists": false}}]}
 """
@@ -32,6 +33,7 @@ MAX_TERMS = 200
 INTEGERS = 2**63  # SQLite's whole numbers are below, and not below minus that
 DURATION = "duration_s"
 TAG = "tag"
+AGREEMENT = "agreement"
 Scalar = str | int | float | bool | None
 VALUES = "metadata_values"
 # with the item's own kind, where its metadata has no such field
@@ -44,6 +46,11 @@ VALUES_WITH_KIND = (
 OWN_TAGS = (
     "select item from tags join tag_names on tag_names.n = tags.tag"
     f" where item not in (select item from {VALUES} where path = '{TAG}')"
+)
+# the items whose own agreement counts
+OWN_AGREEMENT = (
+    "select item from agreement"
+    f" where item not in (select item from {VALUES} where path = '{AGREEMENT}')"
 )
 
 
@@ -206,6 +213,11 @@ def having(
         found += f" union {OWN_TAGS}"
         if sign:
             found += f" and name {sign} ?"
+            made.params.append(value)
+    if key == AGREEMENT and kind in ("", "number"):
+        found += f" union {OWN_AGREEMENT}"
+        if sign:
+            found += f" and score {sign} ?"
             made.params.append(value)
     return f"items.n in ({found})"
 

@@ -25,6 +25,7 @@ class ItemCache:
         self._ends = Column(np.zeros(1, np.int64))  # of the packed rows, after a first 0
         self._packed = Column(np.empty(0, np.uint8))
         self._deleted: set[int] = set()
+        self._changed: set[int] = set()
         self.counted_at = 0  # how many rows there were when the deleted ones were last counted
         self.read_at = -1  # the connection's count of changes when it was last read on
 
@@ -51,12 +52,16 @@ class ItemCache:
         """Answer for these items, which were deleted, no more."""
         self._deleted.update(items)
 
+    def drop(self, item: int) -> None:
+        """Hold the row of an item no longer, as it was changed."""
+        self._changed.add(item)
+
     def get(self, items: list[int]) -> tuple[list[tuple[Any, ...]], list[int]]:
-        """The rows of those items that are there, and the numbers of those that are there but too
-        long to be held.
+        """The rows of those items that are there, and the numbers of those that are there but not
+        held: too long, or changed.
         """
         rows: list[tuple[Any, ...]] = []
-        too_long: list[int] = []
+        not_held: list[int] = []
         numbers = self._numbers.values
         ends = self._ends.values.data  # one number is read faster from a memoryview
         packed = self._packed.values.data
@@ -65,8 +70,8 @@ class ItemCache:
             if at == len(numbers) or numbers[at] != item or item in self._deleted:
                 continue
             row = marshal.loads(packed[ends[at] : ends[at + 1]])
-            if row is None:
-                too_long.append(item)
+            if row is None or item in self._changed:
+                not_held.append(item)
             else:
                 rows.append(row)
-        return rows, too_long
+        return rows, not_held

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from .filters import metadata_values
 
-SCHEMA_VERSION = 11
+SCHEMA_VERSION = 12
 # A statement each, so that all of them run in one transaction.
 SCHEMA = (
     "create table meta (key text primary key, value text not null) strict",
@@ -63,6 +63,17 @@ SCHEMA = (
     " item integer not null, score real not null,"
     " primary key (window, tag)) strict, without rowid",
     "create index tags_tag on tags (tag, item)",
+    "create table feedback ("
+    " n integer primary key autoincrement, target text not null, query text,"
+    " example integer references items on delete cascade, modality text not null,"
+    " item integer not null references items on delete cascade, start_s real,"
+    " correct integer not null, created real not null,"
+    " check ((query is null) <> (example is null))) strict",
+    "create index feedback_item on feedback (item)",
+    "create index feedback_example on feedback (example)",
+    "create table agreement ("
+    " item integer primary key references items on delete cascade, windows integer not null,"
+    " cosine real not null, score real not null) strict",
     "create table bank (encoding text not null, vector blob not null) strict",
     "create table tombstones ("
     " n integer primary key autoincrement, vector integer not null,"
@@ -250,6 +261,25 @@ def add_partial(db: sqlite3.Connection) -> None:
     db.execute("alter table items add column partial integer not null default 0")
 
 
+def add_feedback(db: sqlite3.Connection) -> None:
+    """11 to 12: right and wrong marks on what was found; how sound and picture agree."""
+    db.execute(
+        "create table feedback ("
+        " n integer primary key autoincrement, target text not null, query text,"
+        " example integer references items on delete cascade, modality text not null,"
+        " item integer not null references items on delete cascade, start_s real,"
+        " correct integer not null, created real not null,"
+        " check ((query is null) <> (example is null))) strict"
+    )
+    db.execute("create index feedback_item on feedback (item)")
+    db.execute("create index feedback_example on feedback (example)")
+    db.execute(
+        "create table agreement ("
+        " item integer primary key references items on delete cascade, windows integer not null,"
+        " cosine real not null, score real not null) strict"
+    )
+
+
 MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (
     rename_modality,
     add_facts_and_bank,
@@ -261,4 +291,5 @@ MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (
     add_passages,
     add_tags,
     add_partial,
+    add_feedback,
 )

@@ -17,7 +17,8 @@ from .answer import Answer, Hit, Moment, Plan
 from .feedback import move_query
 from .fuse import conclude, fuse_hits
 from .group import group_hit
-from .order import search_in_order
+from .learned import use_learned
+from .order import ITEM, search_in_order
 from .query import Feedback, Mark, Options, TargetQuery, direction
 from .retrieve import find_nothing, retrieve
 from .score import ItemWindows, score
@@ -48,13 +49,16 @@ def search(
         UnknownItem: the feedback marks an item that is not there.
     """
     with collection.hold_for_reading() as records:
-        if any(query.following for query in queries):
+        several = options.aggregate == ITEM and any(len(query.weights) > 1 for query in queries)
+        if several or any(query.following for query in queries):
             return search_in_order(collection, records, queries, options)
         has_words = len(records.passages.windows()) > 0
         if has_words:
             queries = add_passages_query(queries, options)
             if not options.known_share:
                 queries = [query for query in queries if parse_modality(query.target) == TEXT]
+        if options.learned:
+            queries = [use_learned(collection.adapters.current(), query) for query in queries]
         if options.feedback is not None:
             queries = [
                 query
@@ -63,7 +67,7 @@ def search(
                 for query in queries
             ]
         exact = find_exact(records, queries, options) if has_words else {}
-        overfetch = len(queries) > 1 or options.qb_norm or bool(exact)
+        overfetch = len(queries) > 1 or options.rerank is not None or bool(exact)
         matches = [
             retrieve(collection, records, query, options, overfetch)
             if options.known_share

@@ -58,12 +58,14 @@ class Plan:
 
     `exact`: nothing can have been missed. `candidates` counts the windows that were searched,
     `compared` the vectors or codes that were compared. `ways` are those of `vectors.base.Found`.
+    `learned`: the query was moved by what was learned from kept marks.
     """
 
     exact: bool
     candidates: int
     ways: list[str]
     compared: int
+    learned: bool = False
 
 
 @dataclass(frozen=True)

@@ -103,6 +103,7 @@ def conclude(
         candidates=sum(found.candidates for found in matches),
         ways=sorted(ways | {WORDS} if exact else ways),
         compared=sum(found.compared for found in matches),
+        learned=any(found.query.learned for found in matches),
     )
     return Answer(hits, plan, good_match, calibrations)
 

@@ -1,8 +1,11 @@
-"""One thing after another: moments of an item that match the steps of a query in their order.
+"""Several things in one item: moments that match the steps of a query, in their order or anywhere.
 
 A sequence has a window for each step. Each begins when the one before has ended, at most `GAP_S`
 seconds later. It scores the mean of its windows' scores, each for its own step. The best sequence
 of an item is found exactly, over all its stored windows, by dynamic programming.
+
+Without an order, each part of a query has its own best window of the item, and the item scores
+their weighted mean.
 
 Items are found by any of the steps. An item that none of them has found scores at most the mean of
 the lowest scores that were found (the threshold algorithm of Fagin, Lotem and Naor, 2003). Where
@@ -36,17 +39,22 @@ GAP_S = 30.0
 MIN_CANDIDATES = 64
 
 Steps = Sequence[TargetQuery]
+ITEM = "item"  # of `Options.aggregate`: each part has its own window
 Found = list[list[TargetMatches]]  # [targets][steps]
 
 
 def search_in_order(
     collection: Collection, records: Records, queries: list[TargetQuery], options: Options
 ) -> Answer:
-    """The best items for queries with steps, one of each target. Raises BadFilter."""
+    """The best items for queries with steps, or with parts that are looked for each by itself, one
+    query of each target. Raises BadFilter.
+    """
+    if options.aggregate == ITEM:
+        queries = [split_parts(query) for query in queries]
     targets: list[Steps] = [(replace(query, following=()), *query.following) for query in queries]
     wanted = max(OVERFETCH_FACTOR * options.top_k, MIN_CANDIDATES)
     while True:
-        wide = replace(options, top_k=wanted, min_score=None, qb_norm=False)
+        wide = replace(options, top_k=wanted, min_score=None, rerank=None)
         matches = [
             [retrieve(collection, records, step, wide, overfetch=False) for step in steps]
             for steps in targets
@@ -54,8 +62,7 @@ def search_in_order(
         found = group_items(collection, records, matches, options)
         whole = all(step.exact for steps in matches for step in steps)
         missed = any(
-            can_miss(steps, [hits[n] for hits in found], options.top_k)
-            for n, steps in enumerate(matches)
+            can_miss(steps, [hits[n] for hits in found], options) for n, steps in enumerate(matches)
         )
         if not whole or not missed:
             break
@@ -64,6 +71,15 @@ def search_in_order(
     hits = [fuse_hits(merged, of_item) for of_item in found]
     best = sorted((hit for hit in hits if hit is not None), key=lambda hit: -hit.score)
     return conclude(merged, best[: options.top_k], options, {})
+
+
+def split_parts(query: TargetQuery) -> TargetQuery:
+    """A query of several parts as one whose parts are steps."""
+    first, *others = [
+        replace(query, vectors=query.vectors[n : n + 1], weights=query.weights[n : n + 1])
+        for n in range(len(query.weights))
+    ]
+    return replace(first, following=tuple(others))
 
 
 def group_items(
@@ -77,18 +93,31 @@ def group_items(
     windows = ItemWindows(collection, records, items, every)
     scores = [[score(windows, step) for step in steps] for steps in matches]
     return [
-        [group_sequence(n, about[item], steps, options.min_score) for steps in scores]
+        [group_sequence(n, about[item], steps, options) for steps in scores]
         for n, item in enumerate(items)
     ]
 
 
-def can_miss(steps: list[TargetMatches], hits: list[Hit | None], top_k: int) -> bool:
+def can_miss(steps: list[TargetMatches], hits: list[Hit | None], options: Options) -> bool:
     """Whether an item that no step has found may score higher than the last of `top_k` hits."""
+    top_k = options.top_k
     if any(len(step.scores) >= step.candidates for step in steps):
         return False
-    least = float(np.mean([min(step.scores.values(), default=-1.0) for step in steps]))
+    shares = step_shares([step.query for step in steps], options)
+    least = sum(
+        share * min(step.scores.values(), default=-1.0)
+        for share, step in zip(shares, steps, strict=True)
+    )
     scores = sorted((hit.score for hit in hits if hit is not None), reverse=True)
     return len(scores) < top_k or scores[top_k - 1] < least
+
+
+def step_shares(steps: Steps, options: Options) -> list[float]:
+    """What each step counts, 1 in all. Steps in an order count the same, parts by their weights."""
+    if options.aggregate != ITEM:
+        return [1.0 / len(steps)] * len(steps)
+    weights = [step.weights[0] for step in steps]
+    return [weight / sum(weights) for weight in weights]
 
 
 def merge_steps(steps: list[TargetMatches]) -> TargetMatches:
@@ -101,12 +130,11 @@ def merge_steps(steps: list[TargetMatches]) -> TargetMatches:
     )
 
 
-def group_sequence(
-    n: int, about: About, steps: list[ItemScores], min_score: float | None
-) -> Hit | None:
+def group_sequence(n: int, about: About, steps: list[ItemScores], options: Options) -> Hit | None:
     """The n-th item as a hit whose moments are one for each step, in their order; None where it
     has no such sequence.
     """
+    anywhere = options.aggregate == ITEM
     target = steps[0].target
     if target is None:
         return None
@@ -115,16 +143,18 @@ def group_sequence(
     scores = np.array(
         [[step.target.scores[i] for i in span] for step in steps if step.target], np.float64
     )
-    chosen = find_sequence(places, scores)
+    chosen = scores.argmax(axis=1).tolist() if anywhere else find_sequence(places, scores)
     if not chosen:
         return None
     at = [span[i] for i in chosen]
     moments = [
         window_moment(step.target, i) for step, i in zip(steps, at, strict=True) if step.target
     ]
-    best_score = sum(moment.score for moment in moments) / len(moments)
-    if min_score is not None and best_score < min_score:
+    shares = step_shares([step.matches.query for step in steps], options)
+    best_score = sum(share * moment.score for share, moment in zip(shares, moments, strict=True))
+    if options.min_score is not None and best_score < options.min_score:
         return None
+    best = max(moments, key=lambda moment: moment.score)
     evidence: dict[str, Moment] = {}
     for step in steps:
         for modality, moment in collect_evidence(n, step).items():
@@ -139,13 +169,13 @@ def group_sequence(
         score=best_score,
         confidence=sequence_confidence(steps, moments, [places[i] for i in chosen]),
         target=target.modality,
-        start_s=moments[0].start_s,
-        end_s=moments[-1].end_s,
+        start_s=best.start_s if anywhere else moments[0].start_s,
+        end_s=best.end_s if anywhere else moments[-1].end_s,
         scores=mean_scores(n, [places[i].window for i in chosen], steps),
         evidence=evidence,
         metadata=about.metadata,
         moments=moments,
-        parts=part_contributions(steps, at),
+        parts=part_contributions(steps, at, shares),
     )
 
 
@@ -212,11 +242,11 @@ def mean_scores(n: int, windows: list[int], steps: list[ItemScores]) -> dict[str
     }
 
 
-def part_contributions(steps: list[ItemScores], at: list[int]) -> list[float]:
+def part_contributions(steps: list[ItemScores], at: list[int], shares: list[float]) -> list[float]:
     """What each part of all steps contributes to a sequence of windows."""
     found: list[float] = []
-    for step, i in zip(steps, at, strict=True):
+    for share, step, i in zip(shares, steps, at, strict=True):
         assert step.target is not None
         own = [step.target.scores[i]] if step.contributions is None else step.contributions[i]
-        found += [part / len(steps) for part in own]
+        found += [share * part for part in own]
     return found

@@ -45,6 +45,8 @@ class TargetQuery:
     comparable: Collection[str | Joint] = MODALITIES
     passages_only: bool = False
     following: tuple[TargetQuery, ...] = ()
+    # Whether it was moved by what was learned from kept marks.
+    learned: bool = False
 
     @classmethod
     def along(
@@ -93,13 +95,18 @@ class Options:
     min_score: float | None = None
     min_confidence: float | None = None
     exact: bool = False
-    qb_norm: bool = False
+    # Another order of what was found, see `rerank`.
+    rerank: str | None = None
     # The share of the query's words that are known. Where not all are, no hit is sure.
     known_share: float = 1.0
     # What hits name as their target, where it is not what was searched.
     target_name: str | None = None
     # Marks on what was found before.
     feedback: Feedback | None = None
+    # "item": each part of a query is looked for by itself, anywhere in an item.
+    aggregate: str = "moment"
+    # Whether queries are moved by what was learned from kept marks.
+    learned: bool = True
     # Whether hits have the tags of their items.
     tags: bool = False
     # The query's words, if it is a text alone: passages that have them are found, too.

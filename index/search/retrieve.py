@@ -5,16 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numpy as np
-
-from evaluation.retrieval import popularity
-
-from ..calibration import Calibration, RouteStats
+from ..calibration import Calibration
 from ..collection import Collection
 from ..records.database import Records
 from ..records.filters import compile_filter
-from ..vectors.base import Found, VectorIndex
-from .query import Options, TargetQuery, Vectors
+from .query import Options, TargetQuery
+from .rerank import RERANKERS, Candidates
 
 # How many times as many windows each further try asks for.
 OVERFETCH_FACTOR = 4
@@ -84,8 +80,11 @@ def retrieve(
             break
         wanted *= OVERFETCH_FACTOR
     stats = collection.route_stats(query.source, query.target)
-    if options.qb_norm and stats is not None and is_popular(best, stats):
-        order = order_by_qb_norm(index, best, query.query, stats)
+    if options.rerank is not None:
+        to_rerank = Candidates(
+            collection=collection, records=records, query=query, found=best, stats=stats
+        )
+        order = RERANKERS[options.rerank](to_rerank)
         scores = {rows[n]: scores[rows[n]] for n in order if rows[n] in scores}
         items = table.owners(scores)
     return TargetMatches(
@@ -112,20 +111,3 @@ def find_nothing(query: TargetQuery) -> TargetMatches:
         scores={},
         items={},
     )
-
-
-def is_popular(found: Found, stats: RouteStats) -> bool:
-    """Whether the best window is one that queries of the bank like best, too."""
-    return len(found.ids) > 0 and found.ids[0] in stats.popular
-
-
-def order_by_qb_norm(
-    index: VectorIndex, found: Found, query: Vectors, stats: RouteStats
-) -> list[int]:
-    """The order of QB-Norm (arXiv 2112.12777): windows by their score for the query above what all
-    queries of the bank find in them.
-    """
-    vectors = index.vectors(found.ids)
-    above = popularity(stats.bank @ vectors.T) - vectors @ query
-    order: list[int] = np.argsort(above, kind="stable").tolist()
-    return order

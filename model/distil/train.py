@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,11 @@ from torch import Tensor
 
 from media.errors import BadConfig
 
-from ..network.sound_classifier import MELS, PATCH_FRAMES, SoundClassifier, Weights
-from .examples import Examples
+from ..network.sound_classifier import SoundClassifier, Weights
+from .mixtures import Random
+
+Examples = Callable[[int, int], tuple[Tensor, Tensor]]
+Judged = list[tuple[Tensor, Tensor]]
 
 CHECKPOINT = "sound.pt"
 LOG = "distil.jsonl"
@@ -30,6 +34,7 @@ LARGEST_GRADIENT = 5.0
 LOUDER = 0.125  # spread of a constant added to a log mel patch
 MASKED = 0.3  # chance that some bands, and that some frames, are blanked (arXiv 1904.08779)
 MOST_BANDS, MOST_FRAMES = 8, 12
+LEAST_SCORE = 1e-4
 HEARD_COUNTS = 4.0  # how much more a class counts that the teacher is sure of
 
 
@@ -52,57 +57,62 @@ class DistilConfig:
         )
 
 
-def distil_loss(logits: Tensor, scores: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
-    """How far a learner's logits [B, C] are from the teacher's scores [B, C], in two terms.
+def distil_loss(logits: Tensor, scores: Tensor, classes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """How far a learner's logits [B, C] are from the teacher's scores [B, C], in three terms.
 
-    Binary cross-entropy, in which a class counts 1 + 4 sqrt(score), a tenth of its sum; and one
-    less the cosine between what both read: scores times the classes' vectors [C, E].
+    Binary cross-entropy, in which a class counts 1 + 4 sqrt(score), a tenth of its sum. One less
+    the cosine between what both read: scores times the classes' vectors [C, E]. And a tenth of the
+    mean distance of their logits (smooth L1), as far as scores between 0.0001 and 0.9999 tell.
     """
     each = F.binary_cross_entropy_with_logits(logits, scores, reduction="none")
     weighed = (each * (1 + HEARD_COUNTS * scores.sqrt())).sum(1).mean() / 10
     cosine = F.cosine_similarity(logits.sigmoid() @ classes, scores @ classes, dim=1)
-    return weighed, 1 - cosine.mean()
+    expected = torch.logit(scores, LEAST_SCORE)
+    lowest = math.log(LEAST_SCORE)
+    apart = F.smooth_l1_loss(logits.clamp(min=lowest), expected.clamp(min=lowest)) / 10
+    return weighed, 1 - cosine.mean(), apart
 
 
-def blank_and_shift(patches: Tensor, random: np.random.Generator) -> Tensor:
+def blank_and_shift(patches: Tensor, random: Random) -> Tensor:
     """Patches [B, 64, 96] a little louder or quieter, some with bands or frames at their mean."""
-    patches = patches + torch.from_numpy(random.normal(0, LOUDER, (len(patches), 1, 1))).float()
-    for patch in patches:
-        if random.random() < MASKED:
-            count = int(random.integers(1, MOST_BANDS))
-            first = int(random.integers(0, MELS - count))
-            patch[first : first + count] = patch.mean()
-        if random.random() < MASKED:
-            count = int(random.integers(1, MOST_FRAMES))
-            first = int(random.integers(0, PATCH_FRAMES - count))
-            patch[:, first : first + count] = patch.mean()
+    patches = patches + LOUDER * random.normal(len(patches), 1, 1)
+    mean = patches.mean((1, 2), keepdim=True)
+    for dim, most in ((1, MOST_BANDS), (2, MOST_FRAMES)):
+        shape = [len(patches), 1, 1]
+        size = patches.shape[dim]
+        count = random.uniform(1.0, float(most), *shape).long()
+        first = (random.uniform(0.0, 1.0, *shape) * (size - count)).long()
+        shape[0], shape[dim] = 1, size
+        at = torch.arange(size, device=patches.device).view(shape)
+        blanked = (at >= first) & (at < first + count) & random.happens(MASKED, len(patches), 1, 1)
+        patches = torch.where(blanked, mean, patches)
     return patches
 
 
 @torch.no_grad()
-def judge(network: SoundClassifier, examples: Examples, classes: Tensor) -> tuple[float, float]:
-    """Both terms of the loss, the mean over examples."""
+def judge(network: SoundClassifier, judged: Judged, classes: Tensor) -> list[float]:
+    """The terms of the loss, their means over batches of one size."""
     network.eval()
     terms = []
-    for places in np.array_split(np.arange(len(examples)), max(1, len(examples) // 250)):
-        patches, scores = examples.take(places)
+    for patches, scores in judged:
         terms.append([float(term) for term in distil_loss(network(patches), scores, classes)])
     network.train()
-    entropy, distance = np.mean(terms, axis=0)
-    return float(entropy), float(distance)
+    means: list[float] = np.mean(terms, axis=0).tolist()
+    return means
 
 
 def distil(
     network: SoundClassifier,
     learned: Examples,
-    judged: Examples,
+    judged: Judged,
     classes: Tensor,
     config: DistilConfig,
     out: Path,
 ) -> None:
     """Train the network; OUT gets a checkpoint that another call goes on from, and a log.
 
-    `classes` [C, E] are the vectors that scores are read by.
+    `learned(count, seed)` gives patches [count, 64, 96] and scores [count, C], on the device of the
+    network. `classes` [C, E] are the vectors that scores are read by.
 
     Raises:
         BadConfig: the checkpoint in OUT is of another config.
@@ -116,29 +126,31 @@ def distil(
     done = restore(network, optimiser, config, out)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     network.train()
-    seen = []
+    device = classes.device
+    half = torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+    seen: list[Tensor] = []
     for step in range(done, config.steps):
-        random = np.random.default_rng((config.seed, step))
+        random = Random(device, config.seed * config.steps + step)
         torch.manual_seed(config.seed * config.steps + step)
         for group in optimiser.param_groups:
             group["lr"] = config.rate(step)
-        patches, scores = learned.take(random.integers(len(learned), size=config.batch))
-        entropy, distance = distil_loss(network(blank_and_shift(patches, random)), scores, classes)
-        (entropy + distance).backward()  # type: ignore[no-untyped-call]
+        patches, scores = learned(config.batch, config.seed * config.steps + step)
+        with half:
+            logits = network(blank_and_shift(patches, random))
+        terms = torch.stack(distil_loss(logits.float(), scores, classes))
+        terms.sum().backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(network.parameters(), LARGEST_GRADIENT)
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
-        seen.append((entropy.item(), distance.item()))
+        seen.append(terms.detach())
         if (step + 1) % KEEP_EVERY_STEPS == 0 or step + 1 == config.steps:
             save(network, optimiser, config, step + 1, out)
             report(step + 1, seen, judge(network, judged, classes), out)
             seen = []
 
 
-def report(
-    step: int, seen: list[tuple[float, float]], judged: tuple[float, float], out: Path
-) -> None:
-    learned = np.mean(seen, axis=0).round(4).tolist()
+def report(step: int, seen: list[Tensor], judged: list[float], out: Path) -> None:
+    learned = torch.stack(seen).mean(0).cpu().numpy().round(4).tolist()
     line = {"step": step, "learned": learned, "held_out": np.round(judged, 4).tolist()}
     with (out / LOG).open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")

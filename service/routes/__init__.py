@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from . import (
     admin,
+    agreement,
     collections,
     composed,
     embeddings,
+    feedback,
     health,
     highlights,
     items,
@@ -19,12 +21,14 @@ from . import (
     page,
     rank,
     search,
+    session,
     tags,
     where,
 )
 
 SUBJECTS = (
     page,
+    session,
     health,
     models,
     embeddings,
@@ -32,9 +36,11 @@ SUBJECTS = (
     tags,
     highlights,
     where,
+    agreement,
     items,
     composed,
     rank,
+    feedback,
     jobs,
     admin,
     search,

@@ -9,7 +9,9 @@ from index.collection import Collection, UnknownCollection
 from index.query_bank import ensure_query_bank
 
 from .. import schemas
+from ..access import ChangeOf, needs
 from ..active import Tercet
+from ..keys import ADMIN, READ
 from ..state import State
 from .router import Router
 
@@ -17,9 +19,11 @@ router = Router()
 
 
 @router.post("/v1/collections", status_code=201, tags=["collections"])
+@needs(ADMIN, "collection.create")
 async def create_collection(
-    tercet: Tercet, request: schemas.NewCollection
+    tercet: Tercet, request: schemas.NewCollection, change: ChangeOf
 ) -> schemas.CollectionFound:
+    change.about["collection"] = request.name
     tercet.check_room()
     return collection_response(await asyncio.to_thread(create_with_bank, tercet, request.name))
 
@@ -48,6 +52,7 @@ def collection_response(collection: Collection) -> schemas.CollectionFound:
 
 
 @router.get("/v1/collections", tags=["collections"])
+@needs(READ)
 async def list_collections(tercet: Tercet) -> schemas.CollectionList:
     found = []
     for collection in tercet.collections.all():
@@ -57,10 +62,12 @@ async def list_collections(tercet: Tercet) -> schemas.CollectionList:
 
 
 @router.get("/v1/collections/{name}", tags=["collections"])
+@needs(READ)
 async def get_collection(tercet: Tercet, name: str) -> schemas.CollectionFound:
     return await asyncio.to_thread(collection_response, tercet.collections.get(name))
 
 
 @router.delete("/v1/collections/{name}", status_code=204, tags=["collections"])
+@needs(ADMIN, "collection.delete")
 async def delete_collection(tercet: Tercet, name: str) -> None:
     await tercet.write(tercet.collections.delete, name)

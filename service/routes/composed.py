@@ -8,19 +8,24 @@ from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
-from fastapi import Request
+from fastapi import Query, Request
+from fastapi.responses import Response
 from starlette.datastructures import UploadFile
 
 from export.bundle import Joint, Route
 from index.collection import Collection
+from index.formats import TITLE, Format, format_csv, format_edl
 from index.search import TargetQuery, direction
 
 from .. import schemas
+from ..access import needs
 from ..active import ClientId, Tercet
 from ..exceptions import BadRequest
 from ..forms import Fields, read_form
+from ..keys import READ
 from ..pipeline import EncodedQuery
 from ..state import State
 from .bodies import content_type, parse_body, saved_upload
@@ -31,6 +36,7 @@ router = Router()
 
 Part = schemas.TextPart | schemas.FilePart | schemas.ItemPart
 
+FILE_TYPES = {"csv": "text/csv", "edl": "text/plain"}
 COMPOSED_FORM = Fields(texts=frozenset({"request"}), any_file=True)
 COMPOSED_BODY = {
     "requestBody": {
@@ -52,24 +58,53 @@ COMPOSED_BODY = {
 }
 
 
-@router.post_files("/v1/search", tags=["search"], openapi_extra=COMPOSED_BODY)
+@router.post_files(
+    "/v1/search",
+    tags=["search"],
+    openapi_extra=COMPOSED_BODY,
+    response_model=schemas.SearchResult,
+    responses={200: {"content": {kind: {} for kind in FILE_TYPES.values()}}},
+)
+@needs(READ)
 async def composed_search(
-    tercet: Tercet, client: ClientId, request: Request
-) -> schemas.SearchResult:
+    tercet: Tercet,
+    client: ClientId,
+    request: Request,
+    format: Annotated[
+        Format, Query(description="csv: a table; edl: a list of marks for video editors")
+    ] = "json",
+) -> schemas.SearchResult | Response:
     """A query of several parts: texts, files and items of the collection. Each has a weight,
     negative for what is not wanted. A part with `then` is looked for after those before it. Several
     targets are fused. Where no part is a file, the request may be JSON.
     """
     if content_type(request) == "application/json":
         composed = parse_body(schemas.ComposedSearch, await request.body())
-        return await search_by_parts(tercet, client, composed, {})
+        found = await search_by_parts(tercet, client, composed, {})
+        return format_result(found, composed, format)
     async with read_form(request, COMPOSED_FORM) as form:
         text = form.get("request")
         if not isinstance(text, str):
             raise BadRequest("there is no field 'request'")
         files = {name: part for name, part in form.multi_items() if not isinstance(part, str)}
         composed = parse_body(schemas.ComposedSearch, text.encode())
-        return await search_by_parts(tercet, client, composed, files)
+        found = await search_by_parts(tercet, client, composed, files)
+        return format_result(found, composed, format)
+
+
+def format_result(
+    found: schemas.SearchResult, request: schemas.ComposedSearch, format: Format
+) -> schemas.SearchResult | Response:
+    """What a search has found, as the kind of file that was asked for."""
+    if format == "json":
+        return found
+    if format == "csv":
+        text = format_csv(found.hits)
+    else:
+        words = [part.text for part in request.parts if isinstance(part, schemas.TextPart)]
+        text = format_edl(found.hits, ", ".join(words) or TITLE)
+    headers = {"Content-Disposition": f'attachment; filename="hits.{format}"'}
+    return Response(text, media_type=FILE_TYPES[format], headers=headers)
 
 
 async def search_by_parts(
@@ -105,6 +140,7 @@ async def search_by_parts(
     only = request.parts[0] if len(request.parts) == 1 else None
     options = replace(
         options,
+        aggregate=request.aggregate,
         known_share=known_share,
         target_name=target_name,
         words=only.text if isinstance(only, schemas.TextPart) else None,

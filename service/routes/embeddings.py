@@ -18,10 +18,12 @@ from media.errors import BadMedia, BadText
 from media.text import Reading, list_warnings
 
 from .. import schemas
+from ..access import needs
 from ..active import ClientId, Tercet
 from ..error_responses import error_body
 from ..exceptions import BadRequest, Overloaded, OverQuota, ShuttingDown, TimedOut
 from ..forms import Fields, check_fields
+from ..keys import READ
 from ..pipeline import EmbeddedMedia, Vectors, temporary_file
 from ..state import State
 from .bodies import saved_upload
@@ -40,6 +42,7 @@ FILE_CONTENT = (schemas.AudioContent, schemas.ImageContent)
 
 
 @router.post("/v1/embeddings", tags=["embed"])
+@needs(READ)
 async def openai_embeddings(
     tercet: Tercet, client: ClientId, request: schemas.OpenAIEmbeddings
 ) -> dict[str, Any]:
@@ -178,6 +181,7 @@ def to_floats(vector: Vectors) -> list[float]:
 
 
 @router.post("/v1/embed/text", tags=["embed"], response_model_exclude_none=True)
+@needs(READ)
 async def embed_text(
     tercet: Tercet, client: ClientId, request: schemas.Texts
 ) -> schemas.Embeddings:
@@ -209,6 +213,7 @@ def embeddings_response(
 
 
 def embed_by_file(modality: str) -> Callable[..., Awaitable[schemas.Embeddings]]:
+    @needs(READ)
     async def route(
         tercet: Tercet,
         client: ClientId,

@@ -11,16 +11,20 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from index.collection import UnknownCollection
 
+from ..access import Caller, CallerOf
+from ..metrics import CollectionMetrics
 from ..state import State
 from .router import Router
 
 router = Router()
 
 
-def current_state(request: Request) -> State:
-    """The state that serves now. A parameter `Tercet` would wait during a reload."""
+def current_state(request: Request, caller: Caller) -> State:
+    """The state that serves now, as the caller sees it. A parameter `Tercet` would wait during a
+    reload.
+    """
     state: State = request.app.state.owner.active.state
-    return state
+    return state.limited_to(caller.collections)
 
 
 @router.get("/healthz", response_class=PlainTextResponse, tags=["health"])
@@ -29,25 +33,27 @@ async def healthz() -> str:
 
 
 @router.get("/readyz", tags=["health"])
-async def readyz(request: Request) -> JSONResponse:
+async def readyz(request: Request, caller: CallerOf) -> JSONResponse:
     """Whether every stage moves. Answered even while another bundle takes over."""
-    problems = await current_state(request).problems()
+    problems = await current_state(request, caller).problems()
     return JSONResponse({"ready": not problems, "reasons": problems}, 503 if problems else 200)
 
 
 @router.get("/metrics", response_class=PlainTextResponse, tags=["health"])
-async def metrics(request: Request) -> Response:
-    tercet = current_state(request)
+async def metrics(request: Request, caller: CallerOf) -> Response:
+    """The metrics for Prometheus. Where keys are asked for, collections are counted only for a key
+    that may see them.
+    """
+    tercet = current_state(request, caller)
     for encoding, tokens in tercet.batcher.waiting().items():
         tercet.metrics.waiting.labels(encoding).set(tokens)
-    tercet.metrics.items.clear()
-    tercet.metrics.vectors.clear()
+    held = CollectionMetrics()
     for collection in tercet.collections.all():
         with suppress(UnknownCollection):  # deleted in the meantime
             counts = await asyncio.to_thread(collection.counts)
-            tercet.metrics.items.labels(collection.name).set(counts.items)
+            held.items.labels(collection.name).set(counts.items)
             for encoding in collection.dims:
-                tercet.metrics.vectors.labels(collection.name, encoding).set(
-                    counts.vectors.get(encoding, 0)
-                )
-    return Response(generate_latest(tercet.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+                count = counts.vectors.get(encoding, 0)
+                held.vectors.labels(collection.name, encoding).set(count)
+    text = generate_latest(tercet.metrics.registry) + generate_latest(held.registry)
+    return Response(text, media_type=CONTENT_TYPE_LATEST)

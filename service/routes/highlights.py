@@ -10,7 +10,9 @@ from fastapi import Query
 from export.bundle import EQUAL_WEIGHT, Manifest
 from index.highlights import Highlight, find_highlights
 
+from ..access import needs
 from ..active import Tercet
+from ..keys import READ
 from .router import Router
 
 router = Router()
@@ -19,6 +21,7 @@ HIGHLIGHTS_MAX = 100
 
 
 @router.get("/v1/collections/{name}/items/{id:path}/highlights", tags=["items"])
+@needs(READ)
 async def item_highlights(
     tercet: Tercet,
     name: str,

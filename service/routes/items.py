@@ -1,14 +1,15 @@
-"""Add, list, read and delete a collection's items, their media and their pictures."""
+"""Add, list, read, change and delete a collection's items, their media and their pictures."""
 
 from __future__ import annotations
 
 import asyncio
 import uuid
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 from fastapi import Query, Request
 from fastapi.responses import FileResponse, Response
+from pydantic.json_schema import SkipJsonSchema
 
 from index.collection import Collection
 from index.description import describe, make_sentence, read_bank, tag_readings
@@ -25,9 +26,11 @@ from media.modality import RECORDED
 from media.passages import Passage
 
 from .. import schemas
+from ..access import Change, ChangeOf, needs
 from ..active import ClientId, Tercet
 from ..exceptions import BadRequest
 from ..forms import Fields, read_form
+from ..keys import ADD, ADMIN, READ
 from ..links import Links, item_address
 from ..media import Picture, Stored, Version
 from ..state import State
@@ -66,8 +69,9 @@ ITEM_BODIES = {
 @router.post_files(
     "/v1/collections/{name}/items", status_code=201, tags=["items"], openapi_extra=ITEM_BODIES
 )
+@needs(ADD, "item.add")
 async def add_item(
-    tercet: Tercet, client: ClientId, name: str, request: Request
+    tercet: Tercet, client: ClientId, name: str, request: Request, change: ChangeOf
 ) -> schemas.ItemAdded:
     """Add a video, a picture or a sound (multipart), or a text (JSON). Answered when it is on disk.
     The same id again replaces the item.
@@ -75,9 +79,9 @@ async def add_item(
     collection = tercet.collections.get(name)
     kind = content_type(request)
     if kind == "multipart/form-data":
-        item = await add_media(tercet, client, collection, request)
+        item = await add_media(tercet, client, collection, request, change)
     elif kind == "application/json":
-        item = await add_text(tercet, client, collection, request)
+        item = await add_text(tercet, client, collection, request, change)
     else:
         raise BadRequest("send an item as multipart/form-data with a file, or as JSON with a text")
     return schemas.ItemAdded(
@@ -90,7 +94,7 @@ async def add_item(
 
 
 async def add_media(
-    tercet: State, client: str, collection: Collection, request: Request
+    tercet: State, client: str, collection: Collection, request: Request, change: Change
 ) -> NewItem:
     async with read_form(request, ITEM_FORM) as form:
         tercet.check_room()  # after the body: few clients read an answer while they send
@@ -98,6 +102,7 @@ async def add_media(
         if file is None or isinstance(file, str):
             raise BadRequest("there is no part 'file' with a file name")
         id = parse_value(schemas.ItemId, form.get("id") or uuid.uuid4().hex)
+        change.about["item"] = id
         given = form.get("metadata")
         metadata = check_metadata(parse_json("metadata", given)) if given else {}
         manifest = tercet.encoder.manifest
@@ -131,10 +136,13 @@ async def encode_passages(
     return add_passages(item, passages, vectors)
 
 
-async def add_text(tercet: State, client: str, collection: Collection, request: Request) -> NewItem:
+async def add_text(
+    tercet: State, client: str, collection: Collection, request: Request, change: Change
+) -> NewItem:
     text = parse_body(schemas.TextItem, await request.body())
     tercet.check_room()
     item = await encode_text_item(tercet, client, text)
+    change.about["item"] = item.id
     with stage("write"):
         await tercet.write(collection.put, [item])
     return item
@@ -158,10 +166,28 @@ async def encode_text_item(tercet: State, client: str, request: schemas.TextItem
 
 
 @router.get("/v1/collections/{name}/items", tags=["items"])
+@needs(READ)
 async def list_items(
-    tercet: Tercet, name: str, limit: Annotated[int, Query(ge=1, le=1000)] = 100, after: str = ""
+    tercet: Tercet,
+    name: str,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    after: str = "",
+    order: Annotated[
+        Literal["id", "newest"], Query(description="newest: those added last come first")
+    ] = "id",
+    filter: Annotated[
+        str | SkipJsonSchema[None], Query(description="a filter as JSON; goes with `newest`")
+    ] = None,
 ) -> schemas.ItemPage:
-    items = await asyncio.to_thread(tercet.collections.get(name).page, limit, after)
+    """A collection's items, a page at a time."""
+    collection = tercet.collections.get(name)
+    if filter is not None and order == "id":
+        raise BadRequest("a filter goes with order=newest")
+    if order == "newest":
+        wanted = parse_value(dict[str, Any], parse_json("filter", filter)) if filter else None
+        items = await asyncio.to_thread(collection.newest, limit, after, wanted)
+    else:
+        items = await asyncio.to_thread(collection.page, limit, after)
     return schemas.ItemPage(
         items=[item_response(item) for item in items],
         next=items[-1].id if len(items) == limit else None,
@@ -185,6 +211,7 @@ def item_response(item: Item) -> schemas.ItemFound:
 @router.get_and_head(
     "/v1/collections/{name}/items/{id:path}/media", tags=["items"], response_class=FileResponse
 )
+@needs(READ)
 async def item_media(tercet: Tercet, name: str, id: str) -> Stored:
     """The stored media, with range requests."""
     return await asyncio.to_thread(media_response, tercet.collections.get(name), id)
@@ -203,6 +230,7 @@ def media_response(collection: Collection, id: str) -> Stored:
 @router.get_and_head(
     "/v1/collections/{name}/items/{id:path}/playable", tags=["items"], response_class=FileResponse
 )
+@needs(READ)
 async def item_playable(
     tercet: Tercet, client: ClientId, name: str, id: str, start_s: Seconds = 0.0
 ) -> Stored:
@@ -225,6 +253,7 @@ async def item_playable(
 @router.get_and_head(
     "/v1/collections/{name}/items/{id:path}/clip", tags=["items"], response_class=FileResponse
 )
+@needs(READ)
 async def item_clip(
     tercet: Tercet, client: ClientId, name: str, id: str, start_s: Seconds, end_s: Seconds
 ) -> Stored:
@@ -268,6 +297,7 @@ def has_pictures(item: Item) -> bool:
     response_class=Response,
     responses={200: {"content": {"image/jpeg": {}}}},
 )
+@needs(READ)
 async def item_poster(
     tercet: Tercet, name: str, id: str, at_s: Annotated[float, Query(ge=0)] = 0.0
 ) -> Picture:
@@ -277,6 +307,7 @@ async def item_poster(
 
 
 @router.get_and_head("/v1/collections/{name}/items/{id:path}/waveform", tags=["items"])
+@needs(READ)
 async def item_waveform(tercet: Tercet, name: str, id: str) -> schemas.Waveform:
     """How loud an item is from its start to its end, made when it was added."""
     peaks = await asyncio.to_thread(tercet.collections.get(name).peaks, id)
@@ -284,6 +315,7 @@ async def item_waveform(tercet: Tercet, name: str, id: str) -> schemas.Waveform:
 
 
 @router.get("/v1/collections/{name}/items/{id:path}/description", tags=["items"])
+@needs(READ)
 async def item_description(
     tercet: Tercet, name: str, id: str, limit: Annotated[int, Query(ge=1, le=100)] = 5
 ) -> schemas.Description:
@@ -307,6 +339,7 @@ def find_description(tercet: State, name: str, id: str, limit: int) -> schemas.D
 
 
 @router.post("/v1/collections/{name}/items/{id:path}/link", status_code=201, tags=["items"])
+@needs(READ)
 async def link_item(
     request: Request, tercet: Tercet, client: ClientId, name: str, id: str
 ) -> schemas.ItemLink:
@@ -318,9 +351,9 @@ async def link_item(
     await asyncio.to_thread(collection.media, id)
     token = None
     seconds = None
-    if tercet.settings.api_keys:
+    if client:
         seconds = tercet.settings.link_s + item.duration_s
-        links: Links = request.app.state.owner.links
+        links: Links = request.app.state.owner.gate.links
         token = links.token(client, collection.name, item.id, seconds)
     root_path = request.scope.get("root_path", "")
     media = root_path + item_address(name, id, "media", token)
@@ -332,6 +365,7 @@ async def link_item(
 
 
 @router.get("/v1/collections/{name}/items/{id:path}", tags=["items"])
+@needs(READ)
 async def get_item(tercet: Tercet, name: str, id: str, words: bool = False) -> schemas.ItemFound:
     """An item; with `words`, all that its file says and shows in words, by its times."""
     collection = tercet.collections.get(name)
@@ -342,6 +376,21 @@ async def get_item(tercet: Tercet, name: str, id: str, words: bool = False) -> s
     return found
 
 
+@router.patch("/v1/collections/{name}/items/{id:path}", tags=["items"])
+@needs(ADD, "item.change")
+async def change_item(
+    tercet: Tercet, name: str, id: str, request: schemas.ItemChange
+) -> schemas.ItemFound:
+    """Put other metadata in the place of an item's own. Its vectors stay. Answered when it is on
+    disk.
+    """
+    collection = tercet.collections.get(name)
+    tercet.check_room()
+    await tercet.write(collection.set_metadata, id, request.metadata)
+    return item_response(await asyncio.to_thread(collection.item, id))
+
+
 @router.delete("/v1/collections/{name}/items/{id:path}", status_code=204, tags=["items"])
+@needs(ADMIN, "item.delete")
 async def delete_item(tercet: Tercet, name: str, id: str) -> None:
     await tercet.write(tercet.collections.get(name).delete, id)

@@ -7,8 +7,10 @@ from typing import Any
 from media.containers import MEDIA
 from media.text import LETTERS_MAX
 
+from ..access import needs
 from ..active import Tercet
 from ..exceptions import UnknownModel
+from ..keys import READ
 from ..state import State
 from .router import Router
 
@@ -17,11 +19,13 @@ router = Router()
 
 @router.get("/v1/models", tags=["models"])
 @router.get("/v1/models/", include_in_schema=False)  # else a model without a name
+@needs(READ)
 async def models(tercet: Tercet) -> dict[str, Any]:
     return {"object": "list", "data": [describe_model(tercet)]}
 
 
 @router.get("/v1/models/{model:path}", tags=["models"])
+@needs(READ)
 async def get_model(tercet: Tercet, model: str) -> dict[str, Any]:
     """One model of the list, by its name or an alias."""
     check_model(tercet, model)

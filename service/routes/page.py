@@ -11,6 +11,24 @@ from .router import Router
 router = Router()
 
 PAGE = Path(__file__).parent.parent / "page"
+KINDS = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+PartName = Literal[
+    "address.js",
+    "dom.js",
+    "imports.js",
+    "item.js",
+    "library.js",
+    "mark.svg",
+    "page.css",
+    "page.js",
+    "pictures.js",
+    "player.js",
+    "query.js",
+    "results.js",
+    "seekable.js",
+    "service.js",
+    "texts.js",
+]
 CONTENT = {
     "default-src": "'none'",
     "script-src": "'self'",
@@ -33,6 +51,6 @@ async def page() -> Stored:
 
 
 @router.get_and_head("/page/{name}", include_in_schema=False)
-async def page_part(name: Literal["page.css", "page.js", "seekable.js"]) -> Stored:
-    kind = "text/css" if name.endswith(".css") else "text/javascript"
+async def page_part(name: PartName) -> Stored:
+    kind = KINDS[Path(name).suffix]
     return Stored(PAGE / name, kind, headers={"Cache-Control": "no-cache"})

@@ -17,9 +17,11 @@ from index.search import direction
 from media.errors import MissingModality
 
 from .. import schemas
+from ..access import needs
 from ..active import ClientId, Tercet
 from ..exceptions import BadRequest
 from ..forms import Fields, read_form
+from ..keys import READ
 from ..state import State
 from .bodies import content_type, parse_body, saved_upload
 from .router import Router
@@ -49,6 +51,7 @@ RANK_BODY = {
 
 
 @router.post_files("/v1/rank", tags=["search"], openapi_extra=RANK_BODY)
+@needs(READ)
 async def rank(tercet: Tercet, client: ClientId, request: Request) -> schemas.Ranking:
     """Which of several texts fits a clip best, as probabilities over these choices. The clip is an
     item of a collection, or a file in a form beside the request.

@@ -9,10 +9,11 @@ from fastapi import APIRouter
 from fastapi.routing import APIRoute
 
 from .. import schemas
+from ..access import GuardedRoute
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
 
-ERROR_STATUSES = (400, 401, 404, 408, 409, 413, 415, 422, 429, 503)
+ERROR_STATUSES = (400, 401, 403, 404, 408, 409, 413, 415, 422, 429, 503)
 
 
 class Router(APIRouter):
@@ -20,7 +21,8 @@ class Router(APIRouter):
 
     def __init__(self) -> None:
         super().__init__(
-            responses={status: {"model": schemas.ErrorResponse} for status in ERROR_STATUSES}
+            route_class=GuardedRoute,
+            responses={status: {"model": schemas.ErrorResponse} for status in ERROR_STATUSES},
         )
         self.uploads: list[APIRoute] = []
 

@@ -7,23 +7,26 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import Depends, File, Form, UploadFile
 from pydantic import Field
 from pydantic.json_schema import SkipJsonSchema
 
 from export.bundle import ANY, Route
+from index.agreement import ensure_agreement
 from index.collection import Collection
-from index.records.filters import TAG, asks_for
+from index.records.filters import AGREEMENT, TAG, asks_for
 from index.search import Answer, Feedback, Mark, Options, TargetQuery, search
 from index.vocabulary import ensure_vocabulary
 from media.modality import MODALITIES, TEXT
 
 from .. import schemas
+from ..access import needs
 from ..active import ClientId, Tercet
 from ..exceptions import BadRequest
 from ..forms import Fields, check_fields
+from ..keys import READ
 from ..pipeline import EncodedQuery
 from ..settings import TOP_K_MAX
 from ..state import State
@@ -47,8 +50,9 @@ def parse_options(tercet: State, request: schemas.SearchOptions) -> Options:
         min_score=request.min_score,
         min_confidence=request.min_confidence,
         exact=request.exact,
-        qb_norm=request.qb_norm,
+        rerank=request.rerank,
         feedback=read_marks(request),
+        learned=request.learned,
         tags=request.tags,
     )
 
@@ -69,6 +73,8 @@ async def run_search(
     """Search, and for a sample of searches measure recall against comparing every vector."""
     if options.tags or asks_for(options.filter, TAG):
         await asyncio.to_thread(ensure_vocabulary, collection, tercet.encoder)
+    if asks_for(options.filter, AGREEMENT):
+        await asyncio.to_thread(ensure_agreement, collection, tercet.encoder.manifest)
     with stage("search"):
         answer = await asyncio.to_thread(search, collection, queries, options)
     if answer.hits and not answer.plan.exact and random.random() < tercet.settings.recall_sample:
@@ -148,6 +154,7 @@ def can_find_by_words(collection: Collection, targets: Sequence[str]) -> bool:
 
 
 def search_by_text(target: str) -> Callable[..., Awaitable[schemas.SearchResult]]:
+    @needs(READ)
     async def route(
         tercet: Tercet, client: ClientId, request: schemas.TextSearch
     ) -> schemas.SearchResult:
@@ -173,7 +180,8 @@ async def search_form(
         Annotated[float, Field(ge=0, le=1)] | SkipJsonSchema[None], Form()
     ] = None,
     exact: Annotated[bool, Form()] = False,
-    qb_norm: Annotated[bool, Form()] = False,
+    rerank: Annotated[Literal["qb_norm", "gram", "triangle"] | SkipJsonSchema[None], Form()] = None,
+    learned: Annotated[bool, Form()] = True,
     tags: Annotated[bool, Form()] = False,
     space: Annotated[str | SkipJsonSchema[None], Form()] = None,
 ) -> schemas.SearchOptions:
@@ -185,13 +193,15 @@ async def search_form(
         min_score=min_score,
         min_confidence=min_confidence,
         exact=exact,
-        qb_norm=qb_norm,
+        rerank=rerank,
+        learned=learned,
         tags=tags,
         space=space,
     )
 
 
 def search_by_file(source: str, target: str) -> Callable[..., Awaitable[schemas.SearchResult]]:
+    @needs(READ)
     async def route(
         tercet: Tercet,
         client: ClientId,

@@ -11,7 +11,9 @@ from index.tagging import list_tags
 from index.vocabulary import ensure_vocabulary
 
 from .. import schemas
+from ..access import needs
 from ..active import Tercet
+from ..keys import READ
 from ..state import State
 from .router import Router
 
@@ -19,6 +21,7 @@ router = Router()
 
 
 @router.get("/v1/collections/{name}/tags", tags=["collections"])
+@needs(READ)
 async def get_tags(
     tercet: Tercet,
     name: str,

@@ -18,7 +18,9 @@ from media.video import frame_times
 from media.windows import Media, Part
 
 from .. import schemas
+from ..access import needs
 from ..active import ClientId, Tercet
+from ..keys import READ
 from ..state import State
 from ..trace import stage
 from .items import has_pictures
@@ -39,6 +41,7 @@ class Decoded:
 
 
 @router.post("/v1/collections/{name}/items/{id:path}/where", tags=["items"])
+@needs(READ)
 async def where_it_matches(
     tercet: Tercet, client: ClientId, name: str, id: str, request: schemas.WhereRequest
 ) -> schemas.WhereFound:

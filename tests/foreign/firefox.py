@@ -25,8 +25,9 @@ from websockets.sync.client import ClientConnection, connect
 PATIENCE_S = 30.0
 HEADINGS = "[...document.querySelectorAll('#hits h2')].map(h => h.textContent)"
 PICTURE = "(document.querySelector('#hits .cover img')?.naturalWidth ?? 0) > 1"
-PLAYS = "(document.querySelector('#hits video')?.currentTime ?? 0) > 0.2"
-NOTE = "document.querySelector('#hits .note').textContent.trim()"
+PLAYS = "(document.querySelector('#item video')?.currentTime ?? 0) > 0.2"
+NOTE = "document.querySelector('#item .note').textContent.trim()"
+FOUND = "/moment/.test(document.querySelector('#status').textContent)"
 READY = "document.querySelector('#collection')?.textContent.includes('default') ?? false"
 
 
@@ -129,7 +130,7 @@ if __name__ == "__main__":
         firefox.value("document.querySelector('[type=search]').focus() ?? true")
         firefox.type(words)
         # before a search, the page shows what is there
-        firefox.wait(f"{HEADINGS}[0]?.startsWith({words!r}) ?? false")
+        firefox.wait(f"location.search.includes({words!r}) && {FOUND}")
         seen = firefox.wait(PICTURE)
         found = {"headings": firefox.value(HEADINGS), "picture": seen}
         firefox.click("#hits .cover")
