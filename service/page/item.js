@@ -72,6 +72,7 @@ function draw(node, item, path, play) {
   node.replaceChildren(el("header", {}, title, el("p", { class: "facts soft" }, facts(item))), main, side);
   document.title = `${named(item)} · Tercet`;
   title.focus({ preventScroll: true });
+  say("");
   main.append(actions(node, item, hit, path));
   if (item.kind === "text") media.append(el("blockquote", { dir: "auto" }, item.text ?? ""));
   else if (item.kind === "image") drawImage(media, item, path);
