@@ -6,6 +6,7 @@ import { followJobs, listenToDrops, whenAdded } from "./imports.js";
 import { forgetTags, readCollections, showCollections, showLibrary, showSaved } from "./library.js";
 import { inWords, keepSearch, listenToQuery, searchAddress, searchByFile, showQuery } from "./query.js";
 import { copyLink, draw, exportHits, forgetList, isShown, showList, tellAgain } from "./results.js";
+import { ask } from "./service.js";
 import { LANGUAGES, language, setLanguage, t, translate } from "./texts.js";
 
 let items = null; // the view of one item, which is loaded when one is first opened
@@ -179,6 +180,14 @@ function changeLanguage(event) {
   location.reload();
 }
 
+/** Who is signed in, and only what they may do. */
+async function showAccount() {
+  const { key, role, by } = await ask("v1/session").catch(() => ({}));
+  document.body.dataset.role = role ?? "";
+  $("account").hidden = by !== "session";
+  $("account").textContent = t("signed_in", { name: key ?? "" });
+}
+
 async function refresh() {
   forgetTags();
   forgetList();
@@ -207,3 +216,6 @@ try {
 } catch (error) {
   say(error.message, true);
 }
+document.body.classList.remove("unready");
+if (!state.item) $("words").focus({ preventScroll: true });
+showAccount();
