@@ -129,6 +129,7 @@ def test_every_error_has_a_status() -> None:
         "MissingData",
         "CannotFetchWheel",
         "CannotFetchPackage",
+        "OutOfTime",
     }  # in training, in a client
     for name in modules():
         for _, cls in inspect.getmembers(importlib.import_module(name), inspect.isclass):

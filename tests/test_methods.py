@@ -21,10 +21,14 @@ from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 
 from evaluation.clips import Clips
-from evaluation.composed import score_groups
+from evaluation.composed import say_in_order, score_groups
 from media.errors import BadConfig
 from media.manifest import Caption, Row
 from media.modality import AUDIO, VIDEO
+from model.__main__ import main
+from model.beds.plan import ARMS, BEDS, LEFT_OUT, Job, Plan, make_config, run_plan
+from model.beds.real import RealBed
+from model.beds.report import write_report
 from model.config import TrainConfig
 from model.data.batches import Batch
 from model.methods import (
@@ -467,3 +471,137 @@ def test_the_plain_recipe_trains_without_the_folder(media: Path, tmp_path: Path)
     command = [sys.executable, "-c", script, *arguments, str(media)]
     subprocess.run(command, cwd=code, check=True, capture_output=True)
     assert (tmp_path / "run" / "checkpoint" / "weights.pt").exists()
+
+
+# ---------------------------------------------------------------- beds
+
+
+def make_features(file: Path) -> None:
+    """A file like that of `bench.real_bed`: six pictures and sounds of three kinds, by chance."""
+    random = np.random.default_rng(0)
+    kinds = ["a dog", "rain", "a bell"] * 2
+
+    def describe(name: str, about: tuple[str, ...]) -> list[dict[str, Any]]:
+        return [
+            {
+                "id": f"{name}-{i}",
+                "group": kind,
+                "captions": [{"text": kind, "about": [m]} for m in about],
+            }
+            for i, kind in enumerate(kinds)
+        ]
+
+    rows = {
+        "pictures": describe("picture", (VIDEO,)),
+        "sounds": describe("sound", (AUDIO,)),
+        "pairs": describe("pair", (VIDEO, AUDIO)),
+        "recordings": describe("recording", (VIDEO, AUDIO)),
+    }
+    orders = [
+        [first_said, swapped]
+        for number in range(3)
+        for a in set(kinds)
+        for b in set(kinds)
+        for first_said, swapped in [say_in_order(a, b, number)]
+    ]
+    texts = list(dict.fromkeys(["?", *kinds, *(text for pair in orders for text in pair)]))
+    shapes = {
+        "picture_cells": (6, 4, 9, 8),
+        "picture_readings": (6, 4, 384),
+        "sound_patches": (6, 9, 8),
+        "sound_readings": (6, 384),
+        "order_patches": (2, 9, 8),
+        "order_readings": (2, 384),
+        "recording_cells": (6, 2, 9, 8),
+        "recording_frame_readings": (6, 2, 384),
+        "recording_patches": (6, 9, 8),
+        "recording_readings": (6, 384),
+        "text_tokens": (len(texts), 24, 8),
+        "text_readings": (len(texts), 384),
+    }
+    arrays = {
+        name: random.integers(-100, 101, shape).astype(np.int8) for name, shape in shapes.items()
+    }
+    flags = {
+        "sound_heard": (6, 9),
+        "order_heard": (2, 9),
+        "recording_has_video": (6,),
+        "recording_has_audio": (6,),
+    }
+    arrays |= {name: np.ones(shape, dtype=bool) for name, shape in flags.items()}
+    arrays |= {
+        "pairs": np.stack([np.arange(6)] * 2, axis=1),
+        "recording_owners": np.arange(6),
+        "recording_windows": np.zeros(6, np.int64),
+        "text_lengths": np.full(len(texts), 3, np.int16),
+    }
+    described = {"texts": texts, "rows": rows, "groups": [{"texts": orders[1]}]}
+    np.savez(file, rows=np.array(json.dumps(described)), **arrays)
+
+
+@pytest.fixture(scope="module")
+def features(media: Path) -> Path:
+    file = media / "features.npz"
+    make_features(file)
+    return file
+
+
+def test_a_trunk_adds_nothing_to_the_stems_at_first(features: Path) -> None:
+    """Before the first step a vector is the stems' reading; a text's, whatever shares its batch."""
+    bed = RealBed(features)
+    plan = Plan(out=features.parent, features=features, batch=8)
+    model = bed.network(make_config(plan, Job("real", "plain", 0))).eval()
+    readings = bed.data.texts.readings[1:4].astype(np.float32)
+    vectors = bed.embedder(model).texts(list(bed.data.texts.ids)[1:4])
+    expected = readings / np.linalg.norm(readings, axis=1, keepdims=True)
+    assert np.abs(vectors - expected).max() < 1e-6
+    galleries = bed.galleries(model)
+    heard = bed.data.arrays["recording_readings"].astype(np.float32)
+    expected = heard / np.linalg.norm(heard, axis=1, keepdims=True)
+    assert np.abs(galleries[AUDIO].vectors - expected).max() < 1e-5
+
+
+def test_a_plan_leaves_a_result_for_each_run_and_goes_on_where_it_was(
+    features: Path, tmp_path: Path
+) -> None:
+    """Both beds; an arm whose step costs more has fewer steps."""
+    out = tmp_path / "runs"
+    tested = ("plain", "CWCL", "CompA", "CVRL")
+    plan = Plan(
+        out=out,
+        features=features,
+        arms=tested,
+        seeds=1,
+        steps={"real": 4, "world": 4},
+        batch=12,
+        device="cpu",
+        clips=(16, 12),
+    )
+    late = run_plan(replace(plan, ends_at=0.0), log=lambda _: None)
+    assert late == [] and not list(out.glob("*.json"))
+    results = run_plan(plan, log=lambda _: None)
+    assert [(run["bed"], run["arm"]) for run in results] == [
+        (bed, arm) for bed in BEDS for arm in ARMS if arm in tested and (bed, arm) not in LEFT_OUT
+    ]
+    for run in results:
+        spent = run["steps"] * run["operations"]
+        assert abs(spent - 4 * run["plain_operations"]) <= run["operations"] / 2 + 1
+        assert {"text-any", "audio-video"} <= run["after"][0].keys()
+        assert 0 <= run["order"]["group"] <= 1 and "audio-text" in run["gap"]
+    views = next(run for run in results if run["arm"] == "CVRL" and run["bed"] == "world")
+    assert views["steps"] < 4
+    tables = write_report(results, out)
+    assert "| CompA |" in tables and "<svg" in (out / "methods-real.svg").read_text()
+    done = {file: file.stat().st_mtime_ns for file in out.glob("*.json")}
+    assert run_plan(plan, log=lambda _: None) == results
+    assert {file: file.stat().st_mtime_ns for file in out.glob("*.json")} == done
+
+
+def test_a_plan_names_what_there_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, said in (
+        (["--beds", "moon"], "no bed 'moon'"),
+        (["--beds", "real", "--arms", "VALOUR"], "no arm 'VALOUR'"),
+        (["--beds", "real", "--features", str(tmp_path / "none.npz")], "bench.real_bed"),
+    ):
+        assert main(["ablation", *arguments, "--out", str(tmp_path / "out")]) == 1
+        assert said in capsys.readouterr().err

@@ -184,13 +184,14 @@ class StemTrunk(nn.Module):
             Block(c.width, c.heads, c.modality_norms) for _ in range(c.depth)
         )
         self.norm = Norms(c.width, c.modality_norms)
-        self.heads = nn.ModuleDict({m: nn.Linear(c.width, READING, bias=False) for m in MODALITIES})
+        heads = {m: nn.Linear(c.width, READING, bias=False) for m in MODALITIES}
+        self.heads = nn.ModuleDict(heads)
         self.log_scale = nn.Parameter(torch.tensor(0.0))
         self.match = nn.ModuleDict(
             {pair: nn.Linear(READING, 1) for pair in ("audio_video", "audio_text")}
         )
         self.apply(initialise)
-        for head in self.heads.values():
+        for head in heads.values():
             nn.init.zeros_(head.weight)
         self.text_tokens: Tensor
         self.text_lengths: Tensor
@@ -221,7 +222,7 @@ class StemTrunk(nn.Module):
         if modality == TEXT:
             return self.encode_text(x)[0]
         features, readings = x[..., :-READING], x[..., -READING:]
-        tokens = features.flatten(1).unflatten(1, (-1, self.sizes[modality]))  # [B, T, D]
+        tokens = features.reshape(len(x), -1, self.sizes[modality])  # [B, T, D]
         heard = None
         if modality == AUDIO:
             heard = x.ne(0).any(-1)  # [B, P]

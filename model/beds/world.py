@@ -123,7 +123,8 @@ class WorldBed:
         """The scores of the order benchmark, [groups, sounds, texts]."""
         random = np.random.default_rng(5)
         space = self.embedder(model)
-        sounds, texts = [], []
+        sounds: list[NDArray[Any]] = []
+        texts: list[str] = []
         for _ in range(min(GROUPS, len(self.test) // 2)):
             pair = random.choice(len(self.test), 2, replace=False)
             first, second = (self.test.clip(int(i)) for i in pair)

@@ -110,7 +110,7 @@ class Inputs:
 
     def view(self, clip: Clip, view: View, random: np.random.Generator) -> NDArray[Any] | None:
         """A clip's frames or waveform, augmented once more; None if it has none."""
-        values = clip.frames if view.of == "video" else clip.waveform
+        values: NDArray[Any] | None = clip.frames if view.of == "video" else clip.waveform
         if values is None:
             return None
         changed = values if view.change is None else view.change(values, random)

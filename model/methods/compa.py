@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -39,8 +38,8 @@ SWAPPED = "swapped_caption"
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    weight: float = 2.0
-    share: float = 0.2  # of each batch that is put together
+    weight: float = 5.0
+    share: float = 0.25  # of each batch that is put together
     pairs: int = 600  # that are put together, in both orders
 
 
@@ -58,7 +57,7 @@ class ComposedSounds:
         if len(heard) < 2:
             raise BadConfig("compa needs a manifest with captioned sounds")
         random = np.random.default_rng(0)
-        self.composed: list[tuple[Row, list[tuple[Any, int]]]] = []
+        self.composed: list[tuple[Row, list[tuple[Clips, int]]]] = []
         for number in range(pairs):
             chosen = [heard[k] for k in random.choice(len(heard), 2, replace=False)]
             for members in (chosen, chosen[::-1]):
@@ -73,7 +72,9 @@ class ComposedSounds:
         return len(self.composed)
 
     def epoch_order(self, epoch: int, seed: tuple[int, ...]) -> NDArray[np.int64]:
-        return np.random.default_rng([*seed, epoch]).permutation(len(self))
+        """Pairs by chance. Both orders of a pair follow each other, mostly into one batch."""
+        pairs = np.random.default_rng([*seed, epoch]).permutation(len(self) // 2)
+        return np.stack([2 * pairs, 2 * pairs + 1], axis=1).ravel()
 
     def draw(self, step: int, count: int, seed: tuple[int, ...]) -> list[LazyClip]:
         places = (divmod(at, len(self)) for at in range(step * count, (step + 1) * count))
@@ -81,7 +82,7 @@ class ComposedSounds:
         return [LazyClip(row, partial(open_composed, row, members)) for row, members in chosen]
 
 
-def compose_row(members: list[tuple[Any, int]], number: int) -> Row:
+def compose_row(members: list[tuple[Clips, int]], number: int) -> Row:
     """The row of two sounds in their order; its metadata has the caption of the other order."""
     first, second = (source.rows[i] for source, i in members)
     names = [row.captions_about(AUDIO)[0].text for row in (first, second)]
@@ -97,9 +98,10 @@ def compose_row(members: list[tuple[Any, int]], number: int) -> Row:
     )
 
 
-def open_composed(row: Row, members: list[tuple[Any, int]]) -> Clip:
-    sounds = [source.clip(i).waveform for source, i in members]
-    waveform = put_together(sounds[0], sounds[1])
+def open_composed(row: Row, members: list[tuple[Clips, int]]) -> Clip:
+    first, second = (source.clip(i).waveform for source, i in members)
+    assert first is not None and second is not None
+    waveform = put_together(first, second)
     return Clip(row, None, waveform, int(len(waveform) * (1 - SILENT_TAIL)))
 
 

@@ -36,7 +36,8 @@ def take_interval(
     length = random.uniform(least_share, 1.0) * last
     start = random.uniform(0.0, last - length)
     at = np.linspace(start, start + length, len(frames)).round().astype(int)
-    return frames[at]
+    taken: NDArray[Any] = frames[at]
+    return taken
 
 
 def rows(settings: Settings) -> Rows:

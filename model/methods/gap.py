@@ -13,11 +13,11 @@ n rows, E embedding.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -58,7 +58,8 @@ def uniformity(x: Tensor, y: Tensor) -> Tensor:
     """
     n = len(x)
     others = ~torch.eye(n, dtype=torch.bool, device=x.device)
-    return (-2 * squared_distances(x, y))[others].logsumexp(0) - np.log(n * (n - 1))
+    total = (-2 * squared_distances(x, y))[others].logsumexp(0)
+    return total - math.log(n * (n - 1))
 
 
 def align_term(inputs: TermInputs, *names: str) -> Tensor | None:

@@ -148,7 +148,7 @@ def load_method(name: str, settings: Mapping[str, Any]) -> Rows:
 
 def check_rows(name: str, rows: Rows) -> None:
     """Raises BadConfig: a row that nothing reads, or a term that reads what is not there."""
-    made = {row.name for row in (*rows.texts, *rows.views)}
+    made = {text.name for text in rows.texts} | {view.name for view in rows.views}
     read = {vectors for term in rows.terms for vectors in term.needs}
     problems = [f"nothing reads {row!r}" for row in sorted(made - read)]
     problems += [f"{row!r} is not a vector of a batch" for row in sorted(read - made - VECTORS)]
