@@ -49,6 +49,7 @@ EDITED_PREFIX = "edited:"
 # Paths may hold bytes that are not UTF-8. They are stored as they are, and so read as blobs.
 PATH = "cast(? as text)"
 CHUNK = 4096
+DECODER = json.JSONDecoder()
 # of pages, so that a search finds its hits without reading the trees above them
 CACHE_KIB = 8 * 1024
 FILTERS_KEPT = 16  # whose results are remembered
@@ -669,7 +670,10 @@ class Records:
         rows, too_long = self.item_cache().get(items)
         for part in split(too_long):
             rows += self._db.execute(f"{ITEMS_QUERY} where n in ({placeholders(len(part))})", part)
-        return {n: About(json.loads(metadata), *others) for n, metadata, *others in rows}
+        return {
+            n: About(DECODER.raw_decode(metadata)[0], id, kind, duration_s, filename)
+            for n, metadata, id, kind, duration_s, filename in rows
+        }
 
     def read_vectors(self, ids: Ids, dim: int) -> tuple[Ids, NDArray[np.float32]]:
         """Vectors as they were given, by their ids, ascending: those that are there [k], and
