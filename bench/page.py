@@ -1,5 +1,5 @@
-"""How soon the page shows what a keystroke finds: from the request of a search to the frame that
-shows its hits.
+"""How soon the page is there, how much it moves while it comes, and how soon it shows what a
+keystroke finds: from the request of a search to the frame that shows its hits.
 
     python -m bench.page [--count 100000] [--bundle bundles/default] [--keystrokes 120]
 
@@ -47,7 +47,18 @@ window.fetch = async (...args) => {
   }
   return answer;
 };
+// How far what is shown was moved without anybody's doing, and when the first items were there.
+window.moved = 0;
+new PerformanceObserver((list) => {
+  for (const entry of list.getEntries()) if (!entry.hadRecentInput) window.moved += entry.value;
+}).observe({ type: "layout-shift", buffered: true });
+new MutationObserver((_, watcher) => {
+  if (!document.querySelector("#hits > li")) return;
+  watcher.disconnect();
+  requestAnimationFrame(() => setTimeout(() => (window.there = performance.now())));
+}).observe(document, { childList: true, subtree: true });
 """
+OPENED = 20  # times that the page is opened
 
 
 def fill(data: Path, bundle: Path, count: int) -> None:
@@ -90,7 +101,13 @@ def main() -> None:
             page = browser.new_page()
             page.add_init_script(WATCH)
             page.goto(f"http://127.0.0.1:{port}")
-            page.locator("#collection option").first.wait_for(state="attached")
+            page.locator("#hits > li").first.wait_for()
+            first_views = []
+            for _ in range(OPENED):
+                page.reload()
+                page.locator("#hits > li").first.wait_for()
+                page.wait_for_timeout(500)
+                first_views.append(page.evaluate("[window.there, window.moved]"))
             typed = 0
             while typed < args.keystrokes:
                 for letter in list_queries()[typed % len(list_queries())]:
@@ -99,7 +116,14 @@ def main() -> None:
                     typed += 1
                 page.locator("#words").fill("")
             seen = np.array(page.evaluate("window.seen"))
+            moved = page.evaluate("window.moved")
         browser.close()
+    there_ms, moved_first = np.array(first_views).T
+    print(
+        f"first items after {np.percentile(there_ms, 50):.0f} ms (p50), "
+        f"{np.percentile(there_ms, 95):.0f} ms (p95); "
+        f"layout shift {moved_first.max():.3f} at first, {moved:.3f} while typing\n"
+    )
     print(
         f"{len(seen)} searches of {args.count:,} windows, typed\n\n"
         "| from the request | p50, ms | p95, ms |\n"

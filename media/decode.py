@@ -28,7 +28,8 @@ from .containers import (
     read_tracks,
     video_stream,
 )
-from .errors import BeyondBudget, Damaged, TooLong
+from .errors import BeyondBudget, Damaged, NotMedia, TooLong
+from .hardware import find_device, note_fault
 from .preview import encode_jpeg
 from .video import VideoSpec, fit_square
 
@@ -225,10 +226,31 @@ def read_frames(path: Path, request: FrameRequest) -> Frames:
 
 
 def read_few_frames(path: Path, request: FrameRequest, told: PictureTimes) -> Iterator[Picture]:
-    """The frames that a request asks for, one after the other, decoding no more than it takes.
+    """The frames that a request asks for, one after the other, decoding no more than it takes; in
+    hardware if this process is to, as far as that gets.
 
     Raises:
         Damaged: not all of them can be had so.
+    """
+    device = find_device()
+    if device is not None:
+        given = 0
+        try:
+            for picture in read_by_device(path, request, told, device):
+                yield picture
+                given += 1
+            return
+        except (Damaged, NotMedia) as fault:
+            note_fault(path, device, fault)
+        request = replace(request, times_s=request.times_s[given:])
+    yield from read_by_device(path, request, told, None)
+
+
+def read_by_device(
+    path: Path, request: FrameRequest, told: PictureTimes, device: str | None
+) -> Iterator[Picture]:
+    """`read_few_frames` by a device, or in software. Raises NotMedia, too: the device does not
+    decode the file.
     """
     times_s = request.times_s
     if not len(told.pts) or not len(times_s):
@@ -236,7 +258,7 @@ def read_few_frames(path: Path, request: FrameRequest, told: PictureTimes) -> It
     at = np.maximum(np.searchsorted(told.starts_s, times_s, side="right") - 1, 0)
     wanted = told.pts[at]
     shown = {pts for pts, t in zip(wanted.tolist(), times_s, strict=True) if needs_jpeg(request, t)}
-    with open_container(path, request.budget) as container:
+    with open_container(path, request.budget, device=device) as container:
         stream = video_stream(container)
         assert stream is not None
         aspect = pixel_aspect(stream)

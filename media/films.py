@@ -141,8 +141,10 @@ def decode_parts(
         windows = survey.windows[at : at + PART]
         parts: dict[str, Part] = {}
         previews: dict[int, bytes] = {}
+        shown_s: dict[int, float] = {}
         if pictures is not None:
             parts[VIDEO], previews = pictures.take(range(at, at + len(windows)))
+            shown_s = {place: pictures.middle_s(at + place) for place in previews}
         if sound is not None:
             parts[AUDIO] = sound.take(windows)
         yield Media(
@@ -150,6 +152,7 @@ def decode_parts(
             windows=windows,
             parts=parts,
             pictures=previews,
+            shown_s=shown_s,
             peaks=b"" if at else survey.peaks,
             first_window=at,
             last=False,
@@ -174,7 +177,7 @@ class PictureWindows:
             self._last_use.update(dict.fromkeys(row, window))
         middles: set[float] = set()
         if options.previews:
-            middles = {row[len(row) // 2] for row in self._chosen[first:]}
+            middles = {self.middle_s(window) for window in range(first, len(self._chosen))}
         request = FrameRequest(
             times_s=times,
             spec=spec,
@@ -185,6 +188,11 @@ class PictureWindows:
         self._end = End(told.end_s)
         self._frames = zip(times, read_on(path, request, told, self._end), strict=False)
         self._held: dict[float, Picture] = {}
+
+    def middle_s(self, window: int) -> float:
+        """The second of the frame that a window's preview shows."""
+        row = self._chosen[window]
+        return row[len(row) // 2]
 
     def take(self, numbers: range) -> tuple[Part, dict[int, bytes]]:
         """The frames of these windows, and previews by their place among them."""

@@ -25,15 +25,23 @@ from pebble import ProcessPool
 from .convert import Made, Order, convert
 from .errors import BadMedia, BeyondBudget, DecoderFailed, DecodersClosed
 from .films import Survey, decode_or_survey, decode_parts
+from .hardware import OFF, use_hardware
 from .windows import DecodeOptions, Media
 
 MIB = 1024 * 1024
 CONVERTING_NICE = 5  # behind requests, before imports
+HARDWARE_MEMORY_MB = 64 * 1024  # of address space, most of which drivers map and do not use
 CORES = 2  # processor time of a file, in multiples of its deadline
 CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000  # of unshare(2)
 
 
 Result = TypeVar("Result")
+
+
+def start_process(memory_mb: int, nice: int, file_mb: int, hardware: str) -> None:
+    """Make this process one of a pool: see `confine` and `use_hardware`."""
+    confine(memory_mb, nice, file_mb)
+    use_hardware(hardware)
 
 
 def confine(memory_mb: int, nice: int, file_mb: int) -> None:
@@ -146,9 +154,10 @@ class ConfinedPool(Generic[Result]):
         *,
         nice: int = 0,
         file_mb: int = 0,
+        hardware: str = OFF,
     ) -> None:
         self._work, self._workers, self._max_s = work, workers, max_s
-        self._limits = memory_mb, nice, file_mb
+        self._limits = memory_mb, nice, file_mb, hardware
         self._lock, self._closed = threading.Lock(), False
         self._open: set[Future[Result | BadMedia]] = set()
         self._pool = self._new_pool()
@@ -160,7 +169,7 @@ class ConfinedPool(Generic[Result]):
         return ProcessPool(
             self._workers,
             max_tasks=500,
-            initializer=confine,
+            initializer=start_process,
             initargs=self._limits,
             context=context,
         )
@@ -222,13 +231,24 @@ class ConfinedPool(Generic[Result]):
 
 
 class Decoders(ConfinedPool[Media | Survey]):
-    """Confined processes that decode files."""
+    """Confined processes that decode files, pictures by `hardware`, one of its CHOICES. With
+    hardware they have HARDWARE_MEMORY_MB at least.
+    """
 
     def __init__(
-        self, workers: int = 2, memory_mb: int = 1024, max_s: float = 12.0, nice: int = 0
+        self,
+        workers: int = 2,
+        memory_mb: int = 1024,
+        max_s: float = 12.0,
+        nice: int = 0,
+        hardware: str = OFF,
     ) -> None:
-        super().__init__(read_confined, workers, memory_mb, max_s, nice=nice)
-        self._of_films = partial(ConfinedPool[Media], read_part, 1, memory_mb, max_s, nice=nice)
+        if hardware != OFF:
+            memory_mb = max(memory_mb, HARDWARE_MEMORY_MB)
+        super().__init__(read_confined, workers, memory_mb, max_s, nice=nice, hardware=hardware)
+        self._of_films = partial(
+            ConfinedPool[Media], read_part, 1, memory_mb, max_s, nice=nice, hardware=hardware
+        )
         self._films: ConfinedPool[Media] | None = None
 
     def start(self, path: Path, options: DecodeOptions) -> Future[Media | Survey | BadMedia]:

@@ -111,7 +111,8 @@ class Media:
     """One decoded item.
 
     `windows` are (start_s, end_s), `parts` have the arrays of each modality that the item has. With
-    previews, `pictures` has a JPEG for each window that has frames, by the window's number, and
+    previews, `pictures` has a JPEG for each window that has frames, by the window's number,
+    `shown_s` says from which second of the file it comes, and
     `peaks` the loudness of the sound (see `compute_peaks`). `passages` are its words, `metadata`
     its tags and the titles of its chapters, if they were asked for. A `still` picture has one
     window, from 0 to 0. A long file comes in several parts: `windows` are those from the item's
@@ -122,6 +123,7 @@ class Media:
     windows: list[tuple[float, float]]
     parts: dict[str, Part]
     pictures: dict[int, bytes] = field(default_factory=dict)
+    shown_s: dict[int, float] = field(default_factory=dict)
     peaks: bytes = b""
     passages: tuple[Passage, ...] = ()
     metadata: dict[str, Any] = field(default_factory=dict)
@@ -205,7 +207,7 @@ def decode_surveyed(
     if told is not None and specs.video:
         read = read_animation if animated else read_frames
         try:
-            duration_s, windows, video, pictures = read_video(
+            duration_s, windows, video, pictures, shown_s = read_video(
                 path, specs.video, options, sound=sound, told=told, read=read
             )
         except Damaged as fault:
@@ -217,6 +219,7 @@ def decode_surveyed(
                 windows=windows,
                 parts=parts,
                 pictures=pictures,
+                shown_s=shown_s,
                 peaks=make_peaks(waveform, duration_s, options),
             )
     if sound is None:
@@ -287,6 +290,7 @@ def make_still(picture: av.VideoFrame, options: DecodeOptions) -> Media:
         windows=[(0.0, 0.0)],
         parts={VIDEO: Part([0], frames, plain)},
         pictures={0: jpeg} if jpeg else {},
+        shown_s={0: 0.0} if jpeg else {},
         still=True,
     )
 
@@ -309,9 +313,9 @@ def read_video(
     sound: Sound | None,
     told: PictureTimes,
     read: Callable[[Path, FrameRequest], Frames] = read_frames,
-) -> tuple[float, list[tuple[float, float]], Part, dict[int, bytes]]:
+) -> tuple[float, list[tuple[float, float]], Part, dict[int, bytes], dict[int, float]]:
     """Duration in seconds, windows and frames of a file with pictures; with previews, a JPEG of the
-    middle of each window.
+    middle of each window, and the second that it is from.
 
     Frames are chosen by the end that the packets tell. If decoding shows another end, they are
     chosen again. A window before the first picture has no frames. `read` gives the frames.
@@ -340,8 +344,9 @@ def read_video(
     seen = [i for i, (start, end) in enumerate(windows) if start < true_s and end > told.start_s]
     rows = np.array([[place[t] for t in chosen[i]] for i in seen])
     pictures = {i: jpegs[middles[i]] for i in seen if options.previews and middles[i] in jpegs}
+    shown_s = {i: middles[i] for i in pictures}
     plain = frozenset(i for i, row in zip(seen, rows, strict=True) if is_plain(frames[row]))
-    return duration_s, windows, Part(seen, frames[rows], plain), pictures
+    return duration_s, windows, Part(seen, frames[rows], plain), pictures, shown_s
 
 
 def choose_times(

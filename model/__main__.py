@@ -119,6 +119,7 @@ def add_distil(commands: Commands) -> None:
     parser.add_argument(
         "--start-from", type=Path, metavar="RUN", help="a run whose weights this one starts with"
     )
+    parser.add_argument("--seed", type=int, default=0, help="of the examples; default: 0")
     parser.add_argument("--device", default="cpu", help="cpu or cuda; default: cpu")
     parser.add_argument(
         "--leave-out", type=Path, help="a manifest whose recordings are left out of training"
@@ -309,7 +310,9 @@ def distil_command(args: argparse.Namespace) -> int:
     judged = Examples(Mixtures(recordings, args.device, held_out=True), teacher, args.device)
     classes = sound_classes(SentenceVectors(), args.teachers)
     centred = torch.from_numpy(classes - classes.mean(axis=0)).to(args.device)
-    config = DistilConfig(steps=args.steps, batch=args.batch, learning_rate=args.learning_rate)
+    config = DistilConfig(
+        steps=args.steps, batch=args.batch, learning_rate=args.learning_rate, seed=args.seed
+    )
     network.to(args.device)
     distil(network, learned.take, judged.judging(JUDGED), centred, config, args.out)
     return 0

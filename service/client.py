@@ -94,6 +94,7 @@ class Hit(TypedDict):
     moments: list[Moment]
     parts: list[float] | None
     text: str | None
+    shown_s: float | None
     tags: list[TagMoment] | None
 
 

@@ -82,6 +82,7 @@ class FolderImport:
             memory_mb=IMPORT_MEMORY_MB,
             max_s=IMPORT_FILE_S,
             nice=10,
+            hardware=self._settings.hardware_decoding,
         )
         progress = Progress(done=0, total=0, indexed=0, unchanged=0, failed=0, failures=[])
         try:

@@ -101,6 +101,11 @@ class Settings(BaseSettings):
     decode_memory_mb: int = Field(
         1024, gt=0, description="address space of a decoding process, in MB"
     )
+    hardware_decoding: Literal["off", "auto", "cuda", "vaapi", "videotoolbox"] = Field(
+        "off",
+        description="decode pictures in hardware; 'auto': whatever FFmpeg has. What it cannot"
+        " decode is decoded in software",
+    )
     decode_max_s: float = Field(10.0, gt=0, description="seconds that one file may take to decode")
     decode_waiting_max: int = Field(
         128, gt=0, description="files that decode or wait to; more are refused with 429"

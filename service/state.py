@@ -168,6 +168,7 @@ def new_decoders(settings: Settings) -> Decoders:
         workers=settings.decode_workers,
         memory_mb=settings.decode_memory_mb,
         max_s=settings.decode_max_s,
+        hardware=settings.hardware_decoding,
     )
     decoders.warm()
     return decoders

@@ -298,6 +298,11 @@ def test_reports_backups_and_reembeddings_are_documents(data: Path, tmp_path: Pa
     report = document(tercet("report", "--data", data, "--json"))
     assert {worth["encoding"] for worth in report["indexes"]} == {"audio", "text"}
     assert (report["near_duplicates"], report["gone"], report["out_of_reach"]) == ([], [], {})
+    assert report["marks"] == {"marks": 0, "queries": 0, "learned": 0}
+    agreed = document(tercet("report", "--data", data, "--agreement", "--json"))
+    assert (agreed["total"], agreed["items"]) == (0, [])  # nothing has pictures and sound
+    refused = tercet("learn", "--data", data, "--json")
+    assert refused.returncode == 1 and "mark more hits" in refused.stderr
     counts = {"default": {"items": 3, "media_files": 0}}
     saved = document(tercet("backup", "--data", data, tmp_path / "saved", "--json"))
     assert saved == {"folder": str(tmp_path / "saved"), "collections": counts}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from media import containers, decode, hardware
 from media.audio import AudioSpec, cut_window, silence_invalid_samples
 from media.containers import Budget
 from media.decode import (
@@ -24,6 +26,7 @@ from media.decode import (
     read_few_frames,
     read_frames,
     read_picture_times,
+    scale_frame,
 )
 from media.errors import (
     BadMedia,
@@ -34,6 +37,7 @@ from media.errors import (
     NotMedia,
     TooLong,
 )
+from media.hardware import use_hardware
 from media.sandbox import Decoders
 from media.sound import read_waveform
 from media.text import BadText, TextSpec, TextTokens, learn_tokenizer
@@ -342,3 +346,61 @@ def test_decoding_less_chooses_the_same_frames_of_real_and_odd_files() -> None:
         assert alike and told.end_s == pytest.approx(end.seconds, abs=1e-3), path.name
         compared += 1
     assert compared > 200
+
+
+@pytest.fixture
+def on_hardware() -> Iterator[Callable[[str], None]]:
+    yield use_hardware
+    use_hardware("off")
+
+
+def test_what_hardware_does_not_decode_is_decoded_in_software(
+    tmp_path: Path, on_hardware: Callable[[str], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    """There is no such device here, so opening the file on it fails."""
+    path = make_clip(tmp_path / "v.mp4", [RED, GREEN])
+    budget, spec = Budget(), VideoSpec(frames=2, size=16)
+    request = FrameRequest(times_s=[0.5, 1.5], spec=spec, budget=budget)
+    expected, _, _ = read_frames(path, request)
+    on_hardware("vaapi")
+    found, _, _ = read_frames(path, request)
+    assert (found == expected).all()
+    [line] = caplog.messages
+    assert line.startswith("v.mp4: vaapi does not decode it (")
+    assert line.endswith("; in software instead")
+
+
+def test_hardware_is_asked_for_pictures_and_takes_over_again_in_software_where_it_stops(
+    tmp_path: Path,
+    on_hardware: Callable[[str], None],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The stand-in decodes in software, and stops at the second frame that is wanted."""
+    path = make_clip(tmp_path / "v.mp4", [RED, GREEN])
+    request = FrameRequest(
+        times_s=[0.2, 0.7, 1.5], spec=VideoSpec(frames=2, size=16), budget=Budget()
+    )
+    expected, _, _ = read_frames(path, request)
+    asked: list[str] = []
+    scaled: list[int] = []
+
+    def stand_in(device: str | None) -> None:
+        asked.extend([device] if device else [])
+
+    def scale(frame: av.VideoFrame, spec: VideoSpec, aspect: float) -> NDArray[np.uint8]:
+        scaled.append(frame.pts or 0)
+        if len(scaled) == 2:
+            raise Damaged("the device is gone")
+        return scale_frame(frame, spec, aspect)
+
+    monkeypatch.setattr(containers, "make_accelerator", stand_in)
+    monkeypatch.setattr(decode, "scale_frame", scale)
+    monkeypatch.setattr(hardware, "hwdevices_available", lambda: ["qsv", "vaapi", "cuda"])
+    on_hardware("auto")
+    found, _, _ = read_frames(path, request)
+    assert (found == expected).all() and asked == ["cuda"]
+    assert len(scaled) == 4 and scaled[1] == scaled[2]  # the first frame is not decoded twice
+    assert caplog.messages == [
+        "v.mp4: cuda does not decode it (the device is gone); in software instead"
+    ]

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import closing, suppress
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -19,7 +23,9 @@ from media.films import PART, Survey, decode_or_survey, decode_parts
 from media.sandbox import Decoders
 from media.windows import DecodeOptions, Media, decode_media
 
-from .makers import SPECS, FakeEncoder
+from .makers import ROOT, SPECS, FakeEncoder
+from .test_build import BUNDLE
+from .test_build import build as build_folder
 
 RATE = 8000
 SHORT = replace(SPECS, window_s=0.5, audio=replace(SPECS.audio, samples=RATE // 2))
@@ -65,6 +71,8 @@ def test_parts_are_what_the_whole_is(tmp_path: Path, overlap: float, loud: float
         assert (join(parts, modality) == whole.parts[modality].array).all()
     jpegs = {part.first_window + n: jpeg for part in parts for n, jpeg in part.pictures.items()}
     assert jpegs == whole.pictures
+    shown_s = {part.first_window + n: at_s for part in parts for n, at_s in part.shown_s.items()}
+    assert shown_s == whole.shown_s and shown_s.keys() == jpegs.keys()
     heights = np.frombuffer(parts[0].peaks, np.uint8).astype(int)
     assert np.abs(heights - np.frombuffer(whole.peaks, np.uint8)).max() <= 1
     again = list(decode_parts(film, options, survey, first=PART))
@@ -160,3 +168,52 @@ def test_a_long_film_is_searchable_early_and_resumed(tmp_path: Path) -> None:
     for one, other in zip(*found, strict=True):
         assert np.array_equal(one, other) if isinstance(one, np.ndarray) else one == other
     assert run(tmp_path / "a", film, broken).unchanged == 1
+
+
+def read_windows(data: Path) -> list[tuple[object, ...]]:
+    """The windows of a data folder that are there, with their vectors; none before its records."""
+    records = data / "collections" / "default" / "records.sqlite"
+    with (
+        suppress(sqlite3.OperationalError),
+        closing(sqlite3.connect(f"file:{records}?mode=ro", uri=True)) as db,
+    ):
+        return db.execute(
+            "select v.n, w.n, w.start_s, w.end_s, w.shown_s, v.encoding, v.vector"
+            " from vectors v join windows w on w.n = v.window order by v.n"
+        ).fetchall()
+    return []
+
+
+def read_items(data: Path) -> list[tuple[object, ...]]:
+    records = data / "collections" / "default" / "records.sqlite"
+    with closing(sqlite3.connect(records)) as db:
+        return db.execute(
+            "select id, kind, duration_s, metadata, digest, partial from items"
+        ).fetchall()
+
+
+@pytest.mark.slow
+def test_a_long_film_is_killed_half_way_and_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
+    film = make_film(tmp_path / "f.mkv", 1500, fps=2)
+    build_folder(tmp_path / "whole", film)
+    whole = read_windows(tmp_path / "whole")
+    data = tmp_path / "killed"
+    command = [sys.executable, "-m", "index", "build", "--bundle", BUNDLE, "--data", data, film]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+    try:
+        while process.poll() is None and len(read_windows(data)) < len(whole) / 2:
+            time.sleep(0.01)
+    finally:
+        process.kill()
+        process.wait()
+    before = read_windows(data)
+    assert len(whole) / 2 <= len(before) < len(whole)
+    build_folder(data, film)
+    after = read_windows(data)
+    assert after[: len(before)] == before  # none of them was encoded again
+    assert [row[2:-1] for row in after] == [row[2:-1] for row in whole]
+    ours, theirs = (
+        np.stack([np.frombuffer(row[-1], "<f4") for row in rows]) for rows in (after, whole)
+    )
+    assert (ours * theirs).sum(axis=1).min() >= 0.99999
+    assert read_items(data) == read_items(tmp_path / "whole")

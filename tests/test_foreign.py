@@ -203,7 +203,8 @@ def test_firefox_searches(tmp_path: Path) -> None:
     assert ran.returncode == 0, ran.stderr[-4000:]
     found = json.loads(ran.stdout)
     assert found["headings"] == ["green.ts", "red.mp4"] and found["picture"]
-    assert found["plays"]
+    assert found["plays"] and found["back"]
+    assert "q=green" in found["address"] and "item=" in found["address"]
     assert found["note"].startswith(
         "This browser cannot play green.ts. A converted version plays. Download the original"
     )

@@ -1,4 +1,4 @@
-"""One thing after another: sequences by worked-out values, and against trying all of them."""
+"""Several things in one item: sequences by worked-out values, and against trying all of them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from export.bundle import Joint
 from index.calibration import Calibration
@@ -17,6 +19,7 @@ from index.records.database import NewItem
 from index.records.window_table import Place
 from index.search import Answer, Options, TargetQuery, search
 from index.search.order import GAP_S, find_sequence
+from service import schemas
 
 from .makers import dims
 from .test_search import turned
@@ -191,3 +194,18 @@ def test_no_item_with_all_parts_is_missed(box: Collection) -> None:
     box.put([film(f"b{n}", SECOND, SECOND) for n in range(300)])
     box.put([film("both", 10.0, 80.0)])
     assert [hit.id for hit in ask_together(box, FIRST, SECOND, top_k=1).hits] == ["both"]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"parts": [{"text": "a"}, {"text": "b", "then": True}]},
+        {"parts": [{"text": "a"}, {"text": "b", "weight": -0.5}]},
+        {"parts": [{"text": "a"}, {"text": "b"}], "feedback": {"right": [{"id": "i"}]}},
+    ],
+)
+def test_what_does_not_go_with_parts_by_themselves(wrong: dict[str, Any]) -> None:
+    request = {"targets": ["any"], **wrong}
+    schemas.ComposedSearch.model_validate(request)
+    with pytest.raises(ValidationError, match="aggregate"):
+        schemas.ComposedSearch.model_validate(request | {"aggregate": "item"})

@@ -140,8 +140,8 @@ def test_words_find_a_moment_that_plays_from_where_it_matches(page: Page) -> Non
     assert middle_of(page, "#hits .cover img") == "blue"  # of the moment, not of its start in green
     first.get_by_role("link", name="Play story.mp4 from 0:04").click()
     until(page, "document.querySelector('#item video')?.currentTime > 4.1")
-    assert page.evaluate("!document.querySelector('#item video').paused")
-    assert page.evaluate("document.querySelector('#item video').currentTime") < 8.1
+    assert page.evaluate("!document.querySelector('#item video')?.paused")
+    assert page.evaluate("document.querySelector('#item video')?.currentTime") < 8.1
 
 
 def test_before_anything_is_asked_the_library_is_shown(page: Page, address: str) -> None:
@@ -233,6 +233,7 @@ def test_a_picture_is_added_shown_and_searched_by(page: Page, tmp_path: Path, ad
     expect(page.locator("#hits h2").first).to_have_text("sky.webp")
     page.locator("#example").set_input_files(picture)
     expect(page.locator("#chips")).to_contain_text("like sky.webp")
+    expect(page.get_by_role("status")).to_contain_text("moment")
     shown = page.locator("#hits > li").filter(has=page.get_by_role("heading", name="sky.webp"))
     until(page, "document.querySelector('#hits .cover.image img')?.naturalWidth > 1")
     assert middle_of(page, "#hits .cover.image img") == "blue"
@@ -530,10 +531,10 @@ def test_what_the_browser_cannot_play_is_told(
             said.get_by_role("link", name="Download the original").click()
         assert Path(download.value.path()).read_bytes() == (place / name).read_bytes()
         assert download.value.suggested_filename == name
-    until(page, "document.querySelector('#item video').currentTime > 1.6")
-    assert page.evaluate("document.querySelector('#item video').videoWidth") == 64
+    until(page, "document.querySelector('#item video')?.currentTime > 1.6")
+    assert page.evaluate("document.querySelector('#item video')?.videoWidth") == 64
     if name != "neither.mov":
-        until(page, "document.querySelector('#item video').webkitAudioDecodedByteCount > 0")
+        until(page, "document.querySelector('#item video')?.webkitAudioDecodedByteCount > 0")
     expect(said).to_contain_text(TOLD[name])
     assert bool(said.inner_text()) == bool(TOLD[name])
     assert Axe().run(page).violations_count == 0
@@ -555,7 +556,7 @@ def test_a_sound_without_a_table_is_heard_from_the_second_asked_for(
     shown, heard = page.evaluate(HEARD)
     assert at_s < shown < at_s + 4
     assert heard == pytest.approx(int(shown), abs=1.1)
-    assert page.evaluate("document.querySelector('#item audio').duration") == pytest.approx(
+    assert page.evaluate("document.querySelector('#item audio')?.duration") == pytest.approx(
         40.0, abs=0.2
     )
     expect(page.locator("#item .note")).to_have_text("")
@@ -726,7 +727,7 @@ def test_a_key_is_asked_for(browser: Browser, tmp_path: Path, library: dict[str,
         find(page, "red")
         until(page, "document.querySelector('#hits .cover img')?.naturalWidth > 1")
         play_hit(page)
-        until(page, "document.querySelector('#item video').currentTime > 0.1")
+        until(page, "document.querySelector('#item video')?.currentTime > 0.1")
         page.close()
 
 

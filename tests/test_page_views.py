@@ -9,6 +9,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
@@ -37,9 +38,12 @@ ITEMS = "/v1/collections/default/items"
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     port = free_port()
-    data = tmp_path_factory.mktemp("views") / "data"
-    command = [sys.executable, "-m", "service", "--data", str(data), "--port", str(port)]
-    command += ["--bundle", str(ROOT / "bundles" / "default")]
+    place = tmp_path_factory.mktemp("views")
+    (place / "imports").mkdir()
+    (place / "imports" / "broken.mp4").write_bytes(b"\0\0\0\x18ftypmp42" + bytes(300))
+    flags = {"data": place / "data", "imports": place / "imports", "port": port}
+    command = [sys.executable, "-m", "service", "--bundle", str(ROOT / "bundles" / "default")]
+    command += [f"--{name}={value}" for name, value in flags.items()]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
     try:
         address = f"http://127.0.0.1:{port}"
@@ -213,6 +217,29 @@ def test_an_empty_library_says_how_to_add(page: Page, address: str, tmp_path: Pa
     expect(page.locator("#hits h2")).to_have_text(["rain.ogg"])
     expect(page.locator("#empty")).to_be_hidden()
     httpx.delete(f"{address}/v1/collections/holiday").raise_for_status()
+
+
+def test_imports_by_the_service_are_followed(page: Page, address: str) -> None:
+    """What failed, and why; it can be tried again, and is not told of twice."""
+    job = {"collection": "default", "path": "."}
+    started = httpx.post(f"{address}/v1/jobs", json=job).json()["id"]
+    end = time.monotonic() + 60
+    while httpx.get(f"{address}/v1/jobs/{started}").json()["state"] in ("queued", "running"):
+        assert time.monotonic() < end
+        time.sleep(0.2)
+    page.reload()
+    told = page.get_by_role("list", name="Imports")
+    expect(told).to_contain_text("0 added, 1 failed")
+    told.get_by_text("What failed, and why").click()
+    expect(told).to_contain_text("broken.mp4")
+    told.get_by_role("button", name="Try again").click()
+    expect(told.locator(".bad")).to_have_count(1)
+    told.get_by_role("button", name="Dismiss").click()
+    expect(page.locator("#jobs > li")).to_have_count(0)
+    page.reload()
+    expect(page.locator("#hits h2").first).to_be_visible()
+    expect(page.locator("#jobs > li")).to_have_count(0)
+    assert len(httpx.get(f"{address}/v1/jobs").json()["jobs"]) == 2
 
 
 def test_filters_without_words_list_items(page: Page) -> None:

@@ -183,7 +183,7 @@ def test_what_cannot_be_converted_is_told(
         expect(note).to_contain_text(f"This browser cannot {said} It could not be converted:")
         expect(note).to_contain_text("Download the original")
         if sound:
-            until(page, "document.querySelector('#item video').currentTime > 1.1")
+            until(page, "document.querySelector('#item video')?.currentTime > 1.1")
         page.close()
 
 

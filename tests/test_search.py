@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -265,3 +266,13 @@ def test_what_neither_of_two_queries_is_for_is_told_by_the_first(box: Collection
     for order, cosine in ((1, 3**0.5 / 2), (-1, 0.5)):
         (hit,) = search(box, aims[::order]).hits
         assert hit.scores == pytest.approx({"video": 1.0, "audio": 1.0, "text": cosine}, abs=1e-6)
+
+
+def test_a_hit_tells_from_which_second_the_picture_of_its_best_window_comes(
+    box: Collection,
+) -> None:
+    box.put([replace(item("film", 0.0, 90.0), shown_s={0: 2.5, 1: 6.0}), item("other", 60.0)])
+    answer = search(box, [TargetQuery("video", turned(85.0))])
+    assert [(hit.id, hit.shown_s) for hit in answer.hits] == [("film", 6.0), ("other", None)]
+    copied = box.copy_item("film")
+    assert copied is not None and copied.shown_s == {0: 2.5, 1: 6.0}

@@ -15,11 +15,23 @@ import pytest
 import torch
 from torch import nn
 
-from evaluation.linear_maps import Linear, held_out, log_ranks, mean_within, ridge, unit
+from evaluation.kernel_maps import (
+    KernelMap,
+    compare,
+    find_directions,
+    kernel_held_out,
+    kernel_ridge,
+    mean_of_roots,
+)
+from evaluation.linear_maps import Linear, log_ranks, mean_within, ridge, unit
 from export.bundle import open_bundle
 from export.encoder import OnnxEncoder
-from export.stems import halve, number_folds
+from export.stems import Searched, halve, number_folds, to_kernel_map, try_means
+from export.to_onnx import trace_graph
+from media.video import VideoSpec
 from model.network.stems import (
+    LinearMap,
+    PictureEncoder,
     PictureStem,
     SameConv,
     fuse_batch_norm,
@@ -122,18 +134,52 @@ def test_halved_weights_are_widened_in_the_graph() -> None:
     assert np.allclose(session.run(None, {"x": x})[0], x @ weight + bias, atol=2e-2)
 
 
-def test_a_ridge_leaves_out_what_it_is_told_to() -> None:
+def test_a_ridge_recovers_a_linear_map() -> None:
     random = np.random.default_rng(0)
     features = random.normal(size=(300, 4)).astype(np.float32)
     truth = random.normal(size=(4, 8)).astype(np.float32)
     targets = unit(features @ truth)
     fitted = ridge(features, targets, strength=1e-6)
     assert (fitted(features) * targets).sum(axis=1).mean() > 0.95
-    parts = np.repeat([0, 1, 2], 100)
-    alone = ridge(features[100:], targets[100:], strength=0.1)(features[:100])
-    assert np.allclose(
-        held_out(features, targets, parts, 0.1, centred=False)[:100], alone, atol=1e-5
-    )
+
+
+def test_similarities_by_hand() -> None:
+    """The roots of [4, 0] and [0, 1] are [2, 0] and [0, 1], their mean is [1, 0.5]: their
+    directions are opposite, at a cosine of -1.
+    """
+    features = np.array([[4, 0], [0, 1]], np.float32)
+    mean = mean_of_roots(features)
+    assert mean.tolist() == [1.0, 0.5]
+    directions = find_directions(features, mean)
+    assert np.allclose(directions, unit(np.array([[1, -0.5], [-1, 0.5]], np.float32)))
+    kernel = compare(directions, directions, sharpness=0.5)
+    assert np.allclose(kernel, [[1, np.exp(-1)], [np.exp(-1), 1]])
+
+
+def test_a_kernel_ridge_by_hand() -> None:
+    """Two pictures with opposite targets, and similarities of 1 and e^-1: the coefficients are
+    y / (1 - e^-1 + penalty).
+    """
+    features = np.array([[4, 0], [0, 1]], np.float32)
+    targets = np.array([[1, 0], [-1, 0]], np.float32)
+    fitted = kernel_ridge(features, targets, 0.5, penalty=0.1)
+    expected = 1 / (1 - np.exp(-1) + 0.1)
+    assert np.allclose(fitted.coefficients, [[expected, 0], [-expected, 0]])
+    assert np.allclose(fitted(features), targets)
+
+
+def test_a_kernel_ridge_leaves_out_what_it_is_told_to() -> None:
+    """The short formula gives what a fit to the other parts gives, with the same means."""
+    random = np.random.default_rng(0)
+    features = random.random((60, 5)).astype(np.float32)
+    targets = unit(random.normal(size=(60, 8)))
+    parts = np.repeat([0, 1, 2], 20)
+    directions = find_directions(features, mean_of_roots(features))
+    kernel = compare(directions, directions, sharpness=2.0)
+    found = kernel_held_out(kernel, targets, parts, penalty=0.1)
+    rest = targets[20:] - targets.mean(axis=0)
+    fitted = np.linalg.solve(kernel[20:, 20:] + 0.1 * np.eye(40), rest)
+    assert np.allclose(found[:20], unit(kernel[:20, 20:] @ fitted), atol=1e-4)
 
 
 def test_books_and_labels_are_left_out_whole() -> None:
@@ -159,6 +205,56 @@ def test_ranks_of_names_by_hand() -> None:
 def test_a_linear_map_gives_unit_vectors() -> None:
     linear = Linear(np.eye(2, dtype=np.float32), np.array([0, 1], np.float32))
     assert np.allclose(linear(np.array([[1, 0]], np.float32)), np.sqrt([[0.5, 0.5]]))
+
+
+def picture_encoder(random: np.random.Generator) -> tuple[PictureEncoder, KernelMap]:
+    """A tiny one, and the map that it holds."""
+    fitted = kernel_ridge(
+        6 * random.random((30, 10)).astype(np.float32),
+        unit(random.normal(size=(30, 8))),
+        2.5,
+        penalty=0.1,
+    )
+    classes = LinearMap(torch.randn(7, 8), torch.zeros(8))
+    stem = PictureStem(lite_weights())
+    return PictureEncoder(stem, 0.4, classes, to_kernel_map(fitted), 0.6).eval(), fitted
+
+
+def test_a_kernel_map_in_the_graph_gives_what_it_gave_when_fitted() -> None:
+    encoder, fitted = picture_encoder(np.random.default_rng(0))
+    features = 6 * torch.rand(5, 1, 10)
+    alone = fitted(features[:, 0].numpy())
+    assert np.allclose(encoder.captions(features).numpy(), alone, atol=1e-5)
+    frames = torch.cat([features, features], dim=1)  # a window of two equal frames
+    assert np.allclose(encoder.captions(frames).numpy(), alone, atol=1e-5)
+
+
+def test_a_picture_in_a_batch_has_the_vector_that_it_has_alone(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    encoder, _ = picture_encoder(random)
+    spec = VideoSpec(2, 16, "squash")
+    proto = trace_graph(encoder, "video", spec)
+    session = onnxruntime.InferenceSession(
+        proto.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    frames = random.integers(0, 256, (3, *spec.shape), np.uint8)
+    (together,) = session.run(None, {"frames": frames})
+    (alone,) = session.run(None, {"frames": frames[1:2]})
+    assert np.allclose(together[1], alone[0], atol=1e-5)
+    with torch.no_grad():
+        expected = encoder(torch.from_numpy(frames)).numpy()
+    assert np.allclose(together, expected, atol=1e-4)
+
+
+def test_the_mean_that_queries_lose_is_chosen_by_what_they_find() -> None:
+    """Both queries lean to the captions' mean, which hides what they differ in."""
+    means = np.array([[0, 0, 1], [0, 0, 1], [10, 0, 0]], np.float32)
+    sentences = np.array([[5, 1, 0], [5.5, -1, 0]], np.float32)
+    vectors = unit(np.array([[0.1, 1, 0], [0.9, -1, 0]], np.float32))
+    searched = Searched(["a", "b"], np.zeros(2, np.int64), sentences, vectors)
+    tried = {one.strengths: one.loss for one in try_means(means, searched, searched)}
+    assert tried[0.5, 0.5, 0.0] == pytest.approx(np.log(2) / 2)  # both queries find the second
+    assert tried[0.5, 0.0, 0.5] == 0.0
 
 
 def test_the_command_names_what_it_lacks(tmp_path: Path) -> None:

@@ -279,6 +279,12 @@ def test_keyframes_stand_for_windows_of_longer_films(
     make_numbered(path, seconds, every)
     spec = VideoSpec(frames=2, size=32, choice=Choice.KEYFRAMES)
     media = read_media(path, InputSpecs(5.0, spec, None), Budget())
+    assert not media.shown_s
+    options = DecodeOptions(specs=InputSpecs(5.0, spec, None), budget=Budget(), previews=True)
+    shown_s = decode_media(path, options).shown_s
+    assert [4 * at_s for at_s in shown_s.values()] == pytest.approx(
+        [row[1] for row in shown], abs=1
+    )
     frames = media.parts["video"].array
     found = np.round(frames.mean(axis=(2, 3, 4)) / 2).astype(int)
     assert np.abs(found - np.array(shown)).max() <= 1

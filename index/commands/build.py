@@ -14,7 +14,7 @@ from typing import Any
 from export.encoder import OnnxEncoder
 from media.commands import Commands, add_command
 from media.containers import WHOLE_BUDGET
-from media.sandbox import Decoders
+from media.hardware import OFF
 
 from ..collection import FingerprintConflict
 from ..ingest.adopt import adopt
@@ -25,12 +25,13 @@ from ..ingest.reembed import Progress, swap
 from ..library import Collections
 from ..query_bank import ensure_query_bank
 from .flags import (
-    DECODE_MEMORY_MB,
     OVERLAP,
     add_collection,
     add_data,
+    add_decoding,
     add_sizing,
     open_collections,
+    open_decoders,
     parse_overlap,
 )
 from .missing import missing_document, report_missing
@@ -71,17 +72,12 @@ def add_parser(commands: Commands) -> None:
         "--retry-failed", action="store_true", help="try again what failed in earlier builds"
     )
     building.add_argument(
-        "--workers",
-        type=int,
-        default=2,
-        help="decoding processes; with --engine ray, actors; default: 2",
+        "--engine",
+        choices=["local", "ray"],
+        default="local",
+        help="ray: on a Ray cluster, --workers actors",
     )
-    building.add_argument(
-        "--engine", choices=["local", "ray"], default="local", help="ray: on a Ray cluster"
-    )
-    building.add_argument(
-        "--file-max-s", type=float, default=600.0, help="seconds one file may take to decode"
-    )
+    add_decoding(building)
     building.add_argument("--overlap", type=parse_overlap, default=0.0, help=OVERLAP)
     add_watching(building)
     add_readers(building)
@@ -139,6 +135,8 @@ def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
             )
     elif args.data is None:
         parser.error("the following arguments are required: --data")
+    if args.engine == "ray" and args.hardware_decoding != OFF:
+        parser.error("build: --hardware-decoding does not go with --engine ray")
     if args.watch and (args.adopt or args.reembed or args.engine != "local"):
         parser.error("build: --watch does not go with --adopt, --reembed and --engine ray")
 
@@ -222,7 +220,7 @@ def adopt_media(args: argparse.Namespace, encoder: OnnxEncoder, collections: Col
     )
     for file in files:
         print(f"  {file} ({file.stat().st_size} bytes)")
-    decoders = Decoders(args.workers, DECODE_MEMORY_MB, args.file_max_s)
+    decoders = open_decoders(args)
     try:
         report = follow_build(adopt(encoder, collection, decoders, WHOLE_BUDGET, args.overlap))
     finally:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from export.bundle import Manifest
 from media.commands import add_frames
+from media.hardware import CHOICES, HELP, OFF
+from media.sandbox import Decoders
 
 from ..library import Collections
 from ..vectors.kinds import KINDS
@@ -68,6 +70,26 @@ def add_sizing(command: argparse.ArgumentParser) -> None:
         "--milvus",
         default="",
         help="address of a Milvus server that keeps the vectors instead of FAISS",
+    )
+
+
+def add_decoding(command: argparse.ArgumentParser) -> None:
+    """Add the flags of commands that decode files by `open_decoders`."""
+    command.add_argument("--workers", type=int, default=2, help="decoding processes; default: 2")
+    command.add_argument(
+        "--file-max-s", type=float, default=600.0, help="seconds one file may take to decode"
+    )
+    command.add_argument(
+        "--hardware-decoding",
+        choices=CHOICES,
+        default=os.environ.get("TERCET_HARDWARE_DECODING", OFF),
+        help=f"{HELP}; default: TERCET_HARDWARE_DECODING, else off",
+    )
+
+
+def open_decoders(args: argparse.Namespace) -> Decoders:
+    return Decoders(
+        args.workers, DECODE_MEMORY_MB, args.file_max_s, hardware=args.hardware_decoding
     )
 
 

@@ -13,10 +13,17 @@ from tqdm import tqdm
 from export.encoder import OnnxEncoder
 from media.commands import Commands, add_command
 from media.containers import ARCHIVE_BUDGET
-from media.sandbox import Decoders
 
 from ..ingest.reembed import Overlap, Progress, drop, measure_overlaps, reembed, swap
-from .flags import DECODE_MEMORY_MB, LINE_S, OVERLAP, add_collection, add_data, parse_overlap
+from .flags import (
+    LINE_S,
+    OVERLAP,
+    add_collection,
+    add_data,
+    add_decoding,
+    open_decoders,
+    parse_overlap,
+)
 
 
 def add_parser(commands: Commands) -> None:
@@ -27,10 +34,7 @@ def add_parser(commands: Commands) -> None:
         "--data mine --bundle bundles/mine",
         "--data mine --swap",
     )
-    embedding.add_argument("--workers", type=int, default=2, help="decoding processes")
-    embedding.add_argument(
-        "--file-max-s", type=float, default=600.0, help="seconds one file may take to decode"
-    )
+    add_decoding(embedding)
     ending = embedding.add_mutually_exclusive_group()
     ending.add_argument(
         "--swap", action="store_true", help="put the re-embedded collection in the old one's place"
@@ -86,7 +90,7 @@ def reembed_with_progress(
     named on stderr.
     """
     progress = Progress()
-    decoders = Decoders(args.workers, DECODE_MEMORY_MB, args.file_max_s)
+    decoders = open_decoders(args)
     try:
         printed = time.monotonic()
         with tqdm(unit="item", desc="embedding", disable=not sys.stderr.isatty()) as bar:

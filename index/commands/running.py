@@ -19,7 +19,7 @@ from media.sandbox import Decoders
 
 from ..collection import Collection
 from ..ingest.build import BuildOptions, Report, build
-from .flags import DECODE_MEMORY_MB, LINE_S
+from .flags import DECODE_MEMORY_MB, LINE_S, open_decoders
 
 
 def build_options(args: argparse.Namespace) -> BuildOptions:
@@ -52,7 +52,7 @@ def run_build(
             frames=args.frames,
         )
         return
-    decoders = Decoders(args.workers, DECODE_MEMORY_MB, args.file_max_s)
+    decoders = open_decoders(args)
     try:
         yield from run_local(args, encoder, collection, decoders, options)
     finally:

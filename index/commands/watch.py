@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from export.encoder import OnnxEncoder
-from media.sandbox import Decoders
 
 from ..collection import Collection
 from ..ingest.build import Report, list_failures
@@ -20,7 +19,7 @@ from ..ingest.names import make_printable
 from ..ingest.remote import Remote, post_changes
 from ..ingest.watch import call_at, follow, stop_at_signals
 from ..query_bank import ensure_query_bank
-from .flags import DECODE_MEMORY_MB, open_collections
+from .flags import open_collections, open_decoders
 from .missing import missing_document, report_missing
 from .running import build_options, report_build, run_local
 
@@ -35,7 +34,7 @@ def watch_data(args: argparse.Namespace) -> int:
         closing_order.callback(collections.close)
         collection = collections.ensure(args.collection)
         ensure_query_bank(collection, encoder)
-        decoders = Decoders(args.workers, DECODE_MEMORY_MB, args.file_max_s)
+        decoders = open_decoders(args)
         closing_order.enter_context(call_at(stop, decoders.close))
         for changed in follow(args.paths, stop, ignored=args.data):
             whole = changed is None

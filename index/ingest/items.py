@@ -37,6 +37,7 @@ def media_item(id: str, media: Media, vectors: dict[str, WindowVectors], **field
         vectors=audible,
         one_colour=media.parts["video"].empty if "video" in media.parts else (),
         pictures=media.pictures,
+        shown_s=media.shown_s,
         peaks=media.peaks,
         **fields,
     )

@@ -49,6 +49,7 @@ EDITED_PREFIX = "edited:"
 # Paths may hold bytes that are not UTF-8. They are stored as they are, and so read as blobs.
 PATH = "cast(? as text)"
 CHUNK = 4096
+DECODER = json.JSONDecoder()
 # of pages, so that a search finds its hits without reading the trees above them
 CACHE_KIB = 8 * 1024
 FILTERS_KEPT = 16  # whose results are remembered
@@ -100,6 +101,7 @@ class NewItem:
     passages: tuple[Passage, ...] = ()
     one_colour: Collection[int] = ()  # windows whose pictures show that and nothing else
     pictures: dict[int, bytes] = field(default_factory=dict)  # by window, as JPEG
+    shown_s: dict[int, float] = field(default_factory=dict)  # by window, when its picture is shown
     peaks: bytes = b""  # see `media.preview`
     warnings: tuple[str, ...] = ()  # for whoever adds it; not stored
     # A long file is written part by part: the first of these windows, and whether more follow.
@@ -380,8 +382,8 @@ class Records:
         numbers: list[int] = []
         for position, (start_s, end_s) in enumerate(item.windows):
             number = self._db.execute(
-                "insert into windows (item, start_s, end_s, plain) values (?, ?, ?, ?)",
-                (row, start_s, end_s, position in item.one_colour),
+                "insert into windows (item, start_s, end_s, plain, shown_s) values (?, ?, ?, ?, ?)",
+                (row, start_s, end_s, position in item.one_colour, item.shown_s.get(position)),
             ).lastrowid
             assert number is not None
             numbers.append(number)
@@ -559,6 +561,21 @@ class Records:
         ).fetchone()
         return row[0] if row else None
 
+    def pictures_shown_s(self, windows: Iterable[int]) -> dict[int, float]:
+        """From which second of their items the pictures of windows come, by the windows' numbers.
+        Those written by earlier versions do not tell.
+        """
+        found: dict[int, float] = {}
+        numbers = list(windows)
+        for at in range(0, len(numbers), CHUNK):
+            some = numbers[at : at + CHUNK]
+            marks = ", ".join("?" * len(some))
+            rows = self._db.execute(
+                f"select n, shown_s from windows where n in ({marks}) and shown_s is not null", some
+            )
+            found.update(rows.fetchall())
+        return found
+
     def peaks(self, id: str) -> bytes:
         """How loud an item is from its start to its end; empty where it has no sound."""
         row = self._db.execute(
@@ -653,7 +670,10 @@ class Records:
         rows, too_long = self.item_cache().get(items)
         for part in split(too_long):
             rows += self._db.execute(f"{ITEMS_QUERY} where n in ({placeholders(len(part))})", part)
-        return {n: About(json.loads(metadata), *others) for n, metadata, *others in rows}
+        return {
+            n: About(DECODER.raw_decode(metadata)[0], id, kind, duration_s, filename)
+            for n, metadata, id, kind, duration_s, filename in rows
+        }
 
     def read_vectors(self, ids: Ids, dim: int) -> tuple[Ids, NDArray[np.float32]]:
         """Vectors as they were given, by their ids, ascending: those that are there [k], and
@@ -965,7 +985,7 @@ class Records:
             return None
         number, kind, duration_s, told, metadata = row
         rows = self._db.execute(
-            "select w.n, w.start_s, w.end_s, w.plain, p.jpeg from windows w"
+            "select w.n, w.start_s, w.end_s, w.plain, p.jpeg, w.shown_s from windows w"
             " left join pictures p on p.window = w.n where w.item = ? order by w.n",
             (number,),
         ).fetchall()
@@ -1004,6 +1024,7 @@ class Records:
             },
             one_colour=frozenset(place for place, row in enumerate(kept) if row[3]),
             pictures={place: row[4] for place, row in enumerate(kept) if row[4] is not None},
+            shown_s={place: row[5] for place, row in enumerate(kept) if row[5] is not None},
             peaks=self.peaks(id),
             metadata={key: v for key, v in json.loads(metadata).items() if key in FILE_METADATA},
             passages=passages,

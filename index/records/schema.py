@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from .filters import metadata_values
 
-SCHEMA_VERSION = 12
+SCHEMA_VERSION = 13
 # A statement each, so that all of them run in one transaction.
 SCHEMA = (
     "create table meta (key text primary key, value text not null) strict",
@@ -33,7 +33,7 @@ SCHEMA = (
     "create table windows ("
     " n integer primary key autoincrement, item integer not null references items"
     " on delete cascade, start_s real not null, end_s real not null,"
-    " plain integer not null default 0) strict",
+    " plain integer not null default 0, shown_s real) strict",
     "create index windows_item on windows (item)",
     "create table vectors ("
     " n integer primary key autoincrement, window integer not null references windows"
@@ -280,6 +280,11 @@ def add_feedback(db: sqlite3.Connection) -> None:
     )
 
 
+def add_shown(db: sqlite3.Connection) -> None:
+    """12 to 13: a window knows from which second its picture comes."""
+    db.execute("alter table windows add column shown_s real")
+
+
 MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (
     rename_modality,
     add_facts_and_bank,
@@ -292,4 +297,5 @@ MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (
     add_tags,
     add_partial,
     add_feedback,
+    add_shown,
 )

@@ -12,11 +12,12 @@ from export.bundle import parse_modality
 from media.modality import TEXT
 
 from ..collection import Collection
+from ..records.database import Records
 from ..tagging import tag_items
 from .answer import Answer, Hit, Moment, Plan
 from .feedback import move_query
 from .fuse import conclude, fuse_hits
-from .group import group_hit
+from .group import group_hit, read_shown_s
 from .learned import use_learned
 from .order import ITEM, search_in_order
 from .query import Feedback, Mark, Options, TargetQuery, direction
@@ -53,19 +54,7 @@ def search(
         if several or any(query.following for query in queries):
             return search_in_order(collection, records, queries, options)
         has_words = len(records.passages.windows()) > 0
-        if has_words:
-            queries = add_passages_query(queries, options)
-            if not options.known_share:
-                queries = [query for query in queries if parse_modality(query.target) == TEXT]
-        if options.learned:
-            queries = [use_learned(collection.adapters.current(), query) for query in queries]
-        if options.feedback is not None:
-            queries = [
-                query
-                if query.passages_only
-                else move_query(collection, records, query, options.feedback)
-                for query in queries
-            ]
+        queries = prepare(collection, records, queries, options, has_words)
         exact = find_exact(records, queries, options) if has_words else {}
         overfetch = len(queries) > 1 or options.rerank is not None or bool(exact)
         matches = [
@@ -85,9 +74,12 @@ def search(
         scores = [score(windows, found) for found in matches]
         if has_words:
             scores = [add_words(records, found, items, exact) for found in scores]
+        shown_s = read_shown_s(records, len(items), scores)
     hits = []
     for n, item in enumerate(items):
-        candidates = [group_hit(n, about[item], one, options.min_score) for one in scores]
+        candidates = [
+            group_hit(n, about[item], one, options.min_score, shown_s=shown_s) for one in scores
+        ]
         if item in exact and options.min_score is not None:
             candidates = [
                 hit if hit and hit.score >= options.min_score else None for hit in candidates
@@ -102,3 +94,31 @@ def search(
         if item in exact
     }
     return conclude(matches, [hit for hit in hits if hit is not None], options, sure)
+
+
+def prepare(
+    collection: Collection,
+    records: Records,
+    queries: list[TargetQuery],
+    options: Options,
+    has_words: bool,
+) -> list[TargetQuery]:
+    """The queries as they are asked: one for what files say beside them, where any `has_words`;
+    moved by what was learned, and by the marks of this search.
+
+    Raises:
+        UnknownItem: a mark is of an item that is not there.
+    """
+    if has_words:
+        queries = add_passages_query(queries, options)
+        if not options.known_share:
+            queries = [query for query in queries if parse_modality(query.target) == TEXT]
+    if options.learned:
+        adapter = collection.adapters.current()
+        queries = [use_learned(adapter, query) for query in queries]
+    if options.feedback is None:
+        return queries
+    return [
+        query if query.passages_only else move_query(collection, records, query, options.feedback)
+        for query in queries
+    ]

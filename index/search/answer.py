@@ -28,7 +28,8 @@ class Hit:
     `score`, `start_s` and `end_s` are its best moment's. `scores` has that moment's best window in
     each modality, `evidence` each modality's own best moment, `moments` all moments of the target.
     `confidence` is None where the collection is too small to tell. `text` has the words that
-    matched, if they are of a file: of its subtitles, say.
+    matched, if they are of a file: of its subtitles, say. `shown_s` is the second from which the
+    picture of the best window comes; None where there is none, or it is not known.
     """
 
     id: str
@@ -48,6 +49,7 @@ class Hit:
     # What each part of a composed query contributes to the best window's score.
     parts: list[float] | None = None
     text: str | None = None
+    shown_s: float | None = None
     # What the item shows and sounds like, the surest first, if it is asked for.
     tags: list[TagMoment] | None = None
 

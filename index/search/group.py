@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from export.bundle import ANY
 from media.modality import TEXT
 
-from ..records.database import About
+from ..records.database import About, Records
 from .answer import Hit, Moment
 from .score import EncodingScores, ItemScores
 
@@ -15,14 +17,42 @@ MOMENT_SHARE = 0.8
 TOUCHING_S = 1e-6
 
 
-def group_hit(n: int, about: About, scores: ItemScores, min_score: float | None) -> Hit | None:
-    """The n-th item as a hit; None where it has no window of the target."""
+def read_shown_s(records: Records, items: int, scores: Sequence[ItemScores]) -> dict[int, float]:
+    """From which second the picture comes of each item's best window in each of the scores, by the
+    windows' numbers.
+    """
+    windows: set[int] = set()
+    for one in scores:
+        if one.target is None:
+            continue
+        for n in range(items):
+            if one.target.span(n):
+                windows.add(one.target.windows.places[best_of(one.target, n)].window)
+    return records.pictures_shown_s(sorted(windows))
+
+
+def best_of(target: EncodingScores, n: int) -> int:
+    """Where the n-th item's best window lies among all windows."""
+    return max(target.span(n), key=lambda i: target.scores[i])
+
+
+def group_hit(
+    n: int,
+    about: About,
+    scores: ItemScores,
+    min_score: float | None,
+    *,
+    shown_s: Mapping[int, float],
+) -> Hit | None:
+    """The n-th item as a hit; None where it has no window of the target. For `shown_s` see
+    `read_shown_s`.
+    """
     target = scores.target
     if target is None or not target.span(n):
         return None
     span = target.span(n)
     places = target.windows.places
-    best = max(span, key=lambda i: target.scores[i])
+    best = best_of(target, n)
     best_score = target.scores[best]
     calibration = scores.matches.calibration
     exact = target.exact.get(places[best].window)
@@ -57,6 +87,7 @@ def group_hit(n: int, about: About, scores: ItemScores, min_score: float | None)
         moments=moments,
         parts=None if contributions is None else contributions[best],
         text=moments[0].text,
+        shown_s=shown_s.get(places[best].window),
     )
 
 

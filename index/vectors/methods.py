@@ -199,7 +199,8 @@ class Coded(Flat):
     def __init__(self, index: Any, rows: Rows, dim: int) -> None:
         super().__init__(index, rows, dim)
         lists = faiss.downcast_index(super().raw_storage.base_index)
-        self._codes = Codes(lists, self.stored)
+        self._codes = Codes(lists, self.stored, self._score)
+        self._storage = self.raw_storage  # looked up once
 
     @property
     def codes(self) -> Codes:
@@ -225,15 +226,24 @@ class Coded(Flat):
         for_reranking: bool,
         tuning: Tuning,
     ) -> FoundRows | None:
-        read = self._codes.search(
+        return self._codes.search(
             query,
             k,
             depth=self._depth(k, for_reranking, selection is not None, tuning),
             probes=self._probes(k, tuning),
             subset=None if selection is None else self._subset(selection),
-            compare=lambda rows: self._compare(query, rows, k),
         )
-        return FoundRows(read.rows, read.scores, read.way, read.compared)
+
+    def _score(self, query: Vectors, rows: Ids) -> Vectors:
+        """The scores [n] of a query [dim] with the stored vectors of rows [n]."""
+        rows = np.ascontiguousarray(rows, np.int64)
+        scores = np.empty(len(rows), np.float32)
+        point = faiss.swig_ptr
+        vectors = self._storage.get_xb()
+        faiss.fvec_inner_products_by_idx(
+            point(scores), point(query), vectors, point(rows), self._dim, 1, len(rows)
+        )
+        return scores
 
     def _subset(self, selection: Selection) -> Subset:
         if selection.prepared is None:
@@ -258,14 +268,6 @@ class Coded(Flat):
         wanted = most * max(1.0, k / TUNED_FOR) ** 0.75
         return min(int(max(wanted, 2 * k)), len(self._rows))
 
-    def _compare(self, query: Vectors, rows: Ids, k: int) -> tuple[Ids, Vectors]:
-        """The best k of rows [n] by their stored vectors, best first, and their scores."""
-        if not len(rows):
-            return rows, np.empty(0, np.float32)
-        params = faiss.SearchParameters(sel=faiss.IDSelectorArray(rows))
-        scores, found = self.raw_storage.search(query[None], min(k, len(rows)), params=params)
-        return found[0], scores[0]
-
     def tune(self, queries: Vectors, goal: Goal) -> str | None:
         if self._codes.lists == 1:
             return None
@@ -287,14 +289,14 @@ class Small(Coded):
     def scan(self, query: Vectors, k: int, selection: Selection | None) -> FoundRows:
         if selection is None or len(selection) > CODED_SCAN_MOST:
             return super().scan(query, k, selection)
-        rows, scores = self._compare(query, selection.rows, k)
-        return FoundRows(rows, scores, "scan", len(selection), exact=True)
+        scores = self._score(query, selection.rows)
+        best = np.argsort(-scores, kind="stable")[:k]
+        return FoundRows(selection.rows[best], scores[best], "scan", len(selection), exact=True)
 
     def _scan_selector(self, selection: Selection | None) -> Any:
         # FAISS's scalar quantizer goes through all rows, whatever the selector.
         return None if selection is None else selection.bitmap
 
-    def _compare(self, query: Vectors, rows: Ids, k: int) -> tuple[Ids, Vectors]:
-        scores = self.stored(rows) @ query
-        best = np.argsort(-scores, kind="stable")[:k]
-        return rows[best], scores[best]
+    def _score(self, query: Vectors, rows: Ids) -> Vectors:
+        scores: Vectors = self.stored(rows) @ query
+        return scores

@@ -1,9 +1,9 @@
 """Networks as stems: EfficientNet-Lite reads pictures, a sound classifier sounds, all-MiniLM-L6-v2
 sentences.
 
-B batch, F frames. Linear maps bring the output of each stem into the space of sentence vectors, 384
+B batch, F frames. Maps bring the output of each stem into the space of sentence vectors, 384
 dimensions, so all vectors can be compared. Class probabilities times class vectors are from ConSE
-(arXiv 1312.5650), linear maps to words from DeViSE.
+(arXiv 1312.5650), maps to words from DeViSE.
 """
 
 from __future__ import annotations
@@ -169,12 +169,35 @@ class LinearMap(nn.Module):
         return F.normalize(features @ self.matrix + self.offset, dim=-1)
 
 
+class KernelMap(nn.Module):
+    """features of frames [B, F, D] -> unit vectors [B, 384].
+
+    Each frame is compared with the `centres` [M, D], pictures that the map was fitted to:
+    exp(sharpness (cosine - 1)) of the features' square roots less their `mean` [D]. The mean over
+    frames of these similarities, times `coefficients` [M, 384], is the vector.
+    """
+
+    def __init__(
+        self, mean: Tensor, centres: Tensor, coefficients: Tensor, *, sharpness: float
+    ) -> None:
+        super().__init__()
+        self.mean = nn.Parameter(mean, requires_grad=False)
+        self.centres = nn.Parameter(centres.T.contiguous(), requires_grad=False)  # [D, M]
+        self.coefficients = nn.Parameter(coefficients, requires_grad=False)
+        self.sharpness = sharpness
+
+    def forward(self, features: Tensor) -> Tensor:
+        directions = F.normalize(features.clamp(min=0.0).sqrt() - self.mean, dim=-1)
+        similarities = (self.sharpness * (directions @ self.centres - 1.0)).exp()  # [B, F, M]
+        return F.normalize(similarities.mean(1) @ self.coefficients, dim=-1)
+
+
 class PictureEncoder(nn.Module):
     """frames uint8 [B, F, H, W, 3] -> unit vectors [B, 384].
 
     Two vectors are added. One is the mean over frames of ImageNet's class probabilities, times the
-    class vectors. The other, times `caption_weight`, is the linear map of the mean features to
-    captions. `sharpness` multiplies the logits before their softmax.
+    class vectors. The other, times `caption_weight`, is the kernel map of the features to captions.
+    `sharpness` multiplies the logits before their softmax.
     """
 
     def __init__(
@@ -182,7 +205,7 @@ class PictureEncoder(nn.Module):
         stem: PictureStem,
         sharpness: float,
         classes: LinearMap,
-        captions: LinearMap,
+        captions: KernelMap,
         caption_weight: float,
     ) -> None:
         super().__init__()
@@ -195,9 +218,7 @@ class PictureEncoder(nn.Module):
     def forward(self, frames: Tensor) -> Tensor:
         features, logits = self.stem(frames)
         probabilities = (self.sharpness * logits).softmax(-1).mean(1)
-        reading = self.classes(probabilities) + self.caption_weight * self.captions(
-            features.mean(1)
-        )
+        reading = self.classes(probabilities) + self.caption_weight * self.captions(features)
         return F.normalize(reading, dim=-1)
 
 

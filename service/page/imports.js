@@ -1,6 +1,6 @@
 // Adds files and folders, says how far that is and what failed, and tells of the imports that the service does.
 
-import { $, button, clock, el, say, sentence } from "./dom.js";
+import { $, button, clock, el, recall, remember, say, sentence } from "./dom.js";
 import { collectionName } from "./query.js";
 import { ask, collectionPath, headers, send as sendJson } from "./service.js";
 import { t } from "./texts.js";
@@ -179,19 +179,25 @@ async function addAll(folder, list, unread) {
 // ------------------------------------------------------------------ imports by the service
 
 const LOOK_MS = 2000; // how often a running import is asked for
-const seenJobs = new Set(); // that have ended before the page was opened, or were told of
+const TOLD_KEPT = 200;
+const toldJobs = new Set(recall("told-jobs") ?? []); // imports that failed, and that nobody wants to read of again
 
 /** Tell of the imports of the collection that run, and of those that fail while the page is open. */
 export async function followJobs() {
   const { jobs } = await ask("v1/jobs").catch(() => ({ jobs: [] }));
   const ours = jobs.filter(({ collection }) => collection === collectionName());
   const running = ours.filter(({ state: at }) => at === "queued" || at === "running");
-  const failed = ours.filter((job) => !running.includes(job) && (job.failed || job.error) && !seenJobs.has(job.id));
+  const failed = ours.filter((job) => !running.includes(job) && (job.failed || job.error) && !toldJobs.has(job.id));
   $("jobs").replaceChildren(...[...running, ...failed].map(jobLine));
   $("jobs").hidden = !$("jobs").children.length;
   if (running.length) setTimeout(followJobs, LOOK_MS);
   if (followJobs.before && !running.length) added();
   followJobs.before = running.length > 0;
+}
+
+function forgetJob({ id }) {
+  toldJobs.add(id);
+  remember("told-jobs", [...toldJobs].slice(-TOLD_KEPT));
 }
 
 function jobLine(job) {
@@ -200,7 +206,7 @@ function jobLine(job) {
   const bar = running ? el("progress", { max: "1", value: String(job.total ? job.done / job.total : 0), "aria-label": job.path }) : null;
   const why = job.failures.map(({ source, reason }) => el("li", {}, el("bdi", {}, source), `: ${sentence(reason)}`));
   const again = async () => {
-    seenJobs.add(job.id);
+    forgetJob(job);
     try {
       await sendJson("POST", "v1/jobs", { kind: "import", collection: job.collection, path: job.path });
     } catch (error) {
@@ -209,7 +215,7 @@ function jobLine(job) {
     followJobs();
   };
   const forget = () => {
-    seenJobs.add(job.id);
+    forgetJob(job);
     followJobs();
   };
   return el(

@@ -72,6 +72,7 @@ function draw(node, item, path, play) {
   node.replaceChildren(el("header", {}, title, el("p", { class: "facts soft" }, facts(item))), main, side);
   document.title = `${named(item)} · Tercet`;
   title.focus({ preventScroll: true });
+  say("");
   main.append(actions(node, item, hit, path));
   if (item.kind === "text") media.append(el("blockquote", { dir: "auto" }, item.text ?? ""));
   else if (item.kind === "image") drawImage(media, item, path);
@@ -206,7 +207,7 @@ function actions(node, item, hit, path) {
   row.append(button({ onclick: copyLink }, icon("link"), t("copy_link")));
   if (item.kind !== "text") row.append(original(item, path));
   if (hit && (item.kind === "video" || item.kind === "audio")) row.append(clipLink(path, hit));
-  row.append(button({ class: "danger", onclick: () => remove(item, path) }, icon("delete"), t("delete")));
+  row.append(button({ class: "danger to-delete", onclick: () => remove(item, path) }, icon("delete"), t("delete")));
   return row;
 }
 
@@ -295,7 +296,7 @@ function drawMetadata(side, item, path) {
   const show = (metadata) => {
     const rows = Object.entries(metadata).flatMap(([name, value]) => [el("dt", {}, el("bdi", {}, name)), el("dd", { dir: "auto" }, asText(value))]);
     const list = rows.length ? el("dl", {}, rows) : el("p", { class: "soft" }, t("no_metadata"));
-    section.replaceChildren(el("h3", {}, t("metadata")), list, button({ class: "quiet", onclick: () => edit(metadata) }, t("edit")));
+    section.replaceChildren(el("h3", {}, t("metadata")), list, button({ class: "quiet to-add", onclick: () => edit(metadata) }, t("edit")));
   };
   const edit = (metadata) => {
     const rows = el("div", { class: "rows" }, Object.entries(metadata).map(([name, value]) => field(name, value)));

@@ -34,7 +34,7 @@ export function showCollections() {
       const link = { href: write(place), onclick: follows(place), "aria-current": each.name === name ? "true" : null, class: "tag" };
       return el("li", {}, el("a", link, el("bdi", {}, each.name), el("small", {}, t("items", { count: each.items }))));
     }),
-    el("li", {}, button({ class: "quiet", onclick: makeCollection }, t("new_collection"))),
+    el("li", {}, button({ class: "quiet to-delete", onclick: makeCollection }, t("new_collection"))),
   );
 }
 

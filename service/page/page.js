@@ -5,7 +5,8 @@ import { $, button, el, icon, recall, remember, say } from "./dom.js";
 import { followJobs, listenToDrops, whenAdded } from "./imports.js";
 import { forgetTags, readCollections, showCollections, showLibrary, showSaved } from "./library.js";
 import { inWords, keepSearch, listenToQuery, searchAddress, searchByFile, showQuery } from "./query.js";
-import { copyLink, draw, exportHits, forgetList, isShown, showList } from "./results.js";
+import { copyLink, draw, exportHits, forgetList, isShown, showList, tellAgain } from "./results.js";
+import { ask } from "./service.js";
 import { LANGUAGES, language, setLanguage, t, translate } from "./texts.js";
 
 let items = null; // the view of one item, which is loaded when one is first opened
@@ -22,20 +23,24 @@ function show(now, before) {
   showLibrary();
   $("item").hidden = !now.item;
   $("list").hidden = Boolean(now.item);
-  $("tools").hidden = !asks(now);
+  $("tools").hidden = !asks(now) || Boolean(now.item);
   $("home-title").textContent = asks(now) ? t("results") : t("recent");
   $("home-title").classList.toggle("unseen", asks(now));
-  for (const part of ["sort-part", "list-view"]) $(part).hidden = Boolean(now.item);
-  if (!now.item) items?.closeItem();
-  if (!now.item) document.title = asks(now) ? `${inWords(now)} · Tercet` : "Tercet";
+  if (!now.item) {
+    items?.closeItem();
+    document.title = asks(now) ? `${inWords(now)} · Tercet` : "Tercet";
+  }
   showListOf(now, before);
-  if (!now.item && before?.item) window.scrollTo({ top: listed(now) === listed(before) ? scrolled : 0 });
-  else if (now.item && now.item !== before?.item) window.scrollTo({ top: 0 });
+  if (now.item && now.item !== before?.item) window.scrollTo({ top: 0 });
+  else if (!now.item && before?.item) {
+    tellAgain();
+    window.scrollTo({ top: listed(now) === listed(before) ? scrolled : 0 });
+  }
 }
 
 /** The list is asked for where it changes, and drawn anew where its order or look does. An item waits for it: it has its matches. */
 async function showListOf(now, before) {
-  const again = before === now || (before && before !== now && listed(before) === listed(now) && before.item === now.item && before.t === now.t);
+  const again = before && listed(before) === listed(now) && before.item === now.item && before.t === now.t;
   const looks = before && (before.view !== now.view || before.sort !== now.sort);
   if (looks && isShown() && !(now.sort && !before.sort)) draw();
   else if (!isShown() || (again && !now.item)) {
@@ -175,6 +180,14 @@ function changeLanguage(event) {
   location.reload();
 }
 
+/** Who is signed in, and only what they may do. */
+async function showAccount() {
+  const { key, role, by } = await ask("v1/session").catch(() => ({}));
+  document.body.dataset.role = role ?? "";
+  $("account").hidden = by !== "session";
+  $("account").textContent = t("signed_in", { name: key ?? "" });
+}
+
 async function refresh() {
   forgetTags();
   forgetList();
@@ -203,3 +216,6 @@ try {
 } catch (error) {
   say(error.message, true);
 }
+document.body.classList.remove("unready");
+if (!state.item) $("words").focus({ preventScroll: true });
+showAccount();

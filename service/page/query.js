@@ -11,6 +11,13 @@ const KEPT = 20; // searches of the history
 const files = new Map(); // the files that parts of queries are, by number: an address cannot hold them
 
 const words = () => $("words");
+const PAUSE_MS = 200; // after a keystroke, before it is searched for
+let soon = 0; // the timer of the last keystroke, until its words are searched for
+
+function settle() {
+  clearTimeout(soon);
+  soon = 0;
+}
 
 // ------------------------------------------------------------------ what the service is asked
 
@@ -65,7 +72,7 @@ export function inWords(of) {
 
 /** Show the query that the address tells. */
 export function showQuery() {
-  if (words().value.trim() !== state.q.trim()) words().value = state.q;
+  if (!soon && words().value.trim() !== state.q.trim()) words().value = state.q; // not while somebody types
   $("chips").replaceChildren(...state.parts.map(chip));
   $("chips").hidden = !state.parts.length;
   $("clear").hidden = !asks(state);
@@ -91,6 +98,7 @@ function chip(part, n) {
 
 /** Make the words that are typed a part of their own. */
 function addWords(sign) {
+  settle();
   const text = words().value.trim();
   if (!text) {
     words().focus();
@@ -228,7 +236,7 @@ function move(by) {
 
 function take(option) {
   open(false);
-  clearTimeout(soon);
+  settle();
   if (option.dataset.address) {
     window.history.pushState(null, "", option.dataset.address);
     return window.dispatchEvent(new PopStateEvent("popstate"));
@@ -240,11 +248,9 @@ function take(option) {
 
 // ------------------------------------------------------------------ what people do
 
-const PAUSE_MS = 200; // after a keystroke, before it is searched for
-let soon = 0;
-
 /** Search for the words as they stand. A step back leads to what was there before they were typed. */
 function searchWords() {
+  settle();
   const text = words().value;
   if (text.trim() === state.q.trim() && !state.item) return;
   go({ q: text.trim(), item: "", t: null }, asks(state) && !state.item);
@@ -253,7 +259,7 @@ function searchWords() {
 export function listenToQuery() {
   words().addEventListener("input", () => {
     showSuggestions();
-    clearTimeout(soon);
+    settle();
     soon = setTimeout(searchWords, PAUSE_MS);
   });
   words().addEventListener("click", () => $("suggestions").hidden && showSuggestions());
@@ -275,7 +281,7 @@ export function listenToQuery() {
   });
   $("search").addEventListener("submit", (event) => {
     event.preventDefault();
-    clearTimeout(soon);
+    settle();
     const chosen = $("suggestions").hidden ? null : $("suggestions").children[active];
     if (chosen) return take(chosen);
     open(false);
@@ -289,7 +295,7 @@ export function listenToQuery() {
     else searchWords();
   });
   $("clear").addEventListener("click", () => {
-    clearTimeout(soon);
+    settle();
     words().value = "";
     go({ ...FIRST, collection: state.collection, view: state.view });
     words().focus();

@@ -127,6 +127,11 @@ function tell(found) {
   advise(!count || found.good_match === false);
 }
 
+/** Say once more what was found, when an item is left. */
+export function tellAgain() {
+  if (isShown() && list.answer) tell(list.answer);
+}
+
 /** Whether a query is likely not English: it has letters of other scripts, or words that nobody knows. */
 function looksForeign(warnings) {
   const text = [state.q, ...state.parts.filter(({ kind }) => kind === "text").map(({ value }) => value)].join(" ");

@@ -53,6 +53,7 @@ function askForKey() {
       },
       { once: true },
     );
+    $("sign-in").href = `sign-in?next=${encodeURIComponent(location.search)}`;
     $("key").showModal();
   });
   return keyAsked;

@@ -242,6 +242,8 @@ const TEXTS = {
   // around it
   skip: ["Skip to the content", "Zum Inhalt springen"],
   api_key: ["API key", "API-Schlüssel"],
+  sign_in: ["Sign in for longer", "Für länger anmelden"],
+  signed_in: ["Signed in: {name}", "Angemeldet: {name}"],
   continue: ["Continue", "Weiter"],
   language: ["Language", "Sprache"],
   api: ["HTTP API", "HTTP-Schnittstelle"],

@@ -3,7 +3,8 @@
     build/foreign/bin/python tests/foreign/firefox.py FIREFOX PROFILE ADDRESS WORDS
 
 prints as JSON the headings that it sees, whether the first picture is shown, what is said of the
-first hit once it plays, and what the console said. `PROFILE` is an empty folder. Run by
+first hit once it plays at an address of its own, whether a step back leads to the hits, and what
+the console said. `PROFILE` is an empty folder. Run by
 tests/test_foreign.py.
 """
 
@@ -36,6 +37,7 @@ class Firefox:
         self._connection = connection
         self._ids = itertools.count(1)
         self.said: list[str] = []
+        self._tab = ""
         self.ask("session.new", capabilities={})
         self.ask("session.subscribe", events=["log.entryAdded"])
         tabs = self.ask("browsingContext.getTree")["contexts"]
@@ -49,7 +51,8 @@ class Firefox:
             message = json.loads(self._connection.recv(timeout=PATIENCE_S))
             if message.get("method") == "log.entryAdded":
                 entry = message["params"]
-                if entry["level"] in ("error", "warn"):
+                ours = entry["source"].get("context") == self._tab
+                if ours and entry["level"] in ("error", "warn"):
                     self.said.append(f"{entry['level']}: {entry['text']}")
             if message.get("id") == id:
                 if message["type"] == "error":
@@ -135,5 +138,8 @@ if __name__ == "__main__":
         found = {"headings": firefox.value(HEADINGS), "picture": seen}
         firefox.click("#hits .cover")
         found["plays"] = firefox.wait(PLAYS)
-        found |= {"note": firefox.value(NOTE), "said": firefox.said}
+        found |= {"note": firefox.value(NOTE), "address": firefox.value("location.search")}
+        firefox.value("history.back() ?? true")
+        found["back"] = firefox.wait(f"document.querySelector('#item').hidden && {FOUND}")
+        found["said"] = firefox.said
     print(json.dumps(found))
