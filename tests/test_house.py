@@ -62,6 +62,7 @@ TORCH = {
     "model.class_vectors",
     "model.wheels",
     "model.distil.examples",
+    "model.distil.mixtures",
     "model.distil.train",
 }
 
