@@ -335,61 +335,43 @@ class Words:
 
 
 def write_bed(data: Path, stems: Stems, work: Path, out: Path) -> None:
+    """All of it, from recordings to the file."""
     pictures, sounds = open_rows(data)
-    seen = keep(
-        work,
-        "pictures",
-        len(pictures),
-        lambda i: stems.see(draw_views(pictures[i]["path"], stems, i)),
-    )
+
+    def see(i: int) -> Arrays:
+        return stems.see(draw_views(pictures[i]["path"], stems, i))
 
     def hear(i: int) -> Arrays | None:
         sound = first_sound(sounds[i]["path"], stems)
         return None if sound is None else stems.hear(sound)
 
+    seen = keep(work, "pictures", len(pictures), see)
     heard = keep(work, "sounds", len(sounds), hear)
     order, groups = compose_benchmark(data, stems, work)
     real = real_rows(data)
     windows = keep_windows(work, real, stems)
-
     words = Words(stems)
     pictures = [pictures[i] for i in seen["row"]]
     sounds = [sounds[i] for i in heard["row"]]
     sight = Directions(seen["cells"].reshape(-1, seen["cells"].shape[-1]), SEEN)
     hearing = Directions(heard["patches"].reshape(-1, heard["patches"].shape[-1]), HEARD)
-    pairs = pair_up(pictures, sounds, words)
+    arrays = {
+        "picture_cells": sight(seen["cells"]),
+        "picture_readings": quantise(seen["vectors"], READING_STEP),
+        "sound_heard": np.stack([count_heard(row.get("dur") or 5.0) for row in sounds]),
+        "order_heard": np.repeat(count_heard(4.25)[None], len(order["row"]), axis=0),
+        "pairs": pair_up(pictures, sounds, words),
+        **describe_recordings(windows, sight),
+    }
+    for name, found in (("sound", heard), ("order", order), ("recording", windows)):
+        arrays[f"{name}_patches"] = hearing(found["patches"])
+        arrays[f"{name}_readings"] = quantise(found["vector"], READING_STEP)
     rows = {
         "pictures": [make_row(row, VIDEO) for row in pictures],
         "sounds": [make_row(row, AUDIO) for row in sounds],
         "recordings": real,
     }
-    rows["pairs"] = [
-        replace(
-            rows["pictures"][i],
-            id=f"{rows['pictures'][i].id}+{rows['sounds'][j].id}",
-            captions=rows["pictures"][i].captions + rows["sounds"][j].captions,
-        )
-        for i, j in pairs
-    ]
-    arrays = {
-        "picture_cells": sight(seen["cells"]),
-        "picture_readings": quantise(seen["vectors"], READING_STEP),
-        "sound_patches": hearing(heard["patches"]),
-        "sound_readings": quantise(heard["vector"], READING_STEP),
-        "sound_heard": np.stack([count_heard(row.get("dur") or 5.0) for row in sounds]),
-        "pairs": pairs,
-        "order_patches": hearing(order["patches"]),
-        "order_readings": quantise(order["vector"], READING_STEP),
-        "order_heard": np.repeat(count_heard(4.25)[None], len(order["row"]), axis=0),
-        "recording_cells": sight(windows["cells"]),
-        "recording_frame_readings": quantise(windows["vectors"], READING_STEP),
-        "recording_patches": hearing(windows["patches"]),
-        "recording_readings": quantise(windows["vector"], READING_STEP),
-        "recording_owners": windows["owner"].astype(np.int64),
-        "recording_windows": windows["window"].astype(np.int64),
-        "recording_has_video": windows["has"][:, 0].astype(bool),
-        "recording_has_audio": windows["has"][:, 1].astype(bool),
-    }
+    rows["pairs"] = [join_rows(rows["pictures"][i], rows["sounds"][j]) for i, j in arrays["pairs"]]
     texts = collect_texts(arrays, rows, groups)
     arrays |= words.describe(texts)
     described = {
@@ -397,10 +379,33 @@ def write_bed(data: Path, stems: Stems, work: Path, out: Path) -> None:
         "rows": {part: [describe_row(row) for row in of] for part, of in rows.items()},
         "groups": groups,
     }
+    write_file(out, arrays, described)
+
+
+def describe_recordings(windows: Arrays, sight: Directions) -> Arrays:
+    """What is seen in the windows of recordings, and of which recording each is."""
+    return {
+        "recording_cells": sight(windows["cells"]),
+        "recording_frame_readings": quantise(windows["vectors"], READING_STEP),
+        "recording_owners": windows["owner"].astype(np.int64),
+        "recording_windows": windows["window"].astype(np.int64),
+        "recording_has_video": windows["has"][:, 0].astype(bool),
+        "recording_has_audio": windows["has"][:, 1].astype(bool),
+    }
+
+
+def join_rows(picture: Row, sound: Row) -> Row:
+    """A picture and a sound as one row."""
+    captions = picture.captions + sound.captions
+    return replace(picture, id=f"{picture.id}+{sound.id}", captions=captions)
+
+
+def write_file(out: Path, arrays: Arrays, described: dict[str, Any]) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(out, rows=np.array(json.dumps(described)), **arrays)  # type: ignore[arg-type]
-    counts = ", ".join(f"{len(of)} {part}" for part, of in rows.items())
-    print(f"{out}: {counts}, {len(texts)} texts, {out.stat().st_size / 1e6:.1f} MB")
+    counts = ", ".join(f"{len(of)} {part}" for part, of in described["rows"].items())
+    size_mb = out.stat().st_size / 1e6
+    print(f"{out}: {counts}, {len(described['texts'])} texts, {size_mb:.1f} MB")
 
 
 def keep_windows(work: Path, rows: list[Row], stems: Stems) -> Arrays:

@@ -198,21 +198,9 @@ def run_job(plan: Plan, job: Job) -> Result:
     plain_cost = count_step(bed, replace(config, methods={}))
     cost = count_step(bed, config)
     config = replace(config, steps=max(1, round(config.steps * plain_cost / cost)))
-    model = new_network(bed, config)
-    optimiser = make_optimiser(model, config)
-    mixture = bed.mixture(config, rows_of(config))
-    figures: list[dict[str, float]] = []
     began = time.time()
-    for step, batch in read_batches(mixture, config):
-        if time.time() > plan.ends_at:
-            raise OutOfTime
-        figures.append(
-            train_step(model, optimiser, batch, config=config, step=step, processes=ProcessGroup())
-        )
-    seconds = time.time() - began
-    last = figures[-LAST_STEPS:]
-    losses = {name: fmean(row[name] for row in last if name in row) for name in figures[-1]}
-    result = measure(bed, model) | {
+    model, losses = train_on(bed, config, plan.ends_at)
+    result = {
         "bed": job.bed,
         "arm": job.arm,
         "seed": job.seed,
@@ -221,14 +209,30 @@ def run_job(plan: Plan, job: Job) -> Result:
         "batch": config.batch,
         "operations": cost,
         "plain_operations": plain_cost,
-        "seconds": seconds,
+        "seconds": time.time() - began,
         "losses": losses,
         "device": str(pick_device(config.device)),
+        **measure(bed, model),
     }
     staging = plan.out / f"{job.file}.part"
     staging.write_text(json.dumps(result, indent=1), encoding="utf-8")
     staging.replace(plan.out / job.file)
     return result
+
+
+def train_on(bed: Any, config: TrainConfig, ends_at: float) -> tuple[Any, dict[str, float]]:
+    """A network trained on a bed, and the means of its last losses. Raises OutOfTime."""
+    model = new_network(bed, config)
+    optimiser = make_optimiser(model, config)
+    figures: list[dict[str, float]] = []
+    for step, batch in read_batches(bed.mixture(config, rows_of(config)), config):
+        if time.time() > ends_at:
+            raise OutOfTime
+        figures.append(
+            train_step(model, optimiser, batch, config=config, step=step, processes=ProcessGroup())
+        )
+    last = figures[-LAST_STEPS:]
+    return model, {name: fmean(row[name] for row in last if name in row) for name in figures[-1]}
 
 
 # ---------------------------------------------------------------- all of them

@@ -115,50 +115,82 @@ def compute_gradients(
     terms: dict[str, Tensor] = {}
     figures: dict[str, Tensor] = {}
     if needed_vectors(config):
-        # of the whole batch, over all processes
-        has = {name: processes.gather(rows) for name, rows in batch.has.items()}
-        group_ids = processes.gather(batch.group_ids)
 
         def loss_terms(vectors: Vectors) -> dict[str, Tensor]:
-            inputs = TermInputs(
-                model=model,
-                vectors={name: processes.gather(x) for name, x in vectors.items()},
-                has=has,
-                group_ids=group_ids,
-                smoothing=config.smoothing,
-                match_shift=randomness.match_shift,
+            inputs = gather_inputs(
+                model, batch, vectors, config=config, randomness=randomness, processes=processes
             )
             return compute_terms(inputs, config)
 
-        rules = rows_of(config).gradient_rules
-        if len(pieces) == 1 and not rules:
+        if len(pieces) == 1 and not rows_of(config).gradient_rules:
             terms = loss_terms(encode_piece(model, pieces[0], config))
             (weighted_sum(terms, config) / processes.size).backward()
         else:
-            one_piece = len(pieces) == 1  # its graph is kept
-            with torch.set_grad_enabled(one_piece):
-                encoded = [encode_piece(model, piece, config) for piece in pieces]
-            vectors = {
-                name: torch.cat([part[name].detach() for part in encoded]).requires_grad_()
-                for name in encoded[0]
-            }
-            terms = loss_terms(vectors)
-            weighted = {name: x / processes.size for name, x in weigh(terms, config).items()}
-            combined = [combine_gradients(rule, weighted, vectors, slices) for rule in rules]
-            (weighted_sum(terms, config) / processes.size).backward()
-            for gradients, logged in combined:
-                figures |= {name: processes.mean(value) for name, value in logged.items()}
-                for name, gradient in gradients.items():
-                    vectors[name].grad = gradient
-            for rows, piece, part in zip(slices, pieces, encoded, strict=True):
-                again = part if one_piece else encode_piece(model, piece, config)
-                backpropagate_piece(again, rows, vectors)
+            terms, figures = add_cached_gradients(
+                model, pieces, slices, loss_terms=loss_terms, config=config, processes=processes
+            )
     if config.local_weight and config.local_share:
         terms[LOCAL] = add_local_gradients(model, pieces, config, processes)
     processes.sum_gradients(model)
     total = weighted_sum(terms, config)
     losses = {name: term.detach() for name, term in terms.items()}
     return losses | {"total": total.detach()} | figures
+
+
+def gather_inputs(
+    model: VLSA,
+    batch: Batch,
+    vectors: Vectors,
+    *,
+    config: TrainConfig,
+    randomness: StepRandomness,
+    processes: ProcessGroup,
+) -> TermInputs:
+    """What the terms read: the vectors of the whole batch, over all processes."""
+    return TermInputs(
+        model=model,
+        vectors={name: processes.gather(x) for name, x in vectors.items()},
+        has={name: processes.gather(rows) for name, rows in batch.has.items()},
+        group_ids=processes.gather(batch.group_ids),
+        smoothing=config.smoothing,
+        match_shift=randomness.match_shift,
+    )
+
+
+def add_cached_gradients(
+    model: VLSA,
+    pieces: list[Piece],
+    slices: list[slice],
+    *,
+    loss_terms: Callable[[Vectors], dict[str, Tensor]],
+    config: TrainConfig,
+    processes: ProcessGroup,
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The gradient by way of the vectors alone, whose gradients methods may combine by a rule.
+
+    Returns the terms, and the figures of the rules.
+    """
+    one_piece = len(pieces) == 1  # its graph is kept
+    with torch.set_grad_enabled(one_piece):
+        encoded = [encode_piece(model, piece, config) for piece in pieces]
+    vectors = {
+        name: torch.cat([part[name].detach() for part in encoded]).requires_grad_()
+        for name in encoded[0]
+    }
+    terms = loss_terms(vectors)
+    weighted = {name: x / processes.size for name, x in weigh(terms, config).items()}
+    rules = rows_of(config).gradient_rules
+    combined = [combine_gradients(rule, weighted, vectors, slices) for rule in rules]
+    (weighted_sum(terms, config) / processes.size).backward()
+    figures: dict[str, Tensor] = {}
+    for gradients, logged in combined:
+        figures |= {name: processes.mean(value) for name, value in logged.items()}
+        for name, gradient in gradients.items():
+            vectors[name].grad = gradient
+    for rows, piece, part in zip(slices, pieces, encoded, strict=True):
+        again = part if one_piece else encode_piece(model, piece, config)
+        backpropagate_piece(again, rows, vectors)
+    return terms, figures
 
 
 def combine_gradients(
