@@ -104,7 +104,7 @@ class Codes:
         self._sized_at = -1  # vectors
         self._in_list = np.empty(0, np.int32)
         self._centroids: Vectors = np.empty((0, index.d), np.float32)
-        # What [lists] a centroid, of length 1, is multiplied by to be near the mean of its list.
+        # What [lists] a centroid is multiplied by to be near the mean of its list: it is longer.
         self._shrinking: Vectors = np.empty(0, np.float32)
         self._spread = np.empty((0, 0), np.float32)
         self._spread_at = 0  # vectors
@@ -180,7 +180,7 @@ class Codes:
         """
         of = self._in_list[some]
         vectors, centroids = self._stored(some), self._centroids[of]
-        along = np.einsum("nd,nd->n", vectors, centroids)
+        along = (vectors * centroids).sum(axis=1) / (centroids**2).sum(axis=1)
         counts = np.bincount(of, minlength=self.lists)
         sums = np.bincount(of, along, self.lists) + ASSUMED * along.mean()
         self._shrinking = np.asarray(sums / (counts + ASSUMED), np.float32)
