@@ -359,6 +359,7 @@ def test_metadata_are_edited(page: Page, address: str) -> None:
     form = page.locator("#item .metadata")
     form.get_by_role("button", name="Edit").click()
     form.get_by_role("button", name="Add a field").click()
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     form.get_by_label("Field", exact=True).last.fill("place")
     form.get_by_label("Value").last.fill("<b>sea</b>")
     form.get_by_role("button", name="Save").click()
