@@ -64,6 +64,8 @@ class Track:
     def only_shown(self) -> Track:
         """Those packets that show a picture or give sound."""
         kept = self.shown
+        if kept.all():
+            return self
         return replace(
             self,
             order=self.order[kept],

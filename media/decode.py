@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -58,6 +58,23 @@ class PictureTimes:
     start_s: float = 0.0
     pauses: list[tuple[float, float]] = field(default_factory=list)
     clock: Clock = RIGHT
+
+    def keep(self, times_s: Iterable[float]) -> PictureTimes:
+        """Only the keyframes, and the pictures that are on screen at some times: of ten hours, the
+        others would take 15 MB wherever this is sent.
+        """
+        if not len(self.pts):
+            return self
+        kept = self.is_key.copy()
+        kept[self.on_screen(list(times_s))] = True
+        return replace(
+            self, pts=self.pts[kept], starts_s=self.starts_s[kept], is_key=self.is_key[kept]
+        )
+
+    def on_screen(self, times_s: Sequence[float]) -> NDArray[np.int64]:
+        """Which pictures are on screen at times: numbers [times]. Before the first, that one is."""
+        following = np.searchsorted(self.starts_s, times_s, side="right")
+        return np.maximum(following - 1, 0)
 
 
 def read_picture_times(path: Path, budget: Budget) -> PictureTimes | None:
@@ -255,8 +272,7 @@ def read_by_device(
     times_s = request.times_s
     if not len(told.pts) or not len(times_s):
         raise Damaged("its packets do not tell when pictures are shown")
-    at = np.maximum(np.searchsorted(told.starts_s, times_s, side="right") - 1, 0)
-    wanted = told.pts[at]
+    wanted = told.pts[told.on_screen(times_s)]
     shown = {pts for pts, t in zip(wanted.tolist(), times_s, strict=True) if needs_jpeg(request, t)}
     with open_container(path, request.budget, device=device) as container:
         stream = video_stream(container)

@@ -121,6 +121,9 @@ def decode_or_survey(path: Path, options: DecodeOptions) -> Media | Survey:
         return add_words(decode_surveyed(path, options, told, sound, faults), path, options)
     holes = survey.holes if survey else []
     windows, duration_s = plan_filled(options, audio_s, holes, told, video_s)
+    if told is not None and specs.video is not None:
+        chosen = choose_times(windows, specs.video, told)
+        told = told.keep(time_s for row in chosen for time_s in row)
     loudest = heard.levels.loudest if heard and survey else 0.0
     peaks = heard.levels.peaks(duration_s) if heard and survey and options.previews else b""
     return Survey(duration_s, windows, told, survey, loudest, peaks)

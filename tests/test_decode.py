@@ -404,3 +404,17 @@ def test_hardware_is_asked_for_pictures_and_takes_over_again_in_software_where_i
     assert caplog.messages == [
         "v.mp4: cuda does not decode it (the device is gone); in software instead"
     ]
+
+
+def test_fewer_picture_times_tell_of_the_same_pictures() -> None:
+    starts_s = np.arange(10.0)
+    told = PictureTimes(
+        np.empty(0), 10.0, np.arange(0, 1000, 100), starts_s, np.isin(starts_s, [0.0, 5.0])
+    )
+    kept = told.keep([2.5, 7.0, 7.9])
+    assert kept.pts.tolist() == [0, 200, 500, 700] and kept.end_s == 10.0
+    assert kept.pts[kept.is_key].tolist() == [0, 500]
+    for times_s in ([2.5, 7.0, 7.9], [-1.0, 5.0]):
+        assert (kept.pts[kept.on_screen(times_s)] == told.pts[told.on_screen(times_s)]).all()
+    nothing = PictureTimes(np.array([0.0, 1.0]), 2.0)
+    assert nothing.keep([0.5]) is nothing

@@ -101,7 +101,7 @@ def read_told(
     options = DecodeOptions(specs=InputSpecs(2.0, spec, AudioSpec(8000, 16_000)), budget=Budget())
     told = PictureTimes(np.empty(0), end_s)
     sound = Sound(np.zeros(round(8000 * audio_s), np.float32)) if audio_s else None
-    duration_s, windows, part, _ = read_video(
+    duration_s, windows, part, *_ = read_video(
         path, spec, options, sound=sound, told=told, read=read_frames
     )
     return duration_s, windows, part.windows, [colours(rows) for rows in part.array]
