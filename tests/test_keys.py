@@ -17,6 +17,7 @@ from typing import Any
 import httpx
 import pytest
 from fastapi.routing import APIRoute
+from starlette.routing import Match
 
 from service import protocol
 from service.app import create_app
@@ -206,12 +207,15 @@ def ways_to(name: str, job: str) -> list[tuple[str, str, dict[str, Any]]]:
         ("GET", place, {}),
         ("DELETE", place, {}),
         ("GET", f"{place}/tags", {}),
+        ("GET", f"{place}/agreement", {}),
         ("GET", f"{place}/items", {}),
+        ("GET", f"{place}/items?order=newest", {}),
         ("POST", f"{place}/items", {"json": {"text": "red"}}),
         ("GET", item, {}),
+        ("PATCH", item, {"json": {"metadata": {"year": 2024}}}),
         ("DELETE", item, {}),
         *(("GET", f"{item}/{part}", {}) for part in ("media", "poster", "playable", "waveform")),
-        *(("GET", f"{item}/{part}", {}) for part in ("description", "highlights")),
+        *(("GET", f"{item}/{part}", {}) for part in ("description", "highlights", "agreement")),
         ("GET", f"{item}/clip?start_s=0&end_s=1", {}),
         ("POST", f"{item}/link", {}),
         ("POST", f"{item}/where", {"json": {"query": "red"}}),
@@ -223,10 +227,45 @@ def ways_to(name: str, job: str) -> list[tuple[str, str, dict[str, Any]]]:
             "/v1/rank",
             {"json": {"item": "clip", "texts": ["red", "blue"], "collection": name}},
         ),
+        ("POST", "/v1/feedback", {"json": texts | {"right": [{"id": "clip"}]}}),
+        ("GET", f"/v1/feedback?collection={name}", {}),
+        ("DELETE", f"/v1/feedback/1?collection={name}", {}),
         ("POST", "/v1/jobs", {"json": {"kind": "import", "collection": name, "path": "."}}),
         ("GET", f"/v1/jobs/{job}", {}),
         ("DELETE", f"/v1/jobs/{job}", {}),
     ]
+
+
+# What tells nothing of collections, or has a test of its own (metrics, readiness).
+ABOUT_NONE = (
+    "/sign",
+    "/page",
+    "/healthz",
+    "/readyz",
+    "/metrics",
+    "/v1/models",
+    "/v1/embed",
+    "/v1/session",
+    "/v1/admin",
+)
+LISTS = {("GET", "/v1/collections"), ("POST", "/v1/collections"), ("GET", "/v1/jobs")}
+
+
+def test_every_route_about_a_collection_is_asked_for() -> None:
+    asked = set()
+    for method, address, _ in ways_to("secret", "0"):
+        scope = {"type": "http", "method": method, "path": address.partition("?")[0]}
+        scope |= {"root_path": "", "headers": []}
+        route = next(route for route in ROUTES if route.matches(scope)[0] == Match.FULL)
+        assert isinstance(route, APIRoute)
+        asked.add((method, route.path))
+    about = {
+        (method, path)
+        for method, path in LEAST
+        if method != "HEAD" and path != "/" and not path.startswith(ABOUT_NONE)
+    }
+    of_one_kind = {("POST", path) for path in SEARCHES}
+    assert about - LISTS - of_one_kind <= asked
 
 
 def test_what_may_not_be_seen_is_answered_as_what_is_not_there(two: Two) -> None:

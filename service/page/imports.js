@@ -2,7 +2,7 @@
 
 import { $, button, clock, el, recall, remember, say, sentence } from "./dom.js";
 import { collectionName } from "./query.js";
-import { ask, collectionPath, headers, send as sendJson } from "./service.js";
+import { ask, collectionPath, send as sendJson } from "./service.js";
 import { t } from "./texts.js";
 
 const TOGETHER = 2; // files that are sent at once
@@ -82,7 +82,6 @@ function sendOnce(file, shown) {
   });
   request.responseType = "json"; // null of what is none, an answer of something between here and the service
   request.open("POST", `${collectionPath(collectionName())}/items`);
-  for (const [name, value] of Object.entries(headers())) request.setRequestHeader(name, value);
   return new Promise((answered) => {
     const end = () =>
       answered({ status: request.status, body: request.response ?? {}, retry_s: Number(request.getResponseHeader("retry-after") ?? 1) });

@@ -7,7 +7,7 @@ import { forgetTags, readCollections } from "./library.js";
 import { SPECTROGRAM_MOST_S, picture, showWhere, spectrogram, waveform } from "./pictures.js";
 import { collectionName, plainName, searchLike } from "./query.js";
 import { card, copyLink, forgetList, hits } from "./results.js";
-import { addressOf, ask, itemPath, send } from "./service.js";
+import { ask, itemPath, send } from "./service.js";
 import { t } from "./texts.js";
 
 const LANES = 6; // tags that get a line of the timeline
@@ -92,9 +92,9 @@ function facts(item) {
 }
 
 /** The picture itself, or, where the browser does not know its format, a small one. */
-async function drawImage(media, item, path) {
-  const image = await picture(`${path}/media`, named(item));
-  image.addEventListener("error", async () => media.append(await picture(`${path}/poster`, named(item))));
+function drawImage(media, item, path) {
+  const image = picture(`${path}/media`, named(item));
+  image.addEventListener("error", () => media.append(picture(`${path}/poster`, named(item))));
   media.append(image);
 }
 
@@ -109,7 +109,7 @@ function drawPlayer(node, main, media, item, hit, path, start_s, play) {
   const line = el("div", { class: "timeline", role: "group", "aria-label": t("timeline"), dir: "ltr" });
   main.append(line);
   drawTimeline(node, line, item, hit, path, seek);
-  if (item.kind === "video") picture(`${path}/poster?at_s=${hit ? (hit.start_s + hit.end_s) / 2 : start_s}`).then((image) => cover.append(image));
+  if (item.kind === "video") cover.append(picture(`${path}/poster?at_s=${hit ? (hit.start_s + hit.end_s) / 2 : start_s}`));
   media.addEventListener("timeupdate", (event) => moveHead(line, item, event.target.currentTime + begins(event.target)), true);
   if (play) seek(start_s);
 }
@@ -231,14 +231,7 @@ function spectrogramButton(node, path) {
 }
 
 function clipLink(path, hit) {
-  const fetchClip = async (event) => {
-    event.preventDefault();
-    const address = new URL(await addressOf(path, "clip"), document.baseURI);
-    address.searchParams.set("start_s", hit.start_s);
-    address.searchParams.set("end_s", hit.end_s);
-    location.assign(address); // the service answers it as a download
-  };
-  return el("a", { href: `${path}/clip?start_s=${hit.start_s}&end_s=${hit.end_s}`, download: true, onclick: fetchClip }, t("download_moment"));
+  return el("a", { href: `${path}/clip?start_s=${hit.start_s}&end_s=${hit.end_s}`, download: true }, t("download_moment"));
 }
 
 /** Delete an item, some seconds from now: until then nothing has happened, and it can be kept. */

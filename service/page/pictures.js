@@ -1,17 +1,16 @@
 // Draws what items look and sound like: pictures, waveforms, spectrograms, and where a query matches.
 
 import { el, note, shape } from "./dom.js";
-import { addressOf, copyOf, headers, key, send } from "./service.js";
+import { send } from "./service.js";
 import { t } from "./texts.js";
 
-/** A picture; behind a key, a copy, as pictures send none. `alt` is empty where its place is named already. */
-export async function picture(path, alt = "") {
+/** A picture. `alt` is empty where its place is named already. */
+export function picture(path, alt = "") {
   const image = new Image();
   image.alt = alt;
   image.decoding = "async";
   image.addEventListener("error", () => image.remove()); // an item that was added before there were any
-  image.addEventListener("load", () => URL.revokeObjectURL(image.src));
-  image.src = key() ? await copyOf(path).catch(() => "") : path;
+  image.src = path;
   return image;
 }
 
@@ -86,7 +85,7 @@ export const SPECTROGRAM_MOST_S = 900; // a longer sound would not fit into a br
 
 /** A spectrogram of an item's sound as a canvas, computed from its media. Throws an Error where the browser cannot. */
 export async function spectrogram(path) {
-  const answer = await fetch(await addressOf(path), { headers: headers() });
+  const answer = await fetch(`${path}/media`);
   if (!answer.ok) throw new Error(t("loading_failed", { status: answer.status }));
   const bytes = await answer.arrayBuffer();
   const decoder = new OfflineAudioContext(1, 1, HERTZ);

@@ -1,7 +1,7 @@
 // Plays an item from a second on: as it is, or, where the browser cannot, a version that the service converts.
 
 import { clock, named, note, sentence } from "./dom.js";
-import { addressOf, headers, key } from "./service.js";
+import { signIn } from "./service.js";
 import { t } from "./texts.js";
 
 /** Play an item from a second on, in its view; where one asks again before it is there, from the last. */
@@ -30,13 +30,9 @@ export function player(node, hit, path, at) {
   load(node, media, path);
 }
 
-async function load(node, media, path) {
+function load(node, media, path) {
   note(node, "");
-  try {
-    media.src = await addressOf(path);
-  } catch (error) {
-    note(node, error.message);
-  }
+  media.src = `${path}/media`;
 }
 
 /** Go to the second that was asked for, in what is loaded or in the converted stretch that has it. */
@@ -76,13 +72,14 @@ async function withTable(address) {
   return null;
 }
 
-/** Why it does not play. A link that has ended is followed by another. */
+/** Why it does not play. Where a session has ended, a key is asked for. */
 async function failed(node, media, hit, path, still) {
   const own = media.src.startsWith("blob:"), version = versions.get(media);
   if (version?.making) return;
   const answer = own ? null : await fetch(media.src, { method: "HEAD" }).catch(() => null);
   if (!own && !answer) note(node, t("unreachable"));
   else if (answer?.status === 401) {
+    await signIn();
     if (media.currentTime) media.dataset.at = media.currentTime + begins(media);
     if (version) convert(node, media, hit, path, version);
     else load(node, media, path);
@@ -160,7 +157,7 @@ async function convert(node, media, hit, path, why) {
 
 /** The address of a version that browsers play and that has a second, once it is there; and where it begins and ends. */
 async function converted(path, at, signal) {
-  const address = new URL(await addressOf(path, "playable"), document.baseURI);
+  const address = new URL(`${path}/playable`, document.baseURI);
   address.searchParams.set("start_s", at);
   const answer = await fetch(address, { headers: { Range: "bytes=0-0" }, signal });
   if (!answer.ok) throw new Error((await answer.json()).error.message);
@@ -197,23 +194,12 @@ function goOn(node, media, hit, path) {
 /** Say what there is to say of a player that plays. */
 const settle = (node, media) => note(node, ...(versions.get(media)?.said ?? [""]));
 
-/** A link to an item's own file, renewed when it is followed: behind a key it does not stay open. */
+/** A link to an item's own file. */
 export function original(hit, path, cannot) {
   const link = document.createElement("a"), said = document.createElement("span");
   link.textContent = t("download_original");
   link.download = named(hit);
   link.href = `${path}/media`;
-  const renew = () => addressOf(path).then((address) => (link.href = address));
-  let fresh = !key();
-  link.addEventListener("click", async (event) => {
-    if (fresh) return;
-    event.preventDefault();
-    await renew();
-    fresh = true;
-    link.click();
-    fresh = false;
-  });
-  if (key()) renew();
   said.append(" ", link, cannot ? ` ${t(`another_player_${cannot}`)}` : "");
   return said;
 }

@@ -4,7 +4,7 @@ import { asks, filterOf, follows, go, listed, plain, state, wish, write } from "
 import { $, button, clock, el, named, say, seen, sentence, still } from "./dom.js";
 import { picture, waveform } from "./pictures.js";
 import { collectionName, compose, inWords, plainName, searchLike } from "./query.js";
-import { addressOf, ask, collectionPath, itemPath, request, save } from "./service.js";
+import { ask, collectionPath, itemPath, request, save } from "./service.js";
 import { t } from "./texts.js";
 
 const PAGE = 24; // hits or items that are asked for at once
@@ -287,14 +287,14 @@ async function fill(cover, media, where, hit, path) {
     const text = hit.text ?? (await ask(path)).text ?? "";
     return media.append(el("span", { class: "excerpt", dir: "auto" }, text.slice(0, 240)));
   }
-  if (hit.kind === "image") return media.append(await picture(`${path}/poster`));
+  if (hit.kind === "image") return media.append(picture(`${path}/poster`));
   if (hit.moments === null) {
     const highlights = await ask(`${path}/highlights`);
     Object.assign(hit, highlights[0], { moments: null, lit: true });
     cover.setAttribute("aria-label", label(hit));
     where.textContent = clock(hit.duration_s);
   }
-  if (hit.kind === "video") media.append(await picture(`${path}/poster?at_s=${(hit.start_s + hit.end_s) / 2}`));
+  if (hit.kind === "video") media.append(picture(`${path}/poster?at_s=${(hit.start_s + hit.end_s) / 2}`));
   if (hit.kind !== "audio") return;
   const { peaks } = await ask(`${path}/waveform`).catch(() => ({ peaks: [] })); // an item that was added before there were any
   media.append(waveform(peaks));
@@ -314,7 +314,7 @@ function preview(cover, hit, path) {
     film?.removeAttribute("src");
     film = null;
   };
-  const start = async () => {
+  const start = () => {
     stop();
     if (still()) return;
     const mine = (film = el("video", { class: "preview", muted: true, playsinline: true, tabindex: "-1", "aria-hidden": "true" }));
@@ -322,9 +322,8 @@ function preview(cover, hit, path) {
     mine.addEventListener("error", stop); // the picture stays
     mine.addEventListener("loadedmetadata", () => (mine.currentTime = Math.min(hit.start_s, mine.duration || 0)));
     mine.addEventListener("timeupdate", () => mine.currentTime >= hit.end_s && (mine.currentTime = hit.start_s));
-    const address = await addressOf(path).catch(() => null);
-    if (mine !== film || !address || !cover.isConnected) return;
-    mine.src = address;
+    if (!cover.isConnected) return;
+    mine.src = `${path}/media`;
     cover.querySelector(".picture").append(mine);
     mine.play().catch(() => {});
   };

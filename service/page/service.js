@@ -3,9 +3,6 @@
 import { $, sentence } from "./dom.js";
 import { t } from "./texts.js";
 
-export const key = () => sessionStorage.getItem("key");
-export const headers = () => (key() ? { Authorization: `Bearer ${key()}` } : {});
-
 export const collectionPath = (name) => `v1/collections/${encodeURIComponent(name)}`;
 export const itemPath = (name, id) => `${collectionPath(name)}/items/${id.split("/").map(encodeURIComponent).join("/")}`;
 
@@ -13,13 +10,13 @@ export const itemPath = (name, id) => `${collectionPath(name)}/items/${id.split(
 export async function request(path, options = {}) {
   let answer;
   try {
-    answer = await fetch(path, { ...options, headers: { ...headers(), ...options.headers } });
+    answer = await fetch(path, options);
   } catch (error) {
     if (options.signal?.aborted) throw error;
     throw new Error(t("unreachable"));
   }
   if (answer.status === 401) {
-    await askForKey();
+    await signIn();
     return request(path, options);
   }
   if (answer.ok) return answer;
@@ -42,12 +39,15 @@ export const send = (method, path, body) =>
 
 let keyAsked = null;
 
-function askForKey() {
+/** Ask for a key, once for all who wait for it. From then on a cookie stands for it, also with pictures and films. */
+export function signIn() {
   keyAsked ??= new Promise((resolve) => {
     $("key").addEventListener(
       "close",
-      () => {
-        sessionStorage.setItem("key", $("key-value").value);
+      async () => {
+        const form = new URLSearchParams({ key: $("key-value").value });
+        $("key-value").value = "";
+        await fetch("sign-in", { method: "POST", body: form, redirect: "manual" }).catch(() => null);
         keyAsked = null;
         resolve();
       },
@@ -57,18 +57,6 @@ function askForKey() {
     $("key").showModal();
   });
   return keyAsked;
-}
-
-/** Where an item's media lie, or another part of it; behind a key by a link that opens it for a while, as players send none. */
-export async function addressOf(path, part = "media") {
-  return key() ? (await ask(`${path}/link`, { method: "POST" }))[part] : `${path}/${part}`;
-}
-
-/** What lies there as an address of this page's own. Throws an Error that says what the service says. */
-export async function copyOf(path) {
-  const answer = await fetch(path, { headers: headers() }).catch(() => null);
-  if (!answer?.ok) throw new Error(answer ? t("loading_failed", { status: answer.status }) : t("unreachable"));
-  return URL.createObjectURL(await answer.blob());
 }
 
 /** Have the browser save something under a name. */
