@@ -332,7 +332,8 @@ class Best:
         """Compare the `depth` best by their codes of several reads, of each of which the first were
         compared, and those below whose codes are near enough to the last hit.
         """
-        rest = [Codewise(*(each[FIRST * self.k :] for each in read)) for read in reads]
+        at = FIRST * self.k
+        rest = [Codewise(read.rows[at:], read.codes[at:]) for read in reads]
         rows = np.concatenate([read.rows for read in rest])
         codes = np.concatenate([read.codes for read in rest])
         order = np.argsort(-codes)
@@ -414,9 +415,10 @@ class ListWalk:
         What is expected of a list is what it holds, times the tail of a normal distribution:
         exp(-0.717 z - 0.416 z^2) / 2 (Lin, 1989). Below the mean it is taken for a half.
         """
-        z = (worst - means) * np.float32(1 / deviation)
+        z = np.asarray((worst - means) / deviation, np.float32)
         np.maximum(z, 0.0, out=z)
-        return z, self._unread * (0.5 * np.exp(-z * (0.717 + 0.416 * z)))
+        tail = 0.5 * np.exp(-z * (0.717 + 0.416 * z))
+        return z, np.asarray(self._unread * tail, np.float32)
 
 
 NO_LISTS = np.empty(0, np.int64)
