@@ -340,6 +340,7 @@ def example_commands(path: str, method: str, operation: Schema, components: Sche
     contents = operation.get("requestBody", {}).get("content", {})
     if not contents:
         return [f"curl -s {verb}{address}"]
+    verb = "" if method == "POST" else verb  # curl posts what it sends
     commands = []
     for kind, content in contents.items():
         if kind == "application/json":
@@ -349,7 +350,7 @@ def example_commands(path: str, method: str, operation: Schema, components: Sche
         else:
             last = path.rpartition("/")[2]
             sent = next(form for start, form in FORMS.items() if last.startswith(start))
-        commands.append(f"curl -s {address} \\\n  {sent}")
+        commands.append(f"curl -s {verb}{address} \\\n  {sent}")
     return commands
 
 

@@ -252,7 +252,7 @@ def test_the_mean_that_queries_lose_is_chosen_by_what_they_find() -> None:
     sentences = np.array([[5, 1, 0], [5.5, -1, 0]], np.float32)
     vectors = unit(np.array([[0.1, 1, 0], [0.9, -1, 0]], np.float32))
     searched = Searched(["a", "b"], np.zeros(2, np.int64), sentences, vectors)
-    tried = {one.strengths: one.loss for one in try_means(means, searched, searched)}
+    tried = {one.strengths: one.loss for one in try_means(means, searched)}
     assert tried[0.5, 0.5, 0.0] == pytest.approx(np.log(2) / 2)  # both queries find the second
     assert tried[0.5, 0.0, 0.5] == 0.0
 
