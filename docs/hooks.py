@@ -349,7 +349,8 @@ def example_commands(path: str, method: str, operation: Schema, components: Sche
         else:
             last = path.rpartition("/")[2]
             sent = next(form for start, form in FORMS.items() if last.startswith(start))
-        commands.append(f"curl -s {address} \\\n  {sent}")
+        asked = "" if method == "POST" else verb  # of a body, curl makes a POST
+        commands.append(f"curl -s {asked}{address} \\\n  {sent}")
     return commands
 
 
