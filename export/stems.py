@@ -98,7 +98,7 @@ ATTRIBUTION = "attribution.json"
 OWN_SOUND = (0.3, 0.5, 0.7)  # of pictures, when the weight of the sound is chosen
 DRAWS = 10
 # The vector that is subtracted from every query, as shares of the mean of the sound classes, of the
-# picture classes and of the captions: the values that are tried. Sounds keep their half, as names of
+# picture classes and of the captions: the values that are tried. Sounds keep their half: names of
 # files do not tell how people ask for sounds.
 MEAN_SHARES = ((0.5, 0.5, 0.0), (0.5, 0.25, 0.25), (0.5, 0.0, 0.5))
 FOLDS = 7  # of the open pictures; each is judged by a map that was fitted to the other folds
