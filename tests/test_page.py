@@ -577,7 +577,7 @@ LIKE_FIREFOX = """() => {
 }"""
 MORE = """seconds => {
   window.come = seconds;
-  document.querySelector('video').dispatchEvent(new Event('progress'));
+  document.querySelector('#item video').dispatchEvent(new Event('progress'));
 }"""
 
 

@@ -322,7 +322,7 @@ function preview(cover, hit, path) {
     mine.addEventListener("error", stop); // the picture stays
     mine.addEventListener("loadedmetadata", () => (mine.currentTime = Math.min(hit.start_s, mine.duration || 0)));
     mine.addEventListener("timeupdate", () => mine.currentTime >= hit.end_s && (mine.currentTime = hit.start_s));
-    if (!cover.isConnected) return;
+    if (!cover.checkVisibility()) return;
     mine.src = `${path}/media`;
     cover.querySelector(".picture").append(mine);
     mine.play().catch(() => {});
@@ -333,6 +333,7 @@ function preview(cover, hit, path) {
   };
   cover.addEventListener("pointerenter", (event) => event.pointerType === "mouse" && begin());
   cover.addEventListener("pointerleave", stop);
+  cover.addEventListener("click", stop); // the item is opened, and its card leaves without the pointer
   cover.addEventListener("focus", () => cover.matches(":focus-visible") && begin());
   cover.addEventListener("blur", stop);
 }
