@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from export.bundle import Joint
 from media.passages import Passage
@@ -699,23 +700,26 @@ class Collection:
         rows: list[TagRows] = []
         read = dict.fromkeys(readings, 0)
 
-        def read_on(records: Records, encoding: str) -> bool:
+        def read_on(records: Records, encoding: str) -> tuple[NDArray[np.int64], Vectors] | None:
             chunk = records.tags.read_vectors(encoding, read[encoding])
             if chunk is None:
-                return False
+                return None
             read[encoding], windows, vectors = chunk
-            rows.append(list_tags(numbered[encoding], windows, vectors))
-            return True
+            return windows, vectors
 
         for encoding in readings:
-            more = True
-            while more:  # searches come between
+            while True:  # searches come between
                 with self.hold_for_reading() as records:
-                    more = read_on(records, encoding)
+                    chunk = read_on(records, encoding)
+                if chunk is None:
+                    break
+                rows.append(list_tags(numbered[encoding], *chunk))
         with self._hold_for_writing() as records:
             for encoding in readings:
-                while read_on(records, encoding):  # what was added meanwhile
-                    pass
+                chunk = read_on(records, encoding)
+                while chunk is not None:  # what was added meanwhile
+                    rows.append(list_tags(numbered[encoding], *chunk))
+                    chunk = read_on(records, encoding)
             records.set_vocabulary(readings, rows, source)
 
     def vocabulary_source(self) -> str | None:
