@@ -157,7 +157,7 @@ def add_ablation(commands: Commands) -> None:
         "--features",
         type=Path,
         default=Path("runs/real-bed.npz"),
-        help="what `python -m bench.real_bed` wrote; default: runs/real-bed.npz",
+        help="what bench.real_bed wrote; default: runs/real-bed.npz",
     )
     methods.add_argument(
         "--steps", type=int, default=300, help="steps of a plain run; default: 300"
