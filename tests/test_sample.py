@@ -24,7 +24,7 @@ from .makers import ROOT, SHARED, free_port, needs_shared, serving
 
 SAMPLE = ROOT / "sample" / "manifest.jsonl"
 # by README's searches; None: an item is added
-FOUND = ["dog-barking", "sailboat", "crickets", "rain", None, "horse"]
+FOUND = ["dog-barking", "sailboat", "church-bell", "rain", None, "horse"]
 
 
 def index(data: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -80,7 +80,7 @@ def test_readme_finds_what_it_names(client: httpx.Client) -> None:
         ("a tabby cat's face", "video", "cat-meowing"),
         ("tropical fish over a coral reef", "video", "fish-swimming"),
         ("lightning and thunder", "video", "thunderstorm"),
-        ("fire engine with its siren on", "any", "fire-engine"),
+        ("a fire engine", "any", "fire-engine"),
         ("an elephant", "any", "elephant-walking"),
     ],
 )
@@ -187,12 +187,12 @@ def results(name: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("name", "route", "least"),
     [
-        ("video-sentences", "text-video", {"R@1": 0.40, "R@10": 0.77}),
-        ("video-sentences", "text-any", {"R@1": 0.41, "R@10": 0.78}),
-        ("video-labels", "text-video", {"R@10": 0.65}),
-        ("video-sentences", "video-audio", {"R@10": 0.36}),
-        ("sound-captions", "text-audio", {"R@1": 0.18, "R@10": 0.62}),
-        ("sound-labels", "text-audio", {"R@10": 0.58}),
+        ("video-sentences", "text-video", {"R@1": 0.42, "R@10": 0.79}),
+        ("video-sentences", "text-any", {"R@1": 0.46, "R@10": 0.82}),
+        ("video-labels", "text-video", {"R@10": 0.70}),
+        ("video-sentences", "video-audio", {"R@10": 0.45}),
+        ("sound-captions", "text-audio", {"R@1": 0.24, "R@10": 0.69}),
+        ("sound-labels", "text-audio", {"R@10": 0.65}),
     ],
 )
 def test_it_finds_real_things(name: str, route: str, least: dict[str, float]) -> None:
@@ -203,7 +203,7 @@ def test_it_finds_real_things(name: str, route: str, least: dict[str, float]) ->
 @pytest.mark.slow
 @needs_shared
 @pytest.mark.parametrize(
-    ("name", "first", "among_five"), [("real_queries", 8, 14), ("plain_queries", 20, 23)]
+    ("name", "first", "among_five"), [("real_queries", 7, 14), ("plain_queries", 20, 23)]
 )
 def test_queries_that_were_written_before(
     name: str, first: int, among_five: int, tmp_path: Path
