@@ -92,11 +92,11 @@ function examplesOf(tags) {
   const seen = of("video"), heard = of("audio");
   const used = new Set(), found = [];
   for (let n = 0; n < tags.length && found.length < EXAMPLES; n += 1) {
-    for (const [name, phrase] of [[seen[n], seen[n]], [heard[n], `the sound of ${heard[n]}`]]) {
+    for (const name of [seen[n], heard[n]]) {
       const words = name?.split(" ") ?? [];
       if (!words.length || words.some((word) => used.has(word)) || found.length === EXAMPLES) continue;
       words.forEach((word) => used.add(word));
-      found.push(phrase);
+      found.push(name);
     }
   }
   return found;
