@@ -57,7 +57,7 @@ def compare(directions: Matrix, centres: Matrix, sharpness: float) -> Matrix:
     """Gaussian similarities [N, M] of directions [N, D] and [M, D], 1 where they are equal.
 
     >>> directions = np.array([[1.0, 0.0], [0.0, 1.0]], np.float32)
-    >>> compare(directions, directions, sharpness=2.0).round(3).tolist()
+    >>> compare(directions, directions, sharpness=2.0).astype(float).round(3).tolist()
     [[1.0, 0.135], [0.135, 1.0]]
     """
     similarities = np.exp(sharpness * (directions @ centres.T - 1))

@@ -110,4 +110,5 @@ def test_what_is_not_run_says_why() -> None:
 
 def test_every_guide_has_a_command_that_is_run() -> None:
     guides = {str(path.relative_to(ROOT)) for path in ROOT.glob("docs/guides/*.md")}
-    assert guides - RUN.keys() == {"docs/guides/docker.md"}
+    without = {f"docs/guides/{name}.md" for name in ("docker", "page", "sizing")}
+    assert guides - RUN.keys() == without

@@ -102,7 +102,13 @@ def test_adding_answers_what_was_stored(client: Client, clips: dict[str, Path]) 
 def test_text_finds_the_right_moment(client: Client) -> None:
     result = search(client, "text-video", "red")
     assert result["route"] == "text-video"
-    assert result["plan"] == {"exact": True, "candidates": 5, "ways": ["scan"], "compared": 5}
+    assert result["plan"] == {
+        "exact": True,
+        "candidates": 5,
+        "ways": ["scan"],
+        "compared": 5,
+        "learned": False,
+    }
     assert {h["id"] for h in result["hits"][:2]} == {"red", "story"} and result["hits"][2][
         "id"
     ] == "green"
