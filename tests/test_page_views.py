@@ -283,14 +283,16 @@ def test_a_card_says_why_it_is_there_and_moves_when_pointed_at(page: Page) -> No
 
 def test_nothing_jumps_while_pictures_come(page: Page, address: str) -> None:
     page.add_init_script(
-        """window.shift = 0; new PerformanceObserver((list) => list.getEntries().forEach(
-        (entry) => (window.shift += entry.hadRecentInput ? 0 : entry.value)))
-        .observe({type: 'layout-shift', buffered: true});"""
+        """window.shift = 0; window.moved = []; new PerformanceObserver((list) =>
+        list.getEntries().filter((entry) => !entry.hadRecentInput).forEach((entry) => {
+          window.shift += entry.value;
+          for (const { node } of entry.sources) window.moved.push(`${node?.id} ${node?.className}`);
+        })).observe({type: 'layout-shift', buffered: true});"""
     )
     page.goto(f"{address}/?q=a+dog+barking")
     page.locator("#hits .cover img").first.wait_for()
     page.wait_for_timeout(800)
-    assert page.evaluate("window.shift") < 0.05
+    assert page.evaluate("window.shift") < 0.05, page.evaluate("window.moved")
 
 
 def test_a_query_in_another_language_is_told_that_english_is_understood(page: Page) -> None:
