@@ -236,7 +236,7 @@ function clipLink(path, hit) {
 
 /** Delete an item, some seconds from now: until then nothing has happened, and it can be kept. */
 function remove(item, path) {
-  const row = el("li", { class: "undo" }, el("span", {}, t("deleted_soon", { name: named(item), seconds: UNDO_S })));
+  const row = el("li", { class: "undo" }, el("span", { role: "alert" }, t("deleted_soon", { name: named(item), seconds: UNDO_S })));
   const keep = () => {
     clearTimeout(leaving.get(path));
     leaving.delete(path);
@@ -246,7 +246,6 @@ function remove(item, path) {
   row.append(button({ onclick: keep }, t("undo")));
   $("uploads").append(row);
   leaving.set(path, setTimeout(() => deleteNow(item, path, row), 1000 * UNDO_S));
-  say(t("deleted_soon", { name: named(item), seconds: UNDO_S }));
   go({ item: "", t: null });
 }
 
