@@ -752,7 +752,7 @@ def test_words_that_are_said_are_shown_and_play_from_there(
         page.get_by_role("combobox", name="Search words").fill("quiet morning")
         page.get_by_role("combobox", name="Search words").press("Enter")
         card = page.get_by_role("article").first
-        expect(card.locator(".why")).to_have_text("Said a quiet morning")
+        expect(card.locator(".why")).to_have_text("Words a quiet morning")
         expect(card.locator(".when")).to_have_text("0:06 – 0:08")
         expect(card.locator(".cover")).to_have_attribute("aria-label", "Play film.mp4 from 0:06")
         card.locator(".cover").click()

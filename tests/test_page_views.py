@@ -17,7 +17,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from .makers import ROOT, free_port, wait_ready
 from .test_page import CHROMIUM, browser, until
@@ -373,6 +373,34 @@ def test_metadata_are_edited(page: Page, address: str) -> None:
     form.get_by_role("button", name="Save").click()
     expect(form.locator("dd")).to_have_count(1)
     assert httpx.get(path).json()["metadata"] == {"date": "2021-05"}
+
+
+def test_a_search_does_not_wait_until_the_collection_is_tagged(page: Page, address: str) -> None:
+    held: list[Route] = []
+    page.route(f"{address}/v1/collections/default/tags*", held.append)
+    page.goto(f"{address}/?q=a+dog+barking")
+    names = page.locator("#hits > li").first.locator(".why bdi").first
+    expect(names).to_have_text("")
+    held[0].continue_()
+    expect(names).to_have_text(re.compile(r"\w"))
+
+
+def test_what_is_sure_to_some_degree_is_not_called_unfit(page: Page, address: str) -> None:
+    """A best hit that is likely, and no good match: the list says so and advises nothing."""
+
+    def doubt(route: Route) -> None:
+        answer = route.fetch()
+        found = answer.json()
+        found["good_match"] = False
+        found["hits"] = [hit | {"confidence": sure, "tags": []} for hit in found["hits"][:1]]
+        route.fulfill(response=answer, json=found)
+
+    page.route(f"{address}/v1/search", doubt)
+    for sure, said in ((0.8, "Likely moments"), (0.2, "No confident match")):
+        page.goto(f"{address}/?q=a+dog+barking")
+        expect(page.get_by_role("status")).to_contain_text(said)
+        expect(page.locator("#advice")).to_be_visible(visible=sure < 0.5)
+        expect(page.locator("#hits .why bdi").first).to_have_text("without a tag")
 
 
 def test_a_deletion_can_be_undone_for_a_while(page: Page, address: str) -> None:

@@ -11,6 +11,8 @@ const EXAMPLES = 5;
 
 let collections = [];
 let tagged = null; // the tags of which collection are shown
+let reading = null; // what is read of them, until it is
+const TAGS_SOON_MS = 300; // a list waits for its tags no longer
 
 /** Learn which collections there are, and open one. */
 export async function readCollections() {
@@ -58,8 +60,16 @@ export function showLibrary() {
   $("library").hidden = !home || empty;
   $("empty").hidden = !home || !empty;
   if (home) showSaved();
-  if (!empty) readTags();
+  if (!empty) reading = readTags();
 }
+
+/** Wait for the tags of the collection, unless they take long. */
+export const tagsSoon = () => Promise.race([reading, new Promise((over) => setTimeout(over, TAGS_SOON_MS))]);
+
+let whenRead = () => {};
+
+/** What to do when the tags of a collection have been read. */
+export const whenTagged = (does) => (whenRead = does);
 
 /** The tags of the collection, once: they are for suggestions, too. */
 async function readTags() {
@@ -68,7 +78,8 @@ async function readTags() {
   tagged = name;
   const { tags } = await ask(`${collectionPath(name)}/tags?limit=500`).catch(() => ({ tags: [] }));
   if (tagged !== name) return;
-  setTags(tags.map((tag) => plainName(tag.name)));
+  setTags(tags.map((tag) => plainName(tag.name)), name);
+  whenRead();
   $("tags-section").hidden = !tags.length;
   $("tags").replaceChildren(...tags.slice(0, TAGS).map(tagLink));
   const examples = examplesOf(tags);

@@ -3,9 +3,9 @@
 import { FIRST, KINDS, LENGTHS, asks, follow, follows, go, listed, state } from "./address.js";
 import { $, button, el, icon, recall, remember, say } from "./dom.js";
 import { followJobs, listenToDrops, whenAdded } from "./imports.js";
-import { forgetTags, readCollections, showCollections, showLibrary, showSaved } from "./library.js";
+import { forgetTags, readCollections, showCollections, showLibrary, showSaved, whenTagged } from "./library.js";
 import { inWords, keepSearch, listenToQuery, searchAddress, searchByFile, showQuery } from "./query.js";
-import { copyLink, draw, exportHits, forgetList, isShown, showList, tellAgain } from "./results.js";
+import { askForTags, copyLink, draw, exportHits, forgetList, isShown, showList, tellAgain } from "./results.js";
 import { ask } from "./service.js";
 import { LANGUAGES, language, setLanguage, t, translate } from "./texts.js";
 
@@ -204,6 +204,7 @@ listenToFilters();
 listenToTools();
 listenToKeys();
 listenToDrops(searchByFile);
+whenTagged(askForTags);
 let due = 0;
 whenAdded(() => {
   clearTimeout(due);

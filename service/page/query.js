@@ -21,16 +21,16 @@ function settle() {
 
 // ------------------------------------------------------------------ what the service is asked
 
-/** The body of a search; it may have a file of this page. Throws an Error that says what is missing. */
+/** The body of a search; it may have a file of this page. Tags are asked for once they are known. Throws an Error that says what is missing, with `hint` where nothing is wrong yet. */
 export function compose(top_k, filter) {
   if (!state.look.length) throw new Error(t("nowhere"));
   const parts = [], form = new FormData();
   if (state.q.trim()) parts.push({ text: state.q.trim() });
   state.parts.forEach((part, n) => parts.push(partOf(part, parts.length === 0, form, `file${n}`)));
-  if (!parts.some(({ weight }) => weight === undefined || weight > 0)) throw new Error(t("only_without"));
+  if (!parts.some(({ weight }) => weight === undefined || weight > 0)) throw Object.assign(new Error(t("only_without")), { hint: true });
   const both = state.look.includes("video") && state.look.includes("audio");
   const targets = both ? ["any", ...state.look.filter((name) => name === "text")] : state.look;
-  form.append("request", JSON.stringify({ parts, targets, collection: state.collection || opened, top_k, filter, tags: true }));
+  form.append("request", JSON.stringify({ parts, targets, collection: state.collection || opened, top_k, filter, tags: tagged() }));
   return form;
 }
 
@@ -159,9 +159,16 @@ async function record() {
 export const plainName = (name) => name.split(/[,(]/)[0].trim();
 
 let tags = []; // names of the tags of the collection
+let tagsOf = ""; // the collection that they are of
 let active = -1;
 
-export const setTags = (names) => (tags = names);
+export function setTags(names, collection) {
+  tags = names;
+  tagsOf = collection;
+}
+
+/** Whether the collection has been tagged. The first time takes a while, and a search with tags would wait for it. */
+export const tagged = () => tagsOf === collectionName();
 
 export const saved = () => recall("saved") ?? [];
 const history = () => recall("history") ?? [];

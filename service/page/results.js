@@ -2,8 +2,9 @@
 
 import { asks, filterOf, follows, go, listed, plain, state, wish, write } from "./address.js";
 import { $, button, clock, el, named, say, seen, sentence, still } from "./dom.js";
+import { tagsSoon } from "./library.js";
 import { picture, waveform } from "./pictures.js";
-import { collectionName, compose, inWords, plainName, searchLike } from "./query.js";
+import { collectionName, compose, inWords, plainName, searchLike, tagged } from "./query.js";
 import { ask, collectionPath, itemPath, request, save } from "./service.js";
 import { t } from "./texts.js";
 
@@ -11,6 +12,7 @@ const PAGE = 24; // hits or items that are asked for at once
 const MOST = 480;
 const SORTED_AMONG = 96; // hits, where they are not in the order of their match
 const LEAST_SHARE = 0.35; // of a hit's score, what pictures or sound contribute to be named
+const LIKELY = 0.5; // how sure a best hit is that is shown without advice
 const SENSES = { video: "seen", audio: "heard", text: "said" };
 
 let run = 0; // the last list asked for; answers to earlier ones are late
@@ -37,7 +39,7 @@ export async function showList() {
   } catch (error) {
     if (mine !== run) return;
     clear();
-    say(error.message, true);
+    say(error.message, !error.hint);
     $("english").hidden = error.code !== "bad_text";
   }
   if (mine === run) list.loading = false;
@@ -46,12 +48,19 @@ export async function showList() {
 /** Whether the list on the page is that of the state. */
 export const isShown = () => list.address === listed(state) && !list.stale;
 
+/** Ask for hits anew that were asked for before their collection was tagged. */
+export function askForTags() {
+  if (list.untagged && asks(state) && !state.item) showList();
+}
+
 /** Have the list asked for anew when it is shown next. */
 export const forgetList = () => (list.stale = true);
 
 async function search(mine, top_k) {
-  const address = "v1/search";
-  const found = await ask(address, { method: "POST", body: compose(top_k, filterOf(state)) });
+  if (!tagged()) await tagsSoon();
+  if (mine !== run) return;
+  list.untagged = !tagged();
+  const found = await ask("v1/search", { method: "POST", body: compose(top_k, filterOf(state)) });
   if (mine !== run) return;
   const grown = list.asked > 0;
   const before = new Set(list.hits.map(({ id }) => id));
@@ -118,13 +127,15 @@ function tell(found) {
   const count = list.hits.length;
   const moments = t(count === 1 ? "one_moment" : "moments", { count });
   const warnings = (found.warnings ?? []).map(sentence).join(" ");
+  const unsure = found.good_match === false;
+  const likely = list.hits.some(({ confidence }) => confidence !== null && confidence >= LIKELY);
   let text = moments;
   if (!count) text = t("no_moments");
-  else if (found.good_match === false) text = t("no_match");
+  else if (unsure) text = t(likely ? "likely_match" : "no_match");
   if (list.more && count) text += ` ${t("more_below")}`;
   say([text, warnings].filter(Boolean).join(" "));
   $("english").hidden = !looksForeign(found.warnings ?? []);
-  advise(!count || found.good_match === false);
+  advise(!count || (unsure && !likely));
 }
 
 /** Say once more what was found, when an item is left. */
@@ -150,7 +161,9 @@ function advise(needed) {
   if (state.look.length < 3) tries.push(button({ onclick: () => go({ look: ["video", "audio", "text"] }) }, t("try_everywhere")));
   const words = state.q.trim().split(/\s+/);
   if (words.length > 2) tries.push(button({ onclick: () => go({ q: words.slice(-1)[0] }) }, t("try_fewer", { words: words.slice(-1)[0] })));
-  $("advice").replaceChildren(el("p", {}, t("try_plain")), el("div", { class: "row" }, tries));
+  const text = words.some(Boolean) ? t("try_plain") : t("try_these");
+  $("advice").hidden = !tries.length && !words.some(Boolean);
+  $("advice").replaceChildren(el("p", {}, text), el("div", { class: "row" }, tries));
 }
 
 // ------------------------------------------------------------------ drawing
@@ -253,9 +266,13 @@ function why(hit) {
     const there = (hit.tags ?? []).filter((tag) => tag.modality === modality && tag.start_s < hit.end_s + 1e-6 && tag.end_s > hit.start_s - 1e-6);
     there.sort((one, other) => Number(asked.includes(other.name.toLowerCase())) - Number(asked.includes(one.name.toLowerCase())));
     const names = [...new Set(there.map(({ name }) => plainName(name)))].slice(0, 2).join(", ");
-    return el("span", { class: "sense" }, el("b", { class: SENSES[modality] }, t(SENSES[modality])), " ", el("bdi", {}, names));
+    return { modality, names };
   });
-  return el("p", { class: "why" }, parts);
+  const named = parts.filter(({ names }) => names);
+  const lines = (named.length ? named : parts).map(({ modality, names }) =>
+    el("span", { class: "sense" }, el("b", { class: SENSES[modality] }, t(SENSES[modality])), " ", el("bdi", {}, names || (hit.tags ? t("no_tag") : ""))),
+  );
+  return lines.length ? el("p", { class: "why" }, lines) : null;
 }
 
 /** What else can be done, and the numbers, for whoever wants them. */
