@@ -182,9 +182,10 @@ export function nextMatch(by) {
 async function tagsOf(item, path) {
   const hit = hits().find(({ id }) => id === item.id);
   if (hit?.tags?.length) return hit.tags;
-  const { sentences } = await ask(`${path}/description?limit=3`).catch(() => ({ sentences: [] }));
+  const { bank, sentences } = await ask(`${path}/description?limit=3`).catch(() => ({ sentences: [] }));
   const likely = sentences.filter(({ score }) => score >= 0.5);
-  return likely.flatMap(({ text, modality, moments }) => moments.map((moment) => ({ ...moment, name: text, modality })));
+  const nameOf = (text) => (bank === "default" ? text.replace(/^(a picture|the sound) of /, "") : text); // of the tag, without its frame
+  return likely.flatMap(({ text, modality, moments }) => moments.map((moment) => ({ ...moment, name: nameOf(text), modality })));
 }
 
 function drawTags(node, names) {
