@@ -220,18 +220,26 @@ def test_an_empty_library_says_how_to_add(page: Page, address: str, tmp_path: Pa
 
 def test_imports_by_the_service_are_followed(page: Page, address: str) -> None:
     """What failed, and why; it can be tried again, and is not told of twice."""
-    job = {"collection": "default", "path": "."}
-    started = httpx.post(f"{address}/v1/jobs", json=job).json()["id"]
-    end = time.monotonic() + 60
-    while httpx.get(f"{address}/v1/jobs/{started}").json()["state"] in ("queued", "running"):
-        assert time.monotonic() < end
-        time.sleep(0.2)
+
+    def wait_for_jobs(count: int) -> None:
+        end = time.monotonic() + 60
+        states: list[str] = []
+        while len(states) < count or {"queued", "running"} & set(states):
+            assert time.monotonic() < end, states
+            time.sleep(0.2)
+            jobs = httpx.get(f"{address}/v1/jobs").json()["jobs"]
+            states = [job["state"] for job in jobs]
+
+    httpx.post(f"{address}/v1/jobs", json={"collection": "default", "path": "."})
+    wait_for_jobs(1)
     page.reload()
     told = page.get_by_role("list", name="Imports")
     expect(told).to_contain_text("0 added, 1 failed")
     told.get_by_text("What failed, and why").click()
     expect(told).to_contain_text("broken.mp4")
     told.get_by_role("button", name="Try again").click()
+    wait_for_jobs(2)
+    page.wait_for_timeout(2000)  # until the page has asked how it ended
     expect(told.locator(".bad")).to_have_count(1)
     told.get_by_role("button", name="Dismiss").click()
     expect(page.locator("#jobs > li")).to_have_count(0)
