@@ -364,14 +364,14 @@ def test_a_card_asks_for_its_picture_when_it_comes_into_view(
     page.close()
 
 
-def make_film(path: Path, codec: str, pixels: str, sound: str | None) -> Path:
+def make_film(path: Path, codec: str, pixels: str, sound: str | None, size: int = 64) -> Path:
     """Four seconds of blue with a tone, in codecs that no browser need have."""
     with av.open(str(path), "w") as container:
         video = container.add_stream(codec, rate=8)
-        video.width = video.height = 64
+        video.width = video.height = size
         video.pix_fmt = pixels
         audio = container.add_stream(sound, rate=48_000, layout="stereo") if sound else None
-        image = np.full((64, 64, 3), BLUE, np.uint8)
+        image = np.full((size, size, 3), BLUE, np.uint8)
         for _ in range(32):
             container.mux(
                 video.encode(
@@ -446,6 +446,7 @@ def open_hit(page: Page, address: str, id: str, at_s: float, **headers: str) -> 
 
     def answer(route: Route) -> None:
         found = route.fetch().json()
+        assert "hits" in found, found
         found["hits"] = [
             {**found["hits"][0], **item, **moment, "target": target, "moments": [moment]}
         ]

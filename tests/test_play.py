@@ -171,7 +171,8 @@ def test_a_long_film_goes_on_from_stretch_to_stretch(browser: Browser, tmp_path:
 def test_what_cannot_be_converted_is_told(
     browser: Browser, tmp_path: Path, name: str, sound: str | None, said: str
 ) -> None:
-    make_film(tmp_path / name, "prores_ks", "yuv422p10le", sound)
+    # so large that it is not converted before the limit is looked at
+    make_film(tmp_path / name, "prores_ks", "yuv422p10le", sound, size=1280)
     with listening(Settings(data=tmp_path / "data", convert_max_s=0.001)) as port:
         address = f"http://127.0.0.1:{port}"
         item = add(address, tmp_path / name, name)

@@ -628,6 +628,13 @@ def test_every_path_below_an_item_is_a_reserved_ending() -> None:
     assert below == set(ITEM_PARTS) >= set(LINKED_PARTS)
 
 
+@pytest.mark.parametrize("part", ITEM_PARTS)
+def test_parts_of_an_item_cannot_be_changed(client: Client, part: str) -> None:
+    answer = client.patch(f"/v1/collections/default/items/red/{part}", json={"metadata": {}})
+    refused(answer, 405, "method_not_allowed")
+    assert answer.headers["Allow"].startswith("GET")
+
+
 @pytest.mark.parametrize(
     "path, expected",
     [

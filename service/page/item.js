@@ -204,7 +204,7 @@ function actions(node, item, hit, path) {
   const sounds = item.modalities.includes("audio") && (item.kind === "audio" || item.kind === "video");
   if (sounds && item.duration_s <= SPECTROGRAM_MOST_S) row.append(spectrogramButton(node, path));
   const modality = item.modalities.includes("video") ? "video" : item.modalities[0];
-  row.append(button({ onclick: () => searchLike(item.id, modality) }, t("more_like_this")));
+  if (modality) row.append(button({ onclick: () => searchLike(item.id, modality) }, t("more_like_this")));
   row.append(button({ onclick: copyLink }, icon("link"), t("copy_link")));
   if (item.kind !== "text") row.append(original(item, path));
   if (hit && (item.kind === "video" || item.kind === "audio")) row.append(clipLink(path, hit));
@@ -359,6 +359,7 @@ function readValue(text) {
 
 async function drawAlike(node, item) {
   const modality = ["video", "audio", "text"].find((name) => item.modalities.includes(name));
+  if (!modality) return; // nothing of it was encoded
   const target = modality === "text" ? "text" : "any";
   const request = { parts: [{ item: item.id, modality }], targets: [target], collection: collectionName(), top_k: ALIKE + 1, tags: true };
   const found = await send("POST", "v1/search", request).catch(() => ({ hits: [] }));

@@ -280,7 +280,7 @@ function more(hit) {
   const shown = hit.modalities.find((modality) => modality === "video") ?? hit.modalities[0];
   const modality = hit.target === "any" || hit.text ? shown : hit.target;
   const like = button({ class: "quiet like", onclick: () => searchLike(hit.id, modality) }, t("more_like_this"));
-  if (hit.moments === null) return el("div", { class: "actions" }, like);
+  if (hit.moments === null) return el("div", { class: "actions" }, modality ? like : ""); // of some, nothing was encoded
   const numbers = el("dl", { class: "scores" });
   if (hit.confidence !== null) numbers.append(...measure(t("sure"), hit.confidence, `${Math.round(100 * hit.confidence)} %`));
   for (const [name, score] of Object.entries(hit.scores)) {

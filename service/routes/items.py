@@ -7,9 +7,10 @@ import uuid
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from fastapi import Query, Request
+from fastapi import Depends, Query, Request
 from fastapi.responses import FileResponse, Response
 from pydantic.json_schema import SkipJsonSchema
+from starlette.exceptions import HTTPException
 
 from index.collection import Collection
 from index.description import describe, make_sentence, read_bank, tag_readings
@@ -376,7 +377,15 @@ async def get_item(tercet: Tercet, name: str, id: str, words: bool = False) -> s
     return found
 
 
-@router.patch("/v1/collections/{name}/items/{id:path}", tags=["items"])
+def refuse_parts(id: str) -> None:
+    """A path that ends like one of an item's parts is that part's, which cannot be changed."""
+    if id.endswith(schemas.RESERVED_ENDINGS):
+        raise HTTPException(405, headers={"Allow": "GET"})
+
+
+@router.patch(
+    "/v1/collections/{name}/items/{id:path}", tags=["items"], dependencies=[Depends(refuse_parts)]
+)
 @needs(ADD, "item.change")
 async def change_item(
     tercet: Tercet, name: str, id: str, request: schemas.ItemChange
