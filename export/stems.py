@@ -64,7 +64,6 @@ from model.distil.recordings import (
     list_attributions,
     read_learned_rows,
 )
-from model.distil.teacher import CLASS_NAMES
 from model.network import stems as networks
 from model.network.language import cut_tokenizer
 from model.network.stems import (
@@ -74,6 +73,7 @@ from model.network.stems import (
     SoundEncoder,
     TextEncoder,
 )
+from model.network.yamnet import CLASS_NAMES
 from model.wheels import LITE, TIMM, Wheel, lite_weights
 
 from .bundle import TOKENIZER, Bundle, Space, Tokenizer, draft_manifest, write_bundle

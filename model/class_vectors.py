@@ -12,9 +12,9 @@ from tokenizers import Tokenizer as WordPiece
 from evaluation.linear_maps import Matrix
 from media.text import PAD_ID
 
-from .distil.teacher import CLASS_NAMES
 from .network.language import published
 from .network.stems import Sentences
+from .network.yamnet import CLASS_NAMES
 from .wheels import TIMM
 
 TOKENS = 128

@@ -19,6 +19,8 @@ from media.errors import BadConfig
 
 from .stems import count_padding
 
+FILE = "yamnet.tflite"  # in the folder of teachers
+CLASS_NAMES = "yamnet_class_map.csv"
 LAYERS = 14
 HALVED = {1, 3, 5, 7, 13}  # layers whose first convolution has a stride of two
 NAME = re.compile(r"/layer(\d+)/(depthwise_conv|pointwise_conv|conv)/")
