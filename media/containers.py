@@ -117,14 +117,20 @@ def open_unchecked(
                 metadata_errors="replace",
                 hwaccel=make_accelerator(device),
             )
-        except av.ArgumentError as error:  # FFmpeg's word for a format outside the whitelist
-            raise NotMedia("its container is none of those that are read, or broken") from error
         except (av.FFmpegError, OSError, ValueError) as error:
-            raise NotMedia(describe_fault(error)) from error
+            raise NotMedia(describe_refusal(path, error)) from error
         except RuntimeError as error:  # of a device that does not decode what is there
             raise NotMedia(str(error)) from error
         with container:
             yield container
+
+
+def describe_refusal(path: Path, error: Exception) -> str:
+    """Why a file cannot be opened, without its path."""
+    if isinstance(error, av.ArgumentError):  # what FFmpeg says of a format outside the whitelist
+        return "its container is none of those that are read, or broken"
+    empty = path.is_file() and path.stat().st_size == 0
+    return "it is empty" if empty else describe_fault(error)
 
 
 def is_longer(path: Path, limit_s: float, span: Span | None) -> bool:
