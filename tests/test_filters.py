@@ -41,8 +41,8 @@ ADDED = {"a": "2026-10-31T23:59:59Z", "b": "2026-11-01T00:00:00Z", "c": "2027-01
 def items() -> Iterator[sqlite3.Connection]:
     db = sqlite3.connect(":memory:")
     db.execute(
-        "create table items (n integer primary key, id text, duration_s real, kind text, added text)"
-        " strict"
+        "create table items (n integer primary key, id text, duration_s real, kind text,"
+        " added text) strict"
     )
     db.execute(
         "create table metadata_values (item integer, path text, kind text, value any) strict"
