@@ -4,8 +4,10 @@
 #   docker run --read-only --tmpfs /tmp -v tercet:/data -e TERCET_API_KEYS=secret -p 8000:8000 tercet
 
 ARG EXTRAS=otel
+# Another image with Python 3.11, where Docker's own cannot be had.
+ARG BASE=python:3.11-slim-bookworm
 
-FROM python:3.11-slim-bookworm AS python
+FROM ${BASE} AS python
 ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 
 FROM python AS sources

@@ -2,7 +2,8 @@
 # make test: set everything up, run the tests, but for those that are slow or need other people's programs.
 # make test-all: those too, half an hour more.
 # make gpu-check [PYTHON=python3]: what this machine's GPU gives, in six minutes at most; installs nothing.
-# make release: wheels of tercet and of its client in dist/, and an image where buildah is installed.
+# make release: checks CHANGELOG.md, then wheels of tercet and of its client in dist/, and an image there.
+# make wheels: the wheels alone. make image [TARGET=gpu] [BASE=python:3.11-slim-bookworm]: the image alone.
 # make mutate [MODULE=filters]: put small errors into the core and see whether its tests notice; docs/mutation.md.
 PYTHON ?= python3.11
 BIN := .venv/bin
@@ -22,7 +23,7 @@ LIBRARY := sample/manifest.jsonl
 COLLECTION := default
 endif
 
-.PHONY: run setup test test-all gpu-check mutate check lint types docs train ablation demo sources release release-check clean
+.PHONY: run setup test test-all gpu-check mutate check lint types docs train ablation demo sources release release-check wheels image clean
 
 run: setup
 	$(BIN)/python -m index build --reembed --collection $(COLLECTION) "$(LIBRARY)" || test -e "$(LIBRARY)"
@@ -127,11 +128,26 @@ release-check:
 	  { echo 'client/pyproject.toml has another version than $(VERSION)' >&2; exit 1; }
 
 # build/lib is what an earlier build has left: setuptools would pack it again.
-release: release-check setup
-	rm -rf build/lib client/build dist
+wheels: setup
+	rm -rf build/lib client/build dist/*.whl
 	$(BIN)/python -m pip wheel --no-deps --disable-pip-version-check --wheel-dir dist . ./client
-	if command -v buildah > /dev/null; then buildah build --tag tercet:$(VERSION) .; \
-	  else echo 'No image: buildah is not installed.'; fi
+
+# By Docker where its daemon answers, else by buildah, which needs none. As an archive that both load: `docker load -i FILE`.
+TARGET ?= cpu
+BASE ?=
+NAME = tercet:$(VERSION)$(if $(filter gpu,$(TARGET)),-gpu)
+ARCHIVE = dist/$(subst :,-,$(NAME))-image.tar
+IMAGE_FLAGS = --target $(TARGET) $(if $(BASE),--build-arg BASE=$(BASE)) --tag $(NAME)
+image:
+	mkdir -p dist
+	rm -f $(ARCHIVE)
+	if docker info > /dev/null 2>&1; then \
+	  docker build $(IMAGE_FLAGS) . && docker save --output $(ARCHIVE) $(NAME); \
+	elif command -v buildah > /dev/null; then \
+	  buildah build $(IMAGE_FLAGS) . && buildah push $(NAME) docker-archive:$(ARCHIVE):$(NAME); \
+	else echo 'No image: there is neither a Docker daemon nor buildah. Install one, then: make image' >&2; exit 1; fi
+
+release: release-check wheels image
 	ls -l dist
 
 clean:

@@ -27,8 +27,8 @@ TEMPLATES = {VIDEO: "a picture of {}", AUDIO: "the sound of {}"}
 
 @dataclass(frozen=True, kw_only=True)
 class Sentence:
-    """A sentence with where it holds, the surest first. The score, the best of its moments', is how
-    probable it is.
+    """A sentence with where it holds, the surest first; the moments have the name of the bank that
+    it was made of. The score, the best of its moments', is how probable it is.
     """
 
     text: str
@@ -73,7 +73,7 @@ def describe(
             text = phrase(bank.names[n], modality)
             least = HOLDS_SHARE * scores[:, n].max()
             moments = merge_tags(
-                TaggedWindow(text, encoding, *stretches[row], float(scores[row, n]))
+                TaggedWindow(bank.names[n], encoding, *stretches[row], float(scores[row, n]))
                 for row in np.flatnonzero(scores[:, n] >= least).tolist()
             )
             best = moments[0].score

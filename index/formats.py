@@ -74,11 +74,12 @@ def format_edl(hits: Sequence[Hit], title: str) -> str:
         length = max(round(end_s * FPS) - first, 1)
         recorded = tuple(part for part in RECORDED if part in hit.modalities)
         channel = CHANNELS.get(recorded, "B")
+        name = one_line(hit.filename or hit.id)
         times = " ".join(map(timecode, (first, first + length, at, at + length)))
         lines += [
             f"{number:03d}  AX       {channel:<5} C        {times}",
-            f"* FROM CLIP NAME: {one_line(hit.filename or hit.id)}",
-            f"* LOC: {timecode(at)} CYAN    {one_line(hit.text or hit.id)}",
+            f"* FROM CLIP NAME: {name}",
+            f"* LOC: {timecode(at)} CYAN    {one_line(hit.text or name)}",
             "",
         ]
         at += length

@@ -537,6 +537,9 @@ class ItemFound(ItemSize):
         default=False, description="whether the rest of its file is still to be read"
     )
     kind: str = Field(description="video, image, audio or text")
+    added: str | None = Field(
+        description="when, in UTC; null of an item that an earlier version added"
+    )
     filename: str | None
     text: str | None
     metadata: dict[str, Any]

@@ -110,6 +110,52 @@ def test_a_release_is_of_one_version_that_the_changelog_has(
     assert (ran.returncode == 0) == (not said) and said in ran.stderr
 
 
+ENGINE = """#!/bin/sh
+echo {name} "$@" >> "{log}"
+exit {status}
+"""
+
+
+@pytest.mark.parametrize(
+    ("docker", "buildah", "said"),
+    [
+        (0, 0, "docker save --output dist/tercet-0.9.0-gpu-image.tar tercet:0.9.0-gpu"),
+        (1, 0, "buildah push tercet:0.9.0-gpu docker-archive:dist/tercet-0.9.0-gpu-image.tar"),
+        (1, None, "neither a Docker daemon nor buildah"),
+    ],
+)
+def test_an_image_is_built_by_what_there_is(
+    tmp_path: Path, docker: int, buildah: int | None, said: str
+) -> None:
+    """Docker without a daemon builds nothing. With neither, it fails and says so."""
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    (tmp_path / "pyproject.toml").write_text('[project]\nversion = "0.9.0"\n')
+    programs, log = tmp_path / "bin", tmp_path / "log"
+    programs.mkdir()
+    for name in ("sh", "make", "mkdir", "rm", "sed"):
+        program = shutil.which(name)
+        assert program
+        (programs / name).symlink_to(program)
+    for name, status in (("docker", docker), ("buildah", buildah)):
+        if status is not None:
+            (programs / name).write_text(ENGINE.format(name=name, log=log, status=status))
+            (programs / name).chmod(0o755)
+    ran = subprocess.run(
+        ["make", "image", "TARGET=gpu", "BASE=debian-python"],
+        cwd=tmp_path,
+        env={"PATH": str(programs)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    built = buildah is not None
+    assert (ran.returncode == 0) == built, ran.stderr
+    assert said in (log.read_text() if built else ran.stderr)
+    if built:
+        flags = "--target gpu --build-arg BASE=debian-python --tag tercet:0.9.0-gpu ."
+        assert f"build {flags}" in log.read_text()
+
+
 @pytest.mark.slow
 def test_the_wheel_has_its_page_and_its_encoder(tmp_path: Path) -> None:
     """Installed elsewhere, without the checkout: the packages that serving needs are those here."""

@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 import sqlite3
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from index.records.database import NewItem, Records
 from index.records.filters import (
     MAX_DEPTH,
     MAX_TERMS,
@@ -31,13 +34,15 @@ ITEMS: dict[str, tuple[float, dict[str, Any]]] = {
     "h": (3.0, {"big": 2**64 - 1, "runs": [], "none": {}, "deep": {"a": [{"b": [{"c": 0.0}]}]}}),
 }
 KINDS = {"a": "video", "b": "audio", "c": "image", "d": "text"}
+ADDED = {"a": "2026-10-31T23:59:59Z", "b": "2026-11-01T00:00:00Z", "c": "2027-01-01T12:00:00Z"}
 
 
 @pytest.fixture(scope="module")
 def items() -> Iterator[sqlite3.Connection]:
     db = sqlite3.connect(":memory:")
     db.execute(
-        "create table items (n integer primary key, id text, duration_s real, kind text) strict"
+        "create table items (n integer primary key, id text, duration_s real, kind text,"
+        " added text) strict"
     )
     db.execute(
         "create table metadata_values (item integer, path text, kind text, value any) strict"
@@ -46,7 +51,8 @@ def items() -> Iterator[sqlite3.Connection]:
     db.execute("create table tags (window integer, tag integer, item integer) strict")
     for n, (name, (duration_s, metadata)) in enumerate(ITEMS.items()):
         db.execute(
-            "insert into items values (?, ?, ?, ?)", (n, name, duration_s, KINDS.get(name, ""))
+            "insert into items values (?, ?, ?, ?, ?)",
+            (n, name, duration_s, KINDS.get(name, ""), ADDED.get(name)),
         )
         rows = [(n, *fact) for fact in metadata_values(metadata)]
         db.executemany("insert into metadata_values values (?, ?, ?, ?)", rows)
@@ -155,6 +161,13 @@ def items() -> Iterator[sqlite3.Connection]:
         ({"big": {"$lt": 10**400}}, "gh"),
         ({"name": "caf\u00e9"}, "g"),
         ({"duration_s": 999}, "g"),
+        ({"added": {"$gte": "2026-11"}}, "bc"),
+        ({"added": {"$gte": "2026-11", "$lt": "2026-12"}}, "b"),
+        ({"added": {"$lt": "2026-11-01"}}, "a"),
+        ({"added": "2027-01-01T12:00:00Z"}, "c"),
+        ({"added": {"$exists": False}}, "defgh"),
+        ({"added": {"$gt": 2026}}, ""),
+        ({"$not": {"added": {"$lt": "2026-12"}}}, "cdefgh"),
     ],
 )
 def test_what_a_filter_leaves(
@@ -163,6 +176,30 @@ def test_what_a_filter_leaves(
     where, params = compile_filter(query)
     rows = items.execute(f"select id from items where {where} order by id", params)
     assert "".join(name for (name,) in rows) == expected
+
+
+def test_a_field_added_in_the_metadata_comes_before_the_items_own(tmp_path: Path) -> None:
+    """What adds an item knows the time; metadata of an archive may know an earlier one."""
+    records = Records(tmp_path / "records.sqlite")
+    for name, metadata in (("now", {}), ("then", {"added": "1999-01-01"})):
+        new = NewItem(
+            id=name, kind="text", duration_s=0.0, windows=[], vectors={}, metadata=metadata
+        )
+        records.put([new], {})
+    moved = replace(new, id="moved", metadata={}, added="2001-02-03T04:05:06Z")
+    before = replace(moved, id="before", added=None)
+    records.put([moved, before], {})
+
+    def found(query: dict[str, Any]) -> list[str]:
+        condition, params = compile_filter({"added": query})
+        return [item.id for item in records.newest(10, "", condition, params)]
+
+    assert found({"$lt": "2000"}) == ["then"]
+    assert found({"$lt": "2002"}) == ["moved", "then"]
+    assert found({"$gt": "2026-11-29"}) == ["now"]
+    assert found({"$exists": False}) == ["before"]
+    assert records.item("moved").added == "2001-02-03T04:05:06Z"
+    records.close()
 
 
 def test_a_kind_in_the_metadata_comes_before_the_items_own() -> None:

@@ -56,7 +56,7 @@ def test_moments_follow_one_another_on_the_time_line_of_an_edl() -> None:
         "",
         "001  AX       B     C        00:01:01:00 00:01:05:01 01:00:00:00 01:00:04:01",
         "* FROM CLIP NAME: film.mp4",
-        "* LOC: 01:00:00:00 CYAN    film",
+        "* LOC: 01:00:00:00 CYAN    film.mp4",
         "",
         "002  AX       A     C        00:00:00:00 00:00:02:00 01:00:04:01 01:00:06:01",
         "* FROM CLIP NAME: song.mp4",

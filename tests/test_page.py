@@ -725,6 +725,25 @@ def sign_in(page: Page, address: str) -> None:
     expect(page.locator("#collection")).to_contain_text("default")
 
 
+def test_one_can_sign_out_where_one_searches(browser: Browser, tmp_path: Path) -> None:
+    """What was searched for is forgotten by the browser, too."""
+    with listening(Settings(data=tmp_path / "data", api_keys="sesame")) as port:
+        page = browser.new_context().new_page()
+        sign_in(page, f"http://127.0.0.1:{port}")
+        page.get_by_role("combobox", name="Search words").fill("a secret")
+        page.get_by_role("combobox", name="Search words").press("Enter")
+        page.reload()
+        page.locator("#account summary").click()
+        expect(page.locator("#account-name")).to_contain_text("Signed in:")
+        assert Axe().run(page).violations_count == 0
+        page.get_by_role("button", name="Sign out").click()
+        expect(page.get_by_label("Key")).to_be_visible()
+        assert httpx.get(f"http://127.0.0.1:{port}/v1/session").status_code == 401
+        assert page.context.cookies() == []
+        assert page.evaluate("localStorage.getItem('tercet-history')") == "[]"
+        page.context.close()
+
+
 def test_a_key_is_asked_for(browser: Browser, tmp_path: Path, library: dict[str, Path]) -> None:
     with listening(Settings(data=tmp_path / "data", api_keys="sesame")) as port:
         page = browser.new_page()

@@ -215,6 +215,9 @@ def test_an_empty_library_says_how_to_add(page: Page, address: str, tmp_path: Pa
     expect(page.locator("#uploads")).to_contain_text("1 file added; 1 skipped")
     expect(page.locator("#hits h2")).to_have_text(["rain.ogg"])
     expect(page.locator("#empty")).to_be_hidden()
+    page.locator("#add").set_input_files(SAMPLE / "bee.ogg")
+    page.locator("#uploads").get_by_role("link", name="bee.ogg").click()
+    expect(page.locator("#item .title")).to_have_text("bee.ogg")
     httpx.delete(f"{address}/v1/collections/holiday").raise_for_status()
 
 
@@ -258,8 +261,8 @@ def test_filters_without_words_list_items(page: Page) -> None:
     page.get_by_label("Recorded from").press("Tab")
     names = ["thunderstorm.mp4", "rain.ogg", "rooster-crowing.mp4"]
     expect(page.locator("#hits h2")).to_have_text(names)
-    page.get_by_label("to", exact=True).fill("2023-12-31")
-    page.get_by_label("to", exact=True).press("Tab")
+    page.get_by_label("Recorded to").fill("2023-12-31")
+    page.get_by_label("Recorded to").press("Tab")
     expect(page.locator("#hits h2")).to_have_text(names[1:])
     page.get_by_label("Length").select_option("10 min and more")
     expect(page.get_by_role("status")).to_have_text("Nothing here has these filters.")
@@ -413,7 +416,9 @@ def test_what_is_sure_to_some_degree_is_not_called_unfit(page: Page, address: st
 def test_an_item_that_was_not_searched_for_has_plain_tags(page: Page, address: str) -> None:
     page.goto(f"{address}/?item=sailboat")
     tags = page.locator("#item .side .tag")
-    expect(tags.filter(has_text="schooner")).to_have_text("schooner")
+    expect(tags.filter(has_text="Schooner")).to_have_text("Schooner")
+    expect(page.locator("#item .lane .name", has_text="Schooner")).to_be_visible()
+    expect(page.locator("#item .facts")).to_contain_text("added ")
 
 
 def test_a_deletion_can_be_undone_for_a_while(page: Page, address: str) -> None:
@@ -437,7 +442,7 @@ def test_a_deletion_can_be_undone_for_a_while(page: Page, address: str) -> None:
 def test_a_query_of_several_parts(page: Page, address: str) -> None:
     words = page.get_by_role("combobox", name="Search words")
     words.fill("rain")
-    page.get_by_role("button", name="And").click()
+    page.get_by_role("button", name="And", exact=True).click()
     words.fill("-music")
     words.press("Enter")
     page.locator("#example").set_input_files(SAMPLE / "rain.ogg")
@@ -467,6 +472,116 @@ def test_a_query_of_several_parts(page: Page, address: str) -> None:
     expect(page.get_by_role("status")).to_contain_text("The file rain.ogg is not part of a link.")
 
 
+def sent_by(page: Page) -> list[list[dict[str, object]]]:
+    """The parts of each search that the page asks for from now on."""
+    sent: list[list[dict[str, object]]] = []
+
+    def note(route: Route) -> None:
+        body = route.request.post_data or ""
+        found = re.search(r'name="request"\s+(\{.*\})', body)
+        assert found, body
+        sent.append(json.loads(found[1])["parts"])
+        route.continue_()
+
+    page.route("**/v1/search", note)
+    return sent
+
+
+def test_without_and_then_are_about_what_is_typed_next(page: Page) -> None:
+    """What is typed already counts as it did."""
+    sent = sent_by(page)
+    words = page.get_by_role("combobox", name="Search words")
+    sign = page.get_by_label("How the next words count")
+    expect(sign).to_be_hidden()
+    search(page, "rain")
+    page.get_by_role("button", name="Without").click()
+    expect(words).to_be_focused()
+    expect(words).to_have_value("")
+    expect(words).to_have_attribute("placeholder", "what to leave out")
+    expect(sign).to_have_value("without")
+    expect(page.locator("#chips li bdi")).to_have_text(["rain"])
+    words.fill("music")
+    expect(page).to_have_url(re.compile("sign=without"))
+    expect(page.get_by_role("status")).to_contain_text("Asked for: rain, without music.")
+    expect(page.locator("#chips li bdi")).to_have_text(["rain"])
+    assert sent[-1] == [{"text": "rain", "weight": 1}, {"text": "music", "weight": -0.5}]
+    page.reload()
+    expect(sign).to_have_value("without")
+    expect(words).to_have_value("music")
+    sign.select_option("then")
+    expect(page.get_by_role("status")).to_contain_text("Asked for: rain, then music.")
+    assert sent[-1][1] == {"text": "music", "weight": 1, "then": True}
+    page.get_by_role("button", name="Then").click()
+    words.fill("wind")
+    expect(page.get_by_role("status")).to_contain_text("Asked for: rain, then music, then wind.")
+    words.fill("")
+    words.press("Backspace")
+    expect(words).to_have_attribute("placeholder", re.compile("a dog barking"))
+    page.get_by_role("button", name="Clear the search").click()
+    expect(sign).to_be_hidden()
+
+
+def test_typed_words_are_shown_beside_a_file(page: Page) -> None:
+    """They count, and so they are seen as a part, and named."""
+    page.get_by_role("combobox", name="Search words").fill("wind")
+    page.locator("#example").set_input_files(SAMPLE / "rain.ogg")
+    expect(page.locator("#chips li bdi")).to_have_text(["wind", "like rain.ogg"])
+    expect(page.get_by_role("combobox", name="Search words")).to_have_value("")
+    expect(page.get_by_role("status")).to_contain_text("Asked for: wind, and like rain.ogg.")
+
+
+def test_a_query_by_an_item_has_its_name(page: Page, address: str) -> None:
+    """In a link, too, of which only its id is known."""
+    page.goto(f"{address}/?part=and~1~item~video~dog-barking")
+    expect(page.locator("#chips li bdi")).to_have_text("like dog-barking.mp4")
+
+
+def test_how_many_were_found_is_said(page: Page, address: str) -> None:
+    page.goto(f"{address}/?q=a+walk+by+the+river&look=text")
+    expect(page.get_by_role("status")).to_contain_text("24 moments so far, more below.")
+    page.locator("#end").scroll_into_view_if_needed()
+    expect(page.get_by_role("status")).to_contain_text(f"{NOTES} moments.")
+    page.goto(f"{address}/?kind=audio")
+    expect(page.get_by_role("status")).to_have_text("1 item.")
+    page.goto(f"{address}/?kind=video")
+    expect(page.get_by_role("status")).to_have_text("4 items.")
+
+
+def test_items_are_filtered_by_when_they_were_added(page: Page, address: str) -> None:
+    """By days as this browser's clock has them."""
+    today = page.evaluate("new Date().toLocaleDateString('sv')")  # as 2026-11-30
+    page.get_by_role("button", name="Filters").click()
+    page.get_by_label("Kind").select_option("Sound")
+    page.get_by_label("Added from").fill(today)
+    page.get_by_label("Added from").press("Tab")
+    expect(page.get_by_role("status")).to_have_text("1 item.")
+    page.get_by_label("Added to").fill(today)
+    page.get_by_label("Added to").press("Tab")
+    expect(page).to_have_url(re.compile(f"added_to={today}"))
+    expect(page.locator("#active")).to_contain_text(f"added {today} – {today}")
+    expect(page.locator("#hits h2")).to_have_text(["rain.ogg"])
+    page.get_by_label("Added from").fill("")
+    page.get_by_label("Added to").fill("2001-01-01")
+    page.get_by_label("Added to").press("Tab")
+    expect(page.get_by_role("status")).to_have_text("Nothing here has these filters.")
+    page.get_by_role("button", name="Remove added").click()
+    expect(page.locator("#hits h2")).to_have_text(["rain.ogg"])
+
+
+def test_the_last_word_is_completed(page: Page) -> None:
+    """The words before it stay."""
+    words = page.get_by_role("combobox", name="Search words")
+    words.press_sequentially("wind and thu")
+    option = page.get_by_role("option").filter(has_text="wind and thunder").first
+    expect(option).to_be_visible()
+    option.click()
+    expect(words).to_have_value(re.compile("^wind and thunder"))
+    expect(page).to_have_url(re.compile(r"q=wind\+and\+thunder"))
+    words.fill("")
+    words.press_sequentially("x t")  # a single letter could be anything
+    expect(page.get_by_role("option")).to_have_count(0)
+
+
 def test_suggestions_history_and_saved_searches(page: Page) -> None:
     words = page.get_by_role("combobox", name="Search words")
     words.press_sequentially("thu")
@@ -479,7 +594,6 @@ def test_suggestions_history_and_saved_searches(page: Page) -> None:
     expect(page.locator("#suggestions")).to_be_hidden()
     expect(page).to_have_url(re.compile("q=[Tt]hunder"))
     expect(page.get_by_role("status")).to_contain_text("moment")
-    page.locator("#menu summary").click()
     page.get_by_role("button", name="Save this search").click()
     page.get_by_role("button", name="Clear the search").click()
     expect(page.locator("#saved a")).to_have_count(1)
@@ -543,6 +657,21 @@ def test_every_text_is_in_every_language() -> None:
     rows = re.findall(r"^  \w+: (\[.*?\]),$", table, re.M | re.S)
     assert len(rows) == len(keys)
     assert all(len(re.findall(r'"(?:[^"\\]|\\.)*"', row)) == 2 for row in rows)
+
+
+@pytest.mark.parametrize("locale", ["en-GB", "de-DE"])
+def test_on_a_phone_every_tool_is_in_view(browser: Browser, address: str, locale: str) -> None:
+    page = browser.new_context(locale=locale, viewport={"width": 375, "height": 800}).new_page()
+    page.goto(f"{address}/?q=a+dog+barking")
+    expect(page.locator("#hits h2").first).to_be_visible()
+    for tool in page.locator(".knobs > *").all():
+        box = tool.bounding_box()
+        assert box and box["x"] >= 0 and box["x"] + box["width"] <= 375, tool.inner_text()
+    page.mouse.wheel(0, 3000)
+    page.wait_for_timeout(300)
+    field = page.locator("#words").bounding_box()
+    assert field and 0 <= field["y"] < 60  # what one searches with stays
+    page.context.close()
 
 
 @pytest.mark.parametrize("width", [375, 1280])

@@ -65,6 +65,7 @@ def data(tmp_path: Path) -> Path:
         vectors=vectors,
         metadata={"n": 1},
         filename="u.mp4",
+        added="2001-02-03T04:05:06Z",
     )
     box.put_media(new, place / "1.mp4")
     decoders.close()
@@ -201,6 +202,8 @@ def test_beside_the_old_then_in_its_place(data: Path) -> None:
             b.stamp,
             b.source,
         )
+        assert a.added == b.added
+    assert after["uploaded"].added == "2001-02-03T04:05:06Z"
     assert (
         box.media("uploaded")[0].stat().st_size > 0 and box.media("clips/0.mp4")[0].name == "0.mp4"
     )

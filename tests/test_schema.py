@@ -125,6 +125,7 @@ def test_every_item_of_version_5_is_carried_over(tmp_path: Path) -> None:
     assert {id: (each.origin, each.source, each.texts) for id, each in items.items()} == {
         id: expected for id, (_, expected) in ITEMS.items()
     }
+    assert {each.added for each in items.values()} == {None}
     texts = {id: each.text for id, each in items.items() if each.text is not None}
     assert texts == {
         "note": "two\nlines",

@@ -277,6 +277,8 @@ def test_sentences_hold_where_they_fit(box: Collection) -> None:
         for sentence in found
     }
     assert stretches == {"a picture of red": [(0.0, 10.0)], "a picture of blue": [(10.0, 15.0)]}
+    names = {sentence.text: {moment.name for moment in sentence.moments} for sentence in found}
+    assert names == {"a picture of red": {"red"}, "a picture of blue": {"blue"}}
 
 
 def test_a_bank_is_read_again_when_its_file_changes(tmp_path: Path) -> None:

@@ -84,6 +84,7 @@ def item_document(item: Item, words: tuple[Passage, ...] | None) -> dict[str, An
         "modalities": item.modalities,
         "duration_s": item.duration_s,
         "partial": item.partial,
+        "added": item.added,
         "kind": item.kind,
         "filename": item.filename,
         "text": item.text,

@@ -261,6 +261,7 @@ class Work:
                     root=item.root,
                     mount=item.mount,
                     texts=item.texts,
+                    added=item.added,
                 )
             )
         self.staged.put(made)

@@ -14,6 +14,7 @@ import sqlite3
 from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -67,6 +68,11 @@ class UnknownItem(Exception):
         return f"no item {self.id!r}"
 
 
+def current_time() -> str:
+    """The time in UTC, to the second, as ISO 8601 writes it: texts that sort as times do."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
 class Origin(StrEnum):
     """Where an item comes from, and so where its media can be read again."""
 
@@ -107,6 +113,7 @@ class NewItem:
     # A long file is written part by part: the first of these windows, and whether more follow.
     first_window: int = 0
     partial: bool = False
+    added: str | None = field(default_factory=current_time)  # None: before this was kept
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +134,7 @@ class Item:
     windows: int
     modalities: tuple[str, ...]
     partial: bool = False  # whether the rest of its file is still to be read
+    added: str | None = None  # when, in UTC; None: by a version that did not keep it
 
     @property
     def text(self) -> str | None:
@@ -347,8 +355,8 @@ class Records:
         """An item with its texts, metadata and waveform; returns its number."""
         row = self._db.execute(
             "insert into items (id, kind, duration_s, filename, origin, media, source, stamp,"
-            " digest, root, mount, metadata, partial)"
-            f" values (?, ?, ?, ?, ?, ?, {PATH}, ?, ?, {PATH}, {PATH}, ?, ?)",
+            " digest, root, mount, metadata, partial, added)"
+            f" values (?, ?, ?, ?, ?, ?, {PATH}, ?, ?, {PATH}, {PATH}, ?, ?, ?)",
             (
                 item.id,
                 item.kind,
@@ -363,6 +371,7 @@ class Records:
                 encode_path(item.mount),
                 json.dumps(item.metadata, ensure_ascii=False),
                 item.partial,
+                item.added,
             ),
         ).lastrowid
         assert row is not None
@@ -540,7 +549,7 @@ class Records:
         rows = self._db.execute(
             "select i.id, i.kind, i.duration_s, i.filename, i.origin, i.media,"
             " cast(i.source as blob), i.stamp, i.digest, cast(i.root as blob),"
-            " cast(i.mount as blob), i.metadata, i.partial,"
+            " cast(i.mount as blob), i.metadata, i.partial, i.added,"
             " (select json_group_array(text) from"
             "  (select text from texts t where t.item = i.n order by position)),"
             " (select count(*) from windows w where w.item = i.n),"
@@ -1072,7 +1081,7 @@ def decode_path(path: bytes | None) -> str | None:
 def make_item(*row: Any) -> Item:
     """An item from a row of `Records._items`."""
     id, kind, duration_s, filename, origin, media, source, stamp, digest, root, mount = row[:11]
-    metadata, partial, texts, windows, encodings = row[11:]
+    metadata, partial, added, texts, windows, encodings = row[11:]
     return Item(
         id=id,
         kind=kind,
@@ -1090,6 +1099,7 @@ def make_item(*row: Any) -> Item:
         windows=windows,
         modalities=list_modalities((encodings or "").split(",")),
         partial=bool(partial),
+        added=added,
     )
 
 

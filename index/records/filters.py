@@ -6,7 +6,9 @@ objects of a list, or to the element of a list that has that number. Unlike in M
 part of a key, too, and texts are compared in Unicode's composed form (NFC). Where an item's
 metadata has no field `kind`, that is the item's own: video, image, audio or text. Where it has no
 field `tag`, that is a list of the tags of the item's windows, in whichever case their letters are.
-In the same way `agreement` says how well sound and picture of the item agree, from 0 to 1.
+In the same way `agreement` says how well sound and picture of the item agree, from 0 to 1, and
+`added` when the item was added: in UTC, as "2026-11-30T08:15:00Z", so that a day or a month
+compares with it.
 
 {"kind": "interview", "year": {"$gte": 2019}, "$or": [{"lang": "de"}, {"lang": {"$exists": false}}]}
 """
@@ -34,6 +36,7 @@ INTEGERS = 2**63  # SQLite's whole numbers are below, and not below minus that
 DURATION = "duration_s"
 TAG = "tag"
 AGREEMENT = "agreement"
+ADDED = "added"
 Scalar = str | int | float | bool | None
 VALUES = "metadata_values"
 # with the item's own kind, where its metadata has no such field
@@ -51,6 +54,12 @@ OWN_TAGS = (
 OWN_AGREEMENT = (
     "select item from agreement"
     f" where item not in (select item from {VALUES} where path = '{AGREEMENT}')"
+)
+
+# the items that know when they were added, and whose metadata does not say otherwise
+OWN_ADDED = (
+    "select n from items where added is not null"
+    f" and n not in (select item from {VALUES} where path = '{ADDED}')"
 )
 
 
@@ -218,6 +227,11 @@ def having(
         found += f" union {OWN_AGREEMENT}"
         if sign:
             found += f" and score {sign} ?"
+            made.params.append(value)
+    if key == ADDED and kind in ("", "text"):
+        found += f" union {OWN_ADDED}"
+        if sign:
+            found += f" and added {sign} ?"
             made.params.append(value)
     return f"items.n in ({found})"
 

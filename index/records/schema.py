@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from .filters import metadata_values
 
-SCHEMA_VERSION = 13
+SCHEMA_VERSION = 14
 # A statement each, so that all of them run in one transaction.
 SCHEMA = (
     "create table meta (key text primary key, value text not null) strict",
@@ -21,7 +21,7 @@ SCHEMA = (
     " metadata text not null, digest text, root text, mount text,"
     " origin text not null default 'upload'"
     " check (origin in ('upload', 'file', 'member', 'line')),"
-    " partial integer not null default 0) strict",
+    " partial integer not null default 0, added text) strict",
     "create table texts ("
     " item integer not null references items on delete cascade, position integer not null,"
     " text text not null, primary key (item, position)) strict, without rowid",
@@ -285,6 +285,11 @@ def add_shown(db: sqlite3.Connection) -> None:
     db.execute("alter table windows add column shown_s real")
 
 
+def add_added(db: sqlite3.Connection) -> None:
+    """13 to 14: an item knows when it was added."""
+    db.execute("alter table items add column added text")
+
+
 MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (
     rename_modality,
     add_facts_and_bank,
@@ -298,4 +303,5 @@ MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (
     add_partial,
     add_feedback,
     add_shown,
+    add_added,
 )

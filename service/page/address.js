@@ -3,6 +3,7 @@
 export const FIRST = {
   collection: "", // "" is the collection that is opened by itself
   q: "", // the words
+  sign: "", // how the words count: "" as the first part, else as the last one, like a sign of `parts`
   parts: [], // what else the query has: {sign, weight, kind, modality, value}
   look: ["video", "audio"], // what is searched
   tags: [],
@@ -10,14 +11,16 @@ export const FIRST = {
   length: "",
   from: "", // when it was recorded, as dates
   to: "",
+  added_from: "", // when it was added, as dates
+  added_to: "",
   where: [], // conditions on metadata: {field, operator, value}
   sort: "",
   view: "",
   item: "",
   t: null, // the second of the item
 };
-const TEXTS = ["collection", "q", "kind", "length", "from", "to", "sort", "view", "item"];
-const SIGNS = ["and", "without", "then"];
+const TEXTS = ["collection", "q", "sign", "kind", "length", "from", "to", "added_from", "added_to", "sort", "view", "item"];
+export const SIGNS = ["and", "without", "then"];
 const LOOK = ["video", "audio", "text"];
 const OPERATORS = ["$eq", "$ne", "$lt", "$gt", "$exists"];
 
@@ -26,6 +29,7 @@ export function read(search) {
   const fields = new URLSearchParams(search);
   const state = { ...FIRST };
   for (const name of TEXTS) state[name] = fields.get(name) ?? FIRST[name];
+  if (!SIGNS.includes(state.sign)) state.sign = FIRST.sign;
   state.tags = fields.getAll("tag");
   state.parts = fields.getAll("part").map(readPart).filter(Boolean);
   state.where = fields.getAll("where").map(readCondition).filter(Boolean);
@@ -106,6 +110,13 @@ export const follows = (changes) => (event) => {
 /** Whether there is anything to search by. */
 export const asks = (state) => Boolean(state.q.trim()) || state.parts.length > 0;
 
+/** All parts of the query in their order, the typed words among them. */
+export function partsOf({ q, sign, parts }) {
+  const words = { sign: sign || "and", weight: 1, kind: "text", modality: "text", value: q.trim() };
+  if (!words.value) return parts;
+  return sign ? [...parts, words] : [words, ...parts];
+}
+
 /** What tells one list of items from another: all but what is open, and how the list looks. */
 export const listed = (state) => write({ ...state, item: "", t: null, view: "", sort: "" });
 
@@ -124,6 +135,7 @@ export function filterOf(state) {
     wanted.push({ duration_s: most === null ? { $gte: least } : { $gte: least, $lt: most } });
   }
   if (state.from || state.to) wanted.push({ $or: DATES.map((field) => ({ [field]: between(state.from, state.to) })) });
+  if (state.added_from || state.added_to) wanted.push({ added: addedBetween(state.added_from, state.added_to) });
   wanted.push(...state.where.filter(({ field }) => field).map(condition));
   return wanted.length ? { $and: wanted } : null;
 }
@@ -132,6 +144,16 @@ export function filterOf(state) {
 function between(from, to) {
   return { ...(from && { $gte: from }), ...(to && { $lte: `${to}~` }) };
 }
+
+/** From the first moment of a day here to the last of another, in UTC as the service keeps times. */
+function addedBetween(from, to) {
+  const after = new Date(`${to}T00:00`);
+  after.setDate(after.getDate() + 1);
+  return { ...(from && { $gte: inUtc(new Date(`${from}T00:00`)) }), ...(to && { $lt: inUtc(after) }) };
+}
+
+/** A time to the second, in UTC; a text that is no time stays unmatched. */
+const inUtc = (date) => (Number.isNaN(date.valueOf()) ? "" : date.toISOString().replace(/\.\d+Z$/, "Z"));
 
 function condition({ field, operator, value }) {
   if (operator === "$exists") return { [field]: { $exists: true } };

@@ -1,5 +1,6 @@
 // Adds files and folders, says how far that is and what failed, and tells of the imports that the service does.
 
+import { follows, state, write } from "./address.js";
 import { $, button, clock, el, recall, remember, say, sentence } from "./dom.js";
 import { collectionName } from "./query.js";
 import { ask, collectionPath, send as sendJson } from "./service.js";
@@ -7,7 +8,7 @@ import { t } from "./texts.js";
 
 const TOGETHER = 2; // files that are sent at once
 const AGAIN_S = 60; // a service that is busy for longer is not waited for
-const READ_MS = 8000; // what went well is told for so long
+const READ_MS = 20_000; // what went well is told for so long, and while somebody points at it
 
 let added = () => {};
 
@@ -53,19 +54,36 @@ function addFiles(files) {
 /** Add a file; whether it was. One that was not keeps its line, from which it can be sent again. */
 async function addFile(file, name, quiet = false) {
   const shown = line(name, t("sent", { name }));
-  const { done, text } = await send(file, shown);
+  const collection = collectionName();
+  const { done, text, id } = await send(file, shown, collection);
   shown.ended(text, !done, () => addFile(file, name).then((now) => now && added()));
   if (!quiet) say(`${name}: ${text}`, !done);
-  if (done) setTimeout(() => shown.row.remove(), quiet ? 0 : READ_MS);
+  if (done && quiet) shown.row.remove();
+  else if (done) {
+    shown.row.firstChild.replaceWith(itemLink(name, id, collection));
+    removeLater(shown.row);
+  }
   return done;
 }
 
-/** Send a file to the collection, again where the service is busy: {done, text}. */
-async function send(file, shown) {
+/** A file's name that leads to its item. */
+function itemLink(name, id, collection) {
+  const place = { collection, item: id, t: null };
+  return el("a", { href: write({ ...state, ...place }), onclick: follows(place) }, el("bdi", {}, name));
+}
+
+/** Take a line away once it has been read. */
+function removeLater(row) {
+  setTimeout(() => (row.matches(":hover, :focus-within") ? removeLater(row) : row.remove()), READ_MS);
+}
+
+/** Send a file to a collection, again where the service is busy: {done, text, id}. */
+async function send(file, shown, collection) {
   for (let tries = 1; ; tries += 1) {
-    const { status, body, retry_s } = await sendOnce(file, shown);
+    const { status, body, retry_s } = await sendOnce(file, shown, collection);
     if (status === 0) return { done: false, text: t("upload_failed") };
-    if (status === 201) return { done: true, text: body.duration_s ? t("added_length", { length: clock(body.duration_s) }) : t("added") };
+    const length = body.duration_s ? t("added_length", { length: clock(body.duration_s) }) : t("added");
+    if (status === 201) return { done: true, text: length, id: body.id };
     const busy = (status === 429 || status === 503) && retry_s <= AGAIN_S && tries < 5;
     if (!busy) return { done: false, text: sentence(body.error?.message ?? t("service_answers", { status })) };
     shown.said.textContent = t("waiting_busy");
@@ -73,7 +91,7 @@ async function send(file, shown) {
   }
 }
 
-function sendOnce(file, shown) {
+function sendOnce(file, shown, collection) {
   const form = new FormData(), request = new XMLHttpRequest();
   form.append("file", file, file.name);
   request.upload.addEventListener("progress", (event) => {
@@ -81,7 +99,7 @@ function sendOnce(file, shown) {
     if (event.loaded === event.total) shown.said.textContent = t("processing");
   });
   request.responseType = "json"; // null of what is none, an answer of something between here and the service
-  request.open("POST", `${collectionPath(collectionName())}/items`);
+  request.open("POST", `${collectionPath(collection)}/items`);
   return new Promise((answered) => {
     const end = () =>
       answered({ status: request.status, body: request.response ?? {}, retry_s: Number(request.getResponseHeader("retry-after") ?? 1) });
@@ -171,7 +189,7 @@ async function addAll(folder, list, unread) {
   if (others.length) parts.push(t("skipped", { count: others.length, names: listed(others) }));
   const bad = done === 0 || failed > 0 || unread.length > 0;
   end(`${parts.join("; ")}.`, bad);
-  if (!others.length && !bad) setTimeout(() => shown.row.remove(), READ_MS);
+  if (!others.length && !bad) removeLater(shown.row);
   if (done) added();
 }
 

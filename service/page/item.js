@@ -8,7 +8,7 @@ import { SPECTROGRAM_MOST_S, picture, showWhere, spectrogram, waveform } from ".
 import { collectionName, plainName, searchLike } from "./query.js";
 import { card, copyLink, forgetList, hits } from "./results.js";
 import { ask, itemPath, send } from "./service.js";
-import { t } from "./texts.js";
+import { language, t } from "./texts.js";
 
 const LANES = 6; // tags that get a line of the timeline
 const ALIKE = 8;
@@ -88,6 +88,7 @@ function facts(item) {
   if (item.partial) parts.push(t("partial"));
   const date = item.metadata.date ?? item.metadata.tags?.creation_time ?? item.metadata.tags?.date;
   if (typeof date === "string" || typeof date === "number") parts.push(String(date).slice(0, 10));
+  if (item.added) parts.push(t("added_on", { date: new Date(item.added).toLocaleDateString(language, { dateStyle: "medium" }) }));
   return parts.join(" · ");
 }
 
@@ -182,14 +183,12 @@ export function nextMatch(by) {
 async function tagsOf(item, path) {
   const hit = hits().find(({ id }) => id === item.id);
   if (hit?.tags?.length) return hit.tags;
-  const { bank, sentences } = await ask(`${path}/description?limit=3`).catch(() => ({ sentences: [] }));
-  const likely = sentences.filter(({ score }) => score >= 0.5);
-  const nameOf = (text) => (bank === "default" ? text.replace(/^(a picture|the sound) of /, "") : text); // of the tag, without its frame
-  return likely.flatMap(({ text, modality, moments }) => moments.map((moment) => ({ ...moment, name: nameOf(text), modality })));
+  const { sentences } = await ask(`${path}/description?limit=3`).catch(() => ({ sentences: [] }));
+  return sentences.filter(({ score }) => score >= 0.5).flatMap(({ moments }) => moments);
 }
 
 function drawTags(node, names) {
-  const chips = names.map((name) => button({ class: "tag", onclick: () => go({ q: plainName(name), parts: [], tags: [], item: "", t: null }) }, plainName(name)));
+  const chips = names.map((name) => button({ class: "tag", onclick: () => go({ q: plainName(name), sign: "", parts: [], tags: [], item: "", t: null }) }, plainName(name)));
   node.querySelector(".side").prepend(el("section", {}, el("h3", {}, t("in_it")), el("div", { class: "row" }, chips)));
 }
 

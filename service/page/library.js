@@ -8,6 +8,7 @@ import { t } from "./texts.js";
 
 const TAGS = 14; // that are shown to begin with
 const EXAMPLES = 5;
+const MANY_SHARE = 0.08; // of the items: a tag of more of them is too general to ask for
 
 let collections = [];
 let tagged = null; // the tags of which collection are shown
@@ -76,13 +77,15 @@ async function readTags() {
   const name = collectionName();
   if (tagged === name) return;
   tagged = name;
+  if (!$("tags").children.length) $("tags").append(el("li", { class: "soft" }, t("reading_tags")));
   const { tags } = await ask(`${collectionPath(name)}/tags?limit=500`).catch(() => ({ tags: [] }));
   if (tagged !== name) return;
-  setTags(tags.map((tag) => plainName(tag.name)), name);
+  const items = collections.find((one) => one.name === name)?.items ?? 0;
+  setTags(tags, items, name);
   whenRead();
   $("tags-section").hidden = !tags.length;
   $("tags").replaceChildren(...tags.slice(0, TAGS).map(tagLink));
-  const examples = examplesOf(tags);
+  const examples = examplesOf(tags, items);
   $("examples-section").hidden = !examples.length;
   $("examples").replaceChildren(...examples.map(exampleLink));
 }
@@ -97,12 +100,14 @@ function tagLink({ name, items }) {
   return el("li", {}, el("a", link, el("bdi", {}, plainName(name)), el("small", {}, el("span", { class: "unseen" }, ", "), t(items === 1 ? "one_item" : "items", { count: items }))));
 }
 
-/** Queries that something in the library answers: of what is seen and what is heard in turn, no word twice. */
-function examplesOf(tags) {
-  const of = (modality) => tags.filter(({ modalities }) => modalities[modality]).map(({ name }) => plainName(name).toLowerCase());
+/** Queries that something in the library answers: of what is seen and what is heard in turn, no word twice. What much of it is tagged with says little. */
+function examplesOf(tags, items) {
+  const most = Math.max(MANY_SHARE * items, 2);
+  const telling = tags.filter((tag) => tag.items <= most);
+  const of = (modality) => telling.filter(({ modalities }) => modalities[modality]).map(({ name }) => plainName(name).toLowerCase());
   const seen = of("video"), heard = of("audio");
   const used = new Set(), found = [];
-  for (let n = 0; n < tags.length && found.length < EXAMPLES; n += 1) {
+  for (let n = 0; n < telling.length && found.length < EXAMPLES; n += 1) {
     for (const name of [seen[n], heard[n]]) {
       const words = name?.split(" ") ?? [];
       if (!words.length || words.some((word) => used.has(word)) || found.length === EXAMPLES) continue;

@@ -4,9 +4,9 @@ import { FIRST, KINDS, LENGTHS, asks, follow, follows, go, listed, state } from 
 import { $, button, el, icon, recall, remember, say } from "./dom.js";
 import { followJobs, listenToDrops, whenAdded } from "./imports.js";
 import { forgetTags, readCollections, showCollections, showLibrary, showSaved, whenTagged } from "./library.js";
-import { inWords, keepSearch, listenToQuery, searchAddress, searchByFile, showQuery } from "./query.js";
+import { forgetHistory, inWords, keepSearch, listenToQuery, searchAddress, searchByFile, showQuery } from "./query.js";
 import { askForTags, copyLink, draw, exportHits, forgetList, isShown, showList, tellAgain } from "./results.js";
-import { ask } from "./service.js";
+import { ask, signOut } from "./service.js";
 import { LANGUAGES, language, setLanguage, t, translate } from "./texts.js";
 
 let items = null; // the view of one item, which is loaded when one is first opened
@@ -54,19 +54,29 @@ async function showListOf(now, before) {
 
 // ------------------------------------------------------------------ filters
 
+const CHOICES = ["kind", "length", "from", "to", "added_from", "added_to"]; // fields of the panel, named as in the state
+
+/** What the chip of two dates says and takes away; none where neither is set. */
+function datesChip(text, first, last) {
+  const [from, to] = [state[first], state[last]];
+  if (!from && !to) return [];
+  return [[t(text, { from: from || "…", to: to || "…" }), { [first]: "", [last]: "" }]];
+}
+
 /** Show the filters that the address tells: as chips, and in the panel. */
 function showFilters() {
   const chips = [
     ...state.tags.map((tag) => [tag, { tags: state.tags.filter((other) => other !== tag) }]),
     ...(state.kind ? [[t(`kind_${state.kind}`), { kind: "" }]] : []),
     ...(state.length ? [[t(`length_${state.length}`), { length: "" }]] : []),
-    ...(state.from || state.to ? [[`${state.from || "…"} – ${state.to || "…"}`, { from: "", to: "" }]] : []),
+    ...datesChip("recorded_when", "from", "to"),
+    ...datesChip("added_when", "added_from", "added_to"),
   ].map(([name, changes]) =>
     el("li", { class: "chip" }, el("bdi", {}, name), button({ class: "bare", "aria-label": t("remove", { name }), onclick: () => go(changes) }, icon("close"))),
   );
   $("active").replaceChildren(...chips);
   $("active").hidden = !chips.length;
-  for (const name of ["kind", "length", "from", "to", "sort"]) $(name).value = state[name];
+  for (const name of [...CHOICES, "sort"]) $(name).value = state[name];
   for (const box of document.querySelectorAll("[name=look]")) box.checked = state.look.includes(box.value);
   const rows = [...document.querySelectorAll(".condition")].map(readRow).filter(({ field }) => field);
   if (JSON.stringify(rows) !== JSON.stringify(state.where)) $("conditions").replaceChildren(...state.where.map(conditionRow));
@@ -100,7 +110,7 @@ function listenToFilters() {
   $("kind").append(...["", ...KINDS].map((kind) => new Option(t(kind ? `kind_${kind}` : "any_kind"), kind)));
   $("length").append(...["", ...Object.keys(LENGTHS)].map((name) => new Option(t(name ? `length_${name}` : "any_length"), name)));
   $("sort").append(...["", "name", "longest", "shortest", "latest"].map((name) => new Option(t(`sort_${name || "best"}`), name)));
-  for (const name of ["kind", "length", "from", "to", "sort"]) $(name).addEventListener("change", () => go({ [name]: $(name).value }));
+  for (const name of [...CHOICES, "sort"]) $(name).addEventListener("change", () => go({ [name]: $(name).value }));
   $("filters").addEventListener("change", (event) => {
     if (event.target.name === "look") go({ look: [...document.querySelectorAll("[name=look]:checked")].map(({ value }) => value) });
     if (event.target.closest(".condition")) readConditions();
@@ -122,14 +132,12 @@ function toggleFilters() {
 function listenToTools() {
   $("list-view").addEventListener("click", () => go({ view: state.view === "list" ? "" : "list" }, true));
   for (const format of ["csv", "json", "edl"]) $(`export-${format}`).addEventListener("click", () => closeMenu(() => exportHits(format)));
-  $("copy-link").addEventListener("click", () => closeMenu(copyLink));
-  $("keep").addEventListener("click", () =>
-    closeMenu(() => {
-      keepSearch(inWords(state), searchAddress());
-      showSaved();
-      say(t("search_saved"));
-    }),
-  );
+  $("copy-link").addEventListener("click", copyLink);
+  $("keep").addEventListener("click", () => {
+    keepSearch(inWords(state), searchAddress());
+    showSaved();
+    say(t("search_saved"));
+  });
 }
 
 function closeMenu(then) {
@@ -185,7 +193,8 @@ async function showAccount() {
   const { key, role, by } = await ask("v1/session").catch(() => ({}));
   document.body.dataset.role = role ?? "";
   $("account").hidden = by !== "session";
-  $("account").textContent = t("signed_in", { name: key ?? "" });
+  $("account-name").textContent = t("signed_in", { name: key ?? "" });
+  remember("signed-in", by === "session");
 }
 
 async function refresh() {
@@ -203,6 +212,11 @@ listenToQuery();
 listenToFilters();
 listenToTools();
 listenToKeys();
+$("sign-out").addEventListener("click", () => {
+  forgetHistory();
+  signOut().catch((error) => say(error.message, true));
+});
+$("account").hidden = !recall("signed-in"); // in its place from the start, so that nothing moves
 listenToDrops(searchByFile);
 whenTagged(askForTags);
 let due = 0;

@@ -1,22 +1,32 @@
 // The search bar: words, examples and recordings as parts of one query, suggestions, history, saved searches.
 
-import { FIRST, asks, go, state, write } from "./address.js";
-import { $, button, el, icon, recall, remember, say } from "./dom.js";
+import { FIRST, SIGNS, asks, go, partsOf, state, write } from "./address.js";
+import { $, button, el, icon, named, recall, remember, say } from "./dom.js";
+import { ask, itemPath } from "./service.js";
 import { t } from "./texts.js";
 
 const WEIGHTS = { 0.5: "weight_little", 1: "weight_normal", 2: "weight_strong" };
 const AGAINST = 0.5; // what a part that is not wanted weighs beside one that is
 const SUGGESTED = 8;
+const RARE_SHARE = 0.001; // of a tag that is not among those that are known
 const KEPT = 20; // searches of the history
 const files = new Map(); // the files that parts of queries are, by number: an address cannot hold them
 
 const words = () => $("words");
-const PAUSE_MS = 200; // after a keystroke, before it is searched for
-let soon = 0; // the timer of the last keystroke, until its words are searched for
+let sign = ""; // how the words count that are typed next, as in `state.sign`
+const PATIENCE_MS = 500; // that typed words wait for a search under way
+let searching = false; // whether a search is under way
+let waiting = false; // whether words were typed meanwhile, to be searched for when it has ended
 
-function settle() {
-  clearTimeout(soon);
-  soon = 0;
+/** Note that a search begins. What is typed until it ends waits for it. */
+export function beginSearch() {
+  searching = true;
+}
+
+/** Note that a search has ended, and search for what was typed meanwhile. */
+export function endSearch() {
+  searching = false;
+  if (waiting) searchWords();
 }
 
 // ------------------------------------------------------------------ what the service is asked
@@ -24,19 +34,18 @@ function settle() {
 /** The body of a search; it may have a file of this page. Tags are asked for once they are known. Throws an Error that says what is missing, with `hint` where nothing is wrong yet. */
 export function compose(top_k, filter) {
   if (!state.look.length) throw new Error(t("nowhere"));
-  const parts = [], form = new FormData();
-  if (state.q.trim()) parts.push({ text: state.q.trim() });
-  state.parts.forEach((part, n) => parts.push(partOf(part, parts.length === 0, form, `file${n}`)));
-  if (!parts.some(({ weight }) => weight === undefined || weight > 0)) throw Object.assign(new Error(t("only_without")), { hint: true });
+  const form = new FormData();
+  const parts = partsOf(state).map((part, n) => partOf(part, n === 0, form, `file${n}`));
+  if (!parts.some(({ weight }) => weight > 0)) throw Object.assign(new Error(t("only_without")), { hint: true });
   const both = state.look.includes("video") && state.look.includes("audio");
   const targets = both ? ["any", ...state.look.filter((name) => name === "text")] : state.look;
   form.append("request", JSON.stringify({ parts, targets, collection: state.collection || opened, top_k, filter, tags: tagged() }));
   return form;
 }
 
-function partOf({ sign, weight, kind, modality, value }, first, form, name) {
-  const part = { weight: sign === "without" ? -AGAINST * weight : weight };
-  if (sign === "then" && !first) part.then = true;
+function partOf({ sign: as, weight, kind, modality, value }, first, form, name) {
+  const part = { weight: as === "without" ? -AGAINST * weight : weight };
+  if (as === "then" && !first) part.then = true;
   if (kind === "text") return { text: value, ...part };
   if (kind === "item") return { item: value, modality, ...part };
   const file = files.get(value);
@@ -55,34 +64,62 @@ export const collectionName = () => state.collection || opened;
 
 const fileName = (value) => value.slice(value.indexOf("/") + 1);
 
+const itemNames = new Map(); // what items are called, by their ids
+
+/** Note what an item is called, for queries by it. */
+export const noteName = (item) => itemNames.set(item.id, named(item));
+
+/** Learn what the items are called that the query has, and show it. Of a link only their ids are known. */
+async function learnNames() {
+  const unknown = state.parts.filter(({ kind, value }) => kind === "item" && !itemNames.has(value)).map(({ value }) => value);
+  if (!unknown.length) return;
+  for (const id of unknown) {
+    itemNames.set(id, id); // asked once
+    await ask(itemPath(collectionName(), id)).then(noteName, () => {});
+  }
+  showQuery();
+}
+
 /** What a part is called. */
 function nameOf({ kind, value }) {
   if (kind === "text") return value;
-  return t("like", { name: kind === "file" ? fileName(value) : value });
+  return t("like", { name: kind === "file" ? fileName(value) : (itemNames.get(value) ?? value) });
 }
 
 /** The whole query in words. */
 export function inWords(of) {
-  const names = of.parts.map((part) => `${t(`sign_${part.sign}`)} ${nameOf(part)}`);
-  const [first = ""] = of.parts.map(nameOf);
-  return of.q ? [of.q, ...names].join(", ") : [first, ...names.slice(1)].join(", ");
+  const plain = (part, n) => n === 0 && part.sign !== "without";
+  return partsOf(of)
+    .map((part, n) => (plain(part, n) ? nameOf(part) : `${t(`sign_${part.sign}`)} ${nameOf(part)}`))
+    .join(", ");
 }
 
 // ------------------------------------------------------------------ the bar
 
 /** Show the query that the address tells. */
 export function showQuery() {
-  if (!soon && words().value.trim() !== state.q.trim()) words().value = state.q; // not while somebody types
+  if (!waiting && words().value.trim() !== state.q.trim()) words().value = state.q; // not while somebody types
+  if (state.q) sign = state.sign;
+  else if (!state.parts.length) sign = "";
   $("chips").replaceChildren(...state.parts.map(chip));
   $("chips").hidden = !state.parts.length;
   $("clear").hidden = !asks(state);
+  showSign();
+  learnNames();
+}
+
+/** Say before the field how its words count, where that is not plain. */
+function showSign() {
+  $("sign").hidden = !sign && !state.parts.length;
+  $("sign").value = sign || "and";
+  words().placeholder = t(sign ? `placeholder_${sign}` : "placeholder");
 }
 
 function chip(part, n) {
   const change = (changes) => go({ parts: state.parts.map((other, at) => (at === n ? { ...other, ...changes } : other)) });
   const remove = () => go({ parts: state.parts.filter((_, at) => at !== n) });
   const name = nameOf(part);
-  const signs = ["and", "without", "then"].map((sign) => el("option", { value: sign, selected: sign === part.sign }, t(`sign_${sign}`)));
+  const signs = SIGNS.map((name) => el("option", { value: name, selected: name === part.sign }, t(`sign_${name}`)));
   const weights = Object.entries(WEIGHTS).map(([weight, said]) =>
     el("option", { value: weight, selected: Number(weight) === part.weight }, t(said)),
   );
@@ -96,29 +133,36 @@ function chip(part, n) {
   );
 }
 
-/** Make the words that are typed a part of their own. */
-function addWords(sign) {
-  settle();
-  const text = words().value.trim();
-  if (!text) {
-    words().focus();
-    return say(t("type_first"));
-  }
+/** The parts of the query with the words as they stand in the field, which is empty then. */
+function takeWords(as = sign) {
+  waiting = false;
+  const parts = partsOf({ ...state, q: words().value, sign: as });
   words().value = "";
-  go({ q: "", parts: [...state.parts, { sign, weight: 1, kind: "text", modality: "text", value: text }], item: "", t: null });
+  return parts;
+}
+
+/** Have the words that are typed next count in another way. Those that are typed already become a part as they are. */
+function nextWords(as) {
+  const typed = words().value.trim();
+  const parts = takeWords();
+  sign = as;
+  if (typed) go({ q: "", sign: "", parts, item: "", t: null });
+  showSign();
   words().focus();
 }
 
-/** Search by a file: alone, or beside what is asked for already. */
+/** Search by a file: alone, or beside what is asked for already. Words that are typed are shown as a part beside it. */
 export function searchByFile(file, beside = false) {
   if (!file) return;
   const modality = file.type.startsWith("audio/") ? "audio" : "video";
   const value = `${files.size + 1}/${file.name ?? t("the_recording")}`;
   files.set(value, file);
   const part = { sign: "and", weight: 1, kind: "file", modality, value };
-  const parts = beside ? [...state.parts, part] : [part];
+  const others = takeWords();
+  sign = "";
+  const parts = beside ? [...others, part] : [part];
   const look = modality === "audio" && !state.look.includes("audio") ? [...state.look, "audio"] : state.look;
-  go({ q: beside ? state.q : "", parts, look, item: "", t: null });
+  go({ q: "", sign: "", parts, look, item: "", t: null });
 }
 
 /** Search for what is like an item. */
@@ -155,17 +199,26 @@ async function record() {
 
 // ------------------------------------------------------------------ suggestions
 
-/** The first of a tag's words for the same thing. */
-export const plainName = (name) => name.split(/[,(]/)[0].trim();
+/** The first of a tag's words for the same thing, with a capital. */
+export function plainName(name) {
+  const first = name.split(/[,(]/)[0].trim();
+  return first.charAt(0).toUpperCase() + first.slice(1);
+}
 
 let tags = []; // names of the tags of the collection
+let shares = new Map(); // in which share of the items each is
 let tagsOf = ""; // the collection that they are of
 let active = -1;
 
-export function setTags(names, collection) {
-  tags = names;
+/** Keep the tags of a collection, `{name, items}`, of so many items in all. */
+export function setTags(found, items, collection) {
+  shares = new Map(found.map((tag) => [plainName(tag.name), tag.items / Math.max(items, 1)]));
+  tags = [...shares.keys()];
   tagsOf = collection;
 }
+
+/** In which share of the collection's items a tag is, above 0; that of a rare one is not known. */
+export const share = (name) => Math.min(shares.get(name) ?? RARE_SHARE, 1);
 
 /** Whether the collection has been tagged. The first time takes a while, and a search with tags would wait for it. */
 export const tagged = () => tagsOf === collectionName();
@@ -180,12 +233,26 @@ export function keepSearch(name, address) {
 
 export const forgetSearch = (address) => remember("saved", saved().filter((other) => other.address !== address));
 
+/** Forget what was searched for in this browser, as somebody else may come to it. */
+export const forgetHistory = () => remember("history", []);
+
 function noteSearch() {
   const text = words().value.trim();
   if (text) remember("history", [text, ...history().filter((other) => other !== text)].slice(0, KEPT));
 }
 
-/** What could be meant, the likeliest first: {kind, text, address?}. */
+/** Tags that the last word could begin, where there are others before it: {kind, text, head}. */
+function lastWordSuggestions(text) {
+  const last = /\S+$/.exec(text)?.[0] ?? "";
+  const head = text.slice(0, text.length - last.length);
+  if (last.length < 2 || !head.trim()) return [];
+  const wanted = last.toLowerCase();
+  const begins = (name) => name.toLowerCase().split(" ").some((word) => word.startsWith(wanted) && word !== wanted);
+  const lower = (name) => (/^.[^A-Z]*$/.test(name) ? name.toLowerCase() : name);
+  return tags.filter(begins).map((name) => ({ kind: "tag", text: head + lower(name), head }));
+}
+
+/** What could be meant, the likeliest first: {kind, text, address?, head?}; a `head` is words that stay as they are. */
 function suggestions(text) {
   const wanted = text.trim().toLowerCase();
   const fits = (name) => name.toLowerCase().includes(wanted);
@@ -195,6 +262,7 @@ function suggestions(text) {
   return [
     ...saved().filter(({ name }) => fits(name)).slice(0, 3).map(({ name, address }) => ({ kind: "saved", text: name, address })),
     ...named.slice(0, 5).map((name) => ({ kind: "tag", text: name })),
+    ...lastWordSuggestions(text).slice(0, 5),
     ...history().filter((name) => fits(name) && name !== text.trim()).slice(0, wanted ? 3 : 6).map((name) => ({ kind: "history", text: name })),
   ].slice(0, SUGGESTED);
 }
@@ -203,7 +271,7 @@ function showSuggestions() {
   const found = suggestions(words().value);
   active = -1;
   $("suggestions").replaceChildren(
-    ...found.map(({ kind, text, address }, n) =>
+    ...found.map(({ kind, text, address, head = "" }, n) =>
       el(
         "li",
         {
@@ -218,7 +286,7 @@ function showSuggestions() {
           },
         },
         icon(kind === "tag" ? "tag" : kind === "saved" ? "star" : "clock"),
-        el("bdi", {}, text),
+        el("bdi", {}, head && el("span", { class: "soft" }, head), text.slice(head.length)),
         el("small", {}, t(`suggested_${kind}`)),
       ),
     ),
@@ -243,31 +311,32 @@ function move(by) {
 
 function take(option) {
   open(false);
-  settle();
+  waiting = false;
   if (option.dataset.address) {
     window.history.pushState(null, "", option.dataset.address);
     return window.dispatchEvent(new PopStateEvent("popstate"));
   }
   words().value = option.dataset.text;
   noteSearch();
-  go({ q: option.dataset.text, item: "", t: null });
+  go({ q: option.dataset.text, sign, item: "", t: null });
 }
 
 // ------------------------------------------------------------------ what people do
 
 /** Search for the words as they stand. A step back leads to what was there before they were typed. */
 function searchWords() {
-  settle();
+  waiting = false;
   const text = words().value;
   if (text.trim() === state.q.trim() && !state.item) return;
-  go({ q: text.trim(), item: "", t: null }, asks(state) && !state.item);
+  go({ q: text.trim(), sign: text.trim() ? sign : "", item: "", t: null }, asks(state) && !state.item);
 }
 
 export function listenToQuery() {
   words().addEventListener("input", () => {
     showSuggestions();
-    settle();
-    soon = setTimeout(searchWords, PAUSE_MS);
+    if (!searching) return searchWords();
+    waiting = true;
+    setTimeout(() => waiting && searchWords(), PATIENCE_MS);
   });
   words().addEventListener("click", () => $("suggestions").hidden && showSuggestions());
   words().addEventListener("blur", () => {
@@ -282,13 +351,16 @@ export function listenToQuery() {
       event.preventDefault();
       event.stopPropagation();
       open(false);
+    } else if (event.key === "Backspace" && !words().value && sign) {
+      sign = "";
+      showSign();
     } else if (event.key === "Backspace" && !words().value && state.parts.length) {
       go({ parts: state.parts.slice(0, -1) });
     }
   });
   $("search").addEventListener("submit", (event) => {
     event.preventDefault();
-    settle();
+    waiting = false;
     const chosen = $("suggestions").hidden ? null : $("suggestions").children[active];
     if (chosen) return take(chosen);
     open(false);
@@ -296,20 +368,27 @@ export function listenToQuery() {
     const text = words().value.trim();
     if (text.startsWith("-") && text.length > 1) {
       words().value = text.slice(1);
-      return addWords("without");
+      return go({ q: "", sign: "", parts: takeWords("without"), item: "", t: null });
     }
     if (text === state.q.trim() && !state.item) go({}); // once more
     else searchWords();
   });
   $("clear").addEventListener("click", () => {
-    settle();
+    waiting = false;
     words().value = "";
     go({ ...FIRST, collection: state.collection, view: state.view });
     words().focus();
   });
-  $("and").addEventListener("click", () => addWords("and"));
-  $("without").addEventListener("click", () => addWords("without"));
-  $("then").addEventListener("click", () => addWords("then"));
+  for (const name of SIGNS) {
+    $("sign").append(new Option(t(`sign_${name}`), name));
+    $(name).addEventListener("click", () => nextWords(name));
+  }
+  $("sign").addEventListener("change", () => {
+    sign = $("sign").value;
+    if (state.q) go({ sign });
+    showSign();
+    words().focus();
+  });
   $("example").addEventListener("change", (event) => {
     searchByFile(event.target.files[0], true);
     event.target.value = "";

@@ -1,10 +1,10 @@
 // The list: what a search finds, or what was added last; as cards or lines, sorted, narrowed, and taken along as files.
 
-import { asks, filterOf, follows, go, listed, plain, state, wish, write } from "./address.js";
+import { asks, filterOf, follows, go, listed, partsOf, plain, state, wish, write } from "./address.js";
 import { $, button, clock, el, named, say, seen, sentence, still } from "./dom.js";
 import { tagsSoon } from "./library.js";
 import { picture, waveform } from "./pictures.js";
-import { collectionName, compose, inWords, plainName, searchLike, tagged } from "./query.js";
+import { beginSearch, collectionName, compose, endSearch, inWords, noteName, plainName, searchLike, share, tagged } from "./query.js";
 import { ask, collectionPath, itemPath, request, save } from "./service.js";
 import { t } from "./texts.js";
 
@@ -31,6 +31,7 @@ export const hits = () => list.hits;
 export async function showList() {
   const mine = ++run;
   list = { ...nothing(), address: listed(state), loading: true };
+  if (asks(state)) beginSearch();
   if (!asks(state)) say("");
   else say(state.parts.some(({ kind }) => kind === "file") ? t("encoding") : t("searching"));
   try {
@@ -42,7 +43,9 @@ export async function showList() {
     say(error.message, !error.hint);
     $("english").hidden = error.code !== "bad_text";
   }
-  if (mine === run) list.loading = false;
+  if (mine !== run) return;
+  list.loading = false;
+  endSearch();
 }
 
 /** Whether the list on the page is that of the state. */
@@ -89,7 +92,14 @@ async function listItems(mine) {
   if (grown) append(items);
   else draw();
   $("english").hidden = $("advice").hidden = true;
-  if (filter && !list.hits.length) say(t("no_items"));
+  if (filter) say(countOfItems(list.hits.length));
+}
+
+/** How many items have the filters of the state. */
+function countOfItems(count) {
+  if (!count) return t("no_items");
+  if (list.more) return t("items_so_far", { count });
+  return count === 1 ? `${t("one_item")}.` : t("items_found", { count });
 }
 
 /** An item as a hit of no query. Its moments, its highlights, are not known yet. */
@@ -125,17 +135,20 @@ async function goOn() {
 
 function tell(found) {
   const count = list.hits.length;
-  const moments = t(count === 1 ? "one_moment" : "moments", { count });
   const warnings = (found.warnings ?? []).map(sentence).join(" ");
   const unsure = found.good_match === false;
   const likely = list.hits.some(({ confidence }) => confidence !== null && confidence >= LIKELY);
-  let text = moments;
-  if (!count) text = t("no_moments");
-  else if (unsure) text = t(likely ? "likely_match" : "no_match");
-  if (list.more && count) text += ` ${t("more_below")}`;
-  say([text, warnings].filter(Boolean).join(" "));
+  const match = count && unsure ? t(likely ? "likely_match" : "no_match") : "";
+  const query = partsOf(state).length > 1 ? t("asked_for", { query: inWords(state) }) : "";
+  say([countOfMoments(count), match, query, warnings].filter(Boolean).join(" "));
   $("english").hidden = !looksForeign(found.warnings ?? []);
   advise(!count || (unsure && !likely));
+}
+
+function countOfMoments(count) {
+  if (!count) return t("no_moments");
+  if (list.more) return t("moments_so_far", { count });
+  return t(count === 1 ? "one_moment" : "moments", { count });
 }
 
 /** Say once more what was found, when an item is left. */
@@ -155,7 +168,7 @@ function advise(needed) {
   if (!needed) return;
   const tries = [];
   if (filterOf(state)) {
-    const none = { tags: [], kind: "", length: "", from: "", to: "", where: [] };
+    const none = { tags: [], kind: "", length: "", from: "", to: "", added_from: "", added_to: "", where: [] };
     tries.push(button({ onclick: () => go(none) }, t("try_no_filters")));
   }
   if (state.look.length < 3) tries.push(button({ onclick: () => go({ look: ["video", "audio", "text"] }) }, t("try_everywhere")));
@@ -220,6 +233,7 @@ function drawFacets() {
 
 /** What an item, or a moment of it, looks or sounds like, and why it is here. */
 export function card(hit, name = collectionName()) {
+  noteName(hit);
   const path = itemPath(name, hit.id);
   const place = () => ({ item: hit.id, t: hit.moments === null || hit.kind === "image" || hit.kind === "text" ? null : hit.start_s });
   const where = el("span", { class: "when" }, when(hit));
@@ -264,7 +278,9 @@ function why(hit) {
   const asked = inWords(state).toLowerCase();
   const parts = sensesOf(hit).map((modality) => {
     const there = (hit.tags ?? []).filter((tag) => tag.modality === modality && tag.start_s < hit.end_s + 1e-6 && tag.end_s > hit.start_s - 1e-6);
-    there.sort((one, other) => Number(asked.includes(other.name.toLowerCase())) - Number(asked.includes(one.name.toLowerCase())));
+    const asks = ({ name }) => Number(asked.includes(plainName(name).toLowerCase()));
+    const tells = ({ name, score }) => -score * Math.log(share(plainName(name))); // rare ones tell more
+    there.sort((one, other) => asks(other) - asks(one) || tells(other) - tells(one));
     const names = [...new Set(there.map(({ name }) => plainName(name)))].slice(0, 2).join(", ");
     return { modality, names };
   });

@@ -1,6 +1,6 @@
 // What the page asks of the service.
 
-import { $, sentence } from "./dom.js";
+import { $, remember, sentence } from "./dom.js";
 import { t } from "./texts.js";
 
 export const collectionPath = (name) => `v1/collections/${encodeURIComponent(name)}`;
@@ -57,6 +57,13 @@ export function signIn() {
     $("key").showModal();
   });
   return keyAsked;
+}
+
+/** End the session, and show where one can begin another. */
+export async function signOut() {
+  await fetch("sign-out", { method: "POST", redirect: "manual" });
+  remember("signed-in", false);
+  location.assign("sign-in");
 }
 
 /** Have the browser save something under a name. */

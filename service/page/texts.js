@@ -29,7 +29,10 @@ const TEXTS = {
   weight_normal: ["normally", "normal"],
   weight_strong: ["strongly", "stark"],
   like: ["like {name}", "wie {name}"],
-  type_first: ["Type the words first.", "Zuerst die Wörter eintippen."],
+  sign_next: ["How the next words count", "Wie die nächsten Wörter zählen"],
+  placeholder_and: ["what else there should be", "auf Englisch: was noch da sein soll"],
+  placeholder_without: ["what to leave out", "auf Englisch: was fehlen soll"],
+  placeholder_then: ["what comes after it", "auf Englisch: was danach kommt"],
   by_file: ["By a file", "Mit Datei"],
   record: ["Record", "Aufnehmen"],
   record_stop: ["Stop, and search", "Stopp, und suchen"],
@@ -67,6 +70,11 @@ const TEXTS = {
   length_long: ["10 min and more", "ab 10 min"],
   from: ["Recorded from", "Aufgenommen von"],
   to: ["to", "bis"],
+  recorded_to: ["Recorded to", "Aufgenommen bis"],
+  added_to: ["Added to", "Hinzugefügt bis"],
+  added_from: ["Added from", "Hinzugefügt von"],
+  recorded_when: ["recorded {from} – {to}", "aufgenommen {from} – {to}"],
+  added_when: ["added {from} – {to}", "hinzugefügt {from} – {to}"],
   metadata: ["Metadata", "Metadaten"],
   field: ["Field", "Feld"],
   field_hint: ["field, e.g. year", "Feld, z. B. year"],
@@ -85,10 +93,13 @@ const TEXTS = {
   results: ["Results", "Ergebnisse"],
   one_moment: ["1 moment.", "1 Stelle."],
   moments: ["{count} moments.", "{count} Stellen."],
-  more_below: ["More below.", "Weiter unten mehr."],
+  moments_so_far: ["{count} moments so far, more below.", "Bisher {count} Stellen, weiter unten mehr."],
+  asked_for: ["Asked for: {query}.", "Gesucht: {query}."],
+  items_found: ["{count} items.", "{count} Einträge."],
+  items_so_far: ["{count} items so far, more below.", "Bisher {count} Einträge, weiter unten mehr."],
   no_moments: ["No moments found.", "Keine Stellen gefunden."],
   no_items: ["Nothing here has these filters.", "Nichts hier entspricht diesen Filtern."],
-  no_match: ["No confident match. The nearest moments follow.", "Kein sicherer Treffer. Es folgen die ähnlichsten Stellen."],
+  no_match: ["No confident match: these are only the nearest.", "Kein sicherer Treffer: das sind nur die ähnlichsten."],
   likely_match: ["Likely moments, none of them certain.", "Wahrscheinliche Stellen, keine davon sicher."],
   try_these: ["Try one of these:", "Eines davon versuchen:"],
   try_plain: ["Try plain words for what is seen or heard, or one of these:", "Einfache Wörter für Sichtbares oder Hörbares versuchen, oder:"],
@@ -113,7 +124,7 @@ const TEXTS = {
   sort_shortest: ["Shortest first", "Kürzeste zuerst"],
   sort_latest: ["Latest recording", "Neueste Aufnahme"],
   as_list: ["As a list", "Als Liste"],
-  take_along: ["Share", "Teilen"],
+  export: ["Export", "Export"],
   copy_link: ["Copy link", "Link kopieren"],
   link_copied: ["The link is copied.", "Der Link ist kopiert."],
   link_in_address: ["The link is in the browser's address bar.", "Der Link steht in der Adresszeile."],
@@ -128,6 +139,7 @@ const TEXTS = {
   recent: ["Added last", "Zuletzt hinzugefügt"],
   try_asking: ["Try asking for", "Zum Beispiel suchen nach"],
   saved_searches: ["Saved searches", "Gespeicherte Suchen"],
+  reading_tags: ["Looking what is in it …", "Schaut, was darin ist …"],
   in_here: ["In this collection", "In dieser Sammlung"],
   collection: ["Collection", "Sammlung"],
   collections: ["Collections", "Sammlungen"],
@@ -172,6 +184,7 @@ const TEXTS = {
   item: ["Item", "Eintrag"],
   back_to_results: ["Back to the results", "Zurück zu den Ergebnissen"],
   back_to_library: ["Back to the library", "Zurück zur Bibliothek"],
+  added_on: ["added {date}", "hinzugefügt {date}"],
   partial: ["still being read", "wird noch gelesen"],
   timeline: ["Timeline", "Zeitleiste"],
   lane_sound: ["Sound", "Ton"],
@@ -247,6 +260,8 @@ const TEXTS = {
   api_key: ["API key", "API-Schlüssel"],
   sign_in: ["Sign in for longer", "Für länger anmelden"],
   signed_in: ["Signed in: {name}", "Angemeldet: {name}"],
+  account: ["Account", "Konto"],
+  sign_out: ["Sign out", "Abmelden"],
   continue: ["Continue", "Weiter"],
   language: ["Language", "Sprache"],
   api: ["HTTP API", "HTTP-Schnittstelle"],
@@ -287,5 +302,9 @@ export function translate(root) {
   }
   for (const node of root.querySelectorAll("[data-t]")) node.textContent = t(node.dataset.t);
   for (const node of root.querySelectorAll("[data-t-label]")) node.setAttribute("aria-label", t(node.dataset.tLabel));
+  for (const node of root.querySelectorAll("[data-t-title]")) {
+    node.title = t(node.dataset.tTitle);
+    node.setAttribute("aria-label", node.title);
+  }
   for (const node of root.querySelectorAll("[data-t-placeholder]")) node.setAttribute("placeholder", t(node.dataset.tPlaceholder));
 }

@@ -206,6 +206,7 @@ def item_response(item: Item) -> schemas.ItemFound:
         text=item.text,
         metadata=item.metadata,
         partial=item.partial,
+        added=item.added,
     )
 
 
