@@ -176,7 +176,8 @@ def load_method(name: str, settings: Mapping[str, Any]) -> Rows:
 
 def check_rows(name: str, rows: Rows) -> None:
     """Raises BadConfig: a row that nothing reads, or a term that reads what is not there."""
-    made = {row.name for row in (*rows.texts, *rows.views, *rows.readings)}
+    made = {text.name for text in rows.texts} | {view.name for view in rows.views}
+    made |= {reading.name for reading in rows.readings}
     read = {vectors for term in rows.terms for vectors in term.needs}
     problems = [f"nothing reads {row!r}" for row in sorted(made - read)]
     problems += [f"{row!r} is not a vector of a batch" for row in sorted(read - made - VECTORS)]
