@@ -41,6 +41,8 @@ TORCH = {
     "model.training.tables",
     "model.beds.real",
     "model.beds.plan",
+    "model.network.fusion",
+    "model.beds.gate",
     "model.methods.experts",
     "model.methods.valor",
     "model.methods.gap",
