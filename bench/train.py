@@ -1,4 +1,5 @@
-"""What each switch of training costs and saves, in triplets per second and peak memory.
+"""What each switch of training costs and saves, in triplets per second, floating point operations
+of a step, weights and peak memory.
 
 Ratios are to the plain run.
 
@@ -20,12 +21,13 @@ from dataclasses import replace
 from statistics import median
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from model.config import TrainConfig
 from model.data.batches import Batch
-from model.network.transformer import VLSA
 from model.training.distributed import ProcessGroup, pick_device
 from model.training.loop import keep_freed_memory, make_optimiser, train_step
+from model.training.tables import make_network
 
 SWITCHES: dict[str, dict[str, object]] = {
     "plain": {},
@@ -40,6 +42,8 @@ SWITCHES: dict[str, dict[str, object]] = {
         "recompute": True,
         "drop_tokens": 0.5,
     },
+    "experts, one of four": {"methods": {"experts": {}}},
+    "experts, two of four": {"methods": {"experts": {"chosen": 2}}},
 }
 
 
@@ -73,16 +77,20 @@ def random_batch(config: TrainConfig) -> Batch:
 
 
 def measure(config: TrainConfig, steps: int) -> dict[str, float]:
-    """Seconds a step and the peak of this process's memory in MiB; on a GPU, of the device's."""
+    """Seconds a step, its operations, the weights, and the peak of this process's memory in MiB;
+    on a GPU, of the device's.
+    """
     keep_freed_memory()
     device = pick_device(config.device)
-    model = VLSA(config.encoder).to(device)
+    model = make_network(config).to(device)
     model.recompute = config.recompute
+    optimiser = make_optimiser(model, config)
+    batch = random_batch(config).to(device)
+    with FlopCounterMode(display=False) as counter:
+        train_step(model, optimiser, batch, config=config, step=0, processes=ProcessGroup())
     if config.compile:
         for block in model.blocks:
             block.compile()
-    optimiser = make_optimiser(model, config)
-    batch = random_batch(config).to(device)
     times = []
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     for step in range(steps + 2):
@@ -93,7 +101,12 @@ def measure(config: TrainConfig, steps: int) -> dict[str, float]:
         peak = torch.cuda.max_memory_allocated() / 2**20
     else:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before
-    return {"seconds": median(times[2:]), "mib": peak}
+    return {
+        "seconds": median(times[2:]),
+        "mib": peak,
+        "operations": counter.get_total_flops(),
+        "weights": sum(p.numel() for p in model.parameters()),
+    }
 
 
 def main() -> None:
@@ -115,13 +128,21 @@ def main() -> None:
         best = found.setdefault(switch, result)
         found[switch] = min(best, result, key=lambda r: r["seconds"])
     plain = found["plain"]
-    print("| switch | triplets per second | speed, plain = 1 | memory, MiB | memory, plain = 1 |")
-    print("|---|---|---|---|---|")
+    print(
+        "| switch | triplets per second | speed, plain = 1 | memory, MiB | memory, plain = 1 "
+        "| operations, plain = 1 | weights, plain = 1 |"
+    )
+    print("|---|---|---|---|---|---|---|")
     for switch, r in found.items():
         speed = args.batch / r["seconds"]
         faster = plain["seconds"] / r["seconds"]
         more = r["mib"] / plain["mib"]
-        print(f"| {switch} | {speed:.1f} | {faster:.2f} | {r['mib']:.0f} | {more:.2f} |")
+        work = r["operations"] / plain["operations"]
+        weights = r["weights"] / plain["weights"]
+        print(
+            f"| {switch} | {speed:.1f} | {faster:.2f} | {r['mib']:.0f} | {more:.2f} "
+            f"| {work:.2f} | {weights:.2f} |"
+        )
 
 
 if __name__ == "__main__":

@@ -40,11 +40,11 @@ MEDIA = frozenset((
 # fmt: on
 CONTAINERS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,ogg,flac,mp3,wav,aiff,aac,flv,asf,gif,apng,"
-    "ac3,eac3,dts,truehd,w64,caf,au,wv,tta,amr,rm,mxf,ivf,h264,hevc,obu,m4v,ape,mpc,mpc8,dsf,iff"
+    "ac3,eac3,dts,truehd,loas,w64,caf,au,wv,tta,amr,rm,mxf,ivf,h264,hevc,obu,m4v,ape,mpc,mpc8,dsf,iff"
 )
 # Bare sound has no times; those that FFmpeg gives it are wrong once its rate changes.
 # FFmpeg estimates the length of these from the bit rate of their first packets
-BARE = {"mp3", "aac", "ac3", "eac3", "dts"}
+BARE = {"mp3", "aac", "loas", "ac3", "eac3", "dts"}
 GUESSED = {*BARE, "mpeg"}
 PACKET_MOST_S = 10.0  # of a packet's length, which may be a lie, to tell a file's
 COVER = Disposition.attached_pic
@@ -118,11 +118,19 @@ def open_unchecked(
                 hwaccel=make_accelerator(device),
             )
         except (av.FFmpegError, OSError, ValueError) as error:
-            raise NotMedia(describe_fault(error)) from error
+            raise NotMedia(describe_refusal(path, error)) from error
         except RuntimeError as error:  # of a device that does not decode what is there
             raise NotMedia(str(error)) from error
         with container:
             yield container
+
+
+def describe_refusal(path: Path, error: Exception) -> str:
+    """Why a file cannot be opened, without its path."""
+    if isinstance(error, av.ArgumentError):  # what FFmpeg says of a format outside the whitelist
+        return "its container is none of those that are read, or broken"
+    empty = path.is_file() and path.stat().st_size == 0
+    return "it is empty" if empty else describe_fault(error)
 
 
 def is_longer(path: Path, limit_s: float, span: Span | None) -> bool:
@@ -167,25 +175,50 @@ def video_stream(container: InputContainer) -> av.VideoStream | None:
 
 def audio_streams(container: InputContainer) -> list[av.AudioStream]:
     """The audio streams, in the order in which players choose them: the default one, the first one.
-    Those for people who hear or see badly and comments come last.
+    Those for people who hear or see badly and comments come last, and behind them those of other
+    programmes of a broadcast.
     """
     playable = [
         stream
         for stream in container.streams.audio
         if getattr(stream, "codec_context", None) is not None
     ]
+    others = other_programmes(container, playable)
     return sorted(
         playable,
         key=lambda stream: (
+            stream.index in others,
             bool(stream.disposition & SIDE_TRACKS),
             not stream.disposition & Disposition.default,
         ),
     )
 
 
+def other_programmes(container: InputContainer, sounds: Sequence[av.AudioStream]) -> set[int]:
+    """The indexes of sounds in other programmes than the pictures. FFmpeg is asked for the best
+    sound of each one's programme: it is the same for all of a programme.
+    """
+    pictures = container.streams.best("video")
+    if pictures is None or len(sounds) < 2:
+        return set()
+    own = container.streams.best("audio", related=pictures)
+    return {
+        sound.index for sound in sounds if container.streams.best("audio", related=sound) is not own
+    }
+
+
 def audio_stream(container: InputContainer) -> av.AudioStream | None:
     """The audio stream that players choose first; None where there is none."""
     return next(iter(audio_streams(container)), None)
+
+
+def has_unknown_codec(path: Path, budget: Budget, kinds: Sequence[str]) -> bool:
+    """Whether a file has a stream of one of these kinds that no decoder knows."""
+    with open_container(path, budget) as container:
+        return any(
+            stream.type in kinds and getattr(stream, "codec_context", None) is None
+            for stream in container.streams
+        )
 
 
 def make_decoder(

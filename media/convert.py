@@ -19,13 +19,13 @@ from typing import BinaryIO
 import av
 from av.container import OutputContainer
 
+from .animations import animation_format
 from .clock import RIGHT, Clock
 from .containers import ARCHIVE_BUDGET, Budget, audio_stream, open_container, video_stream
 from .cut import SoundForm, find_clock, read_pictures, read_sound
 from .decode import frame_rate
 from .encode import Quality, Timed, encode_pictures, encode_sound
 from .errors import BadMedia, BadStretch, BeyondBudget, MissingModality, TooLong
-from .pictures import is_animated_webp
 from .remux import CopyPlan, copy_packets, find_keyframe, plan_copy
 
 FILM, SOUND, FLAC = "video/webm", "audio/webm", "audio/flac"
@@ -35,7 +35,7 @@ FOR_CLIPS = Quality(longest=1920, speed=6, crf=26)
 PIXELS_AT_ONCE = 600_000_000
 LEAST_S, MOST_S = 5.0, 60.0
 SOUND_S = 600.0  # of a sound alone
-ANIMATED_S = 20.0  # of an animated WebP, whose pictures are decoded from the first one on
+ANIMATED_S = 20.0  # of an animated picture, whose pictures are decoded from the first one on
 OPUS_RATE = 48_000  # samples a second
 FLAC_RATES, FLAC_CHANNELS = range(8_000, 192_001), 8
 SIXTEEN_BITS = {"u8", "u8p", "s16", "s16p"}  # sample formats that lose nothing in 16 bits
@@ -145,7 +145,7 @@ def convert(path: Path, out: BinaryIO, order: Order) -> Made:
 
 
 def make_plan(path: Path, order: Order) -> Plan:
-    if is_animated_webp(path):
+    if animation_format(path) is not None:
         return Plan(pictures=True, form=None, length_s=ANIMATED_S, copy=None, clock=RIGHT)
     clock = find_clock(path, order.budget)
     may_copy = not order.clip and clock is RIGHT

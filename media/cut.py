@@ -21,6 +21,7 @@ import numpy as np
 from av.container import InputContainer
 from numpy.typing import NDArray
 
+from .animations import animation_format, timed_pictures
 from .audio import silence_invalid_samples
 from .clock import RIGHT, Clock
 from .containers import (
@@ -39,7 +40,6 @@ from .containers import (
 from .decode import check_size, frame_rate, pixel_aspect
 from .errors import Damaged
 from .mono import Mixer
-from .pictures import is_animated_webp, timed_pictures
 from .repair import find_ogg_links
 
 # containers in which a seek lands where their packets then say; in others packets are skipped
@@ -95,7 +95,7 @@ def read_pictures(
         NotMedia, TooLong, BeyondBudget: see `open_container`.
         Damaged: no picture decodes.
     """
-    if is_animated_webp(path):
+    if animation_format(path) is not None:
         yield from cut_pictures(timed_pictures(path, budget), start_s, end_s, 1.0)
         return
     for early_s in lead_ins(start_s, clock):

@@ -34,6 +34,7 @@ from .preview import encode_jpeg
 from .video import VideoSpec, fit_square
 
 TIMED = {"mp4", "matroska", "mpegts"}  # containers whose presentation times are reliable
+SQUARE = {"gif", "apng"}  # whose pixels browsers show as squares, whatever the header says
 MISSING = "a frame that its packets tell of does not come"
 NEVER = int(np.iinfo(np.int64).max)  # later than any time of a stream
 
@@ -277,12 +278,12 @@ def read_by_device(
     with open_container(path, request.budget, device=device) as container:
         stream = video_stream(container)
         assert stream is not None
-        aspect = pixel_aspect(stream)
         made = Picture(np.empty(0, np.uint8), None)
         given = 0
         try:
             frames = decode_wanted(container, stream, np.unique(wanted), told, request.budget)
             for frame in frames:
+                aspect = pixel_aspect(stream)
                 jpeg = encode_jpeg(frame, aspect) if frame.pts in shown else None
                 made = Picture(scale_frame(frame, request.spec, aspect), jpeg)
                 while given < len(wanted) and wanted[given] == frame.pts:
@@ -374,9 +375,8 @@ def read_every_frame(
         stream = video_stream(container)
         if stream is None:
             raise Damaged("no video stream")
-        aspect = pixel_aspect(stream)
         shown: av.VideoFrame | None = None
-        last_s, given = 0.0, 0
+        aspect, last_s, given = 1.0, 0.0, 0
 
         def choose(frame: av.VideoFrame, times: Sequence[float]) -> Iterator[Picture]:
             square = scale_frame(frame, request.spec, aspect)
@@ -392,7 +392,7 @@ def read_every_frame(
             if shown is not None and due:
                 yield from choose(shown, due)
                 given += len(due)
-            shown, last_s = frame, now_s
+            shown, aspect, last_s = frame, pixel_aspect(stream), now_s
         if shown is None:
             raise Damaged("no frame decodes")
         if given < len(times_s):
@@ -446,8 +446,13 @@ def check_size(frame: av.VideoFrame, budget: Budget) -> None:
 
 
 def pixel_aspect(stream: av.VideoStream) -> float:
-    """Width of a shown pixel over its height, from the container or else from the codec."""
-    return float(stream.sample_aspect_ratio or 0) or 1.0
+    """Width of a shown pixel over its height, from the container or else from the codec. In
+    broadcasts it may change, and is that of what was decoded last.
+    """
+    if stream.container.format.name in SQUARE:
+        return 1.0
+    now = stream.codec_context.sample_aspect_ratio if may_restart(stream.container) else None
+    return float(now or stream.sample_aspect_ratio or 0) or 1.0
 
 
 def frame_s(frame: av.VideoFrame, rate: float) -> float:

@@ -24,6 +24,7 @@ from .containers import describe_fault
 from .cut import Samples, Shown, SoundForm, to_frame
 from .errors import Damaged
 from .hdr import exceeds_bt709
+from .matrices import CONVERTED, find_matrix
 from .video import apply_display_matrix, display_matrix, has_transparency, render_frame
 
 MILLISECOND = Fraction(1, 1000)
@@ -31,8 +32,7 @@ ENCODER_THREADS = 2
 GARBAGE_EVERY = 16  # frames: one whose side data was read refers to itself, and may have 50 MB
 KEYFRAME_S = 2.0  # keyframes are so far apart at most, so that a player can go to any second soon
 OPUS_BITS = 128_000  # a second
-UNSPECIFIED = 2  # FFmpeg's AVCOL_SPC_UNSPECIFIED and AVCOL_PRI_UNSPECIFIED
-HD_LINES = 720  # colours that a file does not describe are those of BT.709 from here on
+UNSPECIFIED = 2  # FFmpeg's AVCOL_PRI_UNSPECIFIED
 UNTURNED = (1 << 16, 0, 0, 1 << 16)  # a display matrix that changes nothing
 
 # packets, and the second at which each is decoded
@@ -179,7 +179,7 @@ class Painter:
         wide = exceeds_bt709(frame.color_trc, frame.color_primaries)
         matrix = display_matrix(frame)
         try:
-            if has_transparency(frame):
+            if has_transparency(frame) or find_matrix(frame) not in CONVERTED:
                 rgb = render_frame(frame, *self._scaled, "bilinear")
                 frame = av.VideoFrame.from_ndarray(rgb, format="rgb24")
             elif wide or matrix not in (None, UNTURNED):
@@ -203,6 +203,7 @@ class Painter:
             width=width,
             height=height,
             format="rgb24",
+            src_colorspace=find_matrix(frame),
             dst_color_trc=into[0],
             dst_color_primaries=into[1],
             threads=1,
@@ -211,15 +212,12 @@ class Painter:
 
     def _to_yuv(self, frame: av.VideoFrame) -> av.VideoFrame:
         width, height = self.size
-        source = None
-        if frame.colorspace == UNSPECIFIED and frame.height >= HD_LINES:
-            source = Colorspace.ITU709
         yuv: av.VideoFrame = self._to_yuv_reformatter.reformat(
             frame,
             width=width,
             height=height,
             format="yuv420p",
-            src_colorspace=source,
+            src_colorspace=find_matrix(frame),
             dst_colorspace=Colorspace.ITU709,
             dst_color_range=ColorRange.MPEG,
             threads=1,

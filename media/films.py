@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from .animations import animation_format
 from .audio import cut_window, is_silent, limit_to_full_scale
 from .clock import RIGHT
 from .decode import (
@@ -28,7 +29,7 @@ from .decode import (
 from .decode_words import add_words
 from .errors import Damaged
 from .modality import AUDIO, VIDEO
-from .pictures import is_animated_webp, read_still
+from .pictures import read_still
 from .preview import Levels
 from .sound import Kept, Sound, SoundSurvey, read_again, survey_sound
 from .video import is_plain
@@ -98,7 +99,7 @@ def decode_or_survey(path: Path, options: DecodeOptions) -> Media | Survey:
     if (
         options.whole_s == math.inf
         or read_still(path, budget) is not None
-        or is_animated_webp(path)
+        or animation_format(path) is not None
     ):
         return add_words(decode_media(path, options), path, options)
     told = None

@@ -42,13 +42,24 @@ def to_bt709(rgb: NDArray[np.uint16], curve: int, primaries: int) -> NDArray[np.
         linear = pq_nits(signal) / np.float32(WHITE_NITS)
     elif curve == ColorTrc.ARIB_STD_B67:
         linear = hlg_nits(signal) / np.float32(WHITE_NITS)
+    elif curve == ColorTrc.LINEAR:
+        linear = signal
     else:
         linear = np.where(signal <= 0.04045, signal / 12.92, ((signal + 0.055) / 1.055) ** 2.4)
     unsaid = curve in HDR_CURVES and primaries == ColorPrimaries.UNSPECIFIED
     matrix = FROM_BT2020 if unsaid else TO_BT709.get(primaries)
     shown = np.maximum(linear if matrix is None else linear @ matrix.T, 0.0)
     shown /= np.maximum(shown.max(axis=-1, keepdims=True), 1.0)
-    encoded = np.where(shown <= 0.0031308, 12.92 * shown, 1.055 * shown ** (1 / 2.4) - 0.055)
+    return encode_srgb(shown)
+
+
+def encode_srgb(light: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """IEC 61966-2-1: linear light of [0, 1] as sRGB, uint8 of the same shape.
+
+    >>> encode_srgb(np.array([0.0, 0.5, 1.0], np.float32)).tolist()
+    [0, 188, 255]
+    """
+    encoded = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
     return np.asarray(np.round(255 * encoded), np.uint8)
 
 

@@ -50,7 +50,7 @@ def check_metadata(value: Any) -> dict[str, Any]:
         BadMetadata: it is no JSON object, too large or too deeply nested.
     """
     if not isinstance(value, dict):
-        raise BadMetadata(f"this is a {type(value).__name__}")
+        raise BadMetadata(f"this is {json_type(value)}")
     try:
         size = len(json.dumps(value, allow_nan=False, ensure_ascii=False).encode("utf-8"))
         deep = nesting_depth(value)
@@ -61,6 +61,16 @@ def check_metadata(value: Any) -> dict[str, Any]:
     if size > METADATA_MAX_BYTES or deep > METADATA_MAX_DEPTH:
         raise BadMetadata(f"at most {METADATA_MAX_BYTES} bytes and {METADATA_MAX_DEPTH} levels")
     return value
+
+
+def json_type(value: Any) -> str:
+    """What a value is in JSON.
+
+    >>> json_type(None), json_type([1]), json_type(0.5)
+    ('null', 'a list', 'a number')
+    """
+    names = {bool: "true or false", str: "a text", list: "a list", dict: "an object"}
+    return "null" if value is None else names.get(type(value), "a number")
 
 
 def nesting_depth(value: Any) -> int:

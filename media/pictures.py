@@ -1,8 +1,8 @@
-"""Still pictures and animated WebP, read by Pillow and given as frames of a film.
+"""Still pictures, read by Pillow and given as frames of a film.
 
 FFmpeg would not do here: it ignores colour profiles, gives the photos of telephones (HEIC) as loose
-tiles and animated WebP not at all, and PyAV cannot show the side data of a picture with EXIF. It is
-still asked about AVIF and HEIC: their pictures in HDR are brought to BT.709 as those of films are.
+tiles, and PyAV cannot show the side data of a picture with EXIF. It is still asked about AVIF and
+HEIC: their pictures in HDR are brought to BT.709 as those of films are.
 """
 
 from __future__ import annotations
@@ -11,12 +11,11 @@ import importlib
 import io
 import re
 import struct
-from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import accumulate
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import av
 import numpy as np
@@ -30,10 +29,9 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from .containers import Budget, make_decoder, open_container, read_packets, video_stream
-from .decode import FrameRequest, Frames, PictureTimes, check_size, scale_frame
-from .errors import BadMedia, BeyondBudget, Damaged, NotMedia, TooLong
-from .hdr import exceeds_bt709
-from .preview import encode_jpeg
+from .decode import check_size
+from .errors import BadMedia, BeyondBudget, Damaged, NotMedia
+from .hdr import encode_srgb, exceeds_bt709, to_bt709
 
 HEAD_BYTES = 1024
 BOXES_BYTES = 64 * 1024  # of an AVIF or HEIC, in which its properties are looked for
@@ -52,10 +50,13 @@ REFUSED = (
 )
 SVG = "an SVG drawing; it has no pixels of its own: export it as PNG"
 HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis"}
-SHORTEST_MS, TENTH_MS = 10, 100  # browsers show a picture of up to 10 ms for a tenth of a second
 ORIENTATION = 0x112  # a tag of EXIF
 STRIP_ROWS = 256  # converted at once, so that a large picture is in memory once
 COLOURS = {"RGB ": ("RGB", "RGBA"), "GRAY": ("L",), "CMYK": ("CMYK",)}  # of a profile, by modes
+GAMMA_MODES = {"L": 1, "RGB": 3, "RGBA": 3}  # how many colours of a mode have a gamma
+SRGB_GAMMA, GAMMA_STEP = 0.45455, 0.005  # a gamma that differs by less is sRGB's
+PNG_START = b"\x89PNG\r\n\x1a\n"
+CHUNKS_MOST, CHUNK_BYTES = 256, 64  # chunks of a PNG that are looked at; bytes of each
 # what Pillow raises on files that are cut off or made up
 FAULTS = (
     ArithmeticError, AttributeError, EOFError, LookupError, OSError, RuntimeError, SyntaxError,
@@ -68,6 +69,16 @@ CLASSES: dict[str, Callable[..., ImageFile]] = {
     "GIF": GifImageFile,
     "AVIF": AvifImageFile,
 }
+
+
+Conversion = Callable[[Image.Image], Image.Image]  # strips of a picture to sRGB
+
+
+class Colours(NamedTuple):
+    """What the numbers of a picture mean, by ITU-T H.273."""
+
+    curve: int  # the transfer characteristics
+    primaries: int
 
 
 # ---------------------------------------------------------------- what a file is
@@ -84,7 +95,7 @@ def picture_format(head: bytes) -> str | None:
     """
     if head.startswith(b"\xff\xd8\xff"):
         return "JPEG"
-    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+    if head.startswith(PNG_START):
         return "PNG"
     if head.startswith(b"GIF8"):
         return "GIF"
@@ -157,6 +168,29 @@ def heif_class() -> Callable[..., ImageFile] | None:
     return cast(Callable[..., ImageFile], plugin.HeifImageFile)
 
 
+def read_png_chunks(path: Path) -> dict[bytes, bytes]:
+    """The first bytes of the chunks before a PNG's pixels, by their types; {} of other files."""
+    found: dict[bytes, bytes] = {}
+    with path.open("rb") as file:
+        if file.read(len(PNG_START)) != PNG_START:
+            return {}
+        for _ in range(CHUNKS_MOST):
+            head = file.read(8)
+            kind = head[4:]
+            if len(head) < 8 or kind == b"IDAT":
+                break
+            begin = file.tell()
+            found[kind] = file.read(min(int.from_bytes(head[:4]), CHUNK_BYTES))
+            file.seek(begin + int.from_bytes(head[:4]) + 4)  # behind its checksum
+    return found
+
+
+def read_png_colours(path: Path) -> Colours | None:
+    """The colours that a PNG's chunk cICP tells, which counts before a profile; None without."""
+    told = read_png_chunks(path).get(b"cICP", b"")
+    return Colours(curve=told[1], primaries=told[0]) if len(told) == 4 else None
+
+
 # ---------------------------------------------------------------- still pictures
 
 
@@ -184,7 +218,7 @@ def read_still(path: Path, budget: Budget) -> av.VideoFrame | None:
             return frame
         if name != "HEIC" and getattr(picture, "is_animated", False):
             return None
-        return make_frame(picture)
+        return make_frame(picture, read_png_colours(path))
 
 
 def may_be_hdr(path: Path) -> bool:
@@ -235,9 +269,9 @@ def read_still_by_ffmpeg(
     return None
 
 
-def make_frame(picture: Image.Image) -> av.VideoFrame:
-    """A picture as a frame rgb24: turned as EXIF says, brought from its colour profile to sRGB,
-    laid over white where it is transparent.
+def make_frame(picture: Image.Image, colours: Colours | None = None) -> av.VideoFrame:
+    """A picture as a frame rgb24: turned as EXIF says, brought to sRGB from `colours`, if those are
+    told, or else from its colour profile, and laid over white where it is transparent.
     """
     picture.load()
     turn = picture.getexif().get(ORIENTATION, 1)
@@ -248,7 +282,7 @@ def make_frame(picture: Image.Image) -> av.VideoFrame:
     rows = np.frombuffer(cast(Any, plane), np.uint8).reshape(-1, plane.line_size)
     shown = rows[: frame.height, : 3 * frame.width].reshape(frame.height, frame.width, 3)
     stored = stored_order(shown, turn)
-    convert = colour_transform(picture)
+    convert = find_conversion(picture, colours)
     for top in range(0, height, STRIP_ROWS):
         bottom = min(top + STRIP_ROWS, height)
         stored[top:bottom] = opaque_rgb(picture.crop((0, top, width, bottom)), convert)
@@ -273,10 +307,28 @@ def stored_order(shown: NDArray[np.uint8], turn: int) -> NDArray[np.uint8]:
     return shown
 
 
-def colour_transform(picture: Image.Image) -> tuple[str, ImageCms.ImageCmsTransform] | None:
-    """From a picture's colour profile to sRGB, with the mode it applies to; None where there is no
-    valid profile for that mode.
-    """
+def find_conversion(picture: Image.Image, colours: Colours | None) -> Conversion:
+    """How strips of a picture, in its plain mode, become sRGB; see `make_frame`."""
+    if colours is not None:
+        return partial(convert_colours, colours)
+    return profile_conversion(picture) or gamma_conversion(picture) or keep_colours
+
+
+def keep_colours(strip: Image.Image) -> Image.Image:
+    return strip
+
+
+def convert_colours(colours: Colours, strip: Image.Image) -> Image.Image:
+    """A strip in the given transfer curve and primaries, in sRGB; its transparency stays."""
+    signal = np.asarray(strip.convert("RGB")).astype(np.uint16) * np.uint16(257)
+    shown = Image.fromarray(to_bt709(signal, colours.curve, colours.primaries))
+    if strip.mode == "RGBA":
+        shown.putalpha(strip.getchannel("A"))
+    return shown
+
+
+def profile_conversion(picture: Image.Image) -> Conversion | None:
+    """By its colour profile; None where there is no valid one for its mode."""
     profile = picture.info.get("icc_profile")
     if not profile:
         return None
@@ -289,7 +341,23 @@ def colour_transform(picture: Image.Image) -> tuple[str, ImageCms.ImageCmsTransf
         made = ImageCms.buildTransform(source, target, mode, "RGBA" if mode == "RGBA" else "RGB")
     except (ImageCms.PyCMSError, OSError, TypeError, ValueError):
         return None
-    return mode, made
+    return cast(Conversion, made.apply)
+
+
+def gamma_conversion(picture: Image.Image) -> Conversion | None:
+    """By the gamma of a PNG that has neither a profile nor says that it is sRGB. As in Chromium, it
+    counts beside primaries only; those are taken for sRGB's.
+    """
+    told, gamma = picture.info, picture.info.get("gamma")
+    if not gamma or "srgb" in told or "icc_profile" in told or "chromaticity" not in told:
+        return None
+    if abs(gamma - SRGB_GAMMA) < GAMMA_STEP or plain_mode(picture) not in GAMMA_MODES:
+        return None
+    light = (np.arange(256) / 255) ** (1 / gamma)
+    table = encode_srgb(light.astype(np.float32)).tolist()
+    transparency = list(range(256)) if plain_mode(picture) == "RGBA" else []
+    tables = table * GAMMA_MODES[plain_mode(picture)] + transparency
+    return lambda strip: strip.point(tables)
 
 
 def plain_mode(picture: Image.Image) -> str:
@@ -299,88 +367,26 @@ def plain_mode(picture: Image.Image) -> str:
     return picture.mode if picture.mode in ("L", "CMYK") else "RGB"
 
 
-def opaque_rgb(
-    strip: Image.Image, convert: tuple[str, ImageCms.ImageCmsTransform] | None
-) -> NDArray[np.uint8]:
+def opaque_rgb(strip: Image.Image, convert: Conversion) -> NDArray[np.uint8]:
     """Rows of a picture as RGB uint8 [height, width, 3]."""
     if strip.mode.startswith("I;16"):
-        strip = Image.fromarray((np.asarray(strip).astype(np.uint16) >> 8).astype(np.uint8))
+        strip = to_eight_bits(strip)
     mode = plain_mode(strip)
     if strip.mode != mode:
         strip = strip.convert(mode)
-    if convert is not None and convert[0] == mode:
-        strip = convert[1].apply(strip)
-    if strip.mode != "RGBA":
-        return np.asarray(strip.convert("RGB"))
-    white = Image.new("RGB", strip.size, "white")
-    white.paste(strip.convert("RGB"), mask=strip.getchannel("A"))
+    shown = convert(strip)
+    if shown.mode != "RGBA":
+        return np.asarray(shown.convert("RGB"))
+    white = Image.new("RGB", shown.size, "white")
+    white.paste(shown.convert("RGB"), mask=shown.getchannel("A"))
     return np.asarray(white)
 
 
-# ---------------------------------------------------------------- animated WebP
-
-
-def is_animated_webp(path: Path) -> bool:
-    """By the flag in its first chunk."""
-    head = read_head(path)
-    found = head[:4] == b"RIFF" and head[8:16] == b"WEBPVP8X"
-    return found and len(head) > 20 and bool(head[20] & 2)
-
-
-def read_animation_times(path: Path, budget: Budget) -> PictureTimes:
-    """When the pictures of an animated WebP are shown: see `read_picture_times`.
-
-    Raises:
-        Damaged, TooLong, BeyondBudget.
-    """
-    lengths_s = []
-    with open_picture(path, "WebP", budget) as picture:
-        assert picture is not None
-        count = getattr(picture, "n_frames", 1)
-        if count > budget.frames:
-            raise BeyondBudget("frames", count, budget.frames)
-        for _ in each_picture(picture):
-            length_ms = picture.info.get("duration", 0)
-            lengths_s.append((length_ms if length_ms > SHORTEST_MS else TENTH_MS) / 1000)
-            if sum(lengths_s) > budget.seconds:
-                raise TooLong(round(sum(lengths_s), 1), budget.seconds)
-    starts_s = list(accumulate(lengths_s, initial=0.0))
-    return PictureTimes(np.array(starts_s[:-1]), starts_s[-1])
-
-
-def each_picture(picture: ImageFile) -> Iterator[Image.Image]:
-    for number in range(getattr(picture, "n_frames", 1)):
-        picture.seek(number)
-        picture.load()
-        yield picture
-
-
-def timed_pictures(path: Path, budget: Budget) -> Iterator[tuple[av.VideoFrame, float]]:
-    """Every picture of an animated WebP, and when it is shown, in seconds. Raises as
-    `read_animation_times` does.
-    """
-    told = read_animation_times(path, budget)
-    with open_picture(path, "WebP", budget) as picture:
-        assert picture is not None
-        for shown, at_s in zip(each_picture(picture), told.ticks_s, strict=False):
-            yield make_frame(shown), at_s
-
-
-def read_animation(path: Path, request: FrameRequest) -> Frames:
-    """The frames of an animated WebP that a request asks for: see `read_frames`."""
-    told = request.picture_times or read_animation_times(path, request.budget)
-    ends_s = [*told.ticks_s[1:], float("inf")]
-    chosen: list[NDArray[np.uint8]] = []
-    jpegs: dict[float, bytes] = {}
-    with open_picture(path, "WebP", request.budget) as picture:
-        assert picture is not None
-        for shown, end_s in zip(each_picture(picture), ends_s, strict=False):
-            due = request.times_s[len(chosen) : bisect_left(request.times_s, end_s)]
-            if not due:
-                continue
-            frame = make_frame(shown)
-            chosen += [scale_frame(frame, request.spec, 1.0)] * len(due)
-            jpeg = encode_jpeg(frame)
-            if jpeg is not None:
-                jpegs |= {t: jpeg for t in due if t in request.preview_times_s}
-    return np.stack(chosen), told.end_s, jpegs
+def to_eight_bits(strip: Image.Image) -> Image.Image:
+    """A grey picture of 16 bits; one of its greys may stand for transparency."""
+    values = np.asarray(strip).astype(np.uint16)
+    grey = Image.fromarray((values >> 8).astype(np.uint8))
+    hidden = strip.info.get("transparency")
+    if isinstance(hidden, int):
+        grey.putalpha(Image.fromarray(np.where(values == hidden, 0, 255).astype(np.uint8)))
+    return grey

@@ -1,7 +1,9 @@
 """Works around valid files that FFmpeg reads wrongly: it gets patched bytes, or parts of a file.
 
-- WAV and W64 whose samples are padded (24 bits in 32, say). FFmpeg takes the valid bits for the
-  sample size. The right size follows from the header's block size.
+- WAV, W64 and CAF whose samples are padded (24 bits in 32, say). FFmpeg takes the valid bits for
+  the sample size. The right size follows from the header's block size.
+- RIFX, a WAV whose numbers begin with their highest byte. FFmpeg takes most samples for those of a
+  WAV. It gets the header of AU, which has such samples, in place of RIFX's.
 - GIF pictures shown for one hundredth of a second. Browsers show them for ten hundredths; FFmpeg
   since 7.0 does not.
 - Chained Ogg: several Ogg streams joined into one file (RFC 3533). FFmpeg stops where the number
@@ -19,17 +21,24 @@ from pathlib import Path
 from typing import BinaryIO
 
 from .errors import BeyondBudget
+from .mediatypes import tag_bytes
 
 Span = tuple[int, int]  # bytes of a file, [start, end)
 Patch = tuple[int, bytes]  # an offset in a file, and the bytes to read there instead
 PCM, IEEE_FLOAT, EXTENSIBLE = 1, 3, 0xFFFE  # format tags of WAVEFORMATEX
 BITS_AT, VALID_BITS_AT, SUBFORMAT_AT = 14, 18, 24  # in a format chunk
-CHUNKS_MOST = 64  # chunks searched for the format chunk
+CHUNKS_MOST = 64  # chunks searched for one
+CAF_BITS_AT = 28  # in a description chunk
+AU_HEADER, AU_UNKNOWN_SIZE = 24, 0xFFFFFFFF  # bytes of a header; a size that is not told
+# AU's number for samples of a RIFX, by their format tag and bits
+AU_KINDS = {(1, 16): 3, (1, 24): 4, (1, 32): 5, (3, 32): 6, (3, 64): 7, (6, 8): 27, (7, 8): 1}
 GIF_EXTENSION, GIF_IMAGE, GIF_CONTROL = b"\x21", b"\x2c", b"\xf9"
 GIF_CONTROL_BYTES = 4  # its size, flags and delay
 # in hundredths of a second
 GIF_TOO_SHORT, GIF_TENTH = (1).to_bytes(2, "little"), (10).to_bytes(2, "little")
 LINKS_MOST = 4096
+TAG_BYTES = 32  # of a file, which tell how long a tag is
+PAGE, SEARCH_BYTES = b"OggS", 2**16  # how a page of Ogg begins; bytes searched for one at once
 BOS = 2  # an Ogg page's flag: the first page of a stream
 
 
@@ -78,11 +87,16 @@ def open_repaired(path: Path, span: Span | None) -> Iterator[PatchedFile | None]
         yield None
         return
     with file:
-        patches = find_wave_patches(file) or find_gif_patches(file)
+        whole = 0, path.stat().st_size
+        as_au = find_rifx_samples(file, whole[1])
+        if as_au is not None:
+            yield PatchedFile(file, *as_au)
+            return
+        patches = find_wave_patches(file) or find_caf_patches(file) or find_gif_patches(file)
         if span is None and not patches:
             yield None
         else:
-            yield PatchedFile(file, span or (0, path.stat().st_size), patches)
+            yield PatchedFile(file, span or whole, patches)
 
 
 def find_wave_patches(file: BinaryIO) -> list[Patch]:
@@ -91,9 +105,9 @@ def find_wave_patches(file: BinaryIO) -> list[Patch]:
     head = file.read(40)
     order = ">" if head[:4] == b"RIFX" else "<"
     if head[:4] in (b"RIFF", b"RF64", b"BW64", b"RIFX") and head[8:12] == b"WAVE":
-        at = find_format_chunk(file, at=12, header=f"{order}4sI", align=2)
+        at, _ = find_chunk(file, b"fmt ", at=12, header=f"{order}4sI", align=2)
     elif head[:4] == b"riff" and head[24:28] == b"wave":
-        at = find_format_chunk(file, at=40, header="<4s12xQ", align=8)
+        at, _ = find_chunk(file, b"fmt ", at=40, header="<4s12xQ", align=8)
     else:
         return []
     file.seek(at)
@@ -116,22 +130,64 @@ def find_wave_patches(file: BinaryIO) -> list[Patch]:
     return [(place, struct.pack(f"{order}H", held)) for place in places]
 
 
-def find_format_chunk(file: BinaryIO, at: int, header: str, align: int) -> int:
-    """Offset of the format chunk's contents; 0 if there is none."""
+def find_chunk(file: BinaryIO, wanted: bytes, at: int, header: str, align: int) -> tuple[int, int]:
+    """Offset of a chunk's contents, 0 if there is none, and the size that its header tells."""
     length = struct.calcsize(header)
     for _ in range(CHUNKS_MOST):
         file.seek(at)
         head = file.read(length)
         if len(head) < length:
-            return 0
+            break
         name, size = struct.unpack(header, head)
-        if name == b"fmt ":
-            return at + length
+        if name == wanted:
+            return at + length, size
         whole = size if align == 8 else length + size  # W64 counts the header, too
         if whole < length:
-            return 0
+            break
         at += -(-whole // align) * align
-    return 0
+    return 0, 0
+
+
+def find_rifx_samples(file: BinaryIO, end: int) -> tuple[Span, list[Patch]] | None:
+    """The span of a RIFX's samples with the bytes before them, and the header of AU that takes the
+    place of those bytes; None for other files, and for kinds of samples that FFmpeg reads itself.
+    """
+    file.seek(0)
+    head = file.read(12)
+    if head[:4] != b"RIFX" or head[8:12] != b"WAVE":
+        return None
+    at, _ = find_chunk(file, b"fmt ", at=12, header=">4sI", align=2)
+    start, size = find_chunk(file, b"data", at=12, header=">4sI", align=2)
+    file.seek(at)
+    chunk = file.read(16)
+    if at == 0 or start < AU_HEADER or len(chunk) < 16:
+        return None
+    tag, channels, rate, _, block, _ = struct.unpack(">HHIIHH", chunk)
+    kind = AU_KINDS.get((tag, 8 * block // channels)) if channels else None
+    if kind is None:
+        return None
+    header = struct.pack(">4s5I", b".snd", AU_HEADER, AU_UNKNOWN_SIZE, kind, rate, channels)
+    end = min(start + size, end) if size else end
+    return (start - AU_HEADER, end), [(start - AU_HEADER, header)]
+
+
+def find_caf_patches(file: BinaryIO) -> list[Patch]:
+    """The same as `find_wave_patches`, of a CAF of PCM."""
+    file.seek(0)
+    if file.read(4) != b"caff":
+        return []
+    at, _ = find_chunk(file, b"desc", at=8, header=">4sq", align=1)
+    file.seek(at)
+    description = file.read(32)
+    if at == 0 or len(description) < 32:
+        return []
+    _, kind, _, block, frames, channels, bits = struct.unpack(">d4s5I", description)
+    if kind != b"lpcm" or not channels or not frames or block % (frames * channels):
+        return []
+    held = 8 * block // (frames * channels)
+    if held == bits or held not in (8, 16, 24, 32, 64):
+        return []
+    return [(at + CAF_BITS_AT, struct.pack(">I", held))]
 
 
 def find_gif_patches(file: BinaryIO) -> list[Patch]:
@@ -188,13 +244,35 @@ def find_ogg_links(path: Path) -> list[Span | None]:
 
 
 def read_ogg_pages(file: BinaryIO) -> Iterator[tuple[int, int]]:
-    """(offset, flags) of the pages of an Ogg file, up to the first gap; nothing for other files."""
-    at = 0
-    while True:
+    """(offset, flags) of the pages of an Ogg file, whatever lies between them; nothing for other
+    files. It may begin with an ID3 tag.
+    """
+    at: int | None = tag_bytes(file.read(TAG_BYTES))
+    file.seek(at or 0)
+    if file.read(4) != PAGE:
+        return
+    while at is not None:
         file.seek(at)
         head = file.read(27)
-        if len(head) < 27 or head[:4] != b"OggS":
+        if head[:4] != PAGE:
+            at = find_page(file, at)
+            continue
+        if len(head) < 27:
             return
         table = file.read(head[26])
         yield at, head[5]
         at += 27 + len(table) + sum(table)
+
+
+def find_page(file: BinaryIO, at: int) -> int | None:
+    """Where the next page of an Ogg file begins, from `at` on; None without one."""
+    file.seek(at)
+    while data := file.read(SEARCH_BYTES):
+        found = data.find(PAGE)
+        if found >= 0:
+            return at + found
+        at += len(data) - len(PAGE) + 1
+        if len(data) < SEARCH_BYTES:
+            return None
+        file.seek(at)
+    return None

@@ -15,6 +15,7 @@ from av.sidedata.sidedata import SideData
 from numpy.typing import NDArray
 
 from .hdr import exceeds_bt709, to_bt709
+from .matrices import convert
 
 PLAIN_RANGE = 12  # of 255; how much compression and noise vary one colour
 # the longest side over the shortest; a wider or taller frame is squeezed to it before cropping
@@ -163,9 +164,7 @@ def render_frame(
         frame = flatten_on_white(frame)
     wide = exceeds_bt709(frame.color_trc, frame.color_primaries)
     pixels = "rgb48le" if wide else "rgb24"
-    scaled = frame.reformat(
-        width=width, height=height, format=pixels, interpolation=way, threads=1
-    ).to_ndarray()
+    scaled = convert(frame, width, height, pixels, way).to_ndarray()
     if wide:
         scaled = to_bt709(np.asarray(scaled, np.uint16), frame.color_trc, frame.color_primaries)
     return apply_display_matrix(np.asarray(scaled, np.uint8), matrix)
@@ -180,7 +179,8 @@ def flatten_on_white(frame: av.VideoFrame) -> av.VideoFrame:
     """Lay a frame over white. This comes before scaling, or hidden colours would bleed into their
     neighbours.
     """
-    rgba = frame.reformat(format="rgba").to_ndarray().astype(np.uint16)
+    rgba = convert(frame, frame.width, frame.height, "rgba", "BILINEAR").to_ndarray()
+    rgba = rgba.astype(np.uint16)
     alpha = rgba[..., 3:]
     rgb = (rgba[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255
     return av.VideoFrame.from_ndarray(rgb.astype(np.uint8), format="rgb24")

@@ -12,9 +12,10 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
+from .animations import animation_format, read_animation, read_animation_times
 from .audio import AudioSpec, cut_window, is_silent
 from .clock import HOLD_S, RIGHT
-from .containers import Budget
+from .containers import Budget, has_unknown_codec
 from .decode import (
     FrameRequest,
     Frames,
@@ -26,7 +27,7 @@ from .decode import (
 from .errors import Damaged, MissingModality
 from .modality import AUDIO, RECORDED, VIDEO, Spec
 from .passages import Passage
-from .pictures import is_animated_webp, read_animation, read_animation_times, read_still
+from .pictures import read_still
 from .preview import compute_peaks, encode_jpeg
 from .readers import NO_READERS, WordReaders
 from .sound import Sound, read_sound
@@ -176,7 +177,7 @@ def decode_media(path: Path, options: DecodeOptions) -> Media:
     picture = read_still(path, budget)
     if picture is not None:
         return make_still(picture, options)
-    animated = is_animated_webp(path)  # which FFmpeg does not read
+    animated = animation_format(path) is not None
     read_times = read_animation_times if animated else read_picture_times
     sound, told, faults = None, None, []
     if VIDEO in wanted and specs.video:
@@ -202,7 +203,7 @@ def decode_surveyed(
     faults of other streams.
     """
     specs = options.specs
-    animated = is_animated_webp(path)
+    animated = animation_format(path) is not None
     waveform = None if sound is None else sound.waveform
     if told is not None and specs.video:
         read = read_animation if animated else read_frames
@@ -226,7 +227,10 @@ def decode_surveyed(
         if faults:
             raise faults[0]
         known = specs.recorded()
-        raise MissingModality(" or ".join(name for name in options.modalities if name in known))
+        missing = [name for name in options.modalities if name in known]
+        if has_unknown_codec(path, options.budget, missing):
+            raise Damaged(f"its {' or '.join(missing)} is in a codec that is not known here")
+        raise MissingModality(" or ".join(missing))
     audio_s = len(sound.waveform) / specs.audio.sample_rate if specs.audio else 0.0
     windows, audio_s = plan_filled(options, audio_s, sound.holes, None, 0.0)
     return Media(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -14,6 +15,7 @@ SETTINGS = {  # of EncoderConfig and TrainConfig
     "geometry_weight": "relational_distillation_weight",
 }
 WEIGHTS = {"glances": "stem_skips"}  # the first part of a weight's name
+MLP = re.compile(r"^((?:blocks|decoder)\.\d+)\.(up|down)\.")  # which was part of its block
 
 
 def translate_settings(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -33,9 +35,12 @@ def translate_weights(weights: Mapping[str, T]) -> dict[str, T]:
 
     >>> translate_weights({"glances.text.bias": 0, "log_scale": 1})
     {'stem_skips.text.bias': 0, 'log_scale': 1}
+    >>> translate_weights({"blocks.0.up.bias": 0})
+    {'blocks.0.mlp.up.bias': 0}
     """
     translated = {}
     for name, weight in weights.items():
         part, dot, rest = name.partition(".")
-        translated[WEIGHTS.get(part, part) + dot + rest] = weight
+        today = WEIGHTS.get(part, part) + dot + rest
+        translated[MLP.sub(r"\1.mlp.\2.", today)] = weight
     return translated

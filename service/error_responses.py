@@ -139,6 +139,8 @@ INTERNAL: dict[str, Any] = {
     "detail": {},
 }
 PROBLEMS_MAX = 2000  # letters
+NO_OBJECT = "the body is a JSON object"
+NO_JSON = "the body is JSON: send it with the header Content-Type: application/json"
 HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 408: "too_slow", 413: "too_large"}
 
 
@@ -209,7 +211,10 @@ def install_handlers(app: FastAPI) -> None:
 
     async def answer_invalid(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
-        return error_response(request.scope, BadRequest(describe_problems(error.errors())))
+        problem = describe_problems(error.errors())
+        if any(problem_of_body(found) for found in error.errors()):
+            problem = NO_OBJECT if "json" in request.headers.get("content-type", "") else NO_JSON
+        return error_response(request.scope, BadRequest(problem))
 
     async def answer_http(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
@@ -227,10 +232,15 @@ def install_handlers(app: FastAPI) -> None:
     app.add_exception_handler(Exception, answer_unexpected)
 
 
+def problem_of_body(problem: Mapping[str, Any]) -> bool:
+    """Whether one of pydantic's errors is that the body as a whole is no JSON object."""
+    return problem["type"] == "model_attributes_type" and tuple(problem["loc"]) == ("body",)
+
+
 def describe_problems(errors: Sequence[Mapping[str, Any]]) -> str:
     """Pydantic's errors in a line: of each, where it is and what it is."""
     problems = []
     for error in errors:
         where = ".".join(str(part) for part in error["loc"])
-        problems.append(f"{where}: {error['msg']}")
+        problems.append(f"{where}: {error['msg']}" if where else error["msg"])
     return "; ".join(problems)[:PROBLEMS_MAX]

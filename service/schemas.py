@@ -11,6 +11,7 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
     StrictBool,
     StringConstraints,
@@ -18,6 +19,7 @@ from pydantic import (
     model_validator,
 )
 from pydantic import Strict as StrictNumber
+from pydantic import Tag as UnionTag
 from pydantic_core import PydanticCustomError
 
 from index.agreement import ItemAgreement
@@ -64,10 +66,37 @@ Text = Annotated[str, AfterValidator(check_string)]
 Metadata = Annotated[dict[str, Any], AfterValidator(check_metadata)]
 
 
-class Strict(BaseModel):
-    """A request; a field it does not know is an error, not a silent nothing."""
+def allow_null(schema: dict[str, Any]) -> None:
+    """Say in a JSON schema that optional fields may be null."""
+    required = schema.get("required", [])
+    for name, field in schema.get("properties", {}).items():
+        choices = field.get("anyOf", [])
+        if name in required or {"type": "null"} in choices:
+            continue
+        kept = {key: field.pop(key) for key in ("title", "description", "default") if key in field}
+        inner = dict(field)
+        field.clear()
+        field.update(kept, anyOf=[inner, {"type": "null"}])
 
-    model_config = ConfigDict(extra="forbid")
+
+class Strict(BaseModel):
+    """A request; a field it does not know is an error, not a silent nothing. Clients in typed
+    languages send null for what they leave out, so an optional field that is null is absent.
+    """
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra=allow_null)
+
+    @model_validator(mode="before")
+    @classmethod
+    def drop_nulls(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        optional = {name for name, field in cls.model_fields.items() if not field.is_required()}
+        return {
+            name: value
+            for name, value in given.items()
+            if value is not None or name not in optional
+        }
 
 
 class Texts(Strict):
@@ -110,12 +139,45 @@ class ImageContent(BaseModel):
     image_url: ImageAddress
 
 
+def kind_of_content(value: Any) -> str | None:
+    if isinstance(value, str):
+        return "text"
+    told = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+    return {"text": "part", "input_audio": "sound", "image_url": "picture"}.get(str(told))
+
+
+def text_or_list(value: Any) -> str | None:
+    return {str: "text", list: "list"}.get(type(value))
+
+
+Content = Annotated[
+    Annotated[str, UnionTag("text")]
+    | Annotated[TextContent, UnionTag("part")]
+    | Annotated[AudioContent, UnionTag("sound")]
+    | Annotated[ImageContent, UnionTag("picture")],
+    Discriminator(
+        kind_of_content,
+        custom_error_type="content",
+        custom_error_message="this is neither a text nor a part of the type text, input_audio or"
+        " image_url",
+    ),
+]
+Input = Annotated[
+    Annotated[str, UnionTag("text")] | Annotated[list[Content], UnionTag("list")],
+    Discriminator(
+        text_or_list,
+        custom_error_type="input",
+        custom_error_message="this is neither a text nor a list of texts and parts",
+    ),
+]
+
+
 class OpenAIEmbeddings(BaseModel):
     """OpenAI's shape; fields of theirs that mean nothing here are ignored. Sounds and pictures go
     where a text does, as parts.
     """
 
-    input: str | list[str | TextContent | AudioContent | ImageContent]
+    input: Input
     model: str | None = None
     encoding_format: Literal["float", "base64"] | None = "float"
     dimensions: int | None = None
@@ -227,11 +289,27 @@ class ItemQuery(Strict):
     modality: Literal["audio", "video", "text"]
 
 
+def words_or_item(value: Any) -> str | None:
+    if isinstance(value, str):
+        return "words"
+    return "item" if isinstance(value, dict | ItemQuery) else None
+
+
+FeedbackQuery = Annotated[
+    Annotated[Text, UnionTag("words")] | Annotated[ItemQuery, UnionTag("item")],
+    Discriminator(
+        words_or_item,
+        custom_error_type="query",
+        custom_error_message="this is neither words nor an item with its modality",
+    ),
+]
+
+
 class NewFeedback(Marks):
     """Marks to be kept: what was right and wrong among the hits of a search."""
 
     collection: str = "default"
-    query: Text | ItemQuery = Field(description="what was searched by: words, or an item")
+    query: FeedbackQuery = Field(description="what was searched by: words, or an item")
     target: Literal["any", "video", "audio", "text"] = "any"
 
     @model_validator(mode="after")
@@ -284,6 +362,25 @@ class ItemPart(Part):
     modality: Literal["audio", "video", "text"]
 
 
+def kind_of_part(value: Any) -> str | None:
+    """By the field that it has, as the others go with all kinds or with two."""
+    if not isinstance(value, dict):
+        return {TextPart: "text", FilePart: "file", ItemPart: "item"}.get(type(value))
+    return next((name for name in ("text", "file", "item") if name in value), None)
+
+
+AnyPart = Annotated[
+    Annotated[TextPart, UnionTag("text")]
+    | Annotated[FilePart, UnionTag("file")]
+    | Annotated[ItemPart, UnionTag("item")],
+    Discriminator(
+        kind_of_part,
+        custom_error_type="part",
+        custom_error_message="a part is an object with a text, a file or an item",
+    ),
+]
+
+
 def split_steps(parts: Sequence[Part]) -> list[range]:
     """Which parts belong together: a step begins at the first, and at each that has `then`.
 
@@ -299,7 +396,7 @@ class ComposedSearch(MarkedSearch):
     `then`, they are looked for one after another.
     """
 
-    parts: list[TextPart | FilePart | ItemPart] = Field(min_length=1, max_length=PARTS_MAX)
+    parts: list[AnyPart] = Field(min_length=1, max_length=PARTS_MAX)
     targets: list[Literal["any", "video", "audio", "text"]] = Field(
         min_length=1, description="any: pictures and sound scored together"
     )
@@ -351,6 +448,15 @@ def whole_schema(model: type[BaseModel]) -> dict[str, Any]:
     whole: dict[str, Any] = put_in(schema)
     return whole
 
+
+def fields_below(model: type[BaseModel]) -> frozenset[str]:
+    """The names of the fields of all models that are made from one."""
+    own = frozenset(model.model_fields)
+    return own.union(*(fields_below(made) for made in model.__subclasses__()))
+
+
+# of all requests: what stands in a JSON body, or in a form
+FIELDS = fields_below(Strict) | frozenset(OpenAIEmbeddings.model_fields)
 
 WARNINGS = "words that are not known, or not read"
 

@@ -41,6 +41,7 @@ TORCH = {
     "model.training.tables",
     "model.beds.real",
     "model.beds.plan",
+    "model.methods.experts",
     "model.methods.valor",
     "model.methods.gap",
     "model.methods.cwcl",

@@ -241,6 +241,69 @@ def test_a_chained_ogg_is_heard_to_its_end(
         assert np.argmax(np.abs(np.fft.rfft(piece))) * 2 == pytest.approx(hz, abs=4)
 
 
+@pytest.mark.parametrize(
+    ("front", "between"), [(b"ID3\x03\0\0\0\0\0\x7f" + bytes(127), b""), (b"", bytes(70_000))]
+)
+def test_a_chained_ogg_is_heard_beyond_what_lies_between(
+    tmp_path: Path, front: bytes, between: bytes
+) -> None:
+    """A tag in front, or bytes of no page where a recording was joined."""
+    links = [
+        ogg(tmp_path / "link", "flac", 2.0, hz, channels)
+        for channels, hz in ((1, 440.0), (2, 2000.0))
+    ]
+    (tmp_path / "both.ogg").write_bytes(front + between.join(links))
+    waveform = read_waveform(tmp_path / "both.ogg", 16_000, Budget())
+    assert waveform is not None and len(waveform) / 16_000 == pytest.approx(4.0, abs=0.1)
+    assert np.argmax(np.abs(np.fft.rfft(waveform[48_000:56_000]))) * 2 == pytest.approx(2000, abs=4)
+
+
+def caf(path: Path, data: bytes, bits: int, place: int, flags: int) -> Path:
+    """Mono at 48,000 Hz, in `place` bytes a sample."""
+    description = struct.pack(">d4s5I", 48_000.0, b"lpcm", flags, place, 1, 1, bits)
+    chunks = b"desc" + struct.pack(">q", 32) + description
+    chunks += b"data" + struct.pack(">qI", len(data) + 4, 0) + data
+    path.write_bytes(b"caff" + struct.pack(">HH", 1, 0) + chunks)
+    return path
+
+
+@pytest.mark.parametrize(("flags", "order"), [(0, ">i4"), (2, "<i4")])
+@pytest.mark.parametrize("valid", [20, 24])
+def test_valid_bits_of_a_caf(tmp_path: Path, flags: int, order: str, valid: int) -> None:
+    samples = np.round(make_tone(2.0, 440.0, 48_000) * 2**31).astype(np.int64)
+    data = (samples >> (32 - valid) << (32 - valid)).astype(order).tobytes()
+    waveform = read_waveform(caf(tmp_path / "a.caf", data, valid, 4, flags), 16_000, Budget())
+    assert waveform is not None and len(waveform) == 32_000
+    assert rms(waveform) == pytest.approx(0.354, abs=0.005)
+
+
+def rifx(path: Path, data: bytes, tag: int, bits: int, channels: int) -> Path:
+    """A WAV of 44,100 Hz whose numbers begin with their highest byte."""
+    block = bits // 8 * channels
+    form = struct.pack(">HHIIHH", tag, channels, 44_100, 44_100 * block, block, bits)
+    chunks = b"LIST" + struct.pack(">I", 4) + b"INFO" + b"fmt " + struct.pack(">I", 16) + form
+    chunks += b"data" + struct.pack(">I", len(data)) + data + b"junk" + struct.pack(">I", 4) * 2
+    path.write_bytes(b"RIFX" + struct.pack(">I", 4 + len(chunks)) + b"WAVE" + chunks)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("tag", "bits", "kind"), [(1, 16, ">i2"), (1, 32, ">i4"), (3, 32, ">f4"), (3, 64, ">f8")]
+)
+@pytest.mark.parametrize("channels", [1, 2])
+def test_numbers_that_begin_with_their_highest_byte(
+    tmp_path: Path, tag: int, bits: int, kind: str, channels: int
+) -> None:
+    tone = make_tone(2.0, 440.0, 44_100)
+    scale = 1 if tag == 3 else 2.0 ** (bits - 1)
+    data = (tone * scale).repeat(channels).astype(kind).tobytes()
+    path = rifx(tmp_path / "a.wav", data, tag, bits, channels)
+    waveform = read_waveform(path, 16_000, Budget())
+    assert waveform is not None and len(waveform) == pytest.approx(32_000, abs=2)
+    assert rms(waveform) == pytest.approx(0.354, abs=0.005)
+    assert np.argmax(np.abs(np.fft.rfft(waveform[:16_000]))) == 440
+
+
 def test_one_bit_sound_is_heard(tmp_path: Path) -> None:
     """DSD: a tone as pulses, by first-order sigma-delta modulation."""
     rate = 2_822_400

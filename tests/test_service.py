@@ -982,3 +982,107 @@ def test_a_restart_keeps_everything(tmp_path: Path, clips: dict[str, Path]) -> N
             == clips["red"].read_bytes()
         )
         assert not list((tmp_path / "data" / "uploads").iterdir())
+
+
+NULLS: list[tuple[str, dict[str, Any]]] = [
+    (
+        "search/text-video",
+        {
+            "query": "red",
+            "collection": None,
+            "top_k": None,
+            "filter": None,
+            "exact": None,
+            "rerank": None,
+            "learned": None,
+            "tags": None,
+            "feedback": None,
+        },
+    ),
+    (
+        "search",
+        {
+            "parts": [{"text": "red", "weight": None, "then": None}],
+            "targets": ["video"],
+            "collection": None,
+            "aggregate": None,
+        },
+    ),
+    ("collections/default/items", {"text": "red", "id": None, "metadata": None}),
+    ("embed/text", {"texts": ["red"], "space": None}),
+    ("embeddings", {"input": "red", "model": None, "dimensions": None, "encoding_format": None}),
+]
+
+
+@pytest.mark.parametrize("path, body", NULLS, ids=[path for path, _ in NULLS])
+def test_null_is_absent(client: Client, path: str, body: dict[str, Any]) -> None:
+    answer = client.post(f"/v1/{path}", json=body)
+    assert answer.status_code in (200, 201), answer.text
+    needed = next(iter(body))
+    problem = refused(client.post(f"/v1/{path}", json={**body, needed: None}), 400, "bad_request")
+    assert needed in problem["message"]
+
+
+def test_a_field_in_the_address_is_named(client: Client, clips: dict[str, Path]) -> None:
+    """Nothing would read it there, and the file would be stored under another id."""
+    items = "/v1/collections/default/items"
+    for path, named in (
+        (f"{items}?id=mine", "'id'"),
+        ("/v1/search/video-video?collection=other", "'collection'"),
+    ):
+        answer = client.post(path, files=upload(clips["red"]))
+        assert named in refused(answer, 400, "bad_request")["message"]
+    answer = client.post("/v1/search/text-video?top_k=1", json={"query": "red"})
+    assert "'top_k'" in refused(answer, 400, "bad_request")["message"]
+    refused(client.get(f"{items}/mine"), 404, "unknown_item")
+    # what is nobody's field, as clients of Azure's service send it
+    assert client.post("/v1/embeddings?api-version=1", json={"input": "red"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "message"),
+    [
+        ("embeddings", {"input": 5.5}, "body.input: this is neither a text nor a list"),
+        ("embeddings", {"input": ["a", None]}, "body.input.list.1: this is neither a text nor a"),
+        ("embeddings", {"input": [["a"]]}, "body.input.list.0: this is neither a text nor a part"),
+        ("embeddings", {"input": [{"type": "text"}]}, "body.input.list.0.part.text: Field req"),
+        ("search", {"parts": [{}], "targets": ["any"]}, "parts.0: a part is an object with a text"),
+        (
+            "search",
+            {"parts": [{"text": "a", "wieght": 1}], "targets": ["any"]},
+            "parts.0.text.wieght: Extra inputs",
+        ),
+        (
+            "search",
+            {"parts": [{"file": "a"}], "targets": ["any"]},
+            "parts.0.file.modality: Field required",
+        ),
+        (
+            "feedback",
+            {"query": 5, "right": [{"id": "a"}]},
+            "body.query: this is neither words nor an item",
+        ),
+        ("collections", ["a"], "the body is a JSON object"),
+    ],
+)
+def test_one_thing_is_said_of_a_value_that_may_have_several_forms(
+    client: Client, path: str, body: Any, message: str
+) -> None:
+    found = refused(client.post(f"/v1/{path}", json=body), 400, "bad_request")["message"]
+    assert found.startswith(message) and ";" not in found
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded"])
+def test_json_of_another_type_is_told_which_header_it_lacks(client: Client, kind: str) -> None:
+    """As curl sends it without -H."""
+    for path, body in (("search/text-any", {"query": "red"}), ("collections", {"name": "more"})):
+        answer = client.post(
+            f"/v1/{path}", content=json.dumps(body), headers={"content-type": kind}
+        )
+        found = refused(answer, 400, "bad_request")["message"]
+        assert found.endswith("send it with the header Content-Type: application/json")
+
+
+def test_an_empty_file_is_called_empty(client: Client) -> None:
+    answer = client.post("/v1/collections/default/items", files={"file": ("a.mp4", b"")})
+    assert refused(answer, 415, "not_media")["detail"] == {"reason": "it is empty"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,12 @@ from media.containers import Budget
 from media.errors import BeyondBudget, Damaged, MissingModality
 from media.mono import MonoResampler
 from media.sound import read_waveform
-from media.windows import read_media
+from media.video import VideoSpec
+from media.windows import InputSpecs, read_media
 
 from .makers import SPECS, make_tone
 from .test_kinds import extensible_wav, rms
+from .test_times import needs_ffmpeg
 
 RATE = 16_000
 DEFAULT, NEITHER = Disposition.default, Disposition(0)
@@ -147,3 +150,71 @@ def test_channels_that_are_opposite_for_a_while_are_heard_throughout(tmp_path: P
     assert heard is not None and len(heard) == pytest.approx(12 * RATE, abs=4)
     seconds = heard[: 11 * RATE].reshape(11, RATE)
     assert all(rms(second) > 0.3 for second in seconds)
+
+
+# ---------------------------------------------------------------- broadcasts
+
+
+@needs_ffmpeg
+@pytest.mark.parametrize("radio_first", [True, False])
+def test_the_sound_of_the_pictures_programme_is_heard(tmp_path: Path, radio_first: bool) -> None:
+    """A broadcast of two programmes: radio at 2,000 Hz, and television at 400 Hz."""
+    pictures = "-f lavfi -i color=red:s=64x64:r=25:d=2"
+    radio, sound = (f"-f lavfi -i sine={hz}:r=48000:d=2" for hz in (2000, 400))
+    inputs = [radio, pictures, sound] if radio_first else [pictures, radio, sound]
+    place = [inputs.index(each) for each in (radio, pictures, sound)]
+    path = tmp_path / "a.ts"
+    command = [
+        *" ".join(["ffmpeg -v error", *inputs, "-map 0 -map 1 -map 2"]).split(),
+        *["-c:v", "mpeg2video", "-c:a", "mp2", "-program"],
+        f"title=radio:st={place[0]}",
+        "-program",
+        f"title=television:st={place[1]}:st={place[2]}",
+        str(path),
+    ]
+    subprocess.run(command, check=True)
+    assert heard_hz(read_waveform(path, RATE, Budget())) == pytest.approx(400, abs=4)
+
+
+def disc_film(path: Path, aspect: Fraction) -> bytes:
+    """Four seconds of a disc in 720 x 576 pixels, which are `aspect` times as wide as high."""
+    down, across = np.indices((576, 720)) - np.array([287.5, 359.5])[:, None, None]
+    disc = np.where(np.hypot(across * float(aspect), down) < 200, 235, 16).astype(np.uint8)
+    image = av.VideoFrame.from_ndarray(disc.repeat(3).reshape(576, 720, 3), format="rgb24")
+    with av.open(str(path), "w", format="mpegts") as container:
+        stream = container.add_stream("mpeg2video", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 720, 576, "yuv420p"
+        stream.codec_context.sample_aspect_ratio = aspect
+        for number in range(100):
+            image.pts, image.time_base = number, Fraction(1, 25)
+            container.mux(stream.encode(image))
+        container.mux(stream.encode(None))
+    return path.read_bytes()
+
+
+def test_pixels_of_a_broadcast_may_change_their_proportions(tmp_path: Path) -> None:
+    """A programme in 4:3, then one in 16:9: the disc is round in both."""
+    parts = [disc_film(tmp_path / "part.ts", Fraction(*of)) for of in ((16, 15), (64, 45))]
+    (tmp_path / "a.ts").write_bytes(b"".join(parts))
+    specs = InputSpecs(8.0, VideoSpec(4, 64), None)
+    media = read_media(tmp_path / "a.ts", specs, Budget(), ("video",))
+    assert media.duration_s == pytest.approx(8.0, abs=0.1)
+    for frame in media.parts["video"].array[0]:
+        down, across = np.nonzero(frame[..., 0] > 128)
+        assert abs(np.ptp(across) - np.ptp(down)) <= 2
+
+
+# ---------------------------------------------------------------- what no decoder knows
+
+
+def test_a_codec_that_is_not_known_is_told(tmp_path: Path) -> None:
+    made = write_tracks(tmp_path / "a.mkv", [(400.0, DEFAULT)])
+    made.write_bytes(made.read_bytes().replace(b"A_AAC", b"A_XYZ"))
+    with pytest.raises(Damaged, match="in a codec that is not known here"):
+        read_media(made, SPECS, Budget())
+
+
+def test_the_next_track_is_heard_where_the_first_is_in_an_unknown_codec(tmp_path: Path) -> None:
+    made = write_tracks(tmp_path / "a.mkv", [(400.0, DEFAULT), (2000.0, NEITHER)])
+    made.write_bytes(made.read_bytes().replace(b"A_AAC", b"A_XYZ", 1))
+    assert heard_hz(read_waveform(made, RATE, Budget())) == pytest.approx(2000, abs=4)

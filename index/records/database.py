@@ -36,7 +36,7 @@ from .tags import Readings, TagRows, Tags
 from .window_table import WindowTable
 
 WINDOWS_QUERY = (
-    "select v.n, w.item, w.n, w.start_s, w.end_s, w.plain"
+    "select v.n, w.item, w.n, w.start_s, w.end_s, w.plain, coalesce(w.shown_s, 9e999)"  # infinity
     " from vectors v join windows w on w.n = v.window where v.encoding = ? and v.n > ? order by v.n"
 )
 ITEMS_QUERY = "select n, metadata, id, kind, duration_s, filename from items"
@@ -569,21 +569,6 @@ class Records:
             (id, at_s),
         ).fetchone()
         return row[0] if row else None
-
-    def pictures_shown_s(self, windows: Iterable[int]) -> dict[int, float]:
-        """From which second of their items the pictures of windows come, by the windows' numbers.
-        Those written by earlier versions do not tell.
-        """
-        found: dict[int, float] = {}
-        numbers = list(windows)
-        for at in range(0, len(numbers), CHUNK):
-            some = numbers[at : at + CHUNK]
-            marks = ", ".join("?" * len(some))
-            rows = self._db.execute(
-                f"select n, shown_s from windows where n in ({marks}) and shown_s is not null", some
-            )
-            found.update(rows.fetchall())
-        return found
 
     def peaks(self, id: str) -> bytes:
         """How loud an item is from its start to its end; empty where it has no sound."""

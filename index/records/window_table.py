@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from itertools import chain
 from typing import Any, NamedTuple
@@ -11,20 +12,30 @@ from numpy.typing import NDArray
 
 from ..columns import Column, Ids
 
+UNKNOWN_S = math.inf
+
 
 class Place(NamedTuple):
-    """The window that a vector is of: its number, when it starts and ends, and whether its pictures
-    show one colour only.
+    """The window that a vector is of: its number, when it starts and ends, whether its pictures
+    show one colour only, and from which second of the item they come. UNKNOWN_S where there are
+    none, or where they were written by earlier versions.
     """
 
     window: int
     start_s: float
     end_s: float
     one_colour: bool
+    shown_s: float = UNKNOWN_S
 
 
 PLACE = np.dtype(
-    [("window", np.int64), ("start_s", np.float64), ("end_s", np.float64), ("one_colour", np.bool_)]
+    [
+        ("window", np.int64),
+        ("start_s", np.float64),
+        ("end_s", np.float64),
+        ("one_colour", np.bool_),
+        ("shown_s", np.float64),
+    ]
 )
 
 
@@ -89,11 +100,11 @@ class WindowTable:
         self._ids.append(ids)
         self._owners = self.items.data
 
-    def append(self, rows: list[tuple[int, int, int, float, float, int]]) -> None:
-        """Rows of (vector, item, window, start_s, end_s, one_colour). Numbers are below 2 ** 53: a
-        float64 holds those exactly.
+    def append(self, rows: list[tuple[int, int, int, float, float, int, float]]) -> None:
+        """Rows of (vector, item, window, start_s, end_s, one_colour, shown_s). Numbers are below 2
+        ** 53: a float64 holds those exactly.
         """
-        numbers = np.fromiter(chain.from_iterable(rows), np.float64, 6 * len(rows)).reshape(-1, 6)
+        numbers = np.fromiter(chain.from_iterable(rows), np.float64, 7 * len(rows)).reshape(-1, 7)
         places = np.empty(len(rows), PLACE)
         for column, name in enumerate(PLACE.names or (), 2):
             places[name] = numbers[:, column]
@@ -117,7 +128,8 @@ class WindowTable:
         """For each item, its rows as [first, end); an empty range for one that has none.
 
         >>> table = WindowTable()
-        >>> table.append([(1, 7, 1, 0.0, 5.0, 0), (2, 7, 2, 5.0, 10.0, 0), (3, 9, 3, 0.0, 5.0, 0)])
+        >>> ends = [(1, 7, 1, 0.0, 5.0), (2, 7, 2, 5.0, 10.0), (3, 9, 3, 0.0, 5.0)]
+        >>> table.append([(*row, 0, UNKNOWN_S) for row in ends])
         >>> table.row_ranges([9, 7, 8])
         [(2, 3), (0, 2), (2, 2)]
         """

@@ -17,7 +17,7 @@ from ..tagging import tag_items
 from .answer import Answer, Hit, Moment, Plan
 from .feedback import move_query
 from .fuse import conclude, fuse_hits
-from .group import group_hit, read_shown_s
+from .group import group_hit
 from .learned import use_learned
 from .order import ITEM, search_in_order
 from .query import Feedback, Mark, Options, TargetQuery, direction
@@ -74,12 +74,9 @@ def search(
         scores = [score(windows, found) for found in matches]
         if has_words:
             scores = [add_words(records, found, items, exact) for found in scores]
-        shown_s = read_shown_s(records, len(items), scores)
     hits = []
     for n, item in enumerate(items):
-        candidates = [
-            group_hit(n, about[item], one, options.min_score, shown_s=shown_s) for one in scores
-        ]
+        candidates = [group_hit(n, about[item], one, options.min_score) for one in scores]
         if item in exact and options.min_score is not None:
             candidates = [
                 hit if hit and hit.score >= options.min_score else None for hit in candidates

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 from export.bundle import ANY
 from media.modality import TEXT
 
-from ..records.database import About, Records
+from ..records.database import About
+from ..records.window_table import UNKNOWN_S
 from .answer import Hit, Moment
 from .score import EncodingScores, ItemScores
 
@@ -17,42 +16,14 @@ MOMENT_SHARE = 0.8
 TOUCHING_S = 1e-6
 
 
-def read_shown_s(records: Records, items: int, scores: Sequence[ItemScores]) -> dict[int, float]:
-    """From which second the picture comes of each item's best window in each of the scores, by the
-    windows' numbers.
-    """
-    windows: set[int] = set()
-    for one in scores:
-        if one.target is None:
-            continue
-        for n in range(items):
-            if one.target.span(n):
-                windows.add(one.target.windows.places[best_of(one.target, n)].window)
-    return records.pictures_shown_s(sorted(windows))
-
-
-def best_of(target: EncodingScores, n: int) -> int:
-    """Where the n-th item's best window lies among all windows."""
-    return max(target.span(n), key=lambda i: target.scores[i])
-
-
-def group_hit(
-    n: int,
-    about: About,
-    scores: ItemScores,
-    min_score: float | None,
-    *,
-    shown_s: Mapping[int, float],
-) -> Hit | None:
-    """The n-th item as a hit; None where it has no window of the target. For `shown_s` see
-    `read_shown_s`.
-    """
+def group_hit(n: int, about: About, scores: ItemScores, min_score: float | None) -> Hit | None:
+    """The n-th item as a hit; None where it has no window of the target."""
     target = scores.target
     if target is None or not target.span(n):
         return None
     span = target.span(n)
     places = target.windows.places
-    best = best_of(target, n)
+    best = max(span, key=lambda i: target.scores[i])
     best_score = target.scores[best]
     calibration = scores.matches.calibration
     exact = target.exact.get(places[best].window)
@@ -87,7 +58,7 @@ def group_hit(
         moments=moments,
         parts=None if contributions is None else contributions[best],
         text=moments[0].text,
-        shown_s=shown_s.get(places[best].window),
+        shown_s=None if places[best].shown_s == UNKNOWN_S else places[best].shown_s,
     )
 
 

@@ -238,17 +238,18 @@ class Codes:
         self._count_lists()
         query = best.query
         near = products(self._centroids, query)
-        selector = None
-        walk = ListWalk(near, self._sizes)
+        if subset is None:
+            lists = nearest(near, probes)
+            first = self._read(query, lists, near[lists], depth, None)
+            if len(first.rows) >= best.k:
+                best.compare(first.rows)
+                return FoundRows(best.rows, best.scores, "lists", int(self._sizes[lists].sum()))
+        selector, held = None, self._sizes
         if subset is not None and subset.counts is not None:
-            selector = subset.selector
-            walk = ListWalk(near, subset.counts)
-            probes = max(probes, LEAST_PROBES)
-        lists = walk.nearest(probes)
+            selector, held = subset.selector, subset.counts
+        walk = ListWalk(near, held)
+        lists = walk.nearest(max(probes, LEAST_PROBES))
         reads = [(lists, self._read(query, lists, near[lists], depth, selector))]
-        if subset is None and len(reads[0][1].rows) >= best.k:
-            best.compare(reads[0][1].rows)
-            return FoundRows(best.rows, best.scores, "lists", int(self._sizes[lists].sum()))
         self._look_up()
         deviation = math.sqrt(max(float(query @ self._spread @ query), 1e-12))
         while len(lists):
@@ -435,6 +436,8 @@ def products(matrix: Vectors, query: Vectors) -> Vectors:
     shares a larger product among threads, which wait for milliseconds where another core is busy.
     """
     rows = max(1, BLOCK // len(query))
+    if rows >= len(matrix):
+        return np.asarray(matrix @ query)
     return np.concatenate([matrix[n : n + rows] @ query for n in range(0, len(matrix), rows)])
 
 

@@ -22,8 +22,10 @@ from .tuning import TUNED_FOR, Goal, Tuning, choose, explore
 CODED_SCAN_MOST = 1_500
 # How many of the best by their codes are compared under a filter, at least.
 FILTERED_DEPTH = 320
-# Lists that are read whatever tuning finds: not all queries are like those that it asks.
+# Lists that are read, and times ten vectors that are compared, whatever tuning finds: not all
+# queries are like those that it asks.
 LEAST_PROBES = 8
+LEAST_FACTOR = 8
 # Of candidates for another order, one in so many must be right.
 RERANKED_SHARE = 4
 # Vectors by which it is seen that a graph's search under a filter stopped too early.
@@ -187,7 +189,7 @@ class Graph(Flat):
     def tune(self, queries: Vectors, goal: Goal) -> str | None:
         _, truth = self.raw_storage.search(queries, TUNED_FOR)
         threads = faiss.omp_get_max_threads()
-        tried = explore(faiss.ParameterSpace(), self.faiss, queries, truth, threads)
+        tried = explore(faiss.ParameterSpace(), self.faiss, queries, truth, threads=threads)
         return choose(tried, goal).key if tried else None
 
 
@@ -273,7 +275,14 @@ class Coded(Flat):
             return None
         _, truth = self.raw_storage.search(queries, TUNED_FOR)
         threads = faiss.omp_get_max_threads()
-        tried = explore(faiss.ParameterSpace(), self.faiss, queries, truth, threads)
+        tried = explore(
+            faiss.ParameterSpace(),
+            self.faiss,
+            queries,
+            truth,
+            threads=threads,
+            least={"nprobe": LEAST_PROBES, "k_factor_rf": LEAST_FACTOR},
+        )
         return choose(tried, goal).key if tried else None
 
 

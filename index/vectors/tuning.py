@@ -18,6 +18,7 @@ from .base import Vectors, faiss
 TUNED_FOR = 10  # hits
 RECALL = 0.99  # of those ten, that tuning wants found
 LEAST_TUNED = 100  # vectors, below which nothing is tuned
+TIMED_S = 0.01  # a combination's queries are asked again for so long, since short times are noise
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,16 @@ class Tried(NamedTuple):
     key: str
 
 
+def leave_out_below(space: Any, name: str, lowest: float) -> None:
+    """Have FAISS's ParameterSpace try a parameter from `lowest` on; only its highest value where
+    that is lower.
+    """
+    values = space.add_range(name).values
+    every = faiss.vector_to_array(values)
+    kept = every[every >= min(lowest, every.max())]
+    faiss.copy_array_to_vector(kept, values)
+
+
 def choose(tried: list[Tried], goal: Goal) -> Tried:
     """The quickest that finds enough in time. Where none does, the best that is in time; where none
     is in time, the quickest of all.
@@ -75,14 +86,26 @@ def choose(tried: list[Tried], goal: Goal) -> Tried:
     return max(in_time)
 
 
-def explore(space: Any, index: Any, queries: Vectors, truth: Ids, threads: int = 1) -> list[Tried]:
+def explore(
+    space: Any,
+    index: Any,
+    queries: Vectors,
+    truth: Ids,
+    *,
+    threads: int = 1,
+    least: dict[str, float] | None = None,
+) -> list[Tried]:
     """The combinations that FAISS finds worth choosing from, by queries [n, dim] whose true hits
-    are the rows `truth` [n, TUNED_FOR]. A call of all queries used so many threads.
+    are the rows `truth` [n, TUNED_FOR]. A call of all queries used so many threads. No parameter is
+    tried below what `least` has for it.
     """
     criterion = faiss.IntersectionCriterion(len(queries), TUNED_FOR)
     criterion.set_groundtruth(None, np.ascontiguousarray(truth, np.int64))
     space.verbose = 0
+    space.min_test_duration = TIMED_S
     space.initialize(index)
+    for name, lowest in (least or {}).items():
+        leave_out_below(space, name, lowest)
     points = space.explore(index, queries, criterion)  # owns its points
     tried = [points.optimal_pts.at(i) for i in range(points.optimal_pts.size())]
     return [

@@ -49,6 +49,8 @@ ARMS: dict[str, Methods] = {
     "hard matching": {"hard_matching": {}},
     "harmonise": {"harmonise": {}},
     "CVRL": {"cvrl": {}},
+    "experts, one of four": {"experts": {}},
+    "experts, two of four": {"experts": {"chosen": 2}},
 }
 # The world's texts have no frozen encoder in `miniature`.
 LEFT_OUT = {("world", "CWCL")}

@@ -33,8 +33,17 @@ from media.modality import AUDIO, MODALITIES, TEXT, VIDEO
 from ..config import EncoderConfig, TrainConfig
 from ..data.batches import Inputs, Mixture
 from ..network.masking import take_tokens
-from ..network.transformer import MAX_SCALE, Block, Norms, initialise, key_bias, random_rows
-from ..training.tables import Rows
+from ..network.transformer import (
+    MAX_SCALE,
+    MakeMlp,
+    Norms,
+    initialise,
+    key_bias,
+    make_blocks,
+    plain_mlp,
+    random_rows,
+)
+from ..training.tables import Rows, mlp_maker
 
 READING = 384
 FRAMES = 2
@@ -167,7 +176,9 @@ class StemTrunk(nn.Module):
     It stands where VLSA does in a step of training: `embed`, `encode_text`, `scale`, `match`.
     """
 
-    def __init__(self, config: EncoderConfig, data: RealData) -> None:
+    def __init__(
+        self, config: EncoderConfig, data: RealData, make_mlp: MakeMlp = plain_mlp
+    ) -> None:
         super().__init__()
         self.config = c = config
         texts = data.texts
@@ -180,9 +191,7 @@ class StemTrunk(nn.Module):
         self.positions = nn.ParameterDict(
             {m: random_rows(rows * columns, c.width) for m, (rows, columns) in c.grid.items()}
         )
-        self.blocks = nn.ModuleList(
-            Block(c.width, c.heads, c.modality_norms) for _ in range(c.depth)
-        )
+        self.blocks = make_blocks(c, make_mlp)
         self.norm = Norms(c.width, c.modality_norms)
         heads = {m: nn.Linear(c.width, READING, bias=False) for m in MODALITIES}
         self.heads = nn.ModuleDict(heads)
@@ -294,7 +303,7 @@ class RealBed:
         )
 
     def network(self, config: TrainConfig) -> StemTrunk:
-        return StemTrunk(config.encoder, self.data)
+        return StemTrunk(config.encoder, self.data, mlp_maker(config))
 
     def galleries(self, model: StemTrunk) -> dict[str, Gallery]:
         """The real recordings' windows."""

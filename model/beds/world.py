@@ -34,7 +34,7 @@ from ..config import EncoderConfig, TrainConfig
 from ..data.batches import Inputs, Mixture
 from ..network.transformer import VLSA
 from ..training.loop import make_embedder
-from ..training.tables import Rows
+from ..training.tables import Rows, make_network
 
 TRAIN, TEST = 3000, 400  # clips
 GROUPS = 240  # of the order benchmark
@@ -111,7 +111,7 @@ class WorldBed:
         )
 
     def network(self, config: TrainConfig) -> VLSA:
-        return VLSA(config.encoder)
+        return make_network(config)
 
     def embedder(self, model: Any) -> Embedder:
         return make_embedder(model, self.tokens)

@@ -5,10 +5,11 @@ gradients g and h may point against each other. Then each loses its part along t
 
     if g.h < 0:  g' = g - (g.h / h.h) h,  h' = h - (h.g / g.g) g
 
-It is done for each piece of a batch and for each vector that two groups of terms share, over all
-rows of the piece. The cosines are logged. The curriculum by conflict is not built.
+It is done for each vector that two groups of terms share, over all rows of the batch, in however
+many pieces or processes it is encoded. The cosines are logged. The curriculum by conflict is not
+built.
 
-b rows of a piece, E embedding.
+B rows of a batch, E embedding.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class Settings:
 
 
 def project(gradients: list[Tensor]) -> Tensor:
-    """The sum of gradients [b, E], each without its part against any of the others; [b, E].
+    """The sum of gradients [B, E], each without its part against any of the others; [B, E].
 
     >>> g, h = torch.tensor([[1.0, 0.0]]), torch.tensor([[-1.0, 1.0]])
     >>> project([g, h]).tolist()  # (0.5, 0.5) + (0, 1)

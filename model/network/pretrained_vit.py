@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from media.errors import BadConfig
 
-from .transformer import VLSA, Block, LinearStem
+from .transformer import VLSA, Block, LinearStem, Mlp
 
 # A part of a layer, and its names: in CLIP, and in older and newer releases of ViT.
 ROLES = {
@@ -106,14 +106,18 @@ def fill_layers(model: VLSA, weights: dict[str, Tensor]) -> list[str]:
         expected = block.out.out_features
         if width != expected:
             raise BadConfig(f"its layers are {width} wide, this encoder's {expected}")
-        if part["up.weight"].shape != block.up.weight.shape:
+        mlp = block.mlp
+        if not isinstance(mlp, Mlp):
+            raise BadConfig("trunk_from needs a trunk without experts")
+        if part["up.weight"].shape != mlp.up.weight.shape:
             continue
         for kind in ("weight", "bias"):
             getattr(block.qkv, kind).copy_(
                 torch.cat([part[f"{role}.{kind}"] for role in ("query", "key", "value")])
             )
-            for role in ("out", "up", "down"):
-                getattr(getattr(block, role), kind).copy_(part[f"{role}.{kind}"])
+            layers_by_role = {"out": block.out, "up": mlp.up, "down": mlp.down}
+            for role, layer in layers_by_role.items():
+                getattr(layer, kind).copy_(part[f"{role}.{kind}"])
             for role in ("norm1", "norm2"):
                 fill_norms(getattr(block, role).norms, kind, part[f"{role}.{kind}"])
         used += names.values()

@@ -21,6 +21,7 @@ The choices of this file:
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -73,25 +74,55 @@ class Norms(nn.Module):
         return torch.cat(normed, dim=1)
 
 
+class Mlp(nn.Module):
+    """Tokens [B, T, D], each by itself, through one hidden layer of 4 D.
+
+    What takes its place may want to know which tokens are there, by the `bias` of `Block`.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.up = nn.Linear(width, 4 * width)
+        self.down = nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        return self.down(F.gelu(self.up(x)))
+
+
+# (width D, place of the block from 0) -> what stands there as `Mlp` does
+MakeMlp = Callable[[int, int], nn.Module]
+
+
+def plain_mlp(width: int, place: int) -> nn.Module:
+    return Mlp(width)
+
+
 class Block(nn.Module):
     """A transformer block on tokens [B, T, D]: pre-norm attention, then a pre-norm MLP.
 
     `bias` [B, 1, 1, T] is added to the attention's logits, see `key_bias`.
     """
 
-    def __init__(self, width: int, heads: int, per_modality: bool) -> None:
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        per_modality: bool,
+        *,
+        place: int = 0,
+        make_mlp: MakeMlp = plain_mlp,
+    ) -> None:
         super().__init__()
         self.heads = heads
         self.norm1 = Norms(width, per_modality)
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
         self.norm2 = Norms(width, per_modality)
-        self.up = nn.Linear(width, 4 * width)
-        self.down = nn.Linear(4 * width, width)
+        self.mlp = make_mlp(width, place)
 
     def forward(self, x: Tensor, segments: Segments, bias: Tensor | None) -> Tensor:
         x = x + self.attend(self.norm1(x, segments), bias)
-        return x + self.down(F.gelu(self.up(self.norm2(x, segments))))
+        return x + self.mlp(self.norm2(x, segments), bias)
 
     def attend(self, x: Tensor, bias: Tensor | None) -> Tensor:
         qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
@@ -106,6 +137,15 @@ def key_bias(present: Tensor) -> Tensor:
     Bool [B, T] -> [B, 1, 1, T].
     """
     return torch.where(present, 0.0, -1e9)[:, None, None, :]
+
+
+def make_blocks(config: EncoderConfig, make_mlp: MakeMlp = plain_mlp) -> nn.ModuleList:
+    """The blocks of a trunk."""
+    width, heads, per_modality = config.width, config.heads, config.modality_norms
+    return nn.ModuleList(
+        Block(width, heads, per_modality, place=place, make_mlp=make_mlp)
+        for place in range(config.depth)
+    )
 
 
 class Spectrogram(nn.Module):
@@ -305,7 +345,7 @@ class Hidden:
 class VLSA(nn.Module):
     """The network. `embed` is what is served; `masked` is for training only."""
 
-    def __init__(self, config: EncoderConfig) -> None:
+    def __init__(self, config: EncoderConfig, make_mlp: MakeMlp = plain_mlp) -> None:
         super().__init__()
         self.config = c = config
         self.recompute = False  # the trunk's activations in the backward pass, to save their memory
@@ -325,9 +365,7 @@ class VLSA(nn.Module):
                 positions[f"{m}_{axis}"] = random_rows(length, c.width)
         # From a dict, so that it sorts the names: the optimiser's states go by this order.
         self.positions = nn.ParameterDict(positions)
-        self.blocks = nn.ModuleList(
-            Block(c.width, c.heads, c.modality_norms) for _ in range(c.depth)
-        )
+        self.blocks = make_blocks(c, make_mlp)
         self.norm = Norms(c.width, c.modality_norms)
         self.heads = nn.ModuleDict({m: nn.Linear(c.width, c.dim, bias=False) for m in MODALITIES})
         self.stem_skips = nn.ModuleDict()

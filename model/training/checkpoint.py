@@ -18,6 +18,7 @@ from media.errors import BadConfig
 from ..config import TrainConfig
 from ..network.transformer import VLSA
 from ..renames import translate_weights
+from .tables import make_network
 
 
 def save(
@@ -88,7 +89,7 @@ def load(run: Path) -> tuple[VLSA, TrainConfig, dict[str, Any]]:
     folder = find_checkpoint(run)
     state = read_state(folder)
     config = TrainConfig.from_json(state["config"])
-    model = VLSA(config.encoder)
+    model = make_network(config)
     weights = torch.load(folder / "weights.pt", weights_only=True, map_location="cpu")
     model.load_state_dict(translate_weights(weights))
     return model.eval(), config, state | {"folder": folder}

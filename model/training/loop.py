@@ -49,7 +49,7 @@ from . import checkpoint
 from .distributed import ProcessGroup, join_process_group, leave_process_group, pick_device
 from .losses import terms_on
 from .step import StepRandomness, compute_gradients
-from .tables import rows_of
+from .tables import make_network, rows_of
 
 PRINT_EVERY_STEPS = 50  # where there is no progress bar
 STEP_SEEDS = 1_000_003  # the seeds of two runs' steps do not meet before so many steps
@@ -159,9 +159,11 @@ def new_model(config: TrainConfig, tokenizer: Path, read_trunk: bool = True) -> 
         model, other, _ = checkpoint.load(Path(config.start_from))
         if other.encoder != config.encoder:
             raise BadConfig(f"{config.start_from} holds another encoder than this config's")
+        if shapes_of(model) != shapes_of(make_network(config)):
+            raise BadConfig(f"{config.start_from} holds other blocks than this config's methods")
         return model
     torch.manual_seed(config.seed)
-    model = VLSA(config.encoder)
+    model = make_network(config)
     with torch.no_grad():
         model.log_scale.fill_(math.log(1 / config.temperature))
     stem = model.stems["text"]
@@ -170,6 +172,10 @@ def new_model(config: TrainConfig, tokenizer: Path, read_trunk: bool = True) -> 
     if config.trunk_from and read_trunk:
         load_pretrained_vit(model, config.trunk_from)
     return model
+
+
+def shapes_of(model: VLSA) -> dict[str, torch.Size]:
+    return {name: parameter.shape for name, parameter in model.named_parameters()}
 
 
 def describe_provenance(sources: Sequence[Source], config: TrainConfig) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from media.modality import MODALITIES
 
 from ..config import TrainConfig
 from ..data.batches import Batch
+from ..network import language
 from ..network.transformer import VLSA
 from .distributed import ProcessGroup
 from .losses import (
@@ -180,11 +181,11 @@ def add_cached_gradients(
     terms = loss_terms(vectors)
     weighted = {name: x / processes.size for name, x in weigh(terms, config).items()}
     rules = rows_of(config).gradient_rules
-    combined = [combine_gradients(rule, weighted, vectors, slices) for rule in rules]
+    combined = [combine_gradients(rule, weighted, vectors, processes) for rule in rules]
     (weighted_sum(terms, config) / processes.size).backward()
     figures: dict[str, Tensor] = {}
     for gradients, logged in combined:
-        figures |= {name: processes.mean(value) for name, value in logged.items()}
+        figures |= logged
         for name, gradient in gradients.items():
             vectors[name].grad = gradient
     for rows, piece, part in zip(slices, pieces, encoded, strict=True):
@@ -194,12 +195,15 @@ def add_cached_gradients(
 
 
 def combine_gradients(
-    rule: GradientRule, weighted: Mapping[str, Tensor], vectors: Vectors, slices: list[slice]
+    rule: GradientRule,
+    weighted: Mapping[str, Tensor],
+    vectors: Vectors,
+    processes: ProcessGroup,
 ) -> tuple[Vectors, dict[str, Tensor]]:
-    """What a rule makes of the gradients of weighted terms, piece by piece.
+    """What a rule makes of the gradients of weighted terms, over the whole batch.
 
-    `vectors` [B, E] are leaves. Returns the gradient of each, and the rule's figures, which are
-    means over the pieces.
+    `vectors` [b, E] are leaves, this process's rows. Returns the gradient of each, and the rule's
+    figures. Neither depends on the pieces that the batch is encoded in, nor on the processes.
     """
     by_term: dict[str, Vectors] = {}
     for name, loss in weighted.items():
@@ -207,20 +211,15 @@ def combine_gradients(
             loss, list(vectors.values()), retain_graph=True, allow_unused=True
         )
         by_term[name] = {
-            vector: x for vector, x in zip(vectors, found, strict=True) if x is not None
+            vector: processes.gather(x)
+            for vector, x in zip(vectors, found, strict=True)
+            if x is not None
         }
+    combined, figures = rule.combine(by_term)
     gradients = {name: torch.zeros_like(x) for name, x in vectors.items()}
-    logged: dict[str, list[Tensor]] = {}
-    for rows in slices:
-        piece = {
-            term: {name: x[rows] for name, x in found.items()} for term, found in by_term.items()
-        }
-        combined, figures = rule.combine(piece)
-        for name, x in combined.items():
-            gradients[name][rows] = x
-        for name, value in figures.items():
-            logged.setdefault(name, []).append(value)
-    return gradients, {name: torch.stack(values).mean() for name, values in logged.items()}
+    for name, x in combined.items():
+        gradients[name] = x[processes.rank :: processes.size]
+    return gradients, figures
 
 
 def backpropagate_piece(encoded: Vectors, rows: slice, vectors: Vectors) -> None:
@@ -243,48 +242,80 @@ def autocast(config: TrainConfig, device: torch.device) -> Any:
 def encode_piece(model: VLSA, piece: Piece, config: TrainConfig) -> Vectors:
     """The vectors of each row, [B, E], by the names of `TermInputs.vectors`."""
     batch, randomness = piece
-    has = batch.has
-    dim = model.config.dim
 
-    def encode_view(name: str, of: str, values: Tensor) -> Tensor:
+    def encode_view(name: str, of: str, values: Tensor) -> Vectors:
         def encode(rows: Tensor) -> Tensor:
             stretched = of == "audio" and config.spec_augment
             stretches = randomness.stretches[rows] if stretched else None
             return model.embed(of, values[rows], randomness.kept_tokens[name][rows], stretches)
 
-        return encode_rows(has[name], dim, encode)
+        return encode_with_readings(model, name, batch.has[name], encode=encode, config=config)
 
     with autocast(config, batch.frames.device):
         if config.pool_from == "joint":
             return encode_jointly(model, batch)
-        vectors = {
-            "video": encode_view("video", "video", batch.frames),
-            "audio": encode_view("audio", "audio", batch.waveforms),
-        }
+        vectors = encode_view("video", "video", batch.frames)
+        vectors |= encode_view("audio", "audio", batch.waveforms)
         for view in rows_of(config).views:
-            vectors[view.name] = encode_view(view.name, view.of, batch.views[view.name])
-        # The texts of all rows at once; each distinct one is encoded once.
-        texts = {
-            "video_caption": batch.video_caption,
-            "audio_caption": batch.audio_caption,
-            **batch.texts,
-        }
-        words = torch.cat(list(texts.values()))  # [texts * B, T]
-        has_words = torch.cat([has[name] for name in texts])  # [texts * B]
-        if not has_words.any():
-            blank = batch.waveforms.new_zeros(len(batch.ids), dim)
-            return vectors | dict.fromkeys(texts, blank)
-        distinct, index = torch.unique(words[has_words], dim=0, return_inverse=True)
+            vectors |= encode_view(view.name, view.of, batch.views[view.name])
+        return vectors | encode_texts(model, batch, config)
+
+
+def encode_texts(model: VLSA, batch: Batch, config: TrainConfig) -> Vectors:
+    """The texts of all rows at once; each distinct one is encoded once.
+
+    Names are there whether or not any row has such a text: pieces of a batch have the same.
+    """
+    texts = {
+        "video_caption": batch.video_caption,
+        "audio_caption": batch.audio_caption,
+        **batch.texts,
+    }
+    words = torch.cat(list(texts.values()))  # [texts * B, T]
+    has_words = torch.cat([batch.has[name] for name in texts])  # [texts * B]
+    distinct, index = torch.unique(words[has_words], dim=0, return_inverse=True)
+    encoded: Tensor | None = None
+    sentences: Tensor | None = None
+    if has_words.any():
         encoded, sentences = model.encode_text(distinct)
-        by_text = encode_rows(has_words, dim, lambda _: encoded[index]).chunk(len(texts))
-        vectors |= dict(zip(texts, by_text, strict=True))
-        wanted = needed_vectors(config).intersection(SENTENCES.values())
-        if sentences is not None and wanted:
-            width = sentences.shape[1]
-            by_text = encode_rows(has_words, width, lambda _: sentences[index]).chunk(len(texts))
-            named = zip(texts, by_text, strict=True)
-            vectors |= {SENTENCES[name]: x for name, x in named if SENTENCES.get(name) in wanted}
+
+    def spread(found: Tensor | None, width: int) -> Vectors:
+        """What each distinct text has, [n, width], as [B, width] of every row, by text."""
+        by_row = encode_rows(has_words, width, lambda _: found[index])  # type: ignore[index]
+        return dict(zip(texts, by_row.chunk(len(texts)), strict=True))
+
+    vectors = spread(encoded, model.config.dim)
+    wanted = needed_vectors(config).intersection(SENTENCES.values())
+    if wanted and config.encoder.text_stem == "minilm":
+        by_text = spread(sentences, language.WIDTH)
+        vectors |= {
+            SENTENCES[name]: x for name, x in by_text.items() if SENTENCES.get(name) in wanted
+        }
+    for reading in rows_of(config).readings:
+        if reading.of in texts:
+            found = reading.read(model) if len(distinct) else None
+            vectors[reading.name] = spread(found, reading.width(model.config))[reading.of]
     return vectors
+
+
+def encode_with_readings(
+    model: VLSA,
+    name: str,
+    has: Tensor,
+    *,
+    encode: Callable[[Tensor], Tensor],
+    config: TrainConfig,
+) -> Vectors:
+    """The vectors `name` [B, E], and what methods read off the network for them, see `Reading`."""
+    readings = [reading for reading in rows_of(config).readings if reading.of == name]
+    widths = [model.config.dim, *(reading.width(model.config) for reading in readings)]
+
+    def encode_and_read(rows: Tensor) -> Tensor:
+        vectors = encode(rows).float()
+        return torch.cat([vectors, *(reading.read(model) for reading in readings)], dim=1)
+
+    found = encode_rows(has, sum(widths), encode_and_read).split(widths, dim=1)
+    return dict(zip([name, *(reading.name for reading in readings)], found, strict=True))
 
 
 def encode_rows(has: Tensor, dim: int, encode: Callable[[Tensor], Tensor]) -> Tensor:

@@ -20,12 +20,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from media.errors import BadConfig
 from media.manifest import Row
 
-from ..config import TrainConfig
+from ..config import EncoderConfig, TrainConfig
+from ..network.transformer import VLSA, MakeMlp, plain_mlp
 
 if TYPE_CHECKING:
     from ..data.batches import Source
@@ -86,9 +87,9 @@ class Metric:
 
 @dataclass(frozen=True, kw_only=True)
 class GradientRule:
-    """How the gradients of the terms come together on what the trunk gives for a piece of a batch.
+    """How the gradients of the terms come together on what the trunk gives for a batch.
 
-    `combine` takes for each term its gradient of every vector of the piece, by name, [b, E] each.
+    `combine` takes for each term its gradient of every vector of the batch, by name, [B, E] each.
     It returns the gradient to use, by the same names, and figures for the log.
     """
 
@@ -96,6 +97,31 @@ class GradientRule:
     combine: Callable[
         [Mapping[str, Mapping[str, Tensor]]], tuple[dict[str, Tensor], dict[str, Tensor]]
     ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrunkMlp:
+    """What stands in place of the MLP in blocks of the trunk.
+
+    `make` takes the width D and the place of a block, from 0. It returns a module that is called as
+    `Mlp` is, or None for the plain MLP. What it gives for a row must not depend on the other rows.
+    """
+
+    name: str
+    make: Callable[[int, int], nn.Module | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """What is read off the network for each row, beside its vector `of`. Terms read it as `name`.
+
+    `read` takes the network, which has just encoded n rows, and returns [n, S]; `width` gives S.
+    """
+
+    name: str
+    of: str  # "video", "audio", "video_caption" or "audio_caption"
+    width: Callable[[EncoderConfig], int]
+    read: Callable[[nn.Module], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +134,8 @@ class Rows:
     sources: tuple[ExtraSource, ...] = ()
     metrics: tuple[Metric, ...] = ()
     gradient_rules: tuple[GradientRule, ...] = ()
+    mlps: tuple[TrunkMlp, ...] = ()
+    readings: tuple[Reading, ...] = ()
 
     @classmethod
     def join(cls, several: Iterable[Rows]) -> Rows:
@@ -149,6 +177,7 @@ def load_method(name: str, settings: Mapping[str, Any]) -> Rows:
 def check_rows(name: str, rows: Rows) -> None:
     """Raises BadConfig: a row that nothing reads, or a term that reads what is not there."""
     made = {text.name for text in rows.texts} | {view.name for view in rows.views}
+    made |= {reading.name for reading in rows.readings}
     read = {vectors for term in rows.terms for vectors in term.needs}
     problems = [f"nothing reads {row!r}" for row in sorted(made - read)]
     problems += [f"{row!r} is not a vector of a batch" for row in sorted(read - made - VECTORS)]
@@ -169,6 +198,8 @@ def load_methods(methods: str) -> Rows:
         twice = {name for name in names if names.count(name) > 1}
         if twice:
             raise BadConfig(f"two methods add {', '.join(sorted(twice))} to {table.name}")
+    if len(rows.mlps) > 1:
+        raise BadConfig("two methods replace the MLPs of the trunk")
     return rows
 
 
@@ -179,3 +210,26 @@ def rows_of(config: TrainConfig) -> Rows:
         BadConfig: see `load_method`; or two methods add rows of one name.
     """
     return load_methods(json.dumps(config.methods)) if config.methods else PLAIN
+
+
+def mlp_maker(config: TrainConfig) -> MakeMlp:
+    """What makes the MLPs of the trunk's blocks: a method's, where it has one for a block."""
+    methods = rows_of(config).mlps
+
+    def make(width: int, place: int) -> nn.Module:
+        for row in methods:
+            mlp = row.make(width, place)
+            if mlp is not None:
+                return mlp
+        return plain_mlp(width, place)
+
+    return make
+
+
+def make_network(config: TrainConfig) -> VLSA:
+    """The network of a recipe, random, with what its methods put into the trunk.
+
+    Raises:
+        BadConfig: see `rows_of`.
+    """
+    return VLSA(config.encoder, mlp_maker(config))

@@ -5,15 +5,31 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends, Request
 from fastapi.routing import APIRoute
 
 from .. import schemas
 from ..access import GuardedRoute
+from ..exceptions import BadRequest
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
 
 ERROR_STATUSES = (400, 401, 403, 404, 408, 409, 413, 415, 422, 429, 503)
+
+
+def check_address(request: Request) -> None:
+    """Refuse a field of a body that stands in the address, where nothing would read it. What is
+    nobody's field is ignored there, such as the `api-version` of some clients.
+
+    Raises BadRequest.
+    """
+    route = request.scope["route"]
+    if request.method not in ("POST", "PATCH") or not isinstance(route, APIRoute):
+        return
+    read = {param.alias for param in route.dependant.query_params}
+    for name in request.query_params:
+        if name in schemas.FIELDS and name not in read:
+            raise BadRequest(f"field {name!r} goes into the body of the request, not its address")
 
 
 class Router(APIRouter):
@@ -22,6 +38,7 @@ class Router(APIRouter):
     def __init__(self) -> None:
         super().__init__(
             route_class=GuardedRoute,
+            dependencies=[Depends(check_address)],
             responses={status: {"model": schemas.ErrorResponse} for status in ERROR_STATUSES},
         )
         self.uploads: list[APIRoute] = []

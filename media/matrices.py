@@ -1,0 +1,90 @@
+"""Which matrix a frame's colours are stored with, and conversions that FFmpeg lacks.
+
+ITU-T H.273 numbers the matrices. Many films do not say which they have. Players then take the
+matrix of HD for large frames, that of SD for small ones, and that of BT.2020 for HDR.
+"""
+
+from __future__ import annotations
+
+import av
+import numpy as np
+from av.video.reformatter import ColorPrimaries, ColorRange
+from numpy.typing import NDArray
+
+from .hdr import HDR_CURVES
+
+RGB, BT709, UNSPECIFIED, FCC, BT601, BT2020 = 0, 1, 2, 4, 5, 9
+YCGCO, BT2020_CONSTANT, DERIVED, DERIVED_CONSTANT = 8, 10, 12, 13
+CONVERTED = {RGB, BT709, UNSPECIFIED, FCC, BT601, 6, 7, BT2020}  # by FFmpeg
+# of a frame that is HD, as mpv has it
+HD_WIDTH, ABOVE_SD_HEIGHT = 1280, 576
+STEP = 256  # of 16 bits, in one of 8 bits
+BLACK, LUMA_STEPS, CHROMA_STEPS, MIDDLE = 16, 219, 224, 128  # of the limited range, in 8 bits
+
+
+def find_matrix(frame: av.VideoFrame) -> int:
+    """The matrix that a frame is converted with, which may be one that FFmpeg lacks."""
+    matrix = int(frame.colorspace)
+    if frame.format.is_rgb:
+        return RGB
+    if matrix == UNSPECIFIED:
+        if frame.color_trc in HDR_CURVES:
+            return BT2020
+        is_hd = frame.width >= HD_WIDTH or frame.height > ABOVE_SD_HEIGHT
+        return BT709 if is_hd else BT601
+    wide = frame.color_primaries == ColorPrimaries.BT2020
+    if matrix == BT2020_CONSTANT or (matrix in (DERIVED, DERIVED_CONSTANT) and wide):
+        return BT2020
+    return BT709 if matrix in (DERIVED, DERIVED_CONSTANT) else matrix
+
+
+def convert(frame: av.VideoFrame, width: int, height: int, format: str, way: str) -> av.VideoFrame:
+    """A frame scaled to `width` x `height`, in an RGB format. `way` is FFmpeg's interpolation.
+
+    Of a matrix that is not known here, such as ICtCp, only the brightness is taken.
+    """
+    matrix = find_matrix(frame)
+    if matrix in CONVERTED:
+        return frame.reformat(
+            width=width,
+            height=height,
+            format=format,
+            src_colorspace=matrix,
+            interpolation=way,
+            threads=1,
+        )
+    planes = frame.reformat(
+        width=width,
+        height=height,
+        format="yuv444p16le",
+        src_colorspace=BT709,
+        dst_colorspace=BT709,
+        interpolation=way,
+        threads=1,
+    )
+    full = frame.color_range == ColorRange.JPEG
+    rgb = planes_to_rgb(np.moveaxis(planes.to_ndarray(), -1, 0), matrix, full)
+    made = av.VideoFrame.from_ndarray(rgb, format="rgb48le")
+    return made if format == "rgb48le" else made.reformat(format=format, threads=1)
+
+
+def planes_to_rgb(planes: NDArray[np.uint16], matrix: int, full: bool) -> NDArray[np.uint16]:
+    """Brightness and two colour differences [3, height, width], of the `full` or the limited range,
+    as RGB [height, width, 3].
+
+    >>> green = np.array([128, 192, 64], np.uint16)[:, None, None] * np.uint16(257)
+    >>> (planes_to_rgb(green, YCGCO, full=True) // 257)[0, 0].tolist()
+    [0, 192, 128]
+    """
+    values = planes.astype(np.float32) / np.float32(STEP)
+    if full:
+        luma, chroma = values[0] / 255, (values[1:] - MIDDLE) / 255
+    else:
+        luma = (values[0] - BLACK) / LUMA_STEPS
+        chroma = (values[1:] - MIDDLE) / CHROMA_STEPS
+    if matrix == YCGCO:
+        green, orange = chroma
+        rgb = np.stack([luma - green + orange, luma + green, luma - green - orange], axis=-1)
+    else:
+        rgb = np.repeat(luma[..., None], 3, axis=-1)
+    return np.round(np.clip(rgb, 0, 1) * 65_535).astype(np.uint16)
