@@ -5,12 +5,13 @@ called in a loop.
     --model NAME]
 
 The loop calls a session on all cores with its best batch. A second row calls the encoder with two
-batches at once, as the service does. Each request has one text. Clients keep their connections and
-ask again as soon as they are answered. The sides take turns, and medians of the rounds are printed,
-because a machine's speed changes. Server, encoder and clients share the machine. With `--import`,
-text searches are timed alone and while that folder is imported by a job. With `--beside`, a server
-on this machine that speaks OpenAI's shape at /embeddings (infinity-emb) is asked for the same texts
-in turn.
+batches at once, as the service does. A third calls it with one text after the other: what a text
+alone takes over HTTP is compared with that. Each request has one text. Clients keep their
+connections and ask again as soon as they are answered. The sides take turns, and medians of the
+rounds are printed, because a machine's speed changes. Server, encoder and clients share the
+machine. With `--import`, text searches are timed alone and while that folder is imported by a job.
+With `--beside`, a server on this machine that speaks OpenAI's shape at /embeddings (infinity-emb)
+is asked for the same texts in turn.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from export.encoder import OnnxEncoder, open_session
 from index.query_bank import list_queries
 
 CONCURRENCY = (1, 8, 32, 128)
+ONE_TEXT = "the encoder, one text after the other"
 BATCHES = (1, 8, 16, 32, 64, 128)
 
 
@@ -50,6 +52,7 @@ class Loops:
     def __init__(self, bundle: Path, seconds: float) -> None:
         encoder = OnnxEncoder.open(bundle)
         encoding = encoder.manifest.encodings("text")[0]
+        self._encoder, self._encoding = encoder, encoding
         alone = open_session(
             open_bundle(bundle).graph(encoding), "cpu", os.cpu_count() or 1, "fp32"
         )
@@ -78,6 +81,17 @@ class Loops:
             f"{name}, batches of {self._best[name]}": times * rate(embed, self._best[name], seconds)
             for name, (embed, times) in self._ways.items()
         }
+
+    def waits(self, seconds: float) -> list[float]:
+        """Milliseconds of each text, read and encoded one after the other."""
+        times: list[float] = []
+        texts = list_queries()
+        end = time.perf_counter() + seconds
+        while (began := time.perf_counter()) < end:
+            text = texts[len(times) % len(texts)]
+            self._encoder.embed(self._encoding, self._encoder.tokens([text], self._encoding))
+            times.append(1000 * (time.perf_counter() - began))
+        return times
 
 
 def rate(embed: Callable[[list[str]], Any], batch: int, seconds: float) -> float:
@@ -217,9 +231,14 @@ def main() -> None:
             defaultdict[str, list[float]](list),
             {},
         )
+        alone, first = list[float](), list[float]()  # medians of rounds, of a text alone
         for _ in range(args.rounds):
             for name, found in loops.rates(args.seconds).items():
                 rates[name].append(found)
+            waits = loops.waits(args.seconds)
+            rates[ONE_TEXT].append(len(waits) / args.seconds)
+            times[ONE_TEXT] = times.get(ONE_TEXT, []) + waits
+            alone.append(float(np.median(waits)))
             for clients in CONCURRENCY:
                 for name, at, requests in (
                     ("ours", port, embeds),
@@ -231,6 +250,8 @@ def main() -> None:
                         took = asyncio.run(asked(at, requests, clients, args.seconds))
                         rates[name].append(len(took) / args.seconds)
                         times[name] = times.get(name, []) + took
+                        if clients == 1 and at == port:
+                            first.append(float(np.median(took)))
         loop = next(iter(rates.values()))
         print(f"{os.cpu_count()} cores, {args.rounds} rounds\n")
         print(
@@ -243,6 +264,8 @@ def main() -> None:
             ),
             flush=True,
         )
+        longer = np.median(np.array(first) / np.array(alone))
+        print(f"\nOne client waits {longer:.2f} times as long as the encoder takes for a text.")
         if args.imports:
             importing(port, args.imports.resolve(), searches, args.seconds)
 

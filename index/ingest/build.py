@@ -344,7 +344,7 @@ def embed(
             writing.result()
 
 
-def fills_batch(ready: list[Ready], windows: int) -> bool:
+def fills_batch(ready: list[Ready], windows: int = WINDOWS) -> bool:
     """Whether there are so many windows to encode; words alone count as one."""
     return sum(max(len(media.windows), 1) for _, _, media in ready) >= windows
 
