@@ -45,7 +45,7 @@ from .windows import (
 )
 
 WHOLE_S = 60.0  # of a file that is best decoded as a whole
-KEPT_S = 600.0  # of a sound that its survey keeps, of a longer file it is decoded a second time
+KEPT_S = 600.0  # of a sound that is kept when it is surveyed; a longer one is decoded twice
 # windows of a part: of a short film few, so that it is decoded and encoded at the same time
 LEAST_PART, MOST_PART = 4, 32
 PARTS = 8  # of a film that is neither short nor long

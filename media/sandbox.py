@@ -276,6 +276,7 @@ def join_modalities(found: list[Media]) -> Media:
 
 
 def only(modality: str, options: DecodeOptions) -> tuple[str, ...]:
+    """A modality, if the options ask for it."""
     return tuple(name for name in options.modalities if name == modality)
 
 
