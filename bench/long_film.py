@@ -45,7 +45,8 @@ def measure_peak(film: Path, bundle: Path, data: Path) -> tuple[float, float]:
     """The most memory that the builder's processes take together, in MiB, and how many seconds it
     runs.
     """
-    command = [sys.executable, "-m", "index", "build", "--bundle", bundle, "--data", data, film]
+    command = [sys.executable, "-m", "index", "build", "--bundle", str(bundle)]
+    command += ["--data", str(data), str(film)]
     began = time.perf_counter()
     builder = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     process = psutil.Process(builder.pid)

@@ -226,11 +226,9 @@ def main() -> None:
         tempfile.TemporaryDirectory() as folder,
         served(args.bundle, Path(folder) / "data", args.imports) as port,
     ):
-        loops, rates, times = (
-            Loops(args.bundle, args.seconds),
-            defaultdict[str, list[float]](list),
-            {},
-        )
+        loops = Loops(args.bundle, args.seconds)
+        rates = defaultdict[str, list[float]](list)
+        times: dict[str, list[float]] = {}
         alone, first = list[float](), list[float]()  # medians of rounds, of a text alone
         for _ in range(args.rounds):
             for name, found in loops.rates(args.seconds).items():
