@@ -38,6 +38,7 @@ from index.ingest.build import (
     decode_sources,
     encode_items,
     plan_build,
+    settle_doubtful,
 )
 from media.containers import ARCHIVE_BUDGET
 from media.errors import BadMedia
@@ -168,7 +169,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         empty = Collection(place / "empty", encoder.manifest.fingerprint, encoder.manifest.dims)
-        todo = plan_build(empty, args.paths, BuildOptions()).todo
+        plan = plan_build(empty, args.paths, BuildOptions())
+        list(settle_doubtful(empty, plan))
+        todo = plan.todo
         empty.close()
         some = [
             todo[i]
