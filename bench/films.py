@@ -118,9 +118,9 @@ def build_once(encoder: OnnxEncoder, films: list[Path], data: Path, decoders: De
     return Spent(wall_s / len(films), used_s / len(films))
 
 
-def processor_s() -> float:
-    """Seconds of processor time that this process and those below it have used."""
-    own = psutil.Process()
+def processor_s(own: psutil.Process | None = None) -> float:
+    """Seconds of processor time that a process and those below it have used; without one, this."""
+    own = own or psutil.Process()
     times = [process.cpu_times() for process in [own, *own.children(recursive=True)]]
     return sum(each.user + each.system for each in times)
 
