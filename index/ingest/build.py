@@ -43,6 +43,7 @@ from .walk import OTHER, TEXT, find_mount, walk
 AHEAD = 16  # files being decoded or waiting to be encoded
 AHEAD_BYTES = 256_000_000  # of memory that the decoded ones may take
 WINDOWS = 32  # encoded and written together
+SOON = 4  # windows, while a core has nothing to encode
 READERS = 2  # threads that read files whose content is in doubt
 RESTAMPED = 256  # items whose new stamps are written together
 COPIED = 64  # items that are copied together
@@ -328,7 +329,8 @@ def embed(
                 done += 1
             else:
                 ready.append((source, stamp, outcome))
-            if fills_batch(ready):
+            busy = sum(not future.done() for future in encoding)
+            if fills_batch(ready, WINDOWS if busy == at_once else SOON):
                 encoding.append(device.submit(encode_items, encoder, ready))
                 ready = []
             if len(encoding) > at_once:
@@ -342,9 +344,9 @@ def embed(
             writing.result()
 
 
-def fills_batch(ready: list[Ready]) -> bool:
-    """Whether there are windows enough to encode; words alone count as one."""
-    return sum(max(len(media.windows), 1) for _, _, media in ready) >= WINDOWS
+def fills_batch(ready: list[Ready], windows: int = WINDOWS) -> bool:
+    """Whether there are so many windows to encode; words alone count as one."""
+    return sum(max(len(media.windows), 1) for _, _, media in ready) >= windows
 
 
 def plan_build(collection: Collection, paths: Iterable[Path], options: BuildOptions) -> BuildPlan:
@@ -770,6 +772,8 @@ def decoded_bytes(future: Future[Decodable] | None) -> int:
     if future is None or not future.done() or future.cancelled() or future.exception() is not None:
         return 0
     outcome = future.result()
+    if isinstance(outcome, Survey):
+        return outcome.nbytes
     if not isinstance(outcome, Media):
         return 0
     return sum(part.array.nbytes for part in outcome.parts.values())
