@@ -17,7 +17,7 @@ seen = {}
 for kind in (np.int16, np.int32, np.float32):
     silence = soxr.resample(np.zeros(48_000, kind), 48_000, 16_000)
     seen[kind.__name__] = np.unique(silence).tolist()
-    print(soxr.__version__, kind.__name__, "values:", seen[kind.__name__], "not zero:", np.count_nonzero(silence), "of", len(silence))
+    print(soxr.__version__, kind.__name__, seen[kind.__name__], np.count_nonzero(silence), "of", len(silence), "not zero")
 arguments = set(inspect.signature(soxr.resample).parameters) | set(inspect.signature(soxr.ResampleStream).parameters)
 print("arguments:", sorted(arguments))
 assert seen == {"int16": [-1, 0, 1], "int32": [0], "float32": [0.0]}, seen
