@@ -172,6 +172,18 @@ def split_parts(survey: Survey, first: int = 0) -> list[range]:
     return parts
 
 
+def can_be_shared(survey: Survey, parts: Sequence[range]) -> bool:
+    """Whether several processes can decode the pictures of some parts without doing much twice: the
+    keyframes are known, and at most of the borders a group of pictures ends.
+    """
+    if survey.told is None or not survey.told.is_key.any():
+        return False
+    groups = list_groups(survey)
+    borders = [part.start for part in parts[1:]]
+    ends = sum(groups[window][0] > groups[window - 1][1] for window in borders)
+    return 2 * ends >= len(borders)
+
+
 def list_groups(survey: Survey) -> list[tuple[int, int]]:
     """For each window the first and the last group of pictures that its frames are in, by number;
     of a file without known keyframes, each window has one of its own.

@@ -27,6 +27,7 @@ from .convert import Made, Order, convert
 from .errors import BadMedia, BeyondBudget, DecoderFailed, DecodersClosed
 from .films import (
     Survey,
+    can_be_shared,
     decode_or_survey,
     decode_parts,
     end_parts,
@@ -321,7 +322,7 @@ class Decoders(ConfinedPool[Media | Survey]):
         self, path: Path, options: DecodeOptions, survey: Survey, first: int
     ) -> Iterator[Media]:
         """The parts of a long file from its window `first` on, decoded while others are used: its
-        pictures by as many processes as there are decoders, each some parts, and its sound by
+        pictures by as many processes as there are decoders, if they can be shared, and its sound by
         another one, unless the survey has it. One file at a time. Raises what `finish` raises.
         """
         parts = split_parts(survey, first)
@@ -331,8 +332,9 @@ class Decoders(ConfinedPool[Media | Survey]):
         hearing = replace(options, modalities=only(AUDIO, options))
         seen: list[FilmReader] = []
         if survey.told is not None:
-            for n in range(min(self._workers, len(parts))):
-                share = parts[n :: self._workers]
+            sharing = self._workers if can_be_shared(survey, parts) else 1
+            for n in range(min(sharing, len(parts))):
+                share = parts[n::sharing]
                 seen.append(FilmReader(readers[n], path, seeing, bare, parts=share))
         heard: Iterator[Media] | None = None
         if survey.heard is not None:

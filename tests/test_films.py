@@ -23,6 +23,7 @@ from media.films import (
     LEAST_PART,
     MOST_PART,
     Survey,
+    can_be_shared,
     decode_or_survey,
     decode_parts,
     end_parts,
@@ -96,6 +97,19 @@ def test_parts_are_what_the_whole_is(tmp_path: Path, overlap: float, loud: float
 
 def join(parts: list[Media], modality: str) -> NDArray[np.generic]:
     return np.concatenate([part.parts[modality].array for part in parts])
+
+
+def test_parts_are_shared_where_groups_of_pictures_end(tmp_path: Path) -> None:
+    survey = decode_or_survey(make_film(tmp_path / "f.mkv", 50), OPTIONS)
+    assert isinstance(survey, Survey) and survey.told is not None
+    numbers = split_parts(survey)
+    # a keyframe every five seconds, ten windows
+    assert all(part.start % 10 == 0 for part in numbers) and can_be_shared(survey, numbers)
+    is_key = np.arange(len(survey.told.is_key)) == 0
+    alone = replace(survey, told=replace(survey.told, is_key=is_key))
+    assert not can_be_shared(alone, split_parts(alone))
+    unknown = replace(survey, told=replace(survey.told, is_key=is_key & False))
+    assert not can_be_shared(unknown, split_parts(unknown))
 
 
 def test_a_short_file_comes_as_a_whole(tmp_path: Path) -> None:
