@@ -67,7 +67,7 @@ def describe(
         if not len(vectors):
             continue
         modality = parse_modality(encoding)
-        odds = (vectors @ bank.directions.T + bank.offsets).astype(np.float64)
+        odds = bank.odds(vectors).astype(np.float64)
         scores = 1.0 / (1.0 + np.exp(-odds))
         for n in np.argsort(-odds.max(axis=0), kind="stable")[:limit].tolist():
             text = phrase(bank.names[n], modality)
