@@ -24,7 +24,7 @@ class Scale:
     encoder that has this scale; other names share one.
 
     At `half_at` the probability is one half; a deviation more is `sharpness` more log-odds. A name
-    loses `contrast` times what the best name of the window has: see `Readings.odds`.
+    loses `contrast` times what the best name of the window has: see `Readings.own_odds`.
     """
 
     mean: float

@@ -185,6 +185,7 @@ def test_what_is_one_of_several_is_what_they_are() -> None:
     )
     vectors = np.array([[2.0, -1.0, 0.5, 1.0], [-3.0, 1.0, -1.0, -2.0]], np.float32)
     assert readings.odds(vectors).tolist() == [[2.0, -1.0, 2.0, 1.0], [-3.0, 1.0, -1.0, -2.0]]
+    assert readings.own_odds(vectors).tolist() == vectors.tolist()
 
 
 def test_parents_are_kept_with_the_records(tmp_path: Path) -> None:

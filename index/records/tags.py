@@ -36,15 +36,20 @@ class Readings:
     contrast: float = 0.0
     parents: NDArray[np.int64] = field(default_factory=NO_PARENTS.copy)
 
-    def odds(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The log-odds [k, n] that vectors [k, dim] have each tag.
-
-        A name's own are directions [n, dim] v + offsets [n], less `contrast` times the best of
-        them: a name counts less where another is far better. Those of a parent are the best of
-        its children's, if they are better than its own.
+    def own_odds(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The log-odds [k, n] of each name in vectors [k, dim], by itself: directions [n, dim] v +
+        offsets [n], less `contrast` times the best of them. So a name counts less where another is
+        far better.
         """
         own = vectors @ self.directions.T + self.offsets
         own -= np.float32(self.contrast) * own.max(axis=1, keepdims=True)
+        return np.asarray(own, np.float32)
+
+    def odds(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The log-odds [k, n] that vectors [k, dim] have each tag: the name's own, or those of the
+        best of its children, if they are better.
+        """
+        own = self.own_odds(vectors)
         if not len(self.parents):
             return own
         children, parents = self.parents[np.argsort(self.parents[:, 1], kind="stable")].T
