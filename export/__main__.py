@@ -102,6 +102,12 @@ def add_stems(commands: Commands) -> None:
         help="the sound classifier: a run of `distil`, or yamnet.tflite",
     )
     parser.add_argument(
+        "--kinds",
+        type=Path,
+        metavar="DIR",
+        help="a folder of labelled sounds: hear ESC-10's kinds and spoken digits, too",
+    )
+    parser.add_argument(
         "--leave-out",
         type=Path,
         default=Path("sample/manifest.jsonl"),
@@ -260,6 +266,7 @@ def stems_command(args: argparse.Namespace) -> int:
         sound_stem=args.sound_stem,
         left_out=args.leave_out,
         cache=args.cache,
+        kinds=args.kinds,
     )
     try:
         bundle, report = export_stems(sources, args.out, args.picture_stem, args.frames)
