@@ -102,10 +102,10 @@ def add_stems(commands: Commands) -> None:
         help="the sound classifier: a run of `distil`, or yamnet.tflite",
     )
     parser.add_argument(
-        "--kinds",
+        "--digits",
         type=Path,
         metavar="DIR",
-        help="a folder of labelled sounds: hear ESC-10's kinds and spoken digits, too",
+        help="a folder with spoken digits and their manifest.jsonl, to be heard, too",
     )
     parser.add_argument(
         "--leave-out",
@@ -266,7 +266,7 @@ def stems_command(args: argparse.Namespace) -> int:
         sound_stem=args.sound_stem,
         left_out=args.leave_out,
         cache=args.cache,
-        kinds=args.kinds,
+        digits=args.digits,
     )
     try:
         bundle, report = export_stems(sources, args.out, args.picture_stem, args.frames)

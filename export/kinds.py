@@ -1,5 +1,5 @@
-"""Fits the head that hears further kinds of sound: ESC-10's ten and the spoken digits, on open
-recordings of them, against other open sounds.
+"""Fits the head that hears further kinds of sound, the spoken digits, on open recordings of them,
+against other open sounds.
 
 N patches, D details of a patch, K kinds.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from media.errors import BadConfig, BadMedia
 from media.modality import AUDIO
 from media.windows import InputSpecs, read_media
 from model.class_vectors import SentenceVectors
-from model.data.prepare import digits, esc10
+from model.data.prepare import digits
 from model.network.kinds import KindsHead, read_patches, share_patches
 from model.network.sound_classifier import RATE, SoundClassifier
 
@@ -45,28 +44,15 @@ LEAST_SPREAD = 0.01
 Rows = list[dict[str, Any]]
 
 
-def read_kinds(folder: Path) -> Rows:
-    """The recordings of kinds in the project's own collection of sounds that may be learned from,
-    with a group and captions. ESC-10's fold 5 and the digits' test takes are not among them.
+def read_digits(folder: Path) -> Rows:
+    """The spoken digits in the project's own collection of sounds that may be learned from, with a
+    group and captions. The takes that they are tested by are not among them.
     """
-    licences = {}
+    sources = {}
     for line in (folder / "manifest.jsonl").read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
-        licences[row["id"]] = name_licence(row)
-    rows = [*esc10(folder, "train", 5), *digits(folder, "train", 5)]
-    return [row | licences[row["id"]] for row in rows]
-
-
-def name_licence(row: dict[str, Any]) -> dict[str, str]:
-    """Source, licence and author of a row, whose licence may name all three.
-
-    >>> of = 'CC0 - "a.wav" by Bo, http://freesound.org/1; ESC-10 as a whole CC BY 3.0'
-    >>> name_licence({"source": "o/r:a@1", "licence": of})
-    {'source': 'o/r:a@1', 'licence': 'CC BY 3.0', 'author': 'Bo'}
-    """
-    named = {"source": row["source"], "licence": row["licence"].rpartition("as a whole ")[2]}
-    author = re.search(r'" by (.+?), http', row["licence"])
-    return named | ({"author": author[1]} if author else {})
+        sources[row["id"]] = row["source"]
+    return [row | {"source": sources[row["id"]]} for row in digits(folder, "train", 0)]
 
 
 def choose_others(sounds: Rows) -> Rows:
@@ -154,7 +140,7 @@ def fit_kinds(
     """
     if not stem.is_dir():
         raise BadConfig(f"{stem} is not a run of `distil`, whose patches the kinds are read from")
-    rows, others = read_kinds(folder), choose_others(sounds)
+    rows, others = read_digits(folder), choose_others(sounds)
     digest = hashlib.sha256((stem / "sound.pt").read_bytes()).hexdigest()
     of_kinds = load_or_compute_features(
         [row["path"] for row in rows], PatchDetails(stem, digest, moved=True), "kinds", cache
@@ -199,6 +185,6 @@ def fit_softmax(details: Matrix, labels: NDArray[np.int64], classes: int) -> tup
         found.backward()  # type: ignore[no-untyped-call]
         return found
 
-    optimiser.step(loss)
+    optimiser.step(loss)  # type: ignore[no-untyped-call]
     scaled = weight.detach().numpy() / spread[:, None]
     return scaled, np.asarray(bias.detach().numpy() - centre @ scaled, np.float32)

@@ -140,7 +140,7 @@ class MissingData(Exception):
 class Sources:
     """Where everything comes from: open rows, the folder of the teacher's class names, the sound
     classifier (a run of `distil`, or YAMNet's file), a library whose rows are left out, a cache,
-    and the folder of the recordings of further kinds of sound, if these are to be heard.
+    and the folder of spoken digits, if these are to be heard.
     """
 
     open: Path
@@ -148,13 +148,13 @@ class Sources:
     sound_stem: Path
     left_out: Path
     cache: Path
-    kinds: Path | None = None
+    digits: Path | None = None
 
     def check(self) -> None:
         """Raises MissingData."""
         needed = [self.open / "manifest.jsonl", self.teachers / CLASS_NAMES, self.sound_stem]
-        if self.kinds:
-            needed.append(self.kinds / "manifest.jsonl")
+        if self.digits:
+            needed.append(self.digits / "manifest.jsonl")
         if missing := [str(path) for path in needed if not path.exists()]:
             raise MissingData(missing)
 
@@ -283,9 +283,9 @@ def fit(sources: Sources, stem: str, sentences: SentenceVectors) -> Fit:
         "pictures, some of them with their own sound (audio weight)", tried, audio_weight
     )
     kinds = None
-    if sources.kinds:
+    if sources.digits:
         kinds = fit_kinds(
-            sources.kinds,
+            sources.digits,
             sounds.rows,
             sources.sound_stem,
             cache=sources.cache,

@@ -1,5 +1,5 @@
-"""Kinds of sound that the classifier of AudioSet's events lacks or mistakes, such as spoken digits:
-a head on what the classifier makes of each patch half-way.
+"""Kinds of sound that the classifier of AudioSet's events lacks, such as spoken digits: a head on
+what the classifier makes of each patch half-way.
 
 B batch, P patches of a window, N patches of all windows, D details of a patch, K kinds.
 """
