@@ -103,6 +103,12 @@ def add_stems(commands: Commands) -> None:
         help="the sound classifier: a run of `distil`, or yamnet.tflite",
     )
     parser.add_argument(
+        "--digits",
+        type=Path,
+        metavar="DIR",
+        help="a folder with spoken digits and their manifest.jsonl, to be heard, too",
+    )
+    parser.add_argument(
         "--leave-out",
         type=Path,
         default=Path("sample/manifest.jsonl"),
@@ -280,6 +286,7 @@ def stems_command(args: argparse.Namespace) -> int:
         sound_stem=args.sound_stem,
         left_out=args.leave_out,
         cache=args.cache,
+        digits=args.digits,
     )
     try:
         bundle, report = export_stems(sources, args.out, args.picture_stem, args.frames)
