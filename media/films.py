@@ -89,11 +89,14 @@ class SurveyedSound(Kept):
         self.levels.add(piece)
         if self._samples <= self._most:
             self.pieces.append(piece)
+        else:
+            self.pieces.clear()
 
     @property
     def whole(self) -> NDArray[np.float32] | None:
-        """All samples; None if they are too many to be kept."""
-        return np.concatenate(self.pieces) if self._samples <= self._most else None
+        """All samples; None if they were too many to be kept."""
+        kept = sum(map(len, self.pieces))
+        return np.concatenate(self.pieces) if kept == self._samples else None
 
     def mark(self) -> tuple[int, ...]:
         return len(self.pieces), self._samples, *self.levels.mark()
@@ -131,6 +134,8 @@ def decode_or_survey(path: Path, options: DecodeOptions) -> Media | Survey:
         except Damaged as fault:
             faults.append(fault)
     heard = kept.whole if kept and survey else None
+    if heard is None and survey and survey.duration_s <= options.whole_s:
+        heard = np.concatenate(list(read_again(path, survey, budget)))
     audio_s = survey.duration_s if survey else 0.0
     video_s = told.end_s if told else 0.0
     holes = survey.holes if survey else []

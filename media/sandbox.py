@@ -41,6 +41,7 @@ MIB = 1024 * 1024
 CONVERTING_NICE = 5  # behind requests, before imports
 HARDWARE_MEMORY_MB = 64 * 1024  # of address space, most of which drivers map and do not use
 CORES = 2  # processor time of a file, in multiples of its deadline
+M_MMAP_THRESHOLD = -3  # of mallopt(3)
 CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000  # of unshare(2)
 
 
@@ -48,8 +49,9 @@ Result = TypeVar("Result")
 
 
 def start_process(memory_mb: int, nice: int, file_mb: int, hardware: str) -> None:
-    """Make this process one of a pool: see `confine` and `use_hardware`."""
+    """Make this process one of a pool: see `confine`, `return_freed_memory`, `use_hardware`."""
     confine(memory_mb, nice, file_mb)
+    return_freed_memory()
     use_hardware(hardware)
 
 
@@ -70,6 +72,17 @@ def confine(memory_mb: int, nice: int, file_mb: int) -> None:
         (resource.RLIMIT_NOFILE, 64),
     ):
         resource.setrlimit(what, (limit, limit))
+
+
+def return_freed_memory() -> None:
+    """Have glibc give freed arrays back to the system at once.
+
+    By default it raises its threshold to the largest array that was freed, up to 32 MB. Smaller
+    ones then stay with the thread that had them, and there are many threads.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt:
+        mallopt(M_MMAP_THRESHOLD, MIB)
 
 
 def run_confined(work: Callable[[], Result], max_s: float) -> Result | BadMedia:

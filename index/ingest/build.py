@@ -25,7 +25,7 @@ from media.errors import BadMedia, DecoderFailed, DecodersClosed, NotMedia
 from media.films import WHOLE_S, Survey
 from media.manifest import Member, Row, read_manifest, read_shard
 from media.readers import NO_READERS, WordReaders
-from media.sandbox import Decoders
+from media.sandbox import Decoders, return_freed_memory
 from media.subtitles import Sidecars
 from media.text import list_warnings, pad_tokens
 from media.windows import DecodeOptions, Media, WordOptions
@@ -292,6 +292,7 @@ def embed(
     """Decode, encode and write what the plan has to do; yields how many are done."""
     if not plan.todo:
         return
+    return_freed_memory()
     report = plan.report
     done = 0
     with (
