@@ -29,6 +29,7 @@ def test_the_notebook_has_no_outputs() -> None:
         assert cell["outputs"] == [] and cell["execution_count"] is None
 
 
+@pytest.mark.slow
 def test_the_notebook_trains_exports_and_searches(tmp_path: Path) -> None:
     """Its cells in one process that has no file, as in Jupyter."""
     source = "\n\n".join("".join(cell["source"]) for cell in code_cells())
