@@ -161,6 +161,8 @@ def parse_subtitles(text: str, suffix: str) -> list[Passage]:
     """
     if suffix == ".lrc":
         return parse_lyrics(text)
+    if text.startswith("WEBVTT"):
+        text = number_cues(text)
     try:
         file = parse_file(UNCLOSED.sub("", text), suffix)
     except (pysubs2.exceptions.Pysubs2Error, ValueError, LookupError, TypeError, RecursionError):
@@ -173,6 +175,29 @@ def parse_subtitles(text: str, suffix: str) -> list[Passage]:
         if start_s >= 0:
             found.append(Passage(start_s, end_s, clean(event.plaintext), Kind.SUBTITLE))
     return found
+
+
+def number_cues(text: str) -> str:
+    """WebVTT with its cues alone, each after a number. pysubs2 takes names of cues and notes for
+    words, and a last line of digits for the number of the next cue.
+
+    >>> print(number_cues("WEBVTT\\n\\nNOTE\\ndraft\\n\\nlast\\n00:01.000 --> 00:02.000\\n1984"))
+    WEBVTT
+    <BLANKLINE>
+    1
+    00:01.000 --> 00:02.000
+    1984
+    """
+    cues: list[list[str]] = []
+    for block in text.split("\n\n"):
+        cue: list[str] | None = None
+        for line in block.split("\n"):
+            if "-->" in line:
+                cue = [str(len(cues) + 1)]
+                cues.append(cue)
+            if cue is not None:
+                cue.append(line)
+    return "\n\n".join(["WEBVTT", *("\n".join(cue) for cue in cues)])
 
 
 def parse_file(text: str, suffix: str) -> pysubs2.SSAFile:

@@ -37,6 +37,11 @@ from .makers import RED, FakeEncoder, make_clip, make_spoken_film
 CUES = [(1.0, 2.5, "Hello <b>there</b>"), (4.0, 6.0, r"{\i1}it is{\i0} rain\Ntoday")]
 SRT = "1\n00:00:01,500 --> 00:00:03,000\n<i>Bonjour</i> {\\an8}l'été\n"
 VTT = "WEBVTT\n\nNOTE made by hand\n\n00:01.500 --> 00:03.000 align:start\n<v Ann>Tea &amp; cake\n"
+# What pysubs2 would take for words, or lose: a number as the last line, a note, the name of a cue.
+NAMED_VTT = (
+    "WEBVTT - a title\n\n00:01.000 --> 00:02.000\nThe year was\n1984\n\nNOTE\nnot checked yet\n\n"
+    "last\n00:03.000 --> 00:04.000\nGoodbye\n"
+)
 
 
 def spoken(passages: tuple[Passage, ...] | list[Passage]) -> list[tuple[float, float, str]]:
@@ -100,6 +105,7 @@ def test_tags_and_chapters_become_words_and_metadata(tmp_path: Path) -> None:
         (".srt", SRT, [(1.5, 3.0, "Bonjour l'été")]),
         (".vtt", VTT, [(1.5, 3.0, "Tea & cake")]),
         (".srt", VTT, [(1.5, 3.0, "Tea & cake")]),
+        (".vtt", NAMED_VTT, [(1.0, 2.0, "The year was 1984"), (3.0, 4.0, "Goodbye")]),
         (".lrc", "[ar:X]\n[00:01.50]la <00:02.0>la\n[00:04.00]\n", [(1.5, 4.0, "la la")]),
         (".lrc", "[offset:500]\n[00:01.50][00:09]oh\n", [(1.0, 6.0, "oh"), (8.5, 13.5, "oh")]),
         (".srt", "no subtitles at all", []),
