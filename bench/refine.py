@@ -9,7 +9,9 @@ order      100 pairs of recordings; a film of each order, made of their stored w
            pairs more are joined as real files by ffmpeg, and built.
 feedback   a query for each topic of three recordings or more; its five best items are marked right
            or wrong; mAP@10 over the others, before and after. A topic is a label, or a name that
-           the table tests/data/tag_names.json expects of several labels.
+           the table tests/data/tag_names.json expects of several labels. "Some right" counts the
+           topics of which one of the five is right. The last column bounds what marks can give:
+           each right item is searched for with all other right ones marked.
 both       films of two recordings, three for each recording; 100 queries ask for both things, in
            one vector or each by itself.
 rerank     each order of `rerank` beside that by score: the share of texts whose recording is found.
@@ -284,23 +286,41 @@ def measure_feedback(
     encoder: OnnxEncoder, collections: Collections, args: argparse.Namespace
 ) -> None:
     print(
-        "| recordings | topics | target | count | mAP@10 before | after |\n"
-        "|---|---|---|---|---|---|"
+        "| recordings | topics | target | count | some right | mAP@10 before | after |"
+        " all others marked |\n|---|---|---|---|---|---|---|---|"
     )
     for one, kind, target in feedback_cases():
         box = collections.get(one.collection)
-        pairs = []
+        pairs, bounds, some = [], [], 0
         for topic in TOPICS[kind](one, args.manifests):
             queries = ask_words(encoder, topic.words, target)
             marks = mark_five(box, queries, topic)
             if marks is not None:
                 pairs.append(compare(box, queries, topic, marks, replace(WHOLE, feedback=marks)))
+                bounds.append(bound(box, queries, topic, marks))
+                some += bool(marks.right)
         before, after = np.mean(pairs, axis=0)
         print(
-            f"| {one.collection} | {kind} | `{target}` | {len(pairs)} | {before:.3f} |"
-            f" {after:.3f} |",
+            f"| {one.collection} | {kind} | `{target}` | {len(pairs)} | {some} | {before:.3f} |"
+            f" {after:.3f} | {np.mean(bounds):.3f} |",
             flush=True,
         )
+
+
+def bound(box: Collection, queries: list[TargetQuery], topic: Topic, marks: Feedback) -> float:
+    """The mean average precision at 10 of each right item that has no mark, when all other right
+    ones are marked, beside the wrong ones of `marks`.
+    """
+    left = topic.right - {mark.id for mark in marks.right}
+    wrong = {mark.id for mark in marks.wrong}
+    found = []
+    for id in sorted(left):
+        others = topic.right - {id}
+        told = replace(marks, right=tuple(Mark(other) for other in sorted(others)))
+        hits = search(box, queries, replace(WHOLE, feedback=told)).hits
+        known = others | wrong | topic.ambiguous
+        found.append(average_precision([hit.id for hit in hits if hit.id not in known], {id}))
+    return float(np.mean(found))
 
 
 def measure_learning(

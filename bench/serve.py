@@ -5,9 +5,11 @@ called in a loop.
     --model NAME]
 
 The loop calls a session on all cores with its best batch. A second row calls the encoder with two
-batches at once, as the service does. Each request has one text. Clients keep their connections and
-ask again as soon as they are answered. The sides take turns, and medians of the rounds are printed,
-because a machine's speed changes. Server, encoder and clients share the machine. With `--import`,
+batches at once, as the service does. A third calls it with one text after the other: what a text
+alone takes over HTTP is compared with that. Each request has one text. Clients keep their
+connections and ask again as soon as they are answered. The sides take turns, and medians of the
+rounds are printed, because a machine's speed changes. Server, encoder and clients share the
+machine. Where others use it, too, compare the processor time that a text takes. With `--import`,
 text searches are timed alone and while that folder is imported by a job. With `--beside`, a server
 on this machine that speaks OpenAI's shape at /embeddings (infinity-emb) is asked for the same texts
 in turn.
@@ -33,12 +35,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
+from bench.films import processor_s
 from export.bundle import open_bundle
 from export.encoder import OnnxEncoder, open_session
 from index.query_bank import list_queries
 
 CONCURRENCY = (1, 8, 32, 128)
+ONE_TEXT = "the encoder, one text after the other"
 BATCHES = (1, 8, 16, 32, 64, 128)
 
 
@@ -50,6 +55,7 @@ class Loops:
     def __init__(self, bundle: Path, seconds: float) -> None:
         encoder = OnnxEncoder.open(bundle)
         encoding = encoder.manifest.encodings("text")[0]
+        self._encoder, self._encoding = encoder, encoding
         alone = open_session(
             open_bundle(bundle).graph(encoding), "cpu", os.cpu_count() or 1, "fp32"
         )
@@ -72,12 +78,30 @@ class Loops:
             for name, (embed, _) in self._ways.items()
         }
 
-    def rates(self, seconds: float) -> dict[str, float]:
-        """Texts per second by what is called, the loop first."""
-        return {
-            f"{name}, batches of {self._best[name]}": times * rate(embed, self._best[name], seconds)
-            for name, (embed, times) in self._ways.items()
-        }
+    def rates(self, seconds: float) -> dict[str, tuple[float, float]]:
+        """Texts per second by what is called, the loop first, and milliseconds of processor time a
+        text.
+        """
+        found = {}
+        for name, (embed, times) in self._ways.items():
+            batch = self._best[name]
+            began, used_s = time.perf_counter(), time.process_time()
+            texts_s = times * rate(embed, batch, seconds)
+            texts = texts_s * (time.perf_counter() - began)
+            used_ms = 1000 * (time.process_time() - used_s) / texts
+            found[f"{name}, batches of {batch}"] = texts_s, used_ms
+        return found
+
+    def waits(self, seconds: float) -> list[float]:
+        """Milliseconds of each text, read and encoded one after the other."""
+        times: list[float] = []
+        texts = list_queries()
+        end = time.perf_counter() + seconds
+        while (began := time.perf_counter()) < end:
+            text = texts[len(times) % len(texts)]
+            self._encoder.embed(self._encoding, self._encoder.tokens([text], self._encoding))
+            times.append(1000 * (time.perf_counter() - began))
+        return times
 
 
 def rate(embed: Callable[[list[str]], Any], batch: int, seconds: float) -> float:
@@ -100,8 +124,8 @@ def free() -> int:
 
 
 @contextmanager
-def served(bundle: Path, data: Path, imports: Path | None) -> Iterator[int]:
-    """A server process, ready; its port."""
+def served(bundle: Path, data: Path, imports: Path | None) -> Iterator[tuple[int, psutil.Process]]:
+    """A server process, ready: its port, and the process."""
     port = free()
     command = [
         sys.executable,
@@ -119,7 +143,7 @@ def served(bundle: Path, data: Path, imports: Path | None) -> Iterator[int]:
     try:
         while ask(port, "GET", "/readyz") is None:
             time.sleep(0.1)
-        yield port
+        yield port, psutil.Process(process.pid)
     finally:
         process.terminate()
         process.wait()
@@ -167,7 +191,9 @@ async def asked(port: int, requests: list[bytes], clients: int, seconds: float) 
     return times
 
 
-def told(name: str, rates: list[float], loop: list[float], times: list[float]) -> str:
+def told(
+    name: str, rates: list[float], loop: list[float], times: list[float], used: list[float]
+) -> str:
     """A row: medians over the rounds, and what all requests of all rounds took."""
     of_loop = sorted(each / alone for each, alone in zip(rates, loop, strict=True))
     spread = (
@@ -176,7 +202,8 @@ def told(name: str, rates: list[float], loop: list[float], times: list[float]) -
         else "1.00"
     )
     waits = " | ".join(f"{ms:.1f}" for ms in np.percentile(times, (50, 99))) if times else "|"
-    return f"| {name} | {np.median(rates):.0f} | {spread} | {waits} |"
+    spent = f"{np.median(used):.2f}" if used else ""
+    return f"| {name} | {np.median(rates):.0f} | {spread} | {waits} | {spent} |"
 
 
 def importing(port: int, folder: Path, searches: list[bytes], seconds: float) -> None:
@@ -210,16 +237,23 @@ def main() -> None:
     searches = [raw("/v1/search/text-video", {"query": text}) for text in list_queries()]
     with (
         tempfile.TemporaryDirectory() as folder,
-        served(args.bundle, Path(folder) / "data", args.imports) as port,
+        served(args.bundle, Path(folder) / "data", args.imports) as (port, server),
     ):
-        loops, rates, times = (
-            Loops(args.bundle, args.seconds),
-            defaultdict[str, list[float]](list),
-            {},
-        )
+        loops = Loops(args.bundle, args.seconds)
+        rates = defaultdict[str, list[float]](list)
+        used = defaultdict[str, list[float]](list)  # processor time
+        times: dict[str, list[float]] = {}
+        alone, first = list[float](), list[float]()  # medians of rounds, of a text alone
         for _ in range(args.rounds):
-            for name, found in loops.rates(args.seconds).items():
+            for name, (found, used_ms) in loops.rates(args.seconds).items():
                 rates[name].append(found)
+                used[name].append(used_ms)
+            before_s = time.process_time()
+            waits = loops.waits(args.seconds)
+            used[ONE_TEXT].append(1000 * (time.process_time() - before_s) / len(waits))
+            rates[ONE_TEXT].append(len(waits) / args.seconds)
+            times[ONE_TEXT] = times.get(ONE_TEXT, []) + waits
+            alone.append(float(np.median(waits)))
             for clients in CONCURRENCY:
                 for name, at, requests in (
                     ("ours", port, embeds),
@@ -228,21 +262,30 @@ def main() -> None:
                     if at is not None:
                         name = f"{name} over HTTP, {clients} clients"
                         asyncio.run(asked(at, requests, clients, 1.0))
+                        before_s = processor_s(server)
                         took = asyncio.run(asked(at, requests, clients, args.seconds))
+                        if at == port:
+                            spent_ms = 1000 * (processor_s(server) - before_s)
+                            used[name].append(spent_ms / max(len(took), 1))
                         rates[name].append(len(took) / args.seconds)
                         times[name] = times.get(name, []) + took
+                        if clients == 1 and at == port:
+                            first.append(float(np.median(took)))
         loop = next(iter(rates.values()))
         print(f"{os.cpu_count()} cores, {args.rounds} rounds\n")
         print(
-            "| what runs | texts per second | speed, loop = 1 | p50, ms | p99, ms |\n"
-            "|---|---|---|---|---|"
+            "| what runs | texts per second | speed, loop = 1 | p50, ms | p99, ms |"
+            " processor ms a text |\n|---|---|---|---|---|---|"
         )
         print(
             "\n".join(
-                told(name, found, loop, times.get(name, [])) for name, found in rates.items()
+                told(name, found, loop, times.get(name, []), used[name])
+                for name, found in rates.items()
             ),
             flush=True,
         )
+        longer = np.median(np.array(first) / np.array(alone))
+        print(f"\nOne client waits {longer:.2f} times as long as the encoder takes for a text.")
         if args.imports:
             importing(port, args.imports.resolve(), searches, args.seconds)
 

@@ -42,8 +42,8 @@ SWITCHES: dict[str, dict[str, object]] = {
         "recompute": True,
         "drop_tokens": 0.5,
     },
-    "experts, one of four": {"methods": {"experts": {}}},
-    "experts, two of four": {"methods": {"experts": {"chosen": 2}}},
+    "experts 1 of 4": {"methods": {"experts": {}}},
+    "experts 2 of 4": {"methods": {"experts": {"chosen": 2}}},
 }
 
 

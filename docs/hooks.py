@@ -292,10 +292,13 @@ def field_row(name: str, where: str, needed: bool, schema: Schema) -> tuple[str,
         said.append("required")
     elif schema.get("default") not in (None, ""):
         said.append(f"default `{json.dumps(schema['default'])}`")
+    limited = {
+        key: value for option in (schema, *schema.get("anyOf", [])) for key, value in option.items()
+    }
     limits = [
-        f"{word} {schema[key]:g}"
+        f"{word} {limited[key]:g}"
         for key, word in (("minimum", "at least"), ("maximum", "at most"))
-        if key in schema
+        if key in limited
     ]
     return f"`{name}`", where, cell(kind_of(schema)), "; ".join([*said, *limits])
 
@@ -310,8 +313,8 @@ def kind_of(schema: Schema) -> str:
     if "$ref" in schema:
         name = str(schema["$ref"]).rpartition("/")[2]
         return f"[{name}](#{name.lower()})"
-    if "anyOf" in schema:
-        kinds = [kind_of(option) for option in schema["anyOf"]]
+    if "anyOf" in schema or "oneOf" in schema:
+        kinds = [kind_of(option) for option in schema.get("anyOf") or schema["oneOf"]]
         return " or ".join(kind for kind in dict.fromkeys(kinds) if kind != "null")
     if "enum" in schema:
         return ", ".join(f"`{value}`" for value in schema["enum"])

@@ -23,6 +23,10 @@ from media.windows import InputSpecs
 
 from .clips import Clips, decode_rows
 
+# Joint vectors [n, dim] of any length, of windows: from the vectors of their pictures and of their
+# sound, [n, dim] each with zeros where there is none, and which have both, bool [n].
+Join = Callable[[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]], NDArray[np.float32]]
+
 
 @dataclass(frozen=True)
 class Embedder:
@@ -33,7 +37,7 @@ class Embedder:
     embed: Callable[[str, NDArray[Any]], NDArray[np.float32]]
     tokens: Callable[[list[str]], NDArray[np.int64]]
     modalities: tuple[str, ...] = MODALITIES
-    audio_weight: float = 1.0  # of a window's sound beside its pictures, in the joint vector
+    join: Join | None = None  # pictures and sound of windows; without it both weigh the same
 
     def texts(self, texts: list[str], size: int = 64) -> NDArray[np.float32]:
         pages = [self.tokens(texts[at : at + size]) for at in range(0, len(texts), size)]
@@ -205,16 +209,37 @@ def best_of_windows(
     return np.asarray(np.maximum.reduceat(scores, first_places(entries), axis=1))
 
 
-def join_galleries(video: Gallery, audio: Gallery, audio_weight: float) -> Gallery:
-    """Each window as unit(video + audio_weight * audio), or as the one of them that it has."""
+def add_equally(
+    video: NDArray[np.float32], audio: NDArray[np.float32], has_both: NDArray[np.bool_]
+) -> NDArray[np.float32]:
+    return video + audio
+
+
+def weigh_sound(weight: float) -> Join:
+    """Joint vectors in which the sound weighs the same everywhere."""
+
+    def join(
+        video: NDArray[np.float32], audio: NDArray[np.float32], has_both: NDArray[np.bool_]
+    ) -> NDArray[np.float32]:
+        return video + np.float32(weight) * audio
+
+    return join
+
+
+def join_galleries(video: Gallery, audio: Gallery, join: Join) -> Gallery:
+    """Each window as its pictures and sound together, or as the one of them that it has."""
     keys = [
         list(zip(one.owners.tolist(), one.windows.tolist(), strict=True)) for one in (video, audio)
     ]
     every = sorted({*keys[0], *keys[1]})
     places = {key: i for i, key in enumerate(every)}
-    sums = np.zeros((len(every), video.vectors.shape[1]), np.float32)
-    sums[[places[key] for key in keys[0]]] += video.vectors
-    sums[[places[key] for key in keys[1]]] += audio_weight * audio.vectors
+    has = np.zeros((2, len(every)), bool)
+    parts = np.zeros((2, len(every), video.vectors.shape[1]), np.float32)
+    for side, one in enumerate((video, audio)):
+        rows = [places[key] for key in keys[side]]
+        has[side, rows] = True
+        parts[side, rows] = one.vectors
+    sums = join(parts[0], parts[1], has[0] & has[1])
     vectors = sums / np.linalg.norm(sums, axis=1, keepdims=True)
     owners, windows = np.array(every, np.int64).T
     return Gallery(video.rows, vectors, owners, windows)
@@ -297,7 +322,9 @@ def build_routes(
     out = []
     targets = dict(galleries)
     if {VIDEO, AUDIO} <= galleries.keys():
-        targets["any"] = join_galleries(galleries[VIDEO], galleries[AUDIO], space.audio_weight)
+        targets["any"] = join_galleries(
+            galleries[VIDEO], galleries[AUDIO], space.join or add_equally
+        )
     for name, gallery in targets.items():
         if TEXT not in space.modalities:
             break

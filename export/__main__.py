@@ -1,4 +1,4 @@
-"""python -m export checkpoint | pretrained | stems | verify | evaluate | triton"""
+"""python -m export checkpoint | pretrained | stems | weigh | verify | evaluate | triton"""
 
 from __future__ import annotations
 
@@ -38,6 +38,7 @@ def arguments(prog: str = PROG) -> argparse.ArgumentParser:
     add_checkpoint(commands)
     add_pretrained(commands)
     add_stems(commands)
+    add_weigh(commands)
     add_verify(commands)
     add_evaluate(commands)
     add_triton(commands)
@@ -102,6 +103,12 @@ def add_stems(commands: Commands) -> None:
         help="the sound classifier: a run of `distil`, or yamnet.tflite",
     )
     parser.add_argument(
+        "--digits",
+        type=Path,
+        metavar="DIR",
+        help="a folder with spoken digits and their manifest.jsonl, to be heard, too",
+    )
+    parser.add_argument(
         "--leave-out",
         type=Path,
         default=Path("sample/manifest.jsonl"),
@@ -121,6 +128,24 @@ def add_stems(commands: Commands) -> None:
         default=Path("runs/stems"),
         help="a folder that keeps downloaded wheels and computed features",
     )
+
+
+def add_weigh(commands: Commands) -> None:
+    parser = add_command(
+        commands,
+        "weigh",
+        "add to a bundle what each window's sound weighs in target `any`",
+        "bundles/default --features runs/real-bed.npz --out bundles/weighed",
+    )
+    add_bundle(parser)
+    parser.add_argument(
+        "--features",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="what `python -m bench.real_bed` made with this bundle",
+    )
+    add_out(parser)
 
 
 def add_verify(commands: Commands) -> None:
@@ -197,6 +222,7 @@ def perform(args: argparse.Namespace) -> int:
         "checkpoint": checkpoint_command,
         "pretrained": pretrained_command,
         "stems": stems_command,
+        "weigh": weigh_command,
         "verify": verify_command,
         "evaluate": evaluate_command,
         "triton": triton_command,
@@ -260,6 +286,7 @@ def stems_command(args: argparse.Namespace) -> int:
         sound_stem=args.sound_stem,
         left_out=args.leave_out,
         cache=args.cache,
+        digits=args.digits,
     )
     try:
         bundle, report = export_stems(sources, args.out, args.picture_stem, args.frames)
@@ -272,6 +299,15 @@ def stems_command(args: argparse.Namespace) -> int:
     print("\n".join(report))
     total = sum(path.stat().st_size for path in args.out.iterdir())
     print(f"{args.out}: fingerprint {bundle.manifest.fingerprint}, {total / 1e6:.1f} MB")
+    return 0
+
+
+def weigh_command(args: argparse.Namespace) -> int:
+    from .weigh import add_fusion
+
+    bundle, report = add_fusion(args.bundle, args.features, args.out)
+    print("\n".join(report))
+    print(f"{args.out}: fingerprint {bundle.manifest.fingerprint}, as before")
     return 0
 
 

@@ -30,6 +30,8 @@ from media.text import TextSpec
 from media.video import Choice
 from media.windows import InputSpecs
 
+from .fusion import Fusion
+
 FORMAT = 2
 MANIFEST, TOKENIZER, WEIGHTS = "manifest.json", "tokenizer.json", "weights.bin"
 DEFAULT = Path("bundles/default")  # the bundle that comes with these packages
@@ -119,12 +121,33 @@ class Space:
 @dataclass(frozen=True)
 class Joint:
     """Pictures and sound scored together: the encodings whose vectors are added, and what the
-    sound's weighs.
+    sound's weighs: the same in every window, or what a graph of the bundle says.
     """
 
     video: str
     audio: str
     audio_weight: float
+    fusion: Fusion | None = None
+
+    def weights(self, video: NDArray[np.float32], audio: NDArray[np.float32]) -> Any:
+        """What the sound of each window weighs, [n], from unit vectors [n, dim] of both."""
+        if self.fusion is None:
+            return np.full(len(video), self.audio_weight, np.float32)
+        return self.fusion.weights(video, audio)
+
+    def add(
+        self,
+        video: NDArray[np.float32],
+        audio: NDArray[np.float32],
+        has_both: NDArray[np.bool_],
+    ) -> NDArray[np.float32]:
+        """Joint vectors [n, dim], not yet of length one. Windows that lack one of both have zeros
+        for it.
+        """
+        weights = np.ones(len(video), np.float32)
+        both = np.flatnonzero(has_both)
+        weights[both] = self.weights(video[both], audio[both])
+        return np.asarray(video + weights[:, None] * audio, np.float32)
 
 
 @dataclass(frozen=True)
@@ -204,6 +227,8 @@ class Manifest:
     variants: dict[str, dict[str, PrecisionLoss]] = field(default_factory=dict)
     # space -> weight of the sound in the joint vector
     audio_weights: dict[str, float] = field(default_factory=dict)
+    # space -> the graph that gives a weight for each window; most bundles have none
+    fusions: dict[str, Fusion] = field(default_factory=dict)
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -278,8 +303,19 @@ class Manifest:
         encodings = self.spaces[space].encodings
         if not {VIDEO, AUDIO} <= set(encodings):
             return None
-        return Joint(
-            encodings[VIDEO], encodings[AUDIO], self.audio_weights.get(space, EQUAL_WEIGHT)
+        weight = self.audio_weights.get(space, EQUAL_WEIGHT)
+        return Joint(encodings[VIDEO], encodings[AUDIO], weight, self.fusions.get(space))
+
+    def fingerprinted_files(self) -> dict[str, str]:
+        """The files that decide what a vector is. A fusion joins vectors as they are stored, so
+        bundles that differ in it alone are comparable.
+        """
+        apart = {fusion.file for fusion in self.fusions.values()}
+        return {file: digest for file, digest in self.files.items() if file not in apart}
+
+    def compute_fingerprint(self) -> str:
+        return fingerprint(
+            self.fingerprinted_files(), self.inputs, self.spaces, self.graphs, self.tokenizers
         )
 
 
@@ -338,6 +374,7 @@ def draft_manifest(
     tokenizers: dict[str, Tokenizer],
     provenance: dict[str, Any],
     audio_weights: dict[str, float] | None = None,
+    fusions: dict[str, Fusion] | None = None,
 ) -> Manifest:
     """The manifest of a bundle to be written, which has neither files nor golden vectors yet."""
     graphs = {e: f"{e}.onnx" for space in spaces.values() for e in space.encodings.values()}
@@ -353,6 +390,7 @@ def draft_manifest(
         golden={},
         provenance=provenance,
         audio_weights=audio_weights or {},
+        fusions=fusions or {},
     )
 
 
@@ -402,7 +440,7 @@ def complete_manifest(
     vectors.
     """
     files = {path.name: digest(path) for path in sorted(staging.iterdir())}
-    stamp = fingerprint(files, plan.inputs, plan.spaces, plan.graphs, plan.tokenizers)
+    stamp = replace(plan, files=files).compute_fingerprint()
     made = compute_vectors(Bundle(staging, replace(plan, files=files, fingerprint=stamp)))
     golden = {}
     for encoding, vectors in made.items():
@@ -423,6 +461,9 @@ def round_vector(vector: NDArray[np.float32]) -> list[float]:
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Put the manifest in its place, with its checksum, in one step."""
     values = asdict(manifest)
+    values["fusions"] = {space: one.describe() for space, one in manifest.fusions.items()}
+    if not manifest.fusions:  # as in bundles from before there were any
+        del values["fusions"]
     values["checksum"] = hashlib.sha256(to_canonical_json(values)).hexdigest()
     partial = folder / f"{MANIFEST}.part"
     partial.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
@@ -457,18 +498,23 @@ def open_bundle(folder: Path, frames: str = "") -> Bundle:
         if digest(folder / file) != expected:
             raise AlteredFile(file)
     named = {*manifest.graphs.values(), *(t.file for t in manifest.tokenizers.values())}
+    named |= {fusion.file for fusion in manifest.fusions.values()}
     if silent := set(manifest.graphs) - set(manifest.golden):
         raise UnknownFormat(f"no golden vectors of {silent.pop()}")
     if unlisted := named - set(manifest.files):
         raise MissingFile(unlisted.pop())
-    m = manifest
-    if fingerprint(m.files, m.inputs, m.spaces, m.graphs, m.tokenizers) != m.fingerprint:
+    if manifest.compute_fingerprint() != manifest.fingerprint:
         raise AlteredFile(MANIFEST)
-    if frames and m.inputs.video is not None:
-        inputs = replace(m.inputs, video=replace(m.inputs.video, choice=frames))
-        stamp = fingerprint(m.files, inputs, m.spaces, m.graphs, m.tokenizers)
-        manifest = replace(m, inputs=inputs, fingerprint=stamp)
-    return Bundle(folder, manifest)
+    video = manifest.inputs.video
+    if frames and video is not None:
+        inputs = replace(manifest.inputs, video=replace(video, choice=frames))
+        manifest = replace(manifest, inputs=inputs)
+        manifest = replace(manifest, fingerprint=manifest.compute_fingerprint())
+    fusions = {
+        space: replace(one, folder=folder.absolute(), digest=manifest.files[one.file])
+        for space, one in manifest.fusions.items()
+    }
+    return Bundle(folder, replace(manifest, fusions=fusions))
 
 
 def parse_manifest(raw: bytes) -> Manifest:
@@ -492,6 +538,7 @@ def parse_manifest(raw: bytes) -> Manifest:
         values["variants"] = {
             name: parse_losses(losses) for name, losses in values.get("variants", {}).items()
         }
+        values["fusions"] = {k: Fusion(**v) for k, v in values.get("fusions", {}).items()}
         return Manifest(**values)
     except (KeyError, TypeError, AttributeError) as error:
         raise UnknownFormat(f"missing or wrong key ({error})") from error

@@ -138,34 +138,48 @@ class CutGraph:
         self._loud = parse_modality(encoding) == AUDIO
         extract = Extractor(onnx.shape_inference.infer_shapes(model)).extract_model
         vector = model.graph.output[0].name
-        self._trunk = open_part(extract([self._input], [pool.input[0]]), threads)
-        self._head = open_part(extract([self._input, self._pooled], [vector]), threads)
+        self._around = find_ways_around(model, pool)
+        self._trunk = open_part(extract([self._input], [pool.input[0], *self._around]), threads)
+        between = [self._pooled, *self._around]
+        self._head = open_part(extract([self._input, *between], [vector]), threads)
+        self._blank_around = self._run_trunk(self._blank(1))[1:]
         golden = bundle.manifest.golden_input(encoding)
-        means = self.features(golden).mean(axis=(2, 3))
-        found = self._head.run(None, {self._input: golden, self._pooled: means})[0]
+        features, *around = self._run_trunk(golden)
+        found = self._run_head(golden, features.mean(axis=(2, 3)), around)
         error = float(np.abs(found - np.array(bundle.manifest.golden[encoding])).max())
         if error > TOLERANCE:
             raise WrongVectors(encoding, error)
 
     def features(self, array: NDArray[Any]) -> Features:
         """The feature map of inputs, float32 [maps, channels, rows, columns]."""
-        features: Features = self._trunk.run(None, {self._input: array})[0]
-        return features
+        return self._run_trunk(array)[0]
+
+    def _run_trunk(self, array: NDArray[Any]) -> list[Features]:
+        """The feature map of inputs, and what goes around its mean."""
+        outputs: list[Features] = self._trunk.run(None, {self._input: array})
+        return outputs
+
+    def _run_head(
+        self, array: NDArray[Any], pooled: NDArray[np.float32], around: list[NDArray[np.float32]]
+    ) -> NDArray[np.float32]:
+        inputs = {self._input: array, self._pooled: pooled}
+        inputs |= dict(zip(self._around, around, strict=True))
+        vectors: NDArray[np.float32] = self._head.run(None, inputs)[0]
+        return vectors
 
     def cell_vectors(self, features: Features) -> NDArray[np.float32]:
         """The vectors of one input's feature maps [maps, channels, rows, columns]: [maps, rows,
-        columns, dim]. A cell's is that of an input whose maps have it everywhere.
+        columns, dim]. A cell's is that of an input whose maps have it everywhere. What goes around
+        the mean of the maps has no cells: it is that of a blank input.
         """
         maps, channels, rows, columns = features.shape
         cells = features.transpose(0, 2, 3, 1).reshape(-1, channels)
         parts = []
         for start in range(0, len(cells), HEAD_ROWS):
             some = cells[start : start + HEAD_ROWS]
-            vectors = self._head.run(
-                None,
-                {self._input: self._blank(len(some)), self._pooled: np.repeat(some, maps, axis=0)},
-            )[0]
-            parts.append(vectors)
+            around = [np.concatenate([blank] * len(some)) for blank in self._blank_around]
+            pooled = np.repeat(some, maps, axis=0)
+            parts.append(self._run_head(self._blank(len(some)), pooled, around))
         return np.concatenate(parts).reshape(maps, rows, columns, -1)
 
     def pooled_vectors(
@@ -174,9 +188,7 @@ class CutGraph:
         """The vectors [n, dim] of inputs `array` [n, ...] whose maps have the means `pooled` [maps
         of all inputs, channels].
         """
-        inputs = {self._input: array, self._pooled: pooled}
-        vectors: NDArray[np.float32] = self._head.run(None, inputs)[0]
-        return vectors
+        return self._run_head(array, pooled, self._run_trunk(array)[1:])
 
     def _blank(self, count: int) -> NDArray[Any]:
         """Inputs for the second part, which reads of them how many there are, and whether anything
@@ -207,6 +219,25 @@ def find_pool(model: Any) -> Any:
             if sorted(axes) in ([2, 3], [-2, -1]) and kept == [0]:
                 return node
     return None
+
+
+def find_ways_around(model: Any, pool: Any) -> list[str]:
+    """What the nodes after the mean of the last feature map read of the convolutions beside it:
+    names of tensors, in the graph's order.
+    """
+    convolved: set[str] = set()
+    for node in model.graph.node:
+        if node.op_type == "Conv" or convolved.intersection(node.input):
+            convolved.update(node.output)
+    wanted = {pool.input[0]}
+    after: set[str] = set()
+    for node in reversed(model.graph.node):
+        if wanted.intersection(node.output):
+            wanted.update(node.input)
+        elif node is not pool:
+            after.update(node.input)
+    crossing = wanted & after & convolved - {pool.input[0]}
+    return [name for node in model.graph.node for name in node.output if name in crossing]
 
 
 def open_part(model: Any, threads: int) -> onnxruntime.InferenceSession:

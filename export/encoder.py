@@ -243,7 +243,7 @@ class OnnxEncoder:
             lambda modality, x: self.embed(encodings[modality], x),
             lambda texts: self.tokens(texts, encodings[TEXT]),
             tuple(encodings),
-            audio_weight=joint.audio_weight if joint else 1.0,
+            join=joint.add if joint else None,
         )
 
     def embed(self, encoding: str, arrays: NDArray[Any]) -> NDArray[np.float32]:

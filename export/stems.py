@@ -65,6 +65,7 @@ from model.distil.recordings import (
     read_learned_rows,
 )
 from model.network import stems as networks
+from model.network.kinds import SoundWithKindsEncoder
 from model.network.language import cut_tokenizer
 from model.network.stems import (
     LinearMap,
@@ -89,6 +90,7 @@ from .features import (
     read_rows,
     sound_spec,
 )
+from .kinds import Kinds, fit_kinds
 from .to_onnx import compute_golden_vectors, trace_graph, write_graphs
 
 DIM = 384
@@ -137,8 +139,8 @@ class MissingData(Exception):
 @dataclass(frozen=True, kw_only=True)
 class Sources:
     """Where everything comes from: open rows, the folder of the teacher's class names, the sound
-    classifier (a run of `distil`, or YAMNet's file), a library whose rows are left out, and a
-    cache.
+    classifier (a run of `distil`, or YAMNet's file), a library whose rows are left out, a cache,
+    and the folder of spoken digits, if these are to be heard.
     """
 
     open: Path
@@ -146,10 +148,13 @@ class Sources:
     sound_stem: Path
     left_out: Path
     cache: Path
+    digits: Path | None = None
 
     def check(self) -> None:
         """Raises MissingData."""
         needed = [self.open / "manifest.jsonl", self.teachers / CLASS_NAMES, self.sound_stem]
+        if self.digits:
+            needed.append(self.digits / "manifest.jsonl")
         if missing := [str(path) for path in needed if not path.exists()]:
             raise MissingData(missing)
 
@@ -198,6 +203,7 @@ class Fit:
     classes: Linear
     captions: KernelMap
     sounds: Linear
+    kinds: Kinds | None
     settings: PictureSettings
     audio_weight: float
     rows: list[dict[str, Any]]
@@ -276,7 +282,22 @@ def fit(sources: Sources, stem: str, sentences: SentenceVectors) -> Fit:
     report += format_report(
         "pictures, some of them with their own sound (audio weight)", tried, audio_weight
     )
-    every = [*pictures.rows, *sounds.rows, *read_learned_rows(sources.sound_stem)]
+    kinds = None
+    if sources.digits:
+        kinds = fit_kinds(
+            sources.digits,
+            sounds.rows,
+            sources.sound_stem,
+            cache=sources.cache,
+            sentences=sentences,
+            mean=heard.mean(axis=0),
+        )
+    every = [
+        *pictures.rows,
+        *sounds.rows,
+        *read_learned_rows(sources.sound_stem),
+        *(kinds.rows if kinds else []),
+    ]
     return Fit(
         mean,
         Linear(class_vectors, np.zeros(DIM, np.float32)),
@@ -287,6 +308,7 @@ def fit(sources: Sources, stem: str, sentences: SentenceVectors) -> Fit:
             penalty=settings.penalty,
         ),
         Linear(event_vectors, np.zeros(DIM, np.float32)),
+        kinds,
         settings,
         audio_weight.strengths[0],
         list({row["id"]: row for row in every}.values()),
@@ -464,7 +486,10 @@ def build_towers(
         to_kernel_map(fitted.captions),
         fitted.settings.caption_weight,
     )
-    sounds = SoundEncoder(load_sound_scores(sources.sound_stem), to_linear_map(fitted.sounds))
+    scores, events = load_sound_scores(sources.sound_stem), to_linear_map(fitted.sounds)
+    sounds: nn.Module = SoundEncoder(scores, events)
+    if fitted.kinds:
+        sounds = SoundWithKindsEncoder(scores, events, fitted.kinds.to_head())
     mean: Tensor = torch.from_numpy(fitted.mean.astype(np.float32))
     return {VIDEO: pictures, AUDIO: sounds, TEXT: TextEncoder(sentences.network, mean)}
 
@@ -496,6 +521,7 @@ def describe_bundle(fitted: Fit, stem: str, sources: Sources) -> dict[str, Any]:
         "share_alike": "no recording or picture that was fitted to is part of the bundle",
         "attribution": f"{ATTRIBUTION} names every source, licence and author",
         "knows": KNOWS,
+        "kinds": fitted.kinds.names if fitted.kinds else [],
         "does_not_know": DOES_NOT_KNOW,
         "chosen": {
             "picture_stem": stem,

@@ -20,6 +20,7 @@ from media.modality import MODALITIES, MODALITY_TABLE, TEXT, Spec
 from model.config import TrainConfig
 from model.network.transformer import VLSA
 from model.training import checkpoint
+from model.training.tables import rows_of
 
 from .bundle import (
     GOLDEN_ITEMS,
@@ -33,12 +34,27 @@ from .bundle import (
     write_bundle,
 )
 from .encoder import OnnxEncoder
+from .fusion import AUDIO_INPUT, OUTPUT, VIDEO_INPUT, Fusion
 
 OPSET = 20
 # elements: constants made of more stay formulas, or the DFT would become a megabyte again
 FOLDED = 128
+SPACE = "vlsa"
+FUSION = "fusion.onnx"
 SMALL_BYTES = 1024  # initialisers below this stay in the graph
 ALIGN = 64
+
+
+class Weights(nn.Module):
+    """What sound weighs in joint vectors, as a graph gives it."""
+
+    def __init__(self, fusion: nn.Module) -> None:
+        super().__init__()
+        self.fusion = fusion
+
+    def forward(self, video: Tensor, audio: Tensor) -> Tensor:
+        weights: Tensor = self.fusion(video, audio)
+        return weights
 
 
 class Tower(nn.Module):
@@ -79,6 +95,38 @@ def trace_graph(tower: nn.Module, encoding: str, spec: Spec) -> onnx.ModelProto:
         assert program is not None
         optimizer.optimize(program.model, input_size_limit=FOLDED)
     return program.model_proto
+
+
+def trace_fusion(fusion: nn.Module, dim: int) -> onnx.ModelProto:
+    """The graph of a network that weighs sound; see `Fusion`."""
+    batch = torch.export.Dim("batch", min=1, max=1 << 20)
+    given = torch.nn.functional.normalize(torch.ones(GOLDEN_ITEMS, dim), dim=1)
+    with warnings.catch_warnings(), torch.no_grad():
+        # the exporter's own deprecations, nothing a caller can act on
+        warnings.simplefilter("ignore")
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        program = torch.onnx.export(
+            Weights(fusion).eval(),
+            (given, given.clone()),
+            input_names=[VIDEO_INPUT, AUDIO_INPUT],
+            output_names=[OUTPUT],
+            dynamic_shapes=({0: batch}, {0: batch}),
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+        )
+        assert program is not None
+    return program.model_proto
+
+
+def write_fusion(fusion: nn.Module, dim: int, folder: Path) -> None:
+    """Write the graph of a network that weighs sound, with its weights inside."""
+    proto = trace_fusion(fusion.cpu(), dim)
+    del proto.metadata_props[:]
+    for node in proto.graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    (folder / FUSION).write_bytes(proto.SerializeToString(deterministic=True))
 
 
 def write_graphs(protos: dict[str, onnx.ModelProto], folder: Path) -> None:
@@ -151,12 +199,18 @@ def export_checkpoint(folder: Path, out: Path, name: str | None = None) -> Bundl
     def fill(staging: Path) -> None:
         write_graphs({m: trace_graph(Tower(model, m), m, specs[m]) for m in MODALITIES}, staging)
         shutil.copy(state["folder"] / TOKENIZER, staging / TOKENIZER)
+        if model.fusion is not None:
+            write_fusion(model.fusion, config.encoder.dim, staging)
 
+    fusions = {}
+    if model.fusion is not None:
+        fusions[SPACE] = Fusion(FUSION, rows_of(config).fusions[0].most)
     plan = draft_manifest(
         name or out.name,
         inputs,
-        {"vlsa": Space(config.encoder.dim, {m: m for m in MODALITIES})},
+        {SPACE: Space(config.encoder.dim, {m: m for m in MODALITIES})},
         {TEXT: Tokenizer(TOKENIZER, config.encoder.text)},
         state["provenance"] | {"trained_steps": state["step"], "config": describe_recipe(config)},
+        fusions=fusions,
     )
     return write_bundle(out, plan, fill, compute_golden_vectors)

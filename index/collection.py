@@ -749,7 +749,7 @@ class Collection:
 
     def _joint_index(self, joint: Joint) -> JointIndex:
         if joint not in self._joint:
-            self._joint[joint] = JointIndex(self.dims[joint.video], joint.audio_weight)
+            self._joint[joint] = JointIndex(self.dims[joint.video], joint)
         index = self._joint[joint]
         index.follow(self._side(joint.video), self._side(joint.audio), self._records.alive)
         return index

@@ -67,7 +67,8 @@ def describe(
         if not len(vectors):
             continue
         modality = parse_modality(encoding)
-        odds = (vectors @ bank.directions.T + bank.offsets).astype(np.float64)
+        # Of "a picture of a beagle" and "a picture of an animal", the first says more.
+        odds = bank.own_odds(vectors).astype(np.float64)
         scores = 1.0 / (1.0 + np.exp(-odds))
         for n in np.argsort(-odds.max(axis=0), kind="stable")[:limit].tolist():
             text = phrase(bank.names[n], modality)

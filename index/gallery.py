@@ -80,11 +80,8 @@ def read_gallery(
     records: Records, target: str | Joint, dims: Mapping[str, int], wanted: Sequence[str] = ()
 ) -> Gallery:
     """A target's windows; of more than `WINDOWS_MAX`, some by chance, and those of wanted items."""
-    if isinstance(target, Joint):
-        sides = [(target.video, 1.0), (target.audio, target.audio_weight)]
-    else:
-        sides = [(target, 1.0)]
-    tables = [records.window_table(encoding) for encoding, _ in sides]
+    sides = [target.video, target.audio] if isinstance(target, Joint) else [target]
+    tables = [records.window_table(encoding) for encoding in sides]
     windows = np.unique(np.concatenate([table.windows for table in tables]))
     items = np.zeros(len(windows), np.int64)
     starts_s = np.zeros(len(windows))
@@ -94,16 +91,20 @@ def read_gallery(
         starts_s[at] = [place.start_s for place in table.places(list(range(len(table))))]
     chosen = choose(items, records, wanted)
     windows, items, starts_s = windows[chosen], items[chosen], starts_s[chosen]
-    sums = np.zeros((len(windows), dims[sides[0][0]]), np.float32)
-    counts = np.zeros(len(windows), np.int64)
-    for (encoding, weight), table in zip(sides, tables, strict=True):
+    parts = np.zeros((len(sides), len(windows), dims[sides[0]]), np.float32)
+    has = np.zeros((len(sides), len(windows)), bool)
+    for side, (encoding, table) in enumerate(zip(sides, tables, strict=True)):
         rows = np.flatnonzero(np.isin(table.windows, windows))
         known, vectors = records.read_vectors(table.ids[rows], dims[encoding])
         rows = table.find(known)
         at = windows.searchsorted(table.windows[rows])
-        sums[at] += np.float32(weight) * vectors
-        counts[at] += 1
-    there = np.flatnonzero(counts)
+        parts[side, at] = vectors
+        has[side, at] = True
+    there = np.flatnonzero(has.any(axis=0))
+    if isinstance(target, Joint):
+        sums = target.add(parts[0], parts[1], has[0] & has[1])
+    else:
+        sums = parts[0]
     about = records.about(sorted(set(items[there].tolist())))
     there = np.array([n for n in there.tolist() if int(items[n]) in about], np.int64)
     ids = [about[int(items[n])].id for n in there]

@@ -76,4 +76,5 @@ def join_directions(found: dict[str, NDArray[np.float32]], joint: Joint) -> NDAr
     """Vectors [dim] of pictures and of sound, by encoding, as one; of either alone that."""
     if len(found) == 1:
         return next(iter(found.values()))
-    return direction((found[joint.video] + joint.audio_weight * found[joint.audio])[None])
+    video, audio = found[joint.video][None], found[joint.audio][None]
+    return direction(joint.add(video, audio, np.ones(1, bool)))

@@ -2,16 +2,20 @@
 
 Some names are near everything. So what a name scores in a window is compared with what it scores
 against other names, those of the default vocabulary: by how many standard deviations it is above
-their mean. One threshold then serves all names.
+their mean. `tag_scales` says how sure a tag is by that.
+
+A name that stands for several, such as "Dog" for a hundred breeds, is seen where one of them is.
 
 BadVocabulary    a file that is no list of names
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
@@ -23,9 +27,11 @@ from media.manifest import check_string
 from media.modality import AUDIO, TEXT, VIDEO
 
 from .collection import Collection, CollectionError
-from .records.tags import Readings
+from .records.tags import NO_PARENTS, Readings
+from .tag_scales import SCALES, find_scale
 
 DEFAULT = Path(__file__).with_name("vocabulary.txt")
+PARENTS = Path(__file__).with_name("vocabulary_parents.txt")
 DEFAULT_SOURCE, OWN_SOURCE = "default", "own"
 NAMES_MAX = 20_000
 NAME_MAX = 200  # characters
@@ -35,9 +41,6 @@ TAGGED = (VIDEO, AUDIO)
 THRESHOLD = 0.5
 # Tags that a window has at most in a modality.
 MOST = 10
-# Where the probability is one half, in standard deviations above the mean of other names. Chosen on
-# open pictures and sounds: see bench/tags.py.
-HALF_AT = {VIDEO: 2.4, AUDIO: 3.6}
 # The covariance of names is shrunk by this share of its mean variance.
 SHRINKAGE = 0.3
 LEAST_VARIANCE = 1e-4
@@ -107,6 +110,38 @@ def read_vocabulary(path: Path) -> Vocabulary:
 def default_vocabulary() -> Vocabulary:
     """The names that the default encoder's networks know."""
     return parse_vocabulary(DEFAULT.read_text(encoding="utf-8"), DEFAULT_SOURCE)
+
+
+@cache
+def read_parents() -> dict[str, tuple[str, ...]]:
+    """The names that stand for several in pictures, by each of these; all case-folded."""
+    parents: dict[str, list[str]] = {}
+    for line in PARENTS.read_text(encoding="utf-8").splitlines():
+        if line.startswith("#"):
+            continue
+        parent, _, children = line.casefold().partition(" > ")
+        for child in children.split("; "):
+            parents.setdefault(child, []).append(parent)
+    return {child: tuple(found) for child, found in parents.items()}
+
+
+def pair_parents(names: Sequence[str], modality: str) -> NDArray[np.int64]:
+    """Pairs [p, 2] of places of names: what is the first is the second, too. In sounds there are
+    none: an encoder that hears knows general names as well.
+
+    >>> pair_parents(["beagle", "a boat", "dog"], "video").tolist()
+    [[0, 2]]
+    """
+    if modality != VIDEO:
+        return NO_PARENTS
+    places = {name.casefold(): n for n, name in enumerate(names)}
+    pairs = [
+        (place, places[parent])
+        for name, place in places.items()
+        for parent in read_parents().get(name, ())
+        if parent in places
+    ]
+    return np.array(pairs, np.int64).reshape(-1, 2)
 
 
 # ---------------------------------------------------------------- read from vectors
@@ -179,8 +214,18 @@ def make_readings(vocabulary: Vocabulary, encoder: Encoder) -> dict[str, Reading
             if texts is not None:
                 others = background(encoder, texts, modality)
                 vectors = embed_names(encoder, texts, names)
-                directions, offsets = calibrate_names(vectors, others, HALF_AT[modality])
-                readings[encoding] = Readings(names, directions, offsets, THRESHOLD, MOST)
+                scale = find_scale(modality, encoder.manifest.fingerprint)
+                scores = calibrate_names(vectors, others, 0.0)
+                directions, offsets = scale.odds(names, *scores)
+                readings[encoding] = Readings(
+                    names,
+                    directions,
+                    offsets,
+                    THRESHOLD,
+                    MOST,
+                    contrast=scale.contrast,
+                    parents=pair_parents(names, modality),
+                )
     return readings
 
 
@@ -192,9 +237,18 @@ def find_text_encoding(encoder: Encoder, encoding: str) -> str | None:
     return None
 
 
+@cache
+def digest_of_reading() -> str:
+    """Tells how vocabularies are read: another where scales or parents have changed."""
+    return hashlib.sha256(SCALES.read_bytes() + PARENTS.read_bytes()).hexdigest()[:16]
+
+
 def describe_source(vocabulary: Vocabulary) -> str:
-    """What a collection keeps of a vocabulary, as JSON: the names that no vector is of, too."""
-    return json.dumps({"source": vocabulary.source, "names": vocabulary.names}, ensure_ascii=False)
+    """What a collection keeps of a vocabulary, as JSON: the names that no vector is of, too, and
+    how they are read.
+    """
+    about = {"source": vocabulary.source, "names": vocabulary.names, "read": digest_of_reading()}
+    return json.dumps(about, ensure_ascii=False)
 
 
 def parse_source(kept: str) -> Vocabulary:
@@ -220,11 +274,15 @@ def ensure_vocabulary(
     collection: Collection, encoder: Encoder, preferred: Vocabulary | None = None
 ) -> None:
     """Tag a collection that is not tagged yet, by the default vocabulary if no other is preferred.
-    One that is tagged by an earlier default is tagged anew.
+    One that is tagged by an earlier default is tagged anew, and so is one whose names were read
+    in another way.
     """
-    default = default_vocabulary()
     now = vocabulary_of(collection)
     if now is None:
-        apply_vocabulary(collection, encoder, preferred or default)
-    elif now.source == DEFAULT_SOURCE and now != default:
-        apply_vocabulary(collection, encoder, default)
+        wanted = preferred or default_vocabulary()
+    elif now.source == DEFAULT_SOURCE:
+        wanted = default_vocabulary()
+    else:
+        wanted = now
+    if collection.vocabulary_source() != describe_source(wanted):
+        apply_vocabulary(collection, encoder, wanted)

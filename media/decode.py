@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import av
 import numpy as np
@@ -449,9 +449,10 @@ def pixel_aspect(stream: av.VideoStream) -> float:
     """Width of a shown pixel over its height, from the container or else from the codec. In
     broadcasts it may change, and is that of what was decoded last.
     """
-    if stream.container.format.name in SQUARE:
+    container = cast(InputContainer, stream.container)
+    if container.format.name in SQUARE:
         return 1.0
-    now = stream.codec_context.sample_aspect_ratio if may_restart(stream.container) else None
+    now = stream.codec_context.sample_aspect_ratio if may_restart(container) else None
     return float(now or stream.sample_aspect_ratio or 0) or 1.0
 
 

@@ -63,7 +63,7 @@ def convert(frame: av.VideoFrame, width: int, height: int, format: str, way: str
         threads=1,
     )
     full = frame.color_range == ColorRange.JPEG
-    rgb = planes_to_rgb(np.moveaxis(planes.to_ndarray(), -1, 0), matrix, full)
+    rgb = planes_to_rgb(np.asarray(planes.to_ndarray(), np.uint16).transpose(2, 0, 1), matrix, full)
     made = av.VideoFrame.from_ndarray(rgb, format="rgb48le")
     return made if format == "rgb48le" else made.reformat(format=format, threads=1)
 
@@ -87,4 +87,4 @@ def planes_to_rgb(planes: NDArray[np.uint16], matrix: int, full: bool) -> NDArra
         rgb = np.stack([luma - green + orange, luma + green, luma - green - orange], axis=-1)
     else:
         rgb = np.repeat(luma[..., None], 3, axis=-1)
-    return np.round(np.clip(rgb, 0, 1) * 65_535).astype(np.uint16)
+    return np.asarray(np.round(np.clip(rgb, 0, 1) * 65_535), np.uint16)

@@ -12,9 +12,10 @@ import os
 import resource
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, InvalidStateError
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -24,14 +25,23 @@ from pebble import ProcessPool
 
 from .convert import Made, Order, convert
 from .errors import BadMedia, BeyondBudget, DecoderFailed, DecodersClosed
-from .films import Survey, decode_or_survey, decode_parts
+from .films import (
+    Survey,
+    can_be_shared,
+    decode_or_survey,
+    decode_parts,
+    end_parts,
+    split_parts,
+)
 from .hardware import OFF, use_hardware
-from .windows import DecodeOptions, Media
+from .modality import AUDIO, VIDEO
+from .windows import DecodeOptions, Media, Part
 
 MIB = 1024 * 1024
 CONVERTING_NICE = 5  # behind requests, before imports
 HARDWARE_MEMORY_MB = 64 * 1024  # of address space, most of which drivers map and do not use
 CORES = 2  # processor time of a file, in multiples of its deadline
+M_MMAP_THRESHOLD = -3  # of mallopt(3)
 CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000  # of unshare(2)
 
 
@@ -39,8 +49,9 @@ Result = TypeVar("Result")
 
 
 def start_process(memory_mb: int, nice: int, file_mb: int, hardware: str) -> None:
-    """Make this process one of a pool: see `confine` and `use_hardware`."""
+    """Make this process one of a pool: see `confine`, `return_freed_memory`, `use_hardware`."""
     confine(memory_mb, nice, file_mb)
+    return_freed_memory()
     use_hardware(hardware)
 
 
@@ -61,6 +72,17 @@ def confine(memory_mb: int, nice: int, file_mb: int) -> None:
         (resource.RLIMIT_NOFILE, 64),
     ):
         resource.setrlimit(what, (limit, limit))
+
+
+def return_freed_memory() -> None:
+    """Have glibc give freed arrays back to the system at once.
+
+    By default it raises its threshold to the largest array that was freed, up to 32 MB. Smaller
+    ones then stay with the thread that had them, and there are many threads.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt:
+        mallopt(M_MMAP_THRESHOLD, MIB)
 
 
 def run_confined(work: Callable[[], Result], max_s: float) -> Result | BadMedia:
@@ -87,10 +109,10 @@ def read_confined(path: Path, options: DecodeOptions, max_s: float) -> Media | S
 
 
 class OpenFilm(NamedTuple):
-    """A long file that this process is decoding, and the window at which it stands."""
+    """A long file that this process is decoding, and the parts that are left of it."""
 
     path: Path
-    window: int
+    left: Sequence[range]
     parts: Iterator[Media]
 
 
@@ -98,22 +120,23 @@ _open_film: OpenFilm | None = None
 
 
 def read_part(
-    path: Path, options: DecodeOptions, survey: Survey, first: int, max_s: float
+    path: Path, options: DecodeOptions, survey: Survey, parts: Sequence[range], max_s: float
 ) -> Media | BadMedia:
-    """The part of a long file that begins at window `first`, or its fault. It goes on where this
-    process stopped, if it decoded the part before.
+    """The first of some parts of a long file, or its fault; without parts, what comes after all of
+    them. It goes on where this process stopped, if it decoded the part before.
     """
-    return run_confined(partial(take_part, path, options, survey, first), max_s)
+    return run_confined(partial(take_part, path, options, survey, parts), max_s)
 
 
-def take_part(path: Path, options: DecodeOptions, survey: Survey, first: int) -> Media:
+def take_part(path: Path, options: DecodeOptions, survey: Survey, parts: Sequence[range]) -> Media:
     global _open_film
     film, _open_film = _open_film, None
-    if film is None or (film.path, film.window) != (path, first):
-        film = OpenFilm(path, first, decode_parts(path, options, survey, first))
+    if not parts:
+        return end_parts(path, options, survey)
+    if film is None or (film.path, film.left) != (path, parts):
+        film = OpenFilm(path, parts, decode_parts(path, options, survey, parts))
     part = next(film.parts)
-    if not part.last:
-        _open_film = film._replace(window=first + len(part.windows))
+    _open_film = film._replace(left=parts[1:])
     return part
 
 
@@ -230,6 +253,47 @@ class ConfinedPool(Generic[Result]):
                 future.set_exception(DecodersClosed())
 
 
+class FilmReader:
+    """Parts of a long file that one process decodes, each while the one before is used."""
+
+    def __init__(
+        self,
+        process: ConfinedPool[Media],
+        path: Path,
+        options: DecodeOptions,
+        survey: Survey,
+        *,
+        parts: Sequence[range],
+    ) -> None:
+        self._process, self._left = process, parts
+        self._begin = partial(process.begin, path, options, survey)
+        self._future = self._begin(parts)
+
+    def __iter__(self) -> Iterator[Media]:
+        return self
+
+    def __next__(self) -> Media:
+        """See `read_part`. Raises what `ConfinedPool.finish` raises."""
+        part = self._process.finish(self._future)
+        self._left = self._left[1:]
+        if self._left:
+            self._future = self._begin(self._left)
+        return part
+
+
+def join_modalities(found: list[Media]) -> Media:
+    """A part of a file whose modalities were decoded apart."""
+    parts: dict[str, Part] = {}
+    for media in found:
+        parts |= media.parts
+    return replace(found[0], parts=parts)
+
+
+def only(modality: str, options: DecodeOptions) -> tuple[str, ...]:
+    """A modality, if the options ask for it."""
+    return tuple(name for name in options.modalities if name == modality)
+
+
 class Decoders(ConfinedPool[Media | Survey]):
     """Confined processes that decode files, pictures by `hardware`, one of its CHOICES. With
     hardware they have HARDWARE_MEMORY_MB at least.
@@ -246,10 +310,10 @@ class Decoders(ConfinedPool[Media | Survey]):
         if hardware != OFF:
             memory_mb = max(memory_mb, HARDWARE_MEMORY_MB)
         super().__init__(read_confined, workers, memory_mb, max_s, nice=nice, hardware=hardware)
-        self._of_films = partial(
+        self._new_reader = partial(
             ConfinedPool[Media], read_part, 1, memory_mb, max_s, nice=nice, hardware=hardware
         )
-        self._films: ConfinedPool[Media] | None = None
+        self._readers: list[ConfinedPool[Media]] = []  # of long files, a process each
 
     def start(self, path: Path, options: DecodeOptions) -> Future[Media | Survey | BadMedia]:
         """Begin to decode; give the future to `finish`, or to `finish_or_survey` if the options ask
@@ -270,27 +334,45 @@ class Decoders(ConfinedPool[Media | Survey]):
     def parts(
         self, path: Path, options: DecodeOptions, survey: Survey, first: int
     ) -> Iterator[Media]:
-        """The parts of a long file from its window `first` on, each decoded while the one before is
-        used. One file at a time. Raises what `finish` raises.
+        """The parts of a long file from its window `first` on, decoded while others are used: its
+        pictures by as many processes as there are decoders, if they can be shared, and its sound by
+        another one, unless the survey has it. One file at a time. Raises what `finish` raises.
         """
+        parts = split_parts(survey, first)
+        readers = self._open_readers()
+        bare = replace(survey, heard=None)
+        seeing = replace(options, modalities=only(VIDEO, options))
+        hearing = replace(options, modalities=only(AUDIO, options))
+        seen: list[FilmReader] = []
+        if survey.told is not None:
+            sharing = self._workers if can_be_shared(survey, parts) else 1
+            for n in range(min(sharing, len(parts))):
+                share = parts[n::sharing]
+                seen.append(FilmReader(readers[n], path, seeing, bare, parts=share))
+        heard: Iterator[Media] | None = None
+        if survey.heard is not None:
+            heard = decode_parts(path, hearing, survey, parts)  # which reads nothing
+        elif survey.sound is not None and parts:
+            heard = iter(FilmReader(readers[-1], path, hearing, bare, parts=parts))
+        for n in range(len(parts)):
+            found = [next(seen[n % len(seen)])] if seen else []
+            found += [next(heard)] if heard is not None else []
+            yield join_modalities(found)
+        yield next(FilmReader(readers[-1], path, options, bare, parts=()))
+
+    def _open_readers(self) -> list[ConfinedPool[Media]]:
+        """Processes for the pictures of a long file, and one for its sound and its words."""
         with self._lock:
             if self._closed:
                 raise DecodersClosed
-            self._films = self._films or self._of_films()
-            films = self._films
-        future = films.begin(path, options, survey, first)
-        while True:
-            part = films.finish(future)
-            if not part.last:
-                future = films.begin(path, options, survey, part.first_window + len(part.windows))
-            yield part
-            if part.last:
-                return
+            if not self._readers:
+                self._readers = [self._new_reader() for _ in range(self._workers + 1)]
+            return self._readers
 
     def close(self) -> None:
         super().close()
-        if self._films is not None:
-            self._films.close()
+        for reader in self._readers:
+            reader.close()
 
 
 class Converters(ConfinedPool[Made]):

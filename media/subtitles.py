@@ -6,17 +6,18 @@ from __future__ import annotations
 
 import html
 import re
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import av
+import chardet
 import pysubs2
 from av.container import InputContainer
 from av.stream import Discard
 from av.subtitles.stream import SubtitleStream
 from av.subtitles.subtitle import AssSubtitle
-from charset_normalizer import from_bytes
 
 from .clock import RIGHT, Clock
 from .containers import MICROSECONDS, Budget, open_container, origin_s, played_streams
@@ -29,11 +30,18 @@ SIDECARS = (".srt", ".vtt", ".ass", ".ssa", ".lrc")
 LABEL = re.compile(r"[a-z]{2,3}([-_][a-z0-9]{2,8})*|forced|default|sdh|cc|hi|signs|full", re.I)
 SIDECAR_MAX_BYTES = 4_000_000
 GUESSED_BYTES = 200_000  # of a file, that its encoding is guessed by
+NULL_SHARE = 0.3  # of every other byte, in UTF-16 of letters that are mostly Latin
+SOUND_SHARE = 4  # letters of UTF-8 beside each broken one, so that the text still is UTF-8
 # brackets that do not close soon: parsers would look for their ends again and again
 UNCLOSED = re.compile(r"<(?![^<>]{0,200}>)|\{(?![^{}]{0,500}\})")
 TAGS = ("title", "artist", "album", "comment", "description")
 TAG_LETTERS = 500  # of a tag in the metadata; the passage has more
 CUE_S = 5.0  # a line of lyrics, or a cue without an end, lasts so long at most
+LATIN = "cp1252"  # what is read if no encoding is likely
+# an English letter beside one of Greek, Cyrillic, Hebrew, Arabic, Thai or a half-wide katakana
+FOREIGN = "[\u0370-\u06ff\u0e00-\u0e7f\ufb1d-\ufefc\uff61-\uff9f]"
+MIXED = re.compile(f"[A-Za-z]{FOREIGN}|{FOREIGN}[A-Za-z]")
+MIXED_SHARE = 0.2  # so many of a text's foreign letters may stand beside English ones
 LYRIC_TIME = re.compile(r"\[(\d{1,3}):(\d{1,2})(?:[.:](\d{1,3}))?\]")
 LYRIC_WORD_TIME = re.compile(r"<\d{1,3}:\d{1,2}(?:[.:]\d{1,3})?>")
 LYRIC_OFFSET = re.compile(r"\[offset:\s*([+-]?\d{1,9})\s*\]", re.I)
@@ -104,7 +112,13 @@ def read_sidecar(path: Path) -> list[Passage]:
 
 
 def decode_text(content: bytes) -> str:
-    """Bytes as text: UTF-8, or what a byte order mark says, else the likeliest encoding."""
+    """Bytes as text: UTF-8, or what a byte order mark says, else the likeliest encoding. Lines end
+    as in Unix.
+    """
+    return guess_text(content).replace("\r\n", "\n").replace("\r", "\n")
+
+
+def guess_text(content: bytes) -> str:
     for mark, encoding in (
         (b"\xef\xbb\xbf", "utf-8-sig"),
         (b"\xff\xfe\x00\x00", "utf-32"),
@@ -114,12 +128,31 @@ def decode_text(content: bytes) -> str:
     ):
         if content.startswith(mark):
             return content.decode(encoding, "replace")
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError:
-        begin = content[:GUESSED_BYTES]
-        guess = from_bytes(begin.rpartition(b"\n")[0] or begin).best()
-        return content.decode(guess.encoding if guess else "cp1252", "replace")
+    for first, encoding in ((0, "utf-16-be"), (1, "utf-16-le")):
+        if content[first::2].count(0) > len(content) / 2 * NULL_SHARE:
+            return content.decode(encoding, "replace")
+    text = content.decode("utf-8", "replace")
+    broken = text.count("\ufffd")
+    letters = sum(not letter.isascii() for letter in text) - broken
+    if letters >= SOUND_SHARE * broken:  # a letter or two that were cut or put in
+        return text
+    return content.decode(guess_encoding(content), "replace")
+
+
+def guess_encoding(content: bytes) -> str:
+    """The likeliest encoding of subtitles, by the lines that hold words. Of a short text many seem
+    likely, so those are left out that mix scripts in a word.
+    """
+    lines = content[:GUESSED_BYTES].splitlines()
+    kept = [line for line in lines if b"-->" not in line and not line.strip().isdigit()]
+    words = b"\n".join(kept)
+    for guess in chardet.detect_all(words):
+        with suppress(LookupError):  # Python may not have it
+            text = words.decode(guess["encoding"] or LATIN, "replace")
+            foreign = sum(not letter.isascii() for letter in text)
+            if len(MIXED.findall(text)) <= MIXED_SHARE * foreign:
+                return guess["encoding"] or LATIN
+    return LATIN
 
 
 def parse_subtitles(text: str, suffix: str) -> list[Passage]:
@@ -128,8 +161,10 @@ def parse_subtitles(text: str, suffix: str) -> list[Passage]:
     """
     if suffix == ".lrc":
         return parse_lyrics(text)
+    if text.startswith("WEBVTT"):
+        text = number_cues(text)
     try:
-        file = pysubs2.SSAFile.from_string(UNCLOSED.sub("", text))
+        file = parse_file(UNCLOSED.sub("", text), suffix)
     except (pysubs2.exceptions.Pysubs2Error, ValueError, LookupError, TypeError, RecursionError):
         return parse_lyrics(text)
     found = []
@@ -140,6 +175,39 @@ def parse_subtitles(text: str, suffix: str) -> list[Passage]:
         if start_s >= 0:
             found.append(Passage(start_s, end_s, clean(event.plaintext), Kind.SUBTITLE))
     return found
+
+
+def number_cues(text: str) -> str:
+    """WebVTT with its cues alone, each after a number. pysubs2 takes names of cues and notes for
+    words, and a last line of digits for the number of the next cue.
+
+    >>> print(number_cues("WEBVTT\\n\\nNOTE\\ndraft\\n\\nlast\\n00:01.000 --> 00:02.000\\n1984"))
+    WEBVTT
+    <BLANKLINE>
+    1
+    00:01.000 --> 00:02.000
+    1984
+    """
+    cues: list[list[str]] = []
+    for block in text.split("\n\n"):
+        cue: list[str] | None = None
+        for line in block.split("\n"):
+            if "-->" in line:
+                cue = [str(len(cues) + 1)]
+                cues.append(cue)
+            if cue is not None:
+                cue.append(line)
+    return "\n\n".join(["WEBVTT", *("\n".join(cue) for cue in cues)])
+
+
+def parse_file(text: str, suffix: str) -> pysubs2.SSAFile:
+    """A file of subtitles; as its suffix says if its content does not tell. Raises as pysubs2."""
+    try:
+        return pysubs2.SSAFile.from_string(text)
+    except pysubs2.exceptions.FormatAutodetectionError:
+        if suffix not in (".ass", ".ssa"):  # a file without styles
+            raise
+        return pysubs2.SSAFile.from_string(text, format_=suffix[1:])
 
 
 def parse_lyrics(text: str) -> list[Passage]:

@@ -20,6 +20,7 @@ from starlette.types import Scope
 from export.bundle import BadBundle, NoRoute
 from export.cells import NoCells
 from export.encoder import EncoderError
+from export.fusion import BadWeights
 from index.collection import (
     BadName,
     CollectionError,
@@ -132,6 +133,7 @@ STATUS: dict[type[Exception], tuple[int, str | None]] = {
     BadBundle: (500, "bad_bundle"),
     BadConfig: (500, "bad_config"),
     EncoderError: (500, "encoder"),
+    BadWeights: (500, "encoder"),
 }
 INTERNAL: dict[str, Any] = {
     "code": "internal",

@@ -147,7 +147,9 @@ def kind_of_content(value: Any) -> str | None:
 
 
 def text_or_list(value: Any) -> str | None:
-    return {str: "text", list: "list"}.get(type(value))
+    if isinstance(value, str):
+        return "text"
+    return "list" if isinstance(value, list) else None
 
 
 Content = Annotated[
@@ -364,9 +366,8 @@ class ItemPart(Part):
 
 def kind_of_part(value: Any) -> str | None:
     """By the field that it has, as the others go with all kinds or with two."""
-    if not isinstance(value, dict):
-        return {TextPart: "text", FilePart: "file", ItemPart: "item"}.get(type(value))
-    return next((name for name in ("text", "file", "item") if name in value), None)
+    given = value if isinstance(value, dict) else getattr(value, "__dict__", {})
+    return next((name for name in ("text", "file", "item") if name in given), None)
 
 
 AnyPart = Annotated[

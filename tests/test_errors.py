@@ -29,6 +29,7 @@ from export.bundle import (
 )
 from export.cells import NoCells
 from export.encoder import BadVectors, CannotRun, EncoderError, UnverifiedPrecision, WrongPrecision
+from export.fusion import BadWeights
 from index.backup import BadBackup
 from index.collection import (
     BadName,
@@ -150,6 +151,7 @@ ANSWERS = [
         '{"precision": "int8", "problem": "was not measured"}',
     ),
     (BadVectors("text", "NaN"), 500, "encoder", '{"encoding": "text", "problem": "NaN"}'),
+    (BadWeights("fusion.onnx", 2.0), 500, "encoder", '{"file": "fusion.onnx"}'),
     (CollectionError("x"), 500, "collection", "{}"),
     (UnknownCollection("a"), 404, "unknown_collection", '{"name": "a"}'),
     (CollectionExists("a"), 409, "collection_exists", '{"name": "a"}'),

@@ -19,7 +19,16 @@ from numpy.typing import NDArray
 from index.collection import Collection
 from index.ingest.build import Report, build
 from media.containers import ARCHIVE_BUDGET
-from media.films import PART, Survey, decode_or_survey, decode_parts
+from media.films import (
+    LEAST_PART,
+    MOST_PART,
+    Survey,
+    can_be_shared,
+    decode_or_survey,
+    decode_parts,
+    end_parts,
+    split_parts,
+)
 from media.sandbox import Decoders
 from media.windows import DecodeOptions, Media, decode_media
 
@@ -63,10 +72,14 @@ def test_parts_are_what_the_whole_is(tmp_path: Path, overlap: float, loud: float
     whole = decode_media(film, options)
     survey = decode_or_survey(film, options)
     assert isinstance(survey, Survey) and survey.windows == whole.windows
-    *parts, last = decode_parts(film, options, survey)
-    assert len(parts) > 1 and last.last and not last.windows
-    assert [part.first_window for part in parts] == list(range(0, len(whole.windows), PART))
+    numbers = split_parts(survey)
+    assert [n for part in numbers for n in part] == list(range(len(whole.windows)))
+    assert len(numbers) > 1 and max(map(len, numbers)) <= MOST_PART
+    parts = list(decode_parts(film, options, survey, numbers))
+    assert [part.first_window for part in parts] == [part.start for part in numbers]
     assert not any(part.last for part in parts)
+    last = end_parts(film, options, survey)
+    assert last.last and not last.windows
     for modality in ("video", "audio"):
         assert (join(parts, modality) == whole.parts[modality].array).all()
     jpegs = {part.first_window + n: jpeg for part in parts for n, jpeg in part.pictures.items()}
@@ -75,13 +88,28 @@ def test_parts_are_what_the_whole_is(tmp_path: Path, overlap: float, loud: float
     assert shown_s == whole.shown_s and shown_s.keys() == jpegs.keys()
     heights = np.frombuffer(parts[0].peaks, np.uint8).astype(int)
     assert np.abs(heights - np.frombuffer(whole.peaks, np.uint8)).max() <= 1
-    again = list(decode_parts(film, options, survey, first=PART))
-    assert (join(again[:-1], "audio") == join(parts[1:], "audio")).all()
-    assert (join(again[:-1], "video") == join(parts[1:], "video")).all()
+    again = list(decode_parts(film, options, survey, numbers[1::2]))  # as one of two processes
+    for modality in ("video", "audio"):
+        assert (join(again, modality) == join(parts[1::2], modality)).all()
+    resumed = split_parts(survey, first=3)
+    assert resumed[0].start == 3 and resumed[-1].stop == len(whole.windows)
 
 
 def join(parts: list[Media], modality: str) -> NDArray[np.generic]:
     return np.concatenate([part.parts[modality].array for part in parts])
+
+
+def test_parts_are_shared_where_groups_of_pictures_end(tmp_path: Path) -> None:
+    survey = decode_or_survey(make_film(tmp_path / "f.mkv", 50), OPTIONS)
+    assert isinstance(survey, Survey) and survey.told is not None
+    numbers = split_parts(survey)
+    # a keyframe every five seconds, ten windows
+    assert all(part.start % 10 == 0 for part in numbers) and can_be_shared(survey, numbers)
+    is_key = np.arange(len(survey.told.is_key)) == 0
+    alone = replace(survey, told=replace(survey.told, is_key=is_key))
+    assert not can_be_shared(alone, split_parts(alone))
+    unknown = replace(survey, told=replace(survey.told, is_key=is_key & False))
+    assert not can_be_shared(unknown, split_parts(unknown))
 
 
 def test_a_short_file_comes_as_a_whole(tmp_path: Path) -> None:
@@ -106,7 +134,7 @@ def test_silence_of_hours_is_read_without_holding_it(tmp_path: Path) -> None:
     whole = decode_media(path, OPTIONS)
     survey = decode_or_survey(path, OPTIONS)
     assert isinstance(survey, Survey) and survey.windows == whole.windows
-    *parts, _ = decode_parts(path, OPTIONS, survey)
+    parts = list(decode_parts(path, OPTIONS, survey, split_parts(survey)))
     assert (join(parts, "audio") == whole.parts["audio"].array).all()
 
 
@@ -143,16 +171,16 @@ def test_a_long_film_is_searchable_early_and_resumed(tmp_path: Path) -> None:
     film = make_film(tmp_path / "f.mkv", 620, fps=2)
     (tmp_path / "f.srt").write_text("1\n00:10:00,000 --> 00:10:02,000\nthe end is near\n")
     broken, unbroken = Counting(), Counting()
-    run(tmp_path / "a", film, broken, stop_at=PART)
+    run(tmp_path / "a", film, broken, stop_at=LEAST_PART)
     with closing(
         Collection(tmp_path / "a", broken.manifest.fingerprint, broken.manifest.dims)
     ) as box:
         item = box.find("f.mkv")
-        assert item is not None and item.partial and PART <= item.windows < 310
+        assert item is not None and item.partial and LEAST_PART <= item.windows < 310
         assert item.kind == "video" and item.duration_s == pytest.approx(620, abs=0.1)
     assert run(tmp_path / "a", film, broken).indexed == 1
     assert run(tmp_path / "b", film, unbroken).indexed == 1
-    assert broken.windows <= unbroken.windows + 2 * PART
+    assert broken.windows <= unbroken.windows + 2 * MOST_PART
     found = []
     for name in "ab":
         with closing(

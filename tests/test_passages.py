@@ -37,6 +37,11 @@ from .makers import RED, FakeEncoder, make_clip, make_spoken_film
 CUES = [(1.0, 2.5, "Hello <b>there</b>"), (4.0, 6.0, r"{\i1}it is{\i0} rain\Ntoday")]
 SRT = "1\n00:00:01,500 --> 00:00:03,000\n<i>Bonjour</i> {\\an8}l'été\n"
 VTT = "WEBVTT\n\nNOTE made by hand\n\n00:01.500 --> 00:03.000 align:start\n<v Ann>Tea &amp; cake\n"
+# What pysubs2 would take for words, or lose: a number as the last line, a note, the name of a cue.
+NAMED_VTT = (
+    "WEBVTT - a title\n\n00:01.000 --> 00:02.000\nThe year was\n1984\n\nNOTE\nnot checked yet\n\n"
+    "last\n00:03.000 --> 00:04.000\nGoodbye\n"
+)
 
 
 def spoken(passages: tuple[Passage, ...] | list[Passage]) -> list[tuple[float, float, str]]:
@@ -100,6 +105,7 @@ def test_tags_and_chapters_become_words_and_metadata(tmp_path: Path) -> None:
         (".srt", SRT, [(1.5, 3.0, "Bonjour l'été")]),
         (".vtt", VTT, [(1.5, 3.0, "Tea & cake")]),
         (".srt", VTT, [(1.5, 3.0, "Tea & cake")]),
+        (".vtt", NAMED_VTT, [(1.0, 2.0, "The year was 1984"), (3.0, 4.0, "Goodbye")]),
         (".lrc", "[ar:X]\n[00:01.50]la <00:02.0>la\n[00:04.00]\n", [(1.5, 4.0, "la la")]),
         (".lrc", "[offset:500]\n[00:01.50][00:09]oh\n", [(1.0, 6.0, "oh"), (8.5, 13.5, "oh")]),
         (".srt", "no subtitles at all", []),
@@ -131,6 +137,70 @@ def test_a_hostile_cue_takes_no_hours(piece: str) -> None:
 )
 def test_encodings_are_guessed(text: str, encoding: str) -> None:
     assert decode_text(text.encode(encoding)) == text
+
+
+SAID = {
+    "Où étais-tu hier soir ?\nJe t'ai attendu jusqu'à minuit.\nÇa m'est égal, répondit-elle.": (
+        "cp1252",
+        "latin-1",
+    ),
+    "Var var du i går kväll?\nFlickan åt ett äpple på ön.\nÄr du säker på det?": ("cp1252",),
+    "Onde você estava ontem à noite?\nNão há pão na cozinha.\nA irmã dele é médica.": ("cp1252",),
+    "Gdzie byłeś wczoraj wieczorem?\nCzekałem na ciebie do północy.\nPies szczeka, pada deszcz.": (
+        "cp1250",
+        "iso8859-2",
+    ),
+    "Πού ήσουν χθες το βράδυ;\nΣε περίμενα μέχρι τα μεσάνυχτα.\nΟ σκύλος γαβγίζει.": ("cp1253",),
+    "Где ты был вчера вечером?\nЯ ждал тебя до полуночи.\nСобака лает на улице.": (
+        "cp1251",
+        "koi8-r",
+        "cp866",
+    ),
+    "昨日の夜はどこにいましたか。\n真夜中まで待っていました。": ("shift_jis", "euc_jp"),
+    "你昨天晚上在哪里？\n我等你等到半夜。\n狗在街上叫，下雨了。": ("gb18030",),
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"), [(text, each) for text, of in SAID.items() for each in of]
+)
+def test_subtitles_of_a_few_lines_are_read_in_their_encoding(text: str, encoding: str) -> None:
+    """With numbers and times between them, as SubRip has them."""
+    cues = [
+        f"{n}\n00:00:{2 * n:02},000 --> 00:00:{2 * n + 1:02},000\n{line}\n"
+        for n, line in enumerate(text.splitlines(), 1)
+    ]
+    whole = "\n".join(cues)
+    assert decode_text(whole.encode(encoding)) == whole
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf_16_needs_no_mark(encoding: str) -> None:
+    assert decode_text("1\n00:00:01,000 --> Größe".encode(encoding)) == "1\n00:00:01,000 --> Größe"
+
+
+def test_a_broken_byte_does_not_make_another_encoding_of_utf_8() -> None:
+    text = "Größere Häuser stehen draußen an der Straße.\n" * 3
+    assert decode_text(text.encode() + b"\xff!\n") == text + "\ufffd!\n"
+    assert decode_text((text + "ö").encode()[:-1]) == text + "\ufffd"
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
+def test_lines_may_end_in_three_ways(tmp_path: Path, line_end: str) -> None:
+    lines = ["1", "00:00:01,000 --> 00:00:02,500", "one", "two", "", ""]
+    (tmp_path / "a.srt").write_bytes(line_end.join(lines).encode())
+    (cue,) = read_sidecar(tmp_path / "a.srt")
+    assert (cue.start_s, cue.end_s, cue.text.split()) == (1.0, 2.5, ["one", "two"])
+
+
+def test_subtitles_without_styles_are_those_that_their_suffix_says(tmp_path: Path) -> None:
+    (tmp_path / "a.ass").write_text(
+        "[Script Info]\nScriptType: v4.00+\n\n[Events]\nFormat: Layer, Start, End, Style, Name,"
+        " MarginL, MarginR, MarginV, Effect, Text\n"
+        "Dialogue: 0,0:00:01.00,0:00:02.50,Default,,0,0,0,,{\\i1}one{\\i0}, two\n"
+    )
+    (cue,) = read_sidecar(tmp_path / "a.ass")
+    assert (cue.start_s, cue.end_s, cue.text) == (1.0, 2.5, "one, two")
 
 
 def test_sidecars_belong_to_a_film_by_name(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from index.library import Collections
 from index.records.database import NewItem
 from index.records.tags import Readings
 from index.search import Options, TargetQuery, search
+from index.tag_scales import find_scale, read_scales
 from index.tagging import list_tags
 from index.vocabulary import (
     BadVocabulary,
@@ -28,6 +29,7 @@ from index.vocabulary import (
     ensure_vocabulary,
     make_readings,
     parse_vocabulary,
+    read_parents,
     read_vocabulary,
     vocabulary_of,
 )
@@ -160,6 +162,73 @@ def test_a_window_keeps_its_best_tags_alone() -> None:
     rows, tags, scores = readings.read(np.array([[3.0, 1.0, 2.0], [-1.0, 0.5, -2.0]], np.float32))
     assert [rows.tolist(), tags.tolist()] == [[0, 0, 1], [0, 2, 1]]
     assert scores.round(3).tolist() == [0.953, 0.881, 0.622]
+
+
+def test_a_name_counts_less_where_another_is_far_better() -> None:
+    readings = Readings(
+        ("a", "b"), np.eye(2, dtype=np.float32), np.zeros(2, np.float32), 0.5, 2, contrast=0.5
+    )
+    vectors = np.array([[4.0, 3.0], [4.0, 1.0], [-1.0, -2.0]], np.float32)
+    assert readings.odds(vectors).tolist() == [[2.0, 1.0], [2.0, -1.0], [-0.5, -1.5]]
+    rows, tags, _ = readings.read(vectors)
+    assert [rows.tolist(), tags.tolist()] == [[0, 0, 1], [0, 1, 0]]
+
+
+def test_what_is_one_of_several_is_what_they_are() -> None:
+    readings = Readings(
+        ("beagle", "boat", "dog", "pug"),
+        np.eye(4, dtype=np.float32),
+        np.zeros(4, np.float32),
+        0.5,
+        4,
+        parents=np.array([[0, 2], [3, 2]]),
+    )
+    vectors = np.array([[2.0, -1.0, 0.5, 1.0], [-3.0, 1.0, -1.0, -2.0]], np.float32)
+    assert readings.odds(vectors).tolist() == [[2.0, -1.0, 2.0, 1.0], [-3.0, 1.0, -1.0, -2.0]]
+    assert readings.own_odds(vectors).tolist() == vectors.tolist()
+
+
+def test_parents_are_kept_with_the_records(tmp_path: Path) -> None:
+    names = parse_vocabulary("green\nDog\nbeagle\npug", "own")
+    with closing(Collection(tmp_path / "box", "fake", dims(4))) as box:
+        apply_vocabulary(box, FakeEncoder(), names)
+    box = Collection(tmp_path / "box", "fake", dims(4))
+    with box.hold_for_reading() as records:
+        kept = {encoding: found for encoding, (_, found) in records.tags.readings().items()}
+    box.close()
+    made = make_readings(names, FakeEncoder())
+    assert kept["video"].parents.tolist() == made["video"].parents.tolist() == [[2, 1], [3, 1]]
+    assert kept["audio"].parents.tolist() == []
+    assert kept["video"].contrast == made["video"].contrast > 0
+
+
+def test_names_above_others_are_of_the_default_vocabulary() -> None:
+    names = {name.casefold() for name in default_vocabulary().names["video"]}
+    parents = read_parents()
+    assert set(parents) <= names
+    assert {above for some in parents.values() for above in some} <= names
+    assert "dog" in parents["beagle"] and "dog" not in parents["tabby"]
+
+
+def test_tags_are_made_anew_when_they_are_read_in_another_way(
+    box: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    box.put([film("a", RED)])
+    apply_vocabulary(box, FakeEncoder(), COLOURS)
+    monkeypatch.setattr("index.vocabulary.digest_of_reading", lambda: "later")
+    ensure_vocabulary(box, FakeEncoder())
+    assert vocabulary_of(box) == COLOURS  # the names stay
+    kept = box.vocabulary_source()
+    assert kept is not None and json.loads(kept)["read"] == "later"
+
+
+def test_names_have_values_of_their_own_with_one_encoder() -> None:
+    kept = read_scales()
+    for modality in ("video", "audio"):
+        scale = find_scale(modality, "another")
+        assert scale.names == {}
+        assert find_scale(modality, kept["fingerprint"]).half_at == scale.half_at
+        assert set(kept[modality]["names"]) <= set(default_vocabulary().names[modality])
 
 
 def test_re_embedding_keeps_the_vocabulary(tmp_path: Path) -> None:

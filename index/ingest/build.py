@@ -25,7 +25,7 @@ from media.errors import BadMedia, DecoderFailed, DecodersClosed, NotMedia
 from media.films import WHOLE_S, Survey
 from media.manifest import Member, Row, read_manifest, read_shard
 from media.readers import NO_READERS, WordReaders
-from media.sandbox import Decoders
+from media.sandbox import Decoders, return_freed_memory
 from media.subtitles import Sidecars
 from media.text import list_warnings, pad_tokens
 from media.windows import DecodeOptions, Media, WordOptions
@@ -43,6 +43,7 @@ from .walk import OTHER, TEXT, find_mount, walk
 AHEAD = 16  # files being decoded or waiting to be encoded
 AHEAD_BYTES = 256_000_000  # of memory that the decoded ones may take
 WINDOWS = 32  # encoded and written together
+SOON = 4  # windows, while a core has nothing to encode
 READERS = 2  # threads that read files whose content is in doubt
 RESTAMPED = 256  # items whose new stamps are written together
 COPIED = 64  # items that are copied together
@@ -291,6 +292,7 @@ def embed(
     """Decode, encode and write what the plan has to do; yields how many are done."""
     if not plan.todo:
         return
+    return_freed_memory()
     report = plan.report
     done = 0
     with (
@@ -328,7 +330,8 @@ def embed(
                 done += 1
             else:
                 ready.append((source, stamp, outcome))
-            if fills_batch(ready):
+            busy = sum(not future.done() for future in encoding)
+            if fills_batch(ready, WINDOWS if busy == at_once else SOON):
                 encoding.append(device.submit(encode_items, encoder, ready))
                 ready = []
             if len(encoding) > at_once:
@@ -342,9 +345,9 @@ def embed(
             writing.result()
 
 
-def fills_batch(ready: list[Ready]) -> bool:
-    """Whether there are windows enough to encode; words alone count as one."""
-    return sum(max(len(media.windows), 1) for _, _, media in ready) >= WINDOWS
+def fills_batch(ready: list[Ready], windows: int = WINDOWS) -> bool:
+    """Whether there are so many windows to encode; words alone count as one."""
+    return sum(max(len(media.windows), 1) for _, _, media in ready) >= windows
 
 
 def plan_build(collection: Collection, paths: Iterable[Path], options: BuildOptions) -> BuildPlan:
@@ -770,6 +773,8 @@ def decoded_bytes(future: Future[Decodable] | None) -> int:
     if future is None or not future.done() or future.cancelled() or future.exception() is not None:
         return 0
     outcome = future.result()
+    if isinstance(outcome, Survey):
+        return outcome.nbytes
     if not isinstance(outcome, Media):
         return 0
     return sum(part.array.nbytes for part in outcome.parts.values())

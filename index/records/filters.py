@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from media.manifest import check_string, json_type
+from media.manifest import check_string
 
 COMPARISONS = {"$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
 OF_FILTERS = ("$and", "$or", "$nor", "$not")
@@ -124,7 +124,7 @@ def asks_for(query: Any, field: str) -> bool:
 def conjunction(query: Any, made: Statement, depth: int) -> str:
     made.count(depth)
     if not isinstance(query, dict):
-        raise BadFilter(f"a filter is an object, not {json_type(query)}")
+        raise BadFilter(f"a filter is an object, not {type(query).__name__}")
     return joined("and", [term(key, value, made, depth + 1) for key, value in query.items()], "1")
 
 
@@ -259,7 +259,7 @@ def compare(key: str, sign: str, value: Any, made: Statement) -> str:
     if isinstance(value, str):
         return having(key, made, "text", sign, compose(value))
     if not isinstance(value, int | float):
-        raise BadFilter(f"a text or a number is compared, not {json_type(value)}")
+        raise BadFilter(f"a text or a number is compared, not {type(value).__name__}")
     if not is_finite(value):
         raise BadFilter("a number is finite")
     # the last row is the exact one

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from .filters import metadata_values
 
-SCHEMA_VERSION = 14
+SCHEMA_VERSION = 15
 # A statement each, so that all of them run in one transaction.
 SCHEMA = (
     "create table meta (key text primary key, value text not null) strict",
@@ -53,7 +53,9 @@ SCHEMA = (
     "create trigger passage_deleted after delete on passages begin"
     " delete from passage_words where rowid = old.window; end",
     "create table tag_encodings ("
-    " encoding text primary key, threshold real not null, most integer not null) strict",
+    " encoding text primary key, threshold real not null, most integer not null,"
+    " contrast real not null default 0) strict",
+    "create table tag_parents (child integer not null, parent integer not null) strict",
     "create table tag_names ("
     " n integer primary key, encoding text not null, name text not null collate nocase,"
     " direction blob not null, offset real not null) strict",
@@ -290,6 +292,12 @@ def add_added(db: sqlite3.Connection) -> None:
     db.execute("alter table items add column added text")
 
 
+def add_parents_of_tags(db: sqlite3.Connection) -> None:
+    """14 to 15: tags have parents, and count less where another is far better."""
+    db.execute("alter table tag_encodings add column contrast real not null default 0")
+    db.execute("create table tag_parents (child integer not null, parent integer not null) strict")
+
+
 MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (
     rename_modality,
     add_facts_and_bank,
@@ -304,4 +312,5 @@ MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (
     add_feedback,
     add_shown,
     add_added,
+    add_parents_of_tags,
 )

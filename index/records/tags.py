@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,13 +17,15 @@ from numpy.typing import NDArray
 from export.bundle import parse_modality
 
 CHUNK = 4096  # vectors read at once
+NO_PARENTS = np.zeros((0, 2), np.int64)
 
 
 @dataclass(frozen=True)
 class Readings:
-    """How the names [n] of a vocabulary are read from an encoding: the log-odds that a vector v has
-    a tag are directions [n, dim] v + offsets [n]. Of a vector no more than the best `most` are
-    kept, those whose probability is at least `threshold`.
+    """How the names [n] of a vocabulary are read from an encoding: by `odds`. Of a vector no more
+    than the best `most` are kept, those whose probability is at least `threshold`.
+
+    `parents` [p, 2] are places of names: what is the first is the second, too.
     """
 
     names: tuple[str, ...]
@@ -31,6 +33,31 @@ class Readings:
     offsets: NDArray[np.float32]
     threshold: float
     most: int
+    contrast: float = 0.0
+    parents: NDArray[np.int64] = field(default_factory=NO_PARENTS.copy)
+
+    def own_odds(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The log-odds [k, n] of each name in vectors [k, dim], by itself: directions [n, dim] v +
+        offsets [n], less `contrast` times the best of them. So a name counts less where another is
+        far better.
+        """
+        own = vectors @ self.directions.T + self.offsets
+        own -= np.float32(self.contrast) * own.max(axis=1, keepdims=True)
+        return np.asarray(own, np.float32)
+
+    def odds(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The log-odds [k, n] that vectors [k, dim] have each tag: the name's own, or those of the
+        best of its children, if they are better.
+        """
+        own = self.own_odds(vectors)
+        if not len(self.parents):
+            return own
+        children, parents = self.parents[np.argsort(self.parents[:, 1], kind="stable")].T
+        places, starts = np.unique(parents, return_index=True)
+        best = np.maximum.reduceat(own[:, children], starts, axis=1)
+        odds = own.copy()
+        odds[:, places] = np.maximum(own[:, places], best)
+        return odds
 
     def read(
         self, vectors: NDArray[np.float32]
@@ -38,7 +65,7 @@ class Readings:
         """The tags of vectors [k, dim], as [m] rows of vectors, names by their places, and
         probabilities.
         """
-        odds = vectors @ self.directions.T + self.offsets
+        odds = self.odds(vectors)
         least = np.log(self.threshold / (1.0 - self.threshold))
         if len(self.names) > self.most:
             best = np.partition(odds, -self.most, axis=1)[:, -self.most, None]
@@ -85,14 +112,16 @@ class Tags:
         """By encoding the number of its first tag, and how its tags are read."""
         if self._readings is None:
             rows = self._db.execute(
-                "select encoding, n, name, direction, offset, threshold, most"
+                "select encoding, n, name, direction, offset, threshold, most, contrast"
                 " from tag_names join tag_encodings using (encoding) order by n"
             ).fetchall()
             by_encoding: dict[str, list[Any]] = {}
             for encoding, *row in rows:
                 by_encoding.setdefault(encoding, []).append(row)
+            pairs = self._db.execute("select child, parent from tag_parents").fetchall()
+            parents = np.array(pairs, np.int64).reshape(-1, 2)
             self._readings = {
-                encoding: (found[0][0], make_readings(found))
+                encoding: (found[0][0], make_readings(found, parents))
                 for encoding, found in by_encoding.items()
             }
         return self._readings
@@ -128,10 +157,14 @@ class Tags:
         self._db.execute("delete from tags")
         self._db.execute("delete from tag_names")
         self._db.execute("delete from tag_encodings")
+        self._db.execute("delete from tag_parents")
         for encoding, (first, found) in number_readings(readings).items():
             self._db.execute(
-                "insert into tag_encodings values (?, ?, ?)",
-                (encoding, found.threshold, found.most),
+                "insert into tag_encodings values (?, ?, ?, ?)",
+                (encoding, found.threshold, found.most, found.contrast),
+            )
+            self._db.executemany(
+                "insert into tag_parents values (?, ?)", (found.parents + first).tolist()
             )
             rows = zip(found.names, found.directions, found.offsets.tolist(), strict=True)
             self._db.executemany(
@@ -189,14 +222,20 @@ class Tags:
         return [TaggedWindow(*row) for row in rows]
 
 
-def make_readings(rows: list[Any]) -> Readings:
-    """The readings of one encoding from its rows (n, name, direction, offset, threshold, most)."""
+def make_readings(rows: list[Any], parents: NDArray[np.int64]) -> Readings:
+    """The readings of one encoding from its rows (n, name, direction, offset, threshold, most,
+    contrast), whose numbers follow each other, and from pairs of such numbers [p, 2].
+    """
+    places = parents - rows[0][0]
+    of_these = (places[:, 0] >= 0) & (places[:, 0] < len(rows))
     return Readings(
         names=tuple(row[1] for row in rows),
         directions=np.frombuffer(b"".join(row[2] for row in rows), "<f4").reshape(len(rows), -1),
         offsets=np.array([row[3] for row in rows], np.float32),
         threshold=rows[0][4],
         most=rows[0][5],
+        contrast=rows[0][6],
+        parents=places[of_these],
     )
 
 

@@ -1,9 +1,10 @@
 """Pictures and sound scored together: a window's score is that of the joint vector
-unit(video + audio_weight * audio).
+unit(video + weight * audio). The weight is the same for all windows, or what a graph of the bundle
+says of each, see `Joint`.
 
 Nothing is indexed a third time. Candidates come from the indexes of both modalities, their joint
-scores from the stored vectors. For each window, memory holds which vectors it has and how long
-their sum is.
+scores from the stored vectors. For each window, memory holds which vectors it has, what its sound
+weighs and how long their sum is.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from export.bundle import Joint
 
 from ..columns import Allowed, Column, Ids
 from ..records.window_table import PLACE, WindowTable
@@ -76,18 +79,22 @@ class JointIndex:
     bytes_per_vector: int | None = None
     stores_original_vectors = True
 
-    def __init__(self, dim: int, audio_weight: float) -> None:
+    def __init__(self, dim: int, joint: Joint) -> None:
         self.dim = dim
-        self.audio_weight = audio_weight
+        self.joint = joint
         self._clear()
 
     def _clear(self) -> None:
         self.places = WindowTable()
         # Which vector of each side a window has, or NONE.
         self._vector_ids = [Column(np.empty(0, np.int64)), Column(np.empty(0, np.int64))]
-        # Lengths of video + audio_weight * audio.
+        # What the sound weighs; 1 where a window has one vector only.
+        self._weights = Column(np.empty(0, np.float32))
+        # Lengths of video + weight * audio.
         self._lengths = Column(np.empty(0, np.float32))
         self._shortest = 1.0
+        # The least, the mean and the largest weight of windows that have both.
+        self._weight_range = (0.0, self.joint.audio_weight, 0.0)
         self._followed = [Followed(), Followed()]
         self._allowed: dict[Allowed, list[Allowed]] = {}  # of each side
         self._counted_at: tuple[int, ...] = ()
@@ -132,20 +139,34 @@ class JointIndex:
         self.places.append_columns(windows, items, places)
         for column, ids in zip(self._vector_ids, vector_ids, strict=True):
             column.append(ids)
-        self._lengths.append(self._sum_lengths(vector_ids[0], vector_ids[1]))
+        weights, lengths = self._weigh(vector_ids[0], vector_ids[1])
+        self._weights.append(weights)
+        self._lengths.append(lengths)
         self._shortest = min(float(self._lengths.values.min(initial=1.0)), 1.0)
+        together = (self._vector_ids[0].values != NONE) & (self._vector_ids[1].values != NONE)
+        of_both = self._weights.values[together]
+        if len(of_both):
+            self._weight_range = (
+                float(of_both.min()),
+                float(of_both.mean()),
+                float(of_both.max()),
+            )
 
-    def _sum_lengths(self, video: Ids, audio: Ids) -> NDArray[np.float32]:
-        """How long the sums of windows [n] are; 1 where a window has one vector only."""
+    def _weigh(self, video: Ids, audio: Ids) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """What the sound of windows [n] weighs, and how long their sums are; 1 and 1 where a window
+        has one vector only.
+        """
+        weights = np.ones(len(video), np.float32)
         lengths = np.ones(len(video), np.float32)
         both = np.flatnonzero((video != NONE) & (audio != NONE))
         for first in range(0, len(both), CHUNK):
             at = both[first : first + CHUNK]
             pictures = self._sides[0].vectors(video[at])
             sounds = self._sides[1].vectors(audio[at])
-            lengths[at] = np.linalg.norm(pictures + self.audio_weight * sounds, axis=1)
+            weights[at] = self.joint.weights(pictures, sounds)
+            lengths[at] = np.linalg.norm(pictures + weights[at, None] * sounds, axis=1)
         # Shorter are deleted ones, and those that cancel each other.
-        return np.where(lengths > SHORTEST, lengths, np.float32(1.0))
+        return weights, np.where(lengths > SHORTEST, lengths, np.float32(1.0))
 
     # ------------------------------------------------------------ as a VectorIndex
 
@@ -172,11 +193,11 @@ class JointIndex:
         """The joint vectors [n, dim] of windows."""
         rows = self.places.find(ids)
         sums = np.zeros((len(rows), self.dim), np.float32)
-        weights = (1.0, self.audio_weight)
+        weights = (np.ones(len(rows), np.float32), self._weights.values[rows])
         for side, column, weight in zip(self._sides, self._vector_ids, weights, strict=True):
             vector_ids = column.values[rows]
             has = np.flatnonzero(vector_ids != NONE)
-            sums[has] += np.float32(weight) * side.vectors(vector_ids[has])
+            sums[has] += weight[has, None] * side.vectors(vector_ids[has])
         lengths = np.linalg.norm(sums, axis=1, keepdims=True)
         return np.asarray(sums / np.maximum(lengths, 1e-12), np.float32)
 
@@ -206,7 +227,7 @@ class JointIndex:
         compared = 0
         wanted = max(k, LEAST_WANTED)
         while True:
-            by_sound = math.ceil(CANDIDATES * self.audio_weight * wanted)
+            by_sound = math.ceil(CANDIDATES * self._weight_range[1] * wanted)
             counts = (CANDIDATES * wanted, max(by_sound, wanted))
             found = [
                 side.index.search(
@@ -254,7 +275,6 @@ class JointIndex:
         ]
         rows = np.array(sorted({*known[0][0].tolist(), *known[1][0].tolist()}), np.int64)
         scores = []
-        has_both = np.ones(len(rows), bool)
         for side, column, (known_rows, known_scores) in zip(
             self._sides, self._vector_ids, known, strict=True
         ):
@@ -264,9 +284,8 @@ class JointIndex:
             of_side[rows.searchsorted(known_rows)] = known_scores
             missing = np.flatnonzero(np.isnan(of_side) & has)
             of_side[missing] = side.vectors(vector_ids[missing]) @ query
-            has_both &= has
             scores.append(np.where(has, of_side, np.float32(0.0)))
-        weights = np.where(has_both, np.float32(self.audio_weight), np.float32(1.0))
+        weights = self._weights.values[rows]
         return rows, (scores[0] + weights * scores[1]) / self._lengths.values[rows]
 
     def _known_scores(self, side: JointSide, found: Found) -> tuple[Ids, Vectors]:
@@ -293,5 +312,6 @@ class JointIndex:
             return -np.inf
         if len(ends) == 1:
             return ends[0]
-        together = ends[0] + self.audio_weight * ends[1]
+        least, _, most = self._weight_range
+        together = ends[0] + (most if ends[1] > 0 else least) * ends[1]
         return max(*ends, together / self._shortest if together > 0 else together)

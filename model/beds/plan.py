@@ -40,6 +40,7 @@ PLAIN = "plain"
 ARMS: dict[str, Methods] = {
     PLAIN: {},
     "VALOR": {"valor": {}},
+    "VALOR learned": {"valor": {"learned": True}},
     "gap": {"gap": {}},
     "CWCL": {"cwcl": {}},
     "GRAM": {"gram": {}},
@@ -49,8 +50,8 @@ ARMS: dict[str, Methods] = {
     "hard matching": {"hard_matching": {}},
     "harmonise": {"harmonise": {}},
     "CVRL": {"cvrl": {}},
-    "experts, one of four": {"experts": {}},
-    "experts, two of four": {"experts": {"chosen": 2}},
+    "experts 1 of 4": {"experts": {}},
+    "experts 2 of 4": {"experts": {"chosen": 2}},
 }
 # The world's texts have no frozen encoder in `miniature`.
 LEFT_OUT = {("world", "CWCL")}

@@ -25,13 +25,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from evaluation.clips import Clip, Clips
-from evaluation.retrieval import Embedder, Gallery, build_routes
+from evaluation.retrieval import Embedder, Gallery, build_routes, weigh_sound
 from media.errors import BadConfig
 from media.manifest import Caption, Row
 from media.modality import AUDIO, MODALITIES, TEXT, VIDEO
 
 from ..config import EncoderConfig, TrainConfig
 from ..data.batches import Inputs, Mixture
+from ..network.fusion import learned_join
 from ..network.masking import take_tokens
 from ..network.transformer import (
     MAX_SCALE,
@@ -43,7 +44,7 @@ from ..network.transformer import (
     plain_mlp,
     random_rows,
 )
-from ..training.tables import Rows, mlp_maker
+from ..training.tables import Rows, make_fusion, mlp_maker
 
 READING = 384
 FRAMES = 2
@@ -177,7 +178,11 @@ class StemTrunk(nn.Module):
     """
 
     def __init__(
-        self, config: EncoderConfig, data: RealData, make_mlp: MakeMlp = plain_mlp
+        self,
+        config: EncoderConfig,
+        data: RealData,
+        make_mlp: MakeMlp = plain_mlp,
+        fusion: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.config = c = config
@@ -200,6 +205,7 @@ class StemTrunk(nn.Module):
             {pair: nn.Linear(READING, 1) for pair in ("audio_video", "audio_text")}
         )
         self.apply(initialise)
+        self.fusion = fusion
         for head in heads.values():
             nn.init.zeros_(head.weight)
         self.text_tokens: Tensor
@@ -303,7 +309,7 @@ class RealBed:
         )
 
     def network(self, config: TrainConfig) -> StemTrunk:
-        return StemTrunk(config.encoder, self.data, mlp_maker(config))
+        return StemTrunk(config.encoder, self.data, mlp_maker(config), make_fusion(config))
 
     def galleries(self, model: StemTrunk) -> dict[str, Gallery]:
         """The real recordings' windows."""
@@ -329,7 +335,8 @@ class RealBed:
         return found
 
     def embedder(self, model: StemTrunk) -> Embedder:
-        return Embedder(partial(embed_pages, model), self.data.texts, audio_weight=AUDIO_WEIGHT)
+        join = weigh_sound(AUDIO_WEIGHT) if model.fusion is None else learned_join(model.fusion)
+        return Embedder(partial(embed_pages, model), self.data.texts, join=join)
 
     def order_scores(self, model: StemTrunk) -> NDArray[np.float32]:
         """The scores of the order benchmark, [groups, sounds, texts]."""

@@ -6,7 +6,8 @@ windows by, for every caption t of a row:
     j = unit(v + w a),  L = mean over kinds of caption of InfoNCE(t, j)
 
 A row that has only one of v and a is joined of that one, so a batch may mix them. VALOR fuses by
-attention; a weighted sum is ours, as it is made from stored vectors.
+attention; a weighted sum is ours, as it is made from stored vectors. With `learned`, w is what a
+small network says of each row (`network/fusion.py`), and the bundle has that network, too.
 
 n rows, E embedding.
 """
@@ -17,26 +18,29 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from ..network.fusion import MOST, SoundGate, join
 from ..training.losses import LossTerm, TermInputs, info_nce
-from ..training.tables import Rows
+from ..training.tables import FusionPart, Rows
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     weight: float = 5.0
     audio_weight: float = 0.5  # w, that of the bundle to be
+    learned: bool = False  # w of each row, in place of that
 
 
-def join(video: Tensor, audio: Tensor, audio_weight: float) -> Tensor:
-    """Unit vectors [n, E] of pictures and sound together; a row that lacks one has zeros for it.
-
-    >>> join(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]]), 0.75).tolist()
-    [[0.800000011920929, 0.6000000238418579]]
-    """
-    return F.normalize(video + audio_weight * audio, dim=-1)
+def join_rows(
+    inputs: TermInputs, rows: Tensor, video: str, audio: str, audio_weight: float
+) -> Tensor:
+    """Joint vectors [n, E] of some rows, bool [B]. A row with one of both needs no weight."""
+    seen, heard = inputs.vectors[video][rows], inputs.vectors[audio][rows]
+    if inputs.model.fusion is None:
+        return join(seen, heard, audio_weight)
+    has_both = (inputs.has[video] & inputs.has[audio])[rows]
+    return join(seen, heard, torch.where(has_both, inputs.model.fusion(seen, heard), 1.0))
 
 
 def joint_term(
@@ -49,7 +53,7 @@ def joint_term(
         rows = recorded & inputs.has[caption]
         if rows.sum() < 2:
             continue
-        joint = join(inputs.vectors[video][rows], inputs.vectors[audio][rows], audio_weight)
+        joint = join_rows(inputs, rows, video, audio, audio_weight)
         said = inputs.vectors[caption][rows]
         losses.append(
             info_nce(said, joint, inputs.model.scale, inputs.group_ids[rows], inputs.smoothing)
@@ -64,4 +68,7 @@ def rows(settings: Settings) -> Rows:
         weight=settings.weight,
         loss=partial(joint_term, audio_weight=settings.audio_weight),
     )
-    return Rows(terms=(term,))
+    if not settings.learned:
+        return Rows(terms=(term,))
+    fusion = FusionPart(name="sound_gate", make=SoundGate, most=MOST)
+    return Rows(terms=(term,), fusions=(fusion,))

@@ -345,7 +345,12 @@ class Hidden:
 class VLSA(nn.Module):
     """The network. `embed` is what is served; `masked` is for training only."""
 
-    def __init__(self, config: EncoderConfig, make_mlp: MakeMlp = plain_mlp) -> None:
+    def __init__(
+        self,
+        config: EncoderConfig,
+        make_mlp: MakeMlp = plain_mlp,
+        fusion: nn.Module | None = None,
+    ) -> None:
         super().__init__()
         self.config = c = config
         self.recompute = False  # the trunk's activations in the backward pass, to save their memory
@@ -395,6 +400,8 @@ class VLSA(nn.Module):
         values = {"video": c.patch**2 * 3, "audio": c.patch**2, "text": c.vocabulary}
         self.fill = nn.ModuleDict({m: nn.Linear(c.decoder_width, values[m]) for m in MODALITIES})
         self.apply(initialise)
+        # Weights of sound in joint vectors, [B, E] of pictures and of sound -> [B].
+        self.fusion = fusion
         if "text" in self.stem_skips:
             # A text starts at its sentence's place; the trunk adds what it learns.
             skip = self.stem_skips["text"]

@@ -41,6 +41,7 @@ from media.text import TextTokens, learn_tokenizer
 from ..config import TrainConfig
 from ..data.batches import Batch, Inputs, Mixture, Source
 from ..data.shards import Shards
+from ..network.fusion import learned_join
 from ..network.language import cut_tokenizer
 from ..network.pretrained_vit import load_pretrained_vit
 from ..network.transformer import VLSA, MiniLMStem
@@ -126,7 +127,8 @@ def make_embedder(model: VLSA, tokens: Callable[[Sequence[str]], NDArray[np.int6
         values = torch.from_numpy(np.ascontiguousarray(x)).to(device)
         return model.embed(modality, values).cpu().numpy()
 
-    return Embedder(run, tokens)
+    join = None if model.fusion is None else learned_join(model.fusion)
+    return Embedder(run, tokens, join=join)
 
 
 # ---------------------------------------------------------------- the start of a run

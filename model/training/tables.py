@@ -112,6 +112,19 @@ class TrunkMlp:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FusionPart:
+    """A network that says what sound weighs in joint vectors; terms find it as `model.fusion`.
+
+    `make` takes the width E of a vector. The network takes unit vectors [B, E] of pictures and of
+    sound to weights [B] between 0 and `most`. It is exported with the encoder.
+    """
+
+    name: str
+    make: Callable[[int], nn.Module]
+    most: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Reading:
     """What is read off the network for each row, beside its vector `of`. Terms read it as `name`.
 
@@ -136,6 +149,7 @@ class Rows:
     gradient_rules: tuple[GradientRule, ...] = ()
     mlps: tuple[TrunkMlp, ...] = ()
     readings: tuple[Reading, ...] = ()
+    fusions: tuple[FusionPart, ...] = ()
 
     @classmethod
     def join(cls, several: Iterable[Rows]) -> Rows:
@@ -200,6 +214,8 @@ def load_methods(methods: str) -> Rows:
             raise BadConfig(f"two methods add {', '.join(sorted(twice))} to {table.name}")
     if len(rows.mlps) > 1:
         raise BadConfig("two methods replace the MLPs of the trunk")
+    if len(rows.fusions) > 1:
+        raise BadConfig("two methods join pictures and sound")
     return rows
 
 
@@ -226,10 +242,16 @@ def mlp_maker(config: TrainConfig) -> MakeMlp:
     return make
 
 
+def make_fusion(config: TrainConfig) -> nn.Module | None:
+    """The network of a method that joins pictures and sound, if there is one."""
+    fusions = rows_of(config).fusions
+    return fusions[0].make(config.encoder.dim) if fusions else None
+
+
 def make_network(config: TrainConfig) -> VLSA:
-    """The network of a recipe, random, with what its methods put into the trunk.
+    """The network of a recipe, random, with what its methods add to it.
 
     Raises:
         BadConfig: see `rows_of`.
     """
-    return VLSA(config.encoder, mlp_maker(config))
+    return VLSA(config.encoder, mlp_maker(config), make_fusion(config))
