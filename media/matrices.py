@@ -72,7 +72,7 @@ def planes_to_rgb(planes: NDArray[np.uint16], matrix: int, full: bool) -> NDArra
     """Brightness and two colour differences [3, height, width], of the `full` or the limited range,
     as RGB [height, width, 3].
 
-    >>> green = np.array([128, 192, 64], np.uint16)[:, None, None] * np.uint16(257)
+    >>> green = np.array([128, 192, 64], np.uint16)[:, None, None] * np.uint16(STEP)
     >>> (planes_to_rgb(green, YCGCO, full=True) // 257)[0, 0].tolist()
     [0, 192, 128]
     """

@@ -737,7 +737,7 @@ def test_one_can_sign_out_where_one_searches(browser: Browser, tmp_path: Path) -
         expect(page.locator("#account-name")).to_contain_text("Signed in:")
         assert Axe().run(page).violations_count == 0
         page.get_by_role("button", name="Sign out").click()
-        expect(page.get_by_label("Key")).to_be_visible()
+        expect(page.get_by_role("textbox", name="Key")).to_be_visible()
         assert httpx.get(f"http://127.0.0.1:{port}/v1/session").status_code == 401
         assert page.context.cookies() == []
         assert page.evaluate("localStorage.getItem('tercet-history')") == "[]"
