@@ -41,7 +41,7 @@ FIRST = 4
 # Times the lists that were read are read next, where less than k was found.
 GROWTH = 3
 # Of k, so many hits may be expected in lists that are not read.
-MISSED = 0.08
+MISSED = 0.04
 # Vectors that the spread within lists, and the error of codes, are measured on.
 SPREAD_OF = 32_768
 # Vectors with the mean of all lists that are counted with those of a list.

@@ -21,7 +21,7 @@ from .tuning import TUNED_FOR, Goal, Tuning, choose, explore
 # How many vectors a filter may leave for a scan of just those, where there are codes.
 CODED_SCAN_MOST = 1_500
 # How many of the best by their codes are compared under a filter, at least.
-FILTERED_DEPTH = 320
+FILTERED_DEPTH = 480
 # Lists that are read, and times ten vectors that are compared, whatever tuning finds: not all
 # queries are like those that it asks.
 LEAST_PROBES = 8
