@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
@@ -99,18 +99,24 @@ class SoundFeatures:
     def __call__(self, paths: list[Path]) -> Arrays:
         torch.set_num_threads(1)
         network = load_sound_scores(self.stem)
-        specs = InputSpecs(WINDOW_S, None, sound_spec())
         rows, scores = [], []
-        for row, path in enumerate(paths):
-            try:
-                windows = read_media(path, specs, Budget(), (AUDIO,)).parts[AUDIO].array
-            except BadMedia:
-                continue
-            for window in windows:
-                with torch.no_grad():
-                    scores.append(network(torch.from_numpy(window[None]))[0].numpy())
-                rows.append(row)
+        for row, window in read_sound_windows(paths):
+            with torch.no_grad():
+                scores.append(network(torch.from_numpy(window[None]))[0].numpy())
+            rows.append(row)
         return {"row": np.array(rows, np.int64), "scores": np.array(scores)}
+
+
+def read_sound_windows(paths: list[Path]) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """The windows [samples] of sounds, each with its sound's row; none of what cannot be read."""
+    specs = InputSpecs(WINDOW_S, None, sound_spec())
+    for row, path in enumerate(paths):
+        try:
+            windows = read_media(path, specs, Budget(), (AUDIO,)).parts[AUDIO].array
+        except BadMedia:
+            continue
+        for window in windows:
+            yield row, window
 
 
 def load_sound_scores(stem: Path) -> SoundScores:

@@ -65,8 +65,8 @@ from model.distil.recordings import (
     read_learned_rows,
 )
 from model.network import stems as networks
-from model.network.kinds import SoundWithKindsEncoder
 from model.network.language import cut_tokenizer
+from model.network.spoken_digits import SoundWithDigitsEncoder
 from model.network.stems import (
     LinearMap,
     PictureEncoder,
@@ -90,7 +90,7 @@ from .features import (
     read_rows,
     sound_spec,
 )
-from .kinds import Kinds, fit_kinds
+from .spoken_digits import SpokenDigits, fit_digits
 from .to_onnx import compute_golden_vectors, trace_graph, write_graphs
 
 DIM = 384
@@ -121,6 +121,7 @@ KNOWS = (
     "events, animals, instruments,"
     " machines, weather."
 )
+KNOWS_DIGITS = " In speech: the digits from zero to nine, where one is said alone."
 DOES_NOT_KNOW = (
     "Names of people and places, words that are spoken or written in a recording, what happens "
     "in which order, how many"
@@ -203,7 +204,7 @@ class Fit:
     classes: Linear
     captions: KernelMap
     sounds: Linear
-    kinds: Kinds | None
+    digits: SpokenDigits | None
     settings: PictureSettings
     audio_weight: float
     rows: list[dict[str, Any]]
@@ -282,9 +283,9 @@ def fit(sources: Sources, stem: str, sentences: SentenceVectors) -> Fit:
     report += format_report(
         "pictures, some of them with their own sound (audio weight)", tried, audio_weight
     )
-    kinds = None
+    digits = None
     if sources.digits:
-        kinds = fit_kinds(
+        digits = fit_digits(
             sources.digits,
             sounds.rows,
             sources.sound_stem,
@@ -296,7 +297,7 @@ def fit(sources: Sources, stem: str, sentences: SentenceVectors) -> Fit:
         *pictures.rows,
         *sounds.rows,
         *read_learned_rows(sources.sound_stem),
-        *(kinds.rows if kinds else []),
+        *(digits.rows if digits else []),
     ]
     return Fit(
         mean,
@@ -308,7 +309,7 @@ def fit(sources: Sources, stem: str, sentences: SentenceVectors) -> Fit:
             penalty=settings.penalty,
         ),
         Linear(event_vectors, np.zeros(DIM, np.float32)),
-        kinds,
+        digits,
         settings,
         audio_weight.strengths[0],
         list({row["id"]: row for row in every}.values()),
@@ -488,8 +489,8 @@ def build_towers(
     )
     scores, events = load_sound_scores(sources.sound_stem), to_linear_map(fitted.sounds)
     sounds: nn.Module = SoundEncoder(scores, events)
-    if fitted.kinds:
-        sounds = SoundWithKindsEncoder(scores, events, fitted.kinds.to_head())
+    if fitted.digits:
+        sounds = SoundWithDigitsEncoder(scores, events, fitted.digits.to_head())
     mean: Tensor = torch.from_numpy(fitted.mean.astype(np.float32))
     return {VIDEO: pictures, AUDIO: sounds, TEXT: TextEncoder(sentences.network, mean)}
 
@@ -520,8 +521,7 @@ def describe_bundle(fitted: Fit, stem: str, sources: Sources) -> dict[str, Any]:
         "fitted_on": dict(licences.most_common()),
         "share_alike": "no recording or picture that was fitted to is part of the bundle",
         "attribution": f"{ATTRIBUTION} names every source, licence and author",
-        "knows": KNOWS,
-        "kinds": fitted.kinds.names if fitted.kinds else [],
+        "knows": KNOWS + (KNOWS_DIGITS if fitted.digits else ""),
         "does_not_know": DOES_NOT_KNOW,
         "chosen": {
             "picture_stem": stem,

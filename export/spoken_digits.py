@@ -1,7 +1,6 @@
-"""Fits the head that hears further kinds of sound, the spoken digits, on open recordings of them,
-against other open sounds.
+"""Fits the head that hears spoken digits, on open recordings of them, against other open sounds.
 
-N patches, D details of a patch, K kinds.
+N patches, D details of a patch, K digits.
 """
 
 from __future__ import annotations
@@ -19,24 +18,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evaluation.linear_maps import Matrix, unit
-from media.containers import Budget
-from media.errors import BadConfig, BadMedia
-from media.modality import AUDIO
-from media.windows import InputSpecs, read_media
+from media.errors import BadConfig
 from model.class_vectors import SentenceVectors
 from model.data.prepare import digits
-from model.network.kinds import KindsHead, read_patches, share_patches
 from model.network.sound_classifier import RATE, SoundClassifier
+from model.network.spoken_digits import DigitsHead, read_patches, share_patches
 
 from .features import (
-    WINDOW_S,
     Arrays,
     load_or_compute_features,
     load_sound_scores,
-    sound_spec,
+    read_sound_windows,
 )
 
-MOST_OTHERS = 1200  # of the open sounds, which are none of the kinds
+MOST_OTHERS = 1200  # of the open sounds, which are none of the digits
 LATER_S = 0.48  # how much later a sound begins at most: from one patch to the next
 PENALTY = 1e-3  # on the sum of the squared weights of standardised details
 STEPS = 40
@@ -56,7 +51,7 @@ def read_digits(folder: Path) -> Rows:
 
 
 def choose_others(sounds: Rows) -> Rows:
-    """Of the open sounds those that the kinds are told from, always the same."""
+    """Of the open sounds those that the digits are told from, always the same."""
 
     def place(row: dict[str, Any]) -> str:
         return hashlib.sha256(row["id"].encode()).hexdigest()
@@ -80,21 +75,15 @@ class PatchDetails:
         torch.set_num_threads(1)
         scores = load_sound_scores(self.stem)
         assert isinstance(scores.classifier, SoundClassifier)
-        specs = InputSpecs(WINDOW_S, None, sound_spec())
         rows, found = [], []
-        for row, path in enumerate(paths):
-            try:
-                windows = read_media(path, specs, Budget(), (AUDIO,)).parts[AUDIO].array
-            except BadMedia:
-                continue
-            for window in windows:
-                waveform = move(window, path.name) if self.moved else window
-                with torch.no_grad():
-                    patches, heard = scores.spectrogram(torch.from_numpy(waveform[None]))
-                    counted = share_patches(heard)[0] > 0
-                    details, _ = read_patches(scores.classifier, patches[0][counted])
-                found.append(details.half().numpy())
-                rows += [row] * len(details)
+        for row, window in read_sound_windows(paths):
+            waveform = move(window, paths[row].name) if self.moved else window
+            with torch.no_grad():
+                patches, heard = scores.spectrogram(torch.from_numpy(waveform[None]))
+                counted = share_patches(heard)[0] > 0
+                details, _ = read_patches(scores.classifier, patches[0][counted])
+            found.append(details.half().numpy())
+            rows += [row] * len(details)
         return {"row": np.array(rows, np.int64), "details": np.concatenate(found)}
 
 
@@ -108,8 +97,8 @@ def move(window: Matrix, name: str) -> Matrix:
 
 
 @dataclass(frozen=True)
-class Kinds:
-    """Kinds as a head reads them, see `KindsHead`: `weight` [D, K + 1], `bias` [K + 1], `vectors`
+class SpokenDigits:
+    """Digits as a head reads them, see `DigitsHead`: `weight` [D, K + 1], `bias` [K + 1], `vectors`
     [K, 384], their names, and the rows that they were fitted to.
     """
 
@@ -119,11 +108,11 @@ class Kinds:
     vectors: Matrix
     rows: Rows
 
-    def to_head(self) -> KindsHead:
-        return KindsHead(*(torch.from_numpy(a) for a in (self.weight, self.bias, self.vectors)))
+    def to_head(self) -> DigitsHead:
+        return DigitsHead(*(torch.from_numpy(a) for a in (self.weight, self.bias, self.vectors)))
 
 
-def fit_kinds(
+def fit_digits(
     folder: Path,
     sounds: Rows,
     stem: Path,
@@ -131,19 +120,19 @@ def fit_kinds(
     cache: Path,
     sentences: SentenceVectors,
     mean: Matrix,
-) -> Kinds:
-    """The head, fitted to the kinds in `folder` and to some of the open `sounds`, which are none of
-    them. Its vectors are those of the kinds' captions, less `mean` [384].
+) -> SpokenDigits:
+    """The head, fitted to the digits in `folder` and to some of the open `sounds`, which are none
+    of them. Its vectors are those of the digits' captions, less `mean` [384].
 
     Raises:
         BadConfig: the sound classifier is not a run of `distil`.
     """
     if not stem.is_dir():
-        raise BadConfig(f"{stem} is not a run of `distil`, whose patches the kinds are read from")
+        raise BadConfig(f"{stem} is not a run of `distil`, whose patches the digits are read from")
     rows, others = read_digits(folder), choose_others(sounds)
     digest = hashlib.sha256((stem / "sound.pt").read_bytes()).hexdigest()
-    of_kinds = load_or_compute_features(
-        [row["path"] for row in rows], PatchDetails(stem, digest, moved=True), "kinds", cache
+    of_digits = load_or_compute_features(
+        [row["path"] for row in rows], PatchDetails(stem, digest, moved=True), "digits", cache
     )
     of_others = load_or_compute_features(
         [row["path"] for row in others], PatchDetails(stem, digest, moved=False), "others", cache
@@ -151,12 +140,12 @@ def fit_kinds(
     names = sorted({row["group"] for row in rows})
     numbers = np.array([names.index(row["group"]) for row in rows], np.int64)
     labels = np.concatenate(
-        (numbers[of_kinds["row"]], np.full(len(of_others["row"]), len(names), np.int64))
+        (numbers[of_digits["row"]], np.full(len(of_others["row"]), len(names), np.int64))
     )
-    details = np.concatenate((of_kinds["details"], of_others["details"])).astype(np.float32)
+    details = np.concatenate((of_digits["details"], of_others["details"])).astype(np.float32)
     weight, bias = fit_softmax(details, labels, len(names) + 1)
     vectors = np.stack([sentences(captions_of(rows, name)).mean(axis=0) for name in names])
-    return Kinds(names, weight, bias, unit(vectors - mean), rows)
+    return SpokenDigits(names, weight, bias, unit(vectors - mean), rows)
 
 
 def captions_of(rows: Rows, group: str) -> list[str]:

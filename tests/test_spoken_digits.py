@@ -1,4 +1,4 @@
-"""Kinds of sound that the ear is taught: the head by hand, its fit, and the graph."""
+"""Spoken digits: the head by hand, its fit, and the graph."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import torch
 
 from export.cells import find_pool, find_ways_around
 from export.features import sound_spec
-from export.kinds import choose_others, fit_kinds, fit_softmax, move, read_digits
+from export.spoken_digits import choose_others, fit_digits, fit_softmax, move, read_digits
 from export.stems import halve
 from export.to_onnx import trace_graph
 from media.errors import BadConfig
 from model.class_vectors import SentenceVectors
-from model.network.kinds import (
-    KindsHead,
-    SoundWithKindsEncoder,
+from model.network.sound_classifier import RATE, SoundClassifier, SoundScores
+from model.network.spoken_digits import (
+    DigitsHead,
+    SoundWithDigitsEncoder,
     read_patches,
     share_patches,
 )
-from model.network.sound_classifier import RATE, SoundClassifier, SoundScores
 from model.network.stems import LinearMap, SoundEncoder
 
 from .makers import SHARED, needs_shared
@@ -43,7 +43,7 @@ def test_a_kind_counts_from_one_half_on() -> None:
     """Logits of ln 3, ln 9 and 0 against none are chances of 3/4, 9/10 and 1/2, which count 0.5,
     0.8 and 0. A patch that is not heard counts nothing.
     """
-    head = KindsHead(torch.tensor([[1.0, 0.0]]), torch.zeros(2), torch.tensor([[10.0, 0.0]]))
+    head = DigitsHead(torch.tensor([[1.0, 0.0]]), torch.zeros(2), torch.tensor([[10.0, 0.0]]))
     details = torch.log(torch.tensor([[[3.0], [9.0], [1.0], [9.0]]]))
     shares = share_patches(torch.tensor([[True, True, True, False]]))
     assert torch.allclose(head(details, shares), torch.tensor([[(0.5 + 0.8 + 0) / 3 * 10, 0.0]]))
@@ -65,18 +65,18 @@ def test_details_are_read_on_the_way_to_the_scores() -> None:
 def test_a_head_that_is_sure_of_nothing_changes_nothing() -> None:
     scores = SoundScores(classifier())
     events = LinearMap(torch.randn(521, 384), torch.zeros(384))
-    head = KindsHead(torch.zeros(DETAILS, 3), torch.zeros(3), torch.randn(2, 384))
+    head = DigitsHead(torch.zeros(DETAILS, 3), torch.zeros(3), torch.randn(2, 384))
     waveform = 0.1 * torch.randn(2, 5 * RATE)
     with torch.no_grad():
         expected = SoundEncoder(scores, events)(waveform)
-        found = SoundWithKindsEncoder(scores, events, head)(waveform)
+        found = SoundWithDigitsEncoder(scores, events, head)(waveform)
     assert torch.allclose(found, expected, atol=1e-5)
 
 
 def test_the_graph_gives_what_the_network_gives_alone_and_in_a_batch() -> None:
     events = LinearMap(torch.randn(521, 384), torch.zeros(384))
-    head = KindsHead(0.1 * torch.randn(DETAILS, 3), torch.zeros(3), torch.randn(2, 384))
-    encoder = SoundWithKindsEncoder(SoundScores(classifier()), events, head).eval()
+    head = DigitsHead(0.1 * torch.randn(DETAILS, 3), torch.zeros(3), torch.randn(2, 384))
+    encoder = SoundWithDigitsEncoder(SoundScores(classifier()), events, head).eval()
     proto = trace_graph(encoder, "audio", sound_spec())
     halve(proto)
     session = onnxruntime.InferenceSession(
@@ -118,13 +118,13 @@ def test_the_others_are_the_same_in_any_order() -> None:
 
 
 def test_what_goes_around_the_mean_is_found() -> None:
-    """Cells are cut at the mean of the last map; the details of the kinds are read before it."""
+    """Cells are cut at the mean of the last map; the details of the digits are read before it."""
     scores = SoundScores(classifier())
     events = LinearMap(torch.randn(521, 384), torch.zeros(384))
-    head = KindsHead(torch.randn(DETAILS, 3), torch.zeros(3), torch.randn(2, 384))
+    head = DigitsHead(torch.randn(DETAILS, 3), torch.zeros(3), torch.randn(2, 384))
     plain = trace_graph(SoundEncoder(scores, events), "audio", sound_spec())
     assert find_ways_around(plain, find_pool(plain)) == []
-    taught = trace_graph(SoundWithKindsEncoder(scores, events, head), "audio", sound_spec())
+    taught = trace_graph(SoundWithDigitsEncoder(scores, events, head), "audio", sound_spec())
     (way,) = find_ways_around(taught, find_pool(taught))
     used = [node.op_type for node in taught.graph.node if way in node.input]
     assert "Conv" in used and "Reshape" in used
@@ -141,9 +141,9 @@ def test_only_open_rows_of_the_training_parts_are_learned_from() -> None:
 
 
 @needs_shared
-def test_kinds_need_the_patches_of_a_run(tmp_path: Path) -> None:
+def test_digits_need_the_patches_of_a_run(tmp_path: Path) -> None:
     with pytest.raises(BadConfig, match="not a run of `distil`"):
-        fit_kinds(
+        fit_digits(
             SHARED / "sounds",
             [],
             SHARED / "teachers" / "yamnet.tflite",

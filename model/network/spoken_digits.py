@@ -1,7 +1,7 @@
-"""Kinds of sound that the classifier of AudioSet's events lacks, such as spoken digits: a head on
-what the classifier makes of each patch half-way.
+"""Spoken digits, which the classifier of AudioSet's events lacks: a head on what the classifier
+makes of each patch half-way.
 
-B batch, P patches of a window, N patches of all windows, D details of a patch, K kinds.
+B batch, P patches of a window, N patches of all windows, D details of a patch, K digits.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ def share_patches(heard: Tensor) -> Tensor:
     return counted / counted.sum(1, keepdim=True)
 
 
-class KindsHead(nn.Module):
+class DigitsHead(nn.Module):
     """Details of patches [B, P, D] and what each counts [B, P] -> vectors [B, 384].
 
-    A softmax tells the kinds and none of them apart: `weight` [D, K + 1], `bias` [K + 1], none at
-    last. A kind counts from a probability of one half on, 2 p - 1. So what the head is not sure of
+    A softmax tells the digits and none of them apart: `weight` [D, K + 1], `bias` [K + 1], none at
+    last. A digit counts from a probability of one half on, 2 p - 1. So what the head is not sure of
     is left as it is. The mean over patches, times `vectors` [K, 384], is the result.
     """
 
@@ -58,18 +58,18 @@ class KindsHead(nn.Module):
         return read
 
 
-class SoundWithKindsEncoder(nn.Module):
+class SoundWithDigitsEncoder(nn.Module):
     """waveform [B, samples] at 16 kHz -> unit vectors [B, 384]: the reading of AudioSet's classes,
-    as in `SoundEncoder`, and that of the kinds.
+    as in `SoundEncoder`, and that of the digits.
     """
 
-    def __init__(self, scores: SoundScores, classes: LinearMap, kinds: KindsHead) -> None:
+    def __init__(self, scores: SoundScores, classes: LinearMap, digits: DigitsHead) -> None:
         super().__init__()
         self.spectrogram = scores.spectrogram
         assert isinstance(scores.classifier, SoundClassifier)
         self.classifier = scores.classifier
         self.classes = classes
-        self.kinds = kinds
+        self.digits = digits
 
     def forward(self, waveform: Tensor) -> Tensor:
         patches, heard = self.spectrogram(waveform)
@@ -77,5 +77,5 @@ class SoundWithKindsEncoder(nn.Module):
         details, logits = read_patches(self.classifier, patches.flatten(0, 1))
         scores = logits.sigmoid().view(*patches.shape[:2], -1)
         events = self.classes((scores * shares[..., None]).sum(1))
-        kinds = self.kinds(details.view(*patches.shape[:2], -1), shares)
-        return F.normalize(events + kinds, dim=-1)
+        digits = self.digits(details.view(*patches.shape[:2], -1), shares)
+        return F.normalize(events + digits, dim=-1)
