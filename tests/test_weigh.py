@@ -23,7 +23,7 @@ from model.beds.gate import GateData, fit_gate, keep_weight, measure_gate
 from model.network.fusion import MOST, START, SoundGate, join, learned_join
 
 from .makers import ROOT, wait_until
-from .test_joint import DIMS, axis, expected, item, unit
+from .test_joint import DIMS, axis, expected, item, mixed_items, unit
 from .test_methods import make_features
 
 BUNDLE = ROOT / "bundles" / "default"
@@ -86,11 +86,7 @@ def test_windows_with_one_of_both_are_that_one() -> None:
 def test_search_uses_the_weight_of_each_window(tmp_path: Path, kind: str) -> None:
     """Against every joint score, with windows that lack a side, a filter, and a deleted item."""
     random = np.random.default_rng(0)
-    items = []
-    for i in range(200):
-        video = unit(random.normal(size=(2, 8))) if i % 3 != 1 else None
-        audio = unit(random.normal(size=(2, 8))) if i % 3 != 2 else None
-        items.append(item(f"i{i}", video, audio, shelf="a" if i % 5 else "b"))
+    items = mixed_items(200, random)
     box = Collection(tmp_path / "c", "f", DIMS, Sizing(kind))
     box.put(items)
     box.delete("i7")
