@@ -23,7 +23,7 @@ from model.beds.gate import GateData, fit_gate, keep_weight, measure_gate
 from model.network.fusion import MOST, START, SoundGate, join, learned_join
 
 from .makers import ROOT, wait_until
-from .test_joint import DIMS, axis, expected, item, mixed_items, unit
+from .test_joint import DIMS, axis, expected, mixed_items, unit
 from .test_methods import make_features
 
 BUNDLE = ROOT / "bundles" / "default"
