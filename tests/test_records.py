@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,18 @@ def test_an_item_is_read_back(records: Records) -> None:
         records.item_vectors("b", "video", 2)
     with pytest.raises(UnknownItem):
         records.remove("b")
+
+
+def test_counts_follow_every_connection(tmp_path: Path) -> None:
+    with (
+        closing(Records(tmp_path / "records.sqlite")) as one,
+        closing(Records(tmp_path / "records.sqlite")) as other,
+    ):
+        assert other.counts().items == 0
+        one.put([item("a"), item("b")], DIMS)
+        assert (one.counts().items, other.counts().items) == (2, 2)
+        other.remove("a")
+        assert (one.counts().items, other.counts().items) == (1, 1)
 
 
 def test_a_vector_of_another_width_writes_nothing(records: Records) -> None:

@@ -240,6 +240,7 @@ class Records:
         self.tags = Tags(self._db)
         self.marks = Marks(self._db)
         self.agreements = Agreements(self._db)
+        self._counted: tuple[tuple[int, int], Counts] | None = None
         self._readers = 0  # who hold the records still at the moment
         if read_version(self._db) < SCHEMA_VERSION:
             with self._transaction():
@@ -593,6 +594,14 @@ class Records:
         ).fetchall()
 
     def counts(self) -> Counts:
+        """What there is. It is kept until something is written: SQLite reads an index to count."""
+        (version,) = self._db.execute("pragma data_version").fetchone()  # of what others wrote
+        state = (version, self._db.total_changes)
+        if self._counted is None or self._counted[0] != state:
+            self._counted = state, self._count()
+        return self._counted[1]
+
+    def _count(self) -> Counts:
         (items,) = self._db.execute("select count(*) from items").fetchone()
         (windows,) = self._db.execute("select count(*) from windows").fetchone()
         rows = self._db.execute("select encoding, count(*) from vectors group by encoding")

@@ -25,6 +25,8 @@ from .tuning import Goal
 log = logging.getLogger(__name__)
 # So many vectors after a snapshot another one is due: as many as take seconds to add again.
 TAIL = {"hnsw": 10_000, "ivf": 200_000, "small": 200_000, "gpu-ivf": 200_000}
+# Of a large index such a share: a snapshot is written whole.
+TAIL_SHARE = 16
 HoldRecords = Callable[[], AbstractContextManager[Records]]
 
 
@@ -189,7 +191,11 @@ class FaissStore:
         """Whether there are too many vectors since the last snapshot, or an index is to be tuned or
         copied.
         """
-        tails = [TAIL[index.kind] for index in self._indexes.values() if not index.exact]
+        tails = [
+            max(TAIL[index.kind], len(index) // TAIL_SHARE)
+            for index in self._indexes.values()
+            if not index.exact
+        ]
         if tails and records.head()[0] - self._attempted_at > min(tails):
             return True
         return any(
