@@ -37,7 +37,7 @@ from index.records.database import Counts, NewItem, Records, UnknownItem
 from index.records.filters import BadFilter, compile_filter
 from index.report import report
 from index.search import Answer, Options, TargetQuery, search
-from index.vectors import snapshot
+from index.vectors import snapshot, store
 from index.vectors.faiss_index import FaissIndex
 from index.vectors.gpu import gpus
 from index.vectors.kinds import KINDS
@@ -629,6 +629,24 @@ def test_a_restart_finds_the_same(tmp_path: Path) -> None:
         assert found(box, unit(1, 2, 3), top_k=50) == ["new", *expected[1:]], damage
         box.snapshot()
         box.close()
+
+
+def test_a_large_index_is_saved_after_a_share_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(store.TAIL, "ivf", 10)
+    x = cloud(2600, 16)
+    box = Collection(tmp_path / "box", "f1", dims(16), Sizing("ivf"))
+
+    def add(start: int, end: int) -> list[str]:
+        box.put([item(f"i{n}", x[n]) for n in range(start, end)])
+        wait_until(lambda: not box.busy)
+        return sorted(path.name[:12] for path in (tmp_path / "box" / "snapshots").iterdir())
+
+    assert add(0, 2000) == ["000000002000"]
+    assert add(2000, 2100) == ["000000002000"]  # a sixteenth of 2,100 are 131
+    assert add(2100, 2200) == ["000000002200"]
+    box.close()
 
 
 def test_an_index_is_tuned_by_what_is_asked_of_it(tmp_path: Path) -> None:
