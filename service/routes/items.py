@@ -378,7 +378,7 @@ async def get_item(tercet: Tercet, name: str, id: str, words: bool = False) -> s
     return found
 
 
-def refuse_parts(id: str) -> None:
+async def refuse_parts(id: str) -> None:
     """A path that ends like one of an item's parts is that part's, which cannot be changed."""
     if id.endswith(schemas.RESERVED_ENDINGS):
         raise HTTPException(405, headers={"Allow": "GET"})

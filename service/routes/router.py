@@ -17,7 +17,7 @@ Handler = TypeVar("Handler", bound=Callable[..., Any])
 ERROR_STATUSES = (400, 401, 403, 404, 408, 409, 413, 415, 422, 429, 503)
 
 
-def check_address(request: Request) -> None:
+async def check_address(request: Request) -> None:
     """Refuse a field of a body that stands in the address, where nothing would read it. What is
     nobody's field is ignored there, such as the `api-version` of some clients.
 
