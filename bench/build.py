@@ -30,16 +30,11 @@ from bench.films import processor_s
 from export.encoder import OnnxEncoder
 from index.collection import Collection
 from index.commands.flags import DECODE_MEMORY_MB
-from index.ingest.build import (
-    WINDOWS,
-    BuildOptions,
-    Source,
-    build,
-    decode_sources,
-    encode_items,
-    plan_build,
-    settle_doubtful,
-)
+from index.ingest.build import build
+from index.ingest.decoding import decode_sources
+from index.ingest.encoding import WINDOWS, encode_items
+from index.ingest.plan import BuildOptions, plan_build, settle_doubtful
+from index.ingest.source import Source
 from media.containers import ARCHIVE_BUDGET
 from media.errors import BadMedia
 from media.sandbox import Decoders

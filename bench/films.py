@@ -40,7 +40,8 @@ from numpy.typing import NDArray
 from export.encoder import OnnxEncoder
 from index.collection import Collection
 from index.commands.flags import DECODE_MEMORY_MB
-from index.ingest.build import build, encode_all
+from index.ingest.build import build
+from index.ingest.encoding import encode_all
 from media.containers import ARCHIVE_BUDGET, MICROSECONDS
 from media.manifest import read_manifest
 from media.sandbox import Decoders

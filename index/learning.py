@@ -36,7 +36,7 @@ from .collection import (
     has_lost_records,
 )
 from .gallery import Gallery, read_gallery
-from .ingest.build import embed_rows
+from .ingest.encoding import embed_rows
 from .records.database import Records
 from .records.marks import MarkedQuery, StoredMark, group_marks
 from .search.feedback import move

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from export.bundle import Manifest
 from export.encoder import Encoder
-from index.ingest.build import BuildOptions, build
+from index.ingest.build import build
 from index.ingest.gone import find_missing
 from index.ingest.names import make_printable
+from index.ingest.plan import BuildOptions
 from index.library import Collections
 from media.containers import ARCHIVE_BUDGET
 from media.readers import choose_readers

@@ -23,9 +23,11 @@ from numpy.typing import NDArray
 from index import duplicates
 from index.collection import Collection
 from index.duplicates import find_duplicates
-from index.ingest.build import BuildOptions, Report, build
+from index.ingest.build import build
+from index.ingest.discovery import find_sources
 from index.ingest.gone import find_missing, remove
 from index.ingest.names import RESERVED, find_free_id
+from index.ingest.plan import BuildOptions, Report
 from index.ingest.remote import CannotImport, NoAnswer, Remote
 from index.ingest.walk import walk
 from index.ingest.watch import Pending
@@ -453,6 +455,14 @@ def test_what_lies_in_peoples_folders(tmp_path: Path) -> None:
     assert inside.failed == {place / "folder": "it is outside the folder"}
     only = walk(place, only=frozenset({place / "good.wav"}))
     assert [file.path.name for file in only.files] == ["good.wav"]
+
+
+def test_a_link_to_a_file_of_another_folder_is_given_by_itself(tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    real = make_wav(tmp_path / "kept" / "a.wav", 0.2)
+    (tmp_path / "link.wav").symlink_to(real)
+    (source,) = find_sources([tmp_path / "link.wav"]).sources
+    assert (source.id, source.path) == ("link.wav", real)
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("setpriv"), reason="needs root's rights")

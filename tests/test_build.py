@@ -21,8 +21,9 @@ import pytest
 
 from export.encoder import OnnxEncoder
 from index.collection import Collection
-from index.ingest.build import Report, list_failures, note_failure
 from index.ingest.build import build as build_all
+from index.ingest.build import list_failures, note_failure
+from index.ingest.plan import Report
 from index.ingest.source import Source
 from index.library import Collections
 from index.records.database import NewItem

@@ -17,7 +17,8 @@ import pytest
 from numpy.typing import NDArray
 
 from index.collection import Collection
-from index.ingest.build import Report, build
+from index.ingest.build import build
+from index.ingest.plan import Report
 from media.containers import ARCHIVE_BUDGET
 from media.films import (
     LEAST_PART,

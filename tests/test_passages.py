@@ -18,7 +18,9 @@ from starlette.testclient import TestClient
 
 from export.encoder import Encoder
 from index.collection import Collection
-from index.ingest.build import BuildOptions, Report, build, embed_rows
+from index.ingest.build import build
+from index.ingest.encoding import embed_rows
+from index.ingest.plan import BuildOptions, Report
 from index.ingest.reembed import reembed, swap
 from index.library import Collections
 from index.records.passages import Candidate, Candidates

@@ -15,7 +15,8 @@ import pytest
 from numpy.typing import NDArray
 
 from index.collection import DataInUse, FingerprintConflict, UnknownCollection
-from index.ingest.build import BuildOptions, build
+from index.ingest.build import build
+from index.ingest.plan import BuildOptions
 from index.ingest.reembed import NotReady, Progress, drop, measure_overlaps, reembed, swap
 from index.library import Collections
 from index.records.database import NewItem

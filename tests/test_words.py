@@ -11,7 +11,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from export.encoder import OnnxEncoder
-from index.ingest.build import embed_rows
+from index.ingest.encoding import embed_rows
 from media.errors import BadText
 from media.text import LETTERS_MAX, Reading, TextSpec, TextTokens, learn_tokenizer
 from media.words import find_unread_scripts, find_words

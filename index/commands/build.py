@@ -18,9 +18,10 @@ from media.hardware import OFF
 
 from ..collection import FingerprintConflict
 from ..ingest.adopt import adopt
-from ..ingest.build import Report, list_failures
+from ..ingest.build import list_failures
 from ..ingest.gone import find_missing
 from ..ingest.names import make_printable
+from ..ingest.plan import Report
 from ..ingest.reembed import Progress, swap
 from ..library import Collections
 from ..query_bank import ensure_query_bank

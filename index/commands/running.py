@@ -18,7 +18,8 @@ from media.readers import choose_readers
 from media.sandbox import Decoders
 
 from ..collection import Collection
-from ..ingest.build import BuildOptions, Report, build
+from ..ingest.build import build
+from ..ingest.plan import BuildOptions, Report
 from .flags import DECODE_MEMORY_MB, LINE_S, open_decoders
 
 

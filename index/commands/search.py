@@ -25,7 +25,7 @@ from media.windows import DecodeOptions
 from ..agreement import ensure_agreement
 from ..collection import Collection
 from ..formats import TITLE, Format, format_csv, format_edl
-from ..ingest.build import embed_rows
+from ..ingest.encoding import embed_rows
 from ..query_bank import ensure_query_bank
 from ..records.filters import AGREEMENT, TAG, asks_for
 from ..search import Answer, Hit, Options, TargetQuery, direction, search

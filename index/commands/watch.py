@@ -13,9 +13,10 @@ from typing import Any
 from export.encoder import OnnxEncoder
 
 from ..collection import Collection
-from ..ingest.build import Report, list_failures
+from ..ingest.build import list_failures
 from ..ingest.gone import Missing, find_missing
 from ..ingest.names import make_printable
+from ..ingest.plan import Report
 from ..ingest.remote import Remote, post_changes
 from ..ingest.watch import call_at, follow, stop_at_signals
 from ..query_bank import ensure_query_bank

@@ -16,14 +16,9 @@ from media.sandbox import Decoders
 
 from ..collection import Collection
 from ..records.database import Origin
-from .build import (
-    Ready,
-    Report,
-    decode_sources,
-    encode_items,
-    fills_batch,
-    keep_distinct,
-)
+from .decoding import decode_sources
+from .encoding import Ready, encode_items, fills_batch
+from .plan import Report, keep_distinct
 from .source import Source
 
 

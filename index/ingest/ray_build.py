@@ -23,18 +23,10 @@ from media.sandbox import Decoders
 
 from ..collection import Collection, CollectionError
 from ..records.database import NewItem
-from .build import (
-    WINDOWS,
-    BuildOptions,
-    BuildPlan,
-    Report,
-    copy_items,
-    decode_with_digests,
-    encode_items,
-    note_failure,
-    plan_build,
-    settle_doubtful,
-)
+from .build import copy_items, note_failure
+from .decoding import decode_with_digests
+from .encoding import WINDOWS, encode_items
+from .plan import BuildOptions, BuildPlan, Report, plan_build, settle_doubtful
 from .source import Source
 
 FILES = 8  # in one task

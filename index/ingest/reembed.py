@@ -41,7 +41,8 @@ from ..vectors.base import Vectors
 from ..vectors.faiss_index import FaissIndex
 from ..vectors.store import replay
 from ..vocabulary import ensure_vocabulary, parse_source
-from .build import Ready, decode_sources, encode_items, fills_batch
+from .decoding import decode_sources
+from .encoding import Ready, encode_items, fills_batch
 from .source import Source
 
 ROUNDS = 5  # at most, over a collection that is written meanwhile

@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 
 from index.collection import Collection
 from index.description import describe, make_sentence, read_bank, tag_readings
-from index.ingest.build import read_words
+from index.ingest.encoding import read_words
 from index.ingest.items import media_item
 from index.ingest.passages import add_passages, read_passages
 from index.records.database import Item, NewItem, UnknownItem, list_modalities
