@@ -3,8 +3,8 @@
     python -m bench.real_bed --data ../shared/data --out runs/real-bed.npz [--work runs/real-bed]
 
 Learned from are rows with an open licence alone: pictures, sounds and ESC-10's folds 1 to 4. The
-real recordings are measured with, and ESC-10's fold 5, of which the order benchmark is composed.
-Raw features are kept below `--work`, so that a stop costs little.
+real recordings are measured with, and ESC-10's fold 5, of which the benchmarks of sounds put
+together are composed. Raw features are kept below `--work`, so that a stop costs little.
 
 N rows, V views of a picture, C cells of a view, P patches of a sound, T tokens, D features.
 """
@@ -15,6 +15,7 @@ import argparse
 import json
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
-from evaluation.composed import put_together, say_in_order
+from evaluation.clips import Clips
+from evaluation.composed import COMPOSITIONS
 from evaluation.linear_maps import unit
 from export.bundle import open_bundle
 from export.cells import CutGraph
@@ -40,7 +42,7 @@ from media.windows import read_media
 from model.beds.real import FEATURE_STEP, FRAMES, READING_STEP, quantise, training_sources
 from model.class_vectors import SentenceVectors
 from model.data.batches import ABSENT
-from model.methods.compa import ComposedSounds
+from model.methods.compa import SWAPPED, Composed, ComposedSounds
 
 PAGE = 64  # texts at once
 SIDE = 3  # cells of a view are SIDE x SIDE
@@ -50,11 +52,12 @@ TOKENS = 24  # of a text
 ALIKE = 0.72  # cosine of two names from which a picture and a sound may be one thing's
 PARTNERS = 4  # sounds of a picture at most
 COMPOSED = 600  # pairs of sounds that `compa` puts together
-BENCHMARK = 240  # groups of the order benchmark
+BENCHMARK = 240  # groups of the benchmarks of sounds put together
 EXAMPLES = 6_000  # rows that the kept directions are found from
 PATCH_S, SHORTEST_S = 0.48, 0.1  # from one patch of a sound to the next; what counts as heard
 Arrays = dict[str, NDArray[Any]]
 Rows = list[dict[str, Any]]
+Put = Callable[[NDArray[Any], NDArray[Any]], NDArray[Any]]
 
 
 class Stems:
@@ -271,9 +274,10 @@ def count_heard(seconds: float, patches: int = 9) -> NDArray[np.bool_]:
     return np.arange(patches) * PATCH_S + SHORTEST_S < max(seconds, SHORTEST_S + 0.01)
 
 
-def compose_benchmark(data: Path, stems: Stems, folder: Path) -> tuple[Arrays, list[Any]]:
-    """Groups of two sounds of ESC-10's fold 5 in both orders, and their texts."""
-    rows = [row for row in esc10(data) if row["fold"] == 5]
+def draw_groups(rows: Rows) -> tuple[list[Any], list[tuple[int, int]]]:
+    """Groups of two sounds of differing labels with their texts of each kind; and the two sounds
+    of each group both ways round.
+    """
     random = np.random.default_rng(5)
     groups: list[Any] = []
     members: list[tuple[int, int]] = []
@@ -282,15 +286,59 @@ def compose_benchmark(data: Path, stems: Stems, folder: Path) -> tuple[Arrays, l
         if rows[i]["labels"] == rows[j]["labels"] or (i, j) in members:
             continue
         names = [rows[k]["text"].rstrip(".").lower() for k in (i, j)]
-        groups.append({"ids": [rows[i]["id"], rows[j]["id"]], "texts": say_in_order(*names, 0)})
+        texts = {kind: how.say(names[0], names[1], 0) for kind, how in COMPOSITIONS.items()}
+        groups.append({"ids": [rows[i]["id"], rows[j]["id"]], "texts": texts})
         members += [(i, j), (j, i)]
+    return groups, members
+
+
+def compose_benchmark(data: Path, stems: Stems, folder: Path) -> tuple[Arrays, dict[str, Any]]:
+    """Sounds of ESC-10's fold 5 put together, by kind, and the groups of each kind."""
+    rows = [row for row in esc10(data) if row["fold"] == 5]
+    groups, members = draw_groups(rows)
     sounds = [first_sound(row["path"], stems) for row in rows]
+    found: Arrays = {}
+    for kind, how in COMPOSITIONS.items():
 
-    def hear(number: int) -> Arrays:
-        i, j = members[number]
-        return stems.hear(put_together(sounds[i], sounds[j]))  # type: ignore[arg-type]
+        def hear(number: int, put: Put = how.put) -> Arrays:
+            first, second = (sounds[i] for i in members[number])
+            assert first is not None and second is not None
+            return stems.hear(put(first, second))
 
-    return keep(folder, "order", len(members), hear), groups
+        made = keep(folder, kind, len(members), hear)
+        found |= {f"{kind}_patches": made["patches"], f"{kind}_vector": made["vector"]}
+    texts = {
+        kind: [{"ids": group["ids"], "texts": group["texts"][kind]} for group in groups]
+        for kind in COMPOSITIONS
+    }
+    return found, texts
+
+
+def compose_training(
+    sources: list[Clips], pairs: NDArray[np.int64], paths: list[Path], stems: Stems, folder: Path
+) -> tuple[Arrays, dict[str, list[Row]]]:
+    """What `compa` puts together of the training sources, by kind: features, and the rows.
+
+    `pairs` [n, 2] are pictures and sounds, `paths` the files of the sounds.
+    """
+    read = lru_cache(maxsize=2048)(partial(first_sound, stems=stems))
+    found: Arrays = {}
+    rows: dict[str, list[Row]] = {}
+    for kind in COMPOSITIONS:
+        composed = ComposedSounds(sources, COMPOSED, (kind,)).composed
+
+        def hear(number: int, composed: list[Composed] = composed) -> Arrays:
+            members = composed[number].members
+            places = [pairs[i, 1] if source.has[VIDEO][i] else i for source, i in members]
+            first, second = (read(paths[place]) for place in places)
+            assert first is not None and second is not None
+            put = COMPOSITIONS[composed[number].kind].put
+            return stems.hear(put(first, second))
+
+        made = keep(folder, f"composed-{kind}", len(composed), hear)
+        found |= {f"{kind}_patches": made["patches"], f"{kind}_vector": made["vector"]}
+        rows[kind] = [one.row for one in composed]
+    return found, rows
 
 
 class Words:
@@ -347,7 +395,7 @@ def write_bed(data: Path, stems: Stems, work: Path, out: Path) -> None:
 
     seen = keep(work, "pictures", len(pictures), see)
     heard = keep(work, "sounds", len(sounds), hear)
-    order, groups = compose_benchmark(data, stems, work)
+    benchmark, groups = compose_benchmark(data, stems, work)
     real = real_rows(data)
     windows = keep_windows(work, real, stems)
     words = Words(stems)
@@ -359,11 +407,10 @@ def write_bed(data: Path, stems: Stems, work: Path, out: Path) -> None:
         "picture_cells": sight(seen["cells"]),
         "picture_readings": quantise(seen["vectors"], READING_STEP),
         "sound_heard": np.stack([count_heard(row.get("dur") or 5.0) for row in sounds]),
-        "order_heard": np.repeat(count_heard(4.25)[None], len(order["row"]), axis=0),
         "pairs": pair_up(pictures, sounds, words),
         **describe_recordings(windows, sight),
     }
-    for name, found in (("sound", heard), ("order", order), ("recording", windows)):
+    for name, found in (("sound", heard), ("recording", windows)):
         arrays[f"{name}_patches"] = hearing(found["patches"])
         arrays[f"{name}_readings"] = quantise(found["vector"], READING_STEP)
     rows = {
@@ -372,14 +419,38 @@ def write_bed(data: Path, stems: Stems, work: Path, out: Path) -> None:
         "recordings": real,
     }
     rows["pairs"] = [join_rows(rows["pictures"][i], rows["sounds"][j]) for i, j in arrays["pairs"]]
-    texts = collect_texts(arrays, rows, groups)
+    composed, composed_rows = compose_training(
+        training_sources(arrays, rows),
+        arrays["pairs"],
+        [row["path"] for row in sounds],
+        stems,
+        work,
+    )
+    arrays |= describe_composed(benchmark, hearing)
+    composed = {f"composed_{name}": array for name, array in composed.items()}
+    arrays |= describe_composed(composed, hearing)
+    texts = collect_texts(rows, composed_rows, groups)
     arrays |= words.describe(texts)
     described = {
         "texts": texts,
         "rows": {part: [describe_row(row) for row in of] for part, of in rows.items()},
         "groups": groups,
+        "composed": {kind: [row.id for row in of] for kind, of in composed_rows.items()},
     }
     write_file(out, arrays, described)
+
+
+def describe_composed(found: Arrays, hearing: Directions) -> Arrays:
+    """What the bed keeps of sounds that were put together."""
+    kept: Arrays = {}
+    for name, array in found.items():
+        part = name.rpartition("_")[0]
+        if name.endswith("_vector"):
+            kept[f"{part}_readings"] = quantise(array, READING_STEP)
+        else:
+            kept[name] = hearing(array)
+            kept[f"{part}_heard"] = np.ones(array.shape[:2], dtype=bool)
+    return kept
 
 
 def describe_recordings(windows: Arrays, sight: Directions) -> Arrays:
@@ -421,12 +492,14 @@ def keep_windows(work: Path, rows: list[Row], stems: Stems) -> Arrays:
     return dict(np.load(file))
 
 
-def collect_texts(arrays: Arrays, rows: dict[str, list[Row]], groups: list[Any]) -> list[str]:
+def collect_texts(
+    rows: dict[str, list[Row]], composed: dict[str, list[Row]], groups: dict[str, Any]
+) -> list[str]:
     """Every text that training or measuring may ask for; ABSENT is the first."""
-    composed = ComposedSounds(training_sources(arrays, rows), COMPOSED).rows
-    every = [row for of in (*rows.values(), composed) for row in of]
+    every = [row for of in (*rows.values(), *composed.values()) for row in of]
     said = [caption.text for row in every for caption in row.captions]
-    said += [text for group in groups for text in group["texts"]]
+    said += [row.metadata[SWAPPED] for of in composed.values() for row in of]
+    said += [text for of in groups.values() for group in of for text in group["texts"]]
     return list(dict.fromkeys([ABSENT, *said]))
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -77,7 +77,8 @@ class Clips:
     """The first window of every readable row. `open` decodes them once and maps a cache folder.
 
     `arrays[modality]` is [rows, ...], `has[modality]` [rows] says which rows have that modality,
-    and `heard` [rows] how many samples of each waveform are no padding.
+    and `heard` [rows] how many samples of each waveform are no padding. `composed` may have sounds
+    of these rows that were put together beforehand, by name.
     """
 
     def __init__(
@@ -87,12 +88,14 @@ class Clips:
         has: dict[str, NDArray[np.bool_]],
         heard: NDArray[np.int64],
         batch_together_by: Sequence[tuple[str, ...]] = (),
+        composed: Mapping[str, NDArray[Any]] | None = None,
     ) -> None:
         self.rows = rows
         self.has = has
         self.heard = heard
         self.arrays = arrays
         self.batch_together_by = batch_together_by
+        self.composed = composed or {}
         self.order = lru_cache(maxsize=2)(self.epoch_order)
 
     @classmethod

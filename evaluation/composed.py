@@ -1,23 +1,31 @@
-"""Sounds put together in time, and groups of them: whether an encoder hears what comes first.
+"""Sounds put together, and groups of them: whether an encoder hears what comes first, or is louder.
 
-A group is two sounds, of the same two recordings in either order, and the two texts. It is scored
-as Winoground scores pictures (arXiv 2204.03162). The modality gap is measured here, too. No torch.
+A group is two sounds, of the same two recordings put together either way, and the two texts. It is
+scored as Winoground scores pictures (arXiv 2204.03162). The modality gap is measured here, too. No
+torch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-WORDS = (
+ORDERS = (
     ("{0}, then {1}", "{1}, then {0}"),
     ("{0} before {1}", "{1} before {0}"),
     ("{1} after {0}", "{0} after {1}"),
 )
+LEVELS = (
+    ("{0}, with {1} in the background", "{1}, with {0} in the background"),
+    ("{0} close by and {1} far away", "{0} far away and {1} close by"),
+    ("{0}, loud, and {1}, quiet", "{0}, quiet, and {1}, loud"),
+)
+BACKGROUND = 0.25  # the level of a sound behind another one, 12 dB below it
 SILENT_TAIL = 0.15  # of a window, so that a composed sound may be moved and not go round
 CHANCE = 1 / 6  # of a group's score
 
@@ -41,8 +49,60 @@ def say_in_order(first: str, second: str, number: int) -> tuple[str, str]:
     >>> say_in_order("rain", "a dog", 0)
     ('rain, then a dog', 'a dog, then rain')
     """
-    right, swapped = WORDS[number % len(WORDS)]
+    return say(ORDERS, first, second, number)
+
+
+def overlay(first: NDArray[Any], second: NDArray[Any]) -> NDArray[Any]:
+    """Two sounds [samples] at once, the second in the background, whatever their own levels.
+
+    >>> overlay(np.array([0.5, -0.5, 0, 0]), np.array([0, 0, 0.1, 0.1])).tolist()
+    [0.5, -0.5, 0.125, 0.125]
+    """
+    sounds = [x.astype(np.float32) for x in (first, second)]
+    levels = [level_of(x) for x in sounds]
+    mixed = sounds[0] + BACKGROUND * levels[0] / levels[1] * sounds[1]
+    fitting = mixed / max(1.0, float(np.abs(mixed).max()))
+    return np.asarray(fitting, first.dtype)
+
+
+def level_of(sound: NDArray[np.float32]) -> float:
+    """The root mean square of the samples that are not zero; never zero."""
+    return float(np.sqrt(np.square(sound).sum() / max(1, np.count_nonzero(sound)) + 1e-12))
+
+
+def say_levels(first: str, second: str, number: int) -> tuple[str, str]:
+    """The caption of a loud and a quiet sound, and that of the other one being loud.
+
+    >>> say_levels("rain", "a dog", 1)
+    ('rain close by and a dog far away', 'rain far away and a dog close by')
+    """
+    return say(LEVELS, first, second, number)
+
+
+def say(
+    templates: tuple[tuple[str, str], ...], first: str, second: str, number: int
+) -> tuple[str, str]:
+    right, swapped = templates[number % len(templates)]
     return right.format(first, second), swapped.format(first, second)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Composition:
+    """A way to put two sounds together. The other way round, `put` gives another sound.
+
+    `say` gives the caption of what `put` gives, and that of the other way round. Its number says
+    in which words. `tail` is the share of a window that `put` leaves silent.
+    """
+
+    tail: float
+    put: Callable[[NDArray[Any], NDArray[Any]], NDArray[Any]]
+    say: Callable[[str, str, int], tuple[str, str]]
+
+
+COMPOSITIONS = {
+    "order": Composition(tail=SILENT_TAIL, put=put_together, say=say_in_order),
+    "attribute": Composition(tail=0.0, put=overlay, say=say_levels),
+}
 
 
 def score_groups(scores: NDArray[np.floating[Any]]) -> dict[str, float]:

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 
 from evaluation.clips import Clips
-from evaluation.composed import say_in_order, score_groups
+from evaluation.composed import COMPOSITIONS, score_groups
 from media.errors import BadConfig
 from media.manifest import Caption, Row
 from media.modality import AUDIO, VIDEO
@@ -66,6 +66,7 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "triangle": {"triangle": {}},
     "mil_nce": {"mil_nce": {"texts": 3}},
     "compa": {"compa": {"pairs": 8}},
+    "compa_both": {"compa": {"pairs": 8, "kinds": ("order", "attribute"), "both_ways": True}},
     "hard_matching": {"hard_matching": {}},
     "harmonise": {"harmonise": {}},
     "cvrl": {"cvrl": {}},
@@ -73,6 +74,9 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "two_experts": {"experts": {"experts": 3, "chosen": 2, "every": 1}},
     "several": {"valor": {}, "gap": {}, "compa": {"pairs": 8}, "cvrl": {}, "harmonise": {}},
 }
+
+# further settings of methods that are there already
+MORE = {"several", "two_experts", "valor_learned", "compa_both"}
 
 
 def unit(*rows: list[float]) -> Tensor:
@@ -171,6 +175,11 @@ def test_compa_has_the_swapped_caption_in_its_own_row_only() -> None:
     e = math.e
     expected = -math.log(e / (e + 1 + math.exp(0.5)))
     assert compa.order_loss(a, a, swapped, 1.0).item() == pytest.approx(expected)
+    names = ("audio", "audio_caption", compa.SWAPPED)
+    inputs = inputs_of(dict(zip(names, (a, a, swapped), strict=True)))
+    both = compa.order_term(inputs, *names, both_ways=True)
+    assert both is not None
+    assert both.item() == pytest.approx(expected - math.log(e / (e + 1)))
 
 
 def test_hard_matching_takes_the_likest_row_of_another_group() -> None:
@@ -204,15 +213,20 @@ def test_cvrl_takes_a_stretch_in_its_order() -> None:
         assert len(taken) == 8 and (np.diff(taken) >= 0).all() and taken[-1] - taken[0] >= 3
 
 
-def test_composed_sounds_have_both_orders() -> None:
+def two_sounds(composed: dict[str, Any] | None = None) -> Clips:
+    """Rain, which is 1 all the time, and a dog, which is 2 for the first half of 20 samples."""
     captions = [(Caption(said, (AUDIO,)),) for said in ("rain", "a dog")]
     rows = [
-        Row(id=str(i), path=None, captions=said, group=str(i), metadata={})
-        for i, said in enumerate(captions)
+        Row(id=said[0].text, path=None, captions=said, group=said[0].text, metadata={})
+        for said in captions
     ]
-    sounds = np.stack([np.full(20, 1.0), np.full(20, 2.0)])
+    sounds = np.stack([np.full(20, 1.0), np.repeat([2.0, 0.0], 10)])
     has = {VIDEO: np.zeros(2, bool), AUDIO: np.ones(2, bool)}
-    source = compa.ComposedSounds([Clips(rows, {AUDIO: sounds}, has, np.full(2, 20))], pairs=1)
+    return Clips(rows, {AUDIO: sounds}, has, np.full(2, 20), composed=composed)
+
+
+def test_composed_sounds_have_both_orders() -> None:
+    source = compa.ComposedSounds([two_sounds()], pairs=1)
     clips = [lazy.open() for lazy in source.draw(0, 2, (0, 1))]
     assert {clip.row.captions[0].text for clip in clips} == {
         clip.row.metadata[compa.SWAPPED] for clip in clips
@@ -223,6 +237,45 @@ def test_composed_sounds_have_both_orders() -> None:
         assert clip.waveform.tolist() == [first] * 8 + [second] * 8 + [0.0] * 4
     with pytest.raises(BadConfig, match="captioned sounds"):
         compa.ComposedSounds([], pairs=1)
+
+
+def test_composed_sounds_have_one_in_the_background() -> None:
+    """The one behind has a quarter of the other's level. A mixture above 1 is brought down to 1."""
+    source = compa.ComposedSounds([two_sounds()], pairs=1, kinds=("attribute",))
+    found = {clip.row.captions[0].text: clip for clip in map(compa.Composed.open, source.composed)}
+    assert set(found) == {
+        "rain, with a dog in the background",
+        "a dog, with rain in the background",
+    }
+    rain, dog = (found[said].waveform for said in sorted(found, reverse=True))
+    assert rain == pytest.approx(np.repeat([1.0, 0.8], 10))  # 1 + 0.25 and 1, over 1.25
+    assert dog == pytest.approx(np.repeat([1.0, 0.2], 10))  # 2 + 0.5 and 0.5, over 2.5
+    swapped = {said: clip.row.metadata[compa.SWAPPED] for said, clip in found.items()}
+    assert sorted(swapped) == sorted(swapped.values())
+
+
+def test_kinds_take_turns_and_both_ways_share_a_batch() -> None:
+    source = compa.ComposedSounds(
+        [two_sounds()], pairs=6, kinds=("order", "attribute"), both_ways=True
+    )
+    assert [one.kind for one in source.composed[::2]] == ["order", "attribute"] * 3
+    for step in range(3):
+        drawn = source.draw(step, 4, (0, 1))
+        for row, other in ((drawn[0].row, drawn[1].row), (drawn[2].row, drawn[3].row)):
+            kind, first, second = row.id.partition(" ")[0], *row.id.partition(" ")[2].split("+")
+            assert other.id == f"{kind} {second}+{first}"
+    with pytest.raises(BadConfig, match="order, attribute"):
+        compa.rows(compa.Settings(kinds=("loudness",)))
+
+
+def test_sounds_that_were_put_together_beforehand_are_used() -> None:
+    """As the real bed's are, whose sounds are features."""
+    ready = {f"order {ids}": np.full(20, 7.0) for ids in ("rain+a dog", "a dog+rain")}
+    source = compa.ComposedSounds([two_sounds(ready)], pairs=1)
+    for one in source.composed:
+        assert one.open().waveform is ready[one.row.id]
+    with pytest.raises(BadConfig, match="at most 2 sounds"):
+        compa.ComposedSounds([two_sounds(ready)], pairs=1, kinds=("attribute",))
 
 
 def test_group_scores_of_an_encoder_without_ears_are_not_above_chance() -> None:
@@ -263,7 +316,7 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
             3.0,
         )
     ),
-    "compa": lambda t, v, a: compa.order_loss(a, t, v, 3.0),
+    "compa": lambda t, v, a: compa.order_loss(a, t, v, 3.0) + compa.ask_back(a, t, 3.0),
     "hard_matching": lambda t, v, a: hard_matching.hard_matching(HEAD, t, v, GROUPS) + 0 * a.sum(),
 }
 
@@ -446,7 +499,7 @@ def test_a_recipe_names_what_there_is() -> None:
 def test_methods_are_part_of_a_checkpoints_config() -> None:
     config = config_of("several")
     assert TrainConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
-    assert set(RECIPES) - {"several", "two_experts", "valor_learned"} == set(method_names())
+    assert set(RECIPES) - MORE == set(method_names())
 
 
 @pytest.fixture(scope="module")
@@ -524,21 +577,22 @@ def make_features(file: Path) -> None:
         "pairs": describe("pair", (VIDEO, AUDIO)),
         "recordings": describe("recording", (VIDEO, AUDIO)),
     }
-    orders = [
-        [first_said, swapped]
-        for number in range(3)
-        for a in set(kinds)
-        for b in set(kinds)
-        for first_said, swapped in [say_in_order(a, b, number)]
-    ]
-    texts = list(dict.fromkeys(["?", *kinds, *(text for pair in orders for text in pair)]))
+    said = {
+        kind: [
+            list(how.say(a, b, number))
+            for number in range(3)
+            for a in sorted(set(kinds))
+            for b in sorted(set(kinds))
+        ]
+        for kind, how in COMPOSITIONS.items()
+    }
+    pairs_said = [text for pairs in said.values() for pair in pairs for text in pair]
+    texts = list(dict.fromkeys(["?", *kinds, *pairs_said]))
     shapes = {
         "picture_cells": (6, 4, 9, 8),
         "picture_readings": (6, 4, 384),
         "sound_patches": (6, 9, 8),
         "sound_readings": (6, 384),
-        "order_patches": (2, 9, 8),
-        "order_readings": (2, 384),
         "recording_cells": (6, 2, 9, 8),
         "recording_frame_readings": (6, 2, 384),
         "recording_patches": (6, 9, 8),
@@ -546,12 +600,14 @@ def make_features(file: Path) -> None:
         "text_tokens": (len(texts), 24, 8),
         "text_readings": (len(texts), 384),
     }
+    for kind in COMPOSITIONS:
+        shapes |= {f"{kind}_patches": (2, 9, 8), f"{kind}_readings": (2, 384)}
     arrays = {
         name: random.integers(-100, 101, shape).astype(np.int8) for name, shape in shapes.items()
     }
     flags = {
         "sound_heard": (6, 9),
-        "order_heard": (2, 9),
+        **{f"{kind}_heard": (2, 9) for kind in COMPOSITIONS},
         "recording_has_video": (6,),
         "recording_has_audio": (6,),
     }
@@ -562,7 +618,8 @@ def make_features(file: Path) -> None:
         "recording_windows": np.zeros(6, np.int64),
         "text_lengths": np.full(len(texts), 3, np.int16),
     }
-    described = {"texts": texts, "rows": rows, "groups": [{"texts": orders[1]}]}
+    groups = {kind: [{"texts": pairs[1]}] for kind, pairs in said.items()}
+    described = {"texts": texts, "rows": rows, "groups": groups, "composed": {}}
     np.savez(file, rows=np.array(json.dumps(described)), **arrays)
 
 
@@ -593,7 +650,7 @@ def test_a_plan_leaves_a_result_for_each_run_and_goes_on_where_it_was(
 ) -> None:
     """Both beds; an arm whose step costs more has fewer steps."""
     out = tmp_path / "runs"
-    tested = ("plain", "CWCL", "CompA", "CVRL")
+    tested = ("plain", "CWCL", "CompA both", "CVRL")
     plan = Plan(
         out=out,
         features=features,
@@ -614,11 +671,13 @@ def test_a_plan_leaves_a_result_for_each_run_and_goes_on_where_it_was(
         spent = run["steps"] * run["operations"]
         assert abs(spent - 4 * run["plain_operations"]) <= run["operations"] / 2 + 1
         assert {"text-any", "audio-video"} <= run["after"][0].keys()
-        assert 0 <= run["order"]["group"] <= 1 and "audio-text" in run["gap"]
+        assert all(0 <= run[kind]["group"] <= 1 for kind in COMPOSITIONS)
+        assert "audio-text" in run["gap"]
     views = next(run for run in results if run["arm"] == "CVRL" and run["bed"] == "world")
     assert views["steps"] < 4
     tables = write_report(results, out)
-    assert "| CompA |" in tables and "<svg" in (out / "methods-real.svg").read_text()
+    assert "| CompA both |" in tables and "attribute, group score" in tables
+    assert "<svg" in (out / "methods-real.svg").read_text()
     done = {file: file.stat().st_mtime_ns for file in out.glob("*.json")}
     assert run_plan(plan, log=lambda _: None) == results
     assert {file: file.stat().st_mtime_ns for file in out.glob("*.json")} == done

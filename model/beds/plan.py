@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from evaluation.composed import measure_gaps, score_groups
+from evaluation.composed import COMPOSITIONS, measure_gaps, score_groups
 from evaluation.retrieval import build_routes, collect_vectors, summarise
 from media.errors import BadConfig
 
@@ -47,6 +47,8 @@ ARMS: dict[str, Methods] = {
     "TRIANGLE": {"triangle": {}},
     "MIL-NCE": {"mil_nce": {}},
     "CompA": {"compa": {}},
+    "CompA attributes": {"compa": {"kinds": ("attribute",)}},
+    "CompA both": {"compa": {"kinds": ("order", "attribute"), "both_ways": True}},
     "hard matching": {"hard_matching": {}},
     "harmonise": {"harmonise": {}},
     "CVRL": {"cvrl": {}},
@@ -175,16 +177,16 @@ def read_batches(mixture: Mixture, config: TrainConfig) -> Iterator[tuple[int, B
 
 
 def measure(bed: Any, model: Any) -> Result:
-    """Retrieval of every route, the gaps, and the order benchmark."""
+    """Retrieval of every route, the gaps, and the benchmarks of sounds put together."""
     model.eval()
     with torch.no_grad():
         galleries = bed.galleries(model)
         routes = build_routes(bed.embedder(model), galleries)
-        order = score_groups(bed.order_scores(model))
+        composed = {kind: score_groups(bed.composed_scores(model, kind)) for kind in COMPOSITIONS}
     return {
         "after": [summarise(routes)],
         "gap": measure_gaps(collect_vectors(galleries, routes)),
-        "order": order,
+        **composed,
     }
 
 
@@ -281,9 +283,10 @@ def run_at_once(plan: Plan, waiting: list[Job], log: Callable[[str], None]) -> N
 def describe_result(result: Result) -> str:
     measures = result["after"][0]
     recall = ", ".join(f"{route} {m['R@10']:.3f}" for route, m in measures.items())
+    composed = ", ".join(f"{kind} {result[kind]['group']:.3f}" for kind in COMPOSITIONS)
     return (
         f"{result['bed']}, {result['arm']}, seed {result['seed']}: {result['steps']} steps in "
-        f"{result['seconds']:.0f} s; R@10 {recall}; order {result['order']['group']:.3f}"
+        f"{result['seconds']:.0f} s; R@10 {recall}; {composed}"
     )
 
 

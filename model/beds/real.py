@@ -92,11 +92,12 @@ class RealData:
     arrays: Arrays
     rows: dict[str, list[Row]]  # by part: pictures, sounds, pairs, recordings
     texts: TextTable
-    groups: list[dict[str, list[str]]]  # of the order benchmark, two texts each
+    groups: dict[str, list[dict[str, list[str]]]]  # of each benchmark, two texts each
+    composed: dict[str, list[str]]  # ids of what was put together, by kind
 
     @classmethod
     def open(cls, file: Path) -> RealData:
-        """Raises BadConfig: there is no such file."""
+        """Raises BadConfig: there is no such file, or one of before sounds were put together."""
         if not file.is_file():
             raise BadConfig(
                 f"{file} is not there; `python -m bench.real_bed --out {file}` makes it"
@@ -104,6 +105,8 @@ class RealData:
         with np.load(file) as stored:
             arrays = {name: stored[name] for name in stored.files if name != "rows"}
             described = json.loads(str(stored["rows"]))
+        if "composed" not in described:
+            raise BadConfig(f"{file} is of an older version; `python -m bench.real_bed` makes it")
         table = TextTable(
             {text: i for i, text in enumerate(described["texts"])},
             arrays.pop("text_tokens"),
@@ -111,7 +114,7 @@ class RealData:
             arrays.pop("text_readings"),
         )
         rows = {part: [read_row(row) for row in of] for part, of in described["rows"].items()}
-        return cls(arrays, rows, table, described["groups"])
+        return cls(arrays, rows, table, described["groups"], described["composed"])
 
 
 def read_row(values: dict[str, Any]) -> Row:
@@ -139,8 +142,21 @@ def pack_sounds(
     return np.where(heard[..., None], packed, np.float32(0))
 
 
-def training_sources(arrays: Arrays, rows: dict[str, list[Row]]) -> list[Clips]:
-    """Pictures, sounds, and pairs of both."""
+def composed_sounds(data: RealData) -> Arrays:
+    """Sounds of the training sources that were put together, [P, D + S] each, by name."""
+    found: Arrays = {}
+    for kind, ids in data.composed.items():
+        patches, readings, heard = (
+            data.arrays[f"composed_{kind}_{part}"] for part in ("patches", "readings", "heard")
+        )
+        found |= dict(zip(ids, pack_sounds(patches, readings, heard), strict=True))
+    return found
+
+
+def training_sources(
+    arrays: Arrays, rows: dict[str, list[Row]], composed: Arrays | None = None
+) -> list[Clips]:
+    """Pictures, sounds, and pairs of both. `composed` are sounds put together beforehand."""
     pictures = pack_frames(arrays["picture_cells"], arrays["picture_readings"])
     sounds = pack_sounds(arrays["sound_patches"], arrays["sound_readings"], arrays["sound_heard"])
     pairs = arrays["pairs"]  # [n, 2], a picture and a sound each
@@ -148,7 +164,7 @@ def training_sources(arrays: Arrays, rows: dict[str, list[Row]]) -> list[Clips]:
     def clips(part: str, found: Arrays) -> Clips:
         n = len(rows[part])
         has = {m: np.full(n, m in found) for m in (VIDEO, AUDIO)}
-        return Clips(rows[part], found, has, np.full(n, sounds.shape[1]))
+        return Clips(rows[part], found, has, np.full(n, sounds.shape[1]), composed=composed)
 
     return [
         clips("pictures", {VIDEO: pictures}),
@@ -299,7 +315,7 @@ class RealBed:
             ),
         }
         return Mixture(
-            training_sources(arrays, self.data.rows),
+            training_sources(arrays, self.data.rows, composed_sounds(self.data)),
             SHARES,
             self.data.texts,
             Inputs(shapes, draw_frames, keep_sound),
@@ -338,14 +354,14 @@ class RealBed:
         join = weigh_sound(AUDIO_WEIGHT) if model.fusion is None else learned_join(model.fusion)
         return Embedder(partial(embed_pages, model), self.data.texts, join=join)
 
-    def order_scores(self, model: StemTrunk) -> NDArray[np.float32]:
-        """The scores of the order benchmark, [groups, sounds, texts]."""
-        arrays = self.data.arrays
-        sounds = pack_sounds(
-            arrays["order_patches"], arrays["order_readings"], arrays["order_heard"]
+    def composed_scores(self, model: StemTrunk, kind: str) -> NDArray[np.float32]:
+        """The scores of the benchmark of a kind of composition, [groups, sounds, texts]."""
+        patches, readings, lasting = (
+            self.data.arrays[f"{kind}_{part}"] for part in ("patches", "readings", "heard")
         )
+        sounds = pack_sounds(patches, readings, lasting)
         heard = embed_pages(model, AUDIO, sounds).reshape(-1, 2, READING)
-        texts = [text for group in self.data.groups for text in group["texts"]]
+        texts = [text for group in self.data.groups[kind] for text in group["texts"]]
         said = embed_pages(model, TEXT, self.data.texts(texts)).reshape(-1, 2, READING)
         return np.asarray(heard @ said.transpose(0, 2, 1))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from statistics import fmean
 
-from evaluation.composed import CHANCE
+from evaluation.composed import CHANCE, COMPOSITIONS
 
 from ..training.ablation import format_spread, format_table, plot
 from .plan import ARMS, BEDS, PLAIN, Result
@@ -39,14 +39,20 @@ def format_arm(name: str, runs: list[Result], measure: str) -> list[str]:
 
 
 def format_rest(name: str, runs: list[Result]) -> list[str]:
-    """A line of the other table: steps, compute, gaps and the order benchmark."""
+    """A line of the other table: steps, compute, gaps, and sounds put together."""
     gaps = [
         format_spread([run["gap"]["-".join(sorted(gap.split("-")))] for run in runs])
         for gap in GAPS
     ]
     ratio = runs[0]["operations"] / runs[0]["plain_operations"]
-    order = format_spread([run["order"]["group"] for run in runs])
-    return [name, str(len(runs)), str(runs[0]["steps"]), f"{ratio:.2f}", *gaps, order]
+    composed = [format_groups(runs, kind) for kind in COMPOSITIONS]
+    return [name, str(len(runs)), str(runs[0]["steps"]), f"{ratio:.2f}", *gaps, *composed]
+
+
+def format_groups(runs: list[Result], kind: str) -> str:
+    """The group score of a kind of composition; older results may lack it."""
+    scores = [run[kind]["group"] for run in runs if kind in run]
+    return format_spread(scores) if scores else "-"
 
 
 def format_bed(results: list[Result], bed: str) -> list[str]:
@@ -61,7 +67,7 @@ def format_bed(results: list[Result], bed: str) -> list[str]:
         lines += format_table(heads, [format_arm(arm, runs, measure) for arm, runs in arms.items()])
         lines.append("")
     heads = ["", "seeds", "steps", "compute of a step", *(f"gap {gap}" for gap in GAPS)]
-    heads.append(f"order, group score (chance {CHANCE:.2f})")
+    heads += [f"{kind}, group score (chance {CHANCE:.2f})" for kind in COMPOSITIONS]
     lines += format_table(heads, [format_rest(arm, runs) for arm, runs in arms.items()])
     return [*lines, ""]
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluation.clips import Clips
-from evaluation.composed import put_together, say_in_order
+from evaluation.composed import COMPOSITIONS
 from evaluation.retrieval import Embedder, Gallery, embed_first_windows
 from evaluation.world import (
     CLIP_S,
@@ -37,7 +37,7 @@ from ..training.loop import make_embedder
 from ..training.tables import Rows, make_network
 
 TRAIN, TEST = 3000, 400  # clips
-GROUPS = 240  # of the order benchmark
+GROUPS = 240  # of a benchmark of sounds put together
 
 
 def render_clip(
@@ -93,7 +93,12 @@ class WorldBed:
         file = folder / f"tokenizer-{train}.json"
         if not file.exists():
             texts = [caption.text for row in self.train.rows for caption in row.captions]
-            orders = [text for number in range(3) for text in say_in_order("", "", number)]
+            orders = [
+                text
+                for composition in COMPOSITIONS.values()
+                for number in range(3)
+                for text in composition.say("", "", number)
+            ]
             part = file.with_suffix(".part.json")
             learn_tokenizer(texts + orders, encoder.vocabulary, part)
             part.replace(file)
@@ -119,21 +124,23 @@ class WorldBed:
     def galleries(self, model: Any) -> dict[str, Gallery]:
         return embed_first_windows(self.embedder(model), self.test)
 
-    def order_scores(self, model: Any) -> NDArray[np.float32]:
-        """The scores of the order benchmark, [groups, sounds, texts]."""
+    def composed_scores(self, model: Any, kind: str) -> NDArray[np.float32]:
+        """The scores of the benchmark of a kind of composition, [groups, sounds, texts]."""
         random = np.random.default_rng(5)
         space = self.embedder(model)
+        composition = COMPOSITIONS[kind]
         sounds: list[NDArray[Any]] = []
         texts: list[str] = []
         for _ in range(min(GROUPS, len(self.test) // 2)):
             pair = random.choice(len(self.test), 2, replace=False)
             first, second = (self.test.clip(int(i)) for i in pair)
+            assert first.waveform is not None and second.waveform is not None
             sounds += [
-                put_together(first.waveform, second.waveform),  # type: ignore[arg-type]
-                put_together(second.waveform, first.waveform),  # type: ignore[arg-type]
+                composition.put(first.waveform, second.waveform),
+                composition.put(second.waveform, first.waveform),
             ]
             said = [clip.row.captions_about(AUDIO)[0].text for clip in (first, second)]
-            texts += say_in_order(said[0], said[1], 0)
+            texts += composition.say(said[0], said[1], 0)
         heard = space.media(AUDIO, np.stack(sounds), list(range(len(sounds))))
         words = space.texts(texts)
         heard, words = (x.reshape(-1, 2, x.shape[-1]) for x in (heard, words))
