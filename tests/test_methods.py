@@ -47,7 +47,7 @@ from model.network.fusion import join
 from model.network.transformer import VLSA, MiniLMStem
 from model.training.checkpoint import load
 from model.training.distributed import join_process_group, leave_process_group
-from model.training.loop import train
+from model.training.loop import make_optimiser, train, train_step
 from model.training.losses import TermInputs, terms_on
 from model.training.step import StepRandomness, compute_gradients
 from model.training.tables import make_network, method_names, rows_of
@@ -69,6 +69,7 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "compa_both": {"compa": {"pairs": 8, "kinds": ("order", "attribute"), "both_ways": True}},
     "hard_matching": {"hard_matching": {}},
     "harmonise": {"harmonise": {}},
+    "curriculum": {"harmonise": {"curriculum": (-0.3, 0.1)}},
     "cvrl": {"cvrl": {}},
     "experts": {"experts": {}},
     "two_experts": {"experts": {"experts": 3, "chosen": 2, "every": 1}},
@@ -76,7 +77,7 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 # further settings of methods that are there already
-MORE = {"several", "two_experts", "valor_learned", "compa_both"}
+MORE = {"several", "two_experts", "valor_learned", "compa_both", "curriculum"}
 
 
 def unit(*rows: list[float]) -> Tensor:
@@ -200,10 +201,54 @@ def test_harmonising_projects_what_conflicts_and_keeps_what_does_not() -> None:
         "audio_video_match": {"video": torch.tensor([[0.5, 0.0]])},
         "video_text": against,
     }
-    found, logged = harmonise.harmonise(by_term, harmonise.Settings().groups)
+    found, logged = harmonise.harmonise(by_term, 0.0, settings=harmonise.Settings())
     assert found["video"].tolist() == [[0.5, 1.5]] and found["audio"].tolist() == [[1.0, 2.0]]
     assert logged["cosine_video"].item() == pytest.approx(-1 / math.sqrt(2))
     assert set(logged) == {"cosine_video"}
+
+
+def test_a_row_in_conflict_does_not_learn_once_the_threshold_is_there() -> None:
+    """Cosines of the rows on pictures are -0.2, 0.6 and none, as the third has one gradient alone.
+    The threshold rises from -0.3 to 0, and is -0.2 at a third of the run.
+    """
+    one_side = torch.tensor([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0]])
+    other = torch.tensor([[-0.2, 0.96**0.5], [0.6, 0.8], [0.0, 0.0]])
+    by_term = {
+        "audio_video": {"video": one_side, "audio": one_side},
+        "video_text": {"video": other, "video_caption": other},
+    }
+    settings = harmonise.Settings(realign=False, curriculum=(-0.3, 0.0))
+    early, logged = harmonise.harmonise(by_term, 0.2, settings=settings)
+    assert torch.equal(early["video"], one_side + other) and logged["rows_kept"] == 1.0
+    late, logged = harmonise.harmonise(by_term, 0.5, settings=settings)
+    assert logged["rows_kept"].item() == pytest.approx(2 / 3)
+    for name, whole in early.items():
+        assert not late[name][0].any() and torch.equal(late[name][1:], whole[1:])
+    with pytest.raises(BadConfig, match="neither realign nor curriculum"):
+        harmonise.rows(harmonise.Settings(realign=False))
+
+
+def test_the_threshold_of_a_curriculum_rises_with_the_steps() -> None:
+    """At the start of the run no row is left out, with a threshold of 1 at its end nearly all."""
+    config = replace(
+        config_of("curriculum"),
+        methods={"harmonise": {"realign": False, "curriculum": (-1.01, 1.0)}},
+        steps=10,
+    )
+    model = make_model(config)
+    optimiser = make_optimiser(model, config)
+    kept = [
+        train_step(
+            model,
+            optimiser,
+            some_batch(config),
+            config=config,
+            step=step,
+            processes=join_process_group(),
+        )["rows_kept"]
+        for step in (0, 5, 9)
+    ]
+    assert kept[0] == 1.0 and kept[0] >= kept[1] >= kept[2] and kept[2] < 1.0
 
 
 def test_cvrl_takes_a_stretch_in_its_order() -> None:

@@ -51,6 +51,7 @@ ARMS: dict[str, Methods] = {
     "CompA both": {"compa": {"kinds": ("order", "attribute"), "both_ways": True}},
     "hard matching": {"hard_matching": {}},
     "harmonise": {"harmonise": {}},
+    "curriculum": {"harmonise": {"realign": False, "curriculum": (-0.3, 0.0)}},
     "CVRL": {"cvrl": {}},
     "experts 1 of 4": {"experts": {}},
     "experts 2 of 4": {"experts": {"chosen": 2}},

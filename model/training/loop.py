@@ -109,7 +109,8 @@ def train_step(
     optimiser.zero_grad()
     of_whole_batch = StepRandomness.draw(config, config.batch, config.seed * STEP_SEEDS + step)
     randomness = of_whole_batch.take(processes.rows(config.batch), batch.frames.device)
-    losses = compute_gradients(model, batch, randomness, config, processes)
+    progress = step / config.steps
+    losses = compute_gradients(model, batch, randomness, config, processes, progress=progress)
     terms = {name: value.item() for name, value in losses.items()}
     norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm))
     if not all(map(math.isfinite, [*terms.values(), norm])):

@@ -103,10 +103,13 @@ def compute_gradients(
     randomness: StepRandomness,
     config: TrainConfig,
     processes: ProcessGroup | None = None,
+    *,
+    progress: float = 0.0,
 ) -> dict[str, Tensor]:
     """Put the gradient of the objective over the whole batch into the model.
 
-    `batch` and `randomness` hold this process's rows. Returns every term and the total, as scalars.
+    `batch` and `randomness` hold this process's rows, `progress` in [0, 1) is how much of the run
+    is over. Returns every term and the total, as scalars.
     """
     processes = processes or ProcessGroup()
     size = config.micro_batch or len(batch.ids)
@@ -128,7 +131,13 @@ def compute_gradients(
             (weighted_sum(terms, config) / processes.size).backward()
         else:
             terms, figures = add_cached_gradients(
-                model, pieces, slices, loss_terms=loss_terms, config=config, processes=processes
+                model,
+                pieces,
+                slices,
+                loss_terms=loss_terms,
+                config=config,
+                processes=processes,
+                progress=progress,
             )
     if config.local_weight and config.local_share:
         terms[LOCAL] = add_local_gradients(model, pieces, config, processes)
@@ -166,6 +175,7 @@ def add_cached_gradients(
     loss_terms: Callable[[Vectors], dict[str, Tensor]],
     config: TrainConfig,
     processes: ProcessGroup,
+    progress: float,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The gradient by way of the vectors alone, whose gradients methods may combine by a rule.
 
@@ -181,7 +191,10 @@ def add_cached_gradients(
     terms = loss_terms(vectors)
     weighted = {name: x / processes.size for name, x in weigh(terms, config).items()}
     rules = rows_of(config).gradient_rules
-    combined = [combine_gradients(rule, weighted, vectors, processes) for rule in rules]
+    combined = [
+        combine_gradients(rule, weighted, vectors, processes=processes, progress=progress)
+        for rule in rules
+    ]
     (weighted_sum(terms, config) / processes.size).backward()
     figures: dict[str, Tensor] = {}
     for gradients, logged in combined:
@@ -198,7 +211,9 @@ def combine_gradients(
     rule: GradientRule,
     weighted: Mapping[str, Tensor],
     vectors: Vectors,
+    *,
     processes: ProcessGroup,
+    progress: float,
 ) -> tuple[Vectors, dict[str, Tensor]]:
     """What a rule makes of the gradients of weighted terms, over the whole batch.
 
@@ -215,7 +230,7 @@ def combine_gradients(
             for vector, x in zip(vectors, found, strict=True)
             if x is not None
         }
-    combined, figures = rule.combine(by_term)
+    combined, figures = rule.combine(by_term, progress)
     gradients = {name: torch.zeros_like(x) for name, x in vectors.items()}
     for name, x in combined.items():
         gradients[name] = x[processes.rank :: processes.size]

@@ -89,13 +89,14 @@ class Metric:
 class GradientRule:
     """How the gradients of the terms come together on what the trunk gives for a batch.
 
-    `combine` takes for each term its gradient of every vector of the batch, by name, [B, E] each.
-    It returns the gradient to use, by the same names, and figures for the log.
+    `combine` takes for each term its gradient of every vector of the batch, by name, [B, E] each,
+    and how much of the run is over, from 0 to 1. It returns the gradient to use, by the same names,
+    and figures for the log.
     """
 
     name: str
     combine: Callable[
-        [Mapping[str, Mapping[str, Tensor]]], tuple[dict[str, Tensor], dict[str, Tensor]]
+        [Mapping[str, Mapping[str, Tensor]], float], tuple[dict[str, Tensor], dict[str, Tensor]]
     ]
 
 
