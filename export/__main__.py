@@ -16,6 +16,7 @@ from media.manifest import BadManifest
 
 from .bundle import BadBundle
 from .encoder import PROVIDERS, EncoderError, OnnxEncoder
+from .fusion import BadWeights
 from .precision import PRECISIONS
 
 # packages that an installation for serving does not have
@@ -233,7 +234,7 @@ def perform(args: argparse.Namespace) -> int:
         if error.name not in TRAINING:
             raise
         return report_missing_package(args.command, error, "train")
-    except (BadBundle, BadConfig, BadManifest, EncoderError, OSError) as error:
+    except (BadBundle, BadConfig, BadManifest, BadWeights, EncoderError, OSError) as error:
         print(f"{args.command}: {error}", file=sys.stderr)
         return 1
 

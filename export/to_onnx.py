@@ -20,7 +20,7 @@ from media.modality import MODALITIES, MODALITY_TABLE, TEXT, Spec
 from model.config import TrainConfig
 from model.network.transformer import VLSA
 from model.training import checkpoint
-from model.training.tables import rows_of
+from model.training.tables import rows_of, sound_weight
 
 from .bundle import (
     GOLDEN_ITEMS,
@@ -205,12 +205,14 @@ def export_checkpoint(folder: Path, out: Path, name: str | None = None) -> Bundl
     fusions = {}
     if model.fusion is not None:
         fusions[SPACE] = Fusion(FUSION, rows_of(config).fusions[0].most)
+    weight = sound_weight(config)
     plan = draft_manifest(
         name or out.name,
         inputs,
         {SPACE: Space(config.encoder.dim, {m: m for m in MODALITIES})},
         {TEXT: Tokenizer(TOKENIZER, config.encoder.text)},
         state["provenance"] | {"trained_steps": state["step"], "config": describe_recipe(config)},
+        audio_weights={} if weight is None else {SPACE: weight},
         fusions=fusions,
     )
     return write_bundle(out, plan, fill, compute_golden_vectors)

@@ -15,11 +15,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluation.clips import Clips, read_row, take_first_windows
+from evaluation.linear_maps import unit
 from evaluation.retrieval import Embedder, build_first_window_routes, summarise
 from media.manifest import Row, read_manifest
-from media.modality import TEXT
+from media.modality import AUDIO, TEXT, VIDEO
 
-from .bundle import LEAST_ALIKE, PrecisionLoss, open_bundle, parse_modality, write_manifest
+from .bundle import (
+    ANY,
+    EQUAL_WEIGHT,
+    LEAST_ALIKE,
+    PrecisionLoss,
+    open_bundle,
+    parse_modality,
+    write_manifest,
+)
 from .encoder import PROVIDERS, CannotRun, OnnxEncoder
 from .precision import GAINFUL
 
@@ -176,6 +185,30 @@ def check_torch_parity(encoder: OnnxEncoder, checkpoint: Path) -> Iterator[Check
         )
 
 
+def check_sound_weights(encoder: OnnxEncoder, checkpoint: Path) -> Iterator[Check]:
+    """What sound weighs in joint vectors, by the bundle and by its checkpoint (needs torch)."""
+    import torch
+
+    from model.training import checkpoint as checkpoints
+    from model.training.tables import sound_weight
+
+    model, config, _ = checkpoints.load(checkpoint)
+    fixed = sound_weight(config)
+    for name, space in encoder.manifest.spaces.items():
+        joint = encoder.manifest.joint(name)
+        if joint is None:
+            continue
+        random = np.random.default_rng(0)
+        sides = [unit(random.normal(size=(BATCHES[-1], space.dim))) for _ in (VIDEO, AUDIO)]
+        if model.fusion is None:
+            expected = np.full(len(sides[0]), EQUAL_WEIGHT if fixed is None else fixed)
+        else:
+            with torch.no_grad():
+                expected = model.fusion(*map(torch.from_numpy, sides)).numpy()
+        error = float(np.abs(joint.weights(*sides) - expected).max())
+        yield check_parity(ANY, encoder.provider, "weight of sound = checkpoint's", error)
+
+
 def measure_losses(
     plain: OnnxEncoder, variant: OnnxEncoder, clips: Clips, items: Items
 ) -> dict[str, PrecisionLoss]:
@@ -285,4 +318,5 @@ def verify(
         yield from check_batch_invariance(encoder, items)
         if checkpoint:
             yield from check_torch_parity(encoder, checkpoint)
+            yield from check_sound_weights(encoder, checkpoint)
         yield from measure_precisions(folder, encoder, items)

@@ -335,12 +335,16 @@ def evaluate_command(args: argparse.Namespace) -> int:
 
     from .training import checkpoint
     from .training.loop import make_embedder, new_model
+    from .training.tables import sound_weight
 
     model, config, state = checkpoint.load(args.checkpoint)
     file = state["folder"] / "tokenizer.json"
     tokens = TextTokens(file, config.encoder.text)
-    before = make_embedder(new_model(config, file).eval(), tokens) if args.before else None
-    report.run([make_embedder(model, tokens)], config.encoder.inputs, args, before)
+    weight = sound_weight(config)
+    before = None
+    if args.before:
+        before = make_embedder(new_model(config, file).eval(), tokens, weight)
+    report.run([make_embedder(model, tokens, weight)], config.encoder.inputs, args, before)
     return 0
 
 

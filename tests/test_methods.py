@@ -50,7 +50,7 @@ from model.training.distributed import join_process_group, leave_process_group
 from model.training.loop import make_optimiser, train, train_step
 from model.training.losses import TermInputs, terms_on
 from model.training.step import StepRandomness, compute_gradients
-from model.training.tables import make_network, method_names, rows_of
+from model.training.tables import make_network, method_names, rows_of, sound_weight
 
 from .makers import ROOT, free_port
 
@@ -537,6 +537,9 @@ def test_a_recipe_names_what_there_is() -> None:
         terms_on(replace(plain, video_text=False, methods={"mil_nce": {}}))
     with pytest.raises(BadConfig, match="frozen language model"):
         terms_on(replace(plain, methods={"cwcl": {}}))
+    assert sound_weight(plain) is None
+    assert sound_weight(replace(plain, methods={"valor": {"audio_weight": 0.3}})) == 0.3
+    assert sound_weight(replace(plain, methods={"valor": {"learned": True}})) is None
     names = [term.name for term in terms_on(replace(plain, methods={"mil_nce": {}}))]
     assert "several_audio_texts" in names and "audio_text" not in names
 

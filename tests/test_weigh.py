@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,15 +13,30 @@ import torch
 from numpy.typing import NDArray
 
 from export.__main__ import main
-from export.bundle import AlteredFile, Joint, open_bundle
+from export.bundle import (
+    AlteredFile,
+    Bundle,
+    Joint,
+    digest,
+    open_bundle,
+    parse_manifest,
+    write_manifest,
+)
+from export.encoder import OnnxEncoder
 from export.fusion import BadWeights, Fusion
-from export.to_onnx import write_fusion
+from export.to_onnx import export_checkpoint, write_fusion
+from export.verify import check_sound_weights, verify
 from export.weigh import add_fusion
 from index.collection import Collection
 from index.search import Options, TargetQuery, search
 from index.vectors.sizing import Sizing
+from media.text import learn_tokenizer
 from model.beds.gate import GateData, fit_gate, keep_weight, measure_gate
+from model.config import TrainConfig
 from model.network.fusion import MOST, START, SoundGate, join, learned_join
+from model.training import checkpoint
+from model.training.loop import make_optimiser
+from model.training.tables import make_network
 
 from .makers import ROOT, wait_until
 from .test_joint import DIMS, axis, expected, mixed_items, unit
@@ -184,6 +200,71 @@ def test_the_graph_gives_what_torch_gives(tmp_path: Path) -> None:
         assert np.abs(fusion.weights(v.numpy(), a.numpy()) - wanted).max(initial=0) < 1e-6
     with pytest.raises(BadWeights, match=r"between 0 and 0\.1"):
         replace(fusion, most=0.1).weights(v.numpy(), a.numpy())
+
+
+@pytest.mark.parametrize(
+    ("settings", "weight"), [({"audio_weight": 0.3}, 0.3), ({"learned": True}, 1.0)]
+)
+def test_a_bundle_weighs_sound_as_its_checkpoint_does(
+    tmp_path: Path, settings: dict[str, Any], weight: float
+) -> None:
+    """A fixed weight and a learned one. Verifying says so where a bundle has another one."""
+    config = replace(TrainConfig.load("smoke"), methods={"valor": settings})
+    folder = save_untrained(config, tmp_path)
+    bundle = export_checkpoint(folder, tmp_path / "bundle")
+    joint = bundle.manifest.joint("vlsa")
+    assert joint is not None and joint.audio_weight == weight
+    assert (joint.fusion is not None) == bool(settings.get("learned"))
+    (check,) = check_sound_weights(OnnxEncoder(bundle), folder)
+    assert check.good and check.encoding == "any" and "1e-05" in check.seen
+    plain = save_untrained(replace(config, methods={}), tmp_path / "plain")
+    (check,) = check_sound_weights(OnnxEncoder(bundle), plain)
+    assert not check.good
+    equal = export_checkpoint(plain, tmp_path / "equal")
+    assert equal.manifest.audio_weights == {}
+    (check,) = check_sound_weights(OnnxEncoder(equal), plain)
+    assert check.good
+
+
+def test_verify_compares_the_weight_of_sound(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bundle whose graph was fitted anew no longer has the weights of its checkpoint."""
+    config = replace(TrainConfig.load("smoke"), methods={"valor": {"learned": True}})
+    folder = save_untrained(config, tmp_path)
+    bundle = export_checkpoint(folder, tmp_path / "bundle")
+    monkeypatch.setattr("export.verify.RECORDINGS", ())  # which take long
+    what = "weight of sound = checkpoint's"
+    checks = verify(bundle.folder, "cpu", folder)
+    assert next(check for check in checks if check.what == what).good
+    dim = config.encoder.dim
+    gate = SoundGate(dim)
+    torch.nn.init.constant_(gate.down.bias, 1.0)
+    write_fusion(gate, dim, bundle.folder)
+    (wrong,) = check_sound_weights(OnnxEncoder(open_bundle_anew(bundle.folder)), folder)
+    assert not wrong.good
+
+
+def open_bundle_anew(folder: Path) -> Bundle:
+    """A bundle whose fusion was written anew, with the manifest of that."""
+    manifest = parse_manifest((folder / "manifest.json").read_bytes())
+    files = manifest.files | {"fusion.onnx": digest(folder / "fusion.onnx")}
+    write_manifest(folder, replace(manifest, files=files))
+    return open_bundle(folder)
+
+
+def save_untrained(config: TrainConfig, place: Path) -> Path:
+    """The folder of a run that has not begun. A gate, if there is one, weighs sounds apart."""
+    place.mkdir(exist_ok=True)
+    learn_tokenizer(["a red ball bounces", "the sound of rain"], 200, place / "tokenizer.json")
+    torch.manual_seed(0)
+    model = make_network(config)
+    if model.fusion is not None:
+        torch.nn.init.normal_(model.fusion.down.weight)  # type: ignore[arg-type,union-attr]
+    state = {"step": 1, "config": config.to_json(), "provenance": {"licences": []}, "best": {}}
+    optimiser = make_optimiser(model, config)
+    checkpoint.save(place / "checkpoint", model, optimiser, state, place / "tokenizer.json")
+    return place / "checkpoint"
 
 
 def test_an_altered_fusion_is_refused(weighed: Path, tmp_path: Path) -> None:

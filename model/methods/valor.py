@@ -7,7 +7,7 @@ windows by, for every caption t of a row:
 
 A row that has only one of v and a is joined of that one, so a batch may mix them. VALOR fuses by
 attention; a weighted sum is ours, as it is made from stored vectors. With `learned`, w is what a
-small network says of each row (`network/fusion.py`), and the bundle has that network, too.
+small network says of each row (`network/fusion.py`). The bundle has that network, or else w.
 
 n rows, E embedding.
 """
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ..network.fusion import MOST, SoundGate, join
 from ..training.losses import LossTerm, TermInputs, info_nce
-from ..training.tables import FusionPart, Rows
+from ..training.tables import FusionPart, Rows, SoundWeight
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +69,7 @@ def rows(settings: Settings) -> Rows:
         loss=partial(joint_term, audio_weight=settings.audio_weight),
     )
     if not settings.learned:
-        return Rows(terms=(term,))
+        weight = SoundWeight(name="joint_text", weight=settings.audio_weight)
+        return Rows(terms=(term,), sound_weights=(weight,))
     fusion = FusionPart(name="sound_gate", make=SoundGate, most=MOST)
     return Rows(terms=(term,), fusions=(fusion,))

@@ -34,6 +34,7 @@ from evaluation.retrieval import (
     embed_first_windows,
     select_metric,
     summarise,
+    weigh_sound,
 )
 from media.errors import BadConfig
 from media.text import TextTokens, learn_tokenizer
@@ -50,7 +51,7 @@ from . import checkpoint
 from .distributed import ProcessGroup, join_process_group, leave_process_group, pick_device
 from .losses import terms_on
 from .step import StepRandomness, compute_gradients
-from .tables import make_network, rows_of
+from .tables import make_network, rows_of, sound_weight
 
 PRINT_EVERY_STEPS = 50  # where there is no progress bar
 STEP_SEEDS = 1_000_003  # the seeds of two runs' steps do not meet before so many steps
@@ -119,8 +120,14 @@ def train_step(
     return terms | {"norm": norm, "lr": learning_rate(step, config)}
 
 
-def make_embedder(model: VLSA, tokens: Callable[[Sequence[str]], NDArray[np.int64]]) -> Embedder:
-    """The model as the evaluation takes it; the words are tokenised by `tokens`."""
+def make_embedder(
+    model: VLSA,
+    tokens: Callable[[Sequence[str]], NDArray[np.int64]],
+    sound_weight: float | None = None,
+) -> Embedder:
+    """The model as the evaluation takes it; the words are tokenised by `tokens`. In joint vectors
+    sound weighs what the model's fusion says, or else `sound_weight`, or else as much as pictures.
+    """
     device = next(model.parameters()).device
 
     @torch.no_grad()
@@ -128,7 +135,9 @@ def make_embedder(model: VLSA, tokens: Callable[[Sequence[str]], NDArray[np.int6
         values = torch.from_numpy(np.ascontiguousarray(x)).to(device)
         return model.embed(modality, values).cpu().numpy()
 
-    join = None if model.fusion is None else learned_join(model.fusion)
+    join = None if sound_weight is None else weigh_sound(sound_weight)
+    if model.fusion is not None:
+        join = learned_join(model.fusion)
     return Embedder(run, tokens, join=join)
 
 
@@ -259,7 +268,7 @@ class Run:
         self.model.eval()
         if self.config.encoder.memory:
             self.fill_memory()
-        space = make_embedder(self.model, self.mixture.tokens)
+        space = make_embedder(self.model, self.mixture.tokens, sound_weight(self.config))
         galleries = embed_first_windows(space, self.held_out)
         routes = build_routes(space, galleries)
         measures = summarise(routes)

@@ -126,6 +126,16 @@ class FusionPart:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SoundWeight:
+    """What sound weighs beside pictures in joint vectors, in every window. A run is measured with
+    it, and its bundle has it.
+    """
+
+    name: str
+    weight: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Reading:
     """What is read off the network for each row, beside its vector `of`. Terms read it as `name`.
 
@@ -151,6 +161,7 @@ class Rows:
     mlps: tuple[TrunkMlp, ...] = ()
     readings: tuple[Reading, ...] = ()
     fusions: tuple[FusionPart, ...] = ()
+    sound_weights: tuple[SoundWeight, ...] = ()
 
     @classmethod
     def join(cls, several: Iterable[Rows]) -> Rows:
@@ -215,7 +226,7 @@ def load_methods(methods: str) -> Rows:
             raise BadConfig(f"two methods add {', '.join(sorted(twice))} to {table.name}")
     if len(rows.mlps) > 1:
         raise BadConfig("two methods replace the MLPs of the trunk")
-    if len(rows.fusions) > 1:
+    if len(rows.fusions) + len(rows.sound_weights) > 1:
         raise BadConfig("two methods join pictures and sound")
     return rows
 
@@ -247,6 +258,12 @@ def make_fusion(config: TrainConfig) -> nn.Module | None:
     """The network of a method that joins pictures and sound, if there is one."""
     fusions = rows_of(config).fusions
     return fusions[0].make(config.encoder.dim) if fusions else None
+
+
+def sound_weight(config: TrainConfig) -> float | None:
+    """The weight of sound that a recipe's methods say, if it is the same in every window."""
+    weights = rows_of(config).sound_weights
+    return weights[0].weight if weights else None
 
 
 def make_network(config: TrainConfig) -> VLSA:
