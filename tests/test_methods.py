@@ -42,6 +42,7 @@ from model.methods import (
     mil_nce,
     triangle,
     valor,
+    vip_ant,
 )
 from model.network.fusion import join
 from model.network.transformer import VLSA, MiniLMStem
@@ -71,13 +72,22 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "harmonise": {"harmonise": {}},
     "curriculum": {"harmonise": {"curriculum": (-0.3, 0.1)}},
     "cvrl": {"cvrl": {}},
+    "vip_ant": {"vip_ant": {}},
+    "vip_ant_told": {"vip_ant": {"supervised": 0.5}},
     "experts": {"experts": {}},
     "two_experts": {"experts": {"experts": 3, "chosen": 2, "every": 1}},
     "several": {"valor": {}, "gap": {}, "compa": {"pairs": 8}, "cvrl": {}, "harmonise": {}},
 }
 
 # further settings of methods that are there already
-MORE = {"several", "two_experts", "valor_learned", "compa_both", "curriculum"}
+MORE = {
+    "several",
+    "two_experts",
+    "valor_learned",
+    "compa_both",
+    "curriculum",
+    "vip_ant_told",
+}
 
 
 def unit(*rows: list[float]) -> Tensor:
@@ -181,6 +191,35 @@ def test_compa_has_the_swapped_caption_in_its_own_row_only() -> None:
     both = compa.order_term(inputs, *names, both_ways=True)
     assert both is not None
     assert both.item() == pytest.approx(expected - math.log(e / (e + 1)))
+
+
+def test_vip_ant_asks_a_sound_for_the_captions_that_its_pictures_are_near() -> None:
+    """Pictures are on their captions, so targets are e / (e + 1) and 1 / (e + 1). The sounds are
+    the other way round. The third row has no sound, and its caption is as far from all pictures.
+    """
+    x = unit([1, 0, 0], [0, 1, 0], [0, 0, 1])
+    sounds = x[[1, 0, 2]]
+    inputs = inputs_of({"audio": sounds, "video": x, "video_caption": x}, {"audio": [1, 1, 0]})
+    found = vip_ant.pivot_term(inputs, "audio", "video", "video_caption")
+    assert found is not None
+    e = math.e
+    near, far = (-math.log(math.exp(score) / (e + 2)) for score in (1, 0))
+    expected = (e * far + near + far) / (e + 2)
+    assert found.item() == pytest.approx(expected)
+    names = [term.name for term in terms_on(replace(SMOKE, methods={"vip_ant": {}}))]
+    assert {"audio_text", "audio_text_match"}.isdisjoint(names) and "pivot" in names
+
+
+def test_vip_ant_tells_the_captions_of_a_share_of_the_sounds() -> None:
+    rows = [Row(id=str(i), path=None, captions=(), group=str(i), metadata={}) for i in range(1000)]
+    random = np.random.default_rng(0)
+    told = [vip_ant.draw_supervised(row, "rain", random, share=0.3) for row in rows]
+    assert set(told) == {None, "rain"} and 250 < told.count("rain") < 350
+    again = [vip_ant.draw_supervised(row, "rain", random, share=0.3) for row in rows]
+    assert told == again
+    assert vip_ant.draw_supervised(rows[0], None, random, share=1.0) is None
+    with pytest.raises(BadConfig, match="between 0 and 1"):
+        vip_ant.rows(vip_ant.Settings(supervised=1.5))
 
 
 def test_hard_matching_takes_the_likest_row_of_another_group() -> None:
@@ -362,6 +401,7 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
         )
     ),
     "compa": lambda t, v, a: compa.order_loss(a, t, v, 3.0) + compa.ask_back(a, t, 3.0),
+    "vip_ant": lambda t, v, a: vip_ant.pivot(a, V, T, 3.0) + 0 * (t.sum() + v.sum()),
     "hard_matching": lambda t, v, a: hard_matching.hard_matching(HEAD, t, v, GROUPS) + 0 * a.sum(),
 }
 
