@@ -54,6 +54,7 @@ TORCH = {
     "model.methods.compa",
     "model.methods.hard_matching",
     "model.methods.harmonise",
+    "model.methods.vip_ant",
     "model.data.batches",
     "model.training.checkpoint",
     "export.to_onnx",
