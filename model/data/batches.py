@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,21 +21,9 @@ from media.manifest import Row
 
 from ..config import EncoderConfig
 from ..training.tables import CAPTIONS, PLAIN, Rows, View
+from .source import Source
 
 ABSENT = "?"  # what is tokenised where a row has no caption; `Batch.has` tells it apart
-
-
-class Source(Protocol):
-    """Something to draw clips from."""
-
-    @property
-    def rows(self) -> list[Row]: ...
-
-    def __len__(self) -> int: ...
-
-    def draw(self, step: int, count: int, seed: tuple[int, ...]) -> list[LazyClip]:
-        """The `count` clips of a step: the same ones for the same arguments, on every machine."""
-        ...
 
 
 @dataclass(kw_only=True)

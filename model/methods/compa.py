@@ -36,9 +36,9 @@ from media.errors import BadConfig
 from media.manifest import Caption, Row
 from media.modality import AUDIO
 
-from ..data.batches import Source
-from ..training.losses import LossTerm, TermInputs
-from ..training.tables import ExtraSource, ExtraText, Rows
+from ..data.source import Source
+from ..training.losses import TermInputs
+from ..training.tables import ExtraSource, ExtraText, LossTerm, Rows
 
 SWAPPED = "swapped_caption"
 Members = list[tuple[Clips, int]]

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..training.losses import LossTerm, contrast_term
-from ..training.tables import Rows, View
+from ..training.losses import contrast_term
+from ..training.tables import LossTerm, Rows, View
 
 
 @dataclass(frozen=True, kw_only=True)

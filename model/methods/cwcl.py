@@ -19,8 +19,8 @@ from functools import partial
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..training.losses import LossTerm, TermInputs
-from ..training.tables import Rows
+from ..training.losses import TermInputs
+from ..training.tables import LossTerm, Rows
 
 
 @dataclass(frozen=True, kw_only=True)

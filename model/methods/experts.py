@@ -34,8 +34,8 @@ from media.errors import BadConfig
 
 from ..config import EncoderConfig
 from ..network.transformer import Mlp
-from ..training.losses import LossTerm, TermInputs
-from ..training.tables import Reading, Rows, TrunkMlp
+from ..training.losses import TermInputs
+from ..training.tables import LossTerm, Reading, Rows, TrunkMlp
 
 COUNTED = ("video", "audio", "video_caption", "audio_caption")
 

@@ -23,8 +23,8 @@ from torch import Tensor
 
 from evaluation.composed import measure_gaps
 
-from ..training.losses import LossTerm, TermInputs
-from ..training.tables import Metric, Rows
+from ..training.losses import TermInputs
+from ..training.tables import LossTerm, Metric, Rows
 
 PAIRS = (("audio", "video"), ("audio", "audio_caption"), ("video", "video_caption"))
 

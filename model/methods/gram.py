@@ -19,8 +19,8 @@ from functools import partial
 
 from torch import Tensor
 
-from ..training.losses import LossTerm, TermInputs, contrast_logits
-from ..training.tables import Rows
+from ..training.losses import TermInputs, contrast_logits
+from ..training.tables import LossTerm, Rows
 
 FLOOR = 1e-4
 

@@ -20,8 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..training.losses import LossTerm, TermInputs
-from ..training.tables import Rows
+from ..training.losses import TermInputs
+from ..training.tables import LossTerm, Rows
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,8 +22,8 @@ from torch import Tensor
 
 from media.manifest import Row
 
-from ..training.losses import LossTerm, TermInputs
-from ..training.tables import ExtraText, Rows
+from ..training.losses import TermInputs
+from ..training.tables import ExtraText, LossTerm, Rows
 
 
 @dataclass(frozen=True, kw_only=True)

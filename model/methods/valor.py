@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from ..network.fusion import MOST, SoundGate, join
-from ..training.losses import LossTerm, TermInputs, info_nce
-from ..training.tables import FusionPart, Rows, SoundWeight
+from ..training.losses import TermInputs, info_nce
+from ..training.tables import FusionPart, LossTerm, Rows, SoundWeight
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,8 +27,8 @@ from media.errors import BadConfig
 from media.manifest import Row
 from media.modality import AUDIO
 
-from ..training.losses import LossTerm, TermInputs, contrast_term
-from ..training.tables import ExtraText, Rows
+from ..training.losses import TermInputs, contrast_term
+from ..training.tables import ExtraText, LossTerm, Rows
 
 SUPERVISED = "supervised_caption"
 

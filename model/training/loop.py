@@ -40,8 +40,9 @@ from media.errors import BadConfig
 from media.text import TextTokens, learn_tokenizer
 
 from ..config import TrainConfig
-from ..data.batches import Batch, Inputs, Mixture, Source
+from ..data.batches import Batch, Inputs, Mixture
 from ..data.shards import Shards
+from ..data.source import Source
 from ..network.fusion import learned_join
 from ..network.language import cut_tokenizer
 from ..network.pretrained_vit import load_pretrained_vit

@@ -10,8 +10,8 @@ rows of their own, see `tables`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
 
@@ -23,9 +23,8 @@ from media.errors import BadConfig
 
 from ..config import TrainConfig
 from ..network.transformer import VLSA, Masked
-from .tables import SENTENCES, rows_of
+from .tables import SENTENCES, LossTerm, rows_of
 
-SETTINGS = frozenset(setting.name for setting in fields(TrainConfig))
 LOCAL = "local"  # the name of masked modelling, the one term that no vectors are needed for
 
 
@@ -210,36 +209,6 @@ def distillation_term(inputs: TermInputs, audio: str, caption: str, sentence: st
     vectors = torch.cat([inputs.vectors[caption][captioned], inputs.vectors[audio][heard]])
     sentences = inputs.vectors[sentence]
     return relational_distillation(vectors, torch.cat([sentences[captioned], sentences[heard]]))
-
-
-@dataclass(frozen=True, kw_only=True)
-class LossTerm:
-    """A term of the objective over the vectors of the whole batch.
-
-    `loss` is called with the inputs and the names in `needs`. It returns a scalar, or None where
-    too few rows have what it needs.
-    """
-
-    name: str
-    needs: tuple[str, ...]  # of `TermInputs.vectors`
-    weight: str | float  # a number, or the setting of `TrainConfig` that has it
-    loss: Callable[..., Tensor | None]
-    switch: str = ""  # the setting that turns the term on; without one, a weight above zero does
-    replaces: tuple[str, ...] = ()  # the terms of `TERMS` that it takes the place of
-
-    def __post_init__(self) -> None:
-        for setting in filter(None, (self.weight, self.switch)):
-            if isinstance(setting, str) and setting not in SETTINGS:
-                raise ValueError(f"{self.name}: TrainConfig has no setting {setting}")
-
-    def is_on(self, config: TrainConfig) -> bool:
-        return bool(getattr(config, self.switch)) if self.switch else bool(self.weight_in(config))
-
-    def weight_in(self, config: TrainConfig) -> float:
-        """What the loss is multiplied by."""
-        if isinstance(self.weight, str):
-            return float(getattr(config, self.weight))
-        return self.weight
 
 
 TERMS = (

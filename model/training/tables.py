@@ -16,7 +16,7 @@ from dataclasses import dataclass, fields
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,17 +26,45 @@ from media.errors import BadConfig
 from media.manifest import Row
 
 from ..config import EncoderConfig, TrainConfig
+from ..data.source import Source
 from ..network.transformer import VLSA, MakeMlp, plain_mlp
-
-if TYPE_CHECKING:
-    from ..data.batches import Source
-    from .losses import LossTerm
 
 FOLDER = Path(__file__).parent.parent / "methods"
 # what a batch has of each row without any method
 CAPTIONS = {"video": "video_caption", "audio": "audio_caption"}
 SENTENCES = {"video_caption": "video_sentence", "audio_caption": "sentence"}
 VECTORS = frozenset({*CAPTIONS, *CAPTIONS.values(), *SENTENCES.values()})
+SETTINGS = frozenset(setting.name for setting in fields(TrainConfig))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossTerm:
+    """A term of the objective over the vectors of the whole batch.
+
+    `loss` is called with the inputs and the names in `needs`. It returns a scalar, or None where
+    too few rows have what it needs.
+    """
+
+    name: str
+    needs: tuple[str, ...]  # of `losses.TermInputs.vectors`
+    weight: str | float  # a number, or the setting of `TrainConfig` that has it
+    loss: Callable[..., Tensor | None]
+    switch: str = ""  # the setting that turns the term on; without one, a weight above zero does
+    replaces: tuple[str, ...] = ()  # the terms of `losses.TERMS` that it takes the place of
+
+    def __post_init__(self) -> None:
+        for setting in filter(None, (self.weight, self.switch)):
+            if isinstance(setting, str) and setting not in SETTINGS:
+                raise ValueError(f"{self.name}: TrainConfig has no setting {setting}")
+
+    def is_on(self, config: TrainConfig) -> bool:
+        return bool(getattr(config, self.switch)) if self.switch else bool(self.weight_in(config))
+
+    def weight_in(self, config: TrainConfig) -> float:
+        """What the loss is multiplied by."""
+        if isinstance(self.weight, str):
+            return float(getattr(config, self.weight))
+        return self.weight
 
 
 @dataclass(frozen=True, kw_only=True)
