@@ -5,7 +5,9 @@ chapters and tags.
 from __future__ import annotations
 
 import html
+import os
 import re
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +30,7 @@ from .passages import LETTERS_MAX, PASSAGES_MAX, Kind, Passage, join_tracks
 SIDECARS = (".srt", ".vtt", ".ass", ".ssa", ".lrc")
 # what may stand between a film's name and the suffix: languages, and what players call tracks
 LABEL = re.compile(r"[a-z]{2,3}([-_][a-z0-9]{2,8})*|forced|default|sdh|cc|hi|signs|full", re.I)
+LABELS_MOST = 2  # in a name, as in film.en.forced.srt
 SIDECAR_MAX_BYTES = 4_000_000
 GUESSED_BYTES = 200_000  # of a file, that its encoding is guessed by
 NULL_SHARE = 0.3  # of every other byte, in UTF-16 of letters that are mostly Latin
@@ -62,24 +65,39 @@ class Sidecars:
     """
 
     def __init__(self) -> None:
-        self._names: dict[Path, list[str]] = {}
+        self._names: dict[Path, dict[str, list[str]]] = {}
 
     def beside(self, path: Path) -> tuple[Path, ...]:
         """Those of one media file, in the order of their names."""
         folder = path.parent
         if folder not in self._names:
-            self._names[folder] = list_sidecars(folder)
-        found = [name for name in self._names[folder] if is_sidecar(name, path.stem)]
-        return tuple(folder / name for name in found if (folder / name).is_file())
+            self._names[folder] = group_by_stem(sorted(list_names(folder)))
+        names = self._names[folder].get(path.stem, [])
+        return tuple(folder / name for name in names if (folder / name).is_file())
 
 
-def list_sidecars(folder: Path) -> list[str]:
-    """The names in a folder that are those of subtitles or lyrics; none where it cannot be read."""
+def list_names(folder: Path) -> list[str]:
+    """The names in a folder; none where it cannot be read."""
     try:
-        names = sorted(path.name for path in folder.iterdir())
+        return os.listdir(folder)  # noqa: PTH208
     except OSError:
         return []
-    return [name for name in names if name.lower().endswith(SIDECARS)]
+
+
+def group_by_stem(names: Iterable[str]) -> dict[str, list[str]]:
+    """Those of the names that are subtitles or lyrics, by each stem that their media file may have.
+
+    >>> group_by_stem(["film.en.srt", "film.mp4"])
+    {'film.en': ['film.en.srt'], 'film': ['film.en.srt']}
+    """
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        parts = name.split(".")[:-1]
+        for labels in range(min(LABELS_MOST + 1, len(parts))):
+            stem = ".".join(parts[: len(parts) - labels])
+            if is_sidecar(name, stem):
+                groups.setdefault(stem, []).append(name)
+    return groups
 
 
 def is_sidecar(name: str, stem: str) -> bool:
@@ -93,7 +111,22 @@ def is_sidecar(name: str, stem: str) -> bool:
         return False
     rest = begin[len(stem) :]
     labels = rest.split(".")
-    return labels[0] == "" and len(labels) <= 3 and all(map(LABEL.fullmatch, labels[1:]))
+    return (
+        labels[0] == "" and len(labels) <= LABELS_MOST + 1 and all(map(LABEL.fullmatch, labels[1:]))
+    )
+
+
+def find_spoken(paths: Iterable[Path]) -> list[Path]:
+    """The files to whose subtitles or lyrics these paths belong, be there something or gone."""
+    sidecars: dict[Path, list[str]] = {}
+    for path in paths:
+        sidecars.setdefault(path.parent, []).append(path.name)
+    found = []
+    for folder, names in sidecars.items():
+        stems = group_by_stem(names)
+        if stems:
+            found += [folder / name for name in list_names(folder) if Path(name).stem in stems]
+    return found
 
 
 # ---------------------------------------------------------------- files beside it

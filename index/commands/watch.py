@@ -39,8 +39,9 @@ def watch_data(args: argparse.Namespace) -> int:
         closing_order.enter_context(call_at(stop, decoders.close))
         for changed in follow(args.paths, stop, ignored=args.data):
             whole = changed is None
+            # what the system tells of has changed, even where size and time are as before
             options = replace(
-                asked, retry=asked.retry and whole, check=asked.check and whole, only=changed
+                asked, retry=asked.retry and whole, check=asked.check or not whole, only=changed
             )
             report = Report()
             with closing(run_local(args, encoder, collection, decoders, options)) as progress:

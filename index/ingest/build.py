@@ -189,8 +189,8 @@ def note_failure(
         and was_replaced(item, source, stamp, fault)
     ):
         collection.delete(source.id)
-    # that may have been the machine's fault: try again next time
-    if isinstance(fault, DecoderFailed):
+    # that may have been the machine's fault, or the file could not be read: try again next time
+    if isinstance(fault, DecoderFailed) or (source.path is not None and not source.digest):
         stamp = ""
     failure = Failure(
         stamp=stamp,

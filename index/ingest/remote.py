@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 from ..collection import CollectionError
 from .names import make_printable
+from .walk import walk
 from .watch import Changed, follow
 
 TIMEOUT_S = 30.0
@@ -152,9 +153,13 @@ def post_changes(
 
 
 def list_paths(changed: Changed, root: Path, below: PurePosixPath) -> list[str]:
-    """What to import, by paths below the import folder."""
+    """What to import, by paths below the import folder: of what changed in a folder, that which its
+    own import would take. A service takes each path that it is told.
+    """
     if changed is None:
         return [str(below)]
+    if root.is_dir():
+        changed = frozenset(found.path for found in walk(root, only=changed).files)
     files = []
     for file in sorted(changed):
         path = below / file.relative_to(root).as_posix()

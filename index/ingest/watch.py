@@ -17,11 +17,16 @@ from queue import Empty, SimpleQueue
 
 from watchfiles import watch
 
+from media.subtitles import find_spoken
+
 from ..collection import CollectionError
 
 SETTLE_S = 2.0  # how long a file stays as it is before it counts as whole
 RESCAN_S = 3600.0  # between looks at everything: network storage tells of no changes
+POLL_S = 10.0  # between looks for changes where the system's news of them cannot be read
+POLL_SHARE = 0.1  # of the time, at most, that these looks take
 TICK_S = 0.25
+UNREAD = "Unable to decode path"  # how watchfiles' error for a name that is not UTF-8 begins
 TOLD_MOST = 4096  # files that are named; of more, everything is looked at
 Signature = tuple[int, int]  # a file's size and time of change
 Changed = frozenset[Path] | None  # None: anything may have changed
@@ -47,8 +52,11 @@ class Pending:
         return len(self._files)
 
     def note(self, paths: Iterable[Path]) -> None:
-        """Wait for these files, and for those in these folders."""
-        for path in paths:
+        """Wait for these files, for those in these folders, and for the media files whose subtitles
+        these are: they are read anew where their subtitles are new, changed or gone.
+        """
+        changed = list(paths)
+        for path in [*changed, *find_spoken(changed)]:
             for file in list_files(path):
                 signature = read_signature(file)
                 if signature is not None:
@@ -91,12 +99,26 @@ def read_signature(file: Path) -> Signature | None:
 
 
 def read_identity(path: Path) -> tuple[int, int] | None:
-    """Changes when another folder, or another disk, is in a path's place."""
+    """Changes when another folder, or another disk, is in a path's place; None where nothing can
+    be read there, as where a network disk is away.
+    """
     try:
         status = path.stat()
     except OSError:
         return None
     return status.st_dev, status.st_ino
+
+
+def wait_for(paths: list[Path], stop: threading.Event) -> None:
+    """Return once all paths are there, or `stop` is set."""
+    while any(read_identity(path) is None for path in paths) and not stop.wait(TICK_S):
+        pass
+
+
+class UnreadName(Exception):
+    """The system told of a name that is not UTF-8, which watchfiles cannot read. It tells no more
+    then.
+    """
 
 
 class Watcher:
@@ -108,7 +130,7 @@ class Watcher:
         self._paths = [path.resolve() for path in paths]
         self._ignored = None if ignored is None else ignored.resolve()
         self._stop = threading.Event()
-        self._changes: SimpleQueue[set[Path] | OSError] = SimpleQueue()
+        self._changes: SimpleQueue[set[Path] | Exception] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
         self._thread.start()
 
@@ -125,21 +147,22 @@ class Watcher:
             ):
                 self._changes.put({Path(path) for _, path in changes if self._counts(Path(path))})
         except (OSError, RuntimeError) as error:
-            self._changes.put(OSError(str(error)))
+            unread = str(error).startswith(UNREAD)
+            self._changes.put(UnreadName() if unread else CannotWatch(str(error)))
 
     def _counts(self, path: Path) -> bool:
         return self._ignored is None or not path.is_relative_to(self._ignored)
 
     def take(self) -> set[Path]:
-        """What has changed since the last call. Raises CannotWatch."""
+        """What has changed since the last call. Raises CannotWatch, UnreadName."""
         changed: set[Path] = set()
         while True:
             try:
                 found = self._changes.get_nowait()
             except Empty:
                 return changed
-            if isinstance(found, OSError):
-                raise CannotWatch(str(found))
+            if isinstance(found, Exception):
+                raise found
             changed |= found
 
     def close(self) -> None:
@@ -147,11 +170,48 @@ class Watcher:
         self._thread.join()
 
 
+class Poller:
+    """Finds the changes below some paths by looking at everything now and then. It takes the place
+    of a `Watcher` that cannot read the names.
+    """
+
+    def __init__(self, paths: list[Path], ignored: Path | None, every_s: float) -> None:
+        self._paths = [path.resolve() for path in paths]
+        self._ignored = None if ignored is None else ignored.resolve()
+        self._every_s = every_s
+        self._files = self._look()
+
+    def _look(self) -> dict[Path, Signature | None]:
+        began = time.monotonic()
+        files = {
+            file: read_signature(file)
+            for path in self._paths
+            for file in list_files(path)
+            if self._ignored is None or not file.is_relative_to(self._ignored)
+        }
+        now = time.monotonic()
+        self._next = now + max(self._every_s, (now - began) / POLL_SHARE)
+        return files
+
+    def take(self) -> set[Path]:
+        """What has changed since the last look, if it is time for another."""
+        if time.monotonic() < self._next:
+            return set()
+        before = self._files
+        self._files = self._look()
+        gone = before.keys() - self._files.keys()
+        return gone | {file for file, was in self._files.items() if before.get(file) != was}
+
+    def close(self) -> None:
+        pass
+
+
 def follow(
     paths: list[Path],
     stop: threading.Event,
     ignored: Path | None = None,
     settle_s: float = SETTLE_S,
+    poll_s: float = POLL_S,
 ) -> Iterator[Changed]:
     """Yields at once, and then whenever there are new or changed files that are whole, until `stop`
     is set. The first time, every hour, and when a folder is replaced (a disk is mounted, say),
@@ -160,7 +220,7 @@ def follow(
     Raises:
         CannotWatch: there are more folders than the system watches, say.
     """
-    watcher = Watcher(paths, ignored)
+    watcher: Watcher | Poller = Watcher(paths, ignored)
     try:
         while not stop.is_set():
             identities = [read_identity(path) for path in paths]
@@ -170,15 +230,20 @@ def follow(
             while not stop.wait(TICK_S):
                 if [read_identity(path) for path in paths] != identities:
                     watcher.close()
-                    if not all(path.exists() for path in paths):
-                        continue
+                    wait_for(paths, stop)
                     watcher = Watcher(paths, ignored)
                     break
-                pending.note(watcher.take())
+                try:
+                    changed = watcher.take()
+                except UnreadName:
+                    watcher.close()
+                    watcher = Poller(paths, ignored, poll_s)
+                    break
+                pending.note(changed)
                 whole = pending.take_whole()
                 if whole:
                     yield whole if len(whole) <= TOLD_MOST else None
-                elif not pending and time.monotonic() - scanned > RESCAN_S:
+                elif time.monotonic() - scanned > RESCAN_S:
                     break
     finally:
         watcher.close()
