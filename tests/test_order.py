@@ -189,6 +189,17 @@ def test_all_parts_must_occur_in_an_item(box: Collection) -> None:
     assert len(ask_together(box, FIRST, SECOND, min_score=0.9).hits) == 1
 
 
+def test_parts_are_found_in_items_that_lack_a_target(box: Collection) -> None:
+    box.put([film("seen", SECOND, FIRST), film("heard", 30.0, SECOND, kind="audio")])
+    queries = [
+        TargetQuery(target, turned(FIRST, SECOND), (1.0, 1.0)) for target in ("video", "audio")
+    ]
+    answer = search(box, queries, Options(aggregate="item"))
+    assert [(hit.id, hit.target) for hit in answer.hits] == [("seen", "video"), ("heard", "audio")]
+    both = (1.0 + np.cos(np.radians(30.0))) / 2
+    assert [hit.score for hit in answer.hits] == [pytest.approx(1.0), pytest.approx(both)]
+
+
 def test_no_item_with_all_parts_is_missed(box: Collection) -> None:
     box.put([film(f"a{n}", FIRST, FIRST) for n in range(300)])
     box.put([film(f"b{n}", SECOND, SECOND) for n in range(300)])

@@ -19,7 +19,7 @@ import hashlib
 import json
 import math
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,7 +37,6 @@ DURATION = "duration_s"
 TAG = "tag"
 AGREEMENT = "agreement"
 ADDED = "added"
-Scalar = str | int | float | bool | None
 VALUES = "metadata_values"
 # with the item's own kind, where its metadata has no such field
 VALUES_WITH_KIND = (
@@ -84,6 +83,12 @@ class Statement:
         self.terms += 1
         if depth > MAX_DEPTH or self.terms > MAX_TERMS:
             raise BadFilter(f"at most {MAX_DEPTH} levels and {MAX_TERMS} terms")
+
+    def compared(self, column: str, sign: str, values: Sequence[Any]) -> str:
+        """SQL: a column compares so with the value; with one of the values, if the sign is "in"."""
+        self.params += values
+        marks = ", ".join("?" * len(values))
+        return f"{column} in ({marks})" if sign == "in" else f"{column} {sign} ?"
 
 
 def compile_filter(query: dict[str, Any]) -> tuple[str, list[Any]]:
@@ -189,8 +194,11 @@ def condition(key: str, op: str, given: Any, made: Statement, depth: int) -> str
     if op in ("$in", "$nin", "$all"):
         if not isinstance(given, list) or len(given) > MAX_TERMS:
             raise BadFilter(f"{op} takes a list of at most {MAX_TERMS} values")
-        parts = [equal(key, value, made) for value in given]
-        joint = joined("and" if op == "$all" else "or", parts, "0")
+        if op == "$all":
+            for _ in given:
+                made.count(depth)
+            return joined("and", [equal(key, value, made) for value in given], "0")
+        joint = equal_to_one(key, given, made)
         return f"not ({joint})" if op == "$nin" else joint
     if op == "$eq":
         return equal(key, given, made)
@@ -199,40 +207,36 @@ def condition(key: str, op: str, given: Any, made: Statement, depth: int) -> str
     if op == "$size":
         if not isinstance(given, int) or isinstance(given, bool) or not 0 <= given < INTEGERS:
             raise BadFilter("$size takes a whole number")
-        return having(key, made, "size", "=", given)
+        return having(key, made, "size", "=", [given])
     if op in COMPARISONS:
         return compare(key, COMPARISONS[op], given, made)
     raise BadFilter(f"unknown operator {op!a} of a field: there is {', '.join(OF_FIELDS)}")
 
 
 def having(
-    key: str, made: Statement, kind: str = "", sign: str = "", value: Scalar | bytes = None
+    key: str, made: Statement, kind: str = "", sign: str = "", values: Sequence[Any] = ()
 ) -> str:
     """SQL: a field of an item's metadata has a value; of a `kind`, if one is given; and one that
-    compares so with `value`, if a sign is.
+    compares so with the value, or with one of the `values`, if a sign is.
     """
     made.params.append(compose(key))
     condition = f" and kind = '{kind}'" if kind else ""
     if sign:
-        condition += f" and value {sign} ?"
-        made.params.append(value)
-    values = VALUES_WITH_KIND if key == "kind" else VALUES
-    found = f"select item from {values} where path = ?{condition}"
+        condition += f" and {made.compared('value', sign, values)}"
+    source = VALUES_WITH_KIND if key == "kind" else VALUES
+    found = f"select item from {source} where path = ?{condition}"
     if key == TAG and kind in ("", "text"):
         found += f" union {OWN_TAGS}"
         if sign:
-            found += f" and name {sign} ?"
-            made.params.append(value)
+            found += f" and {made.compared('name', sign, values)}"
     if key == AGREEMENT and kind in ("", "number"):
         found += f" union {OWN_AGREEMENT}"
         if sign:
-            found += f" and score {sign} ?"
-            made.params.append(value)
+            found += f" and {made.compared('score', sign, values)}"
     if key == ADDED and kind in ("", "text"):
         found += f" union {OWN_ADDED}"
         if sign:
-            found += f" and added {sign} ?"
-            made.params.append(value)
+            found += f" and {made.compared('added', sign, values)}"
     return f"items.n in ({found})"
 
 
@@ -246,8 +250,45 @@ def equal(key: str, value: Any, made: Statement) -> str:
         return having(key, made, str(value).lower())
     if isinstance(value, dict | list):
         kind, digest = digest_row(value)
-        return having(key, made, kind, "=", digest)
+        return having(key, made, kind, "=", [digest])
     return compare(key, "=", value, made)
+
+
+def equal_to_one(key: str, values: list[Any], made: Statement) -> str:
+    """SQL: a field has one of the values. Those of a kind are one condition: SQLite's time to read
+    a statement grows with the square of its conditions.
+    """
+    parts = [
+        equal(key, one, made)
+        for one in (None, True, False)
+        if any(value is one for value in values)
+    ]
+    by_kind: dict[str, list[Any]] = {}
+    for value in values:
+        if isinstance(value, dict | list):
+            kind, digest = digest_row(value)
+            by_kind.setdefault(kind, []).append(digest)
+        elif isinstance(value, str):
+            by_kind.setdefault("text", []).append(compose(value))
+        elif value is not None and not isinstance(value, bool):
+            kind, number = exact_row(value)
+            by_kind.setdefault(kind, []).append(number)
+    parts += [having(key, made, kind, "in", found) for kind, found in by_kind.items()]
+    numbers = [to_float(value) for value in values if is_number(value)]
+    if key == DURATION and numbers:
+        parts.append(made.compared("duration_s", "in", numbers))
+    return joined("or", parts, "0")
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def exact_row(value: int | float) -> tuple[str, int | float | str]:
+    """The kind and value of the row that a number is equal to. Raises BadFilter."""
+    if not is_finite(value):
+        raise BadFilter("a number is finite")
+    return list(number_rows(value))[-1]
 
 
 def compare(key: str, sign: str, value: Any, made: Statement) -> str:
@@ -257,18 +298,15 @@ def compare(key: str, sign: str, value: Any, made: Statement) -> str:
     if isinstance(value, bool):
         raise BadFilter("true and false have no order")
     if isinstance(value, str):
-        return having(key, made, "text", sign, compose(value))
+        return having(key, made, "text", sign, [compose(value)])
     if not isinstance(value, int | float):
         raise BadFilter(f"a text or a number is compared, not {type(value).__name__}")
-    if not is_finite(value):
-        raise BadFilter("a number is finite")
-    # the last row is the exact one
-    kind, number = list(number_rows(value))[-1 if sign == "=" else 0]
-    of_metadata = having(key, made, kind, sign, number)
+    exact = exact_row(value)
+    kind, number = exact if sign == "=" else next(number_rows(value))
+    of_metadata = having(key, made, kind, sign, [number])
     if key != DURATION:
         return of_metadata
-    made.params.append(to_float(value))
-    return f"({of_metadata} or duration_s {sign} ?)"
+    return f"({of_metadata} or {made.compared('duration_s', sign, [to_float(value)])})"
 
 
 # ---------------------------------------------------------------- what can be asked for

@@ -140,6 +140,8 @@ def group_sequence(n: int, about: About, steps: list[ItemScores], options: Optio
         return None
     span = target.span(n)
     places = target.windows.places[span.start : span.stop]
+    if not places:  # another target has found it
+        return None
     scores = np.array(
         [[step.target.scores[i] for i in span] for step in steps if step.target], np.float64
     )
@@ -188,8 +190,6 @@ def find_sequence(places: Sequence[Place], scores: NDArray[np.float64]) -> list[
     >>> find_sequence(places, np.array([[0.1, 0.2, 0.9], [0.8, 0.3, 0.7]]))
     [1, 2]
     """
-    if not places:
-        return []
     starts = np.array([place.start_s for place in places])
     ends = np.array([place.end_s for place in places])
     by_end = np.argsort(ends, kind="stable")
