@@ -115,22 +115,18 @@ def wait_for(paths: list[Path], stop: threading.Event) -> None:
         pass
 
 
-class UnreadName(Exception):
-    """The system told of a name that is not UTF-8, which watchfiles cannot read. It tells no more
-    then.
-    """
-
-
 class Watcher:
     """Collects the changes below some paths in a thread, from its beginning on. Changes below
-    `ignored` do not count.
+    `ignored` do not count. It is `blind` once the system has told of a name that is not UTF-8,
+    which watchfiles cannot read: it learns no more then.
     """
 
     def __init__(self, paths: list[Path], ignored: Path | None = None) -> None:
         self._paths = [path.resolve() for path in paths]
         self._ignored = None if ignored is None else ignored.resolve()
+        self.blind = False
         self._stop = threading.Event()
-        self._changes: SimpleQueue[set[Path] | Exception] = SimpleQueue()
+        self._changes: SimpleQueue[set[Path] | CannotWatch] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
         self._thread.start()
 
@@ -147,21 +143,23 @@ class Watcher:
             ):
                 self._changes.put({Path(path) for _, path in changes if self._counts(Path(path))})
         except (OSError, RuntimeError) as error:
-            unread = str(error).startswith(UNREAD)
-            self._changes.put(UnreadName() if unread else CannotWatch(str(error)))
+            if str(error).startswith(UNREAD):
+                self.blind = True
+            else:
+                self._changes.put(CannotWatch(str(error)))
 
     def _counts(self, path: Path) -> bool:
         return self._ignored is None or not path.is_relative_to(self._ignored)
 
     def take(self) -> set[Path]:
-        """What has changed since the last call. Raises CannotWatch, UnreadName."""
+        """What has changed since the last call. Raises CannotWatch."""
         changed: set[Path] = set()
         while True:
             try:
                 found = self._changes.get_nowait()
             except Empty:
                 return changed
-            if isinstance(found, Exception):
+            if isinstance(found, CannotWatch):
                 raise found
             changed |= found
 
@@ -172,8 +170,10 @@ class Watcher:
 
 class Poller:
     """Finds the changes below some paths by looking at everything now and then. It takes the place
-    of a `Watcher` that cannot read the names.
+    of a `Watcher` that is blind.
     """
+
+    blind = False
 
     def __init__(self, paths: list[Path], ignored: Path | None, every_s: float) -> None:
         self._paths = [path.resolve() for path in paths]
@@ -233,13 +233,11 @@ def follow(
                     wait_for(paths, stop)
                     watcher = Watcher(paths, ignored)
                     break
-                try:
-                    changed = watcher.take()
-                except UnreadName:
+                if watcher.blind:
                     watcher.close()
                     watcher = Poller(paths, ignored, poll_s)
                     break
-                pending.note(changed)
+                pending.note(watcher.take())
                 whole = pending.take_whole()
                 if whole:
                     yield whole if len(whole) <= TOLD_MOST else None
