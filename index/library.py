@@ -34,7 +34,7 @@ from .collection import (
 )
 from .durable import sync
 from .records.database import Records
-from .reserve import Reserve, is_full
+from .reserve import RESERVE, Reserve, is_full
 from .vectors.sizing import Sizing
 
 STAGED = "reembed"  # the folder of collections that are being re-embedded, see `ingest.reembed`
@@ -61,7 +61,7 @@ class Collections:
         self._sizing = sizing
         self._lock = threading.Lock()
         self._folder_lock = lock_folder(data)
-        self._reserve = Reserve(data / "reserve")
+        self._reserve = Reserve(data / RESERVE)
         self._open: dict[str, Collection] = {}
         self.conflicts: dict[str, FingerprintConflict | RecordsLost] = {}
         try:

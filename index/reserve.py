@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+RESERVE = "reserve"  # the file's name in a data folder
 RESERVE_MAX = 8_000_000  # bytes; deleting a film of two hours writes some 3 MB to SQLite's log
 SHARE_OF_DISK = 16  # of a small disk, at most one part in so many
 STEP_MIN = 4096  # bytes

@@ -229,7 +229,8 @@ class Jobs:
         return job
 
     def cancel(self, id: str) -> None:
-        """End a job. What it has indexed stays. One that has ended already is forgotten.
+        """End a job; it does not go on after a restart either. What it has indexed stays. One that
+        has ended already is forgotten.
 
         Raises UnknownJob.
         """
@@ -241,6 +242,8 @@ class Jobs:
             self._cancelled.add(id)
             if job.state == "queued":
                 self._end(job, "cancelled")
+            else:
+                self._keep(job)
 
     def close(self, wait_s: float = 10.0) -> None:
         """Stop. The running job goes on when the folder is opened again."""
@@ -250,6 +253,9 @@ class Jobs:
         self._thread.join(wait_s)
 
     def _write(self, job: Job) -> None:
+        if job.state == "running" and job.id in self._cancelled:
+            # it runs until its next step, or until a restart
+            job = replace(job, state="cancelled", finished=self._clock())
         write_durably(self._folder / f"{job.id}.json", json.dumps(asdict(job)).encode())
 
     def _end(self, job: Job, state: JobState) -> None:

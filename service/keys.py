@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from index.durable import write_durably
+from index.reserve import RESERVE, Reserve, is_full
 
 from .settings import Settings
 
@@ -190,9 +191,21 @@ class KeyFile:
         return key, secret
 
     def revoke(self, name: str) -> Key:
-        """Take a key out of the file. Raises UnknownKey, BadKeyFile, OSError."""
+        """Take a key out of the file, also where the disk is full: the room that the service keeps
+        for deletes is used then. Raises UnknownKey, BadKeyFile, OSError.
+        """
         if not self.exists:
             raise UnknownKey(name)
+        reserve = self.path.parent / RESERVE
+        try:
+            return self._remove(name)
+        except OSError as error:
+            if not is_full(error) or not reserve.exists():
+                raise
+        with Reserve(reserve).release():
+            return self._remove(name)
+
+    def _remove(self, name: str) -> Key:
         with self._changing() as keys:
             for key in keys:
                 if key.name == name:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -163,6 +164,33 @@ def test_a_job_goes_on_after_a_stop_and_can_be_cancelled(tmp_path: Path) -> None
     (tmp_path / "jobs" / "torn.json").write_text('{"id": "to')
     again.close()
     assert [job.path for job in Jobs(tmp_path / "jobs", work).all()] == ["c", "b", "a"]
+
+
+def test_a_job_that_was_cancelled_does_not_go_on_after_a_stop(tmp_path: Path) -> None:
+    """The stop comes before the job's next step; a copy of its folder is what a crash leaves."""
+    gate, begun = threading.Event(), threading.Event()
+
+    class LongStep:
+        def __call__(self, job: Job) -> Iterator[Progress]:
+            begun.set()
+            gate.wait(10)
+            yield progress(1, 2)
+            yield progress(2, 2)
+
+        def stop(self) -> None:
+            gate.set()
+
+    jobs = Jobs(tmp_path / "jobs", LongStep())
+    id = jobs.add("default", "a").id
+    assert begun.wait(30)
+    jobs.cancel(id)
+    assert jobs.get(id).state == "running"
+    shutil.copytree(tmp_path / "jobs", tmp_path / "after a crash")
+    jobs.close()
+    for folder in ("jobs", "after a crash"):
+        again = Jobs(tmp_path / folder, LongStep())
+        assert again.get(id).state == "cancelled" and again.get(id).finished is not None
+        again.close()
 
 
 def test_a_job_is_cancelled_while_it_is_planned_and_a_full_disk_ends_no_thread(

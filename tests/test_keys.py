@@ -19,13 +19,14 @@ import pytest
 from fastapi.routing import APIRoute
 from starlette.routing import Match
 
+from index.reserve import RESERVE, Reserve
 from service import protocol
 from service.app import create_app
 from service.keys import BadKeyFile, BadKeyName, KeyExists, KeyFile, Keys, UnknownKey
 from service.routes import ROUTES
 from service.settings import Settings
 
-from .makers import RED, ROOT, Clock, FakeEncoder, make_clip, make_wav
+from .makers import RED, ROOT, Clock, FakeEncoder, make_clip, make_wav, small_disk
 from .test_operate import listening
 from .test_security import exchanged
 from .test_service import Client, refused, upload
@@ -437,6 +438,22 @@ def keys_command(*arguments: object, **env: str) -> subprocess.CompletedProcess[
     return subprocess.run(
         command, cwd=ROOT, env=environment | env, capture_output=True, text=True, timeout=60
     )
+
+
+def test_a_key_is_revoked_on_a_full_disk(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "2m") as disk:
+        keys = KeyFile(disk)
+        keys.make("kept", "read")
+        keys.make("leaked", "read")
+        Reserve(disk / RESERVE).allocate()
+        with pytest.raises(OSError, match="No space left"):
+            (disk / "all the room").write_bytes(bytes(2_000_000))
+        with pytest.raises(OSError, match="No space left"):
+            keys.make("new", "read")
+        assert keys.revoke("leaked").name == "leaked"
+        found = KeyFile(disk).read()
+        assert found is not None and [key.name for key in found] == ["kept"]
+        assert (disk / RESERVE).exists()
 
 
 def test_the_command_makes_lists_and_revokes(tmp_path: Path) -> None:
