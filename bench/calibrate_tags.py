@@ -51,6 +51,7 @@ from index.vocabulary import (
 from media.containers import Budget
 from media.errors import BadMedia
 from media.modality import AUDIO, TEXT, VIDEO
+from media.video import Choice
 from media.windows import read_media
 from model.class_vectors import SentenceVectors, picture_classes
 
@@ -130,7 +131,7 @@ def main() -> None:
     args = parser.parse_args()
     encoder = OnnxEncoder.open(args.bundle)
     rows = read_rows(args.open)
-    found: dict[str, Any] = {"fingerprint": encoder.manifest.fingerprint}
+    found: dict[str, Any] = {"fingerprints": list_fingerprints(encoder)}
     print("| tags of | rows | names | log loss | precision | recall |\n|---|---|---|---|---|---|")
     for modality in (VIDEO, AUDIO):
         names = default_vocabulary().names[modality]
@@ -148,6 +149,11 @@ def main() -> None:
     lines = json.dumps(found, ensure_ascii=False, indent=1)
     lines = re.sub(r"\[\s+([-\d.]+),\s+([-\d.]+)\s+\]", r"[\1, \2]", lines)
     args.out.write_text(lines + "\n", encoding="utf-8")
+
+
+def list_fingerprints(encoder: OnnxEncoder) -> list[str]:
+    """Those that the encoder has, one for each choice of frames. Stills know of no choice."""
+    return [encoder.manifest.with_frames(choice).fingerprint for choice in Choice]
 
 
 # ---------------------------------------------------------------- windows

@@ -9,15 +9,17 @@ order      100 pairs of recordings; a film of each order, made of their stored w
            pairs more are joined as real files by ffmpeg, and built.
 feedback   a query for each topic of three recordings or more; its five best items are marked right
            or wrong; mAP@10 over the others, before and after. A topic is a label, or a name that
-           the table tests/data/tag_names.json expects of several labels. "Some right" counts the
-           topics of which one of the five is right. The last column bounds what marks can give:
-           each right item is searched for with all other right ones marked.
+           the table tests/data/tag_names.json expects of several labels. "Labels apart" leaves out
+           items of which the table expects a name that it expects of the label. Items without a
+           label are left out, too. "Some right" counts the topics of which one of the five is
+           right. The last column bounds what marks can give: each right item is searched for with
+           all other right ones marked.
 both       films of two recordings, three for each recording; 100 queries ask for both things, in
            one vector or each by itself.
 rerank     each order of `rerank` beside that by score: the share of texts whose recording is found.
 agreement  each recording beside its pictures with another's sound.
 learning   the same marks are kept and learned from, one topic at a time; mAP@10 of that topic over
-           the others, and of the other topics, before and after.
+           the others, and of other topics, before and after. Topics that share items are one.
 """
 
 from __future__ import annotations
@@ -247,23 +249,42 @@ class Topic:
 
 
 def label_topics(one: Set, manifests: Path) -> list[Topic]:
-    """A topic for each label of three recordings or more."""
-    words = read_words(manifests / one.manifest)
-    found = [
-        Topic(label, frozenset(id for id, own in words.items() if own == label))
-        for label in sorted(set(words.values()))
-    ]
+    """A topic for each label of three recordings or more. Recordings without a label are ambiguous:
+    nobody has said what they lack.
+    """
+    labels = read_labels(one, manifests)
+    unlabelled = frozenset(id for id, label in labels.items() if label is None)
+    found = []
+    for label in sorted({label for label in labels.values() if label is not None}):
+        right = frozenset(id for id, own in labels.items() if own == label)
+        found.append(Topic(label, right, unlabelled))
     return [topic for topic in found if len(topic.right) >= LEAST_OF_LABEL]
+
+
+def apart_topics(one: Set, manifests: Path) -> list[Topic]:
+    """The same, where recordings of another label are ambiguous, too, if the table expects a name
+    of both: "dog bark" is not wrong for "dog barking", nor "speech" for "male speech".
+    """
+    labels = read_labels(one, manifests)
+    tables = [read_table(modality) for modality in (VIDEO, AUDIO)]
+
+    def names(label: str | None) -> set[str]:
+        return {name for table in tables for name in table.get(label, {}).get("expected", ())}
+
+    topics = []
+    for topic in label_topics(one, manifests):
+        own = names(topic.words)
+        alike = {id for id, label in labels.items() if own & names(label)} - topic.right
+        topics.append(replace(topic, ambiguous=topic.ambiguous | alike))
+    return topics
 
 
 def name_topics(one: Set, manifests: Path) -> list[Topic]:
     """A topic for each name that the table of labels expects of three recordings or more; those of
     other labels are wrong, and those without a label in it are ambiguous.
     """
-    modality = AUDIO if one.collection == "sound" else VIDEO
-    table = json.loads(TABLE.read_text("utf-8"))[modality]
-    rows = map(json.loads, (manifests / one.manifest).read_text("utf-8").splitlines())
-    labels = {row["id"]: row.get("group") for row in rows}
+    labels = read_labels(one, manifests)
+    table = read_table(AUDIO if one.collection == "sound" else VIDEO)
     names = sorted({name for entry in table.values() for name in entry["expected"]})
     topics = []
     for name in names:
@@ -279,7 +300,19 @@ def name_topics(one: Set, manifests: Path) -> list[Topic]:
     return topics
 
 
-TOPICS = {"labels": label_topics, "names": name_topics}
+def read_labels(one: Set, manifests: Path) -> dict[str, str | None]:
+    """The label of each recording by its id, if it has one."""
+    rows = map(json.loads, (manifests / one.manifest).read_text("utf-8").splitlines())
+    return {row["id"]: row.get("group") for row in rows}
+
+
+def read_table(modality: str) -> dict[str | None, dict[str, list[str]]]:
+    """What is expected of recordings of each label, in names of the vocabulary."""
+    table: dict[str | None, dict[str, list[str]]] = json.loads(TABLE.read_text("utf-8"))[modality]
+    return table
+
+
+TOPICS = {"labels": label_topics, "labels apart": apart_topics, "names": name_topics}
 
 
 def measure_feedback(
@@ -289,22 +322,27 @@ def measure_feedback(
         "| recordings | topics | target | count | some right | mAP@10 before | after |"
         " all others marked |\n|---|---|---|---|---|---|---|---|"
     )
+    totals: dict[str, list[tuple[float, float, float]]] = {kind: [] for kind in TOPICS}
     for one, kind, target in feedback_cases():
         box = collections.get(one.collection)
-        pairs, bounds, some = [], [], 0
+        found, some = [], 0
         for topic in TOPICS[kind](one, args.manifests):
             queries = ask_words(encoder, topic.words, target)
             marks = mark_five(box, queries, topic)
             if marks is not None:
-                pairs.append(compare(box, queries, topic, marks, replace(WHOLE, feedback=marks)))
-                bounds.append(bound(box, queries, topic, marks))
+                pair = compare(box, queries, topic, marks, replace(WHOLE, feedback=marks))
+                found.append((*pair, bound(box, queries, topic, marks)))
                 some += bool(marks.right)
-        before, after = np.mean(pairs, axis=0)
-        print(
-            f"| {one.collection} | {kind} | `{target}` | {len(pairs)} | {some} | {before:.3f} |"
-            f" {after:.3f} | {np.mean(bounds):.3f} |",
-            flush=True,
-        )
+        totals[kind] += found
+        cells = f"{one.collection} | {kind} | `{target}` | {len(found)} | {some}"
+        print(f"| {cells} | {mean_cells(found)} |", flush=True)
+    for kind, found in totals.items():
+        print(f"| all | {kind} | all | {len(found)} | | {mean_cells(found)} |")
+
+
+def mean_cells(figures: list[tuple[float, float, float]]) -> str:
+    """The means of columns as cells of a table."""
+    return " | ".join(f"{mean:.3f}" for mean in np.mean(figures, axis=0))
 
 
 def bound(box: Collection, queries: list[TargetQuery], topic: Topic, marks: Feedback) -> float:
@@ -382,7 +420,7 @@ def learn_topic(
         for mark in some
     ]
     numbers = box.add_marks(marks)
-    others = [other for other in topics if other != topic]
+    others = [other for other in topics if not other.right & (topic.right | topic.ambiguous)]
     before = [precision(box, encoder, other, target) for other in others]
     hits = search(box, queries, WHOLE).hits
     with box.hold_for_reading() as records:

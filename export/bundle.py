@@ -318,6 +318,16 @@ class Manifest:
             self.fingerprinted_files(), self.inputs, self.spaces, self.graphs, self.tokenizers
         )
 
+    def with_frames(self, choice: str) -> Manifest:
+        """The same networks, with frames chosen by one of `Choice`: another fingerprint, where
+        there are pictures.
+        """
+        if self.inputs.video is None:
+            return self
+        inputs = replace(self.inputs, video=replace(self.inputs.video, choice=choice))
+        moved = replace(self, inputs=inputs)
+        return replace(moved, fingerprint=moved.compute_fingerprint())
+
 
 @dataclass(frozen=True)
 class Bundle:
@@ -505,11 +515,8 @@ def open_bundle(folder: Path, frames: str = "") -> Bundle:
         raise MissingFile(unlisted.pop())
     if manifest.compute_fingerprint() != manifest.fingerprint:
         raise AlteredFile(MANIFEST)
-    video = manifest.inputs.video
-    if frames and video is not None:
-        inputs = replace(manifest.inputs, video=replace(video, choice=frames))
-        manifest = replace(manifest, inputs=inputs)
-        manifest = replace(manifest, fingerprint=manifest.compute_fingerprint())
+    if frames:
+        manifest = manifest.with_frames(frames)
     fusions = {
         space: replace(one, folder=folder.absolute(), digest=manifest.files[one.file])
         for space, one in manifest.fusions.items()

@@ -62,18 +62,20 @@ class Scale:
 
 
 def find_scale(modality: str, fingerprint: str) -> Scale:
-    """That of a modality. Names have values of their own with the encoder they were measured
-    with alone.
+    """That of a modality. Names have values of their own with the networks they were measured with
+    alone, however these choose frames: they were measured on stills and on sounds.
     """
     kept = read_scales()
     fields = dict(kept[modality])
-    if kept["fingerprint"] != fingerprint:
+    if fingerprint not in kept["fingerprints"]:
         fields["names"] = {}
     return Scale(**fields)
 
 
 @cache
 def read_scales() -> dict[str, Any]:
-    """What the file has: the fingerprint of an encoder, and by modality the fields of a scale."""
+    """What the file has: the fingerprints of an encoder, one for each choice of frames, and by
+    modality the fields of a scale.
+    """
     kept: dict[str, Any] = json.loads(SCALES.read_text(encoding="utf-8"))
     return kept

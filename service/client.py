@@ -17,7 +17,7 @@ import asyncio
 import json
 import time
 from collections.abc import Callable, Coroutine, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import wraps
 from io import BufferedReader
@@ -208,15 +208,15 @@ class ReportingFile(BufferedReader):
 
 @dataclass(frozen=True)
 class Call:
-    """A request. Its file is opened for each attempt. `repeatable`: sending it twice does no more
-    than sending it once.
+    """A request. Its files, by their fields, are opened for each attempt. `repeatable`: sending it
+    twice does no more than sending it once.
     """
 
     method: str
     path: str
     json: Any = None
     data: dict[str, Any] = field(default_factory=dict)
-    file: Path | None = None
+    files: Mapping[str, Path] = field(default_factory=dict)
     seen: Seen | None = None
     repeatable: bool = False
     parsed: bool = True  # whether its answer is JSON
@@ -228,11 +228,15 @@ class Call:
     @contextmanager
     def arguments(self) -> Iterator[dict[str, Any]]:
         """The keyword arguments of httpx's `request`."""
-        if self.file is None:
+        if not self.files:
             yield {"json": self.json} if self.json is not None else {}
             return
-        with ReportingFile(self.file, self.seen) if self.seen else self.file.open("rb") as stream:
-            yield {"files": {"file": (self.file.name, stream)}, "data": self.data}
+        with ExitStack() as stack:
+            streams = {}
+            for name, path in self.files.items():
+                opened = ReportingFile(path, self.seen) if self.seen else path.open("rb")
+                streams[name] = (path.name, stack.enter_context(opened))
+            yield {"files": streams, "data": self.data}
 
 
 @dataclass(frozen=True)
@@ -358,7 +362,9 @@ class Methods:
     ) -> Steps[list[float]]:
         """The unit vector [dim] of a file's sound or pictures."""
         data = {"space": space} if space else {}
-        call = Call("POST", f"/v1/embed/{modality}", data=data, file=path, repeatable=True)
+        call = Call(
+            "POST", f"/v1/embed/{modality}", data=data, files={"file": path}, repeatable=True
+        )
         answer = yield from self._send(call)
         vector: list[float] = answer["data"][0]["embedding"]
         return vector
@@ -384,7 +390,9 @@ class Methods:
         else:
             if metadata:
                 fields["metadata"] = json.dumps(dict(metadata))
-            call = Call("POST", path, data=fields, file=item, seen=seen, repeatable=named)
+            call = Call(
+                "POST", path, data=fields, files={"file": item}, seen=seen, repeatable=named
+            )
         added: Added = yield from self._send(call)
         return added
 
@@ -412,20 +420,31 @@ class Methods:
             }
             default = "video" if query.suffix.lower() in PICTURES else "audio"
             path = f"/v1/search/{source or default}-{target}"
-            call = Call("POST", path, data=form, file=query, repeatable=True)
+            call = Call("POST", path, data=form, files={"file": query}, repeatable=True)
         found: Found = yield from self._send(call)
         return found
 
     @Method
     def compose(
-        self, /, parts: Sequence[Mapping[str, Any]], targets: Sequence[Target], **options: Any
+        self,
+        /,
+        parts: Sequence[Mapping[str, Any]],
+        targets: Sequence[Target],
+        files: Mapping[str, Path] | None = None,
+        **options: Any,
     ) -> Steps[Found]:
-        """Search by weighted texts and items: {"text": "rain", "weight": 1.0}, {"item": ID,
-        "modality": "audio"}. A part with "then": True is looked for after those before it. With
-        aggregate="item", each part must occur somewhere in an item.
+        """Search by weighted texts, items and files: {"text": "rain", "weight": 1.0}, {"item": ID,
+        "modality": "audio"}, {"file": NAME, "modality": "video"} with `files` by their names. A
+        part with "then": True is looked for after those before it. With aggregate="item", each part
+        must occur somewhere in an item.
         """
         body = {"parts": list(parts), "targets": list(targets)} | without_none(options)
-        found: Found = yield from self._send(Call("POST", "/v1/search", body, repeatable=True))
+        if files:
+            form = {"request": json.dumps(body)}
+            call = Call("POST", "/v1/search", data=form, files=files, repeatable=True)
+        else:
+            call = Call("POST", "/v1/search", body, repeatable=True)
+        found: Found = yield from self._send(call)
         return found
 
     @Method
@@ -508,7 +527,7 @@ class Methods:
             call = Call("POST", "/v1/rank", body | {"item": item}, repeatable=True)
         else:
             form = {"request": json.dumps(body)}
-            call = Call("POST", "/v1/rank", data=form, file=file, repeatable=True)
+            call = Call("POST", "/v1/rank", data=form, files={"file": file}, repeatable=True)
         found: dict[str, Any] = yield from self._send(call)
         return found
 
@@ -518,11 +537,19 @@ class Methods:
         collection: str = "default",
         first: Literal["lowest", "highest"] = "lowest",
         limit: int = 100,
+        skip: int = 0,
     ) -> Steps[dict[str, Any]]:
         """The items by how well their sound and pictures agree, from 0 to 1."""
-        query = urlencode({"first": first, "limit": limit})
+        query = urlencode({"first": first, "limit": limit, "skip": skip})
         path = f"{collection_path(collection)}/agreement?{query}"
         found: dict[str, Any] = yield from self._send(Call("GET", path))
+        return found
+
+    @Method
+    def item_agreement(self, collection: str, id: str) -> Steps[list[dict[str, Any]]]:
+        """How well sound and picture agree in each window of an item, in the order of time."""
+        path = f"{item_path(collection, id)}/agreement"
+        found: list[dict[str, Any]] = yield from self._send(Call("GET", path))
         return found
 
     @Method

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -61,6 +61,7 @@ def make_search(tercet: Client) -> Tool:
         also: list[str] | None = None,
         right: list[str] | None = None,
         wrong: list[str] | None = None,
+        tags: bool = False,
     ) -> dict[str, Any]:
         """Find moments by words, in what is seen, heard and said (any), only seen (video), only
         heard (audio) or said and written (text). A filter is over metadata:
@@ -68,7 +69,7 @@ def make_search(tercet: Client) -> Tool:
         "a dog barks", ["a car passes"]. What must occur as well, anywhere in the same item, goes in
         `also`. `right` and `wrong` are ids of hits of an earlier search:
         more like the first, less like the others. They do not go with `then` or
-        `also`.
+        `also`. With `tags`, hits tell what their items show and sound like.
         """
         parts: list[dict[str, Any]] = [{"text": words}]
         parts += ({"text": step, "then": True} for step in then or [])
@@ -78,6 +79,7 @@ def make_search(tercet: Client) -> Tool:
             for kind, ids in (("right", right), ("wrong", wrong))
         }
         options: dict[str, Any] = {"collection": collection, "top_k": limit, "filter": filter}
+        options["tags"] = tags
         if right or wrong:
             options["feedback"] = marks
         if also:
@@ -86,21 +88,47 @@ def make_search(tercet: Client) -> Tool:
             found = tercet.compose(parts, [target], **options)
         else:
             found = tercet.search(words, target, None, **options)
-        kept = (
-            "id",
-            "kind",
-            "score",
-            "confidence",
-            "start_s",
-            "end_s",
-            "text",
-            "metadata",
-            "moments",
-        )
-        hits = [{k: hit.get(k) for k in (*kept, "metadata", "moments")} for hit in found["hits"]]
-        return {"good_match": found["good_match"], "warnings": found["warnings"], "hits": hits}
+        return shorten(found)
 
     return search
+
+
+# What an assistant is told of a hit.
+KEPT = ("id", "kind", "score", "confidence", "start_s", "end_s", "text", "metadata", "moments")
+
+
+def shorten(found: Mapping[str, Any]) -> dict[str, Any]:
+    """The answer of a search, as an assistant gets it."""
+    hits = []
+    for hit in found["hits"]:
+        told = {key: hit.get(key) for key in KEPT}
+        if hit.get("tags") is not None:
+            told["tags"] = hit["tags"]
+        hits.append(told)
+    return {"good_match": found["good_match"], "warnings": found["warnings"], "hits": hits}
+
+
+def make_similar(tercet: Client) -> Tool:
+    def similar(
+        id: str,
+        modality: Literal["video", "audio"],
+        target: Target = "any",
+        words: str | None = None,
+        collection: str = "default",
+        limit: int = 5,
+    ) -> dict[str, Any]:
+        """Find moments like what an item shows (modality video) or sounds like (audio). Words may
+        say more of what is wanted: sound for a silent film is modality video, target audio and
+        words such as "a bell".
+        """
+        parts: list[dict[str, Any]] = [{"item": id, "modality": modality}]
+        if words:
+            parts.append({"text": words})
+        found = tercet.compose(parts, [target], collection=collection, top_k=limit + 1)
+        others = [hit for hit in found["hits"] if hit["id"] != id]
+        return shorten(found | {"hits": others[:limit]})
+
+    return similar
 
 
 def make_describe(tercet: Client) -> Tool:
@@ -210,6 +238,16 @@ def make_mark(tercet: Client) -> Tool:
     return mark
 
 
+def make_unmark(tercet: Client) -> Tool:
+    def unmark(numbers: list[int], collection: str = "default") -> dict[str, Any]:
+        """Take back marks that were kept, by their numbers."""
+        for number in numbers:
+            tercet.delete_mark(number, collection)
+        return {"numbers": numbers}
+
+    return unmark
+
+
 def make_collections(tercet: Client) -> Tool:
     def collections() -> list[dict[str, Any]]:
         """List the collections and how much each holds."""
@@ -239,6 +277,7 @@ def make_add(tercet: Client, files: Path) -> Tool:
 # Each makes a tool that asks a service. A tool's name and description are those of its function.
 TOOLS: tuple[Callable[[Client], Tool], ...] = (
     make_search,
+    make_similar,
     make_describe,
     make_rank,
     make_tags,
@@ -246,6 +285,7 @@ TOOLS: tuple[Callable[[Client], Tool], ...] = (
     make_where,
     make_agreement,
     make_mark,
+    make_unmark,
     make_collections,
 )
 

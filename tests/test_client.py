@@ -64,6 +64,9 @@ def test_everything_once(address: str, clips: dict[str, Path]) -> None:
         by_sound = tercet.search(clips["tone"], "audio", filter={"year": 2024}, exact=True)
         assert by_sound["route"] == "audio-audio" and by_sound["hits"][0]["id"] == "a/story"
         assert tercet.search(clips["green"], "text", source="video")["hits"][0]["id"] == "words"
+        parts = [{"file": "film", "modality": "video"}, {"text": "blue", "weight": 0.5}]
+        mixed = tercet.compose(parts, ["text"], files={"film": clips["green"]})
+        assert mixed["hits"][0]["id"] == "words" and len(mixed["hits"][0]["parts"]) == 2
         assert tercet.item("default", "a/story")["metadata"] == {"year": 2024}
         (first,) = tercet.highlights("default", "a/story", limit=1)
         assert 0.0 <= first["start_s"] < first["end_s"] <= 4.5
@@ -72,6 +75,9 @@ def test_everything_once(address: str, clips: dict[str, Path]) -> None:
         assert [len(frame["map"]) for frame in where["video"]["frames"]] == [2] * 4
         agreed = tercet.agreement()
         assert [item["id"] for item in agreed["items"]] == ["a/story"]
+        assert tercet.agreement(skip=1)["items"] == []
+        starts = [one["start_s"] for one in tercet.item_agreement("default", "a/story")]
+        assert starts and starts == sorted(starts)
         (number,) = tercet.mark("red", right=[{"id": "a/story", "start_s": 2.0}])
         assert [mark["number"] for mark in tercet.marks()["marks"]] == [number]
         tercet.delete_mark(number)

@@ -20,6 +20,7 @@ from .test_operate import listening
 @pytest.mark.foreign
 def test_an_assistant_looks_through_an_archive(tmp_path: Path) -> None:
     make_clip(tmp_path / "story.mp4", [BLUE, BLUE, RED, RED])
+    make_clip(tmp_path / "other.mp4", [RED, RED])
     (tmp_path.parent / "secret.mp4").write_bytes(b"x")
 
     async def work(port: int) -> None:
@@ -40,6 +41,7 @@ def test_an_assistant_looks_through_an_archive(tmp_path: Path) -> None:
             tools = {tool.name for tool in (await assistant.list_tools()).tools}
             assert tools == {
                 "search",
+                "similar",
                 "describe",
                 "rank",
                 "tags",
@@ -47,6 +49,7 @@ def test_an_assistant_looks_through_an_archive(tmp_path: Path) -> None:
                 "where",
                 "agreement",
                 "mark",
+                "unmark",
                 "collections",
                 "add",
             }
@@ -71,7 +74,15 @@ def test_an_assistant_looks_through_an_archive(tmp_path: Path) -> None:
             assert found["hits"][0]["confidence"] is None
             (agreed,) = (await ask("agreement"))["items"]
             assert agreed["id"] == "story"
-            assert len((await ask("mark", words="red", wrong=["story"]))["numbers"]) == 1
+            kept = await ask("mark", words="red", wrong=["story"])
+            assert await ask("unmark", numbers=kept["numbers"]) == kept
+            assert "no mark" in await told("unmark", numbers=kept["numbers"])
+            assert "tags" not in (await ask("search", words="red"))["hits"][0]
+            (hit,) = (await ask("search", words="red", tags=True))["hits"]
+            assert isinstance(hit["tags"], list)
+            await ask("add", path="other.mp4", id="other")
+            like = await ask("similar", id="other", modality="video", words="red", target="video")
+            assert [(hit["id"], hit["start_s"]) for hit in like["hits"]] == [("story", 2.0)]
             found = await ask("search", words="blue", then=["red"])
             assert [moment["start_s"] for moment in found["hits"][0]["moments"]] == [0.0, 2.0]
             found = await ask("search", words="red", also=["blue"])

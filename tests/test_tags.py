@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
+from export.bundle import DEFAULT, open_bundle
 from index.backup import backup, restore
 from index.collection import Collection
 from index.description import describe, make_sentence, read_bank
@@ -35,6 +36,7 @@ from index.vocabulary import (
 )
 from media.containers import Budget
 from media.sandbox import Decoders
+from media.video import Choice
 from service.app import create_app
 from service.settings import Settings
 
@@ -227,8 +229,15 @@ def test_names_have_values_of_their_own_with_one_encoder() -> None:
     for modality in ("video", "audio"):
         scale = find_scale(modality, "another")
         assert scale.names == {}
-        assert find_scale(modality, kept["fingerprint"]).half_at == scale.half_at
+        assert find_scale(modality, kept["fingerprints"][0]).half_at == scale.half_at
         assert set(kept[modality]["names"]) <= set(default_vocabulary().names[modality])
+
+
+@pytest.mark.parametrize("choice", list(Choice))
+def test_names_have_values_of_their_own_however_frames_are_chosen(choice: Choice) -> None:
+    manifest = open_bundle(DEFAULT, choice).manifest
+    for modality in ("video", "audio"):
+        assert find_scale(modality, manifest.fingerprint).names
 
 
 def test_re_embedding_keeps_the_vocabulary(tmp_path: Path) -> None:
