@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# FFmpeg 8.1.2 as PyAV 18.1.0 brings it: a RIFX file is a WAV whose numbers begin with their highest byte. Its integers are
-# read right. Its floats are read as if their lowest byte came first: a sine of 0.5 becomes values up to 3e38 or nothing, the
-# codec is pcm_f32le, and no error is raised. libsndfile 1.2.2 reads the file exactly.
+# FFmpeg 8.1.2 as PyAV 18.1.0 brings it: a RIFX file is a WAV whose numbers begin with their highest byte. FFmpeg reads its
+# header so, and its samples as if their lowest byte came first: integers become noise, floats of 0.5 become values up to 3e38
+# or nothing. The codec is pcm_s24le or pcm_f32le, the length is right, and no error is raised. libsndfile 1.2.2 reads the
+# files exactly.
 set -euo pipefail
 place=$(mktemp -d)
 trap 'rm -rf "$place"' EXIT
@@ -32,5 +33,5 @@ for subtype in ("PCM_24", "FLOAT", "DOUBLE"):
     print(f"{subtype}: FFmpeg {codec}, right: {right}; libsndfile right: {exact}")
     assert exact
 print(av.__version__, av.ffmpeg_version_info, "libsndfile", soundfile.__libsndfile_version__)
-assert seen == {"PCM_24": ("pcm_s24be", True), "FLOAT": ("pcm_f32le", False), "DOUBLE": ("pcm_f64le", False)}, seen
+assert seen == {"PCM_24": ("pcm_s24le", False), "FLOAT": ("pcm_f32le", False), "DOUBLE": ("pcm_f64le", False)}, seen
 PY
