@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import combinations
 from typing import Any
 
@@ -84,6 +85,41 @@ def say(
 ) -> tuple[str, str]:
     right, swapped = templates[number % len(templates)]
     return right.format(first, second), swapped.format(first, second)
+
+
+def split_in_order(text: str) -> tuple[str, str] | None:
+    """What a text says to come first, and what comes second; None if it says no order.
+
+    >>> split_in_order("a dog after rain"), split_in_order("rain on a dog")
+    (('rain', 'a dog'), None)
+    """
+    for words, turned in ((", then ", False), (" before ", False), (" after ", True)):
+        one, found, other = text.partition(words)
+        if found:
+            return (other, one) if turned else (one, other)
+    return None
+
+
+def bind(first: NDArray[Any], second: NDArray[Any]) -> NDArray[np.float32]:
+    """What comes first and what comes second, unit vectors [n, E] each, as one: unit(x + R y).
+
+    R is a random rotation, the same everywhere, so that the two do not meet: matrix binding of
+    additive terms (Gallant and Okaywe, 1501.07627).
+
+    >>> rain, dog = np.eye(384, dtype=np.float32)[:2]
+    >>> one, other = bind(rain[None], dog[None]), bind(dog[None], rain[None])
+    >>> bool(one @ one.T > 0.99), bool(abs(one @ other.T) < 0.2)
+    (True, True)
+    """
+    summed = first + second @ rotation(first.shape[-1])
+    return np.asarray(summed / np.linalg.norm(summed, axis=-1, keepdims=True), np.float32)
+
+
+@lru_cache(maxsize=4)
+def rotation(dim: int) -> NDArray[np.float32]:
+    """A random rotation [dim, dim], always the same."""
+    matrix = np.linalg.qr(np.random.default_rng(0).normal(size=(dim, dim)))[0]
+    return np.asarray(matrix, np.float32)
 
 
 @dataclass(frozen=True, kw_only=True)
