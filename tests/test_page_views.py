@@ -357,6 +357,8 @@ def test_an_item_has_a_view_of_its_own(page: Page, address: str) -> None:
     item.get_by_role("button", name="Copy link").click()
     expect(page.get_by_role("status")).to_have_text("The link is copied.")
     assert page.evaluate("navigator.clipboard.readText()") == page.url
+    item.locator("summary", has_text="Download").click()
+    expect(item.get_by_role("link", name="Download the original")).to_be_visible()
     with page.expect_download() as download:
         item.get_by_role("link", name="Download this moment").click()
     assert download.value.suggested_filename.endswith(".webm")
