@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -305,15 +306,15 @@ def total_ms(server_timing: str) -> float:
 
 def keystrokes_of(trace: Trace) -> list[Keystroke]:
     """Those of a trace, each with the first search that has its letter. Spaces ask for nothing
-    new.
+    new, and other keys are not typed but pressed by the driver.
     """
     searches = searches_of(trace)
     found = []
     for event in trace.named("key"):
         key = event["ts"] / 1000
         with_it = next((search for search in searches if search.asked >= key), None)
-        letter = json.loads(event["args"]["data"]["detail"])["key"]
-        if letter != " " and with_it is not None:
+        name = json.loads(event["args"]["data"]["detail"])["key"]
+        if re.fullmatch(r"\S", name) and with_it is not None:
             found.append(split(key, with_it))
     return found
 
