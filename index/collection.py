@@ -65,6 +65,8 @@ from .vectors.store import FaissStore, Store, VectorStoreFailed
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 RECORDS, MEDIA, SNAPSHOTS = "records.sqlite", "media", "snapshots"  # in a collection's folder
 SET_ASIDE = "set-aside"  # there, media that no item names
+# How many items and windows have each tag: by encoding, and by name in any.
+TagCounts = tuple[list[TagCount], dict[str, tuple[int, int]]]
 log = logging.getLogger(__name__)
 
 
@@ -238,6 +240,7 @@ class Collection:
             raise
         self._joint: dict[Joint, JointIndex] = {}
         self._route_stats: dict[tuple[str, str | Joint], tuple[int | None, RouteStats | None]] = {}
+        self._tag_counts: tuple[tuple[int, int], TagCounts] | None = None
         self.adapters = Adapters(folder, fingerprint)
         self._spreads: dict[str | Joint, tuple[int, Spread | None]] = {}
         self._store: Store
@@ -721,16 +724,23 @@ class Collection:
                     rows.append(list_tags(numbered[encoding], *chunk))
                     chunk = read_on(records, encoding)
             records.set_vocabulary(readings, rows, source)
+            self._tag_counts = None
 
     def vocabulary_source(self) -> str | None:
         """What `set_vocabulary` was told of the vocabulary; None where there is none yet."""
         with self.hold_for_reading() as records:
             return records.meta().get(VOCABULARY_KEY)
 
-    def tag_counts(self) -> tuple[list[TagCount], dict[str, tuple[int, int]]]:
-        """How many items and windows have each tag: by encoding, and by name in any."""
+    def tag_counts(self) -> TagCounts:
+        """How many items and windows have each tag: by encoding, and by name in any. Kept until
+        the vectors or the vocabulary change.
+        """
         with self.hold_for_reading() as records:
-            return records.tags.counts(), records.tags.counts_together()
+            state = records.head()
+            if self._tag_counts is None or self._tag_counts[0] != state:
+                found = records.tags.counts(), records.tags.counts_together()
+                self._tag_counts = state, found
+            return self._tag_counts[1]
 
     def index(self, target: str | Joint) -> VectorIndex:
         """The vectors of an encoding, or the joint vectors of two; empty if there are none. To be

@@ -17,13 +17,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from export.bundle import Manifest, parse_modality
+from export.bundle import ANY, Manifest, NoRoute, parse_modality
 from export.encoder import Encoder
-from index.collection import FingerprintConflict, RecordsLost
+from index.collection import CollectionError, FingerprintConflict, RecordsLost
 from index.library import Collections
 from index.query_bank import ensure_query_bank
 from index.reserve import is_full
 from index.vectors.sizing import Sizing
+from index.vectors.store import VectorStoreFailed
 from media.modality import MODALITY_TABLE, TEXT
 from media.sandbox import Converters, Decoders
 from media.text import TextSpec
@@ -265,7 +266,7 @@ async def open_state(
         )
         undo.pop_all()
     visible = VisibleCollections(collections)
-    return State(
+    state = State(
         settings=settings,
         encoder=encoder,
         collections=visible,
@@ -277,6 +278,21 @@ async def open_state(
         quotas=quotas,
         conversions=conversions,
     )
+    state.writers.submit(prepare_searches, collections, encoder.manifest)
+    return state
+
+
+def prepare_searches(collections: Collections, manifest: Manifest) -> None:
+    """Measure what scores mean, which the first search by words would wait for otherwise."""
+    try:
+        routes = manifest.routes([TEXT], ANY)
+    except NoRoute:
+        return
+    for collection in collections.all():
+        # a search says what is wrong; the collection may be closed meanwhile
+        with suppress(CollectionError, VectorStoreFailed), collection.hold_for_reading():
+            for route in routes:
+                collection.route_stats(route.encodings[TEXT], route.target)
 
 
 def public_message(error: Exception) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -23,10 +24,14 @@ from index.calibration import (
     fit_gumbel,
     gumbel_quantile,
 )
-from index.records.database import Records
+from index.records.database import NewItem, Records
 from index.records.window_table import PLACE, WindowTable
 from index.vectors.base import Found
 from index.vectors.faiss_index import FaissIndex
+from service.settings import Settings
+from service.state import open_data, prepare_searches
+
+from .makers import FakeEncoder
 
 Array = NDArray[np.float32]
 
@@ -238,3 +243,27 @@ def test_matches_do_not_move_what_a_non_match_is() -> None:
     mode, scale = fit_gumbel(np.concatenate([others, random.normal(0.8, 0.05, 10_000)]))
     assert mode == pytest.approx(0.2, abs=0.01)
     assert 0.02 < scale < 0.04
+
+
+def test_what_scores_mean_is_measured_before_the_first_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a service does when it starts: the first search measures nothing."""
+    encoder = FakeEncoder()
+    collections = open_data(Settings(data=tmp_path / "data"), encoder)
+    box = collections.get("default")
+    vectors = np.random.default_rng(0).normal(size=(LEAST_WINDOWS, box.dims["video"]))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    places = [(float(n), n + 1.0) for n in range(LEAST_WINDOWS)]
+    found = {"video": (list(range(LEAST_WINDOWS)), vectors.astype(np.float32))}
+    box.put([NewItem(id="a", kind="video", duration_s=9.0, windows=places, vectors=found)])
+    prepare_searches(collections, encoder.manifest)
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("it is measured anew")
+
+    monkeypatch.setattr("index.collection.calibrate", refuse)
+    (route,) = encoder.manifest.routes(["text"], "any")
+    with box.hold_for_reading():
+        assert box.route_stats(route.encodings["text"], route.target) is not None
+    collections.close()

@@ -357,6 +357,8 @@ def test_an_item_has_a_view_of_its_own(page: Page, address: str) -> None:
     item.get_by_role("button", name="Copy link").click()
     expect(page.get_by_role("status")).to_have_text("The link is copied.")
     assert page.evaluate("navigator.clipboard.readText()") == page.url
+    item.locator("summary", has_text="Download").click()
+    expect(item.get_by_role("link", name="Download the original")).to_be_visible()
     with page.expect_download() as download:
         item.get_by_role("link", name="Download this moment").click()
     assert download.value.suggested_filename.endswith(".webm")
@@ -707,3 +709,14 @@ def test_the_page_is_small(browser: Browser, address: str) -> None:
     expect(page.locator("#hits h2").first).to_be_visible()
     assert len(sizes) >= 12 and sum(sizes) <= 150_000
     page.close()
+
+
+def test_pictures_stay_while_one_types_on(page: Page) -> None:
+    """A card that is found again shows the picture that is there, and does not load it anew."""
+    search(page, "a dog barking")
+    card = page.locator("#hits > li", has_text="dog-barking.mp4")
+    card.locator(".cover img").evaluate("image => (image.mark = 'the same')")
+    page.get_by_role("combobox", name="Search words").press_sequentially(" loudly")
+    expect(page).to_have_url(re.compile("loudly"))
+    expect(page.get_by_role("status")).to_contain_text("moment")
+    assert card.locator(".cover img").evaluate("image => image.mark") == "the same"

@@ -169,6 +169,29 @@ def test_many_vectors_come_in_chunks(records: Records) -> None:
     assert [len(part) for part in split(list(range(1001)))] == [500, 500, 1]
 
 
+def test_an_items_vectors_are_read_without_those_of_others(records: Records) -> None:
+    """In as many steps of SQLite's machine among many items as among few."""
+
+    def steps() -> int:
+        taken = 0
+
+        def step() -> int:
+            nonlocal taken
+            taken += 1
+            return 0
+
+        records._db.set_progress_handler(step, 1)
+        assert len(records.item_vectors("a", "video", 2)) == 3
+        assert len(records.item_windows("a", "video", 2).vectors) == 3
+        records._db.set_progress_handler(None, 1)
+        return taken
+
+    records.put([item("a", count=3)], DIMS)
+    alone = steps()
+    records.put([item(f"b{n}", count=3) for n in range(100)], DIMS)
+    assert steps() < 2 * alone
+
+
 def test_pages_of_items(records: Records) -> None:
     records.put([item("c"), item("a"), item("b")], DIMS)
     assert [found.id for found in records.page(2)] == ["a", "b"]

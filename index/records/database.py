@@ -714,9 +714,10 @@ class Records:
     def item_vectors(self, id: str, encoding: str, dim: int) -> NDArray[np.float32]:
         """An item's vectors [n, dim] of an encoding. Raises UnknownItem."""
         self.item(id)
+        # Without the plus, SQLite reads every vector of the encoding, in place of the item's own.
         rows = self._db.execute(
             "select v.vector from items i join windows w on w.item = i.n"
-            " join vectors v on v.window = w.n where i.id = ? and v.encoding = ? order by v.n",
+            " join vectors v on v.window = w.n where i.id = ? and +v.encoding = ? order by v.n",
             (id, encoding),
         ).fetchall()
         return np.frombuffer(b"".join(blob for (blob,) in rows), "<f4").reshape(len(rows), dim)
@@ -724,10 +725,11 @@ class Records:
     def item_windows(self, id: str, encoding: str, dim: int) -> WindowVectors:
         """An item's windows that have a vector of an encoding. Raises UnknownItem."""
         self.item(id)
+        # As in `item_vectors`, the plus keeps SQLite from reading every vector of the encoding.
         rows = self._db.execute(
             "select w.start_s, w.end_s, w.plain, v.vector from items i"
             " join windows w on w.item = i.n join vectors v on v.window = w.n"
-            " where i.id = ? and v.encoding = ? order by v.n",
+            " where i.id = ? and +v.encoding = ? order by v.n",
             (id, encoding),
         ).fetchall()
         blobs = b"".join(row[3] for row in rows)

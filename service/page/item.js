@@ -205,8 +205,7 @@ function actions(node, item, hit, path) {
   const modality = item.modalities.includes("video") ? "video" : item.modalities[0];
   if (modality) row.append(button({ onclick: () => searchLike(item.id, modality) }, t("more_like_this")));
   row.append(button({ onclick: copyLink }, icon("link"), t("copy_link")));
-  if (item.kind !== "text") row.append(original(item, path));
-  if (hit && (item.kind === "video" || item.kind === "audio")) row.append(clipLink(path, hit));
+  if (item.kind !== "text") row.append(downloads(item, hit, path));
   row.append(button({ class: "danger to-delete", onclick: () => remove(item, path) }, icon("delete"), t("delete")));
   return row;
 }
@@ -230,8 +229,13 @@ function spectrogramButton(node, path) {
   return knob;
 }
 
-function clipLink(path, hit) {
-  return el("a", { href: `${path}/clip?start_s=${hit.start_s}&end_s=${hit.end_s}`, download: true }, t("download_moment"));
+/** What can be saved: the moment that was found, and the whole file. */
+function downloads(item, hit, path) {
+  const plays = item.kind === "video" || item.kind === "audio";
+  const clip = `${path}/clip?start_s=${hit?.start_s}&end_s=${hit?.end_s}`;
+  const moment = hit && plays ? el("a", { href: clip, download: true }, t("download_moment")) : null;
+  const summary = el("summary", { class: "button" }, icon("more"), t("download"));
+  return el("details", { class: "menu" }, summary, el("div", {}, moment, original(item, path)));
 }
 
 /** Delete an item, some seconds from now: until then nothing has happened, and it can be kept. */

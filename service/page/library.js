@@ -8,7 +8,7 @@ import { t } from "./texts.js";
 
 const TAGS = 14; // that are shown to begin with
 const EXAMPLES = 5;
-const MANY_SHARE = 0.08; // of the items: a tag of more of them is too general to ask for
+const MANY_SHARE = 0.04; // of the items: a tag of more of them is too general to ask for
 
 let collections = [];
 let tagged = null; // the tags of which collection are shown

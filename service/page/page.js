@@ -140,6 +140,16 @@ function listenToTools() {
   });
 }
 
+/** Close the menus that are open, but for that in which something happens. Whether there was one. */
+function closeMenus(target) {
+  const open = [...document.querySelectorAll("details.menu[open]")].filter((menu) => !menu.contains(target));
+  for (const menu of open) {
+    if (menu.contains(document.activeElement)) menu.querySelector("summary").focus();
+    menu.open = false;
+  }
+  return open.length > 0;
+}
+
 function closeMenu(then) {
   $("menu").open = false;
   $("menu").querySelector("summary").focus();
@@ -173,12 +183,14 @@ function listenToKeys() {
   window.addEventListener("keydown", (event) => {
     const types = event.target.matches("input, select, textarea, video, audio");
     if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
+    if (event.key === "Escape" && closeMenus(null)) return;
     if (event.key === "Escape" && state.item && !types) return go({ item: "", t: null });
     if (types || !single.checked || !(event.key in KEYS)) return;
     event.preventDefault();
     KEYS[event.key]();
   });
   $("help-open").addEventListener("click", () => $("help").showModal());
+  document.addEventListener("click", (event) => closeMenus(event.target));
 }
 
 // ------------------------------------------------------------------ to begin with

@@ -17,6 +17,7 @@ export function player(node, hit, path, at) {
   media.controls = true;
   media.dataset.at = at;
   media.setAttribute("aria-label", named(hit));
+  if (still && hit.kind === "video") media.poster = still.src;
   media.addEventListener("play", () => document.querySelectorAll("video, audio").forEach((other) => other !== media && other.pause()));
   media.addEventListener("loadedmetadata", () => loaded(node, media, hit, path, still));
   media.addEventListener("error", () => failed(node, media, hit, path, still));

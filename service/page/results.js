@@ -195,12 +195,16 @@ const SORTS = {
 };
 const recorded = ({ metadata }) => String(metadata.date ?? metadata.tags?.creation_time ?? metadata.tags?.date ?? "");
 
+let before = new Map(); // what the cards showed that are drawn anew, by `depictionOf`
+
 /** Draw the whole list, in the order and the look of the state. */
 export function draw() {
+  before = new Map([...document.querySelectorAll("#hits .picture")].map((media) => [media.dataset.of, media]));
   const order = SORTS[state.sort];
   const shown = order && asks(state) ? [...list.hits].sort(order) : list.hits;
   $("hits").classList.toggle("lines", state.view === "list");
   $("hits").replaceChildren(...shown.map((hit) => el("li", {}, card(hit))));
+  before = new Map();
   drawFacets();
   watchEnd();
 }
@@ -313,8 +317,19 @@ function measure(name, value, shown) {
   return [el("dt", {}, name), el("dd", {}, meter), el("dd", {}, shown)];
 }
 
-/** Put what an item looks or sounds like into its card, when that comes into view. */
+/** What a card shows of an item, as an address; empty where only its highlights will tell. */
+function depictionOf(hit, path) {
+  if (hit.kind === "text") return `${path}?text=${hit.text ?? ""}`;
+  if (hit.kind === "image") return `${path}/poster`;
+  if (hit.moments === null) return "";
+  return hit.kind === "video" ? `${path}/poster?at_s=${(hit.start_s + hit.end_s) / 2}` : `${path}/waveform`;
+}
+
+/** Put what an item looks or sounds like into its card, when that comes into view; at once where the card before it had the same. */
 async function fill(cover, media, where, hit, path) {
+  media.dataset.of = depictionOf(hit, path);
+  const same = media.dataset.of && before.get(media.dataset.of)?.querySelector(":scope > :not(.preview)");
+  if (same) return media.append(same);
   await seen(cover);
   if (hit.kind === "text") {
     const text = hit.text ?? (await ask(path)).text ?? "";
