@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import re
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -249,6 +250,7 @@ class Settings(BaseSettings):
         return is_loopback(self.host)
 
 
+@lru_cache(maxsize=64)
 def is_loopback(host: str) -> bool:
     """Whether a name or an address is this machine's own. An IPv4 address may be written as one of
     IPv6, and a name may end with a dot.

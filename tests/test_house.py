@@ -22,9 +22,9 @@ import media
 import model
 import service
 from service import routes
-from service.access import GuardedRoute
 from service.app import create_app
 from service.error_responses import STATUS, status_and_code
+from service.routes.router import CheckedRoute
 from service.settings import Settings
 
 from .makers import ROOMS, ROOT, FakeEncoder, installed_by
@@ -186,7 +186,7 @@ def test_the_contract_is_in_the_api_document() -> None:
 def test_routes_of_every_subject_lie_in_one_list() -> None:
     """A router within a router would look for its routes twice as long."""
     app = create_app(Settings(), FakeEncoder())
-    assert {type(route) for route in app.routes} == {GuardedRoute, APIRoute, Route}
+    assert {type(route) for route in app.routes} == {CheckedRoute, APIRoute, Route}
     subjects = [
         importlib.import_module(f"service.routes.{m.name}")
         for m in pkgutil.iter_modules(routes.__path__)

@@ -26,7 +26,7 @@ from service.keys import BadKeyFile, BadKeyName, KeyExists, KeyFile, Keys, Unkno
 from service.routes import ROUTES
 from service.settings import Settings
 
-from .makers import RED, ROOT, Clock, FakeEncoder, make_clip, make_wav, small_disk
+from .makers import RED, ROOT, Clock, FakeEncoder, make_clip, make_wav, small_disk, wait_until
 from .test_operate import listening
 from .test_security import exchanged
 from .test_service import Client, refused, upload
@@ -177,8 +177,8 @@ def test_a_body_is_not_read_of_who_may_not_send_it(
 
 @pytest.fixture
 def two(tmp_path: Path) -> Iterator[tuple[Client, dict[str, str], dict[str, str]]]:
-    """A service with the collections `open` and `secret`, each with a clip, a text and a job; what
-    root sends, and what a key sends that may do everything in `open`.
+    """A service with the collections `open` and `secret`, each with a clip, a text and what a job
+    has imported; what root sends, and what a key sends that may do everything in `open`.
     """
     (tmp_path / "library").mkdir()
     clip = make_clip(tmp_path / "library" / "red.mp4", [RED, RED], hz=None)
@@ -192,11 +192,17 @@ def two(tmp_path: Path) -> Iterator[tuple[Client, dict[str, str], dict[str, str]
             client.post(items, json={"text": f"red {name}", "id": "text"}, headers=root)
             job = {"kind": "import", "collection": name, "path": "."}
             assert client.post("/v1/jobs", json=job, headers=root).status_code == 202
+        wait_until(lambda: all_jobs_ended(client, root))
         _, secret = keys.make("limited", "admin", collections=("open", "later"))
         yield client, root, bearer(secret)
 
 
 Two = tuple[Client, dict[str, str], dict[str, str]]
+
+
+def all_jobs_ended(client: Client, headers: dict[str, str]) -> bool:
+    jobs = client.get("/v1/jobs", headers=headers).json()["jobs"]
+    return not any(job["state"] in ("queued", "running") for job in jobs)
 
 
 def ways_to(name: str, job: str) -> list[tuple[str, str, dict[str, Any]]]:
@@ -285,7 +291,7 @@ def test_what_may_not_be_seen_is_answered_as_what_is_not_there(two: Two) -> None
         assert said == plain.text, (method, there)
         named = seen.headers.keys()
         assert named == plain.headers.keys()
-    assert client.get("/v1/collections/secret", headers=root).json()["items"] == 2
+    assert client.get("/v1/collections/secret", headers=root).json()["items"] == 3
 
 
 def test_lists_and_counts_leave_out_what_may_not_be_seen(two: Two) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Coroutine
 from typing import Any, TypeVar
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute
 
 from .. import schemas
@@ -17,20 +17,31 @@ Handler = TypeVar("Handler", bound=Callable[..., Any])
 ERROR_STATUSES = (400, 401, 403, 404, 408, 409, 413, 415, 422, 429, 503)
 
 
-async def check_address(request: Request) -> None:
-    """Refuse a field of a body that stands in the address, where nothing would read it. What is
-    nobody's field is ignored there, such as the `api-version` of some clients.
-
-    Raises BadRequest.
+class CheckedRoute(GuardedRoute):
+    """A route that refuses a field of its body that stands in the address, where nothing would read
+    it. What is nobody's field is ignored there, such as the `api-version` of some clients.
     """
-    route = request.scope["route"]
-    if request.method not in ("POST", "PATCH") or not isinstance(route, APIRoute):
-        return
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        answer = super().get_route_handler()
+        if not (self.methods or set()) & {"POST", "PATCH"}:
+            return answer
+        unread = schemas.FIELDS - {param.alias for param in self.dependant.query_params}
+
+        async def checked(request: Request) -> Response:
+            if request.scope["query_string"]:
+                check_address(request, unread)
+            return await answer(request)
+
+        return checked
+
+
+def check_address(request: Request, unread: Collection[str]) -> None:
+    """Raises BadRequest where a field stands in the address that its route does not read there."""
     if str(request.path_params.get("id", "")).endswith(schemas.RESERVED_ENDINGS):
         return  # a part of an item, which refuses this method
-    read = {param.alias for param in route.dependant.query_params}
     for name in request.query_params:
-        if name in schemas.FIELDS and name not in read:
+        if name in unread:
             raise BadRequest(f"field {name!r} goes into the body of the request, not its address")
 
 
@@ -39,8 +50,7 @@ class Router(APIRouter):
 
     def __init__(self) -> None:
         super().__init__(
-            route_class=GuardedRoute,
-            dependencies=[Depends(check_address)],
+            route_class=CheckedRoute,
             responses={status: {"model": schemas.ErrorResponse} for status in ERROR_STATUSES},
         )
         self.uploads: list[APIRoute] = []
