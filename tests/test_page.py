@@ -66,6 +66,7 @@ def address(tmp_path_factory: pytest.TempPathFactory, library: dict[str, Path]) 
 def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
         flags = ["--no-sandbox", "--autoplay-policy=no-user-gesture-required"]
+        flags.append("--use-fake-device-for-media-stream")  # a microphone that beeps each second
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
         yield browser
         browser.close()

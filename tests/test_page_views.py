@@ -538,6 +538,19 @@ def test_a_query_by_an_item_has_its_name(page: Page, address: str) -> None:
     expect(page.locator("#chips li bdi")).to_have_text("like dog-barking.mp4")
 
 
+def test_a_recording_is_a_query(page: Page) -> None:
+    page.context.grant_permissions(["microphone"])
+    page.locator("#record").click()
+    expect(page.locator("#status")).to_have_text("Recording …")
+    page.wait_for_timeout(2500)
+    with page.expect_response(lambda answer: "/v1/search" in answer.url) as searched:
+        page.locator("#record").click()
+    assert searched.value.status == 200
+    expect(page.locator("#chips li bdi")).to_contain_text("the recording")
+    expect(page.locator("#hits h2").first).to_be_visible()
+    expect(page.locator("#record")).to_have_text("Record")
+
+
 def test_how_many_were_found_is_said(page: Page, address: str) -> None:
     page.goto(f"{address}/?q=a+walk+by+the+river&look=text")
     expect(page.get_by_role("status")).to_contain_text("24 moments so far, more below.")
