@@ -32,6 +32,7 @@ from bench.search import (
     index_only,
     labelled,
     made,
+    make_item,
     measured,
     measured_in_turn,
     ours,
@@ -39,7 +40,6 @@ from bench.search import (
 )
 from index.collection import Collection
 from index.columns import Ids
-from index.records.database import NewItem
 from index.vectors.base import Vectors
 from index.vectors.faiss_index import FaissIndex
 from index.vectors.sizing import Sizing
@@ -119,25 +119,23 @@ def fill(box: Collection, count: int, dim: int) -> float:
         first = max(there, piece.start)
         for at in range(first, piece.start + len(piece.vectors), CHUNK):
             until = min(at + CHUNK, piece.start + len(piece.vectors))
-            box.put([item(piece, n, float(rank[n])) for n in range(at, until)])
+            places = range(at - piece.start, until - piece.start)
+            items = [
+                make_item(
+                    piece.start + place,
+                    piece.vectors[place],
+                    float(rank[piece.start + place]),
+                    int(piece.topics[place]),
+                )
+                for place in places
+            ]
+            box.put(items)
         print(
             f"{box.counts().items:,} written, {time.perf_counter() - began:.0f} s,"
             f" {psutil.Process().memory_info().rss / MIB:,.0f} MiB",
             flush=True,
         )
     return time.perf_counter() - began
-
-
-def item(piece: Piece, number: int, rank: float) -> NewItem:
-    at = number - piece.start
-    return NewItem(
-        id=str(number),
-        kind="video",
-        duration_s=5.0,
-        windows=[(0.0, 5.0)],
-        vectors={"video": ([0], piece.vectors[at : at + 1])},
-        metadata={"rank": rank, "topic": int(piece.topics[at])},
-    )
 
 
 def wait(box: Collection) -> float:

@@ -145,6 +145,18 @@ def ranks(count: int) -> NDArray[np.float64]:
     return np.random.default_rng(1).permutation(count) / count
 
 
+def make_item(number: int, vector: Vectors, rank: float, topic: int) -> NewItem:
+    """An item of one window with a vector [dim]."""
+    return NewItem(
+        id=str(number),
+        kind="video",
+        duration_s=5.0,
+        windows=[(0.0, 5.0)],
+        vectors={"video": ([0], vector[None])},
+        metadata={"rank": rank, "topic": topic},
+    )
+
+
 def filled(folder: Path, x: Vectors, topics: Ids, bank: Vectors) -> tuple[Collection, float]:
     """A collection of the vectors with its index made, and the seconds that writing took; 0 where
     it was there.
@@ -158,14 +170,7 @@ def filled(folder: Path, x: Vectors, topics: Ids, bank: Vectors) -> tuple[Collec
     for at in range(0, 0 if there else len(x), CHUNK):
         box.put(
             [
-                NewItem(
-                    id=str(n),
-                    kind="video",
-                    duration_s=5.0,
-                    windows=[(0.0, 5.0)],
-                    vectors={"video": ([0], x[n : n + 1])},
-                    metadata={"rank": float(rank[n]), "topic": int(topics[n])},
-                )
+                make_item(n, x[n], float(rank[n]), int(topics[n]))
                 for n in range(at, min(at + CHUNK, len(x)))
             ]
         )

@@ -197,7 +197,7 @@ def test_routes_of_every_subject_lie_in_one_list() -> None:
 
 
 def test_no_dependency_of_a_route_takes_a_thread() -> None:
-    """FastAPI has a plain function run by another thread, which costs as much as all else that a
+    """FastAPI has a plain function run by another thread. One cost a third to a half of what a
     request takes beside its encoding.
     """
     waiting = [

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from export.encoder import Encoder
@@ -19,7 +20,7 @@ from media.sandbox import Decoders, return_freed_memory
 from ..collection import Collection
 from ..records.database import Failure, Item, NewItem, Origin
 from .content import is_other, may_be_same
-from .decoding import decode_with_digests
+from .decoding import decode_sources, decode_with_digests
 from .encoding import WINDOWS, Ready, encode_items, fills_batch
 from .identity import fits
 from .plan import BuildOptions, BuildPlan, Report, plan_build, settle_doubtful, take_texts
@@ -95,15 +96,16 @@ def embed(
             return sum(not item.partial for item in items)
 
         ready: list[Ready] = []
-        for source, stamp, outcome in decode_with_digests(
-            plan.todo,
-            encoder,
-            decoders,
-            budget,
+        decode = partial(
+            decode_sources,
+            encoder=encoder,
+            decoders=decoders,
+            budget=budget,
             folder=Path(folder),
             overlap=options.overlap,
             readers=options.readers,
-        ):
+        )
+        for source, stamp, outcome in decode_with_digests(plan.todo, decode):
             if isinstance(outcome, BadMedia):
                 note_failure(collection, report, source, stamp, outcome)
                 done += 1

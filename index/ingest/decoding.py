@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,16 +30,12 @@ Decodable = Media | Survey | BadMedia  # what a decoder gives
 
 
 def decode_with_digests(
-    todo: list[tuple[Source, str]],
-    encoder: Encoder,
-    decoders: Decoders,
-    budget: Budget,
-    *,
-    folder: Path,
-    overlap: float = 0.0,
-    readers: WordReaders = NO_READERS,
+    todo: Iterable[tuple[Source, str]],
+    decode: Callable[[Iterable[tuple[Source, str]]], Iterator[Decoded]],
 ) -> Iterator[Decoded]:
-    """As `decode_sources`; the sources get the hashes of their contents, computed meanwhile."""
+    """As `decode`, which is `decode_sources` with its settings; the sources get the hashes of their
+    contents, computed meanwhile.
+    """
     digests: deque[Future[str]] = deque()
     digest = ""
     begun: Source | None = None  # a long file, of which parts have come
@@ -51,15 +47,7 @@ def decode_with_digests(
             yield source, stamp
 
     try:
-        for source, stamp, outcome in decode_sources(
-            read_along(),
-            encoder,
-            decoders,
-            budget,
-            folder=folder,
-            overlap=overlap,
-            readers=readers,
-        ):
+        for source, stamp, outcome in decode(read_along()):
             if source is not begun:
                 digest = digests.popleft().result()
             begun = source

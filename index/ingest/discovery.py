@@ -22,7 +22,7 @@ class Discovery:
     folders: list[Path] = field(default_factory=list)
     failed: dict[Path, str] = field(default_factory=dict)
     left_out: Counter[str] = field(default_factory=Counter)
-    _mounts: dict[Path, str] = field(default_factory=dict)  # by folder
+    _mounts: dict[Path, str] = field(default_factory=dict, init=False)  # by folder
 
     @property
     def ignored(self) -> int:

@@ -10,6 +10,7 @@ import pickle
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from media.sandbox import Decoders
 from ..collection import Collection, CollectionError
 from ..records.database import NewItem
 from .build import copy_items, note_failure
-from .decoding import decode_with_digests
+from .decoding import decode_sources, decode_with_digests
 from .encoding import WINDOWS, encode_items
 from .plan import BuildOptions, BuildPlan, Report, plan_build, settle_doubtful
 from .source import Source
@@ -65,15 +66,16 @@ class Encode:
         outcomes: list[tuple[Source, str, NewItem | BadMedia]] = []
         with tempfile.TemporaryDirectory() as folder:
             ready = []
-            for source, stamp, outcome in decode_with_digests(
-                todo,
-                self.encoder,
-                self.decoders,
-                self.budget,
+            decode = partial(
+                decode_sources,
+                encoder=self.encoder,
+                decoders=self.decoders,
+                budget=self.budget,
                 folder=Path(folder),
                 overlap=self.overlap,
                 readers=self.readers,
-            ):
+            )
+            for source, stamp, outcome in decode_with_digests(todo, decode):
                 if isinstance(outcome, BadMedia):
                     outcomes.append((source, stamp, outcome))
                 else:
