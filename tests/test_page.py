@@ -204,7 +204,7 @@ def test_a_dropped_sound_and_more_like_this(page: Page, library: dict[str, Path]
     titles = {"tone.wav", "story.mp4"}
     expect(page.locator("#hits > li")).to_have_count(2)
     expect(page.get_by_role("status")).to_have_text("2 moments.")
-    assert set(page.locator("#hits h2").all_inner_texts()) == titles
+    assert set(page.locator("#hits h2").all_text_contents()) == titles
     drop(page, library["tone"], "audio/wav", "search")
     expect(page.locator("#chips")).to_contain_text("like dropped.wav")
     expect(page.locator("#chips li")).to_have_count(1)
@@ -241,7 +241,7 @@ def test_a_picture_is_added_shown_and_searched_by(page: Page, tmp_path: Path, ad
     expect(shown.locator(".when")).to_have_text("Picture")
     expect(shown.get_by_role("button")).to_have_text("More like this")
     # the film with this scene is found beside the picture itself
-    assert set(page.locator("#hits h2").all_inner_texts()[:2]) == {"sky.webp", "story.mp4"}
+    assert set(page.locator("#hits h2").all_text_contents()[:2]) == {"sky.webp", "story.mp4"}
     shown.get_by_role("link", name="Open sky.webp").click()
     until(page, "document.querySelector('#item .media > img')?.naturalWidth === 64")
     expect(page.locator("#item .media .cover")).to_have_count(0)

@@ -101,7 +101,8 @@ def search(page: Page, text: str) -> None:
 
 
 def first(page: Page) -> str:
-    return page.locator("#hits h2").first.inner_text()
+    """The first card's title. Its text, not what is drawn: a card may not be drawn yet."""
+    return page.locator("#hits h2").first.text_content() or ""
 
 
 # ---------------------------------------------------------------- addresses
@@ -116,7 +117,7 @@ def test_a_link_shows_another_person_the_same(page: Page, browser: Browser) -> N
     page.get_by_role("button", name="As a list").click()
     expect(page.locator("#hits.lines")).to_be_visible()
     expect(page.locator("#hits h2").first).to_have_text("dog-barking.mp4")
-    names = page.locator("#hits h2").all_inner_texts()
+    names = page.locator("#hits h2").all_text_contents()
     assert names == sorted(names) and "rain.ogg" not in names
     page.locator("#hits .cover").nth(1).click()
     expect(page.locator("#item .title")).to_have_text(names[1])
@@ -176,7 +177,7 @@ def test_the_library_at_first_sight(page: Page) -> None:
     expect(tags.first).to_contain_text("item")
     tags.filter(has_text=re.compile("^Animal")).first.click()
     expect(page.locator("#active li").first).to_be_visible()
-    assert "dog-barking.mp4" in page.locator("#hits h2").all_inner_texts()
+    assert "dog-barking.mp4" in page.locator("#hits h2").all_text_contents()
     assert "tag=" in page.url and "q=" in page.url
     page.go_back()
     page.locator("#examples a").first.click()
@@ -196,10 +197,10 @@ def test_more_comes_on_scrolling(page: Page) -> None:
     page.get_by_role("checkbox", name="sound").uncheck()
     search(page, "a walk by the river")
     expect(page.locator("#hits > li")).to_have_count(24)
-    before = page.locator("#hits h2").all_inner_texts()
+    before = page.locator("#hits h2").all_text_contents()
     page.locator("#end").scroll_into_view_if_needed()
     expect(page.locator("#hits > li")).to_have_count(NOTES)
-    after = page.locator("#hits h2").all_inner_texts()
+    after = page.locator("#hits h2").all_text_contents()
     assert after[:24] == before and len(set(after)) == NOTES
 
 
@@ -317,7 +318,7 @@ def test_a_query_in_another_language_is_told_that_english_is_understood(page: Pa
 
 def test_what_was_found_leaves_as_files(page: Page, tmp_path: Path) -> None:
     search(page, "a dog barking")
-    shown = page.locator("#hits h2").all_inner_texts()
+    shown = page.locator("#hits h2").all_text_contents()
     texts = {}
     for name in ("Table (CSV)", "Data (JSON)", "Marks for video editors (EDL)"):
         page.locator("#menu summary").click()
