@@ -19,7 +19,7 @@ from index.backup import backup, restore
 from index.collection import Collection, NoPreview
 from index.library import Collections
 from index.records import schema
-from index.records.database import KnownSource, Origin, Records
+from index.records.database import WINDOWS_QUERY, KnownSource, Origin, Records
 from index.records.schema import SCHEMA_VERSION
 
 from .makers import dims
@@ -239,3 +239,12 @@ def test_a_step_that_fails_leaves_the_version_there_was(
     assert columns_of(path) == columns_of(tmp_path / "before.sqlite")
     with closing(Records(path)) as records:
         assert records.item("line").origin == Origin.LINE
+
+
+def test_the_windows_of_an_encoding_are_read_without_its_vectors(tmp_path: Path) -> None:
+    """A table of ten million would have to be read whole, or ten gigabytes."""
+    write_version_5(tmp_path / "box")
+    Collection(tmp_path / "box", "f1", dims(8)).close()
+    with closing(sqlite3.connect(tmp_path / "box" / "records.sqlite")) as db:
+        plan = db.execute(f"explain query plan {WINDOWS_QUERY}", ("video", 0)).fetchall()
+    assert "USING COVERING INDEX vectors_encoding" in plan[0][-1], plan

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from .filters import metadata_values
 
-SCHEMA_VERSION = 15
+SCHEMA_VERSION = 16
 # A statement each, so that all of them run in one transaction.
 SCHEMA = (
     "create table meta (key text primary key, value text not null) strict",
@@ -39,7 +39,8 @@ SCHEMA = (
     " n integer primary key autoincrement, window integer not null references windows"
     " on delete cascade, encoding text not null, vector blob not null) strict",
     "create index vectors_window on vectors (window)",
-    "create index vectors_encoding on vectors (encoding)",
+    # It holds all that a window's row needs of a vector, so the vectors themselves are not read.
+    "create index vectors_encoding on vectors (encoding, n, window)",
     "create table pictures ("
     " window integer primary key references windows on delete cascade, jpeg blob not null) strict",
     "create table sounds ("
@@ -298,6 +299,12 @@ def add_parents_of_tags(db: sqlite3.Connection) -> None:
     db.execute("create table tag_parents (child integer not null, parent integer not null) strict")
 
 
+def index_windows_of_vectors(db: sqlite3.Connection) -> None:
+    """15 to 16: which windows an encoding has is known without reading vectors."""
+    db.execute("drop index vectors_encoding")
+    db.execute("create index vectors_encoding on vectors (encoding, n, window)")
+
+
 MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (
     rename_modality,
     add_facts_and_bank,
@@ -313,4 +320,5 @@ MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (
     add_shown,
     add_added,
     add_parents_of_tags,
+    index_windows_of_vectors,
 )
