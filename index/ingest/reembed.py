@@ -39,7 +39,7 @@ from ..records.database import VOCABULARY_KEY, Item, Origin, Records, UnknownIte
 from ..search import direction
 from ..vectors.base import Vectors
 from ..vectors.faiss_index import FaissIndex
-from ..vectors.store import replay
+from ..vectors.rebuild import replay
 from ..vocabulary import ensure_vocabulary, parse_source
 from .decoding import decode_sources
 from .encoding import Ready, encode_items, fills_batch

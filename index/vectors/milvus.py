@@ -17,7 +17,8 @@ import numpy as np
 from ..columns import Allowed, Ids
 from ..records.database import Records
 from .base import NOTHING, Found, Vectors, is_few
-from .store import HoldRecords, VectorStoreFailed, replay
+from .rebuild import replay
+from .store import HoldRecords, VectorStoreFailed
 
 # Ids in a page of a scan.
 PAGE = 16_384

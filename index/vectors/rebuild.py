@@ -13,7 +13,7 @@ import faiss
 
 from ..columns import Ids
 from ..records.database import Records
-from .base import Vectors
+from .base import VectorIndex
 from .faiss_index import FaissIndex
 from .gpu import SAMPLE
 from .tuning import Goal
@@ -22,6 +22,8 @@ from .tuning import Goal
 TUNED_ON = 200
 # After a failure, an index is tried again when there are so many times as many vectors.
 GROWN = 1.25
+# Vectors that may come while an index is made, and are added while nobody searches.
+FEW = 5_000
 log = logging.getLogger(__name__)
 
 
@@ -43,8 +45,8 @@ class BackgroundRebuild:
         # How many vectors there were when an encoding's kind could not be made.
         self._failed_at: dict[tuple[str, str], int] = {}
         self._encoding: str | None = None  # whose index is being made
-        # Vectors added, or None where ids were removed, since it began.
-        self._changes: list[tuple[Ids, Vectors | None]] = []
+        self._read_to = 0  # the number of the last vector that it was given
+        self._removed: list[Ids] = []  # since it began
         self._invalid = False
 
     @property
@@ -67,7 +69,8 @@ class BackgroundRebuild:
             return
         log.info("making the index of %s anew, as %s, of %d vectors", encoding, kind, upto)
         self._encoding = encoding
-        self._changes = []
+        self._read_to = 0
+        self._removed = []
         self._invalid = False
 
         def work() -> None:
@@ -92,10 +95,9 @@ class BackgroundRebuild:
             index = FaissIndex(dim, kind, records.counts().vectors.get(encoding, 0))
             if not index.trained:
                 index.train(records.vectors_among(encoding, dim, SAMPLE)[1])
-            for ids, vectors in records.vectors_after(encoding, 0, dim, upto):
-                if self._stopped.is_set():
-                    return None
-                index.add(ids, vectors)
+            self._fill(index, records, encoding, upto)
+            if self._stopped.is_set():
+                return None
             if not index.exact and len(index):
                 # Read before the queries: what is set in between is then seen as a change.
                 asked_by = records.tuning_digest(encoding)
@@ -103,29 +105,39 @@ class BackgroundRebuild:
                 index.tune(queries, Goal(self._latency_ms), asked_by)
         return None if self._stopped.is_set() else index
 
-    def added(self, encoding: str, ids: Ids, vectors: Vectors) -> None:
-        if self.going and encoding == self._encoding:
-            self._changes.append((ids, vectors))
+    def _fill(self, index: FaissIndex, records: Records, encoding: str, upto: int) -> None:
+        """Add the vectors up to number `upto`, then those that came meanwhile, until they are few
+        or come as fast as they are read.
+        """
+        missing = upto
+        while True:
+            for ids, vectors in records.vectors_after(encoding, self._read_to, index.dim, upto):
+                if self._stopped.is_set():
+                    return
+                index.add(ids, vectors)
+            self._read_to, upto = upto, records.head()[0]
+            came = upto - self._read_to
+            if came <= FEW or came >= missing:
+                return
+            missing = came
 
     def removed(self, encoding: str, ids: Ids) -> None:
         if self.going and encoding == self._encoding and len(ids):
-            self._changes.append((ids, None))
+            self._removed.append(ids)
 
     def invalidate(self) -> None:
         """Changes have been missed: what is being made must not be used."""
         self._invalid = True
 
-    def catch_up(self, index: FaissIndex) -> bool:
-        """Give an index that has just been made the changes since it began. False where changes
-        have been missed.
+    def catch_up(self, index: FaissIndex, records: Records, encoding: str) -> bool:
+        """Give an index that has just been made the vectors that came after the last it read, and
+        take from it what was removed since it began. False where changes have been missed.
         """
-        for ids, vectors in self._changes:
-            if vectors is None:
-                index.remove(ids)
-            else:
-                index.add(ids, vectors)
+        replay(records, encoding, index, self._read_to)
+        for ids in self._removed:
+            index.remove(ids)
         self._encoding = None
-        self._changes = []
+        self._removed = []
         return not self._invalid
 
     def stop(self) -> None:
@@ -138,3 +150,9 @@ class BackgroundRebuild:
             if thread is None or thread is threading.current_thread() or not thread.is_alive():
                 return
             thread.join()
+
+
+def replay(records: Records, encoding: str, index: VectorIndex, after: int) -> None:
+    """Give an index the vectors of an encoding that have a higher number."""
+    for ids, vectors in records.vectors_after(encoding, after, index.dim):
+        index.add(ids, vectors)

@@ -18,7 +18,7 @@ from .base import VectorIndex, Vectors
 from .faiss_index import FaissIndex
 from .gpu import gpus
 from .kinds import GPU_KINDS
-from .rebuild import TUNED_ON, BackgroundRebuild, spare_cores
+from .rebuild import TUNED_ON, BackgroundRebuild, replay, spare_cores
 from .sizing import Sizing
 from .tuning import Goal
 
@@ -164,7 +164,6 @@ class FaissStore:
         if encoding not in self._indexes:
             self._indexes[encoding] = FaissIndex(self._dims[encoding])
         self._indexes[encoding].add(ids, vectors)
-        self._rebuild.added(encoding, ids, vectors)
 
     def remove(self, encoding: str, ids: Ids) -> None:
         if encoding in self._indexes:
@@ -237,7 +236,7 @@ class FaissStore:
         """Put a rebuilt index in its place, brought up to date. The thread that made it calls."""
         with self._write_lock:
             with self._hold() as records:
-                whole = self._rebuild.catch_up(index) and not self.stale
+                whole = self._rebuild.catch_up(index, records, encoding) and not self.stale
                 if not whole or len(index) != records.counts().vectors.get(encoding, 0):
                     log.warning("a new index of %s missed something, and is not used", encoding)
                     return
@@ -281,9 +280,3 @@ class FaissStore:
 
     def release(self) -> None:
         self._indexes = {}
-
-
-def replay(records: Records, encoding: str, index: VectorIndex, after: int) -> None:
-    """Give an index the vectors of an encoding that have a higher number."""
-    for ids, vectors in records.vectors_after(encoding, after, index.dim):
-        index.add(ids, vectors)
