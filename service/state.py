@@ -204,6 +204,20 @@ def open_data(settings: Settings, encoder: Encoder) -> Collections:
     return collections
 
 
+def make_batcher(settings: Settings, encoder: Encoder, metrics: Metrics) -> Batcher:
+    """What shares an encoder among requests, a queue for each of its encodings."""
+    specs = queue_specs(encoder.manifest)
+    on_cpu = settings.provider == "cpu"
+    return Batcher(
+        encoder.embed,
+        specs,
+        max_tokens=settings.batch_max_tokens,
+        max_waiting=settings.queue_max_tokens,
+        observe=metrics.observe_batch,
+        quick=[e for e in specs if parse_modality(e) == TEXT and on_cpu],
+    )
+
+
 async def open_state(
     settings: Settings,
     encoder: Encoder,
@@ -223,16 +237,7 @@ async def open_state(
         if collections is None:
             collections = await asyncio.to_thread(open_data, settings, encoder)
         undo.callback(collections.close)
-        specs = queue_specs(encoder.manifest)
-        on_cpu = settings.provider == "cpu"
-        batcher = Batcher(
-            encoder.embed,
-            specs,
-            max_tokens=settings.batch_max_tokens,
-            max_waiting=settings.queue_max_tokens,
-            observe=metrics.observe_batch,
-            quick=[e for e in specs if parse_modality(e) == TEXT and on_cpu],
-        )
+        batcher = make_batcher(settings, encoder, metrics)
         undo.push_async_callback(batcher.close)
         quotas = Quotas(settings, quotas_before)
         pipeline = Pipeline(

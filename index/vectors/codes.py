@@ -197,15 +197,23 @@ class Codes:
         return math.sqrt(max(float(query @ self._error @ query), 0.0))
 
     def search(
-        self, query: Vectors, k: int, *, depth: int, probes: int, subset: Subset | None
+        self,
+        query: Vectors,
+        k: int,
+        *,
+        depth: int,
+        plain_depth: int,
+        probes: int,
+        subset: Subset | None,
     ) -> FoundRows:
         """The best k for a query [dim], of a subset or of all. Of what is read, the `depth` best by
         their codes are compared at most, or more where these are too alike; `probes` lists are read
-        at first.
+        at first. Where these have all that is near, the `plain_depth` best are compared, as without
+        a filter.
         """
         best = Best(query, k, self._score)
         if self.lists > 1 and (subset is None or subset.counts is not None):
-            return self._search_lists(best, depth, probes, subset)
+            return self._search_lists(best, depth, plain_depth, probes, subset)
         return self._search_whole(best, depth, subset)
 
     def _search_whole(self, best: Best, depth: int, subset: Subset | None) -> FoundRows:
@@ -230,7 +238,7 @@ class Codes:
         return SURE * self._code_error(query)
 
     def _search_lists(
-        self, best: Best, depth: int, probes: int, subset: Subset | None
+        self, best: Best, depth: int, plain_depth: int, probes: int, subset: Subset | None
     ) -> FoundRows:
         """Read the nearest lists; where a filter leaves what may lie elsewhere, or too little was
         found, go on reading lists for as long as these can be expected to hold better hits.
@@ -259,7 +267,8 @@ class Codes:
             if len(lists):
                 reads.append((lists, self._read(query, lists, near[lists], depth, selector)))
         margin = self._margin(query)
-        best.compare_rest([read for _, read in reads], depth, margin)
+        compared = plain_depth if len(reads) == 1 else depth
+        best.compare_rest([read for _, read in reads], compared, margin)
         for lists, read in reads:
             read_again = partial(self._read, query, lists, near[lists], selector=selector)
             best.compare_deeper(read, depth, int(self._sizes[lists].sum()), margin, read_again)

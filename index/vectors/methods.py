@@ -232,6 +232,7 @@ class Coded(Flat):
             query,
             k,
             depth=self._depth(k, for_reranking, selection is not None, tuning),
+            plain_depth=self._depth(k, for_reranking, False, tuning),
             probes=self._probes(k, tuning),
             subset=None if selection is None else self._subset(selection),
         )
