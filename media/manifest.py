@@ -12,14 +12,18 @@ from __future__ import annotations
 import json
 import re
 import tarfile
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from .containers import MEDIA
 
+KEY_SHOWN = 100  # letters of a key in a message
 METADATA_MAX_BYTES = 65_536
 METADATA_MAX_DEPTH = 16
+# of all paths by which filters find its values; each is stored
+METADATA_MAX_PATHS = 4_000_000
 
 
 class BadManifest(Exception):
@@ -43,6 +47,35 @@ class BadMetadata(Exception):
         self.problem = problem
 
 
+class DuplicateKey(Exception):
+    """JSON with an object that has a key twice: one of the two values would be lost."""
+
+    detail_fields = ("key",)
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"the key {key[:KEY_SHOWN]!r} comes twice in one object")
+        self.key = key[:KEY_SHOWN]
+
+
+def read_json(text: str | bytes) -> Any:
+    """JSON that somebody has written.
+
+    Raises:
+        ValueError, RecursionError: it is no JSON.
+        DuplicateKey: an object has a key twice.
+    """
+    return json.loads(text, object_pairs_hook=make_object)
+
+
+def make_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Raises DuplicateKey."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        times = Counter(key for key, _ in pairs)
+        raise DuplicateKey(times.most_common(1)[0][0])
+    return found
+
+
 def check_metadata(value: Any) -> dict[str, Any]:
     """Return `value` if it can be stored, filtered and given back as JSON.
 
@@ -60,7 +93,32 @@ def check_metadata(value: Any) -> dict[str, Any]:
         ) from error
     if size > METADATA_MAX_BYTES or deep > METADATA_MAX_DEPTH:
         raise BadMetadata(f"at most {METADATA_MAX_BYTES} bytes and {METADATA_MAX_DEPTH} levels")
+    if count_letters(value) > METADATA_MAX_PATHS:
+        raise BadMetadata(
+            f"the paths to its values have at most {METADATA_MAX_PATHS} letters together: shorter"
+            " names of fields, or fewer values in their lists"
+        )
     return value
+
+
+def count_letters(value: Any, paths: int = 1, letters: int = 0) -> int:
+    """How many letters the paths to all values have together, where so many `paths` of so many
+    `letters` lead to this one. An object in a list has a path with its number and one without.
+
+    >>> count_letters({"ab": 1, "c": [5, {"d": 6}]})
+    26
+    """
+    own = paths * letters
+    if isinstance(value, dict):
+        named = value.items()
+        return own + sum(count_letters(v, paths, letters + len(k) + 1) for k, v in named)
+    if not isinstance(value, list):
+        return own
+    below = letters + len(str(len(value))) + 1
+    inner = [
+        count_letters(each, paths if isinstance(each, list) else 2 * paths, below) for each in value
+    ]
+    return own + sum(inner)
 
 
 def json_type(value: Any) -> str:
@@ -167,7 +225,7 @@ def read_manifest(manifest: Path) -> list[Row]:
         if not line.strip():
             continue
         try:
-            row = parse_row(json.loads(line), manifest.parent, f"{manifest.stem}-{number}")
+            row = parse_row(read_json(line), manifest.parent, f"{manifest.stem}-{number}")
             if row.path is None and not row.captions:
                 raise KeyError("path")
         except (
@@ -177,6 +235,7 @@ def read_manifest(manifest: Path) -> list[Row]:
             AttributeError,
             RecursionError,
             BadMetadata,
+            DuplicateKey,
         ) as error:
             raise BadManifest(
                 manifest.name, f"line {number}", f"{type(error).__name__}: {error}"
@@ -190,9 +249,10 @@ def sample_row(sample: dict[str, bytes], key: str) -> Row:
     a manifest row's keys, "txt" with a caption on each line.
 
     Raises:
-        ValueError, KeyError, TypeError, AttributeError, BadMetadata: they hold no valid row.
+        ValueError, KeyError, TypeError, AttributeError, BadMetadata, DuplicateKey: they hold no
+            valid row.
     """
-    value = json.loads(sample["json"]) if "json" in sample else {}
+    value = read_json(sample["json"]) if "json" in sample else {}
     if "txt" in sample:
         value["captions"] = [
             line.strip() for line in sample["txt"].decode("utf-8").splitlines() if line.strip()
@@ -254,6 +314,7 @@ def read_shard(shard: Path) -> list[tuple[Row, Member]]:
         AttributeError,
         RecursionError,
         BadMetadata,
+        DuplicateKey,
     ) as error:
         raise BadManifest(shard.name, at, f"{type(error).__name__}: {error}") from error
     return found

@@ -27,7 +27,7 @@ from media.passages import Passage
 
 from ..columns import Allowed, Ids
 from .agreements import Agreed, Agreements
-from .filters import metadata_values
+from .filters import metadata_values, register_functions
 from .item_cache import ItemCache
 from .marks import Marks, NewMark
 from .passages import Passages
@@ -230,6 +230,7 @@ class Records:
         self._db.execute("pragma journal_mode = wal")
         self._db.execute("pragma synchronous = full")
         self._db.execute("pragma foreign_keys = on")
+        register_functions(self._db)
         self._db.execute(f"pragma cache_size = -{CACHE_KIB}")
         self._window_tables: dict[str, WindowTable] = {}
         self._item_cache = ItemCache()
@@ -530,16 +531,20 @@ class Records:
         return self._items("where i.id > ? order by i.id limit ?", (after, limit))
 
     def newest(
-        self, limit: int, after: str = "", condition: str = "", params: Sequence[Any] = ()
+        self,
+        limit: int,
+        before: int | None = None,
+        condition: str = "",
+        params: Sequence[Any] = (),
     ) -> list[Item]:
         """Items that meet an SQL condition from `filters`, if there is one: those added last come
-        first. Only those after the item `after`, if it is given. Raises UnknownItem.
+        first. Only those with numbers below `before`, if it is given.
         """
         tests = []
         values: list[Any] = []
-        if after:
+        if before is not None:
             tests.append("i.n < ?")
-            values.append(self.number(after))
+            values.append(before)
         if condition:
             tests.append(f"i.n in (select n from items where {condition})")
             values += params

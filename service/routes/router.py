@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import AsyncGenerator, Callable, Collection, Coroutine
 from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute
+from python_multipart.multipart import parse_options_header
+from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException
+
+from media.manifest import DuplicateKey, read_json
 
 from .. import schemas
 from ..access import GuardedRoute
@@ -14,12 +19,37 @@ from ..exceptions import BadRequest
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
 
+FORM_TAIL = 1024  # bytes at the end of a form, in which its last line is looked for
 ERROR_STATUSES = (400, 401, 403, 404, 408, 409, 413, 415, 422, 429, 503)
+
+
+class CheckedRequest(Request):
+    """A request whose form has an end, and whose JSON has no key twice in one object."""
+
+    async def stream(self) -> AsyncGenerator[bytes, None]:
+        kind, options = parse_options_header(self.headers.get("content-type"))
+        last = b"--%s--" % options.get(b"boundary", b"")
+        tail = b""
+        async for chunk in super().stream():
+            tail = (tail + chunk)[-FORM_TAIL:]
+            yield chunk
+        # the parser gives what it has read until then, as if there were no more
+        if kind == b"multipart/form-data" and last not in tail:
+            raise MultiPartException(
+                "The form is cut short: its last line, the boundary between two '--', is missing."
+            )
+
+    async def json(self) -> Any:
+        try:
+            return read_json(await self.body())
+        except DuplicateKey as error:  # FastAPI lets only its own kind out of a body's parser
+            raise HTTPException(400, str(error)) from None
 
 
 class CheckedRoute(GuardedRoute):
     """A route that refuses a field of its body that stands in the address, where nothing would read
-    it. What is nobody's field is ignored there, such as the `api-version` of some clients.
+    it. What is nobody's field is ignored there, such as the `api-version` of some clients. Its JSON
+    has no key twice in one object.
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -31,7 +61,7 @@ class CheckedRoute(GuardedRoute):
         async def checked(request: Request) -> Response:
             if request.scope["query_string"]:
                 check_address(request, unread)
-            return await answer(request)
+            return await answer(CheckedRequest(request.scope, request.receive))
 
         return checked
 

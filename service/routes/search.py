@@ -31,7 +31,7 @@ from ..pipeline import EncodedQuery
 from ..settings import TOP_K_MAX
 from ..state import State
 from ..trace import stage
-from .bodies import parse_json, parse_value, saved_upload
+from .bodies import parse_filter, saved_upload
 from .router import Router
 
 router = Router()
@@ -67,14 +67,23 @@ def read_marks(request: schemas.SearchOptions) -> Feedback | None:
     return Feedback(right, wrong)
 
 
+async def prepare_filter(
+    tercet: State, collection: Collection, filter: dict[str, Any] | None, tags: bool = False
+) -> None:
+    """Find out what is only known of a collection once it is asked for: its tags, how well its
+    sounds and pictures agree.
+    """
+    if tags or asks_for(filter, TAG):
+        await asyncio.to_thread(ensure_vocabulary, collection, tercet.encoder)
+    if asks_for(filter, AGREEMENT):
+        await asyncio.to_thread(ensure_agreement, collection, tercet.encoder.manifest)
+
+
 async def run_search(
     tercet: State, collection: Collection, queries: list[TargetQuery], options: Options
 ) -> Answer:
     """Search, and for a sample of searches measure recall against comparing every vector."""
-    if options.tags or asks_for(options.filter, TAG):
-        await asyncio.to_thread(ensure_vocabulary, collection, tercet.encoder)
-    if asks_for(options.filter, AGREEMENT):
-        await asyncio.to_thread(ensure_agreement, collection, tercet.encoder.manifest)
+    await prepare_filter(tercet, collection, options.filter, tags=options.tags)
     with stage("search"):
         answer = await asyncio.to_thread(search, collection, queries, options)
     if answer.hits and not answer.plan.exact and random.random() < tercet.settings.recall_sample:
@@ -189,7 +198,7 @@ async def search_form(
     return schemas.SearchOptions(
         collection=collection,
         top_k=top_k,
-        filter=parse_value(dict[str, Any], parse_json("filter", filter)) if filter else None,
+        filter=parse_filter(filter),
         min_score=min_score,
         min_confidence=min_confidence,
         exact=exact,
