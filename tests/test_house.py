@@ -45,6 +45,7 @@ TORCH = {
     "model.network.fusion",
     "model.beds.gate",
     "model.methods.experts",
+    "model.methods.alternate",
     "model.methods.valor",
     "model.methods.gap",
     "model.methods.cwcl",

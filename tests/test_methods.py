@@ -30,8 +30,9 @@ from model.beds.plan import ARMS, BEDS, LEFT_OUT, Job, Plan, make_config, run_pl
 from model.beds.real import RealBed
 from model.beds.report import write_report
 from model.config import TrainConfig
-from model.data.batches import Batch
+from model.data.batches import Batch, Inputs, Mixture
 from model.methods import (
+    alternate,
     compa,
     cvrl,
     cwcl,
@@ -49,9 +50,18 @@ from model.network.transformer import VLSA, MiniLMStem
 from model.training.checkpoint import load
 from model.training.distributed import join_process_group, leave_process_group
 from model.training.loop import make_optimiser, train, train_step
-from model.training.losses import TermInputs, terms_on
-from model.training.step import StepRandomness, compute_gradients
-from model.training.tables import make_network, method_names, rows_of, sound_weight
+from model.training.losses import TermInputs, check_turns, needed_vectors, terms_on
+from model.training.step import StepRandomness, compute_gradients, keep_needed
+from model.training.tables import (
+    Rows,
+    Turn,
+    draw_turn,
+    make_network,
+    method_names,
+    rows_of,
+    sound_weight,
+    step_seed,
+)
 
 from .makers import ROOT, free_port
 
@@ -76,12 +86,23 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "vip_ant_told": {"vip_ant": {"supervised": 0.5}},
     "experts": {"experts": {}},
     "two_experts": {"experts": {"experts": 3, "chosen": 2, "every": 1}},
+    "alternate": {"alternate": {}},
+    "both_of_imp": {
+        "experts": {},
+        "alternate": {
+            "turns": [
+                {"terms": [*PAIR, "expert_balance"], "frame_step": 2, "tokens": 0.5}
+                for PAIR in alternate.PAIRS
+            ]
+        },
+    },
     "several": {"valor": {}, "gap": {}, "compa": {"pairs": 8}, "cvrl": {}, "harmonise": {}},
 }
 
 # further settings of methods that are there already
 MORE = {
     "several",
+    "both_of_imp",
     "two_experts",
     "valor_learned",
     "compa_both",
@@ -297,6 +318,102 @@ def test_cvrl_takes_a_stretch_in_its_order() -> None:
         assert len(taken) == 8 and (np.diff(taken) >= 0).all() and taken[-1] - taken[0] >= 3
 
 
+ONE_SOUND = {"terms": ["audio_text", "audio_text_match"]}
+FINE = {"terms": ["audio_video", "audio_video_match", "video_text"], "tokens": 1.0}
+
+
+def test_turns_are_drawn_by_their_chances() -> None:
+    settings = alternate.Settings(turns=[ONE_SOUND | {"chance": 3.0}, FINE])
+    turns = alternate.rows(settings).turns
+    drawn = [draw_turn(turns, step_seed(0, step)) for step in range(1000)]
+    assert 700 < drawn.count(turns[0]) < 800 and drawn.count(turns[1]) == 1000 - drawn.count(
+        turns[0]
+    )
+    assert drawn == [draw_turn(turns, step_seed(0, step)) for step in range(1000)]
+
+
+def test_a_turn_is_the_step_of_a_recipe_with_its_terms_alone() -> None:
+    """Gradients and terms are those of a plain recipe in which all rows lack their video."""
+    plain = replace(config_of("alternate"), methods={})
+    lacking = some_batch(plain)
+    for name in ("video", "video_caption"):
+        lacking.has[name] = torch.zeros(10, dtype=torch.bool)
+    config = replace(plain, methods={"alternate": {"turns": [ONE_SOUND, FINE]}})
+    sound, fine = rows_of(config).turns
+    found = gradients_of(config, turn=sound)
+    assert_same(found, gradients_of(plain, lacking))
+    assert not any(name.startswith("stems.video") for name in found)
+    whole = gradients_of(replace(config, drop_tokens=0.0), turn=fine)
+    assert_same(gradients_of(config, turn=fine), whole)
+    assert {"audio_video", "video_text"} <= whole.keys() and "audio_text" not in whole
+
+
+def test_a_turn_sees_fewer_frames() -> None:
+    """Of two frames the first alone is seen, in pictures and in tokens."""
+    config = config_of("both_of_imp")
+    turn = rows_of(config).turns[0]
+    drawn = StepRandomness.draw(config, 10, 5, turn)
+    _, patches = ENCODER.grid["video"]
+    assert drawn.kept_tokens["video"].shape == (10, patches // 2)
+    assert int(drawn.kept_tokens["video"].max()) < patches
+    batch = some_batch(config)
+    seen = keep_needed(batch, turn, needed_vectors(config, turn))
+    assert torch.equal(seen.frames[:, 1], batch.frames[:, 0])
+    assert not seen.has["audio_caption"].any() and torch.equal(
+        seen.has["audio"], batch.has["audio"]
+    )
+    changed = replace(batch, frames=batch.frames.clone())
+    changed.frames[:, 1] = 0
+    assert_same(gradients_of(config, changed, turn), gradients_of(config, batch, turn))
+
+
+def test_masked_modelling_is_in_every_turn_or_in_those_that_name_it() -> None:
+    config = replace(config_of("alternate"), local_weight=1.0)
+    sound, fine = ({**ONE_SOUND}, {**FINE})
+    for turns, expected in (
+        ([sound, fine], [True, True]),
+        ([sound, fine, {"terms": ["local"]}], [False, False, True]),
+    ):
+        config = replace(config, methods={"alternate": {"turns": turns}})
+        check_turns(config)
+        found = [gradients_of(config, turn=turn) for turn in rows_of(config).turns]
+        assert ["local" in terms for terms in found] == expected
+    assert found[2]["total"] == found[2]["local"] > 0
+
+
+def test_turns_name_what_there_is() -> None:
+    plain = replace(config_of("alternate"), methods={})
+    for turns, said in (
+        ([ONE_SOUND], "no turn names audio_video, audio_video_match, video_text"),
+        ([ONE_SOUND, FINE, {"terms": ["local"]}], "names local, which is not on"),
+        ([ONE_SOUND | {"token": 0.5}], "token"),
+        ([ONE_SOUND | {"tokens": 0.0}], "a share above 0"),
+        ([ONE_SOUND | {"chance": 0.0}], "a chance above 0"),
+    ):
+        with pytest.raises(BadConfig, match=said):
+            check_turns(replace(plain, methods={"alternate": {"turns": turns}}))
+
+
+def test_a_turn_takes_its_rows_from_its_sources() -> None:
+    turns = alternate.rows(alternate.Settings(turns=[ONE_SOUND | {"sources": [1]}, FINE])).turns
+    sources = [two_sounds(), two_sounds()]
+
+    def mixture(turns: tuple[Turn, ...]) -> Mixture:
+        inputs = Inputs.of(ENCODER)
+        rows = Rows(turns=turns)
+        return Mixture(
+            sources, [3.0, 1.0], lambda texts: texts, inputs, batch=4, seed=0, methods=rows
+        )
+
+    mixed = mixture(turns)
+    for step in range(8):
+        alone = draw_turn(turns, step_seed(0, step)) == turns[0]
+        assert mixed.counts_of(step) == ([0, 4] if alone else [3, 1])
+        assert len(mixed.draw_clips(step)) == 4
+    with pytest.raises(BadConfig, match="there are 2 sources"):
+        mixture((replace(turns[0], sources=(2,)),))
+
+
 def two_sounds(composed: dict[str, Any] | None = None) -> Clips:
     """Rain, which is 1 all the time, and a dog, which is 2 for the first half of 20 samples."""
     captions = [(Caption(said, (AUDIO,)),) for said in ("rain", "a dog")]
@@ -460,11 +577,13 @@ def some_batch(config: TrainConfig) -> Batch:
     )
 
 
-def gradients_of(config: TrainConfig, batch: Batch | None = None) -> dict[str, Tensor]:
+def gradients_of(
+    config: TrainConfig, batch: Batch | None = None, turn: Turn | None = None
+) -> dict[str, Tensor]:
     processes = join_process_group()
     model = make_model(config)
     rows = processes.rows(config.batch)
-    randomness = StepRandomness.draw(config, config.batch, seed=5)
+    randomness = StepRandomness.draw(config, config.batch, 5, turn)
     terms = compute_gradients(
         model,
         (batch or some_batch(config)).take(rows),

@@ -57,6 +57,7 @@ ARMS: dict[str, Methods] = {
     "VIP-ANT told": {"vip_ant": {"supervised": 0.1}},
     "experts 1 of 4": {"experts": {}},
     "experts 2 of 4": {"experts": {"chosen": 2}},
+    "alternate": {"alternate": {}},
 }
 # The world's texts have no frozen encoder in `miniature`.
 LEFT_OUT = {("world", "CWCL")}
@@ -156,15 +157,22 @@ def new_network(bed: Any, config: TrainConfig) -> Any:
 
 
 def count_step(bed: Any, config: TrainConfig) -> int:
-    """Floating point operations of the first step with seed 0, forward and backward."""
+    """Floating point operations of the first step with seed 0, forward and backward. Of a recipe
+    with turns it is the mean over them.
+    """
     config = replace(config, seed=0)
+    methods = rows_of(config)
     model = new_network(bed, config)
-    batch = bed.mixture(config, rows_of(config)).read_batch(0)
     device = pick_device(config.device)
-    randomness = StepRandomness.draw(config, config.batch, 0).take(slice(None), device)
-    with FlopCounterMode(display=False) as counter:
-        compute_gradients(model, batch.to(device), randomness, config)
-    return int(counter.get_total_flops())
+    batch = bed.mixture(config, methods).read_batch(0).to(device)
+    costs = []
+    for turn in methods.turns or (None,):
+        randomness = StepRandomness.draw(config, config.batch, 0, turn).take(slice(None), device)
+        with FlopCounterMode(display=False) as counter:
+            compute_gradients(model, batch, randomness, config)
+        costs.append(counter.get_total_flops())
+    chances = [turn.chance for turn in methods.turns] or None
+    return round(fmean(costs, chances))
 
 
 def read_batches(mixture: Mixture, config: TrainConfig) -> Iterator[tuple[int, Batch]]:

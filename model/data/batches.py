@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evaluation.clips import Clip, LazyClip
+from media.errors import BadConfig
 from media.manifest import Row
 
 from ..config import EncoderConfig
-from ..training.tables import CAPTIONS, PLAIN, Rows, View
+from ..training.tables import CAPTIONS, PLAIN, Rows, View, draw_turn, step_seed
 from .source import Source
 
 ABSENT = "?"  # what is tokenised where a row has no caption; `Batch.has` tells it apart
@@ -131,14 +132,27 @@ class Mixture:
         self.seed = seed
         self.methods = methods
         self.counts = share_out(batch, shares, [extra.share for extra in methods.sources])
+        for turn in methods.turns:
+            if not set(turn.sources) <= set(range(len(self.sources))):
+                raise BadConfig(f"turn {turn.name}: there are {len(self.sources)} sources, from 0")
         self.pool = ThreadPoolExecutor(os.cpu_count())
 
     def draw_clips(self, step: int) -> list[LazyClip]:
         """The clips of a step, source by source."""
         drawn: list[LazyClip] = []
-        for i, (source, count) in enumerate(zip(self.sources, self.counts, strict=True)):
-            drawn += source.draw(step, count, (self.seed, i))
+        for i, (source, count) in enumerate(zip(self.sources, self.counts_of(step), strict=True)):
+            if count:
+                drawn += source.draw(step, count, (self.seed, i))
         return drawn
+
+    def counts_of(self, step: int) -> list[int]:
+        """How many rows of a step each source gives: where its turn names some, they give all."""
+        turn = draw_turn(self.methods.turns, step_seed(self.seed, step))
+        if turn is None or not turn.sources:
+            return self.counts
+        shares = [self.counts[i] for i in turn.sources]
+        given = dict(zip(turn.sources, share_out(sum(self.counts), shares, []), strict=True))
+        return [given.get(i, 0) for i in range(len(self.sources))]
 
     def read_batch(self, step: int, rows: list[int] | None = None) -> Batch:
         """The batch of a step, or some rows of it."""

@@ -50,12 +50,11 @@ from ..network.transformer import VLSA, MiniLMStem
 from ..renames import translate_weights
 from . import checkpoint
 from .distributed import ProcessGroup, join_process_group, leave_process_group, pick_device
-from .losses import terms_on
+from .losses import check_turns
 from .step import StepRandomness, compute_gradients
-from .tables import make_network, rows_of, sound_weight
+from .tables import make_network, rows_of, sound_weight, step_seed
 
 PRINT_EVERY_STEPS = 50  # where there is no progress bar
-STEP_SEEDS = 1_000_003  # the seeds of two runs' steps do not meet before so many steps
 M_TRIM_THRESHOLD = -1  # of malloc.h
 M_MMAP_MAX = -4
 
@@ -109,7 +108,7 @@ def train_step(
     for settings in optimiser.param_groups:
         settings["lr"] = learning_rate(step, config)
     optimiser.zero_grad()
-    of_whole_batch = StepRandomness.draw(config, config.batch, config.seed * STEP_SEEDS + step)
+    of_whole_batch = StepRandomness.draw(config, config.batch, step_seed(config.seed, step))
     randomness = of_whole_batch.take(processes.rows(config.batch), batch.frames.device)
     progress = step / config.steps
     losses = compute_gradients(model, batch, randomness, config, processes, progress=progress)
@@ -364,7 +363,7 @@ def start_run(
             f"a batch of {config.batch} does not divide into {processes.size} processes"
         )
     methods = rows_of(config)  # before anything that takes long: it may be misspelt
-    terms_on(config)
+    check_turns(config)
     if config.threads:
         torch.set_num_threads(config.threads)
     if processes.is_main and not resume:

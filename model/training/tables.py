@@ -34,6 +34,7 @@ FOLDER = Path(__file__).parent.parent / "methods"
 CAPTIONS = {"video": "video_caption", "audio": "audio_caption"}
 SENTENCES = {"video_caption": "video_sentence", "audio_caption": "sentence"}
 VECTORS = frozenset({*CAPTIONS, *CAPTIONS.values(), *SENTENCES.values()})
+STEP_SEEDS = 1_000_003
 SETTINGS = frozenset(setting.name for setting in fields(TrainConfig))
 
 
@@ -177,6 +178,22 @@ class Reading:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Turn:
+    """What a step does, where the steps of a run do different things. Which one is left to chance.
+
+    Only its terms are computed, and only what they need is encoded. Every term of a recipe is in
+    some turn. Masked modelling may be in none; then it is part of every step.
+    """
+
+    name: str
+    terms: tuple[str, ...]
+    chance: float = 1.0  # over the sum of those of all turns
+    tokens: float | None = None  # share of those of pictures and sound; None: the recipe's
+    frame_step: int = 1  # of so many frames one is seen
+    sources: tuple[int, ...] = ()  # places in `TrainConfig.manifests` of the rows; empty: all
+
+
+@dataclass(frozen=True, kw_only=True)
 class Rows:
     """What one method adds, or all methods of a recipe together."""
 
@@ -190,6 +207,7 @@ class Rows:
     readings: tuple[Reading, ...] = ()
     fusions: tuple[FusionPart, ...] = ()
     sound_weights: tuple[SoundWeight, ...] = ()
+    turns: tuple[Turn, ...] = ()
 
     @classmethod
     def join(cls, several: Iterable[Rows]) -> Rows:
@@ -266,6 +284,20 @@ def rows_of(config: TrainConfig) -> Rows:
         BadConfig: see `load_method`; or two methods add rows of one name.
     """
     return load_methods(json.dumps(config.methods)) if config.methods else PLAIN
+
+
+def step_seed(seed: int, step: int) -> int:
+    """What the chance of a step comes from. Two runs' steps do not meet before STEP_SEEDS steps."""
+    return seed * STEP_SEEDS + step
+
+
+def draw_turn(turns: Sequence[Turn], seed: int) -> Turn | None:
+    """The turn of the step with this seed, see `step_seed`; None where there are no turns."""
+    if not turns:
+        return None
+    chances = np.array([turn.chance for turn in turns])
+    drawn = np.random.default_rng([seed, 1]).choice(len(turns), p=chances / chances.sum())
+    return turns[int(drawn)]
 
 
 def mlp_maker(config: TrainConfig) -> MakeMlp:
