@@ -58,9 +58,13 @@ ARMS: dict[str, Methods] = {
     "experts 1 of 4": {"experts": {}},
     "experts 2 of 4": {"experts": {"chosen": 2}},
     "alternate": {"alternate": {}},
+    "CoCa": {"captioning": {}},
+    "cMIM": {"captioning": {"from_vector": True}},
+    "RASL": {"masked_windows": {}},
+    "video QA": {"masked_answers": {}},
 }
-# The world's texts have no frozen encoder in `miniature`.
-LEFT_OUT = {("world", "CWCL")}
+# The world's texts have no frozen encoder in `miniature`, and the real bed's texts are no words.
+LEFT_OUT = {("world", "CWCL"), *(("real", arm) for arm in ("CoCa", "cMIM", "video QA"))}
 RECIPES = {"real": str(Path(__file__).parent / "stems.json"), "world": "miniature"}
 RECIPE: dict[str, Any] = {"local_weight": 0.0, "video_text": True}
 LAST_STEPS = 20  # whose losses are averaged

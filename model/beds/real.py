@@ -38,13 +38,14 @@ from ..network.transformer import (
     MAX_SCALE,
     MakeMlp,
     Norms,
+    States,
     initialise,
     key_bias,
     make_blocks,
     plain_mlp,
     random_rows,
 )
-from ..training.tables import Rows, make_fusion, mlp_maker
+from ..training.tables import Rows, add_parts, make_fusion, mlp_maker
 
 READING = 384
 FRAMES = 2
@@ -222,6 +223,8 @@ class StemTrunk(nn.Module):
         )
         self.apply(initialise)
         self.fusion = fusion
+        self.parts = nn.ModuleDict()
+        self.states: States | None = None
         for head in heads.values():
             nn.init.zeros_(head.weight)
         self.text_tokens: Tensor
@@ -289,6 +292,8 @@ class StemTrunk(nn.Module):
         for block in self.blocks:
             x = block(x, segments, bias)
         x = self.norm(x, segments)
+        if self.training:
+            self.states = States(x, present)
         shares = (
             torch.ones_like(x[..., :1]) if present is None else present.unsqueeze(-1).to(x.dtype)
         )
@@ -325,7 +330,9 @@ class RealBed:
         )
 
     def network(self, config: TrainConfig) -> StemTrunk:
-        return StemTrunk(config.encoder, self.data, mlp_maker(config), make_fusion(config))
+        network = StemTrunk(config.encoder, self.data, mlp_maker(config), make_fusion(config))
+        add_parts(network, config)
+        return network
 
     def galleries(self, model: StemTrunk) -> dict[str, Gallery]:
         """The real recordings' windows."""

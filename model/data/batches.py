@@ -45,6 +45,12 @@ class Batch:
     texts: dict[str, Tensor] = field(default_factory=dict)  # int64 [B, T]
     views: dict[str, Tensor] = field(default_factory=dict)  # as `frames` or `waveforms`
 
+    @property
+    def all_texts(self) -> dict[str, Tensor]:
+        """The captions and the texts of methods, int64 [B, T] each."""
+        captions = {"video_caption": self.video_caption, "audio_caption": self.audio_caption}
+        return captions | self.texts
+
     def take(self, rows: list[int] | slice) -> Batch:
         return Batch(
             frames=self.frames[rows],

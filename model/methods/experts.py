@@ -35,7 +35,7 @@ from media.errors import BadConfig
 from ..config import EncoderConfig
 from ..network.transformer import Mlp
 from ..training.losses import TermInputs
-from ..training.tables import LossTerm, Reading, Rows, TrunkMlp
+from ..training.tables import Encoded, LossTerm, Reading, Rows, TrunkMlp
 
 COUNTED = ("video", "audio", "video_caption", "audio_caption")
 
@@ -104,7 +104,7 @@ def count_load(probabilities: Tensor, chosen: Tensor, bias: Tensor | None) -> Te
     return both.sum(1)
 
 
-def read_load(model: nn.Module) -> Tensor:
+def read_load(model: nn.Module, rows: Encoded) -> Tensor:
     """The load of each row just encoded, [B, 2 n layers]."""
     return torch.cat([layer.load for layer in layers_of(model) if layer.load is not None], dim=1)
 

@@ -24,6 +24,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -52,6 +53,15 @@ MAX_SCALE = 100.0  # the inverse temperature's limit, as in CLIP
 WORD_SCALE = 10.0  # brings the language model's table of words to the size of its states
 
 Segments = list[tuple[str, int]]  # which modality each stretch of tokens is, and how long
+
+
+class States(NamedTuple):
+    """What the trunk gave in training for the rows encoded last: tokens [B, T, D], and which of
+    them are there, bool [B, T]; None if all are.
+    """
+
+    tokens: Tensor
+    present: Tensor | None
 
 
 class Norms(nn.Module):
@@ -402,6 +412,8 @@ class VLSA(nn.Module):
         self.apply(initialise)
         # Weights of sound in joint vectors, [B, E] of pictures and of sound -> [B].
         self.fusion = fusion
+        self.parts = nn.ModuleDict()  # for training alone, see `training/tables.py`
+        self.states: States | None = None
         if "text" in self.stem_skips:
             # A text starts at its sentence's place; the trunk adds what it learns.
             skip = self.stem_skips["text"]
@@ -549,6 +561,8 @@ class VLSA(nn.Module):
         """
         bias = None if present is None else key_bias(present)
         out = self.run_trunk(tokens, [(modality, tokens.shape[1])], bias)
+        if self.training:
+            self.states = States(out, present)
         return self.pool(modality, out, present, skip)
 
     def pool(

@@ -52,7 +52,7 @@ from . import checkpoint
 from .distributed import ProcessGroup, join_process_group, leave_process_group, pick_device
 from .losses import check_turns
 from .step import StepRandomness, compute_gradients
-from .tables import make_network, rows_of, sound_weight, step_seed
+from .tables import add_parts, make_network, rows_of, sound_weight, step_seed
 
 PRINT_EVERY_STEPS = 50  # where there is no progress bar
 M_TRIM_THRESHOLD = -1  # of malloc.h
@@ -173,6 +173,8 @@ def new_model(config: TrainConfig, tokenizer: Path, read_trunk: bool = True) -> 
             raise BadConfig(f"{config.start_from} holds another encoder than this config's")
         if shapes_of(model) != shapes_of(make_network(config)):
             raise BadConfig(f"{config.start_from} holds other blocks than this config's methods")
+        torch.manual_seed(config.seed)
+        add_parts(model, config)
         return model
     torch.manual_seed(config.seed)
     model = make_network(config)
@@ -187,7 +189,9 @@ def new_model(config: TrainConfig, tokenizer: Path, read_trunk: bool = True) -> 
 
 
 def shapes_of(model: VLSA) -> dict[str, torch.Size]:
-    return {name: parameter.shape for name, parameter in model.named_parameters()}
+    """Of the weights that an encoder has, without its parts for training alone."""
+    named = model.named_parameters()
+    return {name: weight.shape for name, weight in named if not name.startswith("parts.")}
 
 
 def describe_provenance(sources: Sequence[Source], config: TrainConfig) -> dict[str, Any]:

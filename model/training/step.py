@@ -37,7 +37,7 @@ from .losses import (
     weigh,
     weighted_sum,
 )
-from .tables import SENTENCES, GradientRule, Turn, draw_turn, rows_of
+from .tables import SENTENCES, Encoded, GradientRule, Turn, draw_turn, rows_of
 
 Vectors = dict[str, Tensor]  # see `TermInputs.vectors`
 
@@ -312,7 +312,7 @@ def encode_piece(model: VLSA, piece: Piece, config: TrainConfig) -> Vectors:
             stretches = randomness.stretches[rows] if stretched else None
             return model.embed(of, values[rows], randomness.kept_tokens[name][rows], stretches)
 
-        return encode_with_readings(model, name, batch.has[name], encode=encode, config=config)
+        return encode_with_readings(model, name, batch, values=values, encode=encode, config=config)
 
     with autocast(config, batch.frames.device):
         if config.pool_from == "joint":
@@ -329,11 +329,7 @@ def encode_texts(model: VLSA, batch: Batch, config: TrainConfig) -> Vectors:
 
     Names are there whether or not any row has such a text: pieces of a batch have the same.
     """
-    texts = {
-        "video_caption": batch.video_caption,
-        "audio_caption": batch.audio_caption,
-        **batch.texts,
-    }
+    texts = batch.all_texts
     words = torch.cat(list(texts.values()))  # [texts * B, T]
     has_words = torch.cat([batch.has[name] for name in texts])  # [texts * B]
     distinct, index = torch.unique(words[has_words], dim=0, return_inverse=True)
@@ -356,28 +352,43 @@ def encode_texts(model: VLSA, batch: Batch, config: TrainConfig) -> Vectors:
         }
     for reading in rows_of(config).readings:
         if reading.of in texts:
-            found = reading.read(model) if len(distinct) else None
-            vectors[reading.name] = spread(found, reading.width(model.config))[reading.of]
+            read = None
+            if encoded is not None:
+                rows = Encoded(inputs=distinct, vectors=encoded, captions={}, has={})
+                read = reading.read(model, rows)
+            vectors[reading.name] = spread(read, reading.width(model.config))[reading.of]
     return vectors
 
 
 def encode_with_readings(
     model: VLSA,
     name: str,
-    has: Tensor,
+    batch: Batch,
     *,
+    values: Tensor,
     encode: Callable[[Tensor], Tensor],
     config: TrainConfig,
 ) -> Vectors:
-    """The vectors `name` [B, E], and what methods read off the network for them, see `Reading`."""
+    """The vectors `name` [B, E], and what methods read off the network for them, see `Reading`.
+
+    `values` are the inputs, of which `encode` encodes some rows.
+    """
     readings = [reading for reading in rows_of(config).readings if reading.of == name]
     widths = [model.config.dim, *(reading.width(model.config) for reading in readings)]
 
     def encode_and_read(rows: Tensor) -> Tensor:
         vectors = encode(rows).float()
-        return torch.cat([vectors, *(reading.read(model) for reading in readings)], dim=1)
+        if not readings:
+            return vectors
+        encoded = Encoded(
+            inputs=values[rows],
+            vectors=vectors,
+            captions={text: x[rows] for text, x in batch.all_texts.items()},
+            has={known: x[rows] for known, x in batch.has.items()},
+        )
+        return torch.cat([vectors, *(reading.read(model, encoded) for reading in readings)], dim=1)
 
-    found = encode_rows(has, sum(widths), encode_and_read).split(widths, dim=1)
+    found = encode_rows(batch.has[name], sum(widths), encode_and_read).split(widths, dim=1)
     return dict(zip([name, *(reading.name for reading in readings)], found, strict=True))
 
 

@@ -165,16 +165,39 @@ class SoundWeight:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Part:
+    """A network for training alone; terms and readings find it as `model.parts[name]`.
+
+    `make` takes the encoder's network. It is in checkpoints, and not in bundles. A run that starts
+    from another one has new parts.
+    """
+
+    name: str
+    make: Callable[[Any], nn.Module]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoded:
+    """The n rows that the network has just encoded. Of a text, `captions` and `has` are empty."""
+
+    inputs: Tensor  # as `VLSA.embed` takes them
+    vectors: Tensor  # unit [n, E]
+    captions: Mapping[str, Tensor]  # int64 [n, T] by the names of a batch's texts
+    has: Mapping[str, Tensor]  # bool [n], see `Batch.has`
+
+
+@dataclass(frozen=True, kw_only=True)
 class Reading:
     """What is read off the network for each row, beside its vector `of`. Terms read it as `name`.
 
     `read` takes the network, which has just encoded n rows, and returns [n, S]; `width` gives S.
+    `model.states` has what the trunk gave.
     """
 
     name: str
     of: str  # "video", "audio", "video_caption" or "audio_caption"
     width: Callable[[EncoderConfig], int]
-    read: Callable[[nn.Module], Tensor]
+    read: Callable[[Any, Encoded], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,6 +231,7 @@ class Rows:
     fusions: tuple[FusionPart, ...] = ()
     sound_weights: tuple[SoundWeight, ...] = ()
     turns: tuple[Turn, ...] = ()
+    parts: tuple[Part, ...] = ()
 
     @classmethod
     def join(cls, several: Iterable[Rows]) -> Rows:
@@ -332,4 +356,13 @@ def make_network(config: TrainConfig) -> VLSA:
     Raises:
         BadConfig: see `rows_of`.
     """
-    return VLSA(config.encoder, mlp_maker(config), make_fusion(config))
+    network = VLSA(config.encoder, mlp_maker(config), make_fusion(config))
+    add_parts(network, config)
+    return network
+
+
+def add_parts(network: Any, config: TrainConfig) -> None:
+    """Give a network the parts of a recipe's methods, in place of those that it has."""
+    network.parts = nn.ModuleDict()
+    for part in rows_of(config).parts:
+        network.parts[part.name] = part.make(network)
