@@ -47,6 +47,7 @@ TORCH = {
     "model.methods.experts",
     "model.methods.alternate",
     "model.methods.captioning",
+    "model.methods.coconut",
     "model.methods.masked_windows",
     "model.methods.masked_answers",
     "model.methods.valor",

@@ -37,6 +37,12 @@ from .world import TEST, TRAIN, WorldBed
 Methods = dict[str, dict[str, Any]]
 BEDS = ("real", "world")
 PLAIN = "plain"
+# What the world's things look like, two by two.
+STAGES: dict[str, Any] = {
+    "by": "shape",
+    "stages": (("ball", "box"), ("triangle", "star"), ("ring", "cross"), ("crescent", "bar")),
+    "stage_steps": 25,
+}
 ARMS: dict[str, Methods] = {
     PLAIN: {},
     "VALOR": {"valor": {}},
@@ -62,9 +68,13 @@ ARMS: dict[str, Methods] = {
     "cMIM": {"captioning": {"from_vector": True}},
     "RASL": {"masked_windows": {}},
     "video QA": {"masked_answers": {}},
+    "stages": {"coconut": {**STAGES, "replay": 0.0}},
+    "COCONUT": {"coconut": STAGES},
 }
-# The world's texts have no frozen encoder in `miniature`, and the real bed's texts are no words.
-LEFT_OUT = {("world", "CWCL"), *(("real", arm) for arm in ("CoCa", "cMIM", "video QA"))}
+# The world's texts have no frozen encoder in `miniature`. The real bed's texts are no words, and
+# its rows have no metadata.
+NEED_WORDS, NEED_STAGES = ("CoCa", "cMIM", "video QA"), ("stages", "COCONUT")
+LEFT_OUT = {("world", "CWCL"), *(("real", arm) for arm in (*NEED_WORDS, *NEED_STAGES))}
 RECIPES = {"real": str(Path(__file__).parent / "stems.json"), "world": "miniature"}
 RECIPE: dict[str, Any] = {"local_weight": 0.0, "video_text": True}
 LAST_STEPS = 20  # whose losses are averaged

@@ -132,7 +132,10 @@ class Mixture:
         seed: int,
         methods: Rows = PLAIN,
     ) -> None:
-        self.sources = [*sources, *(extra.make(sources) for extra in methods.sources)]
+        self.given = list(sources)
+        if any(extra.replaces for extra in methods.sources):
+            sources, shares = [], []
+        self.sources = [*sources, *(extra.make(self.given) for extra in methods.sources)]
         self.tokens = tokens
         self.inputs = inputs
         self.seed = seed
@@ -189,6 +192,8 @@ class Mixture:
         }
         for name, said in captions.items():
             has[name] = torch.tensor([text is not None for text in said])
+        for mark in self.methods.marks:
+            has[mark.name] = torch.tensor([mark.holds(clip.row) for clip in clips])
         return Batch(
             frames=torch.from_numpy(frames),
             waveforms=torch.from_numpy(waveforms),

@@ -42,7 +42,9 @@ def make_turn(number: int, given: Mapping[str, Any]) -> Turn:
     """Raises BadConfig: it says what a turn cannot be."""
     name = f"turn {number}"
     try:
-        values = {key: tuple(x) if isinstance(x, list) else x for key, x in given.items()}
+        values: dict[str, Any] = {
+            key: tuple(x) if isinstance(x, list) else x for key, x in given.items()
+        }
         turn = Turn(name=name, **values)
     except TypeError as error:
         raise BadConfig(f"alternate, {name}: {error}") from error

@@ -53,7 +53,7 @@ class Captioner(nn.Module):
     def __init__(self, vocabulary: int, tokens: int, inputs: int, settings: Settings) -> None:
         super().__init__()
         width = settings.width
-        shape = {"dim_feedforward": 4 * width, "dropout": 0.0, "activation": F.gelu}
+        shape: dict[str, Any] = {"dim_feedforward": 4 * width, "dropout": 0.0, "activation": F.gelu}
         shape |= {"batch_first": True, "norm_first": True}
         alone = settings.depth // 2
         self.words = nn.Embedding(vocabulary, width)
@@ -80,7 +80,8 @@ class Captioner(nn.Module):
             x = layer(x, src_mask=later)
         for layer in self.attending:
             x = layer(x, seen, tgt_mask=later, memory_key_padding_mask=absent)
-        return self.norm(x) @ self.words.weight.T
+        logits: Tensor = self.norm(x) @ self.words.weight.T
+        return logits
 
 
 def make_captioner(network: Any, *, settings: Settings) -> Captioner:

@@ -52,7 +52,7 @@ from . import checkpoint
 from .distributed import ProcessGroup, join_process_group, leave_process_group, pick_device
 from .losses import check_turns
 from .step import StepRandomness, compute_gradients
-from .tables import add_parts, make_network, rows_of, sound_weight, step_seed
+from .tables import Evaluation, add_parts, make_network, rows_of, sound_weight, step_seed
 
 PRINT_EVERY_STEPS = 50  # where there is no progress bar
 M_TRIM_THRESHOLD = -1  # of malloc.h
@@ -105,6 +105,9 @@ def train_step(
         Diverged: a loss or a gradient that is not finite; the weights are as they were.
     """
     model.train()
+    for part in rows_of(config).parts:
+        if part.before_step:
+            part.before_step(model, step)
     for settings in optimiser.param_groups:
         settings["lr"] = learning_rate(step, config)
     optimiser.zero_grad()
@@ -278,7 +281,13 @@ class Run:
         measures = summarise(routes)
         figures: dict[str, float] = {}
         for metric in self.mixture.methods.metrics:
-            found = metric.measure(collect_vectors(galleries, routes))
+            evaluation = Evaluation(
+                vectors=collect_vectors(galleries, routes),
+                routes=routes,
+                step=self.step,
+                before=self.figures_before(metric.name),
+            )
+            found = metric.measure(evaluation)
             figures |= {f"{metric.name} {name}": round(value, 4) for name, value in found.items()}
         value = select_metric(measures, self.config.best_by)
         folders = ["checkpoint"]
@@ -295,12 +304,22 @@ class Run:
             checkpoint.save(self.out / folder, self.model, self.optimiser, state, self.tokenizer)
         return {route: round(m["R@10"], 4) for route, m in measures.items()}, figures
 
+    def figures_before(self, metric: str) -> list[dict[str, float]]:
+        """The figures of a method's metric at the checkpoints before this one."""
+        start = f"{metric} "
+        found = []
+        for line in map(json.loads, read_lines(self.out / "metrics.jsonl")):
+            figures = {key[len(start) :]: x for key, x in line.items() if key.startswith(start)}
+            if figures:
+                found.append(figures)
+        return found
+
     @torch.no_grad()
     def fill_memory(self) -> None:
         """Put the commonest captions of sounds without pictures into the model's memory."""
         # Shards are left out: their media are not known before they are read.
         counts: Counter[str] = Counter()
-        for source in self.mixture.sources:
+        for source in self.mixture.given:
             if isinstance(source, Clips):
                 sounds = np.flatnonzero(source.has["audio"] & ~source.has["video"])
                 for i in sounds:

@@ -140,7 +140,8 @@ def compute_gradients(
     turn = randomness.turn
     whole_rows = batch
     if turn is not None:
-        batch = keep_needed(batch, turn, needed_vectors(config, turn))
+        marks = {mark.name for mark in rows_of(config).marks}
+        batch = keep_needed(batch, turn, needed_vectors(config, turn) | marks)
     pieces = cut_batch(batch, randomness, slices)
     terms: dict[str, Tensor] = {}
     figures: dict[str, Tensor] = {}

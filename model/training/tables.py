@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from evaluation.retrieval import Route
 from media.errors import BadConfig
 from media.manifest import Row
 
@@ -95,23 +96,41 @@ class View:
 
 @dataclass(frozen=True, kw_only=True)
 class ExtraSource:
-    """A further source of clips, made of the recipe's own, and its share of each batch."""
+    """A further source of clips, made of the recipe's own, and its share of each batch.
+
+    Where it replaces the recipe's own, those give no rows.
+    """
 
     name: str
     share: float
     make: Callable[[Sequence[Source]], Source]
+    replaces: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mark:
+    """What is so or not of each row. Terms and readings find it as `has[name]`."""
+
+    name: str
+    holds: Callable[[Row], bool]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What a checkpoint's evaluation found."""
+
+    vectors: Mapping[str, NDArray[np.float32]]  # by modality, "text" among them
+    routes: Sequence[Route]
+    step: int  # steps done
+    before: Sequence[Mapping[str, float]] = ()  # the metric's figures at earlier checkpoints
 
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """A figure of an evaluation.
-
-    `measure` takes the vectors of what was evaluated by modality, "text" among them, and returns
-    figures by their names.
-    """
+    """Figures of an evaluation, by their names."""
 
     name: str
-    measure: Callable[[Mapping[str, NDArray[np.float32]]], dict[str, float]]
+    measure: Callable[[Evaluation], dict[str, float]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,11 +188,12 @@ class Part:
     """A network for training alone; terms and readings find it as `model.parts[name]`.
 
     `make` takes the encoder's network. It is in checkpoints, and not in bundles. A run that starts
-    from another one has new parts.
+    from another one has new parts. `before_step` takes the network and the step to come.
     """
 
     name: str
     make: Callable[[Any], nn.Module]
+    before_step: Callable[[Any, int], None] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,6 +252,7 @@ class Rows:
     sound_weights: tuple[SoundWeight, ...] = ()
     turns: tuple[Turn, ...] = ()
     parts: tuple[Part, ...] = ()
+    marks: tuple[Mark, ...] = ()
 
     @classmethod
     def join(cls, several: Iterable[Rows]) -> Rows:
