@@ -1192,7 +1192,7 @@ def test_a_plan_leaves_a_result_for_each_run_and_goes_on_where_it_was(
 ) -> None:
     """Both beds; an arm whose step costs more has fewer steps."""
     out = tmp_path / "runs"
-    tested = ("plain", "CWCL", "CompA both", "CVRL")
+    tested = ("plain", "gap", "CWCL", "CompA both", "CVRL")
     plan = Plan(
         out=out,
         features=features,
@@ -1215,6 +1215,9 @@ def test_a_plan_leaves_a_result_for_each_run_and_goes_on_where_it_was(
         assert {"text-any", "audio-video"} <= run["after"][0].keys()
         assert all(0 <= run[kind]["group"] <= 1 for kind in COMPOSITIONS)
         assert "audio-text" in run["gap"]
+    looked = [run["looks"] for run in results if run["arm"] == "gap"]
+    assert [len(looks) for looks in looked] == [4, 4]
+    assert all("audio-text" in found["gap"] for looks in looked for found in looks)
     views = next(run for run in results if run["arm"] == "CVRL" and run["bed"] == "world")
     assert views["steps"] < 4
     tables = write_report(results, out)
