@@ -45,7 +45,6 @@ TORCH = {
     "model.network.fusion",
     "model.beds.gate",
     "model.methods.experts",
-    "model.methods.alternate",
     "model.methods.captioning",
     "model.methods.coconut",
     "model.methods.masked_windows",
