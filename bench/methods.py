@@ -43,6 +43,7 @@ EACH: dict[str, Methods] = {
     "hard matching": {"hard_matching": {}},
     "harmonise": {"harmonise": {"curriculum": [-0.3, 0.0]}},
     "CVRL": {"cvrl": {}},
+    "CoMix": {"comix": {}},
     "experts 1 of 4": {"experts": {}},
 }
 # A plain step in any state of this project since its first training step.

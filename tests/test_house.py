@@ -55,6 +55,7 @@ TORCH = {
     "model.methods.hard_matching",
     "model.methods.harmonise",
     "model.methods.vip_ant",
+    "model.methods.comix",
     "model.data.batches",
     "model.training.checkpoint",
     "export.to_onnx",

@@ -30,8 +30,9 @@ from model.beds.plan import ARMS, BEDS, LEFT_OUT, Job, Plan, make_config, run_pl
 from model.beds.real import RealBed
 from model.beds.report import write_report
 from model.config import TrainConfig
-from model.data.batches import Batch
+from model.data.batches import Batch, Inputs, Mixture
 from model.methods import (
+    comix,
     compa,
     cvrl,
     cwcl,
@@ -72,6 +73,7 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "harmonise": {"harmonise": {}},
     "curriculum": {"harmonise": {"curriculum": (-0.3, 0.1)}},
     "cvrl": {"cvrl": {}},
+    "comix": {"comix": {}},
     "vip_ant": {"vip_ant": {}},
     "vip_ant_told": {"vip_ant": {"supervised": 0.5}},
     "experts": {"experts": {}},
@@ -297,6 +299,60 @@ def test_cvrl_takes_a_stretch_in_its_order() -> None:
         assert len(taken) == 8 and (np.diff(taken) >= 0).all() and taken[-1] - taken[0] >= 3
 
 
+def test_comix_counts_both_views_of_a_row_and_all_of_the_others() -> None:
+    """Scores are 1 for both views of a row; the other row has two views and its video, of 0. As one
+    group the two rows have no negatives.
+    """
+    x = unit([1, 0], [0, 1])
+    inputs = inputs_of({"video": x, comix.OTHER_SPEED: x, comix.MIXED: x})
+    found = comix.speeds_term(inputs, "video", comix.OTHER_SPEED, comix.MIXED)
+    assert found is not None
+    assert found.item() == pytest.approx(-math.log(2 * math.e / (2 * math.e + 3)))
+    one_group = torch.zeros(2, dtype=torch.int64)
+    assert comix.find_positives(x, torch.stack([x, x], 1), one_group, 1.0).item() == 0.0
+
+
+def test_comix_plays_slower_and_mixes_what_stands_still() -> None:
+    """Of another row's frames of 10, 10 and 250 the median is 10."""
+    random = np.random.default_rng(0)
+    for _ in range(20):
+        taken = comix.slow_down(np.arange(9), random, speed=2.0)
+        assert len(taken) == 9 and (np.diff(taken) >= 0).all() and taken[-1] - taken[0] in (4, 5)
+    frames = np.full((3, 2, 2, 3), 200, np.uint8)
+    others = np.array([10, 10, 250], np.uint8)[:, None, None, None] + np.zeros_like(frames)
+    share = np.random.default_rng(1).uniform(0.0, 0.5)
+    mixed = comix.mix_background(frames, others, np.random.default_rng(1), most=0.5)
+    assert mixed.dtype == np.uint8 and (mixed == round(200 - 190 * share)).all()
+    for settings in ({"speed": 1.0}, {"most_mixed": 0.0}, {"most_mixed": 1.5}):
+        with pytest.raises(BadConfig, match="comix: speed"):
+            comix.rows(comix.Settings(**settings))
+
+
+def test_a_view_mixes_in_the_same_row_whichever_rows_a_process_reads() -> None:
+    """The third clip has no picture: nothing of it is mixed in, and it has no view."""
+    size = ENCODER.size
+    pictures = np.random.default_rng(0).integers(0, 256, (3, 2, size, size, 3)).astype(np.uint8)
+    rows = [Row(id=str(i), path=None, captions=(), group=str(i), metadata={}) for i in range(3)]
+    has = {VIDEO: np.array([True, True, False]), AUDIO: np.zeros(3, bool)}
+    source = Clips(rows, {VIDEO: pictures}, has, np.zeros(3, np.int64))
+    mixture = Mixture(
+        [source],
+        [1.0],
+        lambda texts: np.zeros((len(texts), 1), np.int64),
+        Inputs.of(ENCODER),
+        batch=3,
+        seed=0,
+        methods=rows_of(config_of("comix")),
+    )
+    for step in range(4):
+        whole = mixture.read_batch(step)
+        views = whole.views[comix.MIXED]
+        assert [bool(view.any()) for view in views] == whole.has["video"].tolist()
+        for row in range(3):
+            alone = mixture.read_batch(step, [row])
+            assert torch.equal(alone.views[comix.MIXED][0], views[row])
+
+
 def two_sounds(composed: dict[str, Any] | None = None) -> Clips:
     """Rain, which is 1 all the time, and a dog, which is 2 for the first half of 20 samples."""
     captions = [(Caption(said, (AUDIO,)),) for said in ("rain", "a dog")]
@@ -402,6 +458,7 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
     ),
     "compa": lambda t, v, a: compa.order_loss(a, t, v, 3.0) + compa.ask_back(a, t, 3.0),
     "vip_ant": lambda t, v, a: vip_ant.pivot(a, V, T, 3.0) + 0 * (t.sum() + v.sum()),
+    "comix": lambda t, v, a: comix.find_positives(t, torch.stack([v, a], 1), GROUPS, 3.0),
     "hard_matching": lambda t, v, a: hard_matching.hard_matching(HEAD, t, v, GROUPS) + 0 * a.sum(),
 }
 

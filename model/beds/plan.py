@@ -53,6 +53,7 @@ ARMS: dict[str, Methods] = {
     "harmonise": {"harmonise": {}},
     "curriculum": {"harmonise": {"realign": False, "curriculum": (-0.3, 0.0)}},
     "CVRL": {"cvrl": {}},
+    "CoMix": {"comix": {}},
     "VIP-ANT": {"vip_ant": {}},
     "VIP-ANT told": {"vip_ant": {"supervised": 0.1}},
     "experts 1 of 4": {"experts": {}},

@@ -96,15 +96,27 @@ class Inputs:
         shape, dtype = self.shapes[modality]
         return np.zeros((count, *shape), dtype)
 
-    def view(self, clip: Clip, view: View, random: np.random.Generator) -> NDArray[Any] | None:
-        """A clip's frames or waveform, augmented once more; None if it has none."""
-        values: NDArray[Any] | None = clip.frames if view.of == "video" else clip.waveform
+    def view(
+        self, clip: Clip, view: View, random: np.random.Generator, other: Clip | None = None
+    ) -> NDArray[Any] | None:
+        """A clip's frames or waveform, augmented once more; None if it has none. `other` is what a
+        view may mix in.
+        """
+        values = values_of(clip, view.of)
         if values is None:
             return None
         changed = values if view.change is None else view.change(values, random)
+        mixed_in = None if other is None else values_of(other, view.of)
+        if view.mix is not None and mixed_in is not None:
+            changed = view.mix(changed, mixed_in, random)
         if view.of == "video":
             return self.frames(changed, random)
         return self.waveform(replace(clip, waveform=changed), None, random)
+
+
+def values_of(clip: Clip, modality: str) -> NDArray[Any] | None:
+    """The frames or the waveform of a clip; None if it has none."""
+    return clip.frames if modality == "video" else clip.waveform
 
 
 class Mixture:
@@ -178,7 +190,7 @@ class Mixture:
             group_ids=torch.tensor(number_groups(drawn, rows)),
             ids=[clip.row.id for clip in clips],
             texts=texts,
-            views=self.draw_views(clips, chances),
+            views=self.draw_views(drawn, dict(zip(rows, clips, strict=True)), chances),
         )
 
     def draw_extra_texts(
@@ -198,18 +210,27 @@ class Mixture:
         return found
 
     def draw_views(
-        self, clips: list[Clip], chances: list[np.random.Generator]
+        self, drawn: list[LazyClip], clips: dict[int, Clip], chances: list[np.random.Generator]
     ) -> dict[str, Tensor]:
-        """The further views of methods, of each clip."""
+        """The further views of methods, of each clip, by its row."""
         found = {}
         for view in self.methods.views:
             values = self.inputs.blank(view.of, len(clips))
-            for at, (clip, random) in enumerate(zip(clips, chances, strict=True)):
-                made = self.inputs.view(clip, view, random)
+            for at, (clip, random) in enumerate(zip(clips.values(), chances, strict=True)):
+                other = None if view.mix is None else draw_other(drawn, clips, random)
+                made = self.inputs.view(clip, view, random, other)
                 if made is not None:
                     values[at] = made
             found[view.name] = torch.from_numpy(values)
         return found
+
+
+def draw_other(
+    drawn: Sequence[LazyClip], clips: Mapping[int, Clip], random: np.random.Generator
+) -> Clip:
+    """A clip of the whole batch by chance, whichever of its rows, `clips`, this process reads."""
+    row = int(random.integers(len(drawn)))
+    return clips[row] if row in clips else drawn[row].open()
 
 
 def share_out(batch: int, shares: Sequence[float], extra: Sequence[float]) -> list[int]:

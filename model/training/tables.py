@@ -84,12 +84,14 @@ class ExtraText:
 class View:
     """The video or the sound of each row once more, augmented anew. `name` is that of its vectors.
 
-    `change` is applied to the frames [F, ...] or samples [n] before the augmentation.
+    `change` is applied to the frames [F, ...] or samples [n] before the augmentation. `mix` comes
+    after it, and also takes those of another row of the batch, if that row has any.
     """
 
     name: str
     of: str  # "video" or "audio"
     change: Callable[[NDArray[Any], np.random.Generator], NDArray[Any]] | None = None
+    mix: Callable[[NDArray[Any], NDArray[Any], np.random.Generator], NDArray[Any]] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
