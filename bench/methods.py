@@ -44,6 +44,8 @@ EACH: dict[str, Methods] = {
     "harmonise": {"harmonise": {"curriculum": [-0.3, 0.0]}},
     "CVRL": {"cvrl": {}},
     "CoMix": {"comix": {}},
+    "PixPro": {"pixpro": {}},
+    "X-CLIP": {"xclip": {}},
     "experts 1 of 4": {"experts": {}},
 }
 # A plain step in any state of this project since its first training step.
@@ -116,7 +118,9 @@ def make_batch(config: TrainConfig) -> Batch:
     views = {view.name: media[view.of].flip(0) for view in rows.views}
     there = torch.ones(config.batch, dtype=torch.bool)
     has = batch.has | dict.fromkeys([*texts, *views], there)
-    return replace(batch, texts=texts, views=views, has=has)
+    box = torch.tensor([[0.0, 0.0, 0.75, 0.75]]).repeat(config.batch, 1)
+    boxes = {view.box: box for view in rows.views if view.crop is not None}
+    return replace(batch, texts=texts, views=views, boxes=boxes, has=has)
 
 
 def measure(plain: TrainConfig, rounds: int) -> dict[str, float]:

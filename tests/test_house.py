@@ -56,6 +56,8 @@ TORCH = {
     "model.methods.harmonise",
     "model.methods.vip_ant",
     "model.methods.comix",
+    "model.methods.pixpro",
+    "model.methods.xclip",
     "model.data.batches",
     "model.training.checkpoint",
     "export.to_onnx",

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -41,6 +42,7 @@ from model.methods import (
     hard_matching,
     harmonise,
     mil_nce,
+    pixpro,
     triangle,
     valor,
     vip_ant,
@@ -74,6 +76,8 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "curriculum": {"harmonise": {"curriculum": (-0.3, 0.1)}},
     "cvrl": {"cvrl": {}},
     "comix": {"comix": {}},
+    "pixpro": {"pixpro": {}},
+    "xclip": {"xclip": {}},
     "vip_ant": {"vip_ant": {}},
     "vip_ant_told": {"vip_ant": {"supervised": 0.5}},
     "experts": {"experts": {}},
@@ -353,6 +357,81 @@ def test_a_view_mixes_in_the_same_row_whichever_rows_a_process_reads() -> None:
             assert torch.equal(alone.views[comix.MIXED][0], views[row])
 
 
+def test_pixpro_crops_say_where_they_are() -> None:
+    """Every pixel of these frames says its own place, in sixteenths of the side."""
+    places = np.stack(np.meshgrid(np.arange(16), np.arange(16), indexing="ij"), axis=-1)
+    frames = np.concatenate([places, np.zeros_like(places[..., :1])], axis=-1).astype(np.uint8)
+    random = np.random.default_rng(0)
+    mirrored = set()
+    for _ in range(20):
+        crop, box = pixpro.crop_frames(frames[None], random, least_share=0.5, brightness=0.0)
+        assert crop.shape == (1, 16, 16, 3) and box.dtype == np.float32
+        top, left, height, width = box
+        assert 0.5 <= height <= 1 and abs(width) == pytest.approx(height)
+        middles = (np.arange(16) + 0.5) / 16
+        assert np.abs((crop[0, :, 0, 0] + 0.5) / 16 - (top + height * middles)).max() <= 0.5 / 16
+        assert np.abs((crop[0, 0, :, 1] + 0.5) / 16 - (left + width * middles)).max() <= 0.5 / 16
+        mirrored.add(bool(width < 0))
+    assert mirrored == {True, False}
+    bright, _ = pixpro.crop_frames(frames[None] + 100, random, least_share=1.0, brightness=0.3)
+    assert 0.7 * 116 <= bright.max() <= 1.3 * 116
+    for settings in ({"least_share": 0.0}, {"brightness": 1.0}, {"size": 0}, {"sharpness": 0.5}):
+        with pytest.raises(BadConfig, match="pixpro: "):
+            pixpro.rows(pixpro.Settings(**settings))
+
+
+def keep_cells() -> pixpro.Propagation:
+    """A propagation whose linear map changes nothing, and whose gamma is 2."""
+    propagation = pixpro.Propagation(2, 2, sharpness=2.0).double()
+    torch.nn.init.eye_(propagation.transform.weight)
+    torch.nn.init.zeros_(propagation.transform.bias)
+    return propagation
+
+
+def test_pixpro_smooths_cells_by_those_like_them() -> None:
+    """Cells a, b and c with cosines of 0.6 and less than zero, of which g keeps all: a is smoothed
+    to a + 0.36 b. With the crop mirrored, its second cell is where the first one of the whole is.
+    """
+    propagation = keep_cells()
+    a, b, c = torch.tensor([[1.0, 0.0], [0.6, 0.8], [-1.0, 0.0]], dtype=torch.float64)
+    smooth = propagation(torch.stack([a, b, c]))
+    assert torch.allclose(smooth[0], torch.nn.functional.normalize(a + 0.36 * b, dim=0))
+    assert torch.allclose(smooth[2], c)
+    whole = torch.stack([a, c])[None, None]  # one row, one frame, two cells
+    crop = torch.stack([a, b])[None, None]
+    same = torch.tensor([[[False, True], [False, False]]])
+    found = pixpro.disagreement(propagation, whole, crop, same)
+    smooth_b = torch.nn.functional.normalize(b + 0.36 * a, dim=0)
+    assert found.item() == pytest.approx(-(float(a @ b) + float(smooth_b @ a)) / 2)
+
+
+def test_pixpro_leaves_out_cells_that_are_not_there() -> None:
+    """The first row has one pair, whose cosines are 1, the second one none."""
+    propagation = keep_cells()
+    a, no = torch.tensor([[1.0, 0.0], [0.0, 0.0]], dtype=torch.float64)
+    whole = torch.stack([torch.stack([a, no]), torch.stack([no, no])])[:, None]
+    crop = torch.stack([torch.stack([a, a]), torch.stack([a, a])])[:, None]
+    same = torch.eye(2, dtype=torch.bool).expand(2, 2, 2)
+    assert pixpro.disagreement(propagation, whole, crop, same).item() == pytest.approx(-1.0)
+    nowhere = torch.zeros_like(same)
+    assert pixpro.disagreement(propagation, whole, crop, nowhere).item() == 0.0
+
+
+def test_pixpro_reads_cells_at_their_places() -> None:
+    config = config_of("pixpro")
+    model = make_model(config)
+    frames = some_batch(config).frames[:3]
+    kept = torch.tensor([[5, 0], [7, 2], [1, 6]])
+    model.embed("video", frames, kept)
+    cells = pixpro.read_cells(model).view(3, 8, -1)
+    there = cells.any(-1)
+    assert [row.nonzero().flatten().tolist() for row in there] == [[0, 5], [2, 7], [1, 6]]
+    assert torch.allclose(cells[there].norm(dim=-1), torch.ones(6))
+    assert model.last_pass is not None
+    given = model.parts[pixpro.PART].project(model.last_pass.tokens[1, 0])
+    assert torch.allclose(cells[1, 7], torch.nn.functional.normalize(given, dim=0))
+
+
 def two_sounds(composed: dict[str, Any] | None = None) -> Clips:
     """Rain, which is 1 all the time, and a dog, which is 2 for the first half of 20 samples."""
     captions = [(Caption(said, (AUDIO,)),) for said in ("rain", "a dog")]
@@ -463,6 +542,22 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
 }
 
 
+def test_gradients_of_cells_are_those_of_differences() -> None:
+    """Of the module's weights. Differences would also move the targets, which are held fixed."""
+    torch.manual_seed(0)
+    propagation = pixpro.Propagation(4, 4, sharpness=2.0).double()
+    cells = [random_unit(seed, 12).view(2, 2, 3, 4) for seed in (5, 6)]
+    same = torch.rand(2, 3, 3) < 0.5
+    weights = dict(propagation.transform.named_parameters())
+
+    def run(*values: Tensor) -> Tensor:
+        given = {f"transform.{name}": x for name, x in zip(weights, values, strict=True)}
+        call = partial(torch.func.functional_call, propagation, given)
+        return pixpro.disagreement(call, *cells, same)  # type: ignore[arg-type]
+
+    assert torch.autograd.gradcheck(run, tuple(weights.values()), eps=1e-6, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", list(LOSSES))
 def test_gradients_are_those_of_differences(name: str) -> None:
     given = [x.clone().requires_grad_() for x in (T, V, A)]
@@ -503,7 +598,10 @@ def some_batch(config: TrainConfig) -> Batch:
     }
     has = {name: torch.rand(10, generator=source) < 0.75 for name in [*media, *texts]}
     views = {view.name: media[view.of].flip(0) for view in rows.views}
-    has |= {view.name: has[view.of].flip(0) for view in rows.views}
+    has |= {view.name: has[view.of].flip(0) for view in rows.views if view.crop is None}
+    has |= {view.name: has[view.of] for view in rows.views if view.crop is not None}
+    box = torch.tensor([[0.1, 0.9, 0.6, -0.6]])
+    boxes = {view.box: box.repeat(10, 1) for view in rows.views if view.crop is not None}
     return Batch(
         frames=media["video"],
         waveforms=media["audio"],
@@ -514,6 +612,7 @@ def some_batch(config: TrainConfig) -> Batch:
         ids=[str(i) for i in range(10)],
         texts=words,
         views=views,
+        boxes=boxes,
     )
 
 
@@ -661,7 +760,7 @@ def test_a_resumed_run_with_methods_repeats_a_whole_one(media: Path, tmp_path: P
         steps=4,
         checkpoint_steps=2,
         local_weight=0.0,
-        methods=RECIPES["several"] | {"mil_nce": {"texts": 3}},
+        methods=RECIPES["several"] | {"mil_nce": {"texts": 3}, "comix": {}, "pixpro": {}},
         threads=1,
     )
     del config.methods["harmonise"]
@@ -673,7 +772,8 @@ def test_a_resumed_run_with_methods_repeats_a_whole_one(media: Path, tmp_path: P
     for a, b in zip(load(whole)[0].parameters(), load(stopped)[0].parameters(), strict=True):
         assert torch.equal(a, b)
     figures = json.loads((whole / "metrics.jsonl").read_text().splitlines()[-1])
-    assert {"joint_text", "order", "several_audio_texts", "video_views"} <= figures.keys()
+    added = {"joint_text", "order", "several_audio_texts", "video_views", "speeds", "places"}
+    assert added <= figures.keys()
     assert any(name.startswith("gap ") for name in figures)
 
 

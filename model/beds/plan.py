@@ -54,13 +54,15 @@ ARMS: dict[str, Methods] = {
     "curriculum": {"harmonise": {"realign": False, "curriculum": (-0.3, 0.0)}},
     "CVRL": {"cvrl": {}},
     "CoMix": {"comix": {}},
+    "PixPro": {"pixpro": {}},
+    "X-CLIP": {"xclip": {}},
     "VIP-ANT": {"vip_ant": {}},
     "VIP-ANT told": {"vip_ant": {"supervised": 0.1}},
     "experts 1 of 4": {"experts": {}},
     "experts 2 of 4": {"experts": {"chosen": 2}},
 }
-# The world's texts have no frozen encoder in `miniature`.
-LEFT_OUT = {("world", "CWCL")}
+# The world's texts have no frozen encoder in `miniature`. The real bed's pictures are features.
+LEFT_OUT = {("world", "CWCL"), ("real", "PixPro")}
 RECIPES = {"real": str(Path(__file__).parent / "stems.json"), "world": "miniature"}
 RECIPE: dict[str, Any] = {"local_weight": 0.0, "video_text": True}
 LAST_STEPS = 20  # whose losses are averaged

@@ -43,6 +43,7 @@ class Batch:
     # what methods add, by names that are in `has`, too
     texts: dict[str, Tensor] = field(default_factory=dict)  # int64 [B, T]
     views: dict[str, Tensor] = field(default_factory=dict)  # as `frames` or `waveforms`
+    boxes: dict[str, Tensor] = field(default_factory=dict)  # float32 [B, 4], see `View`
 
     def take(self, rows: list[int] | slice) -> Batch:
         return Batch(
@@ -55,6 +56,7 @@ class Batch:
             ids=self.ids[rows] if isinstance(rows, slice) else [self.ids[i] for i in rows],
             texts={name: x[rows] for name, x in self.texts.items()},
             views={name: x[rows] for name, x in self.views.items()},
+            boxes={name: x[rows] for name, x in self.boxes.items()},
         )
 
     def to(self, device: torch.device) -> Batch:
@@ -68,6 +70,7 @@ class Batch:
             group_ids=self.group_ids.to(device, non_blocking=True),
             texts={name: x.to(device) for name, x in self.texts.items()},
             views={name: x.to(device) for name, x in self.views.items()},
+            boxes={name: x.to(device) for name, x in self.boxes.items()},
         )
 
 
@@ -181,6 +184,8 @@ class Mixture:
         }
         for name, said in captions.items():
             has[name] = torch.tensor([text is not None for text in said])
+        views = self.draw_views(drawn, dict(zip(rows, clips, strict=True)), chances)
+        crops, boxes = self.draw_crops(frames, clips, chances)
         return Batch(
             frames=torch.from_numpy(frames),
             waveforms=torch.from_numpy(waveforms),
@@ -190,7 +195,8 @@ class Mixture:
             group_ids=torch.tensor(number_groups(drawn, rows)),
             ids=[clip.row.id for clip in clips],
             texts=texts,
-            views=self.draw_views(drawn, dict(zip(rows, clips, strict=True)), chances),
+            views=views | crops,
+            boxes=boxes,
         )
 
     def draw_extra_texts(
@@ -215,6 +221,8 @@ class Mixture:
         """The further views of methods, of each clip, by its row."""
         found = {}
         for view in self.methods.views:
+            if view.crop is not None:
+                continue
             values = self.inputs.blank(view.of, len(clips))
             for at, (clip, random) in enumerate(zip(clips.values(), chances, strict=True)):
                 other = None if view.mix is None else draw_other(drawn, clips, random)
@@ -223,6 +231,23 @@ class Mixture:
                     values[at] = made
             found[view.name] = torch.from_numpy(values)
         return found
+
+    def draw_crops(
+        self, frames: NDArray[Any], clips: list[Clip], chances: list[np.random.Generator]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Those views that are crops of each clip's augmented frames, and their boxes."""
+        crops, boxes = {}, {}
+        for view in self.methods.views:
+            if view.crop is None:
+                continue
+            values = np.zeros_like(frames)
+            places = np.zeros((len(frames), 4), np.float32)
+            for at, (clip, random) in enumerate(zip(clips, chances, strict=True)):
+                if clip.frames is not None:
+                    values[at], places[at] = view.crop(frames[at], random)
+            crops[view.name] = torch.from_numpy(values)
+            boxes[view.box] = torch.from_numpy(places)
+        return crops, boxes
 
 
 def draw_other(

@@ -62,7 +62,8 @@ def mix_background(
     mixed = (1 - share) * frames + share * np.median(others, axis=0)
     if np.issubdtype(frames.dtype, np.integer):
         mixed = mixed.round()
-    return mixed.astype(frames.dtype)
+    as_before: NDArray[Any] = mixed.astype(frames.dtype)
+    return as_before
 
 
 def find_positives(

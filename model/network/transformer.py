@@ -21,8 +21,8 @@ The choices of this file:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import torch
@@ -97,10 +97,34 @@ def plain_mlp(width: int, place: int) -> nn.Module:
     return Mlp(width)
 
 
+# (place of the block from 0) -> what adds messages to its attention, if anything does
+MakeMessages = Callable[[int], nn.Module | None]
+
+
+def no_messages(place: int) -> nn.Module | None:
+    return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Additions:
+    """What methods of other works add to the network, see `training/tables.py`."""
+
+    make_mlp: MakeMlp = plain_mlp
+    make_messages: MakeMessages = no_messages
+    fusion: nn.Module | None = None
+    parts: Mapping[str, nn.Module] = field(default_factory=dict)
+
+
+PLAIN = Additions()
+
+
 class Block(nn.Module):
     """A transformer block on tokens [B, T, D]: pre-norm attention, then a pre-norm MLP.
 
-    `bias` [B, 1, 1, T] is added to the attention's logits, see `key_bias`.
+    `bias` [B, 1, 1, T] is added to the attention's logits, see `key_bias`. `messages`, if there
+    are any, takes the tokens of a video that is encoded alone, and their `places` in its grid,
+    int64 [B, T] or None if they are all there. It gives further tokens [B, M, D], which no block
+    keeps, and the bias [B, 1, T, T + M] of attention to both.
     """
 
     def __init__(
@@ -111,6 +135,7 @@ class Block(nn.Module):
         *,
         place: int = 0,
         make_mlp: MakeMlp = plain_mlp,
+        messages: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.heads = heads
@@ -119,16 +144,33 @@ class Block(nn.Module):
         self.out = nn.Linear(width, width)
         self.norm2 = Norms(width, per_modality)
         self.mlp = make_mlp(width, place)
+        self.messages = messages
 
-    def forward(self, x: Tensor, segments: Segments, bias: Tensor | None) -> Tensor:
-        x = x + self.attend(self.norm1(x, segments), bias)
+    def forward(
+        self, x: Tensor, segments: Segments, bias: Tensor | None, places: Tensor | None = None
+    ) -> Tensor:
+        normed = self.norm1(x, segments)
+        if self.messages is not None and [m for m, _ in segments] == ["video"]:
+            messages, seen = self.messages(x, places)
+            messages = self.norm1(messages, [("video", messages.shape[1])])
+            x = x + self.attend(normed, seen, messages)
+        else:
+            x = x + self.attend(normed, bias)
         return x + self.mlp(self.norm2(x, segments), bias)
 
-    def attend(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        q, k, v = qkv.unbind(0)  # [B, heads, T, D / heads]
+    def attend(self, x: Tensor, bias: Tensor | None, messages: Tensor | None = None) -> Tensor:
+        """What the tokens [B, T, D] see in themselves, and in messages [B, M, D]."""
+        seen = x if messages is None else torch.cat([x, messages], dim=1)
+        q, k, v = split_heads(self.qkv(seen), self.heads)
+        if messages is not None:
+            q = q[:, :, : x.shape[1]]
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         return self.out(mixed.transpose(1, 2).flatten(2))  # [B, T, D]
+
+
+def split_heads(qkv: Tensor, heads: int) -> tuple[Tensor, ...]:
+    """Queries, keys and values [B, T, 3 D] as three of [B, heads, T, D / heads]."""
+    return qkv.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
 
 
 def key_bias(present: Tensor) -> Tensor:
@@ -139,11 +181,18 @@ def key_bias(present: Tensor) -> Tensor:
     return torch.where(present, 0.0, -1e9)[:, None, None, :]
 
 
-def make_blocks(config: EncoderConfig, make_mlp: MakeMlp = plain_mlp) -> nn.ModuleList:
+def make_blocks(config: EncoderConfig, additions: Additions = PLAIN) -> nn.ModuleList:
     """The blocks of a trunk."""
     width, heads, per_modality = config.width, config.heads, config.modality_norms
     return nn.ModuleList(
-        Block(width, heads, per_modality, place=place, make_mlp=make_mlp)
+        Block(
+            width,
+            heads,
+            per_modality,
+            place=place,
+            make_mlp=additions.make_mlp,
+            messages=additions.make_messages(place),
+        )
         for place in range(config.depth)
     )
 
@@ -331,6 +380,14 @@ class Masked:
     masked: Tensor  # bool [B, T]: where the loss counts
 
 
+@dataclass(frozen=True)
+class TrunkPass:
+    """What the trunk gave for one modality in training. Methods may read it."""
+
+    tokens: Tensor  # [B, K, D]
+    places: Tensor | None  # int64 [B, K], where in the modality's grid they are; None: in order
+
+
 @dataclass(frozen=True, kw_only=True)
 class Hidden:
     """One modality of the joint pass, sorted into visible and hidden tokens."""
@@ -345,15 +402,11 @@ class Hidden:
 class VLSA(nn.Module):
     """The network. `embed` is what is served; `masked` is for training only."""
 
-    def __init__(
-        self,
-        config: EncoderConfig,
-        make_mlp: MakeMlp = plain_mlp,
-        fusion: nn.Module | None = None,
-    ) -> None:
+    def __init__(self, config: EncoderConfig, additions: Additions = PLAIN) -> None:
         super().__init__()
         self.config = c = config
         self.recompute = False  # the trunk's activations in the backward pass, to save their memory
+        self.last_pass: TrunkPass | None = None
         self.spectrogram = Spectrogram(c)
         self.stems = nn.ModuleDict(
             {
@@ -370,7 +423,7 @@ class VLSA(nn.Module):
                 positions[f"{m}_{axis}"] = random_rows(length, c.width)
         # From a dict, so that it sorts the names: the optimiser's states go by this order.
         self.positions = nn.ParameterDict(positions)
-        self.blocks = make_blocks(c, make_mlp)
+        self.blocks = make_blocks(c, additions)
         self.norm = Norms(c.width, c.modality_norms)
         self.heads = nn.ModuleDict({m: nn.Linear(c.width, c.dim, bias=False) for m in MODALITIES})
         self.stem_skips = nn.ModuleDict()
@@ -401,7 +454,8 @@ class VLSA(nn.Module):
         self.fill = nn.ModuleDict({m: nn.Linear(c.decoder_width, values[m]) for m in MODALITIES})
         self.apply(initialise)
         # Weights of sound in joint vectors, [B, E] of pictures and of sound -> [B].
-        self.fusion = fusion
+        self.fusion = additions.fusion
+        self.parts = nn.ModuleDict(additions.parts)  # which only terms of training use
         if "text" in self.stem_skips:
             # A text starts at its sentence's place; the trunk adds what it learns.
             skip = self.stem_skips["text"]
@@ -461,13 +515,21 @@ class VLSA(nn.Module):
             parts.append(features.amax(3).flatten(1))  # [B, D * bands]
         return self.stem_skips[modality](torch.cat(parts, dim=1))
 
-    def run_trunk(self, tokens: Tensor, segments: Segments, bias: Tensor | None) -> Tensor:
-        """Tokens [B, T, D] of one modality or of several -> [B, T, D]; `bias` as in `Block`."""
+    def run_trunk(
+        self,
+        tokens: Tensor,
+        segments: Segments,
+        bias: Tensor | None,
+        places: Tensor | None = None,
+    ) -> Tensor:
+        """Tokens [B, T, D] of one modality or of several -> [B, T, D]; `bias` and `places` as in
+        `Block`.
+        """
         for block in self.blocks:
             if self.recompute and torch.is_grad_enabled():
-                tokens = checkpoint(block, tokens, segments, bias, use_reentrant=False)
+                tokens = checkpoint(block, tokens, segments, bias, places, use_reentrant=False)
             else:
-                tokens = block(tokens, segments, bias)
+                tokens = block(tokens, segments, bias, places)
         return self.norm(tokens, segments)
 
     # ------------------------------------------------------------ alone: embeddings
@@ -495,7 +557,7 @@ class VLSA(nn.Module):
         skip = self.skip_vector(modality, features) if self.config.stem_skip else None
         if kept_tokens is not None:
             tokens = take_tokens(tokens, kept_tokens)
-        vectors = self.encode_tokens(modality, tokens, skip=skip)
+        vectors = self.encode_tokens(modality, tokens, skip=skip, places=kept_tokens)
         if modality == "audio" and self.config.memory and not self.training:
             return self.move_to_memory(vectors)
         return vectors
@@ -542,13 +604,17 @@ class VLSA(nn.Module):
         tokens: Tensor,
         present: Tensor | None = None,
         skip: Tensor | None = None,
+        places: Tensor | None = None,
     ) -> Tensor:
         """Tokens [B, T, D] of one modality through the trunk -> unit vectors [B, E].
 
-        `present` bool [B, T]; None if all tokens are. `skip` as in `pool`.
+        `present` bool [B, T]; None if all tokens are. `skip` as in `pool`. `places` as in
+        `TrunkPass`.
         """
         bias = None if present is None else key_bias(present)
-        out = self.run_trunk(tokens, [(modality, tokens.shape[1])], bias)
+        out = self.run_trunk(tokens, [(modality, tokens.shape[1])], bias, places)
+        if self.training:
+            self.last_pass = TrunkPass(out, places)
         return self.pool(modality, out, present, skip)
 
     def pool(

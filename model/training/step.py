@@ -159,7 +159,7 @@ def gather_inputs(
     """What the terms read: the vectors of the whole batch, over all processes."""
     return TermInputs(
         model=model,
-        vectors={name: processes.gather(x) for name, x in vectors.items()},
+        vectors={name: processes.gather(x) for name, x in (vectors | batch.boxes).items()},
         has={name: processes.gather(rows) for name, rows in batch.has.items()},
         group_ids=processes.gather(batch.group_ids),
         smoothing=config.smoothing,

@@ -27,13 +27,14 @@ from media.manifest import Row
 
 from ..config import EncoderConfig, TrainConfig
 from ..data.source import Source
-from ..network.transformer import VLSA, MakeMlp, plain_mlp
+from ..network.transformer import VLSA, Additions, MakeMessages, MakeMlp, plain_mlp
 
 FOLDER = Path(__file__).parent.parent / "methods"
 # what a batch has of each row without any method
 CAPTIONS = {"video": "video_caption", "audio": "audio_caption"}
 SENTENCES = {"video_caption": "video_sentence", "audio_caption": "sentence"}
 VECTORS = frozenset({*CAPTIONS, *CAPTIONS.values(), *SENTENCES.values()})
+Box = NDArray[np.float32]
 SETTINGS = frozenset(setting.name for setting in fields(TrainConfig))
 
 
@@ -86,12 +87,22 @@ class View:
 
     `change` is applied to the frames [F, ...] or samples [n] before the augmentation. `mix` comes
     after it, and also takes those of another row of the batch, if that row has any.
+
+    `crop` stands in place of all that, and takes the frames as they were augmented for the row. It
+    returns the view and where it lies, float32 [4]: top, left, height and width in shares of the
+    frames, with a width below zero if it is mirrored. Terms find this as NAME_box, [B, 4].
     """
 
     name: str
     of: str  # "video" or "audio"
     change: Callable[[NDArray[Any], np.random.Generator], NDArray[Any]] | None = None
     mix: Callable[[NDArray[Any], NDArray[Any], np.random.Generator], NDArray[Any]] | None = None
+    crop: Callable[[NDArray[Any], np.random.Generator], tuple[NDArray[Any], Box]] | None = None
+
+    @property
+    def box(self) -> str:
+        """The name by which terms find where a crop lies."""
+        return f"{self.name}_box"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,6 +154,26 @@ class TrunkMlp:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrunkMessages:
+    """Further tokens that attention in blocks of the trunk sees, where video is encoded alone.
+
+    `make` takes the place of a block, from 0. It returns a module as `Block` describes it, or None.
+    What it gives for a row must not depend on the other rows.
+    """
+
+    name: str
+    make: Callable[[EncoderConfig, int], nn.Module | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TermPart:
+    """A network that only terms and readings use. They find it as `model.parts[name]`."""
+
+    name: str
+    make: Callable[[EncoderConfig], nn.Module]
+
+
+@dataclass(frozen=True, kw_only=True)
 class FusionPart:
     """A network that says what sound weighs in joint vectors; terms find it as `model.fusion`.
 
@@ -173,7 +204,7 @@ class Reading:
     """
 
     name: str
-    of: str  # "video", "audio", "video_caption" or "audio_caption"
+    of: str  # "video", "audio", "video_caption", "audio_caption" or a view's name
     width: Callable[[EncoderConfig], int]
     read: Callable[[nn.Module], Tensor]
 
@@ -189,7 +220,9 @@ class Rows:
     metrics: tuple[Metric, ...] = ()
     gradient_rules: tuple[GradientRule, ...] = ()
     mlps: tuple[TrunkMlp, ...] = ()
+    messages: tuple[TrunkMessages, ...] = ()
     readings: tuple[Reading, ...] = ()
+    parts: tuple[TermPart, ...] = ()
     fusions: tuple[FusionPart, ...] = ()
     sound_weights: tuple[SoundWeight, ...] = ()
 
@@ -234,7 +267,9 @@ def check_rows(name: str, rows: Rows) -> None:
     """Raises BadConfig: a row that nothing reads, or a term that reads what is not there."""
     made = {text.name for text in rows.texts} | {view.name for view in rows.views}
     made |= {reading.name for reading in rows.readings}
+    made |= {view.box for view in rows.views if view.crop is not None}
     read = {vectors for term in rows.terms for vectors in term.needs}
+    read |= {reading.of for reading in rows.readings}
     problems = [f"nothing reads {row!r}" for row in sorted(made - read)]
     problems += [f"{row!r} is not a vector of a batch" for row in sorted(read - made - VECTORS)]
     problems += [f"the weight of {term.name!r} is 0" for term in rows.terms if not term.weight]
@@ -256,6 +291,8 @@ def load_methods(methods: str) -> Rows:
             raise BadConfig(f"two methods add {', '.join(sorted(twice))} to {table.name}")
     if len(rows.mlps) > 1:
         raise BadConfig("two methods replace the MLPs of the trunk")
+    if len(rows.messages) > 1:
+        raise BadConfig("two methods add messages to the blocks of the trunk")
     if len(rows.fusions) + len(rows.sound_weights) > 1:
         raise BadConfig("two methods join pictures and sound")
     return rows
@@ -270,12 +307,11 @@ def rows_of(config: TrainConfig) -> Rows:
     return load_methods(json.dumps(config.methods)) if config.methods else PLAIN
 
 
-def mlp_maker(config: TrainConfig) -> MakeMlp:
+def mlp_maker(methods: Rows) -> MakeMlp:
     """What makes the MLPs of the trunk's blocks: a method's, where it has one for a block."""
-    methods = rows_of(config).mlps
 
     def make(width: int, place: int) -> nn.Module:
-        for row in methods:
+        for row in methods.mlps:
             mlp = row.make(width, place)
             if mlp is not None:
                 return mlp
@@ -284,10 +320,24 @@ def mlp_maker(config: TrainConfig) -> MakeMlp:
     return make
 
 
-def make_fusion(config: TrainConfig) -> nn.Module | None:
-    """The network of a method that joins pictures and sound, if there is one."""
-    fusions = rows_of(config).fusions
-    return fusions[0].make(config.encoder.dim) if fusions else None
+def messages_maker(methods: Rows, encoder: EncoderConfig) -> MakeMessages:
+    """What makes the messages of the trunk's blocks, of a method that has some."""
+
+    def make(place: int) -> nn.Module | None:
+        return methods.messages[0].make(encoder, place) if methods.messages else None
+
+    return make
+
+
+def make_additions(config: TrainConfig) -> Additions:
+    """What the methods of a recipe add to the network, with random weights."""
+    methods = rows_of(config)
+    return Additions(
+        make_mlp=mlp_maker(methods),
+        make_messages=messages_maker(methods, config.encoder),
+        fusion=methods.fusions[0].make(config.encoder.dim) if methods.fusions else None,
+        parts={row.name: row.make(config.encoder) for row in methods.parts},
+    )
 
 
 def sound_weight(config: TrainConfig) -> float | None:
@@ -302,4 +352,4 @@ def make_network(config: TrainConfig) -> VLSA:
     Raises:
         BadConfig: see `rows_of`.
     """
-    return VLSA(config.encoder, mlp_maker(config), make_fusion(config))
+    return VLSA(config.encoder, make_additions(config))
