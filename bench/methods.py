@@ -33,6 +33,7 @@ from model.training.tables import make_network, rows_of
 Methods = dict[str, dict[str, Any]]
 PLAIN, ALL = "plain", "every method"
 # CWCL is left out: it needs a frozen language model, and takes the place of the terms of MIL-NCE.
+# VATT has MIL-NCE's terms.
 EACH: dict[str, Methods] = {
     "VALOR": {"valor": {}},
     "gap": {"gap": {}},

@@ -58,6 +58,7 @@ TORCH = {
     "model.methods.comix",
     "model.methods.pixpro",
     "model.methods.xclip",
+    "model.methods.vatt",
     "model.data.batches",
     "model.training.checkpoint",
     "export.to_onnx",

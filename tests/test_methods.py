@@ -78,6 +78,7 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "comix": {"comix": {}},
     "pixpro": {"pixpro": {}},
     "xclip": {"xclip": {}},
+    "vatt": {"vatt": {"texts": 3}},
     "vip_ant": {"vip_ant": {}},
     "vip_ant_told": {"vip_ant": {"supervised": 0.5}},
     "experts": {"experts": {}},

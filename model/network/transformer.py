@@ -13,7 +13,7 @@ The choices of this file:
 - LayerNorms are per modality (CAV-MAE, 2210.07839). Attention and MLP weights are shared.
 - Average pooling, no CLS token; a linear projection per modality into the embedding space.
 - Stems are linear, as in the paper, or a few strided convolutions, which see a small thing wherever
-  in a patch it is. Words come from an embedding table or from a frozen language model.
+  in a patch it is. A sound is a spectrogram, or its waveform in one row of patches. Words come from an embedding table or from a frozen language model.
 - Hidden tokens of every modality are dropped before the trunk (MAE, 2111.06377). One decoder, run
   for each modality, predicts them.
 """
@@ -105,6 +105,22 @@ def no_messages(place: int) -> nn.Module | None:
     return None
 
 
+class FirstSpace(nn.Module):
+    """A space of unit vectors [B, dim] that some modalities have before that of the embedding.
+
+    `to_embedding` takes its vectors to those of the embedding, [B, E], of any length.
+    """
+
+    def __init__(self, modalities: tuple[str, ...], dim: int, to_embedding: nn.Module) -> None:
+        super().__init__()
+        self.modalities = modalities
+        self.dim = dim
+        self.to_embedding = to_embedding
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        return self.to_embedding(vectors)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Additions:
     """What methods of other works add to the network, see `training/tables.py`."""
@@ -112,6 +128,7 @@ class Additions:
     make_mlp: MakeMlp = plain_mlp
     make_messages: MakeMessages = no_messages
     fusion: nn.Module | None = None
+    first_space: FirstSpace | None = None
     parts: Mapping[str, nn.Module] = field(default_factory=dict)
 
 
@@ -285,10 +302,10 @@ def filterbank(config: EncoderConfig) -> Tensor:
 class LinearStem(nn.Module):
     """Images [B F, C, H, W] -> [B F, N, D], a projection of each patch."""
 
-    def __init__(self, channels: int, patch: int, width: int) -> None:
+    def __init__(self, channels: int, patch: tuple[int, int], width: int) -> None:
         super().__init__()
         self.patch = patch
-        self.project = nn.Linear(channels * patch * patch, width)
+        self.project = nn.Linear(channels * math.prod(patch), width)
 
     def features(self, images: Tensor) -> Tensor:
         return images
@@ -324,10 +341,12 @@ class ConvolutionStem(nn.Module):
         return self.norm(self.project(features.flatten(2).transpose(1, 2)))
 
 
-STEMS: dict[str, type[LinearStem | ConvolutionStem]] = {
-    "linear": LinearStem,
-    "convolution": ConvolutionStem,
-}
+def make_stem(config: EncoderConfig, modality: str, channels: int) -> nn.Module:
+    """What makes tokens of a stack of images. A waveform has a linear stem in any case."""
+    height, width = config.patches[modality]
+    if config.stem == "convolution" and height == width:
+        return ConvolutionStem(channels, config.patch, config.width)
+    return LinearStem(channels, (height, width), config.width)
 
 
 class MiniLMStem(nn.Module):
@@ -361,9 +380,11 @@ class EmbeddingStem(nn.Module):
         return self.table(ids)
 
 
-def cut_patches(images: Tensor, patch: int) -> Tensor:
-    """Images [B, F, C, H, W] -> the values of their patches [B, T, P]."""
-    x = images.unflatten(4, (-1, patch)).unflatten(3, (-1, patch))  # F, C, rows, P, columns, P
+def cut_patches(images: Tensor, patch: tuple[int, int]) -> Tensor:
+    """Images [B, F, C, H, W] -> the values of their patches, `patch` high and wide, [B, T, P]."""
+    height, width = patch
+    # F, C, rows, height, columns, width
+    x = images.unflatten(4, (-1, width)).unflatten(3, (-1, height))
     return x.permute(0, 1, 3, 5, 2, 4, 6).flatten(4).flatten(1, 3)
 
 
@@ -410,8 +431,8 @@ class VLSA(nn.Module):
         self.spectrogram = Spectrogram(c)
         self.stems = nn.ModuleDict(
             {
-                "video": STEMS[c.stem](3, c.patch, c.width),
-                "audio": STEMS[c.stem](1, c.patch, c.width),
+                "video": make_stem(c, "video", 3),
+                "audio": make_stem(c, "audio", 1),
                 "text": MiniLMStem(c.vocabulary, c.tokens, c.width)
                 if c.text_stem == "minilm"
                 else EmbeddingStem(c.vocabulary, c.width),
@@ -425,12 +446,18 @@ class VLSA(nn.Module):
         self.positions = nn.ParameterDict(positions)
         self.blocks = make_blocks(c, additions)
         self.norm = Norms(c.width, c.modality_norms)
-        self.heads = nn.ModuleDict({m: nn.Linear(c.width, c.dim, bias=False) for m in MODALITIES})
+        self.first_space = additions.first_space
+        dims = dict.fromkeys(MODALITIES, c.dim)
+        if self.first_space is not None:
+            dims |= dict.fromkeys(self.first_space.modalities, self.first_space.dim)
+        self.first_vectors: Tensor | None = None  # of the last pass in training
+        self.heads = nn.ModuleDict({m: nn.Linear(c.width, dims[m], bias=False) for m in MODALITIES})
         self.stem_skips = nn.ModuleDict()
         if c.stem_skip:
             bands, _ = c.grid["audio"]
-            self.stem_skips["video"] = nn.Linear(2 * c.width, c.dim)
-            self.stem_skips["audio"] = nn.Linear((2 + bands) * c.width, c.dim)
+            self.stem_skips["video"] = nn.Linear(2 * c.width, dims["video"])
+            if not c.waveform_patch:
+                self.stem_skips["audio"] = nn.Linear((2 + bands) * c.width, dims["audio"])
             if c.text_stem == "minilm":
                 self.stem_skips["text"] = nn.Linear(language.WIDTH, c.dim)
         if c.memory:
@@ -450,7 +477,11 @@ class VLSA(nn.Module):
             for _ in range(c.decoder_depth)
         )
         self.decoder_norm = Norms(c.decoder_width, c.modality_norms)
-        values = {"video": c.patch**2 * 3, "audio": c.patch**2, "text": c.vocabulary}
+        values = {
+            "video": math.prod(c.patches["video"]) * 3,
+            "audio": math.prod(c.patches["audio"]),
+            "text": c.vocabulary,
+        }
         self.fill = nn.ModuleDict({m: nn.Linear(c.decoder_width, values[m]) for m in MODALITIES})
         self.apply(initialise)
         # Weights of sound in joint vectors, [B, E] of pictures and of sound -> [B].
@@ -470,7 +501,17 @@ class VLSA(nn.Module):
         """Frames uint8 [B, F, H, W, 3] or waveform [B, samples] -> a stack of images."""
         if modality == "video":
             return (x.float() / 127.5 - 1.0).permute(0, 1, 4, 2, 3)
+        if self.config.waveform_patch:
+            return self.spread_waveform(x)
         return self.spectrogram(x)[:, None, None]
+
+    def spread_waveform(self, waveform: Tensor) -> Tensor:
+        """Waveform [B, samples] as images of one row, [B, 1, 1, 1, W], up to whole patches."""
+        if self.config.quiet_peak:
+            waveform = self.spectrogram.amplify_quiet(waveform)
+        padding = math.prod(self.config.grid["audio"]) * self.config.waveform_patch
+        padding -= self.config.samples
+        return F.pad(waveform, (0, padding))[:, None, None, None]
 
     def features(self, modality: str, images: Tensor) -> Tensor:
         """What a stem makes of a stack of images before they are tokens.
@@ -554,7 +595,7 @@ class VLSA(nn.Module):
             images = spec_augment(images, stretches)
         features = self.features(modality, images)
         tokens = self.image_tokens(modality, features)
-        skip = self.skip_vector(modality, features) if self.config.stem_skip else None
+        skip = self.skip_vector(modality, features) if modality in self.stem_skips else None
         if kept_tokens is not None:
             tokens = take_tokens(tokens, kept_tokens)
         vectors = self.encode_tokens(modality, tokens, skip=skip, places=kept_tokens)
@@ -634,7 +675,14 @@ class VLSA(nn.Module):
             weight = present.unsqueeze(-1).to(out.dtype)
             pooled = (out * weight).sum(1) / weight.sum(1).clamp(min=1.0)
         vector = self.heads[modality](pooled)
-        return F.normalize(vector if skip is None else vector + skip, dim=-1)
+        if skip is not None:
+            vector = vector + skip
+        if self.first_space is not None and modality in self.first_space.modalities:
+            first = F.normalize(vector, dim=-1)
+            if self.training:
+                self.first_vectors = first
+            vector = self.first_space(first)
+        return F.normalize(vector, dim=-1)
 
     @property
     def scale(self) -> Tensor:
@@ -690,12 +738,12 @@ class VLSA(nn.Module):
 
     def hide(self, modality: str, x: Tensor, present: Tensor, noise: Tensor) -> Hidden:
         """One modality of the joint pass before the trunk: its visible tokens, and its targets."""
-        patch = self.config.patch
         if modality == "text":
             targets = x  # [B, T]
             exists = present[:, None] & (x != PAD_ID)
         else:
             images = self.images(modality, x)
+            patch = self.config.patches[modality]
             targets = cut_patches(images, patch)  # [B, T, P]
             exists = present[:, None].expand(targets.shape[:2])
         order = sort_tokens(noise[:, : exists.shape[1]], exists, *self.masking(modality))

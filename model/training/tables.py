@@ -27,7 +27,14 @@ from media.manifest import Row
 
 from ..config import EncoderConfig, TrainConfig
 from ..data.source import Source
-from ..network.transformer import VLSA, Additions, MakeMessages, MakeMlp, plain_mlp
+from ..network.transformer import (
+    VLSA,
+    Additions,
+    FirstSpace,
+    MakeMessages,
+    MakeMlp,
+    plain_mlp,
+)
 
 FOLDER = Path(__file__).parent.parent / "methods"
 # what a batch has of each row without any method
@@ -187,6 +194,16 @@ class FusionPart:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SpaceBefore:
+    """A space that some modalities have before that of the embedding; readings find its vectors as
+    `model.first_vectors`.
+    """
+
+    name: str
+    make: Callable[[EncoderConfig], FirstSpace]
+
+
+@dataclass(frozen=True, kw_only=True)
 class SoundWeight:
     """What sound weighs beside pictures in joint vectors, in every window. A run is measured with
     it, and its bundle has it.
@@ -225,6 +242,7 @@ class Rows:
     parts: tuple[TermPart, ...] = ()
     fusions: tuple[FusionPart, ...] = ()
     sound_weights: tuple[SoundWeight, ...] = ()
+    spaces: tuple[SpaceBefore, ...] = ()
 
     @classmethod
     def join(cls, several: Iterable[Rows]) -> Rows:
@@ -291,6 +309,8 @@ def load_methods(methods: str) -> Rows:
             raise BadConfig(f"two methods add {', '.join(sorted(twice))} to {table.name}")
     if len(rows.mlps) > 1:
         raise BadConfig("two methods replace the MLPs of the trunk")
+    if len(rows.spaces) > 1:
+        raise BadConfig("two methods add a space before that of the embedding")
     if len(rows.messages) > 1:
         raise BadConfig("two methods add messages to the blocks of the trunk")
     if len(rows.fusions) + len(rows.sound_weights) > 1:
@@ -336,6 +356,7 @@ def make_additions(config: TrainConfig) -> Additions:
         make_mlp=mlp_maker(methods),
         make_messages=messages_maker(methods, config.encoder),
         fusion=methods.fusions[0].make(config.encoder.dim) if methods.fusions else None,
+        first_space=methods.spaces[0].make(config.encoder) if methods.spaces else None,
         parts={row.name: row.make(config.encoder) for row in methods.parts},
     )
 
