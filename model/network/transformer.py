@@ -13,7 +13,8 @@ The choices of this file:
 - LayerNorms are per modality (CAV-MAE, 2210.07839). Attention and MLP weights are shared.
 - Average pooling, no CLS token; a linear projection per modality into the embedding space.
 - Stems are linear, as in the paper, or a few strided convolutions, which see a small thing wherever
-  in a patch it is. A sound is a spectrogram, or its waveform in one row of patches. Words come from an embedding table or from a frozen language model.
+  in a patch it is. A sound is a spectrogram, or its waveform in one row of patches. Words come from
+  an embedding table or from a frozen language model.
 - Hidden tokens of every modality are dropped before the trunk (MAE, 2111.06377). One decoder, run
   for each modality, predicts them.
 """
