@@ -36,7 +36,7 @@ from ..network.fusion import learned_join
 from ..network.masking import take_tokens
 from ..network.transformer import (
     MAX_SCALE,
-    PLAIN,
+    NO_ADDITIONS,
     Additions,
     Norms,
     initialise,
@@ -193,7 +193,9 @@ class StemTrunk(nn.Module):
     It stands where VLSA does in a step of training: `embed`, `encode_text`, `scale`, `match`.
     """
 
-    def __init__(self, config: EncoderConfig, data: RealData, additions: Additions = PLAIN) -> None:
+    def __init__(
+        self, config: EncoderConfig, data: RealData, additions: Additions = NO_ADDITIONS
+    ) -> None:
         super().__init__()
         self.config = c = config
         texts = data.texts

@@ -133,7 +133,7 @@ class Additions:
     parts: Mapping[str, nn.Module] = field(default_factory=dict)
 
 
-PLAIN = Additions()
+NO_ADDITIONS = Additions()
 
 
 class Block(nn.Module):
@@ -199,7 +199,7 @@ def key_bias(present: Tensor) -> Tensor:
     return torch.where(present, 0.0, -1e9)[:, None, None, :]
 
 
-def make_blocks(config: EncoderConfig, additions: Additions = PLAIN) -> nn.ModuleList:
+def make_blocks(config: EncoderConfig, additions: Additions = NO_ADDITIONS) -> nn.ModuleList:
     """The blocks of a trunk."""
     width, heads, per_modality = config.width, config.heads, config.modality_norms
     return nn.ModuleList(
@@ -344,10 +344,10 @@ class ConvolutionStem(nn.Module):
 
 def make_stem(config: EncoderConfig, modality: str, channels: int) -> nn.Module:
     """What makes tokens of a stack of images. A waveform has a linear stem in any case."""
-    height, width = config.patches[modality]
-    if config.stem == "convolution" and height == width:
+    is_waveform = modality == "audio" and config.waveform_patch > 0
+    if config.stem == "convolution" and not is_waveform:
         return ConvolutionStem(channels, config.patch, config.width)
-    return LinearStem(channels, (height, width), config.width)
+    return LinearStem(channels, config.patches[modality], config.width)
 
 
 class MiniLMStem(nn.Module):
@@ -424,7 +424,7 @@ class Hidden:
 class VLSA(nn.Module):
     """The network. `embed` is what is served; `masked` is for training only."""
 
-    def __init__(self, config: EncoderConfig, additions: Additions = PLAIN) -> None:
+    def __init__(self, config: EncoderConfig, additions: Additions = NO_ADDITIONS) -> None:
         super().__init__()
         self.config = c = config
         self.recompute = False  # the trunk's activations in the backward pass, to save their memory

@@ -106,6 +106,10 @@ class View:
     mix: Callable[[NDArray[Any], NDArray[Any], np.random.Generator], NDArray[Any]] | None = None
     crop: Callable[[NDArray[Any], np.random.Generator], tuple[NDArray[Any], Box]] | None = None
 
+    def __post_init__(self) -> None:
+        if self.crop and (self.of != "video" or self.change or self.mix):
+            raise ValueError(f"{self.name}: a crop is of video, and nothing else is done to it")
+
     @property
     def box(self) -> str:
         """The name by which terms find where a crop lies."""
@@ -164,8 +168,8 @@ class TrunkMlp:
 class TrunkMessages:
     """Further tokens that attention in blocks of the trunk sees, where video is encoded alone.
 
-    `make` takes the place of a block, from 0. It returns a module as `Block` describes it, or None.
-    What it gives for a row must not depend on the other rows.
+    `make` takes the encoder and the place of a block, from 0. It returns a module as `Block`
+    describes it, or None. What it gives for a row must not depend on the other rows.
     """
 
     name: str
