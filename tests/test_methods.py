@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +23,6 @@ from torch.multiprocessing.spawn import spawn
 
 from evaluation.clips import Clips
 from evaluation.composed import COMPOSITIONS, score_groups
-from evaluation.retrieval import Route
 from evaluation.world import SHAPES
 from media.errors import BadConfig
 from media.manifest import Caption, Row
@@ -33,11 +33,10 @@ from model.beds.real import RealBed
 from model.beds.report import write_report
 from model.config import TrainConfig
 from model.data.batches import Batch, Inputs, Mixture
-from model.data.stages import REPLAYED, Arrivals, Schedule
 from model.methods import (
-    alternate,
     captioning,
     coconut,
+    comix,
     compa,
     cvrl,
     cwcl,
@@ -48,28 +47,25 @@ from model.methods import (
     masked_answers,
     masked_windows,
     mil_nce,
+    pixpro,
     triangle,
     valor,
     vip_ant,
 )
+from model.methods.alternate import PAIRS
 from model.network.fusion import join
-from model.network.transformer import VLSA, MiniLMStem, States
-from model.training import loop
+from model.network.transformer import VLSA, MiniLMStem, TrunkPass
 from model.training.checkpoint import load
 from model.training.distributed import join_process_group, leave_process_group
-from model.training.loop import make_optimiser, new_model, train, train_step
-from model.training.losses import TermInputs, check_turns, needed_vectors, terms_on
-from model.training.step import StepRandomness, compute_gradients, keep_needed
+from model.training.loop import make_optimiser, train, train_step
+from model.training.losses import TermInputs, terms_on
+from model.training.step import StepRandomness, compute_gradients
 from model.training.tables import (
-    Evaluation,
-    Rows,
     Turn,
-    draw_turn,
     make_network,
     method_names,
     rows_of,
     sound_weight,
-    step_seed,
 )
 
 from .makers import ROOT, free_port
@@ -91,6 +87,10 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "harmonise": {"harmonise": {}},
     "curriculum": {"harmonise": {"curriculum": (-0.3, 0.1)}},
     "cvrl": {"cvrl": {}},
+    "comix": {"comix": {}},
+    "pixpro": {"pixpro": {}},
+    "xclip": {"xclip": {}},
+    "vatt": {"vatt": {"texts": 3}},
     "vip_ant": {"vip_ant": {}},
     "vip_ant_told": {"vip_ant": {"supervised": 0.5}},
     "experts": {"experts": {}},
@@ -101,7 +101,7 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
         "alternate": {
             "turns": [
                 {"terms": [*pair, "expert_balance"], "frame_step": 2, "tokens": 0.5}
-                for pair in alternate.PAIRS
+                for pair in PAIRS
             ]
         },
     },
@@ -333,366 +333,133 @@ def test_cvrl_takes_a_stretch_in_its_order() -> None:
         assert len(taken) == 8 and (np.diff(taken) >= 0).all() and taken[-1] - taken[0] >= 3
 
 
-ONE_SOUND = {"terms": ["audio_text", "audio_text_match"]}
-FINE = {"terms": ["audio_video", "audio_video_match", "video_text"], "tokens": 1.0}
-
-
-def test_turns_are_drawn_by_their_chances() -> None:
-    settings = alternate.Settings(turns=[ONE_SOUND | {"chance": 3.0}, FINE])
-    turns = alternate.rows(settings).turns
-    drawn = [draw_turn(turns, step_seed(0, step)) for step in range(1000)]
-    assert set(drawn) == set(turns) and 700 < drawn.count(turns[0]) < 800
-    assert drawn == [draw_turn(turns, step_seed(0, step)) for step in range(1000)]
-
-
-def test_a_turn_is_the_step_of_a_recipe_with_its_terms_alone() -> None:
-    """Gradients and terms are those of a plain recipe in which all rows lack their video."""
-    plain = replace(config_of("alternate"), methods={})
-    lacking = some_batch(plain)
-    for name in ("video", "video_caption"):
-        lacking.has[name] = torch.zeros(10, dtype=torch.bool)
-    config = replace(plain, methods={"alternate": {"turns": [ONE_SOUND, FINE]}})
-    sound, fine = rows_of(config).turns
-    found = gradients_of(config, turn=sound)
-    assert_same(found, gradients_of(plain, lacking))
-    assert not any(name.startswith("stems.video") for name in found)
-    whole = gradients_of(replace(config, drop_tokens=0.0), turn=fine)
-    assert_same(gradients_of(config, turn=fine), whole)
-    assert {"audio_video", "video_text"} <= whole.keys() and "audio_text" not in whole
-
-
-def test_a_turn_sees_fewer_frames() -> None:
-    """Of two frames the first alone is seen, in pictures and in tokens."""
-    config = config_of("both_of_imp")
-    turn = rows_of(config).turns[0]
-    drawn = StepRandomness.draw(config, 10, 5, turn)
-    _, patches = ENCODER.grid["video"]
-    assert drawn.kept_tokens["video"].shape == (10, patches // 2)
-    assert int(drawn.kept_tokens["video"].max()) < patches
-    batch = some_batch(config)
-    seen = keep_needed(batch, turn, needed_vectors(config, turn))
-    assert torch.equal(seen.frames[:, 1], batch.frames[:, 0])
-    assert torch.equal(seen.has["audio"], batch.has["audio"])
-    assert not seen.has["audio_caption"].any()
-    changed = replace(batch, frames=batch.frames.clone())
-    changed.frames[:, 1] = 0
-    assert_same(gradients_of(config, changed, turn), gradients_of(config, batch, turn))
-
-
-def test_masked_modelling_is_in_every_turn_or_in_those_that_name_it() -> None:
-    config = replace(config_of("alternate"), local_weight=1.0)
-    for turns, expected in (
-        ([ONE_SOUND, FINE], [True, True]),
-        ([ONE_SOUND, FINE, {"terms": ["local"]}], [False, False, True]),
-    ):
-        config = replace(config, methods={"alternate": {"turns": turns}})
-        check_turns(config)
-        found = [gradients_of(config, turn=turn) for turn in rows_of(config).turns]
-        assert ["local" in terms for terms in found] == expected
-    assert found[2]["total"] == found[2]["local"] > 0
-
-
-def test_turns_name_what_there_is() -> None:
-    plain = replace(config_of("alternate"), methods={})
-    for turns, said in (
-        ([ONE_SOUND], "no turn names audio_video, audio_video_match, video_text"),
-        ([ONE_SOUND, FINE, {"terms": ["local"]}], "names local, which is not on"),
-        ([ONE_SOUND | {"token": 0.5}], "token"),
-        ([ONE_SOUND | {"tokens": 0.0}], "a share above 0"),
-        ([ONE_SOUND | {"chance": 0.0}], "a chance above 0"),
-    ):
-        with pytest.raises(BadConfig, match=said):
-            check_turns(replace(plain, methods={"alternate": {"turns": turns}}))
-
-
-def test_a_turn_takes_its_rows_from_its_sources() -> None:
-    turns = alternate.rows(alternate.Settings(turns=[ONE_SOUND | {"sources": [1]}, FINE])).turns
-    sources = [two_sounds(), two_sounds()]
-
-    def mixture(turns: tuple[Turn, ...]) -> Mixture:
-        inputs = Inputs.of(ENCODER)
-        rows = Rows(turns=turns)
-        return Mixture(
-            sources, [3.0, 1.0], lambda texts: texts, inputs, batch=4, seed=0, methods=rows
-        )
-
-    mixed = mixture(turns)
-    for step in range(8):
-        alone = draw_turn(turns, step_seed(0, step)) == turns[0]
-        assert mixed.counts_of(step) == ([0, 4] if alone else [3, 1])
-        assert len(mixed.draw_clips(step)) == 4
-    with pytest.raises(BadConfig, match="there are 2 sources"):
-        mixture((replace(turns[0], sources=(2,)),))
-
-
-def test_what_a_caption_costs() -> None:
-    """The right one of four words has three times the chance of any other: 3 / 6, for two words.
-    The fourth place is padding.
+def test_comix_counts_both_views_of_a_row_and_all_of_the_others() -> None:
+    """Scores are 1 for both views of a row; the other row has two views and its video, of 0. As one
+    group the two rows have no negatives.
     """
-    words = torch.tensor([[2, 1, 3, 0]])
-    logits = torch.zeros(1, 3, 4)
-    for place, word in enumerate((1, 3)):
-        logits[0, place, word] = math.log(3)
-    states = States(torch.zeros(1, 1, 4), None)
-    found = captioning.tell(lambda *_: logits, words, states)  # type: ignore[arg-type]
-    assert found[0].tolist() == pytest.approx([2 * math.log(2), 2])
-    inputs = inputs_of({"told": torch.tensor([[6.0, 2.0], [0.0, 0.0], [1.0, 3.0]])})
-    mean = captioning.caption_term(inputs, "audio", "audio_caption", "told")
-    assert mean is not None and mean.item() == pytest.approx(7 / 5)
-    assert captioning.caption_term(inputs_of({"told": torch.zeros(3, 2)}), "told") is None
+    x = unit([1, 0], [0, 1])
+    inputs = inputs_of({"video": x, comix.OTHER_SPEED: x, comix.MIXED: x})
+    found = comix.speeds_term(inputs, "video", comix.OTHER_SPEED, comix.MIXED)
+    assert found is not None
+    assert found.item() == pytest.approx(-math.log(2 * math.e / (2 * math.e + 3)))
+    one_group = torch.zeros(2, dtype=torch.int64)
+    assert comix.find_positives(x, torch.stack([x, x], 1), one_group, 1.0).item() == 0.0
 
 
-def test_a_word_is_told_from_those_before_it_and_from_what_is_there() -> None:
-    torch.manual_seed(0)
-    captioner = captioning.Captioner(50, 8, 4, captioning.Settings(width=16, heads=2))
-    words = torch.randint(4, 50, (2, 8))
-    present = torch.tensor([[True, True, False], [True, True, True]])
-    seen = torch.randn(2, 3, 4)
-    told = captioner(words, States(seen, present))
-    assert told.shape == (2, 7, 50)
-    later = words.clone()
-    later[:, 4] = 3
-    changed = (captioner(later, States(seen, present)) - told).abs().amax(2) > 1e-6
-    assert changed.tolist() == [[False] * 4 + [True] * 3] * 2
-    other = seen.clone()
-    other[:, 2] += 1.0  # which the first recording does not have
-    changed = (captioner(words, States(other, present)) - told).abs().amax((1, 2)) > 1e-6
-    assert changed.tolist() == [False, True]
-
-
-def test_a_caption_is_learned() -> None:
-    """In a few steps on one batch a word costs less than half of what it cost at first."""
-    config = replace(config_of("captioning"), learning_rate=1e-2, warmup=0.0, steps=60)
-    model = make_model(config)
-    optimiser = make_optimiser(model, config)
-    costs = []
-    for step in range(30):
-        found = train_step(
-            model,
-            optimiser,
-            some_batch(config),
-            config=config,
-            step=step,
-            processes=join_process_group(),
-        )
-        costs.append(found["audio_captioning"])
-    assert costs[0] == pytest.approx(math.log(ENCODER.vocabulary), rel=0.1)
-    assert costs[-1] < costs[0] / 2
-
-
-def test_parts_are_not_an_encoders_weights(tmp_path: Path, media: Path) -> None:
-    """A run may start from one with other parts, and a vector is what it is without them."""
-    config = replace(
-        SMOKE,
-        manifests=("world:train:24",),
-        validation="world:validation:8",
-        steps=1,
-        methods=RECIPES["captioning"],
-    )
-    model = train(config, tmp_path / "told", resume=False, media=media, log=lambda _: None)
-    plain = replace(config, methods={}, start_from=str(tmp_path / "told"))
-    begun = new_model(plain, tmp_path / "told" / "tokenizer.json")
-    assert not begun.parts and model.parts["captioner"]
-    words = torch.randint(4, 200, (3, 9))
-    assert torch.equal(begun.embed("text", words), model.embed("text", words))
-    told_anew = new_model(replace(plain, methods=config.methods), tmp_path / "told")
-    assert set(told_anew.state_dict()) == set(model.state_dict())
-    with pytest.raises(BadConfig, match="a multiple of heads"):
-        captioning.rows(captioning.Settings(width=30))
-
-
-def test_stretches_are_even_and_in_their_order() -> None:
+def test_comix_plays_slower_and_mixes_what_stands_still() -> None:
+    """Of another row's frames of 10, 10 and 250 the median is 10."""
     random = np.random.default_rng(0)
-
-    def cut(values: np.ndarray, modality: str) -> list[list[int]]:
-        return [
-            masked_windows.take_stretch(
-                values, random, number=number, of=3, modality=modality
-            ).tolist()
-            for number in range(3)
-        ]
-
-    assert cut(np.arange(6), VIDEO) == [[0, 0, 0, 1, 1, 1], [2, 2, 2, 3, 3, 3], [4, 4, 4, 5, 5, 5]]
-    assert cut(np.arange(2), VIDEO) == [[0, 0], [0, 1], [1, 1]]
-    assert cut(np.arange(1, 8), AUDIO) == [
-        [1, 2, 0, 0, 0, 0, 0],
-        [3, 4, 0, 0, 0, 0, 0],
-        [5, 6, 7, 0, 0, 0, 0],
-    ]
+    for _ in range(20):
+        taken = comix.slow_down(np.arange(9), random, speed=2.0)
+        assert len(taken) == 9 and (np.diff(taken) >= 0).all() and taken[-1] - taken[0] in (4, 5)
+    frames = np.full((3, 2, 2, 3), 200, np.uint8)
+    others = np.array([10, 10, 250], np.uint8)[:, None, None, None] + np.zeros_like(frames)
+    share = np.random.default_rng(1).uniform(0.0, 0.5)
+    mixed = comix.mix_background(frames, others, np.random.default_rng(1), most=0.5)
+    assert mixed.dtype == np.uint8 and (mixed == round(200 - 190 * share)).all()
+    for settings in ({"speed": 1.0}, {"most_mixed": 0.0}, {"most_mixed": 1.5}):
+        with pytest.raises(BadConfig, match="comix: speed"):
+            comix.rows(comix.Settings(**settings))
 
 
-def test_a_hidden_window_is_told_by_the_others_alone() -> None:
-    torch.manual_seed(0)
-    settings = masked_windows.Settings(width=16, heads=2)
-    sequence = masked_windows.WindowSequence(4, settings)
-    windows = random_unit(0, 6).float().view(2, 3, 4)
-    told = sequence(windows)
-    assert told.shape == (2, 3, 4) and torch.allclose(told.norm(dim=-1), torch.ones(2, 3))
-    other = windows.clone()
-    other[0, 1] = -other[0, 1]
-    changed = (sequence(other) - told).abs().amax(2) > 1e-6
-    assert changed.tolist() == [[True, False, True], [False] * 3]
-    with pytest.raises(BadConfig, match="2 stretches or more"):
-        masked_windows.rows(masked_windows.Settings(stretches=1))
-
-
-def test_windows_of_the_same_recording_and_group_do_not_count() -> None:
-    """Rows 0 and 1 are one group, so their windows have those of row 2 against them, and those of
-    row 2 all four. All scores are 0 but the own ones, which are 1.
-    """
-    windows = torch.eye(6, dtype=torch.float64).view(3, 2, 6)
-    found = masked_windows.contrast_windows(windows, windows, torch.tensor([0, 0, 1]), 1.0)
-    two, four = (-math.log(math.e / (math.e + others)) for others in (2, 4))
-    assert found.item() == pytest.approx((2 * two + four) / 3)
-
-
-def test_an_answer_is_asked_by_the_recording_and_what_is_left_of_the_caption() -> None:
-    """Question 0 lies between the axes of the first two answers, question 1 on the second one."""
-    y = unit([1, 0, 0], [0, 1, 0], [0, 0, 1])
-    x, m = y, y[[1, 1, 2]]
-    names = ("video", "masked_video_caption", "video_caption")
-    inputs = inputs_of(dict(zip(names, (x, m, y), strict=True)), {"video": [1, 1, 0]})
-    found = masked_answers.answer_term(inputs, *names)
-    half = math.exp(math.sqrt(0.5))
-    expected = -math.log(half / (2 * half)) - math.log(math.e / (math.e + 1))
-    assert found is not None and found.item() == pytest.approx(expected / 2)
-
-
-def test_words_are_left_out() -> None:
-    row = Row(id="0", path=None, captions=(), group="0", metadata={})
-    random = np.random.default_rng(0)
-    for said, share, left in (("a red ball rolls", 0.5, 2), ("a dog", 0.01, 1), ("a b c", 0.99, 1)):
-        found = masked_answers.leave_out_words(row, said, random, share=share)
-        assert found is not None and len(found.split()) == left
-        assert [word for word in said.split() if word in found.split()] == found.split()
-    for said in ("rain", "", None):
-        assert masked_answers.leave_out_words(row, said, random, share=0.5) is None
-    with pytest.raises(BadConfig, match="between 0 and 1"):
-        masked_answers.rows(masked_answers.Settings(left_out=1.0))
-
-
-def kinds_of_sounds() -> Clips:
-    """Four sounds of each of three kinds, and one of another."""
-    kinds = ["rain"] * 4 + ["dog"] * 4 + ["bell"] * 4 + ["cat"]
-    rows = [
-        Row(id=f"{kind} {i}", path=None, captions=(), group=str(i), metadata={"kind": kind})
-        for i, kind in enumerate(kinds)
-    ]
-    has = {VIDEO: np.zeros(13, bool), AUDIO: np.ones(13, bool)}
-    return Clips(rows, {AUDIO: np.ones((13, 20))}, has, np.full(13, 20))
-
-
-KINDS = Schedule("kind", [["rain"], ["dog"], ["bell"]], steps=2, passed=0)
-
-
-def test_rows_arrive_in_stages_and_some_are_replayed() -> None:
-    source = Arrivals([kinds_of_sounds()], schedule=KINDS, replay=0.5, memory=2)
-    assert len(source) == 12 and all(row.metadata["kind"] != "cat" for row in source.rows)
-    for step, (kind, before) in enumerate(
-        [("rain", [])] * 2 + [("dog", ["rain"])] * 2 + [("bell", ["dog", "rain"])] * 4
-    ):
-        drawn = source.draw(step, 4, (0, 0))
-        new = [lazy for lazy in drawn if REPLAYED not in lazy.row.metadata]
-        old = drawn[len(new) :]
-        assert {lazy.row.metadata["kind"] for lazy in new} == {kind}
-        assert sorted({lazy.row.metadata["kind"] for lazy in old}) == before
-        assert len(old) == (2 if before else 0)
-        assert all(lazy.open().row.metadata[REPLAYED] for lazy in old)
-    assert len({lazy.row.id for step in (2, 3) for lazy in source.draw(step, 4, (0, 0))[:2]}) == 4
-    assert len({lazy.row.id for step in (2, 3) for lazy in source.draw(step, 4, (0, 0))[2:]}) == 2
-    mixed = Mixture(
-        [kinds_of_sounds()],
+def test_a_view_mixes_in_the_same_row_whichever_rows_a_process_reads() -> None:
+    """The third clip has no picture: nothing of it is mixed in, and it has no view."""
+    size = ENCODER.size
+    pictures = np.random.default_rng(0).integers(0, 256, (3, 2, size, size, 3)).astype(np.uint8)
+    rows = [Row(id=str(i), path=None, captions=(), group=str(i), metadata={}) for i in range(3)]
+    has = {VIDEO: np.array([True, True, False]), AUDIO: np.zeros(3, bool)}
+    source = Clips(rows, {VIDEO: pictures}, has, np.zeros(3, np.int64))
+    mixture = Mixture(
+        [source],
         [1.0],
-        lambda texts: np.ones((len(texts), 3), np.int64),
-        Inputs(
-            {VIDEO: ((1,), np.uint8), AUDIO: ((20,), np.float32)}, *[lambda *_: np.ones(20)] * 2
-        ),
-        batch=4,
+        lambda texts: np.zeros((len(texts), 1), np.int64),
+        Inputs.of(ENCODER),
+        batch=3,
         seed=0,
-        methods=coconut.rows(
-            coconut.Settings(by="kind", stages=KINDS.stages, stage_steps=2, replay=0.5)
-        ),
+        methods=rows_of(config_of("comix")),
     )
-    assert mixed.read_batch(3).has[REPLAYED].tolist() == [False, False, True, True]
-    with pytest.raises(BadConfig, match="none has kind of cow"):
-        Arrivals(
-            [kinds_of_sounds()], schedule=replace(KINDS, stages=[["cow"]]), replay=0.5, memory=2
-        )
+    for step in range(4):
+        whole = mixture.read_batch(step)
+        views = whole.views[comix.MIXED]
+        assert [bool(view.any()) for view in views] == whole.has["video"].tolist()
+        for row in range(3):
+            alone = mixture.read_batch(step, [row])
+            assert torch.equal(alone.views[comix.MIXED][0], views[row])
 
 
-def test_what_is_replayed_is_held_where_the_teacher_had_it() -> None:
-    """Rows 1 and 2 are replayed, and one group. The teacher has row 1 where it is, and row 2 at a
-    right angle. Row 0 is of another group, at a right angle to both.
+def test_pixpro_crops_say_where_they_are() -> None:
+    """Every pixel of these frames says its own place, in sixteenths of the side."""
+    places = np.stack(np.meshgrid(np.arange(16), np.arange(16), indexing="ij"), axis=-1)
+    frames = np.concatenate([places, np.zeros_like(places[..., :1])], axis=-1).astype(np.uint8)
+    random = np.random.default_rng(0)
+    mirrored = set()
+    for _ in range(20):
+        crop, box = pixpro.crop_frames(frames[None], random, least_share=0.5, brightness=0.0)
+        assert crop.shape == (1, 16, 16, 3) and box.dtype == np.float32
+        top, left, height, width = box
+        assert 0.5 <= height <= 1 and abs(width) == pytest.approx(height)
+        middles = (np.arange(16) + 0.5) / 16
+        assert np.abs((crop[0, :, 0, 0] + 0.5) / 16 - (top + height * middles)).max() <= 0.5 / 16
+        assert np.abs((crop[0, 0, :, 1] + 0.5) / 16 - (left + width * middles)).max() <= 0.5 / 16
+        mirrored.add(bool(width < 0))
+    assert mirrored == {True, False}
+    bright, _ = pixpro.crop_frames(frames[None] + 100, random, least_share=1.0, brightness=0.3)
+    assert 0.7 * 116 <= bright.max() <= 1.3 * 116
+    for settings in ({"least_share": 0.0}, {"brightness": 1.0}, {"size": 0}, {"sharpness": 0.5}):
+        with pytest.raises(BadConfig, match="pixpro: "):
+            pixpro.rows(pixpro.Settings(**settings))
+
+
+def keep_cells() -> pixpro.Propagation:
+    """A propagation whose linear map changes nothing, and whose gamma is 2."""
+    propagation = pixpro.Propagation(2, 2, sharpness=2.0).double()
+    torch.nn.init.eye_(propagation.transform.weight)
+    torch.nn.init.zeros_(propagation.transform.bias)
+    return propagation
+
+
+def test_pixpro_smooths_cells_by_those_like_them() -> None:
+    """Cells a, b and c with cosines of 0.6 and less than zero, of which g keeps all: a is smoothed
+    to a + 0.36 b. With the crop mirrored, its second cell is where the first one of the whole is.
     """
-    a = unit([1, 0, 0], [0, 1, 0], [0, 1, 0])
-    before = unit([9, 9, 9], [0, 1, 0], [0, 0, 1])
-    replayed = torch.tensor([False, True, True])
-    found = coconut.hold(a, before, replayed, torch.tensor([0, 1, 1]), 1.0)
-    near, far = -math.log(math.e / (math.e + 1)), -math.log(1 / 2)
-    assert found.item() == pytest.approx((near + far) / 2)
-    inputs = inputs_of(
-        {"audio": a, "before": before, REPLAYED: a}, {REPLAYED: [0, 1, 1], "audio": [1, 0, 0]}
-    )
-    assert coconut.hold_term(inputs, "audio", "before") is None
+    propagation = keep_cells()
+    a, b, c = torch.tensor([[1.0, 0.0], [0.6, 0.8], [-1.0, 0.0]], dtype=torch.float64)
+    smooth = propagation(torch.stack([a, b, c]))
+    assert torch.allclose(smooth[0], torch.nn.functional.normalize(a + 0.36 * b, dim=0))
+    assert torch.allclose(smooth[2], c)
+    whole = torch.stack([a, c])[None, None]  # one row, one frame, two cells
+    crop = torch.stack([a, b])[None, None]
+    same = torch.tensor([[[False, True], [False, False]]])
+    found = pixpro.disagreement(propagation, whole, crop, same)
+    smooth_b = torch.nn.functional.normalize(b + 0.36 * a, dim=0)
+    assert found.item() == pytest.approx(-(float(a @ b) + float(smooth_b @ a)) / 2)
 
 
-def test_the_teacher_is_what_the_network_was_when_the_stage_began() -> None:
-    config = replace(config_of("coconut"), steps=5, warmup=0.0)
+def test_pixpro_leaves_out_cells_that_are_not_there() -> None:
+    """The first row has one pair, whose cosines are 1, the second one none."""
+    propagation = keep_cells()
+    a, no = torch.tensor([[1.0, 0.0], [0.0, 0.0]], dtype=torch.float64)
+    whole = torch.stack([torch.stack([a, no]), torch.stack([no, no])])[:, None]
+    crop = torch.stack([torch.stack([a, a]), torch.stack([a, a])])[:, None]
+    same = torch.eye(2, dtype=torch.bool).expand(2, 2, 2)
+    assert pixpro.disagreement(propagation, whole, crop, same).item() == pytest.approx(-1.0)
+    nowhere = torch.zeros_like(same)
+    assert pixpro.disagreement(propagation, whole, crop, nowhere).item() == 0.0
+
+
+def test_pixpro_reads_cells_at_their_places() -> None:
+    config = config_of("pixpro")
     model = make_model(config)
-    optimiser = make_optimiser(model, config)
-    began: list[Tensor] = []
-    for step in range(5):
-        if step in (0, 3):
-            began = [x.clone() for name, x in model.named_parameters() if "parts" not in name]
-        train_step(
-            model,
-            optimiser,
-            some_batch(config),
-            config=config,
-            step=step,
-            processes=join_process_group(),
-        )
-        teacher = list(model.parts["before"].parameters())
-        assert all(torch.equal(a, b) for a, b in zip(teacher, began, strict=True))
-        own = [x for name, x in model.named_parameters() if "parts" not in name]
-        assert not all(torch.equal(a, b) for a, b in zip(teacher, own, strict=True))
-
-
-def test_what_is_forgotten() -> None:
-    """Two sounds of the first stage, of which one is among the ten best now, and one of the second.
-    Both were found before, and less before that.
-    """
-    rows = kinds_of_sounds().rows
-    gallery = [rows[0], rows[1], rows[4], *[rows[12]] * 12]
-    scores = np.zeros((3, 15))
-    scores[0, 0], scores[1, 2:], scores[2, 2] = 1.0, 1.0, 1.0
-    route = Route(
-        name="text-audio",
-        scores=scores,
-        relevant=np.eye(3, 15, dtype=bool),
-        queries=[],
-        gallery=gallery,
-        vectors=np.zeros((15, 2), np.float32),
-        entries=np.arange(15),
-    )
-    before = [{"stage 1 R@10": 0.25}, {"stage 1 R@10": 1.0}]
-    found = coconut.measure_stages(
-        Evaluation(vectors={}, routes=[route], step=3, before=before), schedule=KINDS
-    )
-    assert found == {"stage 1 R@10": 0.5, "stage 2 R@10": 1.0, "forgotten": 0.5}
-    first = Evaluation(vectors={}, routes=[route], step=2, before=before)
-    assert "forgotten" not in coconut.measure_stages(first, schedule=KINDS)
-
-
-def test_settings_of_stages() -> None:
-    said = {"by": "kind", "stages": [["rain"], ["dog"]], "stage_steps": 1}
-    alone = coconut.rows(coconut.Settings(**said, replay=0.0))
-    assert not alone.terms and not alone.parts and alone.sources
-    for wrong in ({"stage_steps": 0}, {"passed": 2}, {"replay": 1.0}):
-        with pytest.raises(BadConfig, match="coconut"):
-            coconut.rows(coconut.Settings(**said | wrong))
-    with pytest.raises(BadConfig, match="stages"):
-        rows_of(replace(SMOKE, methods={"coconut": {}}))
+    frames = some_batch(config).frames[:3]
+    kept = torch.tensor([[5, 0], [7, 2], [1, 6]])
+    model.embed("video", frames, kept)
+    cells = pixpro.read_cells(model).view(3, 8, -1)
+    there = cells.any(-1)
+    assert [row.nonzero().flatten().tolist() for row in there] == [[0, 5], [2, 7], [1, 6]]
+    assert torch.allclose(cells[there].norm(dim=-1), torch.ones(6))
+    assert model.last_pass is not None
+    given = model.parts[pixpro.PART].project(model.last_pass.tokens[1, 0])
+    assert torch.allclose(cells[1, 7], torch.nn.functional.normalize(given, dim=0))
 
 
 def two_sounds(composed: dict[str, Any] | None = None) -> Clips:
@@ -805,7 +572,7 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
     "compa": lambda t, v, a: compa.order_loss(a, t, v, 3.0) + compa.ask_back(a, t, 3.0),
     "vip_ant": lambda t, v, a: vip_ant.pivot(a, V, T, 3.0) + 0 * (t.sum() + v.sum()),
     "captioning": lambda t, v, a: captioning.tell(
-        CAPTIONER, WORDS, States(torch.stack([t, v, a], 1), None)
+        CAPTIONER, WORDS, TrunkPass(torch.stack([t, v, a], 1))
     )[:, 0].sum(),
     "masked_windows": lambda t, v, a: masked_windows.contrast_windows(
         SEQUENCE(torch.stack([t, v, a], 1)), torch.stack([t, v, a], 1), GROUPS, 3.0
@@ -815,8 +582,25 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
         coconut.hold(t, v, torch.tensor([False, True, True, False, True]), GROUPS, 3.0)
         + 0 * a.sum()
     ),
+    "comix": lambda t, v, a: comix.find_positives(t, torch.stack([v, a], 1), GROUPS, 3.0),
     "hard_matching": lambda t, v, a: hard_matching.hard_matching(HEAD, t, v, GROUPS) + 0 * a.sum(),
 }
+
+
+def test_gradients_of_cells_are_those_of_differences() -> None:
+    """Of the module's weights. Differences would also move the targets, which are held fixed."""
+    torch.manual_seed(0)
+    propagation = pixpro.Propagation(4, 4, sharpness=2.0).double()
+    cells = [random_unit(seed, 12).view(2, 2, 3, 4) for seed in (5, 6)]
+    same = torch.rand(2, 3, 3) < 0.5
+    weights = dict(propagation.transform.named_parameters())
+
+    def run(*values: Tensor) -> Tensor:
+        given = {f"transform.{name}": x for name, x in zip(weights, values, strict=True)}
+        call = partial(torch.func.functional_call, propagation, given)
+        return pixpro.disagreement(call, *cells, same)  # type: ignore[arg-type]
+
+    assert torch.autograd.gradcheck(run, tuple(weights.values()), eps=1e-6, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", list(LOSSES))
@@ -859,7 +643,10 @@ def some_batch(config: TrainConfig) -> Batch:
     }
     has = {name: torch.rand(10, generator=source) < 0.75 for name in [*media, *texts]}
     views = {view.name: media[view.of].flip(0) for view in rows.views}
-    has |= {view.name: has[view.of].flip(0) for view in rows.views}
+    has |= {view.name: has[view.of].flip(0) for view in rows.views if view.crop is None}
+    has |= {view.name: has[view.of] for view in rows.views if view.crop is not None}
+    box = torch.tensor([[0.1, 0.9, 0.6, -0.6]])
+    boxes = {view.box: box.repeat(10, 1) for view in rows.views if view.crop is not None}
     has |= {mark.name: torch.arange(10) >= 5 for mark in rows.marks}
     return Batch(
         frames=media["video"],
@@ -871,6 +658,7 @@ def some_batch(config: TrainConfig) -> Batch:
         ids=[str(i) for i in range(10)],
         texts=words,
         views=views,
+        boxes=boxes,
     )
 
 
@@ -1020,7 +808,7 @@ def test_a_resumed_run_with_methods_repeats_a_whole_one(media: Path, tmp_path: P
         steps=4,
         checkpoint_steps=2,
         local_weight=0.0,
-        methods=RECIPES["several"] | {"mil_nce": {"texts": 3}},
+        methods=RECIPES["several"] | {"mil_nce": {"texts": 3}, "comix": {}, "pixpro": {}},
         threads=1,
     )
     del config.methods["harmonise"]
@@ -1032,46 +820,9 @@ def test_a_resumed_run_with_methods_repeats_a_whole_one(media: Path, tmp_path: P
     for a, b in zip(load(whole)[0].parameters(), load(stopped)[0].parameters(), strict=True):
         assert torch.equal(a, b)
     figures = json.loads((whole / "metrics.jsonl").read_text().splitlines()[-1])
-    assert {"joint_text", "order", "several_audio_texts", "video_views"} <= figures.keys()
+    added = {"joint_text", "order", "several_audio_texts", "video_views", "speeds", "places"}
+    assert added <= figures.keys()
     assert any(name.startswith("gap ") for name in figures)
-
-
-def test_a_resumed_run_in_stages_repeats_a_whole_one(
-    media: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It is stopped in its second stage, in which there is a teacher and what is forgotten."""
-
-    def stop_at_five(*given: Any, step: int, **named: Any) -> dict[str, float]:
-        if step == 5:
-            raise KeyboardInterrupt
-        return train_step(*given, step=step, **named)
-
-    config = replace(
-        SMOKE,
-        manifests=("world:train:24",),
-        validation="world:validation:8",
-        batch=10,
-        steps=6,
-        checkpoint_steps=2,
-        local_weight=0.0,
-        methods=RECIPES["coconut"],
-        threads=1,
-    )
-    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    model = train(config, whole, resume=False, media=media, log=lambda _: None)
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(loop, "train_step", stop_at_five)
-        train(config, stopped, resume=False, media=media, log=lambda _: None)
-    assert load(stopped)[2]["step"] == 4
-    again = train(config, stopped, resume=True, media=media, log=lambda _: None)
-    assert load(stopped)[2]["step"] == 6
-    for a, b in zip(model.parameters(), again.parameters(), strict=True):
-        assert torch.equal(a, b)
-    lines = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
-    assert "audio_held" not in lines[2] and lines[3]["audio_held"] > 0
-    assert "stages forgotten" not in lines[1] and lines[3]["stages forgotten"] >= 0
-    resumed = (stopped / "metrics.jsonl").read_text().splitlines()
-    assert json.loads(resumed[-1])["stages forgotten"] == lines[-1]["stages forgotten"]
 
 
 def test_the_plain_recipe_trains_without_the_folder(media: Path, tmp_path: Path) -> None:

@@ -29,9 +29,9 @@ from torch import Tensor, nn
 from media.errors import BadConfig
 from media.text import PAD_ID
 
-from ..network.transformer import States, initialise, random_rows
+from ..network.transformer import TrunkPass, initialise, random_rows
 from ..training.losses import TermInputs
-from ..training.tables import CAPTIONS, Encoded, LossTerm, Part, Reading, Rows
+from ..training.tables import CAPTIONS, Encoded, LossTerm, Reading, Rows, TermPart
 
 PART = "captioner"
 
@@ -69,7 +69,7 @@ class Captioner(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.apply(initialise)
 
-    def forward(self, captions: Tensor, states: States) -> Tensor:
+    def forward(self, captions: Tensor, states: TrunkPass) -> Tensor:
         given = captions[:, :-1]  # padding comes last, so no word sees it
         length = given.shape[1]
         later = torch.ones(length, length, dtype=torch.bool, device=given.device).triu(1)
@@ -90,7 +90,7 @@ def make_captioner(network: Any, *, settings: Settings) -> Captioner:
     return Captioner(config.vocabulary, config.tokens, inputs, settings)
 
 
-def tell(captioner: nn.Module, captions: Tensor, states: States) -> Tensor:
+def tell(captioner: nn.Module, captions: Tensor, states: TrunkPass) -> Tensor:
     """What each caption int64 [n, T] costs its recording: the sum of -log P over its tokens, and
     how many there are; [n, 2].
     """
@@ -107,9 +107,9 @@ def read_told(network: Any, rows: Encoded, *, caption: str, from_vector: bool) -
     having = rows.has[caption].nonzero().squeeze(1)
     if not len(having):
         return told
-    states = States(rows.vectors[:, None], None) if from_vector else network.states
+    states = TrunkPass(rows.vectors[:, None]) if from_vector else network.last_pass
     present = None if states.present is None else states.present[having]
-    states = States(states.tokens[having], present)
+    states = TrunkPass(states.tokens[having], present=present)
     costs = tell(network.parts[PART], rows.captions[caption][having], states)
     return told.index_put((having,), costs)
 
@@ -141,5 +141,5 @@ def rows(settings: Settings) -> Rows:
         )
         for reading in readings
     )
-    part = Part(name=PART, make=partial(make_captioner, settings=settings))
+    part = TermPart(name=PART, make=partial(make_captioner, settings=settings))
     return Rows(terms=terms, readings=readings, parts=(part,))

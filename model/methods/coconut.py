@@ -46,9 +46,9 @@ from ..training.tables import (
     LossTerm,
     Mark,
     Metric,
-    Part,
     Reading,
     Rows,
+    TermPart,
 )
 
 PART = "before"
@@ -175,7 +175,7 @@ def rows(settings: Settings) -> Rows:
         for reading in readings
     )
     renew = partial(renew_teacher, schedule=schedule)
-    part = Part(name=PART, make=copy_network, before_step=renew)
+    part = TermPart(name=PART, make=copy_network, before_step=renew)
     mark = Mark(name=REPLAYED, holds=lambda row: bool(row.metadata.get(REPLAYED)))
     return Rows(
         terms=terms,

@@ -37,7 +37,7 @@ from media.modality import AUDIO, VIDEO
 
 from ..network.transformer import initialise, random_rows
 from ..training.losses import TermInputs
-from ..training.tables import LossTerm, Part, Rows, View
+from ..training.tables import LossTerm, Rows, TermPart, View
 
 PART = "windows"
 
@@ -149,5 +149,5 @@ def rows(settings: Settings) -> Rows:
         )
         views += stretches
         terms.append(term)
-    part = Part(name=PART, make=partial(make_sequence, settings=settings))
+    part = TermPart(name=PART, make=partial(make_sequence, settings=settings))
     return Rows(terms=tuple(terms), views=tuple(views), parts=(part,))

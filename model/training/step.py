@@ -37,7 +37,7 @@ from .losses import (
     weigh,
     weighted_sum,
 )
-from .tables import SENTENCES, Encoded, GradientRule, Turn, draw_turn, rows_of
+from .tables import SENTENCES, VECTORS, Encoded, GradientRule, Turn, draw_turn, rows_of
 
 Vectors = dict[str, Tensor]  # see `TermInputs.vectors`
 
@@ -140,8 +140,7 @@ def compute_gradients(
     turn = randomness.turn
     whole_rows = batch
     if turn is not None:
-        marks = {mark.name for mark in rows_of(config).marks}
-        batch = keep_needed(batch, turn, needed_vectors(config, turn) | marks)
+        batch = keep_needed(batch, turn, seen_in(config, turn))
     pieces = cut_batch(batch, randomness, slices)
     terms: dict[str, Tensor] = {}
     figures: dict[str, Tensor] = {}
@@ -180,6 +179,17 @@ def cut_batch(batch: Batch, randomness: StepRandomness, slices: list[slice]) -> 
     return [Piece(batch.take(rows), randomness.take(rows, device)) for rows in slices]
 
 
+def seen_in(config: TrainConfig, turn: Turn) -> set[str]:
+    """The names of `Batch.has` that are left to a turn: what its terms read, marks, and further
+    views that they read off the network. A reading of a row's own video, say, is made where that is
+    encoded in any case.
+    """
+    methods = rows_of(config)
+    needed = needed_vectors(config, turn)
+    read = {reading.of for reading in methods.readings if reading.name in needed} - VECTORS
+    return needed | read | {mark.name for mark in methods.marks}
+
+
 def keep_needed(batch: Batch, turn: Turn, needed: set[str]) -> Batch:
     """A batch as a turn sees it: its rows lack what no term needs, and frames are seen less often.
 
@@ -208,7 +218,7 @@ def gather_inputs(
     """What the terms read: the vectors of the whole batch, over all processes."""
     return TermInputs(
         model=model,
-        vectors={name: processes.gather(x) for name, x in vectors.items()},
+        vectors={name: processes.gather(x) for name, x in (vectors | batch.boxes).items()},
         has={name: processes.gather(rows) for name, rows in batch.has.items()},
         group_ids=processes.gather(batch.group_ids),
         smoothing=config.smoothing,

@@ -28,7 +28,14 @@ from media.manifest import Row
 
 from ..config import EncoderConfig, TrainConfig
 from ..data.source import Source
-from ..network.transformer import VLSA, MakeMlp, plain_mlp
+from ..network.transformer import (
+    VLSA,
+    Additions,
+    FirstSpace,
+    MakeMessages,
+    MakeMlp,
+    plain_mlp,
+)
 
 FOLDER = Path(__file__).parent.parent / "methods"
 # what a batch has of each row without any method
@@ -36,6 +43,7 @@ CAPTIONS = {"video": "video_caption", "audio": "audio_caption"}
 SENTENCES = {"video_caption": "video_sentence", "audio_caption": "sentence"}
 VECTORS = frozenset({*CAPTIONS, *CAPTIONS.values(), *SENTENCES.values()})
 STEP_SEEDS = 1_000_003
+Box = NDArray[np.float32]
 SETTINGS = frozenset(setting.name for setting in fields(TrainConfig))
 
 
@@ -86,12 +94,28 @@ class ExtraText:
 class View:
     """The video or the sound of each row once more, augmented anew. `name` is that of its vectors.
 
-    `change` is applied to the frames [F, ...] or samples [n] before the augmentation.
+    `change` is applied to the frames [F, ...] or samples [n] before the augmentation. `mix` comes
+    after it, and also takes those of another row of the batch, if that row has any.
+
+    `crop` stands in place of all that, and takes the frames as they were augmented for the row. It
+    returns the view and where it lies, float32 [4]: top, left, height and width in shares of the
+    frames, with a width below zero if it is mirrored. Terms find this as NAME_box, [B, 4].
     """
 
     name: str
     of: str  # "video" or "audio"
     change: Callable[[NDArray[Any], np.random.Generator], NDArray[Any]] | None = None
+    mix: Callable[[NDArray[Any], NDArray[Any], np.random.Generator], NDArray[Any]] | None = None
+    crop: Callable[[NDArray[Any], np.random.Generator], tuple[NDArray[Any], Box]] | None = None
+
+    def __post_init__(self) -> None:
+        if self.crop and (self.of != "video" or self.change or self.mix):
+            raise ValueError(f"{self.name}: a crop is of video, and nothing else is done to it")
+
+    @property
+    def box(self) -> str:
+        """The name by which terms find where a crop lies."""
+        return f"{self.name}_box"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,6 +185,31 @@ class TrunkMlp:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrunkMessages:
+    """Further tokens that attention in blocks of the trunk sees, where video is encoded alone.
+
+    `make` takes the encoder and the place of a block, from 0. It returns a module as `Block`
+    describes it, or None. What it gives for a row must not depend on the other rows.
+    """
+
+    name: str
+    make: Callable[[EncoderConfig, int], nn.Module | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TermPart:
+    """A network that only terms and readings use. They find it as `model.parts[name]`.
+
+    `make` takes the encoder's network. It is in checkpoints, and not in bundles. A run that starts
+    from another one has new parts. `before_step` takes the network and the step to come.
+    """
+
+    name: str
+    make: Callable[[Any], nn.Module]
+    before_step: Callable[[Any, int], None] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class FusionPart:
     """A network that says what sound weighs in joint vectors; terms find it as `model.fusion`.
 
@@ -174,6 +223,16 @@ class FusionPart:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SpaceBefore:
+    """A space that some modalities have before that of the embedding; readings find its vectors as
+    `model.first_vectors`.
+    """
+
+    name: str
+    make: Callable[[EncoderConfig], FirstSpace]
+
+
+@dataclass(frozen=True, kw_only=True)
 class SoundWeight:
     """What sound weighs beside pictures in joint vectors, in every window. A run is measured with
     it, and its bundle has it.
@@ -181,19 +240,6 @@ class SoundWeight:
 
     name: str
     weight: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Part:
-    """A network for training alone; terms and readings find it as `model.parts[name]`.
-
-    `make` takes the encoder's network. It is in checkpoints, and not in bundles. A run that starts
-    from another one has new parts. `before_step` takes the network and the step to come.
-    """
-
-    name: str
-    make: Callable[[Any], nn.Module]
-    before_step: Callable[[Any, int], None] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,11 +257,11 @@ class Reading:
     """What is read off the network for each row, beside its vector `of`. Terms read it as `name`.
 
     `read` takes the network, which has just encoded n rows, and returns [n, S]; `width` gives S.
-    `model.states` has what the trunk gave.
+    `model.last_pass` has what the trunk gave.
     """
 
     name: str
-    of: str  # "video", "audio", "video_caption" or "audio_caption"
+    of: str  # "video", "audio", "video_caption", "audio_caption" or a view's name
     width: Callable[[EncoderConfig], int]
     read: Callable[[Any, Encoded], Tensor]
 
@@ -247,11 +293,13 @@ class Rows:
     metrics: tuple[Metric, ...] = ()
     gradient_rules: tuple[GradientRule, ...] = ()
     mlps: tuple[TrunkMlp, ...] = ()
+    messages: tuple[TrunkMessages, ...] = ()
     readings: tuple[Reading, ...] = ()
+    parts: tuple[TermPart, ...] = ()
     fusions: tuple[FusionPart, ...] = ()
     sound_weights: tuple[SoundWeight, ...] = ()
+    spaces: tuple[SpaceBefore, ...] = ()
     turns: tuple[Turn, ...] = ()
-    parts: tuple[Part, ...] = ()
     marks: tuple[Mark, ...] = ()
 
     @classmethod
@@ -295,7 +343,9 @@ def check_rows(name: str, rows: Rows) -> None:
     """Raises BadConfig: a row that nothing reads, or a term that reads what is not there."""
     made = {text.name for text in rows.texts} | {view.name for view in rows.views}
     made |= {reading.name for reading in rows.readings}
+    made |= {view.box for view in rows.views if view.crop is not None}
     read = {vectors for term in rows.terms for vectors in term.needs}
+    read |= {reading.of for reading in rows.readings}
     problems = [f"nothing reads {row!r}" for row in sorted(made - read)]
     problems += [f"{row!r} is not a vector of a batch" for row in sorted(read - made - VECTORS)]
     problems += [f"the weight of {term.name!r} is 0" for term in rows.terms if not term.weight]
@@ -317,6 +367,10 @@ def load_methods(methods: str) -> Rows:
             raise BadConfig(f"two methods add {', '.join(sorted(twice))} to {table.name}")
     if len(rows.mlps) > 1:
         raise BadConfig("two methods replace the MLPs of the trunk")
+    if len(rows.spaces) > 1:
+        raise BadConfig("two methods add a space before that of the embedding")
+    if len(rows.messages) > 1:
+        raise BadConfig("two methods add messages to the blocks of the trunk")
     if len(rows.fusions) + len(rows.sound_weights) > 1:
         raise BadConfig("two methods join pictures and sound")
     return rows
@@ -345,12 +399,11 @@ def draw_turn(turns: Sequence[Turn], seed: int) -> Turn | None:
     return turns[int(drawn)]
 
 
-def mlp_maker(config: TrainConfig) -> MakeMlp:
+def mlp_maker(methods: Rows) -> MakeMlp:
     """What makes the MLPs of the trunk's blocks: a method's, where it has one for a block."""
-    methods = rows_of(config).mlps
 
     def make(width: int, place: int) -> nn.Module:
-        for row in methods:
+        for row in methods.mlps:
             mlp = row.make(width, place)
             if mlp is not None:
                 return mlp
@@ -359,10 +412,24 @@ def mlp_maker(config: TrainConfig) -> MakeMlp:
     return make
 
 
-def make_fusion(config: TrainConfig) -> nn.Module | None:
-    """The network of a method that joins pictures and sound, if there is one."""
-    fusions = rows_of(config).fusions
-    return fusions[0].make(config.encoder.dim) if fusions else None
+def messages_maker(methods: Rows, encoder: EncoderConfig) -> MakeMessages:
+    """What makes the messages of the trunk's blocks, of a method that has some."""
+
+    def make(place: int) -> nn.Module | None:
+        return methods.messages[0].make(encoder, place) if methods.messages else None
+
+    return make
+
+
+def make_additions(config: TrainConfig) -> Additions:
+    """What the methods of a recipe add to the network, with random weights."""
+    methods = rows_of(config)
+    return Additions(
+        make_mlp=mlp_maker(methods),
+        make_messages=messages_maker(methods, config.encoder),
+        fusion=methods.fusions[0].make(config.encoder.dim) if methods.fusions else None,
+        first_space=methods.spaces[0].make(config.encoder) if methods.spaces else None,
+    )
 
 
 def sound_weight(config: TrainConfig) -> float | None:
@@ -377,7 +444,7 @@ def make_network(config: TrainConfig) -> VLSA:
     Raises:
         BadConfig: see `rows_of`.
     """
-    network = VLSA(config.encoder, mlp_maker(config), make_fusion(config))
+    network = VLSA(config.encoder, make_additions(config))
     add_parts(network, config)
     return network
 
