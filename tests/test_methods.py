@@ -896,7 +896,7 @@ def test_a_plan_leaves_a_result_for_each_run_and_goes_on_where_it_was(
 ) -> None:
     """Both beds; an arm whose step costs more has fewer steps."""
     out = tmp_path / "runs"
-    tested = ("plain", "CWCL", "CompA both", "CVRL")
+    tested = ("plain", "CWCL", "CompA both", "CVRL", "CoMix", "PixPro", "X-CLIP", "VATT")
     plan = Plan(
         out=out,
         features=features,
