@@ -88,6 +88,8 @@ class EncoderConfig:
     caption_memory_threshold: float = 0.55  # the cosine below which a sound stays where it is
     # (ours) windows with a lower peak are amplified to it, before the spectrogram; 0: none
     quiet_peak: float = 0.0
+    # (VATT, 2104.11178) samples of a patch of sound, in place of the spectrogram's; 0: none
+    waveform_patch: int = 0
     # (ours, after CAV-MAE, 2210.07839) LayerNorms per modality suit separate passes
     modality_norms: bool = True
     normalise_targets: bool = True  # (ours) the paper predicts raw pixels and raw spectrogram
@@ -102,6 +104,8 @@ class EncoderConfig:
             raise BadConfig("size and bins must be multiples of patch")
         if self.stem == "convolution" and self.patch & (self.patch - 1):
             raise BadConfig("stem 'convolution' needs a patch that is a power of two")
+        if self.waveform_patch < 0:
+            raise BadConfig("waveform_patch is a number of samples, or 0")
         if self.stem_skip and self.stem != "convolution":
             raise BadConfig("stem_skip needs stem 'convolution'")
         if self.text_stem == "minilm" and self.tokenizer != "bert":
@@ -121,11 +125,17 @@ class EncoderConfig:
     def grid(self) -> dict[str, tuple[int, int]]:
         """Tokens of each modality as (frames, patches a frame), (bands, time), (1, tokens)."""
         side = self.size // self.patch
-        return {
-            "video": (self.frames, side * side),
-            "audio": (self.bins // self.patch, self.spectrogram_frames // self.patch),
-            "text": (1, self.tokens),
-        }
+        audio = (self.bins // self.patch, self.spectrogram_frames // self.patch)
+        if self.waveform_patch:
+            audio = (1, -(-self.samples // self.waveform_patch))
+        return {"video": (self.frames, side * side), "audio": audio, "text": (1, self.tokens)}
+
+    @property
+    def patches(self) -> dict[str, tuple[int, int]]:
+        """Height and width of a patch: pixels, bins and columns, or samples in one row."""
+        square = (self.patch, self.patch)
+        waveform = (1, self.waveform_patch)
+        return {"video": square, "audio": waveform if self.waveform_patch else square}
 
     @property
     def mask_shares(self) -> dict[str, float]:
@@ -200,6 +210,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.trunk_from and self.start_from:
             raise BadConfig("trunk_from and start_from are mutually exclusive")
+        if self.spec_augment and self.encoder.waveform_patch:
+            raise BadConfig("spec_augment needs a spectrogram, so a waveform_patch of 0")
         check_choices(self, TRAIN_CHOICES)
 
     @classmethod

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +23,7 @@ from torch.multiprocessing.spawn import spawn
 
 from evaluation.clips import Clips
 from evaluation.composed import COMPOSITIONS, score_groups
+from evaluation.world import SHAPES
 from media.errors import BadConfig
 from media.manifest import Caption, Row
 from media.modality import AUDIO, VIDEO
@@ -30,8 +32,11 @@ from model.beds.plan import ARMS, BEDS, LEFT_OUT, Job, Plan, make_config, run_pl
 from model.beds.real import RealBed
 from model.beds.report import write_report
 from model.config import TrainConfig
-from model.data.batches import Batch
+from model.data.batches import Batch, Inputs, Mixture
 from model.methods import (
+    captioning,
+    coconut,
+    comix,
     compa,
     cvrl,
     cwcl,
@@ -39,19 +44,29 @@ from model.methods import (
     gram,
     hard_matching,
     harmonise,
+    masked_answers,
+    masked_windows,
     mil_nce,
+    pixpro,
     triangle,
     valor,
     vip_ant,
 )
+from model.methods.alternate import PAIRS
 from model.network.fusion import join
-from model.network.transformer import VLSA, MiniLMStem
+from model.network.transformer import VLSA, MiniLMStem, TrunkPass
 from model.training.checkpoint import load
 from model.training.distributed import join_process_group, leave_process_group
 from model.training.loop import make_optimiser, train, train_step
 from model.training.losses import TermInputs, terms_on
 from model.training.step import StepRandomness, compute_gradients
-from model.training.tables import make_network, method_names, rows_of, sound_weight
+from model.training.tables import (
+    Turn,
+    make_network,
+    method_names,
+    rows_of,
+    sound_weight,
+)
 
 from .makers import ROOT, free_port
 
@@ -72,16 +87,37 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "harmonise": {"harmonise": {}},
     "curriculum": {"harmonise": {"curriculum": (-0.3, 0.1)}},
     "cvrl": {"cvrl": {}},
+    "comix": {"comix": {}},
+    "pixpro": {"pixpro": {}},
+    "xclip": {"xclip": {}},
+    "vatt": {"vatt": {"texts": 3}},
     "vip_ant": {"vip_ant": {}},
     "vip_ant_told": {"vip_ant": {"supervised": 0.5}},
     "experts": {"experts": {}},
     "two_experts": {"experts": {"experts": 3, "chosen": 2, "every": 1}},
+    "alternate": {"alternate": {}},
+    "both_of_imp": {
+        "experts": {},
+        "alternate": {
+            "turns": [
+                {"terms": [*pair, "expert_balance"], "frame_step": 2, "tokens": 0.5}
+                for pair in PAIRS
+            ]
+        },
+    },
+    "captioning": {"captioning": {}},
+    "from_vector": {"captioning": {"from_vector": True, "width": 32, "depth": 1}},
+    "masked_windows": {"masked_windows": {"of": ("video", "audio"), "width": 16}},
+    "masked_answers": {"masked_answers": {}},
+    "coconut": {"coconut": {"by": "shape", "stages": (SHAPES[:4], SHAPES[4:]), "stage_steps": 3}},
     "several": {"valor": {}, "gap": {}, "compa": {"pairs": 8}, "cvrl": {}, "harmonise": {}},
 }
 
 # further settings of methods that are there already
 MORE = {
     "several",
+    "both_of_imp",
+    "from_vector",
     "two_experts",
     "valor_learned",
     "compa_both",
@@ -297,6 +333,135 @@ def test_cvrl_takes_a_stretch_in_its_order() -> None:
         assert len(taken) == 8 and (np.diff(taken) >= 0).all() and taken[-1] - taken[0] >= 3
 
 
+def test_comix_counts_both_views_of_a_row_and_all_of_the_others() -> None:
+    """Scores are 1 for both views of a row; the other row has two views and its video, of 0. As one
+    group the two rows have no negatives.
+    """
+    x = unit([1, 0], [0, 1])
+    inputs = inputs_of({"video": x, comix.OTHER_SPEED: x, comix.MIXED: x})
+    found = comix.speeds_term(inputs, "video", comix.OTHER_SPEED, comix.MIXED)
+    assert found is not None
+    assert found.item() == pytest.approx(-math.log(2 * math.e / (2 * math.e + 3)))
+    one_group = torch.zeros(2, dtype=torch.int64)
+    assert comix.find_positives(x, torch.stack([x, x], 1), one_group, 1.0).item() == 0.0
+
+
+def test_comix_plays_slower_and_mixes_what_stands_still() -> None:
+    """Of another row's frames of 10, 10 and 250 the median is 10."""
+    random = np.random.default_rng(0)
+    for _ in range(20):
+        taken = comix.slow_down(np.arange(9), random, speed=2.0)
+        assert len(taken) == 9 and (np.diff(taken) >= 0).all() and taken[-1] - taken[0] in (4, 5)
+    frames = np.full((3, 2, 2, 3), 200, np.uint8)
+    others = np.array([10, 10, 250], np.uint8)[:, None, None, None] + np.zeros_like(frames)
+    share = np.random.default_rng(1).uniform(0.0, 0.5)
+    mixed = comix.mix_background(frames, others, np.random.default_rng(1), most=0.5)
+    assert mixed.dtype == np.uint8 and (mixed == round(200 - 190 * share)).all()
+    for settings in ({"speed": 1.0}, {"most_mixed": 0.0}, {"most_mixed": 1.5}):
+        with pytest.raises(BadConfig, match="comix: speed"):
+            comix.rows(comix.Settings(**settings))
+
+
+def test_a_view_mixes_in_the_same_row_whichever_rows_a_process_reads() -> None:
+    """The third clip has no picture: nothing of it is mixed in, and it has no view."""
+    size = ENCODER.size
+    pictures = np.random.default_rng(0).integers(0, 256, (3, 2, size, size, 3)).astype(np.uint8)
+    rows = [Row(id=str(i), path=None, captions=(), group=str(i), metadata={}) for i in range(3)]
+    has = {VIDEO: np.array([True, True, False]), AUDIO: np.zeros(3, bool)}
+    source = Clips(rows, {VIDEO: pictures}, has, np.zeros(3, np.int64))
+    mixture = Mixture(
+        [source],
+        [1.0],
+        lambda texts: np.zeros((len(texts), 1), np.int64),
+        Inputs.of(ENCODER),
+        batch=3,
+        seed=0,
+        methods=rows_of(config_of("comix")),
+    )
+    for step in range(4):
+        whole = mixture.read_batch(step)
+        views = whole.views[comix.MIXED]
+        assert [bool(view.any()) for view in views] == whole.has["video"].tolist()
+        for row in range(3):
+            alone = mixture.read_batch(step, [row])
+            assert torch.equal(alone.views[comix.MIXED][0], views[row])
+
+
+def test_pixpro_crops_say_where_they_are() -> None:
+    """Every pixel of these frames says its own place, in sixteenths of the side."""
+    places = np.stack(np.meshgrid(np.arange(16), np.arange(16), indexing="ij"), axis=-1)
+    frames = np.concatenate([places, np.zeros_like(places[..., :1])], axis=-1).astype(np.uint8)
+    random = np.random.default_rng(0)
+    mirrored = set()
+    for _ in range(20):
+        crop, box = pixpro.crop_frames(frames[None], random, least_share=0.5, brightness=0.0)
+        assert crop.shape == (1, 16, 16, 3) and box.dtype == np.float32
+        top, left, height, width = box
+        assert 0.5 <= height <= 1 and abs(width) == pytest.approx(height)
+        middles = (np.arange(16) + 0.5) / 16
+        assert np.abs((crop[0, :, 0, 0] + 0.5) / 16 - (top + height * middles)).max() <= 0.5 / 16
+        assert np.abs((crop[0, 0, :, 1] + 0.5) / 16 - (left + width * middles)).max() <= 0.5 / 16
+        mirrored.add(bool(width < 0))
+    assert mirrored == {True, False}
+    bright, _ = pixpro.crop_frames(frames[None] + 100, random, least_share=1.0, brightness=0.3)
+    assert 0.7 * 116 <= bright.max() <= 1.3 * 116
+    for settings in ({"least_share": 0.0}, {"brightness": 1.0}, {"size": 0}, {"sharpness": 0.5}):
+        with pytest.raises(BadConfig, match="pixpro: "):
+            pixpro.rows(pixpro.Settings(**settings))
+
+
+def keep_cells() -> pixpro.Propagation:
+    """A propagation whose linear map changes nothing, and whose gamma is 2."""
+    propagation = pixpro.Propagation(2, 2, sharpness=2.0).double()
+    torch.nn.init.eye_(propagation.transform.weight)
+    torch.nn.init.zeros_(propagation.transform.bias)
+    return propagation
+
+
+def test_pixpro_smooths_cells_by_those_like_them() -> None:
+    """Cells a, b and c with cosines of 0.6 and less than zero, of which g keeps all: a is smoothed
+    to a + 0.36 b. With the crop mirrored, its second cell is where the first one of the whole is.
+    """
+    propagation = keep_cells()
+    a, b, c = torch.tensor([[1.0, 0.0], [0.6, 0.8], [-1.0, 0.0]], dtype=torch.float64)
+    smooth = propagation(torch.stack([a, b, c]))
+    assert torch.allclose(smooth[0], torch.nn.functional.normalize(a + 0.36 * b, dim=0))
+    assert torch.allclose(smooth[2], c)
+    whole = torch.stack([a, c])[None, None]  # one row, one frame, two cells
+    crop = torch.stack([a, b])[None, None]
+    same = torch.tensor([[[False, True], [False, False]]])
+    found = pixpro.disagreement(propagation, whole, crop, same)
+    smooth_b = torch.nn.functional.normalize(b + 0.36 * a, dim=0)
+    assert found.item() == pytest.approx(-(float(a @ b) + float(smooth_b @ a)) / 2)
+
+
+def test_pixpro_leaves_out_cells_that_are_not_there() -> None:
+    """The first row has one pair, whose cosines are 1, the second one none."""
+    propagation = keep_cells()
+    a, no = torch.tensor([[1.0, 0.0], [0.0, 0.0]], dtype=torch.float64)
+    whole = torch.stack([torch.stack([a, no]), torch.stack([no, no])])[:, None]
+    crop = torch.stack([torch.stack([a, a]), torch.stack([a, a])])[:, None]
+    same = torch.eye(2, dtype=torch.bool).expand(2, 2, 2)
+    assert pixpro.disagreement(propagation, whole, crop, same).item() == pytest.approx(-1.0)
+    nowhere = torch.zeros_like(same)
+    assert pixpro.disagreement(propagation, whole, crop, nowhere).item() == 0.0
+
+
+def test_pixpro_reads_cells_at_their_places() -> None:
+    config = config_of("pixpro")
+    model = make_model(config)
+    frames = some_batch(config).frames[:3]
+    kept = torch.tensor([[5, 0], [7, 2], [1, 6]])
+    model.embed("video", frames, kept)
+    cells = pixpro.read_cells(model).view(3, 8, -1)
+    there = cells.any(-1)
+    assert [row.nonzero().flatten().tolist() for row in there] == [[0, 5], [2, 7], [1, 6]]
+    assert torch.allclose(cells[there].norm(dim=-1), torch.ones(6))
+    assert model.last_pass is not None
+    given = model.parts[pixpro.PART].project(model.last_pass.tokens[1, 0])
+    assert torch.allclose(cells[1, 7], torch.nn.functional.normalize(given, dim=0))
+
+
 def two_sounds(composed: dict[str, Any] | None = None) -> Clips:
     """Rain, which is 1 all the time, and a dog, which is 2 for the first half of 20 samples."""
     captions = [(Caption(said, (AUDIO,)),) for said in ("rain", "a dog")]
@@ -373,6 +538,10 @@ def test_group_scores_of_an_encoder_without_ears_are_not_above_chance() -> None:
 T, V, A = random_unit(1), random_unit(2), random_unit(3)
 GROUPS = torch.tensor([0, 0, 1, 2, 3])
 HEAD = torch.nn.Linear(4, 1).double()
+CAPTIONER = captioning.Captioner(9, 4, 4, captioning.Settings(width=4, heads=2)).double()
+WORDS = torch.tensor([[2, 5, 3, 0], [2, 6, 7, 3], [2, 8, 3, 0], [2, 4, 4, 3], [2, 3, 0, 0]])
+torch.manual_seed(0)
+SEQUENCE = masked_windows.WindowSequence(4, masked_windows.Settings(width=4, heads=2)).double()
 LOSSES: dict[str, Callable[..., Tensor]] = {
     "valor": lambda t, v, a: valor.info_nce(t, join(v, a, 0.5), 3.0, GROUPS, 0.1),
     "alignment": lambda t, v, a: gap.alignment(t, v) + gap.alignment(t, a),
@@ -402,8 +571,36 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
     ),
     "compa": lambda t, v, a: compa.order_loss(a, t, v, 3.0) + compa.ask_back(a, t, 3.0),
     "vip_ant": lambda t, v, a: vip_ant.pivot(a, V, T, 3.0) + 0 * (t.sum() + v.sum()),
+    "captioning": lambda t, v, a: captioning.tell(
+        CAPTIONER, WORDS, TrunkPass(torch.stack([t, v, a], 1))
+    )[:, 0].sum(),
+    "masked_windows": lambda t, v, a: masked_windows.contrast_windows(
+        SEQUENCE(torch.stack([t, v, a], 1)), torch.stack([t, v, a], 1), GROUPS, 3.0
+    ),
+    "masked_answers": lambda t, v, a: masked_answers.answer(v, a, t, GROUPS, 3.0),
+    "coconut": lambda t, v, a: (
+        coconut.hold(t, v, torch.tensor([False, True, True, False, True]), GROUPS, 3.0)
+        + 0 * a.sum()
+    ),
+    "comix": lambda t, v, a: comix.find_positives(t, torch.stack([v, a], 1), GROUPS, 3.0),
     "hard_matching": lambda t, v, a: hard_matching.hard_matching(HEAD, t, v, GROUPS) + 0 * a.sum(),
 }
+
+
+def test_gradients_of_cells_are_those_of_differences() -> None:
+    """Of the module's weights. Differences would also move the targets, which are held fixed."""
+    torch.manual_seed(0)
+    propagation = pixpro.Propagation(4, 4, sharpness=2.0).double()
+    cells = [random_unit(seed, 12).view(2, 2, 3, 4) for seed in (5, 6)]
+    same = torch.rand(2, 3, 3) < 0.5
+    weights = dict(propagation.transform.named_parameters())
+
+    def run(*values: Tensor) -> Tensor:
+        given = {f"transform.{name}": x for name, x in zip(weights, values, strict=True)}
+        call = partial(torch.func.functional_call, propagation, given)
+        return pixpro.disagreement(call, *cells, same)  # type: ignore[arg-type]
+
+    assert torch.autograd.gradcheck(run, tuple(weights.values()), eps=1e-6, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", list(LOSSES))
@@ -446,7 +643,11 @@ def some_batch(config: TrainConfig) -> Batch:
     }
     has = {name: torch.rand(10, generator=source) < 0.75 for name in [*media, *texts]}
     views = {view.name: media[view.of].flip(0) for view in rows.views}
-    has |= {view.name: has[view.of].flip(0) for view in rows.views}
+    has |= {view.name: has[view.of].flip(0) for view in rows.views if view.crop is None}
+    has |= {view.name: has[view.of] for view in rows.views if view.crop is not None}
+    box = torch.tensor([[0.1, 0.9, 0.6, -0.6]])
+    boxes = {view.box: box.repeat(10, 1) for view in rows.views if view.crop is not None}
+    has |= {mark.name: torch.arange(10) >= 5 for mark in rows.marks}
     return Batch(
         frames=media["video"],
         waveforms=media["audio"],
@@ -457,14 +658,17 @@ def some_batch(config: TrainConfig) -> Batch:
         ids=[str(i) for i in range(10)],
         texts=words,
         views=views,
+        boxes=boxes,
     )
 
 
-def gradients_of(config: TrainConfig, batch: Batch | None = None) -> dict[str, Tensor]:
+def gradients_of(
+    config: TrainConfig, batch: Batch | None = None, turn: Turn | None = None
+) -> dict[str, Tensor]:
     processes = join_process_group()
     model = make_model(config)
     rows = processes.rows(config.batch)
-    randomness = StepRandomness.draw(config, config.batch, seed=5)
+    randomness = StepRandomness.draw(config, config.batch, 5, turn)
     terms = compute_gradients(
         model,
         (batch or some_batch(config)).take(rows),
@@ -604,7 +808,7 @@ def test_a_resumed_run_with_methods_repeats_a_whole_one(media: Path, tmp_path: P
         steps=4,
         checkpoint_steps=2,
         local_weight=0.0,
-        methods=RECIPES["several"] | {"mil_nce": {"texts": 3}},
+        methods=RECIPES["several"] | {"mil_nce": {"texts": 3}, "comix": {}, "pixpro": {}},
         threads=1,
     )
     del config.methods["harmonise"]
@@ -616,7 +820,8 @@ def test_a_resumed_run_with_methods_repeats_a_whole_one(media: Path, tmp_path: P
     for a, b in zip(load(whole)[0].parameters(), load(stopped)[0].parameters(), strict=True):
         assert torch.equal(a, b)
     figures = json.loads((whole / "metrics.jsonl").read_text().splitlines()[-1])
-    assert {"joint_text", "order", "several_audio_texts", "video_views"} <= figures.keys()
+    added = {"joint_text", "order", "several_audio_texts", "video_views", "speeds", "places"}
+    assert added <= figures.keys()
     assert any(name.startswith("gap ") for name in figures)
 
 
@@ -738,7 +943,8 @@ def test_a_plan_leaves_a_result_for_each_run_and_goes_on_where_it_was(
 ) -> None:
     """Both beds; an arm whose step costs more has fewer steps."""
     out = tmp_path / "runs"
-    tested = ("plain", "CWCL", "CompA both", "CVRL")
+    others = ("CWCL", "CompA both", "CVRL", "CoMix", "PixPro", "X-CLIP", "VATT")
+    tested = ("plain", "gap", *others, "alternate", "CoCa", "RASL", "video QA", "COCONUT")
     plan = Plan(
         out=out,
         features=features,
@@ -761,6 +967,9 @@ def test_a_plan_leaves_a_result_for_each_run_and_goes_on_where_it_was(
         assert {"text-any", "audio-video"} <= run["after"][0].keys()
         assert all(0 <= run[kind]["group"] <= 1 for kind in COMPOSITIONS)
         assert "audio-text" in run["gap"]
+    looked = [run["looks"] for run in results if run["arm"] == "gap"]
+    assert [len(looks) for looks in looked] == [4, 4]
+    assert all("audio-text" in found["gap"] for looks in looked for found in looks)
     views = next(run for run in results if run["arm"] == "CVRL" and run["bed"] == "world")
     assert views["steps"] < 4
     tables = write_report(results, out)

@@ -128,7 +128,7 @@ def test_visible_tokens_go_back_to_their_places() -> None:
 def test_left_out_patches_are_blank() -> None:
     """An image of 2 x 4 pixels in patches of 2: the right one is left out."""
     images = torch.ones(1, 1, 1, 2, 4)
-    blank = blank_patches(images, torch.tensor([[False, True]]), patch=2)
+    blank = blank_patches(images, torch.tensor([[False, True]]), patch=(2, 2))
     assert blank[0, 0, 0].tolist() == [[1, 1, 0, 0], [1, 1, 0, 0]]
 
 

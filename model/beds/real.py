@@ -36,15 +36,16 @@ from ..network.fusion import learned_join
 from ..network.masking import take_tokens
 from ..network.transformer import (
     MAX_SCALE,
-    MakeMlp,
+    NO_ADDITIONS,
+    Additions,
     Norms,
+    TrunkPass,
     initialise,
     key_bias,
     make_blocks,
-    plain_mlp,
     random_rows,
 )
-from ..training.tables import Rows, make_fusion, mlp_maker
+from ..training.tables import Rows, add_parts, make_additions
 
 READING = 384
 FRAMES = 2
@@ -194,11 +195,7 @@ class StemTrunk(nn.Module):
     """
 
     def __init__(
-        self,
-        config: EncoderConfig,
-        data: RealData,
-        make_mlp: MakeMlp = plain_mlp,
-        fusion: nn.Module | None = None,
+        self, config: EncoderConfig, data: RealData, additions: Additions = NO_ADDITIONS
     ) -> None:
         super().__init__()
         self.config = c = config
@@ -212,7 +209,7 @@ class StemTrunk(nn.Module):
         self.positions = nn.ParameterDict(
             {m: random_rows(rows * columns, c.width) for m, (rows, columns) in c.grid.items()}
         )
-        self.blocks = make_blocks(c, make_mlp)
+        self.blocks = make_blocks(c, additions)
         self.norm = Norms(c.width, c.modality_norms)
         heads = {m: nn.Linear(c.width, READING, bias=False) for m in MODALITIES}
         self.heads = nn.ModuleDict(heads)
@@ -221,7 +218,9 @@ class StemTrunk(nn.Module):
             {pair: nn.Linear(READING, 1) for pair in ("audio_video", "audio_text")}
         )
         self.apply(initialise)
-        self.fusion = fusion
+        self.fusion = additions.fusion
+        self.parts = nn.ModuleDict()
+        self.last_pass: TrunkPass | None = None
         for head in heads.values():
             nn.init.zeros_(head.weight)
         self.text_tokens: Tensor
@@ -287,8 +286,10 @@ class StemTrunk(nn.Module):
         bias = None if present is None else key_bias(present)
         segments = [(modality, x.shape[1])]
         for block in self.blocks:
-            x = block(x, segments, bias)
+            x = block(x, segments, bias, kept)
         x = self.norm(x, segments)
+        if self.training:
+            self.last_pass = TrunkPass(x, kept, present)
         shares = (
             torch.ones_like(x[..., :1]) if present is None else present.unsqueeze(-1).to(x.dtype)
         )
@@ -325,7 +326,9 @@ class RealBed:
         )
 
     def network(self, config: TrainConfig) -> StemTrunk:
-        return StemTrunk(config.encoder, self.data, mlp_maker(config), make_fusion(config))
+        network = StemTrunk(config.encoder, self.data, make_additions(config))
+        add_parts(network, config)
+        return network
 
     def galleries(self, model: StemTrunk) -> dict[str, Gallery]:
         """The real recordings' windows."""

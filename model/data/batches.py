@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evaluation.clips import Clip, LazyClip
+from media.errors import BadConfig
 from media.manifest import Row
 
 from ..config import EncoderConfig
-from ..training.tables import CAPTIONS, PLAIN, Rows, View
+from ..training.tables import CAPTIONS, PLAIN, Rows, View, draw_turn, step_seed
 from .source import Source
 
 ABSENT = "?"  # what is tokenised where a row has no caption; `Batch.has` tells it apart
@@ -43,6 +44,13 @@ class Batch:
     # what methods add, by names that are in `has`, too
     texts: dict[str, Tensor] = field(default_factory=dict)  # int64 [B, T]
     views: dict[str, Tensor] = field(default_factory=dict)  # as `frames` or `waveforms`
+    boxes: dict[str, Tensor] = field(default_factory=dict)  # float32 [B, 4], see `View`
+
+    @property
+    def all_texts(self) -> dict[str, Tensor]:
+        """The captions and the texts of methods, int64 [B, T] each."""
+        captions = {"video_caption": self.video_caption, "audio_caption": self.audio_caption}
+        return captions | self.texts
 
     def take(self, rows: list[int] | slice) -> Batch:
         return Batch(
@@ -55,6 +63,7 @@ class Batch:
             ids=self.ids[rows] if isinstance(rows, slice) else [self.ids[i] for i in rows],
             texts={name: x[rows] for name, x in self.texts.items()},
             views={name: x[rows] for name, x in self.views.items()},
+            boxes={name: x[rows] for name, x in self.boxes.items()},
         )
 
     def to(self, device: torch.device) -> Batch:
@@ -68,6 +77,7 @@ class Batch:
             group_ids=self.group_ids.to(device, non_blocking=True),
             texts={name: x.to(device) for name, x in self.texts.items()},
             views={name: x.to(device) for name, x in self.views.items()},
+            boxes={name: x.to(device) for name, x in self.boxes.items()},
         )
 
 
@@ -96,15 +106,27 @@ class Inputs:
         shape, dtype = self.shapes[modality]
         return np.zeros((count, *shape), dtype)
 
-    def view(self, clip: Clip, view: View, random: np.random.Generator) -> NDArray[Any] | None:
-        """A clip's frames or waveform, augmented once more; None if it has none."""
-        values: NDArray[Any] | None = clip.frames if view.of == "video" else clip.waveform
+    def view(
+        self, clip: Clip, view: View, random: np.random.Generator, other: Clip | None = None
+    ) -> NDArray[Any] | None:
+        """A clip's frames or waveform, augmented once more; None if it has none. `other` is what a
+        view may mix in.
+        """
+        values = values_of(clip, view.of)
         if values is None:
             return None
         changed = values if view.change is None else view.change(values, random)
+        mixed_in = None if other is None else values_of(other, view.of)
+        if view.mix is not None and mixed_in is not None:
+            changed = view.mix(changed, mixed_in, random)
         if view.of == "video":
             return self.frames(changed, random)
         return self.waveform(replace(clip, waveform=changed), None, random)
+
+
+def values_of(clip: Clip, modality: str) -> NDArray[Any] | None:
+    """The frames or the waveform of a clip; None if it has none."""
+    return clip.frames if modality == "video" else clip.waveform
 
 
 class Mixture:
@@ -125,20 +147,36 @@ class Mixture:
         seed: int,
         methods: Rows = PLAIN,
     ) -> None:
-        self.sources = [*sources, *(extra.make(sources) for extra in methods.sources)]
+        self.given = list(sources)
+        if any(extra.replaces for extra in methods.sources):
+            sources, shares = [], []
+        self.sources = [*sources, *(extra.make(self.given) for extra in methods.sources)]
         self.tokens = tokens
         self.inputs = inputs
         self.seed = seed
         self.methods = methods
         self.counts = share_out(batch, shares, [extra.share for extra in methods.sources])
+        for turn in methods.turns:
+            if not set(turn.sources) <= set(range(len(self.sources))):
+                raise BadConfig(f"turn {turn.name}: there are {len(self.sources)} sources, from 0")
         self.pool = ThreadPoolExecutor(os.cpu_count())
 
     def draw_clips(self, step: int) -> list[LazyClip]:
         """The clips of a step, source by source."""
         drawn: list[LazyClip] = []
-        for i, (source, count) in enumerate(zip(self.sources, self.counts, strict=True)):
-            drawn += source.draw(step, count, (self.seed, i))
+        for i, (source, count) in enumerate(zip(self.sources, self.counts_of(step), strict=True)):
+            if count:
+                drawn += source.draw(step, count, (self.seed, i))
         return drawn
+
+    def counts_of(self, step: int) -> list[int]:
+        """How many rows of a step each source gives: where its turn names some, they give all."""
+        turn = draw_turn(self.methods.turns, step_seed(self.seed, step))
+        if turn is None or not turn.sources:
+            return self.counts
+        shares = [self.counts[i] for i in turn.sources]
+        given = dict(zip(turn.sources, share_out(sum(self.counts), shares, []), strict=True))
+        return [given.get(i, 0) for i in range(len(self.sources))]
 
     def read_batch(self, step: int, rows: list[int] | None = None) -> Batch:
         """The batch of a step, or some rows of it."""
@@ -169,6 +207,10 @@ class Mixture:
         }
         for name, said in captions.items():
             has[name] = torch.tensor([text is not None for text in said])
+        for mark in self.methods.marks:
+            has[mark.name] = torch.tensor([mark.holds(clip.row) for clip in clips])
+        views = self.draw_views(drawn, dict(zip(rows, clips, strict=True)), chances)
+        crops, boxes = self.draw_crops(frames, clips, chances)
         return Batch(
             frames=torch.from_numpy(frames),
             waveforms=torch.from_numpy(waveforms),
@@ -178,7 +220,8 @@ class Mixture:
             group_ids=torch.tensor(number_groups(drawn, rows)),
             ids=[clip.row.id for clip in clips],
             texts=texts,
-            views=self.draw_views(clips, chances),
+            views=views | crops,
+            boxes=boxes,
         )
 
     def draw_extra_texts(
@@ -198,18 +241,46 @@ class Mixture:
         return found
 
     def draw_views(
-        self, clips: list[Clip], chances: list[np.random.Generator]
+        self, drawn: list[LazyClip], clips: dict[int, Clip], chances: list[np.random.Generator]
     ) -> dict[str, Tensor]:
-        """The further views of methods, of each clip."""
+        """The further views of methods, of each clip, by its row."""
         found = {}
         for view in self.methods.views:
+            if view.crop is not None:
+                continue
             values = self.inputs.blank(view.of, len(clips))
-            for at, (clip, random) in enumerate(zip(clips, chances, strict=True)):
-                made = self.inputs.view(clip, view, random)
+            for at, (clip, random) in enumerate(zip(clips.values(), chances, strict=True)):
+                other = None if view.mix is None else draw_other(drawn, clips, random)
+                made = self.inputs.view(clip, view, random, other)
                 if made is not None:
                     values[at] = made
             found[view.name] = torch.from_numpy(values)
         return found
+
+    def draw_crops(
+        self, frames: NDArray[Any], clips: list[Clip], chances: list[np.random.Generator]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Those views that are crops of each clip's augmented frames, and their boxes."""
+        crops, boxes = {}, {}
+        for view in self.methods.views:
+            if view.crop is None:
+                continue
+            values = np.zeros_like(frames)
+            places = np.zeros((len(frames), 4), np.float32)
+            for at, (clip, random) in enumerate(zip(clips, chances, strict=True)):
+                if clip.frames is not None:
+                    values[at], places[at] = view.crop(frames[at], random)
+            crops[view.name] = torch.from_numpy(values)
+            boxes[view.box] = torch.from_numpy(places)
+        return crops, boxes
+
+
+def draw_other(
+    drawn: Sequence[LazyClip], clips: Mapping[int, Clip], random: np.random.Generator
+) -> Clip:
+    """A clip of the whole batch by chance, whichever of its rows, `clips`, this process reads."""
+    row = int(random.integers(len(drawn)))
+    return clips[row] if row in clips else drawn[row].open()
 
 
 def share_out(batch: int, shares: Sequence[float], extra: Sequence[float]) -> list[int]:

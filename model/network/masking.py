@@ -134,12 +134,13 @@ def put_back(visible: Tensor, mask_token: Tensor, sorted_as: TokenOrder) -> Tens
     return take_tokens(torch.cat([visible, blank], dim=1), sorted_as.places)
 
 
-def blank_patches(images: Tensor, left_out: Tensor, patch: int) -> Tensor:
+def blank_patches(images: Tensor, left_out: Tensor, patch: tuple[int, int]) -> Tensor:
     """Images [B, F, C, H, W] with the patches that are left out, bool [B, T], set to zero.
 
     A convolution looks over the edge of its patch, so dropping the tokens is not enough.
     """
     batch, frames, _, height, width = images.shape
-    shown = ~left_out.view(batch, frames, 1, height // patch, 1, width // patch, 1)
-    pixels = shown.expand(-1, -1, -1, -1, patch, -1, patch)
+    tall, wide = patch
+    shown = ~left_out.view(batch, frames, 1, height // tall, 1, width // wide, 1)
+    pixels = shown.expand(-1, -1, -1, -1, tall, -1, wide)
     return images * pixels.reshape(batch, frames, 1, height, width)

@@ -13,7 +13,8 @@ The choices of this file:
 - LayerNorms are per modality (CAV-MAE, 2210.07839). Attention and MLP weights are shared.
 - Average pooling, no CLS token; a linear projection per modality into the embedding space.
 - Stems are linear, as in the paper, or a few strided convolutions, which see a small thing wherever
-  in a patch it is. Words come from an embedding table or from a frozen language model.
+  in a patch it is. A sound is a spectrogram, or its waveform in one row of patches. Words come from
+  an embedding table or from a frozen language model.
 - Hidden tokens of every modality are dropped before the trunk (MAE, 2111.06377). One decoder, run
   for each modality, predicts them.
 """
@@ -97,10 +98,50 @@ def plain_mlp(width: int, place: int) -> nn.Module:
     return Mlp(width)
 
 
+# (place of the block from 0) -> what adds messages to its attention, if anything does
+MakeMessages = Callable[[int], nn.Module | None]
+
+
+def no_messages(place: int) -> nn.Module | None:
+    return None
+
+
+class FirstSpace(nn.Module):
+    """A space of unit vectors [B, dim] that some modalities have before that of the embedding.
+
+    `to_embedding` takes its vectors to those of the embedding, [B, E], of any length.
+    """
+
+    def __init__(self, modalities: tuple[str, ...], dim: int, to_embedding: nn.Module) -> None:
+        super().__init__()
+        self.modalities = modalities
+        self.dim = dim
+        self.to_embedding = to_embedding
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        return self.to_embedding(vectors)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Additions:
+    """What methods of other works add to the network, see `training/tables.py`."""
+
+    make_mlp: MakeMlp = plain_mlp
+    make_messages: MakeMessages = no_messages
+    fusion: nn.Module | None = None
+    first_space: FirstSpace | None = None
+
+
+NO_ADDITIONS = Additions()
+
+
 class Block(nn.Module):
     """A transformer block on tokens [B, T, D]: pre-norm attention, then a pre-norm MLP.
 
-    `bias` [B, 1, 1, T] is added to the attention's logits, see `key_bias`.
+    `bias` [B, 1, 1, T] is added to the attention's logits, see `key_bias`. `messages`, if there
+    are any, takes the tokens of a video that is encoded alone, and their `places` in its grid,
+    int64 [B, T] or None if they are all there. It gives further tokens [B, M, D], which no block
+    keeps, and the bias [B, 1, T, T + M] of attention to both.
     """
 
     def __init__(
@@ -111,6 +152,7 @@ class Block(nn.Module):
         *,
         place: int = 0,
         make_mlp: MakeMlp = plain_mlp,
+        messages: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.heads = heads
@@ -119,16 +161,33 @@ class Block(nn.Module):
         self.out = nn.Linear(width, width)
         self.norm2 = Norms(width, per_modality)
         self.mlp = make_mlp(width, place)
+        self.messages = messages
 
-    def forward(self, x: Tensor, segments: Segments, bias: Tensor | None) -> Tensor:
-        x = x + self.attend(self.norm1(x, segments), bias)
+    def forward(
+        self, x: Tensor, segments: Segments, bias: Tensor | None, places: Tensor | None = None
+    ) -> Tensor:
+        normed = self.norm1(x, segments)
+        if self.messages is not None and [m for m, _ in segments] == ["video"]:
+            messages, seen = self.messages(x, places)
+            messages = self.norm1(messages, [("video", messages.shape[1])])
+            x = x + self.attend(normed, seen, messages)
+        else:
+            x = x + self.attend(normed, bias)
         return x + self.mlp(self.norm2(x, segments), bias)
 
-    def attend(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        q, k, v = qkv.unbind(0)  # [B, heads, T, D / heads]
+    def attend(self, x: Tensor, bias: Tensor | None, messages: Tensor | None = None) -> Tensor:
+        """What the tokens [B, T, D] see in themselves, and in messages [B, M, D]."""
+        seen = x if messages is None else torch.cat([x, messages], dim=1)
+        q, k, v = split_heads(self.qkv(seen), self.heads)
+        if messages is not None:
+            q = q[:, :, : x.shape[1]]
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         return self.out(mixed.transpose(1, 2).flatten(2))  # [B, T, D]
+
+
+def split_heads(qkv: Tensor, heads: int) -> tuple[Tensor, ...]:
+    """Queries, keys and values [B, T, 3 D] as three of [B, heads, T, D / heads]."""
+    return qkv.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
 
 
 def key_bias(present: Tensor) -> Tensor:
@@ -139,11 +198,18 @@ def key_bias(present: Tensor) -> Tensor:
     return torch.where(present, 0.0, -1e9)[:, None, None, :]
 
 
-def make_blocks(config: EncoderConfig, make_mlp: MakeMlp = plain_mlp) -> nn.ModuleList:
+def make_blocks(config: EncoderConfig, additions: Additions = NO_ADDITIONS) -> nn.ModuleList:
     """The blocks of a trunk."""
     width, heads, per_modality = config.width, config.heads, config.modality_norms
     return nn.ModuleList(
-        Block(width, heads, per_modality, place=place, make_mlp=make_mlp)
+        Block(
+            width,
+            heads,
+            per_modality,
+            place=place,
+            make_mlp=additions.make_mlp,
+            messages=additions.make_messages(place),
+        )
         for place in range(config.depth)
     )
 
@@ -236,10 +302,10 @@ def filterbank(config: EncoderConfig) -> Tensor:
 class LinearStem(nn.Module):
     """Images [B F, C, H, W] -> [B F, N, D], a projection of each patch."""
 
-    def __init__(self, channels: int, patch: int, width: int) -> None:
+    def __init__(self, channels: int, patch: tuple[int, int], width: int) -> None:
         super().__init__()
         self.patch = patch
-        self.project = nn.Linear(channels * patch * patch, width)
+        self.project = nn.Linear(channels * math.prod(patch), width)
 
     def features(self, images: Tensor) -> Tensor:
         return images
@@ -275,10 +341,12 @@ class ConvolutionStem(nn.Module):
         return self.norm(self.project(features.flatten(2).transpose(1, 2)))
 
 
-STEMS: dict[str, type[LinearStem | ConvolutionStem]] = {
-    "linear": LinearStem,
-    "convolution": ConvolutionStem,
-}
+def make_stem(config: EncoderConfig, modality: str, channels: int) -> nn.Module:
+    """What makes tokens of a stack of images. A waveform has a linear stem in any case."""
+    is_waveform = modality == "audio" and config.waveform_patch > 0
+    if config.stem == "convolution" and not is_waveform:
+        return ConvolutionStem(channels, config.patch, config.width)
+    return LinearStem(channels, config.patches[modality], config.width)
 
 
 class MiniLMStem(nn.Module):
@@ -312,9 +380,11 @@ class EmbeddingStem(nn.Module):
         return self.table(ids)
 
 
-def cut_patches(images: Tensor, patch: int) -> Tensor:
-    """Images [B, F, C, H, W] -> the values of their patches [B, T, P]."""
-    x = images.unflatten(4, (-1, patch)).unflatten(3, (-1, patch))  # F, C, rows, P, columns, P
+def cut_patches(images: Tensor, patch: tuple[int, int]) -> Tensor:
+    """Images [B, F, C, H, W] -> the values of their patches, `patch` high and wide, [B, T, P]."""
+    height, width = patch
+    # F, C, rows, height, columns, width
+    x = images.unflatten(4, (-1, width)).unflatten(3, (-1, height))
     return x.permute(0, 1, 3, 5, 2, 4, 6).flatten(4).flatten(1, 3)
 
 
@@ -331,6 +401,16 @@ class Masked:
     masked: Tensor  # bool [B, T]: where the loss counts
 
 
+@dataclass(frozen=True)
+class TrunkPass:
+    """What the trunk gave for one modality in training. Methods may read it."""
+
+    tokens: Tensor  # [B, K, D]
+    # int64 [B, K], where in the modality's grid they are; None: in order
+    places: Tensor | None = None
+    present: Tensor | None = None  # bool [B, K]; None: all are there
+
+
 @dataclass(frozen=True, kw_only=True)
 class Hidden:
     """One modality of the joint pass, sorted into visible and hidden tokens."""
@@ -345,20 +425,16 @@ class Hidden:
 class VLSA(nn.Module):
     """The network. `embed` is what is served; `masked` is for training only."""
 
-    def __init__(
-        self,
-        config: EncoderConfig,
-        make_mlp: MakeMlp = plain_mlp,
-        fusion: nn.Module | None = None,
-    ) -> None:
+    def __init__(self, config: EncoderConfig, additions: Additions = NO_ADDITIONS) -> None:
         super().__init__()
         self.config = c = config
         self.recompute = False  # the trunk's activations in the backward pass, to save their memory
+        self.last_pass: TrunkPass | None = None
         self.spectrogram = Spectrogram(c)
         self.stems = nn.ModuleDict(
             {
-                "video": STEMS[c.stem](3, c.patch, c.width),
-                "audio": STEMS[c.stem](1, c.patch, c.width),
+                "video": make_stem(c, "video", 3),
+                "audio": make_stem(c, "audio", 1),
                 "text": MiniLMStem(c.vocabulary, c.tokens, c.width)
                 if c.text_stem == "minilm"
                 else EmbeddingStem(c.vocabulary, c.width),
@@ -370,14 +446,20 @@ class VLSA(nn.Module):
                 positions[f"{m}_{axis}"] = random_rows(length, c.width)
         # From a dict, so that it sorts the names: the optimiser's states go by this order.
         self.positions = nn.ParameterDict(positions)
-        self.blocks = make_blocks(c, make_mlp)
+        self.blocks = make_blocks(c, additions)
         self.norm = Norms(c.width, c.modality_norms)
-        self.heads = nn.ModuleDict({m: nn.Linear(c.width, c.dim, bias=False) for m in MODALITIES})
+        self.first_space = additions.first_space
+        dims = dict.fromkeys(MODALITIES, c.dim)
+        if self.first_space is not None:
+            dims |= dict.fromkeys(self.first_space.modalities, self.first_space.dim)
+        self.first_vectors: Tensor | None = None  # of the last pass in training
+        self.heads = nn.ModuleDict({m: nn.Linear(c.width, dims[m], bias=False) for m in MODALITIES})
         self.stem_skips = nn.ModuleDict()
         if c.stem_skip:
             bands, _ = c.grid["audio"]
-            self.stem_skips["video"] = nn.Linear(2 * c.width, c.dim)
-            self.stem_skips["audio"] = nn.Linear((2 + bands) * c.width, c.dim)
+            self.stem_skips["video"] = nn.Linear(2 * c.width, dims["video"])
+            if not c.waveform_patch:
+                self.stem_skips["audio"] = nn.Linear((2 + bands) * c.width, dims["audio"])
             if c.text_stem == "minilm":
                 self.stem_skips["text"] = nn.Linear(language.WIDTH, c.dim)
         if c.memory:
@@ -397,11 +479,16 @@ class VLSA(nn.Module):
             for _ in range(c.decoder_depth)
         )
         self.decoder_norm = Norms(c.decoder_width, c.modality_norms)
-        values = {"video": c.patch**2 * 3, "audio": c.patch**2, "text": c.vocabulary}
+        values = {
+            "video": math.prod(c.patches["video"]) * 3,
+            "audio": math.prod(c.patches["audio"]),
+            "text": c.vocabulary,
+        }
         self.fill = nn.ModuleDict({m: nn.Linear(c.decoder_width, values[m]) for m in MODALITIES})
         self.apply(initialise)
         # Weights of sound in joint vectors, [B, E] of pictures and of sound -> [B].
-        self.fusion = fusion
+        self.fusion = additions.fusion
+        self.parts = nn.ModuleDict()  # for training alone, see `training/tables.py`
         if "text" in self.stem_skips:
             # A text starts at its sentence's place; the trunk adds what it learns.
             skip = self.stem_skips["text"]
@@ -416,7 +503,17 @@ class VLSA(nn.Module):
         """Frames uint8 [B, F, H, W, 3] or waveform [B, samples] -> a stack of images."""
         if modality == "video":
             return (x.float() / 127.5 - 1.0).permute(0, 1, 4, 2, 3)
+        if self.config.waveform_patch:
+            return self.spread_waveform(x)
         return self.spectrogram(x)[:, None, None]
+
+    def spread_waveform(self, waveform: Tensor) -> Tensor:
+        """Waveform [B, samples] as images of one row, [B, 1, 1, 1, W], up to whole patches."""
+        if self.config.quiet_peak:
+            waveform = self.spectrogram.amplify_quiet(waveform)
+        padding = math.prod(self.config.grid["audio"]) * self.config.waveform_patch
+        padding -= self.config.samples
+        return F.pad(waveform, (0, padding))[:, None, None, None]
 
     def features(self, modality: str, images: Tensor) -> Tensor:
         """What a stem makes of a stack of images before they are tokens.
@@ -461,13 +558,21 @@ class VLSA(nn.Module):
             parts.append(features.amax(3).flatten(1))  # [B, D * bands]
         return self.stem_skips[modality](torch.cat(parts, dim=1))
 
-    def run_trunk(self, tokens: Tensor, segments: Segments, bias: Tensor | None) -> Tensor:
-        """Tokens [B, T, D] of one modality or of several -> [B, T, D]; `bias` as in `Block`."""
+    def run_trunk(
+        self,
+        tokens: Tensor,
+        segments: Segments,
+        bias: Tensor | None,
+        places: Tensor | None = None,
+    ) -> Tensor:
+        """Tokens [B, T, D] of one modality or of several -> [B, T, D]; `bias` and `places` as in
+        `Block`.
+        """
         for block in self.blocks:
             if self.recompute and torch.is_grad_enabled():
-                tokens = checkpoint(block, tokens, segments, bias, use_reentrant=False)
+                tokens = checkpoint(block, tokens, segments, bias, places, use_reentrant=False)
             else:
-                tokens = block(tokens, segments, bias)
+                tokens = block(tokens, segments, bias, places)
         return self.norm(tokens, segments)
 
     # ------------------------------------------------------------ alone: embeddings
@@ -492,10 +597,10 @@ class VLSA(nn.Module):
             images = spec_augment(images, stretches)
         features = self.features(modality, images)
         tokens = self.image_tokens(modality, features)
-        skip = self.skip_vector(modality, features) if self.config.stem_skip else None
+        skip = self.skip_vector(modality, features) if modality in self.stem_skips else None
         if kept_tokens is not None:
             tokens = take_tokens(tokens, kept_tokens)
-        vectors = self.encode_tokens(modality, tokens, skip=skip)
+        vectors = self.encode_tokens(modality, tokens, skip=skip, places=kept_tokens)
         if modality == "audio" and self.config.memory and not self.training:
             return self.move_to_memory(vectors)
         return vectors
@@ -542,13 +647,17 @@ class VLSA(nn.Module):
         tokens: Tensor,
         present: Tensor | None = None,
         skip: Tensor | None = None,
+        places: Tensor | None = None,
     ) -> Tensor:
         """Tokens [B, T, D] of one modality through the trunk -> unit vectors [B, E].
 
-        `present` bool [B, T]; None if all tokens are. `skip` as in `pool`.
+        `present` bool [B, T]; None if all tokens are. `skip` as in `pool`. `places` as in
+        `TrunkPass`.
         """
         bias = None if present is None else key_bias(present)
-        out = self.run_trunk(tokens, [(modality, tokens.shape[1])], bias)
+        out = self.run_trunk(tokens, [(modality, tokens.shape[1])], bias, places)
+        if self.training:
+            self.last_pass = TrunkPass(out, places, present)
         return self.pool(modality, out, present, skip)
 
     def pool(
@@ -568,7 +677,14 @@ class VLSA(nn.Module):
             weight = present.unsqueeze(-1).to(out.dtype)
             pooled = (out * weight).sum(1) / weight.sum(1).clamp(min=1.0)
         vector = self.heads[modality](pooled)
-        return F.normalize(vector if skip is None else vector + skip, dim=-1)
+        if skip is not None:
+            vector = vector + skip
+        if self.first_space is not None and modality in self.first_space.modalities:
+            first = F.normalize(vector, dim=-1)
+            if self.training:
+                self.first_vectors = first
+            vector = self.first_space(first)
+        return F.normalize(vector, dim=-1)
 
     @property
     def scale(self) -> Tensor:
@@ -624,12 +740,12 @@ class VLSA(nn.Module):
 
     def hide(self, modality: str, x: Tensor, present: Tensor, noise: Tensor) -> Hidden:
         """One modality of the joint pass before the trunk: its visible tokens, and its targets."""
-        patch = self.config.patch
         if modality == "text":
             targets = x  # [B, T]
             exists = present[:, None] & (x != PAD_ID)
         else:
             images = self.images(modality, x)
+            patch = self.config.patches[modality]
             targets = cut_patches(images, patch)  # [B, T, P]
             exists = present[:, None].expand(targets.shape[:2])
         order = sort_tokens(noise[:, : exists.shape[1]], exists, *self.masking(modality))

@@ -22,18 +22,28 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from evaluation.retrieval import Route
 from media.errors import BadConfig
 from media.manifest import Row
 
 from ..config import EncoderConfig, TrainConfig
 from ..data.source import Source
-from ..network.transformer import VLSA, MakeMlp, plain_mlp
+from ..network.transformer import (
+    VLSA,
+    Additions,
+    FirstSpace,
+    MakeMessages,
+    MakeMlp,
+    plain_mlp,
+)
 
 FOLDER = Path(__file__).parent.parent / "methods"
 # what a batch has of each row without any method
 CAPTIONS = {"video": "video_caption", "audio": "audio_caption"}
 SENTENCES = {"video_caption": "video_sentence", "audio_caption": "sentence"}
 VECTORS = frozenset({*CAPTIONS, *CAPTIONS.values(), *SENTENCES.values()})
+STEP_SEEDS = 1_000_003
+Box = NDArray[np.float32]
 SETTINGS = frozenset(setting.name for setting in fields(TrainConfig))
 
 
@@ -84,33 +94,67 @@ class ExtraText:
 class View:
     """The video or the sound of each row once more, augmented anew. `name` is that of its vectors.
 
-    `change` is applied to the frames [F, ...] or samples [n] before the augmentation.
+    `change` is applied to the frames [F, ...] or samples [n] before the augmentation. `mix` comes
+    after it, and also takes those of another row of the batch, if that row has any.
+
+    `crop` stands in place of all that, and takes the frames as they were augmented for the row. It
+    returns the view and where it lies, float32 [4]: top, left, height and width in shares of the
+    frames, with a width below zero if it is mirrored. Terms find this as NAME_box, [B, 4].
     """
 
     name: str
     of: str  # "video" or "audio"
     change: Callable[[NDArray[Any], np.random.Generator], NDArray[Any]] | None = None
+    mix: Callable[[NDArray[Any], NDArray[Any], np.random.Generator], NDArray[Any]] | None = None
+    crop: Callable[[NDArray[Any], np.random.Generator], tuple[NDArray[Any], Box]] | None = None
+
+    def __post_init__(self) -> None:
+        if self.crop and (self.of != "video" or self.change or self.mix):
+            raise ValueError(f"{self.name}: a crop is of video, and nothing else is done to it")
+
+    @property
+    def box(self) -> str:
+        """The name by which terms find where a crop lies."""
+        return f"{self.name}_box"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExtraSource:
-    """A further source of clips, made of the recipe's own, and its share of each batch."""
+    """A further source of clips, made of the recipe's own, and its share of each batch.
+
+    Where it replaces the recipe's own, those give no rows.
+    """
 
     name: str
     share: float
     make: Callable[[Sequence[Source]], Source]
+    replaces: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mark:
+    """What is so or not of each row. Terms and readings find it as `has[name]`."""
+
+    name: str
+    holds: Callable[[Row], bool]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What a checkpoint's evaluation found."""
+
+    vectors: Mapping[str, NDArray[np.float32]]  # by modality, "text" among them
+    routes: Sequence[Route]
+    step: int  # steps done
+    before: Sequence[Mapping[str, float]] = ()  # the metric's figures at earlier checkpoints
 
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """A figure of an evaluation.
-
-    `measure` takes the vectors of what was evaluated by modality, "text" among them, and returns
-    figures by their names.
-    """
+    """Figures of an evaluation, by their names."""
 
     name: str
-    measure: Callable[[Mapping[str, NDArray[np.float32]]], dict[str, float]]
+    measure: Callable[[Evaluation], dict[str, float]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,6 +185,31 @@ class TrunkMlp:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrunkMessages:
+    """Further tokens that attention in blocks of the trunk sees, where video is encoded alone.
+
+    `make` takes the encoder and the place of a block, from 0. It returns a module as `Block`
+    describes it, or None. What it gives for a row must not depend on the other rows.
+    """
+
+    name: str
+    make: Callable[[EncoderConfig, int], nn.Module | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TermPart:
+    """A network that only terms and readings use. They find it as `model.parts[name]`.
+
+    `make` takes the encoder's network. It is in checkpoints, and not in bundles. A run that starts
+    from another one has new parts. `before_step` takes the network and the step to come.
+    """
+
+    name: str
+    make: Callable[[Any], nn.Module]
+    before_step: Callable[[Any, int], None] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class FusionPart:
     """A network that says what sound weighs in joint vectors; terms find it as `model.fusion`.
 
@@ -154,6 +223,16 @@ class FusionPart:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SpaceBefore:
+    """A space that some modalities have before that of the embedding; readings find its vectors as
+    `model.first_vectors`.
+    """
+
+    name: str
+    make: Callable[[EncoderConfig], FirstSpace]
+
+
+@dataclass(frozen=True, kw_only=True)
 class SoundWeight:
     """What sound weighs beside pictures in joint vectors, in every window. A run is measured with
     it, and its bundle has it.
@@ -164,16 +243,43 @@ class SoundWeight:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Encoded:
+    """The n rows that the network has just encoded. Of a text, `captions` and `has` are empty."""
+
+    inputs: Tensor  # as `VLSA.embed` takes them
+    vectors: Tensor  # unit [n, E]
+    captions: Mapping[str, Tensor]  # int64 [n, T] by the names of a batch's texts
+    has: Mapping[str, Tensor]  # bool [n], see `Batch.has`
+
+
+@dataclass(frozen=True, kw_only=True)
 class Reading:
     """What is read off the network for each row, beside its vector `of`. Terms read it as `name`.
 
     `read` takes the network, which has just encoded n rows, and returns [n, S]; `width` gives S.
+    `model.last_pass` has what the trunk gave.
     """
 
     name: str
-    of: str  # "video", "audio", "video_caption" or "audio_caption"
+    of: str  # "video", "audio", "video_caption", "audio_caption" or a view's name
     width: Callable[[EncoderConfig], int]
-    read: Callable[[nn.Module], Tensor]
+    read: Callable[[Any, Encoded], Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Turn:
+    """What a step does, where the steps of a run do different things. Which one is left to chance.
+
+    Only its terms are computed, and only what they need is encoded. Every term of a recipe is in
+    some turn. Masked modelling may be in none; then it is part of every step.
+    """
+
+    name: str
+    terms: tuple[str, ...]
+    chance: float = 1.0  # over the sum of those of all turns
+    tokens: float | None = None  # share of those of pictures and sound; None: the recipe's
+    frame_step: int = 1  # of so many frames one is seen
+    sources: tuple[int, ...] = ()  # places in `TrainConfig.manifests` of the rows; empty: all
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,9 +293,14 @@ class Rows:
     metrics: tuple[Metric, ...] = ()
     gradient_rules: tuple[GradientRule, ...] = ()
     mlps: tuple[TrunkMlp, ...] = ()
+    messages: tuple[TrunkMessages, ...] = ()
     readings: tuple[Reading, ...] = ()
+    parts: tuple[TermPart, ...] = ()
     fusions: tuple[FusionPart, ...] = ()
     sound_weights: tuple[SoundWeight, ...] = ()
+    spaces: tuple[SpaceBefore, ...] = ()
+    turns: tuple[Turn, ...] = ()
+    marks: tuple[Mark, ...] = ()
 
     @classmethod
     def join(cls, several: Iterable[Rows]) -> Rows:
@@ -232,7 +343,9 @@ def check_rows(name: str, rows: Rows) -> None:
     """Raises BadConfig: a row that nothing reads, or a term that reads what is not there."""
     made = {text.name for text in rows.texts} | {view.name for view in rows.views}
     made |= {reading.name for reading in rows.readings}
+    made |= {view.box for view in rows.views if view.crop is not None}
     read = {vectors for term in rows.terms for vectors in term.needs}
+    read |= {reading.of for reading in rows.readings}
     problems = [f"nothing reads {row!r}" for row in sorted(made - read)]
     problems += [f"{row!r} is not a vector of a batch" for row in sorted(read - made - VECTORS)]
     problems += [f"the weight of {term.name!r} is 0" for term in rows.terms if not term.weight]
@@ -254,6 +367,10 @@ def load_methods(methods: str) -> Rows:
             raise BadConfig(f"two methods add {', '.join(sorted(twice))} to {table.name}")
     if len(rows.mlps) > 1:
         raise BadConfig("two methods replace the MLPs of the trunk")
+    if len(rows.spaces) > 1:
+        raise BadConfig("two methods add a space before that of the embedding")
+    if len(rows.messages) > 1:
+        raise BadConfig("two methods add messages to the blocks of the trunk")
     if len(rows.fusions) + len(rows.sound_weights) > 1:
         raise BadConfig("two methods join pictures and sound")
     return rows
@@ -268,12 +385,25 @@ def rows_of(config: TrainConfig) -> Rows:
     return load_methods(json.dumps(config.methods)) if config.methods else PLAIN
 
 
-def mlp_maker(config: TrainConfig) -> MakeMlp:
+def step_seed(seed: int, step: int) -> int:
+    """What the chance of a step comes from. Two runs' steps do not meet before STEP_SEEDS steps."""
+    return seed * STEP_SEEDS + step
+
+
+def draw_turn(turns: Sequence[Turn], seed: int) -> Turn | None:
+    """The turn of the step with this seed, see `step_seed`; None where there are no turns."""
+    if not turns:
+        return None
+    chances = np.array([turn.chance for turn in turns])
+    drawn = np.random.default_rng([seed, 1]).choice(len(turns), p=chances / chances.sum())
+    return turns[int(drawn)]
+
+
+def mlp_maker(methods: Rows) -> MakeMlp:
     """What makes the MLPs of the trunk's blocks: a method's, where it has one for a block."""
-    methods = rows_of(config).mlps
 
     def make(width: int, place: int) -> nn.Module:
-        for row in methods:
+        for row in methods.mlps:
             mlp = row.make(width, place)
             if mlp is not None:
                 return mlp
@@ -282,10 +412,24 @@ def mlp_maker(config: TrainConfig) -> MakeMlp:
     return make
 
 
-def make_fusion(config: TrainConfig) -> nn.Module | None:
-    """The network of a method that joins pictures and sound, if there is one."""
-    fusions = rows_of(config).fusions
-    return fusions[0].make(config.encoder.dim) if fusions else None
+def messages_maker(methods: Rows, encoder: EncoderConfig) -> MakeMessages:
+    """What makes the messages of the trunk's blocks, of a method that has some."""
+
+    def make(place: int) -> nn.Module | None:
+        return methods.messages[0].make(encoder, place) if methods.messages else None
+
+    return make
+
+
+def make_additions(config: TrainConfig) -> Additions:
+    """What the methods of a recipe add to the network, with random weights."""
+    methods = rows_of(config)
+    return Additions(
+        make_mlp=mlp_maker(methods),
+        make_messages=messages_maker(methods, config.encoder),
+        fusion=methods.fusions[0].make(config.encoder.dim) if methods.fusions else None,
+        first_space=methods.spaces[0].make(config.encoder) if methods.spaces else None,
+    )
 
 
 def sound_weight(config: TrainConfig) -> float | None:
@@ -300,4 +444,13 @@ def make_network(config: TrainConfig) -> VLSA:
     Raises:
         BadConfig: see `rows_of`.
     """
-    return VLSA(config.encoder, mlp_maker(config), make_fusion(config))
+    network = VLSA(config.encoder, make_additions(config))
+    add_parts(network, config)
+    return network
+
+
+def add_parts(network: Any, config: TrainConfig) -> None:
+    """Give a network the parts of a recipe's methods, in place of those that it has."""
+    network.parts = nn.ModuleDict()
+    for part in rows_of(config).parts:
+        network.parts[part.name] = part.make(network)
