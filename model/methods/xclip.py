@@ -71,7 +71,8 @@ class Messages(nn.Module):
         """What each message reads in the others, [B, F, D]."""
         q, k, v = split_heads(self.qkv(messages), self.heads)
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-        return self.out(mixed.transpose(1, 2).flatten(2))
+        read: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
+        return read
 
 
 def make_messages(config: EncoderConfig, place: int, *, every: int) -> nn.Module | None:
