@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from export.bundle import EQUAL_WEIGHT
 from export.encoder import OnnxEncoder
 from index.highlights import Highlight, activate, choose
-from index.records.database import WindowVectors
+from index.records.item import WindowVectors
 from media.containers import Budget
 from media.errors import BadMedia
 from media.manifest import read_manifest

@@ -20,7 +20,7 @@ import numpy as np
 
 from export.bundle import Joint
 from index.collection import Collection
-from index.records.database import NewItem
+from index.records.item import NewItem
 from index.search import Options, TargetQuery, search
 from index.vectors.base import Vectors
 

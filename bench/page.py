@@ -39,7 +39,7 @@ from export.bundle import open_bundle
 from index.collection import Collection
 from index.library import Collections
 from index.query_bank import list_queries
-from index.records.database import NewItem
+from index.records.item import NewItem
 
 from .serve import ask, served
 

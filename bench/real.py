@@ -15,7 +15,7 @@ from pathlib import Path
 from export.bundle import AUDIO, VIDEO
 from export.encoder import OnnxEncoder
 from index.collection import Collection
-from index.records.database import NewItem
+from index.records.item import NewItem
 from index.vectors.base import Vectors
 
 MEDIA = (VIDEO, AUDIO)

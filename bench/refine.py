@@ -45,7 +45,7 @@ from index.agreement import list_agreement
 from index.collection import Collection
 from index.learning import NotLearned, average_precision, check_worth, fit, make_lessons, measure
 from index.library import Collections
-from index.records.database import NewItem
+from index.records.item import NewItem
 from index.records.marks import MarkedQuery, NewMark
 from index.search import Feedback, Mark, Options, TargetQuery, search
 from index.search.rerank import RERANKERS

@@ -39,7 +39,7 @@ from numpy.typing import NDArray
 from export.encoder import OnnxEncoder
 from index.collection import Collection
 from index.columns import Ids
-from index.records.database import NewItem
+from index.records.item import NewItem
 from index.search import Options, TargetQuery, search
 from index.vectors.base import Vectors, bitmap_selector
 from index.vectors.faiss_index import FaissIndex

@@ -25,7 +25,7 @@ import numpy as np
 from export.encoder import OnnxEncoder
 from index.collection import Collection
 from index.library import Collections
-from index.records.database import NewItem
+from index.records.item import NewItem
 from index.tagging import tag_items
 from index.vocabulary import Vocabulary, apply_vocabulary, default_vocabulary, ensure_vocabulary
 

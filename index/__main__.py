@@ -32,8 +32,8 @@ from .commands import (
     search,
     tags,
 )
-from .records.database import UnknownItem
 from .records.filters import BadFilter
+from .records.item import UnknownItem
 from .records.schema import UnknownSchema
 from .vectors.store import VectorStoreFailed
 

@@ -36,20 +36,9 @@ from .calibration import SAMPLE, RouteStats, calibrate
 from .columns import Ids
 from .durable import sync
 from .records.agreements import Agreed
-from .records.database import (
-    AGREED_KEY,
-    VOCABULARY_KEY,
-    Counts,
-    Failure,
-    Item,
-    KnownSource,
-    NewItem,
-    Origin,
-    Records,
-    UnknownItem,
-    holds_records,
-)
+from .records.database import AGREED_KEY, VOCABULARY_KEY, Records, holds_records
 from .records.filters import compile_filter
+from .records.item import Counts, Failure, Item, KnownSource, NewItem, Origin, UnknownItem
 from .records.marks import NewMark, StoredMark
 from .records.tags import Readings, TagCount, TagRows, list_tags, number_readings
 from .records.window_table import WindowTable

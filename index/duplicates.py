@@ -21,7 +21,8 @@ from export.bundle import parse_modality
 
 from .collection import Collection
 from .ingest.names import make_printable
-from .records.database import MediaRow, Records
+from .records.database import Records
+from .records.item import MediaRow
 
 LENGTH_S, LENGTH_SHARE = 0.3, 0.02  # by which lengths of copies differ at most
 CLOSE_SOUND, CLOSE_PICTURES = 0.97, 0.83  # cosines of items' mean vectors that are compared further

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from export.bundle import Joint
 
 from .columns import Ids
-from .records.database import Records, UnknownItem
+from .records.database import Records
+from .records.item import UnknownItem
 from .records.marks import StoredMark
 from .spread import Vectors, unit
 

@@ -19,7 +19,7 @@ from media.errors import MissingModality
 from media.modality import AUDIO, RECORDED, VIDEO
 
 from .collection import Collection
-from .records.database import WindowVectors
+from .records.item import WindowVectors
 
 Activation = NDArray[np.float64]
 Reason = Literal["new picture", "change of picture", "new sound", "change of sound", "loud"]

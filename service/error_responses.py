@@ -34,8 +34,8 @@ from index.collection import (
     UnknownCollection,
 )
 from index.ingest.reembed import NotReady
-from index.records.database import UnknownItem
 from index.records.filters import BadFilter
+from index.records.item import UnknownItem
 from index.records.marks import UnknownMark
 from index.records.schema import UnknownSchema
 from index.vectors.store import VectorStoreFailed

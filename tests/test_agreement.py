@@ -14,7 +14,7 @@ from export.bundle import NoRoute, Space
 from index.agreement import ensure_agreement, list_agreement, window_agreement
 from index.collection import Collection, NoVectors
 from index.library import Collections
-from index.records.database import NewItem
+from index.records.item import NewItem
 from index.search import Options, TargetQuery, search
 from service.app import create_app
 from service.settings import Settings

@@ -27,7 +27,7 @@ from index.ingest.gone import find_missing, remove
 from index.ingest.names import RESERVED, find_free_id
 from index.ingest.plan import BuildOptions, Report
 from index.ingest.walk import walk
-from index.records.database import NewItem, Origin
+from index.records.item import NewItem, Origin
 from media.containers import Budget
 from media.sandbox import Decoders
 from service.schemas import ITEM_PARTS

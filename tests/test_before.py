@@ -20,7 +20,7 @@ from index.collection import Collection, NoVectors
 from index.ingest.build import build
 from index.ingest.reembed import NotReady, reembed, swap
 from index.library import Collections
-from index.records.database import Origin, UnknownItem
+from index.records.item import Origin, UnknownItem
 from media.containers import Budget
 from media.sandbox import Decoders
 

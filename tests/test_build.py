@@ -26,7 +26,7 @@ from index.ingest.build import list_failures, note_failure
 from index.ingest.plan import Report
 from index.ingest.source import Source
 from index.library import Collections
-from index.records.database import NewItem
+from index.records.item import NewItem
 from media.containers import Budget
 from media.errors import BadMedia, DecoderFailed, NotMedia
 from media.sandbox import Decoders

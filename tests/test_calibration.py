@@ -24,7 +24,8 @@ from index.calibration import (
     fit_gumbel,
     gumbel_quantile,
 )
-from index.records.database import NewItem, Records
+from index.records.database import Records
+from index.records.item import NewItem
 from index.records.window_table import PLACE, WindowTable
 from index.vectors.base import Found
 from index.vectors.faiss_index import FaissIndex

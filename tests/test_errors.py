@@ -49,8 +49,8 @@ from index.ingest.reembed import NotReady
 from index.ingest.remote import CannotImport, NoAnswer
 from index.ingest.watch import CannotWatch
 from index.learning import NotLearned
-from index.records.database import UnknownItem
 from index.records.filters import BadFilter
+from index.records.item import UnknownItem
 from index.records.marks import UnknownMark
 from index.records.schema import UnknownSchema
 from index.vectors.store import VectorStoreFailed

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from index.collection import Collection
-from index.records.database import UnknownItem
+from index.records.item import UnknownItem
 from index.search import Answer, Feedback, Mark, Options, TargetQuery, search
 from index.search.feedback import RIGHT, WRONG, move
 from index.spread import measure_spread

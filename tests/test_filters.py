@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from index.records.database import NewItem, Records
+from index.records.database import Records
 from index.records.filters import (
     MAX_DEPTH,
     MAX_TERMS,
@@ -20,6 +20,7 @@ from index.records.filters import (
     metadata_values,
     register_functions,
 )
+from index.records.item import NewItem
 from media.manifest import BadMetadata, check_metadata
 
 ITEMS: dict[str, tuple[float, dict[str, Any]]] = {

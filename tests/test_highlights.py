@@ -10,7 +10,7 @@ from fastapi.testclient import TestClient
 
 from index.collection import Collection
 from index.highlights import activate, choose, find_highlights
-from index.records.database import NewItem, UnknownItem, WindowVectors
+from index.records.item import NewItem, UnknownItem, WindowVectors
 from media.errors import MissingModality
 from service.app import create_app
 from service.settings import Settings

@@ -33,8 +33,9 @@ from index.collection import (
 from index.columns import Allowed
 from index.ingest.reembed import reembed
 from index.library import Collections
-from index.records.database import Counts, NewItem, Records, UnknownItem
+from index.records.database import Records
 from index.records.filters import BadFilter, compile_filter
+from index.records.item import Counts, NewItem, UnknownItem
 from index.report import report
 from index.search import Answer, Options, TargetQuery, search
 from index.vectors import snapshot, store

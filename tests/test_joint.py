@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from export.bundle import Joint, NoRoute, Space, draft_manifest
 from index.collection import Collection
-from index.records.database import NewItem
+from index.records.item import NewItem
 from index.search import Answer, Options, TargetQuery, search
 from index.vectors.base import Vectors
 from index.vectors.sizing import Sizing

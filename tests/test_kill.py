@@ -28,7 +28,8 @@ from index.collection import Collection
 from index.ingest import reembed
 from index.ingest.adopt import adopt
 from index.library import Collections
-from index.records.database import NewItem, Records
+from index.records.database import Records
+from index.records.item import NewItem
 from index.vectors import codes, sizing, snapshot
 from index.vectors.faiss_index import FaissIndex
 from media.containers import Budget

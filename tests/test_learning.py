@@ -20,7 +20,7 @@ from index.gallery import read_gallery
 from index.ingest.reembed import reembed, swap
 from index.learning import NotLearned, learn, undo
 from index.library import Collections
-from index.records.database import NewItem, Origin, UnknownItem
+from index.records.item import NewItem, Origin, UnknownItem
 from index.records.marks import MarkedQuery, NewMark, UnknownMark
 from index.search import Answer, Options, TargetQuery, search
 from media.containers import Budget

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from export.bundle import Joint
 from index.calibration import Calibration
 from index.collection import Collection
-from index.records.database import NewItem
+from index.records.item import NewItem
 from index.records.window_table import Place
 from index.search import Answer, Options, TargetQuery, search
 from index.search.order import GAP_S, find_sequence

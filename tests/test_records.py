@@ -16,19 +16,17 @@ from numpy.typing import NDArray
 from index.collection import Collection
 from index.columns import Allowed
 from index.records import database
-from index.records.database import (
+from index.records.database import Records, holds_records, split
+from index.records.filters import compile_filter
+from index.records.item import (
     Counts,
     Failure,
     KnownSource,
     NewItem,
     Origin,
-    Records,
     UnknownItem,
-    holds_records,
     list_modalities,
-    split,
 )
-from index.records.filters import compile_filter
 
 from .makers import dims
 

@@ -19,7 +19,7 @@ from index.ingest.build import build
 from index.ingest.plan import BuildOptions
 from index.ingest.reembed import NotReady, Progress, drop, measure_overlaps, reembed, swap
 from index.library import Collections
-from index.records.database import NewItem
+from index.records.item import NewItem
 from media.containers import Budget
 from media.sandbox import Decoders
 from media.windows import DecodeOptions

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from export.bundle import Joint
 from index.collection import Collection
-from index.records.database import NewItem
+from index.records.item import NewItem
 from index.search import Options, TargetQuery, search
 from index.search.rerank import gram_volume, triangle_area
 

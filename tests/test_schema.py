@@ -19,7 +19,8 @@ from index.backup import backup, restore
 from index.collection import Collection, NoPreview
 from index.library import Collections
 from index.records import schema
-from index.records.database import WINDOWS_QUERY, KnownSource, Origin, Records
+from index.records.database import WINDOWS_QUERY, Records
+from index.records.item import KnownSource, Origin
 from index.records.schema import SCHEMA_VERSION
 
 from .makers import dims

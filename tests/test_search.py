@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from export.bundle import Route
 from index.calibration import Calibration, RouteStats
 from index.collection import Collection
-from index.records.database import NewItem
+from index.records.item import NewItem
 from index.search import (
     Answer,
     Moment,

@@ -18,7 +18,7 @@ from index.collection import Collection
 from index.description import describe, make_sentence, read_bank
 from index.ingest.reembed import reembed, swap
 from index.library import Collections
-from index.records.database import NewItem
+from index.records.item import NewItem
 from index.records.tags import Readings
 from index.search import Options, TargetQuery, search
 from index.tag_scales import find_scale, read_scales

@@ -15,7 +15,7 @@ from media.commands import Commands, add_command
 from media.passages import Passage
 
 from ..collection import Collection
-from ..records.database import Item
+from ..records.item import Item
 from .flags import add_collection, add_data, add_sizing, open_collections, parse_count
 
 PAGE = 1000  # items read at once

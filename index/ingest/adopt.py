@@ -15,7 +15,7 @@ from media.errors import BadMedia
 from media.sandbox import Decoders
 
 from ..collection import Collection
-from ..records.database import Origin
+from ..records.item import Origin
 from .decoding import decode_sources
 from .encoding import Ready, encode_items, fills_batch
 from .plan import Report, keep_distinct

@@ -18,7 +18,7 @@ from media.errors import BadMedia, DecoderFailed, DecodersClosed
 from media.sandbox import Decoders, return_freed_memory
 
 from ..collection import Collection
-from ..records.database import Failure, Item, NewItem, Origin
+from ..records.item import Failure, Item, NewItem, Origin
 from .content import is_other, may_be_same
 from .decoding import decode_sources, decode_with_digests
 from .encoding import WINDOWS, Ready, encode_items, fills_batch

@@ -12,7 +12,7 @@ from export.encoder import Encoder
 from media.text import list_warnings, pad_tokens
 from media.windows import Media
 
-from ..records.database import NewItem
+from ..records.item import NewItem
 from .items import media_item
 from .passages import add_passages, read_passages
 from .source import Source

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..collection import Collection
-from ..records.database import KnownSource, Origin, UnknownItem
+from ..records.item import KnownSource, Origin, UnknownItem
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from ..records.database import Failure, KnownSource, Origin
+from ..records.item import Failure, KnownSource, Origin
 from .content import Stamp
 from .gone import Places
 from .names import find_free_id

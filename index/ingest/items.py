@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from export.bundle import parse_modality
 from media.windows import Media
 
-from ..records.database import NewItem
+from ..records.item import NewItem
 
 WindowVectors = tuple[list[int], NDArray[np.float32]]  # which windows, their unit vectors [n, dim]
 

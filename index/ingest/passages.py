@@ -10,7 +10,7 @@ import numpy as np
 from export.encoder import Encoder
 from media.passages import Passage, list_meanings
 
-from ..records.database import NewItem
+from ..records.item import NewItem
 from .items import WindowVectors
 
 Rows = dict[str, tuple[list[int], list[list[int]]]]  # which passages, their token ids

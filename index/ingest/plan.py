@@ -14,7 +14,7 @@ from media.readers import NO_READERS, WordReaders
 from media.subtitles import Sidecars
 
 from ..collection import Collection
-from ..records.database import Failure, KnownSource, NewItem
+from ..records.item import Failure, KnownSource, NewItem
 from .content import Stamp, hash_content, may_be_same
 from .discovery import Discovery, find_sources
 from .identity import Catalog, Unsettled

@@ -23,7 +23,7 @@ from media.readers import WordReaders
 from media.sandbox import Decoders
 
 from ..collection import Collection, CollectionError
-from ..records.database import NewItem
+from ..records.item import NewItem
 from .build import copy_items, note_failure
 from .decoding import decode_sources, decode_with_digests
 from .encoding import WINDOWS, encode_items

@@ -35,7 +35,8 @@ from ..collection import (
 from ..durable import sync
 from ..library import READY, STAGED, complete_swaps, lock_file, replaced_path
 from ..query_bank import ensure_query_bank
-from ..records.database import VOCABULARY_KEY, Item, Origin, Records, UnknownItem
+from ..records.database import VOCABULARY_KEY, Records
+from ..records.item import Item, Origin, UnknownItem
 from ..search import direction
 from ..vectors.base import Vectors
 from ..vectors.faiss_index import FaissIndex

@@ -11,7 +11,7 @@ from typing import Any
 from media.manifest import Member
 from media.passages import Passage
 
-from ..records.database import KnownSource, Origin
+from ..records.item import KnownSource, Origin
 from .names import make_id, make_printable
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from export.bundle import ANY
 from media.modality import TEXT
 
-from ..records.database import About
+from ..records.item import About
 from ..records.window_table import UNKNOWN_S
 from .answer import Hit, Moment
 from .score import EncodingScores, ItemScores

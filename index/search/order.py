@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 from export.bundle import ANY
 
 from ..collection import Collection
-from ..records.database import About, Records
+from ..records.database import Records
+from ..records.item import About
 from ..records.window_table import Place
 from .answer import Answer, Hit, Moment
 from .fuse import conclude, fuse_hits

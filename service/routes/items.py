@@ -17,7 +17,7 @@ from index.description import describe, make_sentence, read_bank, tag_readings
 from index.ingest.encoding import read_words
 from index.ingest.items import media_item
 from index.ingest.passages import add_passages, read_passages
-from index.records.database import Item, NewItem, UnknownItem, list_modalities
+from index.records.item import Item, NewItem, UnknownItem, list_modalities
 from index.vocabulary import ensure_vocabulary
 from media.convert import SUFFIXES, Order, clip_name, clip_order
 from media.errors import BadStretch, MissingModality

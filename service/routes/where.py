@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.cells import CellEncoder, NoCells
-from index.records.database import Item
+from index.records.item import Item
 from media.convert import clip_order
 from media.errors import BadStretch, MissingModality
 from media.modality import AUDIO, RECORDED, TEXT, VIDEO
