@@ -39,6 +39,7 @@ from .item import (
     make_item,
 )
 from .item_cache import ItemCache
+from .kept_filters import KeptFilters
 from .marks import Marks, NewMark
 from .passages import Passages
 from .schema import SCHEMA_VERSION, migrate, read_version
@@ -63,8 +64,6 @@ CHUNK = 4096
 DECODER = json.JSONDecoder()
 # of pages, so that a search finds its hits without reading the trees above them
 CACHE_KIB = 8 * 1024
-FILTERS_KEPT = 16  # whose results are remembered
-FILTER_KEPT_MOST = 1_000_000  # vectors of one of them
 
 
 Kept = TypeVar("Kept", WindowTable, ItemCache)
@@ -95,9 +94,7 @@ class Records:
         self._db.execute(f"pragma cache_size = -{CACHE_KIB}")
         self._window_tables: dict[str, WindowTable] = {}
         self._item_cache = ItemCache()
-        self._matched: dict[
-            tuple[Any, ...], Allowed | None
-        ] = {}  # what filters left, until the next write
+        self._matched = KeptFilters()  # until the next write
         self.passages = Passages(self._db)
         self.tags = Tags(self._db)
         self.marks = Marks(self._db)
@@ -668,10 +665,7 @@ class Records:
         meets = np.zeros(int(table.items.max(initial=0)) + 1, bool)
         meets[chosen[chosen < len(meets)]] = True
         allowed = Allowed(table.ids[meets[table.items]])
-        while len(self._matched) >= FILTERS_KEPT:
-            self._matched.pop(next(iter(self._matched)))
-        if len(allowed) <= FILTER_KEPT_MOST:
-            self._matched[key] = allowed
+        self._matched.keep(key, allowed)
         return allowed
 
     def among_passages(
@@ -682,17 +676,14 @@ class Records:
         """
         key = (target, "passages", allowed)
         if key in self._matched:
-            return self._matched[key]
+            return self._matched.get(key)
         spoken = np.isin(table.windows, self.passages.windows())
         found: Allowed | None = None
         if allowed is not None:
             found = Allowed(np.intersect1d(table.ids[spoken], allowed.ids))
         elif not spoken.all():
             found = Allowed(table.ids[spoken])
-        if found is None or len(found) <= FILTER_KEPT_MOST:
-            while len(self._matched) >= FILTERS_KEPT:
-                self._matched.pop(next(iter(self._matched)))
-            self._matched[key] = found
+        self._matched.keep(key, found)
         return found
 
     def window_table(self, encoding: str) -> WindowTable:
