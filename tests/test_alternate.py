@@ -10,8 +10,8 @@ import torch
 from media.errors import BadConfig
 from model.data.batches import Inputs, Mixture
 from model.methods import alternate
-from model.training.losses import check_turns, needed_vectors
-from model.training.step import StepRandomness, keep_needed
+from model.training.losses import check_turns
+from model.training.step import StepRandomness, see_in_turn
 from model.training.tables import Rows, Turn, draw_turn, rows_of, step_seed
 
 from .test_methods import (
@@ -60,7 +60,7 @@ def test_a_turn_sees_fewer_frames() -> None:
     assert drawn.kept_tokens["video"].shape == (10, patches // 2)
     assert int(drawn.kept_tokens["video"].max()) < patches
     batch = some_batch(config)
-    seen = keep_needed(batch, turn, needed_vectors(config, turn))
+    seen = see_in_turn(batch, turn, config)
     assert torch.equal(seen.frames[:, 1], batch.frames[:, 0])
     assert torch.equal(seen.has["audio"], batch.has["audio"])
     assert not seen.has["audio_caption"].any()
@@ -113,3 +113,19 @@ def test_a_turn_takes_its_rows_from_its_sources() -> None:
         assert len(mixed.draw_clips(step)) == 4
     with pytest.raises(BadConfig, match="there are 2 sources"):
         mixture((replace(turns[0], sources=(2,)),))
+
+
+def test_a_view_that_is_only_read_off_the_network_is_seen_where_its_term_is() -> None:
+    turns = [
+        {"terms": [*ONE_SOUND["terms"], "expert_balance"]},
+        {"terms": [*FINE["terms"], "places"]},
+    ]
+    methods = {"pixpro": {}, "experts": {}, "alternate": {"turns": turns}}
+    config = replace(config_of("pixpro"), methods=methods)
+    sound, fine = rows_of(config).turns
+    batch = some_batch(config)
+    assert see_in_turn(batch, fine, config).has["cropped_video"].any()
+    heard = see_in_turn(batch, sound, config).has
+    assert {name for name, rows in heard.items() if rows.any()} == {"audio", "audio_caption"}
+    assert "places" in gradients_of(config, batch, fine)
+    assert "expert_balance" in gradients_of(config, batch, sound)

@@ -61,6 +61,7 @@ from model.training.loop import make_optimiser, train, train_step
 from model.training.losses import TermInputs, terms_on
 from model.training.step import StepRandomness, compute_gradients
 from model.training.tables import (
+    Encoded,
     Turn,
     make_network,
     method_names,
@@ -452,8 +453,9 @@ def test_pixpro_reads_cells_at_their_places() -> None:
     model = make_model(config)
     frames = some_batch(config).frames[:3]
     kept = torch.tensor([[5, 0], [7, 2], [1, 6]])
-    model.embed("video", frames, kept)
-    cells = pixpro.read_cells(model).view(3, 8, -1)
+    vectors = model.embed("video", frames, kept)
+    encoded = Encoded(inputs=frames, vectors=vectors, captions={}, has={})
+    cells = pixpro.read_cells(model, encoded).view(3, 8, -1)
     there = cells.any(-1)
     assert [row.nonzero().flatten().tolist() for row in there] == [[0, 5], [2, 7], [1, 6]]
     assert torch.allclose(cells[there].norm(dim=-1), torch.ones(6))

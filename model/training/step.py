@@ -138,17 +138,15 @@ def compute_gradients(
     size = config.micro_batch or len(batch.ids)
     slices = [slice(start, start + size) for start in range(0, len(batch.ids), size)]
     turn = randomness.turn
-    whole_rows = batch
-    if turn is not None:
-        batch = keep_needed(batch, turn, seen_in(config, turn))
-    pieces = cut_batch(batch, randomness, slices)
+    seen = batch if turn is None else see_in_turn(batch, turn, config)
+    pieces = cut_batch(seen, randomness, slices)
     terms: dict[str, Tensor] = {}
     figures: dict[str, Tensor] = {}
     if needed_vectors(config, turn):
 
         def loss_terms(vectors: Vectors) -> dict[str, Tensor]:
             inputs = gather_inputs(
-                model, batch, vectors, config=config, randomness=randomness, processes=processes
+                model, seen, vectors, config=config, randomness=randomness, processes=processes
             )
             return compute_terms(inputs, config, turn)
 
@@ -166,7 +164,7 @@ def compute_gradients(
                 progress=progress,
             )
     if masks(config, turn):
-        pieces = cut_batch(whole_rows, randomness, slices)
+        pieces = cut_batch(batch, randomness, slices)
         terms[LOCAL] = add_local_gradients(model, pieces, config, processes)
     processes.sum_gradients(model)
     total = weighted_sum(terms, config)
@@ -179,22 +177,16 @@ def cut_batch(batch: Batch, randomness: StepRandomness, slices: list[slice]) -> 
     return [Piece(batch.take(rows), randomness.take(rows, device)) for rows in slices]
 
 
-def seen_in(config: TrainConfig, turn: Turn) -> set[str]:
-    """The names of `Batch.has` that are left to a turn: what its terms read, marks, and further
-    views that they read off the network. A reading of a row's own video, say, is made where that is
-    encoded in any case.
+def see_in_turn(batch: Batch, turn: Turn, config: TrainConfig) -> Batch:
+    """A batch as a turn sees it: its rows lack what the turn's terms do not read, and frames are
+    seen less often. The place of a frame that is not seen has the one before it.
+
+    Of what terms read off the network only further views are seen on that account. What is read
+    with a row's own video, say, is read where that is encoded in any case.
     """
     methods = rows_of(config)
-    needed = needed_vectors(config, turn)
-    read = {reading.of for reading in methods.readings if reading.name in needed} - VECTORS
-    return needed | read | {mark.name for mark in methods.marks}
-
-
-def keep_needed(batch: Batch, turn: Turn, needed: set[str]) -> Batch:
-    """A batch as a turn sees it: its rows lack what no term needs, and frames are seen less often.
-
-    The place of a frame that is not seen has the one before it.
-    """
+    needed = needed_vectors(config, turn) | {mark.name for mark in methods.marks}
+    needed |= {reading.of for reading in methods.readings if reading.name in needed} - VECTORS
     has = {name: x if name in needed else torch.zeros_like(x) for name, x in batch.has.items()}
     if turn.frame_step == 1:
         return replace(batch, has=has)
