@@ -193,6 +193,7 @@ def export_checkpoint(folder: Path, out: Path, name: str | None = None) -> Bundl
         BadConfig: no checkpoint there.
     """
     model, config, state = checkpoint.load(folder)
+    model.parts.clear()  # they are for training alone
     inputs = config.encoder.inputs
     specs = inputs.recorded() | {TEXT: config.encoder.text}
 

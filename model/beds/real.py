@@ -39,12 +39,13 @@ from ..network.transformer import (
     NO_ADDITIONS,
     Additions,
     Norms,
+    TrunkPass,
     initialise,
     key_bias,
     make_blocks,
     random_rows,
 )
-from ..training.tables import Rows, make_additions
+from ..training.tables import Rows, add_parts, make_additions
 
 READING = 384
 FRAMES = 2
@@ -218,6 +219,8 @@ class StemTrunk(nn.Module):
         )
         self.apply(initialise)
         self.fusion = additions.fusion
+        self.parts = nn.ModuleDict()
+        self.last_pass: TrunkPass | None = None
         for head in heads.values():
             nn.init.zeros_(head.weight)
         self.text_tokens: Tensor
@@ -285,6 +288,8 @@ class StemTrunk(nn.Module):
         for block in self.blocks:
             x = block(x, segments, bias, kept)
         x = self.norm(x, segments)
+        if self.training:
+            self.last_pass = TrunkPass(x, kept, present)
         shares = (
             torch.ones_like(x[..., :1]) if present is None else present.unsqueeze(-1).to(x.dtype)
         )
@@ -321,7 +326,9 @@ class RealBed:
         )
 
     def network(self, config: TrainConfig) -> StemTrunk:
-        return StemTrunk(config.encoder, self.data, make_additions(config))
+        network = StemTrunk(config.encoder, self.data, make_additions(config))
+        add_parts(network, config)
+        return network
 
     def galleries(self, model: StemTrunk) -> dict[str, Gallery]:
         """The real recordings' windows."""

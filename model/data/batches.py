@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evaluation.clips import Clip, LazyClip
+from media.errors import BadConfig
 from media.manifest import Row
 
 from ..config import EncoderConfig
-from ..training.tables import CAPTIONS, PLAIN, Rows, View
+from ..training.tables import CAPTIONS, PLAIN, Rows, View, draw_turn, step_seed
 from .source import Source
 
 ABSENT = "?"  # what is tokenised where a row has no caption; `Batch.has` tells it apart
@@ -44,6 +45,12 @@ class Batch:
     texts: dict[str, Tensor] = field(default_factory=dict)  # int64 [B, T]
     views: dict[str, Tensor] = field(default_factory=dict)  # as `frames` or `waveforms`
     boxes: dict[str, Tensor] = field(default_factory=dict)  # float32 [B, 4], see `View`
+
+    @property
+    def all_texts(self) -> dict[str, Tensor]:
+        """The captions and the texts of methods, int64 [B, T] each."""
+        captions = {"video_caption": self.video_caption, "audio_caption": self.audio_caption}
+        return captions | self.texts
 
     def take(self, rows: list[int] | slice) -> Batch:
         return Batch(
@@ -140,20 +147,36 @@ class Mixture:
         seed: int,
         methods: Rows = PLAIN,
     ) -> None:
-        self.sources = [*sources, *(extra.make(sources) for extra in methods.sources)]
+        self.given = list(sources)
+        if any(extra.replaces for extra in methods.sources):
+            sources, shares = [], []
+        self.sources = [*sources, *(extra.make(self.given) for extra in methods.sources)]
         self.tokens = tokens
         self.inputs = inputs
         self.seed = seed
         self.methods = methods
         self.counts = share_out(batch, shares, [extra.share for extra in methods.sources])
+        for turn in methods.turns:
+            if not set(turn.sources) <= set(range(len(self.sources))):
+                raise BadConfig(f"turn {turn.name}: there are {len(self.sources)} sources, from 0")
         self.pool = ThreadPoolExecutor(os.cpu_count())
 
     def draw_clips(self, step: int) -> list[LazyClip]:
         """The clips of a step, source by source."""
         drawn: list[LazyClip] = []
-        for i, (source, count) in enumerate(zip(self.sources, self.counts, strict=True)):
-            drawn += source.draw(step, count, (self.seed, i))
+        for i, (source, count) in enumerate(zip(self.sources, self.counts_of(step), strict=True)):
+            if count:
+                drawn += source.draw(step, count, (self.seed, i))
         return drawn
+
+    def counts_of(self, step: int) -> list[int]:
+        """How many rows of a step each source gives: where its turn names some, they give all."""
+        turn = draw_turn(self.methods.turns, step_seed(self.seed, step))
+        if turn is None or not turn.sources:
+            return self.counts
+        shares = [self.counts[i] for i in turn.sources]
+        given = dict(zip(turn.sources, share_out(sum(self.counts), shares, []), strict=True))
+        return [given.get(i, 0) for i in range(len(self.sources))]
 
     def read_batch(self, step: int, rows: list[int] | None = None) -> Batch:
         """The batch of a step, or some rows of it."""
@@ -184,6 +207,8 @@ class Mixture:
         }
         for name, said in captions.items():
             has[name] = torch.tensor([text is not None for text in said])
+        for mark in self.methods.marks:
+            has[mark.name] = torch.tensor([mark.holds(clip.row) for clip in clips])
         views = self.draw_views(drawn, dict(zip(rows, clips, strict=True)), chances)
         crops, boxes = self.draw_crops(frames, clips, chances)
         return Batch(

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -35,7 +36,7 @@ from media.errors import BadConfig
 from ..config import EncoderConfig
 from ..network.transformer import Mlp
 from ..training.losses import TermInputs
-from ..training.tables import LossTerm, Reading, Rows, TrunkMlp
+from ..training.tables import Encoded, LossTerm, Reading, Rows, TrunkMlp
 
 COUNTED = ("video", "audio", "video_caption", "audio_caption")
 
@@ -85,8 +86,8 @@ class Experts(nn.Module):
         return probabilities, gates, chosen
 
 
-def layers_of(model: nn.Module) -> list[Experts]:
-    return [module for module in model.modules() if isinstance(module, Experts)]
+def layers_of(model: Any) -> list[Experts]:
+    return [module for module in model.blocks.modules() if isinstance(module, Experts)]
 
 
 def load_width(config: EncoderConfig, *, settings: Settings) -> int:
@@ -104,7 +105,7 @@ def count_load(probabilities: Tensor, chosen: Tensor, bias: Tensor | None) -> Te
     return both.sum(1)
 
 
-def read_load(model: nn.Module) -> Tensor:
+def read_load(model: Any, rows: Encoded) -> Tensor:
     """The load of each row just encoded, [B, 2 n layers]."""
     return torch.cat([layer.load for layer in layers_of(model) if layer.load is not None], dim=1)
 

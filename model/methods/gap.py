@@ -93,4 +93,5 @@ def rows(settings: Settings) -> Rows:
         for name, (weight, loss) in weights.items()
         if weight
     )
-    return Rows(terms=terms, metrics=(Metric(name="gap", measure=measure_gaps),))
+    metric = Metric(name="gap", measure=lambda found: measure_gaps(found.vectors))
+    return Rows(terms=terms, metrics=(metric,))

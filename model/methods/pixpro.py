@@ -34,7 +34,7 @@ from media.errors import BadConfig
 
 from ..config import EncoderConfig
 from ..training.losses import TermInputs
-from ..training.tables import Box, LossTerm, Reading, Rows, TermPart, View
+from ..training.tables import Box, Encoded, LossTerm, Reading, Rows, TermPart, View
 
 PART, CROP = "propagation", "cropped_video"
 
@@ -84,7 +84,7 @@ class Propagation(nn.Module):
         return F.normalize(likeness @ self.transform(cells), dim=-1)
 
 
-def read_cells(model: Any) -> Tensor:
+def read_cells(model: Any, rows: Encoded) -> Tensor:
     """The cells of each row just encoded, [n, F C S]; what was left out is zeros."""
     tokens, places = model.last_pass.tokens, model.last_pass.places
     cells = F.normalize(model.parts[PART].project(tokens).float(), dim=-1)  # [n, K, S]
@@ -141,8 +141,8 @@ def places_term(
     return disagreement(inputs.model.parts[PART], in_whole, in_crop, same)
 
 
-def make_propagation(config: EncoderConfig, *, settings: Settings) -> nn.Module:
-    return Propagation(config.width, settings.size, settings.sharpness)
+def make_propagation(network: Any, *, settings: Settings) -> nn.Module:
+    return Propagation(network.config.width, settings.size, settings.sharpness)
 
 
 def count_values(config: EncoderConfig, *, size: int) -> int:

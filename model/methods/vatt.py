@@ -31,7 +31,7 @@ from media.errors import BadConfig
 from ..config import EncoderConfig
 from ..network.transformer import FirstSpace
 from ..training.losses import TermInputs, info_nce
-from ..training.tables import LossTerm, Reading, Rows, SpaceBefore
+from ..training.tables import Encoded, LossTerm, Reading, Rows, SpaceBefore
 from . import mil_nce
 
 RECORDED = ("video", "audio")
@@ -50,7 +50,7 @@ def make_space(config: EncoderConfig, *, times: int) -> FirstSpace:
     return FirstSpace(RECORDED, first, nn.Sequential(*layers))
 
 
-def read_first(model: Any) -> Tensor:
+def read_first(model: Any, rows: Encoded) -> Tensor:
     """The vectors in the first space of each row just encoded, [n, A]."""
     vectors: Tensor = model.first_vectors
     return vectors.float()

@@ -22,8 +22,8 @@ The choices of this file:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -130,7 +130,6 @@ class Additions:
     make_messages: MakeMessages = no_messages
     fusion: nn.Module | None = None
     first_space: FirstSpace | None = None
-    parts: Mapping[str, nn.Module] = field(default_factory=dict)
 
 
 NO_ADDITIONS = Additions()
@@ -407,7 +406,9 @@ class TrunkPass:
     """What the trunk gave for one modality in training. Methods may read it."""
 
     tokens: Tensor  # [B, K, D]
-    places: Tensor | None  # int64 [B, K], where in the modality's grid they are; None: in order
+    # int64 [B, K], where in the modality's grid they are; None: in order
+    places: Tensor | None = None
+    present: Tensor | None = None  # bool [B, K]; None: all are there
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -487,7 +488,7 @@ class VLSA(nn.Module):
         self.apply(initialise)
         # Weights of sound in joint vectors, [B, E] of pictures and of sound -> [B].
         self.fusion = additions.fusion
-        self.parts = nn.ModuleDict(additions.parts)  # which only terms of training use
+        self.parts = nn.ModuleDict()  # for training alone, see `training/tables.py`
         if "text" in self.stem_skips:
             # A text starts at its sentence's place; the trunk adds what it learns.
             skip = self.stem_skips["text"]
@@ -656,7 +657,7 @@ class VLSA(nn.Module):
         bias = None if present is None else key_bias(present)
         out = self.run_trunk(tokens, [(modality, tokens.shape[1])], bias, places)
         if self.training:
-            self.last_pass = TrunkPass(out, places)
+            self.last_pass = TrunkPass(out, places, present)
         return self.pool(modality, out, present, skip)
 
     def pool(

@@ -50,12 +50,11 @@ from ..network.transformer import VLSA, MiniLMStem
 from ..renames import translate_weights
 from . import checkpoint
 from .distributed import ProcessGroup, join_process_group, leave_process_group, pick_device
-from .losses import terms_on
+from .losses import check_turns
 from .step import StepRandomness, compute_gradients
-from .tables import make_network, rows_of, sound_weight
+from .tables import Evaluation, add_parts, make_network, rows_of, sound_weight, step_seed
 
 PRINT_EVERY_STEPS = 50  # where there is no progress bar
-STEP_SEEDS = 1_000_003  # the seeds of two runs' steps do not meet before so many steps
 M_TRIM_THRESHOLD = -1  # of malloc.h
 M_MMAP_MAX = -4
 
@@ -106,10 +105,13 @@ def train_step(
         Diverged: a loss or a gradient that is not finite; the weights are as they were.
     """
     model.train()
+    for part in rows_of(config).parts:
+        if part.before_step:
+            part.before_step(model, step)
     for settings in optimiser.param_groups:
         settings["lr"] = learning_rate(step, config)
     optimiser.zero_grad()
-    of_whole_batch = StepRandomness.draw(config, config.batch, config.seed * STEP_SEEDS + step)
+    of_whole_batch = StepRandomness.draw(config, config.batch, step_seed(config.seed, step))
     randomness = of_whole_batch.take(processes.rows(config.batch), batch.frames.device)
     progress = step / config.steps
     losses = compute_gradients(model, batch, randomness, config, processes, progress=progress)
@@ -174,6 +176,8 @@ def new_model(config: TrainConfig, tokenizer: Path, read_trunk: bool = True) -> 
             raise BadConfig(f"{config.start_from} holds another encoder than this config's")
         if shapes_of(model) != shapes_of(make_network(config)):
             raise BadConfig(f"{config.start_from} holds other blocks than this config's methods")
+        torch.manual_seed(config.seed)
+        add_parts(model, config)
         return model
     torch.manual_seed(config.seed)
     model = make_network(config)
@@ -188,7 +192,9 @@ def new_model(config: TrainConfig, tokenizer: Path, read_trunk: bool = True) -> 
 
 
 def shapes_of(model: VLSA) -> dict[str, torch.Size]:
-    return {name: parameter.shape for name, parameter in model.named_parameters()}
+    """Of the weights that an encoder has, without its parts for training alone."""
+    named = model.named_parameters()
+    return {name: weight.shape for name, weight in named if not name.startswith("parts.")}
 
 
 def describe_provenance(sources: Sequence[Source], config: TrainConfig) -> dict[str, Any]:
@@ -275,7 +281,13 @@ class Run:
         measures = summarise(routes)
         figures: dict[str, float] = {}
         for metric in self.mixture.methods.metrics:
-            found = metric.measure(collect_vectors(galleries, routes))
+            evaluation = Evaluation(
+                vectors=collect_vectors(galleries, routes),
+                routes=routes,
+                step=self.step,
+                before=self.figures_before(metric.name),
+            )
+            found = metric.measure(evaluation)
             figures |= {f"{metric.name} {name}": round(value, 4) for name, value in found.items()}
         value = select_metric(measures, self.config.best_by)
         folders = ["checkpoint"]
@@ -292,12 +304,22 @@ class Run:
             checkpoint.save(self.out / folder, self.model, self.optimiser, state, self.tokenizer)
         return {route: round(m["R@10"], 4) for route, m in measures.items()}, figures
 
+    def figures_before(self, metric: str) -> list[dict[str, float]]:
+        """The figures of a method's metric at the checkpoints before this one."""
+        start = f"{metric} "
+        found = []
+        for line in map(json.loads, read_lines(self.out / "metrics.jsonl")):
+            figures = {key[len(start) :]: x for key, x in line.items() if key.startswith(start)}
+            if figures:
+                found.append(figures)
+        return found
+
     @torch.no_grad()
     def fill_memory(self) -> None:
         """Put the commonest captions of sounds without pictures into the model's memory."""
         # Shards are left out: their media are not known before they are read.
         counts: Counter[str] = Counter()
-        for source in self.mixture.sources:
+        for source in self.mixture.given:
             if isinstance(source, Clips):
                 sounds = np.flatnonzero(source.has["audio"] & ~source.has["video"])
                 for i in sounds:
@@ -364,7 +386,7 @@ def start_run(
             f"a batch of {config.batch} does not divide into {processes.size} processes"
         )
     methods = rows_of(config)  # before anything that takes long: it may be misspelt
-    terms_on(config)
+    check_turns(config)
     if config.threads:
         torch.set_num_threads(config.threads)
     if processes.is_main and not resume:

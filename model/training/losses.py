@@ -23,7 +23,7 @@ from media.errors import BadConfig
 
 from ..config import TrainConfig
 from ..network.transformer import VLSA, Masked
-from .tables import SENTENCES, LossTerm, rows_of
+from .tables import SENTENCES, LossTerm, Turn, rows_of
 
 LOCAL = "local"  # the name of masked modelling, the one term that no vectors are needed for
 
@@ -274,18 +274,47 @@ def terms_on(config: TrainConfig) -> list[LossTerm]:
     return [*(term for term in on if term.name not in replaced), *added]
 
 
-def needed_vectors(config: TrainConfig) -> set[str]:
-    """The names of the vectors that the terms of this config read; empty without such terms."""
-    return {name for term in terms_on(config) for name in term.needs}
+def check_turns(config: TrainConfig) -> None:
+    """Raises BadConfig: a turn names a term that is not on, or no turn names one that is."""
+    on = {term.name for term in terms_on(config)}
+    turns = rows_of(config).turns
+    if not turns:
+        return
+    named = {name for turn in turns for name in turn.terms}
+    local = {LOCAL} if masks(config) else set()
+    if named - on - local:
+        raise BadConfig(f"a turn names {', '.join(sorted(named - on - local))}, which is not on")
+    if on - named:
+        raise BadConfig(f"no turn names {', '.join(sorted(on - named))}")
 
 
-def compute_terms(inputs: TermInputs, config: TrainConfig) -> dict[str, Tensor]:
-    """Every term over the vectors of the whole batch, a scalar each, unweighted.
+def terms_in(config: TrainConfig, turn: Turn | None) -> list[LossTerm]:
+    """The terms of a step; `turn` is None where all steps do the same."""
+    return [term for term in terms_on(config) if turn is None or term.name in turn.terms]
+
+
+def masks(config: TrainConfig, turn: Turn | None = None) -> bool:
+    """Whether masked modelling is part of a step."""
+    if not (config.local_weight and config.local_share):
+        return False
+    named = any(LOCAL in other.terms for other in rows_of(config).turns)
+    return turn is None or not named or LOCAL in turn.terms
+
+
+def needed_vectors(config: TrainConfig, turn: Turn | None = None) -> set[str]:
+    """The names of the vectors that the terms of a step read; empty without such terms."""
+    return {name for term in terms_in(config, turn) for name in term.needs}
+
+
+def compute_terms(
+    inputs: TermInputs, config: TrainConfig, turn: Turn | None = None
+) -> dict[str, Tensor]:
+    """Every term of a step over the vectors of the whole batch, a scalar each, unweighted.
 
     Terms that are off, and those without rows to compute them from, are left out.
     """
     terms = {}
-    for term in terms_on(config):
+    for term in terms_in(config, turn):
         if any(name not in inputs.vectors for name in term.needs):
             continue
         loss = term.loss(inputs, *term.needs)

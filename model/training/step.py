@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -32,11 +32,12 @@ from .losses import (
     TermInputs,
     compute_terms,
     local_sums,
+    masks,
     needed_vectors,
     weigh,
     weighted_sum,
 )
-from .tables import SENTENCES, GradientRule, rows_of
+from .tables import SENTENCES, VECTORS, Encoded, GradientRule, Turn, draw_turn, rows_of
 
 Vectors = dict[str, Tensor]  # see `TermInputs.vectors`
 
@@ -51,9 +52,14 @@ class StepRandomness:
     mask_noise: dict[str, Tensor]  # decides what masked modelling hides, uniform [B, T]
     in_joint_pass: Tensor  # bool [B]: which rows go through the joint, masked pass
     match_shift: float  # which rows matching pairs, uniform
+    turn: Turn | None = None
 
     @classmethod
-    def draw(cls, config: TrainConfig, batch: int, seed: int) -> StepRandomness:
+    def draw(
+        cls, config: TrainConfig, batch: int, seed: int, turn: Turn | None = None
+    ) -> StepRandomness:
+        """Of a recipe with turns, the turn is left to chance, too, but where it is given."""
+        turn = turn or draw_turn(rows_of(config).turns, seed)
         source = torch.Generator().manual_seed(seed)
         tokens = {m: math.prod(shape) for m, shape in config.encoder.grid.items()}
         in_joint_pass = torch.zeros(batch, dtype=torch.bool)
@@ -62,22 +68,22 @@ class StepRandomness:
             in_joint_pass[torch.randperm(batch, generator=source)[:count]] = True
         kept_tokens = {}
         for m in ("video", "audio"):
-            kept = round(tokens[m] * (1 - config.drop_tokens))
-            kept_tokens[m] = torch.rand(batch, tokens[m], generator=source).argsort(1)[:, :kept]
+            noise = torch.rand(batch, tokens[m], generator=source)
+            kept_tokens[m] = choose_tokens(noise, m, config, turn)
         # The order of the draws below is part of what a seed means.
         stretches = torch.rand(batch, 4, 2, generator=source)
         mask_noise = {m: torch.rand(batch, n, generator=source) for m, n in tokens.items()}
         match_shift = float(torch.rand((), generator=source))
         for view in rows_of(config).views:
-            count = kept_tokens[view.of].shape[1]
             noise = torch.rand(batch, tokens[view.of], generator=source)
-            kept_tokens[view.name] = noise.argsort(1)[:, :count]
+            kept_tokens[view.name] = choose_tokens(noise, view.of, config, turn)
         return cls(
             kept_tokens=kept_tokens,
             stretches=stretches,
             mask_noise=mask_noise,
             in_joint_pass=in_joint_pass,
             match_shift=match_shift,
+            turn=turn,
         )
 
     def take(self, rows: list[int] | slice, device: torch.device) -> StepRandomness:
@@ -87,7 +93,24 @@ class StepRandomness:
             mask_noise={m: x[rows].to(device) for m, x in self.mask_noise.items()},
             in_joint_pass=self.in_joint_pass[rows].to(device),
             match_shift=self.match_shift,
+            turn=self.turn,
         )
+
+
+def choose_tokens(noise: Tensor, modality: str, config: TrainConfig, turn: Turn | None) -> Tensor:
+    """Which tokens DropToken leaves, int64 [B, K], by uniform noise [B, T]. Those of frames that a
+    turn does not see are never among them.
+    """
+    count = noise.shape[1]
+    share = 1 - config.drop_tokens
+    if turn is not None:
+        share = share if turn.tokens is None else turn.tokens
+        if modality == "video" and turn.frame_step > 1:
+            frames, patches = config.encoder.grid["video"]
+            unseen = torch.arange(frames).remainder(turn.frame_step).ne(0)
+            noise = noise + unseen.repeat_interleave(patches)
+            count -= int(unseen.sum()) * patches
+    return noise.argsort(1)[:, : round(count * share)]
 
 
 class Piece(NamedTuple):
@@ -114,17 +137,18 @@ def compute_gradients(
     processes = processes or ProcessGroup()
     size = config.micro_batch or len(batch.ids)
     slices = [slice(start, start + size) for start in range(0, len(batch.ids), size)]
-    device = batch.frames.device
-    pieces = [Piece(batch.take(rows), randomness.take(rows, device)) for rows in slices]
+    turn = randomness.turn
+    seen = batch if turn is None else see_in_turn(batch, turn, config)
+    pieces = cut_batch(seen, randomness, slices)
     terms: dict[str, Tensor] = {}
     figures: dict[str, Tensor] = {}
-    if needed_vectors(config):
+    if needed_vectors(config, turn):
 
         def loss_terms(vectors: Vectors) -> dict[str, Tensor]:
             inputs = gather_inputs(
-                model, batch, vectors, config=config, randomness=randomness, processes=processes
+                model, seen, vectors, config=config, randomness=randomness, processes=processes
             )
-            return compute_terms(inputs, config)
+            return compute_terms(inputs, config, turn)
 
         if len(pieces) == 1 and not rows_of(config).gradient_rules:
             terms = loss_terms(encode_piece(model, pieces[0], config))
@@ -139,12 +163,39 @@ def compute_gradients(
                 processes=processes,
                 progress=progress,
             )
-    if config.local_weight and config.local_share:
+    if masks(config, turn):
+        pieces = cut_batch(batch, randomness, slices)
         terms[LOCAL] = add_local_gradients(model, pieces, config, processes)
     processes.sum_gradients(model)
     total = weighted_sum(terms, config)
     losses = {name: term.detach() for name, term in terms.items()}
     return losses | {"total": total.detach()} | figures
+
+
+def cut_batch(batch: Batch, randomness: StepRandomness, slices: list[slice]) -> list[Piece]:
+    device = batch.frames.device
+    return [Piece(batch.take(rows), randomness.take(rows, device)) for rows in slices]
+
+
+def see_in_turn(batch: Batch, turn: Turn, config: TrainConfig) -> Batch:
+    """A batch as a turn sees it: its rows lack what the turn's terms do not read, and frames are
+    seen less often. The place of a frame that is not seen has the one before it.
+
+    Of what terms read off the network only further views are seen on that account. What is read
+    with a row's own video, say, is read where that is encoded in any case.
+    """
+    methods = rows_of(config)
+    needed = needed_vectors(config, turn) | {mark.name for mark in methods.marks}
+    needed |= {reading.of for reading in methods.readings if reading.name in needed} - VECTORS
+    has = {name: x if name in needed else torch.zeros_like(x) for name, x in batch.has.items()}
+    if turn.frame_step == 1:
+        return replace(batch, has=has)
+    places = torch.arange(batch.frames.shape[1], device=batch.frames.device)
+    places = places // turn.frame_step * turn.frame_step
+    views = {
+        name: x[:, places] if x.ndim == batch.frames.ndim else x for name, x in batch.views.items()
+    }
+    return replace(batch, has=has, frames=batch.frames[:, places], views=views)
 
 
 def gather_inputs(
@@ -264,7 +315,7 @@ def encode_piece(model: VLSA, piece: Piece, config: TrainConfig) -> Vectors:
             stretches = randomness.stretches[rows] if stretched else None
             return model.embed(of, values[rows], randomness.kept_tokens[name][rows], stretches)
 
-        return encode_with_readings(model, name, batch.has[name], encode=encode, config=config)
+        return encode_with_readings(model, name, batch, values=values, encode=encode, config=config)
 
     with autocast(config, batch.frames.device):
         if config.pool_from == "joint":
@@ -281,11 +332,7 @@ def encode_texts(model: VLSA, batch: Batch, config: TrainConfig) -> Vectors:
 
     Names are there whether or not any row has such a text: pieces of a batch have the same.
     """
-    texts = {
-        "video_caption": batch.video_caption,
-        "audio_caption": batch.audio_caption,
-        **batch.texts,
-    }
+    texts = batch.all_texts
     words = torch.cat(list(texts.values()))  # [texts * B, T]
     has_words = torch.cat([batch.has[name] for name in texts])  # [texts * B]
     distinct, index = torch.unique(words[has_words], dim=0, return_inverse=True)
@@ -308,28 +355,43 @@ def encode_texts(model: VLSA, batch: Batch, config: TrainConfig) -> Vectors:
         }
     for reading in rows_of(config).readings:
         if reading.of in texts:
-            found = reading.read(model) if len(distinct) else None
-            vectors[reading.name] = spread(found, reading.width(model.config))[reading.of]
+            read = None
+            if encoded is not None:
+                rows = Encoded(inputs=distinct, vectors=encoded, captions={}, has={})
+                read = reading.read(model, rows)
+            vectors[reading.name] = spread(read, reading.width(model.config))[reading.of]
     return vectors
 
 
 def encode_with_readings(
     model: VLSA,
     name: str,
-    has: Tensor,
+    batch: Batch,
     *,
+    values: Tensor,
     encode: Callable[[Tensor], Tensor],
     config: TrainConfig,
 ) -> Vectors:
-    """The vectors `name` [B, E], and what methods read off the network for them, see `Reading`."""
+    """The vectors `name` [B, E], and what methods read off the network for them, see `Reading`.
+
+    `values` are the inputs, of which `encode` encodes some rows.
+    """
     readings = [reading for reading in rows_of(config).readings if reading.of == name]
     widths = [model.config.dim, *(reading.width(model.config) for reading in readings)]
 
     def encode_and_read(rows: Tensor) -> Tensor:
         vectors = encode(rows).float()
-        return torch.cat([vectors, *(reading.read(model) for reading in readings)], dim=1)
+        if not readings:
+            return vectors
+        encoded = Encoded(
+            inputs=values[rows],
+            vectors=vectors,
+            captions={text: x[rows] for text, x in batch.all_texts.items()},
+            has={known: x[rows] for known, x in batch.has.items()},
+        )
+        return torch.cat([vectors, *(reading.read(model, encoded) for reading in readings)], dim=1)
 
-    found = encode_rows(has, sum(widths), encode_and_read).split(widths, dim=1)
+    found = encode_rows(batch.has[name], sum(widths), encode_and_read).split(widths, dim=1)
     return dict(zip([name, *(reading.name for reading in readings)], found, strict=True))
 
 

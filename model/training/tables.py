@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from evaluation.retrieval import Route
 from media.errors import BadConfig
 from media.manifest import Row
 
@@ -41,6 +42,7 @@ FOLDER = Path(__file__).parent.parent / "methods"
 CAPTIONS = {"video": "video_caption", "audio": "audio_caption"}
 SENTENCES = {"video_caption": "video_sentence", "audio_caption": "sentence"}
 VECTORS = frozenset({*CAPTIONS, *CAPTIONS.values(), *SENTENCES.values()})
+STEP_SEEDS = 1_000_003
 Box = NDArray[np.float32]
 SETTINGS = frozenset(setting.name for setting in fields(TrainConfig))
 
@@ -118,23 +120,41 @@ class View:
 
 @dataclass(frozen=True, kw_only=True)
 class ExtraSource:
-    """A further source of clips, made of the recipe's own, and its share of each batch."""
+    """A further source of clips, made of the recipe's own, and its share of each batch.
+
+    Where it replaces the recipe's own, those give no rows.
+    """
 
     name: str
     share: float
     make: Callable[[Sequence[Source]], Source]
+    replaces: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mark:
+    """What is so or not of each row. Terms and readings find it as `has[name]`."""
+
+    name: str
+    holds: Callable[[Row], bool]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What a checkpoint's evaluation found."""
+
+    vectors: Mapping[str, NDArray[np.float32]]  # by modality, "text" among them
+    routes: Sequence[Route]
+    step: int  # steps done
+    before: Sequence[Mapping[str, float]] = ()  # the metric's figures at earlier checkpoints
 
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """A figure of an evaluation.
-
-    `measure` takes the vectors of what was evaluated by modality, "text" among them, and returns
-    figures by their names.
-    """
+    """Figures of an evaluation, by their names."""
 
     name: str
-    measure: Callable[[Mapping[str, NDArray[np.float32]]], dict[str, float]]
+    measure: Callable[[Evaluation], dict[str, float]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,10 +198,15 @@ class TrunkMessages:
 
 @dataclass(frozen=True, kw_only=True)
 class TermPart:
-    """A network that only terms and readings use. They find it as `model.parts[name]`."""
+    """A network that only terms and readings use. They find it as `model.parts[name]`.
+
+    `make` takes the encoder's network. It is in checkpoints, and not in bundles. A run that starts
+    from another one has new parts. `before_step` takes the network and the step to come.
+    """
 
     name: str
-    make: Callable[[EncoderConfig], nn.Module]
+    make: Callable[[Any], nn.Module]
+    before_step: Callable[[Any, int], None] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,16 +243,43 @@ class SoundWeight:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Encoded:
+    """The n rows that the network has just encoded. Of a text, `captions` and `has` are empty."""
+
+    inputs: Tensor  # as `VLSA.embed` takes them
+    vectors: Tensor  # unit [n, E]
+    captions: Mapping[str, Tensor]  # int64 [n, T] by the names of a batch's texts
+    has: Mapping[str, Tensor]  # bool [n], see `Batch.has`
+
+
+@dataclass(frozen=True, kw_only=True)
 class Reading:
     """What is read off the network for each row, beside its vector `of`. Terms read it as `name`.
 
     `read` takes the network, which has just encoded n rows, and returns [n, S]; `width` gives S.
+    `model.last_pass` has what the trunk gave.
     """
 
     name: str
     of: str  # "video", "audio", "video_caption", "audio_caption" or a view's name
     width: Callable[[EncoderConfig], int]
-    read: Callable[[nn.Module], Tensor]
+    read: Callable[[Any, Encoded], Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Turn:
+    """What a step does, where the steps of a run do different things. Which one is left to chance.
+
+    Only its terms are computed, and only what they need is encoded. Every term of a recipe is in
+    some turn. Masked modelling may be in none; then it is part of every step.
+    """
+
+    name: str
+    terms: tuple[str, ...]
+    chance: float = 1.0  # over the sum of those of all turns
+    tokens: float | None = None  # share of those of pictures and sound; None: the recipe's
+    frame_step: int = 1  # of so many frames one is seen
+    sources: tuple[int, ...] = ()  # places in `TrainConfig.manifests` of the rows; empty: all
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,6 +299,8 @@ class Rows:
     fusions: tuple[FusionPart, ...] = ()
     sound_weights: tuple[SoundWeight, ...] = ()
     spaces: tuple[SpaceBefore, ...] = ()
+    turns: tuple[Turn, ...] = ()
+    marks: tuple[Mark, ...] = ()
 
     @classmethod
     def join(cls, several: Iterable[Rows]) -> Rows:
@@ -331,6 +385,20 @@ def rows_of(config: TrainConfig) -> Rows:
     return load_methods(json.dumps(config.methods)) if config.methods else PLAIN
 
 
+def step_seed(seed: int, step: int) -> int:
+    """What the chance of a step comes from. Two runs' steps do not meet before STEP_SEEDS steps."""
+    return seed * STEP_SEEDS + step
+
+
+def draw_turn(turns: Sequence[Turn], seed: int) -> Turn | None:
+    """The turn of the step with this seed, see `step_seed`; None where there are no turns."""
+    if not turns:
+        return None
+    chances = np.array([turn.chance for turn in turns])
+    drawn = np.random.default_rng([seed, 1]).choice(len(turns), p=chances / chances.sum())
+    return turns[int(drawn)]
+
+
 def mlp_maker(methods: Rows) -> MakeMlp:
     """What makes the MLPs of the trunk's blocks: a method's, where it has one for a block."""
 
@@ -361,7 +429,6 @@ def make_additions(config: TrainConfig) -> Additions:
         make_messages=messages_maker(methods, config.encoder),
         fusion=methods.fusions[0].make(config.encoder.dim) if methods.fusions else None,
         first_space=methods.spaces[0].make(config.encoder) if methods.spaces else None,
-        parts={row.name: row.make(config.encoder) for row in methods.parts},
     )
 
 
@@ -377,4 +444,13 @@ def make_network(config: TrainConfig) -> VLSA:
     Raises:
         BadConfig: see `rows_of`.
     """
-    return VLSA(config.encoder, make_additions(config))
+    network = VLSA(config.encoder, make_additions(config))
+    add_parts(network, config)
+    return network
+
+
+def add_parts(network: Any, config: TrainConfig) -> None:
+    """Give a network the parts of a recipe's methods, in place of those that it has."""
+    network.parts = nn.ModuleDict()
+    for part in rows_of(config).parts:
+        network.parts[part.name] = part.make(network)
