@@ -23,6 +23,7 @@ from torch.multiprocessing.spawn import spawn
 
 from evaluation.clips import Clips
 from evaluation.composed import COMPOSITIONS, score_groups
+from evaluation.world import SHAPES
 from media.errors import BadConfig
 from media.manifest import Caption, Row
 from media.modality import AUDIO, VIDEO
@@ -33,6 +34,8 @@ from model.beds.report import write_report
 from model.config import TrainConfig
 from model.data.batches import Batch, Inputs, Mixture
 from model.methods import (
+    captioning,
+    coconut,
     comix,
     compa,
     cvrl,
@@ -41,20 +44,30 @@ from model.methods import (
     gram,
     hard_matching,
     harmonise,
+    masked_answers,
+    masked_windows,
     mil_nce,
     pixpro,
     triangle,
     valor,
     vip_ant,
 )
+from model.methods.alternate import PAIRS
 from model.network.fusion import join
-from model.network.transformer import VLSA, MiniLMStem
+from model.network.transformer import VLSA, MiniLMStem, TrunkPass
 from model.training.checkpoint import load
 from model.training.distributed import join_process_group, leave_process_group
 from model.training.loop import make_optimiser, train, train_step
 from model.training.losses import TermInputs, terms_on
 from model.training.step import StepRandomness, compute_gradients
-from model.training.tables import make_network, method_names, rows_of, sound_weight
+from model.training.tables import (
+    Encoded,
+    Turn,
+    make_network,
+    method_names,
+    rows_of,
+    sound_weight,
+)
 
 from .makers import ROOT, free_port
 
@@ -83,12 +96,29 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "vip_ant_told": {"vip_ant": {"supervised": 0.5}},
     "experts": {"experts": {}},
     "two_experts": {"experts": {"experts": 3, "chosen": 2, "every": 1}},
+    "alternate": {"alternate": {}},
+    "both_of_imp": {
+        "experts": {},
+        "alternate": {
+            "turns": [
+                {"terms": [*pair, "expert_balance"], "frame_step": 2, "tokens": 0.5}
+                for pair in PAIRS
+            ]
+        },
+    },
+    "captioning": {"captioning": {}},
+    "from_vector": {"captioning": {"from_vector": True, "width": 32, "depth": 1}},
+    "masked_windows": {"masked_windows": {"of": ("video", "audio"), "width": 16}},
+    "masked_answers": {"masked_answers": {}},
+    "coconut": {"coconut": {"by": "shape", "stages": (SHAPES[:4], SHAPES[4:]), "stage_steps": 3}},
     "several": {"valor": {}, "gap": {}, "compa": {"pairs": 8}, "cvrl": {}, "harmonise": {}},
 }
 
 # further settings of methods that are there already
 MORE = {
     "several",
+    "both_of_imp",
+    "from_vector",
     "two_experts",
     "valor_learned",
     "compa_both",
@@ -423,8 +453,9 @@ def test_pixpro_reads_cells_at_their_places() -> None:
     model = make_model(config)
     frames = some_batch(config).frames[:3]
     kept = torch.tensor([[5, 0], [7, 2], [1, 6]])
-    model.embed("video", frames, kept)
-    cells = pixpro.read_cells(model).view(3, 8, -1)
+    vectors = model.embed("video", frames, kept)
+    encoded = Encoded(inputs=frames, vectors=vectors, captions={}, has={})
+    cells = pixpro.read_cells(model, encoded).view(3, 8, -1)
     there = cells.any(-1)
     assert [row.nonzero().flatten().tolist() for row in there] == [[0, 5], [2, 7], [1, 6]]
     assert torch.allclose(cells[there].norm(dim=-1), torch.ones(6))
@@ -509,6 +540,10 @@ def test_group_scores_of_an_encoder_without_ears_are_not_above_chance() -> None:
 T, V, A = random_unit(1), random_unit(2), random_unit(3)
 GROUPS = torch.tensor([0, 0, 1, 2, 3])
 HEAD = torch.nn.Linear(4, 1).double()
+CAPTIONER = captioning.Captioner(9, 4, 4, captioning.Settings(width=4, heads=2)).double()
+WORDS = torch.tensor([[2, 5, 3, 0], [2, 6, 7, 3], [2, 8, 3, 0], [2, 4, 4, 3], [2, 3, 0, 0]])
+torch.manual_seed(0)
+SEQUENCE = masked_windows.WindowSequence(4, masked_windows.Settings(width=4, heads=2)).double()
 LOSSES: dict[str, Callable[..., Tensor]] = {
     "valor": lambda t, v, a: valor.info_nce(t, join(v, a, 0.5), 3.0, GROUPS, 0.1),
     "alignment": lambda t, v, a: gap.alignment(t, v) + gap.alignment(t, a),
@@ -538,6 +573,17 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
     ),
     "compa": lambda t, v, a: compa.order_loss(a, t, v, 3.0) + compa.ask_back(a, t, 3.0),
     "vip_ant": lambda t, v, a: vip_ant.pivot(a, V, T, 3.0) + 0 * (t.sum() + v.sum()),
+    "captioning": lambda t, v, a: captioning.tell(
+        CAPTIONER, WORDS, TrunkPass(torch.stack([t, v, a], 1))
+    )[:, 0].sum(),
+    "masked_windows": lambda t, v, a: masked_windows.contrast_windows(
+        SEQUENCE(torch.stack([t, v, a], 1)), torch.stack([t, v, a], 1), GROUPS, 3.0
+    ),
+    "masked_answers": lambda t, v, a: masked_answers.answer(v, a, t, GROUPS, 3.0),
+    "coconut": lambda t, v, a: (
+        coconut.hold(t, v, torch.tensor([False, True, True, False, True]), GROUPS, 3.0)
+        + 0 * a.sum()
+    ),
     "comix": lambda t, v, a: comix.find_positives(t, torch.stack([v, a], 1), GROUPS, 3.0),
     "hard_matching": lambda t, v, a: hard_matching.hard_matching(HEAD, t, v, GROUPS) + 0 * a.sum(),
 }
@@ -603,6 +649,7 @@ def some_batch(config: TrainConfig) -> Batch:
     has |= {view.name: has[view.of] for view in rows.views if view.crop is not None}
     box = torch.tensor([[0.1, 0.9, 0.6, -0.6]])
     boxes = {view.box: box.repeat(10, 1) for view in rows.views if view.crop is not None}
+    has |= {mark.name: torch.arange(10) >= 5 for mark in rows.marks}
     return Batch(
         frames=media["video"],
         waveforms=media["audio"],
@@ -617,11 +664,13 @@ def some_batch(config: TrainConfig) -> Batch:
     )
 
 
-def gradients_of(config: TrainConfig, batch: Batch | None = None) -> dict[str, Tensor]:
+def gradients_of(
+    config: TrainConfig, batch: Batch | None = None, turn: Turn | None = None
+) -> dict[str, Tensor]:
     processes = join_process_group()
     model = make_model(config)
     rows = processes.rows(config.batch)
-    randomness = StepRandomness.draw(config, config.batch, seed=5)
+    randomness = StepRandomness.draw(config, config.batch, 5, turn)
     terms = compute_gradients(
         model,
         (batch or some_batch(config)).take(rows),
@@ -896,7 +945,8 @@ def test_a_plan_leaves_a_result_for_each_run_and_goes_on_where_it_was(
 ) -> None:
     """Both beds; an arm whose step costs more has fewer steps."""
     out = tmp_path / "runs"
-    tested = ("plain", "CWCL", "CompA both", "CVRL", "CoMix", "PixPro", "X-CLIP", "VATT")
+    others = ("CWCL", "CompA both", "CVRL", "CoMix", "PixPro", "X-CLIP", "VATT")
+    tested = ("plain", "gap", *others, "alternate", "CoCa", "RASL", "video QA", "COCONUT")
     plan = Plan(
         out=out,
         features=features,
@@ -919,6 +969,9 @@ def test_a_plan_leaves_a_result_for_each_run_and_goes_on_where_it_was(
         assert {"text-any", "audio-video"} <= run["after"][0].keys()
         assert all(0 <= run[kind]["group"] <= 1 for kind in COMPOSITIONS)
         assert "audio-text" in run["gap"]
+    looked = [run["looks"] for run in results if run["arm"] == "gap"]
+    assert [len(looks) for looks in looked] == [4, 4]
+    assert all("audio-text" in found["gap"] for looks in looked for found in looks)
     views = next(run for run in results if run["arm"] == "CVRL" and run["bed"] == "world")
     assert views["steps"] < 4
     tables = write_report(results, out)

@@ -30,13 +30,19 @@ from ..data.batches import Batch, Mixture
 from ..training.distributed import ProcessGroup, pick_device
 from ..training.loop import make_optimiser, train_step
 from ..training.step import StepRandomness, compute_gradients
-from ..training.tables import rows_of
+from ..training.tables import Evaluation, Rows, rows_of
 from .real import RealBed
 from .world import TEST, TRAIN, WorldBed
 
 Methods = dict[str, dict[str, Any]]
 BEDS = ("real", "world")
 PLAIN = "plain"
+# What the world's things look like, two by two.
+STAGES: dict[str, Any] = {
+    "by": "shape",
+    "stages": (("ball", "box"), ("triangle", "star"), ("ring", "cross"), ("crescent", "bar")),
+    "stage_steps": 25,
+}
 ARMS: dict[str, Methods] = {
     PLAIN: {},
     "VALOR": {"valor": {}},
@@ -61,14 +67,25 @@ ARMS: dict[str, Methods] = {
     "VIP-ANT told": {"vip_ant": {"supervised": 0.1}},
     "experts 1 of 4": {"experts": {}},
     "experts 2 of 4": {"experts": {"chosen": 2}},
+    "alternate": {"alternate": {}},
+    "CoCa": {"captioning": {}},
+    "cMIM": {"captioning": {"from_vector": True}},
+    "RASL": {"masked_windows": {}},
+    "video QA": {"masked_answers": {}},
+    "stages": {"coconut": {**STAGES, "replay": 0.0}},
+    "COCONUT": {"coconut": STAGES},
 }
-# The world's texts have no frozen encoder in `miniature`. The real bed's pictures are features, and
-# what its trunk adds to is the stems' reading, in one space.
-LEFT_OUT = {("world", "CWCL"), ("real", "PixPro"), ("real", "VATT")}
+# The world's texts have no frozen encoder in `miniature`. The real bed's pictures are features, its
+# texts are no words, and its rows have no metadata. What its trunk adds to is the stems' reading,
+# in one space.
+NOT_REAL = ("PixPro", "VATT", "CoCa", "cMIM", "video QA", "stages", "COCONUT")
+LEFT_OUT = {("world", "CWCL"), *(("real", arm) for arm in NOT_REAL)}
 RECIPES = {"real": str(Path(__file__).parent / "stems.json"), "world": "miniature"}
 RECIPE: dict[str, Any] = {"local_weight": 0.0, "video_text": True}
 LAST_STEPS = 20  # whose losses are averaged
+LOOKS = 4  # how often in a run the metrics of its methods are measured
 Result = dict[str, Any]
+Look = dict[str, dict[str, float]]  # metric -> figures
 
 
 class OutOfTime(Exception):
@@ -161,15 +178,22 @@ def new_network(bed: Any, config: TrainConfig) -> Any:
 
 
 def count_step(bed: Any, config: TrainConfig) -> int:
-    """Floating point operations of the first step with seed 0, forward and backward."""
+    """Floating point operations of the first step with seed 0, forward and backward. Of a recipe
+    with turns it is the mean over them.
+    """
     config = replace(config, seed=0)
+    methods = rows_of(config)
     model = new_network(bed, config)
-    batch = bed.mixture(config, rows_of(config)).read_batch(0)
     device = pick_device(config.device)
-    randomness = StepRandomness.draw(config, config.batch, 0).take(slice(None), device)
-    with FlopCounterMode(display=False) as counter:
-        compute_gradients(model, batch.to(device), randomness, config)
-    return int(counter.get_total_flops())
+    batch = bed.mixture(config, methods).read_batch(0).to(device)
+    costs = []
+    for turn in methods.turns or (None,):
+        randomness = StepRandomness.draw(config, config.batch, 0, turn).take(slice(None), device)
+        with FlopCounterMode(display=False) as counter:
+            compute_gradients(model, batch, randomness, config)
+        costs.append(counter.get_total_flops())
+    chances = [turn.chance for turn in methods.turns] or None
+    return round(fmean(costs, chances))
 
 
 def read_batches(mixture: Mixture, config: TrainConfig) -> Iterator[tuple[int, Batch]]:
@@ -212,7 +236,7 @@ def run_job(plan: Plan, job: Job) -> Result:
     cost = count_step(bed, config)
     config = replace(config, steps=max(1, round(config.steps * plain_cost / cost)))
     began = time.time()
-    model, losses = train_on(bed, config, plan.ends_at)
+    model, losses, looks = train_on(bed, config, plan.ends_at)
     result = {
         "bed": job.bed,
         "arm": job.arm,
@@ -224,6 +248,7 @@ def run_job(plan: Plan, job: Job) -> Result:
         "plain_operations": plain_cost,
         "seconds": time.time() - began,
         "losses": losses,
+        "looks": looks,
         "device": str(pick_device(config.device)),
         **measure(bed, model),
     }
@@ -233,19 +258,44 @@ def run_job(plan: Plan, job: Job) -> Result:
     return result
 
 
-def train_on(bed: Any, config: TrainConfig, ends_at: float) -> tuple[Any, dict[str, float]]:
-    """A network trained on a bed, and the means of its last losses. Raises OutOfTime."""
+def look(bed: Any, model: Any, methods: Rows, step: int, before: list[Look]) -> Look:
+    """The figures of the methods' metrics after so many steps; `before` has those of then."""
+    model.eval()
+    with torch.no_grad():
+        galleries = bed.galleries(model)
+        routes = build_routes(bed.embedder(model), galleries)
+    vectors = collect_vectors(galleries, routes)
+    found = {}
+    for metric in methods.metrics:
+        known = [earlier[metric.name] for earlier in before]
+        evaluation = Evaluation(vectors=vectors, routes=routes, step=step, before=known)
+        found[metric.name] = metric.measure(evaluation)
+    return found
+
+
+def train_on(
+    bed: Any, config: TrainConfig, ends_at: float
+) -> tuple[Any, dict[str, float], list[Look]]:
+    """A network trained on a bed, the means of its last losses, and what was seen on the way.
+
+    Raises OutOfTime.
+    """
     model = new_network(bed, config)
+    methods = rows_of(config)
     optimiser = make_optimiser(model, config)
     figures: list[dict[str, float]] = []
-    for step, batch in read_batches(bed.mixture(config, rows_of(config)), config):
+    looks: list[Look] = []
+    for step, batch in read_batches(bed.mixture(config, methods), config):
         if time.time() > ends_at:
             raise OutOfTime
         figures.append(
             train_step(model, optimiser, batch, config=config, step=step, processes=ProcessGroup())
         )
+        if methods.metrics and (step + 1) % max(1, config.steps // LOOKS) == 0:
+            looks.append(look(bed, model, methods, step + 1, looks))
     last = figures[-LAST_STEPS:]
-    return model, {name: fmean(row[name] for row in last if name in row) for name in figures[-1]}
+    losses = {name: fmean(row[name] for row in last if name in row) for name in figures[-1]}
+    return model, losses, looks
 
 
 # ---------------------------------------------------------------- all of them
