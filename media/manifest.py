@@ -20,6 +20,8 @@ from .containers import MEDIA
 
 METADATA_MAX_BYTES = 65_536
 METADATA_MAX_DEPTH = 16
+# of all paths by which filters find its values; each is stored
+METADATA_MAX_PATHS = 4_000_000
 
 
 class BadManifest(Exception):
@@ -60,7 +62,32 @@ def check_metadata(value: Any) -> dict[str, Any]:
         ) from error
     if size > METADATA_MAX_BYTES or deep > METADATA_MAX_DEPTH:
         raise BadMetadata(f"at most {METADATA_MAX_BYTES} bytes and {METADATA_MAX_DEPTH} levels")
+    if count_letters(value) > METADATA_MAX_PATHS:
+        raise BadMetadata(
+            f"the paths to its values have at most {METADATA_MAX_PATHS} letters together: shorter"
+            " names of fields, or fewer values in their lists"
+        )
     return value
+
+
+def count_letters(value: Any, paths: int = 1, letters: int = 0) -> int:
+    """How many letters the paths to all values have together, where so many `paths` of so many
+    `letters` lead to this one. An object in a list has a path with its number and one without.
+
+    >>> count_letters({"ab": 1, "c": [5, {"d": 6}]})
+    26
+    """
+    own = paths * letters
+    if isinstance(value, dict):
+        named = value.items()
+        return own + sum(count_letters(v, paths, letters + len(k) + 1) for k, v in named)
+    if not isinstance(value, list):
+        return own
+    below = letters + len(str(len(value))) + 1
+    inner = [
+        count_letters(each, paths if isinstance(each, list) else 2 * paths, below) for each in value
+    ]
+    return own + sum(inner)
 
 
 def json_type(value: Any) -> str:

@@ -115,6 +115,10 @@ def test_agreement_over_http(tmp_path: Path) -> None:
     app = create_app(Settings(data=data), FakeEncoder())
     with TestClient(app, base_url="http://localhost") as client:
         path = "/v1/collections/box"
+        # the first that asks for it
+        wanted = {"order": "newest", "filter": '{"agreement": {"$lt": 0.2}}'}
+        listed = client.get(f"{path}/items", params=wanted).json()
+        assert [item["id"] for item in listed["items"]] == ["other"]
         lowest = client.get(f"{path}/agreement?limit=1").json()
         assert (lowest["total"], [item["id"] for item in lowest["items"]]) == (6, ["other"])
         highest = client.get(f"{path}/agreement?first=highest&limit=2").json()

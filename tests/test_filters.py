@@ -18,7 +18,9 @@ from index.records.filters import (
     BadFilter,
     compile_filter,
     metadata_values,
+    register_functions,
 )
+from media.manifest import BadMetadata, check_metadata
 
 ITEMS: dict[str, tuple[float, dict[str, Any]]] = {
     "a": (5.0, {"lang": "de", "year": 2019, "live": True}),
@@ -31,6 +33,7 @@ ITEMS: dict[str, tuple[float, dict[str, Any]]] = {
         {"exif": {"make": "Canon"}, "people": [{"name": "Ann"}, {"name": "Bob", "age": 60}]},
     ),
     "g": (3.0, {"big": 2**63, "runs": [[1, 2], [3]], "name": "cafe\u0301", "duration_s": 999}),
+    "i": (3.0, {"people": [{"name": "Cy", "runs": [1, 2]}], "$gt": 5, "nul": "a\0b"}),
     "h": (3.0, {"big": 2**64 - 1, "runs": [], "none": {}, "deep": {"a": [{"b": [{"c": 0.0}]}]}}),
 }
 KINDS = {"a": "video", "b": "audio", "c": "image", "d": "text"}
@@ -40,6 +43,7 @@ ADDED = {"a": "2026-10-31T23:59:59Z", "b": "2026-11-01T00:00:00Z", "c": "2027-01
 @pytest.fixture(scope="module")
 def items() -> Iterator[sqlite3.Connection]:
     db = sqlite3.connect(":memory:")
+    register_functions(db)
     db.execute(
         "create table items (n integer primary key, id text, duration_s real, kind text,"
         " added text) strict"
@@ -63,7 +67,7 @@ def items() -> Iterator[sqlite3.Connection]:
 @pytest.mark.parametrize(
     ("query", "expected"),
     [
-        ({}, "abcdefgh"),
+        ({}, "abcdefghi"),
         ({"lang": "en"}, "bc"),
         ({"lang": "en", "live": False}, "b"),
         ({"year": 2021}, "b"),
@@ -81,19 +85,19 @@ def items() -> Iterator[sqlite3.Connection]:
         ({"lang": {"$in": ["de", "fr"]}}, "a"),
         ({"lang": {"$in": ["de", "en"]}}, "abc"),
         ({"lang": {"$in": []}}, ""),
-        ({"lang": {"$in": [None]}}, "defgh"),
-        ({"year": {"$in": [2019.0, "2021", None, True, [1], 2**63]}}, "acdefgh"),
+        ({"lang": {"$in": [None]}}, "defghi"),
+        ({"year": {"$in": [2019.0, "2021", None, True, [1], 2**63]}}, "acdefghi"),
         ({"live": {"$in": [True, False, 1, 0]}}, "ab"),
         ({"runs": {"$in": [[3], {"x": 1}, "3", 3.0]}}, "g"),
         ({"duration_s": {"$in": ["5", True, 2.0]}}, "d"),
-        ({"big": {"$nin": [2**63, 2**64 - 1, 0.5]}}, "abcdef"),
+        ({"big": {"$nin": [2**63, 2**64 - 1, 0.5]}}, "abcdefi"),
         ({"note": {"$exists": True}}, "c"),
-        ({"live": {"$exists": False}}, "cdefgh"),
-        ({"note": None}, "abcdefgh"),
-        ({"lang": None}, "defgh"),
+        ({"live": {"$exists": False}}, "cdefghi"),
+        ({"note": None}, "abcdefghi"),
+        ({"lang": None}, "defghi"),
         ({"tags": "x"}, "d"),
         ({"tags": 3}, "d"),
-        ({"tags": None}, "abcdefgh"),
+        ({"tags": None}, "abcdefghi"),
         ({"place.city": "Ulm"}, "d"),
         ({"place": {"$exists": True}}, "d"),
         ({"city": "Ulm"}, ""),
@@ -101,7 +105,7 @@ def items() -> Iterator[sqlite3.Connection]:
         ({"duration_s": "5"}, ""),
         ({"duration_s": True}, "d"),
         ({"duration_s": None}, ""),
-        ({"duration_s": {"$exists": True}}, "abcdefgh"),
+        ({"duration_s": {"$exists": True}}, "abcdefghi"),
         ({"duration_s": {"$exists": False}}, ""),
         ({"duration_s": {"$gt": 5}}, "bcg"),
         ({"duration_s": {"$gte": 5, "$lt": 9}}, "abg"),
@@ -109,23 +113,23 @@ def items() -> Iterator[sqlite3.Connection]:
         ({"duration_s": {"$in": [2, 5.0]}}, "ad"),
         ({"kind": "image"}, "c"),
         ({"kind": {"$in": ["image", "video"]}}, "ac"),
-        ({"$not": {"kind": "image"}}, "abdefgh"),
+        ({"$not": {"kind": "image"}}, "abdefghi"),
         ({"kind": None}, ""),
-        ({"kind": {"$exists": True}}, "abcdefgh"),
+        ({"kind": {"$exists": True}}, "abcdefghi"),
         ({"$or": [{"lang": "de"}, {"year": 2021}]}, "ab"),
         ({"$and": [{"lang": "en"}, {"live": False}]}, "b"),
         ({"$or": [{"lang": "de"}]}, "a"),
-        ({"$or": [{}]}, "abcdefgh"),
-        ({"$not": {"lang": "en"}}, "adefgh"),
+        ({"$or": [{}]}, "abcdefghi"),
+        ({"$not": {"lang": "en"}}, "adefghi"),
         ({"$not": {}}, ""),
-        ({"year": {"$not": {"$gt": 2020}}}, "acdefgh"),
-        ({"$not": {"$or": [{"lang": "de"}, {"lang": "en"}]}}, "defgh"),
+        ({"year": {"$not": {"$gt": 2020}}}, "acdefghi"),
+        ({"$not": {"$or": [{"lang": "de"}, {"lang": "en"}]}}, "defghi"),
         ({"$or": [{"lang": "en", "live": False}, {"duration_s": {"$lt": 3}}]}, "bd"),
         ({"lang": {"$eq": "de"}}, "a"),
-        ({"lang": {"$ne": "en"}}, "adefgh"),
-        ({"lang": {"$nin": ["de", "en"]}}, "defgh"),
-        ({"lang": {"$nin": []}}, "abcdefgh"),
-        ({"$nor": [{"lang": "de"}, {"lang": "en"}]}, "defgh"),
+        ({"lang": {"$ne": "en"}}, "adefghi"),
+        ({"lang": {"$nin": ["de", "en"]}}, "defghi"),
+        ({"lang": {"$nin": []}}, "abcdefghi"),
+        ({"$nor": [{"lang": "de"}, {"lang": "en"}]}, "defghi"),
         ({"tags": {"$all": ["x", 3]}}, "d"),
         ({"tags": {"$all": ["x", 4]}}, ""),
         ({"tags": {"$all": []}}, ""),
@@ -147,6 +151,13 @@ def items() -> Iterator[sqlite3.Connection]:
         ({"deep.a.b.c": 0}, "h"),
         ({"deep.a.b": {"c": 0}}, "h"),
         ({"runs.0": [1, 2]}, "g"),
+        ({"runs.0.1": 2}, "g"),
+        ({"runs.1.0": {"$gte": 3}}, "g"),
+        ({"runs.0": {"$size": 2}}, "g"),
+        ({"runs": {"$size": 2.0}}, "g"),
+        ({"people.runs.1": 2}, "i"),
+        ({"people.runs": {"$size": 2}}, "i"),
+        ({"people.0.runs.0": 1}, "i"),
         ({"runs.0": 1}, ""),
         ({"tags.1": 3}, "d"),
         # whole values
@@ -164,15 +175,24 @@ def items() -> Iterator[sqlite3.Connection]:
         ({"big": {"$gt": 2**62}}, "gh"),
         ({"big": {"$in": [2**64 - 1]}}, "h"),
         ({"big": {"$lt": 10**400}}, "gh"),
+        # more digits than a float tells apart
+        ({"big": {"$gt": 2**64 - 2}}, "h"),
+        ({"big": {"$gte": 2**64 - 1}}, "h"),
+        ({"big": {"$gt": 2**64 - 1}}, ""),
+        ({"big": {"$lt": 2**63 + 1}}, "g"),
+        ({"big": {"$gt": -(2**64)}}, "gh"),
+        ({"nul": "a\0b"}, "i"),
+        ({"$gt": {"$eq": 5}}, "i"),
+        ({"$gt": {"$exists": True}}, "i"),
         ({"name": "caf\u00e9"}, "g"),
         ({"duration_s": 999}, "g"),
         ({"added": {"$gte": "2026-11"}}, "bc"),
         ({"added": {"$gte": "2026-11", "$lt": "2026-12"}}, "b"),
         ({"added": {"$lt": "2026-11-01"}}, "a"),
         ({"added": "2027-01-01T12:00:00Z"}, "c"),
-        ({"added": {"$exists": False}}, "defgh"),
+        ({"added": {"$exists": False}}, "defghi"),
         ({"added": {"$gt": 2026}}, ""),
-        ({"$not": {"added": {"$lt": "2026-12"}}}, "cdefgh"),
+        ({"$not": {"added": {"$lt": "2026-12"}}}, "cdefghi"),
     ],
 )
 def test_what_a_filter_leaves(
@@ -239,6 +259,13 @@ def test_the_values_of_a_list_are_one_condition() -> None:
         compile_filter({"a": every, "b": every})
 
 
+def list_in_lists(levels: int) -> list[Any]:
+    made: list[Any] = []
+    for _ in range(levels - 1):
+        made = [made]
+    return made
+
+
 def nested(levels: int) -> dict[str, Any]:
     query: dict[str, Any] = {}
     for _ in range(levels):
@@ -293,8 +320,15 @@ def test_limits_are_as_documented() -> None:
         ({"a": {"$regex": "x"}}, "'$regex'"),
         ({"a": {"$gt": 1, "b": 2}}, "operators"),
         ({"$gt": 1}, "'$gt'"),
+        ({"$expr": {"$eq": ["a", "b"]}}, "'$expr'"),
+        ({"a": [math.nan]}, "finite"),
+        ({"a": {"$in": [{"b": math.inf}]}}, "finite"),
+        ({"a": {"$size": math.nan}}, "$size"),
+        ({"a": {"b": ["\ud800"]}}, "UTF-8"),
+        ({"a": list_in_lists(17)}, "16 levels"),
+        ({"a": {"$ne": list_in_lists(20_000)}}, "16 levels"),
         ({"$tags": ["x"]}, "'$tags'"),
-        ({"a": {"$size": 1.0}}, "$size"),
+        ({"a": {"$size": 1.5}}, "$size"),
         ({"a": {"$nin": 1}}, "$nin"),
         ({"a": {"$not": {}}}, "operators"),
         ({"a": {"$not": 1}}, "operators"),
@@ -334,14 +368,16 @@ def test_the_values_of_metadata() -> None:
         ("no", "false", None),
     ]
     assert of_kinds({"a": {"b": 1}}, "object") == [("a.b", "number", 1)]
-    assert of_kinds({"l": ["x", {"b": 1}, [2], False]}, "object", "list") == [
+    assert sorted(of_kinds({"l": ["x", {"b": 1}, [2], False]}, "object", "list"), key=str) == [
+        ("l", "false", None),
         ("l", "size", 4),
         ("l", "text", "x"),
-        ("l.b", "number", 1),
-        ("l", "false", None),
         ("l.0", "text", "x"),
         ("l.1.b", "number", 1),
+        ("l.2", "size", 1),
+        ("l.2.0", "number", 2),
         ("l.3", "false", None),
+        ("l.b", "number", 1),
     ]
     # a value that a list has twice is there once
     assert of_kinds({"l": ["x", "x"]}, "list", "size")[0] == ("l", "text", "x")
@@ -353,6 +389,18 @@ def test_the_values_of_metadata() -> None:
         ("n", "integer", "-9223372036854775808"),
     ]
     assert metadata_values({}) == []
+
+
+def test_metadata_are_refused_whose_paths_would_fill_the_disk() -> None:
+    """Each path to a value is stored: 65 kB may have paths of 330 MB."""
+    check_metadata({"k" * 300: [1] * 1000, "shape": [[[0.5, 1.5]] * 50] * 50})
+    with pytest.raises(BadMetadata, match="letters"):
+        check_metadata({"k" * 30_000: [1] * 1000})
+    tree: Any = "x"
+    for _ in range(7):
+        tree = {"a": [tree] * 3}
+    with pytest.raises(BadMetadata, match="letters"):
+        check_metadata(tree)
 
 
 def test_equal_values_have_one_digest() -> None:

@@ -204,6 +204,21 @@ def test_records_of_older_schemas_are_carried_over(tmp_path: Path, version: int)
     box.close()
 
 
+def test_lists_in_lists_of_version_16_are_led_into(tmp_path: Path) -> None:
+    box = Collection(tmp_path / "box", "f1", dims(8))
+    rows = [[1, 2], [3]]
+    box.put([replace(item("a", pointing(1)), metadata={"rows": rows, "n": 1})])
+    box.close()
+    with closing(sqlite3.connect(tmp_path / "box" / "records.sqlite")) as db:
+        db.execute("delete from metadata_values where path like 'rows.%.%'")
+        db.execute("pragma user_version = 16")
+        db.commit()
+    box = Collection(tmp_path / "box", "f1", dims(8))
+    assert found(box, pointing(1), filter={"rows.0.1": 2}) == ["a"]
+    assert found(box, pointing(1), filter={"rows": rows, "n": 1}) == ["a"]
+    box.close()
+
+
 @pytest.mark.parametrize("version", [-1, schema.SCHEMA_VERSION + 1])
 def test_records_of_an_unknown_version_are_refused_and_stay_as_they_are(
     tmp_path: Path, version: int

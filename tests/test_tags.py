@@ -134,6 +134,18 @@ def test_filters_find_tags(box: Collection) -> None:
     assert found(box, {"tag": 3}) == []
 
 
+def test_the_letters_case_of_a_tag_does_not_count_in_any_script(box: Collection) -> None:
+    """Nor does its form in Unicode: a vocabulary written on a Mac may have two letters for Ä."""
+    names = {"A\u0308pfel": RED, "Straße": BLUE, "собака": GREEN}
+    directions = np.stack([8 * vector for vector in names.values()])
+    readings = Readings(tuple(names), directions, np.full(3, -4, np.float32), 0.5, 3)
+    box.set_vocabulary({"video": readings}, "own")
+    box.put([film("a", RED), film("b", BLUE), film("c", GREEN)])
+    assert found(box, {"tag": "äpfel"}) == found(box, {"tag": "ÄPFEL"}) == ["a"]
+    assert found(box, {"tag": {"$in": ["STRASSE", "Собака"]}}) == ["b", "c"]
+    assert found(box, {"tag": {"$nin": ["straße", "СОБАКА"]}}) == ["a"]
+
+
 def test_a_filter_sees_another_vocabulary(box: Collection) -> None:
     box.put([film("a", RED)])
     apply_vocabulary(box, FakeEncoder(), COLOURS)

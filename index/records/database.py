@@ -27,7 +27,7 @@ from media.passages import Passage
 
 from ..columns import Allowed, Ids
 from .agreements import Agreed, Agreements
-from .filters import metadata_values
+from .filters import metadata_values, register_functions
 from .item_cache import ItemCache
 from .marks import Marks, NewMark
 from .passages import Passages
@@ -230,6 +230,7 @@ class Records:
         self._db.execute("pragma journal_mode = wal")
         self._db.execute("pragma synchronous = full")
         self._db.execute("pragma foreign_keys = on")
+        register_functions(self._db)
         self._db.execute(f"pragma cache_size = -{CACHE_KIB}")
         self._window_tables: dict[str, WindowTable] = {}
         self._item_cache = ItemCache()

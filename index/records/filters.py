@@ -18,12 +18,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import sqlite3
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from media.manifest import check_string
+from media.manifest import METADATA_MAX_DEPTH
 
 COMPARISONS = {"$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
 OF_FILTERS = ("$and", "$or", "$nor", "$not")
@@ -46,8 +47,7 @@ VALUES_WITH_KIND = (
 )
 # the items whose own tags count, as their metadata has no such field
 OWN_TAGS = (
-    "select item from tags join tag_names on tag_names.n = tags.tag"
-    f" where item not in (select item from {VALUES} where path = '{TAG}')"
+    f"select item from tags where item not in (select item from {VALUES} where path = '{TAG}')"
 )
 # the items whose own agreement counts
 OWN_AGREEMENT = (
@@ -104,12 +104,31 @@ def compile_filter(query: dict[str, Any]) -> tuple[str, list[Any]]:
     """
     made = Statement()
     where = conjunction(query, made, 0)
-    try:
-        for text in (p for p in made.params if isinstance(p, str)):
-            check_string(text)
-    except ValueError as error:
-        raise BadFilter("a text is not UTF-8") from error
+    for text in (p for p in made.params if isinstance(p, str)):
+        check_text(text)
     return where, made.params
+
+
+def check_text(text: str) -> None:
+    """Raises BadFilter."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise BadFilter("a text is not UTF-8") from error
+
+
+def register_functions(db: sqlite3.Connection) -> None:
+    """Give a connection the functions that conditions use."""
+    db.create_function("folded", 1, fold, deterministic=True)
+
+
+def fold(text: str) -> str:
+    """What texts share that differ in their letters' case, or in Unicode's form, only.
+
+    >>> fold("Äpfel") == fold("ÄPFEL"), fold("A\u0308pfel") == fold("äpfel")
+    (True, True)
+    """
+    return compose(compose(text).casefold())
 
 
 def asks_for(query: Any, field: str) -> bool:
@@ -143,7 +162,7 @@ def term(key: str, value: Any, made: Statement, depth: int) -> str:
     conditions.
     """
     made.count(depth)
-    if key in ("$and", "$or", "$nor"):
+    if key in ("$and", "$or", "$nor") and not holds_operators(value):
         if not isinstance(value, list) or not value:
             raise BadFilter(f"{key} takes a list that is not empty")
         parts = [conjunction(part, made, depth) for part in value]
@@ -151,10 +170,10 @@ def term(key: str, value: Any, made: Statement, depth: int) -> str:
         return f"not ({joint})" if key == "$nor" else joint
     if key == "$not":
         return f"not ({conjunction(value, made, depth)})"
+    if holds_operators(value) and key not in NOT_TAKEN:
+        return conditions(key, value, made, depth)
     if key in OF_FIELDS or key in NOT_TAKEN or (key.startswith("$") and isinstance(value, list)):
         raise BadFilter(f"unknown operator {key!a} of filters: there is {', '.join(OF_FILTERS)}")
-    if holds_operators(value):
-        return conditions(key, value, made, depth)
     return equal(key, value, made)
 
 
@@ -205,9 +224,10 @@ def condition(key: str, op: str, given: Any, made: Statement, depth: int) -> str
     if op == "$ne":
         return f"not ({equal(key, given, made)})"
     if op == "$size":
-        if not isinstance(given, int) or isinstance(given, bool) or not 0 <= given < INTEGERS:
+        whole = is_number(given) and is_finite(given) and given == int(given)
+        if not whole or not 0 <= given < INTEGERS:
             raise BadFilter("$size takes a whole number")
-        return having(key, made, "size", "=", [given])
+        return having(key, made, "size", "=", [int(given)])
     if op in COMPARISONS:
         return compare(key, COMPARISONS[op], given, made)
     raise BadFilter(f"unknown operator {op!a} of a field: there is {', '.join(OF_FIELDS)}")
@@ -228,7 +248,8 @@ def having(
     if key == TAG and kind in ("", "text"):
         found += f" union {OWN_TAGS}"
         if sign:
-            found += f" and {made.compared('name', sign, values)}"
+            names = made.compared("folded(name)", sign, [fold(name) for name in values])
+            found += f" and tag in (select n from tag_names where {names})"
     if key == AGREEMENT and kind in ("", "number"):
         found += f" union {OWN_AGREEMENT}"
         if sign:
@@ -249,6 +270,7 @@ def equal(key: str, value: Any, made: Statement) -> str:
     if isinstance(value, bool):
         return having(key, made, str(value).lower())
     if isinstance(value, dict | list):
+        check_value(value)
         kind, digest = digest_row(value)
         return having(key, made, kind, "=", [digest])
     return compare(key, "=", value, made)
@@ -266,6 +288,7 @@ def equal_to_one(key: str, values: list[Any], made: Statement) -> str:
     by_kind: dict[str, list[Any]] = {}
     for value in values:
         if isinstance(value, dict | list):
+            check_value(value)
             kind, digest = digest_row(value)
             by_kind.setdefault(kind, []).append(digest)
         elif isinstance(value, str):
@@ -278,6 +301,22 @@ def equal_to_one(key: str, values: list[Any], made: Statement) -> str:
     if key == DURATION and numbers:
         parts.append(made.compared("duration_s", "in", numbers))
     return joined("or", parts, "0")
+
+
+def check_value(value: dict[str, Any] | list[Any]) -> None:
+    """Raises BadFilter where no metadata can hold an object or a list."""
+    left: list[tuple[Any, int]] = [(value, 1)]
+    while left:
+        part, depth = left.pop()
+        if isinstance(part, dict | list):
+            if depth > METADATA_MAX_DEPTH:
+                raise BadFilter(f"a value has at most {METADATA_MAX_DEPTH} levels")
+            inner = [*part, *part.values()] if isinstance(part, dict) else part
+            left += [(each, depth + 1) for each in inner]
+        elif isinstance(part, str):
+            check_text(part)
+        elif isinstance(part, float) and not is_finite(part):
+            raise BadFilter("a number is finite")
 
 
 def is_number(value: Any) -> bool:
@@ -301,12 +340,16 @@ def compare(key: str, sign: str, value: Any, made: Statement) -> str:
         return having(key, made, "text", sign, [compose(value)])
     if not isinstance(value, int | float):
         raise BadFilter(f"a text or a number is compared, not {type(value).__name__}")
-    exact = exact_row(value)
-    kind, number = exact if sign == "=" else next(number_rows(value))
-    of_metadata = having(key, made, kind, sign, [number])
-    if key != DURATION:
-        return of_metadata
-    return f"({of_metadata} or {made.compared('duration_s', sign, [to_float(value)])})"
+    kind, number = exact_row(value)
+    if sign == "=" or kind == "number":
+        parts = [having(key, made, kind, sign, [number])]
+    else:
+        # the rounded numbers, and all digits of those that are rounded to the same
+        rounded = having(key, made, "number", sign[0], [to_float(value)])
+        parts = [rounded, having_digits(key, made, sign, str(number))]
+    if key == DURATION:
+        parts.append(made.compared("duration_s", sign, [to_float(value)]))
+    return joined("or", parts, "0")
 
 
 # ---------------------------------------------------------------- what can be asked for
@@ -327,32 +370,32 @@ def metadata_values(metadata: dict[str, Any]) -> list[Row]:
 
 
 def rows_below(path: str, value: Any) -> Iterator[Row]:
-    """The rows of a value, of what is in it, and of a list's elements by their numbers."""
+    """The rows of a value, and of all that is in it."""
     yield from rows_at(path, value)
     if isinstance(value, dict):
         for key, inner in value.items():
             yield from rows_below(f"{path}.{compose(key)}", inner)
     elif isinstance(value, list):
-        yield path, "size", len(value)
-        yield from rows_of_elements(path, value)
-        for number, element in enumerate(value):
-            inner = f"{path}.{number}"
-            if isinstance(element, list):
-                yield from rows_at(inner, element)
-            else:
-                yield from rows_below(inner, element)
+        for element in value:
+            yield from rows_at(path, element)
+        yield from rows_in_list(path, value)
 
 
-def rows_of_elements(path: str, elements: list[Any]) -> Iterator[Row]:
-    """The rows of a list's elements at the list's own path, and of the fields of its objects."""
-    for element in elements:
-        yield from rows_at(path, element)
+def rows_in_list(path: str, elements: list[Any]) -> Iterator[Row]:
+    """The rows of a list's elements by their numbers, and of the fields of its objects, with and
+    without these. As in Mongo, a list in a list is not led into without its number.
+    """
+    yield path, "size", len(elements)
+    for number, element in enumerate(elements):
+        inner = f"{path}.{number}"
+        if isinstance(element, list):
+            yield from rows_at(inner, element)
+            yield from rows_in_list(inner, element)
+        else:
+            yield from rows_below(inner, element)
         if isinstance(element, dict):
-            for key, inner in element.items():
-                below = f"{path}.{compose(key)}"
-                yield from rows_at(below, inner)
-                parts = inner if isinstance(inner, list) else [inner]
-                yield from rows_of_elements(below, parts)
+            for key, value in element.items():
+                yield from rows_below(f"{path}.{compose(key)}", value)
 
 
 def rows_at(path: str, value: Any) -> Iterator[Row]:
@@ -390,6 +433,20 @@ def to_float(value: int | float) -> float:
         return float(value)
     except OverflowError:
         return math.inf if value > 0 else -math.inf
+
+
+def having_digits(key: str, made: Statement, sign: str, digits: str) -> str:
+    """SQL: a field has a whole number of the same sign that is kept by its digits, and compares so
+    with one of these `digits`.
+    """
+    negative = digits.startswith("-")
+    if negative:  # more digits are less
+        sign = sign.translate(str.maketrans("<>", "><"))
+    made.params += [compose(key), len(digits), digits]
+    return (
+        f"items.n in (select item from {VALUES} where path = ? and kind = 'integer'"
+        f" and (value < '0') = {negative:d} and (length(value), value) {sign} (?, ?))"
+    )
 
 
 def is_finite(value: int | float) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from .filters import metadata_values
 
-SCHEMA_VERSION = 16
+SCHEMA_VERSION = 17
 # A statement each, so that all of them run in one transaction.
 SCHEMA = (
     "create table meta (key text primary key, value text not null) strict",
@@ -305,6 +305,15 @@ def index_windows_of_vectors(db: sqlite3.Connection) -> None:
     db.execute("create index vectors_encoding on vectors (encoding, n, window)")
 
 
+def write_values_in_lists(db: sqlite3.Connection) -> None:
+    """16 to 17: lists in lists, and in objects of lists, are led into by numbers, too."""
+    rows = db.execute("select n, metadata from items where metadata like '%[%'").fetchall()
+    for item, metadata in rows:
+        values = [(item, *value) for value in metadata_values(json.loads(metadata))]
+        db.execute("delete from metadata_values where item = ?", (item,))
+        db.executemany("insert into metadata_values values (?, ?, ?, ?)", values)
+
+
 MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (
     rename_modality,
     add_facts_and_bank,
@@ -321,4 +330,5 @@ MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (
     add_added,
     add_parents_of_tags,
     index_windows_of_vectors,
+    write_values_in_lists,
 )

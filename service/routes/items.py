@@ -38,6 +38,7 @@ from ..state import State
 from ..trace import stage
 from .bodies import content_type, parse_body, parse_json, parse_value, saved_upload
 from .router import Router
+from .search import prepare_filter
 
 router = Router()
 
@@ -186,6 +187,7 @@ async def list_items(
         raise BadRequest("a filter goes with order=newest")
     if order == "newest":
         wanted = parse_value(dict[str, Any], parse_json("filter", filter)) if filter else None
+        await prepare_filter(tercet, collection, wanted)
         items = await asyncio.to_thread(collection.newest, limit, after, wanted)
     else:
         items = await asyncio.to_thread(collection.page, limit, after)

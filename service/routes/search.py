@@ -67,14 +67,23 @@ def read_marks(request: schemas.SearchOptions) -> Feedback | None:
     return Feedback(right, wrong)
 
 
+async def prepare_filter(
+    tercet: State, collection: Collection, filter: dict[str, Any] | None, tags: bool = False
+) -> None:
+    """Find out what is only known of a collection once it is asked for: its tags, how well its
+    sounds and pictures agree.
+    """
+    if tags or asks_for(filter, TAG):
+        await asyncio.to_thread(ensure_vocabulary, collection, tercet.encoder)
+    if asks_for(filter, AGREEMENT):
+        await asyncio.to_thread(ensure_agreement, collection, tercet.encoder.manifest)
+
+
 async def run_search(
     tercet: State, collection: Collection, queries: list[TargetQuery], options: Options
 ) -> Answer:
     """Search, and for a sample of searches measure recall against comparing every vector."""
-    if options.tags or asks_for(options.filter, TAG):
-        await asyncio.to_thread(ensure_vocabulary, collection, tercet.encoder)
-    if asks_for(options.filter, AGREEMENT):
-        await asyncio.to_thread(ensure_agreement, collection, tercet.encoder.manifest)
+    await prepare_filter(tercet, collection, options.filter, tags=options.tags)
     with stage("search"):
         answer = await asyncio.to_thread(search, collection, queries, options)
     if answer.hits and not answer.plan.exact and random.random() < tercet.settings.recall_sample:
