@@ -64,6 +64,7 @@ from .vectors.store import FaissStore, Store, VectorStoreFailed
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 RECORDS, MEDIA, SNAPSHOTS = "records.sqlite", "media", "snapshots"  # in a collection's folder
+PLACE = re.compile(r"before:([0-9]{1,18})", re.ASCII)  # in a list of the newest items
 SET_ASIDE = "set-aside"  # there, media that no item names
 # How many items and windows have each tag: by encoding, and by name in any.
 TagCounts = tuple[list[TagCount], dict[str, tuple[int, int]]]
@@ -603,13 +604,21 @@ class Collection:
 
     def newest(
         self, limit: int, after: str = "", filter: dict[str, Any] | None = None
-    ) -> list[Item]:
-        """Items that meet a filter, those added last first. Raises UnknownItem: there is no item
-        `after`; BadFilter.
+    ) -> tuple[list[Item], str]:
+        """Items that meet a filter, those added last first: those `after` the place that is
+        returned beside the items before, or after an item of that id. The place stays where it is
+        when items are deleted or replaced.
+
+        Raises:
+            UnknownItem: `after` is neither a place nor an item's id.
+            BadFilter
         """
         condition, params = compile_filter(filter) if filter else ("", [])
+        place = PLACE.fullmatch(after)
         with self.hold_for_reading() as records:
-            return records.newest(limit, after, condition, params)
+            before = int(place[1]) if place else records.number(after) if after else None
+            items = records.newest(limit, before, condition, params)
+            return items, f"before:{records.number(items[-1].id)}" if items else after
 
     def counts(self) -> Counts:
         with self.hold_for_reading() as records:

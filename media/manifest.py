@@ -12,12 +12,14 @@ from __future__ import annotations
 import json
 import re
 import tarfile
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from .containers import MEDIA
 
+KEY_SHOWN = 100  # letters of a key in a message
 METADATA_MAX_BYTES = 65_536
 METADATA_MAX_DEPTH = 16
 # of all paths by which filters find its values; each is stored
@@ -43,6 +45,35 @@ class BadMetadata(Exception):
     def __init__(self, problem: str) -> None:
         super().__init__(f"metadata is a JSON object: {problem}")
         self.problem = problem
+
+
+class DuplicateKey(Exception):
+    """JSON with an object that has a key twice: one of the two values would be lost."""
+
+    detail_fields = ("key",)
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"the key {key[:KEY_SHOWN]!r} comes twice in one object")
+        self.key = key[:KEY_SHOWN]
+
+
+def read_json(text: str | bytes) -> Any:
+    """JSON that somebody has written.
+
+    Raises:
+        ValueError, RecursionError: it is no JSON.
+        DuplicateKey: an object has a key twice.
+    """
+    return json.loads(text, object_pairs_hook=make_object)
+
+
+def make_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Raises DuplicateKey."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        times = Counter(key for key, _ in pairs)
+        raise DuplicateKey(times.most_common(1)[0][0])
+    return found
 
 
 def check_metadata(value: Any) -> dict[str, Any]:
@@ -194,7 +225,7 @@ def read_manifest(manifest: Path) -> list[Row]:
         if not line.strip():
             continue
         try:
-            row = parse_row(json.loads(line), manifest.parent, f"{manifest.stem}-{number}")
+            row = parse_row(read_json(line), manifest.parent, f"{manifest.stem}-{number}")
             if row.path is None and not row.captions:
                 raise KeyError("path")
         except (
@@ -204,6 +235,7 @@ def read_manifest(manifest: Path) -> list[Row]:
             AttributeError,
             RecursionError,
             BadMetadata,
+            DuplicateKey,
         ) as error:
             raise BadManifest(
                 manifest.name, f"line {number}", f"{type(error).__name__}: {error}"
@@ -217,9 +249,10 @@ def sample_row(sample: dict[str, bytes], key: str) -> Row:
     a manifest row's keys, "txt" with a caption on each line.
 
     Raises:
-        ValueError, KeyError, TypeError, AttributeError, BadMetadata: they hold no valid row.
+        ValueError, KeyError, TypeError, AttributeError, BadMetadata, DuplicateKey: they hold no
+            valid row.
     """
-    value = json.loads(sample["json"]) if "json" in sample else {}
+    value = read_json(sample["json"]) if "json" in sample else {}
     if "txt" in sample:
         value["captions"] = [
             line.strip() for line in sample["txt"].decode("utf-8").splitlines() if line.strip()
@@ -281,6 +314,7 @@ def read_shard(shard: Path) -> list[tuple[Row, Member]]:
         AttributeError,
         RecursionError,
         BadMetadata,
+        DuplicateKey,
     ) as error:
         raise BadManifest(shard.name, at, f"{type(error).__name__}: {error}") from error
     return found

@@ -48,7 +48,7 @@ from media.errors import (
     DecodersClosed,
     NotMedia,
 )
-from media.manifest import BadManifest, BadMetadata
+from media.manifest import BadManifest, BadMetadata, DuplicateKey
 from media.readers import ReaderMissing
 
 from .exceptions import (
@@ -82,6 +82,7 @@ STATUS: dict[type[Exception], tuple[int, str | None]] = {
     BadText: (400, None),
     BadStretch: (400, None),
     BadRequest: (400, "bad_request"),
+    DuplicateKey: (400, "bad_request"),
     BadFilter: (400, "bad_filter"),
     BadName: (400, "bad_name"),
     BadManifest: (400, "bad_manifest"),

@@ -68,7 +68,7 @@ from media.errors import (
     NotMedia,
     TooLong,
 )
-from media.manifest import BadManifest, BadMetadata
+from media.manifest import BadManifest, BadMetadata, DuplicateKey
 from media.readers import ReaderMissing
 from service.error_responses import error_body, status_and_code
 from service.exceptions import (
@@ -127,6 +127,7 @@ ANSWERS = [
         "bad_manifest",
         '{"manifest": "m.jsonl", "at": "line 3", "problem": "no path"}',
     ),
+    (DuplicateKey("k" * 999), 400, "bad_request", f'{{"key": "{"k" * 100}"}}'),
     (BadMetadata("a list"), 400, "bad_metadata", '{"problem": "a list"}'),
     (BadBundle("x"), 500, "bad_bundle", "{}"),
     (MissingFile("text.onnx"), 500, "bad_bundle", '{"file": "text.onnx"}'),

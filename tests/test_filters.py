@@ -217,7 +217,7 @@ def test_a_field_added_in_the_metadata_comes_before_the_items_own(tmp_path: Path
 
     def found(query: dict[str, Any]) -> list[str]:
         condition, params = compile_filter({"added": query})
-        return [item.id for item in records.newest(10, "", condition, params)]
+        return [item.id for item in records.newest(10, None, condition, params)]
 
     assert found({"$lt": "2000"}) == ["then"]
     assert found({"$lt": "2002"}) == ["moved", "then"]

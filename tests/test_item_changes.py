@@ -69,16 +69,39 @@ def test_items_are_listed_by_when_they_were_added(tmp_path: Path) -> None:
             return [each["id"] for each in page["items"]], page["next"]
 
         assert listed("limit=3") == (["a", "k", "m"], "m")
-        assert listed("order=newest&limit=3") == (["k", "a", "z"], "z")
+        assert listed("order=newest&limit=3") == (["k", "a", "z"], "before:2")
+        assert listed("order=newest&limit=3&after=before:2") == (["m"], None)
         assert listed("order=newest&limit=3&after=z") == (["m"], None)
         wanted = quote('{"duration_s": {"$gt": 1.5}, "odd": 1}')
         assert listed(f"order=newest&filter={wanted}") == (["k", "z"], None)
         assert listed(f"order=newest&filter={wanted}&after=k") == (["z"], None)
         add(client, tmp_path / "m.wav", id="m")
-        assert listed("order=newest&limit=1") == (["m"], "m")
+        assert listed("order=newest&limit=1") == (["m"], "before:5")
         refused(client.get(f"{ITEMS}?order=newest&after=nobody"), 404, "unknown_item")
         refused(client.get(f"{ITEMS}?order=newest&filter=x"), 400, "bad_request")
         refused(client.get(f"{ITEMS}?order=newest&filter=[]"), 400, "bad_request")
         refused(client.get(f"{ITEMS}?filter={wanted}"), 400, "bad_request")
         broken = quote('{"a": {"$near": 1}}')
         refused(client.get(f"{ITEMS}?order=newest&filter={broken}"), 400, "bad_filter")
+
+
+def test_the_list_goes_on_where_its_last_item_was_deleted_or_added_anew(tmp_path: Path) -> None:
+    """Who deletes what a page has shown, and scrolls on, sees each other item once."""
+    with Client(create_app(settings(tmp_path / "data"), FakeEncoder())) as client:
+        for n in range(6):
+            client.post(ITEMS, json={"text": "red", "id": f"t{n}"}).raise_for_status()
+
+        def page(after: str) -> tuple[list[str], str | None]:
+            fields = {"order": "newest", "limit": 2, "after": after}
+            found = client.get(ITEMS, params=fields).json()
+            return [each["id"] for each in found["items"]], found["next"]
+
+        first, place = page("")
+        assert first == ["t5", "t4"]
+        client.delete(f"{ITEMS}/t4").raise_for_status()
+        second, place = page(place or "")
+        assert second == ["t3", "t2"]
+        client.post(ITEMS, json={"text": "green", "id": "t2"}).raise_for_status()
+        third, place = page(place or "")
+        assert third == ["t1", "t0"]
+        assert page(place or "") == ([], None)

@@ -7,7 +7,7 @@ import json
 import sys
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from export.encoder import OnnxEncoder
 from media.commands import Commands, add_command
 from media.containers import Budget
 from media.errors import MissingModality
+from media.manifest import DuplicateKey, json_type, read_json
 from media.modality import MODALITIES, TEXT
 from media.sandbox import Decoders
 from media.text import Reading
@@ -76,7 +77,7 @@ def add_parser(commands: Commands) -> None:
     searching.add_argument(
         "--rerank", choices=list(RERANKERS), help="another order of what was found"
     )
-    searching.add_argument("--filter", type=json.loads, help="a filter as JSON")
+    searching.add_argument("--filter", type=parse_filter, help="a filter as JSON")
     searching.add_argument(
         "--format",
         choices=get_args(Format),
@@ -86,6 +87,19 @@ def add_parser(commands: Commands) -> None:
     add_data(searching)
     add_collection(searching)
     add_sizing(searching)
+
+
+def parse_filter(text: str) -> dict[str, Any]:
+    """Raises argparse.ArgumentTypeError."""
+    try:
+        filter = read_json(text)
+    except (ValueError, RecursionError) as error:
+        raise argparse.ArgumentTypeError("it is not JSON") from error
+    except DuplicateKey as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    if not isinstance(filter, dict):
+        raise argparse.ArgumentTypeError(f"a filter is an object, not {json_type(filter)}")
+    return filter
 
 
 @dataclass

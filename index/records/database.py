@@ -531,16 +531,20 @@ class Records:
         return self._items("where i.id > ? order by i.id limit ?", (after, limit))
 
     def newest(
-        self, limit: int, after: str = "", condition: str = "", params: Sequence[Any] = ()
+        self,
+        limit: int,
+        before: int | None = None,
+        condition: str = "",
+        params: Sequence[Any] = (),
     ) -> list[Item]:
         """Items that meet an SQL condition from `filters`, if there is one: those added last come
-        first. Only those after the item `after`, if it is given. Raises UnknownItem.
+        first. Only those with numbers below `before`, if it is given.
         """
         tests = []
         values: list[Any] = []
-        if after:
+        if before is not None:
             tests.append("i.n < ?")
-            values.append(self.number(after))
+            values.append(before)
         if condition:
             tests.append(f"i.n in (select n from items where {condition})")
             values += params

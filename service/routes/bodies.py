@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import codecs
-import json
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 from fastapi import Request
 from pydantic import TypeAdapter, ValidationError
 from starlette.datastructures import UploadFile
+
+from media.manifest import read_json
 
 from .. import schemas
 from ..error_responses import describe_problems
@@ -27,9 +28,12 @@ def content_type(request: Request) -> str:
 
 
 def parse_body(model: type[Body], raw: bytes) -> Body:
-    """Raises BadRequest, which names the fields."""
+    """Raises BadRequest, which names the fields; DuplicateKey."""
+    raw = raw.removeprefix(codecs.BOM_UTF8)
+    with suppress(ValueError, RecursionError):  # pydantic says what is wrong
+        read_json(raw)
     try:
-        return model.model_validate_json(raw.removeprefix(codecs.BOM_UTF8))
+        return model.model_validate_json(raw)
     except ValidationError as error:
         raise BadRequest(describe_problems(error.errors())) from error
 
@@ -43,9 +47,9 @@ def parse_value(kind: Any, value: Any) -> Any:
 
 
 def parse_json(field: str, value: Any) -> Any:
-    """JSON in a field of a form. Raises BadRequest, which names the field."""
+    """JSON in a field of a form. Raises BadRequest, which names the field; DuplicateKey."""
     try:
-        return json.loads(value)
+        return read_json(value)
     except (TypeError, ValueError, RecursionError) as error:
         raise BadRequest(f"{field} is not JSON") from error
 

@@ -173,7 +173,7 @@ async def list_items(
     tercet: Tercet,
     name: str,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-    after: str = "",
+    after: Annotated[str, Query(description="`next` of the page before, or an item's id")] = "",
     order: Annotated[
         Literal["id", "newest"], Query(description="newest: those added last come first")
     ] = "id",
@@ -188,12 +188,12 @@ async def list_items(
     if order == "newest":
         wanted = parse_value(dict[str, Any], parse_json("filter", filter)) if filter else None
         await prepare_filter(tercet, collection, wanted)
-        items = await asyncio.to_thread(collection.newest, limit, after, wanted)
+        items, place = await asyncio.to_thread(collection.newest, limit, after, wanted)
     else:
         items = await asyncio.to_thread(collection.page, limit, after)
+        place = items[-1].id if items else after
     return schemas.ItemPage(
-        items=[item_response(item) for item in items],
-        next=items[-1].id if len(items) == limit else None,
+        items=[item_response(item) for item in items], next=place if len(items) == limit else None
     )
 
 

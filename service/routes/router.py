@@ -7,6 +7,9 @@ from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
+
+from media.manifest import DuplicateKey, read_json
 
 from .. import schemas
 from ..access import GuardedRoute
@@ -17,9 +20,20 @@ Handler = TypeVar("Handler", bound=Callable[..., Any])
 ERROR_STATUSES = (400, 401, 403, 404, 408, 409, 413, 415, 422, 429, 503)
 
 
+class CheckedRequest(Request):
+    """A request whose JSON has no key twice in one object."""
+
+    async def json(self) -> Any:
+        try:
+            return read_json(await self.body())
+        except DuplicateKey as error:  # FastAPI lets only its own kind out of a body's parser
+            raise HTTPException(400, str(error)) from None
+
+
 class CheckedRoute(GuardedRoute):
     """A route that refuses a field of its body that stands in the address, where nothing would read
-    it. What is nobody's field is ignored there, such as the `api-version` of some clients.
+    it. What is nobody's field is ignored there, such as the `api-version` of some clients. Its JSON
+    has no key twice in one object.
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -31,7 +45,7 @@ class CheckedRoute(GuardedRoute):
         async def checked(request: Request) -> Response:
             if request.scope["query_string"]:
                 check_address(request, unread)
-            return await answer(request)
+            return await answer(CheckedRequest(request.scope, request.receive))
 
         return checked
 
