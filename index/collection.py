@@ -382,6 +382,8 @@ class Collection:
             sync(target.parent)
         except BaseException:
             target.unlink(missing_ok=True)
+            if self._closed:  # and perhaps deleted, with the folder
+                raise UnknownCollection(self.name) from None
             raise
         return name
 

@@ -1,4 +1,4 @@
-"""Requests as odd clients send them: JSON with a key twice."""
+"""Requests as odd clients send them: JSON with a key twice, forms that are cut short."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from index.collection import UnknownCollection
 from index.commands.search import parse_filter
+from index.library import Collections
 from media.manifest import BadManifest, read_manifest
 from service.app import create_app
 
-from .makers import FakeEncoder, make_wav
+from .makers import FakeEncoder, dims, make_wav
 from .test_service import Client, refused, settings, upload
 
 ITEMS = "/v1/collections/default/items"
@@ -74,3 +76,65 @@ def test_what_is_no_filter_is_a_usage_error(text: str) -> None:
     """An empty list or 0 would be no filter at all."""
     with pytest.raises(ArgumentTypeError):
         parse_filter(text)
+
+
+def part(head: str, body: bytes) -> bytes:
+    return f"--x\r\ncontent-disposition: form-data; {head}\r\n\r\n".encode() + body + b"\r\n"
+
+
+@pytest.mark.parametrize("path", [ITEMS, "/v1/search/audio-any", "/v1/embed/audio", "/v1/rank"])
+def test_a_form_that_is_cut_short_says_so(client: Client, tmp_path: Path, path: str) -> None:
+    """What came before would be taken otherwise, and the fields after it lost."""
+    file = part('name="file"; filename="a.wav"', make_wav(tmp_path / "a.wav").read_bytes())
+    fields = part('name="metadata"', b'{"a": 1}')
+    before = len(client.get(ITEMS).json()["items"])
+    as_form = {"content-type": "multipart/form-data; boundary=x"}
+    whole = file + fields + b"--x--\r\n"
+    for length in (0, 1000, len(file), len(file) + 10, len(file + fields), len(whole) - 4):
+        answer = client.post(path, content=whole[:length], headers=as_form)
+        assert "cut short" in refused(answer, 400, "bad_request")["message"]
+    assert len(client.get(ITEMS).json()["items"]) == before
+
+
+def test_the_end_of_a_form_as_clients_write_it(client: Client, tmp_path: Path) -> None:
+    file = part('name="file"; filename="a.wav"', make_wav(tmp_path / "a.wav").read_bytes())
+    for kind, end in (
+        ("multipart/form-data; boundary=x", b"--x--"),
+        ('Multipart/Form-Data; charset=utf-8; boundary="x"', b"--x--\r\n"),
+        ("multipart/form-data; boundary=x", b"--x--\r\nwhat comes after the end is ignored"),
+    ):
+        answer = client.post(ITEMS, content=file + end, headers={"content-type": kind})
+        assert answer.status_code == 201
+
+
+def test_a_field_that_is_wrong_is_named(client: Client, tmp_path: Path) -> None:
+    tone = upload(make_wav(tmp_path / "tone.wav"))
+    long = client.post(ITEMS, files=tone, data={"id": "x" * 513})
+    assert refused(long, 400, "bad_request")["message"].startswith("id: ")
+    for text in ("[]", "null"):
+        answer = client.post("/v1/search/audio-any", files=tone, data={"filter": text})
+        assert refused(answer, 400, "bad_request")["message"].startswith("filter: ")
+
+
+def test_json_behind_a_byte_order_mark_is_taken_in_a_form(client: Client, tmp_path: Path) -> None:
+    tone = upload(make_wav(tmp_path / "tone.wav"))
+    answer = client.post(ITEMS, files=tone, data={"id": "bom", "metadata": '\ufeff{"a": 1}'})
+    assert answer.status_code == 201
+    assert client.get(f"{ITEMS}/bom").json()["metadata"] == {"a": 1}
+
+
+def test_an_upload_whose_collection_is_deleted_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its folder is gone: that is no fault of the disk."""
+    collections = Collections(tmp_path / "data", "fake", dims(4))
+    box = collections.create("box")
+
+    def copy(source: Path, target: Path) -> None:
+        collections.delete("box")
+        target.write_bytes(source.read_bytes())
+
+    monkeypatch.setattr("index.collection.shutil.copyfile", copy)
+    with pytest.raises(UnknownCollection):
+        box.store_media(make_wav(tmp_path / "a.wav"), "a.wav")
+    collections.close()

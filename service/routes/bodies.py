@@ -19,6 +19,7 @@ from ..exceptions import BadRequest
 from ..pipeline import temporary_file
 from ..state import State
 
+BYTE_ORDER_MARK = "\ufeff"
 Body = TypeVar("Body", bound=schemas.Strict)
 
 
@@ -38,18 +39,26 @@ def parse_body(model: type[Body], raw: bytes) -> Body:
         raise BadRequest(describe_problems(error.errors())) from error
 
 
-def parse_value(kind: Any, value: Any) -> Any:
-    """A value checked as pydantic checks that type. Raises BadRequest."""
+def parse_value(field: str, kind: Any, value: Any) -> Any:
+    """The value of a field, checked as pydantic checks that type. Raises BadRequest."""
     try:
         return TypeAdapter(kind).validate_python(value)
     except ValidationError as error:
-        raise BadRequest(describe_problems(error.errors())) from error
+        raise BadRequest(f"{field}: {describe_problems(error.errors())}") from error
 
 
-def parse_json(field: str, value: Any) -> Any:
+def parse_filter(value: str | None) -> dict[str, Any] | None:
+    """A filter as JSON, in a form or an address; None where there is none. Raises BadRequest."""
+    if not value:
+        return None
+    filter: dict[str, Any] = parse_value("filter", dict[str, Any], parse_json("filter", value))
+    return filter
+
+
+def parse_json(field: str, value: str) -> Any:
     """JSON in a field of a form. Raises BadRequest, which names the field; DuplicateKey."""
     try:
-        return read_json(value)
+        return read_json(value.removeprefix(BYTE_ORDER_MARK))
     except (TypeError, ValueError, RecursionError) as error:
         raise BadRequest(f"{field} is not JSON") from error
 

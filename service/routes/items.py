@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fastapi import Depends, Query, Request
 from fastapi.responses import FileResponse, Response
@@ -36,7 +36,14 @@ from ..links import Links, item_address
 from ..media import Picture, Stored, Version
 from ..state import State
 from ..trace import stage
-from .bodies import content_type, parse_body, parse_json, parse_value, saved_upload
+from .bodies import (
+    content_type,
+    parse_body,
+    parse_filter,
+    parse_json,
+    parse_value,
+    saved_upload,
+)
 from .router import Router
 from .search import prepare_filter
 
@@ -103,10 +110,10 @@ async def add_media(
         file = form.get("file")
         if file is None or isinstance(file, str):
             raise BadRequest("there is no part 'file' with a file name")
-        id = parse_value(schemas.ItemId, form.get("id") or uuid.uuid4().hex)
+        id = parse_value("id", schemas.ItemId, form.get("id") or uuid.uuid4().hex)
         change.about["item"] = id
         given = form.get("metadata")
-        metadata = check_metadata(parse_json("metadata", given)) if given else {}
+        metadata = check_metadata(parse_json("metadata", str(given))) if given else {}
         manifest = tercet.encoder.manifest
         encodings = [*manifest.encodings("video"), *manifest.encodings("audio")]
         overlap = tercet.settings.overlap
@@ -186,7 +193,7 @@ async def list_items(
     if filter is not None and order == "id":
         raise BadRequest("a filter goes with order=newest")
     if order == "newest":
-        wanted = parse_value(dict[str, Any], parse_json("filter", filter)) if filter else None
+        wanted = parse_filter(filter)
         await prepare_filter(tercet, collection, wanted)
         items, place = await asyncio.to_thread(collection.newest, limit, after, wanted)
     else:

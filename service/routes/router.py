@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import AsyncGenerator, Callable, Collection, Coroutine
 from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute
+from python_multipart.multipart import parse_options_header
 from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException
 
 from media.manifest import DuplicateKey, read_json
 
@@ -17,11 +19,25 @@ from ..exceptions import BadRequest
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
 
+FORM_TAIL = 1024  # bytes at the end of a form, in which its last line is looked for
 ERROR_STATUSES = (400, 401, 403, 404, 408, 409, 413, 415, 422, 429, 503)
 
 
 class CheckedRequest(Request):
-    """A request whose JSON has no key twice in one object."""
+    """A request whose form has an end, and whose JSON has no key twice in one object."""
+
+    async def stream(self) -> AsyncGenerator[bytes, None]:
+        kind, options = parse_options_header(self.headers.get("content-type"))
+        last = b"--%s--" % options.get(b"boundary", b"")
+        tail = b""
+        async for chunk in super().stream():
+            tail = (tail + chunk)[-FORM_TAIL:]
+            yield chunk
+        # the parser gives what it has read until then, as if there were no more
+        if kind == b"multipart/form-data" and last not in tail:
+            raise MultiPartException(
+                "The form is cut short: its last line, the boundary between two '--', is missing."
+            )
 
     async def json(self) -> Any:
         try:

@@ -31,7 +31,7 @@ from ..pipeline import EncodedQuery
 from ..settings import TOP_K_MAX
 from ..state import State
 from ..trace import stage
-from .bodies import parse_json, parse_value, saved_upload
+from .bodies import parse_filter, saved_upload
 from .router import Router
 
 router = Router()
@@ -198,7 +198,7 @@ async def search_form(
     return schemas.SearchOptions(
         collection=collection,
         top_k=top_k,
-        filter=parse_value(dict[str, Any], parse_json("filter", filter)) if filter else None,
+        filter=parse_filter(filter),
         min_score=min_score,
         min_confidence=min_confidence,
         exact=exact,
