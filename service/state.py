@@ -19,7 +19,7 @@ from typing import Any
 
 from export.bundle import ANY, Manifest, NoRoute, parse_modality
 from export.encoder import Encoder
-from index.collection import CollectionError, FingerprintConflict, RecordsLost
+from index.collection import FingerprintConflict, RecordsLost, UnknownCollection
 from index.library import Collections
 from index.query_bank import ensure_query_bank
 from index.reserve import is_full
@@ -283,16 +283,24 @@ async def open_state(
 
 
 def prepare_searches(collections: Collections, manifest: Manifest) -> None:
-    """Measure what scores mean, which the first search by words would wait for otherwise."""
+    """Measure what scores mean, which the first search by words would wait for otherwise. What
+    cannot be measured is in the log, and the search that needs it says what is wrong.
+    """
     try:
         routes = manifest.routes([TEXT], ANY)
     except NoRoute:
         return
     for collection in collections.all():
-        # a search says what is wrong; the collection may be closed meanwhile
-        with suppress(CollectionError, VectorStoreFailed), collection.hold_for_reading():
-            for route in routes:
-                collection.route_stats(route.encodings[TEXT], route.target)
+        try:
+            with collection.hold_for_reading():
+                for route in routes:
+                    collection.route_stats(route.encodings[TEXT], route.target)
+        except UnknownCollection:  # closed meanwhile
+            continue
+        except VectorStoreFailed as error:
+            LOG.warning("%s: scores are not measured yet: %s", collection.name, error)
+        except Exception:  # nobody waits for this, and so nobody else would tell
+            LOG.exception("%s: scores could not be measured", collection.name)
 
 
 def public_message(error: Exception) -> str:

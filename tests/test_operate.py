@@ -8,6 +8,7 @@ import gc
 import json
 import logging
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -15,7 +16,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +180,21 @@ def test_readiness_tells_the_truth(tmp_path: Path) -> None:
     with Client(create_app(Settings(data=data, free_disk_mb=10**9), encoder)) as client:
         assert client.get("/readyz").json()["reasons"] == ["the disk is full"]
         assert client.get("/healthz").status_code == 200
+
+
+def test_scores_that_cannot_be_measured_at_start_are_in_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody waits for that: without a line the first search would be the first to tell."""
+    data = tmp_path / "data"
+    with Client(create_app(Settings(data=data), FakeEncoder())) as client:
+        add(client, make_clip(tmp_path / "red.mp4", [RED, RED]), id="red")
+    with closing(sqlite3.connect(data / "collections" / "default" / "records.sqlite")) as db:
+        db.execute("update bank set vector = x'00'")
+        db.commit()
+    with Client(create_app(Settings(data=data), FakeEncoder())) as client:
+        assert client.get("/readyz").status_code == 200
+        wait_until(lambda: "default: scores could not be measured" in caplog.text)
 
 
 def test_a_hung_encoder_is_not_ready(tmp_path: Path) -> None:
