@@ -33,6 +33,7 @@ from .collection import (
     CollectionExists,
     RecordsLost,
     has_lost_records,
+    name_damage,
 )
 from .durable import sync
 from .library import STAGED, lock_file
@@ -104,12 +105,13 @@ def backup(data: Path, out: Path) -> dict[str, Saved]:
         for folder in sorted((data / "collections").iterdir()):
             if folder.name.startswith("."):
                 continue
-            if has_lost_records(folder):
-                raise RecordsLost(folder.name)
-            if (folder / RECORDS).is_file():
-                copy = copy_collection(folder, staging)
-                if copy is not None:
-                    saved[folder.name] = copy
+            with name_damage(folder.name):
+                if has_lost_records(folder):
+                    raise RecordsLost(folder.name)
+                if (folder / RECORDS).is_file():
+                    copy = copy_collection(folder, staging)
+                    if copy is not None:
+                        saved[folder.name] = copy
         manifest = {
             "format": FORMAT,
             "collections": {name: vars(one) for name, one in saved.items()},

@@ -6,7 +6,7 @@ CollectionError
 ├── ItemExists             an item of that id is there already
 ├── NoPreview              an item without a picture or a sound to show
 ├── FingerprintConflict    embedded with another bundle
-├── RecordsLost            its records are missing or empty, and it has files
+├── RecordsLost            its records are damaged; or missing or empty, and it has files
 ├── DataInUse              another process has the data folder open
 └── DataUnusable           the data folder cannot be made or written
 """
@@ -86,6 +86,17 @@ def has_lost_records(folder: Path) -> bool:
     return holds_files(folder) and not holds_records(folder / RECORDS)
 
 
+@contextmanager
+def name_damage(name: str) -> Iterator[None]:
+    """Raises RecordsLost where SQLite finds the records of this collection damaged."""
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        if type(error) is not sqlite3.DatabaseError:  # of the disk, say, and not of what is on it
+            raise
+        raise RecordsLost(name, str(error)) from error
+
+
 def move_aside(path: Path, aside: Path) -> Path:
     """Move a file into a folder, under a name that nothing there has; returns where it is."""
     target = aside / path.name
@@ -154,13 +165,16 @@ class FingerprintConflict(CollectionError):
 class RecordsLost(CollectionError):
     detail_fields = ("name",)
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, damage: str = "") -> None:
+        found = "missing or empty, but its folder holds uploads or snapshots"
+        if damage:
+            found = f"damaged ({damage})"
         super().__init__(
-            f"the records of collection {name!r} are missing or empty, but its folder holds"
-            " uploads or snapshots. Nothing was changed. Put records.sqlite back from a backup,"
-            " together with records.sqlite-wal if there is one; or begin anew with"
-            f" `python -m index build --adopt --data DIR --collection {name}` for this data"
-            " folder, which makes items of the uploads that are there and deletes none"
+            f"the records of collection {name!r} are {found}. Nothing was changed. Put"
+            " records.sqlite back from a backup, together with records.sqlite-wal if there is one;"
+            f" or begin anew with `python -m index build --adopt --data DIR --collection {name}`"
+            " for this data folder, which makes items of the uploads that are there, and deletes"
+            " none"
         )
         self.name = name
 

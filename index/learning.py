@@ -34,6 +34,7 @@ from .collection import (
     RecordsLost,
     UnknownCollection,
     has_lost_records,
+    name_damage,
 )
 from .gallery import Gallery, read_gallery
 from .ingest.encoding import embed_rows
@@ -110,8 +111,9 @@ def open_records(data: Path, name: str, fingerprint: str) -> Iterator[tuple[Reco
     folder = data / "collections" / name
     if not NAME.fullmatch(name):
         raise UnknownCollection(name)
-    if has_lost_records(folder):
-        raise RecordsLost(name)
+    with name_damage(name):
+        if has_lost_records(folder):
+            raise RecordsLost(name)
     if not (folder / RECORDS).is_file():
         raise UnknownCollection(name)
     with closing(Records(folder / RECORDS)) as records:
@@ -159,8 +161,10 @@ def check_worth(measured: Measured) -> None:
     if not measured.held_out:
         raise NotLearned("no query has two right marks or more: mark more hits", measured)
     figures = f"mAP@10 of held-out marks {measured.before:.3f} before, {measured.after:.3f} after"
-    helps = (measured.after, measured.apart_after) > (measured.before, measured.apart_before)
-    if not helps:
+    before = (measured.before, measured.apart_before)
+    after = (measured.after, measured.apart_after)
+    falls = any(now < then for now, then in zip(after, before, strict=True))
+    if falls or after == before:
         raise NotLearned(f"it would not help ({figures})", measured)
     if measured.kept < KEPT:
         raise NotLearned(
@@ -231,7 +235,7 @@ def fit_route(lesson: Lesson, held_out: int | None) -> QueryMoves | None:
     queries: list[Vectors] = []
     moves: list[Vectors] = []
     for example in lesson.examples:
-        known = [mark for n, mark in enumerate(example.marks) if n % FOLDS != held_out]
+        known, _ = split_marks(example.marks, held_out)
         right, wrong = (
             lesson.gallery.marked(example.query, [mark for mark in known if mark.right == verdict])
             for verdict in (True, False)
@@ -242,6 +246,20 @@ def fit_route(lesson: Lesson, held_out: int | None) -> QueryMoves | None:
     if not queries:
         return None
     return fit_moves(np.stack(queries), np.stack(moves), without_fold(lesson.replay, held_out))
+
+
+def split_marks(
+    marks: Sequence[StoredMark], fold: int | None
+) -> tuple[list[StoredMark], list[StoredMark]]:
+    """The marks of a query that are learned from, and those that a fold holds out. Right and wrong
+    ones are dealt out by themselves, so that no fold holds out all right ones of two or more.
+    """
+    kept: list[StoredMark] = []
+    held: list[StoredMark] = []
+    for verdict in (True, False):
+        for n, mark in enumerate(mark for mark in marks if mark.right == verdict):
+            (held if n % FOLDS == fold else kept).append(mark)
+    return kept, held
 
 
 def without_fold(replay: Vectors, held_out: int | None) -> Vectors:
@@ -297,11 +315,14 @@ def measure_example(
     gallery: Gallery, example: Example, adapter: Adapter, fold: int, tally: Tally
 ) -> None:
     """Add what a fold's held-out marks of one query tell. Where all of its marks are held out,
-    nothing is known of it.
+    nothing is known of it. Right ones tell something only beside another right one: what is learned
+    from wrong ones alone leads away from them, and not towards what is wanted.
     """
-    held = [mark for n, mark in enumerate(example.marks) if n % FOLDS == fold]
-    known = {mark.item for n, mark in enumerate(example.marks) if n % FOLDS != fold}
+    learned_from, held = split_marks(example.marks, fold)
+    known = {mark.item for mark in learned_from}
     right = {mark.item for mark in held if mark.right} - known
+    if not any(mark.right for mark in learned_from):
+        right = set()
     wrong = {mark.item for mark in held if not mark.right} - known
     if not known:
         return

@@ -31,6 +31,7 @@ from .collection import (
     has_lost_records,
     holds_files,
     move_aside,
+    name_damage,
 )
 from .durable import sync
 from .records.database import Records
@@ -80,11 +81,12 @@ class Collections:
 
     def _admit(self, folder: Path) -> None:
         """Open a collection, or keep the error for whoever asks for it: it belongs to another
-        bundle, or its records are lost. One of another bundle that has neither items nor media is
-        replaced by a new one.
+        bundle, or its records are lost or damaged. One of another bundle that has neither items nor
+        media is replaced by a new one.
         """
         try:
-            self._open[folder.name] = self._open_collection(folder)
+            with name_damage(folder.name):
+                self._open[folder.name] = self._open_collection(folder)
         except FingerprintConflict as conflict:
             with closing(Records(folder / RECORDS, alone=True)) as records:
                 empty = not records.counts().items

@@ -1528,3 +1528,31 @@ def test_nothing_is_deleted_where_records_say_less_than_the_folder_has(
     assert records.exists() == (lost != "missing") and (
         lost != "empty" or not records.stat().st_size
     )
+
+
+@pytest.mark.parametrize("damage", ["its head", "its pages"])
+def test_damaged_records_are_named_and_others_serve(tmp_path: Path, damage: str) -> None:
+    data = tmp_path / "data"
+    with closing(Collections(data, "f1", dims(3))) as collections:
+        for name in ("good", "torn"):
+            collections.create(name).put([item(f"i{n}", unit(1, 0, 0)) for n in range(50)])
+    records = data / "collections" / "torn" / "records.sqlite"
+    content = bytearray(records.read_bytes())
+    start = 0 if damage == "its head" else 4096
+    content[start : start + 40_000] = b"\xa5" * len(content[start : start + 40_000])
+    records.write_bytes(content)
+    with closing(Collections(data, "f1", dims(3))) as collections:
+        assert len(found(collections.get("good"), unit(1, 0, 0), top_k=100)) == 50
+        with pytest.raises(RecordsLost, match=r"'torn' are damaged .*Nothing was changed"):
+            collections.get("torn")
+        with pytest.raises(RecordsLost):
+            collections.ensure("torn")
+    assert records.read_bytes() == content
+    with pytest.raises(RecordsLost, match="'torn' are damaged"):
+        backup(data, tmp_path / "backup")
+    assert not (tmp_path / "backup").exists()
+    with closing(Collections(data, "f1", dims(3))) as collections:
+        collections.adopt("torn")
+        assert collections.get("torn").counts().items == 0
+    aside = data / "collections" / "torn" / "set-aside" / "records" / "records.sqlite"
+    assert aside.read_bytes() == content

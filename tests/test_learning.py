@@ -18,7 +18,7 @@ from index.backup import backup, restore
 from index.collection import Collection, FingerprintConflict, UnknownCollection
 from index.gallery import read_gallery
 from index.ingest.reembed import reembed, swap
-from index.learning import NotLearned, learn, undo
+from index.learning import Measured, NotLearned, check_worth, learn, undo
 from index.library import Collections
 from index.records.database import NewItem, Origin, UnknownItem
 from index.records.marks import MarkedQuery, NewMark, UnknownMark
@@ -201,6 +201,50 @@ def test_what_would_not_help_is_refused_with_its_figures(tmp_path: Path) -> None
             learn(tmp_path, "../box", FakeEncoder())
         with pytest.raises(FingerprintConflict):
             learn(tmp_path, "box", FakeEncoder("other"))
+
+
+def test_one_right_mark_among_wrong_ones_tells_too_little(tmp_path: Path) -> None:
+    """What leads away from the wrong ones may lead away from other right ones, too."""
+    with closing(Collections(tmp_path, "fake", dims(4))) as collections:
+        box = collections.create("box")
+        fill(box)
+        box.add_marks([mark("blue-0", right=True)])
+        box.add_marks([mark(f"green-{n}", right=False) for n in range(4)])
+        with pytest.raises(NotLearned, match="two right marks") as refused:
+            learn(tmp_path, "box", FakeEncoder())
+        assert refused.value.measured is not None
+        assert refused.value.measured["held_out"] == 0
+        box.add_marks([mark("blue-1", right=True)])
+        assert learn(tmp_path, "box", FakeEncoder()).measured["held_out"] == 2
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "apart", "helps"),
+    [
+        (0.5, 0.6, (1.0, 1.0), True),
+        (0.5, 0.5, (1.0, 1.1), True),
+        (0.5, 0.5, (1.0, 1.0), False),
+        (0.5, 0.4, (1.0, 2.0), False),
+        (0.5, 0.6, (1.0, 0.9), False),
+    ],
+)
+def test_what_is_served_makes_nothing_worse(
+    before: float, after: float, apart: tuple[float, float], helps: bool
+) -> None:
+    measured = Measured(
+        held_out=3,
+        before=before,
+        after=after,
+        apart_before=apart[0],
+        apart_after=apart[1],
+        replayed=10,
+        kept=1.0,
+    )
+    if helps:
+        check_worth(measured)
+    else:
+        with pytest.raises(NotLearned, match="would not help"):
+            check_worth(measured)
 
 
 def test_a_version_that_was_altered_is_not_used(tmp_path: Path) -> None:
