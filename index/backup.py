@@ -32,6 +32,7 @@ from .collection import (
     CollectionError,
     CollectionExists,
     RecordsLost,
+    check_readable,
     has_lost_records,
     name_damage,
 )
@@ -88,6 +89,7 @@ def backup(data: Path, out: Path) -> dict[str, Saved]:
 
     Raises:
         BadBackup: there is something at `out`, there is no data folder, or a swap was interrupted.
+        DataUnusable: it lies on a read-only file system.
         RecordsLost: of a collection.
         OSError: a file cannot be read or written.
     """
@@ -95,6 +97,7 @@ def backup(data: Path, out: Path) -> dict[str, Saved]:
         raise BadBackup(f"{out} exists already: name a new folder")
     if not (data / "collections").is_dir():
         raise BadBackup(f"{data} is not a data folder")
+    check_readable(data)
     with stage(out) as staging:
         unfinished = sorted((data / STAGED).glob(".*.old"))
         if unfinished:

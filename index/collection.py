@@ -14,6 +14,7 @@ CollectionError
 from __future__ import annotations
 
 import logging
+import os
 import re
 import shutil
 import sqlite3
@@ -216,6 +217,14 @@ class DataUnusable(CollectionError):
     def __init__(self, data: Path, problem: str) -> None:
         super().__init__(f"the data folder {data} cannot be used: {problem}")
         self.problem = problem
+
+
+def check_readable(data: Path) -> None:
+    """Raises DataUnusable where SQLite cannot read records, as it makes files beside them."""
+    if os.statvfs(data).f_flag & os.ST_RDONLY:
+        raise DataUnusable(
+            data, "its file system is read-only. Copy the folder elsewhere, and use the copy"
+        )
 
 
 class Collection:

@@ -33,6 +33,7 @@ from .collection import (
     FingerprintConflict,
     RecordsLost,
     UnknownCollection,
+    check_readable,
     has_lost_records,
     name_damage,
 )
@@ -106,11 +107,13 @@ def open_records(data: Path, name: str, fingerprint: str) -> Iterator[tuple[Reco
     """A collection's records and its folder, in use or not.
 
     Raises:
-        UnknownCollection, RecordsLost, FingerprintConflict.
+        UnknownCollection, RecordsLost, FingerprintConflict, DataUnusable.
     """
     folder = data / "collections" / name
     if not NAME.fullmatch(name):
         raise UnknownCollection(name)
+    if folder.is_dir():
+        check_readable(folder)
     with name_damage(name):
         if has_lost_records(folder):
             raise RecordsLost(name)

@@ -5,16 +5,18 @@ restored.
 from __future__ import annotations
 
 import json
+import subprocess
 import threading
 from pathlib import Path
 
 import pytest
 
 from index.backup import BadBackup, backup, restore, verify
-from index.collection import CollectionExists, DataInUse
+from index.collection import CollectionExists, DataInUse, DataUnusable
+from index.learning import learn
 from index.library import Collections
 
-from .makers import dims
+from .makers import FakeEncoder, dims, small_disk
 from .test_index import cloud, found, item
 
 
@@ -111,3 +113,16 @@ def test_what_is_no_whole_backup_is_refused_and_writes_nothing(tmp_path: Path) -
     (tmp_path / "b" / "backup.json").write_bytes(manifest)
     assert not list(tmp_path.glob("back/collections/*")) and verify(tmp_path / "b")["a"].items == 3
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
+
+
+def test_a_read_only_file_system_is_named(tmp_path: Path) -> None:
+    """SQLite says no more than that it cannot open a file."""
+    with small_disk(tmp_path / "disk", "16m") as disk:
+        data = disk / "data"
+        filled(data, 3).close()
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        with pytest.raises(DataUnusable, match="read-only"):
+            backup(data, tmp_path / "b")
+        with pytest.raises(DataUnusable, match="read-only"):
+            learn(data, "a", FakeEncoder("f1"))
+    assert not (tmp_path / "b").exists()
