@@ -246,12 +246,6 @@ class Codes:
         self._count_lists()
         query = best.query
         near = products(self._centroids, query)
-        if subset is None:
-            lists = nearest(near, probes)
-            first = self._read(query, lists, near[lists], depth, None)
-            if len(first.rows) >= best.k:
-                best.compare(first.rows)
-                return FoundRows(best.rows, best.scores, "lists", int(self._sizes[lists].sum()))
         selector, held = None, self._sizes
         if subset is not None and subset.counts is not None:
             selector, held = subset.selector, subset.counts

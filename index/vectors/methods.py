@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..columns import Ids
 from .base import FoundRows, Vectors, bitmap_selector, faiss, is_few
@@ -33,6 +34,7 @@ WITNESSES = 2048
 # Of a score.
 ROUNDING = 1e-5
 HNSW_LINKS = 32
+BITS = 255  # the highest of a number's 8 bits
 
 
 @dataclass(eq=False)
@@ -228,14 +230,31 @@ class Coded(Flat):
         for_reranking: bool,
         tuning: Tuning,
     ) -> FoundRows | None:
+        probes = self._probes(k, tuning)
+        plain_depth = self._depth(k, for_reranking, False, tuning)
+        if selection is None and self._codes.lists > 1:
+            found = self._search_nearest(query, k, plain_depth, probes)
+            if len(found.rows) == k:
+                return found
         return self._codes.search(
             query,
             k,
             depth=self._depth(k, for_reranking, selection is not None, tuning),
-            plain_depth=self._depth(k, for_reranking, False, tuning),
-            probes=self._probes(k, tuning),
+            plain_depth=plain_depth,
+            probes=probes,
             subset=None if selection is None else self._subset(selection),
         )
+
+    def _search_nearest(self, query: Vectors, k: int, depth: int, probes: int) -> FoundRows:
+        """The best k in the nearest lists, or fewer: FAISS reads these `probes` lists, and compares
+        the `depth` best by their codes.
+        """
+        lists = faiss.SearchParametersIVF(nprobe=probes)
+        params = faiss.IndexRefineSearchParameters(k_factor=depth / k, base_index_params=lists)
+        scores, rows = self.faiss.search(query[None], k, params=params)
+        count = k if rows[0, -1] >= 0 else int((rows[0] >= 0).sum())
+        compared = round(probes * len(self._rows) / self._codes.lists)
+        return FoundRows(rows[0, :count], scores[0, :count], "lists", compared)
 
     def _score(self, query: Vectors, rows: Ids) -> Vectors:
         """The scores [n] of a query [dim] with the stored vectors of rows [n]."""
@@ -292,6 +311,10 @@ class Small(Coded):
 
     stores_original_vectors = False
 
+    def __init__(self, index: Any, rows: Rows, dim: int) -> None:
+        super().__init__(index, rows, dim)
+        self._bits = np.empty((0, dim), np.uint8)
+
     def stored(self, rows: Ids) -> Vectors:
         found: Vectors = self.raw_storage.reconstruct_batch(rows)
         return found
@@ -307,6 +330,25 @@ class Small(Coded):
         # FAISS's scalar quantizer goes through all rows, whatever the selector.
         return None if selection is None else selection.bitmap
 
+    @cached_property
+    def _numbers(self) -> tuple[Vectors, Vectors]:
+        """What FAISS's 8 bits mean in each dimension [dim]: the least number, and the step by which
+        the next one is higher. Of each step the middle is meant.
+        """
+        least, width = faiss.vector_to_array(self._storage.sq.trained).reshape(2, -1)
+        step = width / np.float32(BITS)
+        return least + step / 2, step
+
+    def _stored_bits(self) -> NDArray[np.uint8]:
+        """The 8 bits of each number, [vectors, dim], in FAISS's own memory."""
+        if len(self._bits) != len(self._rows):  # FAISS moves them when it grows
+            count = int(self._storage.ntotal) * self._dim
+            bits = faiss.rev_swig_ptr(self._storage.codes.data(), count)
+            self._bits = bits.reshape(-1, self._dim)
+        return self._bits
+
     def _score(self, query: Vectors, rows: Ids) -> Vectors:
-        scores: Vectors = self.stored(rows) @ query
+        least, step = self._numbers
+        bits = self._stored_bits()[rows].astype(np.float32)
+        scores: Vectors = bits @ (query * step) + query @ least
         return scores
