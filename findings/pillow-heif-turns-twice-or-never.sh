@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# pillow-heif 1.8.1 (libheif 1.23.6): from_pillow() and HeifFile.add_from_pillow() turn the pixels of a photo as EXIF's orientation
-# says, keep the orientation in the EXIF of the new picture, and save() writes it into the file (`irot`) once more. So an upright
-# photo of a telephone (6 or 8) stands on its head, and one that is upside down (3) or mirrored stays so. save() of Pillow with
-# exif=image.getexif(), as for other formats, turns nothing and writes no `irot`, as an Exif object is not read there. In both
-# files EXIF says 1, so no reader can tell. save() without exif=, or with bytes, is right.
+# pillow-heif 1.8.1 (libheif 1.23.6): from_pillow() and HeifFile.add_from_pillow() turn the pixels of a photo as EXIF's
+# orientation says and keep the orientation in the EXIF of the new picture, so save() writes it into the file once more
+# (`irot`, `imir`). A photo that was taken upright (6 or 8) lies on its side, and one that was taken upside down (3) or mirrored
+# stays so. save() of Pillow with exif=image.getexif(), as for other formats, turns nothing and writes no `irot`: all stay as
+# they were. pillow-heif reads EXIF's orientation as 1 from both files. save() without exif=, or with bytes, is right.
 set -euo pipefail
 place=$(mktemp -d)
 trap 'rm -rf "$place"' EXIT
