@@ -294,7 +294,8 @@ def train_on(
         if methods.metrics and (step + 1) % max(1, config.steps // LOOKS) == 0:
             looks.append(look(bed, model, methods, step + 1, looks))
     last = figures[-LAST_STEPS:]
-    losses = {name: fmean(row[name] for row in last if name in row) for name in figures[-1]}
+    names = dict.fromkeys(name for row in last for name in row)
+    losses = {name: fmean(row[name] for row in last if name in row) for name in names}
     return model, losses, looks
 
 
