@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import logging
 import os
@@ -69,7 +70,7 @@ class Collections:
             complete_swaps(data)
             for folder in sorted(self._root.iterdir()):
                 if LEFTOVERS.fullmatch(folder.name):
-                    shutil.rmtree(folder)
+                    remove_leftover(folder)
                 elif folder.name.startswith("."):
                     continue
                 elif (folder / RECORDS).exists() or holds_files(folder):
@@ -197,10 +198,12 @@ class Collections:
         return self.create(name)
 
     def delete(self, name: str) -> None:
-        """Raises UnknownCollection."""
+        """Raises UnknownCollection; PermissionError, and nothing is changed."""
         with self._lock:
             if name not in self._open and name not in self.conflicts:
                 raise UnknownCollection(name)
+            if not os.access(self._root, os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
             if name in self._open:
                 self._open[name].close(keep=False)
             doomed = self._root / f".{name}-{uuid.uuid4().hex}"
@@ -211,6 +214,14 @@ class Collections:
         shutil.rmtree(doomed)
         # its re-embedding, if one was under way
         shutil.rmtree(self._root.parent / STAGED / name, ignore_errors=True)
+
+
+def remove_leftover(folder: Path) -> None:
+    """What cannot be removed now is tried again at the next start."""
+    try:
+        shutil.rmtree(folder)
+    except OSError as error:
+        log.warning("a deleted collection, %s, cannot be removed: %s", folder, error.strerror)
 
 
 def replaced_path(data: Path, name: str) -> Path:

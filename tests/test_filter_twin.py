@@ -241,7 +241,7 @@ def found(items: list[dict[str, Json]], query: dict[str, Json]) -> list[int]:
         return [n for (n,) in db.execute(f"select n from items where {where} order by n", params)]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.data(), st.lists(documents, min_size=1, max_size=4))
 def test_sqlite_finds_what_reading_the_metadata_finds(
     data: st.DataObject, items: list[dict[str, Json]]

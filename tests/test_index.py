@@ -1557,3 +1557,37 @@ def test_damaged_records_are_named_and_others_serve(tmp_path: Path, damage: str)
         assert collections.get("torn").counts().items == 0
     aside = data / "collections" / "torn" / "set-aside" / "records" / "records.sqlite"
     assert aside.read_bytes() == content
+
+
+def test_a_collection_that_cannot_be_deleted_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(Collections(tmp_path, "f1", dims(3))) as collections:
+        collections.create("box").put([item("a", unit(1, 0, 0))])
+        with monkeypatch.context() as patched:  # root may write everywhere
+            patched.setattr("index.library.os.access", lambda path, mode: False)
+            with pytest.raises(PermissionError):
+                collections.delete("box")
+        assert found(collections.get("box"), unit(1, 0, 0)) == ["a"]
+        collections.delete("box")
+        assert collections.all() == []
+
+
+def test_what_is_left_of_a_deleted_collection_keeps_none_from_starting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with closing(Collections(tmp_path, "f1", dims(3))) as collections:
+        collections.create("box").put([item("a", unit(1, 0, 0))])
+    left = tmp_path / "collections" / f".gone-{1:032x}"
+    left.mkdir()
+
+    def refuse(path: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("index.library.shutil.rmtree", refuse)
+        with closing(Collections(tmp_path, "f1", dims(3))) as collections:
+            assert found(collections.get("box"), unit(1, 0, 0)) == ["a"]
+    assert "cannot be removed: Permission denied" in caplog.text
+    Collections(tmp_path, "f1", dims(3)).close()
+    assert not left.exists()

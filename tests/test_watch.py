@@ -154,6 +154,39 @@ def test_what_a_service_answers_to_a_job() -> None:
     assert "did not take the job: no" in str(CannotImport("http://x", "no"))
 
 
+@contextmanager
+def answering(answer: bytes) -> Iterator[str]:
+    """Something that answers one request with these bytes; its address."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer_one() -> None:
+            with server.accept()[0] as client:
+                client.recv(65_536)
+                client.sendall(answer)
+
+        thread = threading.Thread(target=answer_one)
+        thread.start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        (b"SSH-2.0-OpenSSH_9.2\r\n", CannotImport),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\n<html>", CannotImport),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n[]", CannotImport),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\n{", NoAnswer),
+        (b"", NoAnswer),
+    ],
+)
+def test_what_is_no_service_is_not_asked_again(answer: bytes, error: type[Exception]) -> None:
+    """One that ends in the middle of an answer is."""
+    with answering(answer) as url, pytest.raises(error) as told:
+        Remote(url, None, "default").start(".")
+    assert error is NoAnswer or "no Tercet" in str(told.value)
+
+
 def test_arguments_of_watching_that_do_not_go_together(tmp_path: Path) -> None:
     for arguments in (
         ["--watch"],
@@ -161,6 +194,8 @@ def test_arguments_of_watching_that_do_not_go_together(tmp_path: Path) -> None:
         ["--watch", "--adopt", "--data", "d", "."],
         ["--watch", "--engine", "ray", "--data", "d", "."],
         ["--watch", "--url", "http://127.0.0.1", "--screen-text", "."],
+        ["--watch", "--url", "localhost:8000", "."],
+        ["--watch", "--url", "http://", "."],
     ):
         assert run("build", *arguments).returncode == 2, arguments
 

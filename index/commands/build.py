@@ -10,6 +10,7 @@ from contextlib import redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from export.encoder import OnnxEncoder
 from media.commands import Commands, add_command
@@ -129,6 +130,9 @@ def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     if args.url is not None:
         if not args.watch or len(args.paths) != 1:
             parser.error("build: --url goes with --watch and one PATH")
+        address = urlsplit(args.url)
+        if address.scheme not in ("http", "https") or not address.hostname:
+            parser.error("build: --url takes an address as http://HOST:PORT")
         if args.screen_text or args.speech:
             parser.error(
                 "build: with --url, words are read as TERCET_SCREEN_TEXT and TERCET_SPEECH"

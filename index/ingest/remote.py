@@ -7,6 +7,7 @@ NoAnswer        it does not answer, or asks to come back later
 
 from __future__ import annotations
 
+import http.client
 import json
 import sys
 import threading
@@ -23,6 +24,7 @@ from .names import make_printable
 from .walk import walk
 from .watch import Changed, follow
 
+NO_TERCET = "what answers there is no Tercet"
 TIMEOUT_S = 30.0
 LATER = (429, 502, 503, 504)
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -91,10 +93,12 @@ class Remote:
                 after_s = float(after) if after.isdigit() else AFTER_S
                 raise NoAnswer(self.url, message, after_s) from error
             raise CannotImport(self.url, message, error.code) from error
-        except (OSError, ValueError) as error:
+        except (OSError, http.client.IncompleteRead) as error:
             raise NoAnswer(self.url, str(error)) from error
+        except (ValueError, http.client.HTTPException) as error:  # no JSON, or no HTTP
+            raise CannotImport(self.url, NO_TERCET) from error
         if not isinstance(found, dict):
-            raise CannotImport(self.url, "what answers there is no Tercet")
+            raise CannotImport(self.url, NO_TERCET)
         return found
 
 
