@@ -3,7 +3,7 @@ retrieval.
 
     python -m bench.films CLIPS [--bundle bundles/default] [--seconds 120] [--films 3]
         [--rounds 3] [--codec h264-10s h264-2s ...] [--keep FOLDER]
-    python -m bench.films CLIPS --retrieval MANIFEST... [--keep FOLDER]
+    python -m bench.films CLIPS --retrieval MANIFEST... [--orders 3] [--keep FOLDER]
 
 CLIPS is a folder of short clips that films are made of by the program `ffmpeg`. Rates are in times
 real time, the medians of rounds in which all sides take turns: the builder with the bundle on an
@@ -14,14 +14,16 @@ FFmpeg decoding every frame, those of the builder with all its processes, and th
 other.
 
 With `--retrieval`, films of 30 clips each are encoded with every frame decoded and with keyframes.
-The captions of the manifests' rows are asked. A clip's score is that of its best window. A query
-also counts as a moment found if the best window of its film overlaps its clip by half.
+Several orders of the clips make other films, since which clips are neighbours is chance. The
+captions of the manifests' rows are asked of each. A clip's score is that of its best window. A
+query also counts as a moment found if the best window of its film overlaps its clip by half.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import random
 import resource
 import shutil
 import subprocess
@@ -228,18 +230,34 @@ def measure_retrieval(args: argparse.Namespace, place: Path) -> None:
             if row.path is not None:
                 files[row.id] = row.path
                 texts += [(row.id, caption.text) for caption in row.captions]
-    films = make_films(sorted(files.items()), place)
+    orders = [make_in_order(n, sorted(files.items()), place) for n in range(args.orders)]
     print("| frames | route | R@1 | R@10 | moments found | queries |\n|---|---|---|---|---|---|")
     for choice in ("exact", "keyframes"):
         encoder = OnnxEncoder.open(args.bundle, frames=choice)
         joint = encoder.manifest.joint(next(iter(encoder.manifest.spaces)))
         assert joint is not None
-        parts = [encode_film(encoder, film, joint.audio_weight) for film in films]
+        encoded = [
+            [encode_film(encoder, film, joint.audio_weight) for film in films] for films in orders
+        ]
         queries = np.concatenate(
             [encoder.embed("text", encoder.tokens([text], "text")) for _, text in texts]
         )
         for route in ("video", "any"):
-            print_found(choice, route, films, [part[route] for part in parts], texts, queries)
+            counts = np.zeros(3, np.int64)
+            for films, parts in zip(orders, encoded, strict=True):
+                counts += count_found(films, [part[route] for part in parts], texts, queries)
+            asked = len(orders) * len(texts)
+            shares = " | ".join(f"{share:.3f}" for share in counts / asked)
+            print(f"| {choice} | {route} | {shares} | {asked} |", flush=True)
+
+
+def make_in_order(number: int, clips: list[tuple[str, Path]], place: Path) -> list[Film]:
+    """Films of clips in one of several orders; the first is the one that is given."""
+    if number:
+        random.Random(number).shuffle(clips)
+    folder = place / str(number)
+    folder.mkdir(exist_ok=True)
+    return make_films(clips, folder)
 
 
 Windows = tuple[list[tuple[float, float]], NDArray[np.float32]]
@@ -259,14 +277,13 @@ def encode_film(encoder: OnnxEncoder, film: Film, audio_weight: float) -> dict[s
     return {"video": (media.windows, pictures), "any": (media.windows, both)}
 
 
-def print_found(
-    choice: str,
-    route: str,
+def count_found(
     films: list[Film],
     parts: list[Windows],
     texts: list[tuple[str, str]],
     queries: NDArray[np.float32],
-) -> None:
+) -> NDArray[np.int64]:
+    """How many queries have their clip first, among the first ten, and how many its moment."""
     ids = [id for film in films for id, _, _ in film.clips]
     place = {id: n for n, id in enumerate(ids)}
     scores = np.full((len(texts), len(ids)), -1.0, np.float32)
@@ -283,9 +300,7 @@ def print_found(
             found |= own & inside[best]
     right = np.array([place[id] for id, _ in texts])
     ranks = (scores > scores[np.arange(len(texts)), right][:, None]).sum(axis=1)
-    first, ten = ((ranks < k).mean() for k in (1, 10))
-    row = f"{first:.3f} | {ten:.3f} | {found.mean():.3f} | {len(texts)}"
-    print(f"| {choice} | {route} | {row} |", flush=True)
+    return np.array([(ranks < 1).sum(), (ranks < 10).sum(), found.sum()])
 
 
 def overlap(window: tuple[float, float], begins_s: float, ends_s: float) -> float:
@@ -304,6 +319,7 @@ def main() -> None:
     parser.add_argument("--codec", nargs="+", choices=CODECS, default=list(CODECS), help="of films")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="where films are made and kept")
     parser.add_argument("--retrieval", type=Path, nargs="+", metavar="MANIFEST")
+    parser.add_argument("--orders", type=int, default=3, help="of the clips; default: 3")
     args = parser.parse_args()
     measure: Callable[[argparse.Namespace, Path], None] = (
         measure_retrieval if args.retrieval else measure_speed

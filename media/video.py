@@ -29,7 +29,7 @@ KEY_BEFORE_S = 10.0  # a keyframe that lies further before a window does not sta
 NEAR_S = 2.0
 # The frames that stand for a window instead lie so far after the keyframe, at most. Half a second
 # more would cost a third of decoding.
-SOON_S = 1.0
+SOON_S = 1.5
 
 
 class Choice(StrEnum):
@@ -100,7 +100,7 @@ def choose_near_keyframes(
     >>> choose_near_keyframes([1.25, 3.75], 0.0, 5.0, [0.0, 2.0, 3.0])
     [0.0, 3.0]
     >>> choose_near_keyframes([6.25, 8.75], 5.0, 10.0, [0.0, 10.0])
-    [0.5, 1.0]
+    [0.75, 1.5]
     """
     middle_s = (start_s + end_s) / 2
     following = bisect_right(keys_s, middle_s)
