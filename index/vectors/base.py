@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
 
 import faiss as untyped_faiss
@@ -92,6 +94,19 @@ class VectorIndex(Protocol):
     def vectors(self, ids: Ids) -> Vectors:
         """The vectors [n, dim] of ids that are there."""
         ...
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Have FAISS use no thread but this one. A search for one query takes less than a millisecond,
+    and waits for several until other threads have joined it, where the cores are busy.
+    """
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)
 
 
 def bitmap_selector(rows: Ids, count: int) -> Any:

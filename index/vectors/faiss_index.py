@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..columns import Allowed, Ids
-from .base import NOTHING, Found, Vectors, faiss
+from .base import NOTHING, Found, Vectors, faiss, one_thread
 from .gpu import GpuFlat
 from .kinds import KINDS
 from .methods import Selection
@@ -120,12 +120,13 @@ class FaissIndex:
         count = None if allowed is None else len(allowed)
         selection = self._selection(allowed)
         found = None
-        if not exact and not self._method.prefers_scan(k, count, self.tuning):
-            found = self._method.search(
-                query, k, selection=selection, for_reranking=for_reranking, tuning=self.tuning
-            )
-        if found is None:
-            found = self._method.scan(query, k, selection)
+        with one_thread():
+            if not exact and not self._method.prefers_scan(k, count, self.tuning):
+                found = self._method.search(
+                    query, k, selection=selection, for_reranking=for_reranking, tuning=self.tuning
+                )
+            if found is None:
+                found = self._method.scan(query, k, selection)
         ids = self._rows.ids[found.rows]
         return Found(ids, found.scores, found.way, found.compared, found.exact)
 
