@@ -102,11 +102,11 @@ def check_metadata(value: Any) -> dict[str, Any]:
 
 
 def count_letters(value: Any, paths: int = 1, letters: int = 0) -> int:
-    """How many letters the paths to all values have together, where so many `paths` of so many
-    `letters` lead to this one. An object in a list has a path with its number and one without.
+    """How many letters the paths to all values have together, at most, where so many `paths` of so
+    many `letters` lead to this one. What is in a list has a path with its number and one without.
 
-    >>> count_letters({"ab": 1, "c": [5, {"d": 6}]})
-    26
+    >>> count_letters({"ab": 1, "c": [5, {"d": 6}]})  # .ab .c .c.0 .c.0 .c.1 .c.1 .c.1.d .c.1.d
+    33
     """
     own = paths * letters
     if isinstance(value, dict):

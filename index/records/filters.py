@@ -363,7 +363,7 @@ def metadata_values(metadata: dict[str, Any]) -> list[Row]:
 
     >>> rows = metadata_values({"lang": "de", "place": [{"city": "Ulm"}]})
     >>> [row for row in rows if row[1] == "text"]
-    [('lang', 'text', 'de'), ('place.city', 'text', 'Ulm'), ('place.0.city', 'text', 'Ulm')]
+    [('lang', 'text', 'de'), ('place.0.city', 'text', 'Ulm'), ('place.city', 'text', 'Ulm')]
     """
     rows = (row for key, value in metadata.items() for row in rows_below(compose(key), value))
     return list(dict.fromkeys(rows))
