@@ -315,6 +315,7 @@ def decode_wanted(
     """
     decoder = make_decoder(stream)
     assert isinstance(decoder, av.VideoCodecContext)
+    decoder.open(strict=False)  # libdav1d keeps the choice of `skip_frame` that it is opened with
     keys = told.pts[told.is_key]
     left = deque(wanted.tolist())
     missing = set(left)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -50,6 +51,7 @@ from .makers import (
     RED,
     SHARED,
     SPECS,
+    in_a_thread_of_its_own,
     make_clip,
     make_tone,
     make_wav,
@@ -290,17 +292,12 @@ def test_every_odd_file_is_read_or_refused() -> None:
                 assert np.isfinite(part.array).all() and len(part.array) == len(part.windows)
 
 
-def test_decoding_less_chooses_the_same_frames(tmp_path: Path) -> None:
-    """Pictures that change all the time, with frames between that others refer to and some that
-    none does.
-    """
-    y, x = np.mgrid[0:48, 0:64]
-    path = tmp_path / "v.mp4"
+def make_changing(path: Path, codec: str, options: dict[str, str]) -> None:
+    """Seven seconds of pictures that change all the time, 24 of them a second."""
+    y, x = np.mgrid[0:64, 0:96]
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(
-            "libx264", rate=24, options={"bf": "3", "g": "40", "crf": "20"}
-        )
-        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream = container.add_stream(codec, rate=24, options=options)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
         for t in range(24 * 7):
             waves = [
                 127 + 100 * np.sin(x / (5 + c) + t / 3) * np.cos(y / (7 - c)) for c in range(3)
@@ -308,6 +305,21 @@ def test_decoding_less_chooses_the_same_frames(tmp_path: Path) -> None:
             image = np.stack(waves, axis=-1).astype(np.uint8)
             container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         container.mux(stream.encode(None))
+
+
+@pytest.mark.parametrize(
+    ("codec", "options"),
+    [
+        ("libx264", {"bf": "3", "g": "40", "crf": "20"}),
+        ("libsvtav1", {"g": "40", "preset": "12", "svtav1-params": "lp=1"}),
+    ],
+)
+def test_decoding_less_chooses_the_same_frames(
+    tmp_path: Path, codec: str, options: dict[str, str]
+) -> None:
+    """There are frames between that others refer to, and some that none does."""
+    path = tmp_path / "v.mp4"
+    in_a_thread_of_its_own(lambda: make_changing(path, codec, options))
     times = [0.0, 0.31, 0.33, 1.0, 2.52, 2.52, 5.9, 6.95, 30.0]
     assert SPECS.video
     shown = {0.31, 2.52, 30.0}
@@ -319,6 +331,8 @@ def test_decoding_less_chooses_the_same_frames(tmp_path: Path) -> None:
     few = list(read_few_frames(path, request, told))
     assert all((a.frame == b.frame).all() for a, b in zip(few, every, strict=True))
     assert [picture.jpeg for picture in few] == [picture.jpeg for picture in every]
+    later = list(read_few_frames(path, replace(request, times_s=times[1:]), told))
+    assert all((a.frame == b.frame).all() for a, b in zip(later, every[1:], strict=True))
     pictured = [t for t, picture in zip(times, few, strict=True) if picture.jpeg]
     assert pictured == [0.31, 2.52, 2.52, 30.0]
     assert told.end_s == pytest.approx(end.seconds) == pytest.approx(7.0)
