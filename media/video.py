@@ -27,8 +27,8 @@ SHORT_S = 30.0
 KEY_BEFORE_S = 10.0  # a keyframe that lies further before a window does not stand for it
 # A keyframe that lies further before a window's middle does not stand for it alone.
 NEAR_S = 2.0
-# The frames that stand for a window instead lie so far after the keyframe, at most. Half a second
-# more would cost a third of decoding.
+# The frames that stand for a window instead lie so far after the keyframe, at most. Nearer ones
+# find fewer moments, later ones take longer to decode.
 SOON_S = 1.5
 
 

@@ -469,6 +469,22 @@ class VLSA(nn.Module):
         self.match = nn.ModuleDict(
             {pair: nn.Linear(c.dim, 1) for pair in ("audio_video", "audio_text")}
         )
+        self.add_decoder()
+        self.apply(initialise)
+        # Weights of sound in joint vectors, [B, E] of pictures and of sound -> [B].
+        self.fusion = additions.fusion
+        self.parts = nn.ModuleDict()  # for training alone, see `training/tables.py`
+        if "text" in self.stem_skips:
+            # A text starts at its sentence's place; the trunk adds what it learns.
+            skip = self.stem_skips["text"]
+            head = self.heads["text"]
+            assert isinstance(skip, nn.Linear) and isinstance(head, nn.Linear)
+            nn.init.orthogonal_(skip.weight)
+            nn.init.zeros_(head.weight)
+
+    def add_decoder(self) -> None:
+        """What predicts hidden tokens, for training alone: one decoder for all modalities."""
+        c = self.config
         self.into_decoder = nn.Linear(c.width, c.decoder_width)
         self.mask_token = nn.Parameter(0.02 * torch.randn(c.decoder_width))
         self.decoder_positions = nn.ParameterDict(
@@ -485,17 +501,6 @@ class VLSA(nn.Module):
             "text": c.vocabulary,
         }
         self.fill = nn.ModuleDict({m: nn.Linear(c.decoder_width, values[m]) for m in MODALITIES})
-        self.apply(initialise)
-        # Weights of sound in joint vectors, [B, E] of pictures and of sound -> [B].
-        self.fusion = additions.fusion
-        self.parts = nn.ModuleDict()  # for training alone, see `training/tables.py`
-        if "text" in self.stem_skips:
-            # A text starts at its sentence's place; the trunk adds what it learns.
-            skip = self.stem_skips["text"]
-            head = self.heads["text"]
-            assert isinstance(skip, nn.Linear) and isinstance(head, nn.Linear)
-            nn.init.orthogonal_(skip.weight)
-            nn.init.zeros_(head.weight)
 
     # ------------------------------------------------------------ inputs to tokens
 
