@@ -21,7 +21,9 @@ Run = Callable[[str, NDArray[Any]], NDArray[np.float32]]
 FIRST_QUEUE_BATCHES = 4  # of these batches, the last is from a queue behind the first
 RETRY_S = 1  # when to ask again after a full queue
 # Reading the weights for a small batch beside a running one is worth it from this many tokens.
-MIN_BATCH_TOKENS = 40
+MIN_BATCH_TOKENS = 20
+# A call of the encoder costs, beside its tokens, about as much as this many.
+CALL_TOKENS = 10
 # A running batch of no more tokens will soon be done: waiting for it costs little.
 SHORT_BATCH_TOKENS = 160
 # Background batches are this many times smaller while interactive requests are recent.
@@ -294,7 +296,8 @@ class Batcher:
                 batch = self._take_batch(key)
                 self._running[name] = RunningBatch(key, batch)
                 self._started[name] = self._clock()
-            self._run_batch(key.encoding, batch)
+            for group in group_by_length(batch):
+                self._run_batch(key.encoding, group)
 
     def _choose_queue(self, accepted: Callable[[QueueKey], bool], turn: int) -> QueueKey | None:
         """The first queue with work. Every few batches one behind it, each in turn, so that no
@@ -381,6 +384,22 @@ class Batcher:
         """Have the event loop call a function, unless the loop has ended."""
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(function, *args)
+
+
+def group_by_length(batch: list[PendingRows]) -> list[list[PendingRows]]:
+    """Rows in groups of about one length, shorter ones first. Rows join longer ones where padding
+    them costs less than another call of the encoder does.
+    """
+    groups: list[list[PendingRows]] = []
+    for rows in sorted(batch, key=lambda rows: rows.array.shape[1]):
+        if groups:
+            group = groups[-1]
+            longer = rows.array.shape[1] - group[-1].array.shape[1]
+            if longer * sum(len(other.array) for other in group) < CALL_TOKENS:
+                group.append(rows)
+                continue
+        groups.append([rows])
+    return groups
 
 
 def deliver(batch: list[PendingRows], vectors: NDArray[np.float32]) -> None:

@@ -120,7 +120,7 @@ def test_rows_of_differing_length_are_padded_as_their_queue_says() -> None:
         rest = await queue(*(batcher.submit("text@clap", ids) for ids in texts))
         device.gate.set()
         await asyncio.gather(*first, *rest)
-        assert device.arrays[1].tolist() == [[0, 7, 8, 2], [0, 9, 2, 1], [0, 5, 2, 1]]
+        assert device.arrays[1].tolist() == [[0, 9, 2, 1], [0, 5, 2, 1], [0, 7, 8, 2]]
         await batcher.close()
 
     run(work)
@@ -168,6 +168,30 @@ def test_texts_share_a_batch_with_those_about_as_long() -> None:
         results = await asyncio.gather(*first, *rest)
         assert [len(result) for result in results] == [1, 2, 1, 1, 1]
         assert sorted(array.shape for array in device.arrays) == [(1, 2), (2, 40), (3, 4)]
+        await batcher.close()
+
+    run(work)
+
+
+def test_a_batch_is_cut_where_padding_costs_more_than_another_call() -> None:
+    """Four texts of 3 tokens beside some of 4: four tokens of padding, less than the ten that a
+    call costs. Twelve of 3: padding would cost twelve, so they are a call of their own.
+    """
+
+    async def work(device: Device) -> None:
+        batcher = Batcher(device, {"text": QueueSpec()}, max_tokens=1000, max_waiting=1000)
+        for few, shapes in ((4, [(1, 2), (6, 4)]), (12, [(1, 2), (2, 4), (12, 3)])):
+            device.arrays.clear()
+            device.gate.clear()
+            first = await queue(batcher.submit("text", tokens(1, 2)))
+            await device.begun()
+            lengths = [4, *[3] * few, 4]
+            rest = await queue(*(batcher.submit("text", tokens(1, length)) for length in lengths))
+            device.gate.set()
+            results = await asyncio.gather(*first, *rest)
+            assert [len(result) for result in results] == [1] * (few + 3)
+            assert sorted(array.shape for array in device.arrays) == shapes
+            await device.begun(len(shapes) - 1)
         await batcher.close()
 
     run(work)
@@ -337,7 +361,7 @@ def test_a_quick_encoding_does_not_wait_for_a_long_batch() -> None:
 
 
 def test_a_small_text_batch_waits_for_a_short_running_one() -> None:
-    """Texts of 4 tokens. Beside a running text nine others wait for more, ten leave. So does one
+    """Texts of 4 tokens. Beside a running text four others wait for more, five leave. One waits
     beside 40 texts, but not beside pictures, nor beside 41 texts, whose end is far.
     """
 
@@ -348,11 +372,11 @@ def test_a_small_text_batch_waits_for_a_short_running_one() -> None:
         device.gate.clear()
         tasks = await queue(batcher.submit("text", tokens(1, 4)))
         await device.begun()
-        tasks += await queue(*(batcher.submit("text", tokens(1, 4)) for _ in range(9)))
-        assert batcher.waiting()["text"] == 36 and device.batches == [("text", 1)]
+        tasks += await queue(*(batcher.submit("text", tokens(1, 4)) for _ in range(4)))
+        assert batcher.waiting()["text"] == 16 and device.batches == [("text", 1)]
         tasks += await queue(batcher.submit("text", tokens(1, 4)))
         await device.begun()
-        assert device.batches == [("text", 1), ("text", 10)]
+        assert device.batches == [("text", 1), ("text", 5)]
         device.gate.set()
         await asyncio.gather(*tasks)
 
