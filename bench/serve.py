@@ -45,6 +45,8 @@ from index.query_bank import list_queries
 CONCURRENCY = (1, 8, 32, 128)
 ONE_TEXT = "the encoder, one text after the other"
 BATCHES = (1, 8, 16, 32, 64, 128)
+# a server: its name, its port, its process if that can be seen, and what it is asked
+Side = tuple[str, int, psutil.Process | None, list[bytes]]
 
 
 class Loops:
@@ -121,6 +123,15 @@ def free() -> int:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         return int(unused.getsockname()[1])
+
+
+def find_listener(port: int) -> psutil.Process | None:
+    """The process that listens on a port of this machine, if the system shows it."""
+    for connection in psutil.net_connections("tcp"):
+        listens = connection.status == psutil.CONN_LISTEN and connection.laddr.port == port
+        if listens and connection.pid is not None:
+            return psutil.Process(connection.pid)
+    return None
 
 
 @contextmanager
@@ -239,6 +250,9 @@ def main() -> None:
         tempfile.TemporaryDirectory() as folder,
         served(args.bundle, Path(folder) / "data", args.imports) as (port, server),
     ):
+        sides: list[Side] = [("ours", port, server, embeds)]
+        if args.beside is not None:
+            sides.append(("the other", args.beside, find_listener(args.beside), others))
         loops = Loops(args.bundle, args.seconds)
         rates = defaultdict[str, list[float]](list)
         used = defaultdict[str, list[float]](list)  # processor time
@@ -255,22 +269,18 @@ def main() -> None:
             times[ONE_TEXT] = times.get(ONE_TEXT, []) + waits
             alone.append(float(np.median(waits)))
             for clients in CONCURRENCY:
-                for name, at, requests in (
-                    ("ours", port, embeds),
-                    ("the other", args.beside, others),
-                ):
-                    if at is not None:
-                        name = f"{name} over HTTP, {clients} clients"
-                        asyncio.run(asked(at, requests, clients, 1.0))
-                        before_s = processor_s(server)
-                        took = asyncio.run(asked(at, requests, clients, args.seconds))
-                        if at == port:
-                            spent_ms = 1000 * (processor_s(server) - before_s)
-                            used[name].append(spent_ms / max(len(took), 1))
-                        rates[name].append(len(took) / args.seconds)
-                        times[name] = times.get(name, []) + took
-                        if clients == 1 and at == port:
-                            first.append(float(np.median(took)))
+                for name, at, process, requests in sides:
+                    name = f"{name} over HTTP, {clients} clients"
+                    asyncio.run(asked(at, requests, clients, 1.0))
+                    before_s = processor_s(process) if process else 0.0
+                    took = asyncio.run(asked(at, requests, clients, args.seconds))
+                    if process:
+                        spent_ms = 1000 * (processor_s(process) - before_s)
+                        used[name].append(spent_ms / max(len(took), 1))
+                    rates[name].append(len(took) / args.seconds)
+                    times[name] = times.get(name, []) + took
+                    if clients == 1 and at == port:
+                        first.append(float(np.median(took)))
         loop = next(iter(rates.values()))
         print(f"{os.cpu_count()} cores, {args.rounds} rounds\n")
         print(
