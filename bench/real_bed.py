@@ -15,7 +15,7 @@ import argparse
 import json
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,14 @@ from media.progress import show_progress
 from media.text import PAD_ID
 from media.video import fit_square
 from media.windows import read_media
-from model.beds.real import FEATURE_STEP, FRAMES, READING_STEP, quantise, training_sources
+from model.beds.real import (
+    FEATURE_STEP,
+    FRAMES,
+    READING_STEP,
+    quantise,
+    sides_of,
+    training_sources,
+)
 from model.class_vectors import SentenceVectors
 from model.data.batches import ABSENT
 from model.methods.compa import SWAPPED, Composed, ComposedSounds
@@ -54,6 +61,7 @@ PARTNERS = 4  # sounds of a picture at most
 COMPOSED = 600  # pairs of sounds that `compa` puts together
 BENCHMARK = 240  # groups of the benchmarks of sounds put together
 EXAMPLES = 6_000  # rows that the kept directions are found from
+SILENT_WITHIN = 0.05  # how far features of silence may be from those of zeros, kept in float16
 PATCH_S, SHORTEST_S = 0.48, 0.1  # from one patch of a sound to the next; what counts as heard
 Arrays = dict[str, NDArray[Any]]
 Rows = list[dict[str, Any]]
@@ -97,6 +105,28 @@ class Stems:
             "patches": patches,
             "vector": self.sounds.pooled_vectors(patches, waveform[None])[0],
         }
+
+    @cached_property
+    def silence(self) -> NDArray[np.float32]:
+        """The patches [P, 1280] of a window in which nothing is heard."""
+        assert self.inputs.audio is not None
+        return self.hear(np.zeros(self.inputs.audio.samples, np.float32))["patches"]
+
+    def hear_halves(self, patches: NDArray[np.float16]) -> NDArray[np.float32]:
+        """Patches of sounds [N, P, 1280] -> unit vectors of the halves of each, [N, 2, 384].
+
+        A half's is the mean of its patches' vectors. A patch in the middle is in none. If nothing
+        is heard in a half it is zeros.
+        """
+        count = patches.shape[1] // 2
+        found = np.zeros((len(patches), 2, 384), np.float32)
+        for at, window in enumerate(patches.astype(np.float32)):
+            vectors = self.sounds.cell_vectors(window[:, :, None, None])[:, 0, 0]
+            heard = np.abs(window - self.silence).max(axis=1) > SILENT_WITHIN
+            for half, part in enumerate((slice(count), slice(-count, None))):
+                if heard[part].any():
+                    found[at, half] = unit(vectors[part][heard[part]].mean(axis=0))
+        return found
 
 
 # ---------------------------------------------------------------- raw features, kept
@@ -306,7 +336,7 @@ def compose_benchmark(data: Path, stems: Stems, folder: Path) -> tuple[Arrays, d
             return stems.hear(put(first, second))
 
         made = keep(folder, kind, len(members), hear)
-        found |= {f"{kind}_patches": made["patches"], f"{kind}_vector": made["vector"]}
+        found |= name_features(kind, made, stems)
     texts = {
         kind: [{"ids": group["ids"], "texts": group["texts"][kind]} for group in groups]
         for kind in COMPOSITIONS
@@ -336,7 +366,7 @@ def compose_training(
             return stems.hear(put(first, second))
 
         made = keep(folder, f"composed-{kind}", len(composed), hear)
-        found |= {f"{kind}_patches": made["patches"], f"{kind}_vector": made["vector"]}
+        found |= name_features(f"composed_{kind}", made, stems)
         rows[kind] = [one.row for one in composed]
     return found, rows
 
@@ -411,8 +441,8 @@ def write_bed(data: Path, stems: Stems, work: Path, out: Path) -> None:
         **describe_recordings(windows, sight),
     }
     for name, found in (("sound", heard), ("recording", windows)):
-        arrays[f"{name}_patches"] = hearing(found["patches"])
-        arrays[f"{name}_readings"] = quantise(found["vector"], READING_STEP)
+        features = name_features(name, found, stems)
+        arrays |= describe_sounds(features, hearing)
     rows = {
         "pictures": [make_row(row, VIDEO) for row in pictures],
         "sounds": [make_row(row, AUDIO) for row in sounds],
@@ -426,9 +456,13 @@ def write_bed(data: Path, stems: Stems, work: Path, out: Path) -> None:
         stems,
         work,
     )
-    arrays |= describe_composed(benchmark, hearing)
-    composed = {f"composed_{name}": array for name, array in composed.items()}
-    arrays |= describe_composed(composed, hearing)
+    for put_together in (benchmark, composed):
+        arrays |= describe_sounds(put_together, hearing)
+        arrays |= {
+            name.replace("_patches", "_heard"): np.ones(patches.shape[:2], dtype=bool)
+            for name, patches in put_together.items()
+            if name.endswith("_patches")
+        }
     texts = collect_texts(rows, composed_rows, groups)
     arrays |= words.describe(texts)
     described = {
@@ -440,17 +474,21 @@ def write_bed(data: Path, stems: Stems, work: Path, out: Path) -> None:
     write_file(out, arrays, described)
 
 
-def describe_composed(found: Arrays, hearing: Directions) -> Arrays:
-    """What the bed keeps of sounds that were put together."""
-    kept: Arrays = {}
-    for name, array in found.items():
-        part = name.rpartition("_")[0]
-        if name.endswith("_vector"):
-            kept[f"{part}_readings"] = quantise(array, READING_STEP)
-        else:
-            kept[name] = hearing(array)
-            kept[f"{part}_heard"] = np.ones(array.shape[:2], dtype=bool)
-    return kept
+def name_features(name: str, made: Arrays, stems: Stems) -> Arrays:
+    """What was made of sounds [N, ...], and the vectors of their halves, under a name."""
+    return {
+        f"{name}_patches": made["patches"],
+        f"{name}_readings": made["vector"],
+        f"{name}_halves": stems.hear_halves(made["patches"]),
+    }
+
+
+def describe_sounds(features: Arrays, hearing: Directions) -> Arrays:
+    """What the bed keeps of sounds, see `name_features`."""
+    return {
+        name: hearing(array) if name.endswith("_patches") else quantise(array, READING_STEP)
+        for name, array in features.items()
+    }
 
 
 def describe_recordings(windows: Arrays, sight: Directions) -> Arrays:
@@ -500,7 +538,12 @@ def collect_texts(
     said = [caption.text for row in every for caption in row.captions]
     said += [row.metadata[SWAPPED] for of in composed.values() for row in of]
     said += [text for of in groups.values() for group in of for text in group["texts"]]
-    return list(dict.fromkeys([ABSENT, *said]))
+    texts = dict.fromkeys([ABSENT, *said])
+    count = 0
+    while count < len(texts):  # a side may say an order, too
+        count = len(texts)
+        texts |= dict.fromkeys(side for text in texts for side in sides_of(text))
+    return list(texts)
 
 
 def describe_row(row: Row) -> dict[str, Any]:

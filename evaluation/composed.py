@@ -104,7 +104,7 @@ def bind(first: NDArray[Any], second: NDArray[Any]) -> NDArray[np.float32]:
     """What comes first and what comes second, unit vectors [n, E] each, as one: unit(x + R y).
 
     R is a random rotation, the same everywhere, so that the two do not meet: matrix binding of
-    additive terms (Gallant and Okaywe, 1501.07627).
+    additive terms (Gallant and Okaywe, 1501.07627). See `rotation` for what is bound with itself.
 
     >>> rain, dog = np.eye(384, dtype=np.float32)[:2]
     >>> one, other = bind(rain[None], dog[None]), bind(dog[None], rain[None])
@@ -117,9 +117,18 @@ def bind(first: NDArray[Any], second: NDArray[Any]) -> NDArray[np.float32]:
 
 @lru_cache(maxsize=4)
 def rotation(dim: int) -> NDArray[np.float32]:
-    """A random rotation [dim, dim], always the same."""
-    matrix = np.linalg.qr(np.random.default_rng(0).normal(size=(dim, dim)))[0]
-    return np.asarray(matrix, np.float32)
+    """A rotation [dim, dim] by a right angle in random planes, always the same; dim is even.
+
+    Every vector is at a right angle to what it becomes. So vectors that are each bound with
+    themselves have the cosines that they had before: R + R' = 0, and (I + R)' (I + R) = 2 I.
+
+    >>> turn = rotation(4)
+    >>> np.allclose(turn, -turn.T, atol=1e-6), np.allclose(turn @ turn.T, np.eye(4), atol=1e-6)
+    (True, True)
+    """
+    basis = np.linalg.qr(np.random.default_rng(0).normal(size=(dim, dim)))[0]
+    planes = np.kron(np.eye(dim // 2), [[0.0, 1.0], [-1.0, 0.0]])
+    return np.asarray(basis @ planes @ basis.T, np.float32)
 
 
 @dataclass(frozen=True, kw_only=True)

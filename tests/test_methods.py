@@ -84,6 +84,8 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "mil_nce": {"mil_nce": {"texts": 3}},
     "compa": {"compa": {"pairs": 8}},
     "compa_both": {"compa": {"pairs": 8, "kinds": ("order", "attribute"), "both_ways": True}},
+    "bound_halves": {"bound_halves": {}},
+    "bound_and_composed": {"bound_halves": {}, "compa": {"pairs": 8, "both_ways": True}},
     "hard_matching": {"hard_matching": {}},
     "harmonise": {"harmonise": {}},
     "curriculum": {"harmonise": {"curriculum": (-0.3, 0.1)}},
@@ -122,6 +124,7 @@ MORE = {
     "two_experts",
     "valor_learned",
     "compa_both",
+    "bound_and_composed",
     "curriculum",
     "vip_ant_told",
 }
@@ -888,15 +891,18 @@ def make_features(file: Path) -> None:
         "picture_readings": (6, 4, 384),
         "sound_patches": (6, 9, 8),
         "sound_readings": (6, 384),
+        "sound_halves": (6, 2, 384),
         "recording_cells": (6, 2, 9, 8),
         "recording_frame_readings": (6, 2, 384),
         "recording_patches": (6, 9, 8),
         "recording_readings": (6, 384),
+        "recording_halves": (6, 2, 384),
         "text_tokens": (len(texts), 24, 8),
         "text_readings": (len(texts), 384),
     }
     for kind in COMPOSITIONS:
         shapes |= {f"{kind}_patches": (2, 9, 8), f"{kind}_readings": (2, 384)}
+        shapes |= {f"{kind}_halves": (2, 2, 384)}
     arrays = {
         name: random.integers(-100, 101, shape).astype(np.int8) for name, shape in shapes.items()
     }
@@ -945,7 +951,16 @@ def test_a_plan_leaves_a_result_for_each_run_and_goes_on_where_it_was(
 ) -> None:
     """Both beds; an arm whose step costs more has fewer steps."""
     out = tmp_path / "runs"
-    others = ("CWCL", "CompA both", "CVRL", "CoMix", "PixPro", "X-CLIP", "VATT")
+    others = (
+        "CWCL",
+        "CompA both",
+        "bound halves and CompA",
+        "CVRL",
+        "CoMix",
+        "PixPro",
+        "X-CLIP",
+        "VATT",
+    )
     tested = ("plain", "gap", *others, "alternate", "CoCa", "COCONUT")
     plan = Plan(
         out=out,

@@ -43,6 +43,7 @@ STAGES: dict[str, Any] = {
     "stages": (("ball", "box"), ("triangle", "star"), ("ring", "cross"), ("crescent", "bar")),
     "stage_steps": 25,
 }
+BOTH_KINDS: dict[str, Any] = {"kinds": ("order", "attribute"), "both_ways": True}
 ARMS: dict[str, Methods] = {
     PLAIN: {},
     "VALOR": {"valor": {}},
@@ -54,7 +55,9 @@ ARMS: dict[str, Methods] = {
     "MIL-NCE": {"mil_nce": {}},
     "CompA": {"compa": {}},
     "CompA attributes": {"compa": {"kinds": ("attribute",)}},
-    "CompA both": {"compa": {"kinds": ("order", "attribute"), "both_ways": True}},
+    "CompA both": {"compa": BOTH_KINDS},
+    "bound halves": {"bound_halves": {}},
+    "bound halves and CompA": {"bound_halves": {}, "compa": BOTH_KINDS},
     "hard matching": {"hard_matching": {}},
     "harmonise": {"harmonise": {}},
     "curriculum": {"harmonise": {"realign": False, "curriculum": (-0.3, 0.0)}},

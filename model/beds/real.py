@@ -5,6 +5,9 @@ reading of each input, a unit vector. The trunk sees their features and adds to 
 first it adds nothing. Learned from are open pictures, open sounds, and pairs of one of each with
 one name. The real recordings are measured with, and never learned from.
 
+A sound has a reading of each half of its window, too, and a text one of each side of "then",
+"before" or "after", for vectors of two parts (`Halves`).
+
 B batch, V views of a picture, F frames, C cells of a frame, P patches of a sound, T tokens,
 D features, S = 384.
 """
@@ -25,6 +28,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from evaluation.clips import Clip, Clips
+from evaluation.composed import split_in_order
 from evaluation.retrieval import Embedder, Gallery, build_routes, weigh_sound
 from media.errors import BadConfig
 from media.manifest import Caption, Row
@@ -80,6 +84,7 @@ class TextTable:
     tokens: NDArray[np.int8]  # [N, T, D], features of the tokens' states
     lengths: NDArray[np.int64]  # [N]
     readings: NDArray[np.int8]  # [N, S]
+    sides: NDArray[np.int64]  # [N, 2], ids of what comes first and second; twice its own if none
 
     def __call__(self, texts: Sequence[str]) -> NDArray[np.int64]:
         """The ids of texts, int64 [n, 1]. Raises KeyError: a text that is not in the table."""
@@ -106,16 +111,23 @@ class RealData:
         with np.load(file) as stored:
             arrays = {name: stored[name] for name in stored.files if name != "rows"}
             described = json.loads(str(stored["rows"]))
-        if "composed" not in described:
+        if "composed" not in described or "sound_halves" not in arrays:
             raise BadConfig(f"{file} is of an older version; `python -m bench.real_bed` makes it")
+        ids = {text: i for i, text in enumerate(described["texts"])}
         table = TextTable(
-            {text: i for i, text in enumerate(described["texts"])},
+            ids,
             arrays.pop("text_tokens"),
             arrays.pop("text_lengths").astype(np.int64),
             arrays.pop("text_readings"),
+            np.array([[ids[side] for side in sides_of(text)] for text in ids], np.int64),
         )
         rows = {part: [read_row(row) for row in of] for part, of in described["rows"].items()}
         return cls(arrays, rows, table, described["groups"], described["composed"])
+
+
+def sides_of(text: str) -> tuple[str, str]:
+    """What a text says to come first, and second; itself twice if it says no order."""
+    return split_in_order(text) or (text, text)
 
 
 def read_row(values: dict[str, Any]) -> Row:
@@ -133,24 +145,35 @@ def pack_frames(cells: NDArray[np.int8], readings: NDArray[np.int8]) -> NDArray[
 
 
 def pack_sounds(
-    patches: NDArray[np.int8], readings: NDArray[np.int8], heard: NDArray[np.bool_]
+    arrays: Arrays, name: str, heard: NDArray[np.bool_] | None = None
 ) -> NDArray[np.float32]:
-    """Patches [n, P, D] and readings [n, S] as one array [n, P, D + S]: the reading lies in each
-    patch in which anything is `heard`, bool [n, P]. The others are zeros.
+    """Patches [n, P, D], readings [n, S] and those of halves [n, 2, S] as one array
+    [n, P, D + 2 S].
+
+    Readings lie in each patch in which anything is `heard`, bool [n, P]; if None, in all. The
+    reading of a half is in the half's patches, and not in one in the middle. Patches in which
+    nothing is heard are zeros.
     """
-    readings = np.repeat(Scale(READING_STEP)(readings)[:, None], patches.shape[1], axis=1)
-    packed = np.concatenate([Scale(FEATURE_STEP)(patches), readings], axis=-1)
-    return np.where(heard[..., None], packed, np.float32(0))
+    patches = arrays[f"{name}_patches"]
+    readings, halves = (
+        Scale(READING_STEP)(arrays[f"{name}_{part}"]) for part in ("readings", "halves")
+    )
+    count = patches.shape[1]
+    own = np.zeros((len(patches), count, halves.shape[-1]), np.float32)
+    own[:, : count // 2] = halves[:, :1]
+    own[:, -(count // 2) :] = halves[:, 1:]
+    whole = np.repeat(readings[:, None], count, axis=1)
+    packed = np.concatenate([Scale(FEATURE_STEP)(patches), whole, own], axis=-1)
+    return packed if heard is None else np.where(heard[..., None], packed, np.float32(0))
 
 
 def composed_sounds(data: RealData) -> Arrays:
-    """Sounds of the training sources that were put together, [P, D + S] each, by name."""
+    """Sounds of the training sources that were put together, [P, D + 2 S] each, by name."""
     found: Arrays = {}
     for kind, ids in data.composed.items():
-        patches, readings, heard = (
-            data.arrays[f"composed_{kind}_{part}"] for part in ("patches", "readings", "heard")
-        )
-        found |= dict(zip(ids, pack_sounds(patches, readings, heard), strict=True))
+        name = f"composed_{kind}"
+        sounds = pack_sounds(data.arrays, name, data.arrays[f"{name}_heard"])
+        found |= dict(zip(ids, sounds, strict=True))
     return found
 
 
@@ -159,7 +182,7 @@ def training_sources(
 ) -> list[Clips]:
     """Pictures, sounds, and pairs of both. `composed` are sounds put together beforehand."""
     pictures = pack_frames(arrays["picture_cells"], arrays["picture_readings"])
-    sounds = pack_sounds(arrays["sound_patches"], arrays["sound_readings"], arrays["sound_heard"])
+    sounds = pack_sounds(arrays, "sound", arrays["sound_heard"])
     pairs = arrays["pairs"]  # [n, 2], a picture and a sound each
 
     def clips(part: str, found: Arrays) -> Clips:
@@ -219,6 +242,7 @@ class StemTrunk(nn.Module):
         )
         self.apply(initialise)
         self.fusion = additions.fusion
+        self.halves = additions.halves
         self.parts = nn.ModuleDict()
         self.last_pass: TrunkPass | None = None
         for head in heads.values():
@@ -226,9 +250,11 @@ class StemTrunk(nn.Module):
         self.text_tokens: Tensor
         self.text_lengths: Tensor
         self.text_readings: Tensor
+        self.text_sides: Tensor
         for name, values in (
             ("text_tokens", Scale(FEATURE_STEP)(texts.tokens)),
             ("text_lengths", texts.lengths),
+            ("text_sides", texts.sides),
             ("text_readings", Scale(READING_STEP)(texts.readings)),
         ):
             self.register_buffer(name, torch.from_numpy(values), persistent=False)
@@ -245,19 +271,22 @@ class StemTrunk(nn.Module):
         kept_tokens: Tensor | None = None,
         stretches: Tensor | None = None,
     ) -> Tensor:
-        """Unit vectors [B, S]; frames are [B, F, C D + S], sounds [B, P, D + S], texts ids [B, 1].
+        """Unit vectors [B, S]; frames are [B, F, C D + S], sounds [B, P, D + 2 S], texts ids
+        [B, 1].
 
         `kept_tokens` int64 [B, K] says which tokens DropToken leaves.
         """
         if modality == TEXT:
             return self.encode_text(x)[0]
-        features, readings = x[..., :-READING], x[..., -READING:]
-        tokens = features.reshape(len(x), -1, self.sizes[modality])  # [B, T, D]
-        heard = None
-        if modality == AUDIO:
-            heard = x.ne(0).any(-1)  # [B, P]
-            heard = heard | ~heard.any(1, keepdim=True)
-        return self.encode(modality, tokens, readings.sum(1), present=heard, kept=kept_tokens)
+        if modality == VIDEO:
+            features, readings = x[..., :-READING], x[..., -READING:]
+            tokens = features.reshape(len(x), -1, self.sizes[modality])  # [B, T, D]
+            return self.encode(modality, tokens, readings.sum(1), kept=kept_tokens)
+        tokens, whole, own = x.split([self.sizes[modality], READING, READING], dim=-1)
+        heard = x.ne(0).any(-1)  # [B, P]
+        heard = heard | ~heard.any(1, keepdim=True)
+        readings = whole.sum(1) if self.halves is None else read_halves(own)
+        return self.encode(modality, tokens, readings, present=heard, kept=kept_tokens)
 
     def encode_text(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Ids of texts [B, 1] -> unit vectors and the stem's readings, [B, S] each."""
@@ -267,7 +296,10 @@ class StemTrunk(nn.Module):
         present = torch.arange(longest, device=ids.device)[None] < lengths[:, None]
         readings = F.normalize(self.text_readings[rows], dim=-1)
         tokens = self.text_tokens[rows, :longest]
-        return self.encode(TEXT, tokens, readings, present=present), readings
+        if self.halves is None:
+            return self.encode(TEXT, tokens, readings, present=present), readings
+        sides = self.text_readings[self.text_sides[rows]]  # [B, 2, S]
+        return self.encode(TEXT, tokens, sides, present=present), readings
 
     def encode(
         self,
@@ -278,7 +310,10 @@ class StemTrunk(nn.Module):
         present: Tensor | None = None,
         kept: Tensor | None = None,
     ) -> Tensor:
-        """Features of tokens [B, T, D] and readings of any length [B, S] -> unit vectors [B, S]."""
+        """Features of tokens [B, T, D] and readings of any length [B, S] -> unit vectors [B, S].
+
+        Where vectors have two parts, readings may be [B, 2, S], one of each part.
+        """
         x = self.stems[modality](tokens) + self.positions[modality][: tokens.shape[1]]
         if kept is not None:
             x = take_tokens(x, kept)
@@ -290,11 +325,27 @@ class StemTrunk(nn.Module):
         x = self.norm(x, segments)
         if self.training:
             self.last_pass = TrunkPass(x, kept, present)
+        readings = F.normalize(readings, dim=-1)
+        if self.halves is not None:
+            parts = readings if readings.ndim == 3 else readings[:, None]
+            pooled = self.halves.pool(modality, x, kept, present)
+            return self.halves(parts + self.heads[modality](pooled))
         shares = (
             torch.ones_like(x[..., :1]) if present is None else present.unsqueeze(-1).to(x.dtype)
         )
         pooled = (x * shares).sum(1) / shares.sum(1).clamp(min=1.0)
-        return F.normalize(F.normalize(readings, dim=-1) + self.heads[modality](pooled), dim=-1)
+        return F.normalize(readings + self.heads[modality](pooled), dim=-1)
+
+
+def read_halves(own: Tensor) -> Tensor:
+    """What lies in the patches of sounds of the readings of their halves [B, P, S] -> [B, 2, S].
+
+    A half in which nothing is heard has the reading of the other one.
+    """
+    count = own.shape[1] // 2
+    halves = torch.stack([own[:, :count].sum(1), own[:, -count:].sum(1)], dim=1)
+    is_heard = halves.ne(0).any(-1, keepdim=True)
+    return torch.where(is_heard, halves, halves.flip(1))
 
 
 # ---------------------------------------------------------------- the bed
@@ -311,7 +362,7 @@ class RealBed:
         shapes = {
             VIDEO: ((FRAMES, width_of(arrays["picture_cells"], 2)), np.float32),
             AUDIO: (
-                (arrays["sound_patches"].shape[1], width_of(arrays["sound_patches"], 1)),
+                (arrays["sound_patches"].shape[1], width_of(arrays["sound_patches"], 1) + READING),
                 np.float32,
             ),
         }
@@ -335,11 +386,7 @@ class RealBed:
         arrays, rows = self.data.arrays, self.data.rows["recordings"]
         packed = {
             VIDEO: pack_frames(arrays["recording_cells"], arrays["recording_frame_readings"]),
-            AUDIO: pack_sounds(
-                arrays["recording_patches"],
-                arrays["recording_readings"],
-                np.ones(arrays["recording_patches"].shape[:2], dtype=bool),
-            ),
+            AUDIO: pack_sounds(arrays, "recording"),
         }
         found = {}
         for modality, array in packed.items():
@@ -359,10 +406,7 @@ class RealBed:
 
     def composed_scores(self, model: StemTrunk, kind: str) -> NDArray[np.float32]:
         """The scores of the benchmark of a kind of composition, [groups, sounds, texts]."""
-        patches, readings, lasting = (
-            self.data.arrays[f"{kind}_{part}"] for part in ("patches", "readings", "heard")
-        )
-        sounds = pack_sounds(patches, readings, lasting)
+        sounds = pack_sounds(self.data.arrays, kind, self.data.arrays[f"{kind}_heard"])
         heard = embed_pages(model, AUDIO, sounds).reshape(-1, 2, READING)
         texts = [text for group in self.data.groups[kind] for text in group["texts"]]
         said = embed_pages(model, TEXT, self.data.texts(texts)).reshape(-1, 2, READING)

@@ -122,6 +122,32 @@ class FirstSpace(nn.Module):
         return self.to_embedding(vectors)
 
 
+class Halves(nn.Module):
+    """Vectors that are made of two parts, in their order.
+
+    `split` takes a modality, the trunk's tokens [B, T, D], their places in the modality's grid,
+    int64 [B, T] or None if they are all there, and which are present, bool [B, T] or None. It gives
+    what each token counts for in each part, [B, 2, T]; they sum to 1. `bind` takes unit vectors of
+    the parts [B, E] to the unit vectors of both.
+    """
+
+    def __init__(self, split: nn.Module, bind: nn.Module) -> None:
+        super().__init__()
+        self.split = split
+        self.bind = bind
+
+    def pool(
+        self, modality: str, tokens: Tensor, places: Tensor | None, present: Tensor | None
+    ) -> Tensor:
+        """The means of both parts, [B, 2, D]."""
+        return self.split(modality, tokens, places, present).to(tokens.dtype) @ tokens
+
+    def forward(self, parts: Tensor) -> Tensor:
+        """Vectors of both parts, of any length, [B, 2, E] -> unit vectors [B, E]."""
+        first, second = F.normalize(parts, dim=-1).unbind(1)
+        return self.bind(first, second)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Additions:
     """What methods of other works add to the network, see `training/tables.py`."""
@@ -130,6 +156,7 @@ class Additions:
     make_messages: MakeMessages = no_messages
     fusion: nn.Module | None = None
     first_space: FirstSpace | None = None
+    halves: Halves | None = None
 
 
 NO_ADDITIONS = Additions()
@@ -473,6 +500,7 @@ class VLSA(nn.Module):
         self.apply(initialise)
         # Weights of sound in joint vectors, [B, E] of pictures and of sound -> [B].
         self.fusion = additions.fusion
+        self.halves = additions.halves
         self.parts = nn.ModuleDict()  # for training alone, see `training/tables.py`
         if "text" in self.stem_skips:
             # A text starts at its sentence's place; the trunk adds what it learns.
@@ -663,7 +691,7 @@ class VLSA(nn.Module):
         out = self.run_trunk(tokens, [(modality, tokens.shape[1])], bias, places)
         if self.training:
             self.last_pass = TrunkPass(out, places, present)
-        return self.pool(modality, out, present, skip)
+        return self.pool(modality, out, present, skip, places)
 
     def pool(
         self,
@@ -671,11 +699,16 @@ class VLSA(nn.Module):
         out: Tensor,
         present: Tensor | None = None,
         skip: Tensor | None = None,
+        places: Tensor | None = None,
     ) -> Tensor:
         """The trunk's output [B, T, D], averaged and projected -> unit vectors [B, E].
 
-        `skip` [B, E] is what came around the trunk, see `skip_vector`.
+        `skip` [B, E] is what came around the trunk, see `skip_vector`. Where vectors have two
+        parts, it is in both. `places` as in `TrunkPass`.
         """
+        if self.halves is not None:
+            parts = self.heads[modality](self.halves.pool(modality, out, places, present))
+            return self.halves(parts if skip is None else parts + skip[:, None])
         if present is None:
             pooled = out.mean(1)
         else:

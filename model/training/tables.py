@@ -32,6 +32,7 @@ from ..network.transformer import (
     VLSA,
     Additions,
     FirstSpace,
+    Halves,
     MakeMessages,
     MakeMlp,
     plain_mlp,
@@ -233,6 +234,14 @@ class SpaceBefore:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TwoParts:
+    """Vectors of every modality that are made of two parts, in their order."""
+
+    name: str
+    make: Callable[[EncoderConfig], Halves]
+
+
+@dataclass(frozen=True, kw_only=True)
 class SoundWeight:
     """What sound weighs beside pictures in joint vectors, in every window. A run is measured with
     it, and its bundle has it.
@@ -299,6 +308,7 @@ class Rows:
     fusions: tuple[FusionPart, ...] = ()
     sound_weights: tuple[SoundWeight, ...] = ()
     spaces: tuple[SpaceBefore, ...] = ()
+    two_parts: tuple[TwoParts, ...] = ()
     turns: tuple[Turn, ...] = ()
     marks: tuple[Mark, ...] = ()
 
@@ -369,6 +379,8 @@ def load_methods(methods: str) -> Rows:
         raise BadConfig("two methods replace the MLPs of the trunk")
     if len(rows.spaces) > 1:
         raise BadConfig("two methods add a space before that of the embedding")
+    if len(rows.two_parts) + len(rows.spaces) > 1:
+        raise BadConfig("two methods say how vectors are made")
     if len(rows.messages) > 1:
         raise BadConfig("two methods add messages to the blocks of the trunk")
     if len(rows.fusions) + len(rows.sound_weights) > 1:
@@ -429,6 +441,7 @@ def make_additions(config: TrainConfig) -> Additions:
         make_messages=messages_maker(methods, config.encoder),
         fusion=methods.fusions[0].make(config.encoder.dim) if methods.fusions else None,
         first_space=methods.spaces[0].make(config.encoder) if methods.spaces else None,
+        halves=methods.two_parts[0].make(config.encoder) if methods.two_parts else None,
     )
 
 
