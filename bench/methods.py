@@ -41,6 +41,7 @@ EACH: dict[str, Methods] = {
     "TRIANGLE": {"triangle": {}},
     "MIL-NCE": {"mil_nce": {}},
     "CompA": {"compa": {"kinds": ["order", "attribute"], "both_ways": True}},
+    "bound halves": {"bound_halves": {}},
     "hard matching": {"hard_matching": {}},
     "harmonise": {"harmonise": {"curriculum": [-0.3, 0.0]}},
     "CVRL": {"cvrl": {}},
