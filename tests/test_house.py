@@ -63,6 +63,7 @@ TORCH = {
     "model.methods.pixpro",
     "model.methods.xclip",
     "model.methods.vatt",
+    "model.methods.bound_halves",
     "model.data.batches",
     "model.training.checkpoint",
     "export.to_onnx",

@@ -282,7 +282,8 @@ class StemTrunk(nn.Module):
             features, readings = x[..., :-READING], x[..., -READING:]
             tokens = features.reshape(len(x), -1, self.sizes[modality])  # [B, T, D]
             return self.encode(modality, tokens, readings.sum(1), kept=kept_tokens)
-        tokens, whole, own = x.split([self.sizes[modality], READING, READING], dim=-1)
+        tokens = x[..., : -2 * READING]
+        whole, own = x[..., -2 * READING :].chunk(2, dim=-1)
         heard = x.ne(0).any(-1)  # [B, P]
         heard = heard | ~heard.any(1, keepdim=True)
         readings = whole.sum(1) if self.halves is None else read_halves(own)
@@ -329,7 +330,8 @@ class StemTrunk(nn.Module):
         if self.halves is not None:
             parts = readings if readings.ndim == 3 else readings[:, None]
             pooled = self.halves.pool(modality, x, kept, present)
-            return self.halves(parts + self.heads[modality](pooled))
+            bound: Tensor = self.halves(parts + self.heads[modality](pooled))
+            return bound
         shares = (
             torch.ones_like(x[..., :1]) if present is None else present.unsqueeze(-1).to(x.dtype)
         )
