@@ -53,7 +53,7 @@ from media.errors import BadMedia
 from media.modality import AUDIO, TEXT, VIDEO
 from media.video import Choice
 from media.windows import read_media
-from model.class_vectors import SentenceVectors, picture_classes
+from model.class_vectors import ClassPhrases, SentenceVectors, picture_classes
 
 PRECISION = 0.7
 MEAN_SHARES = (0.0, 0.5, 1.0)
@@ -182,7 +182,9 @@ def see_pictures(encoder: OnnxEncoder, rows: list[dict[str, Any]], cache: Path) 
         number_folds(pictures),
         chosen["penalty"],
     )
-    read = unit(softmax(features["logits"], chosen["sharpness"]) @ (classes - centre))
+    described = ClassPhrases.read(sentences, "pictures").describe(classes)
+    things = described - described.mean(axis=0)
+    read = unit(softmax(features["logits"], chosen["sharpness"]) @ things)
     vectors = unit(read + chosen["caption_weight"] * mapped)
     return Windows(pictures, np.asarray(vectors, np.float32), np.arange(len(pictures)))
 

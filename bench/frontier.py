@@ -45,7 +45,7 @@ from media.manifest import Row, read_manifest
 from media.modality import MODALITY_TABLE, VIDEO
 from media.video import Choice, VideoSpec
 from media.windows import InputSpecs, read_media
-from model.class_vectors import SentenceVectors, picture_classes
+from model.class_vectors import ClassPhrases, SentenceVectors, picture_classes
 from model.network.stems import LITE_SIZES, PictureEncoder, PictureStem
 from model.wheels import lite_weights
 
@@ -77,11 +77,12 @@ class SizedFeatures:
 
 @dataclass(frozen=True)
 class Words:
-    """What pictures are compared with: vectors [1000, 384] of ImageNet's classes, the captions of
-    the open pictures [N, 384], and their rows.
+    """What pictures are compared with: vectors [1000, 384] of ImageNet's classes, by their names
+    and by their phrases as well, the captions of the open pictures [N, 384], and their rows.
     """
 
     classes: Matrix
+    described: Matrix
     captions: Matrix
     rows: list[dict[str, Any]]
 
@@ -90,7 +91,8 @@ class Words:
         sentences = SentenceVectors()
         rows = [row for row in read_rows(sources.open) if row["modality"] == "image"]
         classes = picture_classes(sentences, sources.wheels)
-        return cls(classes, sentences([row["text"] for row in rows]), rows)
+        described = ClassPhrases.read(sentences, "pictures").describe(classes)
+        return cls(classes, described, sentences([row["text"] for row in rows]), rows)
 
 
 def fit_captions(
@@ -115,7 +117,7 @@ def build_encoder(
 ) -> PictureEncoder:
     """The network of pictures at one size."""
     captions = fit_captions(words, sources, features, settings)
-    classes = Linear(words.classes - words.classes.mean(axis=0), np.zeros(DIM, np.float32))
+    classes = Linear(words.described - words.described.mean(axis=0), np.zeros(DIM, np.float32))
     return PictureEncoder(
         PictureStem(lite_weights(features.stem, sources.wheels)),
         settings.sharpness,

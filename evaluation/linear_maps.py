@@ -17,7 +17,6 @@ Matrix = NDArray[np.float32]
 # The values that are tried:
 SHARPNESS = (0.3, 0.4, 0.5, 0.6)  # factor on the logits before their softmax
 WEIGHTS = (0.4, 0.5, 0.6, 0.75, 1.0)  # of the map to captions, added to the class vectors
-AUDIO_WEIGHTS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0)  # of a sound, added to its picture
 
 
 def unit(vectors: NDArray[np.floating[Any]]) -> Matrix:
@@ -77,13 +76,6 @@ def log_ranks(queries: Matrix, gallery: Matrix, names: Sequence[str]) -> NDArray
     equal = (scores == best).sum(axis=1)
     ranks: NDArray[np.float64] = np.log(above + (equal + 1) / 2)
     return ranks
-
-
-def mean_reciprocal_rank(queries: Matrix, gallery: Matrix, names: Sequence[str]) -> float:
-    """The mean over queries of 1 / rank, in (0, 1]; arguments and rank as in `log_ranks`. It weighs
-    the first places most.
-    """
-    return float(np.exp(-log_ranks(queries, gallery, names)).mean())
 
 
 @dataclass(frozen=True)

