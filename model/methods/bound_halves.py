@@ -15,7 +15,7 @@ Ours is what the parts are of:
   in the middle for both by halves. If nothing is left of a half, the other one takes its place.
 - A video is bound with itself: its pictures are compared with all of a sound, and with texts.
 - A token t of a text counts for the second part by g = sigmoid(w t), and for the first by 1 - g.
-  With w = 0, as at first, a text is bound with itself. Which words come second is learned.
+  With w = 0, as at first, a text is bound with itself. Which words come second is to be learned.
 
 What the trunk gives for a part is its mean over the part's tokens, projected as ever. The real bed
 adds it to the stem's reading of the part, and there the two sides of "then", "before" or "after"
