@@ -9,9 +9,10 @@ index/vocabulary_parents.txt, in sounds by AudioSet's ontology. Pictures are rea
 fitted without them, as `export stems` does when it chooses its settings; `--cache` is its folder of
 features. Sounds are those of the sets that are most like real life.
 
-Of each name, mean and deviation over the windows are kept, as far as that helps; contrast and
-sharpness are those of the best logistic regression. The probability is one half from where on
-tags are right in 0.7 of the cases: open media are simpler than films, and 0.6 is wanted there.
+The probability is one half from where on tags are right in 0.7 of the cases: open media are simpler
+than films, and 0.6 is wanted there. Of each name, mean and deviation over the windows are kept, as
+far as more is found from there on, and so is the contrast chosen. Sharpness is that of a logistic
+regression.
 """
 
 from __future__ import annotations
@@ -313,30 +314,27 @@ def calibrate(
     parents = pair_parents(names, modality)
     used = truth.told[windows.owners]
     owners = windows.owners[used]
+    wanted = (truth.weights * truth.expected.sum(axis=1)).sum()
     tried = []
     for mean_share, deviation_share in product(MEAN_SHARES, DEVIATION_SHARES):
         shared, own = shrink(scores, mean_share, deviation_share)
         normal = (scores[used] - own[:, 0]) / own[:, 1]
         for contrast in CONTRASTS:
             pairs = judge(normal, contrast, parents, owners=owners, truth=truth)
-            sharpness, loss = fit_logistic(pairs)
-            tried.append((loss, sharpness, contrast, shared, own, pairs))
-    loss, sharpness, contrast, shared, own, pairs = min(tried, key=lambda one: one[0])
-    score, right, weight = pairs.T
-    reached = np.cumsum(right * weight)
-    precision = reached / np.cumsum(weight)
-    least = np.flatnonzero(precision >= PRECISION)[-1]
-    wanted = (truth.weights * truth.expected.sum(axis=1)).sum()
+            half_at, precision, reached = find_half(pairs)
+            tried.append((reached / wanted, half_at, precision, contrast, shared, own, pairs))
+    recall, half_at, precision, contrast, shared, own, pairs = max(tried, key=lambda one: one[0])
+    sharpness, loss = fit_logistic(pairs)
     print(
         f"| {modality} | {truth.told.sum()} | {truth.judged.sum()} | {loss:.4f} |"
-        f" {precision[least]:.2f} | {reached[least] / wanted:.2f} |",
+        f" {precision:.2f} | {recall:.2f} |",
         flush=True,
     )
     kept = {} if np.ptp(own, axis=0).max() == 0 else dict(zip(names, own.tolist(), strict=True))
     return Scale(
         mean=round(float(shared[0]), 3),
         deviation=round(float(shared[1]), 3),
-        half_at=round(float(score[least]), 2),
+        half_at=round(half_at, 2),
         sharpness=round(sharpness, 2),
         contrast=contrast,
         names={name: (round(mean, 2), round(width, 2)) for name, (mean, width) in kept.items()},
@@ -383,6 +381,20 @@ def judge(
         [whole[rows, names], truth.expected[rows, names], truth.weights[rows]]
     ).astype(np.float64)
     return pairs[np.argsort(-pairs[:, 0], kind="stable")]
+
+
+def find_half(pairs: NDArray[np.float64]) -> tuple[float, float, float]:
+    """The lowest score of pairs, the surest first, down to which PRECISION of them are right; how
+    many are, as a share, and how many there are of these, both by their weights.
+
+    >>> find_half(np.array([[9.0, 1, 1], [8.0, 0, 1], [7.0, 1, 1], [6.0, 1, 1], [5.0, 0, 1]]))
+    (6.0, 0.75, 3.0)
+    """
+    scores, right, weights = pairs.T
+    reached = np.cumsum(right * weights)
+    precision = reached / np.cumsum(weights)
+    least = np.flatnonzero(precision >= PRECISION)[-1]
+    return float(scores[least]), float(precision[least]), float(reached[least])
 
 
 def fit_logistic(pairs: NDArray[np.float64]) -> tuple[float, float]:
