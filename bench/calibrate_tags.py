@@ -384,8 +384,11 @@ def judge(
 
 
 def find_half(pairs: NDArray[np.float64]) -> tuple[float, float, float]:
-    """The lowest score of pairs, the surest first, down to which PRECISION of them are right; how
-    many are, as a share, and how many there are of these, both by their weights.
+    """Where tags begin, by pairs [N, 3] of a score, whether it is right, and a weight, the highest
+    score first.
+
+    Returns the lowest score down to which a share of at least PRECISION is right, that share, and
+    the summed weights of what is right.
 
     >>> find_half(np.array([[9.0, 1, 1], [8.0, 0, 1], [7.0, 1, 1], [6.0, 1, 1], [5.0, 0, 1]]))
     (6.0, 0.75, 3.0)

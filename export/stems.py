@@ -337,8 +337,8 @@ def fit(sources: Sources, stem: str, sentences: SentenceVectors) -> Fit:
 def find_rarity(scores: Matrix) -> Matrix:
     """What each class of sounds weighs [521], by its scores in open sounds [N, 521].
 
-    >>> find_rarity(np.array([[0.99, 0.0]], np.float32)).round(2).tolist()
-    [1.0, 31.62]
+    >>> find_rarity(np.array([[0.99, 0.0525]], np.float32)).round(2).tolist()
+    [1.0, 8.0]
     """
     return np.asarray((scores.mean(axis=0) + RARITY_FLOOR) ** -RARITY, np.float32)
 
