@@ -21,9 +21,11 @@ Run = Callable[[str, NDArray[Any]], NDArray[np.float32]]
 FIRST_QUEUE_BATCHES = 4  # of these batches, the last is from a queue behind the first
 RETRY_S = 1  # when to ask again after a full queue
 # Reading the weights for a small batch beside a running one is worth it from this many tokens.
-MIN_BATCH_TOKENS = 20
+MIN_BATCH_TOKENS = 30
 # A call of the encoder costs, beside its tokens, about as much as this many.
-CALL_TOKENS = 10
+CALL_TOKENS = 16
+# Texts of up to this many tokens share a queue. Longer ones share it with those about as long.
+SHORT_TEXT_TOKENS = 16
 # A running batch of no more tokens will soon be done: waiting for it costs little.
 SHORT_BATCH_TOKENS = 160
 # Background batches are this many times smaller while interactive requests are recent.
@@ -239,9 +241,9 @@ class Batcher:
         return pending
 
     def _key(self, encoding: str, array: NDArray[Any], background: bool) -> QueueKey:
-        # rows of token ids share a queue where their lengths round up to one power of two
         of_one_length = self._specs[encoding].tokens is not None
-        length = 0 if of_one_length else 1 << (array.shape[1] - 1).bit_length()
+        power_of_two = 1 << (array.shape[1] - 1).bit_length()
+        length = 0 if of_one_length else max(SHORT_TEXT_TOKENS, power_of_two)
         return QueueKey(background, self._ranks[encoding], encoding, length)
 
     def waiting(self) -> dict[str, int]:

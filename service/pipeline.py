@@ -117,6 +117,8 @@ class Pipeline:
         for indices in by_length.values():
             array = pad_tokens([rows[i] for i in indices], spec)
             waiting.append(self.encode(encoding, array, client))
+        if len(waiting) == 1:
+            return await waiting[0]
         groups = await asyncio.gather(*waiting)
         vectors = np.empty((len(rows), groups[0].shape[1]), np.float32)
         for indices, group in zip(by_length.values(), groups, strict=True):

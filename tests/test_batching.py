@@ -173,19 +173,36 @@ def test_texts_share_a_batch_with_those_about_as_long() -> None:
     run(work)
 
 
+def test_short_texts_of_differing_length_share_a_queue() -> None:
+    """Three and twelve tokens together: nine of padding cost less than a call. Twenty alone."""
+
+    async def work(device: Device) -> None:
+        batcher = Batcher(device, {"text": QueueSpec()}, max_tokens=1000, max_waiting=1000)
+        device.gate.clear()
+        first = await queue(batcher.submit("text", tokens(1, 2)))
+        await device.begun()
+        rest = await queue(*(batcher.submit("text", tokens(1, n)) for n in (20, 12, 3)))
+        device.gate.set()
+        await asyncio.gather(*first, *rest)
+        assert [array.shape for array in device.arrays] == [(1, 2), (2, 12), (1, 20)]
+        await batcher.close()
+
+    run(work)
+
+
 def test_a_batch_is_cut_where_padding_costs_more_than_another_call() -> None:
-    """Four texts of 3 tokens beside some of 4: four tokens of padding, less than the ten that a
-    call costs. Twelve of 3: padding would cost twelve, so they are a call of their own.
+    """Four texts of 3 tokens beside some of 5: eight tokens of padding, less than the sixteen that
+    a call costs. Eight of 3: padding would cost sixteen, so they are a call of their own.
     """
 
     async def work(device: Device) -> None:
         batcher = Batcher(device, {"text": QueueSpec()}, max_tokens=1000, max_waiting=1000)
-        for few, shapes in ((4, [(1, 2), (6, 4)]), (12, [(1, 2), (2, 4), (12, 3)])):
+        for few, shapes in ((4, [(1, 2), (6, 5)]), (8, [(1, 2), (2, 5), (8, 3)])):
             device.arrays.clear()
             device.gate.clear()
             first = await queue(batcher.submit("text", tokens(1, 2)))
             await device.begun()
-            lengths = [4, *[3] * few, 4]
+            lengths = [5, *[3] * few, 5]
             rest = await queue(*(batcher.submit("text", tokens(1, length)) for length in lengths))
             device.gate.set()
             results = await asyncio.gather(*first, *rest)
@@ -361,7 +378,7 @@ def test_a_quick_encoding_does_not_wait_for_a_long_batch() -> None:
 
 
 def test_a_small_text_batch_waits_for_a_short_running_one() -> None:
-    """Texts of 4 tokens. Beside a running text four others wait for more, five leave. One waits
+    """Texts of 4 tokens. Beside a running text seven others wait for more, eight leave. One waits
     beside 40 texts, but not beside pictures, nor beside 41 texts, whose end is far.
     """
 
@@ -372,11 +389,11 @@ def test_a_small_text_batch_waits_for_a_short_running_one() -> None:
         device.gate.clear()
         tasks = await queue(batcher.submit("text", tokens(1, 4)))
         await device.begun()
-        tasks += await queue(*(batcher.submit("text", tokens(1, 4)) for _ in range(4)))
-        assert batcher.waiting()["text"] == 16 and device.batches == [("text", 1)]
+        tasks += await queue(*(batcher.submit("text", tokens(1, 4)) for _ in range(7)))
+        assert batcher.waiting()["text"] == 28 and device.batches == [("text", 1)]
         tasks += await queue(batcher.submit("text", tokens(1, 4)))
         await device.begun()
-        assert device.batches == [("text", 1), ("text", 5)]
+        assert device.batches == [("text", 1), ("text", 8)]
         device.gate.set()
         await asyncio.gather(*tasks)
 

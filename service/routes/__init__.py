@@ -26,24 +26,24 @@ from . import (
     where,
 )
 
-SUBJECTS = (
+SUBJECTS = (  # those that are asked most come first, because routes are tried in turn
+    embeddings,
+    search,
+    composed,
     page,
     session,
     health,
     models,
-    embeddings,
     collections,
     tags,
     highlights,
     where,
     agreement,
     items,
-    composed,
     rank,
     feedback,
     jobs,
     admin,
-    search,
 )
 ROUTES = [route for subject in SUBJECTS for route in subject.router.routes]
 UPLOADS = [route for subject in SUBJECTS for route in subject.router.uploads]

@@ -27,7 +27,12 @@ class CheckedRequest(Request):
     """A request whose form has an end, and whose JSON has no key twice in one object."""
 
     async def stream(self) -> AsyncGenerator[bytes, None]:
-        kind, options = parse_options_header(self.headers.get("content-type"))
+        content_type = self.headers.get("content-type", "")
+        if not content_type.lower().lstrip().startswith("multipart/"):
+            async for chunk in super().stream():
+                yield chunk
+            return
+        kind, options = parse_options_header(content_type)
         last = b"--%s--" % options.get(b"boundary", b"")
         tail = b""
         async for chunk in super().stream():
