@@ -63,6 +63,20 @@ def ridge(features: Matrix, targets: Matrix, strength: float) -> Linear:
     return Linear(matrix.astype(np.float32), offset.astype(np.float32))
 
 
+def find_main_directions(rows: Matrix, count: int) -> Matrix:
+    """The orthonormal directions [D, count] along which centred rows [N, D] differ most: the
+    eigenvectors of their covariance with the largest eigenvalues. The largest number of each is
+    positive.
+
+    >>> rows = np.array([[3.0, 0.0], [-3.0, 0.0], [0.0, 1.0]], np.float32)
+    >>> find_main_directions(rows, 1).tolist()
+    [[1.0], [0.0]]
+    """
+    found = np.linalg.eigh(rows.T @ rows)[1][:, ::-1][:, :count]
+    largest = found[np.abs(found).argmax(axis=0), np.arange(count)]
+    return np.asarray(found * np.sign(largest), np.float32)
+
+
 def log_ranks(queries: Matrix, gallery: Matrix, names: Sequence[str]) -> NDArray[np.float64]:
     """For each query the natural logarithm of a rank [N]: that of the best gallery entry with the
     query's own name. Queries and gallery are unit vectors [N, E], and row i of both has names[i].

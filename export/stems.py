@@ -40,6 +40,7 @@ from evaluation.linear_maps import (
     Matrix,
     Tried,
     best_of,
+    find_main_directions,
     mean_within,
     softmax,
     unit,
@@ -104,10 +105,13 @@ AUDIO_WEIGHT = 0.5
 # picture classes and of the captions: the values that are tried. Sounds keep their half: names of
 # files do not tell how people ask for sounds.
 MEAN_SHARES = ((0.5, 0.5, 0.0), (0.5, 0.25, 0.25), (0.5, 0.0, 0.5))
-# How texts are brought nearer to classes by their phrases, and how much less a class counts that is
-# heard in many open sounds: its scores are divided by (mean score + RARITY_FLOOR) ** RARITY.
+# How texts are brought nearer to classes by their phrases. A text is compared with them in as many
+# dimensions as find as much as all 384 do: each call reads them all.
 PHRASE_SHARPNESS = 20.0
 PHRASE_WEIGHT = 0.5
+PHRASE_DIMS = 224
+# How much less a class counts that is heard in many open sounds: its scores are divided by (mean
+# score + RARITY_FLOOR) ** RARITY.
 RARITY = 0.75
 RARITY_FLOOR = 0.01
 FOLDS = 7  # of the open pictures; each is judged by a map that was fitted to the other folds
@@ -468,11 +472,18 @@ def to_kernel_map(kernel: KernelMap) -> networks.KernelMap:
 
 
 def to_phrase_memory(kinds: list[ClassVectors], mean: Matrix) -> PhraseMemory:
-    """The phrases of all classes, each less the `mean` [384] that texts lose, at unit length."""
-    keys = np.concatenate([kind.phrases.texts.reshape(-1, DIM) for kind in kinds])
+    """The phrases of all classes, each less the `mean` [384] that texts lose, at unit length, in
+    the main directions in which they differ. What they share adds the same to all of a text's
+    cosines, and a softmax does not see it.
+    """
+    texts = np.concatenate([kind.phrases.texts.reshape(-1, DIM) for kind in kinds])
+    phrases = unit(texts - mean)
+    differences = phrases - phrases.mean(axis=0)
+    directions = find_main_directions(differences, PHRASE_DIMS)
     vectors = np.concatenate([unit(kind.vectors) for kind in kinds])
     return PhraseMemory(
-        torch.from_numpy(unit(keys - mean)),
+        torch.from_numpy(differences @ directions),
+        torch.from_numpy(directions),
         torch.from_numpy(vectors),
         [kind.phrases.texts.shape[:2] for kind in kinds],
         sharpness=PHRASE_SHARPNESS,
@@ -534,6 +545,7 @@ def describe_bundle(fitted: Fit, stem: str, sources: Sources) -> dict[str, Any]:
             "audio_weight": AUDIO_WEIGHT,
             "phrase_sharpness": PHRASE_SHARPNESS,
             "phrase_weight": PHRASE_WEIGHT,
+            "phrase_dims": PHRASE_DIMS,
             "rarity": RARITY,
         },
     }

@@ -28,7 +28,16 @@ from evaluation.kernel_maps import (
 from evaluation.linear_maps import Linear, log_ranks, mean_within, ridge, unit
 from export.bundle import open_bundle
 from export.encoder import OnnxEncoder
-from export.stems import Searched, halve, number_folds, to_kernel_map, try_means
+from export.stems import (
+    DIM,
+    ClassVectors,
+    Searched,
+    halve,
+    number_folds,
+    to_kernel_map,
+    to_phrase_memory,
+    try_means,
+)
 from export.to_onnx import trace_graph
 from media.video import VideoSpec
 from model.class_vectors import PHRASES, ClassPhrases
@@ -254,11 +263,36 @@ def test_a_picture_in_a_batch_has_the_vector_that_it_has_alone(tmp_path: Path) -
 def test_a_memory_of_phrases_by_hand() -> None:
     """One class has two phrases, another kind's only class has one. A text that is the first of
     them has a weight of e^ln2 = 2 there and of 1 elsewhere: three quarters are the first class's.
+    The keys are compared along the first two axes, where the third's are zero.
     """
-    keys = torch.eye(3)
+    keys = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
+    axes = torch.eye(3)[:, :2]
     vectors = torch.tensor([[4.0, 0.0, 0.0], [0.0, 0.0, 8.0]])
-    memory = PhraseMemory(keys, vectors, [(1, 2), (1, 1)], sharpness=math.log(2))
-    assert memory(keys[:1]).tolist() == [pytest.approx([3.0, 0.0, 2.0])]
+    memory = PhraseMemory(keys, axes, vectors, [(1, 2), (1, 1)], sharpness=math.log(2))
+    assert memory(torch.eye(3)[:1]).tolist() == [pytest.approx([3.0, 0.0, 2.0])]
+
+
+def test_the_memory_is_that_of_all_phrases_in_fewer_directions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Six phrases of four classes differ in five directions: what they share is left out, and a
+    text's weights are still those of its cosines.
+    """
+    monkeypatch.setattr("export.stems.PHRASE_DIMS", 5)
+    random = np.random.default_rng(0)
+    mean, *texts = unit(random.normal(size=(7, DIM))).astype(np.float32)
+    vectors = unit(random.normal(size=(4, DIM))).astype(np.float32)
+    kinds = [
+        ClassVectors(ClassPhrases(np.reshape(texts[:4], (2, 2, DIM)), 1, 1), vectors[:2]),
+        ClassVectors(ClassPhrases(np.reshape(texts[4:], (2, 1, DIM)), 1, 0), vectors[2:]),
+    ]
+    asked = unit(random.normal(size=(3, DIM))).astype(np.float32)
+    weights = np.exp(20 * asked @ unit(np.array(texts) - mean).T)
+    weights /= weights.sum(axis=1, keepdims=True)
+    expected = weights @ vectors[[0, 0, 1, 1, 2, 3]]
+    with torch.no_grad():
+        found = to_phrase_memory(kinds, mean)(torch.from_numpy(asked)).numpy()
+    assert np.allclose(found, expected, atol=1e-5)
 
 
 def test_classes_are_described_by_their_texts() -> None:

@@ -242,23 +242,31 @@ class PhraseMemory(nn.Module):
     """unit vectors [B, 384] -> the classes whose phrases are near, [B, 384]: what words mean that
     no class has in its name.
 
-    Attention over a memory of `keys` [N, 384], unit vectors of phrases (Miller et al., 1606.03126):
-    softmax(sharpness x . key). What the phrases of a class get is added up, and times the class's
-    vector of `vectors` [C, 384] the result. `sizes` are, for each kind of class, how many classes
-    there are and how many phrases each has, in the order of the keys.
+    Attention over a memory of phrases (Miller et al., 1606.03126): softmax(sharpness (x directions)
+    . key), with `keys` [N, D] and the `directions` [384, D] in which they differ. What the phrases
+    of a class get is added up, and times the class's vector of `vectors` [C, 384] the result.
+    `sizes` are, for each kind of class, how many classes there are and how many phrases each has,
+    in the order of the keys.
     """
 
     def __init__(
-        self, keys: Tensor, vectors: Tensor, sizes: list[tuple[int, int]], *, sharpness: float
+        self,
+        keys: Tensor,
+        directions: Tensor,
+        vectors: Tensor,
+        sizes: list[tuple[int, int]],
+        *,
+        sharpness: float,
     ) -> None:
         super().__init__()
-        self.keys = nn.Parameter(keys.T.contiguous(), requires_grad=False)  # [384, N]
+        self.keys = nn.Parameter(keys.T.contiguous(), requires_grad=False)  # [D, N]
+        self.directions = nn.Parameter(directions, requires_grad=False)
         self.vectors = nn.Parameter(vectors, requires_grad=False)
         self.sizes = sizes
         self.sharpness = sharpness
 
     def forward(self, x: Tensor) -> Tensor:
-        near = (self.sharpness * (x @ self.keys)).softmax(-1)
+        near = (self.sharpness * (x @ self.directions @ self.keys)).softmax(-1)
         counts = [classes * each for classes, each in self.sizes]
         kinds = torch.split(near, counts, dim=-1)
         shares = [
