@@ -183,8 +183,7 @@ def see_pictures(encoder: OnnxEncoder, rows: list[dict[str, Any]], cache: Path) 
         number_folds(pictures),
         chosen["penalty"],
     )
-    described = ClassPhrases.read(sentences, "pictures").describe(classes)
-    things = described - described.mean(axis=0)
+    things = ClassPhrases.read(sentences, "pictures").describe(classes)
     read = unit(softmax(features["logits"], chosen["sharpness"]) @ things)
     vectors = unit(read + chosen["caption_weight"] * mapped)
     return Windows(pictures, np.asarray(vectors, np.float32), np.arange(len(pictures)))

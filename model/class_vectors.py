@@ -102,7 +102,10 @@ class ClassPhrases:
         return cls(vectors, len(rows[0]["captions"]), len(rows[0]["phrases"]))
 
     def describe(self, classes: Matrix) -> Matrix:
-        """Vectors of the classes' names [C, 384] -> their mean with that of what is written."""
+        """Vectors of the classes' names [C, 384] -> their mean with that of what is written, less
+        the mean of all classes.
+        """
         captions = self.texts[:, : self.captions].mean(axis=1)
         phrases = self.texts[:, self.captions :][:, : self.phrases].mean(axis=1)
-        return np.asarray((classes + (captions + phrases) / 2) / 2, np.float32)
+        described = (classes + (captions + phrases) / 2) / 2
+        return np.asarray(described - described.mean(axis=0), np.float32)

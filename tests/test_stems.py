@@ -297,10 +297,11 @@ def test_the_memory_is_that_of_all_phrases_in_fewer_directions(
 
 def test_classes_are_described_by_their_texts() -> None:
     """A name at 0; two captions at 2 and 4, a phrase at 5 and a short name, which does not count:
-    (0 + (3 + 5) / 2) / 2 = 2.
+    (0 + (3 + 5) / 2) / 2 = 2. The other class's is 4 in the same way, and the mean of both is 3.
     """
-    texts = np.array([[[2.0], [4.0], [5.0], [99.0]]], np.float32)
-    assert ClassPhrases(texts, captions=2, phrases=1).describe(np.zeros((1, 1))).tolist() == [[2.0]]
+    texts = np.array([[[2.0], [4.0], [5.0], [99.0]], [[8.0], [4.0], [2.0], [0.0]]], np.float32)
+    described = ClassPhrases(texts, captions=2, phrases=1).describe(np.array([[0.0], [4.0]]))
+    assert described.tolist() == [[-1.0], [1.0]]
 
 
 @pytest.mark.parametrize(("kind", "classes"), [("sounds", 521), ("pictures", 1000)])
