@@ -1,4 +1,4 @@
-"""Quality against time of the eye: EfficientNet-Lite 0, 1 and 2, by side of a frame and frames of a
+"""Quality against time, for pictures: EfficientNet-Lite 0, 1 and 2, by side of a frame and frames of a
 window, in fp32 and int8.
 
     python -m bench.frontier --open ../shared/data/open \
