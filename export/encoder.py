@@ -179,7 +179,7 @@ class OnnxEncoder:
             WrongVectors: the graphs do not give the golden vectors.
             CannotRun: the provider cannot run on this machine.
             WrongPrecision: the precision is for other providers.
-            UnverifiedPrecision: `python -m export verify` has not passed the precision.
+            UnverifiedPrecision: `tercet verify` has not passed the precision.
         """
         if precision not in ("fp32", *GAINFUL[provider]):
             raise WrongPrecision(precision, provider)
@@ -188,9 +188,10 @@ class OnnxEncoder:
             measured = bundle.manifest.variants.get(f"{provider}/{precision}")
             if not measured:
                 raise UnverifiedPrecision(
-                    precision, f"was not measured on {provider}: run python -m export verify"
+                    precision, f"was not measured on {provider}: run `tercet verify`"
                 )
-            if lossy := [e for e, v in measured.items() if not v.good]:
+            lossy = [encoding for encoding, variant in measured.items() if not variant.good]
+            if lossy:
                 raise UnverifiedPrecision(
                     precision, f"loses too much on {provider} ({', '.join(lossy)})"
                 )

@@ -56,6 +56,8 @@ NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 RECORDS, MEDIA, SNAPSHOTS = "records.sqlite", "media", "snapshots"  # in a collection's folder
 PLACE = re.compile(r"before:([0-9]{1,18})", re.ASCII)  # in a list of the newest items
 SET_ASIDE = "set-aside"  # there, media that no item names
+SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,8}")
+STORED = re.compile(r"[0-9a-f]{32}(\.[a-z0-9]{1,8})?")  # what a stored copy is called
 # How many items and windows have each tag: by encoding, and by name in any.
 TagCounts = tuple[list[TagCount], dict[str, tuple[int, int]]]
 log = logging.getLogger(__name__)
@@ -100,10 +102,6 @@ def move_aside(path: Path, aside: Path) -> Path:
     return target
 
 
-SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,8}")
-STORED = re.compile(r"[0-9a-f]{32}(\.[a-z0-9]{1,8})?")  # what a stored copy is called
-
-
 def stored_name(filename: str) -> str:
     """A new name for a stored copy of a file."""
     suffix = Path(filename).suffix
@@ -146,7 +144,7 @@ class FingerprintConflict(CollectionError):
     def __init__(self, name: str, collection: str, bundle: str) -> None:
         super().__init__(
             f"collection {name!r} was embedded with bundle {collection}, this is {bundle}:"
-            f" re-embed it with `python -m index reembed --data DIR --collection {name}` for this"
+            f" re-embed it with `tercet reembed --data DIR --collection {name}` for this"
             " data folder and bundle, then the same with --swap"
         )
         self.name, self.collection, self.bundle = name, collection, bundle
@@ -162,7 +160,7 @@ class RecordsLost(CollectionError):
         super().__init__(
             f"the records of collection {name!r} are {found}. Nothing was changed. Put"
             " records.sqlite back from a backup, together with records.sqlite-wal if there is one;"
-            f" or begin anew with `python -m index build --adopt --data DIR --collection {name}`"
+            f" or begin anew with `tercet build --adopt --data DIR --collection {name}`"
             " for this data folder, which makes items of the uploads that are there, and deletes"
             " none"
         )
@@ -613,6 +611,7 @@ class Collection:
             return records.known_sources(), records.failures()
 
     def page(self, limit: int, after: str = "") -> list[Item]:
+        """Items in the order of their ids, those after `after`."""
         with self.hold_for_reading() as records:
             return records.page(limit, after)
 
