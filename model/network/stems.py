@@ -225,7 +225,7 @@ class PictureEncoder(nn.Module):
 
 class SoundEncoder(nn.Module):
     """waveform [B, samples] at 16 kHz -> unit vectors [B, 384]: the scores of AudioSet's classes
-    times the classes' sentence vectors.
+    times the classes' vectors, which `classes` holds, weighed by rarity.
     """
 
     def __init__(self, scores: SoundScores, classes: LinearMap) -> None:
@@ -277,8 +277,9 @@ class PhraseMemory(nn.Module):
 
 
 class TextEncoder(nn.Module):
-    """token ids int64 [B, T] -> unit vectors [B, 384]: sentence vectors minus `mean` [384], that
-    of the class vectors, at unit length; then what `phrases` make of them is added, times `weight`.
+    """token ids int64 [B, T] -> unit vectors [B, 384]: sentence vectors minus `mean` [384], one of
+    class vectors and captions, at unit length; then what `phrases` make of them is added, times
+    `weight`.
     """
 
     def __init__(
