@@ -35,7 +35,8 @@ class TargetQuery:
     `vectors` [parts, dim] are the query's parts as unit vectors in the target's space, `weights`
     what each counts. `source` is the encoding that the first part was made by; `comparable` names
     the encodings whose windows can be compared with the parts. With `passages_only` no other texts
-    are searched than what is said or shown in files.
+    are searched than what is said or shown in files. `following` are the queries of the steps that
+    come after this one, see `order`. `learned`: it was moved by what was learned from kept marks.
     """
 
     target: str | Joint
@@ -45,7 +46,6 @@ class TargetQuery:
     comparable: Collection[str | Joint] = MODALITIES
     passages_only: bool = False
     following: tuple[TargetQuery, ...] = ()
-    # Whether it was moved by what was learned from kept marks.
     learned: bool = False
 
     @classmethod
