@@ -1,5 +1,5 @@
-"""Quality against time, for pictures: EfficientNet-Lite 0, 1 and 2, by side of a frame and frames of a
-window, in fp32 and int8.
+"""Quality against time, for pictures: EfficientNet-Lite 0, 1 and 2, by side of a frame and frames
+of a window, in fp32 and int8.
 
     python -m bench.frontier --open ../shared/data/open \
       --manifest ../shared/data/real/video-sentences.jsonl [--stems lite0] [--sizes 128 224]
