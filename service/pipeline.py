@@ -38,6 +38,9 @@ from .trace import stage
 Vectors = NDArray[np.float32]
 UPLOAD_PREFIX = "upload-"  # of the name of a folder that holds one upload
 INLINE_LETTERS = 500  # texts up to here are tokenized faster than a thread can be started
+# What one request's media may hold, for each second that they may last:
+MAX_FRAMES_PER_S = 120
+MAX_SAMPLES_PER_S = 48_000 * 8  # eight channels
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,8 @@ class EncodedQuery:
 
 
 class Pipeline:
+    """Decodes and encodes for requests, within their limits and quotas."""
+
     def __init__(
         self,
         *,
@@ -79,7 +84,9 @@ class Pipeline:
         self._media_quota = media_quota
         seconds = settings.media_max_s
         self._budget = Budget(
-            seconds=seconds, frames=round(seconds * 120), samples=round(seconds * 48_000 * 8)
+            seconds=seconds,
+            frames=round(seconds * MAX_FRAMES_PER_S),
+            samples=round(seconds * MAX_SAMPLES_PER_S),
         )
         self._waiting_max = settings.decode_waiting_max
         self._request_max_s = settings.request_max_s

@@ -181,8 +181,9 @@ def see_in_turn(batch: Batch, turn: Turn, config: TrainConfig) -> Batch:
     """A batch as a turn sees it: its rows lack what the turn's terms do not read, and frames are
     seen less often. The place of a frame that is not seen has the one before it.
 
-    Of what terms read off the network only further views are seen on that account. What is read
-    with a row's own video, say, is read where that is encoded in any case.
+    A further view is also seen if the turn needs what a method reads off the network with it. A
+    row's own video, sound or caption is not: what is read with these is there only if a term needs
+    the vector, too.
     """
     methods = rows_of(config)
     needed = needed_vectors(config, turn) | {mark.name for mark in methods.marks}
