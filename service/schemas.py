@@ -99,9 +99,12 @@ class Strict(BaseModel):
         }
 
 
+SPACE_OF_ONE = "of a bundle that has several; else the first that has the modality"
+
+
 class Texts(Strict):
     texts: list[str] = Field(min_length=1)
-    space: str | None = None
+    space: str | None = Field(None, description=SPACE_OF_ONE)
 
 
 class TextContent(BaseModel):
@@ -236,13 +239,15 @@ Count = Annotated[int, StrictNumber(), BeforeValidator(whole), Field(ge=1, le=TO
 
 class SearchOptions(Strict):
     collection: str = "default"
-    top_k: Count = 10
-    filter: dict[str, Any] | None = None
-    min_score: Number | None = None
+    top_k: Count = Field(10, description="how many hits at most")
+    filter: dict[str, Any] | None = Field(
+        None, description="over metadata: other items are left out"
+    )
+    min_score: Number | None = Field(None, description="of a hit")
     min_confidence: Share | None = Field(
         None, description="of a hit, where the collection is large enough to tell"
     )
-    exact: StrictBool = False
+    exact: StrictBool = Field(False, description="compare every vector")
     rerank: Literal["qb_norm", "gram", "triangle"] | None = Field(
         None,
         description="another order of what was found: what every query finds lower (QB-Norm), or by"

@@ -20,6 +20,7 @@ from model.__main__ import arguments as model_arguments
 from service.cli import COMMANDS
 from service.error_responses import HTTP_CODES, INTERNAL, STATUS
 from service.metrics import CollectionMetrics, Metrics
+from service.schemas import SearchOptions
 from service.settings import Settings
 
 from .makers import ROOMS, ROOT
@@ -72,6 +73,16 @@ def test_every_setting_is_in_the_reference(hooks: ModuleType) -> None:
         row = next(row for row in reference.splitlines() if f"`TERCET_{name.upper()}`" in row)
         assert f"`--{name.replace('_', '-')}`" in row
         assert field.description and hooks.cell(field.description) in row
+
+
+def test_every_route_and_search_option_is_described(hooks: ModuleType) -> None:
+    for path, method, operation in hooks.operations():
+        assert operation.get("description"), (method, path)
+    reference = hooks.http_reference()
+    for name in ("min_score", "exact", "rerank", "learned", "tags"):
+        described = SearchOptions.model_fields[name].description
+        rows = [row for row in reference.splitlines() if row.startswith(f"| `{name}` | form |")]
+        assert described and rows and all(described in row for row in rows)
 
 
 def test_every_command_is_in_the_reference(hooks: ModuleType) -> None:

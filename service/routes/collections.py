@@ -23,6 +23,7 @@ router = Router()
 async def create_collection(
     tercet: Tercet, request: schemas.NewCollection, change: ChangeOf
 ) -> schemas.CollectionFound:
+    """Create an empty collection."""
     change.about["collection"] = request.name
     tercet.check_room()
     return collection_response(await asyncio.to_thread(create_with_bank, tercet, request.name))
@@ -54,6 +55,7 @@ def collection_response(collection: Collection) -> schemas.CollectionFound:
 @router.get("/v1/collections", tags=["collections"])
 @needs(READ)
 async def list_collections(tercet: Tercet) -> schemas.CollectionList:
+    """Every collection, with how much is in it."""
     found = []
     for collection in tercet.collections.all():
         with suppress(UnknownCollection):  # deleted in the meantime
@@ -64,10 +66,12 @@ async def list_collections(tercet: Tercet) -> schemas.CollectionList:
 @router.get("/v1/collections/{name}", tags=["collections"])
 @needs(READ)
 async def get_collection(tercet: Tercet, name: str) -> schemas.CollectionFound:
+    """How much is in a collection."""
     return await asyncio.to_thread(collection_response, tercet.collections.get(name))
 
 
 @router.delete("/v1/collections/{name}", status_code=204, tags=["collections"])
 @needs(ADMIN, "collection.delete")
 async def delete_collection(tercet: Tercet, name: str) -> None:
+    """Delete a collection with all of its items and uploads."""
     await tercet.write(tercet.collections.delete, name)

@@ -185,6 +185,7 @@ def to_floats(vector: Vectors) -> list[float]:
 async def embed_text(
     tercet: Tercet, client: ClientId, request: schemas.Texts
 ) -> schemas.Embeddings:
+    """A vector for each text, of as much of it as the encoder reads at once."""
     manifest = tercet.encoder.manifest
     space = manifest.space_for(("text",), request.space)
     encoding = manifest.spaces[space].encodings["text"]
@@ -218,7 +219,7 @@ def embed_by_file(modality: str) -> Callable[..., Awaitable[schemas.Embeddings]]
         tercet: Tercet,
         client: ClientId,
         file: Annotated[list[UploadFile], File(min_length=1)],
-        space: Annotated[str | SkipJsonSchema[None], Form()] = None,
+        space: Annotated[str | SkipJsonSchema[None], Form(description=schemas.SPACE_OF_ONE)] = None,
     ) -> schemas.Embeddings:
         return await embed_files(tercet, client, file, modality, space)
 

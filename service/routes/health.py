@@ -29,6 +29,7 @@ def current_state(request: Request, caller: Caller) -> State:
 
 @router.get("/healthz", response_class=PlainTextResponse, tags=["health"])
 async def healthz() -> str:
+    """Whether the process lives."""
     return "ok"
 
 

@@ -412,4 +412,5 @@ async def change_item(
 @router.delete("/v1/collections/{name}/items/{id:path}", status_code=204, tags=["items"])
 @needs(ADMIN, "item.delete")
 async def delete_item(tercet: Tercet, name: str, id: str) -> None:
+    """Delete an item and what was uploaded for it. A file that a build has read stays."""
     await tercet.write(tercet.collections.get(name).delete, id)

@@ -32,12 +32,14 @@ async def add_job(tercet: Tercet, request: schemas.NewJob, change: ChangeOf) -> 
 @router.get("/v1/jobs", tags=["jobs"])
 @needs(READ)
 async def list_jobs(tercet: Tercet) -> schemas.JobList:
+    """Import jobs, also those that have ended lately."""
     return schemas.JobList(jobs=tercet.jobs.all())
 
 
 @router.get("/v1/jobs/{id}", tags=["jobs"])
 @needs(READ)
 async def get_job(tercet: Tercet, id: str) -> Job:
+    """How far a job is, and which files failed and why."""
     return tercet.jobs.get(id)
 
 

@@ -21,6 +21,7 @@ router = Router()
 @router.get("/v1/models/", include_in_schema=False)  # else a model without a name
 @needs(READ)
 async def models(tercet: Tercet) -> dict[str, Any]:
+    """The bundle that serves, with its limits, in the shape of OpenAI's list."""
     return {"object": "list", "data": [describe_model(tercet)]}
 
 

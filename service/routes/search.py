@@ -19,7 +19,7 @@ from index.collection import Collection
 from index.records.filters import AGREEMENT, TAG, asks_for
 from index.search import Answer, Feedback, Mark, Options, TargetQuery, search
 from index.vocabulary import ensure_vocabulary
-from media.modality import MODALITIES, TEXT
+from media.modality import AUDIO, MODALITIES, TEXT, VIDEO
 
 from .. import schemas
 from ..access import needs
@@ -180,19 +180,28 @@ def search_by_text(target: str) -> Callable[..., Awaitable[schemas.SearchResult]
     return route
 
 
+def option_field(name: str, **limits: Any) -> Any:
+    """A form's field for an option of `SearchOptions`, with its description."""
+    return Form(description=schemas.SearchOptions.model_fields[name].description, **limits)
+
+
 async def search_form(
     collection: Annotated[str, Form()] = "default",
-    top_k: Annotated[int, Form(ge=1, le=TOP_K_MAX)] = 10,
+    top_k: Annotated[int, option_field("top_k", ge=1, le=TOP_K_MAX)] = 10,
     filter: Annotated[str | SkipJsonSchema[None], Form(description="a filter as JSON")] = None,
-    min_score: Annotated[float | SkipJsonSchema[None], Form(allow_inf_nan=False)] = None,
-    min_confidence: Annotated[
-        Annotated[float, Field(ge=0, le=1)] | SkipJsonSchema[None], Form()
+    min_score: Annotated[
+        float | SkipJsonSchema[None], option_field("min_score", allow_inf_nan=False)
     ] = None,
-    exact: Annotated[bool, Form()] = False,
-    rerank: Annotated[Literal["qb_norm", "gram", "triangle"] | SkipJsonSchema[None], Form()] = None,
-    learned: Annotated[bool, Form()] = True,
-    tags: Annotated[bool, Form()] = False,
-    space: Annotated[str | SkipJsonSchema[None], Form()] = None,
+    min_confidence: Annotated[
+        Annotated[float, Field(ge=0, le=1)] | SkipJsonSchema[None], option_field("min_confidence")
+    ] = None,
+    exact: Annotated[bool, option_field("exact")] = False,
+    rerank: Annotated[
+        Literal["qb_norm", "gram", "triangle"] | SkipJsonSchema[None], option_field("rerank")
+    ] = None,
+    learned: Annotated[bool, option_field("learned")] = True,
+    tags: Annotated[bool, option_field("tags")] = False,
+    space: Annotated[str | SkipJsonSchema[None], option_field("space")] = None,
 ) -> schemas.SearchOptions:
     """`SearchOptions` as fields of a form, where numbers and JSON are text. Raises BadRequest."""
     return schemas.SearchOptions(
@@ -229,9 +238,26 @@ def search_by_file(source: str, target: str) -> Callable[..., Awaitable[schemas.
 SEARCH_FORM = Fields(texts=frozenset(schemas.SearchOptions.model_fields), files=frozenset({"file"}))
 
 
+# What a route's description calls what is asked with, and what is searched.
+ASKED_WITH = {VIDEO: "the pictures of a file", AUDIO: "the sound of a file", TEXT: "words"}
+SEARCHED = {
+    VIDEO: "pictures",
+    AUDIO: "sound",
+    TEXT: "texts and what files say",
+    ANY: "pictures and sound together",
+}
+
+
 def add_routes(source: str, target: str) -> None:
     path = f"/v1/search/{source}-{target}"
-    names: dict[str, Any] = {"name": f"{source}-{target}", "summary": f"{source} to {target}"}
+    searched = SEARCHED[target]
+    if (source, target) == (TEXT, ANY):
+        searched += ", and what files say"
+    names: dict[str, Any] = {
+        "name": f"{source}-{target}",
+        "summary": f"{source} to {target}",
+        "description": f"Ask with {ASKED_WITH[source]}, search {searched}.",
+    }
     if source == "text":
         router.post(path, tags=["search"], **names)(search_by_text(target))
     else:
