@@ -92,13 +92,15 @@ class Track:
 
     def told(self) -> NDArray[np.float64]:
         """When each is decoded, in seconds; where no packet tells that, when each is shown. NaN
-        where it has no such time.
+        where it has no such time, and of those that are not shown: what an edit list cuts off has
+        times that lie beside those of other packets.
         """
         ticks = self.dts if (self.dts != UNKNOWN).any() else self.pts
-        return np.where(ticks == UNKNOWN, np.nan, ticks * float(self.base))
+        unknown = (ticks == UNKNOWN) | ~self.shown
+        return np.where(unknown, np.nan, ticks * float(self.base))
 
     def seconds(self) -> list[float | None]:
-        """`told`, None where a packet has no such time."""
+        """`told`, None for NaN."""
         return [None if np.isnan(t) else t for t in self.told().tolist()]
 
     def lengths(self) -> list[float]:

@@ -47,6 +47,9 @@ SEEKABLE = {
     *("mov", "matroska", "mpegts", "mpeg", "avi", "asf", "flv", "ogg", "flac"),
     *("wav", "w64", "aiff", "caf", "mxf"),
 }
+# in which FFmpeg seeks by the bytes a second that the header tells, which is often wrong
+BY_RATE = {"wav", "w64"}
+COMPANDED_BITS = 8  # of a sample in A-law or mu-law, whose names at FFmpeg tell none
 NEAR_S, FAR_S = 1.0, 12.0  # how long before a stretch it is sought: at first, then if that was late
 HOLE_S = 0.05  # a jump of a sound's timestamps that is believed; less is jitter
 ROUNDING_S = 0.0006  # containers that count milliseconds place pictures so much too early or late
@@ -164,13 +167,24 @@ def lead_ins(start_s: float, clock: Clock = RIGHT) -> list[float | None]:
 
 def go_to(container: InputContainer, at_s: float) -> bool:
     """Seek to a second of the file's time line, or before. Whether that can be done."""
-    if not SEEKABLE & set(container.format.name.split(",")):
+    names = set(container.format.name.split(","))
+    if not SEEKABLE & names or (BY_RATE & names and not has_right_rate(container)):
         return False
     try:
         container.seek(round((at_s + origin_s(container)) * MICROSECONDS))
     except (av.FFmpegError, OSError, ValueError):
         return False
     return True
+
+
+def has_right_rate(container: InputContainer) -> bool:
+    """Whether a WAV has plain samples, and as many bytes a second of them as its header says."""
+    stream = audio_stream(container)
+    if stream is None or not stream.codec_context.name.startswith("pcm_"):
+        return False
+    codec = stream.codec_context
+    bits = int("".join(filter(str.isdigit, codec.name)) or COMPANDED_BITS)
+    return codec.bit_rate in (None, 0, codec.sample_rate * codec.layout.nb_channels * bits)
 
 
 def read_timed_pictures(

@@ -326,7 +326,7 @@ def decode_wanted(
         if not left:
             return
         alone = False
-        if packet.is_keyframe and packet.pts is not None and packet.size:
+        if packet.is_keyframe and packet.pts is not None and packet.size and not packet.is_discard:
             following = np.searchsorted(keys, packet.pts, side="right")
             until = int(keys[following]) if following < len(keys) else NEVER
             if not going or left[0] >= packet.pts:

@@ -160,11 +160,11 @@ def copied_packets(
 
 def shifted(packets: Iterator[av.Packet[Any]], shift_s: float) -> Timed:
     """Packets with times from `shift_s` on, which becomes 0. Raises Damaged where they do not
-    say when they are shown and decoded.
+    say when they are shown and decoded, and where an edit list hides some that others need.
     """
     last: int | None = None
     for packet in with_decoding_times(packet for packet in packets if packet.size):
-        if packet.pts is None or packet.dts is None or not packet.time_base:
+        if packet.pts is None or packet.dts is None or not packet.time_base or packet.is_discard:
             raise Damaged(UNFIT)
         shift = round(shift_s / float(packet.time_base))
         if packet.pts < shift:

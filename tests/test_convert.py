@@ -196,6 +196,20 @@ def test_a_clip_of_a_sound_is_lossless(films: Path, tmp_path: Path, name: str) -
         assert np.abs(samples - expected).max() == 0.0
 
 
+@pytest.mark.parametrize("codec", ["adpcm_ima_wav", "adpcm_ms", "g722", "pcm_s16le"])
+def test_a_clip_of_a_wav_is_cut_whatever_its_header_says_of_its_rate(
+    tmp_path: Path, codec: str
+) -> None:
+    """FFmpeg writes half or twice the right rate into headers of ADPCM, and seeks by it."""
+    path, out = make_ladder(tmp_path / "s.wav", "", "", codec), tmp_path / "clip.flac"
+    data = bytearray(path.read_bytes())
+    told = int.from_bytes(data[28:32], "little")
+    data[28:32] = (told if codec != "pcm_s16le" else told // 2).to_bytes(4, "little")
+    path.write_bytes(data)
+    clip(path, out, 1.5, 2.5, pictures=False)
+    assert burst_s(out) == pytest.approx(0.5, abs=0.005)
+
+
 @pytest.mark.parametrize("name", [name for name in FILMS if name != "vp9.webm"])
 def test_a_version_for_browsers_keeps_the_time_line(films: Path, tmp_path: Path, name: str) -> None:
     out = tmp_path / "version"
@@ -280,6 +294,20 @@ def test_what_browsers_decode_is_copied(films: Path, tmp_path: Path) -> None:
     out = tmp_path / "copy.mp4"
     version(films / "h264.mkv", out, 0.0, SECONDS)
     assert payloads(out) == payloads(films / "h264.mkv")
+
+
+def test_what_an_edit_list_cuts_off_is_not_copied(tmp_path: Path) -> None:
+    """Its first keyframe lies before the edit, which begins with the picture of 0.9 s: a copy
+    without it would begin with pictures that do not decode.
+    """
+    path, out = tmp_path / "a.mov", tmp_path / "version"
+    trimmed = times.edited((0.9, 3.9))
+    times.write(path, times.Situation("", ".mov", audio="pcm_s16le", group=200, after=trimmed))
+    made = version(path, out, 0.0, 3.0)
+    assert made == Made(0.0, 3.0, FILM)
+    shown = seen(out)
+    lit = [at_s for at_s, grey in shown if grey > 120]
+    assert len(shown) == 30 and lit == pytest.approx([1.6, 1.7, 1.8], abs=0.01)
 
 
 def test_of_a_long_film_a_stretch_is_made(tmp_path: Path) -> None:

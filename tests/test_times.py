@@ -10,7 +10,7 @@ import re
 import shutil
 import struct
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -49,7 +49,8 @@ class Situation:
 
     `move` gives the seconds by which a packet of "video" or "audio" is moved that comes at a
     second, or None to leave it out. `after` changes the file that was written. `shown_s` are the
-    seconds at which pictures are shown, in place of every 1 / FPS.
+    seconds at which pictures are shown, in place of every 1 / FPS. Keyframes are `group` pictures
+    apart.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Situation:
     after: Callable[[Path], None] = lambda path: None
     shown_s: tuple[float, ...] = tuple(i / FPS for i in range(round(SECONDS * FPS)))
     b_frames: int = 0
+    group: int = 10
 
     @property
     def title(self) -> str:
@@ -107,7 +109,7 @@ def write(path: Path, made: Situation) -> Path:
     todo: list[tuple[float, Any]] = []
     with av.open(str(path), "w", format=format) as container:
         if made.video:
-            options = {"g": "10"} | OPTIONS.get(made.video, {})
+            options = {"g": str(made.group)} | OPTIONS.get(made.video, {})
             if made.video == "libx264":
                 options["bf"] = str(made.b_frames)
             video = container.add_stream(made.video, rate=FPS if made.suffix != ".mpg" else 25)
@@ -253,6 +255,49 @@ def patched(*patches: tuple[bytes, int, bytes]) -> Callable[[Path], None]:
     return patch
 
 
+INSIDE = (b"moov", b"trak", b"edts", b"mdia")  # boxes that hold others
+
+
+def edited(*stretches: tuple[float, float]) -> Callable[[Path], None]:
+    """Only stretches (start_s, end_s) of every track are shown, one after the other, by edit lists
+    (ISO 14496-12, 8.6.6). Headers say how long they last.
+    """
+
+    def edit(path: Path) -> None:
+        path.write_bytes(with_edits(path.read_bytes(), stretches, []))
+
+    return edit
+
+
+def with_edits(data: bytes, stretches: Sequence[tuple[float, float]], begun: list[int]) -> bytes:
+    """The boxes `data` with other edit lists. `begun` collects where each track began, in units of
+    its media, of which box `mdhd` tells the length.
+    """
+    whole = round(1000 * sum(end_s - start_s for start_s, end_s in stretches))
+    made, at = b"", 0
+    while at < len(data):
+        size, kind = struct.unpack_from(">I4s", data, at)
+        body = data[at + 8 : at + size]
+        if kind in (b"mvhd", b"tkhd"):
+            place = 16 if kind == b"mvhd" else 20
+            body = body[:place] + struct.pack(">I", whole) + body[place + 4 :]
+        elif kind == b"trak":
+            scale = struct.unpack_from(">I", body, body.index(b"mdhd") + 16)[0]
+            body = with_edits(body, stretches, [scale])
+        elif kind == b"elst":
+            [scale] = begun
+            first = struct.unpack_from(">i", body, 12)[0]
+            body = struct.pack(">II", 0, len(stretches))
+            for start_s, end_s in stretches:
+                length, media = round(1000 * (end_s - start_s)), first + round(start_s * scale)
+                body += struct.pack(">Iii", length, media, 1 << 16)
+        elif kind in INSIDE:
+            body = with_edits(body, stretches, begun)
+        made += struct.pack(">I4s", 8 + len(body), kind) + body
+        at += size
+    return made
+
+
 def cut(path: Path) -> None:
     """Leave the last tenth out."""
     data = path.read_bytes()
@@ -293,6 +338,7 @@ SOUNDS: list[tuple[str, str]] = [
     (".aiff", "pcm_s16be"),
     (".wma", "wmav2"),
 ]
+APART = edited((0.9, 3.4), (4.0, 7.9))
 HOUR = struct.pack(">I", 3_600_000)
 
 SITUATIONS: list[Situation] = [
@@ -343,6 +389,18 @@ SITUATIONS: list[Situation] = [
         "pcm_s16le",
         after=patched((b"data", 4, b"\xff\xff\xff\x7f")),
     ),
+    *[
+        Situation(
+            f"two stretches of {kinds}", suffix, video, audio, b_frames=2, group=200, after=APART
+        )
+        for kinds, suffix, video, audio in (
+            ("both", ".mp4", "libx264", "aac"),
+            ("pictures", ".mov", "libx264", None),
+        )
+    ],
+    Situation(
+        "the end comes first", ".mp4", b_frames=2, group=200, after=edited((4.0, 7.9), (2.0, 3.4))
+    ),
     Situation("cut", ".mkv", after=cut),
     Situation("cut", ".ts", after=cut),
     Situation("cut", ".flac", None, "flac", after=cut),
@@ -350,7 +408,14 @@ SITUATIONS: list[Situation] = [
 
 
 # the quick ones: each container as it should be, and what is done to MPEG-TS and to one sound
-QUICK = ("joined", "hole in the sound", "hours ahead", "header says")
+QUICK = (
+    "joined",
+    "hole in the sound",
+    "hours ahead",
+    "header says",
+    "stretches",
+    "end comes first",
+)
 CASES = [
     pytest.param(
         made,
