@@ -244,6 +244,10 @@ def read_packets(
 ) -> Iterator[av.Packet[Any]]:
     """Packets of some streams with the times of `clock`, up to the first fault of the container.
     Other streams are not read, where the container allows that.
+
+    In a broadcast streams may begin that were not there when it was opened. At its end, PyAV 18.1
+    looks for them in a list that is too short, and may raise IndexError; the decoders of `streams`
+    have been told of the end before.
     """
     if not streams:
         return
@@ -255,7 +259,7 @@ def read_packets(
     while True:
         try:
             packet = next(packets, None)
-        except (av.FFmpegError, OSError):
+        except (av.FFmpegError, OSError, IndexError):
             return
         if packet is None:
             return

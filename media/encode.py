@@ -24,7 +24,7 @@ from .containers import describe_fault
 from .cut import Samples, Shown, SoundForm, to_frame
 from .errors import Damaged
 from .hdr import exceeds_bt709
-from .matrices import CONVERTED, find_matrix
+from .matrices import find_matrix, is_converted
 from .video import apply_display_matrix, display_matrix, has_transparency, render_frame
 
 MILLISECOND = Fraction(1, 1000)
@@ -179,7 +179,7 @@ class Painter:
         wide = exceeds_bt709(frame.color_trc, frame.color_primaries)
         matrix = display_matrix(frame)
         try:
-            if has_transparency(frame) or find_matrix(frame) not in CONVERTED:
+            if has_transparency(frame) or not is_converted(frame):
                 rgb = render_frame(frame, *self._scaled, "bilinear")
                 frame = av.VideoFrame.from_ndarray(rgb, format="rgb24")
             elif wide or matrix not in (None, UNTURNED):

@@ -11,7 +11,7 @@ import numpy as np
 from av.video.reformatter import ColorPrimaries, ColorRange
 from numpy.typing import NDArray
 
-from .hdr import HDR_CURVES
+from .hdr import FULL, HDR_CURVES
 
 RGB, BT709, UNSPECIFIED, FCC, BT601, BT2020 = 0, 1, 2, 4, 5, 9
 YCGCO, BT2020_CONSTANT, DERIVED, DERIVED_CONSTANT = 8, 10, 12, 13
@@ -38,11 +38,25 @@ def find_matrix(frame: av.VideoFrame) -> int:
     return BT709 if matrix in (DERIVED, DERIVED_CONSTANT) else matrix
 
 
+def is_converted(frame: av.VideoFrame) -> bool:
+    """Whether FFmpeg brings a frame's colours to RGB."""
+    return find_matrix(frame) in CONVERTED and not is_limited_grey(frame)
+
+
+def is_limited_grey(frame: av.VideoFrame) -> bool:
+    """Whether a frame has brightness alone, of the limited range, which FFmpeg takes for the full
+    one: HEVC and AV1 in 4:0:0.
+    """
+    return frame.format.name.startswith("gray") and frame.color_range == ColorRange.MPEG
+
+
 def convert(frame: av.VideoFrame, width: int, height: int, format: str, way: str) -> av.VideoFrame:
     """A frame scaled to `width` x `height`, in an RGB format. `way` is FFmpeg's interpolation.
 
     Of a matrix that is not known here, such as ICtCp, only the brightness is taken.
     """
+    if is_limited_grey(frame):
+        return convert_grey(frame, width, height, format=format, way=way)
     matrix = find_matrix(frame)
     if matrix in CONVERTED:
         return frame.reformat(
@@ -64,6 +78,23 @@ def convert(frame: av.VideoFrame, width: int, height: int, format: str, way: str
     )
     full = frame.color_range == ColorRange.JPEG
     rgb = planes_to_rgb(np.asarray(planes.to_ndarray(), np.uint16).transpose(2, 0, 1), matrix, full)
+    return make_rgb(rgb, format)
+
+
+def convert_grey(
+    frame: av.VideoFrame, width: int, height: int, *, format: str, way: str
+) -> av.VideoFrame:
+    """`convert`, of brightness of the limited range."""
+    grey = frame.reformat(
+        width=width, height=height, format="gray16le", interpolation=way, threads=1
+    )
+    luma = (grey.to_ndarray().astype(np.float32) * (255 / FULL) - BLACK) / LUMA_STEPS
+    values = np.asarray(np.round(np.clip(luma, 0, 1) * FULL), np.uint16)
+    return make_rgb(np.repeat(values[..., None], 3, axis=-1), format)
+
+
+def make_rgb(rgb: NDArray[np.uint16], format: str) -> av.VideoFrame:
+    """RGB [height, width, 3] as a frame in an RGB format."""
     made = av.VideoFrame.from_ndarray(rgb, format="rgb48le")
     return made if format == "rgb48le" else made.reformat(format=format, threads=1)
 
@@ -87,4 +118,4 @@ def planes_to_rgb(planes: NDArray[np.uint16], matrix: int, full: bool) -> NDArra
         rgb = np.stack([luma - green + orange, luma + green, luma - green - orange], axis=-1)
     else:
         rgb = np.repeat(luma[..., None], 3, axis=-1)
-    return np.asarray(np.round(np.clip(rgb, 0, 1) * 65_535), np.uint16)
+    return np.asarray(np.round(np.clip(rgb, 0, 1) * FULL), np.uint16)

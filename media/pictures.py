@@ -364,6 +364,8 @@ def plain_mode(picture: Image.Image) -> str:
     """The mode that a picture is converted to before its colours are."""
     if picture.has_transparency_data:
         return "RGBA"
+    if picture.mode.startswith("I;16"):  # grey of 16 bits, which becomes grey of eight bits first
+        return "L"
     return picture.mode if picture.mode in ("L", "CMYK") else "RGB"
 
 

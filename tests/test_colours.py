@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import subprocess
 import zlib
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from media.cut import Shown
 from media.encode import Painter
 from media.video import VideoSpec, render_frame
 from media.windows import InputSpecs, read_media
+
+from .test_times import needs_ffmpeg
 
 COLOURS = np.array([(200, 40, 40), (40, 180, 60), (50, 60, 200), (230, 230, 230)])
 PICTURES = InputSpecs(5.0, VideoSpec(4, 64), None)
@@ -86,6 +89,42 @@ def test_colours_of_every_matrix(matrix: int, told: int, size: tuple[int, int], 
     shown = Painter(Shown(frame, 0.0, 1.0), 1280).paint(frame)
     rgb = shown.reformat(format="rgb24", src_colorspace=BT709).to_ndarray()
     assert np.abs(stripes(rgb) - COLOURS).max() <= 6
+
+
+@pytest.mark.parametrize(
+    ("range", "format", "values"),
+    [
+        (ColorRange.MPEG, "gray", (16, 126, 235)),
+        (ColorRange.MPEG, "gray10le", (64, 504, 940)),
+        (ColorRange.JPEG, "gray", (0, 128, 255)),
+        (ColorRange.UNSPECIFIED, "gray", (0, 128, 255)),  # as FFV1 and PNG have it
+    ],
+)
+def test_grey_of_either_range_goes_from_black_to_white(
+    range: ColorRange, format: str, values: tuple[int, ...]
+) -> None:
+    columns = np.array(values).repeat(20)[None].repeat(60, axis=0)
+    pixels = columns.astype(np.uint8 if format == "gray" else np.uint16)
+    frame = av.VideoFrame.from_ndarray(pixels, format=format)
+    frame.color_range = range
+    seen = render_frame(frame, 60, 60, "area")
+    assert np.abs(seen[30, [10, 30, 50]] - np.array([[0], [128], [255]])).max() <= 1
+    shown = Painter(Shown(frame, 0.0, 1.0), 1280).paint(frame)
+    rgb = shown.reformat(format="rgb24", src_colorspace=BT709).to_ndarray()
+    assert np.abs(rgb[30, [10, 30, 50]] - np.array([[0], [128], [255]])).max() <= 6
+
+
+@needs_ffmpeg
+def test_hevc_without_colours_is_as_bright_as_with_them(tmp_path: Path) -> None:
+    """HEVC in 4:0:0 has the limited range unless it says otherwise: black is 16, white 235."""
+    inputs = " ".join(f"-f lavfi -i color={name}:s=64x64:r=5:d=1" for name in ("black", "white"))
+    joined = "concat,format=yuv420p,extractplanes=y,setparams=range=tv"
+    command = f"ffmpeg -v error {inputs} -lavfi {joined} -c:v libx265 -pix_fmt gray"
+    path = tmp_path / "a.mp4"
+    options = ["-color_range", "tv", "-x265-params", "log-level=none"]
+    subprocess.run([*command.split(), *options, str(path)], check=True)
+    frames = read_media(path, PICTURES, Budget(), ("video",)).parts["video"].array[0]
+    assert frames[0].max() <= 2 and frames[-1].min() >= 253
 
 
 def test_hdr_that_tells_no_matrix_has_that_of_bt2020() -> None:
@@ -173,6 +212,17 @@ def test_a_grey_of_16_bits_may_stand_for_transparency(tmp_path: Path) -> None:
     hidden = chunk(b"tRNS", struct.pack(">H", 1234))
     assert see(write_png(tmp_path / "a.png", values, hidden)) == [255, 255, 255]
     assert see(write_png(tmp_path / "a.png", values)) == [4, 4, 4]
+
+
+@pytest.mark.parametrize(
+    ("chunks", "right"), [([gamma(1.0), PRIMARIES], 188), ([SRGB_PROFILE], 128), ([], 128)]
+)
+def test_a_grey_of_16_bits_has_a_gamma_or_the_profile_of_colours(
+    tmp_path: Path, chunks: list[bytes], right: int
+) -> None:
+    """Half of the light is 188 in sRGB. A profile of colours does not fit a grey picture."""
+    values = np.full((64, 64), 32_768, np.uint16)
+    assert see(write_png(tmp_path / "a.png", values, *chunks)) == [right] * 3
 
 
 def test_gamma_leaves_transparency_as_it_is(tmp_path: Path) -> None:

@@ -204,6 +204,21 @@ def test_pixels_of_a_broadcast_may_change_their_proportions(tmp_path: Path) -> N
         assert abs(np.ptp(across) - np.ptp(down)) <= 2
 
 
+@needs_ffmpeg
+def test_streams_that_begin_later_are_no_fault(tmp_path: Path) -> None:
+    """Two broadcasts joined, of which the second has other programmes: the first is read."""
+    source = "-f lavfi -i color=red:s=64x64:r=25:d=2 -f lavfi -i sine=400:r=48000:d=2"
+    for number, numbers in enumerate((100, 200)):
+        command = f"ffmpeg -v error {source} -c:v mpeg2video -c:a mp2 -mpegts_service_id {numbers}"
+        command += f" -mpegts_pmt_start_pid {16 * numbers} -mpegts_start_pid {10 * numbers}"
+        subprocess.run([*command.split(), str(tmp_path / f"{number}.ts")], check=True)
+    first, second = ((tmp_path / f"{number}.ts").read_bytes() for number in range(2))
+    (tmp_path / "a.ts").write_bytes(first + second)
+    for _ in range(8):  # what is behind PyAV's list differs from time to time
+        media = read_media(tmp_path / "a.ts", SPECS, Budget())
+        assert 2.0 <= media.duration_s < 2.5 and set(media.parts) == {"video", "audio"}
+
+
 # ---------------------------------------------------------------- what no decoder knows
 
 
