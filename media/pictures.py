@@ -55,6 +55,8 @@ STRIP_ROWS = 256  # converted at once, so that a large picture is in memory once
 COLOURS = {"RGB ": ("RGB", "RGBA"), "GRAY": ("L",), "CMYK": ("CMYK",)}  # of a profile, by modes
 GAMMA_MODES = {"L": 1, "RGB": 3, "RGBA": 3}  # how many colours of a mode have a gamma
 SRGB_GAMMA, GAMMA_STEP = 0.45455, 0.005  # a gamma that differs by less is sRGB's
+# flags of a WebP: where they are, one of an animation, one of transparency
+WEBP_FLAGS_AT, WEBP_ANIMATED, WEBP_ALPHA = 20, 0x02, 0x10
 PNG_START = b"\x89PNG\r\n\x1a\n"
 CHUNKS_MOST, CHUNK_BYTES = 256, 64  # chunks of a PNG that are looked at; bytes of each
 # what Pillow raises on files that are cut off or made up
@@ -146,7 +148,7 @@ def open_picture(path: Path, name: str, budget: Budget) -> Iterator[ImageFile | 
         return
     try:
         # from memory: a file that shrinks meanwhile would kill some of the decoders
-        picture = make(io.BytesIO(path.read_bytes()))
+        picture = make(io.BytesIO(show_canvas(path.read_bytes())))
         with picture:
             pixels = picture.width * picture.height
             if pixels > budget.frame_pixels:
@@ -158,6 +160,17 @@ def open_picture(path: Path, name: str, budget: Budget) -> Iterator[ImageFile | 
         ) from error
     except FAULTS as error:
         raise Damaged(f"the {name} picture is cut off or damaged") from error
+
+
+def show_canvas(data: bytes) -> bytes:
+    """The bytes of a picture; an animated WebP is marked as one with transparency. What none of its
+    pictures covers is transparent, even if they are not. Pillow goes by the mark alone.
+    """
+    is_webp = data[:4] == b"RIFF" and data[8:16] == b"WEBPVP8X"
+    at = WEBP_FLAGS_AT
+    if not is_webp or len(data) <= at or not data[at] & WEBP_ANIMATED:
+        return data
+    return data[:at] + bytes([data[at] | WEBP_ALPHA]) + data[at + 1 :]
 
 
 def heif_class() -> Callable[..., ImageFile] | None:

@@ -74,6 +74,21 @@ def test_nothing_hidden_below_the_transparency_of_an_animation_is_seen(
     assert is_near(corners(media), [WHITE, GREEN, WHITE, GREEN])
 
 
+def test_what_no_picture_of_a_webp_covers_is_transparent(tmp_path: Path) -> None:
+    """Encoders store of a picture what it adds. Where that is opaque everywhere, the file does not
+    say that it has transparency; Chromium 156 shows the page behind the rest.
+    """
+    images = []
+    for place in ((0, 0), (64, 0)):
+        image = Image.new("RGBA", (128, 128), (0, 0, 0, 0))
+        image.paste(GREEN, (*place, place[0] + 64, 64))
+        images.append(image)
+    path = save(tmp_path / "a.webp", images, 500)
+    assert path.read_bytes()[20] == 2  # an animation; 16 more would be transparency
+    media = read_media(path, SPECS, Budget(), ("video",))
+    assert is_near(corners(media), [GREEN, WHITE, WHITE, WHITE])
+
+
 # by orientation: how the upright picture is stored
 STORED = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
