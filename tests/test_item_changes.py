@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
+from index.collection import Collection
+from index.ingest.build import build
 from index.records.database import Records
+from media.containers import ARCHIVE_BUDGET
+from media.sandbox import Decoders
 from service.app import create_app
 
 from .makers import GREEN, RED, FakeEncoder, make_clip, make_wav
@@ -15,6 +21,16 @@ from .test_service import Client, add, refused, search, settings
 
 __all__ = ["records"]
 ITEMS = "/v1/collections/default/items"
+
+
+def build_from(box: Collection, path: Path) -> None:
+    with closing(Decoders(1, max_s=60.0)) as decoders:
+        for _ in build(FakeEncoder(), box, [path], decoders, ARCHIVE_BUDGET):
+            pass
+
+
+def metadata_of(box: Collection, id: str) -> dict[str, Any]:
+    return box.item(id).metadata
 
 
 def test_metadata_is_changed_found_and_outlasts_a_restart(tmp_path: Path) -> None:
@@ -43,6 +59,69 @@ def test_metadata_is_changed_found_and_outlasts_a_restart(tmp_path: Path) -> Non
     with Client(create_app(settings(tmp_path / "data"), FakeEncoder())) as client:
         assert client.get(f"{ITEMS}/a/red").json()["metadata"] == {"shelf": "new", "by": ["me"]}
         assert client.get(f"{ITEMS}/green").json()["metadata"] == {"shelf": "old"}
+
+
+def test_changed_metadata_stay_when_the_file_changes(tmp_path: Path) -> None:
+    """The sound becomes another one twice, of 2 s and 3 s, and then a copy of one that is there."""
+    sounds = tmp_path / "sounds"
+    sounds.mkdir()
+    make_wav(sounds / "a.wav", 1.0)
+    make_wav(sounds / "b.wav", 1.5)
+    manifest = FakeEncoder().manifest
+    with closing(Collection(tmp_path / "c", manifest.fingerprint, manifest.dims)) as box:
+        build_from(box, sounds)
+        box.set_metadata("sounds/a.wav", {"by": "me"})
+        for seconds in (2.0, 3.0):
+            make_wav(sounds / "a.wav", seconds)
+            build_from(box, sounds)
+            assert box.item("sounds/a.wav").duration_s == seconds
+            assert metadata_of(box, "sounds/a.wav") == {"by": "me"}
+        (sounds / "a.wav").write_bytes((sounds / "b.wav").read_bytes())
+        build_from(box, sounds)
+        assert box.item("sounds/a.wav").duration_s == 1.5
+        assert metadata_of(box, "sounds/a.wav") == {"by": "me"}
+        assert metadata_of(box, "sounds/b.wav") == {}
+
+
+def test_a_manifest_that_says_something_else_replaces_changed_metadata(tmp_path: Path) -> None:
+    manifest = FakeEncoder().manifest
+    rows = tmp_path / "m.jsonl"
+
+    def say(year: int) -> None:
+        row = {"path": "a.wav", "id": "a", "metadata": {"year": year}}
+        rows.write_text(json.dumps(row) + "\n")
+
+    make_wav(tmp_path / "a.wav", 1.0)
+    say(1999)
+    with closing(Collection(tmp_path / "c", manifest.fingerprint, manifest.dims)) as box:
+        build_from(box, rows)
+        box.set_metadata("a", {"year": 2001})
+        make_wav(tmp_path / "a.wav", 2.0)
+        build_from(box, rows)
+        assert (box.item("a").duration_s, metadata_of(box, "a")) == (2.0, {"year": 2001})
+        say(2002)
+        build_from(box, rows)
+        assert metadata_of(box, "a") == {"year": 2002}
+
+
+def test_metadata_changed_while_a_film_is_read_stay(records: Records) -> None:
+    """Its second part says what the file says, as the first one did."""
+    told = {"stamp": "5:6::00", "metadata": {"title": "Film"}}
+    records.put([item("a", partial=True, **told), item("b", partial=True, **told)], {"video": 2})
+    records.set_metadata("a", {"title": "mine"})
+    for id in "ab":
+        records.put([item(id, first=1, first_window=1, **told)], {"video": 2})
+    assert records.item("a").metadata == {"title": "mine"}
+    assert records.item("b").metadata == {"title": "Film"}
+    assert records.item("a").windows == 2 and not records.item("a").partial
+
+
+def test_an_item_that_is_added_anew_has_what_it_is_given(records: Records) -> None:
+    records.put([item("a", metadata={"x": 1})], {"video": 2})
+    records.set_metadata("a", {"x": 2})
+    assert records.edited() == {"a"}
+    records.put([item("a", metadata={"x": 3})], {"video": 2})
+    assert (records.item("a").metadata, records.edited()) == ({"x": 3}, set())
 
 
 def test_a_change_of_metadata_is_another_version(records: Records) -> None:

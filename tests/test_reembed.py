@@ -132,6 +132,7 @@ def opened(data: Path, encoder: FakeEncoder) -> Collections:
 def test_beside_the_old_then_in_its_place(data: Path) -> None:
     old, new = FakeEncoder(), Turned()
     live = opened(data, old)  # a service
+    live.get("a").set_metadata("clips/0.mp4", {"by": "me"})
     before = {item.id: item for item in live.get("a").page(100)}
     assert set(before) == {
         "clips/0.mp4",
@@ -205,6 +206,9 @@ def test_beside_the_old_then_in_its_place(data: Path) -> None:
         )
         assert a.added == b.added
     assert after["uploaded"].added == "2001-02-03T04:05:06Z"
+    assert after["clips/0.mp4"].metadata == {"by": "me"}
+    with box.hold_for_reading() as records:
+        assert records.edited() == {"clips/0.mp4"}
     assert (
         box.media("uploaded")[0].stat().st_size > 0 and box.media("clips/0.mp4")[0].name == "0.mp4"
     )

@@ -159,6 +159,7 @@ def copy_items(collection: Collection, plan: BuildPlan) -> Iterator[int]:
                 root=source.root,
                 mount=source.mount,
                 metadata=copied.metadata | source.metadata,
+                keep_edits=source.keep_edits,
             )
         )
         if len(made) >= COPIED:

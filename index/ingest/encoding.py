@@ -47,6 +47,7 @@ def encode_items(encoder: Encoder, ready: list[Ready]) -> list[NewItem]:
             texts=source.texts,
             first_window=media.first_window,
             partial=not media.last,
+            keep_edits=source.keep_edits,
         )
         item = add_text_windows(item, source, encoder)
         passages = source.passages or media.passages

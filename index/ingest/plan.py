@@ -206,12 +206,17 @@ def keep_distinct(found: list[Source], report: Report) -> Iterator[Source]:
 
 
 def take_about(source: Source, known: dict[str, KnownSource]) -> Source:
-    """A source whose texts and metadata nobody tells, with what its item says of them."""
+    """A source with what its item says: of its texts and metadata, where nobody tells them; and
+    that edits of its metadata stay, where nobody tells other ones.
+    """
     item = known.get(source.id)
-    if source.told or item is None:
+    if item is None:
         return source
     stamp = Stamp.read(item.stamp)
-    if stamp is None or stamp.description == hash_description(source.texts, source.metadata):
+    description = hash_description(source.texts, source.metadata)
+    same = stamp is not None and stamp.description == description
+    source = replace(source, keep_edits=same or not source.told)
+    if source.told or stamp is None or same:
         return source
     return replace(source, about=stamp.description)
 

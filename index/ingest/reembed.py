@@ -242,8 +242,10 @@ class Work:
         if not ready:
             return
         made = []
+        edited = self.old.edited()
         for new in encode_items(self.encoder, ready):
             item = items[new.id]
+            was_edited = new.id in edited
             copy = self.stored_copy(item)
             media: str | None = None
             if copy is not None:
@@ -263,6 +265,8 @@ class Work:
                     root=item.root,
                     mount=item.mount,
                     texts=item.texts,
+                    metadata=item.metadata if was_edited else new.metadata,
+                    edited=was_edited,
                     added=item.added,
                 )
             )

@@ -30,6 +30,7 @@ class Source:
     named: bool = False  # its id was given, and not made from its path
     told: bool = False  # its texts and metadata were given, were it that there are none
     about: str = ""  # the hash of its item's texts and metadata, which nobody told anew
+    keep_edits: bool = False  # what was changed of its item's metadata stays
     wanted: str = ""  # the id made from its path, where it has another
     root: str | None = None  # the folder that it was found by
     mount: str | None = None

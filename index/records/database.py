@@ -12,6 +12,7 @@ import json
 import sqlite3
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -169,8 +170,11 @@ class Records:
                         continue
                     row = continued
                 else:
+                    item = self._take_edits(item)
                     replaced += self._remove(item.id)
                     row = self._insert_item(item)
+                    if item.edited:
+                        self._count_edit(item.id)
                 self._db.execute("delete from failures where id = ?", (item.id,))
                 windows = self._insert_windows(row, item)
                 if item.passages:
@@ -202,14 +206,40 @@ class Records:
             return None
         row = int(found[0])
         self._db.execute(
-            "update items set partial = ?, digest = ?, metadata = ? where n = ?",
-            (item.partial, item.digest, json.dumps(item.metadata, ensure_ascii=False), row),
+            "update items set partial = ?, digest = ? where n = ?",
+            (item.partial, item.digest, row),
         )
-        self._db.execute("delete from metadata_values where item = ?", (row,))
-        self._insert_metadata_values(row, item.metadata)
+        if not self._was_edited(item.id):
+            self._write_metadata(row, item.metadata)
         if not item.partial:
             self._item_cache = ItemCache()  # the metadata may have changed
         return row
+
+    def _was_edited(self, id: str) -> bool:
+        """Whether an item's metadata were changed after it was added."""
+        found = self._db.execute("select 1 from meta where key = ?", (f"{EDITED_PREFIX}{id}",))
+        return found.fetchone() is not None
+
+    def _take_edits(self, item: NewItem) -> NewItem:
+        """An item with the metadata of the one that it replaces, if these are to stay."""
+        if not item.keep_edits or not self._was_edited(item.id):
+            return item
+        (text,) = self._db.execute("select metadata from items where id = ?", (item.id,)).fetchone()
+        return replace(item, metadata=json.loads(text), edited=True)
+
+    def _count_edit(self, id: str) -> None:
+        self._db.execute(
+            "insert into meta values (?, '1') on conflict (key)"
+            " do update set value = cast(value as integer) + 1",
+            (f"{EDITED_PREFIX}{id}",),
+        )
+
+    def _write_metadata(self, row: int, metadata: dict[str, Any]) -> None:
+        """Put metadata in the place of those of the item of that number."""
+        text = json.dumps(metadata, ensure_ascii=False)
+        self._db.execute("update items set metadata = ? where n = ?", (text, row))
+        self._db.execute("delete from metadata_values where item = ?", (row,))
+        self._insert_metadata_values(row, metadata)
 
     def _insert_item(self, item: NewItem) -> int:
         """An item with its texts, metadata and waveform; returns its number."""
@@ -357,15 +387,8 @@ class Records:
         row = self.number(id)
         self._matched.clear()
         with self._transaction():
-            text = json.dumps(metadata, ensure_ascii=False)
-            self._db.execute("update items set metadata = ? where n = ?", (text, row))
-            self._db.execute("delete from metadata_values where item = ?", (row,))
-            self._insert_metadata_values(row, metadata)
-            self._db.execute(
-                "insert into meta values (?, '1') on conflict (key)"
-                " do update set value = cast(value as integer) + 1",
-                (f"{EDITED_PREFIX}{id}",),
-            )
+            self._write_metadata(row, metadata)
+            self._count_edit(id)
         self._item_cache.drop(row)
 
     # ------------------------------------------------------------ reading
@@ -736,6 +759,11 @@ class Records:
             (EDITED_PREFIX,),
         )
         return {id: f"{n}" if edits is None else f"{n}.{edits}" for id, n, edits in rows}
+
+    def edited(self) -> set[str]:
+        """The ids of items whose metadata were changed after they were added."""
+        rows = self._db.execute("select id from items join meta on key = ? || id", (EDITED_PREFIX,))
+        return {id for (id,) in rows}
 
     def copied_versions(self) -> dict[str, str]:
         """The versions, by id, that a staged collection's items were made from."""

@@ -73,6 +73,8 @@ class NewItem:
     shown_s: dict[int, float] = field(default_factory=dict)  # by window, when its picture is shown
     peaks: bytes = b""  # see `media.preview`
     warnings: tuple[str, ...] = ()  # for whoever adds it; not stored
+    edited: bool = False  # its metadata were changed after it was added
+    keep_edits: bool = False  # where the item that it replaces was edited, that one's metadata stay
     # A long file is written part by part: the first of these windows, and whether more follow.
     first_window: int = 0
     partial: bool = False
