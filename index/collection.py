@@ -39,7 +39,15 @@ from .durable import sync
 from .records.agreements import Agreed
 from .records.database import AGREED_KEY, VOCABULARY_KEY, Records, holds_records
 from .records.filters import compile_filter
-from .records.item import Counts, Failure, Item, KnownSource, NewItem, Origin, UnknownItem
+from .records.item import (
+    Counts,
+    Failure,
+    Item,
+    KnownSource,
+    NewItem,
+    NoMedia,
+    Origin,
+)
 from .records.marks import NewMark, StoredMark
 from .records.tags import Readings, TagCount, TagRows, list_tags, number_readings
 from .records.window_table import WindowTable
@@ -641,7 +649,8 @@ class Collection:
         """The file of an item and the name it came with.
 
         Raises:
-            UnknownItem: no such item, or one without media.
+            UnknownItem: no such item.
+            NoMedia: it is a text, or its file is gone.
         """
         item = self.item(id)
         path = self.folder / MEDIA / item.media if item.media else None
@@ -649,9 +658,9 @@ class Collection:
             assert item.source is not None
             path = Path(item.source)
             if path != path.resolve():  # a link has taken its place
-                raise UnknownItem(id)
+                raise NoMedia(id)
         if path is None or not path.is_file():
-            raise UnknownItem(id)
+            raise NoMedia(id)
         return path, item.filename or path.name
 
     def picture(self, id: str, at_s: float) -> bytes:

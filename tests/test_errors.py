@@ -50,7 +50,7 @@ from index.ingest.remote import CannotImport, NoAnswer
 from index.ingest.watch import CannotWatch
 from index.learning import NotLearned
 from index.records.filters import BadFilter
-from index.records.item import UnknownItem
+from index.records.item import NoMedia, UnknownItem
 from index.records.marks import UnknownMark
 from index.records.schema import UnknownSchema
 from index.vectors.store import VectorStoreFailed
@@ -184,6 +184,7 @@ ANSWERS = [
     ),
     (NotReady("a", "half done"), 409, "not_ready", '{"name": "a", "problem": "half done"}'),
     (UnknownItem("i"), 404, "unknown_item", '{"id": "i"}'),
+    (NoMedia("i"), 404, "unknown_item", '{"id": "i"}'),
     (UnknownMark(7), 404, "unknown_mark", '{"number": 7}'),
     (NotLearned("too little"), 500, "collection", '{"problem": "too little"}'),
     (UnknownSchema(9), 500, "unknown_schema", '{"found": 9}'),

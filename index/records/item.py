@@ -31,6 +31,13 @@ class UnknownItem(Exception):
         return f"no item {self.id!r}"
 
 
+class NoMedia(UnknownItem):
+    """An item that is there, without media that could be sent."""
+
+    def __str__(self) -> str:
+        return f"item {self.id!r} has no media: it is a text, or its file is not there any more"
+
+
 def current_time() -> str:
     """The time in UTC, to the second, as ISO 8601 writes it: texts that sort as times do."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
