@@ -300,7 +300,18 @@ def collection_path(collection: str) -> str:
 
 
 def item_path(collection: str, id: str) -> str:
-    return f"{collection_path(collection)}/items/{quote(id)}"
+    return f"{collection_path(collection)}/items/{quote_id(id)}"
+
+
+def quote_id(id: str) -> str:
+    """An id as part of an address. HTTP clients resolve `..` between slashes, and would ask for
+    another item: the slashes of such an id are quoted, too.
+
+    >>> quote_id("a b/c"), quote_id("../c")
+    ('a%20b/c', '..%2Fc')
+    """
+    is_dotted = any(part in (".", "..") for part in id.split("/"))
+    return quote(id, safe="" if is_dotted else "/")
 
 
 def without_none(options: Mapping[str, Any]) -> dict[str, Any]:

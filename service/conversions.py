@@ -22,7 +22,7 @@ from media.convert import Made, Order
 from media.errors import BadMedia, BeyondBudget
 from media.sandbox import MIB, Converters
 
-from .exceptions import DiskFull, Overloaded
+from .exceptions import DiskFull, Overloaded, OverQuota
 from .metrics import Metrics
 from .quotas import Quota
 from .settings import Settings
@@ -56,10 +56,11 @@ class Converted:
 
 
 class Making:
-    """A file that is being made, and how many wait for it."""
+    """A file that is being made, who asked for it first, and how many wait for it."""
 
-    def __init__(self, task: asyncio.Task[Converted]) -> None:
+    def __init__(self, task: asyncio.Task[Converted], client: str) -> None:
         self.task = task
+        self.client = client  # whose quota it is taken of
         self.waiting = 0
 
 
@@ -108,16 +109,20 @@ class Conversions:
                 raise Overloaded("converting")
             task = asyncio.ensure_future(self._make(key, source, path, order, client))
             task.add_done_callback(retrieve)
-            making = self._making[key] = Making(task)
+            making = self._making[key] = Making(task, client)
         making.waiting += 1
         try:
             return await asyncio.shield(making.task)
+        except OverQuota:
+            if making.client == client:
+                raise
         finally:
             making.waiting -= 1
             if not making.waiting:
                 making.task.cancel()
-                if self._making.get(key) is making:
-                    del self._making[key]
+            if self._making.get(key) is making and (not making.waiting or making.task.done()):
+                del self._making[key]
+        return await self.get(path, order, client)  # that was the quota of somebody else
 
     def _find(self, key: str, source: str, order: Order) -> Converted | None:
         kept = self._kept.get(key)
@@ -147,7 +152,12 @@ class Conversions:
             out.touch()
             with stage("convert"):
                 made = await self._convert(path, out, order.limited_to(min(room, most)))
+            # before it is kept: else it could be had by asking again
+            self._quota.take(client, math.ceil(made.end_s - made.start_s))
             outcome = "good"
+        except OverQuota:
+            outcome = "over_quota"
+            raise
         except BeyondBudget as fault:
             outcome = fault.code
             if room < most:
@@ -164,7 +174,6 @@ class Conversions:
         kept = Converted(out, made, size, source, order.clip, f'"{key}"')
         self._kept[key] = kept
         self._shrink()
-        self._quota.take(client, math.ceil(made.end_s - made.start_s))
         return kept
 
     async def _convert(self, path: Path, out: Path, order: Order) -> Made:

@@ -74,5 +74,8 @@ def token_in(query: bytes) -> str | None:
 
 def item_address(collection: str, id: str, part: str, token: str | None) -> str:
     """The path of a part of an item, with its token."""
-    path = f"/v1/collections/{quote(collection, safe='')}/items/{quote(id)}/{part}"
+    # clients resolve `..` between slashes, and would ask for another item
+    is_dotted = any(piece in (".", "..") for piece in id.split("/"))
+    quoted = quote(id, safe="" if is_dotted else "/")
+    path = f"/v1/collections/{quote(collection, safe='')}/items/{quoted}/{part}"
     return path if token is None else f"{path}?link={token}"

@@ -50,7 +50,7 @@ class RequestMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        headers = dict(scope["headers"])
+        headers = dict(reversed(scope["headers"]))  # of a name's values the first, as routes read
         settings = self._owner.active.state.settings
         trace = Trace(request_id(headers), observe=self._owner.metrics.observe_stage)
         path = get_route_path(scope)

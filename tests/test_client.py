@@ -116,6 +116,20 @@ def test_everything_awaited(address: str, clips: dict[str, Path]) -> None:
     asyncio.run(work())
 
 
+@pytest.mark.parametrize("id", ["a/../b", "../b", "b/.", "b/..", "./b"])
+def test_an_id_that_looks_like_a_path_is_no_other_item(address: str, id: str) -> None:
+    """Deleting it deletes it, and not `b`, to which its path leads."""
+    with Client(address, key="k") as tercet:
+        tercet.add("default", "green", "b")
+        tercet.add("default", "blue", id)
+        assert tercet.item("default", id)["text"] == "blue"
+        tercet.delete("default", id)
+        assert tercet.item("default", "b")["text"] == "green"
+        with pytest.raises(Refused, match="no item"):
+            tercet.item("default", id)
+        tercet.delete("default", "b")
+
+
 @pytest.mark.parametrize(
     "answer, fields",
     [

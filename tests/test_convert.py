@@ -25,8 +25,8 @@ from media.errors import BadStretch, BeyondBudget, DecoderFailed, MissingModalit
 from media.hdr import to_bt709
 from media.sandbox import Converters
 from service.app import create_app
-from service.conversions import FOLDER, LINGER_S, Conversions
-from service.exceptions import DiskFull
+from service.conversions import FOLDER, LINGER_S, Conversions, Converted
+from service.exceptions import DiskFull, OverQuota
 from service.metrics import Metrics
 from service.quotas import Quota
 from service.settings import Settings
@@ -570,7 +570,7 @@ def test_a_disk_that_runs_short_takes_back_what_is_kept(tmp_path: Path, films: P
 class Kept:
     """Conversions of a folder of their own, with sounds to convert."""
 
-    def __init__(self, data: Path, **changes: Any) -> None:
+    def __init__(self, data: Path, quota: str = "", **changes: Any) -> None:
         self.settings = Settings(data=data, **changes)
         self.metrics = Metrics()
         self.folder = data / FOLDER
@@ -579,7 +579,7 @@ class Kept:
             self.settings,
             Converters(workers=2, max_s=60.0),
             self.metrics,
-            Quota("seconds of media", ""),
+            Quota("seconds of media", quota),
             self.check_room,
         )
 
@@ -646,6 +646,30 @@ def test_what_was_used_least_recently_goes_and_can_still_be_read(tmp_path: Path)
 
     asyncio.run(ask())
     assert kept.count("good") == 5
+    kept.conversions.close()
+
+
+def test_what_is_over_a_quota_is_not_kept_and_is_nobody_elses_refusal(tmp_path: Path) -> None:
+    """Of ten seconds `a` has taken eight. It asks for eight more, and so does `b` meanwhile."""
+    kept = Kept(tmp_path, quota="10/hour")
+    sound = noise(tmp_path / "noise.aiff")
+
+    async def ask() -> None:
+        get = kept.conversions.get
+        await get(sound, order(0, 8), "a")
+        for _ in range(2):  # asking again does not give it either
+            with pytest.raises(OverQuota):
+                await get(sound, order(10, 18), "a")
+        answers = await asyncio.gather(
+            *(get(sound, order(20, 28), client) for client in "aba"), return_exceptions=True
+        )
+        refused, given, again = answers
+        assert isinstance(refused, OverQuota) and isinstance(again, OverQuota)
+        assert isinstance(given, Converted) and given.made.end_s == 28.0
+        assert await get(sound, order(20, 28), "a") is given  # nothing is decoded for it
+
+    asyncio.run(ask())
+    assert len(kept.files()) == 2
     kept.conversions.close()
 
 

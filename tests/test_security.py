@@ -10,6 +10,7 @@ import socket
 import time
 import zipfile
 from pathlib import Path
+from urllib.parse import quote
 
 import httpx
 import numpy as np
@@ -409,6 +410,22 @@ def test_a_link_ends_with_its_key_and_its_process() -> None:
         links.maker(token, "GET", path, ["key b"])
     with pytest.raises(BadLink):
         Links().maker(token, "GET", path, ["key a"])
+
+
+@pytest.mark.parametrize("id", ["../x/red", "a/../red", "a/.", "./red", "a/..b"])
+def test_a_link_leads_to_an_id_that_looks_like_a_path(tmp_path: Path, id: str) -> None:
+    """Clients resolve what lies between slashes, and would ask for another item."""
+    red = make_clip(tmp_path / "red.mp4", [RED])
+    items, key = "/v1/collections/default/items", {"Authorization": "Bearer sesame"}
+    with (
+        listening(Settings(data=tmp_path / "data", api_keys="sesame")) as port,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}") as client,
+    ):
+        with red.open("rb") as file:
+            form = {"files": {"file": file}, "data": {"id": id}, "headers": key}
+            client.post(items, **form).raise_for_status()
+        link = client.post(f"{items}/{quote(id, safe='')}/link", headers=key).json()
+        assert client.get(link["media"]).content == red.read_bytes()
 
 
 def test_requests_by_a_link_are_of_the_key_that_made_it(tmp_path: Path) -> None:

@@ -498,7 +498,8 @@ def test_items(client: Client, clips: dict[str, Path]) -> None:
     refused(client.get("/v1/collections/default/items/words/waveform"), 404, "no_preview")
     refused(client.get("/v1/collections/default/items/nobody/poster"), 404, "unknown_item")
     refused(client.get("/v1/collections/default/items/nobody"), 404, "unknown_item")
-    refused(client.get("/v1/collections/default/items/words/media"), 404, "unknown_item")
+    told = refused(client.get("/v1/collections/default/items/words/media"), 404, "unknown_item")
+    assert "has no media: it is a text" in told["message"]
 
 
 def test_ids_may_look_like_paths(client: Client, clips: dict[str, Path]) -> None:
@@ -960,6 +961,11 @@ def test_a_body_over_the_limit_is_refused(tmp_path: Path) -> None:
             client.post("/v1/embed/audio", files={"file": ("a.wav", b"\0" * 2_000_000)}).status_code
             == 415
         )
+        # nor does a second type make JSON a form, of which routes read the first
+        text = b'{"text": "%s"}' % (b"x" * 2_000_000)
+        twice = [("content-type", "application/json"), *headers.items()]
+        items = "/v1/collections/default/items"
+        refused(client.post(items, content=text, headers=twice), 413, "too_large")
 
 
 def test_an_encoder_that_fails_is_one_requests_error(

@@ -4,7 +4,13 @@ import { $, remember, sentence } from "./dom.js";
 import { t } from "./texts.js";
 
 export const collectionPath = (name) => `v1/collections/${encodeURIComponent(name)}`;
-export const itemPath = (name, id) => `${collectionPath(name)}/items/${id.split("/").map(encodeURIComponent).join("/")}`;
+
+/** An item's path. Browsers resolve `..` between slashes: those of such an id are quoted, too. */
+export function itemPath(name, id) {
+  const parts = id.split("/");
+  const slash = parts.includes(".") || parts.includes("..") ? "%2F" : "/";
+  return `${collectionPath(name)}/items/${parts.map(encodeURIComponent).join(slash)}`;
+}
 
 /** The answer to a request. Throws an Error that says what the service says. */
 export async function request(path, options = {}) {
