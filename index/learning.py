@@ -23,6 +23,7 @@ import numpy as np
 
 from export.bundle import Route
 from export.encoder import Encoder
+from media.errors import BadText
 
 from .adapters import Adapter, Adapters, QueryMoves, Version, fit_moves, route_name
 from .calibration import SAMPLE
@@ -211,7 +212,10 @@ def encode_query(
 ) -> Vectors | None:
     """A marked query's vector [dim]; None where it says nothing to the encoder."""
     if query.text is not None:
-        (reading,) = encoder.read([query.text], source)
+        try:
+            (reading,) = encoder.read([query.text], source)
+        except BadText:  # of an earlier version, which kept marks of such queries
+            return None
         if not reading.known:
             return None
         return np.asarray(embed_rows(encoder, source, reading.rows[:1])[0], np.float32)

@@ -327,6 +327,8 @@ class NewFeedback(Marks):
             raise ValueError("mark at least one hit as `right` or `wrong`")
         if right & wrong:
             raise ValueError("a moment is marked as right and as wrong")
+        if len(right) + len(wrong) < len(self.right) + len(self.wrong):
+            raise ValueError("a moment is marked twice")
         return self
 
 
@@ -426,6 +428,9 @@ class ComposedSearch(MarkedSearch):
 
     @model_validator(mode="after")
     def check_together(self) -> ComposedSearch:
+        several = self.aggregate == "item" or any(part.then for part in self.parts)
+        if self.rerank is not None and several:
+            raise ValueError("`rerank` goes with neither `then` nor `aggregate` item")
         if self.feedback is not None and len(split_steps(self.parts)) > 1:
             raise ValueError("`feedback` does not go with `then`")
         if self.aggregate == "item":

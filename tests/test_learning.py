@@ -134,6 +134,8 @@ def test_marks_over_http(tmp_path: Path) -> None:
         for bad in (
             {"query": "red"},
             {"query": "red", "right": [{"id": "a"}], "wrong": [{"id": "a"}]},
+            {"query": "red", "right": [{"id": "a"}, {"id": "a"}]},
+            {"query": " ", "right": [{"id": "a"}]},  # searched by, it is refused
         ):
             assert client.post("/v1/feedback", json=bad).status_code == 400
         absent = client.post("/v1/feedback", json={"query": "red", "right": [{"id": "absent"}]})
@@ -181,6 +183,15 @@ def test_learning_helps_such_queries_and_is_undone_exactly(tmp_path: Path) -> No
         assert [path.name for path in (box.folder / LEARNED).iterdir()] == [VERSIONS]
         with pytest.raises(NotLearned, match="nothing to undo"):
             undo(tmp_path, "box", FakeEncoder())
+
+
+def test_a_query_that_cannot_be_read_hinders_no_learning(tmp_path: Path) -> None:
+    with closing(Collections(tmp_path, "fake", dims(4))) as collections:
+        box = collections.create("box")
+        fill(box)
+        add_marks(box)
+        box.add_marks([mark("blue-0", True, query=MarkedQuery("video", " "))])
+        assert learn(tmp_path, "box", FakeEncoder()).measured["after"] > 0.9
 
 
 def test_what_would_not_help_is_refused_with_its_figures(tmp_path: Path) -> None:

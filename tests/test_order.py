@@ -220,3 +220,12 @@ def test_what_does_not_go_with_parts_by_themselves(wrong: dict[str, Any]) -> Non
     schemas.ComposedSearch.model_validate(request)
     with pytest.raises(ValidationError, match="aggregate"):
         schemas.ComposedSearch.model_validate(request | {"aggregate": "item"})
+
+
+def test_steps_and_parts_by_themselves_have_one_order() -> None:
+    parts = [{"text": "red"}, {"text": "green"}]
+    request = {"parts": parts, "targets": ["any"], "rerank": "gram"}
+    schemas.ComposedSearch.model_validate(request)
+    for wrong in ({"aggregate": "item"}, {"parts": [parts[0], {**parts[1], "then": True}]}):
+        with pytest.raises(ValidationError, match="`rerank` goes with neither"):
+            schemas.ComposedSearch.model_validate(request | wrong)

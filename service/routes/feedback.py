@@ -35,7 +35,9 @@ async def add_feedback(
     collection = tercet.collections.get(request.collection)
     change.about["collection"] = collection.name
     query = read_query(request)
-    tercet.encoder.manifest.routes([query.modality], query.target)
+    route = tercet.encoder.manifest.routes([query.modality], query.target)[0]
+    if query.text is not None:  # refused as a search by it is
+        await tercet.pipeline.read_texts([query.text], route.encodings[query.modality])
     marks = [
         NewMark(query=query, item=mark.id, right=right, start_s=mark.start_s)
         for right, some in ((True, request.right), (False, request.wrong))
