@@ -23,7 +23,7 @@ from pydantic.fields import FieldInfo  # noqa: E402
 from export.encoder import Encoder  # noqa: E402
 from service.app import create_app  # noqa: E402
 from service.cli import COMMANDS, GROUPS, main  # noqa: E402
-from service.settings import Settings  # noqa: E402
+from service.settings import Settings, write_default  # noqa: E402
 
 MARKER = re.compile(r"^<!-- generated: (\w+) -->$", re.MULTILINE)
 ADDRESS = "http://127.0.0.1:8000"
@@ -62,19 +62,12 @@ def settings_reference() -> str:
         (
             f"`TERCET_{name.upper()}`",
             f"`--{name.replace('_', '-')}`",
-            setting_default(field),
+            f"`{write_default(name)}`" if write_default(name) else "none",
             cell(field.description or "") + setting_choices(field),
         )
         for name, field in Settings.model_fields.items()
     )
     return "\n".join(table(("variable", "flag", "default", "what"), rows))
-
-
-def setting_default(field: FieldInfo) -> str:
-    value = field.default
-    if value is None or value in ("", ()):
-        return "none"
-    return f"`{json.dumps(value)}`" if isinstance(value, bool) else f"`{value}`"
 
 
 def setting_choices(field: FieldInfo) -> str:

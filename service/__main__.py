@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_origin
 
 import uvicorn
 from fastapi import FastAPI
@@ -31,7 +31,7 @@ from .app import create_app
 from .audit import check_writable
 from .keys import is_unguarded
 from .protocol import Protocol
-from .settings import Settings
+from .settings import Settings, write_default
 from .state import open_data
 from .trace import log_config, send_spans
 
@@ -57,7 +57,24 @@ def read_settings(argv: Sequence[str], prog: str) -> Settings:
         allow_abbrev=False,
     )
     flags = CliSettingsSource[argparse.ArgumentParser](Settings, root_parser=parser)
+    describe_flags(parser)
     return Settings(_cli_settings_source=flags(args=list(argv)), _env_file=file)
+
+
+def describe_flags(parser: argparse.ArgumentParser) -> None:
+    """Show the settings' flags as other commands show theirs: a value by a name in capitals, a
+    default as it is typed.
+    """
+    for action in parser._actions:
+        name = action.option_strings[0].removeprefix("--").replace("-", "_")
+        if name not in Settings.model_fields:
+            continue
+        field = Settings.model_fields[name]
+        if action.metavar is not None and get_origin(field.annotation) is not Literal:
+            action.metavar = name.upper()
+        default = write_default(name)
+        shown = f" (default: {default})" if default else ""
+        action.help = f"{field.description}{shown}".replace("%", "%%")
 
 
 def open_encoder(settings: Settings) -> OnnxEncoder:

@@ -262,3 +262,17 @@ def is_loopback(host: str) -> bool:
         return name == "localhost" or name.endswith(".localhost")
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
     return (mapped or address).is_loopback
+
+
+def write_default(name: str) -> str:
+    """A setting's default as one would type it; empty where there is none.
+
+    >>> write_default("proxies"), write_default("allow_open"), write_default("audit")
+    ('127.0.0.1,::1', 'false', '')
+    """
+    value = Settings.model_fields[name].default
+    if value is None:
+        return ""
+    if isinstance(value, tuple):
+        return ",".join(value)
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -130,6 +130,15 @@ def test_the_help_of_a_package_has_the_packages_name() -> None:
     )
 
 
+def test_flags_of_serve_are_shown_as_they_are_typed() -> None:
+    shown = " ".join(tercet("serve", "--help").stdout.split())
+    assert "--api-keys API_KEYS bearer keys" in shown
+    assert "--proxies PROXIES" in shown and "(default: 127.0.0.1,::1)" in shown
+    assert "--provider {cpu,cuda,tensorrt}" in shown and "(default: 8000)" in shown
+    assert "default: the log --allow-open" in shown
+    assert "tuple" not in shown and "null" not in shown
+
+
 def test_bash_completes_commands_and_flags(console: Path) -> None:
     script = tercet("completion", "bash").stdout
     assert tercet("completion", "zsh").stdout.endswith(script)
