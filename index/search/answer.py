@@ -59,8 +59,10 @@ class Plan:
     """How a search was answered.
 
     `exact`: nothing can have been missed. `candidates` counts the windows that were searched,
-    `compared` the vectors or codes that were compared. `ways` are those of `vectors.base.Found`.
-    `learned`: the query was moved by what was learned from kept marks.
+    `compared` the vectors or codes that were compared. `ways`: "scan" compared every vector that
+    may be found, "codes", "lists" and "graph" some of them, "words" found passages by the query's
+    words, and "milvus" does not say. `learned`: the query was moved by what was learned from kept
+    marks.
     """
 
     exact: bool
