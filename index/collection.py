@@ -646,22 +646,36 @@ class Collection:
             return records.counts()
 
     def media(self, id: str) -> tuple[Path, str]:
-        """The file of an item and the name it came with.
+        """The file of an item and the name it came with. Raises UnknownItem, NoMedia."""
+        item, path = self.item_media(id)
+        return path, item.filename or path.name
+
+    def item_media(self, id: str) -> tuple[Item, Path]:
+        """An item and its file, both of one moment.
 
         Raises:
             UnknownItem: no such item.
             NoMedia: it is a text, or its file is gone.
         """
         item = self.item(id)
-        path = self.folder / MEDIA / item.media if item.media else None
-        if path is None and item.origin == Origin.FILE:
-            assert item.source is not None
-            path = Path(item.source)
-            if path != path.resolve():  # a link has taken its place
+        while True:
+            path = self._media_path(item)
+            if path is not None and path.is_file():
+                return item, path
+            now = self.item(id)
+            if now == item:
                 raise NoMedia(id)
-        if path is None or not path.is_file():
-            raise NoMedia(id)
-        return path, item.filename or path.name
+            item = now  # it was replaced meanwhile
+
+    def _media_path(self, item: Item) -> Path | None:
+        """Where an item's media are; None where it has none, or a link has taken their place."""
+        if item.media:
+            return self.folder / MEDIA / item.media
+        if item.origin != Origin.FILE:
+            return None
+        assert item.source is not None
+        path = Path(item.source)
+        return path if path == path.resolve() else None
 
     def picture(self, id: str, at_s: float) -> bytes:
         """A JPEG of an item around a second. Raises UnknownItem; NoPreview: it has no picture."""

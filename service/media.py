@@ -10,13 +10,15 @@ import hashlib
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC
 from email.utils import formatdate, parsedate_to_datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from anyio import AsyncFile, wrap_file
 from starlette.datastructures import Headers
 from starlette.responses import FileResponse, Response
 from starlette.types import Receive, Scope, Send
@@ -123,7 +125,9 @@ def place_of(digits: str) -> int | None:
 
 
 class Stored(FileResponse):
-    """An answer with a file on the disk."""
+    """An answer with a file on the disk, as it is when the answer is made: it may be replaced or
+    deleted before it is sent.
+    """
 
     def __init__(
         self,
@@ -136,7 +140,8 @@ class Stored(FileResponse):
         disposition: Literal["inline", "attachment"] = "inline",
     ) -> None:
         """Raises OSError."""
-        stat = path.stat()
+        self._file = path.open("rb")
+        stat = os.fstat(self._file.fileno())
         self.version = version or version_of(stat)
         self._again = dict(headers or {})
         super().__init__(
@@ -150,6 +155,15 @@ class Stored(FileResponse):
         self._size = stat.st_size
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._file:
+            await self._answer(scope, receive, send)
+
+    @asynccontextmanager
+    async def _open_file(self) -> AsyncIterator[AsyncFile[bytes]]:
+        """In place of Starlette's, which opens the file when the answer has begun."""
+        yield wrap_file(self._file)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         asked = Headers(scope=scope)
         refusal = refused(scope, self.version, asked, self._again)
         if refusal is not None:

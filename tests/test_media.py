@@ -20,14 +20,16 @@ import pytest
 from fastapi.routing import APIRoute
 from httpx import Response
 
+from index.collection import Collection
 from index.ingest.build import build
 from index.ingest.reembed import reembed
 from index.library import Collections
+from index.records.item import Item, NewItem
 from media.containers import Budget
 from media.mediatypes import media_type
-from media.sandbox import Decoders
+from media.sandbox import Converters, Decoders
 from service.app import create_app
-from service.media import BadRange, ranges_of, seconds_of
+from service.media import BadRange, Stored, ranges_of, seconds_of
 from service.pipeline import media_suffix
 from service.routes import ROUTES
 from service.settings import Settings
@@ -137,6 +139,63 @@ def test_a_film_that_is_replaced_does_not_go_on_with_the_others_bytes(
         whole = asked(client, if_range=tag, **part)
         assert whole.status_code == 200 and whole.content == (tmp_path / "film.mp4").read_bytes()
         assert asked(client, if_none_match=tag).status_code == 200
+
+
+def test_a_file_that_is_deleted_before_it_is_sent_is_sent_whole(tmp_path: Path) -> None:
+    file = tmp_path / "a.bin"
+    for asks, expected in (("bytes=", b"0123456789"), ("bytes=2-4", b"234"), ("bytes=-1", b"9")):
+        file.write_bytes(b"0123456789")
+        answer = Stored(file, "text/plain")
+        file.unlink()
+        sent = Client(answer).get("/", headers={"range": asks} if asks != "bytes=" else {})
+        assert sent.content == expected
+
+
+@pytest.mark.parametrize(
+    "part, kind", [("media", "video/mp4"), ("clip?start_s=0&end_s=1", "video/webm")]
+)
+def test_an_item_that_is_replaced_meanwhile_is_one_version(
+    tmp_path: Path, film: Path, monkeypatch: pytest.MonkeyPatch, part: str, kind: str
+) -> None:
+    """A sound is replaced by a film after its record has been read."""
+    sound = make_wav(tmp_path / "a.wav", 3.0)
+    find = Collection.item
+    with Client(create_app(Settings(data=tmp_path / "data"), FakeEncoder())) as client:
+        add(client, sound, id="a")
+        replacing = iter([False, True]) if "clip" in part else iter([True])
+
+        def find_and_replace(self: Collection, id: str) -> Item:
+            found = find(self, id)
+            if next(replacing, False):
+                add(client, film, id="a")
+            return found
+
+        monkeypatch.setattr(Collection, "item", find_and_replace)
+        answer = client.get(f"{ITEMS}/a/{part}")
+        assert (answer.status_code, answer.headers["content-type"]) == (200, kind)
+        if part == "media":
+            assert answer.content == film.read_bytes()
+
+
+def test_a_sound_that_is_replaced_while_it_is_cut_is_looked_at_again(
+    tmp_path: Path, film: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = create_app(Settings(data=tmp_path / "data"), FakeEncoder())
+    with Client(app) as client:
+        add(client, make_wav(tmp_path / "a.wav", 3.0), id="a")
+        start = Converters.start
+        replacing = iter([True])
+
+        def replace_and_start(self: Converters, *args: Any) -> Any:
+            if next(replacing, False):
+                box = app.state.owner.active.state.collections.get("default")
+                other = NewItem(id="a", kind="audio", duration_s=3.0, windows=[], vectors={})
+                box.put_media(other, make_wav(tmp_path / "b.wav", 3.0, hz=880.0))
+            return start(self, *args)
+
+        monkeypatch.setattr(Converters, "start", replace_and_start)
+        answer = client.get(f"{ITEMS}/a/clip?start_s=0&end_s=1")
+        assert (answer.status_code, answer.headers["content-type"]) == (200, "audio/flac")
 
 
 def test_an_older_file_in_the_place_of_another_is_another_version(tmp_path: Path) -> None:

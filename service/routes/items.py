@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -17,10 +19,10 @@ from index.description import describe, make_sentence, read_bank, tag_readings
 from index.ingest.encoding import read_words
 from index.ingest.items import media_item
 from index.ingest.passages import add_passages, read_passages
-from index.records.item import Item, NewItem, UnknownItem, list_modalities
+from index.records.item import Item, NewItem, list_modalities
 from index.vocabulary import ensure_vocabulary
 from media.convert import SUFFIXES, Order, clip_name, clip_order
-from media.errors import BadStretch, MissingModality
+from media.errors import BadMedia, BadStretch, MissingModality
 from media.manifest import check_metadata
 from media.mediatypes import media_type
 from media.modality import RECORDED
@@ -29,6 +31,7 @@ from media.passages import Passage
 from .. import schemas
 from ..access import Change, ChangeOf, needs
 from ..active import ClientId, Tercet
+from ..conversions import Converted
 from ..exceptions import BadRequest
 from ..forms import Fields, read_form
 from ..keys import ADD, ADMIN, READ
@@ -229,13 +232,11 @@ async def item_media(tercet: Tercet, name: str, id: str) -> Stored:
 
 
 def media_response(collection: Collection, id: str) -> Stored:
-    """Raises UnknownItem."""
-    path, filename = collection.media(id)
-    item = collection.item(id)
-    try:
-        return Stored(path, media_type(path, has_pictures(item)), filename)
-    except FileNotFoundError:  # deleted or replaced at this moment
-        raise UnknownItem(id) from None
+    """Raises UnknownItem, NoMedia."""
+    while True:
+        item, path = collection.item_media(id)
+        with suppress(FileNotFoundError):  # deleted or replaced at this moment: look again
+            return Stored(path, media_type(path, has_pictures(item)), item.filename or path.name)
 
 
 @router.get_and_head(
@@ -249,11 +250,13 @@ async def item_playable(
     second `start_s`: all of a short item, of a long one a stretch. The headers `tercet-start-s` and
     `tercet-end-s` say which.
     """
-    item, path, filename = await asyncio.to_thread(playable_media, tercet, name, id)
-    if start_s >= item.duration_s:
-        raise BadStretch(start_s, item.duration_s, item.duration_s)
-    order = Order(start_s, item.duration_s, clip=False, pictures=has_pictures(item))
-    converted = await tercet.conversions.get(path, order, client)
+
+    def order_of(item: Item) -> Order:
+        if start_s >= item.duration_s:
+            raise BadStretch(start_s, item.duration_s, item.duration_s)
+        return Order(start_s, item.duration_s, clip=False, pictures=has_pictures(item))
+
+    filename, _, converted = await convert_item(tercet, client, name, id, order_of)
     made = converted.made
     headers = {"Tercet-Start-S": str(made.start_s), "Tercet-End-S": str(made.end_s)}
     named = f"{Path(filename).stem}{SUFFIXES[made.media_type]}"
@@ -269,15 +272,17 @@ async def item_clip(
     tercet: Tercet, client: ClientId, name: str, id: str, start_s: Seconds, end_s: Seconds
 ) -> Stored:
     """A moment as a file of its own, cut exactly: of a video WebM, of a sound FLAC."""
-    item, path, filename = await asyncio.to_thread(playable_media, tercet, name, id)
-    order = clip_order(
-        start_s,
-        end_s,
-        duration_s=item.duration_s,
-        pictures=has_pictures(item),
-        longest_s=tercet.settings.clip_max_s,
-    )
-    converted = await tercet.conversions.get(path, order, client)
+
+    def order_of(item: Item) -> Order:
+        return clip_order(
+            start_s,
+            end_s,
+            duration_s=item.duration_s,
+            pictures=has_pictures(item),
+            longest_s=tercet.settings.clip_max_s,
+        )
+
+    filename, order, converted = await convert_item(tercet, client, name, id, order_of)
     return Stored(
         converted.path,
         converted.made.media_type,
@@ -287,15 +292,36 @@ async def item_clip(
     )
 
 
-def playable_media(tercet: State, name: str, id: str) -> tuple[Item, Path, str]:
-    """An item that is played, its file, and the name of that. Raises UnknownItem; MissingModality
-    where it is neither a video nor a sound.
+async def convert_item(
+    tercet: State, client: str, name: str, id: str, order_of: Callable[[Item], Order]
+) -> tuple[str, Order, Converted]:
+    """What is ordered of an item: the name of its file, the order, and what was made of it.
+
+    Raises:
+        UnknownItem, NoMedia.
+        MissingModality: it is neither a video nor a sound.
+        BadMedia, and what `Conversions.get` raises.
+    """
+    while True:
+        item, path = await asyncio.to_thread(playable_media, tercet, name, id)
+        order = order_of(item)
+        try:
+            converted = await tercet.conversions.get(path, order, client)
+        except (BadMedia, FileNotFoundError):
+            if path.is_file():
+                raise
+            continue  # it was deleted or replaced meanwhile: look again
+        return item.filename or path.name, order, converted
+
+
+def playable_media(tercet: State, name: str, id: str) -> tuple[Item, Path]:
+    """An item that is played, and its file. Raises UnknownItem, NoMedia; MissingModality where it
+    is neither a video nor a sound.
     """
     collection = tercet.collections.get(name)
-    item = collection.item(id)
-    if item.kind not in RECORDED:
+    if collection.item(id).kind not in RECORDED:
         raise MissingModality("video or audio")
-    return item, *collection.media(id)
+    return collection.item_media(id)
 
 
 def has_pictures(item: Item) -> bool:
