@@ -150,7 +150,7 @@ def test_an_older_bundles_collection_is_told_and_embedded_anew(tmp_path: Path) -
     refused = index(old, "search", "--text", "a dog")
     assert (
         refused.returncode == 1
-        and "index reembed --data DIR --collection default" in refused.stderr
+        and "tercet reembed --data DIR --collection default" in refused.stderr
     )
     built = index(old, "build", "--reembed", str(texts))
     assert built.returncode == 0, built.stderr
