@@ -265,9 +265,7 @@ class Manifest:
             NoRoute: no space does, or the named one does not.
         """
         wanted = tuple(dict.fromkeys(modalities))
-        holding = [
-            name for name, held in self.spaces.items() if all(m in held.encodings for m in wanted)
-        ]
+        holding = [name for name, held in self.spaces.items() if held.encodings.keys() >= {*wanted}]
         if not holding or space not in (None, *holding):
             raise NoRoute(wanted, {m: self.spaces_with(m) for m in wanted}, space)
         return space or holding[0]

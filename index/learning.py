@@ -243,10 +243,10 @@ def fit_route(lesson: Lesson, held_out: int | None) -> QueryMoves | None:
     moves: list[Vectors] = []
     for example in lesson.examples:
         known, _ = split_marks(example.marks, held_out)
-        right, wrong = (
-            lesson.gallery.marked(example.query, [mark for mark in known if mark.right == verdict])
-            for verdict in (True, False)
-        )
+        marked_right = [mark for mark in known if mark.right]
+        marked_wrong = [mark for mark in known if not mark.right]
+        right = lesson.gallery.marked(example.query, marked_right)
+        wrong = lesson.gallery.marked(example.query, marked_wrong)
         if len(right) or len(wrong):
             queries.append(example.query)
             moves.append(move(example.query, right, wrong, lesson.spread) - example.query)
@@ -337,9 +337,12 @@ def measure_example(
     queries = [example.query, example.query if moved is None else moved]
     if right:
         tally.held_out += len(right)
-        found = [gallery.best(query, TEN + len(known)) for query in queries]
-        unknown = [[id for id in ids if id not in known] for ids in found]
-        tally.precisions.append([average_precision(ids, right) for ids in unknown])
+        precisions = []
+        for query in queries:
+            found = gallery.best(query, TEN + len(known))
+            unknown = [id for id in found if id not in known]
+            precisions.append(average_precision(unknown, right))
+        tally.precisions.append(precisions)
     for items, sign in ((right, 1.0), (wrong, -1.0)):
         for item in items:
             tally.apart.append([sign * gallery.stands_out(query, item) for query in queries])

@@ -272,7 +272,7 @@ def read_tracks(
     container: InputContainer, streams: Sequence[av.VideoStream | av.AudioStream]
 ) -> list[Track]:
     """The times of the packets of each of `streams`."""
-    columns = {stream.index: [array(kind) for kind in COLUMNS] for stream in streams}
+    columns = {stream.index: make_columns() for stream in streams}
     for order, packet in enumerate(read_packets(container, *streams)):
         pts = UNKNOWN if packet.pts is None else packet.pts
         dts = UNKNOWN if packet.dts is None else packet.dts
@@ -284,6 +284,10 @@ def read_tracks(
         for column, value in zip(columns[packet.stream.index], row, strict=True):
             column.append(value)
     return [make_track(stream, columns[stream.index]) for stream in streams]
+
+
+def make_columns() -> list[array[int]]:
+    return [array(kind) for kind in COLUMNS]
 
 
 def make_track(stream: av.VideoStream | av.AudioStream, columns: list[array[int]]) -> Track:

@@ -344,9 +344,8 @@ def read_video(
         if abs(true_s - video_s) <= DRIFT_S:
             break
         video_s = true_s
-    place = {t: i for i, t in enumerate(times)}
     seen = [i for i, (start, end) in enumerate(windows) if start < true_s and end > told.start_s]
-    rows = np.array([[place[t] for t in chosen[i]] for i in seen])
+    rows = np.searchsorted(times, [chosen[i] for i in seen])
     pictures = {i: jpegs[middles[i]] for i in seen if options.previews and middles[i] in jpegs}
     shown_s = {i: middles[i] for i in pictures}
     plain = frozenset(i for i, row in zip(seen, rows, strict=True) if is_plain(frames[row]))

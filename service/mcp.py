@@ -50,6 +50,10 @@ def tool_errors() -> Iterator[None]:
         raise ToolError(f"The service could not be reached: {error}") from None
 
 
+def make_marks(ids: list[str] | None) -> list[dict[str, str]]:
+    return [{"id": id} for id in ids or []]
+
+
 def make_search(tercet: Client) -> Tool:
     def search(
         words: str,
@@ -74,10 +78,7 @@ def make_search(tercet: Client) -> Tool:
         parts: list[dict[str, Any]] = [{"text": words}]
         parts += ({"text": step, "then": True} for step in then or [])
         parts += ({"text": thing} for thing in also or [])
-        marks = {
-            kind: [{"id": id} for id in ids or []]
-            for kind, ids in (("right", right), ("wrong", wrong))
-        }
+        marks = {"right": make_marks(right), "wrong": make_marks(wrong)}
         options: dict[str, Any] = {"collection": collection, "top_k": limit, "filter": filter}
         options["tags"] = tags
         if right or wrong:

@@ -56,14 +56,12 @@ def search_in_order(
     wanted = max(OVERFETCH_FACTOR * options.top_k, MIN_CANDIDATES)
     while True:
         wide = replace(options, top_k=wanted, min_score=None, rerank=None)
-        matches = [
-            [retrieve(collection, records, step, wide, overfetch=False) for step in steps]
-            for steps in targets
-        ]
+        matches = [retrieve_steps(collection, records, steps, wide) for steps in targets]
         found = group_items(collection, records, matches, options)
         whole = all(step.exact for steps in matches for step in steps)
+        by_target = zip(*found, strict=True) if found else [()] * len(matches)
         missed = any(
-            can_miss(steps, [hits[n] for hits in found], options) for n, steps in enumerate(matches)
+            can_miss(steps, hits, options) for steps, hits in zip(matches, by_target, strict=True)
         )
         if not whole or not missed:
             break
@@ -72,6 +70,12 @@ def search_in_order(
     hits = [fuse_hits(merged, of_item) for of_item in found]
     best = sorted((hit for hit in hits if hit is not None), key=lambda hit: -hit.score)
     return conclude(merged, best[: options.top_k], options, {})
+
+
+def retrieve_steps(
+    collection: Collection, records: Records, steps: Steps, options: Options
+) -> list[TargetMatches]:
+    return [retrieve(collection, records, step, options, overfetch=False) for step in steps]
 
 
 def split_parts(query: TargetQuery) -> TargetQuery:
@@ -92,14 +96,15 @@ def group_items(
     about = records.about(items)
     items = [item for item in items if item in about]
     windows = ItemWindows(collection, records, items, every)
-    scores = [[score(windows, step) for step in steps] for steps in matches]
-    return [
-        [group_sequence(n, about[item], steps, options) for steps in scores]
-        for n, item in enumerate(items)
-    ]
+    of_items: list[list[Hit | None]] = [[] for _ in items]
+    for steps in matches:
+        scores = [score(windows, step) for step in steps]
+        for n, item in enumerate(items):
+            of_items[n].append(group_sequence(n, about[item], scores, options))
+    return of_items
 
 
-def can_miss(steps: list[TargetMatches], hits: list[Hit | None], options: Options) -> bool:
+def can_miss(steps: list[TargetMatches], hits: Sequence[Hit | None], options: Options) -> bool:
     """Whether an item that no step has found may score higher than the last of `top_k` hits."""
     top_k = options.top_k
     if any(len(step.scores) >= step.candidates for step in steps):
@@ -140,12 +145,11 @@ def group_sequence(n: int, about: About, steps: list[ItemScores], options: Optio
     if target is None:
         return None
     span = target.span(n)
-    places = target.windows.places[span.start : span.stop]
+    own = slice(span.start, span.stop)
+    places = target.windows.places[own]
     if not places:  # another target has found it
         return None
-    scores = np.array(
-        [[step.target.scores[i] for i in span] for step in steps if step.target], np.float64
-    )
+    scores = np.array([step.target.scores[own] for step in steps if step.target], np.float64)
     chosen = scores.argmax(axis=1).tolist() if anywhere else find_sequence(places, scores)
     if not chosen:
         return None

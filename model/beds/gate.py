@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 import torch
@@ -205,10 +206,11 @@ def cross_validate(data: GateData, *, steps: int = STEPS) -> dict[str, dict[str,
         ways: dict[str, Weigh] = {f"{weight:g}": keep_weight(weight) for weight in FIXED}
         for name, weigh in (ways | {"learned": learned}).items():
             found.setdefault(name, []).append(measure_gate(data, weigh, tested, heard))
-    return {
-        name: {measure: float(np.mean([one[measure] for one in folds])) for measure in folds[0]}
-        for name, folds in found.items()
-    }
+    return {name: mean_of_folds(folds) for name, folds in found.items()}
+
+
+def mean_of_folds(folds: list[dict[str, float]]) -> dict[str, float]:
+    return {measure: fmean(one[measure] for one in folds) for measure in folds[0]}
 
 
 def format_validation(found: dict[str, dict[str, float]]) -> list[str]:

@@ -7,7 +7,7 @@ from statistics import fmean
 
 from evaluation.composed import CHANCE, COMPOSITIONS
 
-from ..training.ablation import format_spread, format_table, plot
+from ..training.ablation import format_routes, format_spread, format_table, plot
 from .plan import ARMS, BEDS, PLAIN, Result
 
 ROUTES = (
@@ -34,16 +34,17 @@ def by_arm(results: list[Result], bed: str) -> dict[str, list[Result]]:
 
 def format_arm(name: str, runs: list[Result], measure: str) -> list[str]:
     """A line of a table: mean and deviation over seeds of a measure of each route."""
-    routes = [format_spread([run["after"][0][route][measure] for run in runs]) for route in ROUTES]
-    return [name, *routes]
+    return [name, *format_routes([run["after"][0] for run in runs], measure, ROUTES)]
+
+
+def format_gap(runs: list[Result], gap: str) -> str:
+    name = "-".join(sorted(gap.split("-")))
+    return format_spread([run["gap"][name] for run in runs])
 
 
 def format_rest(name: str, runs: list[Result]) -> list[str]:
     """A line of the other table: steps, compute, gaps, and sounds put together."""
-    gaps = [
-        format_spread([run["gap"]["-".join(sorted(gap.split("-")))] for run in runs])
-        for gap in GAPS
-    ]
+    gaps = [format_gap(runs, gap) for gap in GAPS]
     ratio = runs[0]["operations"] / runs[0]["plain_operations"]
     composed = [format_groups(runs, kind) for kind in COMPOSITIONS]
     return [name, str(len(runs)), str(runs[0]["steps"]), f"{ratio:.2f}", *gaps, *composed]

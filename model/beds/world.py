@@ -60,8 +60,8 @@ def render_clips(split: str, count: int, encoder: EncoderConfig, file: Path, job
         with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
             rendered = list(pool.map(partial(render_clip, encoder), scenes, chunksize=16))
         part = file.with_suffix(".part.npz")
-        frames, sounds = (np.stack([clip[i] for clip in rendered]) for i in (0, 1))
-        np.savez(part, frames=frames, sounds=sounds)
+        frames, sounds = zip(*rendered, strict=True)
+        np.savez(part, frames=np.stack(frames), sounds=np.stack(sounds))
         part.replace(file)
     with np.load(file) as stored:
         arrays = {VIDEO: stored["frames"], AUDIO: stored["sounds"]}

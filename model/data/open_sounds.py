@@ -112,6 +112,10 @@ class Licence:
     name: str
     author: str
 
+    def agreement(self, path: str) -> int:
+        """That of the pattern which agrees best with an installed path."""
+        return max((agreement(path, pattern) for pattern in self.patterns), default=0)
+
 
 @dataclass
 class Contents:
@@ -257,15 +261,13 @@ def read_licences(text: str) -> list[Licence]:
     """The paragraphs on files of a machine-readable copyright file (DEP 5); of prose, none."""
     from debian_inspector.copyright import CopyrightFilesParagraph, DebianCopyright
 
-    return [
-        Licence(
-            paragraph.files.values,
-            paragraph.license.name or "",
-            ", ".join(statement.holder for statement in paragraph.copyright.statements)[:200],
-        )
-        for paragraph in DebianCopyright.from_text(text).paragraphs
-        if isinstance(paragraph, CopyrightFilesParagraph)
-    ]
+    licences = []
+    for paragraph in DebianCopyright.from_text(text).paragraphs:
+        if isinstance(paragraph, CopyrightFilesParagraph):
+            holders = ", ".join(part.holder for part in paragraph.copyright.statements)
+            name = paragraph.license.name or ""
+            licences.append(Licence(paragraph.files.values, name, holders[:200]))
+    return licences
 
 
 def find_licence(path: str, licences: list[Licence]) -> Licence | None:
@@ -276,11 +278,7 @@ def find_licence(path: str, licences: list[Licence]) -> Licence | None:
     >>> find_licence("usr/share/game/horn.ogg", list(by)).name
     'CC0'
     """
-    graded = [
-        (max(agreement(path, pattern) for pattern in licence.patterns), licence)
-        for licence in licences
-        if licence.patterns
-    ]
+    graded = [(licence.agreement(path), licence) for licence in licences]
     best = max((grade for grade, _ in graded), default=0)
     if best == 0:
         return None

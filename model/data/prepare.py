@@ -318,15 +318,12 @@ def esc10_rows(rows: list[dict[str, Any]], part: str, fold: int) -> list[dict[st
 def digit_rows(rows: list[dict[str, Any]], part: str) -> list[dict[str, Any]]:
     digits = [row for row in rows if row["dataset"] == "Free Spoken Digit Dataset"]
     phrases = DIGIT if part == "train" else DIGIT[3:4]
-    return [
-        row_of(
-            row,
-            f"digit {row['labels'][0]}",
-            [phrase.format(row["labels"][0]) for phrase in phrases],
-        )
-        for row in digits
-        if (row["split"] == "test") == (part == "test")
-    ]
+    made = []
+    for row in digits:
+        if (row["split"] == "test") == (part == "test"):
+            digit = row["labels"][0]
+            made.append(row_of(row, f"digit {digit}", [text.format(digit) for text in phrases]))
+    return made
 
 
 def row_of(source: dict[str, Any], group: str, said: list[str]) -> dict[str, Any]:

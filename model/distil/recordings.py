@@ -176,24 +176,22 @@ def list_attributions(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         parts = row["source"].split(":")
         origin = f"debian:{parts[1]}" if parts[0] == "debian" else parts[0]
         found.setdefault((origin, row["licence"]), []).append(row)
-    return [
-        {
-            "source": origin,
-            "licence": licence,
-            "rows": len(of),
-            "authors": sorted({row["author"] for row in of if row.get("author")}),
-        }
-        for (origin, licence), of in sorted(found.items())
-    ]
+    entries = []
+    for (origin, licence), of in sorted(found.items()):
+        authors = sorted({row["author"] for row in of if row.get("author")})
+        entry = {"source": origin, "licence": licence, "rows": len(of), "authors": authors}
+        entries.append(entry)
+    return entries
 
 
 def write_learned_rows(rows: list[dict[str, Any]], run: Path) -> None:
     """Keep in a run what it learns from: each row's id, source, licence and author."""
     run.mkdir(parents=True, exist_ok=True)
     kept = ("id", "source", "licence", "author")
-    lines = [{name: row[name] for name in kept if row.get(name)} for row in rows]
-    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-    (run / LEARNED).write_text(text, encoding="utf-8")
+    with (run / LEARNED).open("w", encoding="utf-8") as file:
+        for row in rows:
+            line = {name: row[name] for name in kept if row.get(name)}
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
 def read_learned_rows(run: Path) -> list[dict[str, Any]]:

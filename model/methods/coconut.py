@@ -126,11 +126,11 @@ def measure_stages(found: Evaluation, *, schedule: Schedule) -> dict[str, float]
                 recalls.setdefault(f"stage {stage + 1} R@10", []).append(measures["R@10"])
     figures = {name: float(np.mean(values)) for name, values in sorted(recalls.items())}
     earlier = [f"stage {stage + 1} R@10" for stage in range(schedule.stage_at(found.step - 1))]
-    lost = [
-        max(figures[name], *(known[name] for known in found.before)) - figures[name]
-        for name in earlier
-        if name in figures and found.before
-    ]
+    lost = []
+    for name in earlier:
+        if name in figures and found.before:
+            best_before = max(known[name] for known in found.before)
+            lost.append(max(0.0, best_before - figures[name]))
     return figures | ({"forgotten": float(np.mean(lost))} if lost else {})
 
 

@@ -120,10 +120,15 @@ def harmonise(
     if settings.curriculum is not None and cosines is not None:
         first, last = settings.curriculum
         kept = (cosines > first + (last - first) * progress).to(cosines.dtype)
-        shared = {name: [x * kept[:, None] for x in of] for name, of in shared.items()}
+        shared = {name: keep_rows(gradients, kept) for name, gradients in shared.items()}
         figures["rows_kept"] = kept.mean()
     join = project if settings.realign else sum_gradients
     return {name: join(gradients) for name, gradients in shared.items()}, figures
+
+
+def keep_rows(gradients: list[Tensor], kept: Tensor) -> list[Tensor]:
+    """Gradients [n, dim] times `kept` [n], which is 1 for a row that learns and else 0."""
+    return [gradient * kept[:, None] for gradient in gradients]
 
 
 def sum_gradients(gradients: list[Tensor]) -> Tensor:

@@ -13,6 +13,7 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -171,6 +172,17 @@ def format_spread(values: list[float]) -> str:
     return f"{fmean(values):.3f} ± {deviation:.3f}"
 
 
+def format_routes(
+    measured: list[dict[str, dict[str, float]]], measure: str, routes: tuple[str, ...] = ROUTES
+) -> list[str]:
+    """Mean and deviation of a measure over several runs, for each route."""
+    return [format_route(measured, route, measure) for route in routes]
+
+
+def format_route(measured: list[dict[str, dict[str, float]]], route: str, measure: str) -> str:
+    return format_spread([run[route][measure] for run in measured])
+
+
 def format_table(heads: list[str], rows: list[list[str]]) -> list[str]:
     """The lines of a Markdown table.
 
@@ -183,12 +195,12 @@ def format_table(heads: list[str], rows: list[list[str]]) -> list[str]:
 
 def format_tables(results: dict[str, list[Result]]) -> str:
     """Retrieval after fine-tuning, and after pre-training, in Markdown."""
-    measured = [(route, name) for route in ROUTES for name in ("R@1", "R@10")]
+    heads = [f"{route} {measure}" for route in ROUTES for measure in ("R@1", "R@10")]
     tuned = []
     for arm, runs in results.items():
         last = [run["after"][-1] for run in runs]
-        cells = [format_spread([m[route][name] for m in last]) for route, name in measured]
-        tuned.append([arm, *cells])
+        pairs = zip(format_routes(last, "R@1"), format_routes(last, "R@10"), strict=True)
+        tuned.append([arm, *chain.from_iterable(pairs)])
     pre_trained = []
     for arm in PRE_TRAINING:
         runs = results[arm]
@@ -199,7 +211,7 @@ def format_tables(results: dict[str, list[Result]]) -> str:
                 arm,
                 str(runs[0]["steps"][0]),
                 format_spread(losses) if losses else "-",
-                *(format_spread([m[route]["R@10"] for m in first]) for route in ROUTES),
+                *format_routes(first, "R@10"),
             ]
         )
     gallery = next(iter(results.values()))[0]["after"][-1]["text-video"]["gallery"]
@@ -208,7 +220,7 @@ def format_tables(results: dict[str, list[Result]]) -> str:
     lines = [
         f"After fine-tuning, gallery {gallery}, mean and standard deviation of {seeds} seeds:",
         "",
-        *format_table(["pre-trained with", *(f"{r} {name}" for r, name in measured)], tuned),
+        *format_table(["pre-trained with", *heads], tuned),
         "",
         "As pre-training leaves it:",
         "",

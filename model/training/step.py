@@ -236,10 +236,10 @@ def add_cached_gradients(
     one_piece = len(pieces) == 1  # its graph is kept
     with torch.set_grad_enabled(one_piece):
         encoded = [encode_piece(model, piece, config) for piece in pieces]
-    vectors = {
-        name: torch.cat([part[name].detach() for part in encoded]).requires_grad_()
-        for name in encoded[0]
-    }
+    vectors = {}
+    for name in encoded[0]:
+        parts = [part[name].detach() for part in encoded]
+        vectors[name] = torch.cat(parts).requires_grad_()
     terms = loss_terms(vectors)
     weighted = {name: x / processes.size for name, x in weigh(terms, config).items()}
     rules = rows_of(config).gradient_rules

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from importlib import import_module
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -315,12 +316,11 @@ class Rows:
     @classmethod
     def join(cls, several: Iterable[Rows]) -> Rows:
         parts = list(several)
-        return cls(
-            **{
-                table.name: tuple(row for part in parts for row in getattr(part, table.name))
-                for table in fields(cls)
-            }
-        )
+        joined = {}
+        for table in fields(cls):
+            rows = chain.from_iterable(getattr(part, table.name) for part in parts)
+            joined[table.name] = tuple(rows)
+        return cls(**joined)
 
 
 PLAIN = Rows()

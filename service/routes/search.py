@@ -60,10 +60,8 @@ def parse_options(tercet: State, request: schemas.SearchOptions) -> Options:
 def read_marks(request: schemas.SearchOptions) -> Feedback | None:
     if not isinstance(request, schemas.MarkedSearch) or request.feedback is None:
         return None
-    right, wrong = (
-        tuple(Mark(mark.id, mark.start_s) for mark in marks)
-        for marks in (request.feedback.right, request.feedback.wrong)
-    )
+    right = tuple(Mark(mark.id, mark.start_s) for mark in request.feedback.right)
+    wrong = tuple(Mark(mark.id, mark.start_s) for mark in request.feedback.wrong)
     return Feedback(right, wrong)
 
 

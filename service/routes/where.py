@@ -148,4 +148,5 @@ def draw_sound(
 
 
 def rounded(scores: NDArray[np.float32]) -> list[list[float]]:
-    return [[round(float(score), DECIMALS) for score in row] for row in scores]
+    rows: list[list[float]] = scores.astype(np.float64).round(DECIMALS).tolist()
+    return rows
