@@ -33,7 +33,9 @@ from media.windows import InputSpecs
 from .fusion import Fusion
 
 FORMAT = 2
-MANIFEST, TOKENIZER, WEIGHTS = "manifest.json", "tokenizer.json", "weights.bin"
+MANIFEST = "manifest.json"
+TOKENIZER = "tokenizer.json"
+WEIGHTS = "weights.bin"
 DEFAULT = Path("bundles/default")  # the bundle that comes with these packages
 GOLDEN_ITEMS = 2
 ANY = "any"  # the target of a search that scores pictures and sound together; no modality
@@ -89,7 +91,8 @@ class WrongVectors(BadBundle):
         super().__init__(
             f"the {encoding} graph gives vectors {error:.2g} away from the bundle's golden ones"
         )
-        self.encoding, self.error = encoding, error
+        self.encoding = encoding
+        self.error = error
 
 
 class NoRoute(Exception):
@@ -105,7 +108,8 @@ class NoRoute(Exception):
             f"{m} lives in {' and '.join(where[m]) or 'no space'}" for m in modalities
         )
         super().__init__(f"this bundle has no {asked} with {' and '.join(modalities)}: {lives}")
-        self.modalities, self.space = list(modalities), space
+        self.modalities = list(modalities)
+        self.space = space
 
 
 @dataclass(frozen=True)

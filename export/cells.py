@@ -28,9 +28,12 @@ HEAD_ROWS = 64  # cells whose vectors are made at once
 # the map's side.
 REACH = 0.25
 # The patches in which YAMNet and networks like it hear: log mel bands of 10 ms.
-FRAME_S, FRAME_HOP_S = 0.025, 0.01
-PATCH_FRAMES, PATCH_HOP_FRAMES = 96, 48
-LOWEST_HZ, HIGHEST_HZ = 125.0, 7500.0
+FRAME_S = 0.025
+FRAME_HOP_S = 0.01
+PATCH_FRAMES = 96
+PATCH_HOP_FRAMES = 48
+LOWEST_HZ = 125.0
+HIGHEST_HZ = 7500.0
 
 Features = NDArray[np.float32]
 

@@ -56,7 +56,8 @@ class CannotRun(EncoderError):
 
     def __init__(self, provider: str, lacks: str) -> None:
         super().__init__(f"provider {provider} cannot run here: {lacks}")
-        self.provider, self.lacks = provider, lacks
+        self.provider = provider
+        self.lacks = lacks
 
 
 class WrongPrecision(EncoderError):
@@ -71,7 +72,8 @@ class WrongPrecision(EncoderError):
         super().__init__(
             f"precision {precision} is for {kind}; with provider {provider} choose {better}"
         )
-        self.precision, self.provider = precision, provider
+        self.precision = precision
+        self.provider = provider
 
 
 class UnverifiedPrecision(EncoderError):
@@ -81,7 +83,8 @@ class UnverifiedPrecision(EncoderError):
 
     def __init__(self, precision: str, problem: str) -> None:
         super().__init__(f"precision {precision} of this bundle {problem}")
-        self.precision, self.problem = precision, problem
+        self.precision = precision
+        self.problem = problem
 
 
 class BadVectors(EncoderError):
@@ -91,7 +94,8 @@ class BadVectors(EncoderError):
 
     def __init__(self, encoding: str, problem: str) -> None:
         super().__init__(f"{encoding}: {problem}")
-        self.encoding, self.problem = encoding, problem
+        self.encoding = encoding
+        self.problem = problem
 
 
 class Encoder(Protocol):
@@ -139,7 +143,9 @@ class OnnxEncoder:
         precision: str = "fp32",
         shared: bool = False,
     ) -> None:
-        self.manifest, self.provider, self.precision = bundle.manifest, provider, precision
+        self.manifest = bundle.manifest
+        self.provider = provider
+        self.precision = precision
         cores = threads or os.cpu_count() or 1
         # Texts are small and many, so two batches of them run at once, each on its caller's thread.
         # One core fewer for each lets both run; such threads wait less for each other than those of
@@ -253,7 +259,8 @@ class OnnxEncoder:
         if self.provider == "cpu":
             vectors: NDArray[np.float32] = run.run(None, {name: arrays})[0]
         else:
-            shaped, largest = self.pad_to_bucket(encoding, arrays, arrays.shape[1]), DEVICE_ROWS[-1]
+            shaped = self.pad_to_bucket(encoding, arrays, arrays.shape[1])
+            largest = DEVICE_ROWS[-1]
             pieces = [shaped[at : at + largest] for at in range(0, len(shaped), largest)]
             vectors = np.concatenate([run_on_device(run, name, piece) for piece in pieces])
         return check_vectors(encoding, vectors, self.manifest.dims[encoding])

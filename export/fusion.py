@@ -14,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 Vectors = NDArray[np.float32]
-VIDEO_INPUT, AUDIO_INPUT, OUTPUT = "video", "audio", "audio_weight"
+VIDEO_INPUT = "video"
+AUDIO_INPUT = "audio"
+OUTPUT = "audio_weight"
 PAGE = 4096  # windows at once
 
 

@@ -138,7 +138,8 @@ def find_logarithm_inputs(model: Any) -> list[str]:
     none.
     """
     made_by = {name: node for node in model.graph.node for name in node.output}
-    found, todo = set(), [node for node in model.graph.node if node.op_type == "Log"]
+    found = set()
+    todo = [node for node in model.graph.node if node.op_type == "Log"]
     while todo:
         node = todo.pop()
         if node.name not in found:

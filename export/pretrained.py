@@ -123,7 +123,8 @@ class Words(nn.Module):
 
     def __init__(self, model: Any, pad_id: int | None) -> None:
         super().__init__()
-        self.model, self.pad_id = model, pad_id
+        self.model = model
+        self.pad_id = pad_id
 
     def forward(self, tokens: Tensor) -> Tensor:
         seen = None if self.pad_id is None else (tokens != self.pad_id).long()
@@ -143,7 +144,8 @@ class Sound(nn.Module):
         encoder = model.audio_model.audio_encoder
         # for sounds longer than a window: none is
         encoder.enable_fusion = encoder.patch_embed.enable_fusion = False
-        self.n, self.hop = extractor.fft_window_size, extractor.hop_length
+        self.n = extractor.fft_window_size
+        self.hop = extractor.hop_length
         self.kernels: Tensor
         self.filters: Tensor
         turn = 2 * torch.pi * torch.arange(self.n, dtype=torch.float64) / self.n
@@ -200,7 +202,9 @@ class PEWords(nn.Module):
 
     def __init__(self, model: Any, head: nn.Module, pad_id: int) -> None:
         super().__init__()
-        self.model, self.head, self.pad_id = model, head, pad_id
+        self.model = model
+        self.head = head
+        self.pad_id = pad_id
 
     def forward(self, tokens: Tensor) -> Tensor:
         seen = (tokens != self.pad_id).long()
@@ -222,7 +226,8 @@ def adapt_picture_model(
     from transformers import AutoImageProcessor
 
     processor: Any = AutoImageProcessor.from_pretrained(place)
-    config, size = model.config, find_square_size(processor)
+    config = model.config
+    size = find_square_size(processor)
     if size != config.vision_config.image_size:
         raise UnknownFamily(
             name, f"prepared at {size} pixels for a network of {config.vision_config.image_size}"
@@ -255,7 +260,8 @@ def adapt_sound_model(name: str, place: str, model: Any) -> Published:
     from transformers import AutoFeatureExtractor
 
     extractor: Any = AutoFeatureExtractor.from_pretrained(place)
-    tokenizer, config = load_tokenizer(place), model.config.text_config
+    tokenizer = load_tokenizer(place)
+    config = model.config.text_config
     # RoBERTa counts from behind its padding
     positions = config.max_position_embeddings - config.pad_token_id - 1
     return Published(
@@ -315,10 +321,8 @@ def find_square_size(processor: Any) -> int:
     """The side of the square that an image processor makes, where it scales to just that before it
     crops.
     """
-    size, crop = (
-        dict(processor.size),
-        dict(processor.crop_size or {}) if processor.do_center_crop else {},
-    )
+    size = dict(processor.size)
+    crop = dict(processor.crop_size or {}) if processor.do_center_crop else {}
     found = {int(v) for v in (*size.values(), *crop.values())}
     return found.pop() if len(found) == 1 else -1
 
@@ -490,7 +494,8 @@ def read_model_card(name: str, folder: Path | None) -> dict[str, Any]:
     from huggingface_hub import ModelCard
     from huggingface_hub.errors import HfHubHTTPError
 
-    place, stated = folder or (Path(name) if Path(name).is_dir() else None), None
+    place = folder or (Path(name) if Path(name).is_dir() else None)
+    stated = None
     with suppress(OSError, ValueError, HfHubHTTPError):
         stated = ModelCard.load(place / "README.md" if place else name).data.get("license")
     licence = ", ".join(stated) if isinstance(stated, list) else stated

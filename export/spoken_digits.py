@@ -75,7 +75,8 @@ class PatchDetails:
         torch.set_num_threads(1)
         scores = load_sound_scores(self.stem)
         assert isinstance(scores.classifier, SoundClassifier)
-        rows, found = [], []
+        rows = []
+        found = []
         for row, window in read_sound_windows(paths):
             waveform = move(window, paths[row].name) if self.moved else window
             with torch.no_grad():
@@ -129,7 +130,8 @@ def fit_digits(
     """
     if not stem.is_dir():
         raise BadConfig(f"{stem} is not a run of `distil`, whose patches the digits are read from")
-    rows, others = read_digits(folder), choose_others(sounds)
+    rows = read_digits(folder)
+    others = choose_others(sounds)
     digest = hashlib.sha256((stem / "sound.pt").read_bytes()).hexdigest()
     of_digits = load_or_compute_features(
         [row["path"] for row in rows], PatchDetails(stem, digest, moved=True), "digits", cache

@@ -356,7 +356,8 @@ def fit_pictures(
     """The best settings, what they give for pictures that were left out [N, 384], a report."""
     judged = find_judged(pictures.rows)
     names = [pictures.rows[i]["text"] for i in judged]
-    features, logits = pictures.arrays["features"], pictures.arrays["logits"]
+    features = pictures.arrays["features"]
+    logits = pictures.arrays["logits"]
     folds = number_folds(pictures.rows)
     directions = find_directions(features, mean_of_roots(features))
     mapped = {}
@@ -504,7 +505,8 @@ def build_towers(
         to_kernel_map(fitted.caption_map),
         fitted.settings.caption_weight,
     )
-    scores, events = load_sound_scores(sources.sound_stem), to_linear_map(fitted.event_map)
+    scores = load_sound_scores(sources.sound_stem)
+    events = to_linear_map(fitted.event_map)
     sounds: nn.Module = SoundEncoder(scores, events)
     if fitted.digits:
         sounds = SoundWithDigitsEncoder(scores, events, fitted.digits.to_head())

@@ -62,7 +62,8 @@ class Tower(nn.Module):
 
     def __init__(self, model: VLSA, modality: str) -> None:
         super().__init__()
-        self.model, self.modality = model, modality
+        self.model = model
+        self.modality = modality
 
     def forward(self, x: Tensor) -> Tensor:
         return self.model.embed(self.modality, x)
@@ -156,9 +157,12 @@ def write_graphs(protos: dict[str, onnx.ModelProto], folder: Path) -> None:
 
 
 def set_external(tensor: onnx.TensorProto, offset: int, length: int) -> None:
-    dims, kind, name = list(tensor.dims), tensor.data_type, tensor.name
+    dims = list(tensor.dims)
+    kind = tensor.data_type
+    name = tensor.name
     tensor.Clear()
-    tensor.name, tensor.data_type = name, kind
+    tensor.name = name
+    tensor.data_type = kind
     tensor.dims.extend(dims)
     tensor.data_location = onnx.TensorProto.EXTERNAL
     for key, value in (("location", WEIGHTS), ("offset", str(offset)), ("length", str(length))):

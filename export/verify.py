@@ -230,7 +230,8 @@ def measure_losses(
                 found[name, route] = m["R@10"]
         return found
 
-    before, out = recall(""), {}
+    before = recall("")
+    out = {}
     for encoding in manifest.graphs:
         some = items[parse_modality(encoding)]
         expected = np.concatenate([encode_items(plain, encoding, [item]) for item in some])

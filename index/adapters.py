@@ -149,7 +149,8 @@ class Adapters:
         try:
             found = self._list.stat()
         except FileNotFoundError:
-            self._stamp, self._adapter = None, None
+            self._stamp = None
+            self._adapter = None
             return None
         stamp = (found.st_mtime_ns, found.st_size, found.st_ino)
         if stamp != self._stamp:

@@ -61,7 +61,10 @@ from .vectors.sizing import Sizing
 from .vectors.store import FaissStore, Store, VectorStoreFailed
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
-RECORDS, MEDIA, SNAPSHOTS = "records.sqlite", "media", "snapshots"  # in a collection's folder
+# in a collection's folder:
+RECORDS = "records.sqlite"
+MEDIA = "media"
+SNAPSHOTS = "snapshots"
 PLACE = re.compile(r"before:([0-9]{1,18})", re.ASCII)  # in a list of the newest items
 SET_ASIDE = "set-aside"  # there, media that no item names
 SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,8}")
@@ -155,7 +158,9 @@ class FingerprintConflict(CollectionError):
             f" re-embed it with `tercet reembed --data DIR --collection {name}` for this"
             " data folder and bundle, then the same with --swap"
         )
-        self.name, self.collection, self.bundle = name, collection, bundle
+        self.name = name
+        self.collection = collection
+        self.bundle = bundle
 
 
 class RecordsLost(CollectionError):
@@ -180,7 +185,8 @@ class NoVectors(CollectionError):
 
     def __init__(self, id: str, encoding: str) -> None:
         super().__init__(f"item {id!r} has no {encoding} to compare with")
-        self.id, self.encoding = id, encoding
+        self.id = id
+        self.encoding = encoding
 
 
 class ItemExists(CollectionError):
@@ -517,7 +523,8 @@ class Collection:
         Raises:
             ItemExists: an item of that id is there.
         """
-        aside, media = self.folder / SET_ASIDE, self.folder / MEDIA
+        aside = self.folder / SET_ASIDE
+        media = self.folder / MEDIA
         with self._writing:
             with self.hold_for_reading() as records:
                 for item in items:

@@ -24,16 +24,22 @@ from .ingest.names import make_printable
 from .records.database import Records
 from .records.item import MediaRow
 
-LENGTH_S, LENGTH_SHARE = 0.3, 0.02  # by which lengths of copies differ at most
-CLOSE_SOUND, CLOSE_PICTURES = 0.97, 0.83  # cosines of items' mean vectors that are compared further
+LENGTH_S = 0.3  # by which lengths of copies differ at most
+LENGTH_SHARE = 0.02  # the same, of the shorter one
+# cosines of items' mean vectors that are compared further
+CLOSE_SOUND = 0.97
+CLOSE_PICTURES = 0.83
 ROUGHLY = 0.6  # the correlation of coarse loudness from which on the finer one is computed
 COARSE = 32  # stretches of it
 # What two sounds must have in common: the correlation of their loudness, and the share of it that
 # they have in common once both are as loud. Sounds of a second or less have too little to
 # correlate: they must be as long and as loud, too.
-SHORT_S, SHORT_LENGTH_S = 1.0, 0.025
+SHORT_S = 1.0
+SHORT_LENGTH_S = 0.025
 MEDIUM_S = 4.0
-ALIKE_SHORT, ALIKE_MEDIUM, ALIKE_LONG = (0.98, 0.905), (0.955, 0.85), (0.85, 0.8)
+ALIKE_SHORT = (0.98, 0.905)
+ALIKE_MEDIUM = (0.955, 0.85)
+ALIKE_LONG = (0.85, 0.8)
 ALIKE_PICTURES = 0.9  # the correlation of pictures where nothing is heard
 SAME_PICTURES = 0.985  # that for itself tells that pictures are the same
 SAME_SOUND = 0.97  # the correlation that does so for sound, where pictures differ
@@ -42,11 +48,13 @@ FLAT = 0.05  # standard deviation over mean below which nothing varies that coul
 FLAT_CLOSE = 0.995  # the cosine that is asked for where nothing varies
 COPY_OF_COPY = 0.05  # by how much more alike a duplicate has to be, to be named as the original
 LAG_S = 0.2  # by which codecs may shift a sound
-HZ, SAMPLES_MOST = 100.0, 10_000  # at which loudness is compared, and how many samples at most
+HZ = 100.0  # at which loudness is compared
+SAMPLES_MOST = 10_000
 SMOOTH = 10  # samples over which it is averaged; half of them for short sounds
 SIDE = 16  # pixels, of the pictures that are compared
 PICTURES = 8  # of one item that are compared, at most
-BLOCK, BLOCK_PAIRS = 1024, 20_000_000  # items compared with others at once, and pairs of them
+BLOCK = 1024  # items compared with others at once
+BLOCK_PAIRS = 20_000_000
 Signal = NDArray[np.float32]  # [n]
 
 
@@ -244,7 +252,8 @@ def compare_sounds(earlier: MediaRow, later: MediaRow, cosine: float, looks: Loo
     """How alike the loudness of two sounds is from their start to their end, at the lag where it is
     most alike. Where nothing varies, the cosine of their vectors tells, if it is high.
     """
-    first, second = looks.loudness(earlier), looks.loudness(later)
+    first = looks.loudness(earlier)
+    second = looks.loudness(later)
     shorter_s = min(earlier.duration_s, later.duration_s)
     if not len(first) or not len(second):
         return Sound(0.0, 0.0)

@@ -27,7 +27,8 @@ NEW: dict[str, Reason] = {VIDEO: "new picture", AUDIO: "new sound"}
 CHANGE: dict[str, Reason] = {VIDEO: "change of picture", AUDIO: "change of sound"}
 LOUD: Reason = "loud"
 # what makes a window stand out, beside being new, which weighs 1
-CHANGE_WEIGHT, LOUD_WEIGHT = 0.25, 0.25
+CHANGE_WEIGHT = 0.25
+LOUD_WEIGHT = 0.25
 # a window is new if it has few like it: less than this share of the item
 RARE_SHARE = 0.1
 # windows of an item that each window is compared with; evenly spaced, where it has more
@@ -119,7 +120,8 @@ def activate(
     for modality, read in found.items():
         own = np.argsort(read.times_s[:, 0], kind="stable")
         at = find_rows(times_s, read.times_s[own])
-        new, change = measure_novelty(read.vectors[own]), measure_change(read.vectors[own])
+        new = measure_novelty(read.vectors[own])
+        change = measure_change(read.vectors[own])
         share = np.full(len(own), weights[modality] / full / (1 + CHANGE_WEIGHT))
         if modality == VIDEO:
             share[read.one_colour[own]] = 0.0
@@ -202,7 +204,8 @@ def measure_loudness(
 
 def choose(windows: Windows, limit: int) -> list[Highlight]:
     """The strongest stretches, the best first. No two overlap."""
-    activation, times_s = windows.activation, windows.times_s
+    activation = windows.activation
+    times_s = windows.times_s
     free = np.ones(len(activation), bool)
     found: list[Highlight] = []
     while free.any() and len(found) < limit:
@@ -211,7 +214,8 @@ def choose(windows: Windows, limit: int) -> list[Highlight]:
         if found and (score == 0.0 or score < LEAST_SHARE * found[0].score):
             break
         first, last = widen(activation, times_s, free, best)
-        start_s, end_s = float(times_s[first, 0]), float(times_s[last, 1])
+        start_s = float(times_s[first, 0])
+        end_s = float(times_s[last, 1])
         found.append(Highlight(start_s, end_s, min(score, 1.0), explain(windows, best)))
         free &= (times_s[:, 1] <= start_s) | (times_s[:, 0] >= end_s)
     return found

@@ -197,7 +197,8 @@ def make_lessons(
 
 def make_lesson(records: Records, encoder: Encoder, examples: list[Example]) -> Lesson:
     """For examples of one route."""
-    target, source = examples[0].route.target, examples[0].source
+    target = examples[0].route.target
+    source = examples[0].source
     marked = sorted({mark.item for example in examples for mark in example.marks})
     gallery = read_gallery(records, target, encoder.manifest.dims, marked)
     replay = records.bank(source, encoder.manifest.dims[source])

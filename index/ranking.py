@@ -76,5 +76,6 @@ def join_directions(found: dict[str, NDArray[np.float32]], joint: Joint) -> NDAr
     """Vectors [dim] of pictures and of sound, by encoding, as one; of either alone that."""
     if len(found) == 1:
         return next(iter(found.values()))
-    video, audio = found[joint.video][None], found[joint.audio][None]
+    video = found[joint.video][None]
+    audio = found[joint.audio][None]
     return direction(joint.add(video, audio, np.ones(1, bool)))

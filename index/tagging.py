@@ -96,10 +96,13 @@ def merge_tags(windows: Iterable[TaggedWindow]) -> list[TagMoment]:
         found = moments.setdefault((window.name, modality), [])
         if found and window.start_s <= found[-1].end_s + TOUCHING_S:
             last = found.pop()
-            start_s, end_s = last.start_s, max(last.end_s, window.end_s)
+            start_s = last.start_s
+            end_s = max(last.end_s, window.end_s)
             score = max(last.score, window.score)
         else:
-            start_s, end_s, score = window.start_s, window.end_s, window.score
+            start_s = window.start_s
+            end_s = window.end_s
+            score = window.score
         found.append(
             TagMoment(
                 name=window.name, modality=modality, start_s=start_s, end_s=end_s, score=score

@@ -32,7 +32,8 @@ from .tag_scales import SCALES, find_scale
 
 DEFAULT = Path(__file__).with_name("vocabulary.txt")
 PARENTS = Path(__file__).with_name("vocabulary_parents.txt")
-DEFAULT_SOURCE, OWN_SOURCE = "default", "own"
+DEFAULT_SOURCE = "default"
+OWN_SOURCE = "own"
 NAMES_MAX = 20_000
 NAME_MAX = 200  # characters
 BATCH = 64  # names embedded at once
@@ -85,7 +86,8 @@ def parse_vocabulary(text: str, source: str) -> Vocabulary:
         modalities: tuple[str, ...] = TAGGED
         before, colon, after = name.partition(":")
         if colon and before in TAGGED:
-            modalities, name = (before,), after.strip()
+            modalities = (before,)
+            name = after.strip()
         if not 0 < len(name) <= NAME_MAX:
             raise BadVocabulary(f"a name has 1 to {NAME_MAX} characters")
         for modality in modalities:

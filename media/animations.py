@@ -33,7 +33,8 @@ from .pictures import (
 )
 from .preview import encode_jpeg
 
-SHORTEST_MS, TENTH_MS = 10, 100  # browsers show a picture of up to 10 ms for a tenth of a second
+SHORTEST_MS = 10  # browsers show a picture of up to so long for a tenth of a second
+TENTH_MS = 100
 
 
 def animation_format(path: Path) -> str | None:

@@ -250,7 +250,8 @@ def find_jumps(track: Track, back_s: float) -> tuple[list[Jump], dict[int, float
                 at_s = expected
             elif back or step > JUMP_S:
                 jumps.append(Jump(i, track.packets[i].order, expected, at_s))
-        last_s, expected = at_s, at_s + lasts_s
+        last_s = at_s
+        expected = at_s + lasts_s
     return jumps, single
 
 
@@ -269,7 +270,8 @@ def returns(seconds: Sequence[float | None], at: int, expected: float) -> bool:
 
 def is_covered(jump: Jump, other: Track) -> bool:
     """Whether another stream goes on while this one jumps forward."""
-    low, high = jump.expected_s + ALIKE_S, jump.at_s - ALIKE_S
+    low = jump.expected_s + ALIKE_S
+    high = jump.at_s - ALIKE_S
     return any(t is not None and low < t < high for t in other.seconds())
 
 
@@ -301,7 +303,8 @@ def fix_far_pts(track: Track, clock: Clock) -> None:
     """
     if not track.pictures:
         return
-    usual, base = track.usual_delay(), float(track.base)
+    usual = track.usual_delay()
+    base = float(track.base)
     most = REORDER_MOST if track.reorders else 0
     shown = [packet.pts for packet in track.packets if packet.pts is not None]
     at = 0

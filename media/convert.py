@@ -28,16 +28,20 @@ from .encode import Quality, Timed, encode_pictures, encode_sound
 from .errors import BadMedia, BadStretch, BeyondBudget, MissingModality, TooLong
 from .remux import CopyPlan, copy_packets, find_keyframe, plan_copy
 
-FILM, SOUND, FLAC = "video/webm", "audio/webm", "audio/flac"
+FILM = "video/webm"
+SOUND = "audio/webm"
+FLAC = "audio/flac"
 FOR_BROWSERS = Quality(longest=1280, speed=8, crf=36)
 FOR_CLIPS = Quality(longest=1920, speed=6, crf=26)
 # What is encoded for browsers at once: as many seconds as have so many pixels, within limits.
 PIXELS_AT_ONCE = 600_000_000
-LEAST_S, MOST_S = 5.0, 60.0
+LEAST_S = 5.0
+MOST_S = 60.0
 SOUND_S = 600.0  # of a sound alone
 ANIMATED_S = 20.0  # of an animated picture, whose pictures are decoded from the first one on
 OPUS_RATE = 48_000  # samples a second
-FLAC_RATES, FLAC_CHANNELS = range(8_000, 192_001), 8
+FLAC_RATES = range(8_000, 192_001)
+FLAC_CHANNELS = 8
 SIXTEEN_BITS = {"u8", "u8p", "s16", "s16p"}  # sample formats that lose nothing in 16 bits
 TOLERANCE_S = 0.1  # a clip may be asked to end so much after its item
 SUFFIXES = {FILM: ".webm", SOUND: ".webm", FLAC: ".flac", "video/mp4": ".mp4"}
@@ -196,7 +200,8 @@ def encode(
     path: Path, out: BinaryIO, order: Order, plan: Plan, stretch: tuple[float, float]
 ) -> Made:
     start_s, end_s = stretch
-    form, budget = plan.form, order.budget
+    form = plan.form
+    budget = order.budget
     lossless = form is not None and form.format != "flt"
     with av.open(out, "w", "flac" if lossless else "webm", options=BITEXACT) as made:
         packets: list[Timed] = []

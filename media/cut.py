@@ -50,7 +50,8 @@ SEEKABLE = {
 # in which FFmpeg seeks by the bytes a second that the header tells, which is often wrong
 BY_RATE = {"wav", "w64"}
 COMPANDED_BITS = 8  # of a sample in A-law or mu-law, whose names at FFmpeg tell none
-NEAR_S, FAR_S = 1.0, 12.0  # how long before a stretch it is sought: at first, then if that was late
+NEAR_S = 1.0  # how long before a stretch it is sought
+FAR_S = 12.0  # the same, if that was late
 HOLE_S = 0.05  # a jump of a sound's timestamps that is believed; less is jitter
 ROUNDING_S = 0.0006  # containers that count milliseconds place pictures so much too early or late
 DECODER_THREADS = 2
@@ -201,7 +202,8 @@ def read_timed_pictures(
     assert isinstance(decoder, av.VideoCodecContext)
     with suppress(av.FFmpegError, ValueError, RuntimeError):
         decoder.thread_count = DECODER_THREADS
-    zero_s, step_s = origin_s(container), 1.0 / frame_rate(stream)
+    zero_s = origin_s(container)
+    step_s = 1.0 / frame_rate(stream)
     base = float(stream.time_base or 0)
     by_order = container.format.name == "avi"
     decoded_at: list[int] = []
@@ -228,7 +230,8 @@ def read_timed_pictures(
             if last is not None and now_s <= last_s:
                 now_s = last_s + 0.001
             yield frame, now_s
-            last, last_s = frame, now_s
+            last = frame
+            last_s = now_s
 
 
 class SoundForm(NamedTuple):
@@ -356,7 +359,8 @@ class SoundLine:
                 if resampler is None or now != known or jumps:
                     if resampler is not None:
                         yield from self._place(resampler(None))
-                    resampler, known = Resampler(self._form), now
+                    resampler = Resampler(self._form)
+                    known = now
                 if jumps:
                     self._next = self._in_order = at
                 self._in_order += round(frame.samples * rate / frame.sample_rate)
@@ -415,5 +419,7 @@ def to_frame(samples: Samples, form: SoundForm, at: int) -> av.AudioFrame:
     """Samples [samples, channels] as a frame that begins at sample `at`."""
     packed = np.ascontiguousarray(samples).reshape(1, -1)
     frame = av.AudioFrame.from_ndarray(packed, format=form.format, layout=form.layout)
-    frame.sample_rate, frame.pts, frame.time_base = form.rate, at, Fraction(1, form.rate)
+    frame.sample_rate = form.rate
+    frame.pts = at
+    frame.time_base = Fraction(1, form.rate)
     return frame

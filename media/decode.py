@@ -123,7 +123,9 @@ def compute_picture_times(
 ) -> PictureTimes:
     """The times that packets tell, whether the container is reliable or not."""
     track = track.only_shown()
-    base, zero_s, frame_s = track.base, origin_s(container), 1.0 / frame_rate(stream)
+    base = track.base
+    zero_s = origin_s(container)
+    frame_s = 1.0 / frame_rate(stream)
 
     def seconds(ticks: NDArray[np.int64]) -> NDArray[np.float64]:
         # The same rounding as for frames, so that both choose the same frame for a time.
@@ -353,7 +355,8 @@ def decode_wanted(
         if alone and packet.pts in missing:
             raise Damaged(MISSING)
         if alone or not left or left[0] >= until:
-            going, skipped = False, True
+            going = False
+            skipped = True
     if left:
         raise Damaged(MISSING)
 
@@ -371,13 +374,16 @@ def read_every_frame(
     """The frames that a request asks for, one after the other, decoding every frame. When the last
     one ends is noted in `end`.
     """
-    times_s, budget = request.times_s, request.budget
+    times_s = request.times_s
+    budget = request.budget
     with open_container(path, budget) as container:
         stream = video_stream(container)
         if stream is None:
             raise Damaged("no video stream")
         shown: av.VideoFrame | None = None
-        aspect, last_s, given = 1.0, 0.0, 0
+        aspect = 1.0
+        last_s = 0.0
+        given = 0
 
         def choose(frame: av.VideoFrame, times: Sequence[float]) -> Iterator[Picture]:
             square = scale_frame(frame, request.spec, aspect)
@@ -393,7 +399,9 @@ def read_every_frame(
             if shown is not None and due:
                 yield from choose(shown, due)
                 given += len(due)
-            shown, aspect, last_s = frame, pixel_aspect(stream), now_s
+            shown = frame
+            aspect = pixel_aspect(stream)
+            last_s = now_s
         if shown is None:
             raise Damaged("no frame decodes")
         if given < len(times_s):
@@ -414,9 +422,13 @@ def timed_frames(
     Raises:
         BeyondBudget: too many frames, or too large ones.
     """
-    decoder, zero_s, rate = make_decoder(stream), origin_s(container), frame_rate(stream)
+    decoder = make_decoder(stream)
+    zero_s = origin_s(container)
+    rate = frame_rate(stream)
     assert isinstance(decoder, av.VideoCodecContext)
-    count, last, ticks_s = 0, None, told.ticks_s
+    count = 0
+    last = None
+    ticks_s = told.ticks_s
     for packet in read_packets(container, stream, clock=told.clock):
         try:
             frames = (
@@ -436,7 +448,8 @@ def timed_frames(
             if len(ticks_s):
                 time_s = ticks_s[min(count, len(ticks_s) - 1)]
             yield frame, count / rate if time_s is None else time_s
-            count, last = count + 1, frame
+            count = count + 1
+            last = frame
             if count > budget.frames:
                 raise BeyondBudget("frames", count, budget.frames)
 

@@ -64,9 +64,13 @@ def encode_pictures(
     stream: Any = made.add_stream("libvpx-vp9")
     codec = stream.codec_context
     codec.width, codec.height = painter.size
-    codec.pix_fmt, codec.time_base, codec.gop_size = "yuv420p", MILLISECOND, 10_000
-    codec.colorspace, codec.color_range = Colorspace.ITU709, ColorRange.MPEG
-    codec.color_primaries, codec.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
+    codec.pix_fmt = "yuv420p"
+    codec.time_base = MILLISECOND
+    codec.gop_size = 10_000
+    codec.colorspace = Colorspace.ITU709
+    codec.color_range = ColorRange.MPEG
+    codec.color_primaries = ColorPrimaries.BT709
+    codec.color_trc = ColorTrc.BT709
     codec.thread_count = ENCODER_THREADS
     codec.options = {
         "deadline": "realtime",
@@ -83,7 +87,8 @@ def encode_pictures(
 
 def painted_frames(painter: Painter, pictures: Iterator[Shown]) -> Iterator[av.VideoFrame]:
     """Frames to encode, with times in milliseconds that ascend."""
-    last_ms, keyframe_ms = -1, -round(1000 * KEYFRAME_S)
+    last_ms = -1
+    keyframe_ms = -round(1000 * KEYFRAME_S)
     for number, shown in enumerate(pictures):
         if number % GARBAGE_EVERY == 0:
             gc.collect()
@@ -91,9 +96,12 @@ def painted_frames(painter: Painter, pictures: Iterator[Shown]) -> Iterator[av.V
         if now_ms <= last_ms:
             continue
         frame = painter.paint(shown.frame)
-        frame.pts, frame.time_base, frame.pict_type = now_ms, MILLISECOND, PictureType.NONE
+        frame.pts = now_ms
+        frame.time_base = MILLISECOND
+        frame.pict_type = PictureType.NONE
         if now_ms - keyframe_ms >= 1000 * KEYFRAME_S:
-            frame.pict_type, keyframe_ms = PictureType.I, now_ms
+            frame.pict_type = PictureType.I
+            keyframe_ms = now_ms
         last_ms = now_ms
         yield frame
 
@@ -127,7 +135,8 @@ def encode_sound(
     lossy = form.format == "flt"
     stream: Any = made.add_stream("libopus" if lossy else "flac", rate=form.rate)
     codec = stream.codec_context
-    codec.layout, codec.format = form.layout, form.format
+    codec.layout = form.layout
+    codec.format = form.format
     if lossy:
         codec.bit_rate = OPUS_BITS
     return sound_packets(stream, pieces, form, round(length_s * form.rate))
@@ -166,7 +175,8 @@ class Painter:
     """
 
     def __init__(self, first: Shown, longest: int) -> None:
-        width, height = first.frame.width * first.aspect, first.frame.height
+        width = first.frame.width * first.aspect
+        height = first.frame.height
         scale = min(1.0, longest / max(width, height))
         wide, high = (max(2 * round(side * scale / 2), 2) for side in (width, height))
         self._scaled = wide, high

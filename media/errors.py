@@ -64,7 +64,9 @@ class BeyondBudget(BadMedia):
 
     def __init__(self, what: str, amount: float, limit: float) -> None:
         super().__init__(what, amount, limit)
-        self.what, self.amount, self.limit = what, amount, limit
+        self.what = what
+        self.amount = amount
+        self.limit = limit
 
     def __str__(self) -> str:
         return f"too many {self.what}: {self.amount:g}, the limit is {self.limit:g}"
@@ -86,7 +88,9 @@ class BadStretch(BadMedia):
 
     def __init__(self, start_s: float, end_s: float, duration_s: float) -> None:
         super().__init__(start_s, end_s, duration_s)
-        self.start_s, self.end_s, self.duration_s = start_s, end_s, duration_s
+        self.start_s = start_s
+        self.end_s = end_s
+        self.duration_s = duration_s
 
     def __str__(self) -> str:
         return (
@@ -122,7 +126,8 @@ class BadText(BadMedia):
 
     def __init__(self, reason: str, index: int | None = None) -> None:
         super().__init__(reason, index)
-        self.reason, self.index = reason, index
+        self.reason = reason
+        self.index = index
 
     def __str__(self) -> str:
         which = "this text" if self.index is None else f"the text of index {self.index}"

@@ -47,7 +47,8 @@ from .windows import (
 WHOLE_S = 60.0  # of a file that is best decoded as a whole
 KEPT_S = 600.0  # of a sound that is kept when it is surveyed; a longer one is decoded twice
 # windows of a part: of a short film few, so that it is decoded and encoded at the same time
-LEAST_PART, MOST_PART = 4, 32
+LEAST_PART = 4
+MOST_PART = 32
 PARTS = 8  # of a film that is neither short nor long
 
 
@@ -113,7 +114,8 @@ def decode_or_survey(path: Path, options: DecodeOptions) -> Media | Survey:
     Raises:
         BadMedia: see `decode_media`.
     """
-    specs, budget = options.specs, options.budget
+    specs = options.specs
+    budget = options.budget
     if (
         options.whole_s == math.inf
         or read_still(path, budget) is not None
@@ -260,9 +262,12 @@ class PictureWindows:
     def __init__(
         self, path: Path, options: DecodeOptions, survey: Survey, parts: Sequence[range]
     ) -> None:
-        spec, told = options.specs.video, survey.told
+        spec = options.specs.video
+        told = survey.told
         assert spec is not None and told is not None
-        self._spec, self._survey, self._told = spec, survey, told
+        self._spec = spec
+        self._survey = survey
+        self._told = told
         self._previews = options.previews
         self._last_use: dict[float, int] = {}
         middles: set[float] = set()

@@ -11,7 +11,8 @@ from av.codec.hwaccel import HWAccel, hwdevices_available
 
 from .errors import Damaged, NotMedia
 
-OFF, AUTO = "off", "auto"
+OFF = "off"
+AUTO = "auto"
 DEVICES = ("cuda", "vaapi", "videotoolbox")  # of two that could be used, the first is
 CHOICES = (OFF, AUTO, *DEVICES)
 HELP = (

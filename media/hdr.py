@@ -11,7 +11,8 @@ import numpy as np
 from av.video.reformatter import ColorPrimaries, ColorTrc
 from numpy.typing import NDArray
 
-WHITE_NITS, HLG_PEAK_NITS = 203.0, 1000.0
+WHITE_NITS = 203.0
+HLG_PEAK_NITS = 1000.0
 FULL = 65_535.0
 BT2020_LUMA = np.array([0.2627, 0.6780, 0.0593], np.float32)
 FROM_BT2020 = np.array(
@@ -82,7 +83,9 @@ def hlg_nits(signal: NDArray[np.float32]) -> NDArray[np.float32]:
     >>> hlg_nits(grey)[:, 0].round(0).tolist()
     [0.0, 203.0, 1000.0]
     """
-    a, b, c = 0.17883277, 0.28466892, 0.55991073
+    a = 0.17883277
+    b = 0.28466892
+    c = 0.55991073
     scene = np.where(signal <= 0.5, signal**2 / 3, (np.exp((signal - c) / a) + b) / 12)
     luma = np.maximum(scene @ BT2020_LUMA, 1e-9)[..., None]
     return np.asarray(HLG_PEAK_NITS * scene * luma**0.2, np.float32)

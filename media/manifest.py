@@ -33,7 +33,9 @@ class BadManifest(Exception):
 
     def __init__(self, manifest: str, at: str, problem: str) -> None:
         super().__init__(manifest, at, problem)
-        self.manifest, self.at, self.problem = manifest, at, problem
+        self.manifest = manifest
+        self.at = at
+        self.problem = problem
 
     def __str__(self) -> str:
         return f"{self.manifest}, {self.at}: {self.problem}"
@@ -283,7 +285,9 @@ def read_shard(shard: Path) -> list[tuple[Row, Member]]:
         BadManifest: it is no uncompressed tar file, or a sample has no valid row.
     """
     found: list[tuple[Row, Member]] = []
-    at, words, media = "start", dict[str, bytes](), list[Member]()
+    at = "start"
+    words = dict[str, bytes]()
+    media = list[Member]()
 
     def end() -> None:
         if media:
@@ -299,7 +303,9 @@ def read_shard(shard: Path) -> list[tuple[Row, Member]]:
                     continue
                 if key != at:
                     end()
-                    at, words, media = key, {}, []
+                    at = key
+                    words = {}
+                    media = []
                 if suffix.lower() in ("json", "txt"):
                     file = tar.extractfile(part)
                     words[suffix.lower()] = file.read() if file else b""
@@ -329,14 +335,13 @@ def read_folder(folder: Path) -> list[Row]:
     """
     rows = []
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix.lower() in MEDIA):
-        name, beside, inside = (
-            path.relative_to(folder).as_posix(),
-            path.with_suffix(".txt"),
-            path.parent != folder,
-        )
+        name = path.relative_to(folder).as_posix()
+        beside = path.with_suffix(".txt")
+        inside = path.parent != folder
         if beside.is_file():
             lines = beside.read_text(encoding="utf-8").splitlines()
-            said, group = [line.strip() for line in lines if line.strip()], name
+            said = [line.strip() for line in lines if line.strip()]
+            group = name
         else:
             said = [re.sub(r"[\W_]+", " ", path.parent.name if inside else path.stem).strip()]
             group = path.parent.relative_to(folder).as_posix() if inside else name

@@ -13,13 +13,26 @@ from numpy.typing import NDArray
 
 from .hdr import FULL, HDR_CURVES
 
-RGB, BT709, UNSPECIFIED, FCC, BT601, BT2020 = 0, 1, 2, 4, 5, 9
-YCGCO, BT2020_CONSTANT, DERIVED, DERIVED_CONSTANT = 8, 10, 12, 13
+RGB = 0
+BT709 = 1
+UNSPECIFIED = 2
+FCC = 4
+BT601 = 5
+BT2020 = 9
+YCGCO = 8
+BT2020_CONSTANT = 10
+DERIVED = 12
+DERIVED_CONSTANT = 13
 CONVERTED = {RGB, BT709, UNSPECIFIED, FCC, BT601, 6, 7, BT2020}  # by FFmpeg
 # of a frame that is HD, as mpv has it
-HD_WIDTH, ABOVE_SD_HEIGHT = 1280, 576
+HD_WIDTH = 1280
+ABOVE_SD_HEIGHT = 576
 STEP = 256  # of 16 bits, in one of 8 bits
-BLACK, LUMA_STEPS, CHROMA_STEPS, MIDDLE = 16, 219, 224, 128  # of the limited range, in 8 bits
+# of the limited range, in 8 bits:
+BLACK = 16
+LUMA_STEPS = 219
+CHROMA_STEPS = 224
+MIDDLE = 128
 
 
 def find_matrix(frame: av.VideoFrame) -> int:
@@ -109,7 +122,8 @@ def planes_to_rgb(planes: NDArray[np.uint16], matrix: int, full: bool) -> NDArra
     """
     values = planes.astype(np.float32) / np.float32(STEP)
     if full:
-        luma, chroma = values[0] / 255, (values[1:] - MIDDLE) / 255
+        luma = values[0] / 255
+        chroma = (values[1:] - MIDDLE) / 255
     else:
         luma = (values[0] - BLACK) / LUMA_STEPS
         chroma = (values[1:] - MIDDLE) / CHROMA_STEPS

@@ -19,14 +19,14 @@ def same(name: str) -> Pair:
 
 
 # QuickTime has no registered type for sound alone, so it gets that of MP4
-MP4, QUICKTIME = ("video/mp4", "audio/mp4"), ("video/quicktime", "audio/mp4")
-MPEG, TRANSPORT = ("video/mpeg", "audio/mpeg"), same("video/mp2t")
-AAC, AC3, EAC3, DTS = (
-    same("audio/aac"),
-    same("audio/ac3"),
-    same("audio/eac3"),
-    same("audio/vnd.dts"),
-)
+MP4 = ("video/mp4", "audio/mp4")
+QUICKTIME = ("video/quicktime", "audio/mp4")
+MPEG = ("video/mpeg", "audio/mpeg")
+TRANSPORT = same("video/mp2t")
+AAC = same("audio/aac")
+AC3 = same("audio/ac3")
+EAC3 = same("audio/eac3")
+DTS = same("audio/vnd.dts")
 MXF = same("application/mxf")
 
 STARTS: tuple[tuple[int, bytes, Pair], ...] = (
@@ -243,7 +243,8 @@ def frame_bytes(head: bytes) -> int:
         return (head[3] & 3) << 11 | head[4] << 3 | head[5] >> 5
     version = {3: 1.0, 2: 2.0, 0: 2.5}.get(head[1] >> 3 & 3)
     layer = 4 - (head[1] >> 1 & 3)
-    rate, sampling = head[2] >> 4, head[2] >> 2 & 3
+    rate = head[2] >> 4
+    sampling = head[2] >> 2 & 3
     if version is None or layer == 4 or not 0 < rate < 15 or sampling == 3:
         return 0
     later = version > 1

@@ -45,7 +45,8 @@ class Mixer:
                 self._mixes = True
                 return ready
             except (av.FFmpegError, ValueError):
-                self._resampler, self._mixes = self._new_resampler(), False
+                self._resampler = self._new_resampler()
+                self._mixes = False
         if frame is None or self._mixes:
             return self._resampler.resample(frame)
         return self._resampler.resample(average_channels(frame))

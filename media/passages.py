@@ -98,7 +98,8 @@ def find_next(passages: Sequence[Passage], n: int) -> Passage | None:
     """The passage that goes on from the n-th without a pause; None where there is none."""
     if n + 1 == len(passages):
         return None
-    this, following = passages[n], passages[n + 1]
+    this = passages[n]
+    following = passages[n + 1]
     timed = this.kind in (Kind.SUBTITLE, Kind.SPEECH)
     goes_on = abs(following.start_s - this.end_s) <= ADJACENT_S
     return following if timed and goes_on and following.kind == this.kind else None

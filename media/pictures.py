@@ -54,11 +54,15 @@ ORIENTATION = 0x112  # a tag of EXIF
 STRIP_ROWS = 256  # converted at once, so that a large picture is in memory once
 COLOURS = {"RGB ": ("RGB", "RGBA"), "GRAY": ("L",), "CMYK": ("CMYK",)}  # of a profile, by modes
 GAMMA_MODES = {"L": 1, "RGB": 3, "RGBA": 3}  # how many colours of a mode have a gamma
-SRGB_GAMMA, GAMMA_STEP = 0.45455, 0.005  # a gamma that differs by less is sRGB's
+SRGB_GAMMA = 0.45455
+GAMMA_STEP = 0.005  # a gamma that differs by less is sRGB's
 # flags of a WebP: where they are, one of an animation, one of transparency
-WEBP_FLAGS_AT, WEBP_ANIMATED, WEBP_ALPHA = 20, 0x02, 0x10
+WEBP_FLAGS_AT = 20
+WEBP_ANIMATED = 0x02
+WEBP_ALPHA = 0x10
 PNG_START = b"\x89PNG\r\n\x1a\n"
-CHUNKS_MOST, CHUNK_BYTES = 256, 64  # chunks of a PNG that are looked at; bytes of each
+CHUNKS_MOST = 256  # of a PNG, that are looked at
+CHUNK_BYTES = 64  # read of each
 # what Pillow raises on files that are cut off or made up
 FAULTS = (
     ArithmeticError, AttributeError, EOFError, LookupError, OSError, RuntimeError, SyntaxError,
@@ -361,7 +365,8 @@ def gamma_conversion(picture: Image.Image) -> Conversion | None:
     """By the gamma of a PNG that has neither a profile nor says that it is sRGB. As in Chromium, it
     counts beside primaries only; those are taken for sRGB's.
     """
-    told, gamma = picture.info, picture.info.get("gamma")
+    told = picture.info
+    gamma = picture.info.get("gamma")
     if not gamma or "srgb" in told or "icc_profile" in told or "chromaticity" not in told:
         return None
     if abs(gamma - SRGB_GAMMA) < GAMMA_STEP or plain_mode(picture) not in GAMMA_MODES:

@@ -12,7 +12,8 @@ from .video import render_frame
 
 LONGER_SIDE = 320  # pixels, the longer side of a picture
 JPEG_QUALITY = {"qmin": "5", "qmax": "5"}  # FFmpeg's scale for JPEG: 2 is best, 31 worst
-PEAKS_PER_S, MAX_PEAKS = 20.0, 2000
+PEAKS_PER_S = 20.0
+MAX_PEAKS = 2000
 
 
 def encode_jpeg(frame: av.VideoFrame, aspect: float = 1.0) -> bytes | None:
@@ -28,8 +29,12 @@ def encode_jpeg(frame: av.VideoFrame, aspect: float = 1.0) -> bytes | None:
         small = av.VideoFrame.from_ndarray(rgb, format="rgb24").reformat(format="yuvj420p")
         codec = av.CodecContext.create("mjpeg", "w")
         assert isinstance(codec, av.VideoCodecContext)
-        codec.width, codec.height, codec.pix_fmt = small.width, small.height, "yuvj420p"
-        codec.time_base, codec.options, codec.thread_count = Fraction(1, 25), JPEG_QUALITY, 1
+        codec.width = small.width
+        codec.height = small.height
+        codec.pix_fmt = "yuvj420p"
+        codec.time_base = Fraction(1, 25)
+        codec.options = JPEG_QUALITY
+        codec.thread_count = 1
         return b"".join(bytes(packet) for packet in [*codec.encode(small), *codec.encode(None)])
     except (av.FFmpegError, ValueError, MemoryError):
         return None

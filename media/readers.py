@@ -75,7 +75,8 @@ class ReaderMissing(Exception):
 
     def __init__(self, reader: str, problem: str) -> None:
         super().__init__(f"the reader of {reader} {problem}")
-        self.reader, self.problem = reader, problem
+        self.reader = reader
+        self.problem = problem
 
 
 def choose_readers(screen: bool, speech: str) -> WordReaders:
@@ -193,14 +194,16 @@ def sample_pictures(path: Path, budget: Budget) -> Iterator[tuple[float, NDArray
         stream = video_stream(container)
         if stream is None:
             return
-        due_s, aspect = 0.0, pixel_aspect(stream)
+        due_s = 0.0
+        aspect = pixel_aspect(stream)
         for frame, now_s in timed_frames(container, stream, budget, told):
             if now_s < due_s:
                 continue
             due_s = now_s + SCREEN_STEP_S
             wide = frame.width * aspect
             scale = min(1.0, SCREEN_SIDE / max(wide, frame.height))
-            width, height = max(round(wide * scale), 2), max(round(frame.height * scale), 2)
+            width = max(round(wide * scale), 2)
+            height = max(round(frame.height * scale), 2)
             yield max(now_s, 0.0), render_frame(frame, width, height, "area")
 
 

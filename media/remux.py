@@ -29,10 +29,12 @@ from .errors import Damaged
 
 # containers whose packets say when they are shown, by FFmpeg's names
 TIMED = {"mov", "matroska", "mpegts", "flv"}
-HEAD_BYTES, WEBM = 4096, b"webm"  # the start of a Matroska file, in which WebM names itself
+HEAD_BYTES = 4096  # the start of a Matroska file, in which WebM names itself
+WEBM = b"webm"
 UNKNOWN_MOST = 32  # packets at the start whose decoding time is not known
 UNFIT = "its packets cannot be copied"
-COPIED_BYTES, COPIED_S = 48_000_000, 600.0  # what is copied at once, about and at most
+COPIED_BYTES = 48_000_000  # at once, about
+COPIED_S = 600.0  # at once, at most
 
 
 class Fit(NamedTuple):
@@ -47,7 +49,8 @@ class Fit(NamedTuple):
 
 
 EIGHT_BITS = frozenset(("yuv420p", "yuvj420p"))
-MP4_SOUNDS, WEBM_SOUNDS = frozenset(("aac", "opus", "flac")), frozenset(("opus", "vorbis"))
+MP4_SOUNDS = frozenset(("aac", "opus", "flac"))
+WEBM_SOUNDS = frozenset(("opus", "vorbis"))
 FITS = {
     "h264": Fit("mp4", "video/mp4", EIGHT_BITS, MP4_SOUNDS),
     "vp8": Fit("webm", "video/webm", EIGHT_BITS, WEBM_SOUNDS),

@@ -25,20 +25,31 @@ from .mediatypes import tag_bytes
 
 Span = tuple[int, int]  # bytes of a file, [start, end)
 Patch = tuple[int, bytes]  # an offset in a file, and the bytes to read there instead
-PCM, IEEE_FLOAT, EXTENSIBLE = 1, 3, 0xFFFE  # format tags of WAVEFORMATEX
-BITS_AT, VALID_BITS_AT, SUBFORMAT_AT = 14, 18, 24  # in a format chunk
+# format tags of WAVEFORMATEX
+PCM = 1
+IEEE_FLOAT = 3
+EXTENSIBLE = 0xFFFE
+# places in a format chunk
+BITS_AT = 14
+VALID_BITS_AT = 18
+SUBFORMAT_AT = 24
 CHUNKS_MOST = 64  # chunks searched for one
 CAF_BITS_AT = 28  # in a description chunk
-AU_HEADER, AU_UNKNOWN_SIZE = 24, 0xFFFFFFFF  # bytes of a header; a size that is not told
+AU_HEADER = 24  # bytes
+AU_UNKNOWN_SIZE = 0xFFFFFFFF  # a size that is not told
 # AU's number for samples of a RIFX, by their format tag and bits
 AU_KINDS = {(1, 16): 3, (1, 24): 4, (1, 32): 5, (3, 32): 6, (3, 64): 7, (6, 8): 27, (7, 8): 1}
-GIF_EXTENSION, GIF_IMAGE, GIF_CONTROL = b"\x21", b"\x2c", b"\xf9"
+GIF_EXTENSION = b"\x21"
+GIF_IMAGE = b"\x2c"
+GIF_CONTROL = b"\xf9"
 GIF_CONTROL_BYTES = 4  # its size, flags and delay
 # in hundredths of a second
-GIF_TOO_SHORT, GIF_TENTH = (1).to_bytes(2, "little"), (10).to_bytes(2, "little")
+GIF_TOO_SHORT = (1).to_bytes(2, "little")
+GIF_TENTH = (10).to_bytes(2, "little")
 LINKS_MOST = 4096
 TAG_BYTES = 32  # of a file, which tell how long a tag is
-PAGE, SEARCH_BYTES = b"OggS", 2**16  # how a page of Ogg begins; bytes searched for one at once
+PAGE = b"OggS"  # how a page of Ogg begins
+SEARCH_BYTES = 2**16  # searched for one at once
 BOS = 2  # an Ogg page's flag: the first page of a stream
 
 
@@ -200,7 +211,8 @@ def find_gif_patches(file: BinaryIO) -> list[Patch]:
     file.seek(colour_table_bytes(head[10]), io.SEEK_CUR)
     while kind := file.read(1):
         if kind == GIF_EXTENSION:
-            label, at = file.read(1), file.tell()
+            label = file.read(1)
+            at = file.tell()
             control = file.read(GIF_CONTROL_BYTES)
             if label == GIF_CONTROL and control[2:4] == GIF_TOO_SHORT:
                 patches.append((at + 2, GIF_TENTH))

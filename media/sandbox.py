@@ -42,7 +42,9 @@ CONVERTING_NICE = 5  # behind requests, before imports
 HARDWARE_MEMORY_MB = 64 * 1024  # of address space, most of which drivers map and do not use
 CORES = 2  # processor time of a file, in multiples of its deadline
 M_MMAP_THRESHOLD = -3  # of mallopt(3)
-CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000  # of unshare(2)
+# flags of unshare(2)
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWNET = 0x40000000
 
 
 Result = TypeVar("Result")
@@ -130,7 +132,8 @@ def read_part(
 
 def take_part(path: Path, options: DecodeOptions, survey: Survey, parts: Sequence[range]) -> Media:
     global _open_film
-    film, _open_film = _open_film, None
+    film = _open_film
+    _open_film = None
     if not parts:
         return end_parts(path, options, survey)
     if film is None or (film.path, film.left) != (path, parts):
@@ -179,9 +182,12 @@ class ConfinedPool(Generic[Result]):
         file_mb: int = 0,
         hardware: str = OFF,
     ) -> None:
-        self._work, self._workers, self._max_s = work, workers, max_s
+        self._work = work
+        self._workers = workers
+        self._max_s = max_s
         self._limits = memory_mb, nice, file_mb, hardware
-        self._lock, self._closed = threading.Lock(), False
+        self._lock = threading.Lock()
+        self._closed = False
         self._open: set[Future[Result | BadMedia]] = set()
         self._pool = self._new_pool()
 
@@ -265,7 +271,8 @@ class FilmReader:
         *,
         parts: Sequence[range],
     ) -> None:
-        self._process, self._left = process, parts
+        self._process = process
+        self._left = parts
         self._begin = partial(process.begin, path, options, survey)
         self._future = self._begin(parts)
 

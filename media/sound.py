@@ -137,7 +137,8 @@ def survey_sound(
         NotMedia, TooLong, BeyondBudget: see `open_container`.
         Damaged: it has an audio stream, but nothing of it decodes.
     """
-    tracks, number = 1, 0
+    tracks = 1
+    number = 0
     fault = Damaged("the audio stream holds no samples")
     begin = sink.mark()
     while number < tracks:
@@ -158,7 +159,8 @@ def survey_sound(
             return SoundSurvey(sample_rate, max(sound.samples, 1), sound.holes, stretches)
         except Damaged as error:
             fault = fault if number else error
-        number, clock = number + 1, None
+        number = number + 1
+        clock = None
     raise fault
 
 
@@ -169,8 +171,11 @@ def survey_link(
 
     Where its times are in doubt, all packets are asked for them.
     """
-    span, number, clock = stretch.span, stretch.number, stretch.clock
-    begin, mark = sink.mark(), sound.mark()
+    span = stretch.span
+    number = stretch.number
+    clock = stretch.clock
+    begin = sink.mark()
+    mark = sound.mark()
     with open_container(path, sound.budget, span) as container:
         streams = audio_streams(container)
         if number >= len(streams):
@@ -210,13 +215,15 @@ class Place:
         self.next_s = began_s
         self._zero_s = origin_s(container) - began_s
         self._first = True
-        self._bare, self._rate = container.format.name in BARE, 0
+        self._bare = container.format.name in BARE
+        self._rate = 0
 
     def measure_late(self, frame: av.AudioFrame) -> float:
         """By how many seconds a frame comes too late, or too early (below 0). It is 0 if the frame
         follows the one before, or has no time.
         """
-        first, self._first = self._first, False
+        first = self._first
+        self._first = False
         self._rate = self._rate or frame.sample_rate
         if self._bare and frame.sample_rate != self._rate:
             self._rate = -1  # from now on times are wrong
@@ -230,9 +237,12 @@ class SoundReader:
     """Decodes audio streams one after the other into pieces of one waveform."""
 
     def __init__(self, sample_rate: int, budget: Budget) -> None:
-        self._sample_rate, self.budget = sample_rate, budget
+        self._sample_rate = sample_rate
+        self.budget = budget
         self.holes: list[tuple[float, float]] = []
-        self.decoded_samples, self.samples, self._dropped = 0, 0, 0
+        self.decoded_samples = 0
+        self.samples = 0
+        self._dropped = 0
         self.in_doubt = False  # whether the stream that was read last has times that are far off
 
     def mark(self) -> tuple[int, int, int]:
@@ -253,8 +263,10 @@ class SoundReader:
         Raises:
             Damaged, TooLong, BeyondBudget: what is wrong with it.
         """
-        self._dropped, self.in_doubt = 0, False
-        layout, resampler = None, None
+        self._dropped = 0
+        self.in_doubt = False
+        layout = None
+        resampler = None
         back_s = BACK_DISCONTINUOUS_S if may_restart(container) else BACK_S
         place = Place(container, self.samples / self._sample_rate)
         for frame in decode_frames(container, stream, clock or RIGHT):
@@ -270,7 +282,8 @@ class SoundReader:
             if layout != now or late_s:
                 if resampler is not None:
                     yield from self._keep(resampler(None))
-                resampler, layout = MonoResampler(self._sample_rate), now
+                resampler = MonoResampler(self._sample_rate)
+                layout = now
             if late_s:
                 place.next_s += late_s
                 yield from self._move(place.next_s)

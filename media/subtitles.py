@@ -204,7 +204,8 @@ def parse_subtitles(text: str, suffix: str) -> list[Passage]:
     for event in file.events[:PASSAGES_MAX]:
         if event.is_comment or event.is_drawing:
             continue
-        start_s, end_s = event.start / 1000, event.end / 1000
+        start_s = event.start / 1000
+        end_s = event.end / 1000
         if start_s >= 0:
             found.append(Passage(start_s, end_s, clean(event.plaintext), Kind.SUBTITLE))
     return found
@@ -353,7 +354,9 @@ class Joints:
         jumping = [s for s in played_streams(container) if s.index in clock.steps]
         # the stream that tells where in the file something lies
         self.guide = jumping[0] if jumping else None
-        self._clock, self._count, self._now_s = clock, 0, 0.0
+        self._clock = clock
+        self._count = 0
+        self._now_s = 0.0
         steps = clock.steps[self.guide.index] if self.guide else []
         self._added_s = [0.0, *(added_s for _, added_s in steps)]
 

@@ -30,12 +30,16 @@ from tokenizers import (
 from .errors import BadText
 from .words import find_unread_scripts, find_words, is_spelled
 
-PAD, UNK, START, END = "[PAD]", "[UNK]", "[CLS]", "[SEP]"
+PAD = "[PAD]"
+UNK = "[UNK]"
+START = "[CLS]"
+END = "[SEP]"
 PAD_ID = 0
 # if only the beginning is wanted, a text is first cut to so many characters for each token
 CHARACTERS_A_TOKEN = 64
 LETTERS_MAX = 1_000_000  # of a text that is read whole; half of that takes a second
-NAMED, NAME_LETTERS = 10, 40  # how many unknown words a warning names, and letters of each
+NAMED = 10  # unknown words that a warning names
+NAME_LETTERS = 40  # of each
 INSIDE, BETWEEN_PIECES, BETWEEN_WORDS, BETWEEN_SENTENCES = range(4)  # what lies before a token
 # fmt: off
 RANDOM_WORDS = (
@@ -44,7 +48,8 @@ RANDOM_WORDS = (
 )
 # fmt: on
 LONG_TEXT = "the dog barks, and then again it rains on a tin roof while two people talk, " * 8
-SENTENCE_ENDS, CLOSING = ".!?…。！？", "\"'”’»)]"
+SENTENCE_ENDS = ".!?…。！？"
+CLOSING = "\"'”’»)]"
 
 
 @dataclass(frozen=True)
@@ -283,7 +288,8 @@ def pad_tokens(rows: Sequence[Sequence[int]], spec: TextSpec) -> NDArray[np.int6
 def find_special_ends(encoding: Encoding) -> tuple[list[int], list[int]]:
     """The special ids that the tokenizer puts before and behind every text."""
     mask = encoding.special_tokens_mask
-    first, last = mask.index(0), len(mask) - mask[::-1].index(0)
+    first = mask.index(0)
+    last = len(mask) - mask[::-1].index(0)
     return encoding.ids[:first], encoding.ids[last:]
 
 
@@ -293,7 +299,8 @@ def list_tokens(text: str, encoding: Encoding) -> tuple[list[int], NDArray[np.in
     """
     ids: list[int] = []
     ranks: list[int] = []
-    word, end = None, 0
+    word = None
+    end = 0
     for part in (encoding, *encoding.overflowing):
         rows = zip(part.ids, part.offsets, part.word_ids, part.special_tokens_mask, strict=True)
         for id, (first, last), of_word, special in rows:
@@ -303,7 +310,8 @@ def list_tokens(text: str, encoding: Encoding) -> tuple[list[int], NDArray[np.in
             ranks.append(
                 classify_break(text, end, first) or (INSIDE if of_word == word else BETWEEN_PIECES)
             )
-            word, end = of_word, last
+            word = of_word
+            end = last
     return ids, np.array(ranks, np.int8)
 
 
@@ -366,10 +374,8 @@ def learn_tokenizer(texts: Iterable[str], vocabulary: int, file: Path) -> None:
     It has at most `vocabulary` entries: every letter, then the most frequent words. The trainer of
     the library tokenizers is not used, since it breaks ties at random: runs could not be repeated.
     """
-    normalizer, splitter = (
-        normalizers.BertNormalizer(lowercase=True),
-        pre_tokenizers.BertPreTokenizer(),
-    )
+    normalizer = normalizers.BertNormalizer(lowercase=True)
+    splitter = pre_tokenizers.BertPreTokenizer()
     words = Counter(
         word
         for text in texts
@@ -382,7 +388,8 @@ def learn_tokenizer(texts: Iterable[str], vocabulary: int, file: Path) -> None:
     entries = [PAD, UNK, START, END, *letters, *(f"##{letter}" for letter in letters), *frequent]
     ids = {entry: id for id, entry in enumerate(list(dict.fromkeys(entries))[:vocabulary])}
     tokenizer = Tokenizer(models.WordPiece(ids, unk_token=UNK))
-    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, splitter
+    tokenizer.normalizer = normalizer
+    tokenizer.pre_tokenizer = splitter
     tokenizer.decoder = decoders.WordPiece()
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{START} $A {END}",

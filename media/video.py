@@ -154,7 +154,8 @@ def fit_square(frame: av.VideoFrame, spec: VideoSpec, aspect: float = 1.0) -> ND
         width = min(max(round(shown_width * scale), size), MAX_STRETCH * size)
         height = min(max(round(frame.height * scale), size), MAX_STRETCH * size)
     rgb = render_frame(frame, width, height, spec.interpolation)
-    top, left = (rgb.shape[0] - size) // 2, (rgb.shape[1] - size) // 2
+    top = (rgb.shape[0] - size) // 2
+    left = (rgb.shape[1] - size) // 2
     return np.ascontiguousarray(rgb[top : top + size, left : left + size])
 
 
@@ -167,7 +168,8 @@ def render_frame(
     It is scaled to `width` x `height`, laid over white where it is transparent, brought to BT.709,
     then turned and mirrored. Interlaced frames are not deinterlaced.
     """
-    matrix, way = display_matrix(frame), interpolation.upper()
+    matrix = display_matrix(frame)
+    way = interpolation.upper()
     if has_transparency(frame):
         frame = flatten_on_white(frame)
     wide = exceeds_bt709(frame.color_trc, frame.color_primaries)
@@ -221,9 +223,12 @@ def apply_display_matrix(
         return rgb
     a, b, c, d = matrix
     if abs(b) + abs(c) > abs(a) + abs(d):
-        rgb, across, down = rgb.transpose(1, 0, 2), c, b
+        rgb = rgb.transpose(1, 0, 2)
+        across = c
+        down = b
     else:
-        across, down = a, d
+        across = a
+        down = d
     if across < 0:
         rgb = rgb[:, ::-1]
     if down < 0:

@@ -173,13 +173,17 @@ def decode_media(path: Path, options: DecodeOptions) -> Media:
         BadMedia: the file has none of the modalities, or none of them decodes. A file with one good
             and one broken stream yields the good one.
     """
-    specs, budget, wanted = options.specs, options.budget, options.modalities
+    specs = options.specs
+    budget = options.budget
+    wanted = options.modalities
     picture = read_still(path, budget)
     if picture is not None:
         return make_still(picture, options)
     animated = animation_format(path) is not None
     read_times = read_animation_times if animated else read_picture_times
-    sound, told, faults = None, None, []
+    sound = None
+    told = None
+    faults = []
     if VIDEO in wanted and specs.video:
         told = read_times(path, budget)
     if AUDIO in wanted and specs.audio and not animated:
@@ -373,7 +377,8 @@ def make_audio_part(
     """The sound [samples] cut into windows, under "audio"; {} without a sound or its spec."""
     if waveform is None or specs.audio is None:
         return {}
-    heard, silent = list[int](), set[int]()
+    heard = list[int]()
+    silent = set[int]()
     # filled in place, without a second copy: an hour takes 600 MB
     array = np.empty((len(windows), specs.audio.samples), np.float32)
     for i, (start, end) in enumerate(windows):

@@ -17,7 +17,8 @@ def check_address(settings: Settings) -> None:
         if not folder.is_dir():
             raise OSError(f"--socket: the folder {folder} does not exist")
         return
-    host, port = settings.host, settings.port
+    host = settings.host
+    port = settings.port
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except socket.gaierror as error:

@@ -110,7 +110,8 @@ def ranges_of(asked: str, size: int) -> list[tuple[int, int]] | None:
         if first is not None and last is not None and last < first:
             raise BadRange(part)
         if first is None:
-            first, last = max(size - (last or 0), 0), None
+            first = max(size - (last or 0), 0)
+            last = None
         if first < size:
             found.append((first, size if last is None else min(last + 1, size)))
     if not parts:

@@ -56,7 +56,8 @@ class NotReady(CollectionError):
 
     def __init__(self, name: str, problem: str) -> None:
         super().__init__(f"{name!r} cannot be swapped: {problem}")
-        self.name, self.problem = name, problem
+        self.name = name
+        self.problem = problem
 
 
 @dataclass

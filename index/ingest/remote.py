@@ -40,7 +40,9 @@ class CannotImport(CollectionError):
 
     def __init__(self, url: str, problem: str, status: int = 200) -> None:
         super().__init__(f"the service at {url} did not take the job: {problem}")
-        self.url, self.problem, self.status = url, problem, status
+        self.url = url
+        self.problem = problem
+        self.status = status
 
 
 class NoAnswer(CollectionError):
@@ -48,7 +50,9 @@ class NoAnswer(CollectionError):
 
     def __init__(self, url: str, problem: str, after_s: float = AFTER_S) -> None:
         super().__init__(f"the service at {url} is not to be had now: {problem}")
-        self.url, self.problem, self.after_s = url, problem, after_s
+        self.url = url
+        self.problem = problem
+        self.after_s = after_s
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,8 @@ from .score import ItemWindows
 
 # What the mean of the windows that are right, and of those that are wrong, weighs beside the query.
 # These and REWEIGHED were chosen on open recordings.
-RIGHT, WRONG = 1.0, 0.5
+RIGHT = 1.0
+WRONG = 0.5
 # The share of the query that is divided by the spread.
 REWEIGHED = 0.5
 # The source of a query that was moved: no encoding, so nothing is calibrated by it.
@@ -71,7 +72,8 @@ def read_marks(
         bounds = windows.windows(query.target).bounds
         places = windows.windows(query.target).places
         for n, mark in enumerate(marks):
-            first, end = bounds[n], bounds[n + 1]
+            first = bounds[n]
+            end = bounds[n + 1]
             if first == end:
                 continue
             if mark.start_s is None:

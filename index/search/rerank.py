@@ -75,7 +75,8 @@ class Candidates:
         """t.v, t.a and v.a of the windows found, [n] each, NaN where a window lacks one; None where
         none has all three.
         """
-        video, audio = self.side(VIDEO), self.side(AUDIO)
+        video = self.side(VIDEO)
+        audio = self.side(AUDIO)
         if video is None or audio is None or parse_modality(self.query.target) == TEXT:
             return None
         query = direction(self.query.query[None])
@@ -136,7 +137,8 @@ def by_qb_norm(candidates: Candidates) -> list[int]:
     """Windows by their score for the query above what all queries of the bank find in them, where
     the best is popular.
     """
-    found, stats = candidates.found, candidates.stats
+    found = candidates.found
+    stats = candidates.stats
     if stats is None or not is_popular(found, stats):
         return list(range(len(found.ids)))
     index = candidates.collection.index(candidates.query.target)

@@ -96,7 +96,9 @@ class Codes:
         stored: Callable[[Ids], Vectors],
         score: Callable[[Vectors, Ids], Vectors],
     ) -> None:
-        self._index, self._stored, self._score = index, stored, score
+        self._index = index
+        self._stored = stored
+        self._score = score
         self._index.implem = LIST_BY_LIST
         self.lists = int(index.nlist)
         self._codes = Column(np.empty((0, index.code_size), np.uint8))
@@ -147,7 +149,8 @@ class Codes:
     def _copied(self, rows: Ids) -> Any:
         pq = self._index.pq
         codes = faiss.IndexPQ(pq.d, pq.M, pq.nbits, faiss.METRIC_INNER_PRODUCT)
-        codes.pq, codes.is_trained = pq, True
+        codes.pq = pq
+        codes.is_trained = True
         codes.add_sa_codes(self.values[rows])
         return faiss.IndexPQFastScan(codes)
 
@@ -179,7 +182,8 @@ class Codes:
         they spread.
         """
         of = self._in_list[some]
-        vectors, centroids = self._stored(some), self._centroids[of]
+        vectors = self._stored(some)
+        centroids = self._centroids[of]
         along = (vectors * centroids).sum(axis=1) / (centroids**2).sum(axis=1)
         counts = np.bincount(of, minlength=self.lists)
         sums = np.bincount(of, along, self.lists) + ASSUMED * along.mean()
@@ -193,7 +197,8 @@ class Codes:
         if count > 2 * self._error_at:
             some = self._stored(evenly(count))
             off = some - self._index.pq.decode(self._index.pq.compute_codes(some))
-            self._error, self._error_at = np.asarray(off.T @ off / len(some), np.float32), count
+            self._error = np.asarray(off.T @ off / len(some), np.float32)
+            self._error_at = count
         return math.sqrt(max(float(query @ self._error @ query), 0.0))
 
     def search(
@@ -225,7 +230,8 @@ class Codes:
             if copy is not None and subset is not None:
                 codes, at = copy.search(best.query[None], depth)
                 return Codewise(subset.rows[at[0]], codes[0])
-            only_list, near = np.zeros(1, np.int64), np.zeros(1, np.float32)
+            only_list = np.zeros(1, np.int64)
+            near = np.zeros(1, np.float32)
             return self._read(best.query, only_list, near, depth, selector)
 
         first = read(min(depth, count))
@@ -246,9 +252,11 @@ class Codes:
         self._count_lists()
         query = best.query
         near = products(self._centroids, query)
-        selector, held = None, self._sizes
+        selector = None
+        held = self._sizes
         if subset is not None and subset.counts is not None:
-            selector, held = subset.selector, subset.counts
+            selector = subset.selector
+            held = subset.counts
         walk = ListWalk(near, held)
         lists = walk.nearest(max(probes, LEAST_PROBES))
         reads = [(lists, self._read(query, lists, near[lists], depth, selector))]

@@ -158,7 +158,8 @@ class MilvusIndex:
 
     def _scan(self, query: Vectors, k: int, allowed: Allowed | None) -> Found:
         """Fetch every allowed vector, a page at a time, and compare."""
-        kept, kept_scores = NOTHING.ids, NOTHING.scores
+        kept = NOTHING.ids
+        kept_scores = NOTHING.scores
         for page, vectors in self._pages(allowed):
             ids = np.concatenate([kept, page])
             scores = np.concatenate([kept_scores, vectors @ query])

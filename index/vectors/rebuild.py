@@ -115,7 +115,8 @@ class BackgroundRebuild:
                 if self._stopped.is_set():
                     return
                 index.add(ids, vectors)
-            self._read_to, upto = upto, records.head()[0]
+            self._read_to = upto
+            upto = records.head()[0]
             came = upto - self._read_to
             if came <= FEW or came >= missing:
                 return

@@ -33,13 +33,16 @@ Vectors = NDArray[np.float32]
 Weigh = Callable[[Tensor, Tensor], Tensor]  # as `SoundGate`
 
 STEPS = 300
-BATCH, LONE = 96, 32  # rows of a step: pictures that have sounds of their name, and others
-LEARNING_RATE, DECAY = 3e-3, 1e-2
+BATCH = 96  # rows of a step: pictures that have sounds of their name
+LONE = 32  # and others
+LEARNING_RATE = 3e-3
+DECAY = 1e-2
 SCALE = 20.0  # the inverse temperature
 OWN_SHARE = 0.5  # of the pictures that have sounds of their name: how many get one
 SOUND_SHARE = 0.3  # of the loss for captions of sounds
 FOLDS = 5
-SHARES, DRAWS = (0.2, 0.5, 0.8), 4  # of own sounds where it is measured, and draws of each
+SHARES = (0.2, 0.5, 0.8)  # of own sounds where it is measured
+DRAWS = 4  # of each share
 FIXED = (0.0, 0.3, 0.5, 0.7, 1.0)  # weights to compare with
 
 
@@ -66,7 +69,8 @@ class GateData:
         own: dict[int, list[int]] = {}
         for picture, sound in data.arrays["pairs"].tolist():
             own.setdefault(picture, []).append(sound)
-        pictures, sounds = data.rows["pictures"], data.rows["sounds"]
+        pictures = data.rows["pictures"]
+        sounds = data.rows["sounds"]
         return cls(
             pictures=to_unit(data.arrays["picture_readings"][:, 0]),
             sounds=to_unit(data.arrays["sound_readings"]),
@@ -142,7 +146,8 @@ def gate_loss(
     random: np.random.Generator,
 ) -> Tensor:
     """The loss of pictures and sounds, by their rows [n]; a scalar."""
-    video, audio = torch.from_numpy(data.pictures[seen]), torch.from_numpy(data.sounds[heard])
+    video = torch.from_numpy(data.pictures[seen])
+    audio = torch.from_numpy(data.sounds[heard])
     joint = join(video, audio, gate(video, audio))
     total = torch.zeros(())
     for weight, rows, texts, groups in (

@@ -73,7 +73,8 @@ def quantise(values: NDArray[np.floating[Any]], step: float) -> NDArray[np.int8]
     return np.clip(np.round(values / step), -127, 127).astype(np.int8)
 
 
-FEATURE_STEP, READING_STEP = 1 / 32, 1 / 400  # features have a deviation of about 1
+FEATURE_STEP = 1 / 32  # features have a deviation of about 1
+READING_STEP = 1 / 400
 
 
 @dataclass(frozen=True)
@@ -279,7 +280,8 @@ class StemTrunk(nn.Module):
         if modality == TEXT:
             return self.encode_text(x)[0]
         if modality == VIDEO:
-            features, readings = x[..., :-READING], x[..., -READING:]
+            features = x[..., :-READING]
+            readings = x[..., -READING:]
             tokens = features.reshape(len(x), -1, self.sizes[modality])  # [B, T, D]
             return self.encode(modality, tokens, readings.sum(1), kept=kept_tokens)
         tokens = x[..., : -2 * READING]
@@ -385,7 +387,8 @@ class RealBed:
 
     def galleries(self, model: StemTrunk) -> dict[str, Gallery]:
         """The real recordings' windows."""
-        arrays, rows = self.data.arrays, self.data.rows["recordings"]
+        arrays = self.data.arrays
+        rows = self.data.rows["recordings"]
         packed = {
             VIDEO: pack_frames(arrays["recording_cells"], arrays["recording_frame_readings"]),
             AUDIO: pack_sounds(arrays, "recording"),

@@ -36,7 +36,8 @@ from ..network.transformer import VLSA
 from ..training.loop import make_embedder
 from ..training.tables import Rows, make_network
 
-TRAIN, TEST = 3000, 400  # clips
+TRAIN = 3000  # clips
+TEST = 400
 GROUPS = 240  # of a benchmark of sounds put together
 
 

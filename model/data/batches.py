@@ -149,7 +149,8 @@ class Mixture:
     ) -> None:
         self.given = list(sources)
         if any(extra.replaces for extra in methods.sources):
-            sources, shares = [], []
+            sources = []
+            shares = []
         self.sources = [*sources, *(extra.make(self.given) for extra in methods.sources)]
         self.tokens = tokens
         self.inputs = inputs
@@ -261,7 +262,8 @@ class Mixture:
         self, frames: NDArray[Any], clips: list[Clip], chances: list[np.random.Generator]
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Those views that are crops of each clip's augmented frames, and their boxes."""
-        crops, boxes = {}, {}
+        crops = {}
+        boxes = {}
         for view in self.methods.views:
             if view.crop is None:
                 continue

@@ -298,7 +298,8 @@ def agreement(path: str, pattern: str) -> int:
     """
     if pattern == "*":
         return 1
-    parts, wanted = PurePosixPath(path).parts, PurePosixPath(pattern).parts
+    parts = PurePosixPath(path).parts
+    wanted = PurePosixPath(pattern).parts
     if PurePosixPath(wanted[-1]).stem in parts[:-1]:  # an archive that was unpacked
         return 2
     if wanted[-1] != "*":

@@ -142,7 +142,8 @@ def esc50(folder: Path, part: str, fold: int) -> Rows:
     made = []
     for row in read_csv(folder / "meta" / "esc50.csv"):
         if (fold in (0, int(row["fold"]))) == (part == "test"):
-            label, file = row["category"].replace("_", " "), folder / "audio" / row["filename"]
+            label = row["category"].replace("_", " ")
+            file = folder / "audio" / row["filename"]
             said = [label, f"the sound of {label}"] if part == "train" else [label]
             path = file if file.is_file() else None
             licence = "CC BY-NC 3.0, ESC-50"
@@ -202,7 +203,8 @@ def vggsound(folder: Path, part: str, fold: int) -> Rows:
     """VGGSound: vggsound.csv of id, start, label and part; clips anywhere below, named id_start in
     six digits.
     """
-    media, made = media_below(folder), []
+    media = media_below(folder)
+    made = []
     for row in read_csv(folder / "vggsound.csv", ("id", "start", "label", "part")):
         if row["part"] == part:
             name = f"{row['id']}_{int(row['start']):06d}"
@@ -290,7 +292,8 @@ def words(folder: Path, part: str, fold: int) -> Rows:
     known = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
     whole = [word for word in known if re.fullmatch("[a-z]{3,}", word)][:COMMON]
     doing = [word for word in whole if word.endswith("ing") and len(word) > 5]
-    chance, made = random.Random(part), []
+    chance = random.Random(part)
+    made = []
     for _ in range(12_000):
         a, b = chance.sample(whole, 2)
         text = chance.choice(NONSENSE).format(a=a, b=b, doing=chance.choice(doing))

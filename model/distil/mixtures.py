@@ -53,7 +53,8 @@ class Mixtures:
         firsts = np.concatenate(([0], counts[:-1])).cumsum()
         of_sets = np.add.reduceat(seconds, firsts) if len(names) else seconds
         self._chances = self._tensor(np.sqrt(of_sets))
-        self._counts, self._firsts = self._tensor(counts), self._tensor(firsts)
+        self._counts = self._tensor(counts)
+        self._firsts = self._tensor(firsts)
         self._starts = self._tensor(recordings.starts[members])
         self._lengths = self._tensor(recordings.lengths[members])
         self._samples = torch.from_numpy(np.asarray(recordings.samples)).to(self._device)
@@ -94,7 +95,8 @@ class Mixtures:
         speed = torch.exp(random.uniform(-0.3, 0.3, count))
         speed = torch.where(random.happens(SPED, count), speed, 1.0)
         member = self._draw_members(random, count)
-        start, length = self._starts[member], self._lengths[member]
+        start = self._starts[member]
+        length = self._lengths[member]
         lead = torch.where(in_room, 0, LEAD)
         wanted = ((PIECE - lead) * speed).long() + 2
         repeated = (length < wanted // 2) & random.happens(REPEATED, count)

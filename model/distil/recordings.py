@@ -95,7 +95,9 @@ def load_recordings(rows: list[dict[str, Any]], cache: Path) -> Path:
 
 def decode_all(rows: list[dict[str, Any]], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    lengths, sets, held_out = [], [], []
+    lengths = []
+    sets = []
+    held_out = []
     seen: set[str] = set()
     paths = [row["path"] for row in rows]
     with (

@@ -33,7 +33,8 @@ KEEP_EVERY_STEPS = 250
 LARGEST_GRADIENT = 5.0
 LOUDER = 0.125  # spread of a constant added to a log mel patch
 MASKED = 0.3  # chance that some bands, and that some frames, are blanked (arXiv 1904.08779)
-MOST_BANDS, MOST_FRAMES = 8, 12
+MOST_BANDS = 8
+MOST_FRAMES = 12
 LEAST_SCORE = 1e-4
 HEARD_COUNTS = 4.0  # how much more a class counts that the teacher is sure of
 

@@ -110,7 +110,8 @@ def hold_term(inputs: TermInputs, modality: str, before: str) -> Tensor | None:
     replayed = inputs.has[REPLAYED][there]
     if not replayed.any():
         return None
-    vectors, held = inputs.vectors[modality][there], inputs.vectors[before][there]
+    vectors = inputs.vectors[modality][there]
+    held = inputs.vectors[before][there]
     return hold(vectors, held, replayed, inputs.group_ids[there], inputs.model.scale)
 
 

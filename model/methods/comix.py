@@ -34,7 +34,8 @@ from media.errors import BadConfig
 from ..training.losses import TermInputs
 from ..training.tables import LossTerm, Rows, View
 
-OTHER_SPEED, MIXED = "other_speed_video", "mixed_video"
+OTHER_SPEED = "other_speed_video"
+MIXED = "mixed_video"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -64,7 +64,8 @@ class Experts(nn.Module):
         if self.training:
             self.load = count_load(probabilities, chosen, bias)
         tokens = x.flatten(0, 1)  # [N, D]
-        choices, weights = chosen.flatten(0, 1), gates.flatten(0, 1).to(x.dtype)  # [N, k]
+        choices = chosen.flatten(0, 1)  # [N, k]
+        weights = gates.flatten(0, 1).to(x.dtype)  # [N, k]
         out = torch.zeros_like(tokens)
         for number, expert in enumerate(self.experts):
             rows, choice = (choices == number).nonzero(as_tuple=True)

@@ -35,7 +35,8 @@ class Settings:
 
 def volumes(text: Tensor, video: Tensor, audio: Tensor) -> Tensor:
     """Vol of text i with the pictures and the sound j, from unit vectors [n, E]; [n, n]."""
-    to_video, to_audio = text @ video.T, text @ audio.T
+    to_video = text @ video.T
+    to_audio = text @ audio.T
     between = (video * audio).sum(-1)  # [n]
     square = 1 + 2 * to_video * to_audio * between
     square = square - to_video.square() - to_audio.square() - between.square()

@@ -70,7 +70,8 @@ def rows(settings: Settings) -> Rows:
     if not 0 < settings.left_out < 1:
         raise BadConfig("masked_answers: left_out lies between 0 and 1")
     draw = partial(leave_out_words, share=settings.left_out)
-    texts, terms = [], []
+    texts = []
+    terms = []
     for modality, caption in CAPTIONS.items():
         text = ExtraText(name=f"masked_{caption}", about=modality, draw=draw)
         term = LossTerm(

@@ -129,7 +129,8 @@ def make_sequence(network: Any, *, settings: Settings) -> WindowSequence:
 def rows(settings: Settings) -> Rows:
     if not settings.of or not set(settings.of) <= {VIDEO, AUDIO} or settings.stretches < 2:
         raise BadConfig("masked_windows: of video, audio or both, with 2 stretches or more")
-    views, terms = [], []
+    views = []
+    terms = []
     for modality in settings.of:
         stretches = [
             View(

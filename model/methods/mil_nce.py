@@ -73,7 +73,8 @@ def draw_other(
 
 
 def rows(settings: Settings) -> Rows:
-    terms, texts = [], []
+    terms = []
+    texts = []
     for about in ("audio", "video"):
         caption = f"{about}_caption"
         further = [f"{caption}_{number + 2}" for number in range(settings.texts - 1)]

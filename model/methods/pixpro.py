@@ -36,7 +36,8 @@ from ..config import EncoderConfig
 from ..training.losses import TermInputs
 from ..training.tables import Box, Encoded, LossTerm, Reading, Rows, TermPart, View
 
-PART, CROP = "propagation", "cropped_video"
+PART = "propagation"
+CROP = "cropped_video"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +87,8 @@ class Propagation(nn.Module):
 
 def read_cells(model: Any, rows: Encoded) -> Tensor:
     """The cells of each row just encoded, [n, F C S]; what was left out is zeros."""
-    tokens, places = model.last_pass.tokens, model.last_pass.places
+    tokens = model.last_pass.tokens
+    places = model.last_pass.places
     cells = F.normalize(model.parts[PART].project(tokens).float(), dim=-1)  # [n, K, S]
     frames, patches = model.config.grid["video"]
     if places is not None:
@@ -117,7 +119,8 @@ def disagreement(propagation: nn.Module, whole: Tensor, crop: Tensor, same: Tens
     """The loss of cells [n, F, C, S] of both views, of which bool [n, C, C] lie in the same places;
     a scalar, 0 where there are none.
     """
-    in_whole, in_crop = whole.any(-1), crop.any(-1)  # [n, F, C]
+    in_whole = whole.any(-1)  # [n, F, C]
+    in_crop = crop.any(-1)  # [n, F, C]
     pairs = same[:, None] & in_whole[..., :, None] & in_crop[..., None, :]  # [n, F, C, C]
     to_crop = propagation(whole) @ crop.detach().transpose(-1, -2)
     to_whole = whole.detach() @ propagation(crop).transpose(-1, -2)

@@ -34,7 +34,8 @@ class Settings:
 
 def areas(text: Tensor, video: Tensor, audio: Tensor) -> Tensor:
     """The area of text i with the pictures and the sound j, from unit vectors [n, E]; [n, n]."""
-    to_video, to_audio = text @ video.T, text @ audio.T
+    to_video = text @ video.T
+    to_audio = text @ audio.T
     between = (video * audio).sum(-1)  # [n]
     square = (2 - 2 * to_video) * (2 - 2 * to_audio)
     square = square - (1 - to_video - to_audio + between).square()

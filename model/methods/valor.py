@@ -36,7 +36,8 @@ def join_rows(
     inputs: TermInputs, rows: Tensor, video: str, audio: str, audio_weight: float
 ) -> Tensor:
     """Joint vectors [n, E] of some rows, bool [B]. A row with one of both needs no weight."""
-    seen, heard = inputs.vectors[video][rows], inputs.vectors[audio][rows]
+    seen = inputs.vectors[video][rows]
+    heard = inputs.vectors[audio][rows]
     if inputs.model.fusion is None:
         return join(seen, heard, audio_weight)
     has_both = (inputs.has[video] & inputs.has[audio])[rows]

@@ -64,7 +64,8 @@ def first_term(inputs: TermInputs, video: str, audio: str) -> Tensor | None:
     rows = inputs.has["video"] & inputs.has["audio"]
     if rows.sum() < 2:
         return None
-    seen, heard = inputs.vectors[video][rows], inputs.vectors[audio][rows]
+    seen = inputs.vectors[video][rows]
+    heard = inputs.vectors[audio][rows]
     return info_nce(seen, heard, inputs.model.scale, inputs.group_ids[rows], inputs.smoothing)
 
 

@@ -51,7 +51,9 @@ def pivot_term(inputs: TermInputs, audio: str, video: str, caption: str) -> Tens
     if recorded.sum() < 2 or captioned.sum() < 2:
         return None
     vectors = inputs.vectors
-    a, v, y = vectors[audio][recorded], vectors[video][recorded], vectors[caption][captioned]
+    a = vectors[audio][recorded]
+    v = vectors[video][recorded]
+    y = vectors[caption][captioned]
     return pivot(a, v, y, inputs.model.scale)
 
 

@@ -17,7 +17,8 @@ from evaluation.retrieval import Join
 
 MOST = 2.0  # no sound weighs more
 START = 0.5  # what every sound weighs at first
-RANK, HIDDEN = 16, 16
+RANK = 16
+HIDDEN = 16
 SHARPNESS = 3.0  # brings projections of unit vectors into the bend of tanh
 LIKENESS = 5.0  # cosines of pictures and sound are small
 

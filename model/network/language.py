@@ -22,7 +22,11 @@ from torch import Tensor, nn
 from media.errors import BadConfig
 from media.text import END, PAD, PAD_ID, START, UNK
 
-WIDTH, DEPTH, HEADS, INNER, EPSILON = 384, 6, 12, 1536, 1e-12
+WIDTH = 384
+DEPTH = 6
+HEADS = 12
+INNER = 1536
+EPSILON = 1e-12
 MASK = "[MASK]"
 
 
@@ -135,12 +139,11 @@ class Layer(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.query, self.key, self.value = (Int8Linear(WIDTH, WIDTH) for _ in range(3))
-        self.out, self.norm1 = Int8Linear(WIDTH, WIDTH), FrozenNorm()
-        self.up, self.down, self.norm2 = (
-            Int8Linear(WIDTH, INNER),
-            Int8Linear(INNER, WIDTH),
-            FrozenNorm(),
-        )
+        self.out = Int8Linear(WIDTH, WIDTH)
+        self.norm1 = FrozenNorm()
+        self.up = Int8Linear(WIDTH, INNER)
+        self.down = Int8Linear(INNER, WIDTH)
+        self.norm2 = FrozenNorm()
 
     def fill(self, weights: dict[str, Tensor], at: str) -> None:
         """Copy the published weights of the layer whose names begin with `at`."""

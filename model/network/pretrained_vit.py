@@ -143,7 +143,8 @@ def fill_stem(model: VLSA, weights: dict[str, Tensor], folder: Path) -> list[str
     Published models take pixels as (x - mean) / deviation, ours lie in [-1, 1]. The projection is
     changed so that it gives the same for ours.
     """
-    stem, config = model.stems["video"], model.config
+    stem = model.stems["video"]
+    config = model.config
     names = {found[1]: name for name in weights if (found := PATCH.search(name))}
     if not isinstance(stem, LinearStem) or "weight" not in names:
         return []
@@ -163,7 +164,8 @@ def fill_stem(model: VLSA, weights: dict[str, Tensor], folder: Path) -> list[str
     for name in weights:
         if POSITIONS.search(name):
             places = weights[name].view(-1, config.width)[1:]  # the first is the class token's
-            old, new = round(len(places) ** 0.5), config.size // config.patch
+            old = round(len(places) ** 0.5)
+            new = config.size // config.patch
             grid = places.view(1, old, old, -1).permute(0, 3, 1, 2)
             grid = (
                 F.interpolate(grid, (new, new), mode="bicubic", align_corners=False)

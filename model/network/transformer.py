@@ -227,7 +227,9 @@ def key_bias(present: Tensor) -> Tensor:
 
 def make_blocks(config: EncoderConfig, additions: Additions = NO_ADDITIONS) -> nn.ModuleList:
     """The blocks of a trunk."""
-    width, heads, per_modality = config.width, config.heads, config.modality_norms
+    width = config.width
+    heads = config.heads
+    per_modality = config.modality_norms
     return nn.ModuleList(
         Block(
             width,

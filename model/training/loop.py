@@ -62,7 +62,8 @@ M_MMAP_MAX = -4
 class Diverged(Exception):
     def __init__(self, step: int, ids: list[str]) -> None:
         super().__init__(step, ids)
-        self.step, self.ids = step, ids
+        self.step = step
+        self.ids = ids
 
     def __str__(self) -> str:
         return f"the loss is not finite at step {self.step}; its batch: {', '.join(self.ids)}"

@@ -60,7 +60,8 @@ async def rank(tercet: Tercet, client: ClientId, request: Request) -> schemas.Ra
         asked = parse_body(schemas.Rank, await request.body())
         return await rank_clip(tercet, client, asked, None)
     async with read_form(request, RANK_FORM) as form:
-        text, file = form.get("request"), form.get("file")
+        text = form.get("request")
+        file = form.get("file")
         if not isinstance(text, str):
             raise BadRequest("there is no field 'request'")
         asked = parse_body(schemas.Rank, text.encode())
