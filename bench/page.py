@@ -118,7 +118,7 @@ def read_seeds(bundle: Path) -> list[NewItem]:
 
 
 def read_films(collection: Collection) -> list[NewItem]:
-    copies = [collection.copy_item(item.id) for item in collection.page(1000)]
+    copies = [collection.copy_media(item.id) for item in collection.page(1000)]
     return [
         copy
         for copy in copies

@@ -57,7 +57,7 @@ def embed_texts(encoder: OnnxEncoder, texts: Sequence[str]) -> dict[str, Vectors
 
 def media_of(collection: Collection, id: str) -> NewItem:
     """An item as one to add elsewhere, without its words. Raises LookupError."""
-    item = collection.copy_item(id)
+    item = collection.copy_media(id)
     if item is None:
         raise LookupError(id)
     vectors = {encoding: item.vectors[encoding] for encoding in MEDIA if encoding in item.vectors}

@@ -106,7 +106,7 @@ def calibrate(
     Queries are the collection's bank. Where it has none, they are its own vectors of that encoding:
     those find themselves, and the best of another item counts.
     """
-    bank = records.bank(source, index.dim)
+    bank = records.banks.queries(source, index.dim)
     own = len(bank) == 0
     ids = np.empty(0, np.int64)
     if own:

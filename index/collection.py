@@ -459,10 +459,10 @@ class Collection:
         with self._hold_for_writing() as records:
             records.relocate(sources)
 
-    def copy_item(self, id: str) -> NewItem | None:
-        """See `Records.copy_item`."""
+    def copy_media(self, id: str) -> NewItem | None:
+        """See `Records.copy_media`."""
         with self.hold_for_reading() as records:
-            return records.copy_item(id, self.dims)
+            return records.copy_media(id, self.dims)
 
     def note_failure(self, id: str, failure: Failure) -> None:
         """Keep why a source could not be indexed."""
@@ -623,7 +623,7 @@ class Collection:
     def sources(self) -> tuple[dict[str, KnownSource], dict[str, Failure]]:
         """What batch building made items from, and what it could not index; each by id."""
         with self.hold_for_reading() as records:
-            return records.known_sources(), records.failures()
+            return records.sources.known(), records.sources.failures()
 
     def page(self, limit: int, after: str = "") -> list[Item]:
         """Items in the order of their ids, those after `after`."""
@@ -745,7 +745,7 @@ class Collection:
     def has_bank(self, encoding: str) -> bool:
         """Whether there is one, with its targets."""
         with self.hold_for_reading() as records:
-            return encoding in records.query_sources()
+            return encoding in records.banks.described()
 
     def set_vocabulary(self, readings: dict[str, Readings], source: str) -> None:
         """Tag every window by another vocabulary, of which `source` tells, and those to come. The

@@ -201,7 +201,7 @@ def make_lesson(records: Records, encoder: Encoder, examples: list[Example]) -> 
     source = examples[0].source
     marked = sorted({mark.item for example in examples for mark in example.marks})
     gallery = read_gallery(records, target, encoder.manifest.dims, marked)
-    replay = records.bank(source, encoder.manifest.dims[source])
+    replay = records.banks.queries(source, encoder.manifest.dims[source])
     if len(replay):
         queries = np.stack([example.query for example in examples])
         replay = replay[(replay @ queries.T).max(axis=1) <= MEANT]

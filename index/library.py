@@ -264,7 +264,7 @@ def finish_swap(old: Path, new: Path) -> None:
         if old.exists():
             with closing(Records(old / RECORDS)) as before:
                 # files may have been moved since they were copied
-                records.relocate(before.known_sources())
+                records.relocate(before.sources.known())
                 records.add_marks(before.marks.all())
     (new / READY).unlink(missing_ok=True)
     if old.exists():

@@ -53,7 +53,7 @@ def report(collection: Collection, compares: Callable[[str, str], bool]) -> list
             ids = collection.window_table(encoding).ids
             queries: dict[str, Vectors] = {}
             banks = [
-                records.bank(source, source_dim)
+                records.banks.queries(source, source_dim)
                 for source, source_dim in collection.dims.items()
                 if compares(source, encoding)
             ]

@@ -233,24 +233,24 @@ def test_windows_that_lie_apart_do_not_overlap(records: Records) -> None:
 
 def test_banks(records: Records) -> None:
     records.put([item("a", 1, 3)], DIMS)
-    assert records.tuning_digest("video") == "" and records.bank("text", 2).shape == (0, 2)
+    assert records.banks.digest("video") == "" and records.banks.queries("text", 2).shape == (0, 2)
     assert records.tuning_queries("video", 2, 2).shape == (2, 2)
     records.set_bank("text", numbered(5, 2), ["video", "text"])
     records.set_bank("audio", numbered(8, 1), ["video"])
-    assert records.bank("text", 2)[:, 0].tolist() == [5.0, 6.0]
-    assert sorted(records.bank_encodings()) == ["audio", "text"]
-    assert (records.bank_dim("text"), records.bank_dim("video")) == (2, 0)
-    asking = records.query_sources()
+    assert records.banks.queries("text", 2)[:, 0].tolist() == [5.0, 6.0]
+    assert sorted(records.banks.encodings()) == ["audio", "text"]
+    assert (records.banks.dim("text"), records.banks.dim("video")) == (2, 0)
+    asking = records.banks.described()
     assert {source: bank["targets"] for source, bank in asking.items()} == {
         "text": ["video", "text"],
         "audio": ["video"],
     }
     sums = {source: bank["sha256"] for source, bank in asking.items()}
-    assert records.tuning_digest("video") == "+".join(sorted(sums.values()))
-    assert records.tuning_digest("text") == sums["text"] and records.tuning_digest("audio") == ""
+    assert records.banks.digest("video") == "+".join(sorted(sums.values()))
+    assert records.banks.digest("text") == sums["text"] and records.banks.digest("audio") == ""
     assert sorted(records.tuning_queries("video", 2, 2)[:, 0].tolist()) == [5.0, 6.0, 8.0]
     records.set_bank("text", numbered(7, 1), ["video"])
-    assert records.bank("text", 2)[:, 0].tolist() == [7.0]
+    assert records.banks.queries("text", 2)[:, 0].tolist() == [7.0]
 
 
 def test_what_a_filter_leaves_is_kept_until_the_next_write(records: Records) -> None:
@@ -329,18 +329,18 @@ def test_sources_and_failures(records: Records) -> None:
     records.put(
         [item("a", origin=Origin.FILE, source="/a", stamp="1", digest="x"), item("b")], DIMS
     )
-    assert records.known_sources() == {"a": KnownSource("/a", "1", "x")}
+    assert records.sources.known() == {"a": KnownSource("/a", "1", "x")}
     moved = KnownSource(os.fsdecode(b"/m/b\xff"), "2", "y", "b", root="/m", mount="/")
     records.relocate({"a": moved, "b": moved})
-    assert records.known_sources() == {"a": moved}
+    assert records.sources.known() == {"a": moved}
     assert records.item("a").source == moved.source and records.item("b").stamp is None
     lost = Failure("1", "broken", "c.mp4", "/c", "z")
     records.note_failure("c", lost)
     records.note_failure("d", Failure("1", "broken"))
-    assert records.failures() == {"c": lost, "d": Failure("1", "broken", None, None, None)}
+    assert records.sources.failures() == {"c": lost, "d": Failure("1", "broken", None, None, None)}
     records.put([item("d")], DIMS)
     records.forget_failures(["c", "none"])
-    assert records.failures() == {}
+    assert records.sources.failures() == {}
 
 
 def test_media_and_origins(records: Records) -> None:

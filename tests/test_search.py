@@ -274,5 +274,5 @@ def test_a_hit_tells_from_which_second_the_picture_of_its_best_window_comes(
     box.put([replace(item("film", 0.0, 90.0), shown_s={0: 2.5, 1: 6.0}), item("other", 60.0)])
     answer = search(box, [TargetQuery("video", turned(85.0))])
     assert [(hit.id, hit.shown_s) for hit in answer.hits] == [("film", 6.0), ("other", None)]
-    copied = box.copy_item("film")
+    copied = box.copy_media("film")
     assert copied is not None and copied.shown_s == {0: 2.5, 1: 6.0}

@@ -143,7 +143,7 @@ def copy_items(collection: Collection, plan: BuildPlan) -> Iterator[int]:
     made: list[NewItem] = []
     for source, stamp, digest in copies:
         fitting = [id for id, was in originals.get(digest, []) if fits(was, stamp, told=False)]
-        copied = collection.copy_item(fitting[0]) if fitting else None
+        copied = collection.copy_media(fitting[0]) if fitting else None
         if copied is None:
             plan.todo.append((take_texts(collection, source), stamp))
             continue

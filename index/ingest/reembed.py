@@ -310,13 +310,13 @@ def measure_overlaps(data: Path, name: str, compares: Callable[[str, str], bool]
         closing(Records(data / "collections" / name / "records.sqlite")) as old,
         closing(Records(staged)) as new,
     ):
-        sources = sorted(set(old.bank_encodings()) & set(new.bank_encodings()))
+        sources = sorted(set(old.banks.encodings()) & set(new.banks.encodings()))
         for target in sorted(set(old.encodings()) & set(new.encodings())):
             sides = [Neighbours(records, target) for records in (old, new)]
             for source in sources:
-                comparable = all(side.records.bank_dim(source) == side.dim for side in sides)
+                comparable = all(side.records.banks.dim(source) == side.dim for side in sides)
                 if comparable and compares(source, target):
-                    banks = [side.records.bank(source, side.dim) for side in sides]
+                    banks = [side.records.banks.queries(source, side.dim) for side in sides]
                     queries = [(a, b, "") for a, b in zip(*banks, strict=False)]
                     overlaps.append(compare_sides(f"{source}-{target}", sides, queries))
             overlaps.append(compare_sides(f"{target}-{target}", sides, sample_items(sides)))

@@ -7,7 +7,6 @@ older copy up to date.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sqlite3
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
@@ -23,6 +22,8 @@ from export.bundle import parse_modality
 
 from ..columns import Allowed, Ids
 from .agreements import Agreed, Agreements
+from .banks import QueryBanks
+from .copying import copy_media
 from .filters import metadata_values, register_functions
 from .item import (
     About,
@@ -32,10 +33,8 @@ from .item import (
     KnownSource,
     MediaRow,
     NewItem,
-    Origin,
     UnknownItem,
     WindowVectors,
-    decode_path,
     encode_path,
     make_item,
 )
@@ -44,6 +43,7 @@ from .kept_filters import KeptFilters
 from .marks import Marks, NewMark
 from .passages import Passages
 from .schema import SCHEMA_VERSION, migrate, read_version
+from .sources import PATH, Sources
 from .tags import Readings, TagRows, Tags
 from .window_table import WindowTable
 
@@ -52,15 +52,11 @@ WINDOWS_QUERY = (
     " from vectors v join windows w on w.n = v.window where v.encoding = ? and v.n > ? order by v.n"
 )
 ITEMS_QUERY = "select n, metadata, id, kind, duration_s, filename from items"
-BANK_PREFIX = "asks:"  # of keys in `meta`, before the name of a bank's encoding
-FILE_METADATA = ("tags", "chapters")  # what a file says of itself
 VOCABULARY_KEY = "vocabulary"  # in `meta`: where the names of tags are from
 AGREED_KEY = "agreement"  # in `meta`: of which vectors it is known how they agree
 COPIED_PREFIX = "from:"  # of keys in `meta`, before the id of an item that was copied
 # of keys in `meta`, before the id of an item: how often its metadata was changed
 EDITED_PREFIX = "edited:"
-# Paths may hold bytes that are not UTF-8. They are stored as they are, and so read as blobs.
-PATH = "cast(? as text)"
 CHUNK = 4096
 DECODER = json.JSONDecoder()
 # of pages, so that a search finds its hits without reading the trees above them
@@ -100,6 +96,8 @@ class Records:
         self.tags = Tags(self._db)
         self.marks = Marks(self._db)
         self.agreements = Agreements(self._db)
+        self.banks = QueryBanks(self._db)
+        self.sources = Sources(self._db)
         self._counted: tuple[tuple[int, int], Counts] | None = None
         self._readers = 0  # who hold the records still at the moment
         if read_version(self._db) < SCHEMA_VERSION:
@@ -625,53 +623,17 @@ class Records:
             np.frombuffer(blobs, "<f4").reshape(len(rows), dim),
         )
 
-    def bank(self, encoding: str, dim: int) -> NDArray[np.float32]:
-        """The queries [n, dim] that scores are calibrated by."""
-        rows = self._db.execute(
-            "select vector from bank where encoding = ? order by rowid", (encoding,)
-        ).fetchall()
-        return np.frombuffer(b"".join(blob for (blob,) in rows), "<f4").reshape(len(rows), dim)
-
     def set_bank(self, encoding: str, vectors: NDArray[np.float32], targets: list[str]) -> None:
+        """Have other queries [n, dim] of an encoding, asked of `targets`."""
         with self._transaction():
-            self._db.execute("delete from bank where encoding = ?", (encoding,))
-            blobs = [(encoding, np.asarray(v, "<f4").tobytes()) for v in vectors]
-            self._db.executemany("insert into bank values (?, ?)", blobs)
-            about = {
-                "targets": targets,
-                "sha256": hashlib.sha256(b"".join(blob for _, blob in blobs)).hexdigest(),
-            }
-            self._db.execute(
-                "insert or replace into meta values (?, ?)",
-                (BANK_PREFIX + encoding, json.dumps(about)),
-            )
-
-    def query_sources(self) -> dict[str, dict[str, Any]]:
-        """By encoding that has a query bank: the `targets` that its queries are asked of, and the
-        `sha256` of the queries.
-        """
-        rows = self._db.execute(
-            "select key, value from meta where key like ?", (f"{BANK_PREFIX}%",)
-        )
-        return {key.removeprefix(BANK_PREFIX): json.loads(value) for key, value in rows}
-
-    def tuning_digest(self, encoding: str) -> str:
-        """The hashes of the banks whose queries are asked of an encoding; empty without a bank."""
-        banks = self.query_sources().values()
-        return "+".join(sorted(bank["sha256"] for bank in banks if encoding in bank["targets"]))
+            self.banks.replace(encoding, vectors, targets)
 
     def tuning_queries(self, encoding: str, dim: int, most: int) -> NDArray[np.float32]:
         """Queries [n, dim] to tune the index of an encoding by: those of the banks. Without a bank,
         vectors of the index itself; these are easier to find than real queries.
         """
-        banks = [
-            self.bank(source, dim)
-            for source, bank in self.query_sources().items()
-            if encoding in bank["targets"]
-        ]
-        return (
-            np.concatenate(banks) if banks else self.vectors_among(encoding, dim, most, seed=1)[1]
-        )
+        asked = self.banks.asked_of(encoding, dim)
+        return asked if len(asked) else self.vectors_among(encoding, dim, most, seed=1)[1]
 
     def matching(
         self, condition: str, params: list[Any], target: Hashable, table: WindowTable
@@ -789,15 +751,6 @@ class Records:
         ).fetchone()
         return int(row[0]) // 4 if row else 0
 
-    def bank_dim(self, encoding: str) -> int:
-        row = self._db.execute(
-            "select length(vector) from bank where encoding = ? limit 1", (encoding,)
-        ).fetchone()
-        return int(row[0]) // 4 if row else 0
-
-    def bank_encodings(self) -> list[str]:
-        return [name for (name,) in self._db.execute("select distinct encoding from bank")]
-
     def ids_with(self, encoding: str) -> list[str]:
         rows = self._db.execute(
             "select distinct i.id from items i join windows w on w.item = i.n"
@@ -808,138 +761,27 @@ class Records:
 
     # ------------------------------------------------------------ batch building
 
-    def known_sources(self) -> dict[str, KnownSource]:
-        """What the items that batch building made were made from, by id."""
-        rows = self._db.execute(
-            "select id, cast(source as blob), stamp, digest, filename, cast(root as blob),"
-            " cast(mount as blob), origin, case when partial then"
-            " (select count(*) from windows w where w.item = items.n) end"
-            " from items where origin <> 'upload' order by n"
-        )
-        return {
-            id: KnownSource(
-                decode_path(source),
-                stamp,
-                digest,
-                filename,
-                decode_path(root),
-                decode_path(mount),
-                Origin(origin),
-                partial,
-            )
-            for id, source, stamp, digest, filename, root, mount, origin, partial in rows
-        }
-
     def relocate(self, sources: dict[str, KnownSource]) -> None:
         """Note by id where the file of an item that batch building made lies now, and what stamp
         and digest it has there. The item stays as it is otherwise.
         """
-        rows = [
-            (
-                encode_path(place.source),
-                place.stamp,
-                place.digest,
-                place.filename,
-                encode_path(place.root),
-                encode_path(place.mount),
-                id,
-            )
-            for id, place in sources.items()
-        ]
-        renamed = any(
-            self._db.execute(
-                "select 1 from items where id = ? and filename is not ?", (id, place.filename)
-            ).fetchone()
-            for id, place in sources.items()
-        )
+        renamed = self.sources.have_other_names(sources)
         with self._transaction():
-            self._db.executemany(
-                f"update items set source = {PATH}, stamp = ?, digest = ?, filename = ?,"
-                f" root = {PATH}, mount = {PATH} where id = ? and origin <> 'upload'",
-                rows,
-            )
+            self.sources.relocate(sources)
         if renamed:
             self._item_cache = ItemCache()  # it has the file names
 
-    def copy_item(self, id: str, dims: Mapping[str, int]) -> NewItem | None:
-        """The media of an item as that of a new one: its windows, vectors, previews and passages,
-        and what its file says of itself, without its texts and other metadata. None where there is
-        no such item.
-        """
-        row = self._db.execute(
-            "select n, kind, duration_s, exists (select 1 from texts where item = n), metadata"
-            " from items where id = ?",
-            (id,),
-        ).fetchone()
-        if row is None:
-            return None
-        number, kind, duration_s, told, metadata = row
-        rows = self._db.execute(
-            "select w.n, w.start_s, w.end_s, w.plain, p.jpeg, w.shown_s from windows w"
-            " left join pictures p on p.window = w.n where w.item = ? order by w.n",
-            (number,),
-        ).fetchall()
-        vectors = self._db.execute(
-            "select v.window, v.encoding, v.vector from vectors v join windows w on w.n = v.window"
-            " where w.item = ? order by v.n",
-            (number,),
-        ).fetchall()
-        passages = self.passages.of_item(id)
-        media = rows[: len(rows) - len(passages)]  # the windows of passages come last
-        said = {window for window, encoding, _ in vectors if parse_modality(encoding) == "text"}
-        about_all = (0.0, duration_s)  # before these those of texts, which span the whole item
-        kept = [
-            row
-            for position, row in enumerate(media)
-            if not told or not (row[0] in said or (position and row[1:3] == about_all))
-        ] + rows[len(media) :]
-        places = {row[0]: place for place, row in enumerate(kept)}
-        copied: dict[str, tuple[list[int], list[bytes]]] = {}
-        for window, encoding, vector in vectors:
-            if window in places:
-                which, blobs = copied.setdefault(encoding, ([], []))
-                which.append(places[window])
-                blobs.append(vector)
-        return NewItem(
-            id=id,
-            kind=kind,
-            duration_s=duration_s,
-            windows=[(row[1], row[2]) for row in kept],
-            vectors={
-                encoding: (
-                    which,
-                    np.frombuffer(b"".join(blobs), "<f4").reshape(len(which), dims[encoding]),
-                )
-                for encoding, (which, blobs) in copied.items()
-            },
-            one_colour=frozenset(place for place, row in enumerate(kept) if row[3]),
-            pictures={place: row[4] for place, row in enumerate(kept) if row[4] is not None},
-            shown_s={place: row[5] for place, row in enumerate(kept) if row[5] is not None},
-            peaks=self.peaks(id),
-            metadata={key: v for key, v in json.loads(metadata).items() if key in FILE_METADATA},
-            passages=passages,
-        )
-
-    def failures(self) -> dict[str, Failure]:
-        """The sources that could not be indexed, by id."""
-        rows = self._db.execute(
-            "select id, stamp, reason, name, cast(source as blob), digest from failures order by id"
-        )
-        return {
-            id: Failure(stamp, reason, name, decode_path(source), digest)
-            for id, stamp, reason, name, source, digest in rows
-        }
+    def copy_media(self, id: str, dims: Mapping[str, int]) -> NewItem | None:
+        """See `copying.copy_media`."""
+        return copy_media(self._db, self.passages, id, dims)
 
     def note_failure(self, id: str, failure: Failure) -> None:
         with self._transaction():
-            self._db.execute(
-                f"insert or replace into failures values (?, ?, ?, ?, {PATH}, ?)",
-                (id, *failure._replace(source=encode_path(failure.source))),  # type: ignore[arg-type]
-            )
+            self.sources.note_failure(id, failure)
 
     def forget_failures(self, ids: list[str]) -> None:
         with self._transaction():
-            self._db.executemany("delete from failures where id = ?", [(id,) for id in ids])
+            self.sources.forget_failures(ids)
 
 
 def holds_records(path: Path) -> bool:

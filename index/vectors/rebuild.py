@@ -100,7 +100,7 @@ class BackgroundRebuild:
                 return None
             if not index.exact and len(index):
                 # Read before the queries: what is set in between is then seen as a change.
-                asked_by = records.tuning_digest(encoding)
+                asked_by = records.banks.digest(encoding)
                 queries = records.tuning_queries(encoding, dim, TUNED_ON)
                 index.tune(queries, Goal(self._latency_ms), asked_by)
         return None if self._stopped.is_set() else index

@@ -209,7 +209,7 @@ class FaissStore:
         index = self._indexes[encoding]
         if index.exact:
             return False
-        return index.tuning_is_stale or index.tuning.queries != records.tuning_digest(encoding)
+        return index.tuning_is_stale or index.tuning.queries != records.banks.digest(encoding)
 
     def _maintain(self) -> None:
         """Tune what needs it, and save a snapshot. Writers wait, searches do not."""
@@ -227,7 +227,7 @@ class FaissStore:
         with self._hold() as records:
             if not self._needs_tuning(encoding, records):
                 return
-            asked_by = records.tuning_digest(encoding)
+            asked_by = records.banks.digest(encoding)
             queries = records.tuning_queries(encoding, index.dim, TUNED_ON)
         index.tune(queries, Goal(self._sizing.latency_ms), asked_by)
         self._snapshot_head = None
