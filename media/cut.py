@@ -26,6 +26,7 @@ from .audio import silence_invalid_samples
 from .clock import RIGHT, Clock
 from .containers import (
     MICROSECONDS,
+    UNTIMED,
     Budget,
     audio_stream,
     describe_fault,
@@ -196,7 +197,7 @@ def read_timed_pictures(
 ) -> Iterator[tuple[av.VideoFrame, float]]:
     """Every picture of a stream's packets that decodes, and its second; these ascend.
 
-    AVI has decoding times only: the n-th picture shown gets the n-th of them.
+    AVI and ASF have decoding times only: the n-th picture shown gets the n-th of them.
     """
     decoder = make_decoder(stream)
     assert isinstance(decoder, av.VideoCodecContext)
@@ -205,7 +206,7 @@ def read_timed_pictures(
     zero_s = origin_s(container)
     step_s = 1.0 / frame_rate(stream)
     base = float(stream.time_base or 0)
-    by_order = container.format.name == "avi"
+    by_order = container.format.name in UNTIMED
     decoded_at: list[int] = []
     last: av.VideoFrame | None = None
     last_s = -step_s

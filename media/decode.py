@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from .clock import BACK_DISCONTINUOUS_S, BACK_S, HOLD_S, RIGHT, UNKNOWN, Clock, Track, may_jump
 from .containers import (
     MICROSECONDS,
+    UNTIMED,
     Budget,
     describe_fault,
     make_decoder,
@@ -158,10 +159,10 @@ def has_only_decoding_order(
 ) -> bool:
     """Whether packets tell when they are decoded, but not when they are shown.
 
-    So it is in AVI and bare streams. It is also so if both times always differ by the same amount,
+    So it is in AVI, ASF and bare streams. It is also so if both times always differ by the same amount,
     although the stream has B-frames, which are shown in another order.
     """
-    if container.format.name == "avi" or not (track.pts != UNKNOWN).any():
+    if container.format.name in UNTIMED or not (track.pts != UNKNOWN).any():
         return True
     both = (track.pts != UNKNOWN) & (track.dts != UNKNOWN)
     steps = track.pts[both] - track.dts[both]

@@ -58,6 +58,8 @@ STARTS: tuple[tuple[int, bytes, Pair], ...] = (
     (0, b".ra\xfd", same("audio/x-pn-realaudio")),
     (0, b"DKIF", same("video/x-ivf")),
     (4, b"\xf8\x72\x6f\xba", same("audio/vnd.dolby.mlp")),
+    (4, b"\xf8\x72\x6f\xbb", same("audio/vnd.dolby.mlp")),
+    (0, b"\x1f\x07\x00", same("video/dv")),
     (0, b"DTSHDHDR", same("audio/vnd.dts.hd")),
     (0, b"\x7f\xfe\x80\x01", DTS),
     (0, b"\xfe\x7f\x01\x80", DTS),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import subprocess
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import product
@@ -21,12 +22,14 @@ from media.containers import Budget, video_stream
 from media.decode import FrameRequest, read_frames
 from media.errors import NotMedia, TooLong
 from media.hdr import to_bt709
+from media.mediatypes import media_type
 from media.mono import MonoResampler
 from media.sound import read_waveform
 from media.video import VideoSpec, fit_square, render_frame
 from media.windows import InputSpecs, read_media
 
-from .makers import BLUE, GREEN, RED, in_a_thread_of_its_own, make_tone, write_wav
+from .makers import BLUE, GREEN, RED, SPECS, in_a_thread_of_its_own, make_tone, write_wav
+from .test_times import needs_ffmpeg
 
 SIZE = VideoSpec(frames=4, size=32)
 
@@ -322,7 +325,43 @@ def test_one_bit_sound_is_heard(tmp_path: Path) -> None:
     assert waveform is not None and rms(waveform[400:1200]) == pytest.approx(0.354, abs=0.01)
 
 
+@needs_ffmpeg
+@pytest.mark.parametrize("codec", ["mlp", "truehd"])
+def test_bare_lossless_sound_of_discs_is_heard(tmp_path: Path, codec: str) -> None:
+    write_wav(tmp_path / "a.wav", make_tone(2.0, 440.0, 48_000), 48_000)
+    command = ["ffmpeg", "-v", "error", "-i", str(tmp_path / "a.wav"), "-ac", "2"]
+    command += ["-c:a", codec, "-strict", "-2", "-f", codec, str(tmp_path / "blob")]
+    subprocess.run(command, check=True)
+    waveform = read_waveform(tmp_path / "blob", 16_000, Budget())
+    assert waveform is not None and len(waveform) == pytest.approx(32_000, abs=16)
+    assert np.argmax(np.abs(np.fft.rfft(waveform[:16_000]))) == 440
+    assert media_type(tmp_path / "blob", pictures=False) == "audio/vnd.dolby.mlp"
+
+
 # Pictures
+
+
+def test_a_tape_is_seen_and_heard(tmp_path: Path) -> None:
+    """DV as a camera sends it: red for 0.4 s, then blue for 0.8 s, and a tone throughout."""
+    with av.open(str(tmp_path / "blob"), "w", format="dv") as tape:
+        film = tape.add_stream("dvvideo", rate=25)
+        film.width, film.height, film.pix_fmt = 720, 576, "yuv420p"
+        sound = tape.add_stream("pcm_s16le", rate=48_000, layout="stereo")
+        for number in range(30):
+            image = np.full((576, 720, 3), RED if number < 10 else BLUE, np.uint8)
+            tape.mux(film.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+            tone = make_tone(0.04, 500.0, 48_000)
+            samples = np.round(tone * 2**15).astype(np.int16).repeat(2)
+            heard = av.AudioFrame.from_ndarray(samples[None], format="s16", layout="stereo")
+            heard.sample_rate, heard.pts = 48_000, 1920 * number
+            tape.mux(sound.encode(heard))
+    media = read_media(tmp_path / "blob", SPECS, Budget())
+    assert media.windows == [(0.0, pytest.approx(1.2))]
+    shown = media.parts["video"].array[0].mean(axis=(1, 2))  # at 0.15, 0.45, 0.75 and 1.05 s
+    assert [int(colour.argmax()) for colour in shown] == [0, 2, 2, 2]
+    waveform = read_waveform(tmp_path / "blob", 16_000, Budget())
+    assert rms(waveform) == pytest.approx(0.354, abs=0.005)
+    assert media_type(tmp_path / "blob", pictures=True) == "video/dv"
 
 
 def quarters(side: int = 64) -> NDArray[np.uint8]:
@@ -556,7 +595,7 @@ def test_a_photo_in_tiles_is_refused_in_words() -> None:
 # When pictures are shown, and how long a film is
 
 KINDS = {
-    "libx264": ["mp4", "mov", "mkv", "avi", "ts", "flv"],
+    "libx264": ["mp4", "mov", "mkv", "avi", "ts", "flv", "wmv"],
     "libx265": ["mp4", "mkv", "ts"],
     "mpeg4": ["mp4", "mkv", "avi"],
     "mpeg2video": ["mpg", "ts", "mkv"],
@@ -670,11 +709,13 @@ def test_films_last_as_long_as_their_pictures_and_show_them_when_they_say(
 
 
 def every_frame_end_s(path: Path, made: Film) -> float:
-    """When the last of a film's frames ends, by FFmpeg decoding all of them; AVI counts them."""
+    """When the last of a film's frames ends, by FFmpeg decoding all of them; AVI and ASF count
+    them.
+    """
     with av.open(str(path)) as container:
         times = [frame.time for frame in container.decode(video=0)]
         start_s = (container.start_time or 0) / 1e6
-    if made.kind == "avi" or times[0] is None:
+    if made.kind in ("avi", "wmv") or times[0] is None:
         return float(len(times) / made.rate)
     return max(times) - start_s + float(1 / made.rate)
 
