@@ -9,7 +9,7 @@ import ipaddress
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from fastapi import Depends, Request, Response
 from fastapi.routing import APIRoute
@@ -223,12 +223,20 @@ def check_same_origin(method: str, headers: RawHeaders, hosts: tuple[str, ...]) 
         CrossOrigin: a page of another origin wants to change something.
     """
     host = headers.get(b"host", b"localhost").decode("latin-1").lower()
-    name = urlsplit(f"//{host}").hostname or ""
+    name = parts_of(f"//{host}").hostname or ""
     if not is_loopback(name) and name not in hosts:
         raise BadHost(host)
     origin = headers.get(b"origin", b"").decode("latin-1").lower()
-    if method not in SAFE and origin and urlsplit(origin).netloc != host:
+    if method not in SAFE and origin and parts_of(origin).netloc != host:
         raise CrossOrigin(origin)
+
+
+def parts_of(address: str) -> SplitResult:
+    """What an address consists of; nothing where it is none, as "http://[::1"."""
+    try:
+        return urlsplit(address)
+    except ValueError:
+        return urlsplit("")
 
 
 def check_own_page(method: str, headers: RawHeaders) -> None:
@@ -242,7 +250,7 @@ def check_own_page(method: str, headers: RawHeaders) -> None:
         return
     host = headers.get(b"host", b"").decode("latin-1").lower()
     origin = headers.get(b"origin", b"").decode("latin-1").lower()
-    if not origin or urlsplit(origin).netloc != host:
+    if not origin or parts_of(origin).netloc != host:
         raise CrossOrigin(origin or "unknown origin")
 
 

@@ -6,9 +6,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from copy import copy
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 from fastapi_swagger import patch_fastapi
 
 from export.encoder import Encoder
@@ -56,8 +58,19 @@ def create_app(
     app.state.owner = owner
     error_responses.install_handlers(app)
     patch_fastapi(app, docs_url="/docs")
+    answer_head(app)
     app.add_middleware(RequestMiddleware, owner=owner)
     return app
+
+
+def answer_head(app: FastAPI) -> None:
+    """Let what answers GET answer HEAD, too (RFC 9110, 9.1). The server leaves the body out."""
+    for route in list(app.routes):
+        if isinstance(route, APIRoute) and route.methods == {"GET"}:
+            head = copy(route)
+            head.methods = {"HEAD"}
+            head.include_in_schema = False
+            app.routes.append(head)
 
 
 class Service(FastAPI):

@@ -242,8 +242,11 @@ def problem_of_body(problem: Mapping[str, Any]) -> bool:
 
 def describe_problems(errors: Sequence[Mapping[str, Any]]) -> str:
     """Pydantic's errors in a line: of each, where it is and what it is."""
-    problems = []
-    for error in errors:
-        where = ".".join(str(part) for part in error["loc"])
-        problems.append(f"{where}: {error['msg']}" if where else error["msg"])
-    return "; ".join(problems)[:PROBLEMS_MAX]
+    return "; ".join(describe_problem(error) for error in errors)[:PROBLEMS_MAX]
+
+
+def describe_problem(error: Mapping[str, Any]) -> str:
+    if error["msg"] == "JSON decode error":  # FastAPI's, with the place and the reason apart
+        return f"the body is not JSON: {error['ctx']['error']} at letter {error['loc'][-1]}"
+    where = ".".join(str(part) for part in error["loc"])
+    return f"{where}: {error['msg']}" if where else str(error["msg"])

@@ -12,11 +12,10 @@ import uuid
 from collections.abc import Awaitable
 from pathlib import Path
 
-from fastapi.routing import APIRoute
 from starlette._utils import get_route_path
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.routing import Match
+from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from . import error_responses
@@ -26,7 +25,7 @@ from .audit import write_line
 from .exceptions import BodyTooLarge, PackedBody, ServiceError, SlowBody
 from .keys import BadKeyFile
 from .owner import Owner
-from .routes import ROUTES, takes_files
+from .routes import takes_files
 from .settings import Settings
 from .trace import ACCESS, CURRENT, Trace, span
 
@@ -192,7 +191,7 @@ def request_id(headers: RawHeaders) -> str:
 
 def allowed_methods(scope: Scope) -> bytes:
     """The methods that a path has, over all of its routes."""
-    routes = [route for route in ROUTES if isinstance(route, APIRoute)]
+    routes = [route for route in scope["app"].routes if isinstance(route, Route)]
     matching = [route.path for route in routes if route.matches(scope)[0] != Match.NONE]
     methods: set[str] = set()
     for route in routes:

@@ -54,6 +54,8 @@ class Protocol(HttpToolsProtocol):
         if self.parser.get_http_version() == "1.1" and hosts != 1:  # RFC 9112, 3.2
             self._refuse(400, "bad_request", "A request needs exactly one Host header.")
             raise HttpParserError  # nothing more of it is read
+        if self.parser.get_http_version() == "1.0":  # RFC 9110, 10.1.1
+            self.expect_100_continue = False
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
@@ -98,12 +100,17 @@ class Protocol(HttpToolsProtocol):
             self._refuse(408, "too_slow", message)
 
     def _refuse(self, status: int, code: str, message: str) -> None:
-        """Answer with an error and close the connection. In the middle of another answer, only
-        close it.
+        """Answer with an error and close the connection. Where another answer is due before, or has
+        begun, only close it.
         """
         if self.transport.is_closing():
             return
-        if self.cycle is None or self.cycle.response_complete:
+        in_its_body = not self._reading_head and not self.pipeline
+        if (
+            self.cycle is None
+            or self.cycle.response_complete
+            or (in_its_body and not self.cycle.response_started)
+        ):
             error = {"code": code, "message": message, "detail": {}}
             body = json.dumps({"error": error}).encode()
             lines = [

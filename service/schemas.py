@@ -351,7 +351,7 @@ PARTS_MAX = 16  # of a composed query
 
 
 class Part(Strict):
-    weight: float = Field(1.0, ge=-1000.0, le=1000.0)
+    weight: Number = Field(1.0, ge=-1000.0, le=1000.0)
     then: StrictBool = Field(
         False, description="it comes after the parts before it, a step of its own"
     )

@@ -6,6 +6,7 @@ from argparse import ArgumentTypeError
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from index.collection import UnknownCollection
@@ -15,6 +16,7 @@ from media.manifest import BadManifest, read_manifest
 from service.app import create_app
 
 from .makers import FakeEncoder, dims, make_wav
+from .test_operate import listening
 from .test_service import Client, refused, settings, upload
 
 ITEMS = "/v1/collections/default/items"
@@ -62,6 +64,52 @@ def test_a_key_that_comes_twice_in_a_field_is_named(client: Client, tmp_path: Pa
         assert "'a' comes twice" in refused(answer, 400, "bad_request")["message"]
     listed = client.get(ITEMS, params={"order": "newest", "filter": twice})
     refused(listed, 400, "bad_request")
+
+
+@pytest.mark.parametrize(
+    ("body", "problem"),
+    [
+        (b'{"texts"', "Expecting ':' delimiter at letter 8"),
+        (b'{"texts": ["red"]} {}', "Extra data at letter 19"),
+        (b'{"texts": ["\xff"]}', "it is not in UTF-8, or nested too deeply"),
+        (b"[" * 100_000, "it is not in UTF-8, or nested too deeply"),
+    ],
+)
+def test_a_body_that_is_not_json_says_why(client: Client, body: bytes, problem: str) -> None:
+    answer = client.post("/v1/embed/text", content=body, headers=AS_JSON)
+    message = refused(answer, 400, "bad_request")["message"]
+    assert message == f"the body is not JSON: {problem}"
+
+
+def test_a_weight_is_a_number(client: Client) -> None:
+    for weight in ("1", True, [1]):
+        request = {"parts": [{"text": "red", "weight": weight}], "targets": ["text"]}
+        message = refused(client.post("/v1/search", json=request), 400, "bad_request")["message"]
+        assert message == "parts.0.text.weight: Input should be a valid number"
+
+
+def test_head_is_answered_where_get_is(tmp_path: Path) -> None:
+    """With the headers of GET and no body. Who may not GET may not ask for the head either."""
+    sent = settings(tmp_path / "data", api_keys="k")
+    with (
+        listening(sent) as port,
+        httpx.Client(base_url=f"http://localhost:{port}", trust_env=False) as client,
+    ):
+        assert client.head("/v1/models").status_code == 401
+        client.headers["authorization"] = "Bearer k"
+        client.post(ITEMS, json={"text": "red", "id": "a"}).raise_for_status()
+        paths = ("/", "/healthz", "/readyz", "/docs", "/openapi.json", "/v1/models", "/v1/jobs")
+        for path in (*paths, "/v1/models/x", ITEMS, f"{ITEMS}/a", f"{ITEMS}/b"):
+            got, head = client.get(path), client.head(path)
+            assert head.status_code == got.status_code != 405, path
+            assert head.headers["content-length"] == got.headers["content-length"], path
+            assert head.headers["content-type"] == got.headers["content-type"], path
+            assert head.content == b"" != got.content
+        assert client.head("/metrics").status_code == 200
+        for path, methods in ((ITEMS, "GET, HEAD, POST"), ("/docs", "GET, HEAD")):
+            refusal = client.put(path)
+            assert refusal.status_code == 405 and refusal.headers["allow"] == methods
+        assert "head" not in client.get("/openapi.json").json()["paths"]["/v1/models"]
 
 
 def test_a_key_that_comes_twice_in_a_manifest_is_named(tmp_path: Path) -> None:

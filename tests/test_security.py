@@ -88,6 +88,29 @@ def test_heads_are_neither_endless_nor_slow(
         assert exchanged(port, two).count(b"HTTP/1.1 200") == 3
 
 
+def test_a_head_or_body_that_is_wrong_is_answered(tmp_path: Path) -> None:
+    with listening(Settings(data=tmp_path / "data")) as port:
+
+        def answered(head: str, body: bytes = b"") -> bytes:
+            lines = f"{head}\r\nConnection: close\r\n\r\n".encode()
+            return exchanged(port, lines + body)
+
+        for host in ("[::1", "[localhost]"):
+            answer = answered(f"GET /healthz HTTP/1.1\r\nHost: {host}")
+            assert answer.startswith(b"HTTP/1.1 421") and b'"bad_host"' in answer
+        post = "POST /v1/embed/text HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json"
+        answer = answered(f"{post}\r\nOrigin: http://[::1\r\nContent-Length: 2", b"{}")
+        assert answer.startswith(b"HTTP/1.1 403") and b'"cross_origin"' in answer
+        chunks = b'2\r\n{"no length\r\n'
+        answer = answered(f"{post}\r\nTransfer-Encoding: chunked", chunks)
+        assert answer.startswith(b"HTTP/1.1 400") and answer.count(b"HTTP/1.1") == 1
+        assert b'"bad_request"' in answer
+        # only HTTP/1.1 has it (RFC 9110, 10.1.1)
+        old = f"{post}\r\nExpect: 100-continue\r\nContent-Length: 2".replace("1.1", "1.0", 1)
+        assert answered(old, b"{}").startswith(b"HTTP/1.1 400")
+        assert answered("GET /healthz HTTP/1.1\r\nHost: localhost").startswith(b"HTTP/1.1 200")
+
+
 def test_headers_after_a_body_and_bodies_that_nobody_reads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,6 +19,7 @@ from ..exceptions import BadRequest
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
 
+NOT_JSON = "the body is not JSON: it is not in UTF-8, or nested too deeply"
 FORM_TAIL = 1024  # bytes at the end of a form, in which its last line is looked for
 ERROR_STATUSES = (400, 401, 403, 404, 408, 409, 413, 415, 422, 429, 503)
 
@@ -49,6 +50,8 @@ class CheckedRequest(Request):
             return read_json(await self.body())
         except DuplicateKey as error:  # FastAPI lets only its own kind out of a body's parser
             raise HTTPException(400, str(error)) from None
+        except (UnicodeDecodeError, RecursionError):
+            raise HTTPException(400, NOT_JSON) from None
 
 
 class CheckedRoute(GuardedRoute):
