@@ -159,8 +159,8 @@ def has_only_decoding_order(
 ) -> bool:
     """Whether packets tell when they are decoded, but not when they are shown.
 
-    So it is in AVI, ASF and bare streams. It is also so if both times always differ by the same amount,
-    although the stream has B-frames, which are shown in another order.
+    So it is in AVI, ASF and bare streams. It is also so if both times always differ by the same
+    amount, although the stream has B-frames, which are shown in another order.
     """
     if container.format.name in UNTIMED or not (track.pts != UNKNOWN).any():
         return True
