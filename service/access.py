@@ -227,8 +227,20 @@ def check_same_origin(method: str, headers: RawHeaders, hosts: tuple[str, ...]) 
     if not is_loopback(name) and name not in hosts:
         raise BadHost(host)
     origin = headers.get(b"origin", b"").decode("latin-1").lower()
-    if method not in SAFE and origin and parts_of(origin).netloc != host:
+    if method not in SAFE and origin and not is_own(origin, host, headers.get(b"sec-fetch-site")):
         raise CrossOrigin(origin)
+
+
+def is_own(origin: str, host: str, site: bytes | None) -> bool:
+    """Whether a page's origin is the host that it asks. A proxy may have left the port out, as
+    nginx's `$host` does. `site` is what the browser says of it, which no page can change.
+    """
+    page, asked = parts_of(origin), parts_of(f"//{host}")
+    if page.netloc == asked.netloc:
+        return True
+    if page.hostname != asked.hostname:
+        return False
+    return site == b"same-origin" or (site is None and asked.netloc == asked.hostname)
 
 
 def parts_of(address: str) -> SplitResult:

@@ -17,6 +17,7 @@ from export.encoder import Encoder
 from index.library import Collections
 
 from . import error_responses
+from .access import KEYED
 from .middleware import RequestMiddleware
 from .owner import Owner, Start
 from .reload import ReloadConfig
@@ -75,10 +76,15 @@ def answer_head(app: FastAPI) -> None:
 
 class Service(FastAPI):
     def openapi(self) -> dict[str, Any]:
-        """The API's document. Of the forms that FastAPI describes it adds that they take no other
-        fields.
+        """The API's document. It adds that the forms that FastAPI describes take no other fields,
+        and how a key is sent where the service asks for one.
         """
         document = super().openapi()
+        document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        keyed = [asked for path, asked in document["paths"].items() if path.startswith(KEYED)]
+        for operations in keyed:
+            for operation in operations.values():
+                operation["security"] = [{}, {"key": []}]  # a service without keys asks for none
         for name, schema in document["components"]["schemas"].items():
             if name.startswith("Body_"):
                 schema["additionalProperties"] = False

@@ -488,6 +488,11 @@ class ErrorResponse(BaseModel):
     error: ErrorBody
 
 
+class Readiness(BaseModel):
+    ready: bool
+    reasons: list[str] = Field(description="what does not work, a sentence each")
+
+
 class Embedding(BaseModel):
     """One input's vector, or what is wrong with it."""
 

@@ -43,6 +43,7 @@ from .test_jobs import finished, started
 from .test_operate import listening
 from .test_service import Client, add, refused, search, upload
 
+SITE = "Sec-Fetch-Site"  # what browsers say of who asks
 # more than any file has
 ENDLESS = DecodeOptions(specs=SPECS, budget=Budget(seconds=1e9, samples=10**12))
 
@@ -162,6 +163,29 @@ def test_without_keys_only_this_machine_is_answered(tmp_path: Path) -> None:
         assert (
             client.post("/v1/embed/text", json={"texts": ["red"]}, headers=own).status_code == 200
         )
+
+
+def test_whose_pages_may_change_something(tmp_path: Path) -> None:
+    tries = [
+        ("http://localhost:8000", "localhost:8000", None, 200),
+        # nginx's $host has no port, and its $server_port is another one where ports are mapped
+        ("http://localhost:8443", "localhost", None, 200),
+        ("http://localhost:8443", "localhost", "same-origin", 200),
+        ("https://archive.home:8443", "archive.home:443", "same-origin", 200),
+        # another page of this machine
+        ("http://localhost:3000", "localhost", "same-site", 403),
+        ("http://localhost:3000", "localhost:8000", None, 403),
+        ("http://localhost:3000", "localhost:8000", "same-site", 403),
+        ("https://evil.example", "localhost", "same-origin", 403),
+        ("https://localhost.evil.example", "localhost", None, 403),
+        ("null", "localhost", None, 403),
+    ]
+    own = Settings(data=tmp_path / "data", hosts="archive.home")
+    with Client(create_app(own, FakeEncoder())) as client:
+        for origin, host, site, status in tries:
+            said = {"Origin": origin, "Host": host} | ({} if site is None else {SITE: site})
+            answer = client.post("/v1/embed/text", json={"texts": ["red"]}, headers=said)
+            assert answer.status_code == status, (origin, host, site)
 
 
 def test_a_link_in_the_place_of_an_imported_file_is_not_followed(tmp_path: Path) -> None:

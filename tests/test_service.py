@@ -918,6 +918,19 @@ def test_health_models_metrics_and_the_api_page(client: Client) -> None:
     assert len(client.get(script).content) > 100_000
 
 
+def test_the_api_document_tells_of_keys_and_files(client: Client) -> None:
+    document = client.get("/openapi.json").json()
+    assert document["components"]["securitySchemes"]["key"] == {"type": "http", "scheme": "bearer"}
+    paths = document["paths"]
+    assert paths["/v1/models"]["get"]["security"] == [{}, {"key": []}]
+    assert "security" not in paths["/healthz"]["get"]
+    media = paths["/v1/collections/{name}/items/{id}/media"]["get"]["responses"]
+    assert {"video/*", "audio/*", "image/*"} == set(media["200"]["content"])
+    assert {"206", "304", "412", "416"} <= set(media)
+    ready = paths["/readyz"]["get"]["responses"]
+    assert ready["200"]["content"] == ready["503"]["content"]
+
+
 def test_keys(tmp_path: Path) -> None:
     app = create_app(settings(tmp_path / "data", api_keys=("one", "two")), FakeEncoder())
     with Client(app) as client:

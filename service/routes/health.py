@@ -11,6 +11,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from index.collection import UnknownCollection
 
+from .. import schemas
 from ..access import Caller, CallerOf
 from ..metrics import CollectionMetrics
 from ..state import State
@@ -33,7 +34,12 @@ async def healthz() -> str:
     return "ok"
 
 
-@router.get("/readyz", tags=["health"])
+@router.get(
+    "/readyz",
+    tags=["health"],
+    response_model=schemas.Readiness,
+    responses={503: {"model": schemas.Readiness}},
+)
 async def readyz(request: Request, caller: CallerOf) -> JSONResponse:
     """Whether every stage moves. Answered even while another bundle takes over."""
     problems = await current_state(request, caller).problems()

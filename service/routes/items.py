@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import Depends, Query, Request
 from fastapi.responses import FileResponse, Response
@@ -56,6 +56,15 @@ Seconds = Annotated[float, Query(ge=0, allow_inf_nan=False)]
 CONVERTED_PARTS = ("playable", "clip")
 SEEN = ("video", "image")  # kinds of items that have a poster
 ITEM_FORM = Fields(texts=frozenset({"id", "metadata"}), files=frozenset({"file"}))
+BYTES = {"schema": {"type": "string", "format": "binary"}}
+FILE_CONTENT = dict.fromkeys(("video/*", "audio/*", "image/*"), BYTES)
+FILE_ANSWERS: dict[int | str, dict[str, Any]] = {  # RFC 9110
+    200: {"content": FILE_CONTENT},
+    206: {"description": "The range that was asked for", "content": FILE_CONTENT},
+    304: {"description": "Not Modified"},
+    412: {"model": schemas.ErrorResponse},
+    416: {"model": schemas.ErrorResponse},
+}
 ITEM_BODIES = {
     "requestBody": {
         "required": True,
@@ -223,7 +232,10 @@ def item_response(item: Item) -> schemas.ItemFound:
 
 
 @router.get_and_head(
-    "/v1/collections/{name}/items/{id:path}/media", tags=["items"], response_class=FileResponse
+    "/v1/collections/{name}/items/{id:path}/media",
+    tags=["items"],
+    response_class=FileResponse,
+    responses=FILE_ANSWERS,
 )
 @needs(READ)
 async def item_media(tercet: Tercet, name: str, id: str) -> Stored:
@@ -240,7 +252,10 @@ def media_response(collection: Collection, id: str) -> Stored:
 
 
 @router.get_and_head(
-    "/v1/collections/{name}/items/{id:path}/playable", tags=["items"], response_class=FileResponse
+    "/v1/collections/{name}/items/{id:path}/playable",
+    tags=["items"],
+    response_class=FileResponse,
+    responses=FILE_ANSWERS,
 )
 @needs(READ)
 async def item_playable(
@@ -265,7 +280,10 @@ async def item_playable(
 
 
 @router.get_and_head(
-    "/v1/collections/{name}/items/{id:path}/clip", tags=["items"], response_class=FileResponse
+    "/v1/collections/{name}/items/{id:path}/clip",
+    tags=["items"],
+    response_class=FileResponse,
+    responses=FILE_ANSWERS,
 )
 @needs(READ)
 async def item_clip(
