@@ -35,6 +35,7 @@ from .preview import encode_jpeg
 from .video import VideoSpec, fit_square
 
 TIMED = {"mp4", "matroska", "mpegts"}  # containers whose presentation times are reliable
+SHOWN = TIMED | {"flv", "mpeg"}  # those that tell when pictures are shown; FFmpeg guesses in others
 SQUARE = {"gif", "apng"}  # whose pixels browsers show as squares, whatever the header says
 MISSING = "a frame that its packets tell of does not come"
 NEVER = int(np.iinfo(np.int64).max)  # later than any time of a stream
@@ -136,8 +137,10 @@ def compute_picture_times(
     if has_only_decoding_order(track, container, stream):
         told_s = track.duration * float(base)
         lengths_s = np.where(told_s > 0, told_s, frame_s)
-        if (track.dts != UNKNOWN).all() and (np.diff(track.dts) > 0).all():
-            ticks_s = seconds(track.dts)
+        names = set(container.format.name.split(","))
+        ticks = track.pts if names & SHOWN and ascends(track.pts) else track.dts
+        if ascends(ticks):
+            ticks_s = seconds(ticks)
             ticks_s = ticks_s - min(ticks_s[0], 0.0) if len(ticks_s) else ticks_s
         else:
             ticks_s = np.cumsum(np.append(0.0, lengths_s))[:-1]
@@ -152,6 +155,11 @@ def compute_picture_times(
     if not known.all():
         return PictureTimes(np.empty(0), end_s)
     return PictureTimes(np.empty(0), end_s, pts, starts_s, track.key[order])
+
+
+def ascends(ticks: NDArray[np.int64]) -> bool:
+    """Whether all of a stream's times are known, each later than the one before."""
+    return bool((ticks != UNKNOWN).all() and (np.diff(ticks) > 0).all())
 
 
 def has_only_decoding_order(

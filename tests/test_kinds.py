@@ -14,12 +14,13 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from av.video.frame import PictureType
 from av.video.reformatter import ColorPrimaries, ColorTrc
 from numpy.typing import NDArray
 
 from media.audio import AudioSpec
 from media.containers import Budget, video_stream
-from media.decode import FrameRequest, read_frames
+from media.decode import FrameRequest, read_frames, read_picture_times
 from media.errors import NotMedia, TooLong
 from media.hdr import to_bt709
 from media.mediatypes import media_type
@@ -706,6 +707,40 @@ def test_films_last_as_long_as_their_pictures_and_show_them_when_they_say(
         assert media.duration_s == pytest.approx(every_frame_end_s(path, made), abs=0.1), made
         off = np.abs(seen - np.arange(count)).max()
         assert off <= (0 if made.rate < 20 else 1), (made, seen)
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.ts", "a.flv"])
+def test_pictures_that_are_never_reordered_are_shown_when_they_say(
+    tmp_path: Path, name: str
+) -> None:
+    """An encoder that may write B-frames, but does not. Pictures begin 2 s after the sound."""
+    shown_s = [2.0 + 0.5 * i for i in range(20)]
+    path = tmp_path / name
+    with av.open(str(path), "w", format="mpegts" if name.endswith("ts") else None) as container:
+        film = container.add_stream("libx264", rate=2, options={"bf": "3", "g": "40"})
+        film.width, film.height, film.pix_fmt = 64, 64, "yuv420p"
+        sound = container.add_stream("aac", rate=16_000, layout="mono")
+        packets = []
+        for i, at_s in enumerate(shown_s):
+            frame = av.VideoFrame.from_ndarray(np.full((64, 64), 10 * i, np.uint8), format="gray")
+            frame = frame.reformat(format="yuv420p")
+            frame.pict_type = PictureType.P if i else PictureType.I
+            frame.pts, frame.time_base = round(2 * at_s), Fraction(1, 2)
+            packets += film.encode(frame)
+        packets += film.encode(None)
+        for at in range(0, 12 * 16_000, 1024):
+            silence = np.zeros((1, 1024), np.float32)
+            heard = av.AudioFrame.from_ndarray(silence, format="fltp", layout="mono")
+            heard.sample_rate, heard.pts = 16_000, at
+            packets += sound.encode(heard)
+        packets += sound.encode(None)
+        for packet in sorted(packets, key=lambda packet: packet.dts * packet.time_base):
+            container.mux(packet)
+    told = read_picture_times(path, Budget())
+    assert told is not None and told.start_s == pytest.approx(2.0, abs=0.1)
+    frames, end_s, _ = read_frames(path, frames_at([at_s + 0.25 for at_s in shown_s]))
+    assert end_s == pytest.approx(12.0, abs=0.1)
+    assert np.round(frames.mean(axis=(1, 2, 3)) / 10).tolist() == list(range(20))
 
 
 def every_frame_end_s(path: Path, made: Film) -> float:
