@@ -18,6 +18,7 @@ from index.collection import Collection
 from index.records.item import NewItem
 from index.search import (
     Answer,
+    Hit,
     Moment,
     Options,
     TargetQuery,
@@ -27,9 +28,10 @@ from index.search import (
 from index.search.group import merge_moments
 from index.search.rerank import is_popular
 from index.vectors.base import NOTHING, Found
+from index.vectors.sizing import Sizing
 from media.modality import MODALITIES
 
-from .makers import dims
+from .makers import dims, wait_until
 
 Array = NDArray[np.float32]
 
@@ -169,6 +171,71 @@ def test_it_looks_wider_until_there_are_items_enough(box: Collection) -> None:
     assert ask(box, top_k=1).plan.compared == 50
     answer = ask(box, top_k=3, min_score=math.cos(math.radians(0.3)))  # two windows of "many"
     assert [hit.id for hit in answer.hits] == ["many"] and answer.plan.compared == 50
+
+
+def test_equal_scores_come_in_the_order_of_adding_however_many_are_asked_for(
+    box: Collection,
+) -> None:
+    """Twenty items at 30 degrees from the query, one nearer that was added in between."""
+    box.put([item(f"same-{n:02}", 30.0) for n in range(10)])
+    box.put([item("near", 10.0)])
+    box.put([item(f"same-{n:02}", 30.0) for n in range(10, 20)])
+    every = ["near", *(f"same-{n:02}" for n in range(20))]
+    for top_k in (1, 2, 5, 11, 20, 21, 50):
+        for exact in (False, True):
+            hits = ask(box, top_k=top_k, exact=exact).hits
+            assert [hit.id for hit in hits] == every[:top_k]
+        sequences = ask_in_order(box, top_k=top_k)
+        assert [hit.id for hit in sequences] == every[:top_k]
+
+
+def ask_in_order(box: Collection, **options: Any) -> list[Hit]:
+    """What has something near the first axis, and something near it anywhere."""
+    parts = TargetQuery("video", turned(0, 0), (1.0, 1.0))
+    return search(box, [parts], Options(aggregate="item", **options)).hits
+
+
+def test_a_query_whose_parts_cancel_out_finds_nothing(tmp_path: Path) -> None:
+    """Whatever the index: codes of no direction would find nothing, a scan anything."""
+    for kind in ("exact", "ivf"):
+        box = Collection(tmp_path / kind, "f1", dims(2), Sizing(kind))
+        angles = np.linspace(0, 180, 1200).tolist()
+        box.put([item(f"i{n}", angle) for n, angle in enumerate(angles)])
+        wait_until(lambda box=box: not box.busy)  # type: ignore[misc]
+        query = TargetQuery("video", turned(30, 30), (1.0, -1.0))
+        answer = search(box, [query], Options())
+        assert answer.hits == [] and answer.plan.compared == 0
+        box.close()
+
+
+def test_hits_of_rounded_vectors_are_in_the_order_of_their_scores(tmp_path: Path) -> None:
+    """Vectors of 8 bits a number: the index orders by rounded scores, hits have exact ones."""
+    random = np.random.default_rng(0)
+    vectors = random.normal(size=(1500, 16)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    box = Collection(tmp_path / "small", "f1", dims(16), Sizing("small"))
+    box.put([make_pair(f"i{n}", {"video": ([0], vectors[n : n + 1])}) for n in range(1500)])
+    wait_until(lambda: not box.busy)
+    with box.hold_for_reading():
+        assert box.index("video").kind == "small"
+    for query in vectors[:20]:
+        scores = [hit.score for hit in search(box, [TargetQuery("video", query[None])]).hits]
+        assert len(scores) == 10 and scores == sorted(scores, reverse=True)
+    box.close()
+
+
+def test_items_between_the_parts_of_a_long_file_are_found(box: Collection) -> None:
+    """The second part of a film is written after another item was added, as after a stop."""
+    told = {"stamp": "5:6::00", "filename": "film.mp4"}
+    box.put([replace(item("film", 80, 70), partial=True, **told)])
+    box.put([item("between", 60)])
+    later = replace(item("film", 0, 75), windows=[(10.0, 15.0), (15.0, 20.0)])
+    box.put([replace(later, first_window=2, **told)])
+    box.put([item("after", 40)])
+    hits = ask(box).hits
+    assert [hit.id for hit in hits] == ["film", "after", "between"]
+    assert [hit.score for hit in hits] == pytest.approx([1.0, math.cos(math.radians(40)), 0.5])
+    assert (hits[0].start_s, hits[0].end_s) == (10.0, 15.0)
 
 
 def test_two_targets_look_wider_where_many_hits_are_wanted(box: Collection) -> None:

@@ -209,8 +209,7 @@ class Records:
         )
         if not self._was_edited(item.id):
             self._write_metadata(row, item.metadata)
-        if not item.partial:
-            self._item_cache = ItemCache()  # the metadata may have changed
+        self._item_cache.drop(row)  # the metadata may have changed
         return row
 
     def _was_edited(self, id: str) -> bool:

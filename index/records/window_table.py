@@ -52,7 +52,8 @@ class PlaceColumns(NamedTuple):
 
 class WindowTable:
     """A row for each vector of an encoding, in the order of the vectors' numbers. The rows of one
-    item are neighbours, and the numbers of items ascend, too. Rows of deleted vectors remain.
+    item are neighbours, and the numbers of items ascend, too, but for files that were written in
+    parts while others were added. Rows of deleted vectors remain.
     """
 
     def __init__(self) -> None:
@@ -61,6 +62,9 @@ class WindowTable:
         self._places = Column(np.empty(0, PLACE))
         # the same numbers as a memoryview, from which a single one is read faster
         self._owners = self.items.data
+        self._in_order = True  # whether the numbers of items ascend
+        # where they do not: the rows in the order of their items, and these
+        self._by_item: tuple[Ids, Ids] | None = None
         self.counted_at = 0  # how many rows there were when the deleted ones were last counted
         self.read_at = -1  # the connection's count of changes when it was last read on
 
@@ -95,10 +99,13 @@ class WindowTable:
         """Numbers of vectors [n], higher than those there are and ascending, of their items [n],
         and PLACE rows [n].
         """
+        joined = np.concatenate([self.items[-1:], items])
+        self._in_order = self._in_order and bool((joined[1:] >= joined[:-1]).all())
         self._places.append(places)
         self._items.append(items)
         self._ids.append(ids)
         self._owners = self.items.data
+        self._by_item = None
 
     def append(self, rows: list[tuple[int, int, int, float, float, int, float]]) -> None:
         """Rows of (vector, item, window, start_s, end_s, one_colour, shown_s). Numbers are below 2
@@ -124,19 +131,30 @@ class WindowTable:
             first.setdefault(self._owners[row], row)
         return first
 
-    def row_ranges(self, items: list[int]) -> list[tuple[int, int]]:
-        """For each item, its rows as [first, end); an empty range for one that has none.
+    def rows_of(self, items: list[int]) -> list[list[int]]:
+        """The rows of each item, ascending; none of one that has no vector.
 
         >>> table = WindowTable()
         >>> ends = [(1, 7, 1, 0.0, 5.0), (2, 7, 2, 5.0, 10.0), (3, 9, 3, 0.0, 5.0)]
         >>> table.append([(*row, 0, UNKNOWN_S) for row in ends])
-        >>> table.row_ranges([9, 7, 8])
-        [(2, 3), (0, 2), (2, 2)]
+        >>> table.rows_of([9, 7, 8])
+        [[2], [0, 1], []]
         """
         wanted = np.array(items, np.int64)
-        first = self.items.searchsorted(wanted, "left").tolist()
-        end = self.items.searchsorted(wanted, "right").tolist()
-        return list(zip(first, end, strict=True))
+        if self._in_order:
+            return [list(range(*ends)) for ends in find_ranges(self.items, wanted)]
+        if self._by_item is None:
+            order = np.argsort(self.items, kind="stable")
+            self._by_item = order, self.items[order]
+        rows, owners = self._by_item
+        return [rows[first:end].tolist() for first, end in find_ranges(owners, wanted)]
 
     def places(self, rows: list[int]) -> list[Place]:
         return [Place._make(place) for place in self._places.values[rows].tolist()]
+
+
+def find_ranges(ascending: Ids, wanted: Ids) -> list[tuple[int, int]]:
+    """Where each number that is wanted [n] stands among others, as [first, end)."""
+    first = ascending.searchsorted(wanted, "left").tolist()
+    end = ascending.searchsorted(wanted, "right").tolist()
+    return list(zip(first, end, strict=True))

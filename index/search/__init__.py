@@ -59,7 +59,7 @@ def search(
         overfetch = len(queries) > 1 or options.rerank is not None or bool(exact)
         matches = [
             retrieve(collection, records, query, options, overfetch)
-            if options.known_share
+            if options.known_share and query.query.any()
             else find_nothing(query)
             for query in queries
         ]
@@ -72,6 +72,9 @@ def search(
         tags = tag_items(records, items) if options.tags else {}
         windows = ItemWindows(collection, records, items, matches)
         scores = [score(windows, found) for found in matches]
+        rounded = any(
+            not collection.index(query.target).stores_original_vectors for query in queries
+        )
         if has_words:
             scores = [add_words(records, found, items, exact) for found in scores]
     hits = []
@@ -90,7 +93,10 @@ def search(
         for item in items
         if item in exact
     }
-    return conclude(matches, [hit for hit in hits if hit is not None], options, sure)
+    found_hits = [hit for hit in hits if hit is not None]
+    if rounded and options.rerank is None:
+        found_hits.sort(key=lambda hit: -hit.score)
+    return conclude(matches, found_hits, options, sure)
 
 
 def prepare(

@@ -51,9 +51,9 @@ class Candidates:
         rows = own.find(self.found.ids)
         table = self.collection.window_table(encoding)
         of_window: dict[int, int] = {}
-        for first, end in table.row_ranges(own.items[rows].tolist()):
-            ids = table.ids[first:end].tolist()
-            of_window |= dict(zip(table.windows[first:end].tolist(), ids, strict=True))
+        for beside in table.rows_of(own.items[rows].tolist()):
+            ids = table.ids[beside].tolist()
+            of_window |= dict(zip(table.windows[beside].tolist(), ids, strict=True))
         wanted = np.array([of_window.get(n, -1) for n in own.windows[rows].tolist()], np.int64)
         dim = self.collection.dims[encoding]
         known, vectors = self.records.read_vectors(np.unique(wanted[wanted >= 0]), dim)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
+
 from ..calibration import Calibration
 from ..collection import Collection
 from ..records.database import Records
 from ..records.filters import compile_filter
+from ..vectors.base import Found
 from .query import Options, TargetQuery
 from .rerank import RERANKERS, Candidates
 
@@ -60,13 +63,14 @@ def retrieve(
     if query.passages_only:
         allowed = records.among_passages(allowed, query.target, table)
     candidates = len(index) if allowed is None else len(allowed)
-    wanted = options.top_k
+    wanted = options.top_k + 1  # the one below shows whether others score the same
     if overfetch:
         wanted = max(OVERFETCH_FACTOR * options.top_k, MIN_RERANK_CANDIDATES)
     least = -math.inf if options.min_score is None else options.min_score
     compared = 0
     while True:
         best = index.search(query.query, wanted, allowed=allowed, exact=options.exact)
+        best = oldest_first(best)
         compared += best.compared
         rows = table.find(best.ids).tolist()
         scores = {
@@ -76,7 +80,10 @@ def retrieve(
         }
         items = table.owners(scores)
         nothing_more = len(best.ids) < wanted or wanted >= candidates
-        if len(items) >= options.top_k or nothing_more or best.scores[-1] < least:
+        if nothing_more or best.scores[-1] < least:
+            break
+        # those that score the same as the last hit are all needed, to tell which comes first
+        if len(items) >= options.top_k and best.scores[-1] < last_score(items, scores, options):
             break
         wanted *= OVERFETCH_FACTOR
     stats = collection.route_stats(query.source, query.target)
@@ -99,8 +106,19 @@ def retrieve(
     )
 
 
+def oldest_first(found: Found) -> Found:
+    """Windows of equal scores in the order in which they were added, however many are asked for."""
+    order = np.lexsort((found.ids, -found.scores))
+    return found._replace(ids=found.ids[order], scores=found.scores[order])
+
+
+def last_score(items: dict[int, int], scores: dict[int, float], options: Options) -> float:
+    """The score of the last of `top_k` items."""
+    return scores[list(items.values())[options.top_k - 1]]
+
+
 def find_nothing(query: TargetQuery) -> TargetMatches:
-    """For a query of which no word is known: its vector says nothing."""
+    """For a query whose vector says nothing: no word of it is known, or its parts cancel out."""
     return TargetMatches(
         query=query,
         calibration=None,

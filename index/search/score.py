@@ -66,8 +66,8 @@ class ItemWindows:
         table = self._collection.window_table(target)
         bounds = [0]
         rows: list[int] = []
-        for first, end in table.row_ranges(self._items):
-            rows += range(first, end)
+        for own in table.rows_of(self._items):
+            rows += own
             bounds.append(len(rows))
         return Windows(bounds, rows, table.places(rows))
 
