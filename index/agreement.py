@@ -170,10 +170,11 @@ def measure(compared: Compared) -> tuple[list[Agreed], Vectors]:
 
 def ensure_agreement(collection: Collection, manifest: Manifest) -> None:
     """Have filters know how sound and picture agree, of all windows there are. Raises NoRoute."""
-    encodings = compare_encodings(manifest)
-    if not collection.has_agreement(encodings):
+    # taken first: what is added while it is measured is measured the next time
+    state = collection.agreement_state(compare_encodings(manifest))
+    if not collection.has_agreement(state):
         rows, _ = measure(Compared.of(collection, manifest))
-        collection.set_agreement(rows, encodings)
+        collection.set_agreement(rows, state)
 
 
 def list_agreement(

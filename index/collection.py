@@ -496,15 +496,20 @@ class Collection:
         with self.hold_for_reading() as records:
             return records.marks.page(limit, after)
 
-    def has_agreement(self, encodings: tuple[str, str]) -> bool:
-        """Whether it is known how sound and picture agree, of all vectors of two encodings."""
+    def agreement_state(self, encodings: tuple[str, str]) -> str:
+        """What changes whenever vectors of sound or pictures are added or removed."""
         with self.hold_for_reading() as records:
-            return records.meta().get(AGREED_KEY) == agreement_state(records, encodings)
+            return agreement_state(records, encodings)
 
-    def set_agreement(self, rows: Sequence[Agreed], encodings: tuple[str, str]) -> None:
-        """Keep how sound and picture of items agree."""
+    def has_agreement(self, state: str) -> bool:
+        """Whether it is known how sound and picture agree, of all vectors of a state."""
+        with self.hold_for_reading() as records:
+            return records.meta().get(AGREED_KEY) == state
+
+    def set_agreement(self, rows: Sequence[Agreed], state: str) -> None:
+        """Keep how sound and picture of items agree, as measured of a state or of a later one."""
         with self._hold_for_writing() as records:
-            records.set_agreement(rows, agreement_state(records, encodings))
+            records.set_agreement(rows, state)
 
     def note_copied_versions(self, versions: dict[str, str]) -> None:
         """Keep, by id, which version of another collection's item each item was made from."""

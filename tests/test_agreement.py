@@ -11,7 +11,14 @@ import pytest
 from starlette.testclient import TestClient
 
 from export.bundle import NoRoute, Space
-from index.agreement import ensure_agreement, list_agreement, window_agreement
+from index.agreement import (
+    Compared,
+    compare_encodings,
+    ensure_agreement,
+    list_agreement,
+    measure,
+    window_agreement,
+)
 from index.collection import Collection, NoVectors
 from index.library import Collections
 from index.records.item import NewItem
@@ -94,6 +101,18 @@ def test_a_filter_asks_for_agreement(tmp_path: Path) -> None:
         told = film("told", (0, 0))
         box.put([NewItem(**{**vars(told), "metadata": {"agreement": 0.1}})])
         assert "told" not in found(box, {"agreement": {"$gte": 0.7}})
+
+
+def test_what_is_added_while_agreement_is_measured_is_measured_next(tmp_path: Path) -> None:
+    manifest = FakeEncoder().manifest
+    with closing(Collections(tmp_path, "fake", dims(4))) as collections:
+        box = collections.create("box")
+        fill(box)
+        state = box.agreement_state(compare_encodings(manifest))
+        rows, _ = measure(Compared.of(box, manifest))
+        box.put([film("late", (1, 1))])
+        box.set_agreement(rows, state)
+        assert "late" in found(box, {"agreement": {"$gte": 0.7}})
 
 
 def test_two_spaces_cannot_be_compared(tmp_path: Path) -> None:
