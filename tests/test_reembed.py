@@ -20,11 +20,12 @@ from index.ingest.plan import BuildOptions
 from index.ingest.reembed import NotReady, Progress, drop, measure_overlaps, reembed, swap
 from index.library import Collections
 from index.records.item import NewItem
-from media.containers import Budget
+from media.containers import ARCHIVE_BUDGET, Budget
 from media.sandbox import Decoders
 from media.windows import DecodeOptions
 
 from .makers import BLUE, GREEN, RED, FakeEncoder, make_clip, make_wav
+from .test_films import make_film
 
 
 class Turned(FakeEncoder):
@@ -117,16 +118,33 @@ def test_a_long_text_is_windows_of_the_other_bundle_too(data: Path) -> None:
     again.close()
 
 
-def run(data: Path, encoder: FakeEncoder) -> Progress:
+def run(data: Path, encoder: FakeEncoder, budget: Budget = Budget()) -> Progress:
     decoders = Decoders(1)
     try:
-        return list(reembed(data, "a", encoder, decoders, Budget()))[-1]
+        return list(reembed(data, "a", encoder, decoders, budget))[-1]
     finally:
         decoders.close()
 
 
 def opened(data: Path, encoder: FakeEncoder) -> Collections:
     return Collections(data, encoder.manifest.fingerprint, encoder.manifest.dims)
+
+
+def test_a_long_upload_is_copied_once(tmp_path: Path) -> None:
+    """It is decoded and written in parts."""
+    film = make_film(tmp_path / "f.mkv", 200, fps=2)
+    live = opened(tmp_path / "data", FakeEncoder())
+    window = NewItem(id="f", kind="video", duration_s=200.0, windows=[(0.0, 2.0)], vectors={})
+    live.create("a").put_media(window, film)
+    live.close()
+    progress = run(tmp_path / "data", Turned(), ARCHIVE_BUDGET)
+    assert (progress.done, progress.failed) == (1, {})
+    assert len(list((tmp_path / "data" / "reembed" / "a" / "media").iterdir())) == 1
+    swap(tmp_path / "data", "a")
+    with closing(opened(tmp_path / "data", Turned())) as again:
+        item, path = again.get("a").item_media("f")
+        assert item.windows == 100 and path.read_bytes() == film.read_bytes()
+        assert again.get("a").set_aside() == []
 
 
 def test_beside_the_old_then_in_its_place(data: Path) -> None:

@@ -249,7 +249,7 @@ class Work:
             was_edited = new.id in edited
             copy = self.stored_copy(item)
             media: str | None = None
-            if copy is not None:
+            if copy is not None and not new.first_window:  # later parts of a film need no copy
                 try:
                     media = self.staged.store_media(copy, item.filename or "")
                 except FileNotFoundError:  # deleted or replaced meanwhile: left to the next round
