@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
@@ -15,13 +16,14 @@ from pydantic import ValidationError
 from export.bundle import Joint
 from index.calibration import Calibration
 from index.collection import Collection
+from index.commands.search import add_parser, encode_query
 from index.records.item import NewItem
 from index.records.window_table import Place
 from index.search import Answer, Options, TargetQuery, search
 from index.search.order import GAP_S, find_sequence
 from service import schemas
 
-from .makers import dims
+from .makers import FakeEncoder, dims
 from .test_search import turned
 
 FIRST, SECOND = 0.0, 90.0
@@ -220,6 +222,28 @@ def test_what_does_not_go_with_parts_by_themselves(wrong: dict[str, Any]) -> Non
     schemas.ComposedSearch.model_validate(request)
     with pytest.raises(ValidationError, match="aggregate"):
         schemas.ComposedSearch.model_validate(request | {"aggregate": "item"})
+
+
+def test_a_command_counts_the_known_words_of_every_step() -> None:
+    """As the service does: half of the second step's words are known."""
+    parser = argparse.ArgumentParser()
+    add_parser(parser.add_subparsers())
+    asked = [
+        "search",
+        "--data",
+        "d",
+        "--text",
+        "red",
+        "--then",
+        "green собака",
+        "--target",
+        "video",
+    ]
+    query = encode_query(parser.parse_args(asked), FakeEncoder())  # type: ignore[arg-type]
+    assert query.known_share == 0.5 and len(query.aims[0].following) == 1
+    assert any("собака" in warning for warning in query.warnings)
+    with pytest.raises(SystemExit):  # over HTTP, they are refused together, too
+        parser.parse_args([*asked, "--rerank", "gram"])
 
 
 def test_steps_and_parts_by_themselves_have_one_order() -> None:

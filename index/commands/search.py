@@ -48,7 +48,8 @@ def add_parser(commands: Commands) -> None:
     query.add_argument("--audio", type=Path, metavar="FILE", help="a sound to search by")
     query.add_argument("--video", type=Path, metavar="FILE", help="a video to search by")
     query.add_argument("--image", type=Path, metavar="FILE", help="a picture to search by")
-    searching.add_argument(
+    order = searching.add_mutually_exclusive_group()
+    order.add_argument(
         "--then",
         action="append",
         default=[],
@@ -74,9 +75,7 @@ def add_parser(commands: Commands) -> None:
         action="store_false",
         help="leave out what was learned from marks",
     )
-    searching.add_argument(
-        "--rerank", choices=list(RERANKERS), help="another order of what was found"
-    )
+    order.add_argument("--rerank", choices=list(RERANKERS), help="another order of what was found")
     searching.add_argument("--filter", type=parse_filter, help="a filter as JSON")
     searching.add_argument(
         "--format",
@@ -130,27 +129,26 @@ def encode_query(args: argparse.Namespace, encoder: OnnxEncoder) -> Query:
             query.known_share = min(query.known_share, reading.share)
         else:
             vector = embed_file(encoder, encoding, file)
-        following, said = embed_following(encoder, route, args.then)
-        query.warnings |= dict.fromkeys(said)
+        following = embed_following(encoder, route, args.then, query)
         aim = TargetQuery.along(route, modality, vector[None])
         query.aims.append(replace(aim, following=following))
     return query
 
 
 def embed_following(
-    encoder: OnnxEncoder, route: Route, texts: list[str]
-) -> tuple[tuple[TargetQuery, ...], list[str]]:
-    """What comes after a query, in words, and warnings for the user. Raises BadText."""
+    encoder: OnnxEncoder, route: Route, texts: list[str], query: Query
+) -> tuple[TargetQuery, ...]:
+    """What comes after a query, in words; `query` is told what was read of them. Raises BadText."""
     steps = []
-    warnings: list[str] = []
     for text in texts:
         encoding = route.encodings[TEXT]
         (reading,) = encoder.read([text], encoding)
         reading.check()
-        warnings += reading.warnings(cut=True)
+        query.warnings |= dict.fromkeys(reading.warnings(cut=True))
+        query.known_share = min(query.known_share, reading.share)
         vectors = embed_rows(encoder, encoding, reading.rows[:1])
         steps.append(TargetQuery.along(route, TEXT, vectors))
-    return tuple(steps), warnings
+    return tuple(steps)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -165,7 +163,8 @@ def run(args: argparse.Namespace) -> int:
             ensure_vocabulary(collection, encoder)
         if asks_for(args.filter, AGREEMENT):
             ensure_agreement(collection, encoder.manifest)
-        if unread and not (unread.words and args.target in (ANY, TEXT) and collection.has_passages):
+        found_in_files = args.target in (ANY, TEXT) and not args.then and collection.has_passages
+        if unread and not (unread.words and found_in_files):
             unread.check()
         options = Options(
             args.top_k,
