@@ -11,7 +11,7 @@ from pathlib import Path
 
 from evaluation.report import add_arguments, run
 from media.commands import Commands, add_command, add_frames, epilog, report_missing_package
-from media.errors import BadConfig
+from media.errors import BadConfig, describe_error
 from media.manifest import BadManifest
 
 from .bundle import BadBundle
@@ -235,7 +235,7 @@ def perform(args: argparse.Namespace) -> int:
             raise
         return report_missing_package(args.command, error, "train")
     except (BadBundle, BadConfig, BadManifest, BadWeights, EncoderError, OSError) as error:
-        print(f"{args.command}: {error}", file=sys.stderr)
+        print(f"{args.command}: {describe_error(error)}", file=sys.stderr)
         return 1
 
 

@@ -14,7 +14,7 @@ from typing import Protocol
 from export.bundle import BadBundle, NoRoute
 from export.encoder import EncoderError
 from media.commands import Commands
-from media.errors import BadMedia
+from media.errors import BadMedia, describe_error
 from media.manifest import BadManifest
 from media.readers import ReaderMissing
 
@@ -97,7 +97,7 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
         VectorStoreFailed,
         sqlite3.Error,
     ) as error:
-        print(f"{args.command}: {error}", file=sys.stderr)
+        print(f"{args.command}: {describe_error(error)}", file=sys.stderr)
         return 1
 
 

@@ -14,6 +14,21 @@ BadMedia
 
 from __future__ import annotations
 
+import os
+
+
+def describe_error(error: Exception) -> str:
+    """An error in a line, for whoever has typed a command. Of a file its name and what is wrong.
+
+    >>> describe_error(FileNotFoundError(2, "No such file or directory", "a.wav"))
+    'a.wav: No such file or directory'
+    >>> describe_error(OSError("a.wav does not exist"))
+    'a.wav does not exist'
+    """
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{os.fsdecode(error.filename)}: {error.strerror}"
+    return str(error)
+
 
 class BadMedia(Exception):
     """An input that cannot be encoded. `detail_fields` names the attributes that clients see."""

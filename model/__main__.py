@@ -9,7 +9,7 @@ from pathlib import Path
 
 from evaluation.report import add_arguments, add_before
 from media.commands import Commands, add_command, report_missing_package
-from media.errors import BadConfig
+from media.errors import BadConfig, describe_error
 from media.manifest import BadManifest
 
 from .data.prepare import PREPARERS, prepare
@@ -197,7 +197,7 @@ def perform(args: argparse.Namespace) -> int:
         distils = args.command == "distil" or getattr(args, "set", None) == OPEN
         return report_missing_package(args.command, error, "stems" if distils else "train")
     except (BadConfig, BadManifest, OSError) as error:
-        print(f"{args.command}: {error}", file=sys.stderr)
+        print(f"{args.command}: {describe_error(error)}", file=sys.stderr)
         return 1
 
 

@@ -272,6 +272,17 @@ def test_items_are_listed_by_id(data: Path) -> None:
     assert nothing == {"items": [], "next": None}
 
 
+def test_a_file_that_cannot_be_opened_is_named(data: Path, tmp_path: Path) -> None:
+    none, no_file = tmp_path / "none.wav", "No such file or directory"
+    for command, message in (
+        (("search", "--data", data, "--audio", none), f"search: {none}: {no_file}\n"),
+        (("search", "--data", data, "--audio", tmp_path), f"search: {tmp_path}: Is a directory\n"),
+        (("evaluate", "bundles/default", none), f"evaluate: {none}: {no_file}\n"),
+    ):
+        ran = tercet(*command)
+        assert (ran.returncode, ran.stdout, ran.stderr) == (1, "", message)
+
+
 def test_a_search_answers_as_the_service_does(data: Path) -> None:
     """The document has the fields of the HTTP answer; what was
     not read comes as a warning in it.

@@ -114,7 +114,7 @@ class Query:
 
 
 def encode_query(args: argparse.Namespace, encoder: OnnxEncoder) -> Query:
-    """Raises BadMedia, EncoderError, NoRoute."""
+    """Raises BadMedia, EncoderError, NoRoute, OSError."""
     modality = "text" if args.text is not None else "audio" if args.audio else "video"
     file = args.audio or args.video or args.image
     query = Query(modality)
@@ -207,7 +207,13 @@ def print_answer(answer: Answer, warnings: list[str]) -> None:
 
 
 def embed_file(encoder: OnnxEncoder, encoding: str, file: Path) -> NDArray[np.float32]:
-    """One query vector for a file: the mean direction of its windows."""
+    """One query vector for a file: the mean direction of its windows.
+
+    Raises:
+        OSError: the file cannot be opened.
+        BadMedia, EncoderError.
+    """
+    file.open("rb").close()  # a decoder would not say why
     modality = parse_modality(encoding)
     decoders = Decoders(1, max_s=60.0)
     try:
