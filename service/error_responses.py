@@ -144,7 +144,15 @@ INTERNAL: dict[str, Any] = {
 PROBLEMS_MAX = 2000  # letters
 NO_OBJECT = "the body is a JSON object"
 NO_JSON = "the body is JSON: send it with the header Content-Type: application/json"
-HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 408: "too_slow", 413: "too_large"}
+HTTP_CODES = {404: "not_found", 405: "method_not_allowed"}
+
+
+class BodyProblem(HTTPException):
+    """An error while a body is read. FastAPI lets only its own kind out of a body's parser."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(status_and_code(type(error))[0], str(error))
+        self.error = error
 
 
 def status_and_code(error: type[Exception]) -> tuple[int, str | None]:
@@ -221,6 +229,8 @@ def install_handlers(app: FastAPI) -> None:
 
     async def answer_http(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
+        if isinstance(error, BodyProblem):
+            return error_response(request.scope, error.error)
         code = HTTP_CODES.get(error.status_code, "bad_request")
         body = {"code": code, "message": str(error.detail), "detail": {}}
         return json_response(request.scope, body, error.status_code, error.headers)
@@ -249,4 +259,5 @@ def describe_problem(error: Mapping[str, Any]) -> str:
     if error["msg"] == "JSON decode error":  # FastAPI's, with the place and the reason apart
         return f"the body is not JSON: {error['ctx']['error']} at letter {error['loc'][-1]}"
     where = ".".join(str(part) for part in error["loc"])
-    return f"{where}: {error['msg']}" if where else str(error["msg"])
+    message = str(error["msg"]).removeprefix("Value error, ")  # what pydantic puts before our own
+    return f"{where}: {message}" if where else message

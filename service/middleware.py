@@ -13,7 +13,6 @@ from collections.abc import Awaitable
 from pathlib import Path
 
 from starlette._utils import get_route_path
-from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -231,13 +230,13 @@ class Body:
         try:
             async with asyncio.timeout(self._end - time.monotonic()):
                 message = await self._receive()
-        except TimeoutError:  # FastAPI lets only its own kind of error out of a body's parser
-            raise HTTPException(408, str(SlowBody(self._max_s))) from None
+        except TimeoutError:
+            raise error_responses.BodyProblem(SlowBody(self._max_s)) from None
         if not message.get("more_body", False):
             self.received.set()
         self._bytes += len(message.get("body", b""))
         if self._bytes > self._limit_mb * 1_000_000:
-            raise HTTPException(413, str(BodyTooLarge(self._limit_mb)))
+            raise error_responses.BodyProblem(BodyTooLarge(self._limit_mb))
         return message
 
 

@@ -77,8 +77,17 @@ def test_a_key_that_comes_twice_in_a_field_is_named(client: Client, tmp_path: Pa
 )
 def test_a_body_that_is_not_json_says_why(client: Client, body: bytes, problem: str) -> None:
     answer = client.post("/v1/embed/text", content=body, headers=AS_JSON)
-    message = refused(answer, 400, "bad_request")["message"]
-    assert message == f"the body is not JSON: {problem}"
+    error = refused(answer, 400, "bad_request")
+    assert error["message"] == f"the body is not JSON: {problem}"
+    assert error["detail"] == {"problem": error["message"]}
+
+
+def test_a_body_that_is_too_large_is_told_the_limit(client: Client) -> None:
+    """Whether it was announced or arrives in chunks."""
+    large = b'{"texts": ["' + b"red " * 4_000_000 + b'"]}'
+    for content in (large, iter([large])):
+        answer = client.post("/v1/embed/text", content=content, headers=AS_JSON)
+        assert refused(answer, 413, "too_large")["detail"] == {"limit_mb": 16}
 
 
 def test_a_weight_is_a_number(client: Client) -> None:

@@ -8,13 +8,13 @@ from typing import Any, TypeVar
 from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute
 from python_multipart.multipart import parse_options_header
-from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 
 from media.manifest import DuplicateKey, read_json
 
 from .. import schemas
 from ..access import GuardedRoute
+from ..error_responses import BodyProblem
 from ..exceptions import BadRequest
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
@@ -48,10 +48,10 @@ class CheckedRequest(Request):
     async def json(self) -> Any:
         try:
             return read_json(await self.body())
-        except DuplicateKey as error:  # FastAPI lets only its own kind out of a body's parser
-            raise HTTPException(400, str(error)) from None
+        except DuplicateKey as error:
+            raise BodyProblem(error) from None
         except (UnicodeDecodeError, RecursionError):
-            raise HTTPException(400, NOT_JSON) from None
+            raise BodyProblem(BadRequest(NOT_JSON)) from None
 
 
 class CheckedRoute(GuardedRoute):
