@@ -170,11 +170,13 @@ def measure(compared: Compared) -> tuple[list[Agreed], Vectors]:
 
 def ensure_agreement(collection: Collection, manifest: Manifest) -> None:
     """Have filters know how sound and picture agree, of all windows there are. Raises NoRoute."""
-    # taken first: what is added while it is measured is measured the next time
-    state = collection.agreement_state(compare_encodings(manifest))
-    if not collection.has_agreement(state):
-        rows, _ = measure(Compared.of(collection, manifest))
-        collection.set_agreement(rows, state)
+    encodings = compare_encodings(manifest)
+    with collection.measuring:  # else an older measurement might replace a newer one
+        # taken first: what is added while it is measured is measured the next time
+        state = collection.agreement_state(encodings)
+        if not collection.has_agreement(state):
+            rows, _ = measure(Compared.of(collection, manifest))
+            collection.set_agreement(rows, state)
 
 
 def list_agreement(

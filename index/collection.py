@@ -257,6 +257,7 @@ class Collection:
         self._writing = threading.RLock()
         self._lock = threading.RLock()
         self._closed = False
+        self.measuring = threading.Lock()  # held by whoever measures how sound and picture agree
         self._records = Records(folder / RECORDS, alone)
         try:
             meta = self._claim(anew)
