@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import resource
 import shutil
 import sqlite3
 import threading
@@ -364,6 +366,26 @@ def test_a_collection_in_milvus(tmp_path: Path, milvus: str) -> None:
     box.close(keep=False)
     with pytest.raises(VectorStoreFailed):
         Collection(tmp_path / "box", "f1", dims(8), Sizing(milvus="http://127.0.0.1:9"))
+
+
+@pytest.mark.parametrize("kind", ["hnsw", "ivf", "small"])
+@pytest.mark.parametrize("alike", [False, True])
+def test_as_many_are_found_as_there_are(kind: str, alike: bool) -> None:
+    """Of four numbers, whose codes lose the farthest; or where a third are equal, which a graph may
+    go by.
+    """
+    x = cloud(1500, 4)
+    if alike:
+        x[::3] = x[0]
+    index = FaissIndex(4, kind, len(x))
+    if not index.trained:
+        index.train(x)
+    index.add(np.arange(len(x)), x)
+    index.remove(np.array([7]))
+    allowed = Allowed(np.arange(0, len(x), 2))
+    for query in x[1:20]:
+        assert len(index.search(query, 1499).ids) == 1499
+        assert len(index.search(query, 1499, allowed=allowed).ids) == 750
 
 
 def test_an_index_survives_its_file(tmp_path: Path) -> None:
@@ -1571,6 +1593,19 @@ def test_a_collection_that_cannot_be_deleted_stays(
         assert found(collections.get("box"), unit(1, 0, 0)) == ["a"]
         collections.delete("box")
         assert collections.all() == []
+
+
+def test_there_may_be_more_collections_than_files_are_allowed_at_first(tmp_path: Path) -> None:
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)
+    few = len(os.listdir("/proc/self/fd")) + 20
+    resource.setrlimit(resource.RLIMIT_NOFILE, (few, allowed[1]))
+    try:
+        with closing(Collections(tmp_path, "f1", dims(4))) as collections:
+            for n in range(10):
+                collections.create(f"c{n}")
+            assert len(collections.all()) == 10
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, allowed)
 
 
 def test_what_is_left_of_a_deleted_collection_keeps_none_from_starting(

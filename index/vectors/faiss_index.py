@@ -125,7 +125,9 @@ class FaissIndex:
                 found = self._method.search(
                     query, k, selection=selection, for_reranking=for_reranking, tuning=self.tuning
                 )
-            if found is None:
+            # a graph may not reach every vector, nor do codes of few numbers find the farthest
+            there = len(self) if selection is None else len(selection)
+            if found is None or len(found.rows) < min(k, there):
                 found = self._method.scan(query, k, selection)
         ids = self._rows.ids[found.rows]
         return Found(ids, found.scores, found.way, found.compared, found.exact)

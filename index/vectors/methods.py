@@ -163,30 +163,23 @@ class Graph(Flat):
         chosen = selection.bitmap if selection else None
         params = faiss.SearchParametersHNSW(sel=chosen, efSearch=width)
         scores, rows = self.faiss.search(query[None], k, params=params)
-        if self._stopped_short(query, selection, scores[0], rows[0], for_reranking):
+        if selection and self._stopped_short(query, selection, scores[0], rows[0], for_reranking):
             return None
         count = int((rows[0] >= 0).sum())
         compared = min(width * HNSW_LINKS, self._rows.shown)
         return FoundRows(rows[0, :count], scores[0, :count], "graph", compared)
 
     def _stopped_short(
-        self,
-        query: Vectors,
-        selection: Selection | None,
-        scores: Vectors,
-        rows: Ids,
-        for_reranking: bool,
+        self, query: Vectors, selection: Selection, scores: Vectors, rows: Ids, for_reranking: bool
     ) -> bool:
         """Whether a walk ended before it got to what may be found.
 
-        It did where it found less than there is, or under a filter where one of the witnesses is
-        nearer than the last row found. For reranking, nearer than the row at a fourth of the way.
+        It did where it found less than there is, or where one of the witnesses is nearer than the
+        last row found. For reranking, nearer than the row at a fourth of the way.
         """
-        wanted = len(rows) if selection is None else min(len(rows), len(selection))
+        wanted = min(len(rows), len(selection))
         if int((rows >= 0).sum()) < wanted:
             return True
-        if selection is None:
-            return False
         if selection.prepared is None:
             witnesses = np.random.default_rng(0).choice(selection.rows, WITNESSES)
             selection.prepared = witnesses, self.stored(witnesses)
