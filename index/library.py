@@ -7,6 +7,7 @@ import fcntl
 import logging
 import os
 import re
+import resource
 import shutil
 import sqlite3
 import threading
@@ -43,7 +44,19 @@ STAGED = "reembed"  # the folder of collections that are being re-embedded, see 
 READY = "ready"  # the file that says of one of them that it is complete
 # what deleting or restoring a collection leaves when it is interrupted
 LEFTOVERS = re.compile(r"\.[a-z0-9][a-z0-9_-]{0,62}-([0-9a-f]{32}|[a-z0-9_]{8})")
+# Files that a process may have open, where the system allows so many. A collection needs three.
+FILES = 65_536
 log = logging.getLogger(__name__)
+
+
+def allow_many_files() -> None:
+    """Have this process open as many files as it may, up to `FILES`. Many systems allow a process
+    1,024 until it asks for more: those of 340 collections.
+    """
+    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = FILES if most == resource.RLIM_INFINITY else min(FILES, most)
+    if now != resource.RLIM_INFINITY and now < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
 class Collections:
@@ -57,6 +70,7 @@ class Collections:
     def __init__(
         self, data: Path, fingerprint: str, dims: Mapping[str, int], sizing: Sizing = Sizing()
     ) -> None:
+        allow_many_files()
         self._root = data / "collections"
         self._fingerprint = fingerprint
         self._dims = dims
