@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import resource
 import shutil
 import sqlite3
@@ -1597,7 +1596,7 @@ def test_a_collection_that_cannot_be_deleted_stays(
 
 def test_there_may_be_more_collections_than_files_are_allowed_at_first(tmp_path: Path) -> None:
     allowed = resource.getrlimit(resource.RLIMIT_NOFILE)
-    few = len(os.listdir("/proc/self/fd")) + 20
+    few = len(list(Path("/proc/self/fd").iterdir())) + 20
     resource.setrlimit(resource.RLIMIT_NOFILE, (few, allowed[1]))
     try:
         with closing(Collections(tmp_path, "f1", dims(4))) as collections:
