@@ -58,7 +58,7 @@ def search(
         exact = find_exact(records, queries, options) if has_words else {}
         overfetch = len(queries) > 1 or options.rerank is not None or bool(exact)
         matches = [
-            retrieve(collection, records, query, options, overfetch)
+            retrieve(collection, records, query, options, overfetch, whole_ties=not overfetch)
             if options.known_share and query.query.any()
             else find_nothing(query)
             for query in queries

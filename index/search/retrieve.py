@@ -51,9 +51,12 @@ def retrieve(
     query: TargetQuery,
     options: Options,
     overfetch: bool,
+    whole_ties: bool = False,
 ) -> TargetMatches:
     """Search one target. Where its windows are of fewer items than are wanted, search again for
-    more of them; `overfetch` asks for more from the beginning, for another order.
+    more of them; `overfetch` asks for more from the beginning, for another order. With `whole_ties`
+    all are found that score the same as the last item, so that it does not depend on how many are
+    wanted which of them comes first.
     """
     index = collection.index(query.target)
     table = collection.window_table(query.target)
@@ -63,7 +66,7 @@ def retrieve(
     if query.passages_only:
         allowed = records.among_passages(allowed, query.target, table)
     candidates = len(index) if allowed is None else len(allowed)
-    wanted = options.top_k + 1  # the one below shows whether others score the same
+    wanted = options.top_k + whole_ties  # one below shows whether others score the same
     if overfetch:
         wanted = max(OVERFETCH_FACTOR * options.top_k, MIN_RERANK_CANDIDATES)
     least = -math.inf if options.min_score is None else options.min_score
@@ -82,8 +85,8 @@ def retrieve(
         nothing_more = len(best.ids) < wanted or wanted >= candidates
         if nothing_more or best.scores[-1] < least:
             break
-        # those that score the same as the last hit are all needed, to tell which comes first
-        if len(items) >= options.top_k and best.scores[-1] < last_score(items, scores, options):
+        enough = len(items) >= options.top_k
+        if enough and not (whole_ties and best.scores[-1] == last_score(items, scores, options)):
             break
         wanted *= OVERFETCH_FACTOR
     stats = collection.route_stats(query.source, query.target)
