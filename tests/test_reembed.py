@@ -16,11 +16,13 @@ from numpy.typing import NDArray
 
 from index.collection import DataInUse, FingerprintConflict, UnknownCollection
 from index.ingest.build import build
+from index.ingest.passages import add_passages
 from index.ingest.plan import BuildOptions
 from index.ingest.reembed import NotReady, Progress, drop, measure_overlaps, reembed, swap
 from index.library import Collections
 from index.records.item import NewItem
 from media.containers import ARCHIVE_BUDGET, Budget
+from media.passages import Kind, Passage
 from media.sandbox import Decoders
 from media.windows import DecodeOptions
 
@@ -130,12 +132,13 @@ def opened(data: Path, encoder: FakeEncoder) -> Collections:
     return Collections(data, encoder.manifest.fingerprint, encoder.manifest.dims)
 
 
-def test_a_long_upload_is_copied_once(tmp_path: Path) -> None:
-    """It is decoded and written in parts."""
+def test_a_long_upload_is_copied_once_and_whole(tmp_path: Path) -> None:
+    """It is decoded and written in parts; what its old version says in words comes once."""
     film = make_film(tmp_path / "f.mkv", 200, fps=2)
     live = opened(tmp_path / "data", FakeEncoder())
+    said = (Passage(3.0, 5.0, "red", Kind.SUBTITLE), Passage(150.0, 155.0, "green", Kind.SUBTITLE))
     window = NewItem(id="f", kind="video", duration_s=200.0, windows=[(0.0, 2.0)], vectors={})
-    live.create("a").put_media(window, film)
+    live.create("a").put_media(add_passages(window, said, {}), film)
     live.close()
     progress = run(tmp_path / "data", Turned(), ARCHIVE_BUDGET)
     assert (progress.done, progress.failed) == (1, {})
@@ -143,7 +146,8 @@ def test_a_long_upload_is_copied_once(tmp_path: Path) -> None:
     swap(tmp_path / "data", "a")
     with closing(opened(tmp_path / "data", Turned())) as again:
         item, path = again.get("a").item_media("f")
-        assert item.windows == 100 and path.read_bytes() == film.read_bytes()
+        assert item.windows == 100 + len(said) and not item.partial
+        assert again.get("a").passages("f") == said and path.read_bytes() == film.read_bytes()
         assert again.get("a").set_aside() == []
 
 

@@ -50,7 +50,9 @@ def encode_items(encoder: Encoder, ready: list[Ready]) -> list[NewItem]:
             keep_edits=source.keep_edits,
         )
         item = add_text_windows(item, source, encoder)
-        passages = source.passages or media.passages
+        passages = media.passages
+        if source.passages and media.last:  # their windows follow those of all parts
+            passages = source.passages
         words = read_passages(encoder, passages)
         rows = {e: (which, embed_rows(encoder, e, ids)) for e, (which, ids) in words.items()}
         items.append(add_passages(item, passages, rows))
