@@ -1,9 +1,10 @@
 """What a score means: how surely a query that nothing matches would have found less.
 
-A bank of queries is asked of a collection. The best score that each finds is taken for that of a
-non-match. No more than half of the queries may match something: where the scores lie, and how they
-spread, is read from the shortest interval that holds half of them (the shorth), whatever the rest
-does. The best of many scores follows Gumbel's distribution; a match stands out from it.
+Queries for things that few archives have are asked of a collection. The best score that each finds
+is taken for that of a non-match. No more than half of these queries may match something: where the
+scores lie, and how they spread, is read from the shortest interval that holds half of them (the
+shorth), whatever the rest does. The best of many scores follows Gumbel's distribution; a match
+stands out from it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from .columns import Ids
 from .records.database import Records
 from .records.window_table import WindowTable
-from .vectors.base import VectorIndex, Vectors
+from .vectors.base import Found, VectorIndex, Vectors
 
 # Queries of the bank that are asked.
 ASKED = 64
@@ -32,7 +33,7 @@ NEAR = 64
 # Of cosines: a smaller spread is taken for this one.
 LEAST_SCALE = 0.005
 # The confidence from which on a hit is a good match.
-GOOD = 0.95
+GOOD = 0.98
 # The shortest interval that holds half of the standard Gumbel distribution: its width, and the
 # distribution's mean within it. With the quantile q(p) = -ln(-ln p), the interval from q(p) to
 # q(p + 1/2) is shortest where p = 0.14691; the mean is that of q over these p.
@@ -43,7 +44,7 @@ HALF_MEAN = 0.08373
 @dataclass(frozen=True)
 class Calibration:
     """What a route's scores mean. `typical` is a window's drawn by chance. `non_match` is the
-    median of the best that queries find which nothing matches, `good` what one in twenty of them
+    median of the best that queries find which nothing matches, `good` what one in fifty of them
     reaches.
     """
 
@@ -53,7 +54,7 @@ class Calibration:
 
     def confidence(self, score: float) -> float:
         """How surely a query that nothing matches would have found less, in [0, 1]: the Gumbel
-        distribution that is 0.5 at `non_match` and 0.95 at `good`.
+        distribution that is 0.5 at `non_match` and 0.98 at `good`.
         """
         share = (score - self.non_match) / (self.good - self.non_match)
         above = AT_HALF + share * (AT_GOOD - AT_HALF)
@@ -62,8 +63,8 @@ class Calibration:
 
 @dataclass(frozen=True)
 class RouteStats:
-    """What a bank of queries tells of a route: its calibration, the bank [n, dim], and the windows
-    that these queries find best (`popular`).
+    """What a bank of queries tells of a route: its calibration, the bank's everyday queries [n,
+    dim], and the windows that these find best (`popular`).
     """
 
     calibration: Calibration
@@ -103,29 +104,26 @@ def calibrate(
     """What is known of the route from an encoding to an index, whose windows are in `table` and of
     whose vectors `sample` [n, dim] are some by chance. None where the collection is too small.
 
-    Queries are the collection's bank. Where it has none, they are its own vectors of that encoding:
-    those find themselves, and the best of another item counts.
+    Rare queries of the collection's bank calibrate it; where there are none, all of its queries.
+    Where it has no bank, queries are its own vectors of that encoding: those find themselves, and
+    the best of another item counts.
     """
     bank = records.banks.queries(source, index.dim)
-    own = len(bank) == 0
-    ids = np.empty(0, np.int64)
-    if own:
+    if len(bank):
+        bank = thin_out(bank)
+        rare = thin_out(records.banks.rare(source, index.dim))
+        found = [index.search(query, 1) for query in bank]
+        unmatched = [index.search(query, 1) for query in rare] if len(rare) else found
+    else:
         ids, bank = records.vectors_among(source, index.dim, ASKED, seed=1)
-    elif len(bank) > ASKED:
-        bank = bank[:: -(-len(bank) // ASKED)]
-    sources = records.window_table(source)
-    owners = sources.items[sources.find(ids)]
-    scores = []
-    popular = []
-    for n, query in enumerate(bank):
-        found = index.search(query, NEAR if own else 1)
-        at = np.arange(len(found.ids))
-        if own:
-            rows = table.find(found.ids)
-            at = np.flatnonzero((rows >= 0) & (table.items[rows] != owners[n]))
-        if len(at):
-            scores.append(float(found.scores[at[0]]))
-            popular.append(int(found.ids[at[0]]))
+        sources = records.window_table(source)
+        owners = sources.items[sources.find(ids)]
+        found = [
+            leave_out(index.search(query, NEAR), table, owner)
+            for query, owner in zip(bank, owners, strict=True)
+        ]
+        unmatched = found
+    scores = [float(best.scores[0]) for best in unmatched if len(best.ids)]
     if len(sample) < LEAST_WINDOWS or len(scores) < LEAST_ASKED:
         return None
     mode, scale = fit_gumbel(np.array(scores))
@@ -135,4 +133,17 @@ def calibrate(
         non_match=mode + AT_HALF * scale,
         good=mode + AT_GOOD * scale,
     )
-    return RouteStats(calibration, np.unique(popular), bank)
+    popular = np.unique([int(best.ids[0]) for best in found if len(best.ids)])
+    return RouteStats(calibration, popular, bank)
+
+
+def thin_out(queries: Vectors) -> Vectors:
+    """No more than `ASKED` of them, evenly spread."""
+    return queries[:: max(1, -(-len(queries) // ASKED))]
+
+
+def leave_out(found: Found, table: WindowTable, item: int) -> Found:
+    """What is found, without the windows of an item and those that are gone."""
+    rows = table.find(found.ids)
+    kept = (rows >= 0) & (table.items[rows] != item)
+    return found._replace(ids=found.ids[kept], scores=found.scores[kept])

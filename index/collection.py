@@ -739,19 +739,29 @@ class Collection:
             return self._joint_index(target).sample(SAMPLE)
         return self._records.vectors_among(target, self.dims[target], SAMPLE)[1]
 
-    def set_bank(self, encoding: str, vectors: Vectors, targets: list[str]) -> None:
-        """Store the queries [n, dim] of an encoding by which scores are calibrated, and the indexes
-        of `targets` are tuned.
+    def set_bank(
+        self,
+        encoding: str,
+        vectors: Vectors,
+        targets: list[str],
+        *,
+        rare: Vectors | None = None,
+        texts: str = "",
+    ) -> None:
+        """Store the queries [n, dim] of an encoding by which the indexes of `targets` are tuned,
+        `rare` ones by which scores are calibrated, and a digest of the `texts` of both. Without
+        `rare` ones the others calibrate scores, too.
         """
         with self._hold_for_writing() as records:
-            records.set_bank(encoding, vectors, targets)
+            records.set_bank(encoding, vectors, targets, rare=rare, texts=texts)
             self._route_stats.clear()
             self._store.run_maintenance(records)
 
-    def has_bank(self, encoding: str) -> bool:
-        """Whether there is one, with its targets."""
+    def bank_texts(self, encoding: str) -> str | None:
+        """The digest of the texts of an encoding's bank; None where there is no bank."""
         with self.hold_for_reading() as records:
-            return encoding in records.banks.described()
+            bank = records.banks.described().get(encoding)
+        return None if bank is None else bank.get("texts", "")
 
     def set_vocabulary(self, readings: dict[str, Readings], source: str) -> None:
         """Tag every window by another vocabulary, of which `source` tells, and those to come. The

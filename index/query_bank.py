@@ -1,12 +1,16 @@
-"""Generic queries. What they find in a collection shows how non-matches score."""
+"""Queries that each collection is asked. Everyday ones tune its indexes. Rare ones, for things that
+few archives have, show how those score that nothing matches.
+"""
 
 from __future__ import annotations
+
+import hashlib
 
 from export.encoder import Encoder
 
 from .collection import Collection
 
-QUERIES = """
+EVERYDAY = """
 a dog barking; a cat on a sofa; a baby laughing; a man talking; a woman singing; children
 playing; a crowd cheering; someone typing; a telephone ringing; a door closing; footsteps on
 stairs; a car passing by; a train arriving; an aeroplane taking off; a motorcycle; a boat on the
@@ -20,19 +24,44 @@ table; paper being torn; a printer; a robot arm; a computer screen; a map; a lec
 classroom; an interview; a weather report; a cartoon; a cake with candles; a bicycle; a swimming
 pool; someone sneezing; clapping hands; silence
 """
+RARE = """
+a glassblower at a furnace; an X-ray of a hand; bagpipes on a hill; penguins on the ice; a volcano
+erupting; a dentist drilling a tooth; a hot-air balloon over a desert; camels in a caravan; a
+submarine surfacing; a beekeeper opening a hive; morse code; a kangaroo hopping; fencers in masks; a
+telescope in an observatory; a harp; bacteria under a microscope; a cable car in fog; a puppet
+theatre; a Geiger counter clicking; a wedding cake being cut; coins falling into a slot machine; a
+jellyfish in an aquarium; a welder's sparks; a sitar; walruses on a beach; a spinning wheel; a court
+in session; a cuckoo clock; a rocket leaving its pad; sled dogs in the snow; a lighthouse in a
+storm; a typewriter; an astronaut floating; a zip being closed; a potter at the wheel; curling; a
+didgeridoo; a rainbow over a valley; a dial tone; a sewing machine; a peacock with its tail spread;
+a chess tournament; a foghorn; an oil rig at sea; a cork leaving a bottle; sumo wrestlers; a
+windmill turning; a hospital monitor beeping; an owl hooting in the dark; a vineyard at harvest; a
+trapeze act in a circus; a music box; a shark; a lawn being mowed; an escalator in a station; a
+theremin; a satellite picture of a cyclone; arrows hitting a target; a tap dripping; a bonfire on a
+beach; a school of dolphins; a bowling ball and pins; a parade of elephants; a choir in a cathedral
+"""
 
 
-def list_queries() -> list[str]:
-    return [" ".join(query.split()) for query in QUERIES.split(";")]
+def list_queries(queries: str) -> list[str]:
+    return [" ".join(query.split()) for query in queries.split(";")]
 
 
 def ensure_query_bank(collection: Collection, encoder: Encoder) -> None:
     """Embed the queries by each text encoding of the bundle, and store them in a collection that
-    does not have them yet.
+    has none yet, or those of an earlier version.
     """
+    everyday = list_queries(EVERYDAY)
+    rare = list_queries(RARE)
+    texts = hashlib.sha256("\n".join(everyday + rare).encode()).hexdigest()
     for encoding in encoder.manifest.encodings("text"):
-        if collection.has_bank(encoding):
+        if collection.bank_texts(encoding) == texts:
             continue
         targets = [other for other in collection.dims if encoder.manifest.compares(encoding, other)]
-        vectors = encoder.embed(encoding, encoder.tokens(list_queries(), encoding))
-        collection.set_bank(encoding, vectors, targets)
+        vectors = encoder.embed(encoding, encoder.tokens(everyday + rare, encoding))
+        collection.set_bank(
+            encoding,
+            vectors[: len(everyday)],
+            targets,
+            rare=vectors[len(everyday) :],
+            texts=texts,
+        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,6 +24,7 @@ from index.calibration import (
     fit_gumbel,
     gumbel_quantile,
 )
+from index.query_bank import EVERYDAY, RARE, ensure_query_bank, list_queries
 from index.records.database import Records
 from index.records.item import NewItem
 from index.records.window_table import PLACE, WindowTable
@@ -41,18 +42,18 @@ def test_quantiles_of_the_gumbel_distribution() -> None:
     """The share p lies below -ln(-ln p): at e^-1 that is 0, at one half 0.3665."""
     assert gumbel_quantile(math.exp(-1)) == pytest.approx(0.0)
     assert gumbel_quantile(0.5) == pytest.approx(0.36651292)
-    assert gumbel_quantile(0.95) == pytest.approx(2.97019525)
+    assert gumbel_quantile(0.98) == pytest.approx(3.90193866)
 
 
 def test_confidence_by_worked_out_values() -> None:
-    """One half at `non_match`, 0.95 at `good`, and Gumbel's distribution beyond both."""
+    """One half at `non_match`, 0.98 at `good`, and Gumbel's distribution beyond both."""
     known = Calibration(typical=0.0, non_match=0.2, good=0.4)
     assert known.confidence(0.2) == pytest.approx(0.5)
-    assert known.confidence(0.4) == pytest.approx(0.95)
-    # halfway 1.66835: exp(-exp(-1.66835)); as far again, 5.57388 and -2.23717
-    assert known.confidence(0.3) == pytest.approx(0.82815, abs=1e-4)
-    assert known.confidence(0.6) == pytest.approx(0.99621, abs=1e-4)
-    assert known.confidence(0.0) == pytest.approx(0.00009, abs=1e-5)
+    assert known.confidence(0.4) == pytest.approx(0.98)
+    # halfway 2.13423: exp(-exp(-2.13423)); as far again, 7.43736 and -3.16891
+    assert known.confidence(0.3) == pytest.approx(0.88840, abs=1e-4)
+    assert known.confidence(0.6) == pytest.approx(0.99941, abs=1e-4)
+    assert known.confidence(0.0) == pytest.approx(0.0, abs=1e-9)
     # where exp() itself would overflow
     assert known.confidence(-1e6) == 0.0 and known.confidence(1e6) == 1.0
 
@@ -77,15 +78,31 @@ def test_outliers_of_less_than_half_change_nothing() -> None:
 
 
 @dataclass
+class FakeBanks:
+    """Queries for "text", everyday and rare ones."""
+
+    everyday: Array
+    unmatched: Array
+
+    def queries(self, encoding: str, dim: int) -> Array:
+        return self.everyday if encoding == "text" else np.empty((0, dim), np.float32)
+
+    def rare(self, encoding: str, dim: int) -> Array:
+        return self.unmatched if encoding == "text" else np.empty((0, dim), np.float32)
+
+
+@dataclass
 class FakeRecords:
     """A bank of queries for "text"; vectors of "video" by their ids, and the items they are of."""
 
     queries: Array
     vectors: Array
     owners: list[int]
+    unmatched: Array = field(default_factory=lambda: np.empty((0, 2), np.float32))
 
-    def bank(self, encoding: str, dim: int) -> Array:
-        return self.queries if encoding == "text" else np.empty((0, dim), np.float32)
+    @property
+    def banks(self) -> FakeBanks:
+        return FakeBanks(self.queries, self.unmatched)
 
     def vectors_among(
         self, encoding: str, dim: int, most: int, seed: int = 0
@@ -141,7 +158,23 @@ def test_a_route_is_measured_by_its_bank() -> None:
     known = measured.calibration
     assert known.typical == pytest.approx(float((queries @ windows.T).mean()), abs=1e-6)
     assert known.non_match == pytest.approx(mode + 0.36651292 * scale, abs=1e-5)
-    assert known.good == pytest.approx(mode + 2.97019525 * scale, abs=1e-5)
+    assert known.good == pytest.approx(mode + 3.90193866 * scale, abs=1e-5)
+
+
+def test_rare_queries_tell_what_a_non_match_is() -> None:
+    """Everyday ones at 30 to 49 degrees find windows there. Rare ones lie ten degrees and more from
+    all: their best scores count, and what the others find is popular.
+    """
+    windows, queries = on_circle(np.arange(60)), on_circle(np.arange(30, 50))
+    rare = on_circle(np.arange(69, 89))
+    records = FakeRecords(queries, windows, list(range(60)), rare)
+    measured, asked = measure(records, "text")
+    assert asked == [1] * 40
+    assert measured.popular.tolist() == list(range(31, 51))
+    assert measured.bank.tolist() == queries.tolist()
+    mode, scale = fit_gumbel(np.cos(np.deg2rad(np.arange(69, 89) - 59)))
+    assert measured.calibration.good == pytest.approx(mode + 3.90193866 * scale, abs=1e-5)
+    assert measured.calibration.typical == pytest.approx((queries @ windows.T).mean(), abs=1e-6)
 
 
 def test_scores_that_hardly_differ_are_spread_a_little() -> None:
@@ -150,7 +183,7 @@ def test_scores_that_hardly_differ_are_spread_a_little() -> None:
     known = measure(FakeRecords(queries, windows, list(range(60))), "text")[0].calibration
     best = math.cos(math.radians(10))
     assert known.non_match == pytest.approx(best + 0.36651292 * 0.005, abs=1e-6)
-    assert known.good == pytest.approx(best + 2.97019525 * 0.005, abs=1e-6)
+    assert known.good == pytest.approx(best + 3.90193866 * 0.005, abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -191,7 +224,7 @@ def test_without_a_bank_a_collection_asks_itself() -> None:
     # 58 of 60 scores are the same: the shortest half has no width
     best = math.cos(math.radians(2))
     assert known.non_match == pytest.approx(best + 0.36651292 * 0.005, abs=1e-5)
-    assert known.good == pytest.approx(best + 2.97019525 * 0.005, abs=1e-5)
+    assert known.good == pytest.approx(best + 3.90193866 * 0.005, abs=1e-5)
 
 
 def test_windows_that_are_gone_are_no_findings() -> None:
@@ -267,4 +300,29 @@ def test_what_scores_mean_is_measured_before_the_first_search(
     (route,) = encoder.manifest.routes(["text"], "any")
     with box.hold_for_reading():
         assert box.route_stats(route.encodings["text"], route.target) is not None
+    collections.close()
+
+
+def test_a_bank_of_an_earlier_version_is_replaced(tmp_path: Path) -> None:
+    """One without rare queries, as before. One that is up to date stays as it is."""
+    encoder = FakeEncoder()
+    collections = open_data(Settings(data=tmp_path / "data"), encoder)
+    box = collections.get("default")
+    (encoding,) = encoder.manifest.encodings("text")
+    dim = box.dims[encoding]
+
+    def rare() -> Array:
+        with box.hold_for_reading() as records:
+            return records.banks.rare(encoding, dim)
+
+    assert len(rare()) == len(list_queries(RARE))
+    box.set_bank(encoding, np.ones((3, dim), np.float32), ["video"])
+    assert len(rare()) == 0
+    ensure_query_bank(box, encoder)
+    first = rare()
+    assert len(first) == len(list_queries(RARE))
+    with box.hold_for_reading() as records:
+        assert len(records.banks.queries(encoding, dim)) == len(list_queries(EVERYDAY))
+    with box.hold_for_reading():  # nothing can be written meanwhile
+        ensure_query_bank(box, encoder)
     collections.close()

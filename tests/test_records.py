@@ -251,6 +251,12 @@ def test_banks(records: Records) -> None:
     assert sorted(records.tuning_queries("video", 2, 2)[:, 0].tolist()) == [5.0, 6.0, 8.0]
     records.set_bank("text", numbered(7, 1), ["video"])
     assert records.banks.queries("text", 2)[:, 0].tolist() == [7.0]
+    before = records.banks.digest("video")
+    records.set_bank("text", numbered(7, 1), ["video"], rare=numbered(9, 2), texts="x")
+    assert records.banks.queries("text", 2)[:, 0].tolist() == [7.0]
+    assert records.banks.rare("text", 2)[:, 0].tolist() == [9.0, 10.0]
+    assert records.banks.rare("audio", 2).shape == (0, 2)
+    assert records.banks.digest("video") == before  # rare ones tune nothing
 
 
 def test_what_a_filter_leaves_is_kept_until_the_next_write(records: Records) -> None:

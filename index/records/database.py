@@ -622,10 +622,20 @@ class Records:
             np.frombuffer(blobs, "<f4").reshape(len(rows), dim),
         )
 
-    def set_bank(self, encoding: str, vectors: NDArray[np.float32], targets: list[str]) -> None:
-        """Have other queries [n, dim] of an encoding, asked of `targets`."""
+    def set_bank(
+        self,
+        encoding: str,
+        vectors: NDArray[np.float32],
+        targets: list[str],
+        *,
+        rare: NDArray[np.float32] | None = None,
+        texts: str = "",
+    ) -> None:
+        """See `Collection.set_bank`."""
         with self._transaction():
-            self.banks.replace(encoding, vectors, targets)
+            self.banks.replace(
+                encoding, vectors, targets, rare=[] if rare is None else rare, texts=texts
+            )
 
     def tuning_queries(self, encoding: str, dim: int, most: int) -> NDArray[np.float32]:
         """Queries [n, dim] to tune the index of an encoding by: those of the banks. Without a bank,

@@ -12,7 +12,7 @@ const PAGE = 24; // hits or items that are asked for at once
 const MOST = 480;
 const SORTED_AMONG = 96; // hits, where they are not in the order of their match
 const LEAST_SHARE = 0.35; // of a hit's score, what pictures or sound contribute to be named
-const LIKELY = 0.5; // how sure a best hit is that is shown without advice
+const LIKELY = 0.8; // how sure a best hit is that is shown without advice
 const SENSES = { video: "seen", audio: "heard", text: "said" };
 
 let run = 0; // the last list asked for; answers to earlier ones are late
