@@ -33,7 +33,7 @@ NEAR = 64
 # Of cosines: a smaller spread is taken for this one.
 LEAST_SCALE = 0.005
 # The confidence from which on a hit is a good match.
-GOOD = 0.98
+GOOD = 0.985
 # The shortest interval that holds half of the standard Gumbel distribution: its width, and the
 # distribution's mean within it. With the quantile q(p) = -ln(-ln p), the interval from q(p) to
 # q(p + 1/2) is shortest where p = 0.14691; the mean is that of q over these p.
@@ -44,8 +44,8 @@ HALF_MEAN = 0.08373
 @dataclass(frozen=True)
 class Calibration:
     """What a route's scores mean. `typical` is a window's drawn by chance. `non_match` is the
-    median of the best that queries find which nothing matches, `good` what one in fifty of them
-    reaches.
+    median of the best that queries find which nothing matches, `good` what three in two hundred of
+    them reach.
     """
 
     typical: float
@@ -54,7 +54,7 @@ class Calibration:
 
     def confidence(self, score: float) -> float:
         """How surely a query that nothing matches would have found less, in [0, 1]: the Gumbel
-        distribution that is 0.5 at `non_match` and 0.98 at `good`.
+        distribution that is 0.5 at `non_match` and 0.985 at `good`.
         """
         share = (score - self.non_match) / (self.good - self.non_match)
         above = AT_HALF + share * (AT_GOOD - AT_HALF)

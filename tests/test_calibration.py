@@ -42,17 +42,17 @@ def test_quantiles_of_the_gumbel_distribution() -> None:
     """The share p lies below -ln(-ln p): at e^-1 that is 0, at one half 0.3665."""
     assert gumbel_quantile(math.exp(-1)) == pytest.approx(0.0)
     assert gumbel_quantile(0.5) == pytest.approx(0.36651292)
-    assert gumbel_quantile(0.98) == pytest.approx(3.90193866)
+    assert gumbel_quantile(0.985) == pytest.approx(4.19215778)
 
 
 def test_confidence_by_worked_out_values() -> None:
-    """One half at `non_match`, 0.98 at `good`, and Gumbel's distribution beyond both."""
+    """One half at `non_match`, 0.985 at `good`, and Gumbel's distribution beyond both."""
     known = Calibration(typical=0.0, non_match=0.2, good=0.4)
     assert known.confidence(0.2) == pytest.approx(0.5)
-    assert known.confidence(0.4) == pytest.approx(0.98)
-    # halfway 2.13423: exp(-exp(-2.13423)); as far again, 7.43736 and -3.16891
-    assert known.confidence(0.3) == pytest.approx(0.88840, abs=1e-4)
-    assert known.confidence(0.6) == pytest.approx(0.99941, abs=1e-4)
+    assert known.confidence(0.4) == pytest.approx(0.985)
+    # halfway 2.27934: exp(-exp(-2.27934)); as far again, 8.01780 and -3.45913
+    assert known.confidence(0.3) == pytest.approx(0.90271, abs=1e-4)
+    assert known.confidence(0.6) == pytest.approx(0.99967, abs=1e-4)
     assert known.confidence(0.0) == pytest.approx(0.0, abs=1e-9)
     # where exp() itself would overflow
     assert known.confidence(-1e6) == 0.0 and known.confidence(1e6) == 1.0
@@ -158,7 +158,7 @@ def test_a_route_is_measured_by_its_bank() -> None:
     known = measured.calibration
     assert known.typical == pytest.approx(float((queries @ windows.T).mean()), abs=1e-6)
     assert known.non_match == pytest.approx(mode + 0.36651292 * scale, abs=1e-5)
-    assert known.good == pytest.approx(mode + 3.90193866 * scale, abs=1e-5)
+    assert known.good == pytest.approx(mode + 4.19215778 * scale, abs=1e-5)
 
 
 def test_rare_queries_tell_what_a_non_match_is() -> None:
@@ -173,7 +173,7 @@ def test_rare_queries_tell_what_a_non_match_is() -> None:
     assert measured.popular.tolist() == list(range(31, 51))
     assert measured.bank.tolist() == queries.tolist()
     mode, scale = fit_gumbel(np.cos(np.deg2rad(np.arange(69, 89) - 59)))
-    assert measured.calibration.good == pytest.approx(mode + 3.90193866 * scale, abs=1e-5)
+    assert measured.calibration.good == pytest.approx(mode + 4.19215778 * scale, abs=1e-5)
     assert measured.calibration.typical == pytest.approx((queries @ windows.T).mean(), abs=1e-6)
 
 
@@ -183,7 +183,7 @@ def test_scores_that_hardly_differ_are_spread_a_little() -> None:
     known = measure(FakeRecords(queries, windows, list(range(60))), "text")[0].calibration
     best = math.cos(math.radians(10))
     assert known.non_match == pytest.approx(best + 0.36651292 * 0.005, abs=1e-6)
-    assert known.good == pytest.approx(best + 3.90193866 * 0.005, abs=1e-6)
+    assert known.good == pytest.approx(best + 4.19215778 * 0.005, abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -224,7 +224,7 @@ def test_without_a_bank_a_collection_asks_itself() -> None:
     # 58 of 60 scores are the same: the shortest half has no width
     best = math.cos(math.radians(2))
     assert known.non_match == pytest.approx(best + 0.36651292 * 0.005, abs=1e-5)
-    assert known.good == pytest.approx(best + 3.90193866 * 0.005, abs=1e-5)
+    assert known.good == pytest.approx(best + 4.19215778 * 0.005, abs=1e-5)
 
 
 def test_windows_that_are_gone_are_no_findings() -> None:
