@@ -8,15 +8,18 @@ it.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 
 import av
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from PIL.ImageFile import ImageFile
+from PIL.PngImagePlugin import Blend, Disposal, PngImageFile
 
 from .containers import Budget, open_container, video_stream
 from .decode import FrameRequest, Frames, PictureTimes, scale_frame
@@ -24,12 +27,18 @@ from .errors import BadMedia, BeyondBudget, NotMedia, TooLong
 from .hdr import exceeds_bt709
 from .pictures import (
     FAULTS,
+    ORIENTATION,
+    Colours,
+    draw,
+    find_conversion,
+    keep_colours,
     make_frame,
     may_be_hdr,
     open_picture,
     read_head,
     read_png_chunks,
     read_png_colours,
+    to_srgb,
 )
 from .preview import encode_jpeg
 
@@ -94,18 +103,59 @@ def read_animation_times(path: Path, budget: Budget) -> PictureTimes:
 
 def each_picture(picture: ImageFile) -> Iterator[ImageFile]:
     """The pictures of an animation, up to the first that does not decode; `picture` itself, each
-    time at another of them. A PNG may have one in front, for programs that show no animations.
+    time at another of them. A PNG may have one in front, for programs that show no animations. Its
+    pictures are the pieces that are stored, each at its place: see `compose_png`.
     """
     first = int(getattr(picture, "default_image", False))
     for number in range(first, getattr(picture, "n_frames", 1)):
         try:
             picture.seek(number)
+            if isinstance(picture, PngImageFile):
+                picture.dispose_op = Disposal.OP_NONE
+                picture.blend_op = Blend.OP_SOURCE
             picture.load()
         except FAULTS:
             if number == first:
                 raise
             return
         yield picture
+
+
+def each_frame(
+    picture: ImageFile, colours: Colours | None
+) -> Iterator[Callable[[], av.VideoFrame]]:
+    """What an animation shows, one after the other, as functions that make the frames."""
+    if not isinstance(picture, PngImageFile):
+        for shown in each_picture(picture):
+            yield partial(make_frame, shown, colours)
+        return
+    turn = picture.getexif().get(ORIENTATION, 1)
+    for canvas in compose_png(picture, colours):
+        yield partial(draw, canvas, turn, keep_colours)
+
+
+def compose_png(picture: PngImageFile, colours: Colours | None) -> Iterator[Image.Image]:
+    """What an animated PNG shows, in sRGB and RGBA, of the pieces that it is stored in.
+
+    Pillow 13.0 does not do that right: it blends what is half transparent wrongly, does not always
+    go back to what was before a piece, and begins with the picture in front of the animation.
+    """
+    convert = find_conversion(picture, colours)
+    before = Image.new("RGBA", picture.size)
+    for number, _ in enumerate(each_picture(picture)):
+        box, blend, disposal = (picture.info[name] for name in ("bbox", "blend", "disposal"))
+        piece = to_srgb(picture.crop(box), convert).convert("RGBA")
+        shown = before.copy()
+        if blend == Blend.OP_OVER:
+            shown.alpha_composite(piece, box[:2])
+        else:
+            shown.paste(piece, box)
+        yield shown
+        if disposal == Disposal.OP_NONE:
+            before = shown
+        elif disposal == Disposal.OP_BACKGROUND or number == 0:
+            before = shown.copy()
+            before.paste((0, 0, 0, 0), box)
 
 
 def timed_pictures(path: Path, budget: Budget) -> Iterator[tuple[av.VideoFrame, float]]:
@@ -115,8 +165,8 @@ def timed_pictures(path: Path, budget: Budget) -> Iterator[tuple[av.VideoFrame, 
     told = read_animation_times(path, budget)
     colours = read_png_colours(path)
     with open_animation(path, budget) as picture:
-        for shown, at_s in zip(each_picture(picture), told.ticks_s, strict=False):
-            yield make_frame(shown, colours), at_s
+        for make, at_s in zip(each_frame(picture, colours), told.ticks_s, strict=False):
+            yield make(), at_s
 
 
 def read_animation(path: Path, request: FrameRequest) -> Frames:
@@ -127,11 +177,11 @@ def read_animation(path: Path, request: FrameRequest) -> Frames:
     chosen: list[NDArray[np.uint8]] = []
     jpegs: dict[float, bytes] = {}
     with open_animation(path, request.budget) as picture:
-        for shown, end_s in zip(each_picture(picture), ends_s, strict=False):
+        for make, end_s in zip(each_frame(picture, colours), ends_s, strict=False):
             due = request.times_s[len(chosen) : bisect_left(request.times_s, end_s)]
             if not due:
                 continue
-            frame = make_frame(shown, colours)
+            frame = make()
             chosen += [scale_frame(frame, request.spec, 1.0)] * len(due)
             jpeg = encode_jpeg(frame)
             if jpeg is not None:

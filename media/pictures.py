@@ -291,7 +291,11 @@ def make_frame(picture: Image.Image, colours: Colours | None = None) -> av.Video
     told, or else from its colour profile, and laid over white where it is transparent.
     """
     picture.load()
-    turn = picture.getexif().get(ORIENTATION, 1)
+    return draw(picture, picture.getexif().get(ORIENTATION, 1), find_conversion(picture, colours))
+
+
+def draw(picture: Image.Image, turn: int, convert: Conversion) -> av.VideoFrame:
+    """A picture as `make_frame` gives it; `turn` is EXIF's orientation."""
     width, height = picture.size
     sideways = turn in (5, 6, 7, 8)
     frame = av.VideoFrame(*((height, width) if sideways else (width, height)), "rgb24")
@@ -299,7 +303,6 @@ def make_frame(picture: Image.Image, colours: Colours | None = None) -> av.Video
     rows = np.frombuffer(cast(Any, plane), np.uint8).reshape(-1, plane.line_size)
     shown = rows[: frame.height, : 3 * frame.width].reshape(frame.height, frame.width, 3)
     stored = stored_order(shown, turn)
-    convert = find_conversion(picture, colours)
     for top in range(0, height, STRIP_ROWS):
         bottom = min(top + STRIP_ROWS, height)
         stored[top:bottom] = opaque_rgb(picture.crop((0, top, width, bottom)), convert)
@@ -389,17 +392,20 @@ def plain_mode(picture: Image.Image) -> str:
 
 def opaque_rgb(strip: Image.Image, convert: Conversion) -> NDArray[np.uint8]:
     """Rows of a picture as RGB uint8 [height, width, 3]."""
-    if strip.mode.startswith("I;16"):
-        strip = to_eight_bits(strip)
-    mode = plain_mode(strip)
-    if strip.mode != mode:
-        strip = strip.convert(mode)
-    shown = convert(strip)
+    shown = to_srgb(strip, convert)
     if shown.mode != "RGBA":
         return np.asarray(shown.convert("RGB"))
     white = Image.new("RGB", shown.size, "white")
     white.paste(shown.convert("RGB"), mask=shown.getchannel("A"))
     return np.asarray(white)
+
+
+def to_srgb(strip: Image.Image, convert: Conversion) -> Image.Image:
+    """A part of a picture in sRGB, which may be RGBA."""
+    if strip.mode.startswith("I;16"):
+        strip = to_eight_bits(strip)
+    mode = plain_mode(strip)
+    return convert(strip if strip.mode == mode else strip.convert(mode))
 
 
 def to_eight_bits(strip: Image.Image) -> Image.Image:

@@ -126,8 +126,8 @@ def frame_control(number: int) -> bytes:
     return chunk(b"fcTL", struct.pack(">5I2H2B", number, 16, 16, 0, 0, 1, 2, 0, 0))
 
 
-def png(path: Path, *chunks: bytes) -> Path:
-    head = chunk(b"IHDR", struct.pack(">2I5B", 16, 16, 8, 2, 0, 0, 0))
+def png(path: Path, *chunks: bytes, colour_type: int = 2) -> Path:
+    head = chunk(b"IHDR", struct.pack(">2I5B", 16, 16, 8, colour_type, 0, 0, 0))
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + head + b"".join(chunks) + chunk(b"IEND", b""))
     return path
 
@@ -146,6 +146,53 @@ def test_a_picture_for_programs_without_animations_is_not_seen(tmp_path: Path) -
     assert media.duration_s == 1.0
     frames = media.parts["video"].array[0, :, 8, 8]
     assert frames.tolist() == [list(GREEN)] * 2 + [list(BLUE)] * 2
+
+
+KEEP, CLEAR, RESTORE = 0, 1, 2  # what comes after a piece of a PNG
+REPLACE, OVER = 0, 1
+NONE, HALF = (0, 0, 0, 0), (*BLUE, 128)
+OLD, NEW = (*RED, 255), (*GREEN, 255)
+HALF_ON_RED = tuple((a + b) // 2 for a, b in zip(RED, BLUE, strict=True))
+
+
+@pytest.mark.parametrize("in_front", [False, True])
+@pytest.mark.parametrize(
+    ("pieces", "right"),
+    [
+        (
+            [(OLD, KEEP, REPLACE), (HALF, KEEP, OVER), (NONE, KEEP, OVER)],
+            [RED, HALF_ON_RED, HALF_ON_RED],
+        ),
+        ([(OLD, KEEP, REPLACE), (NEW, RESTORE, OVER), (NONE, KEEP, OVER)], [RED, GREEN, RED]),
+        ([(OLD, KEEP, REPLACE), (NEW, CLEAR, OVER), (NONE, KEEP, OVER)], [RED, GREEN, WHITE]),
+        ([(OLD, KEEP, REPLACE), (NONE, KEEP, REPLACE), (NEW, KEEP, OVER)], [RED, WHITE, GREEN]),
+        ([(NONE, KEEP, OVER), (OLD, RESTORE, OVER), (NONE, KEEP, OVER)], [WHITE, RED, WHITE]),
+        ([(OLD, RESTORE, OVER), (NONE, KEEP, OVER), (NEW, KEEP, OVER)], [RED, WHITE, GREEN]),
+    ],
+)
+def test_pieces_of_a_png_are_laid_over_each_other(
+    tmp_path: Path, pieces: Any, right: Any, in_front: bool
+) -> None:
+    """As PNG's third edition has it, of the chunk fcTL. A picture in front of the animation is no
+    part of it.
+    """
+    chunks = [chunk(b"acTL", struct.pack(">2I", len(pieces), 0))]
+    if in_front:
+        chunks.append(chunk(b"IDAT", zlib.compress((b"\0" + bytes((9, 9, 9, 255)) * 16) * 16)))
+    number = 0
+    for colour, disposal, blend in pieces:
+        place = (number, 16, 16, 0, 0, 1, 2, disposal, blend)
+        chunks.append(chunk(b"fcTL", struct.pack(">5I2H2B", *place)))
+        data = zlib.compress((b"\0" + bytes(colour) * 16) * 16)
+        if number or in_front:
+            chunks.append(chunk(b"fdAT", struct.pack(">I", number + 1) + data))
+            number += 2
+        else:
+            chunks.append(chunk(b"IDAT", data))
+            number += 1
+    frames = seen(png(tmp_path / "a.png", *chunks, colour_type=6)).parts["video"].array[0]
+    shown = frames[[0, 1, 3], 8, 8].astype(int)  # each for half a second, of one and a half
+    assert np.abs(shown - right).max() <= 2
 
 
 def test_an_animation_that_is_cut_off_is_seen_up_to_there(tmp_path: Path) -> None:
