@@ -6,6 +6,8 @@
   WAV. It gets the header of AU, which has such samples, in place of RIFX's.
 - GIF pictures shown for one hundredth of a second. Browsers show them for ten hundredths; FFmpeg
   since 7.0 does not.
+- GIF that clears what a picture covered, or does not cover all with the first. FFmpeg shows the
+  background colour there, browsers show what is behind the GIF.
 - Chained Ogg: several Ogg streams joined into one file (RFC 3533). FFmpeg stops where the number
   of channels changes.
 """
@@ -43,6 +45,8 @@ GIF_EXTENSION = b"\x21"
 GIF_IMAGE = b"\x2c"
 GIF_CONTROL = b"\xf9"
 GIF_CONTROL_BYTES = 4  # its size, flags and delay
+GIF_BACKGROUND_AT = 11  # in its header, before the shape of its pixels
+LAST_COLOUR = 255
 # in hundredths of a second
 GIF_TOO_SHORT = (1).to_bytes(2, "little")
 GIF_TENTH = (10).to_bytes(2, "little")
@@ -202,13 +206,17 @@ def find_caf_patches(file: BinaryIO) -> list[Patch]:
 
 
 def find_gif_patches(file: BinaryIO) -> list[Patch]:
-    """Patches that turn a GIF's delays of a hundredth of a second into a tenth, as in browsers."""
+    """Patches that turn a GIF's delays of a hundredth of a second into a tenth, as in browsers, and
+    its background into transparency, or its lightest colour.
+    """
     file.seek(0)
     head = file.read(13)
     if head[:4] != b"GIF8" or len(head) < 13:
         return []
+    background = find_clear_colour(file.read(colour_table_bytes(head[10])))
     patches: list[Patch] = []
-    file.seek(colour_table_bytes(head[10]), io.SEEK_CUR)
+    if background is not None:
+        patches.append((GIF_BACKGROUND_AT, bytes([background]) + head[12:13]))
     while kind := file.read(1):
         if kind == GIF_EXTENSION:
             label = file.read(1)
@@ -229,6 +237,17 @@ def find_gif_patches(file: BinaryIO) -> list[Patch]:
                 break
             file.seek(size[0], io.SEEK_CUR)
     return patches
+
+
+def find_clear_colour(table: bytes) -> int | None:
+    """The number of a colour that the table [3 * colours] lacks, which FFmpeg takes for
+    transparent; of a full table, that of its lightest colour. None without a table.
+    """
+    if not table:
+        return None
+    if len(table) < 3 * (LAST_COLOUR + 1):
+        return LAST_COLOUR
+    return max(range(LAST_COLOUR + 1), key=lambda colour: sum(table[3 * colour : 3 * colour + 3]))
 
 
 def colour_table_bytes(flags: int) -> int:

@@ -539,6 +539,50 @@ def test_a_gif_lasts_as_long_as_in_browsers(tmp_path: Path, delay: int, seconds:
     assert media.parts["video"].array[-1, -1].mean((0, 1)).tolist() == [0, 0, 255]
 
 
+def gif_of(pieces: list[tuple[int, int, int]], colours: list[tuple[int, int, int]]) -> bytes:
+    """A GIF of 16 x 16 pixels. Each piece is a square in the upper left corner, (side, number of
+    its colour, what comes after it), for half a second. Its background is the first colour.
+    """
+    bits = max(len(colours) - 1, 3).bit_length()
+    clear, end = 1 << bits, (1 << bits) + 1
+    data = b"GIF89a" + struct.pack("<HHBBB", 16, 16, 0xF0 | bits - 1, 0, 0)
+    data += b"".join(bytes(colour) for colour in colours)
+    for side, colour, after in pieces:
+        data += b"\x21\xf9\x04" + struct.pack("<BHBB", after << 2, 50, 0, 0)
+        data += b"\x2c" + struct.pack("<HHHHBB", 0, 0, side, side, 0, bits)
+        codes = [code for _ in range(side * side) for code in (clear, colour)] + [end]
+        packed = sum(code << place * (bits + 1) for place, code in enumerate(codes))
+        whole = packed.to_bytes(-(-len(codes) * (bits + 1) // 8), "little")
+        for at in range(0, len(whole), 255):
+            block = whole[at : at + 255]
+            data += bytes([len(block)]) + block
+        data += b"\0"
+    return data + b";"
+
+
+@pytest.mark.parametrize("more", [0, 252])  # colours that no pixel has
+@pytest.mark.parametrize(
+    ("pieces", "right"),
+    [
+        ([(16, 1, 2), (8, 2, 0)], ["RRRR", "GWWW"]),
+        ([(16, 1, 3), (8, 2, 0)], ["RRRR", "GWWW"]),
+        ([(16, 1, 1), (8, 2, 0)], ["RRRR", "GRRR"]),
+        ([(16, 1, 1), (8, 2, 2), (4, 1, 0)], ["RRRR", "WRRR"]),
+        ([(8, 1, 1), (4, 2, 0)], ["RWWW", "RWWW"]),
+    ],
+)
+def test_what_a_gif_does_not_cover_is_transparent(
+    tmp_path: Path, pieces: list[tuple[int, int, int]], right: list[str], more: int
+) -> None:
+    """As in browsers, which heed no background."""
+    colours = [(0, 0, 0), RED, GREEN, WHITE] + [(0, 0, 60)] * more
+    (tmp_path / "a.gif").write_bytes(gif_of(pieces, colours))
+    media = read_media(tmp_path / "a.gif", PICTURES, Budget(), ("video",))
+    assert media.duration_s == pytest.approx(len(pieces) / 2)
+    frames = media.parts["video"].array[0]
+    assert ["".join(corners(frame)) for frame in frames[[0, -1]]] == right
+
+
 def test_an_animated_avif_is_its_film(tmp_path: Path) -> None:
     images = [
         np.full((64, 64, 3), colour, np.uint8) for colour in [(255, 0, 0)] * 5 + [(0, 255, 0)] * 5
