@@ -231,6 +231,8 @@ def install_handlers(app: FastAPI) -> None:
         assert isinstance(error, HTTPException)
         if isinstance(error, BodyProblem):
             return error_response(request.scope, error.error)
+        if isinstance(error.__cause__, OSError):  # FastAPI takes a full disk for a bad body
+            return error_response(request.scope, error.__cause__)
         code = HTTP_CODES.get(error.status_code, "bad_request")
         body = {"code": code, "message": str(error.detail), "detail": {}}
         return json_response(request.scope, body, error.status_code, error.headers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from argparse import ArgumentTypeError
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from index.library import Collections
 from media.manifest import BadManifest, read_manifest
 from service.app import create_app
 
-from .makers import FakeEncoder, dims, make_wav
+from .makers import FakeEncoder, dims, make_wav, small_disk
 from .test_operate import listening
 from .test_service import Client, refused, settings, upload
 
@@ -195,3 +196,25 @@ def test_an_upload_whose_collection_is_deleted_meanwhile(
     with pytest.raises(UnknownCollection):
         box.store_media(make_wav(tmp_path / "a.wav"), "a.wav")
     collections.close()
+
+
+def test_a_full_disk_is_not_the_clients_fault(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file on its way in lies where temporary files do."""
+    sound = {"file": ("long.wav", bytes(5_000_000))}
+    with small_disk(tmp_path / "small", "2m") as disk:
+        monkeypatch.setattr(tempfile, "tempdir", str(disk))
+        for path in (ITEMS, "/v1/embed/audio", "/v1/search/audio-any"):
+            error = refused(client.post(path, files=sound), 503, "storage")
+            assert error["message"] == "No space left on device"
+
+
+def test_a_download_is_named_without_its_folders(client: Client, tmp_path: Path) -> None:
+    tone = make_wav(tmp_path / "tone.wav").read_bytes()
+    for sent, named in (("a/b/tone.wav", "tone.wav"), ("../tone.wav", "tone.wav")):
+        added = client.post(ITEMS, files={"file": (sent, tone)}, data={"id": "named"})
+        assert added.status_code == 201
+        assert client.get(f"{ITEMS}/named").json()["filename"] == sent
+        media = client.get(f"{ITEMS}/named/media")
+        assert media.headers["content-disposition"] == f'inline; filename="{named}"'

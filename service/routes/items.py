@@ -248,7 +248,9 @@ def media_response(collection: Collection, id: str) -> Stored:
     while True:
         item, path = collection.item_media(id)
         with suppress(FileNotFoundError):  # deleted or replaced at this moment: look again
-            return Stored(path, media_type(path, has_pictures(item)), item.filename or path.name)
+            # browsers send a path below the folder that was chosen
+            filename = Path(item.filename or "").name or path.name
+            return Stored(path, media_type(path, has_pictures(item)), filename)
 
 
 @router.get_and_head(
