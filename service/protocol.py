@@ -18,6 +18,8 @@ from .access import PEER
 HEAD_BYTES = 65_536
 HEAD_S = 20.0
 LINGER_S = 5.0
+LINGER_BYTES = 500_000  # of a body in LINGER_S: a client that sends less is not waited for
+LINGER_MOST_S = 600.0
 
 
 class Protocol(HttpToolsProtocol):
@@ -28,6 +30,8 @@ class Protocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._reading_head = True
         self._timer: asyncio.TimerHandle | None = None
+        self._unread_bytes = 0  # of a body, since its answer or the last look
+        self._linger_end = 0.0  # by the loop's clock
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -65,12 +69,14 @@ class Protocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        # read on for a while: a client that still sends its body could not read the answer
+        # read on for a while: most clients read no answer before they have sent their body
         if not self._reading_head:
             self._stop_waiting()
-            self._timer = self.loop.call_later(LINGER_S, self.transport.close)
+            self._linger_end = self.loop.time() + LINGER_MOST_S
+            self._linger()
 
     def data_received(self, data: bytes) -> None:
+        self._unread_bytes += len(data)
         if self._reading_head:
             self._head_bytes += len(data)
             if self._timer is None:
@@ -83,6 +89,16 @@ class Protocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         self._refuse(400, "bad_request", msg)
+
+    def _linger(self) -> None:
+        self._unread_bytes = 0
+        self._timer = self.loop.call_later(LINGER_S, self._on_lingered)
+
+    def _on_lingered(self) -> None:
+        if self._unread_bytes < LINGER_BYTES or self.loop.time() > self._linger_end:
+            self.transport.close()
+        else:
+            self._linger()
 
     def _wait_for_head(self) -> None:
         self._timer = self.loop.call_later(HEAD_S, self._on_timeout)

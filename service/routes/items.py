@@ -355,9 +355,7 @@ def has_pictures(item: Item) -> bool:
     responses={200: {"content": {"image/jpeg": {}}}},
 )
 @needs(READ)
-async def item_poster(
-    tercet: Tercet, name: str, id: str, at_s: Annotated[float, Query(ge=0)] = 0.0
-) -> Picture:
+async def item_poster(tercet: Tercet, name: str, id: str, at_s: Seconds = 0.0) -> Picture:
     """A small picture of an item around that second, made when it was added."""
     jpeg = await asyncio.to_thread(tercet.collections.get(name).picture, id, at_s)
     return Picture(jpeg, "image/jpeg", {"Cache-Control": "private, max-age=60"})
