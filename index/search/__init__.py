@@ -66,7 +66,7 @@ def search(
         items = list(dict.fromkeys(item for found in matches for item in found.items))
         if len(matches) == 1 and not exact:
             items = items[: options.top_k]
-        items = list(dict.fromkeys([*items, *exact]))
+        items = list(dict.fromkeys([*exact, *items]))  # of equal scores, those with the words first
         about = records.about(items)
         items = [item for item in items if item in about]
         tags = tag_items(records, items) if options.tags else {}
