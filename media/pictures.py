@@ -61,6 +61,7 @@ WEBP_FLAGS_AT = 20
 WEBP_ANIMATED = 0x02
 WEBP_ALPHA = 0x10
 PNG_START = b"\x89PNG\r\n\x1a\n"
+PNG_BITS_AT = 24  # bits of a value, in the header
 CHUNKS_MOST = 256  # of a PNG, that are looked at
 CHUNK_BYTES = 64  # read of each
 # what Pillow raises on files that are cut off or made up
@@ -152,8 +153,10 @@ def open_picture(path: Path, name: str, budget: Budget) -> Iterator[ImageFile | 
         return
     try:
         # from memory: a file that shrinks meanwhile would kill some of the decoders
-        picture = make(io.BytesIO(show_canvas(path.read_bytes())))
+        data = path.read_bytes()
+        picture = make(io.BytesIO(show_canvas(data)))
         with picture:
+            scale_clear_grey(picture, data)
             pixels = picture.width * picture.height
             if pixels > budget.frame_pixels:
                 raise BeyondBudget("pixels in a picture", pixels, budget.frame_pixels)
@@ -175,6 +178,16 @@ def show_canvas(data: bytes) -> bytes:
     if not is_webp or len(data) <= at or not data[at] & WEBP_ANIMATED:
         return data
     return data[:at] + bytes([data[at] | WEBP_ALPHA]) + data[at + 1 :]
+
+
+def scale_clear_grey(picture: ImageFile, data: bytes) -> None:
+    """Of a PNG in greys of two or four bits, the one that stands for transparency is told in those
+    bits. Pillow 13.0 brings the pixels to eight bits, but not that grey.
+    """
+    clear = picture.info.get("transparency")
+    if isinstance(picture, PngImageFile) and isinstance(clear, int) and picture.mode == "L":
+        most = 2 ** data[PNG_BITS_AT] - 1
+        picture.info["transparency"] = (clear & most) * 255 // most
 
 
 def heif_class() -> Callable[..., ImageFile] | None:

@@ -214,6 +214,25 @@ def test_a_grey_of_16_bits_may_stand_for_transparency(tmp_path: Path) -> None:
     assert see(write_png(tmp_path / "a.png", values)) == [4, 4, 4]
 
 
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+@pytest.mark.parametrize("hides", [False, True])
+def test_a_grey_of_few_bits_may_stand_for_transparency(
+    tmp_path: Path, bits: int, hides: bool
+) -> None:
+    """The grey 1, which is the darkest but for black; with one bit it is white."""
+    row = b"\0" + sum(1 << place for place in range(0, 64 * bits, bits)).to_bytes(8 * bits)
+    hidden = chunk(b"tRNS", struct.pack(">H", int(hides)))
+    path = tmp_path / "a.png"
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">2I5B", 64, 64, bits, 0, 0, 0, 0))
+        + hidden
+        + chunk(b"IDAT", zlib.compress(row * 64))
+        + chunk(b"IEND", b"")
+    )
+    assert see(path) == [255 if hides else 255 // (2**bits - 1)] * 3
+
+
 @pytest.mark.parametrize(
     ("chunks", "right"), [([gamma(1.0), PRIMARIES], 188), ([SRGB_PROFILE], 128), ([], 128)]
 )
