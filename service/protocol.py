@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
 from httptools import HttpParserError
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -22,6 +23,15 @@ LINGER_BYTES = 500_000  # of a body in LINGER_S: a client that sends less is not
 LINGER_MOST_S = 600.0
 
 
+class LastingTransport:
+    """A connection's transport for one request, whose `close` is its protocol's."""
+
+    def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
+        self.write = transport.write
+        self.is_closing = transport.is_closing
+        self.close = close
+
+
 class Protocol(HttpToolsProtocol):
     """One connection. Trailers, headers after a body, are dropped: nothing has checked them."""
 
@@ -32,6 +42,7 @@ class Protocol(HttpToolsProtocol):
         self._timer: asyncio.TimerHandle | None = None
         self._unread_bytes = 0  # of a body, since its answer or the last look
         self._linger_end = 0.0  # by the loop's clock
+        self._ended = False  # nothing more is written
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -61,11 +72,15 @@ class Protocol(HttpToolsProtocol):
         if self.parser.get_http_version() == "1.0":  # RFC 9110, 10.1.1
             self.expect_100_continue = False
         super().on_headers_complete()
+        lasting = LastingTransport(self.transport, self._close)
+        self.cycle.transport = cast(asyncio.Transport, lasting)
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
         self._reading_head = True
         self._stop_waiting()
+        if self._ended:
+            self.transport.close()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
@@ -89,6 +104,16 @@ class Protocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         self._refuse(400, "bad_request", msg)
+
+    def _close(self) -> None:
+        """Close the connection after an answer. While the request's body still comes, end only the
+        answer: see `on_response_complete`.
+        """
+        if self._reading_head or not self.transport.can_write_eof():
+            self.transport.close()
+        else:
+            self._ended = True
+            self.transport.write_eof()
 
     def _linger(self) -> None:
         self._unread_bytes = 0
@@ -120,6 +145,9 @@ class Protocol(HttpToolsProtocol):
         begun, only close it.
         """
         if self.transport.is_closing():
+            return
+        if self._ended:
+            self.transport.close()
             return
         in_its_body = not self._reading_head and not self.pipeline
         if (

@@ -144,25 +144,31 @@ def test_headers_after_a_body_and_bodies_that_nobody_reads(
             assert time.monotonic() - began < 6
 
 
+@pytest.mark.parametrize("version", ["1.1", "1.0"])
+@pytest.mark.parametrize("connection", ["close", "keep-alive"])
 def test_who_sends_a_body_that_is_refused_gets_to_the_answer(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, connection: str
 ) -> None:
     """Most clients read it after they have sent all, which may take longer than LINGER_S."""
     monkeypatch.setattr(protocol, "LINGER_S", 0.5)
     monkeypatch.setattr(protocol, "LINGER_BYTES", 1000)
     body = bytes(6_000_000)
-    head = b"POST /v1/collections HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
-    head += b"Content-Length: %d\r\n\r\n" % len(body)
+    head = f"POST /v1/collections HTTP/{version}\r\nHost: localhost\r\nConnection: {connection}\r\n"
     with (
         listening(Settings(data=tmp_path / "data", api_keys="sesame")) as port,
         socket.create_connection(("127.0.0.1", port), timeout=10) as client,
     ):
-        client.sendall(head)
-        for at in range(0, len(body), 20_000):  # three seconds or more
+        client.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode())
+        for at in range(0, len(body), 20_000):
             client.sendall(body[at : at + 20_000])
-            time.sleep(0.01)
+            time.sleep(0.005)  # 1.5 s in all, or more
         answer = client.recv(65_536)
-    assert answer.startswith(b"HTTP/1.1 401") and b'"unauthorized"' in answer
+        assert answer.startswith(b"HTTP/1.1 401") and b'"unauthorized"' in answer
+        if connection == "keep-alive" and version == "1.1":
+            client.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert client.recv(65_536).startswith(b"HTTP/1.1 200")
+        else:
+            assert client.recv(65_536) == b""
 
 
 def test_without_keys_only_this_machine_is_answered(tmp_path: Path) -> None:
