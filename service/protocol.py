@@ -63,15 +63,18 @@ class Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._head_bytes = 0
-        self._reading_head = False
         self._stop_waiting()
+        if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > HEAD_BYTES:
+            self._refuse_large_head()
+            raise HttpParserError  # nothing more of it is read
         hosts = sum(name == b"host" for name, _ in self.headers)
         if self.parser.get_http_version() == "1.1" and hosts != 1:  # RFC 9112, 3.2
             self._refuse(400, "bad_request", "A request needs exactly one Host header.")
-            raise HttpParserError  # nothing more of it is read
+            raise HttpParserError
         if self.parser.get_http_version() == "1.0":  # RFC 9110, 10.1.1
             self.expect_100_continue = False
         super().on_headers_complete()
+        self._reading_head = False
         lasting = LastingTransport(self.transport, self._close)
         self.cycle.transport = cast(asyncio.Transport, lasting)
 
@@ -98,9 +101,7 @@ class Protocol(HttpToolsProtocol):
                 self._wait_for_head()
         super().data_received(data)
         if self._reading_head and self._head_bytes > HEAD_BYTES:
-            self._refuse(
-                431, "head_too_large", f"The head of a request may have at most {HEAD_BYTES} bytes."
-            )
+            self._refuse_large_head()
 
     def send_400_response(self, msg: str) -> None:
         self._refuse(400, "bad_request", msg)
@@ -139,6 +140,10 @@ class Protocol(HttpToolsProtocol):
         else:
             message = f"The head of a request took longer than {HEAD_S:g} s to arrive."
             self._refuse(408, "too_slow", message)
+
+    def _refuse_large_head(self) -> None:
+        message = f"The head of a request may have at most {HEAD_BYTES} bytes."
+        self._refuse(431, "head_too_large", message)
 
     def _refuse(self, status: int, code: str, message: str) -> None:
         """Answer with an error and close the connection. Where another answer is due before, or has

@@ -73,7 +73,11 @@ def test_heads_are_neither_endless_nor_slow(
             port, b"GET / HTTP/1.1\r\n" + b"".join(b"X-%d: y\r\n" % n for n in range(20_000))
         )
         long_url = exchanged(port, b"GET /" + b"z" * 200_000)
-        for answer in (one_header, many, long_url):
+        # whole, so that it may arrive in one piece
+        end = b" HTTP/1.1\r\nHost: localhost\r\n"
+        whole_url = exchanged(port, b"GET /" + b"z" * 70_000 + end + b"\r\n")
+        whole_header = exchanged(port, b"GET /" + end + b"X: " + b"y" * 70_000 + b"\r\n\r\n")
+        for answer in (one_header, many, long_url, whole_url, whole_header):
             assert answer.startswith(b"HTTP/1.1 431") and b'"head_too_large"' in answer, answer[:80]
         assert psutil.Process().memory_info().rss - before < 50e6
         began = time.monotonic()
@@ -106,6 +110,11 @@ def test_a_head_or_body_that_is_wrong_is_answered(tmp_path: Path) -> None:
         answer = answered(f"{post}\r\nTransfer-Encoding: chunked", chunks)
         assert answer.startswith(b"HTTP/1.1 400") and answer.count(b"HTTP/1.1") == 1
         assert b'"bad_request"' in answer
+        # never in the place of the answer before
+        first = b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        for second in (b"GET / HTTP/1.1\r\n\r\n", b"GET /" + b"z" * 70_000 + b" HTTP/1.1\r\n\r\n"):
+            both = exchanged(port, first + second)
+            assert not both or both.startswith(b"HTTP/1.1 200"), both[:80]
         # only HTTP/1.1 has it (RFC 9110, 10.1.1)
         old = f"{post}\r\nExpect: 100-continue\r\nContent-Length: 2".replace("1.1", "1.0", 1)
         assert answered(old, b"{}").startswith(b"HTTP/1.1 400")
