@@ -127,15 +127,27 @@ def server_config(app: FastAPI, settings: Settings, logs: dict[str, Any] | None)
     )
 
 
+def name_as_given(setting: str, argv: Sequence[str]) -> str:
+    """A setting's flag if that was typed, else its variable.
+
+    >>> name_as_given("upload_max_mb", ["--upload-max-mb=1"])
+    '--upload-max-mb'
+    >>> name_as_given("upload_max_mb", ["--port", "1"])
+    'TERCET_UPLOAD_MAX_MB'
+    """
+    flag = f"--{setting.replace('_', '-')}"
+    typed = any(word.partition("=")[0] == flag for word in argv)
+    return flag if typed else f"TERCET_{setting.upper()}"
+
+
 def serve(argv: Sequence[str], prog: str) -> int:
     """Serve until interrupted, as the flags say. Returns the exit status."""
     try:
         settings = read_settings(argv, prog)
     except ValidationError as error:
         for problem in error.errors():
-            print(
-                f"--{'.'.join(str(p) for p in problem['loc'])}: {problem['msg']}", file=sys.stderr
-            )
+            name = name_as_given(str(problem["loc"][0]), argv)
+            print(f"{name}: {problem['msg'].removeprefix('Value error, ')}", file=sys.stderr)
         return 2
     except FileNotFoundError as error:
         print(error.strerror, file=sys.stderr)

@@ -272,6 +272,14 @@ def test_items_are_listed_by_id(data: Path) -> None:
     assert nothing == {"items": [], "next": None}
 
 
+def test_a_wrong_setting_is_named_as_it_was_given() -> None:
+    wrong = "Input should be a valid integer, unable to parse string as an integer"
+    flag = tercet("serve", "--upload-max-mb", "much")
+    assert (flag.returncode, flag.stderr) == (2, f"--upload-max-mb: {wrong}\n")
+    variable = tercet("serve", env={**os.environ, "TERCET_UPLOAD_MAX_MB": "much"})
+    assert (variable.returncode, variable.stderr) == (2, f"TERCET_UPLOAD_MAX_MB: {wrong}\n")
+
+
 def test_a_file_that_cannot_be_opened_is_named(data: Path, tmp_path: Path) -> None:
     none, no_file = tmp_path / "none.wav", "No such file or directory"
     for command, message in (
