@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from export.bundle import Route
 from index.calibration import Calibration, RouteStats
 from index.collection import Collection
+from index.ingest.passages import add_passages
 from index.records.item import NewItem
 from index.search import (
     Answer,
@@ -30,6 +31,7 @@ from index.search.rerank import is_popular
 from index.vectors.base import NOTHING, Found
 from index.vectors.sizing import Sizing
 from media.modality import MODALITIES
+from media.passages import Kind, Passage
 
 from .makers import dims, wait_until
 
@@ -222,6 +224,32 @@ def test_hits_of_rounded_vectors_are_in_the_order_of_their_scores(tmp_path: Path
         scores = [hit.score for hit in search(box, [TargetQuery("video", query[None])]).hits]
         assert len(scores) == 10 and scores == sorted(scores, reverse=True)
     box.close()
+
+
+def test_the_lowest_score_of_two_targets_is_what_they_are_fused_to(box: Collection) -> None:
+    """Of 0.3 and 0.4 that is 1 - 0.7 x 0.6 = 0.58, and of 0.2 and 0.2 0.36."""
+    for id, seen, heard in (("both", 0.3, 0.4), ("neither", 0.2, 0.2), ("seen", 0.6, 0.0)):
+        angles = [math.degrees(math.acos(cosine)) for cosine in (seen, heard)]
+        video, audio = turned(angles[0]), turned(angles[1])
+        box.put([make_pair(id, {"video": ([0], video), "audio": ([0], audio)})])
+    queries = [TargetQuery(target, turned(0)) for target in ("video", "audio")]
+    hits = search(box, queries, Options(min_score=0.5)).hits
+    assert [hit.id for hit in hits] == ["seen", "both"]
+    assert [hit.score for hit in hits] == pytest.approx([0.6, 0.58])
+
+
+def test_a_hit_has_its_words_however_few_are_asked_for(box: Collection) -> None:
+    """Seven films say the word; the last of them is nearest by its meaning, too. 60 say another."""
+    for n in range(67):
+        said = Passage(0.0, 5.0, "blue" if n < 7 else "red", Kind.SPEECH)
+        near = turned(math.degrees(math.acos(0.5 if n == 6 else 0.1)))
+        film = make_pair(f"i{n}", {})
+        box.put([add_passages(film, [said], {"text": ([0], near)})])
+    query = TargetQuery("text", turned(0))
+    for top_k in (1, 3, 50):
+        hits = search(box, [query], Options(top_k=top_k, words="blue")).hits
+        # the share of passages with the word is 7.5 / 68
+        assert hits[0].id == "i6" and hits[0].score == pytest.approx(1 - 0.5 * 7.5 / 68)
 
 
 def test_items_between_the_parts_of_a_long_file_are_found(box: Collection) -> None:

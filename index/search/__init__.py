@@ -20,8 +20,8 @@ from .fuse import conclude, fuse_hits
 from .group import group_hit
 from .learned import use_learned
 from .order import ITEM, search_in_order
-from .query import Feedback, Mark, Options, TargetQuery, direction
-from .retrieve import find_nothing, retrieve
+from .query import Feedback, Mark, Options, TargetQuery, direction, score_options
+from .retrieve import count_candidates, find_nothing, retrieve
 from .score import ItemWindows, score
 from .words import add_passages_query, add_words, find_exact
 
@@ -56,9 +56,10 @@ def search(
         has_words = len(records.passages.windows()) > 0
         queries = prepare(collection, records, queries, options, has_words)
         exact = find_exact(records, queries, options) if has_words else {}
+        own = score_options(options, queries)
         overfetch = len(queries) > 1 or options.rerank is not None or bool(exact)
         matches = [
-            retrieve(collection, records, query, options, overfetch, whole_ties=not overfetch)
+            retrieve(collection, records, query, own, overfetch, whole_ties=not overfetch)
             if options.known_share and query.query.any()
             else find_nothing(query)
             for query in queries
@@ -66,7 +67,10 @@ def search(
         items = list(dict.fromkeys(item for found in matches for item in found.items))
         if len(matches) == 1 and not exact:
             items = items[: options.top_k]
-        items = list(dict.fromkeys([*exact, *items]))  # of equal scores, those with the words first
+        surest = list(exact)[: count_candidates(options)]
+        items = list(
+            dict.fromkeys([*surest, *items])
+        )  # of equal scores, those with the words first
         about = records.about(items)
         items = [item for item in items if item in about]
         tags = tag_items(records, items) if options.tags else {}
@@ -79,11 +83,9 @@ def search(
             scores = [add_words(records, found, items, exact) for found in scores]
     hits = []
     for n, item in enumerate(items):
-        candidates = [group_hit(n, about[item], one, options.min_score) for one in scores]
-        if item in exact and options.min_score is not None:
-            candidates = [
-                hit if hit and hit.score >= options.min_score else None for hit in candidates
-            ]
+        candidates = [group_hit(n, about[item], one, own.min_score) for one in scores]
+        if item in exact and own.min_score is not None:
+            candidates = [hit if hit and hit.score >= own.min_score else None for hit in candidates]
         hit = fuse_hits(matches, candidates)
         if hit is not None and options.tags:
             hit.tags = tags[item]

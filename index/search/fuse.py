@@ -75,7 +75,10 @@ def conclude(
     id, how sure it is that an item has the query's words.
     """
     if len(matches) > 1 or exact:
-        hits = sorted(hits, key=lambda hit: -hit.score)[: options.top_k]
+        # of equal scores, those that have the words come first
+        hits = sorted(hits, key=lambda hit: (-hit.score, -exact.get(hit.id, 0.0)))[: options.top_k]
+    if len(matches) > 1 and options.min_score is not None:
+        hits = [hit for hit in hits if hit.score >= options.min_score]
     calibrations = {
         parse_modality(found.query.target): found.calibration
         for found in matches

@@ -30,7 +30,7 @@ from ..records.window_table import Place
 from .answer import Answer, Hit, Moment
 from .fuse import conclude, fuse_hits
 from .group import TOUCHING_S, collect_evidence, window_moment, window_scores
-from .query import Options, TargetQuery
+from .query import Options, TargetQuery, score_options
 from .retrieve import OVERFETCH_FACTOR, TargetMatches, retrieve
 from .score import ItemScores, ItemWindows, score
 
@@ -53,11 +53,12 @@ def search_in_order(
     if options.aggregate == ITEM:
         queries = [split_parts(query) for query in queries]
     targets: list[Steps] = [(replace(query, following=()), *query.following) for query in queries]
+    own = score_options(options, queries)
     wanted = max(OVERFETCH_FACTOR * options.top_k, MIN_CANDIDATES)
     while True:
         wide = replace(options, top_k=wanted, min_score=None, rerank=None)
         matches = [retrieve_steps(collection, records, steps, wide) for steps in targets]
-        found = group_items(collection, records, matches, options)
+        found = group_items(collection, records, matches, own)
         whole = all(step.exact for steps in matches for step in steps)
         by_target = zip(*found, strict=True) if found else [()] * len(matches)
         missed = any(

@@ -6,8 +6,8 @@ mean of its inner products with the parts, so that each part's contribution can 
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -111,3 +111,10 @@ class Options:
     tags: bool = False
     # The query's words, if it is a text alone: passages that have them are found, too.
     words: str | None = None
+
+
+def score_options(options: Options, queries: Sequence[TargetQuery]) -> Options:
+    """The options for the scores of each target by itself: where several are fused, `min_score` is
+    about what they are fused to.
+    """
+    return options if len(queries) == 1 else replace(options, min_score=None)

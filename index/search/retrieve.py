@@ -68,7 +68,7 @@ def retrieve(
     candidates = len(index) if allowed is None else len(allowed)
     wanted = options.top_k + whole_ties  # one below shows whether others score the same
     if overfetch:
-        wanted = max(OVERFETCH_FACTOR * options.top_k, MIN_RERANK_CANDIDATES)
+        wanted = count_candidates(options)
     least = -math.inf if options.min_score is None else options.min_score
     compared = 0
     while True:
@@ -107,6 +107,11 @@ def retrieve(
         scores=scores,
         items=items,
     )
+
+
+def count_candidates(options: Options) -> int:
+    """How many are looked at, at least, where what is found is put into another order."""
+    return max(OVERFETCH_FACTOR * options.top_k, MIN_RERANK_CANDIDATES)
 
 
 def oldest_first(found: Found) -> Found:

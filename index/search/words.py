@@ -67,7 +67,7 @@ def find_exact(
             place = Place(candidate.window, candidate.start_s, candidate.end_s, False)
             found.setdefault(candidate.item, []).append(ExactPassage(place, confidence))
     best = sorted(found, key=lambda item: -max(each.confidence for each in found[item]))
-    return {item: found[item] for item in best[: 4 * options.top_k]}
+    return {item: found[item] for item in best}
 
 
 def rate(words: list[str], candidate: Candidate, candidates: Candidates) -> float:
