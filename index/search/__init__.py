@@ -68,9 +68,8 @@ def search(
         if len(matches) == 1 and not exact:
             items = items[: options.top_k]
         surest = list(exact)[: count_candidates(options)]
-        items = list(
-            dict.fromkeys([*surest, *items])
-        )  # of equal scores, those with the words first
+        # of equal scores, those with the words come first
+        items = list(dict.fromkeys([*surest, *items]))
         about = records.about(items)
         items = [item for item in items if item in about]
         tags = tag_items(records, items) if options.tags else {}
