@@ -248,7 +248,20 @@ def read_still(path: Path, budget: Budget) -> av.VideoFrame | None:
             return frame
         if name != "HEIC" and getattr(picture, "is_animated", False):
             return None
-        return make_frame(picture, read_png_colours(path))
+        shown = clear_uncovered(picture) if name == "GIF" else picture
+        return make_frame(shown, read_png_colours(path))
+
+
+def clear_uncovered(picture: ImageFile) -> Image.Image:
+    """A still GIF, transparent where its picture does not reach. Pillow 13.0 shows the first colour
+    there.
+    """
+    box = picture.tile[0].extents
+    if box is None or box == (0, 0, *picture.size):
+        return picture
+    shown = Image.new("RGBA", picture.size)
+    shown.paste(picture.crop(box).convert("RGBA"), box)
+    return shown
 
 
 def may_be_hdr(path: Path) -> bool:

@@ -583,6 +583,12 @@ def test_what_a_gif_does_not_cover_is_transparent(
     assert ["".join(corners(frame)) for frame in frames[[0, -1]]] == right
 
 
+def test_what_a_still_gif_does_not_cover_is_transparent(tmp_path: Path) -> None:
+    (tmp_path / "a.gif").write_bytes(gif_of([(8, 1, 0)], [(0, 0, 0), RED, GREEN, WHITE]))
+    media = read_media(tmp_path / "a.gif", PICTURES, Budget(), ("video",))
+    assert media.still and corners(media.parts["video"].array[0, 0]) == ["R", "W", "W", "W"]
+
+
 def test_an_animated_avif_is_its_film(tmp_path: Path) -> None:
     images = [
         np.full((64, 64, 3), colour, np.uint8) for colour in [(255, 0, 0)] * 5 + [(0, 255, 0)] * 5
