@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Awaitable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -73,6 +73,8 @@ from .exceptions import (
 )
 from .jobs import JobError, NoImports, TooManyJobs, UnknownJob, UnknownPath
 from .keys import BadKeyFile, KeyProblem
+
+Found = TypeVar("Found")
 
 STATUS: dict[type[Exception], tuple[int, str | None]] = {
     # class -> status and code, None where the class has a `code` of its own
@@ -142,6 +144,7 @@ INTERNAL: dict[str, Any] = {
     "detail": {},
 }
 PROBLEMS_MAX = 2000  # letters
+FILE_INDEX = "file_index"  # of an error: see `tell_which`
 NO_OBJECT = "the body is a JSON object"
 NO_JSON = "the body is JSON: send it with the header Content-Type: application/json"
 HTTP_CODES = {404: "not_found", 405: "method_not_allowed"}
@@ -163,6 +166,17 @@ def status_and_code(error: type[Exception]) -> tuple[int, str | None]:
     return 500, "internal"
 
 
+async def tell_which(work: Awaitable[Found], index: int | None) -> Found:
+    """What is made of a file, one of several parts of a request. An error says which of them it is
+    about: `index` is its place, from 0, None where it is alone.
+    """
+    try:
+        return await work
+    except (BadMedia, BadRequest) as error:
+        setattr(error, FILE_INDEX, index)
+        raise
+
+
 def error_body(error: Exception) -> dict[str, Any]:
     """The error as clients see it: {"code", "message", "detail"}.
 
@@ -178,9 +192,14 @@ def error_body(error: Exception) -> dict[str, Any]:
             "detail": {},
         }
     fields = {name: getattr(error, name) for name in getattr(error, "detail_fields", ())}
+    message = str(error)
+    index = getattr(error, FILE_INDEX, None)
+    if index is not None:
+        fields["index"] = index
+        message = f"the file of index {index}: {message}"
     body = {
         "code": code or getattr(error, "code", "error"),
-        "message": str(error),
+        "message": message,
         "detail": {name: value for name, value in fields.items() if value is not None},
     }
     # a client's own words may hold characters that UTF-8 cannot encode

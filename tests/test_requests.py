@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import tempfile
 from argparse import ArgumentTypeError
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -196,6 +199,40 @@ def test_an_upload_whose_collection_is_deleted_meanwhile(
     with pytest.raises(UnknownCollection):
         box.store_media(make_wav(tmp_path / "a.wav"), "a.wav")
     collections.close()
+
+
+def test_the_file_of_several_that_is_wrong_is_named(client: Client, tmp_path: Path) -> None:
+    tone = make_wav(tmp_path / "tone.wav").read_bytes()
+    parts = [
+        {"file": "a", "modality": "audio"},
+        {"text": "red"},
+        {"file": "b", "modality": "audio"},
+    ]
+    request = json.dumps({"parts": parts, "targets": ["audio"]})
+    files = {"a": ("a.wav", tone), "b": ("b.wav", b"none")}
+    answer = client.post("/v1/search", files=files, data={"request": request})
+    error = refused(answer, 415, "not_media")
+    assert error["message"].startswith("the file of index 2: not a media file")
+    assert error["detail"]["index"] == 2
+
+    def embedded(*inputs: str | bytes) -> dict[str, Any]:
+        sounds = [
+            part
+            if isinstance(part, str)
+            else {"type": "input_audio", "input_audio": {"data": part.decode(), "format": "wav"}}
+            for part in inputs
+        ]
+        body: dict[str, Any] = client.post("/v1/embeddings", json={"input": sounds}).json()["error"]
+        return body
+
+    whole, broken = base64.b64encode(tone), base64.b64encode(b"none")
+    error = embedded("red", whole, broken)
+    assert error["message"].startswith("the file of index 2: not a media file")
+    assert error["param"] == "input[2]"
+    error = embedded("red", b"@")
+    assert error["message"] == "the file of index 1: input_audio.data is not base64"
+    error = embedded(broken)
+    assert error["message"].startswith("not a media file") and error["param"] is None
 
 
 def test_a_full_disk_is_not_the_clients_fault(

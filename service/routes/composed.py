@@ -23,6 +23,7 @@ from index.search import TargetQuery, direction
 from .. import schemas
 from ..access import needs
 from ..active import ClientId, Tercet
+from ..error_responses import tell_which
 from ..exceptions import BadRequest
 from ..forms import Fields, read_form
 from ..keys import READ
@@ -204,13 +205,14 @@ async def encode_parts(
         for place, part in enumerate(parts):
             source = source_modality(part)
             encodings = list(dict.fromkeys(route.encodings[source] for route in routes))
+            index = place if len(parts) > 1 else None
             if isinstance(part, schemas.TextPart):
-                index = place if len(parts) > 1 else None
                 waiting.append(encode_text(tercet, client, part, encodings, index, unknown=unknown))
             elif isinstance(part, schemas.ItemPart):
                 waiting.append(read_item(collection, part, encodings))
             else:
-                waiting.append(encode_file(tercet, client, paths[part.file], encodings))
+                queries = encode_file(tercet, client, paths[part.file], encodings)
+                waiting.append(tell_which(queries, index))
         return await asyncio.gather(*waiting)
 
 

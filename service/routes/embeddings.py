@@ -20,7 +20,7 @@ from media.text import Reading, list_warnings
 from .. import schemas
 from ..access import needs
 from ..active import ClientId, Tercet
-from ..error_responses import error_body
+from ..error_responses import error_body, tell_which
 from ..exceptions import BadRequest, Overloaded, OverQuota, ShuttingDown, TimedOut
 from ..forms import Fields, check_fields
 from ..keys import READ
@@ -90,10 +90,7 @@ async def openai_embeddings(
         if warnings:
             answer["warnings"] = warnings
     if files:
-        file_vectors = await asyncio.gather(
-            *(embed_content(tercet, client, part, space) for part in files.values())
-        )
-        vectors |= zip(files, file_vectors, strict=True)
+        vectors |= await embed_contents(tercet, client, files, space, alone=len(parts) == 1)
     answer["data"] = [
         {
             "object": "embedding",
@@ -136,6 +133,19 @@ async def read_texts(
 
 def content_modality(part: FileContent) -> str:
     return "audio" if isinstance(part, schemas.AudioContent) else "video"
+
+
+async def embed_contents(
+    tercet: State, client: str, files: dict[int, FileContent], space: Space, *, alone: bool
+) -> dict[int, Vectors]:
+    """A vector for each sound and picture, by their places in the request. `alone`: there is one,
+    and nothing beside it.
+    """
+    waiting = []
+    for place, part in files.items():
+        vector = embed_content(tercet, client, part, space)
+        waiting.append(tell_which(vector, None if alone else place))
+    return dict(zip(files, await asyncio.gather(*waiting), strict=True))
 
 
 async def embed_content(tercet: State, client: str, part: FileContent, space: Space) -> Vectors:
