@@ -1060,7 +1060,9 @@ def test_the_data_folder(tmp_path: Path) -> None:
 
 
 class Sequences(RuleBasedStateMachine):
-    """Random additions, replacements, deletions, snapshots and restarts, against a dictionary."""
+    """Random additions, also in parts, replacements, deletions, other metadata, snapshots and
+    restarts, against a dictionary.
+    """
 
     root: Path
     runs = 0
@@ -1072,6 +1074,7 @@ class Sequences(RuleBasedStateMachine):
         self.box = Collection(self.folder, "f1", dims(4))
         self.expected: dict[str, Array] = {}
         self.about: dict[str, dict[str, Any]] = {}
+        self.begun: dict[str, NewItem] = {}  # films of which parts may come
         self.seed = 0
 
     @rule(name=st.sampled_from("abcdef"), windows=st.integers(1, 3))
@@ -1080,14 +1083,39 @@ class Sequences(RuleBasedStateMachine):
         vectors = cloud(windows, 4, self.seed)
         # sometimes more than is held in memory
         about = {"seed": self.seed, "said": "ü" * 700 * (windows - 1)}
-        self.box.put([item(name, *vectors, **about)])
+        film = replace(item(name, *vectors, **about), partial=True, stamp=f"{self.seed}")
+        self.box.put([film])
         self.expected[name], self.about[name] = vectors, about
+        self.begun[name] = film
+
+    @rule(name=st.sampled_from("abcdef"), last=st.booleans())
+    def go_on(self, name: str, last: bool) -> None:
+        """A film's next part, whatever was added since the one before."""
+        if name in self.begun:
+            self.seed += 1
+            vector = cloud(1, 4, self.seed)
+            film = replace(self.begun[name], partial=not last, vectors={"video": ([0], vector)})
+            count = len(self.expected[name])
+            start_s = 5.0 * count
+            window = (start_s, start_s + 5.0)
+            self.box.put([replace(film, windows=[window], first_window=count)])
+            self.expected[name] = np.concatenate([self.expected[name], vector])
+            if last:
+                del self.begun[name]
+
+    @rule(name=st.sampled_from("abcdef"))
+    def change(self, name: str) -> None:
+        if name in self.expected:
+            self.seed += 1
+            self.about[name] = {"changed": self.seed}
+            self.box.set_metadata(name, self.about[name])
 
     @rule(name=st.sampled_from("abcdef"))
     def delete(self, name: str) -> None:
         if name in self.expected:
             self.box.delete(name)
             del self.expected[name]
+            self.begun.pop(name, None)
         else:
             with pytest.raises(UnknownItem):
                 self.box.delete(name)
