@@ -235,6 +235,21 @@ def test_the_file_of_several_that_is_wrong_is_named(client: Client, tmp_path: Pa
     assert error["message"].startswith("not a media file") and error["param"] is None
 
 
+def test_a_field_of_the_address_comes_once(client: Client) -> None:
+    for path, field in (
+        (f"{ITEMS}?limit=1&limit=2", "limit"),
+        (f"{ITEMS}?after=a&limit=1&after=b", "after"),
+        (f"{ITEMS}/kept?words=true&words=false", "words"),
+    ):
+        message = refused(client.get(path), 400, "bad_request")["message"]
+        assert message == f"field '{field}' comes 2 times; it may come once"
+    body = {"parts": [{"text": "red"}], "targets": ["text"]}
+    answer = client.post("/v1/search?format=csv&format=edl", json=body)
+    assert "field 'format' comes 2 times" in refused(answer, 400, "bad_request")["message"]
+    # of no meaning here
+    assert client.get(f"{ITEMS}?api-version=1&api-version=2").status_code == 200
+
+
 def test_a_full_disk_is_not_the_clients_fault(
     client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

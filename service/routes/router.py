@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Collection, Coroutine
 from typing import Any, TypeVar
 
@@ -56,31 +57,35 @@ class CheckedRequest(Request):
 
 class CheckedRoute(GuardedRoute):
     """A route that refuses a field of its body that stands in the address, where nothing would read
-    it. What is nobody's field is ignored there, such as the `api-version` of some clients. Its JSON
-    has no key twice in one object.
+    it, and a field of the address that comes twice. What is nobody's field is ignored there, such
+    as the `api-version` of some clients. Its JSON has no key twice in one object.
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         answer = super().get_route_handler()
-        if not (self.methods or set()) & {"POST", "PATCH"}:
-            return answer
-        unread = schemas.FIELDS - {param.alias for param in self.dependant.query_params}
+        read = {param.alias for param in self.dependant.query_params}
+        has_body = (self.methods or set()) & {"POST", "PATCH"}
+        unread = schemas.FIELDS - read if has_body else ()
 
         async def checked(request: Request) -> Response:
             if request.scope["query_string"]:
-                check_address(request, unread)
+                check_address(request, read, unread)
             return await answer(CheckedRequest(request.scope, request.receive))
 
         return checked
 
 
-def check_address(request: Request, unread: Collection[str]) -> None:
-    """Raises BadRequest where a field stands in the address that its route does not read there."""
+def check_address(request: Request, read: Collection[str], unread: Collection[str]) -> None:
+    """Raises BadRequest where a field stands in the address that its route does not read there, or
+    where one that it reads comes more than once.
+    """
     if str(request.path_params.get("id", "")).endswith(schemas.RESERVED_ENDINGS):
         return  # a part of an item, which refuses this method
-    for name in request.query_params:
+    for name, times in Counter(name for name, _ in request.query_params.multi_items()).items():
         if name in unread:
             raise BadRequest(f"field {name!r} goes into the body of the request, not its address")
+        if name in read and times > 1:
+            raise BadRequest(f"field {name!r} comes {times} times; it may come once")
 
 
 class Router(APIRouter):
