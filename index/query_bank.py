@@ -25,20 +25,19 @@ classroom; an interview; a weather report; a cartoon; a cake with candles; a bic
 pool; someone sneezing; clapping hands; silence
 """
 RARE = """
-a glassblower at a furnace; an X-ray of a hand; bagpipes on a hill; penguins on the ice; a volcano
-erupting; a dentist drilling a tooth; a hot-air balloon over a desert; camels in a caravan; a
-submarine surfacing; a beekeeper opening a hive; morse code; a kangaroo hopping; fencers in masks; a
-telescope in an observatory; a harp; bacteria under a microscope; a cable car in fog; a puppet
-theatre; a Geiger counter clicking; a wedding cake being cut; coins falling into a slot machine; a
-jellyfish in an aquarium; a welder's sparks; a sitar; walruses on a beach; a spinning wheel; a court
-in session; a cuckoo clock; a rocket leaving its pad; sled dogs in the snow; a lighthouse in a
-storm; a typewriter; an astronaut floating; a zip being closed; a potter at the wheel; curling; a
-didgeridoo; a rainbow over a valley; a dial tone; a sewing machine; a peacock with its tail spread;
-a chess tournament; a foghorn; an oil rig at sea; a cork leaving a bottle; sumo wrestlers; a
-windmill turning; a hospital monitor beeping; an owl hooting in the dark; a vineyard at harvest; a
-trapeze act in a circus; a music box; a shark; a lawn being mowed; an escalator in a station; a
-theremin; a satellite picture of a cyclone; arrows hitting a target; a tap dripping; a bonfire on a
-beach; a school of dolphins; a bowling ball and pins; a parade of elephants; a choir in a cathedral
+a glassblower at a furnace; an X-ray of a hand; a dentist drilling a tooth; morse code; fencers in
+masks; a telescope in an observatory; a harp; bacteria under a microscope; a cable car in fog; a
+puppet theatre; a Geiger counter clicking; a jellyfish in an aquarium; a welder's sparks; a sitar; a
+spinning wheel; a court in session; a cuckoo clock; a zip being closed; a potter at the wheel;
+curling; a didgeridoo; a rainbow over a valley; a dial tone; a peacock with its tail spread; a
+foghorn; an oil rig at sea; a cork leaving a bottle; a hospital monitor beeping; an owl hooting in
+the dark; a trapeze act in a circus; a music box; a shark; a lawn being mowed; an escalator in a
+station; a theremin; a satellite picture of a cyclone; arrows hitting a target; a tap dripping; a
+bonfire on a beach; a school of dolphins; a bowling ball and pins; a choir in a cathedral; a gong; a
+yodeller; a jackhammer; a metronome; a cement mixer; a hurdy-gurdy; a cash register; a laboratory
+centrifuge; an avalanche; a hovercraft; a lathe; a barrel organ; castanets; an auctioneer; a
+bullwhip; a tornado; a ventriloquist; a carousel; an otter; gears of a watch; an armadillo; an
+iceberg
 """
 
 

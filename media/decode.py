@@ -457,7 +457,7 @@ def timed_frames(
             if len(ticks_s):
                 time_s = ticks_s[min(count, len(ticks_s) - 1)]
             yield frame, count / rate if time_s is None else time_s
-            count = count + 1
+            count += 1
             last = frame
             if count > budget.frames:
                 raise BeyondBudget("frames", count, budget.frames)

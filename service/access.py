@@ -233,14 +233,13 @@ def check_same_origin(method: str, headers: RawHeaders, hosts: tuple[str, ...]) 
 
 def is_own(origin: str, host: str, site: bytes | None) -> bool:
     """Whether a page's origin is the host that it asks. A proxy may have left the port out, as
-    nginx's `$host` does. `site` is what the browser says of it, which no page can change.
+    nginx's `$host` does: then the browser has to say so by `site`, which no page can change.
     """
-    page, asked = parts_of(origin), parts_of(f"//{host}")
+    page = parts_of(origin)
+    asked = parts_of(f"//{host}")
     if page.netloc == asked.netloc:
         return True
-    if page.hostname != asked.hostname:
-        return False
-    return site == b"same-origin" or (site is None and asked.netloc == asked.hostname)
+    return page.hostname == asked.hostname and site == b"same-origin"
 
 
 def parts_of(address: str) -> SplitResult:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -33,7 +35,7 @@ from index.vectors.faiss_index import FaissIndex
 from service.settings import Settings
 from service.state import open_data, prepare_searches
 
-from .makers import FakeEncoder
+from .makers import ROOT, FakeEncoder
 
 Array = NDArray[np.float32]
 
@@ -326,3 +328,23 @@ def test_a_bank_of_an_earlier_version_is_replaced(tmp_path: Path) -> None:
     with box.hold_for_reading():  # nothing can be written meanwhile
         ensure_query_bank(box, encoder)
     collections.close()
+
+
+def test_rare_queries_are_none_that_tests_ask() -> None:
+    """No rare query has a word of a query that confidences are measured by, by its first five
+    letters: else that query would have calibrated itself.
+    """
+    common = {"a", "an", "the", "of", "in", "on", "at", "to", "is", "its", "with", "being", "and"}
+    common |= {"from", "under", "over", "into"}
+
+    def words(text: str) -> set[str]:
+        found = set(re.findall("[a-z]+", text.lower())) - common
+        return {word[:5].rstrip("s") for word in found}
+
+    asked: set[str] = set()
+    for name in ("plain_queries", "real_queries"):
+        file = json.loads((ROOT / "tests" / "data" / f"{name}.json").read_text("utf-8"))
+        for text in [*file["absent"], *(one["query"] for one in file["queries"])]:
+            asked |= words(text)
+    shared = [query for query in list_queries(RARE) if words(query) & asked]
+    assert shared == []
