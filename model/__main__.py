@@ -146,8 +146,14 @@ def add_ablation(commands: Commands) -> None:
         "compare terms of VLSA (arXiv 2405.07202), or the methods of other works: tables and plots",
         "--out runs/ablation",
         "--beds real,world --out runs/methods",
+        "--beds world --config default-start --steps 500 --batch 80 --out runs/full-size",
     )
-    parser.add_argument("--config", default="miniature", help="a preset's name or a JSON file")
+    parser.add_argument(
+        "--config",
+        default="miniature",
+        help="the recipe of a run, or of one on the world: a preset's name or a JSON file; "
+        "default: miniature",
+    )
     parser.add_argument("--seeds", type=int, default=3, help="runs of each arm; default: 3")
     parser.add_argument("--out", type=Path, required=True, help="the folder of the runs")
     methods = parser.add_argument_group("methods", "the plain recipe against it with each method")
@@ -247,6 +253,7 @@ def compare_methods(args: argparse.Namespace) -> None:
         jobs=args.jobs,
         ends_at=time.time() + args.limit_s if args.limit_s else float("inf"),
         clips=(train, test),
+        world=args.config,
     )
     results = run_plan(plan)
     if results:

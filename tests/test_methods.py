@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -28,7 +29,7 @@ from media.errors import BadConfig
 from media.manifest import Caption, Row
 from media.modality import AUDIO, VIDEO
 from model.__main__ import main
-from model.beds.plan import ARMS, BEDS, LEFT_OUT, Job, Plan, make_config, run_plan
+from model.beds.plan import ARMS, BEDS, LEFT_OUT, Job, Plan, bed_of, make_config, run_plan
 from model.beds.real import RealBed
 from model.beds.report import write_report
 from model.config import TrainConfig
@@ -995,6 +996,38 @@ def test_a_plan_leaves_a_result_for_each_run_and_goes_on_where_it_was(
     done = {file: file.stat().st_mtime_ns for file in out.glob("*.json")}
     assert run_plan(plan, log=lambda _: None) == results
     assert {file: file.stat().st_mtime_ns for file in out.glob("*.json")} == done
+
+
+def test_the_world_can_have_another_recipe(tmp_path: Path) -> None:
+    """Clips are drawn in its size, and batched by what it names; the folder is no other plan's."""
+    recipe = tmp_path / "recipe.json"
+    encoder = dataclasses.asdict(TrainConfig.load("miniature").encoder) | {"size": 32, "width": 64}
+    recipe.write_text(json.dumps({"encoder": encoder, "batch_together_by": [["colour"]]}))
+    plan = Plan(
+        out=tmp_path / "runs",
+        features=tmp_path / "none.npz",
+        beds=("world",),
+        arms=("plain",),
+        seeds=1,
+        steps={"world": 1},
+        batch=4,
+        device="cpu",
+        clips=(8, 6),
+        world=str(recipe),
+    )
+    (result,) = run_plan(plan, log=lambda _: None)
+    assert result["conditions"] == {
+        "steps": 1,
+        "batch": 4,
+        "recipe": str(recipe),
+        "clips": [8, 6],
+    }
+    bed = bed_of(plan, "world")
+    assert bed.train.arrays[VIDEO].shape == (8, 8, 32, 32, 3)
+    assert bed.train.batch_together_by == (("colour",),)
+    assert bed.network(make_config(plan, Job("world", "plain", 0))).config.width == 64
+    with pytest.raises(BadConfig, match="other conditions"):
+        run_plan(replace(plan, world="miniature"), log=lambda _: None)
 
 
 def test_a_plan_names_what_there_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

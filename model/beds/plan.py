@@ -83,7 +83,8 @@ ARMS: dict[str, Methods] = {
 # in one space.
 NOT_REAL = ("PixPro", "VATT", "CoCa", "cMIM", "video QA", "stages", "COCONUT")
 LEFT_OUT = {("world", "CWCL"), *(("real", arm) for arm in NOT_REAL)}
-RECIPES = {"real": str(Path(__file__).parent / "stems.json"), "world": "miniature"}
+STEMS_RECIPE = str(Path(__file__).parent / "stems.json")
+WORLD_RECIPE = "miniature"
 RECIPE: dict[str, Any] = {"local_weight": 0.0, "video_text": True}
 LAST_STEPS = 20  # whose losses are averaged
 LOOKS = 4  # how often in a run the metrics of its methods are measured
@@ -110,15 +111,37 @@ class Plan:
     jobs: int = 1
     ends_at: float = float("inf")  # in seconds of the epoch
     clips: tuple[int, int] = (TRAIN, TEST)  # of the world
+    world: str = WORLD_RECIPE  # a preset's name or a JSON file
+
+    def recipe(self, bed: str) -> TrainConfig:
+        """Raises BadConfig: there is no such preset or file."""
+        return TrainConfig.load(self.world if bed == "world" else STEMS_RECIPE)
+
+    def conditions(self, bed: str) -> dict[str, Any]:
+        """What every run of a bed has in common, so that runs can be compared."""
+        alike = {"steps": self.steps[bed], "batch": self.batch}
+        return (
+            alike | {"recipe": self.world, "clips": list(self.clips)} if bed == "world" else alike
+        )
 
     def check(self) -> None:
-        """Raises BadConfig: a bed, an arm or a method that there is not."""
+        """Raises BadConfig: a bed, an arm or a method that there is not, or the folder has runs
+        that were made otherwise.
+        """
         for bed in self.beds:
             if bed not in BEDS:
                 raise BadConfig(f"there is no bed {bed!r}; there are: {', '.join(BEDS)}")
         for arm in self.arms:
             if arm not in ARMS:
                 raise BadConfig(f"there is no arm {arm!r}; there are: {', '.join(ARMS)}")
+        for result in read_results(self.out):
+            if result["bed"] in self.beds and result["conditions"] != self.conditions(
+                result["bed"]
+            ):
+                raise BadConfig(
+                    f"{self.out} has runs of other conditions: {result['conditions']} on the bed "
+                    f"{result['bed']!r}; choose another folder"
+                )
 
     @property
     def jobs_to_do(self) -> list[Job]:
@@ -145,9 +168,8 @@ class Job:
 
 def make_config(plan: Plan, job: Job) -> TrainConfig:
     """The recipe of a run, with the plain recipe's steps."""
-    preset = TrainConfig.load(RECIPES[job.bed])
     return replace(
-        preset,
+        plan.recipe(job.bed),
         **RECIPE,
         methods=ARMS[job.arm],
         seed=job.seed,
@@ -157,16 +179,21 @@ def make_config(plan: Plan, job: Job) -> TrainConfig:
     )
 
 
-@lru_cache(maxsize=2)
-def open_bed(plan_folder: Path, features: Path, bed: str, clips: tuple[int, int], jobs: int) -> Any:
-    if bed == "real":
-        return RealBed(features)
-    encoder = TrainConfig.load("miniature").encoder
-    return WorldBed(plan_folder / "world", encoder, jobs=jobs, train=clips[0], test=clips[1])
+@lru_cache(maxsize=1)
+def open_real_bed(features: Path) -> RealBed:
+    return RealBed(features)
+
+
+@lru_cache(maxsize=1)
+def open_world_bed(folder: Path, recipe: str, clips: tuple[int, int], jobs: int) -> WorldBed:
+    config = TrainConfig.load(recipe)
+    return WorldBed(folder, config, jobs=jobs, train=clips[0], test=clips[1])
 
 
 def bed_of(plan: Plan, name: str) -> Any:
-    return open_bed(plan.out, plan.features, name, plan.clips, max(2, plan.jobs))
+    if name == "real":
+        return open_real_bed(plan.features)
+    return open_world_bed(plan.out / "world", plan.world, plan.clips, max(2, plan.jobs))
 
 
 # ---------------------------------------------------------------- one run
@@ -246,7 +273,7 @@ def run_job(plan: Plan, job: Job) -> Result:
         "seed": job.seed,
         "methods": config.methods,
         "steps": config.steps,
-        "batch": config.batch,
+        "conditions": plan.conditions(job.bed),
         "operations": cost,
         "plain_operations": plain_cost,
         "seconds": time.time() - began,

@@ -1,10 +1,11 @@
-"""The world's bed: VLSA of the preset `miniature` on the procedural world.
+"""The world's bed: VLSA of a preset, `miniature` if none is named, on the procedural world.
 
 The clips are rendered to arrays, not to files, so that no decoder is needed.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
@@ -28,13 +29,13 @@ from evaluation.world import (
 )
 from media.manifest import Row
 from media.modality import AUDIO, VIDEO
-from media.text import TextTokens, learn_tokenizer
+from media.text import TextTokens
 
 from ..config import EncoderConfig, TrainConfig
 from ..data.batches import Inputs, Mixture
 from ..network.transformer import VLSA
-from ..training.loop import make_embedder
-from ..training.tables import Rows, make_network
+from ..training.loop import make_embedder, make_tokenizer, new_model
+from ..training.tables import Rows
 
 TRAIN = 3000  # clips
 TEST = 400
@@ -54,21 +55,30 @@ def render_clip(
     return np.stack(frames).astype(np.uint8), render_sound(scene).astype(np.float16)
 
 
-def render_clips(split: str, count: int, encoder: EncoderConfig, file: Path, jobs: int) -> Clips:
-    """Clips of a split; `file` keeps what was rendered."""
+def render_clips(
+    split: str,
+    count: int,
+    encoder: EncoderConfig,
+    folder: Path,
+    jobs: int,
+    batch_together_by: Sequence[tuple[str, ...]] = (),
+) -> Clips:
+    """Clips of a split; `folder` keeps what was rendered. `batch_together_by`: see `Clips`."""
     scenes = draw_scenes(split, count)
-    if not file.exists():
+    name = f"{split}-{count}-{encoder.frames}x{encoder.size}"
+    files = {modality: folder / f"{name}-{modality}.npy" for modality in (VIDEO, AUDIO)}
+    if not all(file.exists() for file in files.values()):
         with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-            rendered = list(pool.map(partial(render_clip, encoder), scenes, chunksize=16))
-        part = file.with_suffix(".part.npz")
-        frames, sounds = zip(*rendered, strict=True)
-        np.savez(part, frames=np.stack(frames), sounds=np.stack(sounds))
-        part.replace(file)
-    with np.load(file) as stored:
-        arrays = {VIDEO: stored["frames"], AUDIO: stored["sounds"]}
+            rendered = pool.map(partial(render_clip, encoder), scenes, chunksize=16)
+            for file, values in zip(files.values(), zip(*rendered, strict=True), strict=True):
+                part = file.with_suffix(".part.npy")
+                np.save(part, np.stack(values))
+                part.replace(file)
+    # Mapped, so that runs at once share the memory.
+    arrays = {modality: np.load(file, mmap_mode="r") for modality, file in files.items()}
     rows = [describe(scene, f"{split}-{number}") for number, scene in enumerate(scenes)]
     has = {name: np.ones(count, dtype=bool) for name in arrays}
-    return Clips(rows, arrays, has, np.full(count, arrays[AUDIO].shape[1]))
+    return Clips(rows, arrays, has, np.full(count, arrays[AUDIO].shape[1]), batch_together_by)
 
 
 def describe(scene: Scene, name: str) -> Row:
@@ -82,16 +92,17 @@ class WorldBed:
     def __init__(
         self,
         folder: Path,
-        encoder: EncoderConfig,
+        config: TrainConfig,
         *,
         jobs: int = 2,
         train: int = TRAIN,
         test: int = TEST,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.train = render_clips("train", train, encoder, folder / f"train-{train}.npz", jobs)
-        self.test = render_clips("test", test, encoder, folder / f"test-{test}.npz", jobs)
-        file = folder / f"tokenizer-{train}.json"
+        encoder = config.encoder
+        self.train = render_clips("train", train, encoder, folder, jobs, config.batch_together_by)
+        self.test = render_clips("test", test, encoder, folder, jobs)
+        file = folder / f"tokenizer-{train}-{encoder.tokenizer}-{encoder.vocabulary}.json"
         if not file.exists():
             texts = [caption.text for row in self.train.rows for caption in row.captions]
             orders = [
@@ -101,8 +112,9 @@ class WorldBed:
                 for text in composition.say("", "", number)
             ]
             part = file.with_suffix(".part.json")
-            learn_tokenizer(texts + orders, encoder.vocabulary, part)
+            make_tokenizer(texts + orders, encoder, part)
             part.replace(file)
+        self.tokenizer = file
         self.tokens = TextTokens(file, encoder.text)
 
     def mixture(self, config: TrainConfig, methods: Rows) -> Mixture:
@@ -117,7 +129,7 @@ class WorldBed:
         )
 
     def network(self, config: TrainConfig) -> VLSA:
-        return make_network(config)
+        return new_model(config, self.tokenizer)
 
     def embedder(self, model: Any) -> Embedder:
         return make_embedder(model, self.tokens)

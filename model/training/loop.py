@@ -13,7 +13,7 @@ import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
@@ -39,7 +39,7 @@ from evaluation.retrieval import (
 from media.errors import BadConfig
 from media.text import TextTokens, learn_tokenizer
 
-from ..config import TrainConfig
+from ..config import EncoderConfig, TrainConfig
 from ..data.batches import Batch, Inputs, Mixture
 from ..data.shards import Shards
 from ..data.source import Source
@@ -157,9 +157,14 @@ def prepare_tokenizer(sources: Sequence[Source], config: TrainConfig, out: Path)
         shutil.copy(checkpoint.find_checkpoint(Path(config.start_from)) / "tokenizer.json", file)
         return file
     texts = (c.text for source in sources for row in source.rows for c in row.captions)
-    make = cut_tokenizer if config.encoder.tokenizer == "bert" else learn_tokenizer
-    make(texts, config.encoder.vocabulary, file)
+    make_tokenizer(texts, config.encoder, file)
     return file
+
+
+def make_tokenizer(texts: Iterable[str], encoder: EncoderConfig, file: Path) -> None:
+    """Write an encoder's tokenizer for `texts`: cut from a published one, or learned."""
+    make = cut_tokenizer if encoder.tokenizer == "bert" else learn_tokenizer
+    make(texts, encoder.vocabulary, file)
 
 
 def new_model(config: TrainConfig, tokenizer: Path, read_trunk: bool = True) -> VLSA:
