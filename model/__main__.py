@@ -146,7 +146,6 @@ def add_ablation(commands: Commands) -> None:
         "compare terms of VLSA (arXiv 2405.07202), or the methods of other works: tables and plots",
         "--out runs/ablation",
         "--beds real,world --out runs/methods",
-        "--beds world --config default-start --steps 500 --batch 80 --out runs/full-size",
     )
     parser.add_argument(
         "--config",
