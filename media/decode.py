@@ -12,6 +12,7 @@ from typing import NamedTuple, cast
 import av
 import numpy as np
 from av.container import InputContainer
+from av.packet import PktSideDataT
 from numpy.typing import NDArray
 
 from .clock import BACK_DISCONTINUOUS_S, BACK_S, HOLD_S, RIGHT, UNKNOWN, Clock, Track, may_jump
@@ -38,6 +39,8 @@ TIMED = {"mp4", "matroska", "mpegts"}  # containers whose presentation times are
 SHOWN = TIMED | {"flv", "mpeg"}  # those that tell when pictures are shown; FFmpeg guesses in others
 SQUARE = {"gif", "apng"}  # whose pixels browsers show as squares, whatever the header says
 MISSING = "a frame that its packets tell of does not come"
+# side data of a packet that count for the packets after it, too: colours of a palette, parameters
+SETTINGS: tuple[PktSideDataT, ...] = ("palette", "new_extradata", "param_change")
 NEVER = int(np.iinfo(np.int64).max)  # later than any time of a stream
 
 
@@ -319,7 +322,7 @@ def decode_wanted(
     """The frames that are shown at the times `wanted` [n], ascending.
 
     Decoding begins at a keyframe. Groups of pictures in which nothing is wanted are skipped, and of
-    those in which the keyframe alone is wanted the rest is.
+    those in which the keyframe alone is wanted the rest is. What brings SETTINGS is decoded anyway.
 
     Raises:
         Damaged: one of them does not come.
@@ -344,6 +347,8 @@ def decode_wanted(
                 going = left[0] < until
                 alone = left[0] == packet.pts and (len(left) == 1 or left[1] >= until)
         if not going:
+            if any(packet.has_sidedata(kind) for kind in SETTINGS):
+                decoder.decode(packet)
             skipped = True
             continue
         if skipped:
