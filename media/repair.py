@@ -8,6 +8,7 @@
   since 7.0 does not.
 - GIF that clears what a picture covered, or does not cover all with the first. FFmpeg shows the
   background colour there, browsers show what is behind the GIF.
+- MP4 and QuickTime with empty edits, see `edits`.
 - Chained Ogg: several Ogg streams joined into one file (RFC 3533). FFmpeg stops where the number
   of channels changes.
 """
@@ -22,11 +23,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from .edits import Patch, find_edit_patches
 from .errors import BeyondBudget
 from .mediatypes import tag_bytes
 
 Span = tuple[int, int]  # bytes of a file, [start, end)
-Patch = tuple[int, bytes]  # an offset in a file, and the bytes to read there instead
 # format tags of WAVEFORMATEX
 PCM = 1
 IEEE_FLOAT = 3
@@ -107,7 +108,12 @@ def open_repaired(path: Path, span: Span | None) -> Iterator[PatchedFile | None]
         if as_au is not None:
             yield PatchedFile(file, *as_au)
             return
-        patches = find_wave_patches(file) or find_caf_patches(file) or find_gif_patches(file)
+        patches = (
+            find_wave_patches(file)
+            or find_caf_patches(file)
+            or find_gif_patches(file)
+            or find_edit_patches(file, whole[1])
+        )
         if span is None and not patches:
             yield None
         else:
