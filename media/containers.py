@@ -57,6 +57,7 @@ SIDE_TRACKS = (
 )
 # containers that tell when pictures are decoded; FFmpeg guesses when they are shown
 UNTIMED = {"avi", "asf"}
+BITMAP = "\0\0\0\0"  # the tag of a codec: Windows' BI_RGB
 TS_DISCONT = 0x200  # FFmpeg's AVFMT_TS_DISCONT
 MICROSECONDS = 1_000_000  # FFmpeg's AV_TIME_BASE
 COLUMNS = "qqqqbbb"  # of a stream's packets: four numbers and three marks, see `make_track`
@@ -230,7 +231,8 @@ def make_decoder(
     """The decoder of a stream, on one thread.
 
     FFmpeg's own decoders of VP8 and VP9 ignore transparency. Transparent streams therefore get
-    libvpx's decoders, which take twice as long.
+    libvpx's decoders, which take twice as long. FFmpeg takes the fourth byte of a pixel in a bitmap
+    (AVI) for transparency, which Windows defines as unused; many programmes write 0.
     """
     codec: Any = stream.codec_context
     tags = {name.lower(): value for name, value in stream.metadata.items()}
@@ -238,6 +240,8 @@ def make_decoder(
         extradata = codec.extradata
         codec = av.CodecContext.create("libvpx" if codec.name == "vp8" else "libvpx-vp9", "r")
         codec.extradata = extradata
+    if codec.name == "rawvideo" and codec.pix_fmt == "bgra" and codec.codec_tag == BITMAP:
+        codec.pix_fmt = "bgr0"
     codec.thread_count = 1
     return codec  # type: ignore[no-any-return]
 

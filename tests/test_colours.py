@@ -251,3 +251,23 @@ def test_gamma_leaves_transparency_as_it_is(tmp_path: Path) -> None:
     data = (tmp_path / "a.png").read_bytes()
     (tmp_path / "a.png").write_bytes(data[:33] + gamma(1.0) + PRIMARIES + data[33:])
     assert see(tmp_path / "a.png") == [127, 127, 127]
+
+
+@pytest.mark.parametrize(("suffix", "seen"), [(".avi", (200, 60, 40)), (".mov", (255, 255, 255))])
+def test_the_fourth_byte_of_a_bitmap_is_no_transparency(
+    tmp_path: Path, suffix: str, seen: tuple[int, int, int]
+) -> None:
+    """In AVI it is not used (Windows' BITMAPINFOHEADER); in QuickTime it is."""
+    path = tmp_path / f"film{suffix}"
+    clear = np.full((64, 64, 4), (40, 60, 200, 0), np.uint8)
+    pixels = {".avi": "bgra", ".mov": "argb"}[suffix]
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("rawvideo", rate=10)
+        stream.width = stream.height = 64
+        stream.pix_fmt = pixels
+        for _ in range(10):
+            frame = av.VideoFrame.from_ndarray(clear, format="bgra")
+            container.mux(stream.encode(frame.reformat(format=pixels)))
+        container.mux(stream.encode(None))
+    frames = read_media(path, PICTURES, Budget()).parts["video"].array
+    assert (np.asarray(frames) == seen).all()
