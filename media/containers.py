@@ -37,11 +37,13 @@ MEDIA = frozenset((
     ".vob", ".m4b", ".3g2", ".weba", ".f4v", ".mp2", ".m2v", ".m1v", ".mpv", ".mpe", ".divx", ".rm",
     ".rmvb", ".ogm", ".ogx", ".aifc", ".spx", ".mk3d", ".qt", ".insv", ".lrv",
     ".dv", ".mlp", ".thd", ".h264", ".264", ".h265", ".265", ".hevc", ".ivf", ".obu",
+    ".nut", ".y4m", ".gxf", ".wtv", ".voc", ".sph", ".nist", ".sox",
 ))
 # fmt: on
 CONTAINERS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,ogg,flac,mp3,wav,aiff,aac,flv,asf,gif,apng,"
-    "ac3,eac3,dts,truehd,mlp,dv,loas,w64,caf,au,wv,tta,amr,rm,mxf,ivf,h264,hevc,obu,m4v,ape,mpc,mpc8,dsf,iff"
+    "ac3,eac3,dts,truehd,mlp,dv,loas,w64,caf,au,wv,tta,amr,rm,mxf,ivf,h264,hevc,obu,m4v,ape,mpc,mpc8,dsf,iff,"
+    "nut,yuv4mpegpipe,gxf,wtv,voc,nistsphere,sox"
 )
 # Bare sound has no times; those that FFmpeg gives it are wrong once its rate changes.
 # FFmpeg estimates the length of these from the bit rate of their first packets
@@ -56,7 +58,7 @@ SIDE_TRACKS = (
     | Disposition.karaoke
 )
 # containers that tell when pictures are decoded; FFmpeg guesses when they are shown
-UNTIMED = {"avi", "asf"}
+UNTIMED = {"avi", "asf", "gxf"}
 BITMAP = "\0\0\0\0"  # the tag of a codec: Windows' BI_RGB
 TS_DISCONT = 0x200  # FFmpeg's AVFMT_TS_DISCONT
 MICROSECONDS = 1_000_000  # FFmpeg's AV_TIME_BASE

@@ -69,6 +69,14 @@ STARTS: tuple[tuple[int, bytes, Pair], ...] = (
     (0, b"\x00\x00\x01\xb3", MPEG),
     (0, b"\x00\x00\x01\xb0", same("video/mp4v-es")),
     (0, b"\x12\x00\x0a", same("video/av1")),
+    (0, b"nut/multimedia container", ("video/x-nut", "audio/x-nut")),
+    (0, b"YUV4MPEG2 ", same("video/x-yuv4mpeg")),
+    (0, b"\x00\x00\x00\x00\x01\xbc", same("application/gxf")),
+    (0, b"\xb7\xd8\x00\x20\x37\x49\xda\x11", same("video/x-ms-wtv")),
+    (0, b"Creative Voice File\x1a", same("audio/x-voc")),
+    (0, b"NIST_1A", same("audio/x-nist")),
+    (0, b".SoX", same("audio/x-sox")),
+    (0, b"XoS.", same("audio/x-sox")),
 )
 BRANDS: tuple[tuple[bytes, Pair], ...] = (  # by the beginning of an ISO file's main brand
     (b"qt", QUICKTIME),
