@@ -17,12 +17,13 @@ NORMALISED = {"rematrix_maxval": "1"}
 # a mix of opposite channels that has less than this share of their power loses them
 LOST_SHARE = 0.01
 BLOCK = 4096  # samples of which it is asked
+DIRECTED = "AMBI"  # how FFmpeg's names of the channels of Ambisonics begin
 
 
 class Mixer:
     """Sound of any channels to one sample format, layout and rate, by FFmpeg. If FFmpeg cannot mix
     a layout, such as two rear channels alone or more than 64 channels, each channel becomes the
-    mean of all.
+    mean of all, see `average_channels`.
     """
 
     def __init__(self, format: str, layout: str, rate: int, frame_size: int | None = None) -> None:
@@ -149,8 +150,18 @@ def channel_samples(frame: av.AudioFrame) -> NDArray[np.float32]:
 
 
 def average_channels(frame: av.AudioFrame) -> av.AudioFrame:
-    """A mono frame with the mean of a frame's channels."""
-    return make_mono(frame, channel_samples(frame).mean(axis=0, dtype=np.float32))
+    """A mono frame with the mean of a frame's channels. Of Ambisonics it is the first one, which
+    hears every direction alike; the others are differences between directions. The mean of
+    channels beside them is added.
+    """
+    samples = channel_samples(frame)
+    directed = [channel.name.startswith(DIRECTED) for channel in frame.layout.channels]
+    if not any(directed):
+        return make_mono(frame, samples.mean(axis=0, dtype=np.float32))
+    mono = samples[directed.index(True)]
+    if not all(directed):
+        mono = mono + samples[np.logical_not(directed)].mean(axis=0, dtype=np.float32)
+    return make_mono(frame, mono)
 
 
 def make_mono(frame: av.AudioFrame, samples: NDArray[np.float32]) -> av.AudioFrame:

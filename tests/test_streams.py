@@ -126,6 +126,40 @@ def test_any_number_of_channels_is_heard(tmp_path: Path, channels: int) -> None:
     assert rms(heard) == pytest.approx(0.25 / np.sqrt(2), rel=0.01)
 
 
+def write_opus(path: Path, channels: NDArray[np.float32], layout: str) -> Path:
+    """Channels [channels, samples] at 48 kHz as Ogg Opus of that layout."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libopus", rate=48_000, layout=layout)
+        stream.codec_context.options = {"mapping_family": "2"}
+        stream.bit_rate = 96_000 * len(channels)
+        for at in range(0, channels.shape[1], 960):
+            piece = np.ascontiguousarray(channels[:, at : at + 960].T.reshape(1, -1))
+            frame = av.AudioFrame.from_ndarray(piece, format="flt", layout=layout)
+            frame.sample_rate, frame.pts = 48_000, at
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("layout", "beside"), [("ambisonic 1", []), ("ambisonic 1+stereo", [0.0, 0.0])]
+)
+def test_of_ambisonics_every_direction_is_heard_alike(
+    tmp_path: Path, layout: str, beside: list[float]
+) -> None:
+    """A source from behind, below and the right: the mean of all channels is (1 - 3 / sqrt 3) / 4
+    of it, a fifth, with the wrong sign.
+    """
+    tone = 0.5 * make_tone(2.0, 440.0, 48_000)
+    side = -1 / np.sqrt(3)
+    gains = np.array([1.0, side, side, side, *beside], np.float32)
+    path = write_opus(tmp_path / "a.opus", gains[:, None] * tone, layout)
+    heard = read_waveform(path, 48_000, Budget())
+    assert heard is not None and len(heard) == pytest.approx(len(tone), abs=1000)
+    inner = slice(24_000, 72_000)
+    assert rms(heard[inner]) == pytest.approx(rms(tone[inner]), rel=0.05)
+
+
 @pytest.mark.parametrize("format", ["s16", "s16p", "s32", "flt", "fltp", "dbl", "u8"])
 @pytest.mark.parametrize("gain", [-1.0, -0.9])
 def test_opposite_channels_do_not_cancel_out(format: str, gain: float) -> None:
