@@ -40,6 +40,7 @@ from .containers import (
 )
 from .decode import check_size, frame_rate, pixel_aspect
 from .errors import Damaged
+from .matrices import read_told_colours
 from .mono import Mixer
 from .repair import find_ogg_links
 
@@ -199,6 +200,7 @@ def read_timed_pictures(
 
     AVI and ASF have decoding times only: the n-th picture shown gets the n-th of them.
     """
+    colours = read_told_colours(stream)
     decoder = make_decoder(stream)
     assert isinstance(decoder, av.VideoCodecContext)
     with suppress(av.FFmpegError, ValueError, RuntimeError):
@@ -222,6 +224,7 @@ def read_timed_pictures(
             continue
         for frame in frames:
             check_size(frame, budget)
+            colours.complete(frame)
             if by_order and decoded_at:
                 now_s = heapq.heappop(decoded_at) * base - zero_s
             elif frame is last and packet.pts is not None:

@@ -32,6 +32,7 @@ from .containers import (
 )
 from .errors import BeyondBudget, Damaged, NotMedia, TooLong
 from .hardware import find_device, note_fault
+from .matrices import read_told_colours
 from .preview import encode_jpeg
 from .video import VideoSpec, fit_square
 
@@ -327,6 +328,7 @@ def decode_wanted(
     Raises:
         Damaged: one of them does not come.
     """
+    colours = read_told_colours(stream)
     decoder = make_decoder(stream)
     assert isinstance(decoder, av.VideoCodecContext)
     decoder.open(strict=False)  # libdav1d keeps the choice of `skip_frame` that it is opened with
@@ -364,6 +366,7 @@ def decode_wanted(
             if left and frame.pts == left[0]:
                 if alone and not frame.key_frame:
                     raise Damaged(MISSING)
+                colours.complete(frame)
                 yield frame
                 missing.discard(left.popleft())
         if alone and packet.pts in missing:
@@ -436,6 +439,7 @@ def timed_frames(
     Raises:
         BeyondBudget: too many frames, or too large ones.
     """
+    colours = read_told_colours(stream)
     decoder = make_decoder(stream)
     zero_s = origin_s(container)
     rate = frame_rate(stream)
@@ -456,6 +460,7 @@ def timed_frames(
             continue
         for frame in frames:
             check_size(frame, budget)
+            colours.complete(frame)
             time_s: float | None = None if frame.time is None else frame.time - zero_s
             if frame is last and packet.pts is not None:
                 time_s = float(packet.pts * (stream.time_base or 0)) - zero_s

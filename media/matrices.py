@@ -6,6 +6,8 @@ matrix of HD for large frames, that of SD for small ones, and that of BT.2020 fo
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import av
 import numpy as np
 from av.video.reformatter import ColorPrimaries, ColorRange
@@ -33,6 +35,29 @@ BLACK = 16
 LUMA_STEPS = 219
 CHROMA_STEPS = 224
 MIDDLE = 128
+
+
+class ToldColours(NamedTuple):
+    """What a container says of a film's colours. It counts where the film itself says nothing."""
+
+    matrix: int
+    primaries: int
+    curve: int
+
+    def complete(self, frame: av.VideoFrame) -> None:
+        """Tell a decoded frame what it does not say."""
+        if frame.colorspace == UNSPECIFIED and self.matrix != RGB:
+            frame.colorspace = self.matrix
+        if frame.color_primaries == UNSPECIFIED:
+            frame.color_primaries = self.primaries
+        if frame.color_trc == UNSPECIFIED:
+            frame.color_trc = self.curve
+
+
+def read_told_colours(stream: av.VideoStream) -> ToldColours:
+    """What the container of a stream says, before anything of it is decoded."""
+    codec = stream.codec_context
+    return ToldColours(codec.colorspace, codec.color_primaries, codec.color_trc)
 
 
 def find_matrix(frame: av.VideoFrame) -> int:

@@ -32,6 +32,7 @@ from .containers import Budget, make_decoder, open_container, read_packets, vide
 from .decode import check_size
 from .errors import BadMedia, BeyondBudget, Damaged, NotMedia
 from .hdr import encode_srgb, exceeds_bt709, to_bt709
+from .matrices import read_told_colours
 
 HEAD_BYTES = 1024
 BOXES_BYTES = 64 * 1024  # of an AVIF or HEIC, in which its properties are looked for
@@ -299,11 +300,13 @@ def read_still_by_ffmpeg(
             pixels = stream.codec_context.width * stream.codec_context.height
             if pixels > budget.frame_pixels:
                 raise BeyondBudget("pixels in a picture", pixels, budget.frame_pixels)
+            colours = read_told_colours(stream)
             decoder = make_decoder(stream)
             for packet in read_packets(container, stream):
                 for frame in decoder.decode(packet):
                     assert isinstance(frame, av.VideoFrame)
                     check_size(frame, budget)
+                    colours.complete(frame)
                     return frame
     except BeyondBudget:
         raise

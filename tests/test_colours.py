@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 from media.containers import Budget
-from media.cut import Shown
+from media.cut import Shown, read_pictures
 from media.encode import Painter
 from media.video import VideoSpec, render_frame
 from media.windows import InputSpecs, read_media
@@ -251,6 +251,44 @@ def test_gamma_leaves_transparency_as_it_is(tmp_path: Path) -> None:
     data = (tmp_path / "a.png").read_bytes()
     (tmp_path / "a.png").write_bytes(data[:33] + gamma(1.0) + PRIMARIES + data[33:])
     assert see(tmp_path / "a.png") == [127, 127, 127]
+
+
+@pytest.mark.parametrize("said", [(9, 16, 9), (2, 2, 2)])
+def test_what_a_film_does_not_say_its_container_does(
+    tmp_path: Path, said: tuple[int, int, int]
+) -> None:
+    """ProRes whose container says BT.2020 and PQ; each picture's header says the same, or nothing.
+    A signal of 0.5807 is white, 203 cd/m².
+    """
+    path = tmp_path / "film.mov"
+    luma = np.full((64, 64), round(64 + 876 * 0.5807), np.uint16)
+    chroma = np.full((64, 32), 512, np.uint16)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("prores_ks", rate=10)
+        stream.width = stream.height = 64
+        stream.pix_fmt = "yuv422p10le"
+        codec = stream.codec_context
+        codec.color_primaries, codec.color_trc, codec.colorspace = 9, 16, 9
+        for _ in range(10):
+            frame = av.VideoFrame(64, 64, "yuv422p10le")
+            for plane, values in zip(frame.planes, (luma, chroma, chroma), strict=True):
+                rows = np.zeros((64, plane.line_size // 2), np.uint16)
+                rows[:, : values.shape[1]] = values
+                plane.update(rows.tobytes())
+            frame.color_primaries, frame.color_trc, frame.colorspace = 9, 16, 9
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    data = bytearray(path.read_bytes())
+    at = data.find(b"icpf")
+    assert tuple(data[at + 18 : at + 21]) == (9, 16, 9)
+    while at >= 0:
+        data[at + 18 : at + 21] = said
+        at = data.find(b"icpf", at + 4)
+    path.write_bytes(data)
+    frames = np.asarray(read_media(path, PICTURES, Budget()).parts["video"].array)
+    assert frames.min() > 250
+    clip = [shown.frame for shown in read_pictures(path, 0.0, 1.0, Budget())]
+    assert {(frame.color_primaries, frame.color_trc) for frame in clip} == {(9, 16)}
 
 
 @pytest.mark.parametrize(("suffix", "seen"), [(".avi", (200, 60, 40)), (".mov", (255, 255, 255))])
