@@ -4,6 +4,7 @@
   the sample size. The right size follows from the header's block size.
 - RIFX, a WAV whose numbers begin with their highest byte. FFmpeg takes most samples for those of a
   WAV. It gets the header of AU, which has such samples, in place of RIFX's.
+- RF64, W64 and AIFF that were written into a pipe. Their headers never got the size of the samples.
 - GIF pictures shown for one hundredth of a second. Browsers show them for ten hundredths; FFmpeg
   since 7.0 does not.
 - GIF that clears what a picture covered, or does not cover all with the first. FFmpeg shows the
@@ -42,6 +43,8 @@ AU_HEADER = 24  # bytes
 AU_UNKNOWN_SIZE = 0xFFFFFFFF  # a size that is not told
 # AU's number for samples of a RIFX, by their format tag and bits
 AU_KINDS = {(1, 16): 3, (1, 24): 4, (1, 32): 5, (3, 32): 6, (3, 64): 7, (6, 8): 27, (7, 8): 1}
+RF64_SIZE_AT = 28  # of its samples, in chunk ds64
+W64_UNTOLD = 2**62  # a size that stands for none
 GIF_EXTENSION = b"\x21"
 GIF_IMAGE = b"\x2c"
 GIF_CONTROL = b"\xf9"
@@ -112,6 +115,7 @@ def open_repaired(path: Path, span: Span | None) -> Iterator[PatchedFile | None]
             find_wave_patches(file)
             or find_caf_patches(file)
             or find_gif_patches(file)
+            or find_size_patches(file, whole[1])
             or find_edit_patches(file, whole[1])
         )
         if span is None and not patches:
@@ -209,6 +213,26 @@ def find_caf_patches(file: BinaryIO) -> list[Patch]:
     if held == bits or held not in (8, 16, 24, 32, 64):
         return []
     return [(at + CAF_BITS_AT, struct.pack(">I", held))]
+
+
+def find_size_patches(file: BinaryIO, end: int) -> list[Patch]:
+    """Patches of sizes that a header does not tell: those of all samples up to the file's `end`."""
+    file.seek(0)
+    head = file.read(40)
+    if head[:4] in (b"RF64", b"BW64") and head[12:16] == b"ds64":
+        at, _ = find_chunk(file, b"data", at=12, header="<4sI", align=2)
+        untold = not any(head[RF64_SIZE_AT : RF64_SIZE_AT + 8])
+        return [(RF64_SIZE_AT, struct.pack("<Q", end - at))] if at and untold else []
+    if head[:4] == b"riff" and head[24:28] == b"wave":
+        at, size = find_chunk(file, b"data", at=40, header="<4s12xQ", align=8)
+        # the header of a chunk counts
+        return [(at - 8, struct.pack("<Q", end - at + 24))] if at and size >= W64_UNTOLD else []
+    if head[:4] == b"FORM" and head[8:12] in (b"AIFF", b"AIFC"):
+        at, size = find_chunk(file, b"SSND", at=12, header=">4sI", align=2)
+        places = [(4, end - 8)] if not any(head[4:8]) else []
+        places += [(at - 4, end - at)] if at and not size else []
+        return [(place, struct.pack(">I", min(held, 2**32 - 1))) for place, held in places]
+    return []
 
 
 def find_gif_patches(file: BinaryIO) -> list[Patch]:
