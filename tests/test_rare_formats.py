@@ -7,6 +7,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from media.containers import Budget
 from media.mediatypes import is_recording, media_type
@@ -26,6 +27,7 @@ def write_film(path: Path, codec: str, pixels: str, size: tuple[int, int]) -> Pa
     """
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=25)
+        assert isinstance(stream, av.VideoStream)
         stream.width, stream.height = size
         stream.pix_fmt = pixels
         stream.codec_context.options = {"bf": "2"}
@@ -70,7 +72,7 @@ def test_a_film(
     assert is_recording(path) and media_type(path, pictures=True) == type_
 
 
-def write_sphere(path: Path, samples: np.ndarray) -> None:
+def write_sphere(path: Path, samples: NDArray[np.int16]) -> None:
     """A file of NIST's SPHERE, as speech corpora have them: a header of lines in 1,024 bytes."""
     head = f"NIST_1A\n   1024\nsample_count -i {len(samples)}\nsample_rate -i {RATE}\n"
     head += "channel_count -i 1\nsample_n_bytes -i 2\nsample_byte_format -s2 01\n"
