@@ -252,6 +252,24 @@ def test_a_hit_has_its_words_however_few_are_asked_for(box: Collection) -> None:
         assert hits[0].id == "i6" and hits[0].score == pytest.approx(1 - 0.5 * 7.5 / 68)
 
 
+def test_words_are_as_rare_as_among_the_passages_that_are_left(box: Collection) -> None:
+    """One of twenty films says the word; then one of five, and 1.5 / 6 is its share."""
+    for n in range(20):
+        said = Passage(0.0, 5.0, "red" if n else "blue", Kind.SPEECH)
+        film = make_pair(f"i{n}", {})
+        box.put([add_passages(film, [said], {"text": ([0], turned(60.0))})])
+    query, options = TargetQuery("text", turned(0)), Options(words="blue", top_k=1)
+    (hit,) = search(box, [query], options).hits
+    assert hit.score == pytest.approx(1 - 0.5 * 1.5 / 21)
+    for n in range(5, 20):
+        box.delete(f"i{n}")
+    answer = search(box, [query], options)
+    assert answer.hits[0].score == pytest.approx(1 - 0.5 * 1.5 / 6)
+    for n in range(5):
+        box.delete(f"i{n}")
+    assert not box.has_passages
+
+
 def test_items_between_the_parts_of_a_long_file_are_found(box: Collection) -> None:
     """The second part of a film is written after another item was added, as after a stop."""
     told = {"stamp": "5:6::00", "filename": "film.mp4"}

@@ -13,7 +13,7 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,6 +64,16 @@ CACHE_KIB = 8 * 1024
 
 
 Kept = TypeVar("Kept", WindowTable, ItemCache)
+
+
+class Removed(NamedTuple):
+    """What is known of an item that was deleted: its number, its media file, and the numbers of its
+    windows that were passages.
+    """
+
+    number: int
+    media: str | None
+    passages: list[int]
 
 
 class Records:
@@ -158,7 +168,7 @@ class Records:
         """
         numbers: dict[str, list[int]] = {}
         vectors: dict[str, list[NDArray[np.float32]]] = {}
-        replaced: list[tuple[int, str | None]] = []
+        replaced: list[Removed] = []
         self._matched.clear()
         with self._transaction():
             for item in items:
@@ -362,22 +372,23 @@ class Records:
             removed = self._remove(id)
         return self._forget(removed)
 
-    def _remove(self, id: str) -> list[tuple[int, str | None]]:
-        """Delete an item if it is there; returns its number and its media file."""
+    def _remove(self, id: str) -> list[Removed]:
+        """Delete an item if it is there."""
+        passages = self.passages.of(id)
         self._db.execute(
             "insert into tombstones (vector, encoding) select v.n, v.encoding from vectors v"
             " join windows w on w.n = v.window join items i on i.n = w.item where i.id = ?",
             (id,),
         )
         self._db.execute("delete from meta where key = ?", (f"{EDITED_PREFIX}{id}",))
-        return self._db.execute(
-            "delete from items where id = ? returning n, media", (id,)
-        ).fetchall()
+        rows = self._db.execute("delete from items where id = ? returning n, media", (id,))
+        return [Removed(n, media, passages) for n, media in rows.fetchall()]
 
-    def _forget(self, items: list[tuple[int, str | None]]) -> list[str]:
-        """Drop deleted items from the cache; returns their media files."""
-        self._item_cache.forget([n for n, _ in items])
-        return [media for _, media in items if media is not None]
+    def _forget(self, items: list[Removed]) -> list[str]:
+        """Drop deleted items from what is held in memory; returns their media files."""
+        self._item_cache.forget([item.number for item in items])
+        self.passages.forget([window for item in items for window in item.passages])
+        return [item.media for item in items if item.media is not None]
 
     def set_metadata(self, id: str, metadata: dict[str, Any]) -> None:
         """Put metadata in the place of an item's own. Raises UnknownItem."""

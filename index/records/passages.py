@@ -73,9 +73,7 @@ class Passages:
             )
 
     def windows(self) -> Ids:
-        """The numbers of windows that are passages [n], ascending. Deleted ones may be among
-        them.
-        """
+        """The numbers of windows that are passages [n], ascending."""
         if self._read_at != self._db.total_changes:
             last = int(self._windows.values[-1]) if len(self._windows.values) else 0
             rows = self._db.execute(
@@ -84,6 +82,21 @@ class Passages:
             self._windows.append(np.fromiter((n for (n,) in rows), np.int64))
             self._read_at = self._db.total_changes
         return self._windows.values
+
+    def of(self, id: str) -> list[int]:
+        """The numbers of an item's windows that are passages."""
+        rows = self._db.execute(
+            "select p.window from items i join windows w on w.item = i.n"
+            " join passages p on p.window = w.n where i.id = ?",
+            (id,),
+        )
+        return [window for (window,) in rows]
+
+    def forget(self, windows: Sequence[int]) -> None:
+        """Windows that have been deleted."""
+        known = self._windows.values
+        if len(windows) and len(known):
+            self._windows = Column(known[np.isin(known, windows, invert=True)])
 
     def has(self, windows: Sequence[int]) -> list[bool]:
         """Which of these windows [n] are passages."""
