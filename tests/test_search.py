@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from export.bundle import Route
+from export.bundle import Joint, Route
 from index.calibration import Calibration, RouteStats
 from index.collection import Collection
 from index.ingest.passages import add_passages
@@ -223,6 +223,10 @@ def test_hits_of_rounded_vectors_are_in_the_order_of_their_scores(tmp_path: Path
     for query in vectors[:20]:
         scores = [hit.score for hit in search(box, [TargetQuery("video", query[None])]).hits]
         assert len(scores) == 10 and scores == sorted(scores, reverse=True)
+    # every vector was compared, but as it was rounded
+    for target in ("video", Joint("video", "audio", 0.5)):
+        plan = search(box, [TargetQuery(target, vectors[:1])], Options(exact=True)).plan
+        assert (plan.exact, plan.ways) == (False, ["scan"])
     box.close()
 
 
@@ -348,6 +352,24 @@ def test_two_targets_look_wider_from_the_beginning(box: Collection) -> None:
     assert hit.scores == pytest.approx({"video": seen, "audio": heard}, abs=1e-6)
     assert hit.evidence["audio"].score == pytest.approx(heard, abs=1e-6)
     assert hit.confidence is None
+
+
+def test_a_plan_tells_whether_two_targets_may_have_missed_an_item(box: Collection) -> None:
+    """Of one hit, 32 windows are looked at in each, and 60 are nearer than those of the best item.
+    It is found where an exact search is asked for: 1 - (1 - cos 56)^2 = 0.806 against cos 40.
+    """
+    for modality in ("video", "audio"):
+        box.put([item(f"{modality}{n}", 40 + n / 4, modality=modality) for n in range(60)])
+    box.put([make_pair("both", {"video": ([0], turned(56.0)), "audio": ([0], turned(56.0))})])
+    aims = [TargetQuery("video", turned(0)), TargetQuery("audio", turned(0))]
+    found = search(box, aims, Options(top_k=1))
+    assert [hit.id for hit in found.hits] == ["video0"] and not found.plan.exact
+    found = search(box, aims, Options(top_k=1, exact=True))
+    assert [hit.id for hit in found.hits] == ["both"] and found.plan.exact
+    assert found.hits[0].score == pytest.approx(1 - (1 - math.cos(math.radians(56))) ** 2)
+    # nothing that both may have left out scores 0.96
+    sure = search(box, aims, Options(top_k=1, min_score=0.96))
+    assert sure.hits == [] and sure.plan.exact
 
 
 def test_scores_outside_of_shares_are_no_confidences(box: Collection) -> None:

@@ -16,12 +16,12 @@ from ..records.database import Records
 from ..tagging import tag_items
 from .answer import Answer, Hit, Moment, Plan
 from .feedback import move_query
-from .fuse import conclude, fuse_hits
+from .fuse import can_miss, conclude, fuse_hits, sort_hits
 from .group import group_hit
 from .learned import use_learned
 from .order import ITEM, search_in_order
 from .query import Feedback, Mark, Options, TargetQuery, direction, score_options
-from .retrieve import count_candidates, find_nothing, retrieve
+from .retrieve import OVERFETCH_FACTOR, count_candidates, find_nothing, retrieve
 from .score import ItemWindows, score
 from .words import add_passages_query, add_words, find_exact
 
@@ -43,23 +43,38 @@ def search(
     collection: Collection, queries: list[TargetQuery], options: Options = Options()
 ) -> Answer:
     """The best items for a query, best first: by score where there is one target, by confidence
-    where there are more.
+    where there are more. An exact search of several targets looks wider until nothing can be
+    missed.
 
     Raises:
         BadFilter: the filter is outside the subset.
         UnknownItem: the feedback marks an item that is not there.
     """
+    count = count_candidates(options)
+    while True:
+        answer, missed = search_among(collection, queries, options, count)
+        if not missed or not options.exact:
+            return answer
+        count *= OVERFETCH_FACTOR
+
+
+def search_among(
+    collection: Collection, queries: list[TargetQuery], options: Options, count: int
+) -> tuple[Answer, bool]:
+    """Search for so many candidates at least, where what is found comes into another order. Also
+    says whether a better one may have been missed, and more candidates would tell.
+    """
     with collection.hold_for_reading() as records:
         several = options.aggregate == ITEM and any(len(query.weights) > 1 for query in queries)
         if several or any(query.following for query in queries):
-            return search_in_order(collection, records, queries, options)
+            return search_in_order(collection, records, queries, options), False
         has_words = len(records.passages.windows()) > 0
         queries = prepare(collection, records, queries, options, has_words)
         exact = find_exact(records, queries, options) if has_words else {}
         own = score_options(options, queries)
         overfetch = len(queries) > 1 or options.rerank is not None or bool(exact)
         matches = [
-            retrieve(collection, records, query, own, overfetch, whole_ties=not overfetch)
+            retrieve(collection, records, query, own, count if overfetch else None)
             if options.known_share and query.query.any()
             else find_nothing(query)
             for query in queries
@@ -67,7 +82,7 @@ def search(
         items = list(dict.fromkeys(item for found in matches for item in found.items))
         if len(matches) == 1 and not exact:
             items = items[: options.top_k]
-        surest = list(exact)[: count_candidates(options)]
+        surest = list(exact)[:count]
         # of equal scores, those with the words come first
         items = list(dict.fromkeys([*surest, *items]))
         about = records.about(items)
@@ -75,29 +90,33 @@ def search(
         tags = tag_items(records, items) if options.tags else {}
         windows = ItemWindows(collection, records, items, matches)
         scores = [score(windows, found) for found in matches]
-        rounded = any(
-            not collection.index(query.target).stores_original_vectors for query in queries
-        )
         if has_words:
             scores = [add_words(records, found, items, exact) for found in scores]
-    hits = []
+    found = {}  # of each item, what its hit of each target is
+    hits = {}
     for n, item in enumerate(items):
-        candidates = [group_hit(n, about[item], one, own.min_score) for one in scores]
+        found[item] = [group_hit(n, about[item], one, own.min_score) for one in scores]
         if item in exact and own.min_score is not None:
-            candidates = [hit if hit and hit.score >= own.min_score else None for hit in candidates]
-        hit = fuse_hits(matches, candidates)
-        if hit is not None and options.tags:
+            found[item] = [
+                hit if hit and hit.score >= own.min_score else None for hit in found[item]
+            ]
+        hit = fuse_hits(matches, found[item])
+        if hit is None:
+            continue
+        if options.tags:
             hit.tags = tags[item]
-        hits.append(hit)
-    sure = {
-        about[item].id: max(passage.confidence for passage in exact[item])
-        for item in items
-        if item in exact
-    }
-    found_hits = [hit for hit in hits if hit is not None]
-    if rounded and options.rerank is None:
-        found_hits.sort(key=lambda hit: -hit.score)
-    return conclude(matches, found_hits, options, sure)
+        hits[item] = hit
+    sure = {item: max(each.confidence for each in exact[item]) for item in items if item in exact}
+    in_order = list(hits.values())
+    missed = False
+    if len(matches) > 1 or exact:
+        in_order = sort_hits(found, hits, sure)
+        missed = len(exact) > len(surest) or can_miss(matches, in_order, options)
+    elif matches[0].rounded and options.rerank is None:
+        in_order = sort_hits(found, hits, {})
+    sure_ids = {about[item].id: confidence for item, confidence in sure.items()}
+    answer = conclude(matches, in_order[: options.top_k], options, sure_ids, missed)
+    return answer, missed
 
 
 def prepare(

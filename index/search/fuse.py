@@ -34,7 +34,7 @@ def fuse_hits(matches: Sequence[TargetMatches], hits: Sequence[Hit | None]) -> H
         target.confidence(hit.score) if hit.confidence is None else hit.confidence
         for target, hit in found
     ]
-    fused = 1.0 - math.prod(1.0 - confidence for confidence in confidences)
+    fused = fuse(confidences)
     if not all(target.calibration for target, _ in found) and any(
         target.query.passages_only for target, _ in found
     ):
@@ -54,6 +54,51 @@ def fuse_hits(matches: Sequence[TargetMatches], hits: Sequence[Hit | None]) -> H
     )
 
 
+def fuse(confidences: Sequence[float]) -> float:
+    """
+    >>> fuse([0.5, 0.5])
+    0.75
+    """
+    return 1.0 - math.prod(1.0 - confidence for confidence in confidences)
+
+
+def sort_hits(
+    found: Mapping[int, Sequence[Hit | None]],
+    hits: Mapping[int, Hit],
+    sure: Mapping[int, float],
+) -> list[Hit]:
+    """The hits of items, by their numbers, best first. Of equal scores, those that are `sure` to
+    have the query's words come first, then those which a target has `found` by a higher score, then
+    those that were added first.
+    """
+
+    def place(item: int) -> tuple[float, float, float, int]:
+        highest = max(hit.score for hit in found[item] if hit is not None)
+        return -hits[item].score, -sure.get(item, 0.0), -highest, item
+
+    return [hits[item] for item in sorted(hits, key=place)]
+
+
+def can_miss(
+    matches: Sequence[TargetMatches], hits: Sequence[Hit], options: Options, *, ties: bool = False
+) -> bool:
+    """Whether an item that no target has found may score higher than the last of `top_k` hits, best
+    first; with `ties`, or the same.
+    """
+    left = [found for found in matches if found.unseen > -math.inf]
+    if not left:
+        return False
+    most = left[0].unseen
+    if len(matches) > 1:
+        most = fuse([found.confidence(found.unseen) for found in left])
+    if options.min_score is not None and most < options.min_score:
+        return False
+    if len(hits) < options.top_k:
+        return True
+    last = hits[options.top_k - 1].score
+    return last <= most if ties else last < most
+
+
 def fuse_evidence(hits: list[Hit]) -> dict[str, Moment]:
     """Each modality's moment by the query that was made for it, else by the first that has one."""
     evidence: dict[str, Moment] = {}
@@ -69,14 +114,12 @@ def conclude(
     matches: list[TargetMatches],
     hits: list[Hit],
     options: Options,
-    exact: Mapping[str, float],
+    sure: Mapping[str, float],
+    missed: bool,
 ) -> Answer:
-    """The answer: hits in their order, those that are not sure enough left out. `exact` has, by
-    id, how sure it is that an item has the query's words.
+    """The answer: hits in their order, those that are not sure enough left out. `sure` has, by
+    id, how sure it is that an item has the query's words. `missed`: a better one may have been.
     """
-    if len(matches) > 1 or exact:
-        # of equal scores, those that have the words come first
-        hits = sorted(hits, key=lambda hit: (-hit.score, -exact.get(hit.id, 0.0)))[: options.top_k]
     if len(matches) > 1 and options.min_score is not None:
         hits = [hit for hit in hits if hit.score >= options.min_score]
     calibrations = {
@@ -88,9 +131,9 @@ def conclude(
     if len(calibrations) == sum(not found.query.passages_only for found in matches):
         good_match = any(hit.confidence is not None and hit.confidence >= GOOD for hit in hits)
     if options.known_share < 1.0:
-        good_match = any(exact.get(hit.id, 0.0) >= GOOD for hit in hits)
+        good_match = any(sure.get(hit.id, 0.0) >= GOOD for hit in hits)
         hits = [
-            hit if exact.get(hit.id, 0.0) >= GOOD else lower_confidence(hit, options.known_share)
+            hit if sure.get(hit.id, 0.0) >= GOOD else lower_confidence(hit, options.known_share)
             for hit in hits
         ]
     if options.min_confidence is not None:
@@ -102,9 +145,9 @@ def conclude(
         ]
     ways = set().union(*(found.ways for found in matches))
     plan = Plan(
-        exact=all(found.exact for found in matches),
+        exact=not missed and all(found.exact and not found.rounded for found in matches),
         candidates=sum(found.candidates for found in matches),
-        ways=sorted(ways | {WORDS} if exact else ways),
+        ways=sorted(ways | {WORDS} if sure else ways),
         compared=sum(found.compared for found in matches),
         learned=any(found.query.learned for found in matches),
     )

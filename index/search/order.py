@@ -28,7 +28,7 @@ from ..records.database import Records
 from ..records.item import About
 from ..records.window_table import Place
 from .answer import Answer, Hit, Moment
-from .fuse import conclude, fuse_hits
+from .fuse import can_miss, conclude, fuse_hits, sort_hits
 from .group import TOUCHING_S, collect_evidence, window_moment, window_scores
 from .query import Options, TargetQuery, score_options
 from .retrieve import OVERFETCH_FACTOR, TargetMatches, retrieve
@@ -58,25 +58,22 @@ def search_in_order(
     while True:
         wide = replace(options, top_k=wanted, min_score=None, rerank=None)
         matches = [retrieve_steps(collection, records, steps, wide) for steps in targets]
+        merged = [merge_steps(steps, options) for steps in matches]
         found = group_items(collection, records, matches, own)
-        whole = all(step.exact for steps in matches for step in steps)
-        by_target = zip(*found, strict=True) if found else [()] * len(matches)
-        missed = any(
-            can_miss(steps, hits, options) for steps, hits in zip(matches, by_target, strict=True)
-        )
-        if not whole or not missed:
+        fused = {item: fuse_hits(merged, of_item) for item, of_item in found.items()}
+        hits = sort_hits(found, {item: hit for item, hit in fused.items() if hit}, {})
+        # of equal scores, an older one may be left out: others' best windows are in no sequence
+        missed = can_miss(merged, hits, options, ties=True)
+        if not missed or not all(target.exact for target in merged):
             break
         wanted *= OVERFETCH_FACTOR
-    merged = [merge_steps(steps) for steps in matches]
-    hits = [fuse_hits(merged, of_item) for of_item in found]
-    best = sorted((hit for hit in hits if hit is not None), key=lambda hit: -hit.score)
-    return conclude(merged, best[: options.top_k], options, {})
+    return conclude(merged, hits[: options.top_k], options, {}, missed)
 
 
 def retrieve_steps(
     collection: Collection, records: Records, steps: Steps, options: Options
 ) -> list[TargetMatches]:
-    return [retrieve(collection, records, step, options, overfetch=False) for step in steps]
+    return [retrieve(collection, records, step, options, options.top_k) for step in steps]
 
 
 def split_parts(query: TargetQuery) -> TargetQuery:
@@ -90,33 +87,19 @@ def split_parts(query: TargetQuery) -> TargetQuery:
 
 def group_items(
     collection: Collection, records: Records, matches: Found, options: Options
-) -> list[list[Hit | None]]:
-    """For every item that any step has found, its hit of each target, [items][targets]."""
+) -> dict[int, list[Hit | None]]:
+    """For every item that any step has found, by its number, its hit of each target."""
     every = [step for steps in matches for step in steps]
     items = list(dict.fromkeys(item for step in every for item in step.items))
     about = records.about(items)
     items = [item for item in items if item in about]
     windows = ItemWindows(collection, records, items, every)
-    of_items: list[list[Hit | None]] = [[] for _ in items]
+    of_items: dict[int, list[Hit | None]] = {item: [] for item in items}
     for steps in matches:
         scores = [score(windows, step) for step in steps]
         for n, item in enumerate(items):
-            of_items[n].append(group_sequence(n, about[item], scores, options))
+            of_items[item].append(group_sequence(n, about[item], scores, options))
     return of_items
-
-
-def can_miss(steps: list[TargetMatches], hits: Sequence[Hit | None], options: Options) -> bool:
-    """Whether an item that no step has found may score higher than the last of `top_k` hits."""
-    top_k = options.top_k
-    if any(len(step.scores) >= step.candidates for step in steps):
-        return False
-    shares = step_shares([step.query for step in steps], options)
-    least = sum(
-        share * min(step.scores.values(), default=-1.0)
-        for share, step in zip(shares, steps, strict=True)
-    )
-    scores = sorted((hit.score for hit in hits if hit is not None), reverse=True)
-    return len(scores) < top_k or scores[top_k - 1] < least
 
 
 def step_shares(steps: Steps, options: Options) -> list[float]:
@@ -127,11 +110,16 @@ def step_shares(steps: Steps, options: Options) -> list[float]:
     return [weight / sum(weights) for weight in weights]
 
 
-def merge_steps(steps: list[TargetMatches]) -> TargetMatches:
-    """What all steps have searched, as one."""
+def merge_steps(steps: list[TargetMatches], options: Options) -> TargetMatches:
+    """What all steps have searched, as one. An item that none of them has found scores at most the
+    mean of what each has not seen; there is none where a step has seen everything.
+    """
+    shares = step_shares([step.query for step in steps], options)
     return replace(
         steps[0],
         exact=all(step.exact for step in steps),
+        rounded=any(step.rounded for step in steps),
+        unseen=sum(share * step.unseen for share, step in zip(shares, steps, strict=True)),
         ways=list(dict.fromkeys(way for step in steps for way in step.ways)),
         compared=sum(step.compared for step in steps),
     )

@@ -26,17 +26,21 @@ class TargetMatches:
     """What was found for one target.
 
     `scores` has windows by their rows in the target's window table, best first; `items` the items
-    of these, in their order, each with the first of its rows. The rest is as in `Plan`.
+    of these, best first, each with the first of its rows. Of equal scores, what was added first
+    comes first. No window that was left out scores higher than `unseen`, if the search is exact;
+    -inf where none was. `rounded` is as in `Found`, the rest as in `Plan`.
     """
 
     query: TargetQuery
     calibration: Calibration | None
     exact: bool
+    rounded: bool
     candidates: int
     ways: list[str]
     compared: int
     scores: dict[int, float]
     items: dict[int, int]
+    unseen: float
 
     def confidence(self, score: float) -> float:
         """How surely a score is a match. Where nothing is calibrated, the score itself."""
@@ -50,13 +54,12 @@ def retrieve(
     records: Records,
     query: TargetQuery,
     options: Options,
-    overfetch: bool,
-    whole_ties: bool = False,
+    least_windows: int | None = None,
 ) -> TargetMatches:
     """Search one target. Where its windows are of fewer items than are wanted, search again for
-    more of them; `overfetch` asks for more from the beginning, for another order. With `whole_ties`
-    all are found that score the same as the last item, so that it does not depend on how many are
-    wanted which of them comes first.
+    more of them. All are looked at that score the same as the last one, so that it does not depend
+    on how many are wanted which of them are found. With `least_windows`, at least so many come into
+    another order, and no more than these are kept.
     """
     index = collection.index(query.target)
     table = collection.window_table(query.target)
@@ -66,9 +69,8 @@ def retrieve(
     if query.passages_only:
         allowed = records.among_passages(allowed, query.target, table)
     candidates = len(index) if allowed is None else len(allowed)
-    wanted = options.top_k + whole_ties  # one below shows whether others score the same
-    if overfetch:
-        wanted = count_candidates(options)
+    kept = options.top_k if least_windows is None else least_windows
+    wanted = kept + 1  # one below shows whether others score the same
     least = -math.inf if options.min_score is None else options.min_score
     compared = 0
     while True:
@@ -85,10 +87,21 @@ def retrieve(
         nothing_more = len(best.ids) < wanted or wanted >= candidates
         if nothing_more or best.scores[-1] < least:
             break
-        enough = len(items) >= options.top_k
-        if enough and not (whole_ties and best.scores[-1] == last_score(items, scores, options)):
+        if best.scores[-1] < last_score(best, kept, items, scores, options):
             break
         wanted *= OVERFETCH_FACTOR
+    unseen = -math.inf if nothing_more else float(best.scores[-1])
+    if least_windows is not None and len(items) >= options.top_k:
+        of_items = list(items.values())[: options.top_k]
+        kept = max(kept, rows.index(of_items[-1]) + 1)
+        if len(rows) > kept:
+            unseen = float(best.scores[kept])
+        best = best._replace(ids=best.ids[:kept], scores=best.scores[:kept])
+        rows = rows[:kept]
+        scores = {row: scores[row] for row in rows if row in scores}
+        items = table.owners(scores)
+    # the later parts of a film may have come after other items
+    items = dict(sorted(items.items(), key=lambda found: (-scores[found[1]], found[0])))
     stats = collection.route_stats(query.source, query.target)
     if options.rerank is not None:
         to_rerank = Candidates(
@@ -101,11 +114,13 @@ def retrieve(
         query=query,
         calibration=stats.calibration if stats else None,
         exact=best.exact,
+        rounded=best.rounded,
         candidates=candidates,
         ways=best.way.split("+"),
         compared=compared,
         scores=scores,
         items=items,
+        unseen=unseen,
     )
 
 
@@ -115,14 +130,24 @@ def count_candidates(options: Options) -> int:
 
 
 def oldest_first(found: Found) -> Found:
-    """Windows of equal scores in the order in which they were added, however many are asked for."""
-    order = np.lexsort((found.ids, -found.scores))
-    return found._replace(ids=found.ids[order], scores=found.scores[order])
+    """Windows of equal scores in the order in which they were added, however many are asked for.
+    Rounding may bring the inner product of unit vectors above one.
+    """
+    scores = np.maximum(np.minimum(found.scores, np.float32(1)), np.float32(-1))
+    order = np.lexsort((found.ids, -scores))
+    return found._replace(ids=found.ids[order], scores=scores[order])
 
 
-def last_score(items: dict[int, int], scores: dict[int, float], options: Options) -> float:
-    """The score of the last of `top_k` items."""
-    return scores[list(items.values())[options.top_k - 1]]
+def last_score(
+    best: Found, kept: int, items: dict[int, int], scores: dict[int, float], options: Options
+) -> float:
+    """The score of the last window that is needed: there are so many to be `kept`, and these are of
+    `top_k` items. -inf where there are fewer items.
+    """
+    if len(items) < options.top_k:
+        return -math.inf
+    last_item = list(items.values())[options.top_k - 1]
+    return min(float(best.scores[kept - 1]), scores[last_item])
 
 
 def find_nothing(query: TargetQuery) -> TargetMatches:
@@ -131,9 +156,11 @@ def find_nothing(query: TargetQuery) -> TargetMatches:
         query=query,
         calibration=None,
         exact=True,
+        rounded=False,
         candidates=0,
         ways=[],
         compared=0,
         scores={},
         items={},
+        unseen=-math.inf,
     )

@@ -12,6 +12,8 @@ from export.bundle import Joint, parse_modality
 from ..collection import Collection
 from ..records.database import Records
 from ..records.window_table import Place
+from ..vectors.base import inner_products
+from ..vectors.joint import JointIndex
 from .query import TargetQuery, Vectors
 from .retrieve import TargetMatches
 
@@ -93,11 +95,16 @@ class ItemWindows:
         """
         rows = self._windows[target].rows
         query = found.query
-        single = len(query.weights) == 1 and target == query.target
-        given = single and self._collection.index(target).stores_original_vectors
+        index = self._collection.index(target)
+        given = target == query.target and index.stores_original_vectors
         if given and found.scores.keys() >= set(rows):
             scores = [found.scores[row] for row in rows]
-        else:
+        elif isinstance(index, JointIndex):
+            ids = self._collection.window_table(target).ids[rows]
+            scores = index.scores(query.query, ids).tolist()
+        elif target == query.target:
+            scores = inner_products(self.vectors(target), query.query).tolist()
+        else:  # nothing is ordered by these
             scores = (self.vectors(target) @ query.query).tolist()
         return [min(max(score, -1.0), 1.0) for score in scores]
 

@@ -23,7 +23,8 @@ class Found(NamedTuple):
 
     `way` says how they were found. "scan": every vector that may be found was compared. "codes",
     "lists" and "graph": some were. "milvus": it does not say. `compared` counts the vectors or
-    codes that were compared. `exact` says that nothing can have been missed.
+    codes that were compared. `exact` says that nothing can have been missed, by the scores that
+    the index has: they are `rounded` where it has not kept the vectors as they were given.
     """
 
     ids: Ids
@@ -31,6 +32,7 @@ class Found(NamedTuple):
     way: str = "scan"
     compared: int = 0
     exact: bool = True
+    rounded: bool = False
 
 
 class FoundRows(NamedTuple):
@@ -107,6 +109,25 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         faiss.omp_set_num_threads(before)
+
+
+def inner_products(vectors: Vectors, query: Vectors) -> Vectors:
+    """The scores [n] of vectors [n, dim] for a query [dim], to the last bit those of FAISS's scan:
+    the same for the same vector, wherever it stands among others. BLAS sums in other orders.
+
+    >>> inner_products(np.eye(2, dtype=np.float32), np.array([3, 4], np.float32)).tolist()
+    [3.0, 4.0]
+    """
+    vectors = np.ascontiguousarray(vectors, np.float32)
+    query = np.ascontiguousarray(query, np.float32)
+    rows = np.arange(len(vectors))
+    scores = np.empty(len(vectors), np.float32)
+    point = faiss.swig_ptr
+    with one_thread():
+        faiss.fvec_inner_products_by_idx(
+            point(scores), point(query), point(vectors), point(rows), len(query), 1, len(rows)
+        )
+    return scores
 
 
 def bitmap_selector(rows: Ids, count: int) -> Any:

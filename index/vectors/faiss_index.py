@@ -130,7 +130,8 @@ class FaissIndex:
             if found is None or len(found.rows) < min(k, there):
                 found = self._method.scan(query, k, selection)
         ids = self._rows.ids[found.rows]
-        return Found(ids, found.scores, found.way, found.compared, found.exact)
+        rounded = not self.stores_original_vectors
+        return Found(ids, found.scores, found.way, found.compared, found.exact, rounded)
 
     def _selection(self, allowed: Allowed | None) -> Selection | None:
         """Which rows may be found; None: all. The last few are kept until vectors are added or

@@ -20,7 +20,7 @@ from export.bundle import Joint
 
 from ..columns import Allowed, Column, Ids
 from ..records.window_table import PLACE, WindowTable
-from .base import Found, VectorIndex, Vectors
+from .base import Found, VectorIndex, Vectors, inner_products
 
 # Candidates by their pictures for each window that is wanted; by their sound, as it weighs.
 CANDIDATES = 4
@@ -247,7 +247,9 @@ class JointIndex:
             enough = len(best) == k and scores[best[-1]] >= unseen
             if enough or unseen == -np.inf or not whole:
                 way = "+".join(dict.fromkeys(one.way for one in found))
-                return Found(self.places.ids[rows[best]], scores[best], way, compared, whole)
+                rounded = any(one.rounded for one in found)
+                ids = self.places.ids[rows[best]]
+                return Found(ids, scores[best], way, compared, whole, rounded)
             wanted *= WIDENING
 
     def _parts(self, allowed: Allowed | None) -> Sequence[Allowed | None]:
@@ -274,19 +276,34 @@ class JointIndex:
             self._known_scores(side, one) for side, one in zip(self._sides, found, strict=True)
         ]
         rows = np.array(sorted({*known[0][0].tolist(), *known[1][0].tolist()}), np.int64)
-        scores = []
-        for side, column, (known_rows, known_scores) in zip(
-            self._sides, self._vector_ids, known, strict=True
-        ):
-            vector_ids = column.values[rows]
-            has = vector_ids != NONE
+        of_sides = []
+        for known_rows, known_scores in known:
             of_side = np.full(len(rows), np.nan, np.float32)
             of_side[rows.searchsorted(known_rows)] = known_scores
+            of_sides.append(of_side)
+        return rows, self._join_scores(query, rows, of_sides)
+
+    def scores(self, query: Vectors, ids: Ids) -> Vectors:
+        """The scores [n] of windows, as a search gives them."""
+        rows = self.places.find(ids)
+        unknown = np.full(len(rows), np.nan, np.float32)
+        return self._join_scores(query, rows, [unknown, unknown])
+
+    def _join_scores(self, query: Vectors, rows: Ids, known: Sequence[Vectors]) -> Vectors:
+        """The joint scores [n] of rows, of whose vectors of each side scores are `known` [n], or
+        NaN.
+        """
+        scores = []
+        for side, column, of_side in zip(self._sides, self._vector_ids, known, strict=True):
+            vector_ids = column.values[rows]
+            has = vector_ids != NONE
             missing = np.flatnonzero(np.isnan(of_side) & has)
-            of_side[missing] = side.vectors(vector_ids[missing]) @ query
-            scores.append(np.where(has, of_side, np.float32(0.0)))
+            whole = np.where(has, of_side, np.float32(0.0))
+            whole[missing] = inner_products(side.vectors(vector_ids[missing]), query)
+            scores.append(whole)
         weights = self._weights.values[rows]
-        return rows, (scores[0] + weights * scores[1]) / self._lengths.values[rows]
+        joint: Vectors = (scores[0] + weights * scores[1]) / self._lengths.values[rows]
+        return joint
 
     def _known_scores(self, side: JointSide, found: Found) -> tuple[Ids, Vectors]:
         """The rows [n] of windows that a side has found, and their scores; NaN where an index gives
