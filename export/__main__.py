@@ -10,7 +10,14 @@ from dataclasses import asdict
 from pathlib import Path
 
 from evaluation.report import add_arguments, run
-from media.commands import Commands, add_command, add_frames, epilog, report_missing_package
+from media.commands import (
+    Commands,
+    add_command,
+    add_frames,
+    epilog,
+    parse_arguments,
+    report_missing_package,
+)
 from media.errors import BadConfig, describe_error
 from media.manifest import BadManifest
 
@@ -214,7 +221,7 @@ def add_precision(parser: argparse.ArgumentParser) -> None:
 
 
 def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
-    return perform(arguments(prog).parse_args(argv))
+    return perform(parse_arguments(arguments(prog), argv))
 
 
 def perform(args: argparse.Namespace) -> int:

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from export.bundle import BadBundle, NoRoute
 from export.encoder import EncoderError
-from media.commands import Commands
+from media.commands import Commands, parse_arguments
 from media.errors import BadMedia, describe_error
 from media.manifest import BadManifest
 from media.readers import ReaderMissing
@@ -73,10 +73,9 @@ def arguments(prog: str = PROG) -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
-    parser = arguments(prog)
-    args = parser.parse_args(argv)
+    args = parse_arguments(arguments(prog), argv)
     if args.command == "build":
-        build.check(parser, args)
+        build.check(args)
     try:
         return COMMANDS[args.command].run(args)
     except BrokenPipeError:  # whoever reads has seen enough

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 # packages of this repository that every installation has
@@ -31,7 +32,18 @@ def add_command(
         epilog=epilog(*examples),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.set_defaults(parser=parser)
     return parser
+
+
+def parse_arguments(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> Any:
+    """The arguments of one of the commands that `add_command` added, its own parser among them. A
+    usage error shows how that command is called, where argparse would show how all are.
+    """
+    args, unknown = parser.parse_known_args(argv)
+    if unknown:
+        args.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    return args
 
 
 def report_missing_package(command: str, error: ImportError, extra: str) -> int:

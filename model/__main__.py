@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from evaluation.report import add_arguments, add_before
-from media.commands import Commands, add_command, report_missing_package
+from media.commands import Commands, add_command, parse_arguments, report_missing_package
 from media.errors import BadConfig, describe_error
 from media.manifest import BadManifest
 
@@ -191,7 +191,7 @@ def add_evaluate(commands: Commands) -> None:
 
 
 def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
-    return perform(arguments(prog).parse_args(sys.argv[1:] if argv is None else argv))
+    return perform(parse_arguments(arguments(prog), argv))
 
 
 def perform(args: argparse.Namespace) -> int:

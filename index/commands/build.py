@@ -123,27 +123,28 @@ def add_readers(building: argparse.ArgumentParser) -> None:
     )
 
 
-def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+def check(args: argparse.Namespace) -> None:
     """Ends with a usage error where the arguments of `build` do not go together."""
+    parser: argparse.ArgumentParser = args.parser
     if not (args.paths or args.adopt):
-        parser.error("build: a PATH is needed, or --adopt")
+        parser.error("a PATH is needed, or --adopt")
     if args.url is not None:
         if not args.watch or len(args.paths) != 1:
-            parser.error("build: --url goes with --watch and one PATH")
+            parser.error("--url goes with --watch and one PATH")
         address = urlsplit(args.url)
         if address.scheme not in ("http", "https") or not address.hostname:
-            parser.error("build: --url takes an address as http://HOST:PORT")
+            parser.error("--url takes an address as http://HOST:PORT")
         if args.screen_text or args.speech:
             parser.error(
-                "build: with --url, words are read as TERCET_SCREEN_TEXT and TERCET_SPEECH"
+                "with --url, words are read as TERCET_SCREEN_TEXT and TERCET_SPEECH"
                 " of the service say"
             )
     elif args.data is None:
         parser.error("the following arguments are required: --data")
     if args.engine == "ray" and args.hardware_decoding != OFF:
-        parser.error("build: --hardware-decoding does not go with --engine ray")
+        parser.error("--hardware-decoding does not go with --engine ray")
     if args.watch and (args.adopt or args.reembed or args.engine != "local"):
-        parser.error("build: --watch does not go with --adopt, --reembed and --engine ray")
+        parser.error("--watch does not go with --adopt, --reembed and --engine ray")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -11,7 +11,14 @@ from export.bundle import open_bundle
 from media.commands import Commands, add_command
 
 from ..clip import ClipLimits, cut_clip
-from .flags import DECODE_MEMORY_MB, add_collection, add_data, add_sizing, open_collections
+from .flags import (
+    DECODE_MEMORY_MB,
+    add_collection,
+    add_data,
+    add_sizing,
+    open_collections,
+    parse_positive,
+)
 
 
 def add_parser(commands: Commands) -> None:
@@ -31,7 +38,12 @@ def add_parser(commands: Commands) -> None:
         metavar="FILE",
         help="a new file: WebM, or FLAC of a sound; default: in this folder, named after the item",
     )
-    cutting.add_argument("--file-max-s", type=float, default=600.0, help="seconds that it may take")
+    cutting.add_argument(
+        "--file-max-s",
+        type=parse_positive,
+        default=600.0,
+        help="seconds that it may take; default: 600",
+    )
     add_data(cutting)
     add_collection(cutting)
     add_sizing(cutting)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 from pathlib import Path
 
@@ -56,13 +57,13 @@ def add_sizing(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument(
         "--index-memory-mb",
-        type=int,
+        type=parse_memory_mb,
         default=0,
         help="memory that one index may take, in MB; 0: no limit",
     )
     command.add_argument(
         "--index-latency-ms",
-        type=float,
+        type=parse_positive,
         default=2.0,
         help="milliseconds that a search of one index should take; default: 2",
     )
@@ -75,9 +76,14 @@ def add_sizing(command: argparse.ArgumentParser) -> None:
 
 def add_decoding(command: argparse.ArgumentParser) -> None:
     """Add the flags of commands that decode files by `open_decoders`."""
-    command.add_argument("--workers", type=int, default=2, help="decoding processes; default: 2")
     command.add_argument(
-        "--file-max-s", type=float, default=600.0, help="seconds one file may take to decode"
+        "--workers", type=parse_count, default=2, help="decoding processes; default: 2"
+    )
+    command.add_argument(
+        "--file-max-s",
+        type=parse_positive,
+        default=600.0,
+        help="seconds one file may take to decode; default: 600",
     )
     command.add_argument(
         "--hardware-decoding",
@@ -106,15 +112,45 @@ def open_collections(
 
 
 def parse_count(text: str) -> int:
-    """A count of one or more. Raises ValueError."""
-    if int(text) < 1:
-        raise ValueError(text)
-    return int(text)
+    """Raises argparse.ArgumentTypeError."""
+    return parse_whole(text, 1)
+
+
+def parse_memory_mb(text: str) -> int:
+    """Raises argparse.ArgumentTypeError."""
+    return parse_whole(text, 0)
+
+
+def parse_whole(text: str, least: int) -> int:
+    """Raises argparse.ArgumentTypeError."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = least - 1
+    if value < least:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} on")
+    return value
+
+
+def parse_positive(text: str) -> float:
+    """Raises argparse.ArgumentTypeError."""
+    value = parse_number(text)
+    if not 0.0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return value
 
 
 def parse_overlap(text: str) -> float:
-    """An overlap of windows. Raises ValueError."""
-    value = float(text)
+    """Raises argparse.ArgumentTypeError."""
+    value = parse_number(text)
     if not 0.0 <= value <= OVERLAP_MAX:
-        raise ValueError(text)
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to {OVERLAP_MAX}")
     return value
+
+
+def parse_number(text: str) -> float:
+    """NaN where it is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan

@@ -20,7 +20,7 @@ from ..vocabulary import (
     ensure_vocabulary,
     read_vocabulary,
 )
-from .flags import add_collection, add_data, add_sizing, open_collections
+from .flags import add_collection, add_data, add_sizing, open_collections, parse_count
 
 
 def add_parser(commands: Commands) -> None:
@@ -46,7 +46,9 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument(
         "--modality", choices=[VIDEO, AUDIO], help="tags of pictures, or of sound, alone"
     )
-    parser.add_argument("--limit", type=int, default=100, help="how many at most; default: 100")
+    parser.add_argument(
+        "--limit", type=parse_count, default=100, help="how many at most; default: 100"
+    )
     add_data(parser)
     add_collection(parser)
     add_sizing(parser)
@@ -77,7 +79,7 @@ def find_tags(collection: Collection, encoder: Encoder, args: argparse.Namespace
 
 
 def print_tags(collection: str, found: TagOverview, limit: int, as_json: bool) -> None:
-    shown = found.tags[: max(limit, 0)]
+    shown = found.tags[:limit]
     if as_json:
         document = {
             "collection": collection,
