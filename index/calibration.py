@@ -34,6 +34,8 @@ NEAR = 64
 LEAST_SCALE = 0.005
 # The confidence from which on a hit is a good match.
 GOOD = 0.985
+# From here on it is likely to be one. The search page has the same (service/page/results.js).
+LIKELY = 0.8
 # The shortest interval that holds half of the standard Gumbel distribution: its width, and the
 # distribution's mean within it. With the quantile q(p) = -ln(-ln p), the interval from q(p) to
 # q(p + 1/2) is shortest where p = 0.14691; the mean is that of q over these p.

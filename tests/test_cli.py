@@ -21,7 +21,10 @@ import httpx
 import pytest
 
 from export.verify import Check
+from index.calibration import LIKELY
+from index.commands.search import describe_match
 from index.library import lock_folder
+from index.search import Hit
 from service.cli import COMMANDS, GROUPS, main
 
 from .makers import ROOT, free_port, make_wav, only_installed_by, wait_ready
@@ -467,3 +470,72 @@ def test_the_quick_starts_box_of_tercet_runs(console: Path, tmp_path: Path) -> N
     )
     assert ran.returncode == 0, ran.stderr[-2000:]
     assert json.loads((tmp_path / "found.json").read_text())["hits"][0]["id"] == "dog-barking"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("tags", "--limit", "0"), "--limit: '0' is not a whole number from 1 on"),
+        (("search", "--text", "a", "--top-k", "x"), "--top-k: 'x' is not a whole number from 1 on"),
+        (("build", "a", "--workers", "0"), "--workers: '0' is not a whole number from 1 on"),
+        (("build", "a", "--overlap", "2"), "--overlap: '2' is not a number from 0 to 0.9"),
+        (("build", "a", "--file-max-s", "-1"), "--file-max-s: '-1' is not a number above 0"),
+        (("items", "--index-latency-ms", "nan"), "latency-ms: 'nan' is not a number above 0"),
+        (("items", "--index-memory-mb", "-1"), "-mb: '-1' is not a whole number from 0 on"),
+    ],
+)
+def test_a_number_that_a_flag_cannot_take_is_a_usage_error(
+    arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([*arguments, "--data", "none"])
+    told = capsys.readouterr().err
+    assert ended.value.code == 2 and message in told
+    assert told.startswith(f"usage: tercet {arguments[0]} ")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("items", "--data", "none", "dog"),
+        ("export", "verify", "none", "dog"),
+        ("build", "--data", "none"),
+    ],
+)
+def test_a_usage_error_shows_how_that_command_is_called(
+    arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    words = [word for word in arguments[:2] if word != "--data"]
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith(f"usage: tercet {' '.join(words)} [-h]")
+
+
+@pytest.mark.parametrize(
+    ("confidence", "told"),
+    [(0.8, "Likely moments, none of them certain."), (0.79, "No confident match"), (None, "No ")],
+)
+def test_a_search_says_as_the_page_does_how_sure_its_hits_are(
+    confidence: float | None, told: str
+) -> None:
+    """One line said that nothing matched below a hit that was 95 % sure."""
+    hit = Hit(
+        id="a",
+        kind="audio",
+        duration_s=1.0,
+        filename=None,
+        modalities=["audio"],
+        score=0.5,
+        confidence=confidence,
+        target="audio",
+        start_s=0.0,
+        end_s=1.0,
+        scores={},
+        evidence={},
+        metadata={},
+        moments=[],
+    )
+    assert describe_match([hit]).startswith(told)
+    script = (ROOT / "service/page/results.js").read_text("utf-8")
+    assert f"const LIKELY = {LIKELY};" in script

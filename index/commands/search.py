@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -24,6 +25,7 @@ from media.text import Reading
 from media.windows import DecodeOptions
 
 from ..agreement import ensure_agreement
+from ..calibration import LIKELY
 from ..collection import Collection
 from ..formats import TITLE, Format, format_csv, format_edl
 from ..ingest.encoding import embed_rows
@@ -107,6 +109,7 @@ class Query:
 
     modality: str
     aims: list[TargetQuery] = field(default_factory=list)
+    spaces: dict[str, None] = field(default_factory=dict)  # in order, each once
     # in order, each once
     warnings: dict[str, None] = field(default_factory=dict)
     known_share: float = 1.0
@@ -132,6 +135,7 @@ def encode_query(args: argparse.Namespace, encoder: OnnxEncoder) -> Query:
         following = embed_following(encoder, route, args.then, query)
         aim = TargetQuery.along(route, modality, vector[None])
         query.aims.append(replace(aim, following=following))
+        query.spaces[route.space] = None
     return query
 
 
@@ -153,7 +157,9 @@ def embed_following(
 
 def run(args: argparse.Namespace) -> int:
     encoder = OnnxEncoder.open(args.bundle, frames=args.frames)
+    began = time.perf_counter()
     query = encode_query(args, encoder)
+    encoding_s = time.perf_counter() - began
     unread = query.unread
     collections = open_collections(args, encoder.manifest)
     try:
@@ -176,12 +182,14 @@ def run(args: argparse.Namespace) -> int:
             target_name=args.target,
             words=args.text,
         )
+        began = time.perf_counter()
         answer = search(collection, query.aims, options)
+        took_s = encoding_s + time.perf_counter() - began
     finally:
         collections.close()
     warnings = list(query.warnings)
     if args.json or args.format == "json":
-        print(search_document(collection, f"{query.modality}-{args.target}", answer, warnings))
+        print(search_document(collection, query, args.target, answer, took_s))
     elif args.format == "csv":
         sys.stdout.write(format_csv(answer.hits))
     elif args.format == "edl":
@@ -203,7 +211,15 @@ def print_answer(answer: Answer, warnings: list[str]) -> None:
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
     if answer.good_match is False:
-        print("No confident match.")
+        print(describe_match(answer.hits))
+
+
+def describe_match(hits: list[Hit]) -> str:
+    """What is said of hits of which none is a good match, as on the search page."""
+    likely = any(hit.confidence is not None and hit.confidence >= LIKELY for hit in hits)
+    if likely:
+        return "Likely moments, none of them certain."
+    return "No confident match: these are only the nearest."
 
 
 def embed_file(encoder: OnnxEncoder, encoding: str, file: Path) -> NDArray[np.float32]:
@@ -228,10 +244,20 @@ def embed_file(encoder: OnnxEncoder, encoding: str, file: Path) -> NDArray[np.fl
     return direction(encoder.embed(encoding, media.parts[modality].array))
 
 
-def search_document(collection: Collection, route: str, answer: Answer, warnings: list[str]) -> str:
-    """An answer as the service gives it over HTTP."""
-    about = {"collection": collection.name, "fingerprint": collection.fingerprint, "route": route}
-    return json.dumps(about | asdict(answer) | {"warnings": warnings}, indent=1)
+def search_document(
+    collection: Collection, query: Query, target: str, answer: Answer, took_s: float
+) -> str:
+    """An answer as the service gives it over HTTP. `took_s` is what the query's encoding and the
+    search took.
+    """
+    about = {
+        "collection": collection.name,
+        "fingerprint": collection.fingerprint,
+        "route": f"{query.modality}-{target}",
+        "space": "+".join(query.spaces),
+        "took_ms": round(took_s * 1000, 3),
+    }
+    return json.dumps(about | asdict(answer) | {"warnings": list(query.warnings)}, indent=1)
 
 
 def format_hits(hits: list[Hit]) -> str:
