@@ -303,6 +303,10 @@ def item_path(collection: str, id: str) -> str:
     return f"{collection_path(collection)}/items/{quote_id(id)}"
 
 
+def job_path(id: str) -> str:
+    return f"/v1/jobs/{quote(id, safe='')}"
+
+
 def quote_id(id: str) -> str:
     """An id as part of an address. HTTP clients resolve `..` between slashes, and would ask for
     another item: the slashes of such an id are quoted, too.
@@ -394,7 +398,7 @@ class Methods:
         """
         path = f"{collection_path(collection)}/items"
         named = id is not None  # the same id again replaces; without one there would be two items
-        fields: dict[str, Any] = {"id": id} if id else {}
+        fields: dict[str, Any] = {"id": id} if named else {}
         if isinstance(item, str):
             body = {"text": item, "metadata": dict(metadata or {})} | fields
             call = Call("POST", path, body, repeatable=named)
@@ -537,7 +541,7 @@ class Methods:
         if file is None:
             call = Call("POST", "/v1/rank", body | {"item": item}, repeatable=True)
         else:
-            form = {"request": json.dumps(body)}
+            form = {"request": json.dumps(body | without_none({"item": item}))}
             call = Call("POST", "/v1/rank", data=form, files={"file": file}, repeatable=True)
         found: dict[str, Any] = yield from self._send(call)
         return found
@@ -605,14 +609,14 @@ class Methods:
 
     @Method
     def job(self, id: str) -> Steps[Job]:
-        job: Job = yield from self._send(Call("GET", f"/v1/jobs/{id}"))
+        job: Job = yield from self._send(Call("GET", job_path(id)))
         return job
 
     @Method
     def wait(self, id: str, every_s: float = 1.0) -> Steps[Job]:
         """The job once it has ended."""
         while True:
-            job: Job = yield from self._send(Call("GET", f"/v1/jobs/{id}"))
+            job: Job = yield from self._send(Call("GET", job_path(id)))
             if job["state"] not in ("queued", "running"):
                 return job
             yield Pause(every_s)
