@@ -122,7 +122,7 @@ async def add_media(
         file = form.get("file")
         if file is None or isinstance(file, str):
             raise BadRequest("there is no part 'file' with a file name")
-        id = parse_value("id", schemas.ItemId, form.get("id") or uuid.uuid4().hex)
+        id = parse_value("id", schemas.ItemId, form.get("id", uuid.uuid4().hex))
         change.about["item"] = id
         given = form.get("metadata")
         metadata = check_metadata(parse_json("metadata", str(given))) if given else {}
