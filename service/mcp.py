@@ -291,9 +291,8 @@ TOOLS: tuple[Callable[[Client], Tool], ...] = (
 )
 
 
-def create_server(url: str, key: str | None, files: Path | None) -> MCPServer:
-    """A server whose tools ask the service at `url`. Without `files`, none can add files."""
-    tercet = Client(url, key)
+def create_server(tercet: Client, files: Path | None) -> MCPServer:
+    """A server whose tools ask a service. Without `files`, none can add files."""
     tools = [make(tercet) for make in TOOLS]
     if files is not None:
         tools.append(make_add(tercet, files))
@@ -318,5 +317,6 @@ def main(argv: Sequence[str], prog: str) -> int:
     )
     parser.add_argument("--files", type=Path, help="folder that files may be added from")
     args = parser.parse_args(argv)
-    create_server(args.url, args.key, args.files).run()
+    with Client(args.url, args.key) as tercet:
+        create_server(tercet, args.files).run()
     return 0
