@@ -322,6 +322,7 @@ def test_the_command_prune(tmp_path: Path) -> None:
     report = json.loads(run("report", "--data", data, "--only", "files", "--json").stdout)
     assert report["gone"] == [] and len(report["out_of_reach"][f"{place} is not there"]) == 2
     assert run("prune", "--data", data, "--yes", "--unreachable").returncode == 0
+    assert run("prune", "--data", data).stdout == "every item's file is there\n"
     assert json.loads(run("items", "--data", data, "--json").stdout)["items"] == []
 
 

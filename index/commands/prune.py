@@ -61,8 +61,10 @@ def run(args: argparse.Namespace) -> int:
         done = {"collection": args.collection, "removed": removed, "gone": make_rows(chosen)}
         done["out_of_reach"] = {reason: make_rows(items) for reason, items in kept.items()}
         print(json.dumps(done, indent=1))
-    else:
+    elif chosen or kept:
         print(f"{removed} of {len(chosen)} items removed")
+    else:
+        print("every item's file is there")
     if chosen and not agreed:
         print("nothing was removed: --yes removes what is listed", file=sys.stderr)
     return 1 if kept or removed < len(chosen) else 0
