@@ -413,7 +413,7 @@ def test_what_is_sure_to_some_degree_is_not_called_unfit(page: Page, address: st
         page.goto(f"{address}/?q=a+dog+barking")
         expect(page.get_by_role("status")).to_contain_text(said)
         expect(page.locator("#advice")).to_be_visible(visible=sure < 0.5)
-        expect(page.locator("#hits .why bdi").first).to_have_text("without a tag")
+        expect(page.locator("#hits .why bdi").first).to_have_text("(no tag)")
 
 
 def test_an_item_that_was_not_searched_for_has_plain_tags(page: Page, address: str) -> None:

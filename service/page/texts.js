@@ -109,7 +109,7 @@ const TEXTS = {
   seen: ["Seen", "Zu sehen"],
   heard: ["Heard", "Zu hören"],
   said: ["Words", "Worte"],
-  no_tag: ["without a tag", "ohne Schlagwort"],
+  no_tag: ["(no tag)", "(kein Schlagwort)"],
   play_item: ["Play {name} from {time}", "{name} ab {time} abspielen"],
   open_item: ["Open {name}", "{name} öffnen"],
   more_like_this: ["More like this", "Mehr davon"],
