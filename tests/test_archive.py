@@ -452,6 +452,17 @@ def test_what_lies_in_peoples_folders(tmp_path: Path) -> None:
     assert [file.path.name for file in only.files] == ["good.wav"]
 
 
+def test_subtitles_that_are_read_with_their_film_are_not_left_out(tmp_path: Path) -> None:
+    """A build indexed a film's subtitles and said that it had passed over them."""
+    for name in ("film.mp4", "film.en.srt", "film.LRC", "song.wav", "song.lrc", "lost.srt"):
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "film.vtt").write_bytes(b"x")
+    walked = walk(tmp_path)
+    assert [file.path.name for file in walked.files] == ["film.mp4", "song.wav"]
+    assert dict(walked.left_out) == {"other files (.srt)": 1, "other files (.vtt)": 1}
+
+
 def test_a_link_to_a_file_of_another_folder_is_given_by_itself(tmp_path: Path) -> None:
     (tmp_path / "kept").mkdir()
     real = make_wav(tmp_path / "kept" / "a.wav", 0.2)

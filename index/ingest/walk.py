@@ -6,6 +6,7 @@
 * Links are followed once everything else is known. One that leads to a file or folder that was
   reached already, to nothing, or to a folder above, is left out. So no folder is read twice.
 * A file's suffix decides. Where that leaves a doubt its first bytes do.
+* Subtitles and lyrics that belong to a file are read with it, and count as neither.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 
 from media.containers import MEDIA
 from media.mediatypes import is_recording
+from media.subtitles import SIDECARS, Sidecars
 
 from .names import make_printable
 
@@ -86,6 +88,7 @@ def walk(root: Path, within: Path | None = None, only: frozenset[Path] | None = 
     walker = Walker(root.resolve(), within, only)
     walker.enter(walker.root, walker.root)
     walker.follow_links()
+    walker.leave_out_subtitles()
     walker.walked.files.sort(key=lambda file: file.path)
     return walker.walked
 
@@ -100,6 +103,7 @@ class Walker:
         self._folders: set[tuple[int, int]] = set()
         self._files: set[Path] = set()
         self._links: list[Path] = []
+        self._subtitles: list[Path] = []  # and lyrics, where they lie
 
     def enter(self, shown: Path, real: Path) -> None:
         """Read a folder and those below it, and note its links."""
@@ -158,6 +162,8 @@ class Walker:
         if kind is None:
             self._files.add(real)
             self.walked.files.append(FoundFile(shown, real))
+        elif real.suffix.lower() in SIDECARS:
+            self._subtitles.append(real)
         else:
             self.walked.left_out[kind] += 1
 
@@ -200,6 +206,17 @@ class Walker:
             self.enter(link, real)
 
 
+    def leave_out_subtitles(self) -> None:
+        """Count the subtitles and lyrics that belong to no file that was found."""
+        if not self._subtitles:
+            return
+        sidecars = Sidecars()
+        read = {path for file in self.walked.files for path in sidecars.beside(file.real)}
+        for path in self._subtitles:
+            if path not in read:
+                self.walked.left_out[describe_other(path)] += 1
+
+
 def describe(error: OSError) -> str:
     return error.strerror or type(error).__name__
 
@@ -215,6 +232,12 @@ def left_out_as(path: Path) -> str | None:
                 return None
         except OSError:
             pass
+    return describe_other(path)
+
+
+def describe_other(path: Path) -> str:
+    """The kind of a file that is no media."""
+    suffix = path.suffix.lower()
     return f"{OTHER} ({make_printable(suffix)})" if suffix else f"{OTHER} without a suffix"
 
 
