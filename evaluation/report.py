@@ -8,7 +8,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from html import escape
 from pathlib import Path
@@ -41,6 +41,7 @@ from .retrieval import (
     summarise,
 )
 
+GalleriesOf = Callable[[Embedder], dict[str, Gallery]]  # of a space, by modality
 HITS_SHOWN = 3  # hits shown of each query
 GAINED_SHOWN = 4  # queries shown of each route that training has brought
 STYLE = """
@@ -222,9 +223,7 @@ def add_before(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def choose_galleries(
-    manifest: str, specs: InputSpecs, cache: Path, windows: str
-) -> Callable[[Embedder], dict[str, Gallery]]:
+def choose_galleries(manifest: str, specs: InputSpecs, cache: Path, windows: str) -> GalleriesOf:
     """A function that makes the galleries of a manifest in a space, by modality.
 
     `windows` is "all", or "first" for the first window of each item.
@@ -235,6 +234,19 @@ def choose_galleries(
         )
     rows, _ = load_rows(manifest, cache / "world")
     return partial(embed_every_window, rows=rows, specs=specs)
+
+
+@dataclass
+class Measured:
+    """What was measured. `other_orders` has the metrics of each other order of the hits by its
+    name, `stated` by route how often the best hit has what a caption states, `folds` the R@1 of
+    each part in cross-validation.
+    """
+
+    routes: list[Route] = field(default_factory=list)
+    other_orders: dict[str, Any] = field(default_factory=dict)
+    stated: dict[str, Any] = field(default_factory=dict)
+    folds: dict[str, Any] = field(default_factory=dict)
 
 
 def run(
@@ -248,51 +260,65 @@ def run(
     If several spaces have a route, the first one is measured. `before` is the encoder before its
     training, for the report.
     """
-    worlds = args.cache / "world"
     phrases = json.loads(args.phrases.read_text(encoding="utf-8")) if args.phrases else None
     galleries_of = choose_galleries(args.manifest, specs, args.cache, args.windows)
-    bank = load_rows(args.bank, worlds)[0] if args.bank else []
-    found: list[Route] = []
+    measured = measure_spaces(spaces, galleries_of, args, phrases)
+    if args.report:
+        earlier = None
+        if before:
+            earlier = build_routes(before, galleries_of(before), args.every_caption, phrases)
+        print(write_report(measured.routes, args.report, before=earlier), file=sys.stderr)
+    if args.json:
+        document = summarise(measured.routes) | measured.other_orders
+        document["stated"] = measured.stated
+        if args.folds:
+            document["folds"] = measured.folds
+        print(json.dumps(document, indent=1))
+    else:
+        print_measured(measured)
+
+
+def measure_spaces(
+    spaces: list[Embedder], galleries_of: GalleriesOf, args: argparse.Namespace, phrases: Any
+) -> Measured:
+    bank = load_rows(args.bank, args.cache / "world")[0] if args.bank else []
+    measured = Measured()
     normalised: list[Route] = []
-    folds: dict[str, Any] = {}
     for space in spaces:
-        known = {route.name for route in found}
+        known = {route.name for route in measured.routes}
         galleries = galleries_of(space)
-        routes = [
-            r
-            for r in build_routes(space, galleries, args.every_caption, phrases)
-            if r.name not in known
-        ]
+        routes = build_routes(space, galleries, args.every_caption, phrases)
+        routes = [route for route in routes if route.name not in known]
         if args.folds:
             for modality, gallery in galleries.items():
-                folds.setdefault(f"{modality}-text", cross_validate(space, gallery))
+                measured.folds.setdefault(f"{modality}-text", cross_validate(space, gallery))
         normalised += normalise_by_bank(space, routes, bank)
-        found += routes
-    apart: dict[str, Any] = {"qb_norm": summarise(normalised)} if args.bank else {}
+        measured.routes += routes
+    if args.bank:
+        measured.other_orders["qb_norm"] = summarise(normalised)
     if args.dual_softmax:
-        apart["dual_softmax"] = summarise(
-            [replace(r, scores=dual_softmax(r.scores)) for r in found]
-        )
-    stated = {r.name: said for r in found if (said := attribute_accuracy(r))}
-    if args.report:
-        earlier = (
-            build_routes(before, galleries_of(before), args.every_caption, phrases)
-            if before
-            else None
-        )
-        print(write_report(found, args.report, before=earlier), file=sys.stderr)
-    if args.json:
-        report = summarise(found) | apart | {"stated": stated}
-        print(json.dumps(report | ({"folds": folds} if args.folds else {}), indent=1))
-        return
-    print(format_table(summarise(found)))
-    for name, results in apart.items():
+        reordered = [replace(r, scores=dual_softmax(r.scores)) for r in measured.routes]
+        measured.other_orders["dual_softmax"] = summarise(reordered)
+    for route in measured.routes:
+        shares = attribute_accuracy(route)
+        if shares:
+            measured.stated[route.name] = shares
+    return measured
+
+
+def print_measured(measured: Measured) -> None:
+    print(format_table(summarise(measured.routes)))
+    for name, results in measured.other_orders.items():
         print(f"\n{name}\n{format_table(results)}")
-    for route, shares in folds.items():
-        by_fold = ", ".join(f"{name} {share:.3f}" for name, share in shares.items())
-        print(f"\n{route}, R@1 in cross-validation: {by_fold}")
-    for route, right in stated.items():
-        print(
-            f"\n{route}, best hit has what is stated: "
-            f"{', '.join(f'{k} {v:.3f}' for k, v in right.items())}"
-        )
+    for route, shares in measured.folds.items():
+        print(f"\n{route}, R@1 in cross-validation: {format_shares(shares)}")
+    for route, shares in measured.stated.items():
+        print(f"\n{route}, best hit has what is stated: {format_shares(shares)}")
+
+
+def format_shares(shares: dict[str, float]) -> str:
+    """
+    >>> format_shares({"colour": 0.5, "shape": 1.0})
+    'colour 0.500, shape 1.000'
+    """
+    return ", ".join(f"{name} {share:.3f}" for name, share in shares.items())
