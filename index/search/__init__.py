@@ -96,10 +96,8 @@ def search_among(
     hits = {}
     for n, item in enumerate(items):
         found[item] = [group_hit(n, about[item], one, own.min_score) for one in scores]
-        if item in exact and own.min_score is not None:
-            found[item] = [
-                hit if hit and hit.score >= own.min_score else None for hit in found[item]
-            ]
+        if item in exact:
+            found[item] = drop_low(found[item], own.min_score)
         hit = fuse_hits(matches, found[item])
         if hit is None:
             continue
@@ -117,6 +115,13 @@ def search_among(
     sure_ids = {about[item].id: confidence for item, confidence in sure.items()}
     answer = conclude(matches, in_order[: options.top_k], options, sure_ids, missed)
     return answer, missed
+
+
+def drop_low(candidates: list[Hit | None], min_score: float | None) -> list[Hit | None]:
+    """An item's hits of each target, but for those that score less."""
+    if min_score is None:
+        return candidates
+    return [hit if hit and hit.score >= min_score else None for hit in candidates]
 
 
 def prepare(

@@ -9,8 +9,10 @@ import numpy as np
 
 from ..calibration import Calibration
 from ..collection import Collection
+from ..columns import Allowed
 from ..records.database import Records
 from ..records.filters import compile_filter
+from ..records.window_table import WindowTable
 from ..vectors.base import Found
 from .query import Options, TargetQuery
 from .rerank import RERANKERS, Candidates
@@ -63,11 +65,7 @@ def retrieve(
     """
     index = collection.index(query.target)
     table = collection.window_table(query.target)
-    allowed = None
-    if options.filter:
-        allowed = records.matching(*compile_filter(options.filter), query.target, table)
-    if query.passages_only:
-        allowed = records.among_passages(allowed, query.target, table)
+    allowed = find_allowed(records, query, options, table)
     candidates = len(index) if allowed is None else len(allowed)
     kept = options.top_k if least_windows is None else least_windows
     wanted = kept + 1  # one below shows whether others score the same
@@ -122,6 +120,18 @@ def retrieve(
         items=items,
         unseen=unseen,
     )
+
+
+def find_allowed(
+    records: Records, query: TargetQuery, options: Options, table: WindowTable
+) -> Allowed | None:
+    """The windows that a query may find; None where it may find all. Raises BadFilter."""
+    allowed = None
+    if options.filter:
+        allowed = records.matching(*compile_filter(options.filter), query.target, table)
+    if query.passages_only:
+        allowed = records.among_passages(allowed, query.target, table)
+    return allowed
 
 
 def count_candidates(options: Options) -> int:
