@@ -82,10 +82,7 @@ async def openai_embeddings(
         rows = [reading.rows[0] for reading in readings]
         text_vectors = await tercet.pipeline.encode_tokens(rows, encoding, client)
         vectors |= zip(texts, text_vectors, strict=True)
-        answer["usage"] = {
-            "prompt_tokens": sum(reading.read for reading in readings),
-            "total_tokens": sum(reading.tokens for reading in readings),
-        }
+        answer["usage"] = count_tokens(readings)
         warnings = list_warnings(dict(zip(texts, readings, strict=True)), len(parts) > 1, cut=True)
         if warnings:
             answer["warnings"] = warnings
@@ -100,6 +97,14 @@ async def openai_embeddings(
         for i in range(len(parts))
     ]
     return answer
+
+
+def count_tokens(readings: list[Reading]) -> dict[str, int]:
+    """The `usage` of an answer: tokens that were read, and tokens in all."""
+    return {
+        "prompt_tokens": sum(reading.read for reading in readings),
+        "total_tokens": sum(reading.tokens for reading in readings),
+    }
 
 
 def check_count(tercet: State, texts: list[Text]) -> list[Text]:
