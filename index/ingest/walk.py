@@ -205,7 +205,6 @@ class Walker:
         else:
             self.enter(link, real)
 
-
     def leave_out_subtitles(self) -> None:
         """Count the subtitles and lyrics that belong to no file that was found."""
         if not self._subtitles:
