@@ -152,6 +152,12 @@ class Adapters:
             self._stamp = None
             self._adapter = None
             return None
+        except OSError as error:
+            if self._stamp != ():
+                log.warning("what was learned in %s cannot be read: %s", self._folder, error)
+            self._stamp = ()
+            self._adapter = None
+            return None
         stamp = (found.st_mtime_ns, found.st_size, found.st_ino)
         if stamp != self._stamp:
             self._stamp = stamp

@@ -73,7 +73,7 @@ def stage(target: Path) -> Iterator[Path]:
     instead.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    staging = Path(tempfile.mkdtemp(".part", f".{target.name}-", target.parent))
     try:
         yield staging
         for path in [staging, *staging.rglob("*")]:
@@ -177,7 +177,13 @@ def copy_learned(folder: Path, target: Path) -> list[str] | None:
     (target / LEARNED).mkdir()
     versions = (folder / LEARNED / VERSIONS).read_bytes()
     (target / LEARNED / VERSIONS).write_bytes(versions)
-    names = [one["file"] for one in json.loads(versions)["versions"]]
+    try:
+        names = [str(one["file"]) for one in json.loads(versions)["versions"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadBackup(
+            f"{LEARNED}/{VERSIONS} of {folder.name} is damaged: put it back, or remove the folder"
+            f" {LEARNED}, and `tercet learn` learns anew"
+        ) from error
     if not all(copy_media(folder / LEARNED / name, target / LEARNED / name) for name in names):
         return None
     return [f"{LEARNED}/{name}" for name in (VERSIONS, *names)]

@@ -25,7 +25,16 @@ from export.bundle import Route
 from export.encoder import Encoder
 from media.errors import BadText
 
-from .adapters import Adapter, Adapters, QueryMoves, Version, fit_moves, route_name
+from .adapters import (
+    LEARNED,
+    VERSIONS,
+    Adapter,
+    Adapters,
+    QueryMoves,
+    Version,
+    fit_moves,
+    route_name,
+)
 from .calibration import SAMPLE
 from .collection import (
     NAME,
@@ -140,7 +149,7 @@ def learn(data: Path, name: str, encoder: Encoder) -> Version:
         measured = measure(lessons)
         check_worth(measured)
         adapter = fit(lessons)
-        adapters = Adapters(folder, encoder.manifest.fingerprint)
+        adapters = open_adapters(folder, encoder.manifest.fingerprint)
         return adapters.add(
             adapter,
             created=time.time(),
@@ -154,10 +163,24 @@ def undo(data: Path, name: str, encoder: Encoder) -> Version:
     """Serve what served before the last learning. Raises NotLearned: there is nothing to undo."""
     fingerprint = encoder.manifest.fingerprint
     with open_records(data, name, fingerprint) as (_, folder):
-        version = Adapters(folder, fingerprint).undo()
+        version = open_adapters(folder, fingerprint).undo()
     if version is None:
         raise NotLearned("there is nothing to undo")
     return version
+
+
+def open_adapters(folder: Path, fingerprint: str) -> Adapters:
+    """What a collection has learned. Raises NotLearned: the list of it is damaged."""
+    adapters = Adapters(folder, fingerprint)
+    try:
+        adapters.versions()
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise NotLearned(
+            f"{LEARNED}/{VERSIONS} in the collection's folder cannot be read"
+            f" ({type(error).__name__}). Put it back from a backup, or remove the folder {LEARNED}:"
+            " the marks are kept elsewhere, and `tercet learn` learns from them anew"
+        ) from error
+    return adapters
 
 
 def check_worth(measured: Measured) -> None:

@@ -23,6 +23,8 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Literal, Protocol
 
+from pydantic import TypeAdapter, ValidationError
+
 from index.durable import write_durably
 
 LOG = logging.getLogger("tercet.jobs")
@@ -105,6 +107,9 @@ class Job:
         return self.state not in ("queued", "running")
 
 
+STORED_JOB = TypeAdapter(Job)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Progress:
     """How far a job is."""
@@ -182,12 +187,17 @@ class Jobs:
     def _stored(self) -> Iterator[Job]:
         for file in self._folder.glob("*.json"):
             try:
-                row = json.loads(file.read_text(encoding="utf-8"))
-                for listed in ("failures", "warnings"):
-                    row[listed] = [Failure(**entry) for entry in row.get(listed, [])]
-                yield Job(**row)
-            except (ValueError, TypeError, KeyError) as error:
-                LOG.warning("%s is not a job: %s", file.name, error)
+                job = STORED_JOB.validate_json(file.read_bytes())
+            except OSError as error:
+                LOG.warning("%s cannot be read: %s", file.name, error.strerror)
+                continue
+            except ValidationError as error:
+                LOG.warning("%s is not a job: %s", file.name, error.errors()[0]["msg"])
+                continue
+            if job.id == file.stem:
+                yield job
+            else:
+                LOG.warning("%s is not a job: it has the id %s", file.name, job.id)
 
     @property
     def alive(self) -> bool:

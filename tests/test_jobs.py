@@ -238,6 +238,33 @@ def test_a_job_is_cancelled_while_it_is_planned_and_a_full_disk_ends_no_thread(
     jobs.close()
 
 
+def test_what_is_no_job_hinders_none(tmp_path: Path) -> None:
+    """Files of another program, of a text editor, or torn; they stay where they are."""
+
+    class Nothing:
+        def __call__(self, job: Job) -> Iterator[Progress]:
+            yield progress(0, 0)
+
+        def stop(self) -> None:
+            pass
+
+    folder = tmp_path / "jobs"
+    jobs = Jobs(folder, Nothing())
+    good = jobs.add("default", "a")
+    wait_until(lambda: jobs.get(good.id).ended)
+    jobs.close()
+    row = json.loads((folder / f"{good.id}.json").read_text())
+    wrong = {"list": [1], "number": 5, "time": row | {"id": "time", "created": "now"}, "copy": row}
+    for name, content in wrong.items():
+        (folder / f"{name}.json").write_text(json.dumps(content))
+    (folder / "deep.json").write_text("[" * 100_000)
+    (folder / "folder.json").mkdir()
+    again = Jobs(folder, Nothing())
+    assert [job.id for job in again.all()] == [good.id]
+    again.close()
+    assert len(list(folder.iterdir())) == 7
+
+
 def test_the_times_of_a_job_and_how_often_its_progress_is_written(tmp_path: Path) -> None:
     """At second 1,000 it is added, each of three steps takes 0.75 s: what the first two have done
     is on the disk before the third.

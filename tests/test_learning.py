@@ -14,7 +14,7 @@ from starlette.testclient import TestClient
 
 from export.bundle import Joint
 from index.adapters import LEARNED, VERSIONS, Adapters, fit_moves
-from index.backup import backup, restore
+from index.backup import BadBackup, backup, restore
 from index.collection import Collection, FingerprintConflict, UnknownCollection
 from index.gallery import read_gallery
 from index.ingest.reembed import reembed, swap
@@ -271,6 +271,38 @@ def test_a_version_that_was_altered_is_not_used(tmp_path: Path) -> None:
         assert Adapters(box.folder, "fake").current() is None
         (box.folder / LEARNED / VERSIONS).write_text("{")
         assert Adapters(box.folder, "fake").current() is None
+        assert not ask(box).plan.learned
+
+
+@pytest.mark.parametrize("damage", ["[]", "{", '{"versions": 5}', '{"versions": [1]}'])
+def test_a_damaged_list_of_what_was_learned_is_told(tmp_path: Path, damage: str) -> None:
+    with closing(Collections(tmp_path / "data", "fake", dims(4))) as collections:
+        box = collections.create("box")
+        fill(box)
+        add_marks(box)
+        learn(tmp_path / "data", "box", FakeEncoder())
+        (box.folder / LEARNED / VERSIONS).write_text(damage)
+        assert not ask(box).plan.learned
+        for work in (learn, undo):
+            with pytest.raises(NotLearned, match=r"versions\.json .* cannot be read"):
+                work(tmp_path / "data", "box", FakeEncoder())
+        with pytest.raises(BadBackup, match=r"versions\.json of box is damaged"):
+            backup(tmp_path / "data", tmp_path / "copy")
+        assert (box.folder / LEARNED / VERSIONS).read_text() == damage
+
+
+@pytest.mark.parametrize("replaced", ["the folder", "the list"])
+def test_searches_go_on_where_what_was_learned_is_out_of_reach(
+    tmp_path: Path, replaced: str
+) -> None:
+    with closing(Collections(tmp_path, "fake", dims(4))) as collections:
+        box = collections.create("box")
+        fill(box)
+        if replaced == "the folder":
+            (box.folder / LEARNED).write_text("a file")
+        else:
+            (box.folder / LEARNED).mkdir()
+            (box.folder / LEARNED / VERSIONS).symlink_to(VERSIONS)
         assert not ask(box).plan.learned
 
 
