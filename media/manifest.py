@@ -14,7 +14,7 @@ import re
 import tarfile
 from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from .containers import MEDIA
@@ -189,17 +189,19 @@ def parse_row(value: dict[str, Any], base: Path, name: str) -> Row:
     """The row of a JSON object; `name` becomes its id if it has neither id nor path.
 
     Raises:
-        ValueError, KeyError, TypeError, AttributeError, BadMetadata: it is no valid row.
+        ValueError, KeyError, TypeError, BadMetadata: it is no valid row.
     """
+    if not isinstance(value, dict):
+        raise TypeError(f"a line is an object, and this is {json_type(value)}")
     said = value.get("captions") or ([value["text"]] if value.get("text") else [])
-    captions = tuple(
-        Caption(check_string(c))
-        if isinstance(c, str)
-        else Caption(check_string(c["text"]), tuple(c.get("about", ())), c.get("states", {}))
-        for c in said
-    )
-    name = check_string(value.get("id") or value.get("path") or name)
+    if not isinstance(said, list):
+        raise TypeError(f"captions are a list, and this is {json_type(said)}")
+    captions = tuple(parse_caption(each) for each in said)
     path = base / check_string(value["path"]) if "path" in value else None
+    if path is not None and not PurePath(value["path"]).name:
+        raise ValueError(f"no file has the path {value['path']!r}")
+    id = value.get("id")
+    name = check_string(value.get("path", name) if id in (None, "") else id)
     group = check_string(value.get("group", name))
     return Row(
         id=name,
@@ -212,6 +214,18 @@ def parse_row(value: dict[str, Any], base: Path, name: str) -> Row:
     )
 
 
+def parse_caption(value: Any) -> Caption:
+    """The caption of a text or a JSON object. Raises ValueError, KeyError, TypeError."""
+    if isinstance(value, str):
+        return Caption(check_string(value))
+    if not isinstance(value, dict):
+        raise TypeError(f"a caption is a text or an object, and this is {json_type(value)}")
+    about = value.get("about", [])
+    if not isinstance(about, list):
+        raise TypeError(f"what a caption is about is a list, and this is {json_type(about)}")
+    return Caption(check_string(value["text"]), tuple(about), value.get("states", {}))
+
+
 def read_manifest(manifest: Path) -> list[Row]:
     """The rows of a JSONL manifest.
 
@@ -220,7 +234,7 @@ def read_manifest(manifest: Path) -> list[Row]:
     """
     rows = []
     try:
-        text = manifest.read_text(encoding="utf-8")
+        text = manifest.read_text(encoding="utf-8-sig")  # some editors begin a file with a mark
     except UnicodeDecodeError as error:
         raise BadManifest(manifest.name, "its text", "not UTF-8") from error
     for number, line in enumerate(text.split("\n"), 1):
@@ -228,13 +242,12 @@ def read_manifest(manifest: Path) -> list[Row]:
             continue
         try:
             row = parse_row(read_json(line), manifest.parent, f"{manifest.stem}-{number}")
-            if row.path is None and not row.captions:
-                raise KeyError("path")
+            if row.path is None and not any(said.text.strip() for said in row.captions):
+                raise ValueError("it has neither a path nor words")
         except (
             ValueError,
             KeyError,
             TypeError,
-            AttributeError,
             RecursionError,
             BadMetadata,
             DuplicateKey,
@@ -257,7 +270,7 @@ def sample_row(sample: dict[str, bytes], key: str) -> Row:
     value = read_json(sample["json"]) if "json" in sample else {}
     if "txt" in sample:
         value["captions"] = [
-            line.strip() for line in sample["txt"].decode("utf-8").splitlines() if line.strip()
+            line.strip() for line in sample["txt"].decode("utf-8-sig").splitlines() if line.strip()
         ]
     value.pop("path", None)  # the media are in the shard
     return parse_row(value | {"id": value.get("id", key)}, Path(), key)
@@ -339,7 +352,7 @@ def read_folder(folder: Path) -> list[Row]:
         beside = path.with_suffix(".txt")
         inside = path.parent != folder
         if beside.is_file():
-            lines = beside.read_text(encoding="utf-8").splitlines()
+            lines = beside.read_text(encoding="utf-8-sig").splitlines()
             said = [line.strip() for line in lines if line.strip()]
             group = name
         else:

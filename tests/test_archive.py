@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -21,13 +22,14 @@ from numpy.typing import NDArray
 from index import duplicates
 from index.collection import Collection
 from index.duplicates import find_duplicates
-from index.ingest.build import build
+from index.ingest.build import build, list_failures
 from index.ingest.discovery import find_sources
 from index.ingest.gone import find_missing, remove
 from index.ingest.names import RESERVED, find_free_id
 from index.ingest.plan import BuildOptions, Report
 from index.ingest.walk import walk
-from index.records.item import NewItem, Origin
+from index.library import Collections
+from index.records.item import NewItem, NoMedia, Origin
 from media.containers import Budget
 from media.sandbox import Decoders
 from service.schemas import ITEM_PARTS
@@ -461,6 +463,68 @@ def test_subtitles_that_are_read_with_their_film_are_not_left_out(tmp_path: Path
     walked = walk(tmp_path)
     assert [file.path.name for file in walked.files] == ["film.mp4", "song.wav"]
     assert dict(walked.left_out) == {"other files (.srt)": 1, "other files (.vtt)": 1}
+
+
+def test_a_data_folder_is_no_media(tmp_path: Path, archive: Archive) -> None:
+    """Not its uploads, wherever it lies; a folder with a part of its names is another one."""
+    root = tmp_path / "films"
+    encoder = archive.encoder.manifest
+    sound = make_wav(tmp_path / "a.wav", 0.2)
+    with closing(Collections(root / "data", "fake", encoder.dims)) as collections:
+        shutil.copyfile(sound, collections.create("a").folder / "media" / f"{1:032x}.wav")
+    (root / "mine" / "collections").mkdir(parents=True)
+    shutil.copyfile(sound, root / "mine" / "collections" / "a.wav")
+    report = archive.build(root)
+    assert (report.indexed, report.left_out) == (1, {"data folders": 1})
+    assert archive.sources().keys() == {"films/mine/collections/a.wav"}
+    assert archive.build(root / "data").left_out == {"data folders": 1}
+
+
+def test_words_of_a_manifest_are_not_lost(tmp_path: Path, archive: Archive) -> None:
+    """Whether its folder or another line names the file first; two lines that tell different
+    things of one file are told of.
+    """
+    (tmp_path / "in").mkdir()
+    make_wav(tmp_path / "in" / "a.wav", 0.2)
+    first, second = tmp_path / "in" / "1.jsonl", tmp_path / "in" / "2.jsonl"
+    first.write_text('{"path": "a.wav", "text": "red", "metadata": {"n": 1}}\n' * 2)
+    second.write_text('{"path": "./a.wav", "text": "red", "metadata": {"n": 2}}\n')
+    assert archive.build(tmp_path / "in", first).failed == {}
+    [item] = archive.box.page(10)
+    assert (item.id, item.texts, item.metadata) == ("a.wav", ("red",), {"n": 1})
+    assert archive.build(first, tmp_path / "in", second).failed == {
+        f"{tmp_path}/in/a.wav (again)": "a manifest has it twice, with other words or metadata"
+    }
+    assert [item.metadata for item in archive.box.page(10)] == [{"n": 1}]
+
+
+def test_a_path_that_no_file_can_have_fails_alone(tmp_path: Path, archive: Archive) -> None:
+    """A name of more letters than there may be, and a link to itself."""
+    make_wav(tmp_path / "a.wav", 0.2)
+    (tmp_path / "loop.wav").symlink_to("loop.wav")
+    long = f"{'x' * 300}.wav"
+    rows = [{"path": name} for name in ("loop.wav", long, "a.wav")]
+    (tmp_path / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    report = archive.build(tmp_path / "m.jsonl")
+    assert report.indexed == 1 and report.failed.keys() == {
+        f"{tmp_path}/loop.wav",
+        f"{tmp_path}/{long}",
+    }
+    assert list_failures(archive.box) == {}  # there is nothing to mend in these files
+
+
+def test_a_file_that_a_loop_of_links_replaced_has_no_media(
+    tmp_path: Path, archive: Archive
+) -> None:
+    (tmp_path / "in").mkdir()
+    sound = make_wav(tmp_path / "in" / "a.wav", 0.2)
+    archive.build(tmp_path / "in")
+    sound.unlink()
+    sound.symlink_to("a.wav")
+    with pytest.raises(NoMedia):
+        archive.box.item_media("in/a.wav")
+    assert archive.build(tmp_path / "in").left_out == {"links to nothing": 1}
+    assert [item.id for item in find_missing(archive.box, [sound]).every()] == ["in/a.wav"]
 
 
 def test_a_link_to_a_file_of_another_folder_is_given_by_itself(tmp_path: Path) -> None:

@@ -132,6 +132,36 @@ def test_a_key_that_comes_twice_in_a_manifest_is_named(tmp_path: Path) -> None:
         read_manifest(manifest)
 
 
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ('{"path": "a.wav", "captions": "red"}', "captions are a list, and this is a text"),
+        ('{"path": "a.wav", "text": ["red"]}', "a caption is a text or an object"),
+        ('{"text": "   "}', "it has neither a path nor words"),
+        ('{"path": ".", "text": "red"}', "no file has the path '.'"),
+        ('{"path": "", "text": "red"}', "no file has the path ''"),
+        ('{"path": "a.wav", "id": 0}', "a string, not int"),
+        ('["a.wav"]', "a line is an object, and this is a list"),
+        (
+            '{"path": "a.wav", "captions": [{"text": "red", "about": "video"}]}',
+            "what a caption is about is a list, and this is a text",
+        ),
+    ],
+)
+def test_what_a_manifest_cannot_mean_is_told(tmp_path: Path, line: str, problem: str) -> None:
+    manifest = tmp_path / "m.jsonl"
+    manifest.write_text('{"path": "b.wav"}\n' + line, encoding="utf-8")
+    with pytest.raises(BadManifest, match="line 2") as refused:
+        read_manifest(manifest)
+    assert problem in str(refused.value)
+
+
+def test_a_manifest_may_begin_with_a_mark_and_have_lines_of_windows(tmp_path: Path) -> None:
+    manifest = tmp_path / "m.jsonl"
+    manifest.write_bytes(b'\xef\xbb\xbf{"path": "a.wav"}\r\n\r\n  \r\n{"path": "b.wav"}\r\n')
+    assert [row.id for row in read_manifest(manifest)] == ["a.wav", "b.wav"]
+
+
 @pytest.mark.parametrize("text", ["[]", "null", "0", '""', "{", '{"a": 1, "a": 2}', "[" * 5000])
 def test_what_is_no_filter_is_a_usage_error(text: str) -> None:
     """An empty list or 0 would be no filter at all."""

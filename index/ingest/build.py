@@ -4,6 +4,7 @@ stopped goes on where it was, and every file that failed is reported.
 
 from __future__ import annotations
 
+import errno
 import tempfile
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
@@ -217,6 +218,15 @@ def was_replaced(item: Item, source: Source, stamp: str, fault: BadMedia) -> boo
     return may_be_same(was, stamp) and not isinstance(fault, DecoderFailed)
 
 
+def is_gone(file: str) -> bool:
+    """Whether nothing is there; False where that cannot be told."""
+    try:
+        Path(file).stat()
+    except OSError as error:
+        return error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
+    return False
+
+
 def list_failures(collection: Collection) -> dict[str, str]:
     """Why files could not be indexed, in this build or an earlier one, by their names. Failures of
     files that no longer exist, or were indexed under another id, are forgotten.
@@ -228,7 +238,7 @@ def list_failures(collection: Collection) -> dict[str, str]:
     for id, failure in failures.items():
         if not failure.source or failure.name is None:
             continue
-        if not Path(failure.source).exists() or (
+        if is_gone(failure.source) or (
             failure.name == failure.source and failure.source in indexed
         ):
             settled.append(id)

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from media.manifest import Member
 
+from ..records.item import real_path
+
 
 @dataclass(frozen=True)
 class Stamp:
@@ -61,7 +63,7 @@ def hash_content(path: Path | None, member: Member | None = None) -> str:
     """The SHA-256 of a file, or of a member of a shard; empty where it cannot be read."""
     try:
         # a link may lead to a device, which has no end
-        if path is None or path != path.resolve() or not path.is_file():
+        if path is None or path != real_path(path) or not path.is_file():
             return ""
         if member is not None:
             return hashlib.sha256(member.read(path)).hexdigest()

@@ -19,6 +19,7 @@ from media.readers import NO_READERS, WordReaders
 from media.sandbox import Decoders
 from media.windows import DecodeOptions, Media, WordOptions
 
+from ..records.item import real_path
 from .content import hash_content
 from .source import Source
 
@@ -169,7 +170,7 @@ class DecodeQueue:
             name = hashlib.sha256(source.id.encode()).hexdigest() + source.member.suffix
             path = extracted = self._folder / name
             fault = extract_member(source.path, source.member, extracted)
-        if fault is None and path != path.resolve():
+        if fault is None and path != real_path(path):
             fault = NotMedia("a link has taken its place")
         if fault is not None:
             failed: Future[Decodable] = Future()

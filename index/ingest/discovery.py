@@ -9,6 +9,7 @@ from pathlib import Path
 
 from media.manifest import Row, read_manifest, read_shard
 
+from ..records.item import real_path
 from .names import make_id, make_printable
 from .source import Source
 from .walk import OTHER, TEXT, find_mount, walk
@@ -49,7 +50,7 @@ class Discovery:
     def add_manifest(self, path: Path) -> None:
         """Add the lines of a manifest."""
         for row in read_manifest(path):
-            file = row.path and row.path.resolve()
+            file = row.path and real_path(row.path)
             source = Source(
                 id=row.id,
                 path=file,

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..collection import Collection
-from ..records.item import KnownSource, Origin, UnknownItem
+from ..records.item import KnownSource, Origin, UnknownItem, real_path
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def find_missing(collection: Collection, below: Iterable[Path] = ()) -> Missing:
     paths.
     """
     known, _ = collection.sources()
-    paths = [path.resolve() for path in below]
+    paths = [real_path(path) for path in below]
     places = Places()
     missing = Missing()
     gone: dict[str | None, list[GoneItem]] = {}

@@ -14,7 +14,7 @@ from media.readers import NO_READERS, WordReaders
 from media.subtitles import Sidecars
 
 from ..collection import Collection
-from ..records.item import Failure, KnownSource, NewItem
+from ..records.item import Failure, KnownSource, NewItem, real_path
 from .content import Stamp, hash_content, may_be_same
 from .discovery import Discovery, find_sources
 from .identity import Catalog, Unsettled
@@ -188,21 +188,31 @@ def describe_file(path: Path) -> list[str | int]:
 
 def keep_distinct(found: list[Source], report: Report) -> Iterator[Source]:
     """The sources whose ids are their own; where an id was given twice, the second is reported as
-    failed. A file that is found twice is one source.
+    failed. A file that is found twice is one source, with the words and metadata that a manifest
+    tells of it; where two lines of manifests tell other ones, the second is reported as failed.
     """
+    told = {source.file: source for source in reversed(found) if source.told and not source.named}
     taken: dict[str, Source] = {}
     files: set[str] = set()
     for source in found:
         if not source.named and source.file is not None:
+            first = told.get(source.file, source)
             if source.file not in files:
                 files.add(source.file)
-                yield source
+                yield first
+            elif source.told and tell_otherwise(source, first):
+                name = make_printable(f"{source.path} (again)")
+                report.failed[name] = "a manifest has it twice, with other words or metadata"
         elif source.id not in taken:
             taken[source.id] = source
             yield source
         elif taken[source.id] != source:
             name = make_printable(f"{source.path} ({source.id})")
             report.failed[name] = "its id is taken by another file"
+
+
+def tell_otherwise(source: Source, other: Source) -> bool:
+    return (source.texts, source.metadata) != (other.texts, other.metadata)
 
 
 def take_about(source: Source, known: dict[str, KnownSource]) -> Source:
@@ -269,7 +279,7 @@ def find_sidecars(source: Source, sidecars: Sidecars, within: Path | None) -> tu
     """
     if source.path is None or source.member is not None:
         return ()
-    found = [path.resolve() for path in sidecars.beside(source.path)]
+    found = [real_path(path) for path in sidecars.beside(source.path)]
     return tuple(path for path in found if within is None or path.is_relative_to(within))
 
 

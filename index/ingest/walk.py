@@ -1,6 +1,7 @@
 """What a folder has to index, and what it holds beside that, by these rules:
 
 * Hidden files and folders, bins, and the folders of file systems and network storage are left out.
+* So are data folders: what was uploaded there is indexed already.
 * A folder that cannot be read is a failure; the others are read.
 * Other file systems that are mounted below the folder are entered.
 * Links are followed once everything else is known. One that leads to a file or folder that was
@@ -27,6 +28,7 @@ HIDDEN = "hidden"
 BINS = "bins and system folders"
 SPECIAL = "pipes, sockets and devices"
 DANGLING = "links to nothing"
+DATA = "data folders"
 SEEN = "links to what is reached without them"
 UPWARD = "links to a folder above"
 OTHER = "other files"
@@ -126,6 +128,9 @@ class Walker:
                 entries = sorted(found, key=lambda entry: entry.name)
             if entries and not os.access(real, os.X_OK):
                 raise PermissionError(None, "Permission denied: it may be listed, but not entered")
+            if is_data_folder(entries):
+                self.walked.left_out[DATA] += 1
+                return []
             below = []
             for entry in entries:
                 path = shown / entry.name
@@ -214,6 +219,17 @@ class Walker:
         for path in self._subtitles:
             if path not in read:
                 self.walked.left_out[describe_other(path)] += 1
+
+
+def is_data_folder(entries: list[os.DirEntry[str]]) -> bool:
+    """Whether a folder is one in which Tercet keeps collections."""
+    kinds = {entry.name: entry for entry in entries if entry.name in ("collections", "lock")}
+    return (
+        len(kinds) == 2
+        and kinds["collections"].is_dir()
+        and kinds["lock"].is_file()
+        and kinds["lock"].stat().st_size == 0
+    )
 
 
 def describe(error: OSError) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -176,6 +177,11 @@ class About(NamedTuple):
     kind: str
     duration_s: float
     filename: str | None
+
+
+def real_path(path: Path) -> Path:
+    """Where a path leads over its links; as far as they lead where they lead to one another."""
+    return Path(os.path.realpath(path))
 
 
 def encode_path(path: str | None) -> bytes | None:
