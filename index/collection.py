@@ -32,12 +32,18 @@ from numpy.typing import NDArray
 from export.bundle import Joint
 from media.passages import Passage
 
-from .adapters import Adapters
+from .adapters import LEARNED, Adapters
 from .calibration import SAMPLE, RouteStats, calibrate
 from .columns import Ids
 from .durable import sync
 from .records.agreements import Agreed
-from .records.database import AGREED_KEY, VOCABULARY_KEY, Records, holds_records
+from .records.database import (
+    AGREED_KEY,
+    VOCABULARY_KEY,
+    Records,
+    holds_log_alone,
+    holds_records,
+)
 from .records.filters import compile_filter
 from .records.item import (
     Counts,
@@ -47,8 +53,10 @@ from .records.item import (
     NewItem,
     NoMedia,
     Origin,
+    real_path,
 )
 from .records.marks import NewMark, StoredMark
+from .records.schema import UnknownSchema
 from .records.tags import Readings, TagCount, TagRows, list_tags, number_readings
 from .records.window_table import WindowTable
 from .reserve import Reserve, is_full
@@ -67,6 +75,7 @@ MEDIA = "media"
 SNAPSHOTS = "snapshots"
 PLACE = re.compile(r"before:([0-9]{1,18})", re.ASCII)  # in a list of the newest items
 SET_ASIDE = "set-aside"  # there, media that no item names
+FILLED = (MEDIA, SET_ASIDE, SNAPSHOTS, LEARNED)
 SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,8}")
 STORED = re.compile(r"[0-9a-f]{32}(\.[a-z0-9]{1,8})?")  # what a stored copy is called
 # How many items and windows have each tag: by encoding, and by name in any.
@@ -79,21 +88,29 @@ def agreement_state(records: Records, encodings: tuple[str, str]) -> str:
     return "/".join([*encodings, *map(str, records.head())])
 
 
-def holds_files(folder: Path, among: tuple[str, ...] = (MEDIA, SET_ASIDE, SNAPSHOTS)) -> bool:
-    """Whether a collection's folder has any uploads or snapshots."""
+def holds_files(folder: Path, among: tuple[str, ...] = FILLED) -> bool:
+    """Whether a collection's folder has uploads, snapshots or what was learned."""
     return any(any((folder / name).iterdir()) for name in among if (folder / name).is_dir())
 
 
 def has_lost_records(folder: Path) -> bool:
-    """Whether a collection's records are missing or empty, though it has files. Only reads."""
+    """Whether a collection's records are missing or empty, though it has files, or SQLite's log of
+    them. Only reads.
+    """
+    if holds_log_alone(folder / RECORDS):
+        return True
     return holds_files(folder) and not holds_records(folder / RECORDS)
 
 
 @contextmanager
 def name_damage(name: str) -> Iterator[None]:
-    """Raises RecordsLost where SQLite finds the records of this collection damaged."""
+    """Raises RecordsLost where SQLite finds the records of this collection damaged, UnknownSchema
+    where a later version wrote them.
+    """
     try:
         yield
+    except UnknownSchema as error:
+        raise UnknownSchema(error.found, name) from None
     except sqlite3.DatabaseError as error:
         if type(error) is not sqlite3.DatabaseError:  # of the disk, say, and not of what is on it
             raise
@@ -167,7 +184,7 @@ class RecordsLost(CollectionError):
     detail_fields = ("name",)
 
     def __init__(self, name: str, damage: str = "") -> None:
-        found = "missing or empty, but its folder holds uploads or snapshots"
+        found = "missing or empty, but its folder holds what belongs to them"
         if damage:
             found = f"damaged ({damage})"
         super().__init__(
@@ -688,7 +705,7 @@ class Collection:
             return None
         assert item.source is not None
         path = Path(item.source)
-        return path if path == path.resolve() else None
+        return path if path == real_path(path) else None
 
     def picture(self, id: str, at_s: float) -> bytes:
         """A JPEG of an item around a second. Raises UnknownItem; NoPreview: it has no picture."""

@@ -37,15 +37,18 @@ from .collection import (
 )
 from .durable import sync
 from .records.database import Records
+from .records.schema import UnknownSchema
 from .reserve import RESERVE, Reserve, is_full
 from .vectors.sizing import Sizing
 
 STAGED = "reembed"  # the folder of collections that are being re-embedded, see `ingest.reembed`
 READY = "ready"  # the file that says of one of them that it is complete
 # what deleting or restoring a collection leaves when it is interrupted
-LEFTOVERS = re.compile(r"\.[a-z0-9][a-z0-9_-]{0,62}-([0-9a-f]{32}|[a-z0-9_]{8})")
+LEFTOVERS = re.compile(r"\.[a-z0-9][a-z0-9_-]{0,62}-([0-9a-f]{32}|[a-z0-9_]{8}\.part)")
 # Files that a process may have open, where the system allows so many. A collection needs three.
 FILES = 65_536
+# why a collection cannot be opened, while the others can
+Conflict = FingerprintConflict | RecordsLost | UnknownSchema
 log = logging.getLogger(__name__)
 
 
@@ -79,7 +82,7 @@ class Collections:
         self._folder_lock = lock_folder(data)
         self._reserve = Reserve(data / RESERVE)
         self._open: dict[str, Collection] = {}
-        self.conflicts: dict[str, FingerprintConflict | RecordsLost] = {}
+        self.conflicts: dict[str, Conflict] = {}
         try:
             complete_swaps(data)
             for folder in sorted(self._root.iterdir()):
@@ -87,7 +90,7 @@ class Collections:
                     remove_leftover(folder)
                 elif folder.name.startswith("."):
                     continue
-                elif (folder / RECORDS).exists() or holds_files(folder):
+                elif (folder / RECORDS).exists() or has_lost_records(folder):
                     self._admit(folder)
         except BaseException:
             self.close()
@@ -96,8 +99,8 @@ class Collections:
 
     def _admit(self, folder: Path) -> None:
         """Open a collection, or keep the error for whoever asks for it: it belongs to another
-        bundle, or its records are lost or damaged. One of another bundle that has neither items nor
-        media is replaced by a new one.
+        bundle, or its records are lost, damaged or of a later version. One of another bundle that
+        has neither items nor media is replaced by a new one.
         """
         try:
             with name_damage(folder.name):
@@ -110,7 +113,7 @@ class Collections:
                 return
             shutil.rmtree(folder)
             self._open[folder.name] = self._make(folder)
-        except RecordsLost as error:
+        except (RecordsLost, UnknownSchema) as error:
             self.conflicts[folder.name] = error
 
     def _make(self, folder: Path, alone: bool = False, anew: bool = False) -> Collection:
@@ -158,7 +161,7 @@ class Collections:
         return [collection for _, collection in sorted(self._open.items())]
 
     def get(self, name: str) -> Collection:
-        """Raises UnknownCollection, FingerprintConflict, RecordsLost."""
+        """Raises UnknownCollection, FingerprintConflict, RecordsLost, UnknownSchema."""
         if name in self.conflicts:
             raise self.conflicts[name]
         try:
@@ -190,7 +193,7 @@ class Collections:
         collection stays as it is.
 
         Raises:
-            UnknownCollection, FingerprintConflict.
+            UnknownCollection, FingerprintConflict, UnknownSchema.
         """
         with self._lock:
             if not isinstance(self.conflicts.get(name), RecordsLost):
@@ -205,7 +208,7 @@ class Collections:
 
     def ensure(self, name: str) -> Collection:
         """The collection of that name; it is created if there is none. Raises BadName,
-        FingerprintConflict, RecordsLost.
+        FingerprintConflict, RecordsLost, UnknownSchema.
         """
         if name in self._open or name in self.conflicts:
             return self.get(name)

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from index.collection import Collection, FingerprintConflict, RecordsLost, UnknownCollection
-from index.library import Collections
+from index.collection import Collection, UnknownCollection
+from index.library import Collections, Conflict
 
 from .exceptions import LimitedKey
 from .jobs import Job, Jobs, UnknownJob
@@ -24,7 +24,7 @@ class VisibleCollections:
         return self.names is None or name in self.names
 
     @property
-    def conflicts(self) -> dict[str, FingerprintConflict | RecordsLost]:
+    def conflicts(self) -> dict[str, Conflict]:
         """Those that could not be opened, and why."""
         found = self.all_of_them.conflicts.items()
         return {name: conflict for name, conflict in found if self.shows(name)}
@@ -33,7 +33,7 @@ class VisibleCollections:
         return [one for one in self.all_of_them.all() if self.shows(one.name)]
 
     def get(self, name: str) -> Collection:
-        """Raises UnknownCollection, FingerprintConflict, RecordsLost."""
+        """Raises UnknownCollection, FingerprintConflict, RecordsLost, UnknownSchema."""
         if not self.shows(name):
             raise UnknownCollection(name)
         return self.all_of_them.get(name)

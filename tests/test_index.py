@@ -1498,7 +1498,8 @@ def test_opening_removes_only_what_was_left_half_done(tmp_path: Path) -> None:
     media = data.create("a").folder / "media"
     data.close()
     half, root = tmp_path / "collections" / f".a-{'0' * 32}", tmp_path / "collections"
-    for folder in (half, root / ".snapshot", root / "notes"):
+    torn, dated = root / ".a-1_2x3y4z.part", root / ".a-20261130"
+    for folder in (half, torn, dated, root / ".snapshot", root / "notes"):
         folder.mkdir()
         (folder / "file.mp4").write_bytes(b"x")
     (root / ".DS_Store").write_bytes(b"x")
@@ -1507,6 +1508,7 @@ def test_opening_removes_only_what_was_left_half_done(tmp_path: Path) -> None:
         Collections(tmp_path, "f1", dims(3)).close()
     assert not half.exists() and {path.name for path in root.iterdir()} == {
         "a",
+        ".a-20261130",
         ".snapshot",
         "notes",
         ".DS_Store",

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from index.backup import backup, restore
-from index.collection import Collection, NoPreview
+from index.collection import Collection, NoPreview, RecordsLost
 from index.library import Collections
 from index.records import schema
 from index.records.database import WINDOWS_QUERY, Records
@@ -233,6 +233,64 @@ def test_records_of_an_unknown_version_are_refused_and_stay_as_they_are(
     assert refused.value.found == version
     with closing(sqlite3.connect(path)) as db:
         assert db.execute("select count(text) from items").fetchone() == (5,)
+
+
+def test_a_collection_of_a_later_version_is_named_and_the_others_serve(tmp_path: Path) -> None:
+    with closing(Collections(tmp_path, "f1", dims(3))) as collections:
+        collections.create("good").put([item("a", np.eye(3, dtype=np.float32)[0])])
+        collections.create("later")
+    path = tmp_path / "collections" / "later" / "records.sqlite"
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("pragma user_version = 99")
+    with closing(Collections(tmp_path, "f1", dims(3))) as collections:
+        assert [one.id for one in collections.get("good").page(10)] == ["a"]
+        for ask_for in (collections.get, collections.ensure, collections.adopt):
+            with pytest.raises(schema.UnknownSchema, match="collection 'later' are of version 99"):
+                ask_for("later")
+
+
+@pytest.mark.parametrize("version", [0, 9, 99])
+def test_a_database_of_another_program_is_refused_and_stays_as_it_is(
+    tmp_path: Path, version: int
+) -> None:
+    folder = tmp_path / "collections" / "a"
+    folder.mkdir(parents=True)
+    path = folder / "records.sqlite"
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("create table photos (name text)")
+        db.execute("insert into photos values ('mine')")
+        db.execute(f"pragma user_version = {version}")
+        db.commit()
+    content = path.read_bytes()
+    with (
+        closing(Collections(tmp_path, "f1", dims(3))) as collections,
+        pytest.raises(RecordsLost, match="a database of another program"),
+    ):
+        collections.ensure("a")
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("lost", ["empty", "missing"])
+def test_a_log_without_its_database_is_kept(tmp_path: Path, lost: str) -> None:
+    """Nothing but the log has what was written last: SQLite would delete it."""
+    whole = Collections(tmp_path / "data", "f1", dims(3))
+    whole.create("a").put([item("i", np.eye(3, dtype=np.float32)[0])])
+    shutil.copytree(tmp_path / "data", tmp_path / "killed")
+    whole.close()
+    folder = tmp_path / "killed" / "collections" / "a"
+    database = (folder / "records.sqlite").read_bytes()
+    log = (folder / "records.sqlite-wal").read_bytes()
+    (folder / "records.sqlite").unlink()
+    if lost == "empty":
+        (folder / "records.sqlite").touch()
+    with closing(Collections(tmp_path / "killed", "f1", dims(3))) as collections:
+        for ask_for in (collections.get, collections.ensure):
+            with pytest.raises(RecordsLost, match="Nothing was changed"):
+                ask_for("a")
+    assert (folder / "records.sqlite-wal").read_bytes() == log
+    (folder / "records.sqlite").write_bytes(database)
+    with closing(Collections(tmp_path / "killed", "f1", dims(3))) as collections:
+        assert [one.id for one in collections.get("a").page(10)] == ["i"]
 
 
 def test_a_step_that_fails_leaves_the_version_there_was(

@@ -42,7 +42,7 @@ from .item_cache import ItemCache
 from .kept_filters import KeptFilters
 from .marks import Marks, NewMark
 from .passages import Passages
-from .schema import SCHEMA_VERSION, migrate, read_version
+from .schema import SCHEMA_VERSION, check_tables, migrate, read_version
 from .sources import PATH, Sources
 from .tags import Readings, TagRows, Tags
 from .window_table import WindowTable
@@ -92,6 +92,7 @@ class Records:
     def _open(self, alone: bool) -> None:
         if alone:
             self._db.execute("pragma locking_mode = exclusive")
+        check_tables(self._db)
         # a deletion writes nothing but the database and its log
         self._db.execute("pragma temp_store = memory")
         self._db.execute("pragma journal_mode = wal")
@@ -820,6 +821,16 @@ def holds_records(path: Path) -> bool:
             if error.sqlite_errorcode == sqlite3.SQLITE_ERROR:  # there is no such table
                 return False
             raise
+
+
+def holds_log_alone(path: Path) -> bool:
+    """Whether a database is missing or empty, and SQLite's log of it has content. SQLite would
+    delete the log, and with it what was written last.
+    """
+    if path.exists() and (not path.is_file() or path.stat().st_size):
+        return False
+    log = path.with_name(f"{path.name}-wal")
+    return log.is_file() and log.stat().st_size > 0
 
 
 def check_width(encoding: str, vectors: NDArray[np.float32], dim: int) -> None:

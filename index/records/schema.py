@@ -12,6 +12,7 @@ from collections.abc import Callable
 from .filters import metadata_values
 
 SCHEMA_VERSION = 17
+OLDEST_TABLES = frozenset(("meta", "items", "windows", "vectors"))  # of every version
 # A statement each, so that all of them run in one transaction.
 SCHEMA = (
     "create table meta (key text primary key, value text not null) strict",
@@ -90,9 +91,10 @@ SCHEMA = (
 class UnknownSchema(Exception):
     detail_fields = ("found",)
 
-    def __init__(self, found: int) -> None:
+    def __init__(self, found: int, collection: str = "") -> None:
+        whose = f" of collection {collection!r}" if collection else ""
         super().__init__(
-            f"the records are of version {found}, and this program reads versions up to"
+            f"the records{whose} are of version {found}, and this program reads versions up to"
             f" {SCHEMA_VERSION}: use the newer program that wrote them"
         )
         self.found = found
@@ -113,6 +115,13 @@ def migrate(db: sqlite3.Connection) -> None:
         for step in MIGRATIONS[version - 1 :]:
             step(db)
     db.execute(f"pragma user_version = {SCHEMA_VERSION}")
+
+
+def check_tables(db: sqlite3.Connection) -> None:
+    """Raises sqlite3.DatabaseError of a database that another program made. Nothing is changed."""
+    names = {name for (name,) in db.execute("select name from sqlite_master where type = 'table'")}
+    if names and OLDEST_TABLES - names:
+        raise sqlite3.DatabaseError("it is a database of another program")
 
 
 def read_version(db: sqlite3.Connection) -> int:
