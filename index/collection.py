@@ -7,6 +7,7 @@ CollectionError
 ├── NoPreview              an item without a picture or a sound to show
 ├── FingerprintConflict    embedded with another bundle
 ├── RecordsLost            its records are damaged; or missing or empty, and it has files
+├── CollectionUnusable     this process may not read or write its folder
 ├── DataInUse              another process has the data folder open
 └── DataUnusable           the data folder cannot be made or written
 """
@@ -195,6 +196,18 @@ class RecordsLost(CollectionError):
             " none"
         )
         self.name = name
+
+
+class CollectionUnusable(CollectionError):
+    detail_fields = ("name", "problem")
+
+    def __init__(self, name: str, problem: str) -> None:
+        super().__init__(
+            f"collection {name!r} cannot be used: {problem}. Nothing was changed. Let the user that"
+            " runs this read and write the collection's folder and all that is in it"
+        )
+        self.name = name
+        self.problem = problem
 
 
 class NoVectors(CollectionError):

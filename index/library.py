@@ -25,6 +25,7 @@ from .collection import (
     BadName,
     Collection,
     CollectionExists,
+    CollectionUnusable,
     DataInUse,
     DataUnusable,
     FingerprintConflict,
@@ -48,7 +49,8 @@ LEFTOVERS = re.compile(r"\.[a-z0-9][a-z0-9_-]{0,62}-([0-9a-f]{32}|[a-z0-9_]{8}\.
 # Files that a process may have open, where the system allows so many. A collection needs three.
 FILES = 65_536
 # why a collection cannot be opened, while the others can
-Conflict = FingerprintConflict | RecordsLost | UnknownSchema
+Conflict = FingerprintConflict | RecordsLost | UnknownSchema | CollectionUnusable
+CONFLICTS = (FingerprintConflict, RecordsLost, UnknownSchema, CollectionUnusable)
 log = logging.getLogger(__name__)
 
 
@@ -88,9 +90,7 @@ class Collections:
             for folder in sorted(self._root.iterdir()):
                 if LEFTOVERS.fullmatch(folder.name):
                     remove_leftover(folder)
-                elif folder.name.startswith("."):
-                    continue
-                elif (folder / RECORDS).exists() or has_lost_records(folder):
+                elif not folder.name.startswith("."):
                     self._admit(folder)
         except BaseException:
             self.close()
@@ -99,10 +99,14 @@ class Collections:
 
     def _admit(self, folder: Path) -> None:
         """Open a collection, or keep the error for whoever asks for it: it belongs to another
-        bundle, or its records are lost, damaged or of a later version. One of another bundle that
-        has neither items nor media is replaced by a new one.
+        bundle, its records are lost, damaged or of a later version, or this process may not use
+        it. One of another bundle that has neither items nor media is replaced by a new one. A
+        folder that holds no collection is left alone.
         """
         try:
+            if not (folder / RECORDS).exists() and not has_lost_records(folder):
+                return
+            check_access(folder / RECORDS)
             with name_damage(folder.name):
                 self._open[folder.name] = self._open_collection(folder)
         except FingerprintConflict as conflict:
@@ -115,6 +119,13 @@ class Collections:
             self._open[folder.name] = self._make(folder)
         except (RecordsLost, UnknownSchema) as error:
             self.conflicts[folder.name] = error
+        except PermissionError as error:
+            problem = error.strerror or str(error)
+            self.conflicts[folder.name] = CollectionUnusable(folder.name, problem)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_READONLY:
+                raise
+            self.conflicts[folder.name] = CollectionUnusable(folder.name, str(error))
 
     def _make(self, folder: Path, alone: bool = False, anew: bool = False) -> Collection:
         return Collection(
@@ -231,6 +242,12 @@ class Collections:
         shutil.rmtree(doomed)
         # its re-embedding, if one was under way
         shutil.rmtree(self._root.parent / STAGED / name, ignore_errors=True)
+
+
+def check_access(records: Path) -> None:
+    """Raises PermissionError where records are there and may not be read."""
+    if records.exists() and not os.access(records, os.R_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 def remove_leftover(folder: Path) -> None:

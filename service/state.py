@@ -19,10 +19,9 @@ from typing import Any
 
 from export.bundle import ANY, Manifest, NoRoute, parse_modality
 from export.encoder import Encoder
-from index.collection import FingerprintConflict, RecordsLost, UnknownCollection
-from index.library import Collections
+from index.collection import UnknownCollection
+from index.library import CONFLICTS, Collections
 from index.query_bank import ensure_query_bank
-from index.records.schema import UnknownSchema
 from index.reserve import is_full
 from index.vectors.sizing import Sizing
 from index.vectors.store import VectorStoreFailed
@@ -189,7 +188,7 @@ def open_data(settings: Settings, encoder: Encoder) -> Collections:
     try:
         try:
             # /readyz and requests for this collection report these
-            with suppress(FingerprintConflict, RecordsLost, UnknownSchema):
+            with suppress(*CONFLICTS):
                 collections.ensure("default")
             for collection in collections.all():
                 ensure_query_bank(collection, encoder)

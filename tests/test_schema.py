@@ -5,8 +5,11 @@ they are of a later one.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +26,7 @@ from index.records.database import WINDOWS_QUERY, Records
 from index.records.item import KnownSource, Origin
 from index.records.schema import SCHEMA_VERSION
 
-from .makers import dims
+from .makers import ROOT, dims
 from .test_index import found, item
 
 STORED = f"{10:032x}.mp4"
@@ -268,6 +271,42 @@ def test_a_database_of_another_program_is_refused_and_stays_as_it_is(
     ):
         collections.ensure("a")
     assert path.read_bytes() == content
+
+
+CLOSED = """
+import sys
+from pathlib import Path
+from index.collection import CollectionUnusable
+from index.library import Collections
+opened = Collections(Path(sys.argv[1]), "f1", {"video": 3})
+for name in ("closed", "good"):
+    try:
+        print([item.id for item in opened.ensure(name).page(10)])
+    except CollectionUnusable as error:
+        print(error)
+opened.close()
+"""
+
+
+@pytest.mark.parametrize("closed", ["records.sqlite", "media", "snapshots", ".", "read-only"])
+def test_a_collection_that_may_not_be_used_is_named_and_the_others_serve(
+    tmp_path: Path, closed: str
+) -> None:
+    with closing(Collections(tmp_path, "f1", dims(3))) as collections:
+        for name in ("closed", "good"):
+            collections.create(name).put([item("a", np.eye(3, dtype=np.float32)[0])])
+    folder = tmp_path / "collections" / "closed"
+    path = folder if closed == "read-only" else folder / closed
+    os.chown(path, 65534, -1)
+    path.chmod(0o755 if closed == "read-only" else 0o700 if path.is_dir() else 0o600)
+    there = sorted(folder.rglob("*"))
+    command = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", sys.executable, "-c"]
+    told = subprocess.run(
+        [*command, CLOSED, str(tmp_path)], cwd=ROOT, capture_output=True, text=True
+    )
+    problem, found_there = told.stdout.splitlines()
+    assert problem.startswith("collection 'closed' cannot be used: ") and found_there == "['a']"
+    assert sorted(folder.rglob("*")) == there and "full" not in told.stderr
 
 
 @pytest.mark.parametrize("lost", ["empty", "missing"])
