@@ -201,8 +201,8 @@ def verify(folder: Path) -> dict[str, Saved]:
             raise BadBackup(
                 f"the backup has format {manifest['format']!r}, this program reads {FORMAT}"
             )
-        saved = {name: Saved(**one) for name, one in manifest["collections"].items()}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        saved = {name: parse_saved(one) for name, one in dict(manifest["collections"]).items()}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise BadBackup(f"{folder} is not a backup ({type(error).__name__})") from error
     for name, one in saved.items():
         if not NAME.fullmatch(name):
@@ -216,7 +216,14 @@ def verify(folder: Path) -> dict[str, Saved]:
                 raise BadBackup(f"{name}/{file} is missing from the backup")
             if digest(path) != expected:
                 raise BadBackup(f"{name}/{file} has changed since the backup: its checksum differs")
+        if RECORDS not in one.files:
+            raise BadBackup(f"{name}/{RECORDS} is not named in {MANIFEST}")
     return saved
+
+
+def parse_saved(value: Any) -> Saved:
+    """Raises ValueError, KeyError, TypeError."""
+    return Saved(**(value | {"files": dict(value["files"])}))
 
 
 def restore(folder: Path, data: Path) -> dict[str, Saved]:

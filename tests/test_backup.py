@@ -110,6 +110,16 @@ def test_what_is_no_whole_backup_is_refused_and_writes_nothing(tmp_path: Path) -
         (tmp_path / "b" / "backup.json").write_text(json.dumps(stolen))
         with pytest.raises(BadBackup, match=r"not a name|does not belong"):
             restore(tmp_path / "b", tmp_path / "back")
+    one = {"fingerprint": "f1", "items": 0}
+    for odd in ([1], {"a": 5}, {"a": [1]}, {"a": one}, {"a": one | {"files": [1]}}):
+        foreign = {"format": 1, "collections": odd}
+        (tmp_path / "b" / "backup.json").write_text(json.dumps(foreign))
+        with pytest.raises(BadBackup, match="is not a backup"):
+            restore(tmp_path / "b", tmp_path / "back")
+    foreign = {"format": 1, "collections": {"a": one | {"files": {}}}}
+    (tmp_path / "b" / "backup.json").write_text(json.dumps(foreign))
+    with pytest.raises(BadBackup, match=r"records\.sqlite is not named"):
+        restore(tmp_path / "b", tmp_path / "back")
     (tmp_path / "b" / "backup.json").write_bytes(manifest)
     assert not list(tmp_path.glob("back/collections/*")) and verify(tmp_path / "b")["a"].items == 3
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
