@@ -185,7 +185,7 @@ class Row:
         return [said for said in self.captions if not said.about or modality in said.about]
 
 
-def parse_row(value: dict[str, Any], base: Path, name: str) -> Row:
+def parse_row(value: Any, base: Path, name: str) -> Row:
     """The row of a JSON object; `name` becomes its id if it has neither id nor path.
 
     Raises:
