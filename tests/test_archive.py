@@ -481,8 +481,8 @@ def test_a_data_folder_is_no_media(tmp_path: Path, archive: Archive) -> None:
 
 
 def test_words_of_a_manifest_are_not_lost(tmp_path: Path, archive: Archive) -> None:
-    """Whether its folder or another line names the file first; two lines that tell different
-    things of one file are told of.
+    """Whether its folder or another line names the file first; two lines of one file
+    whose metadata differ are told of.
     """
     (tmp_path / "in").mkdir()
     make_wav(tmp_path / "in" / "a.wav", 0.2)
@@ -493,9 +493,30 @@ def test_words_of_a_manifest_are_not_lost(tmp_path: Path, archive: Archive) -> N
     [item] = archive.box.page(10)
     assert (item.id, item.texts, item.metadata) == ("a.wav", ("red",), {"n": 1})
     assert archive.build(first, tmp_path / "in", second).failed == {
-        f"{tmp_path}/in/a.wav (again)": "a manifest has it twice, with other words or metadata"
+        f"{tmp_path}/in/a.wav (again)": "a manifest has it twice, with other metadata"
     }
     assert [item.metadata for item in archive.box.page(10)] == [{"n": 1}]
+
+
+@pytest.mark.parametrize("id", [{}, {"id": "tone"}])
+def test_a_line_for_each_caption_makes_one_item_with_all(
+    id: dict[str, str], tmp_path: Path, archive: Archive
+) -> None:
+    """As data sets of captions have it. Metadata must agree; words alone have an id each."""
+    make_wav(tmp_path / "a.wav", 0.2)
+    rows = [{"path": "a.wav", "text": words, **id} for words in ("red", "a red ball", "red")]
+    manifest = tmp_path / "m.jsonl"
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    report = archive.build(manifest)
+    assert (report.indexed, report.failed) == (1, {})
+    [item] = archive.box.page(10)
+    assert (item.id, item.texts) == (id.get("id", "a.wav"), ("red", "a red ball"))
+    assert archive.build(manifest).unchanged == 1
+    with manifest.open("a") as file:
+        file.write(json.dumps({"path": "a.wav", "metadata": {"n": 1}, **id}) + "\n")
+    assert list(archive.build(manifest).failed.values()) == [
+        "a manifest has it twice, with other metadata"
+    ]
 
 
 def test_a_path_that_no_file_can_have_fails_alone(tmp_path: Path, archive: Archive) -> None:

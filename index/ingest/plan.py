@@ -188,21 +188,17 @@ def describe_file(path: Path) -> list[str | int]:
 
 def keep_distinct(found: list[Source], report: Report) -> Iterator[Source]:
     """The sources whose ids are their own; where an id was given twice, the second is reported as
-    failed. A file that is found twice is one source, with the words and metadata that a manifest
-    tells of it; where two lines of manifests tell other ones, the second is reported as failed.
+    failed. A file that is found twice is one source, with what manifests tell of it.
     """
-    told = {source.file: source for source in reversed(found) if source.told and not source.named}
+    told = join_lines(found, report)
     taken: dict[str, Source] = {}
     files: set[str] = set()
-    for source in found:
+    for each in found:
+        source = told.get((each.file, each.given_id), each)
         if not source.named and source.file is not None:
-            first = told.get(source.file, source)
             if source.file not in files:
                 files.add(source.file)
-                yield first
-            elif source.told and tell_otherwise(source, first):
-                name = make_printable(f"{source.path} (again)")
-                report.failed[name] = "a manifest has it twice, with other words or metadata"
+                yield source
         elif source.id not in taken:
             taken[source.id] = source
             yield source
@@ -211,8 +207,23 @@ def keep_distinct(found: list[Source], report: Report) -> Iterator[Source]:
             report.failed[name] = "its id is taken by another file"
 
 
-def tell_otherwise(source: Source, other: Source) -> bool:
-    return (source.texts, source.metadata) != (other.texts, other.metadata)
+def join_lines(found: list[Source], report: Report) -> dict[tuple[str | None, str | None], Source]:
+    """Of each file and given id what lines of manifests tell: the texts of all lines. A line with
+    other metadata than the first is reported as failed.
+    """
+    told: dict[tuple[str | None, str | None], Source] = {}
+    for source in found:
+        if not source.told or source.file is None or source.member is not None:
+            continue
+        key = source.file, source.given_id
+        first = told.setdefault(key, source)
+        if first.metadata != source.metadata:
+            name = make_printable(f"{source.path} (again)")
+            report.failed[name] = "a manifest has it twice, with other metadata"
+        else:
+            texts = tuple(dict.fromkeys(first.texts + source.texts))
+            told[key] = replace(first, texts=texts)
+    return told
 
 
 def take_about(source: Source, known: dict[str, KnownSource]) -> Source:

@@ -84,6 +84,11 @@ class Source:
         return None if self.path is None else str(self.path)
 
     @property
+    def given_id(self) -> str | None:
+        """None of an id that was made from its path."""
+        return self.id if self.named else None
+
+    @property
     def stamp(self) -> str:
         """Changes when the file, its texts or its metadata change; see `content.Stamp`."""
         description = self.about or hash_description(self.texts, self.metadata)
