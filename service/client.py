@@ -421,10 +421,14 @@ class Methods:
         collection: str = "default",
         **options: Any,
     ) -> Steps[Found]:
-        """Search by words or by a file. `source` says which of a file's modalities; the default is
-        video for pictures, going by their suffix, and audio for all else.
-        `options` are the contract's: top_k, filter, ...
+        """Search by words, or by a file that a `Path` names. `source` says which of a file's
+        modalities; the default is video for pictures, going by their suffix, and audio for all
+        else. `options` are the contract's: top_k, filter, ...
+
+        Raises ValueError: words with another source than text.
         """
+        if isinstance(query, str) and source not in (None, "text"):
+            raise ValueError(f"words have no {source}: a file is given as a Path")
         fields = {"collection": collection} | without_none(options)
         if isinstance(query, str):
             body = {"query": query} | fields

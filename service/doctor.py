@@ -284,7 +284,7 @@ def check_data(settings: Settings) -> Check:
         todo = "stop the service or the command that has it open, or name another by --data"
         return Check("data folder", "missing", f"{place} is open in another process", todo)
     names = [one.name for one in folder.glob("collections/[!.]*") if one.is_dir()]
-    return Check("data folder", "ok", f"{place}, {len(names)} collections")
+    return Check("data folder", "ok", f"{place}, collections: {len(names)}")
 
 
 def nearest_folder(folder: Path) -> Path:

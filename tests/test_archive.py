@@ -305,7 +305,7 @@ def test_the_command_prune(tmp_path: Path) -> None:
     (place / "0.wav").unlink()
     built = run("build", "--data", data, place, "--json")
     assert [item["id"] for item in json.loads(built.stdout)["gone"]] == ["sounds/0.wav"]
-    assert "1 items' files are gone" in run("build", "--data", data, place).stdout
+    assert "items whose files are gone: 1, such as " in run("build", "--data", data, place).stdout
     listed = run("prune", "--data", data, stdin="y\n")  # no terminal: nobody was asked
     assert listed.returncode == 1 and "--yes" in listed.stderr
     assert f"gone: sounds/0.wav: {place / '0.wav'}" in listed.stdout

@@ -130,6 +130,13 @@ def test_an_id_that_looks_like_a_path_is_no_other_item(address: str, id: str) ->
         tercet.delete("default", "b")
 
 
+def test_a_name_of_a_file_that_is_no_path_is_not_searched_as_words(address: str) -> None:
+    with Client(address, key="k") as tercet:
+        with pytest.raises(ValueError, match="words have no audio: a file is given as a Path"):
+            tercet.search("tone.wav", source="audio")
+        assert tercet.search("red", source="text")["hits"] is not None
+
+
 @pytest.mark.parametrize(
     "answer, fields",
     [

@@ -37,5 +37,5 @@ def print_saved(folder: Path, saved: dict[str, Saved], as_json: bool) -> int:
         return 0
     for name, one in saved.items():
         print(f"{name}: {one.items} items, {one.media_files} media files")
-    print(f"{len(saved)} collections in {folder}")
+    print(f"collections in {folder}: {len(saved)}")
     return 0

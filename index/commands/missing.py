@@ -14,8 +14,8 @@ def report_missing(missing: Missing) -> None:
     if missing.gone:
         first = make_printable(missing.gone[0].id)
         print(
-            f"{len(missing.gone)} items' files are gone, such as {first}: `tercet prune` lists and"
-            " removes them"
+            f"items whose files are gone: {len(missing.gone)}, such as {first}; "
+            "`tercet prune` lists and removes them"
         )
     tell_out_of_reach(missing.out_of_reach)
 

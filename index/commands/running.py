@@ -142,12 +142,12 @@ def write_failures(file: Path, failed: dict[str, str]) -> None:
 def print_counts(report: Report) -> None:
     """Print what else came of files than being indexed or not."""
     if report.moved:
-        print(f"{report.moved} had been moved or renamed, and keep their vectors")
+        print(f"moved or renamed, with the vectors they had: {report.moved}")
     if report.copied:
-        print(f"{report.copied} are exact copies, and have the same vectors")
+        print(f"exact copies, which have the same vectors: {report.copied}")
     if report.changed:
-        print(f"{report.changed} replaced what their items held before")
+        print(f"replaced what their items held before: {report.changed}")
     for kind, count in report.left_out.items():
         print(f"left out: {count} {kind}")
     if report.rewritten:
-        print(f"{report.rewritten} had other content in the size and time they had before")
+        print(f"other content in the same size and time as before: {report.rewritten}")
