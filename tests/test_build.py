@@ -314,7 +314,7 @@ def test_searching_from_the_command_line(folder: Path, tmp_path: Path) -> None:
     run = subprocess.run(
         [*command, "--text", "a red мяч"], cwd=ROOT, capture_output=True, text=True
     )
-    assert run.returncode == 0 and "No confident match." in run.stdout and "мяч" in run.stderr
+    assert run.returncode == 0 and "No confident match: " in run.stdout and "мяч" in run.stderr
     wrong = subprocess.run(
         [*command, "--audio", str(folder / "broken.mp4")], cwd=ROOT, capture_output=True, text=True
     )

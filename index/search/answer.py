@@ -58,11 +58,11 @@ class Hit:
 class Plan:
     """How a search was answered.
 
-    `exact`: nothing can have been missed, and no vector was rounded. `candidates` counts the
-    windows that were searched, `compared` the vectors or codes that were compared. `ways`: "scan"
-    compared every vector that may be found, "codes", "lists" and "graph" some of them, "words"
-    found passages by the query's words, and "milvus" does not say. `learned`: the query was moved
-    by what was learned from kept marks.
+    `exact`: nothing can have been missed, and no rounded vector left anything out. `candidates`
+    counts the windows that were searched, `compared` the vectors or codes that were compared.
+    `ways`: "scan" compared every vector that may be found, "codes", "lists" and "graph" some of
+    them, "words" found passages by the query's words, and "milvus" does not say. `learned`: the
+    query was moved by what was learned from kept marks.
     """
 
     exact: bool

@@ -110,6 +110,10 @@ def fuse_evidence(hits: list[Hit]) -> dict[str, Moment]:
     return evidence
 
 
+def is_exact(found: TargetMatches) -> bool:
+    return found.exact and (found.complete or not found.rounded)
+
+
 def conclude(
     matches: list[TargetMatches],
     hits: list[Hit],
@@ -145,7 +149,7 @@ def conclude(
         ]
     ways = set().union(*(found.ways for found in matches))
     plan = Plan(
-        exact=not missed and all(found.exact and not found.rounded for found in matches),
+        exact=not missed and all(is_exact(found) for found in matches),
         candidates=sum(found.candidates for found in matches),
         ways=sorted(ways | {WORDS} if sure else ways),
         compared=sum(found.compared for found in matches),

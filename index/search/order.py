@@ -119,6 +119,7 @@ def merge_steps(steps: list[TargetMatches], options: Options) -> TargetMatches:
         steps[0],
         exact=all(step.exact for step in steps),
         rounded=any(step.rounded for step in steps),
+        complete=all(step.complete for step in steps),
         unseen=sum(share * step.unseen for share, step in zip(shares, steps, strict=True)),
         ways=list(dict.fromkeys(way for step in steps for way in step.ways)),
         compared=sum(step.compared for step in steps),

@@ -30,13 +30,15 @@ class TargetMatches:
     `scores` has windows by their rows in the target's window table, best first; `items` the items
     of these, best first, each with the first of its rows. Of equal scores, what was added first
     comes first. No window that was left out scores higher than `unseen`, if the search is exact;
-    -inf where none was. `rounded` is as in `Found`, the rest as in `Plan`.
+    -inf where none was. `rounded` is as in `Found`, the rest as in `Plan`. `complete`: `items` has
+    all that may be found, whatever the index rounded.
     """
 
     query: TargetQuery
     calibration: Calibration | None
     exact: bool
     rounded: bool
+    complete: bool
     candidates: int
     ways: list[str]
     compared: int
@@ -89,6 +91,7 @@ def retrieve(
             break
         wanted *= OVERFETCH_FACTOR
     unseen = -math.inf if nothing_more else float(best.scores[-1])
+    complete = nothing_more and len(items) <= options.top_k and options.min_score is None
     if least_windows is not None and len(items) >= options.top_k:
         of_items = list(items.values())[: options.top_k]
         kept = max(kept, rows.index(of_items[-1]) + 1)
@@ -113,6 +116,7 @@ def retrieve(
         calibration=stats.calibration if stats else None,
         exact=best.exact,
         rounded=best.rounded,
+        complete=complete,
         candidates=candidates,
         ways=best.way.split("+"),
         compared=compared,
@@ -167,6 +171,7 @@ def find_nothing(query: TargetQuery) -> TargetMatches:
         calibration=None,
         exact=True,
         rounded=False,
+        complete=True,
         candidates=0,
         ways=[],
         compared=0,
