@@ -32,7 +32,7 @@ ONE_LIST = 50_000
 # Vectors left by a filter, of which the codes are copied, at most.
 COPIED = 131_072
 # FAISS's way to read lists for one query: one after another, the best codes in a reservoir. Where
-# it chooses itself, it packs a query's table anew for each list.
+# it chooses itself, it packs a query's table anew for each list, which is faster if there is one.
 LIST_BY_LIST = 11
 # Lists that a filtered search reads first, at least.
 LEAST_PROBES = 16
@@ -99,8 +99,9 @@ class Codes:
         self._index = index
         self._stored = stored
         self._score = score
-        self._index.implem = LIST_BY_LIST
         self.lists = int(index.nlist)
+        if self.lists > 1:
+            self._index.implem = LIST_BY_LIST
         self._codes = Column(np.empty((0, index.code_size), np.uint8))
         self._sizes: Vectors = np.empty(0, np.float32)  # of the lists
         self._sized_at = -1  # vectors
