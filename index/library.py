@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Mapping
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import IO
+from typing import IO, get_args
 
 from .collection import (
     MEDIA,
@@ -50,7 +50,7 @@ LEFTOVERS = re.compile(r"\.[a-z0-9][a-z0-9_-]{0,62}-([0-9a-f]{32}|[a-z0-9_]{8}\.
 FILES = 65_536
 # why a collection cannot be opened, while the others can
 Conflict = FingerprintConflict | RecordsLost | UnknownSchema | CollectionUnusable
-CONFLICTS = (FingerprintConflict, RecordsLost, UnknownSchema, CollectionUnusable)
+CONFLICTS = get_args(Conflict)
 log = logging.getLogger(__name__)
 
 
