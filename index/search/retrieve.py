@@ -31,7 +31,7 @@ class TargetMatches:
     of these, best first, each with the first of its rows. Of equal scores, what was added first
     comes first. No window that was left out scores higher than `unseen`, if the search is exact;
     -inf where none was. `rounded` is as in `Found`, the rest as in `Plan`. `complete`: `items` has
-    all that may be found, whatever the index rounded.
+    all items that may be found, so rounding has left none out.
     """
 
     query: TargetQuery
