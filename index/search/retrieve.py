@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 
 import numpy as np
 
@@ -53,6 +55,66 @@ class TargetMatches:
         return self.calibration.confidence(score)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Windows:
+    """The best windows of a target, those with equal scores in the order in which they were added.
+
+    `compared` are those that were looked at for them. No other one scores higher than `unseen`;
+    -inf where there is none. Windows that score less than `least` are not matches.
+    """
+
+    best: Found
+    table: WindowTable
+    least: float
+    compared: int
+    unseen: float
+
+    @cached_property
+    def rows(self) -> list[int]:
+        """Each one's row in the table, -1 where it has been removed."""
+        rows: list[int] = self.table.find(self.best.ids).tolist()
+        return rows
+
+    @cached_property
+    def scores(self) -> dict[int, float]:
+        """Those of the matches, by their rows, best first."""
+        return {
+            row: score
+            for row, score in zip(self.rows, self.best.scores.tolist(), strict=True)
+            if row >= 0 and score >= self.least
+        }
+
+    @cached_property
+    def items(self) -> dict[int, int]:
+        """The items of the matches, best first, each with the first of its rows."""
+        return self.table.owners(self.scores)
+
+    def last_row(self, top_k: int) -> int | None:
+        """The first row of the last of `top_k` items; None where there are fewer items."""
+        first_rows = list(self.items.values())
+        return None if len(first_rows) < top_k else first_rows[top_k - 1]
+
+    def last_score(self, kept: int, top_k: int) -> float:
+        """The score of the last window that is needed: there are so many to be `kept`, and these
+        are of `top_k` items. -inf where there are fewer items.
+        """
+        row = self.last_row(top_k)
+        if row is None:
+            return -math.inf
+        return min(float(self.best.scores[kept - 1]), self.scores[row])
+
+    def cut(self, kept: int, top_k: int) -> Windows:
+        """The first `kept` of them, or more if these are of fewer than `top_k` items."""
+        row = self.last_row(top_k)
+        if row is None:
+            return self
+        kept = max(kept, self.rows.index(row) + 1)
+        if len(self.rows) <= kept:
+            return self
+        best = self.best._replace(ids=self.best.ids[:kept], scores=self.best.scores[:kept])
+        return replace(self, best=best, unseen=float(self.best.scores[kept]))
+
+
 def retrieve(
     collection: Collection,
     records: Records,
@@ -60,70 +122,80 @@ def retrieve(
     options: Options,
     least_windows: int | None = None,
 ) -> TargetMatches:
-    """Search one target. Where its windows are of fewer items than are wanted, search again for
-    more of them. All are looked at that score the same as the last one, so that it does not depend
-    on how many are wanted which of them are found. With `least_windows`, at least so many come into
-    another order, and no more than these are kept.
+    """Search one target. With `least_windows`, at least so many come into another order, and no
+    more than these are kept.
     """
     index = collection.index(query.target)
     table = collection.window_table(query.target)
     allowed = find_allowed(records, query, options, table)
     candidates = len(index) if allowed is None else len(allowed)
     kept = options.top_k if least_windows is None else least_windows
-    wanted = kept + 1  # one below shows whether others score the same
-    least = -math.inf if options.min_score is None else options.min_score
-    compared = 0
-    while True:
-        best = index.search(query.query, wanted, allowed=allowed, exact=options.exact)
-        best = oldest_first(best)
-        compared += best.compared
-        rows = table.find(best.ids).tolist()
-        scores = {
-            row: score
-            for row, score in zip(rows, best.scores.tolist(), strict=True)
-            if row >= 0 and score >= least
-        }
-        items = table.owners(scores)
-        nothing_more = len(best.ids) < wanted or wanted >= candidates
-        if nothing_more or best.scores[-1] < least:
-            break
-        if best.scores[-1] < last_score(best, kept, items, scores, options):
-            break
-        wanted *= OVERFETCH_FACTOR
-    unseen = -math.inf if nothing_more else float(best.scores[-1])
-    complete = nothing_more and len(items) <= options.top_k and options.min_score is None
-    if least_windows is not None and len(items) >= options.top_k:
-        of_items = list(items.values())[: options.top_k]
-        kept = max(kept, rows.index(of_items[-1]) + 1)
-        if len(rows) > kept:
-            unseen = float(best.scores[kept])
-        best = best._replace(ids=best.ids[:kept], scores=best.scores[:kept])
-        rows = rows[:kept]
-        scores = {row: scores[row] for row in rows if row in scores}
-        items = table.owners(scores)
+    search = partial(index.search, query.query, allowed=allowed, exact=options.exact)
+    windows = find_windows(search, table, options, kept=kept, candidates=candidates)
+    complete = (
+        windows.unseen == -math.inf
+        and len(windows.items) <= options.top_k
+        and options.min_score is None
+    )
+    if least_windows is not None:
+        windows = windows.cut(kept, options.top_k)
+    scores = windows.scores
     # the later parts of a film may have come after other items
-    items = dict(sorted(items.items(), key=lambda found: (-scores[found[1]], found[0])))
+    items = dict(sorted(windows.items.items(), key=lambda item: (-scores[item[1]], item[0])))
     stats = collection.route_stats(query.source, query.target)
     if options.rerank is not None:
         to_rerank = Candidates(
-            collection=collection, records=records, query=query, found=best, stats=stats
+            collection=collection, records=records, query=query, found=windows.best, stats=stats
         )
-        order = RERANKERS[options.rerank](to_rerank)
-        scores = {rows[n]: scores[rows[n]] for n in order if rows[n] in scores}
+        rows = [windows.rows[place] for place in RERANKERS[options.rerank](to_rerank)]
+        scores = {row: scores[row] for row in rows if row in scores}
         items = table.owners(scores)
     return TargetMatches(
         query=query,
         calibration=stats.calibration if stats else None,
-        exact=best.exact,
-        rounded=best.rounded,
+        exact=windows.best.exact,
+        rounded=windows.best.rounded,
         complete=complete,
         candidates=candidates,
-        ways=best.way.split("+"),
-        compared=compared,
+        ways=windows.best.way.split("+"),
+        compared=windows.compared,
         scores=scores,
         items=items,
-        unseen=unseen,
+        unseen=windows.unseen,
     )
+
+
+def find_windows(
+    search: Callable[[int], Found],
+    table: WindowTable,
+    options: Options,
+    *,
+    kept: int,
+    candidates: int,
+) -> Windows:
+    """The best windows, at least `kept` of them and of `options.top_k` items, where there are so
+    many among the `candidates`. All are found that score the same as the last one, so that it does
+    not depend on how many are wanted which of them are found.
+    """
+    least = -math.inf if options.min_score is None else options.min_score
+    wanted = kept + 1  # one below shows whether others score the same
+    compared = 0
+    while True:
+        best = oldest_first(search(wanted))
+        compared += best.compared
+        nothing_more = len(best.ids) < wanted or wanted >= candidates
+        windows = Windows(
+            best=best,
+            table=table,
+            least=least,
+            compared=compared,
+            unseen=-math.inf if nothing_more else float(best.scores[-1]),
+        )
+        if nothing_more or windows.unseen < least:
+            return windows
+        if windows.unseen < windows.last_score(kept, options.top_k):
+            return windows
+        wanted *= OVERFETCH_FACTOR
 
 
 def find_allowed(
@@ -150,18 +222,6 @@ def oldest_first(found: Found) -> Found:
     scores = np.maximum(np.minimum(found.scores, np.float32(1)), np.float32(-1))
     order = np.lexsort((found.ids, -scores))
     return found._replace(ids=found.ids[order], scores=scores[order])
-
-
-def last_score(
-    best: Found, kept: int, items: dict[int, int], scores: dict[int, float], options: Options
-) -> float:
-    """The score of the last window that is needed: there are so many to be `kept`, and these are of
-    `top_k` items. -inf where there are fewer items.
-    """
-    if len(items) < options.top_k:
-        return -math.inf
-    last_item = list(items.values())[options.top_k - 1]
-    return min(float(best.scores[kept - 1]), scores[last_item])
 
 
 def find_nothing(query: TargetQuery) -> TargetMatches:
