@@ -20,25 +20,27 @@ from index.collection import Collection
 from index.records.item import NewItem
 from index.search import Answer, Options, TargetQuery, search
 from index.search.order import GAP_S
+from index.vectors.base import Vectors
 
 from .makers import dims
-from .test_search import turned
 
-# No two of them are as far apart as two others, so that only the same angles score the same.
-ANGLES = (0, 17, 41, 77, 103, 160)
+# How many of its numbers are negative says where a vector points. No two of these are as far apart
+# as two others, so that only the same two score the same.
+DIM = 64
+POINTS = (0, 3, 12, 30, 36, 51)
 TARGETS = ("video", "audio")
 WINDOW_S = 5.0
 
-angles = st.sampled_from(ANGLES)
-# Of each window, when it starts and what its vectors of either target are.
-windows = st.tuples(st.sampled_from((0.0, 5.0, 10.0, 50.0)), st.none() | angles, st.none() | angles)
+points = st.sampled_from(POINTS)
+# Of each window, when it starts and where its vectors of either target point.
+windows = st.tuples(st.sampled_from((0.0, 5.0, 10.0, 50.0)), st.none() | points, st.none() | points)
 items = st.lists(st.lists(windows, min_size=1, max_size=3), min_size=1, max_size=12)
 Film = list[tuple[float, int | None, int | None]]
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A search for angles: one step after another, or each anywhere, in some targets."""
+    """A search for points: one step after another, or each anywhere, in some targets."""
 
     steps: list[int]
     targets: tuple[str, ...]
@@ -47,10 +49,21 @@ class Asked:
 
 asked = st.builds(
     Asked,
-    steps=st.lists(angles, min_size=1, max_size=2),
+    steps=st.lists(points, min_size=1, max_size=2),
     targets=st.sampled_from((("video",), TARGETS, TARGETS[::-1])),
     aggregate=st.sampled_from(("moment", "item")),
 )
+
+
+def pointing(*points: int) -> Vectors:
+    """Unit vectors [n, DIM]. Their products have no rounding, in whatever order they are summed."""
+    negative = np.arange(DIM) < np.array(points)[:, None]
+    return np.where(negative, -1, 1).astype(np.float32) / np.float32(math.sqrt(DIM))
+
+
+def score_of(one: int, other: int) -> float:
+    """The product of two of these vectors."""
+    return 1.0 - 2.0 * abs(one - other) / DIM
 
 
 def make_film(id: str, film: Film) -> NewItem:
@@ -58,7 +71,7 @@ def make_film(id: str, film: Film) -> NewItem:
     for place, target in enumerate(TARGETS, 1):
         which = [n for n, window in enumerate(film) if window[place] is not None]
         if which:
-            vectors[target] = (which, turned(*(float(film[n][place] or 0) for n in which)))
+            vectors[target] = (which, pointing(*(film[n][place] or 0 for n in which)))
     return NewItem(
         id=id,
         kind="video",
@@ -71,14 +84,14 @@ def make_film(id: str, film: Film) -> NewItem:
 def best_score(film: Film, query: Asked, target: str) -> float | None:
     """The mean of the best windows of a film, one for each step; None where it has none."""
     place = 1 + TARGETS.index(target)
-    there = [(window[0], angle) for window in film if (angle := window[place]) is not None]
+    there = [(window[0], point) for window in film if (point := window[place]) is not None]
     found = []
     for chosen in product(there, repeat=len(query.steps)):
         gaps = [b[0] - a[0] - WINDOW_S for a, b in pairwise(chosen)]
         if query.aggregate == "item" or all(0.0 <= gap_s <= GAP_S for gap_s in gaps):
             each = zip(chosen, query.steps, strict=True)
-            cosines = [math.cos(math.radians(window[1] - step)) for window, step in each]
-            found.append(sum(cosines) / len(cosines))
+            scores = [score_of(window[1], step) for window, step in each]
+            found.append(sum(scores) / len(scores))
     return max(found, default=None)
 
 
@@ -93,14 +106,14 @@ def expected(films: dict[str, Film], query: Asked) -> list[tuple[str, float]]:
         if known:
             fused = 1.0 - math.prod(1.0 - min(max(score, 0.0), 1.0) for score in known)
             score = fused if len(scores) > 1 else known[0]
-            ranked.append((-round(score, 5), -round(max(known), 5), number, id, score))
+            ranked.append((-score, -max(known), number, id, score))
     return [(id, score) for *_, id, score in sorted(ranked)]
 
 
 def ask(box: Collection, query: Asked, top_k: int, exact: bool) -> Answer:
     queries = []
     for target in query.targets:
-        vectors = turned(*map(float, query.steps))
+        vectors = pointing(*query.steps)
         one = TargetQuery(target, vectors, (1.0,) * len(vectors))
         if query.aggregate == "moment":
             first, *others = [
@@ -115,7 +128,7 @@ def ask(box: Collection, query: Asked, top_k: int, exact: bool) -> Answer:
 @contextmanager
 def filled(films: dict[str, Film]) -> Iterator[Collection]:
     with TemporaryDirectory() as folder:
-        box = Collection(Path(folder) / "box", "f1", dims(2))
+        box = Collection(Path(folder) / "box", "f1", dims(DIM))
         box.put([make_film(id, film) for id, film in films.items()])
         yield box
         box.close()
