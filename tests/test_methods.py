@@ -79,7 +79,7 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "valor": {"valor": {}},
     "valor_learned": {"valor": {"learned": True}},
     "gap": {"gap": {}},
-    "cwcl": {"cwcl": {}},
+    "cwcl": {"cwcl": {"soft": ("recording", "text")}},
     "gram": {"gram": {}},
     "triangle": {"triangle": {}},
     "mil_nce": {"mil_nce": {"texts": 3}},
@@ -88,6 +88,7 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "bound_halves": {"bound_halves": {}},
     "bound_and_composed": {"bound_halves": {}, "compa": {"pairs": 8, "both_ways": True}},
     "hard_matching": {"hard_matching": {}},
+    "matching_of_states": {"hard_matching": {"parts": 2, "width": 16}},
     "harmonise": {"harmonise": {}},
     "curriculum": {"harmonise": {"curriculum": (-0.3, 0.1)}},
     "cvrl": {"cvrl": {}},
@@ -122,6 +123,7 @@ MORE = {
     "several",
     "both_of_imp",
     "from_vector",
+    "matching_of_states",
     "two_experts",
     "valor_learned",
     "compa_both",
@@ -190,6 +192,35 @@ def test_cwcl_softens_targets_by_sentences() -> None:
     near, far = (-math.log(math.exp(s) / (math.e + 1)) for s in (1.0, 0.0))
     found = cwcl.cwcl(x, x, x, scale=1.0)
     assert found.item() == pytest.approx(2 / 3 * near + 1 / 3 * far)
+
+
+def test_cwcl_softens_either_direction() -> None:
+    """Softmax of the products of x = axes and y = [1, 0], [0.6, 0.8]; targets as above."""
+    x, y = unit([1, 0], [0, 1]), unit([1, 0], [0.6, 0.8])
+    inputs = inputs_of({"audio": x, "audio_caption": y, "sentence": x})
+
+    def loss(*soft: str) -> float:
+        term, _ = cwcl.rows(cwcl.Settings(power=1.0, soft=soft)).terms
+        found = term.loss(inputs, *term.needs)
+        assert found is not None
+        return found.item()
+
+    def ask(products: list[list[float]], right: float) -> float:
+        """The mean cross-entropy where a share of `right` is on the diagonal."""
+        of_row = [
+            math.log(sum(map(math.exp, row))) - right * row[i] - (1 - right) * row[1 - i]
+            for i, row in enumerate(products)
+        ]
+        return sum(of_row) / 2
+
+    of_sounds, of_texts = [[1.0, 0.6], [0.0, 0.8]], [[1.0, 0.0], [0.6, 0.8]]
+    assert loss("recording") == pytest.approx((ask(of_sounds, 2 / 3) + ask(of_texts, 1)) / 2)
+    assert loss("text") == pytest.approx((ask(of_sounds, 1) + ask(of_texts, 2 / 3)) / 2)
+    assert loss("recording", "text") == pytest.approx(
+        (ask(of_sounds, 2 / 3) + ask(of_texts, 2 / 3)) / 2
+    )
+    with pytest.raises(BadConfig, match="or both"):
+        cwcl.rows(cwcl.Settings(soft=("caption",)))
 
 
 def test_gram_and_triangle_of_known_shapes() -> None:
@@ -264,14 +295,49 @@ def test_vip_ant_tells_the_captions_of_a_share_of_the_sounds() -> None:
 
 
 def test_hard_matching_takes_the_likest_row_of_another_group() -> None:
-    """Rows 0 and 1 are one group, so row 2 is the hard one for both. The head sums the product."""
+    """Rows 0 and 1 are one group, so row 2 is the hard one for both. A match is the product."""
     a = unit([1, 0], [1, 0], [0.6, 0.8])
-    head = torch.nn.Linear(2, 1).double()
-    torch.nn.init.ones_(head.weight)
-    torch.nn.init.zeros_(head.bias)
-    found = hard_matching.hard_matching(head, a, a, torch.tensor([0, 0, 1]))
+
+    def match(rows: Tensor, others: Tensor) -> Tensor:
+        return (a[rows] * a[others]).sum(1)
+
+    found = hard_matching.hard_matching(match, a, a, torch.tensor([0, 0, 1]))
     true, false = math.log(1 + math.exp(-1)), math.log(1 + math.exp(0.6))
     assert found.item() == pytest.approx((3 * true + 6 * false) / 9)
+
+
+def test_states_are_matched_by_the_means_of_their_stretches() -> None:
+    """Of five states three come first, of two one each, and of one the second stretch is empty."""
+    tokens = torch.arange(1.0, 6.0).repeat(4, 1)[..., None]
+    present = torch.tensor([[1, 1, 1, 1, 1], [1, 0, 0, 0, 1], [0, 0, 1, 0, 0], [0] * 5]).bool()
+    found = hard_matching.mean_parts(TrunkPass(tokens, present=present), 2)
+    assert found.squeeze(-1).tolist() == [[2.0, 4.5], [1.0, 5.0], [3.0, 0.0], [0.0, 0.0]]
+    assert torch.equal(hard_matching.mean_parts(TrunkPass(tokens[:1]), 2), found[:1])
+    with pytest.raises(BadConfig, match="width a multiple of heads"):
+        hard_matching.rows(hard_matching.Settings(parts=2, width=30))
+
+
+def test_a_matcher_of_states_learns_what_a_product_of_vectors_cannot() -> None:
+    """The vectors are all one, so that every row is as hard. Pairs have states of one sign."""
+    torch.manual_seed(0)
+    settings = hard_matching.Settings(parts=2, width=16)
+    matcher = hard_matching.Matcher(3, settings)
+    signs = torch.tensor([1.0, -1.0] * 4)
+    a, b = (signs[:, None, None] * torch.ones(8, 2, 3) for _ in range(2))
+    vectors = torch.ones(8, 1)
+    groups = (signs > 0).long()
+
+    def loss() -> Tensor:
+        match = lambda rows, others: matcher(a[rows], b[others])  # noqa: E731
+        return hard_matching.hard_matching(match, vectors, vectors, groups)
+
+    optimiser = torch.optim.Adam(matcher.parameters(), lr=0.01)
+    before = loss().item()
+    for _ in range(60):
+        optimiser.zero_grad()
+        loss().backward()
+        optimiser.step()
+    assert before > 0.5 and loss().item() < 0.05
 
 
 def test_harmonising_projects_what_conflicts_and_keeps_what_does_not() -> None:
@@ -543,7 +609,7 @@ def test_group_scores_of_an_encoder_without_ears_are_not_above_chance() -> None:
 
 T, V, A = random_unit(1), random_unit(2), random_unit(3)
 GROUPS = torch.tensor([0, 0, 1, 2, 3])
-HEAD = torch.nn.Linear(4, 1).double()
+MATCHER = hard_matching.Matcher(4, hard_matching.Settings(parts=1, width=4, heads=2)).double()
 CAPTIONER = captioning.Captioner(9, 4, 4, captioning.Settings(width=4, heads=2)).double()
 WORDS = torch.tensor([[2, 5, 3, 0], [2, 6, 7, 3], [2, 8, 3, 0], [2, 4, 4, 3], [2, 3, 0, 0]])
 torch.manual_seed(0)
@@ -589,7 +655,9 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
         + 0 * a.sum()
     ),
     "comix": lambda t, v, a: comix.find_positives(t, torch.stack([v, a], 1), GROUPS, 3.0),
-    "hard_matching": lambda t, v, a: hard_matching.hard_matching(HEAD, t, v, GROUPS) + 0 * a.sum(),
+    "hard_matching": lambda t, v, a: hard_matching.hard_matching(
+        lambda rows, others: MATCHER(a[rows, None], v[others, None]), t, v, GROUPS
+    ),
 }
 
 

@@ -50,6 +50,7 @@ ARMS: dict[str, Methods] = {
     "VALOR learned": {"valor": {"learned": True}},
     "gap": {"gap": {}},
     "CWCL": {"cwcl": {}},
+    "CWCL both ways": {"cwcl": {"soft": ("recording", "text")}},
     "GRAM": {"gram": {}},
     "TRIANGLE": {"triangle": {}},
     "MIL-NCE": {"mil_nce": {}},
@@ -59,6 +60,7 @@ ARMS: dict[str, Methods] = {
     "bound halves": {"bound_halves": {}},
     "bound halves and CompA": {"bound_halves": {}, "compa": BOTH_KINDS},
     "hard matching": {"hard_matching": {}},
+    "hard matching of states": {"hard_matching": {"parts": 4}},
     "harmonise": {"harmonise": {}},
     "curriculum": {"harmonise": {"realign": False, "curriculum": (-0.3, 0.0)}},
     "CVRL": {"cvrl": {}},
@@ -82,7 +84,8 @@ ARMS: dict[str, Methods] = {
 # texts are no words, and its rows have no metadata. What its trunk adds to is the stems' reading,
 # in one space.
 NOT_REAL = ("PixPro", "VATT", "CoCa", "cMIM", "video QA", "stages", "COCONUT")
-LEFT_OUT = {("world", "CWCL"), *(("real", arm) for arm in NOT_REAL)}
+NOT_WORLD = ("CWCL", "CWCL both ways")
+LEFT_OUT = {*(("world", arm) for arm in NOT_WORLD), *(("real", arm) for arm in NOT_REAL)}
 STEMS_RECIPE = str(Path(__file__).parent / "stems.json")
 WORLD_RECIPE = "miniature"
 RECIPE: dict[str, Any] = {"local_weight": 0.0, "video_text": True}

@@ -5,8 +5,9 @@ With unit sentence vectors p of the captions, recordings x and captions y:
     w_ij = p_i.p_j / 2 + 1/2
     L = - mean_i sum_j (w_ij / sum_k w_ik) log softmax_j(scale x_i.y_j)[i]  + InfoNCE of y to x
 
-The soft direction is from the recording to the text, the other is that of the core. `power` (ours)
-raises w, as sentences of nothing in common have w of about 1/2.
+The soft direction is from the recording to the text, the other is that of the core. `soft` can have
+it the other way round, or both ways (ours). `power` (ours) raises w, as sentences of nothing in
+common have w of about 1/2.
 
 n rows, E embedding, S sentence embedding.
 """
@@ -19,6 +20,8 @@ from functools import partial
 import torch.nn.functional as F
 from torch import Tensor
 
+from media.errors import BadConfig
+
 from ..training.losses import TermInputs
 from ..training.tables import LossTerm, Rows
 
@@ -27,6 +30,7 @@ from ..training.tables import LossTerm, Rows
 class Settings:
     weight: float = 5.0
     power: float = 8.0
+    soft: tuple[str, ...] = ("recording",)  # what looks for the other by soft targets, or "text"
 
 
 def cwcl(
@@ -38,7 +42,13 @@ def cwcl(
 
 
 def soft_term(
-    inputs: TermInputs, recording: str, caption: str, sentence: str, *, power: float
+    inputs: TermInputs,
+    recording: str,
+    caption: str,
+    sentence: str,
+    *,
+    power: float,
+    soft: tuple[str, ...],
 ) -> Tensor | None:
     selected = inputs.select(recording, caption)
     if selected is None:
@@ -47,18 +57,26 @@ def soft_term(
     p = inputs.vectors[sentence][inputs.has[recording] & inputs.has[caption]]
     scale = inputs.model.scale
     same = (group_ids[:, None] == group_ids[None]).to(x.dtype)
-    hard = F.cross_entropy(scale * y @ x.T, same / same.sum(1, keepdim=True))
-    return (cwcl(x, y, p, scale=scale, power=power) + hard) / 2
+    hard = same / same.sum(1, keepdim=True)
+    found = [
+        cwcl(one, other, p, scale=scale, power=power)
+        if asking in soft
+        else F.cross_entropy(scale * one @ other.T, hard)
+        for asking, one, other in (("recording", x, y), ("text", y, x))
+    ]
+    return (found[0] + found[1]) / 2
 
 
 def rows(settings: Settings) -> Rows:
+    if not settings.soft or not set(settings.soft) <= {"recording", "text"}:
+        raise BadConfig('cwcl: soft is "recording", "text" or both')
     kinds = {"audio": ("audio_caption", "sentence"), "video": ("video_caption", "video_sentence")}
     terms = tuple(
         LossTerm(
             name=f"soft_{modality}_text",
             needs=(modality, caption, sentence),
             weight=settings.weight,
-            loss=partial(soft_term, power=settings.power),
+            loss=partial(soft_term, power=settings.power, soft=tuple(settings.soft)),
             replaces=(f"{modality}_text",),
         )
         for modality, (caption, sentence) in kinds.items()
