@@ -24,7 +24,7 @@ from av.stream import Discard, Disposition
 from .clock import RIGHT, UNKNOWN, Clock, Track, compute_clock
 from .errors import BeyondBudget, NotMedia, TooLong
 from .hardware import make_accelerator
-from .repair import Span, open_repaired
+from .repair import PatchedFile, Span, open_repaired
 
 # No other demuxer is tried: playlists and concat scripts would open other files.
 # fmt: off
@@ -49,6 +49,10 @@ CONTAINERS = (
 # FFmpeg estimates the length of these from the bit rate of their first packets
 BARE = {"mp3", "aac", "loas", "ac3", "eac3", "dts"}
 GUESSED = {*BARE, "mpeg"}
+# Formats whose headers do not tell which streams follow. If sound or pictures are missing in what
+# FFmpeg reads at once (5 MB), it is to read further.
+UNTOLD_STREAMS = {"mpeg"}
+FURTHER = {"probesize": str(2**26), "analyzeduration": "120000000"}  # bytes, microseconds
 PACKET_MOST_S = 10.0  # of a packet's length, which may be a lie, to tell a file's
 COVER = Disposition.attached_pic
 SIDE_TRACKS = (
@@ -114,21 +118,37 @@ def open_unchecked(
 ) -> Iterator[InputContainer]:
     """`open_container` without the budget."""
     with open_repaired(path, span) as file:
-        try:
-            # "file:" keeps a name such as "-x.mp4" or "a:b.mp4" from being read as a protocol.
-            container = av.open(
-                file or f"file:{path}",
-                "r",
-                container_options={"format_whitelist": CONTAINERS, "protocol_whitelist": "file"},
-                metadata_errors="replace",
-                hwaccel=make_accelerator(device),
-            )
-        except (av.FFmpegError, OSError, ValueError) as error:
-            raise NotMedia(describe_refusal(path, error)) from error
-        except RuntimeError as error:  # of a device that does not decode what is there
-            raise NotMedia(str(error)) from error
+        container = open_by_ffmpeg(path, file, device, {})
+        if container.format.name in UNTOLD_STREAMS and lacks_streams(container):
+            container.close()
+            container = open_by_ffmpeg(path, file, device, FURTHER)
         with container:
             yield container
+
+
+def open_by_ffmpeg(
+    path: Path, file: PatchedFile | None, device: str | None, options: dict[str, str]
+) -> InputContainer:
+    """Open a file, or what is to be read in its place, with further options of FFmpeg."""
+    only = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
+    try:
+        # "file:" keeps a name such as "-x.mp4" or "a:b.mp4" from being read as a protocol.
+        return av.open(
+            file or f"file:{path}",
+            "r",
+            container_options=only | options,
+            metadata_errors="replace",
+            hwaccel=make_accelerator(device),
+        )
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise NotMedia(describe_refusal(path, error)) from error
+    except RuntimeError as error:  # of a device that does not decode what is there
+        raise NotMedia(str(error)) from error
+
+
+def lacks_streams(container: InputContainer) -> bool:
+    """Whether no sound, or no pictures, have been found."""
+    return not (container.streams.audio and container.streams.video)
 
 
 def describe_refusal(path: Path, error: Exception) -> str:

@@ -14,6 +14,7 @@ from av.stream import Disposition
 from numpy.typing import NDArray
 
 from media.containers import Budget
+from media.decode import read_picture_times
 from media.errors import BeyondBudget, Damaged, MissingModality
 from media.mono import MonoResampler
 from media.sound import read_waveform
@@ -267,3 +268,33 @@ def test_the_next_track_is_heard_where_the_first_is_in_an_unknown_codec(tmp_path
     made = write_tracks(tmp_path / "a.mkv", [(400.0, DEFAULT), (2000.0, NEITHER)])
     made.write_bytes(made.read_bytes().replace(b"A_AAC", b"A_XYZ", 1))
     assert heard_hz(read_waveform(made, RATE, Budget())) == pytest.approx(2000, abs=4)
+
+
+@pytest.mark.parametrize("brief", ["audio", "video"])
+def test_streams_that_a_header_does_not_tell_of_may_begin_late(tmp_path: Path, brief: str) -> None:
+    """A programme stream of MPEG, as on DVDs: of 30 s, two have sound or pictures."""
+    path = tmp_path / "a.mpg"
+    random = np.random.default_rng(0)
+    with av.open(str(path), "w") as container:
+        film = container.add_stream("mpeg2video", rate=25, options={"g": "25"})
+        film.width, film.height, film.pix_fmt, film.bit_rate = 64, 64, "yuv420p", 400_000
+        sound = container.add_stream("mp2", rate=RATE, layout="mono")
+        sound.bit_rate = 160_000
+        packets = encode_tone(sound, 440.0, 30.0)
+        for _ in range(30 * 25):
+            noise = random.integers(0, 256, (64, 64, 3), np.uint8)
+            packets += film.encode(av.VideoFrame.from_ndarray(noise, format="rgb24"))
+        packets += film.encode(None)
+        kept = [
+            packet
+            for packet in packets
+            if packet.stream.type != brief or 10 <= packet.pts * packet.time_base < 12
+        ]
+        for packet in sorted(kept, key=lambda packet: packet.dts * packet.time_base):
+            container.mux(packet)
+    told = read_picture_times(path, Budget())
+    waveform = read_waveform(path, RATE, Budget())
+    assert told is not None and waveform is not None
+    heard_s = np.argmax(np.abs(waveform) > 0.1) / RATE
+    assert heard_s == pytest.approx(10.0 if brief == "audio" else 0.0, abs=0.1)
+    assert told.start_s == pytest.approx(10.0 if brief == "video" else 0.0, abs=0.1)
