@@ -35,6 +35,8 @@ STARTS: tuple[tuple[int, bytes, Pair], ...] = (
     (8, b"WAVE", same("audio/x-wav")),
     (8, b"AVI ", same("video/x-msvideo")),
     (8, b"AVIX", same("video/x-msvideo")),
+    (8, b"AMV ", same("video/x-amv")),
+    (8, b"CDXA", MPEG),  # a file of a Video CD, AVSEQ01.DAT
     (8, b"AIFF", same("audio/x-aiff")),
     (8, b"AIFC", same("audio/x-aiff")),
     (0, b"riff\x2e\x91\xcf\x11", same("audio/x-w64")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import av
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from index.ingest.walk import walk
 from media.containers import Budget
 from media.mediatypes import is_recording, media_type
 from media.sound import read_waveform
@@ -70,6 +72,34 @@ def test_a_film(
     expected = np.array([RED, RED, GREEN, GREEN, BLUE, BLUE])
     assert np.abs(seen - expected).max() < 30
     assert is_recording(path) and media_type(path, pictures=True) == type_
+
+
+SECTOR_BYTES = 2324  # of a Video CD, that have MPEG
+
+
+def as_video_cd(film: bytes) -> bytes:
+    """A programme stream of MPEG as computers copy it from a Video CD (RIFF, of the kind CDXA): in
+    sectors, each with its address before it and a checksum behind it.
+    """
+    sectors = b""
+    for at in range(0, len(film), SECTOR_BYTES):
+        address = b"\0" + 10 * b"\xff" + b"\0" + bytes([0, 2, 0, 2]) + 2 * bytes([1, 1, 0x62, 15])
+        sectors += address + film[at : at + SECTOR_BYTES].ljust(SECTOR_BYTES, b"\0") + bytes(4)
+    head = b"CDXAfmt " + struct.pack("<I16x", 16) + b"data" + struct.pack("<I", len(sectors))
+    return b"RIFF" + struct.pack("<I", len(head) + len(sectors)) + head + sectors
+
+
+def test_a_video_cd(tmp_path: Path) -> None:
+    """Its files are named .DAT, as many others are: their bytes tell."""
+    film = write_film(tmp_path / "film.mpg", "mpeg1video", "yuv420p", (352, 288))
+    path = tmp_path / "AVSEQ01.DAT"
+    path.write_bytes(as_video_cd(film.read_bytes()))
+    media = read_media(path, PICTURES, Budget())
+    assert media.duration_s == pytest.approx(3.0, abs=0.05)
+    seen = np.asarray(media.parts["video"].array)[0, :, 16, 16].astype(int)
+    assert np.abs(seen - np.array([RED, RED, GREEN, GREEN, BLUE, BLUE])).max() < 30
+    assert is_recording(path) and media_type(path, pictures=True) == "video/mpeg"
+    assert [found.path for found in walk(tmp_path).files] == [path, film]
 
 
 def write_sphere(path: Path, samples: NDArray[np.int16]) -> None:
