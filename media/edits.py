@@ -1,8 +1,9 @@
-"""Edit lists of MP4 and QuickTime with empty stretches, which FFmpeg reads wrongly.
+"""Edit lists of MP4 and QuickTime with stretches without media, which FFmpeg reads wrongly.
 
 An empty edit (ISO 14496-12, 8.6.6) shows and sounds nothing for a while. FFmpeg 8.1 plays the
-beginning of the media in its place, unless it comes before all others. An edit that begins behind
-the media's end has the effect that is meant.
+beginning of the media in its place, unless it comes before all others. In a dwell, an edit whose
+rate is 0, a picture stays and nothing is heard. FFmpeg plays on. An edit that begins behind the
+media's end has the effect that is meant.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class Box(NamedTuple):
 
 
 def find_edit_patches(file: BinaryIO, size: int) -> list[Patch]:
-    """Patches of the empty edits behind others in an MP4 or QuickTime file of `size` bytes."""
+    """Patches of edits without media behind others, in an MP4 or QuickTime file of `size` bytes."""
     file.seek(4)
     if file.read(4) not in STARTS:
         return []
@@ -38,7 +39,7 @@ def find_edit_patches(file: BinaryIO, size: int) -> list[Patch]:
     for track in read_boxes(file, movie, b"trak"):
         for edits in read_boxes(file, track, b"edts"):
             for table in read_boxes(file, edits, b"elst"):
-                patches += find_empty_edits(file, table)
+                patches += find_edits_without_media(file, table)
     return patches
 
 
@@ -64,8 +65,8 @@ def read_boxes(file: BinaryIO, outer: Box, kind: bytes) -> Iterator[Box]:
         start += size
 
 
-def find_empty_edits(file: BinaryIO, table: Box) -> list[Patch]:
-    """Patches of the empty edits behind others in one edit list."""
+def find_edits_without_media(file: BinaryIO, table: Box) -> list[Patch]:
+    """Patches of the empty edits and the dwells behind others in one edit list."""
     file.seek(table.start)
     data = file.read(min(table.end - table.start, 8 + 20 * EDITS_MOST))
     if len(data) < 8:
@@ -78,8 +79,8 @@ def find_empty_edits(file: BinaryIO, table: Box) -> list[Patch]:
     count = min(struct.unpack_from(">I", data, 4)[0], (len(data) - 8) // row.size)
     for number in range(count):
         at = 8 + number * row.size
-        _, time, _ = row.unpack_from(data, at)
-        if time != EMPTY:
+        _, time, rate = row.unpack_from(data, at)
+        if time != EMPTY and rate:
             begun = True
         elif begun:
             patches.append((table.start + at + time_at, BEHIND))

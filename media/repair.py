@@ -9,7 +9,7 @@
   since 7.0 does not.
 - GIF that clears what a picture covered, or does not cover all with the first. FFmpeg shows the
   background colour there, browsers show what is behind the GIF.
-- MP4 and QuickTime with empty edits, see `edits`.
+- MP4 and QuickTime with edits without media, see `edits`.
 - Chained Ogg: several Ogg streams joined into one file (RFC 3533). FFmpeg stops where the number
   of channels changes.
 """

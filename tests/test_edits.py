@@ -1,9 +1,10 @@
-"""Edit lists of MP4 with empty stretches, in which nothing is shown or heard."""
+"""Edit lists of MP4 with stretches without media, in which nothing new is shown or heard."""
 
 from __future__ import annotations
 
 import io
 import struct
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,23 +17,27 @@ from .test_times import GRID_S, Situation, by_us, edited, write
 BEFORE = edited((0.0, 2.0), (3.0, 4.5), (4.0, 7.9))
 
 
-def empty_second_edit(path: Path) -> None:
-    """The second edit of every track shows nothing."""
+def change_second_edit(path: Path, place: int, value: int) -> None:
+    """Write another number at a place of the second edit of every track."""
     BEFORE(path)
     data = bytearray(path.read_bytes())
     at = data.find(b"elst")
     while at >= 0:
-        struct.pack_into(">i", data, at + 28, -1)
+        struct.pack_into(">i", data, at + 24 + place, value)
         at = data.find(b"elst", at + 4)
     path.write_bytes(data)
 
 
-def test_nothing_is_shown_or_heard_in_an_empty_edit(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("place", "value"), [(4, -1), (8, 0)], ids=["empty", "dwell"])
+def test_nothing_new_is_shown_or_heard_in_an_edit_without_media(
+    tmp_path: Path, place: int, value: int
+) -> None:
     """Media of [0, 2) s, nothing for 1.5 s, then from the media's fourth second on. Of the beeps at
     1.0, 4.6 and 6.5 s and the flashes at 0.5, 4.2, 5.7 and 7.0 s, those after 4 s come 0.5 s
     earlier.
     """
-    made = Situation("edits", ".mp4", b_frames=2, group=200, after=empty_second_edit)
+    after = partial(change_second_edit, place=place, value=value)
+    made = Situation("edits", ".mp4", b_frames=2, group=200, after=after)
     heard, seen = by_us(write(tmp_path / "film.mp4", made), Budget())
     assert heard == pytest.approx([1.0, 4.1, 6.0], abs=0.05)
     assert seen == pytest.approx([0.5, 3.7, 5.2, 6.5], abs=GRID_S)
@@ -60,6 +65,12 @@ def test_empty_edits_behind_others_are_found(version: int) -> None:
     row = 20 if version else 12
     time_at = 8 if version else 4
     assert patches == [(first + n * row + time_at, BEHIND) for n in (2, 4)]
+
+
+def test_rates_of_nothing_but_0_are_no_dwells() -> None:
+    """A writer that does not know the field."""
+    data = make_movie([0, 500, 900]).replace((1 << 16).to_bytes(4), bytes(4))
+    assert find_edit_patches(io.BytesIO(data), len(data)) == []
 
 
 @pytest.mark.parametrize("times", [[], [0], [-1, 0], [-1, 0, 500]])
