@@ -4,6 +4,8 @@
   the sample size. The right size follows from the header's block size.
 - RIFX, a WAV whose numbers begin with their highest byte. FFmpeg takes most samples for those of a
   WAV. It gets the header of AU, which has such samples, in place of RIFX's.
+- WAV without the byte that pads a chunk of odd length before its samples. FFmpeg finds no samples.
+  It gets a header that stands right before them.
 - RF64, W64 and AIFF that were written into a pipe. Their headers never got the size of the samples.
 - GIF pictures shown for one hundredth of a second. Browsers show them for ten hundredths; FFmpeg
   since 7.0 does not.
@@ -38,6 +40,7 @@ BITS_AT = 14
 VALID_BITS_AT = 18
 SUBFORMAT_AT = 24
 CHUNKS_MOST = 64  # chunks searched for one
+FORMAT_MOST = 1024  # bytes of a format chunk
 CAF_BITS_AT = 28  # in a description chunk
 AU_HEADER = 24  # bytes
 AU_UNKNOWN_SIZE = 0xFFFFFFFF  # a size that is not told
@@ -107,9 +110,9 @@ def open_repaired(path: Path, span: Span | None) -> Iterator[PatchedFile | None]
         return
     with file:
         whole = 0, path.stat().st_size
-        as_au = find_rifx_samples(file, whole[1])
-        if as_au is not None:
-            yield PatchedFile(file, *as_au)
+        headed = find_rifx_samples(file, whole[1]) or find_unpadded_samples(file, whole[1])
+        if headed is not None:
+            yield PatchedFile(file, *headed)
             return
         patches = (
             find_wave_patches(file)
@@ -194,6 +197,30 @@ def find_rifx_samples(file: BinaryIO, end: int) -> tuple[Span, list[Patch]] | No
     header = struct.pack(">4s5I", b".snd", AU_HEADER, AU_UNKNOWN_SIZE, kind, rate, channels)
     end = min(start + size, end) if size else end
     return (start - AU_HEADER, end), [(start - AU_HEADER, header)]
+
+
+def find_unpadded_samples(file: BinaryIO, end: int) -> tuple[Span, list[Patch]] | None:
+    """The span of a WAV's samples with the bytes before them, and the header that takes the place
+    of those bytes, if chunks before the samples are not padded to even lengths; None for others.
+    """
+    file.seek(0)
+    head = file.read(12)
+    if head[:4] != b"RIFF" or head[8:12] != b"WAVE":
+        return None
+    if find_chunk(file, b"data", at=12, header="<4sI", align=2)[0]:
+        return None
+    at, length = find_chunk(file, b"fmt ", at=12, header="<4sI", align=1)
+    start, size = find_chunk(file, b"data", at=12, header="<4sI", align=1)
+    if not 0 < at < start or length > FORMAT_MOST:
+        return None
+    file.seek(at)
+    form = file.read(length)
+    size = min(size or end - start, end - start)
+    chunks = b"WAVEfmt " + struct.pack("<I", length) + form + b"\0" * (length % 2)
+    chunks += b"data" + struct.pack("<I", size)
+    header = b"RIFF" + struct.pack("<I", min(len(chunks) + size, 2**32 - 1)) + chunks
+    first = start - len(header)
+    return ((first, start + size), [(first, header)]) if first >= 0 else None
 
 
 def find_caf_patches(file: BinaryIO) -> list[Patch]:

@@ -308,6 +308,23 @@ def test_numbers_that_begin_with_their_highest_byte(
     assert np.argmax(np.abs(np.fft.rfft(waveform[:16_000]))) == 440
 
 
+@pytest.mark.parametrize("told", [True, False])
+@pytest.mark.parametrize("odd", [b"LIST", b"bext", b"fact"])
+def test_chunks_that_are_not_padded(tmp_path: Path, odd: bytes, told: bool) -> None:
+    """The format of RIFF wants a byte behind a chunk of odd length. Some programs leave it out, and
+    some never write how long the samples are.
+    """
+    samples = np.round(make_tone(2.0, 440.0, 44_100) * 32767).astype("<i2").tobytes()
+    size = len(samples) if told else 0
+    form = struct.pack("<HHIIHH", 1, 1, 44_100, 88_200, 2, 16)
+    chunks = b"WAVEfmt " + struct.pack("<I", 16) + form + odd + struct.pack("<I", 27) + bytes(27)
+    chunks += b"data" + struct.pack("<I", size) + samples
+    (tmp_path / "a.wav").write_bytes(b"RIFF" + struct.pack("<I", len(chunks)) + chunks)
+    waveform = read_waveform(tmp_path / "a.wav", 44_100, Budget())
+    assert waveform is not None and len(waveform) == 88_200
+    assert np.abs(waveform - make_tone(2.0, 440.0, 44_100)).max() < 1e-4
+
+
 def test_one_bit_sound_is_heard(tmp_path: Path) -> None:
     """DSD: a tone as pulses, by first-order sigma-delta modulation."""
     rate = 2_822_400
