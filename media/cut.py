@@ -38,7 +38,7 @@ from .containers import (
     read_packets,
     video_stream,
 )
-from .decode import check_size, frame_rate, pixel_aspect
+from .decode import SETTINGS, check_size, frame_rate, pixel_aspect
 from .errors import Damaged
 from .matrices import read_told_colours
 from .mono import Mixer
@@ -109,13 +109,16 @@ def read_pictures(
             stream = video_stream(container)
             if stream is None:
                 raise Damaged("no video stream")
-            if early_s is not None and not go_to(container, start_s - early_s):
-                continue
+            settings = None
+            if early_s is not None:
+                settings = read_settings(container, stream)
+                if not go_to(container, start_s - early_s):
+                    continue
             aspect = pixel_aspect(stream)
             packets = read_packets(container, stream, clock=clock)
             if clock is not RIGHT:
                 packets = islice(packets, count_skipped(path, start_s, budget, clock), None)
-            pictures = read_timed_pictures(container, stream, packets, budget)
+            pictures = read_timed_pictures(container, stream, packets, budget, settings)
             first = next(pictures, None)
             if first is None or (early_s is not None and first[1] > start_s):
                 continue
@@ -142,6 +145,13 @@ def cut_pictures(
         yield Shown(frame, at_s, aspect)
     if before is not None:
         yield Shown(before, 0.0, aspect)
+
+
+def read_settings(container: InputContainer, stream: av.VideoStream) -> av.Packet[Any] | None:
+    """The first packet of a stream, if it brings what counts for those after it: see SETTINGS."""
+    first = next(read_packets(container, stream), None)
+    brings = first is not None and any(first.has_sidedata(kind) for kind in SETTINGS)
+    return first if brings else None
 
 
 def count_skipped(path: Path, start_s: float, budget: Budget, clock: Clock) -> int:
@@ -195,8 +205,10 @@ def read_timed_pictures(
     stream: av.VideoStream,
     packets: Iterable[av.Packet[Any]],
     budget: Budget,
+    settings: av.Packet[Any] | None = None,
 ) -> Iterator[tuple[av.VideoFrame, float]]:
-    """Every picture of a stream's packets that decodes, and its second; these ascend.
+    """Every picture of a stream's packets that decodes, and its second; these ascend. `settings` is
+    a packet from before, of which the picture is not wanted.
 
     AVI and ASF have decoding times only: the n-th picture shown gets the n-th of them.
     """
@@ -205,6 +217,10 @@ def read_timed_pictures(
     assert isinstance(decoder, av.VideoCodecContext)
     with suppress(av.FFmpegError, ValueError, RuntimeError):
         decoder.thread_count = DECODER_THREADS
+    if settings is not None:
+        with suppress(av.FFmpegError, ValueError):
+            decoder.decode(settings)
+        decoder.flush_buffers()
     zero_s = origin_s(container)
     step_s = 1.0 / frame_rate(stream)
     base = float(stream.time_base or 0)

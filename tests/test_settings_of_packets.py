@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from media.containers import Budget
+from media.cut import read_pictures
 from media.decode import FrameRequest, read_frames
-from media.video import VideoSpec
+from media.video import VideoSpec, fit_square
 
 PICTURE = VideoSpec(frames=1, size=32)
 TABLE = (b"moov", b"trak", b"mdia", b"minf", b"stbl")  # the boxes around a track's tables
@@ -38,6 +39,10 @@ def test_a_palette_that_comes_with_the_first_picture_is_that_of_all(tmp_path: Pa
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     assert (seen_at(path, 2.0)[0] == (200, 60, 40)).all()
+    clip = list(read_pictures(path, 2.0, 3.0, Budget()))
+    assert len(clip) == 10
+    for shown in clip:
+        assert (fit_square(shown.frame, PICTURE, shown.aspect) == (200, 60, 40)).all()
 
 
 def make_film(path: Path, picture: NDArray[np.uint8], qp: str) -> bytes:
