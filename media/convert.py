@@ -25,7 +25,7 @@ from .containers import ARCHIVE_BUDGET, Budget, audio_stream, open_container, vi
 from .cut import SoundForm, find_clock, read_pictures, read_sound
 from .decode import frame_rate
 from .encode import Quality, Timed, encode_pictures, encode_sound
-from .errors import BadMedia, BadStretch, BeyondBudget, MissingModality, TooLong
+from .errors import BadMedia, BadStretch, BeyondBudget, Damaged, MissingModality, TooLong
 from .remux import CopyPlan, copy_packets, find_keyframe, plan_copy
 
 FILM = "video/webm"
@@ -212,6 +212,8 @@ def encode(
         if form is not None:
             pieces = read_sound(path, start_s, end_s, form, budget, plan.clock)
             packets.append(encode_sound(made, pieces, end_s - start_s, form))
+        if not made.streams:
+            raise Damaged("it has no picture in this stretch, and no sound")
         write(made, packets, out, order.max_bytes)
     return Made(start_s, end_s, FLAC if lossless else FILM if plan.pictures else SOUND)
 

@@ -307,8 +307,9 @@ def read_sound(
                     continue
                 packets = read_packets(container, stream, clock=clock)
                 first = next(packets, None)
+                ended = first is None or not first.size  # as pictures were sought that come later
                 late = first is not None and packet_s(first, container) > start_s
-                if early_s is not None and (first is None or late):
+                if early_s is not None and (ended or late):
                     continue
                 shift_s = -start_s - origin_s(container)
                 started = packets if first is None else chain([first], packets)

@@ -53,13 +53,15 @@ def encode_pictures(
     made: OutputContainer, pictures: Iterator[Shown], length_s: float, quality: Quality
 ) -> Timed:
     """Add a stream of VP9 to a container, and encode pictures for it. The last one is shown up to
-    `length_s`.
+    `length_s`. Without pictures no stream is added.
 
     Raises:
         What `read_pictures` raises.
         Damaged: a picture cannot be scaled.
     """
-    first = next(pictures)
+    first = next(pictures, None)
+    if first is None:
+        return iter(())
     painter = Painter(first, quality.longest)
     stream: Any = made.add_stream("libvpx-vp9")
     codec = stream.codec_context

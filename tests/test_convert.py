@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import struct
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,14 @@ from media.containers import ARCHIVE_BUDGET, Budget
 from media.convert import FILM, FLAC, SOUND, Made, Order, clip_order, convert
 from media.cut import Shown
 from media.encode import Painter
-from media.errors import BadStretch, BeyondBudget, DecoderFailed, MissingModality, TooLong
+from media.errors import (
+    BadStretch,
+    BeyondBudget,
+    Damaged,
+    DecoderFailed,
+    MissingModality,
+    TooLong,
+)
 from media.hdr import to_bt709
 from media.sandbox import Converters
 from service.app import create_app
@@ -371,6 +379,30 @@ def test_sound_that_starts_late_or_has_a_hole_stays_beside_its_pictures(tmp_path
     clip(film, out, 0.5, 3.5)
     assert burst_s(out) == pytest.approx(2.5, abs=0.005)
     assert len(heard(out)[0]) == 3 * RATE
+
+
+@pytest.mark.parametrize("name", ["a.mkv", "a.mp4"])
+def test_before_the_first_picture_there_is_sound_alone(tmp_path: Path, name: str) -> None:
+    """Pictures come 20 s late. There are beeps at 1.0, 3.2, 4.6 and 6.5 s."""
+    late = times.Situation("late", Path(name).suffix, move=times.shift("video", 20.0))
+    path = times.write(tmp_path / name, late)
+    assert clip(path, tmp_path / "clip.webm", 3.0, 6.0) == Made(3.0, 6.0, FILM)
+    version(path, tmp_path / "version.webm", 3.0, 6.0)
+    for out, beeps_s in (("clip", [0.2, 1.6]), ("version", [1.0, 3.2, 4.6])):
+        samples, rate = heard(tmp_path / f"{out}.webm")
+        assert times.beeps(samples[:: rate // times.RATE]) == pytest.approx(beeps_s, abs=0.05)
+
+
+def test_a_stretch_with_nothing_in_it(tmp_path: Path) -> None:
+    """The header of an AVI says that its pictures begin two seconds late. It has no sound."""
+    path = make_ladder(tmp_path / "a.avi", "mpeg4", "yuv420p", None)
+    data = bytearray(path.read_bytes())
+    struct.pack_into("<I", data, data.index(b"strh") + 8 + 28, 2 * FPS)
+    path.write_bytes(data)
+    clip(path, tmp_path / "a.webm", 2.0, 3.0)
+    assert len(seen(tmp_path / "a.webm")) == FPS
+    with pytest.raises(Damaged, match="no picture in this stretch"):
+        clip(path, tmp_path / "b.webm", 0.5, 1.5)
 
 
 def test_turned_and_wide_films_are_upright(tmp_path: Path) -> None:
