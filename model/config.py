@@ -19,6 +19,16 @@ from media.video import VideoSpec
 from media.windows import InputSpecs
 
 from .renames import translate_settings
+from .settings import (
+    Count,
+    CountOrZero,
+    NotNegative,
+    Number,
+    Positive,
+    Share,
+    ShareBelowOne,
+    read_settings,
+)
 
 PRESETS = Path(__file__).parent / "presets"
 ENCODER_CHOICES = {
@@ -38,15 +48,6 @@ def check_choices(config: Any, choices: Mapping[str, tuple[str, ...]]) -> None:
             raise BadConfig(f"{name} is one of {', '.join(known)}, not {value!r}")
 
 
-def freeze_lists(value: Any) -> Any:
-    """JSON's lists as tuples.
-
-    >>> freeze_lists([["colour"], []])
-    (('colour',), ())
-    """
-    return tuple(map(freeze_lists, value)) if isinstance(value, list) else value
-
-
 def preset_names() -> list[str]:
     return sorted(file.stem for file in PRESETS.glob("*.json"))
 
@@ -55,24 +56,24 @@ def preset_names() -> list[str]:
 class EncoderConfig:
     """The network and its inputs."""
 
-    width: int  # D of the trunk
-    depth: int  # blocks of the trunk
-    heads: int
-    dim: int  # E, of the embedding; (ours) the paper pools to `width` and does not project
-    frames: int  # of a window of video
-    size: int  # pixels, the height and width of a frame
-    patch: int  # pixels, and bins or columns of the spectrogram
-    window_s: float
-    sample_rate: int
-    n_fft: int
-    hop: int
-    bins: int
+    width: Count  # D of the trunk
+    depth: Count  # blocks of the trunk
+    heads: Count
+    dim: Count  # E, of the embedding; (ours) the paper pools to `width` and does not project
+    frames: Count  # of a window of video
+    size: Count  # pixels, the height and width of a frame
+    patch: Count  # pixels, and bins or columns of the spectrogram
+    window_s: Positive
+    sample_rate: Count
+    n_fft: Count
+    hop: Count
+    bins: Count
     frequency_scale: str  # "mel" or "log"
-    tokens: int  # of a text
-    vocabulary: int
-    decoder_width: int
-    decoder_depth: int
-    decoder_heads: int
+    tokens: Count  # of a text
+    vocabulary: Count
+    decoder_width: Count
+    decoder_depth: Count
+    decoder_heads: Count
     # "linear" is the paper's; (ours) "convolution" finds small things wherever in a patch they are
     stem: str = "linear"
     # (ours) the convolutions' maxima, and a sentence, also reach the embedding around the trunk
@@ -83,19 +84,19 @@ class EncoderConfig:
     text_stem: str = "embedding"
     # (ours, after 2303.03032) how many captions of sounds are remembered; a sound is moved to those
     # that it is like
-    memory: int = 0
-    memory_scale: float = 40.0  # the inverse temperature of that likeness
-    caption_memory_threshold: float = 0.55  # the cosine below which a sound stays where it is
+    memory: CountOrZero = 0
+    memory_scale: Positive = 40.0  # the inverse temperature of that likeness
+    caption_memory_threshold: Number = 0.55  # the cosine below which a sound stays where it is
     # (ours) windows with a lower peak are amplified to it, before the spectrogram; 0: none
-    quiet_peak: float = 0.0
+    quiet_peak: NotNegative = 0.0
     # (VATT, 2104.11178) samples of a patch of sound, in place of the spectrogram's; 0: none
-    waveform_patch: int = 0
+    waveform_patch: CountOrZero = 0
     # (ours, after CAV-MAE, 2210.07839) LayerNorms per modality suit separate passes
     modality_norms: bool = True
     normalise_targets: bool = True  # (ours) the paper predicts raw pixels and raw spectrogram
-    mask_video: float = 0.75  # of each frame, independently
-    mask_audio: float = 0.75
-    mask_text: float = 0.15
+    mask_video: ShareBelowOne = 0.75  # of each frame, independently
+    mask_audio: ShareBelowOne = 0.75
+    mask_text: ShareBelowOne = 0.15
 
     def __post_init__(self) -> None:
         if self.width % self.heads or self.decoder_width % self.decoder_heads:
@@ -168,25 +169,25 @@ class TrainConfig:
     manifests: tuple[str, ...] = ()
     validation: str = "world:validation:400"
     # of each batch, one for each manifest; empty: by their sizes
-    shares: tuple[float, ...] = ()
+    shares: tuple[Positive, ...] = ()
     # (ours) metadata that the rows of a batch share: one choice an epoch, in turn
     batch_together_by: tuple[tuple[str, ...], ...] = ()
-    steps: int = 1000
-    batch: int = 64
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.05
-    warmup: float = 0.1  # share of the steps
-    clip_norm: float = 1.0
-    seed: int = 0
-    temperature: float = 0.07  # (ours) the learned one's start; its inverse is kept at most 100
-    smoothing: float = 0.05  # (ours) of the labels of contrast
-    drop_tokens: float = 0.5  # of video and audio in contrastive passes (VATT's DropToken)
+    steps: Count = 1000
+    batch: Count = 64
+    learning_rate: NotNegative = 1e-3
+    weight_decay: NotNegative = 0.05
+    warmup: Share = 0.1  # share of the steps
+    clip_norm: Positive = 1.0
+    seed: CountOrZero = 0
+    temperature: Positive = 0.07  # (ours) the learned one's start; its inverse is kept at most 100
+    smoothing: ShareBelowOne = 0.05  # (ours) of the labels of contrast
+    drop_tokens: ShareBelowOne = 0.5  # of video and audio in contrastive passes (VATT's DropToken)
     # The weights of the objective's terms: see training/losses.py.
-    local_weight: float = 1.0
-    local_share: float = 1.0  # of each batch that goes through the joint, masked pass
-    global_weight: float = 5.0
+    local_weight: NotNegative = 1.0
+    local_share: Share = 1.0  # of each batch that goes through the joint, masked pass
+    global_weight: NotNegative = 5.0
     # (ours) texts of sounds alone, and the sounds, lie as their sentences do in that model
-    relational_distillation_weight: float = 0.0
+    relational_distillation_weight: NotNegative = 0.0
     # methods of model/methods by name, each with its settings; see training/tables.py
     methods: dict[str, dict[str, Any]] = field(default_factory=dict)
     spec_augment: bool = False  # (ours)
@@ -196,14 +197,16 @@ class TrainConfig:
     # "joint" shows cross-modal leakage: contrast between vectors that have seen each other
     pool_from: str = "alone"
     video_text: bool = True  # (ours) the paper aligns video and text through audio only
-    checkpoint_steps: int = 200
+    checkpoint_steps: Count = 200
     # a route and a measure, or "mean R@10" over the routes with text
     best_by: str = "text-video R@10"
-    patience: int = 0  # stop after so many checkpoints without a better one; 0: never
-    threads: int = 0  # 0: as many as torch finds
+    patience: CountOrZero = 0  # stop after so many checkpoints without a better one; 0: never
+    threads: CountOrZero = 0  # 0: as many as torch finds
     device: str = "auto"
     precision: str = "fp32"  # or "bf16": autocast
-    micro_batch: int = 0  # rows encoded at once, with gradients cached for the whole batch; 0: all
+    micro_batch: CountOrZero = (
+        0  # rows encoded at once, with gradients cached for the whole batch; 0: all
+    )
     recompute: bool = False  # activations, in the backward pass
     compile: bool = False  # the transformer's blocks
 
@@ -212,6 +215,8 @@ class TrainConfig:
             raise BadConfig("trunk_from and start_from are mutually exclusive")
         if self.spec_augment and self.encoder.waveform_patch:
             raise BadConfig("spec_augment needs a spectrogram, so a waveform_patch of 0")
+        if self.shares and len(self.shares) != len(self.manifests):
+            raise BadConfig("shares has a number for each of manifests, or none")
         check_choices(self, TRAIN_CHOICES)
 
     @classmethod
@@ -219,13 +224,17 @@ class TrainConfig:
         """A preset by name, or a JSON file of the same keys.
 
         Raises:
-            BadConfig: no such preset or file, or a key that is unknown or missing.
+            BadConfig: no such preset or file, one that is no JSON, or see `from_json`.
         """
         names = preset_names()
         file = PRESETS / f"{name_or_file}.json" if name_or_file in names else Path(name_or_file)
         if not file.is_file():
             raise BadConfig(f"{name_or_file} is neither a file nor one of {', '.join(names)}")
-        return cls.from_json(json.loads(file.read_text(encoding="utf-8")))
+        try:
+            values = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise BadConfig(f"{name_or_file} is no JSON: {error}") from error
+        return cls.from_json(values)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
@@ -234,20 +243,19 @@ class TrainConfig:
         "about" may say what the settings are for. Old names of settings are translated.
 
         Raises:
-            BadConfig: a key that is unknown or missing, or values that do not fit together.
+            BadConfig: a key that is unknown or missing, a value of another type or outside its
+                range, or values that do not fit together.
         """
+        if not isinstance(values, Mapping):
+            raise BadConfig("a config is an object of settings")
         settings = translate_settings(values)
         settings.pop("about", None)
-        try:
-            encoder = settings.pop("encoder")
-            if isinstance(encoder, str):
-                config = TrainConfig.load(encoder).encoder
-            else:
-                config = EncoderConfig(**encoder)
-            frozen = {name: freeze_lists(value) for name, value in settings.items()}
-            return cls(encoder=config, **frozen)
-        except (KeyError, TypeError) as error:
-            raise BadConfig(str(error)) from error
+        encoder = settings.get("encoder", {})
+        if isinstance(encoder, str):
+            config = TrainConfig.load(encoder).encoder
+        else:
+            config = read_settings(EncoderConfig, encoder, "encoder")
+        return read_settings(cls, settings | {"encoder": asdict(config)}, "the config")
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -147,9 +147,12 @@ def test_settings_of_stages() -> None:
     said = {"by": "kind", "stages": [["rain"], ["dog"]], "stage_steps": 1}
     alone = coconut.rows(coconut.Settings(**said, replay=0.0))
     assert not alone.terms and not alone.parts and alone.sources
-    for wrong in ({"stage_steps": 0}, {"passed": 2}, {"replay": 1.0}):
+    for wrong in ({"stage_steps": 0}, {"passed": 2}, {"replay": 1.0}, {"memory": 0}):
         with pytest.raises(BadConfig, match="coconut"):
-            coconut.rows(coconut.Settings(**said | wrong))
+            rows_of(replace(SMOKE, methods={"coconut": said | wrong}))
+    words = said | {"stages": ["rain", "dog"]}  # of which every letter would be a value
+    with pytest.raises(BadConfig, match=r"stages\.0 is 'rain'"):
+        rows_of(replace(SMOKE, methods={"coconut": words}))
     with pytest.raises(BadConfig, match="stages"):
         rows_of(replace(SMOKE, methods={"coconut": {}}))
 

@@ -47,8 +47,11 @@ def test_a_hidden_window_is_told_by_the_others_alone() -> None:
     other[0, 1] = -other[0, 1]
     changed = (sequence(other) - told).abs().amax(2) > 1e-6
     assert changed.tolist() == [[True, False, True], [False] * 3]
-    with pytest.raises(BadConfig, match="2 stretches or more"):
-        masked_windows.rows(masked_windows.Settings(stretches=1))
+    with pytest.raises(BadConfig, match="multiple of heads"):
+        masked_windows.rows(masked_windows.Settings(width=30))
+    for of in ((), ("video", "video"), ("text",)):
+        with pytest.raises(BadConfig, match="video, audio or both"):
+            masked_windows.rows(masked_windows.Settings(of=of))
 
 
 def test_windows_of_the_same_recording_and_group_do_not_count() -> None:
@@ -82,5 +85,3 @@ def test_words_are_left_out() -> None:
         assert [word for word in said.split() if word in found.split()] == found.split()
     for said in ("rain", "", None):
         assert masked_answers.leave_out_words(row, said, random, share=0.5) is None
-    with pytest.raises(BadConfig, match="between 0 and 1"):
-        masked_answers.rows(masked_answers.Settings(left_out=1.0))

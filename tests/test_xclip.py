@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from export.encoder import OnnxEncoder
 from export.to_onnx import export_checkpoint
 from export.verify import check_batch_invariance, check_torch_parity
-from media.errors import BadConfig
 from model.config import EncoderConfig, TrainConfig
-from model.methods.xclip import Messages, Settings, rows
+from model.methods.xclip import Messages
 from model.network.transformer import Block
 from model.training.checkpoint import load
 from model.training.loop import train
@@ -136,8 +135,6 @@ def test_only_videos_alone_have_messages() -> None:
         assert all(torch.equal(a, b) for a, b in zip(before[1:], after[1:], strict=True))
         again = model.encode_together(inputs)
         assert all(torch.equal(a, b) for a, b in zip(jointly, again, strict=True))
-    with pytest.raises(BadConfig, match="every is 1 or more"):
-        rows(Settings(every=0))
 
 
 def test_activations_that_are_computed_anew_have_the_same_gradients() -> None:

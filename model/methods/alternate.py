@@ -15,12 +15,11 @@ frames are seen, as the places of a trunk's tokens are fixed. Steps have equally
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from media.errors import BadConfig
-
+from ..settings import read_settings
 from ..training.tables import Rows, Turn
 
 PAIRS = (("audio_video", "audio_video_match"), ("audio_text", "audio_text_match"), ("video_text",))
@@ -33,26 +32,15 @@ TURNS: tuple[dict[str, Any], ...] = (
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """`turns` are `Turn`s without their names. See there for what each of them may say."""
+    """`turns` are `Turn`s, which need no names. See there for what each of them may say."""
 
-    turns: Sequence[Mapping[str, Any]] = TURNS
+    turns: tuple[Mapping[str, Any], ...] = TURNS
 
 
 def make_turn(number: int, given: Mapping[str, Any]) -> Turn:
     """Raises BadConfig: it says what a turn cannot be."""
     name = f"turn {number}"
-    try:
-        values: dict[str, Any] = {
-            key: tuple(x) if isinstance(x, list) else x for key, x in given.items()
-        }
-        turn = Turn(name=name, **values)
-    except TypeError as error:
-        raise BadConfig(f"alternate, {name}: {error}") from error
-    if not turn.terms or turn.chance <= 0 or turn.frame_step < 1:
-        raise BadConfig(f"alternate, {name}: it has terms, a chance above 0, a frame_step above 0")
-    if turn.tokens is not None and not 0 < turn.tokens <= 1:
-        raise BadConfig(f"alternate, {name}: tokens are a share above 0, at most 1")
-    return turn
+    return read_settings(Turn, {"name": name, **given}, f"method alternate, {name}")
 
 
 def rows(settings: Settings) -> Rows:

@@ -30,6 +30,7 @@ from media.errors import BadConfig
 from media.text import PAD_ID
 
 from ..network.transformer import TrunkPass, initialise, random_rows
+from ..settings import Count, NotNegative
 from ..training.losses import TermInputs
 from ..training.tables import CAPTIONS, Encoded, LossTerm, Reading, Rows, TermPart
 
@@ -38,11 +39,11 @@ PART = "captioner"
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    weight: float = 10.0
+    weight: NotNegative = 10.0
     from_vector: bool = False  # which tells from the vector in place of the states
-    width: int = 128
-    heads: int = 4
-    depth: int = 2  # layers, of which the lower half sees words alone
+    width: Count = 128
+    heads: Count = 4
+    depth: Count = 2  # layers, of which the lower half sees words alone
 
 
 class Captioner(nn.Module):
@@ -121,8 +122,8 @@ def caption_term(inputs: TermInputs, *names: str) -> Tensor | None:
 
 
 def rows(settings: Settings) -> Rows:
-    if settings.depth < 1 or settings.width % settings.heads:
-        raise BadConfig("captioning: depth is 1 or more, and width a multiple of heads")
+    if settings.width % settings.heads:
+        raise BadConfig("captioning: width is a multiple of heads")
     readings = tuple(
         Reading(
             name=f"{modality}_told",

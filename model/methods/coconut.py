@@ -22,7 +22,6 @@ n rows, E embedding.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
@@ -38,6 +37,7 @@ from media.manifest import Row
 from media.modality import AUDIO, TEXT, VIDEO
 
 from ..data.stages import REPLAYED, Arrivals, Schedule
+from ..settings import Count, CountOrZero, NotNegative, ShareBelowOne
 from ..training.losses import TermInputs
 from ..training.tables import (
     Encoded,
@@ -58,12 +58,12 @@ NEVER = -1e9  # a logit
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     by: str  # the entry of metadata
-    stages: Sequence[Sequence[Any]]  # its values in each stage, in their order
-    stage_steps: int  # the last stage lasts to the end
-    passed: int = 0  # stages that the run before has learned
-    replay: float = 0.25  # share of each batch; 0: nothing is replayed, nor held
-    memory: int = 100  # rows kept of all stages before
-    weight: float = 1.0
+    stages: tuple[tuple[Any, ...], ...]  # its values in each stage, in their order
+    stage_steps: Count  # the last stage lasts to the end
+    passed: CountOrZero = 0  # stages that the run before has learned
+    replay: ShareBelowOne = 0.25  # share of each batch; 0: nothing is replayed, nor held
+    memory: Count = 100  # rows kept of all stages before
+    weight: NotNegative = 1.0
 
 
 def copy_network(network: Any) -> nn.Module:
@@ -147,10 +147,8 @@ def queries_by_stage(route: Route, schedule: Schedule) -> dict[int, list[int]]:
 
 
 def rows(settings: Settings) -> Rows:
-    if not 0 <= settings.passed < len(settings.stages) or settings.stage_steps < 1:
-        raise BadConfig("coconut: fewer stages are passed than there are, each has 1 step or more")
-    if not 0 <= settings.replay < 1:
-        raise BadConfig("coconut: replay is a share of a batch, below 1")
+    if settings.passed >= len(settings.stages):
+        raise BadConfig("coconut: fewer stages are passed than there are")
     schedule = Schedule(settings.by, settings.stages, settings.stage_steps, settings.passed)
     make = partial(Arrivals, schedule=schedule, replay=settings.replay, memory=settings.memory)
     source = ExtraSource(name="arrivals", share=1.0, make=make, replaces=True)

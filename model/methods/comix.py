@@ -22,15 +22,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 from torch import Tensor
 
-from media.errors import BadConfig
-
+from ..settings import NotNegative, ShareAboveZero
 from ..training.losses import TermInputs
 from ..training.tables import LossTerm, Rows, View
 
@@ -40,9 +40,10 @@ MIXED = "mixed_video"
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    weight: float = 1.0
-    speed: float = 2.0  # how many times slower the other views play
-    most_mixed: float = 0.5  # of a frame that is background
+    weight: NotNegative = 1.0
+    # how many times slower the other views play
+    speed: Annotated[float, Field(gt=1, allow_inf_nan=False)] = 2.0
+    most_mixed: ShareAboveZero = 0.5  # of a frame that is background
 
 
 def slow_down(frames: NDArray[Any], random: np.random.Generator, *, speed: float) -> NDArray[Any]:
@@ -88,8 +89,6 @@ def speeds_term(inputs: TermInputs, video: str, *views: str) -> Tensor | None:
 
 
 def rows(settings: Settings) -> Rows:
-    if settings.speed <= 1 or not 0 < settings.most_mixed <= 1:
-        raise BadConfig("comix: speed lies above 1, and most_mixed above 0 and up to 1")
     slower = partial(slow_down, speed=settings.speed)
     mix = partial(mix_background, most=settings.most_mixed)
     views = (

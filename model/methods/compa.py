@@ -37,6 +37,7 @@ from media.manifest import Caption, Row
 from media.modality import AUDIO
 
 from ..data.source import Source
+from ..settings import Count, NotNegative, PartOfAll
 from ..training.losses import TermInputs
 from ..training.tables import ExtraSource, ExtraText, LossTerm, Rows
 
@@ -46,9 +47,9 @@ Members = list[tuple[Clips, int]]
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    weight: float = 2.0
-    share: float = 0.2  # of each batch that is put together
-    pairs: int = 600  # that are put together, both ways round
+    weight: NotNegative = 2.0
+    share: PartOfAll = 0.2  # of each batch that is put together
+    pairs: Count = 600  # that are put together, both ways round
     kinds: tuple[str, ...] = ("order",)  # of `COMPOSITIONS`, which the pairs take in turn
     both_ways: bool = False
 

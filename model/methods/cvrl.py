@@ -18,14 +18,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..settings import NotNegative, ShareAboveZero
 from ..training.losses import contrast_term
 from ..training.tables import LossTerm, Rows, View
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    weight: float = 1.0
-    least_share: float = 0.5  # of the window
+    weight: NotNegative = 1.0
+    least_share: ShareAboveZero = 0.5  # of the window
 
 
 def take_interval(

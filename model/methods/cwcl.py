@@ -3,10 +3,11 @@
 With unit sentence vectors p of the captions, recordings x and captions y:
 
     w_ij = p_i.p_j / 2 + 1/2
-    L = - mean_i sum_j (w_ij / sum_k w_ik) log softmax_j(scale x_i.y_j)[i]  + InfoNCE of y to x
+    L = (S + H) / 2,  S = - mean_i sum_j (w_ij / sum_k w_ik) log softmax_k(scale x_i.y_k)[j]
 
-The soft direction is from the recording to the text, the other is that of the core. `soft` can have
-it the other way round, or both ways (ours). `power` (ours) raises w, as sentences of nothing in
+The soft direction S is from the recording to the text. The other one, H, is InfoNCE of y to x, as
+in the core but without smoothing of labels. `soft` can have it the other way round, or both ways
+(ours). `power` (ours) raises w, as sentences of nothing in
 common have w of about 1/2.
 
 n rows, E embedding, S sentence embedding.
@@ -22,14 +23,15 @@ from torch import Tensor
 
 from media.errors import BadConfig
 
+from ..settings import NotNegative, Positive
 from ..training.losses import TermInputs
 from ..training.tables import LossTerm, Rows
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    weight: float = 5.0
-    power: float = 8.0
+    weight: NotNegative = 5.0
+    power: Positive = 8.0
     soft: tuple[str, ...] = ("recording",)  # what looks for the other by soft targets, or "text"
 
 

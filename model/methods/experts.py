@@ -35,6 +35,7 @@ from media.errors import BadConfig
 
 from ..config import EncoderConfig
 from ..network.transformer import Mlp
+from ..settings import Count, NotNegative
 from ..training.losses import TermInputs
 from ..training.tables import Encoded, LossTerm, Reading, Rows, TrunkMlp
 
@@ -43,10 +44,10 @@ COUNTED = ("video", "audio", "video_caption", "audio_caption")
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    experts: int = 4
-    chosen: int = 1  # of them, for each token: 1 (Switch) or 2 (GShard)
-    every: int = 2  # blocks; the others keep their MLP
-    weight: float = 0.05  # of the balance, 0.01 in Switch where the loss itself has 1
+    experts: Count = 4
+    chosen: Count = 1  # of them, for each token: 1 (Switch) or 2 (GShard)
+    every: Count = 2  # blocks; the others keep their MLP
+    weight: NotNegative = 0.05  # of the balance, 0.01 in Switch where the loss itself has 1
 
 
 class Experts(nn.Module):
@@ -139,8 +140,8 @@ def make_experts(width: int, place: int, *, settings: Settings) -> nn.Module | N
 
 
 def rows(settings: Settings) -> Rows:
-    if not 1 <= settings.chosen <= settings.experts or settings.every < 1:
-        raise BadConfig("experts: chosen lies between 1 and experts, and every is 1 or more")
+    if settings.chosen > settings.experts:
+        raise BadConfig("experts: chosen lies between 1 and experts")
     mlp = TrunkMlp(name="experts", make=partial(make_experts, settings=settings))
     readings = tuple(
         Reading(

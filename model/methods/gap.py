@@ -23,6 +23,7 @@ from torch import Tensor
 
 from evaluation.composed import measure_gaps
 
+from ..settings import NotNegative
 from ..training.losses import TermInputs
 from ..training.tables import LossTerm, Metric, Rows
 
@@ -31,9 +32,9 @@ PAIRS = (("audio", "video"), ("audio", "audio_caption"), ("video", "video_captio
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    align_weight: float = 0.5
-    uniform_weight: float = 0.5
-    cross_weight: float = 0.5
+    align_weight: NotNegative = 0.5
+    uniform_weight: NotNegative = 0.5
+    cross_weight: NotNegative = 0.5
 
 
 def squared_distances(x: Tensor, y: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from functools import partial
 
 from torch import Tensor
 
+from ..settings import NotNegative, Number
 from ..training.losses import TermInputs, contrast_logits
 from ..training.tables import LossTerm, Rows
 
@@ -27,10 +28,10 @@ FLOOR = 1e-4
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    weight: float = 2.0
-    same_weight: float = 0.5
-    same_from: float = 0.9
-    side_weight: float = 0.5
+    weight: NotNegative = 2.0
+    same_weight: NotNegative = 0.5
+    same_from: Number = 0.9
+    side_weight: NotNegative = 0.5
 
 
 def volumes(text: Tensor, video: Tensor, audio: Tensor) -> Tensor:

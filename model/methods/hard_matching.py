@@ -31,6 +31,7 @@ from media.errors import BadConfig
 
 from ..config import EncoderConfig
 from ..network.transformer import TrunkPass, initialise, random_rows
+from ..settings import Count, CountOrZero, NotNegative
 from ..training.losses import TermInputs
 from ..training.tables import Encoded, LossTerm, Reading, Rows, TermPart
 
@@ -40,11 +41,11 @@ PART = "matcher"
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    weight: float = 5.0
-    parts: int = 0  # of the states of a side; 0: its vector
-    width: int = 128  # of the transformer, and its heads and layers
-    heads: int = 4
-    depth: int = 1
+    weight: NotNegative = 5.0
+    parts: CountOrZero = 0  # of the states of a side; 0: its vector
+    width: Count = 128  # of the transformer, and its heads and layers
+    heads: Count = 4
+    depth: Count = 1
 
 
 class Matcher(nn.Module):
@@ -196,8 +197,6 @@ def match_states(settings: Settings) -> Rows:
 
 
 def rows(settings: Settings) -> Rows:
-    if settings.parts < 0 or settings.depth < 1 or settings.width % settings.heads:
-        raise BadConfig(
-            "hard_matching: parts is 0 or more, depth 1 or more, and width a multiple of heads"
-        )
+    if settings.width % settings.heads:
+        raise BadConfig("hard_matching: width is a multiple of heads")
     return match_states(settings) if settings.parts else match_vectors(settings)

@@ -36,6 +36,7 @@ from torch import Tensor
 
 from media.errors import BadConfig
 
+from ..settings import Number
 from ..training.tables import GradientRule, Rows
 
 Shared = dict[str, list[Tensor]]  # vector -> the gradient [B, E] of each group of terms
@@ -49,7 +50,7 @@ class Settings:
         ("audio_text", "audio_text_match"),
     )
     realign: bool = True
-    curriculum: tuple[float, float] | None = None  # gamma at the first and at the last step
+    curriculum: tuple[Number, Number] | None = None  # gamma at the first and at the last step
 
 
 def project(gradients: list[Tensor]) -> Tensor:
@@ -138,5 +139,9 @@ def sum_gradients(gradients: list[Tensor]) -> Tensor:
 def rows(settings: Settings) -> Rows:
     if not settings.realign and settings.curriculum is None:
         raise BadConfig("harmonise: neither realign nor curriculum is on")
-    rule = GradientRule(name="harmonise", combine=partial(harmonise, settings=settings))
+    terms = tuple(term for group in settings.groups for term in group)
+    if len(set(terms)) < len(terms):
+        raise BadConfig("harmonise: a term is in two groups, or twice in one")
+    combine = partial(harmonise, settings=settings)
+    rule = GradientRule(name="harmonise", combine=combine, terms=terms)
     return Rows(gradient_rules=(rule,))

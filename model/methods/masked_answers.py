@@ -22,17 +22,17 @@ import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
-from media.errors import BadConfig
 from media.manifest import Row
 
+from ..settings import NotNegative, PartOfAll
 from ..training.losses import TermInputs
 from ..training.tables import CAPTIONS, ExtraText, LossTerm, Rows
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    weight: float = 2.0
-    left_out: float = 0.5  # share of a caption's words
+    weight: NotNegative = 2.0
+    left_out: PartOfAll = 0.5  # share of a caption's words
 
 
 def leave_out_words(
@@ -67,8 +67,6 @@ def answer_term(inputs: TermInputs, recording: str, masked: str, caption: str) -
 
 
 def rows(settings: Settings) -> Rows:
-    if not 0 < settings.left_out < 1:
-        raise BadConfig("masked_answers: left_out lies between 0 and 1")
     draw = partial(leave_out_words, share=settings.left_out)
     texts = []
     terms = []

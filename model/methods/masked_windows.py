@@ -24,18 +24,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from pydantic import Field
 from torch import Tensor, nn
 
 from media.errors import BadConfig
 from media.modality import AUDIO, VIDEO
 
 from ..network.transformer import initialise, random_rows
+from ..settings import Count, NotNegative
 from ..training.losses import TermInputs
 from ..training.tables import LossTerm, Rows, TermPart, View
 
@@ -44,12 +46,12 @@ PART = "windows"
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    weight: float = 1.0
+    weight: NotNegative = 1.0
     of: tuple[str, ...] = (VIDEO,)  # or "audio", or both
-    stretches: int = 3
-    width: int = 128  # of the transformer
-    heads: int = 4
-    depth: int = 1
+    stretches: Annotated[int, Field(ge=2)] = 3
+    width: Count = 128  # of the transformer
+    heads: Count = 4
+    depth: Count = 1
 
 
 class WindowSequence(nn.Module):
@@ -127,8 +129,10 @@ def make_sequence(network: Any, *, settings: Settings) -> WindowSequence:
 
 
 def rows(settings: Settings) -> Rows:
-    if not settings.of or not set(settings.of) <= {VIDEO, AUDIO} or settings.stretches < 2:
-        raise BadConfig("masked_windows: of video, audio or both, with 2 stretches or more")
+    if settings.of not in {(VIDEO,), (AUDIO,), (VIDEO, AUDIO), (AUDIO, VIDEO)}:
+        raise BadConfig("masked_windows: of video, audio or both")
+    if settings.width % settings.heads:
+        raise BadConfig("masked_windows: width is a multiple of heads")
     views = []
     terms = []
     for modality in settings.of:

@@ -22,14 +22,15 @@ from torch import Tensor
 
 from media.manifest import Row
 
+from ..settings import Count, NotNegative
 from ..training.losses import TermInputs
 from ..training.tables import ExtraText, LossTerm, Rows
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    weight: float = 5.0
-    texts: int = 4  # of a clip, the drawn caption among them
+    weight: NotNegative = 5.0
+    texts: Count = 4  # of a clip, the drawn caption among them
 
 
 def mil_nce(

@@ -22,17 +22,17 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from pydantic import Field
 from torch import Tensor, nn
 
-from media.errors import BadConfig
-
 from ..config import EncoderConfig
+from ..settings import Count, NotNegative, Positive, ShareAboveZero, ShareBelowOne
 from ..training.losses import TermInputs
 from ..training.tables import Box, Encoded, LossTerm, Reading, Rows, TermPart, View
 
@@ -42,12 +42,12 @@ CROP = "cropped_video"
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    weight: float = 1.0
-    least_share: float = 0.5  # of the side of a frame, in a crop
-    brightness: float = 0.3  # the most that a crop is darker or lighter
-    size: int = 32  # S
-    sharpness: float = 2.0  # gamma
-    near: float = 0.7
+    weight: NotNegative = 1.0
+    least_share: ShareAboveZero = 0.5  # of the side of a frame, in a crop
+    brightness: ShareBelowOne = 0.3  # the most that a crop is darker or lighter
+    size: Count = 32  # S
+    sharpness: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 2.0  # gamma
+    near: Positive = 0.7
 
 
 def crop_frames(
@@ -132,9 +132,9 @@ def disagreement(propagation: nn.Module, whole: Tensor, crop: Tensor, same: Tens
 
 
 def places_term(
-    inputs: TermInputs, whole: str, crop: str, box: str, *, settings: Settings
+    inputs: TermInputs, video: str, whole: str, crop: str, box: str, *, settings: Settings
 ) -> Tensor | None:
-    rows = inputs.has["video"]
+    rows = inputs.has[video]
     if not rows.any():
         return None
     frames, patches = inputs.model.config.grid["video"]
@@ -153,12 +153,6 @@ def count_values(config: EncoderConfig, *, size: int) -> int:
 
 
 def rows(settings: Settings) -> Rows:
-    if not 0 < settings.least_share <= 1 or not 0 <= settings.brightness < 1:
-        raise BadConfig(
-            "pixpro: least_share lies above 0 and up to 1, brightness from 0 to below 1"
-        )
-    if settings.size < 1 or settings.sharpness < 1:
-        raise BadConfig("pixpro: size and sharpness are 1 or more")
     crop = partial(crop_frames, least_share=settings.least_share, brightness=settings.brightness)
     view = View(name=CROP, of="video", crop=crop)
     readings = tuple(
@@ -172,7 +166,7 @@ def rows(settings: Settings) -> Rows:
     )
     term = LossTerm(
         name="places",
-        needs=(*(reading.name for reading in readings), view.box),
+        needs=("video", *(reading.name for reading in readings), view.box),
         weight=settings.weight,
         loss=partial(places_term, settings=settings),
     )

@@ -21,14 +21,15 @@ import torch
 from torch import Tensor
 
 from ..network.fusion import MOST, SoundGate, join
+from ..settings import NotNegative, Positive
 from ..training.losses import TermInputs, info_nce
 from ..training.tables import FusionPart, LossTerm, Rows, SoundWeight
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    weight: float = 5.0
-    audio_weight: float = 0.5  # w, that of the bundle to be
+    weight: NotNegative = 5.0
+    audio_weight: Positive = 0.5  # w, that of the bundle to be
     learned: bool = False  # w of each row, in place of that
 
 

@@ -26,10 +26,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from media.errors import BadConfig
-
 from ..config import EncoderConfig
 from ..network.transformer import FirstSpace
+from ..settings import Count, NotNegative
 from ..training.losses import TermInputs, info_nce
 from ..training.tables import Encoded, LossTerm, Reading, Rows, SpaceBefore
 from . import mil_nce
@@ -39,9 +38,9 @@ RECORDED = ("video", "audio")
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    weight: float = 5.0
-    times: int = 2  # A over E: 512 and 256 in the paper
-    texts: int = 4  # of a clip, see mil_nce.py
+    weight: NotNegative = 5.0
+    times: Count = 2  # A over E: 512 and 256 in the paper
+    texts: Count = 4  # of a clip, see mil_nce.py
 
 
 def make_space(config: EncoderConfig, *, times: int) -> FirstSpace:
@@ -60,18 +59,18 @@ def first_width(config: EncoderConfig, *, times: int) -> int:
     return times * config.dim
 
 
-def first_term(inputs: TermInputs, video: str, audio: str) -> Tensor | None:
-    rows = inputs.has["video"] & inputs.has["audio"]
+def first_term(
+    inputs: TermInputs, video: str, audio: str, first_video: str, first_audio: str
+) -> Tensor | None:
+    rows = inputs.has[video] & inputs.has[audio]
     if rows.sum() < 2:
         return None
-    seen = inputs.vectors[video][rows]
-    heard = inputs.vectors[audio][rows]
+    seen = inputs.vectors[first_video][rows]
+    heard = inputs.vectors[first_audio][rows]
     return info_nce(seen, heard, inputs.model.scale, inputs.group_ids[rows], inputs.smoothing)
 
 
 def rows(settings: Settings) -> Rows:
-    if settings.times < 1:
-        raise BadConfig("vatt: times is 1 or more")
     texts = mil_nce.rows(mil_nce.Settings(weight=settings.weight, texts=settings.texts))
     readings = tuple(
         Reading(
@@ -84,7 +83,7 @@ def rows(settings: Settings) -> Rows:
     )
     term = LossTerm(
         name="first_audio_video",
-        needs=tuple(reading.name for reading in readings),
+        needs=(*RECORDED, *(reading.name for reading in readings)),
         weight=settings.weight,
         loss=first_term,
         replaces=("audio_video",),

@@ -23,10 +23,10 @@ import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
-from media.errors import BadConfig
 from media.manifest import Row
 from media.modality import AUDIO
 
+from ..settings import NotNegative, Share
 from ..training.losses import TermInputs, contrast_term
 from ..training.tables import ExtraText, LossTerm, Rows
 
@@ -35,8 +35,8 @@ SUPERVISED = "supervised_caption"
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    weight: float = 5.0
-    supervised: float = 0.0  # from 0 to 1
+    weight: NotNegative = 5.0
+    supervised: Share = 0.0
 
 
 def pivot(audio: Tensor, video: Tensor, captions: Tensor, scale: Tensor | float) -> Tensor:
@@ -65,8 +65,6 @@ def draw_supervised(
 
 
 def rows(settings: Settings) -> Rows:
-    if not 0 <= settings.supervised <= 1:
-        raise BadConfig("vip_ant: supervised lies between 0 and 1")
     through_pictures = LossTerm(
         name="pivot",
         needs=("audio", "video", "video_caption"),

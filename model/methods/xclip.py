@@ -26,10 +26,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from media.errors import BadConfig
-
 from ..config import EncoderConfig
 from ..network.transformer import key_bias, split_heads
+from ..settings import Count
 from ..training.tables import Rows, TrunkMessages
 
 UNSEEN = -1e9  # added to the logits of what attention does not see
@@ -37,7 +36,7 @@ UNSEEN = -1e9  # added to the logits of what attention does not see
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    every: int = 1  # blocks; in the others all tokens see each other
+    every: Count = 1  # blocks; in the others all tokens see each other
 
 
 class Messages(nn.Module):
@@ -81,7 +80,5 @@ def make_messages(config: EncoderConfig, place: int, *, every: int) -> nn.Module
 
 
 def rows(settings: Settings) -> Rows:
-    if settings.every < 1:
-        raise BadConfig("xclip: every is 1 or more")
     messages = TrunkMessages(name="messages", make=partial(make_messages, every=settings.every))
     return Rows(messages=(messages,))

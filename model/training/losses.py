@@ -10,6 +10,7 @@ rows of their own, see `tables`.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,7 +24,7 @@ from media.errors import BadConfig
 
 from ..config import TrainConfig
 from ..network.transformer import VLSA, Masked
-from .tables import SENTENCES, LossTerm, Turn, rows_of
+from .tables import SENTENCES, VECTORS, LossTerm, Turn, rows_of
 
 LOCAL = "local"  # the name of masked modelling, the one term that no vectors are needed for
 
@@ -256,22 +257,49 @@ def terms_on(config: TrainConfig) -> list[LossTerm]:
     """The terms of a recipe: those of the table that are on, and those of its methods.
 
     Raises:
-        BadConfig: a method's term has a name of the table, or replaces one that is not on.
+        BadConfig: a method's term has a name of the table, replaces one that is not on or that
+            another one replaces, or reads what vectors of a joint pass lack; or a rule names a term
+            that there is not.
     """
     on = [term for term in TERMS if term.is_on(config)]
     added = rows_of(config).terms
+    check_rules(config)
     if not added:
         return on
     names = {term.name for term in on}
-    replaced = {name for term in added for name in term.replaces}
+    replacing = Counter(name for term in added for name in term.replaces)
+    replaced = set(replacing)
     if replaced - names:
         raise BadConfig(f"{', '.join(sorted(replaced - names))} cannot be replaced: it is not on")
+    twice = sorted(name for name, count in replacing.items() if count > 1)
+    if twice:
+        takers = [term.name for term in added if not replaced.isdisjoint(term.replaces)]
+        raise BadConfig(
+            f"two methods take the place of {', '.join(twice)}; those that take a place are "
+            f"{', '.join(takers)}"
+        )
+    if config.pool_from == "joint":
+        beyond = [term.name for term in added if not VECTORS.issuperset(term.needs)]
+        if beyond:
+            raise BadConfig(f"pool_from 'joint' has no vectors for {', '.join(beyond)}")
     sentences = {name for term in added for name in term.needs} & set(SENTENCES.values())
     if sentences and config.encoder.text_stem != "minilm":
         raise BadConfig("a method needs a frozen language model: text_stem 'minilm'")
     if {term.name for term in added} & {*names, LOCAL}:
         raise BadConfig("a method's term has the name of one of the core's")
     return [*(term for term in on if term.name not in replaced), *added]
+
+
+def check_rules(config: TrainConfig) -> None:
+    """Raises BadConfig: a rule for gradients names a term that there is not, on or off."""
+    methods = rows_of(config)
+    known = {term.name for term in (*TERMS, *methods.terms)}
+    named = {name for rule in methods.gradient_rules for name in rule.terms}
+    if named - known:
+        raise BadConfig(
+            f"a rule names {', '.join(sorted(named - known))}; there are: "
+            f"{', '.join(sorted(known))}"
+        )
 
 
 def check_turns(config: TrainConfig) -> None:
@@ -283,7 +311,9 @@ def check_turns(config: TrainConfig) -> None:
     named = {name for turn in turns for name in turn.terms}
     local = {LOCAL} if masks(config) else set()
     if named - on - local:
-        raise BadConfig(f"a turn names {', '.join(sorted(named - on - local))}, which is not on")
+        unknown = ", ".join(sorted(named - on - local))
+        there = ", ".join(sorted(on | local))
+        raise BadConfig(f"a turn names {unknown}, which is not on; what is on: {there}")
     if on - named:
         raise BadConfig(f"no turn names {', '.join(sorted(on - named))}")
 

@@ -17,10 +17,11 @@ from functools import lru_cache
 from importlib import import_module
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 from torch import Tensor, nn
 
 from evaluation.retrieval import Route
@@ -38,6 +39,7 @@ from ..network.transformer import (
     MakeMlp,
     plain_mlp,
 )
+from ..settings import Count, CountOrZero, Positive, ShareAboveZero, read_settings
 
 FOLDER = Path(__file__).parent.parent / "methods"
 # what a batch has of each row without any method
@@ -165,10 +167,11 @@ class GradientRule:
 
     `combine` takes for each term its gradient of every vector of the batch, by name, [B, E] each,
     and how much of the run is over, from 0 to 1. It returns the gradient to use, by the same names,
-    and figures for the log.
+    and figures for the log. `terms` are those that it treats by name; some of them may be off.
     """
 
     name: str
+    terms: tuple[str, ...] = ()
     combine: Callable[
         [Mapping[str, Mapping[str, Tensor]], float], tuple[dict[str, Tensor], dict[str, Tensor]]
     ]
@@ -285,11 +288,12 @@ class Turn:
     """
 
     name: str
-    terms: tuple[str, ...]
-    chance: float = 1.0  # over the sum of those of all turns
-    tokens: float | None = None  # share of those of pictures and sound; None: the recipe's
-    frame_step: int = 1  # of so many frames one is seen
-    sources: tuple[int, ...] = ()  # places in `TrainConfig.manifests` of the rows; empty: all
+    terms: Annotated[tuple[str, ...], Field(min_length=1)]
+    chance: Positive = 1.0  # over the sum of those of all turns
+    tokens: ShareAboveZero | None = None  # share of those of pictures and sound; None: the recipe's
+    frame_step: Count = 1  # of so many frames one is seen
+    # places in `TrainConfig.manifests` of the rows; empty: all
+    sources: tuple[CountOrZero, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -335,16 +339,13 @@ def load_method(name: str, settings: Mapping[str, Any]) -> Rows:
     """The rows of a method.
 
     Raises:
-        BadConfig: no such method, a setting that it does not have, or rows that do nothing.
+        BadConfig: no such method, settings that it does not have, or rows that do nothing.
     """
     known = method_names()
     if name not in known:
         raise BadConfig(f"there is no method {name!r}; there are: {', '.join(known) or 'none'}")
     module = import_module(f"..methods.{name}", __package__)
-    try:
-        rows: Rows = module.rows(module.Settings(**settings))
-    except TypeError as error:
-        raise BadConfig(f"method {name}: {error}") from error
+    rows: Rows = module.rows(read_settings(module.Settings, settings, f"method {name}"))
     check_rows(name, rows)
     return rows
 
