@@ -148,18 +148,20 @@ class Mixture:
         methods: Rows = PLAIN,
     ) -> None:
         self.given = list(sources)
-        if any(extra.replaces for extra in methods.sources):
-            sources = []
-            shares = []
-        self.sources = [*sources, *(extra.make(self.given) for extra in methods.sources)]
+        instead = [extra for extra in methods.sources if extra.replaces]
+        beside = [extra for extra in methods.sources if not extra.replaces]
+        if instead:
+            sources = [extra.make(self.given) for extra in instead]
+            shares = [extra.share for extra in instead]
+        self.sources = [*sources, *(extra.make(self.given) for extra in beside)]
         self.tokens = tokens
         self.inputs = inputs
         self.seed = seed
         self.methods = methods
-        self.counts = share_out(batch, shares, [extra.share for extra in methods.sources])
+        self.counts = share_out(batch, shares, [extra.share for extra in beside])
         for turn in methods.turns:
             if not set(turn.sources) <= set(range(len(self.sources))):
-                raise BadConfig(f"turn {turn.name}: there are {len(self.sources)} sources, from 0")
+                raise BadConfig(f"{turn.name}: there are {len(self.sources)} sources, from 0")
         self.pool = ThreadPoolExecutor(os.cpu_count())
 
     def draw_clips(self, step: int) -> list[LazyClip]:
@@ -175,8 +177,9 @@ class Mixture:
         turn = draw_turn(self.methods.turns, step_seed(self.seed, step))
         if turn is None or not turn.sources:
             return self.counts
-        shares = [self.counts[i] for i in turn.sources]
-        given = dict(zip(turn.sources, share_out(sum(self.counts), shares, []), strict=True))
+        named = sorted(set(turn.sources))
+        shares = [self.counts[i] for i in named]
+        given = dict(zip(named, share_out(sum(self.counts), shares, []), strict=True))
         return [given.get(i, 0) for i in range(len(self.sources))]
 
     def read_batch(self, step: int, rows: list[int] | None = None) -> Batch:
@@ -184,6 +187,7 @@ class Mixture:
         drawn = self.draw_clips(step)
         rows = list(range(len(drawn))) if rows is None else rows
         clips = list(self.pool.map(lambda i: drawn[i].open(), rows))
+        read = dict(zip(rows, clips, strict=True))
         frames = self.inputs.blank("video", len(clips))
         waveforms = self.inputs.blank("audio", len(clips))
         captions: dict[str, list[str | None]] = {name: [] for name in CAPTIONS.values()}
@@ -194,7 +198,10 @@ class Mixture:
             if clip.frames is not None:
                 frames[at] = self.inputs.frames(clip.frames, random)
             if clip.waveform is not None:
-                background = clips[int(random.integers(len(clips)))].waveform
+                place = int(random.integers(len(drawn)))
+                # Only sounds without a picture get one; opening a clip may mean decoding it.
+                other = None if clip.frames is not None else open_row(drawn, read, place)
+                background = None if other is None else other.waveform
                 waveforms[at] = self.inputs.waveform(clip, background, random)
         # Methods have their own chance, so that they change nothing of the rest.
         chances = [np.random.default_rng([self.seed, step, row, 1]) for row in rows]
@@ -210,7 +217,7 @@ class Mixture:
             has[name] = torch.tensor([text is not None for text in said])
         for mark in self.methods.marks:
             has[mark.name] = torch.tensor([mark.holds(clip.row) for clip in clips])
-        views = self.draw_views(drawn, dict(zip(rows, clips, strict=True)), chances)
+        views = self.draw_views(drawn, read, chances)
         crops, boxes = self.draw_crops(frames, clips, chances)
         return Batch(
             frames=torch.from_numpy(frames),
@@ -251,7 +258,9 @@ class Mixture:
                 continue
             values = self.inputs.blank(view.of, len(clips))
             for at, (clip, random) in enumerate(zip(clips.values(), chances, strict=True)):
-                other = None if view.mix is None else draw_other(drawn, clips, random)
+                other = None
+                if view.mix is not None:
+                    other = open_row(drawn, clips, int(random.integers(len(drawn))))
                 made = self.inputs.view(clip, view, random, other)
                 if made is not None:
                     values[at] = made
@@ -277,11 +286,8 @@ class Mixture:
         return crops, boxes
 
 
-def draw_other(
-    drawn: Sequence[LazyClip], clips: Mapping[int, Clip], random: np.random.Generator
-) -> Clip:
-    """A clip of the whole batch by chance, whichever of its rows, `clips`, this process reads."""
-    row = int(random.integers(len(drawn)))
+def open_row(drawn: Sequence[LazyClip], clips: Mapping[int, Clip], row: int) -> Clip:
+    """The clip of a row of the whole batch, of which this process has read `clips`."""
     return clips[row] if row in clips else drawn[row].open()
 
 
@@ -291,12 +297,17 @@ def share_out(batch: int, shares: Sequence[float], extra: Sequence[float]) -> li
 
     >>> share_out(8, [3, 1], [0.25])
     [4, 2, 2]
+
+    Raises:
+        BadConfig: not every source can give a row.
     """
     rest = 1 - sum(extra)
     total = sum(shares)
     counts = [max(1, round(batch * rest * share / total)) for share in shares]
     counts += [max(1, round(batch * share)) for share in extra]
     counts[0] += batch - sum(counts)
+    if counts[0] < 1:
+        raise BadConfig(f"a batch of {batch} is too small for {len(counts)} sources and its shares")
     return counts
 
 
