@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
+from torch.multiprocessing.spawn import spawn
 
 from media.errors import BadConfig
 from model.data.batches import Inputs, Mixture
 from model.methods import alternate
+from model.training.distributed import join_process_group, leave_process_group
+from model.training.loop import make_optimiser, train_step
 from model.training.losses import check_turns
 from model.training.step import StepRandomness, see_in_turn
 from model.training.tables import Rows, Turn, draw_turn, rows_of, step_seed
 
+from .makers import free_port
 from .test_methods import (
     ENCODER,
     assert_same,
     config_of,
     gradients_of,
+    make_model,
     some_batch,
     two_sounds,
 )
@@ -87,9 +95,12 @@ def test_turns_name_what_there_is() -> None:
     for turns, said in (
         ([ONE_SOUND], "no turn names audio_video, audio_video_match, video_text"),
         ([ONE_SOUND, FINE, {"terms": ["local"]}], "names local, which is not on"),
-        ([ONE_SOUND | {"token": 0.5}], "token"),
-        ([ONE_SOUND | {"tokens": 0.0}], "a share above 0"),
-        ([ONE_SOUND | {"chance": 0.0}], "a chance above 0"),
+        ([ONE_SOUND | {"token": 0.5}], "no setting 'token'; there are: name, terms, chance"),
+        ([ONE_SOUND | {"terms": "audio_text"}], "terms is 'audio_text'"),
+        ([{"terms": []}], "at least 1 item"),
+        ([ONE_SOUND, FINE | {"terms": ["vidoe_text"]}], "vidoe_text, which is not on; what is on"),
+        ([ONE_SOUND | {"tokens": 0.0}], "tokens is 0.0: input should be greater than 0"),
+        ([ONE_SOUND | {"chance": 0.0}], "chance is 0.0: input should be greater than 0"),
     ):
         with pytest.raises(BadConfig, match=said):
             check_turns(replace(plain, methods={"alternate": {"turns": turns}}))
@@ -129,3 +140,76 @@ def test_a_view_that_is_only_read_off_the_network_is_seen_where_its_term_is() ->
     assert {name for name, rows in heard.items() if rows.any()} == {"audio", "audio_caption"}
     assert "places" in gradients_of(config, batch, fine)
     assert "expert_balance" in gradients_of(config, batch, sound)
+
+
+@pytest.mark.parametrize(("method", "term"), [("pixpro", "places"), ("vatt", "first_audio_video")])
+def test_a_term_of_readings_alone_is_computed_in_its_turn(method: str, term: str) -> None:
+    methods = {method: {}, "alternate": {"turns": [{"terms": [term]}]}}
+    config = replace(config_of("alternate"), methods=methods)
+    (turn,) = rows_of(config).turns
+    assert gradients_of(config, some_batch(config), turn)[term] != 0
+
+
+def test_a_turn_keeps_one_token_and_one_source_once() -> None:
+    """A hundredth of eight tokens is none. What is named twice gives its rows once."""
+    config = replace(
+        config_of("alternate"),
+        methods={"alternate": {"turns": [ONE_SOUND | {"tokens": 0.01, "sources": [1, 1]}]}},
+    )
+    (turn,) = rows_of(config).turns
+    kept = StepRandomness.draw(config, 10, 5, turn).kept_tokens
+    assert kept["video"].shape == (10, 1) and kept["audio"].shape == (10, 1)
+    found = gradients_of(config, some_batch(config), turn)
+    assert all(torch.isfinite(value).all() for value in found.values())
+    inputs = Inputs.of(ENCODER)
+    sources = [two_sounds(), two_sounds()]
+    mixed = Mixture(
+        sources,
+        [1.0, 1.0],
+        lambda texts: texts,
+        inputs,
+        batch=4,
+        seed=0,
+        methods=Rows(turns=(turn,)),
+    )
+    assert mixed.counts_of(0) == [0, 4]
+
+
+def steps_of_sound() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The weights before and after two steps of a turn that sees no pictures."""
+    processes = join_process_group()
+    config = replace(config_of("alternate"), methods={"alternate": {"turns": [ONE_SOUND]}})
+    model = make_model(config)
+    before = {name: x.clone() for name, x in model.state_dict().items()}
+    optimiser = make_optimiser(model, config)
+    batch = some_batch(config).take(processes.rows(config.batch))
+    for step in range(2):
+        train_step(model, optimiser, batch, config=config, step=step, processes=processes)
+    return before, model.state_dict()
+
+
+def one_of_two(rank: int, port: int, out: Path) -> None:
+    os.environ |= {
+        "WORLD_SIZE": "2",
+        "RANK": str(rank),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+    torch.set_num_threads(1)
+    _, after = steps_of_sound()
+    if rank == 1:
+        torch.save(after, out)
+    leave_process_group()
+
+
+def test_weights_that_a_turn_does_not_use_stay_in_every_process(tmp_path: Path) -> None:
+    """Those of pictures, and the decoder's: to the last bit, as in one process. Decay would move
+    them.
+    """
+    spawn(one_of_two, (free_port(), tmp_path / "after.pt"), nprocs=2)
+    before, alone = steps_of_sound()
+    for after in (alone, torch.load(tmp_path / "after.pt")):
+        moved = {name for name, x in after.items() if not torch.equal(x, before[name])}
+        assert {"stems.audio.project.weight", "heads.text.weight"} <= moved
+        unused = ("stems.video", "heads.video", "decoder", "into_decoder", "match.audio_video")
+        assert not [name for name in moved if name.startswith(unused)]

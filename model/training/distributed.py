@@ -68,12 +68,17 @@ class ProcessGroup:
     def sum_gradients(self, model: nn.Module) -> None:
         """All-reduce the gradients, in one message.
 
-        This is done by hand because DistributedDataParallel hooks only `forward`, and the losses
-        call other methods of the network.
+        A parameter that no process has a gradient of stays without: the optimiser leaves it as it
+        is. This is done by hand because DistributedDataParallel hooks only `forward`, and the
+        losses call other methods of the network.
         """
         if self.size == 1:
             return
-        parameters = [p for p in model.parameters() if p.requires_grad]
+        every = [p for p in model.parameters() if p.requires_grad]
+        has = torch.tensor([float(p.grad is not None) for p in every], device=every[0].device)
+        parameters = [p for p, count in zip(every, self.sum(has).tolist(), strict=True) if count]
+        if not parameters:
+            return
         for p in parameters:
             if p.grad is None:
                 p.grad = torch.zeros_like(p)

@@ -98,8 +98,8 @@ class StepRandomness:
 
 
 def choose_tokens(noise: Tensor, modality: str, config: TrainConfig, turn: Turn | None) -> Tensor:
-    """Which tokens DropToken leaves, int64 [B, K], by uniform noise [B, T]. Those of frames that a
-    turn does not see are never among them.
+    """Which tokens DropToken leaves, int64 [B, K], by uniform noise [B, T], at least one. Those of
+    frames that a turn does not see are never among them.
     """
     count = noise.shape[1]
     share = 1 - config.drop_tokens
@@ -110,7 +110,7 @@ def choose_tokens(noise: Tensor, modality: str, config: TrainConfig, turn: Turn 
             unseen = torch.arange(frames).remainder(turn.frame_step).ne(0)
             noise = noise + unseen.repeat_interleave(patches)
             count -= int(unseen.sum()) * patches
-    return noise.argsort(1)[:, : round(count * share)]
+    return noise.argsort(1)[:, : max(1, round(count * share))]
 
 
 class Piece(NamedTuple):
