@@ -56,6 +56,7 @@ from model.methods import (
 from model.methods.alternate import PAIRS
 from model.network.fusion import join
 from model.network.transformer import VLSA, MiniLMStem, TrunkPass
+from model.training import loop
 from model.training.checkpoint import load
 from model.training.distributed import join_process_group, leave_process_group
 from model.training.loop import make_optimiser, train, train_step
@@ -120,8 +121,34 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "several": {"valor": {}, "gap": {}, "compa": {"pairs": 8}, "cvrl": {}, "harmonise": {}},
 }
 
+# all methods that may stand in one recipe; `alternate` names the terms of its turns
+ONE_OF_EACH = (
+    "valor_learned",
+    "gap",
+    "gram",
+    "triangle",
+    "mil_nce",
+    "compa_both",
+    "matching_of_states",
+    "curriculum",
+    "cvrl",
+    "comix",
+    "pixpro",
+    "xclip",
+    "two_experts",
+    "from_vector",
+    "masked_windows",
+    "masked_answers",
+    "coconut",
+    "bound_halves",
+)
+RECIPES["everything"] = {
+    name: settings for recipe in ONE_OF_EACH for name, settings in RECIPES[recipe].items()
+}
+
 # further settings of methods that are there already
 MORE = {
+    "everything",
     "several",
     "both_of_imp",
     "from_vector",
@@ -908,7 +935,16 @@ def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("media")
 
 
-def test_a_resumed_run_with_methods_repeats_a_whole_one(media: Path, tmp_path: Path) -> None:
+def test_a_resumed_run_with_methods_repeats_a_whole_one(
+    media: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is stopped in the step after a checkpoint. Without its methods it cannot go on."""
+
+    def stop_at_three(*given: Any, step: int, **named: Any) -> dict[str, float]:
+        if step == 3:
+            raise KeyboardInterrupt
+        return train_step(*given, step=step, **named)
+
     config = replace(
         SMOKE,
         manifests=("world:train:24",),
@@ -916,16 +952,19 @@ def test_a_resumed_run_with_methods_repeats_a_whole_one(media: Path, tmp_path: P
         batch=10,
         steps=4,
         checkpoint_steps=2,
-        local_weight=0.0,
-        methods=RECIPES["several"] | {"mil_nce": {"texts": 3}, "comix": {}, "pixpro": {}},
+        methods=RECIPES["everything"],
         threads=1,
     )
-    del config.methods["harmonise"]
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     train(config, whole, resume=False, media=media, log=lambda _: None)
-    train(replace(config, steps=4), stopped, resume=False, media=media, log=lambda _: None)
-    (stopped / "checkpoint" / "checkpoint.json").unlink()
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(loop, "train_step", stop_at_three)
+        train(config, stopped, resume=False, media=media, log=lambda _: None)
+    assert load(stopped)[2]["step"] == 2
+    with pytest.raises(BadConfig, match="another encoder or other methods"):
+        train(replace(config, methods={}), stopped, resume=True, media=media, log=lambda _: None)
     train(config, stopped, resume=True, media=media, log=lambda _: None)
+    assert load(stopped)[2]["step"] == 4
     for a, b in zip(load(whole)[0].parameters(), load(stopped)[0].parameters(), strict=True):
         assert torch.equal(a, b)
     figures = json.loads((whole / "metrics.jsonl").read_text().splitlines()[-1])

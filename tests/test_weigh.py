@@ -30,8 +30,9 @@ from export.weigh import add_fusion
 from index.collection import Collection
 from index.search import Options, TargetQuery, search
 from index.vectors.sizing import Sizing
+from media.errors import BadConfig
 from media.text import learn_tokenizer
-from model.beds.gate import GateData, fit_gate, keep_weight, measure_gate
+from model.beds.gate import GateData, cross_validate, fit_gate, keep_weight, measure_gate
 from model.config import TrainConfig
 from model.network.fusion import MOST, START, SoundGate, join, learned_join
 from model.training import checkpoint
@@ -146,6 +147,20 @@ def make_data() -> GateData:
         sound_groups=np.concatenate([np.arange(40) // 2, np.full(40, 20)]),
         own={i: [2 * (i // 3), 2 * (i // 3) + 1] for i in range(45)},
     )
+
+
+def test_one_name_cannot_be_left_out() -> None:
+    data = make_data()
+    one = replace(
+        data,
+        pictures=data.pictures[:3],
+        sounds=data.sounds[:2],
+        picture_groups=np.zeros(3, np.int64),
+        sound_groups=np.zeros(2, np.int64),
+        own={0: [0, 1]},
+    )
+    with pytest.raises(BadConfig, match="too few names"):
+        cross_validate(one, steps=1)
 
 
 def test_a_gate_learns_to_leave_noise_out() -> None:

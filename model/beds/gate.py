@@ -23,6 +23,7 @@ from torch import Tensor
 
 from evaluation.linear_maps import unit
 from evaluation.retrieval import ranking_metrics
+from media.errors import BadConfig
 from media.manifest import Row
 
 from ..network.fusion import SoundGate, join
@@ -193,7 +194,11 @@ def measure_gate(
 
 
 def cross_validate(data: GateData, *, steps: int = STEPS) -> dict[str, dict[str, float]]:
-    """What fixed weights and a gate reach on names that were left out, a fifth at a time."""
+    """What fixed weights and a gate reach on names that were left out, a fifth at a time.
+
+    Raises:
+        BadConfig: there are too few names to leave any out.
+    """
     random = np.random.default_rng(0)
     fold_of_picture = random.integers(0, FOLDS, data.picture_groups.max() + 1)[data.picture_groups]
     fold_of_sound = random.integers(0, FOLDS, data.sound_groups.max() + 1)[data.sound_groups]
@@ -211,6 +216,8 @@ def cross_validate(data: GateData, *, steps: int = STEPS) -> dict[str, dict[str,
         ways: dict[str, Weigh] = {f"{weight:g}": keep_weight(weight) for weight in FIXED}
         for name, weigh in (ways | {"learned": learned}).items():
             found.setdefault(name, []).append(measure_gate(data, weigh, tested, heard))
+    if not found:
+        raise BadConfig("there are too few names of pictures and sounds to leave a fifth out")
     return {name: mean_of_folds(folds) for name, folds in found.items()}
 
 

@@ -132,6 +132,9 @@ class WorldBed:
         return new_model(config, self.tokenizer)
 
     def embedder(self, model: Any) -> Embedder:
+        """In joint vectors sound weighs as much as pictures, whatever a method's bundle would say,
+        but for what is learned: all arms are measured alike.
+        """
         return make_embedder(model, self.tokens)
 
     def galleries(self, model: Any) -> dict[str, Gallery]:

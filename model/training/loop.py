@@ -261,13 +261,22 @@ class Run:
                 yield step, batch.to(self.device)
 
     def load(self, folder: Path) -> None:
-        """Go on from the checkpoint in a folder."""
+        """Go on from the checkpoint in a folder.
+
+        Raises:
+            BadConfig: its network is another one.
+        """
         device = self.device
         weights = torch.load(folder / "weights.pt", weights_only=True, map_location=device)
-        self.model.load_state_dict(translate_weights(weights))
-        self.optimiser.load_state_dict(
-            torch.load(folder / "optimiser.pt", weights_only=True, map_location=device)
-        )
+        states = torch.load(folder / "optimiser.pt", weights_only=True, map_location=device)
+        try:
+            self.model.load_state_dict(translate_weights(weights))
+            self.optimiser.load_state_dict(states)
+        except (RuntimeError, ValueError) as error:
+            raise BadConfig(
+                f"the run in {folder} has another encoder or other methods; go on with its own "
+                "config, or train in another folder"
+            ) from error
         state = checkpoint.read_state(folder)
         self.step = state["step"]
         self.best = state["best"]
