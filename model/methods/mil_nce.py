@@ -5,7 +5,7 @@ With recordings x, P texts y_ip of each, of which some may be missing, and s = s
     L = - mean_i log (sum over the texts of row i of e^s / sum over all texts of e^s)
 
 Texts of rows of one group count as row i's. The other direction (ours) asks each text for its
-recording. It takes the place of the core's contrast with words.
+recording, and the mean of both is taken. It takes the place of the core's contrast with words.
 
 n rows, P texts of a row, E embedding.
 """
