@@ -7,13 +7,15 @@ service follows what a command writes.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import io
 import json
 import logging
 import uuid
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ from .durable import write_durably
 Vectors = NDArray[np.float32]
 LEARNED = "learned"  # in a collection's folder
 VERSIONS = "versions.json"  # there
+LOCK = "lock"  # there
 FORMAT = 1
 # Two queries are alike by exp((cosine - 1) / WIDTH).
 WIDTH = 0.3
@@ -198,19 +201,30 @@ class Adapters:
             queries=queries,
             measured=asdict(measured),
         )
-        write_durably(self._folder / version.file, data)
-        self._write([*self.versions(), version])
+        with self._changing():
+            write_durably(self._folder / version.file, data)
+            self._write([*self.versions(), version])
         return version
 
     def undo(self) -> Version | None:
         """Have the version before the last serve again, or none; returns the one taken away."""
-        versions = self.versions()
-        if not versions:
+        if not self.versions():
             return None
-        last = versions.pop()
-        self._write(versions)
-        (self._folder / last.file).unlink(missing_ok=True)
+        with self._changing():
+            versions = self.versions()
+            if not versions:
+                return None
+            last = versions.pop()
+            self._write(versions)
+            (self._folder / last.file).unlink(missing_ok=True)
         return last
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Be the only process that changes the list. Others wait."""
+        with (self._folder / LOCK).open("ab") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     def _write(self, versions: list[Version]) -> None:
         document = {"format": FORMAT, "versions": [asdict(one) for one in versions]}

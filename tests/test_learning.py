@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from starlette.testclient import TestClient
 
 from export.bundle import Joint
-from index.adapters import LEARNED, VERSIONS, Adapters, fit_moves
+from index.adapters import LEARNED, LOCK, VERSIONS, Adapter, Adapters, QueryMoves, fit_moves
 from index.backup import BadBackup, backup, restore
 from index.collection import Collection, FingerprintConflict, UnknownCollection
 from index.gallery import read_gallery
@@ -180,9 +181,28 @@ def test_learning_helps_such_queries_and_is_undone_exactly(tmp_path: Path) -> No
         assert ask(box) == after
         undo(tmp_path, "box", FakeEncoder())
         assert ask(box) == before
-        assert [path.name for path in (box.folder / LEARNED).iterdir()] == [VERSIONS]
+        assert {path.name for path in (box.folder / LEARNED).iterdir()} == {LOCK, VERSIONS}
         with pytest.raises(NotLearned, match="nothing to undo"):
             undo(tmp_path, "box", FakeEncoder())
+
+
+def test_two_who_learn_at_once_lose_nothing(tmp_path: Path) -> None:
+    """Each adds its versions to the list that both change."""
+    vectors = np.eye(4, dtype=np.float32)
+    adapter = Adapter({"text>video": QueryMoves(vectors, vectors)})
+    measured = Measured(
+        before=0.0, after=1.0, held_out=1, apart_before=0.0, apart_after=1.0, kept=1.0, replayed=1
+    )
+
+    def add(marks: int) -> None:
+        for _ in range(20):
+            Adapters(tmp_path, "f").add(
+                adapter, created=0.0, marks=marks, queries=1, measured=measured
+            )
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(add, (1, 2)))
+    assert sorted(one.marks for one in Adapters(tmp_path, "f").versions()) == [1] * 20 + [2] * 20
 
 
 def test_a_query_that_cannot_be_read_hinders_no_learning(tmp_path: Path) -> None:
