@@ -16,7 +16,7 @@ import sqlite3
 import tempfile
 import uuid
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ from .collection import (
     name_damage,
 )
 from .durable import sync
-from .library import STAGED, lock_file
+from .library import RESTORED, STAGED, complete_restore, lock_file
 
 FORMAT = 1
 MANIFEST = "backup.json"
@@ -88,7 +88,8 @@ def backup(data: Path, out: Path) -> dict[str, Saved]:
     """Copy every collection of a data folder, in use or not, into a new folder.
 
     Raises:
-        BadBackup: there is something at `out`, there is no data folder, or a swap was interrupted.
+        BadBackup: there is something at `out`, there is no data folder, or a swap or a restore was
+            interrupted.
         DataUnusable: it lies on a read-only file system.
         RecordsLost: of a collection.
         OSError: a file cannot be read or written.
@@ -104,6 +105,8 @@ def backup(data: Path, out: Path) -> dict[str, Saved]:
             raise BadBackup(
                 f"a swap was interrupted ({unfinished[0].name}): start the service, or swap again"
             )
+        if (data / RESTORED).exists():
+            raise BadBackup(f"a restore was interrupted ({RESTORED}): start the service")
         saved: dict[str, Saved] = {}
         for folder in sorted((data / "collections").iterdir()):
             if folder.name.startswith("."):
@@ -228,7 +231,7 @@ def parse_saved(value: Any) -> Saved:
 
 def restore(folder: Path, data: Path) -> dict[str, Saved]:
     """Put the collections of a backup into a data folder that no process has open and that has none
-    of their names. After an error nothing is written.
+    of their names: all of them or none, after a kill, too, see `complete_restore`.
 
     Raises:
         BadBackup: see `verify`.
@@ -239,20 +242,26 @@ def restore(folder: Path, data: Path) -> dict[str, Saved]:
     root = data / "collections"
     root.mkdir(parents=True, exist_ok=True)
     with closing(lock_file(data / "lock")):
+        complete_restore(data)
         for name in saved:
             if (root / name).exists():
                 raise CollectionExists(name)
-        with ExitStack() as stages:  # each is renamed when all are complete
+        with stage(data / RESTORED) as staging:
             for name, one in saved.items():
-                staging = stages.enter_context(stage(root / name))
-                (staging / MEDIA).mkdir()
-                if any(LEARNED_PATH.fullmatch(file) for file in one.files):
-                    (staging / LEARNED).mkdir()
-                for file in one.files:
-                    shutil.copyfile(folder / name / file, staging / file)
-                # a vector store outside the folder keeps the original's vectors by its id
-                with closing(sqlite3.connect(staging / RECORDS)) as records:
-                    new_id = uuid.uuid4().hex
-                    records.execute("update meta set value = ? where key = 'id'", (new_id,))
-                    records.commit()
+                restore_collection(folder / name, one, staging / name)
+        complete_restore(data)
     return saved
+
+
+def restore_collection(source: Path, saved: Saved, target: Path) -> None:
+    """Copy a collection of a backup."""
+    (target / MEDIA).mkdir(parents=True)
+    if any(LEARNED_PATH.fullmatch(file) for file in saved.files):
+        (target / LEARNED).mkdir()
+    for file in saved.files:
+        shutil.copyfile(source / file, target / file)
+    # a vector store outside the folder keeps the original's vectors by its id
+    with closing(sqlite3.connect(target / RECORDS)) as records:
+        new_id = uuid.uuid4().hex
+        records.execute("update meta set value = ? where key = 'id'", (new_id,))
+        records.commit()

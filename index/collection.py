@@ -542,10 +542,12 @@ class Collection:
         with self._hold_for_writing() as records:
             records.set_agreement(rows, state)
 
-    def note_copied_versions(self, versions: dict[str, str]) -> None:
-        """Keep, by id, which version of another collection's item each item was made from."""
+    def note_copied_versions(self, versions: dict[str, str], of: str) -> None:
+        """Keep, by id, which version of an item each item was made from, of the collection with the
+        identity `of`.
+        """
         with self._hold_for_writing() as records:
-            records.set_copied_versions(versions)
+            records.set_copied_versions(versions, of)
 
     def set_aside(self) -> list[Path]:
         """The media files that no item names, in the order of their names."""

@@ -13,7 +13,7 @@ import sqlite3
 import threading
 import uuid
 from collections.abc import Mapping
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import IO, get_args
 
@@ -44,6 +44,7 @@ from .vectors.sizing import Sizing
 
 STAGED = "reembed"  # the folder of collections that are being re-embedded, see `ingest.reembed`
 READY = "ready"  # the file that says of one of them that it is complete
+RESTORED = "restored"  # the folder of collections of a restored backup, until each is in its place
 # what deleting or restoring a collection leaves when it is interrupted
 LEFTOVERS = re.compile(r"\.[a-z0-9][a-z0-9_-]{0,62}-([0-9a-f]{32}|[a-z0-9_]{8}\.part)")
 # Files that a process may have open, where the system allows so many. A collection needs three.
@@ -87,6 +88,7 @@ class Collections:
         self.conflicts: dict[str, Conflict] = {}
         try:
             complete_swaps(data)
+            complete_restore(data)
             for folder in sorted(self._root.iterdir()):
                 if LEFTOVERS.fullmatch(folder.name):
                     remove_leftover(folder)
@@ -115,8 +117,7 @@ class Collections:
             if not empty or holds_files(folder, (MEDIA, SET_ASIDE)):
                 self.conflicts[folder.name] = conflict
                 return
-            shutil.rmtree(folder)
-            self._open[folder.name] = self._make(folder)
+            self._start_over(folder)
         except (RecordsLost, UnknownSchema) as error:
             self.conflicts[folder.name] = error
         except PermissionError as error:
@@ -126,6 +127,14 @@ class Collections:
             if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_READONLY:
                 raise
             self.conflicts[folder.name] = CollectionUnusable(folder.name, str(error))
+
+    def _start_over(self, folder: Path) -> None:
+        """Make a collection anew. It is there after a kill, too: see `complete_swaps`."""
+        old = replaced_path(self._root.parent, folder.name)
+        old.parent.mkdir(exist_ok=True)
+        folder.rename(old)
+        self._open[folder.name] = self._make(folder)
+        remove_whole(old)
 
     def _make(self, folder: Path, alone: bool = False, anew: bool = False) -> Collection:
         return Collection(
@@ -232,6 +241,7 @@ class Collections:
                 raise UnknownCollection(name)
             if not os.access(self._root, os.W_OK):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            remove_staged(self._root.parent, name)
             if name in self._open:
                 self._open[name].close(keep=False)
             doomed = self._root / f".{name}-{uuid.uuid4().hex}"
@@ -240,8 +250,6 @@ class Collections:
             self._open.pop(name, None)
             self.conflicts.pop(name, None)
         shutil.rmtree(doomed)
-        # its re-embedding, if one was under way
-        shutil.rmtree(self._root.parent / STAGED / name, ignore_errors=True)
 
 
 def check_access(records: Path) -> None:
@@ -255,7 +263,45 @@ def remove_leftover(folder: Path) -> None:
     try:
         shutil.rmtree(folder)
     except OSError as error:
-        log.warning("a deleted collection, %s, cannot be removed: %s", folder, error.strerror)
+        log.warning(
+            "what is left of a collection, %s, cannot be removed: %s", folder, error.strerror
+        )
+
+
+def remove_whole(folder: Path) -> None:
+    """Delete a folder among those that are being re-embedded. If that is cut short, the next
+    opening deletes the rest of it: nobody finds a part of it by its name.
+    """
+    doomed = folder.with_name(f".{folder.name.strip('.')}-{uuid.uuid4().hex}.gone")
+    folder.rename(doomed)
+    sync(folder.parent)
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+def remove_staged(data: Path, name: str) -> None:
+    """Delete the re-embedding of a collection, if one is under way."""
+    with suppress(FileNotFoundError):
+        remove_whole(data / STAGED / name)
+
+
+def complete_restore(data: Path) -> None:
+    """Move every collection of a restored backup to its place, and delete what was copied of a
+    backup whose restoring was cut short.
+    """
+    for folder in data.glob(f".{RESTORED}-*"):
+        if LEFTOVERS.fullmatch(folder.name):
+            remove_leftover(folder)
+    restored = data / RESTORED
+    if not restored.is_dir():
+        return
+    for folder in sorted(restored.iterdir()):
+        try:
+            folder.rename(data / "collections" / folder.name)
+        except OSError as error:
+            log.warning("%s is restored, but cannot be moved to its place: %s", folder, error)
+            return
+    sync(data / "collections")
+    restored.rmdir()
 
 
 def replaced_path(data: Path, name: str) -> Path:
@@ -303,7 +349,7 @@ def finish_swap(old: Path, new: Path) -> None:
     (new / READY).unlink(missing_ok=True)
     if old.exists():
         move_unnamed(old, new)
-        old.rename(old.with_name(f".{new.name}-{uuid.uuid4().hex}.gone"))
+        remove_whole(old)
 
 
 def move_unnamed(old: Path, new: Path) -> None:

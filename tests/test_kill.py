@@ -16,7 +16,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ import numpy as np
 import pytest
 
 from index import library as data
+from index.backup import BadBackup, backup, restore
 from index.collection import Collection
 from index.ingest import reembed
 from index.ingest.adopt import adopt
@@ -62,6 +63,9 @@ STEPS: tuple[tuple[Any, str], ...] = (
     (Collection, "_update_indexes"),
     (Collection, "delete_media"),
 )
+# What deleting a folder takes, file by file, and the lives in which that counts.
+DELETIONS = ((os, "unlink"), (os, "rmdir"))
+DELETING = ("life_of_a_dropper", "life_of_a_newcomer")
 
 
 def acknowledge(*items: tuple[str, int | None]) -> None:
@@ -162,6 +166,28 @@ def life_of_an_heir(folder: Path) -> None:
     reembed.swap(folder, "a")
 
 
+def life_of_a_restorer(folder: Path) -> None:
+    """Put the collections of a backup into a data folder."""
+    restore(folder.parent / "saved", folder)
+
+
+def life_of_a_dropper(folder: Path) -> None:
+    """Delete what is staged of a collection."""
+    reembed.drop(folder, "a")
+
+
+def life_of_a_deleter(folder: Path) -> None:
+    """Delete a collection, and what is staged of it."""
+    opened = Collections(folder, "fake", FakeEncoder().manifest.dims)
+    opened.delete("a")
+    opened.close()
+
+
+def life_of_a_newcomer(folder: Path) -> None:
+    """Open the collections with another encoder: what is empty starts over."""
+    Collections(folder, "another", FakeEncoder().manifest.dims).close()
+
+
 def made(id: str, n: int) -> NewItem:
     return made_of(id, cloud(1, 8, n)[0], n=n)
 
@@ -179,7 +205,7 @@ def words(id: str) -> NewItem:
     )
 
 
-def dying(die_at: int) -> None:
+def dying(die_at: int, steps_of_life: tuple[tuple[Any, str], ...]) -> None:
     """Have this process die before its step of that number."""
     steps = 0
 
@@ -193,7 +219,7 @@ def dying(die_at: int) -> None:
 
         return call
 
-    for owner, name in STEPS:
+    for owner, name in steps_of_life:
         setattr(owner, name, deadly(getattr(owner, name)))
 
 
@@ -205,7 +231,7 @@ def nursery() -> None:
         life, args, die_at, after_s, told = json.loads(line)
         if not (process := os.fork()):
             os.dup2(os.open(told, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1)
-            dying(die_at)
+            dying(die_at, STEPS + DELETIONS if life in DELETING else STEPS)
             try:
                 globals()[life](Path(args[0]), *args[1:])
             except BaseException as fault:
@@ -359,13 +385,13 @@ def test_killed_before_each_step_of_reembedding(tmp_path: Path, lives: Lives) ->
     assert step > 40
 
 
-def archive(folder: Path, sounds: Path) -> set[bytes]:
+def archive(folder: Path, sounds: Path, hz: float = 300.0) -> set[bytes]:
     """A data folder with a collection of three sounds; what these are."""
     encoder, decoders = FakeEncoder(), Decoders(1)
     opened = Collections(folder, "fake", encoder.manifest.dims)
     sounds.mkdir()
     for n in range(3):
-        sound = make_wav(sounds / f"{n}.wav", 1.0, 300.0 * (n + 1))
+        sound = make_wav(sounds / f"{n}.wav", 1.0, hz * (n + 1))
         options = DecodeOptions(specs=encoder.manifest.inputs, budget=Budget())
         media = decoders.finish(decoders.start(sound, options))
         vectors = {
@@ -453,6 +479,104 @@ def test_killed_before_each_step_of_succeeding(tmp_path: Path, lives: Lives) -> 
         assert [path.name for path in (folder / data.STAGED).iterdir()] == ["lock"]
         shutil.rmtree(folder)
     assert step > 10
+
+
+def test_killed_before_each_step_of_restoring(tmp_path: Path, lives: Lives) -> None:
+    """All collections of a backup are there, or none; nothing else is left of them."""
+    expected = {"a": 1, "b": 1}
+    opened = Collections(tmp_path / "whole", "f1", dims(8))
+    media = tmp_path / "m.wav"
+    media.write_bytes(b"7")
+    for name in expected:
+        opened.ensure(name).put_media(made("i7", 7), media)
+    opened.close()
+    backup(tmp_path / "whole", tmp_path / "saved")
+    ended, step = -signal.SIGKILL, 0
+    while ended:
+        step += 1
+        folder = tmp_path / str(step)
+        ended, _ = lives.live("life_of_a_restorer", folder, die_at=step)
+        assert ended in (0, -signal.SIGKILL)
+        if (folder / data.RESTORED).exists():
+            with pytest.raises(BadBackup, match="a restore was interrupted"):
+                backup(folder, tmp_path / "more")
+        opened = Collections(folder, "f1", dims(8))
+        found = {box.name: box.counts().items for box in opened.all()}
+        opened.close()
+        assert found in ({}, expected)
+        if not found:
+            restore(tmp_path / "saved", folder)
+        for name in expected:
+            check(folder / "collections" / name, {"i7": 7})
+        assert {path.name for path in folder.iterdir()} == {"collections", "lock", "reserve"}
+        assert {path.name for path in (folder / "collections").iterdir()} == expected.keys()
+        shutil.rmtree(folder)
+    assert step > 15
+
+
+def reembed_and_swap(folder: Path, decoders: Decoders) -> None:
+    """For another encoder."""
+    list(reembed.reembed(folder, "a", FakeEncoder("another"), decoders, Budget()))
+    reembed.swap(folder, "a")
+
+
+def test_killed_before_each_step_of_dropping(tmp_path: Path, lives: Lives) -> None:
+    """What is left of staged items is no item's media when all are made again and swapped in."""
+    whole = tmp_path / "whole"
+    sounds = archive(whole, tmp_path / "sounds")
+    with closing(Decoders(1)) as decoders:
+        list(reembed.reembed(whole, "a", FakeEncoder("another"), decoders, Budget()))
+        ended, step = -signal.SIGKILL, 0
+        while ended:
+            step += 1
+            folder = tmp_path / str(step)
+            shutil.copytree(whole, folder)
+            ended, _ = lives.live("life_of_a_dropper", folder, die_at=step)
+            assert ended in (0, -signal.SIGKILL)
+            reembed_and_swap(folder, decoders)
+            assert kept(folder) == sounds
+            assert [path.name for path in (folder / data.STAGED).iterdir()] == ["lock"]
+            shutil.rmtree(folder)
+    assert step > 8
+
+
+def test_killed_before_each_step_of_deleting(tmp_path: Path, lives: Lives) -> None:
+    """The next collection of that name has nothing of it, re-embedded or not."""
+    whole = tmp_path / "whole"
+    archive(whole, tmp_path / "sounds")
+    with closing(Decoders(1)) as decoders:
+        list(reembed.reembed(whole, "a", FakeEncoder("another"), decoders, Budget()))
+        ended, step = -signal.SIGKILL, 0
+        while ended:
+            step += 1
+            folder = tmp_path / str(step)
+            shutil.copytree(whole, folder)
+            ended, _ = lives.live("life_of_a_deleter", folder, die_at=step)
+            assert ended in (0, -signal.SIGKILL)
+            others = archive(folder, tmp_path / f"others {step}", 500.0)
+            reembed_and_swap(folder, decoders)
+            assert kept(folder) == others
+            shutil.rmtree(folder)
+    assert step > 5
+
+
+def test_killed_before_each_step_of_starting_over(tmp_path: Path, lives: Lives) -> None:
+    """A collection that was made and is empty stays."""
+    whole = tmp_path / "whole"
+    opened = Collections(whole, "fake", FakeEncoder().manifest.dims)
+    opened.create("a")
+    opened.close()
+    ended, step = -signal.SIGKILL, 0
+    while ended:
+        step += 1
+        folder = tmp_path / str(step)
+        shutil.copytree(whole, folder)
+        ended, _ = lives.live("life_of_a_newcomer", folder, die_at=step)
+        assert ended in (0, -signal.SIGKILL)
+        opened = Collections(folder, "another", FakeEncoder().manifest.dims)
+        assert [box.name for box in opened.all()] == ["a"] and not opened.conflicts
+        opened.close()
+    assert step > 5
 
 
 @pytest.fixture

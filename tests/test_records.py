@@ -352,11 +352,14 @@ def test_sources_and_failures(records: Records) -> None:
 def test_media_and_origins(records: Records) -> None:
     records.put([item("a", media="a.mp4"), item("b")], DIMS)
     assert records.media_files() == {"a.mp4"}
-    records.set_copied_versions({"a": "1"})
+    records.set_copied_versions({"a": "1"}, "old")
     records.set_meta({"fingerprint": "f"})
-    assert records.copied_versions() == {"a": "1"} and records.meta()["fingerprint"] == "f"
+    assert records.copied_versions("old") == {"a": "1"} and records.meta()["fingerprint"] == "f"
+    assert records.copied_versions("another") == {}
+    records.set_copied_versions({"b": "2"}, "another")
+    assert records.copied_versions("another") == {"b": "2"}
     records.forget_copied_versions()
-    assert records.copied_versions() == {} and records.meta() == {"fingerprint": "f"}
+    assert records.copied_versions("another") == {} and records.meta() == {"fingerprint": "f"}
 
 
 def test_which_files_hold_records(tmp_path: Path) -> None:
@@ -412,7 +415,7 @@ def test_nobody_writes_while_the_collection_is_held_for_reading(tmp_path: Path) 
             lambda: records.set_meta({"id": "another"}),
             lambda: box.put([item("b")]),
             lambda: box.delete("a"),
-            lambda: box.note_copied_versions({"a": "1"}),
+            lambda: box.note_copied_versions({"a": "1"}, "old"),
         ):
             with pytest.raises(RuntimeError, match="held for reading"):
                 write()

@@ -270,6 +270,53 @@ def test_what_is_not_complete_is_not_swapped(data: Path) -> None:
     collections.close()
 
 
+def test_staged_items_without_their_media_are_not_swapped(data: Path) -> None:
+    """Else the originals would be deleted with the old collection."""
+    run(data, Turned())
+    (copy,) = (data / "reembed" / "a" / "media").iterdir()
+    original = copy.read_bytes()
+    copy.unlink()
+    with pytest.raises(NotReady, match="media files are missing"):
+        swap(data, "a")
+    drop(data, "a")
+    run(data, Turned())
+    swap(data, "a")
+    (copy,) = (data / "collections" / "a" / "media").iterdir()
+    assert copy.read_bytes() == original
+
+
+def test_what_is_staged_of_another_collection_of_that_name_is_made_anew(tmp_path: Path) -> None:
+    """Items of one id and number, with other words."""
+    encoder = FakeEncoder()
+    for folder, text in (("data", "red"), ("other", "blue")):
+        opened = Collections(tmp_path / folder, encoder.manifest.fingerprint, encoder.manifest.dims)
+        vector = encoder.embed("text", encoder.tokens([text], "text"))
+        opened.create("a").put(
+            [
+                NewItem(
+                    id="words",
+                    kind="text",
+                    duration_s=0.0,
+                    windows=[(0.0, 0.0)],
+                    vectors={"text": ([0], vector)},
+                    texts=(text,),
+                )
+            ]
+        )
+        opened.close()
+    run(tmp_path / "data", Turned())
+    live = tmp_path / "data" / "collections" / "a"
+    live.rename(tmp_path / "before")
+    (tmp_path / "other" / "collections" / "a").rename(live)
+    with pytest.raises(NotReady, match="has changed"):
+        swap(tmp_path / "data", "a")
+    run(tmp_path / "data", Turned())
+    swap(tmp_path / "data", "a")
+    opened = Collections(tmp_path / "data", "turned", encoder.manifest.dims)
+    assert opened.get("a").item("words").texts == ("blue",)
+    opened.close()
+
+
 @pytest.mark.parametrize("step", range(6))
 def test_a_swap_that_is_cut_short_is_completed(
     data: Path, step: int, monkeypatch: pytest.MonkeyPatch

@@ -9,7 +9,6 @@ opened next.
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, suppress
@@ -25,6 +24,7 @@ from media.manifest import BadManifest, Member, read_shard
 from media.sandbox import Decoders
 
 from ..collection import (
+    MEDIA,
     NAME,
     Collection,
     CollectionError,
@@ -33,7 +33,7 @@ from ..collection import (
     has_lost_records,
 )
 from ..durable import sync
-from ..library import READY, STAGED, complete_swaps, lock_file, replaced_path
+from ..library import READY, STAGED, complete_swaps, lock_file, remove_whole, replaced_path
 from ..query_bank import ensure_query_bank
 from ..records.database import VOCABULARY_KEY, Records
 from ..records.item import Item, Origin, UnknownItem
@@ -144,7 +144,7 @@ def is_stale(old: Records, new: Records) -> bool:
     wanted = old.versions()
     if wanted.keys() != new.versions().keys():
         return True
-    copied = new.copied_versions()
+    copied = new.copied_versions(old.meta()["id"])
     return any(copied.get(id) != version for id, version in wanted.items())
 
 
@@ -167,7 +167,7 @@ class Work:
         wanted = self.old.versions()
         progress.failed.clear()  # their media may be back by now, or they may be deleted
         with self.staged.hold_for_reading() as records:
-            copied = records.copied_versions()
+            copied = records.copied_versions(self.old.meta()["id"])
             there = set(records.versions())
         for id in there - wanted.keys():
             self.staged.delete(id)
@@ -278,7 +278,7 @@ class Work:
             for source, version, media in ready
             if source.id in written and media.last
         }
-        self.staged.note_copied_versions(versions)
+        self.staged.note_copied_versions(versions, self.old.meta()["id"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -409,6 +409,8 @@ def check_ready(data: Path, name: str, fingerprint: str | None = None) -> None:
             raise NotReady(name, "it was re-embedded for another bundle")
         if is_stale(old, new):
             raise NotReady(name, "the old collection has changed since: run reembed again")
+        if not all((staged / MEDIA / file).is_file() for file in new.media_files()):
+            raise NotReady(name, "media files are missing: use --drop, then run reembed again")
 
 
 def drop(data: Path, name: str) -> None:
@@ -419,5 +421,4 @@ def drop(data: Path, name: str) -> None:
     with closing(lock_file(data / STAGED / "lock")):
         if replaced_path(data, name).exists():
             raise NotReady(name, "its swap was interrupted: start the service, or swap again")
-        (staged / READY).unlink(missing_ok=True)
-        shutil.rmtree(staged)
+        remove_whole(staged)

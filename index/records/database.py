@@ -55,6 +55,7 @@ ITEMS_QUERY = "select n, metadata, id, kind, duration_s, filename from items"
 VOCABULARY_KEY = "vocabulary"  # in `meta`: where the names of tags are from
 AGREED_KEY = "agreement"  # in `meta`: of which vectors it is known how they agree
 COPIED_PREFIX = "from:"  # of keys in `meta`, before the id of an item that was copied
+COPIED_KEY = "copied"  # in `meta`: the identity of the collection that items were copied from
 # of keys in `meta`, before the id of an item: how often its metadata was changed
 EDITED_PREFIX = "edited:"
 CHUNK = 4096
@@ -748,19 +749,29 @@ class Records:
         rows = self._db.execute("select id from items join meta on key = ? || id", (EDITED_PREFIX,))
         return {id for (id,) in rows}
 
-    def copied_versions(self) -> dict[str, str]:
-        """The versions, by id, that a staged collection's items were made from."""
+    def copied_versions(self, of: str) -> dict[str, str]:
+        """The versions, by id, that a staged collection's items were made from; none where they
+        were made from another collection than that of the identity `of`.
+        """
+        if self.meta().get(COPIED_KEY, of) != of:  # earlier versions did not keep it
+            return {}
         rows = self._db.execute(
             "select key, value from meta where key like ?", (f"{COPIED_PREFIX}%",)
         )
         return {key.removeprefix(COPIED_PREFIX): value for key, value in rows}
 
-    def set_copied_versions(self, versions: dict[str, str]) -> None:
-        self.set_meta({f"{COPIED_PREFIX}{id}": version for id, version in versions.items()})
+    def set_copied_versions(self, versions: dict[str, str], of: str) -> None:
+        """Add to `copied_versions`, and forget those of another collection."""
+        if self.meta().get(COPIED_KEY, of) != of:
+            self.forget_copied_versions()
+        keys = {f"{COPIED_PREFIX}{id}": version for id, version in versions.items()}
+        self.set_meta(keys | {COPIED_KEY: of})
 
     def forget_copied_versions(self) -> None:
         with self._transaction():
-            self._db.execute("delete from meta where key like ?", (f"{COPIED_PREFIX}%",))
+            self._db.execute(
+                "delete from meta where key like ? or key = ?", (f"{COPIED_PREFIX}%", COPIED_KEY)
+            )
 
     def find(self, id: str) -> Item | None:
         return next(iter(self._items("where i.id = ?", (id,))), None)
