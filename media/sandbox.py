@@ -19,9 +19,11 @@ from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Generic, NamedTuple, TypeVar
 
 from pebble import ProcessPool
+from pebble.pool import process as pebble_process
 
 from .convert import Made, Order, convert
 from .errors import BadMedia, BeyondBudget, DecoderFailed, DecodersClosed
@@ -192,6 +194,11 @@ class ConfinedPool(Generic[Result]):
         self._pool = self._new_pool()
 
     def _new_pool(self) -> ProcessPool:
+        # Its deadlines are by the time of day. When that is set, or the machine has slept, work
+        # would end that has just begun, or hang.
+        pebble_process.time = SimpleNamespace(  # type: ignore[assignment,attr-defined]
+            time=time.monotonic, sleep=time.sleep
+        )
         context = get_context("forkserver")
         context.set_forkserver_preload(["media.films"])
         # A worker is replaced after so many files, so that nothing a decoder leaks can add up.

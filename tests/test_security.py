@@ -9,6 +9,7 @@ import re
 import socket
 import time
 import zipfile
+from concurrent import futures
 from pathlib import Path
 from urllib.parse import quote
 
@@ -19,7 +20,7 @@ import pytest
 
 from media.containers import Budget
 from media.errors import BadMedia
-from media.sandbox import Decoders
+from media.sandbox import ConfinedPool, Decoders
 from media.windows import DecodeOptions
 from service import protocol
 from service.app import create_app
@@ -597,6 +598,32 @@ def test_a_decoder_that_burns_its_processor_is_ended(tmp_path: Path) -> None:
         ).parts
     finally:
         decoders.close()
+
+
+def doze(seconds: float, max_s: float) -> float:
+    """Work of a confined process."""
+    time.sleep(seconds)
+    return seconds
+
+
+def test_a_clock_that_is_set_ends_no_work_and_holds_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An hour forward, as after a sleep of the machine, then an hour back."""
+    pool = ConfinedPool(doze, 1, 1024, max_s=3.0)
+    try:
+        pool.warm()
+        now = time.time
+        short = pool.begin(1.0)
+        wait_until(short.running)
+        monkeypatch.setattr(time, "time", lambda: now() + 3600)
+        assert pool.finish(short) == 1.0
+        endless = pool.begin(60.0)
+        wait_until(endless.running)
+        monkeypatch.setattr(time, "time", now)
+        assert futures.wait([endless], timeout=20).done
+        with pytest.raises(BadMedia, match="longer than 3 s"):
+            pool.finish(endless)
+    finally:
+        pool.close()
 
 
 def test_the_page_of_attacks_names_tests_that_exist() -> None:
