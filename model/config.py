@@ -204,9 +204,8 @@ class TrainConfig:
     threads: CountOrZero = 0  # 0: as many as torch finds
     device: str = "auto"
     precision: str = "fp32"  # or "bf16": autocast
-    micro_batch: CountOrZero = (
-        0  # rows encoded at once, with gradients cached for the whole batch; 0: all
-    )
+    # rows encoded at once, with gradients cached for the whole batch; 0: all
+    micro_batch: CountOrZero = 0
     recompute: bool = False  # activations, in the backward pass
     compile: bool = False  # the transformer's blocks
 
