@@ -7,10 +7,9 @@ With unit sentence vectors p of the captions, recordings x and captions y:
 
 The soft direction S is from the recording to the text. The other one, H, is InfoNCE of y to x, as
 in the core but without smoothing of labels. `soft` can have it the other way round, or both ways
-(ours). `power` (ours) raises w, as sentences of nothing in
-common have w of about 1/2.
+(ours). `power` (ours) raises w, as sentences of nothing in common have w of about 1/2.
 
-n rows, E embedding, S sentence embedding.
+n rows, E embedding, D sentence embedding.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ class Settings:
 def cwcl(
     x: Tensor, y: Tensor, sentences: Tensor, *, scale: Tensor | float, power: float = 1.0
 ) -> Tensor:
-    """The soft direction, of unit vectors x and y [n, E] and sentences [n, S]; a scalar."""
+    """The soft direction, of unit vectors x and y [n, E] and sentences [n, D]; a scalar."""
     weights = (sentences @ sentences.T / 2 + 0.5).clamp(min=0.0) ** power  # [n, n]
     return F.cross_entropy(scale * x @ y.T, weights / weights.sum(1, keepdim=True))
 
