@@ -265,6 +265,21 @@ class Lives:
             json.loads(line) for line in self.told.read_text().splitlines() if line.endswith("}")
         ]
 
+    def deaths(self, life: str, whole: Path, more_than: int) -> Iterator[Path]:
+        """For each step of a life, a copy of a folder in which it ended before that step; in the
+        last one it lived to its end. It has `more_than` so many steps.
+        """
+        ended, step = -signal.SIGKILL, 0
+        while ended:
+            step += 1
+            folder = whole.with_name(str(step))
+            shutil.copytree(whole, folder)
+            ended, _ = self.live(life, folder, die_at=step)
+            assert ended in (0, -signal.SIGKILL)
+            yield folder
+            shutil.rmtree(folder)
+        assert step > more_than
+
     def close(self) -> None:
         assert self.process.stdin and self.process.stdout
         self.process.stdin.close()
@@ -421,13 +436,8 @@ def test_killed_before_each_step_of_adopting(tmp_path: Path, lives: Lives) -> No
     """
     sounds = archive(tmp_path / "whole", tmp_path / "sounds")
     (tmp_path / "whole" / "collections" / "a" / "records.sqlite").write_bytes(b"")
-    ended, step = -signal.SIGKILL, 0
-    while ended:
-        step += 1
-        folder = tmp_path / str(step)
-        shutil.copytree(tmp_path / "whole", folder)
-        ended, _ = lives.live("life_of_a_rescuer", folder, die_at=step)
-        assert ended in (0, -signal.SIGKILL) and kept(folder) == sounds
+    for folder in lives.deaths("life_of_a_rescuer", tmp_path / "whole", more_than=15):
+        assert kept(folder) == sounds
         life_of_a_rescuer(folder)
         opened = Collections(folder, "fake", FakeEncoder().manifest.dims)
         box = opened.get("a")
@@ -436,8 +446,6 @@ def test_killed_before_each_step_of_adopting(tmp_path: Path, lives: Lives) -> No
         } == sounds and box.counts().items == 3
         assert box.set_aside() == [] and list((box.folder / "set-aside" / "records").iterdir())
         opened.close()
-        shutil.rmtree(folder)
-    assert step > 15
 
 
 def test_killed_before_each_step_of_succeeding(tmp_path: Path, lives: Lives) -> None:
@@ -456,13 +464,8 @@ def test_killed_before_each_step_of_succeeding(tmp_path: Path, lives: Lives) -> 
     decoders = Decoders(1)
     list(reembed.reembed(whole, "a", new, decoders, Budget()))
     decoders.close()
-    ended, step = -signal.SIGKILL, 0
-    while ended:
-        step += 1
-        folder = tmp_path / str(step)
-        shutil.copytree(whole, folder)
-        ended, _ = lives.live("life_of_an_heir", folder, die_at=step)
-        assert ended in (0, -signal.SIGKILL) and kept(folder) == sounds
+    for folder in lives.deaths("life_of_an_heir", whole, more_than=10):
+        assert kept(folder) == sounds
         opened = Collections(folder, "another", new.manifest.dims)
         if opened.conflicts:
             opened.close()
@@ -477,8 +480,6 @@ def test_killed_before_each_step_of_succeeding(tmp_path: Path, lives: Lives) -> 
         }
         opened.close()
         assert [path.name for path in (folder / data.STAGED).iterdir()] == ["lock"]
-        shutil.rmtree(folder)
-    assert step > 10
 
 
 def test_killed_before_each_step_of_restoring(tmp_path: Path, lives: Lives) -> None:
@@ -491,12 +492,9 @@ def test_killed_before_each_step_of_restoring(tmp_path: Path, lives: Lives) -> N
         opened.ensure(name).put_media(made("i7", 7), media)
     opened.close()
     backup(tmp_path / "whole", tmp_path / "saved")
-    ended, step = -signal.SIGKILL, 0
-    while ended:
-        step += 1
-        folder = tmp_path / str(step)
-        ended, _ = lives.live("life_of_a_restorer", folder, die_at=step)
-        assert ended in (0, -signal.SIGKILL)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    for folder in lives.deaths("life_of_a_restorer", empty, more_than=15):
         if (folder / data.RESTORED).exists():
             with pytest.raises(BadBackup, match="a restore was interrupted"):
                 backup(folder, tmp_path / "more")
@@ -510,8 +508,6 @@ def test_killed_before_each_step_of_restoring(tmp_path: Path, lives: Lives) -> N
             check(folder / "collections" / name, {"i7": 7})
         assert {path.name for path in folder.iterdir()} == {"collections", "lock", "reserve"}
         assert {path.name for path in (folder / "collections").iterdir()} == expected.keys()
-        shutil.rmtree(folder)
-    assert step > 15
 
 
 def reembed_and_swap(folder: Path, decoders: Decoders) -> None:
@@ -526,18 +522,10 @@ def test_killed_before_each_step_of_dropping(tmp_path: Path, lives: Lives) -> No
     sounds = archive(whole, tmp_path / "sounds")
     with closing(Decoders(1)) as decoders:
         list(reembed.reembed(whole, "a", FakeEncoder("another"), decoders, Budget()))
-        ended, step = -signal.SIGKILL, 0
-        while ended:
-            step += 1
-            folder = tmp_path / str(step)
-            shutil.copytree(whole, folder)
-            ended, _ = lives.live("life_of_a_dropper", folder, die_at=step)
-            assert ended in (0, -signal.SIGKILL)
+        for folder in lives.deaths("life_of_a_dropper", whole, more_than=8):
             reembed_and_swap(folder, decoders)
             assert kept(folder) == sounds
             assert [path.name for path in (folder / data.STAGED).iterdir()] == ["lock"]
-            shutil.rmtree(folder)
-    assert step > 8
 
 
 def test_killed_before_each_step_of_deleting(tmp_path: Path, lives: Lives) -> None:
@@ -546,18 +534,10 @@ def test_killed_before_each_step_of_deleting(tmp_path: Path, lives: Lives) -> No
     archive(whole, tmp_path / "sounds")
     with closing(Decoders(1)) as decoders:
         list(reembed.reembed(whole, "a", FakeEncoder("another"), decoders, Budget()))
-        ended, step = -signal.SIGKILL, 0
-        while ended:
-            step += 1
-            folder = tmp_path / str(step)
-            shutil.copytree(whole, folder)
-            ended, _ = lives.live("life_of_a_deleter", folder, die_at=step)
-            assert ended in (0, -signal.SIGKILL)
-            others = archive(folder, tmp_path / f"others {step}", 500.0)
+        for folder in lives.deaths("life_of_a_deleter", whole, more_than=5):
+            others = archive(folder, tmp_path / f"others {folder.name}", 500.0)
             reembed_and_swap(folder, decoders)
             assert kept(folder) == others
-            shutil.rmtree(folder)
-    assert step > 5
 
 
 def test_killed_before_each_step_of_starting_over(tmp_path: Path, lives: Lives) -> None:
@@ -566,17 +546,10 @@ def test_killed_before_each_step_of_starting_over(tmp_path: Path, lives: Lives) 
     opened = Collections(whole, "fake", FakeEncoder().manifest.dims)
     opened.create("a")
     opened.close()
-    ended, step = -signal.SIGKILL, 0
-    while ended:
-        step += 1
-        folder = tmp_path / str(step)
-        shutil.copytree(whole, folder)
-        ended, _ = lives.live("life_of_a_newcomer", folder, die_at=step)
-        assert ended in (0, -signal.SIGKILL)
+    for folder in lives.deaths("life_of_a_newcomer", whole, more_than=5):
         opened = Collections(folder, "another", FakeEncoder().manifest.dims)
         assert [box.name for box in opened.all()] == ["a"] and not opened.conflicts
         opened.close()
-    assert step > 5
 
 
 @pytest.fixture

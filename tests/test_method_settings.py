@@ -40,7 +40,7 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("compa", {"pairs": 0}, "pairs is 0"),
     ("compa", {"kinds": []}, "order, attribute"),
     ("hard_matching", {"heads": 0}, "heads is 0"),
-    ("hard_matching", {"parts": 1.5}, "parts is 1.5: input should be a valid integer"),
+    ("hard_matching", {"states": 1.5}, "states is 1.5: input should be a valid integer"),
     ("captioning", {"width": 0}, "width is 0"),
     ("captioning", {"depth": 0}, "depth is 0"),
     ("harmonise", {"curriculum": [0.1]}, "curriculum.1 is missing"),

@@ -91,7 +91,7 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "bound_halves": {"bound_halves": {}},
     "bound_and_composed": {"bound_halves": {}, "compa": {"pairs": 8, "both_ways": True}},
     "hard_matching": {"hard_matching": {}},
-    "matching_of_states": {"hard_matching": {"parts": 2, "width": 16}},
+    "matching_of_states": {"hard_matching": {"states": 2, "width": 16}},
     "harmonise": {"harmonise": {}},
     "curriculum": {"harmonise": {"curriculum": (-0.3, 0.1)}},
     "cvrl": {"cvrl": {}},
@@ -337,17 +337,17 @@ def test_states_are_matched_by_the_means_of_their_stretches() -> None:
     """Of five states three come first, of two one each, and of one the second stretch is empty."""
     tokens = torch.arange(1.0, 6.0).repeat(4, 1)[..., None]
     present = torch.tensor([[1, 1, 1, 1, 1], [1, 0, 0, 0, 1], [0, 0, 1, 0, 0], [0] * 5]).bool()
-    found = hard_matching.mean_parts(TrunkPass(tokens, present=present), 2)
+    found = hard_matching.mean_states(TrunkPass(tokens, present=present), 2)
     assert found.squeeze(-1).tolist() == [[2.0, 4.5], [1.0, 5.0], [3.0, 0.0], [0.0, 0.0]]
-    assert torch.equal(hard_matching.mean_parts(TrunkPass(tokens[:1]), 2), found[:1])
+    assert torch.equal(hard_matching.mean_states(TrunkPass(tokens[:1]), 2), found[:1])
     with pytest.raises(BadConfig, match="width is a multiple of heads"):
-        hard_matching.rows(hard_matching.Settings(parts=2, width=30))
+        hard_matching.rows(hard_matching.Settings(states=2, width=30))
 
 
 def test_a_matcher_of_states_learns_what_a_product_of_vectors_cannot() -> None:
     """The vectors are all one, so that every row is as hard. Pairs have states of one sign."""
     torch.manual_seed(0)
-    settings = hard_matching.Settings(parts=2, width=16)
+    settings = hard_matching.Settings(states=2, width=16)
     matcher = hard_matching.Matcher(3, settings)
     signs = torch.tensor([1.0, -1.0] * 4)
     a, b = (signs[:, None, None] * torch.ones(8, 2, 3) for _ in range(2))
@@ -671,7 +671,7 @@ def test_group_scores_of_an_encoder_without_ears_are_not_above_chance() -> None:
 
 T, V, A = random_unit(1), random_unit(2), random_unit(3)
 GROUPS = torch.tensor([0, 0, 1, 2, 3])
-MATCHER = hard_matching.Matcher(4, hard_matching.Settings(parts=1, width=4, heads=2)).double()
+MATCHER = hard_matching.Matcher(4, hard_matching.Settings(states=1, width=4, heads=2)).double()
 CAPTIONER = captioning.Captioner(9, 4, 4, captioning.Settings(width=4, heads=2)).double()
 WORDS = torch.tensor([[2, 5, 3, 0], [2, 6, 7, 3], [2, 8, 3, 0], [2, 4, 4, 3], [2, 3, 0, 0]])
 torch.manual_seed(0)

@@ -60,7 +60,7 @@ ARMS: dict[str, Methods] = {
     "bound halves": {"bound_halves": {}},
     "bound halves and CompA": {"bound_halves": {}, "compa": BOTH_KINDS},
     "hard matching": {"hard_matching": {}},
-    "hard matching of states": {"hard_matching": {"parts": 4}},
+    "hard matching of states": {"hard_matching": {"states": 4}},
     "harmonise": {"harmonise": {}},
     "curriculum": {"harmonise": {"realign": False, "curriculum": (-0.3, 0.0)}},
     "CVRL": {"cvrl": {}},

@@ -8,12 +8,12 @@ each side is replaced by the row of another group that is most like its partner:
 with h(i) = argmax_j a_i.b_j and g(i) = argmax_j a_j.b_i of the unit vectors. ALBEF draws the
 negatives by their likeness; the likest one (ours) needs no chance.
 
-`match` is the core's head, linear on the product of the two vectors. With `parts` it is a small
+`match` is the core's head, linear on the product of the two vectors. With `states` it is a small
 transformer over the trunk's states of both sides, as ALBEF's multimodal encoder is. Of each side it
 sees that many means of successive states (ours): all states of all rows of a batch would have to be
 gathered from its pieces and processes.
 
-n rows, m pairs of them, E embedding, T states, D their width, K parts, W the matcher's width.
+n rows, m pairs of them, E embedding, D the width of a state, K means of states.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ PART = "matcher"
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     weight: NotNegative = 5.0
-    parts: CountOrZero = 0  # of the states of a side; 0: its vector
+    states: CountOrZero = 0  # means of a side's states that are seen; 0: its vector is
     width: Count = 128  # of the transformer, and its heads and layers
     heads: Count = 4
     depth: Count = 1
 
 
 class Matcher(nn.Module):
-    """Parts of the states of both sides of pairs, [m, K, D] each -> logits [m] of whether the two
+    """Means of the states of both sides of pairs, [m, K, D] each -> logits [m] of whether the two
     belong together.
     """
 
@@ -57,7 +57,7 @@ class Matcher(nn.Module):
         super().__init__()
         width = settings.width
         self.enter = nn.Linear(inputs, width)
-        self.places = random_rows(2 * settings.parts, width)
+        self.places = random_rows(2 * settings.states, width)
         self.pair = random_rows(1, width)
         self.layers = nn.ModuleList(
             nn.TransformerEncoderLayer(
@@ -78,17 +78,17 @@ class Matcher(nn.Module):
         return logits
 
 
-def mean_parts(states: TrunkPass, parts: int) -> Tensor:
-    """The means of `parts` even stretches of each row's states, in their order; [n, K, D]. A
-    stretch without states is zeros.
+def mean_states(states: TrunkPass, means: int) -> Tensor:
+    """The means of so many even stretches of each row's states, in their order; [n, K, D]. That of
+    a stretch without states is zeros.
     """
     tokens = states.tokens
     present = states.present
     if present is None:
         present = tokens.new_ones(tokens.shape[:2], dtype=torch.bool)
     rank = present.cumsum(1) - 1
-    stretch = rank * parts // present.sum(1, keepdim=True).clamp(min=1)
-    belongs = F.one_hot(stretch.clamp(min=0), parts).to(tokens.dtype) * present[..., None]
+    stretch = rank * means // present.sum(1, keepdim=True).clamp(min=1)
+    belongs = F.one_hot(stretch.clamp(min=0), means).to(tokens.dtype) * present[..., None]
     counts = belongs.sum(1).clamp(min=1)  # [n, K]
     return belongs.transpose(1, 2) @ tokens / counts[..., None]
 
@@ -124,14 +124,14 @@ def vector_term(inputs: TermInputs, a: str, b: str, *, head: str) -> Tensor | No
 
 
 def state_term(
-    inputs: TermInputs, a: str, b: str, states_a: str, states_b: str, *, parts: int
+    inputs: TermInputs, a: str, b: str, states_a: str, states_b: str, *, means: int
 ) -> Tensor | None:
     pairs = inputs.select_pairs(a, b)
     if pairs is None:
         return None
     both = inputs.has[a] & inputs.has[b]
     seen_a, seen_b = (
-        inputs.vectors[name][both].reshape(len(pairs.a), parts, -1) for name in (states_a, states_b)
+        inputs.vectors[name][both].reshape(len(pairs.a), means, -1) for name in (states_a, states_b)
     )
 
     def match(rows_a: Tensor, rows_b: Tensor) -> Tensor:
@@ -141,13 +141,13 @@ def state_term(
     return hard_matching(match, pairs.a, pairs.b, pairs.group_ids)
 
 
-def read_states(network: Any, _: Encoded, *, parts: int) -> Tensor:
+def read_states(network: Any, _: Encoded, *, means: int) -> Tensor:
     """What the matcher sees of each row that was encoded; [n, K D]."""
-    return mean_parts(network.last_pass, parts).flatten(1)
+    return mean_states(network.last_pass, means).flatten(1)
 
 
-def width_of(encoder: EncoderConfig, *, parts: int) -> int:
-    return parts * encoder.width
+def width_of(encoder: EncoderConfig, *, means: int) -> int:
+    return means * encoder.width
 
 
 def make_matcher(network: Any, *, settings: Settings) -> Matcher:
@@ -158,45 +158,35 @@ def states_of(side: str) -> str:
     return f"{side}_states"
 
 
-def match_vectors(settings: Settings) -> Rows:
-    terms = (
-        LossTerm(
-            name=f"{pair}_hard_match",
-            needs=sides,
-            weight=settings.weight,
-            loss=partial(vector_term, head=pair),
-            replaces=(f"{pair}_match",),
-        )
-        for pair, sides in PAIRS.items()
+def make_term(pair: str, sides: tuple[str, str], settings: Settings) -> LossTerm:
+    needs: tuple[str, ...] = sides
+    loss: Callable[..., Tensor | None] = partial(vector_term, head=pair)
+    if settings.states:
+        needs = (*sides, *map(states_of, sides))
+        loss = partial(state_term, means=settings.states)
+    return LossTerm(
+        name=f"{pair}_hard_match",
+        needs=needs,
+        weight=settings.weight,
+        loss=loss,
+        replaces=(f"{pair}_match",),
     )
-    return Rows(terms=tuple(terms))
-
-
-def match_states(settings: Settings) -> Rows:
-    readings = (
-        Reading(
-            name=states_of(side),
-            of=side,
-            width=partial(width_of, parts=settings.parts),
-            read=partial(read_states, parts=settings.parts),
-        )
-        for side in dict.fromkeys(side for sides in PAIRS.values() for side in sides)
-    )
-    terms = (
-        LossTerm(
-            name=f"{pair}_hard_match",
-            needs=(*sides, *map(states_of, sides)),
-            weight=settings.weight,
-            loss=partial(state_term, parts=settings.parts),
-            replaces=(f"{pair}_match",),
-        )
-        for pair, sides in PAIRS.items()
-    )
-    part = TermPart(name=PART, make=partial(make_matcher, settings=settings))
-    return Rows(terms=tuple(terms), readings=tuple(readings), parts=(part,))
 
 
 def rows(settings: Settings) -> Rows:
     if settings.width % settings.heads:
         raise BadConfig("hard_matching: width is a multiple of heads")
-    return match_states(settings) if settings.parts else match_vectors(settings)
+    terms = tuple(make_term(pair, sides, settings) for pair, sides in PAIRS.items())
+    if not settings.states:
+        return Rows(terms=terms)
+    readings = (
+        Reading(
+            name=states_of(side),
+            of=side,
+            width=partial(width_of, means=settings.states),
+            read=partial(read_states, means=settings.states),
+        )
+        for side in sorted({side for sides in PAIRS.values() for side in sides})
+    )
+    part = TermPart(name=PART, make=partial(make_matcher, settings=settings))
+    return Rows(terms=terms, readings=tuple(readings), parts=(part,))
